@@ -1,0 +1,51 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything else builds on the same environment.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+
+.PHONY: help demo test lint types imports schemas tests coverage soak bench clean
+.DEFAULT_GOAL := help
+
+help: ## what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## install, run the smoke rows on the mock provider, show table and report path
+	$(BIN)/python -m pytest benchmarks/ -m smoke
+
+test: lint types imports schemas tests ## what CI runs: lint, types, import contracts, schemas, tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+imports: $(STAMP)
+	$(BIN)/lint-imports --no-logo
+
+schemas: $(STAMP)
+	$(BIN)/check-jsonschema --check-metaschema schemas/report-v1.schema.json
+
+tests: $(STAMP)
+	$(BIN)/python -m pytest
+
+coverage: $(STAMP) ## branch coverage of the rooms that must be covered whole
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine
+	$(BIN)/coverage report
+
+soak: $(STAMP) ## every loop of 100 repetitions or more; the same code runs at small n in `make test`
+	GLASSHOUSE_SOAK=1 $(BIN)/python -m pytest -m soak tests
+
+bench: $(STAMP) ## ratios, printed and not judged
+	$(BIN)/python benchmarks/startup.py
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -1,0 +1,5 @@
+"""Shared by every test."""
+
+from __future__ import annotations
+
+pytest_plugins = ["pytester"]

@@ -1,0 +1,54 @@
+"""The guest's code as one archive, built from this installation: what the host hashes is what the guest must run.
+
+The bytes depend on the sources alone (sorted names, one fixed date, stored), so two hosts with the same
+sources expect the same digest. Reference values never come from the guest that is judged.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import io
+import zipfile
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from importlib.resources.abc import Traversable
+
+#: The rooms a guest needs; the host's own rooms never travel.
+ROOMS = ("guest", "wire", "workloads")
+
+_PACKAGE = "pytest_glasshouse"
+_MAIN = "import sys\n\nfrom pytest_glasshouse.guest.main import main\n\nsys.exit(main())\n"
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@cache
+def guest_archive() -> bytes:
+    """The archive every honest guest runs."""
+    return build_archive({"__main__.py": _MAIN.encode()})
+
+
+def build_archive(extra: Mapping[str, bytes]) -> bytes:
+    """The guest's rooms and `extra` files (path in the archive to content) as one zip archive."""
+    root = importlib.resources.files(_PACKAGE)
+    files = {f"{_PACKAGE}/{name}": (root / name).read_bytes() for name in ("__init__.py", "errors.py")}
+    for room in ROOMS:
+        files.update(_below(root / room, f"{_PACKAGE}/{room}"))
+    files.update(extra)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            archive.writestr(zipfile.ZipInfo(name, _DATE), files[name])
+    return buffer.getvalue()
+
+
+def _below(folder: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        name = f"{prefix}/{entry.name}"
+        if entry.is_dir():
+            if entry.name != "__pycache__":
+                yield from _below(entry, name)
+        elif not entry.name.endswith(".pyc"):
+            yield name, entry.read_bytes()

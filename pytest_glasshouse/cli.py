@@ -1,0 +1,175 @@
+"""The `glasshouse` command: reads what a run left behind. It needs the core only and rents nothing.
+
+Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 12 redaction blocked, 13 the report does not validate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_glasshouse.report.check import Checked, Level
+
+EXIT_OK = 0
+EXIT_NO = 1
+EXIT_USAGE = 4
+EXIT_REDACTION = 12
+EXIT_REPORT = 13
+
+_LEVELS = ("consistent", "authentic", "witnessed")
+_EPILOG = """\
+examples:
+  glasshouse check reports/RUN.json                     does the report follow from its own data?
+  glasshouse check RUN.glasshouse.zip --trust lab.pub --require authentic
+  glasshouse render reports/RUN.json --markdown         the tables, on standard output
+  glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
+
+exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 12 redaction blocked the report;
+13 the report does not validate
+"""
+_CHECK = """\
+Derive every REPORT (a report or a bundle) again from its own data: schema, arithmetic, findings, journals, verdicts,
+seals, redaction. Exit 0 when every one is free of faults and reaches the level required, else 1 with each fault and its path.
+
+levels:
+  consistent   everything in the report follows from its own data
+  authentic    and every signature leads to a key given with --trust; keys found inside a report never count
+  witnessed    and every receipt is by a server whose key file line starts with the word `witness`: you vouch
+               that the publisher does not run it
+"""
+_TRUST = "a public key file: PEM, or lines of `[witness] BASE64URL-KEY`; repeatable"
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line and exit code 4 for a usage error, as pytest has it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is the answer."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except (ConfigurationError, ReportError, RedactionError) as error:
+        sys.stderr.write(f"glasshouse {options.command}: {error}\n")
+        codes: dict[type[Exception], int] = {RedactionError: EXIT_REDACTION, ReportError: options.report_error_code}
+        return codes.get(type(error), EXIT_USAGE)
+    except BrokenPipeError:
+        # The reader went away (`glasshouse render ... | head`); there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_NO
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="glasshouse",
+        description="Read, check and render what a benchmark run of pytest-glasshouse left behind.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"glasshouse {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    check = commands.add_parser(
+        "check",
+        help="derive a report again from its own data",
+        description=_CHECK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    check.add_argument("report", nargs="+", type=Path, metavar="REPORT", help="a report or a .glasshouse.zip bundle")
+    check.add_argument("--trust", action="append", type=Path, default=[], metavar="PUB", help=_TRUST)
+    check.add_argument(
+        "--require", choices=_LEVELS, default="consistent", metavar="LEVEL", help=f"least level: {', '.join(_LEVELS)}"
+    )
+    check.set_defaults(run=_check, report_error_code=EXIT_USAGE)
+
+    render = commands.add_parser("render", help="a report as tables", description="Write a report's tables to standard output.")
+    render.add_argument("report", type=Path, metavar="REPORT", help="a report or a bundle")
+    render.add_argument("--markdown", action="store_true", required=True, help="as Markdown")
+    render.set_defaults(run=_render, report_error_code=EXIT_USAGE)
+
+    redact = commands.add_parser(
+        "redact",
+        help="publish a run whose report redaction stopped",
+        description="Mask or withhold what redaction found in the run's quarantined report, seal it anew and publish it.",
+    )
+    redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
+    redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
+    redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.authenticity import Trust
+    from pytest_glasshouse.report.check import Level, check_file
+
+    trust = Trust.read(options.trust)
+    required = Level(options.require)
+    passed = True
+    for path in options.report:
+        checked = check_file(path, trust=trust)
+        enough = checked.sound and checked.level.height >= required.height
+        passed = passed and enough
+        sys.stdout.write("\n".join(_told(path, checked, required)) + "\n")
+    return EXIT_OK if passed else EXIT_NO
+
+
+def _told(path: Path, checked: Checked, required: Level) -> list[str]:
+    """Faults first; the word `verified` appears only where every signature leads to a key the reader gave."""
+    from pytest_glasshouse.report.check import Level
+
+    lines = [f"{path}: {fault}" for fault in checked.faults]
+    if not checked.sound:
+        return [*lines, f"{path}: FAULTY: {len(checked.faults)} fault(s)"]
+    word = "verified" if checked.level.height >= Level.AUTHENTIC.height else "no fault found"
+    told = f"{path}: {checked.level.value}: {word}; {checked.rows} row(s) measured, {checked.excluded} excluded"
+    lines += [told, *(f"  {each}" for each in checked.missing)]
+    if checked.level.height < required.height:
+        lines.append(f"{path}: REFUSED: {required.value} was required")
+    return lines
+
+
+def _render(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.check import load_document
+    from pytest_glasshouse.report.markdown import markdown
+
+    try:
+        data = options.report.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
+    sys.stdout.write(markdown(load_document(data)))
+    sys.stdout.flush()
+    return EXIT_OK
+
+
+def _redact(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.redaction import environment_taint
+    from pytest_glasshouse.report.seal import report_key
+    from pytest_glasshouse.report.withhold import republish
+
+    published = republish(
+        options.run_directory, key=report_key(os.environ), report=options.report, taint=environment_taint(os.environ)
+    )
+    sys.stdout.write(f"report {published.report}\nbundle {published.bundle}\n")
+    return EXIT_OK
+
+
+def _version() -> str:
+    try:
+        return metadata.version("pytest-glasshouse")
+    except metadata.PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,192 @@
+"""What carries rows out, as the face sees it: a broker, the legs on its grants, and the judgement of what was seen.
+
+The face imports the rooms below through here, inside functions, so that a project without rows pays nothing for them.
+A test of the plugin may put an engine of its own into the config's stash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_glasshouse.legs.trustees import Trustees
+    from pytest_glasshouse.options import Options
+    from pytest_glasshouse.providers.broker import Broker
+    from pytest_glasshouse.providers.broker_socket import BrokerClient
+    from pytest_glasshouse.rows.spec import RowSpec
+
+Event = Mapping[str, Any]
+
+
+class CleanupLike(Protocol):
+    """Whether everything that was created is gone."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def allocations(self) -> tuple[dict[str, Any], ...]: ...
+    @property
+    def detail(self) -> str: ...
+
+
+class Grants(Protocol):
+    """Where a process gets an allocation for a row: the broker itself, or a client of it."""
+
+    def acquire(self, row: RowSpec, *, worker: str) -> Any: ...
+    def release(self, grant: Any, *, worker: str) -> None: ...
+
+
+class BrokerLike(Grants, Protocol):
+    """The only one that rents and ends."""
+
+    def plan(self, worker: str, rows: Sequence[RowSpec]) -> Any: ...
+    def end_all(self) -> CleanupLike: ...
+    def signal_end(self) -> None: ...
+    def secrets(self) -> tuple[str, ...]: ...
+
+
+class ClientLike(Grants, Protocol):
+    """A worker's way to the broker."""
+
+    def event(self, event: dict[str, Any]) -> None: ...
+
+
+class ServerLike(Protocol):
+    """The broker's door for workers."""
+
+    @property
+    def address(self) -> str: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The three objects a row runs on."""
+
+    allocation: Any
+    protected_runtime: Any
+    raw_runner: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a run decides about a row, beyond the row that runs. `model` is where the row's model lies, if not where it says."""
+
+    declared: RowSpec
+    run_id: str
+    seed: int
+    fixed_order: bool
+    leg_timeout_s: float | None
+    model: str | None
+    subject: dict[str, Any]
+
+
+class Engine(Protocol):
+    """Everything below the face that a run needs."""
+
+    def check(self, options: Options) -> None: ...
+    def broker(self, options: Options, *, run_id: str, run_dir: Path) -> BrokerLike: ...
+    def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike: ...
+    def connect(self, address: str, *, worker: str) -> ClientLike: ...
+    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage: ...
+    def results(self, observation: dict[str, Any]) -> Sequence[Any]: ...
+    def judge(self, observation: dict[str, Any]) -> Sequence[Any]: ...
+    def outstanding(self) -> Sequence[dict[str, Any]]: ...
+    def close(self) -> None: ...
+
+
+class Rooms:
+    """The engine of a real run."""
+
+    def __init__(self) -> None:
+        self._trustees: Trustees | None = None
+        self._client: BrokerClient | None = None
+
+    def check(self, options: Options) -> None:
+        """Raise `ConfigurationError` for a provider that cannot work here. Starts nothing."""
+        from pytest_glasshouse.providers.broker import open_provider
+
+        open_provider(options.provider, options.faults)
+
+    def broker(self, options: Options, *, run_id: str, run_dir: Path) -> BrokerLike:
+        """A broker that has checked provider and faults and rented nothing."""
+        from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+
+        broker = Broker(
+            BrokerOptions(
+                provider=options.provider,
+                run_id=run_id,
+                run_dir=run_dir,
+                allocation=options.allocation,
+                boot_timeout_s=options.boot_timeout_s,
+                leg_timeout_s=options.leg_timeout_s,
+                faults=options.faults,
+                budget_usd=options.budget_usd,
+                max_price=options.max_price_usd,
+            )
+        )
+        return cast("BrokerLike", broker)
+
+    def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike:
+        """Let workers reach the broker."""
+        from pytest_glasshouse.providers.broker_socket import BrokerServer
+
+        return BrokerServer(cast("Broker", broker), on_event=on_event)
+
+    def connect(self, address: str, *, worker: str) -> ClientLike:
+        """Reach the broker from a worker."""
+        from pytest_glasshouse.providers.broker_socket import BrokerClient
+
+        self._client = BrokerClient(address, worker=worker)
+        return self._client
+
+    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage:
+        """The objects that run a row on a granted allocation."""
+        from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
+        from pytest_glasshouse.legs.trustees import Trustees
+
+        if self._trustees is None:
+            self._trustees = Trustees()
+        settings = LegSettings(
+            declared=wishes.declared,
+            run_id=wishes.run_id,
+            seed=wishes.seed,
+            fixed_order=wishes.fixed_order,
+            leg_timeout_s=wishes.leg_timeout_s,
+            model=wishes.model,
+            subject=wishes.subject,
+        )
+        return Stage(
+            allocation=Allocation(grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json())),
+            protected_runtime=ProtectedRuntime(self._trustees),
+            raw_runner=RawRunner(),
+        )
+
+    def results(self, observation: dict[str, Any]) -> Sequence[Any]:
+        """What each round measured."""
+        from pytest_glasshouse.legs.results import results
+
+        return results(observation)
+
+    def judge(self, observation: dict[str, Any]) -> Sequence[Any]:
+        """Every invariant, judged."""
+        from pytest_glasshouse.invariants import judge
+
+        return judge(observation)
+
+    def outstanding(self) -> Sequence[dict[str, Any]]:
+        """Key releases of this process that no leg has completed."""
+        return [] if self._trustees is None else self._trustees.outstanding()
+
+    def close(self) -> None:
+        """Stop what runs in this process and forget its keys."""
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._trustees is not None:
+            self._trustees.close()
+            self._trustees = None

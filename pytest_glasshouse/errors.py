@@ -1,0 +1,95 @@
+"""What can go wrong, drawn as one tree.
+
+    GlasshouseError
+    ├── ConfigurationError        the user can fix it; raised before anything is rented; exit 4
+    ├── InfrastructureError       capacity, boot, channel, provider: nothing was judged, safe to retry
+    │   ├── NoCapacityError
+    │   ├── BootTimeoutError
+    │   ├── WrongGpuError
+    │   ├── AmbiguousCreateError  the create call's answer was lost: the allocation may exist
+    │   ├── TerminateError        the allocation may still be billing
+    │   └── GuestGoneError        the guest stopped answering
+    ├── ProtocolError             a message that does not follow the wire format
+    ├── RefusedError              the attestation server said no; `reason` is its stable code
+    ├── IntegrityError            a package, token or journal that fails its check; `reason` is a stable code
+    ├── RedactionError            a forbidden value was about to be published
+    └── ReportError               the report does not validate
+    InvariantBroken(AssertionError)   a finding: the row ran, and something that must hold did not
+
+A finding is an `AssertionError` and shows as a *failure*; a broken tool is a `GlasshouseError` and shows as an *error*.
+"""
+
+from __future__ import annotations
+
+
+class GlasshouseError(Exception):
+    """The tool or the world failed. `allocation_id` names what may still cost money, once it exists."""
+
+    def __init__(self, message: str, *, allocation_id: str | None = None) -> None:
+        super().__init__(message)
+        self.allocation_id = allocation_id
+
+
+class ConfigurationError(GlasshouseError):
+    """The user can fix it. Raised before anything is rented."""
+
+
+class InfrastructureError(GlasshouseError):
+    """Capacity, boot, channel or provider failed. Nothing was judged; running again is safe."""
+
+
+class NoCapacityError(InfrastructureError):
+    """The provider has no such allocation to give now."""
+
+
+class BootTimeoutError(InfrastructureError):
+    """The allocation was created and its agent did not answer before the boot deadline."""
+
+
+class WrongGpuError(InfrastructureError):
+    """The allocation shows another GPU than the provider offered."""
+
+
+class AmbiguousCreateError(InfrastructureError):
+    """The answer to the create call was lost: the allocation may exist and may be billing."""
+
+
+class TerminateError(InfrastructureError):
+    """The provider did not end the allocation: it may still be billing."""
+
+
+class GuestGoneError(InfrastructureError):
+    """The guest's agent stopped answering."""
+
+
+class ProtocolError(GlasshouseError):
+    """A message that does not follow the wire format."""
+
+
+class ReasonedError(GlasshouseError):
+    """An error whose `reason` is a stable code that others may rely on."""
+
+    def __init__(self, reason: str, detail: str = "", *, allocation_id: str | None = None) -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason, allocation_id=allocation_id)
+        self.reason = reason
+        self.detail = detail
+
+
+class RefusedError(ReasonedError):
+    """The attestation server refused. No key was released by this answer."""
+
+
+class IntegrityError(ReasonedError):
+    """A package, token, journal or message failed its check."""
+
+
+class RedactionError(GlasshouseError):
+    """A forbidden value was about to be published. The text names place and rule, never the value."""
+
+
+class ReportError(GlasshouseError):
+    """The report does not validate. The text names the path inside it."""
+
+
+class InvariantBroken(AssertionError):  # noqa: N818  (a finding, not an error of the tool)
+    """A row ran and something that must hold did not."""

@@ -1,0 +1,159 @@
+"""The four fixtures a row test uses, and what its test owes: a record.
+
+This module knows one test. It refuses to know where the allocation comes from and where the record goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
+from pytest_glasshouse.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.engine import Stage
+    from pytest_glasshouse.options import Options
+    from pytest_glasshouse.run import Door
+
+
+class RowReport:
+    """Writes this test's part of the report."""
+
+    def __init__(self, item: pytest.Item) -> None:
+        self._item = item
+
+    def record(self, outcome: Any) -> dict[str, Any]:
+        """Record a row's outcome, measured or not, or a result of the tamper suite; returns what goes into the report."""
+        if hasattr(outcome, "expected_reason"):
+            return self.record_tamper(outcome)
+        from pytest_glasshouse.records import record_of
+        from pytest_glasshouse.run import engine_of
+
+        config = self._item.config
+        record = record_of(outcome, config.stash[OPTIONS], engine_of(config), seed=_door(self._item).plan.seed)
+        self._item.stash[RECORD] = record
+        told: dict[str, Any] = record["record"]
+        return told
+
+    def record_tamper(self, result: Any) -> dict[str, Any]:
+        """Record what became of one tamper case."""
+        case = dataclasses.asdict(result)
+        self._item.stash.setdefault(TAMPER, []).append(case)
+        return case
+
+
+@pytest.fixture
+def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
+    """One allocation for this row, given back when the test has ended."""
+    item: pytest.Item = request.node
+    if request.config.getoption("setuponly", default=False):
+        yield None
+        return
+    row_item = item.stash.get(ROW, None)
+    if row_item is None:
+        raise ConfigurationError(f"{item.name}: expected a parameter that is a RowSpec, saw none; parametrize the test with rows")
+    from pytest_glasshouse.engine import Wishes
+    from pytest_glasshouse.run import engine_of
+
+    door, options = _door(item), item.config.stash[OPTIONS]
+    wishes = Wishes(
+        declared=row_item.declared,
+        run_id=door.plan.run_id,
+        seed=door.plan.seed,
+        fixed_order=options.fixed_order,
+        leg_timeout_s=options.leg_timeout_s,
+        model=row_item.model,
+        subject=door.plan.subject,
+    )
+    grant = door.grants.acquire(row_item.row, worker=door.worker)
+    try:
+        yield engine_of(item.config).stage(grant, door.grants, wishes, door.on_progress)
+    finally:
+        # What cannot be given back is ended at the end of the run, where cleanup is judged.
+        with contextlib.suppress(GlasshouseError, OSError):
+            door.grants.release(grant, worker=door.worker)
+
+
+@pytest.fixture
+def allocation(_glasshouse_stage: Stage | None) -> Any:
+    """The GPU box both legs of this row run on."""
+    return _glasshouse_stage and _glasshouse_stage.allocation
+
+
+@pytest.fixture
+def protected_runtime(_glasshouse_stage: Stage | None) -> Any:
+    """Runs the protected leg on the allocation."""
+    return _glasshouse_stage and _glasshouse_stage.protected_runtime
+
+
+@pytest.fixture
+def raw_runner(_glasshouse_stage: Stage | None) -> Any:
+    """Runs the raw leg on the allocation."""
+    return _glasshouse_stage and _glasshouse_stage.raw_runner
+
+
+@pytest.fixture
+def row_report(request: pytest.FixtureRequest) -> RowReport:
+    """Writes this row's part of the report: `row_report.record(outcome)`."""
+    return RowReport(request.node)
+
+
+def _door(item: pytest.Item) -> Door:
+    door = item.config.stash.get(DOOR, None)
+    if door is None:
+        raise ConfigurationError(f"{item.name}: rows run in a collected pytest session only")
+    return door
+
+
+def reports(item: pytest.Item) -> bool:
+    """Whether the item has something to say in a report: a row, or a result of the tamper suite."""
+    return ROW in item.stash or "row_report" in getattr(item, "fixturenames", ())
+
+
+def judge(item: pytest.Item) -> None:
+    """After a row's test body: fail the test if its row was not recorded, not measured, or misses what the run asks for."""
+    record = item.stash.get(RECORD, None)
+    if record is None:
+        pytest.fail("the row was not recorded: call row_report.record(outcome) with what row.run(...) returned", pytrace=False)
+    told, options = record["record"], item.config.stash[OPTIONS]
+    if record["list"] != "rows":
+        pytest.fail(f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}", pytrace=False)
+    faults = list(_misses(told, options))
+    if faults:
+        pytest.fail(f"{told['name']}: " + "\n".join(faults), pytrace=False)
+
+
+def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
+    limit = told.get("limit")
+    if limit is not None and limit["judgement"] != "within the limit":
+        bound = limit["upper95Pct"]
+        upper = "none" if bound is None else f"{bound:.2f} %"
+        yield (
+            f"{limit['judgement']}: expected a one-sided 95 % upper bound of at most {limit['limitPct']:g} % overhead, "
+            f"saw {upper} ({limit['reason']})"
+        )
+    if options.publishable and not told["publishable"]:
+        yield f"not publishable: {'; '.join(told['unpublishableBecause'])}"
+
+
+def payload(item: pytest.Item) -> str | None:
+    """What the teardown report carries to the process that writes the report, as one JSON string."""
+    row, tamper = item.stash.get(RECORD, None), item.stash.get(TAMPER, [])
+    if row is None and not tamper:
+        return None
+    from pytest_glasshouse.run import engine_of
+
+    told = {"row": row, "tamper": tamper, "outstanding": list(engine_of(item.config).outstanding())}
+    return json.dumps(told, allow_nan=False)
+
+
+def is_dry_run(item: pytest.Item) -> bool:
+    """Whether the item's row was measured, names a GPU, and did not run on a rented or owned one."""
+    record = item.stash.get(RECORD, None)
+    return record is not None and record["record"]["dryRun"] and record["record"]["namedGpuModel"] is not None

@@ -1,0 +1,223 @@
+"""The guest agent: the box's one long-lived process. The host always calls; the agent calls nobody.
+
+It lays out files, holds material in memory, starts legs, signs evidence and exits with a key it made at boot, and
+keeps the spool. It holds no data key, knows no faults and judges nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.errors import GlasshouseError, ProtocolError
+from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.legrun import LegRun
+from pytest_glasshouse.guest.spool import Spool
+from pytest_glasshouse.guest.store import Store, sealed_copy
+from pytest_glasshouse.wire import evidence, frames, tokens
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.wire.canonical import Json
+
+Reply = tuple[dict[str, "Json"], bytes]
+
+_LONGEST_PULL_S = 10.0
+
+
+class Agent:
+    """Serves the host's requests `{op, ...}`; each method `on_<op>` is one of them."""
+
+    def __init__(self, *, directory: Path, allocation: str, site_packages: list[str]) -> None:
+        self._directory = directory
+        self._allocation = allocation
+        self._site_packages = site_packages
+        self._key = Ed25519PrivateKey.generate()
+        self._nonce = secrets.token_hex(16)
+        archive = Path(sys.argv[0]).read_bytes()
+        self._archive_sha256 = sha256_hex(archive)
+        self._archive_fd = sealed_copy("glasshouse-guest", archive)
+        self._machine = machine.describe()
+        self._spool = Spool(directory / "spool.jsonl")
+        self._store = Store()
+        self._legs: dict[str, LegRun] = {}
+        self._ops: dict[str, Callable[[dict[str, Json], bytearray], Reply]] = {
+            name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
+        }
+
+    def handle(self, request: dict[str, Json], payload: bytearray) -> Reply:
+        """Answer one request; what is wrong with it is the answer."""
+        op = request.get("op")
+        if not isinstance(op, str) or op not in self._ops:
+            return {"error": "ProtocolError", "detail": f"no operation {op!r}"}, b""
+        try:
+            return self._ops[op](request, payload)
+        except (GlasshouseError, KeyError, TypeError, ValueError, OSError) as error:
+            return {"error": type(error).__name__, "detail": str(error)[:500]}, b""
+
+    def on_hello(self, _request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Who this is: machine, boot, agent nonce, attestation key, the archive it runs."""
+        return {
+            **self._machine,
+            "allocation": self._allocation,
+            "agentNonce": self._nonce,
+            "ak": tokens.public_text(self._key.public_key()),
+            "archiveSha256": self._archive_sha256,
+        }, b""
+
+    def on_enrol(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Prove possession of the attestation key for one grant."""
+        proof = evidence.prove_enrolment(cast("str", request["grant"]), key=self._key)
+        return {"ak": tokens.public_text(self._key.public_key()), "proof": proof}, b""
+
+    def on_lay(self, request: dict[str, Json], payload: bytearray) -> Reply:
+        """Write one piece of a public file (a base model) below `models/`."""
+        root = self._directory / "models"
+        path = (root / cast("str", request["path"])).resolve()
+        if not path.is_relative_to(root.resolve()):
+            raise ProtocolError("lay: the path leaves the model directory")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        offset = cast("int", request["offset"])
+        with path.open("r+b" if offset else "wb") as file:
+            file.seek(offset)
+            file.write(payload)
+        return {}, b""
+
+    def on_put(self, request: dict[str, Json], payload: bytearray) -> Reply:
+        """Hold one piece of material in memory."""
+        self._store.write(
+            cast("str", request["name"]),
+            offset=cast("int", request["offset"]),
+            total=cast("int", request["total"]),
+            piece=payload,
+        )
+        return {}, b""
+
+    def on_get(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Give back one piece of what a leg exported."""
+        data, total = self._store.read(cast("str", request["name"]), offset=cast("int", request["offset"]), size=frames.CHUNK)
+        return {"total": total}, data
+
+    def on_drop(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Forget one item."""
+        self._store.drop(cast("str", request["name"]))
+        return {}, b""
+
+    def on_start(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Start one leg; a leg's id is used once."""
+        leg_id = cast("str", request["leg"])
+        if leg_id in self._legs:
+            raise ProtocolError(f"leg {leg_id} was started before")
+        if any(not leg.ended for leg in self._legs.values()):
+            raise ProtocolError("another leg is running")
+        order = dict(cast("dict[str, Json]", request["order"]))
+        plan = cast("dict[str, Json]", order["plan"])
+        base = plan["base_directory"]
+        if isinstance(base, str) and not base.startswith("/"):
+            order["plan"] = {**plan, "base_directory": str(self._directory / "models" / base)}
+        run = LegRun(
+            leg_id=leg_id,
+            order=order,
+            workspace=self._directory / "legs" / leg_id,
+            archive_fd=self._archive_fd,
+            components=self._components(),
+            container=self._allocation,
+            site_packages=self._site_packages,
+            key=self._key,
+            store=self._store,
+            spool=self._spool,
+        )
+        self._legs[leg_id] = run
+        run.start()
+        return {}, b""
+
+    def on_answer(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Relay the server's answer to a leg."""
+        self._leg(request).answer(cast("str", request["kind"]), cast("dict[str, Json]", request["body"]))
+        return {}, b""
+
+    def on_kill(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """End a leg at once."""
+        self._leg(request).kill()
+        return {}, b""
+
+    def on_pull(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Spooled events from a cursor on; waits a little for the next one."""
+        wait_s = min(cast("int", request["wait_ms"]) / 1000, _LONGEST_PULL_S)
+        events = self._spool.since(cast("int", request["cursor"]), wait_s=wait_s)
+        return {"events": cast("Json", events)}, b""
+
+    def end(self) -> None:
+        """Kill every leg and remove everything this guest ever wrote."""
+        for leg in self._legs.values():
+            leg.kill()
+        for leg in self._legs.values():
+            leg.join(timeout=5)
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _leg(self, request: dict[str, Json]) -> LegRun:
+        leg = self._legs.get(cast("str", request["leg"]))
+        if leg is None:
+            raise ProtocolError(f"no leg {request['leg']!r}")
+        return leg
+
+    def _components(self) -> dict[str, str]:
+        described = {name: sha256_hex(str(value).encode()) for name, value in self._machine.items()}
+        return {
+            "archive": self._archive_sha256,
+            "interpreter": machine.interpreter_sha256(),
+            "python": described["python"],
+            "kernel": described["kernel"],
+            "torch": described["torch"],
+            "transformers": described["transformers"],
+            "peft": described["peft"],
+            "driver": described["driver"],
+            "gpu-uuid": described["gpuUuid"],
+        }
+
+
+def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool) -> int:
+    """Serve the host on `<directory>/agent.sock` until told to end; with `until_eof`, until standard input ends."""
+    root = Path(directory)
+    agent = Agent(directory=root, allocation=allocation, site_packages=site_packages)
+    listener = socket.socket(socket.AF_UNIX)
+    path = root / "agent.sock"
+    path.unlink(missing_ok=True)
+    # Bound under another name and moved: a socket that can be seen can be connected to.
+    hidden = root / "agent.sock.new"
+    hidden.unlink(missing_ok=True)
+    listener.bind(str(hidden))
+    listener.listen(16)
+    hidden.rename(path)
+    if until_eof:
+        threading.Thread(target=_end_with_stdin, args=(agent,), daemon=True).start()
+    while True:
+        connection, _ = listener.accept()
+        threading.Thread(target=_serve_connection, args=(agent, connection), daemon=True).start()
+
+
+def _serve_connection(agent: Agent, connection: socket.socket) -> None:
+    with connection:
+        try:
+            while (received := frames.receive(connection)) is not None:
+                reply, payload = agent.handle(*received)
+                frames.send(connection, reply, payload)
+        except (OSError, ProtocolError):
+            return
+
+
+def _end_with_stdin(agent: Agent) -> None:
+    while os.read(0, 4096):
+        pass
+    agent.end()
+    os._exit(0)

@@ -1,0 +1,76 @@
+"""Anti-debug of the honest leg: raise the fences, then report what is observed.
+
+Only values are reported. Whether they are good is the server's to judge; this module refuses to know.
+What each fence is worth against whom is in SECURITY.md: none of it stops root.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.wire import evidence
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.wire.canonical import Json
+
+_PR_GET_DUMPABLE = 3
+_PR_SET_DUMPABLE = 4
+_PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the thread that forked it ends."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+
+
+def raise_fences() -> None:
+    """Make this process non-dumpable (no ptrace, no /proc/PID/mem for the same user) and end core dumps."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE, 0)")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def observe() -> dict[str, Json]:
+    """What can be seen of this process, one value for each name of `ANTIDEBUG_STRICT`; no judgement."""
+    remote_debug = getattr(sys, "is_remote_debug_enabled", None)
+    preload_file = Path("/etc/ld.so.preload")
+    preload = [name for name in evidence.PRELOAD_VARIABLES if os.environ.get(name)]
+    if preload_file.exists() and preload_file.stat().st_size > 0:
+        preload.append(str(preload_file))
+    python = [n for n in os.environ if n.startswith("PYTHON") and n not in evidence.PYTHON_VARIABLES_ALLOWED]
+    return {
+        "tracer_pid": _status_field("TracerPid"),
+        "dumpable": int(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0)),
+        "core_limit": resource.getrlimit(resource.RLIMIT_CORE)[1],
+        "preload": [*preload],
+        "cuda_injection": [name for name in evidence.CUDA_VARIABLES if os.environ.get(name)],
+        "python_variables": [*sorted(python)],
+        "isolated": int(sys.flags.isolated),
+        "no_site": int(sys.flags.no_site),
+        "trace_function": int(sys.gettrace() is not None),
+        "profile_function": int(sys.getprofile() is not None),
+        "monitoring_tools": [*_monitoring_tools()],
+        "debugger_modules": [name for name in evidence.DEBUGGER_MODULES if name in sys.modules],
+        "remote_debug": int(bool(remote_debug())) if remote_debug else 0,
+    }
+
+
+def _monitoring_tools() -> list[str]:
+    monitoring = getattr(sys, "monitoring", None)
+    if monitoring is None:
+        return []
+    named = (monitoring.get_tool(number) for number in range(6))
+    return [str(name) for name in named if name is not None]
+
+
+def _status_field(name: str) -> int:
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(name + ":"):
+            return int(line.split()[1])
+    return -1

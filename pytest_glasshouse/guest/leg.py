@@ -1,0 +1,64 @@
+"""One leg in a process of its own: hear what to do, do it, tell the end, be gone.
+
+Both legs start here, import the same modules and read their material from memory files the agent passed on.
+The exit status says how it ended: 0 done, 3 the training failed, 4 refused or not verified, 5 anything else.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import socket
+import traceback
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.guest import antidebug
+from pytest_glasshouse.guest.control import Control
+from pytest_glasshouse.guest.protected import Protected
+from pytest_glasshouse.guest.raw import Raw
+from pytest_glasshouse.workloads.base import NonFiniteLossError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.wire.canonical import Json
+
+DONE, TRAINING_FAILED, NOT_VERIFIED, BROKEN = 0, 3, 4, 5
+
+
+def run_leg(control_fd: int) -> int:
+    """Run the leg the agent asks for on `control_fd`; returns its exit status."""
+    antidebug.die_with_parent()
+    control = Control(socket.socket(fileno=control_fd))
+    _, order = control.hear("begin")
+    material = {name: _mapped(fd) for name, fd in _fds(order).items()}
+    try:
+        if order["kind"] == "protected":
+            Protected(control, order, material["package"]).run()
+        else:
+            Raw(control, order, material).run()
+    except NonFiniteLossError as error:
+        control.tell("failed", {"reason": "non-finite loss", "detail": str(error)})
+        return TRAINING_FAILED
+    except GlasshouseError as error:
+        control.tell("failed", {"reason": getattr(error, "reason", type(error).__name__), "detail": str(error)})
+        return NOT_VERIFIED
+    except Exception as error:  # noqa: BLE001  (a leg must say why it ends; the agent passes it on)
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        control.tell("failed", {"reason": type(error).__name__, "detail": f"{where.name}:{where.lineno}: {error}"[:500]})
+        return BROKEN
+    return DONE
+
+
+def _fds(order: dict[str, Json]) -> dict[str, int]:
+    named = order["material"]
+    if not isinstance(named, dict):
+        raise TypeError("material names memory files")
+    return {name: fd for name, fd in named.items() if isinstance(fd, int)}
+
+
+def _mapped(fd: int) -> memoryview:
+    """A read-only view of a memory file; the file itself is given up with the view."""
+    size = os.fstat(fd).st_size
+    view = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+    os.close(fd)
+    return view

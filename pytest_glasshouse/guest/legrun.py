@@ -1,0 +1,240 @@
+"""The agent's side of one leg: start it, listen on its socketpair, see it end, sign what was seen.
+
+The agent is the attesting environment: the measurements in the evidence are its own, the leg only names its two
+ephemeral keys. One thread per leg forks it, serves it and waits for it, so the leg dies with that thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import resource
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pytest_glasshouse.errors import GlasshouseError, ProtocolError
+from pytest_glasshouse.guest import machine
+from pytest_glasshouse.wire import evidence, frames, tokens
+from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from pytest_glasshouse.guest.spool import Spool
+    from pytest_glasshouse.guest.store import Store
+    from pytest_glasshouse.wire.canonical import Json
+
+#: Forwarded to the spool as they come; everything else a leg says is handled below.
+_PASSED_ON = ("journal", "progress", "started", "callback", "failed")
+
+
+class LegRun(threading.Thread):
+    """One leg, from fork to signed exit."""
+
+    def __init__(
+        self,
+        *,
+        leg_id: str,
+        order: Mapping[str, Json],
+        workspace: Path,
+        archive_fd: int,
+        components: Mapping[str, str],
+        container: str,
+        site_packages: list[str],
+        key: Ed25519PrivateKey,
+        store: Store,
+        spool: Spool,
+    ) -> None:
+        super().__init__(name=f"leg-{leg_id}", daemon=True)
+        self._leg_id = leg_id
+        self._order = order
+        self._workspace = workspace
+        self._archive_fd = archive_fd
+        self._components = dict(components)
+        self._container = container
+        self._site_packages = site_packages
+        self._key = key
+        self._store = store
+        self._spool = spool
+        self._answers: queue.Queue[tuple[str, dict[str, Json]]] = queue.Queue()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._head: str | None = None
+        self._ready: dict[str, Json] = {}
+        self._challenge: dict[str, Json] = {}
+        self._challenged_ns = 0
+        self._ended = threading.Event()
+
+    def answer(self, kind: str, body: dict[str, Json]) -> None:
+        """Hand the leg what the server said, as the host relayed it."""
+        self._answers.put((kind, body))
+
+    def kill(self) -> None:
+        """End the leg at once; its exit is still observed and signed."""
+        self._answers.put(("ended", {}))
+        process = self._process
+        if process is not None and process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the exit is in the spool."""
+        return self._ended.is_set()
+
+    def run(self) -> None:
+        """The thread's body: nothing that goes wrong here is silent, the exit event is always written."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._workspace.mkdir(parents=True)
+            process = self._start(theirs)
+            theirs.close()
+            self._serve(ours, process)
+        except (OSError, GlasshouseError, KeyError, TypeError, ValueError) as error:
+            self._spool.append(self._leg_id, "failed", {"reason": type(error).__name__, "detail": str(error)[:500]})
+        finally:
+            ours.close()
+            theirs.close()
+            self._observe_end()
+
+    def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
+        passed = (theirs.fileno(), self._archive_fd, *material.values())
+        command = [sys.executable, "-I", "-S", "-X", "utf8", f"/proc/self/fd/{self._archive_fd}", "leg"]
+        command += ["--control", str(theirs.fileno())]
+        for directory in self._site_packages:
+            command += ["--site-packages", directory]
+        self._material_fds = material
+        self._process = subprocess.Popen(  # noqa: S603
+            command,
+            cwd=self._workspace,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=passed,
+            start_new_session=True,
+        )
+        resource.prlimit(self._process.pid, resource.RLIMIT_CORE, (0, 0))
+        self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"]})
+        for fd in material.values():
+            os.close(fd)
+        return self._process
+
+    def _serve(self, ours: socket.socket, process: subprocess.Popen[bytes]) -> None:
+        order: dict[str, Json] = {**self._order, "material": dict(self._material_fds)}
+        frames.send(ours, {"type": "begin", "body": order})
+        while (received := frames.receive(ours)) is not None:
+            message, payload = received
+            kind, body = message.get("type"), message.get("body")
+            if not isinstance(body, dict):
+                raise ProtocolError(f"a leg's message has an object body; saw {type(body).__name__}")
+            if kind in _PASSED_ON:
+                self._spool.append(self._leg_id, str(kind), body)
+            elif kind == "ready":
+                self._on_ready(ours, body)
+            elif kind == "attest":
+                self._on_attest(ours, body)
+            elif kind == "export":
+                name = f"{self._leg_id}-{body['name']}"
+                self._store.write(name, offset=cast("int", body["offset"]), total=cast("int", body["total"]), piece=payload)
+            elif kind == "head":
+                self._head = cast("str", body["head"])
+                self._spool.append(self._leg_id, "head", body)
+            else:
+                raise ProtocolError(f"a leg says nothing of type {kind!r}")
+        process.wait()
+
+    def _on_ready(self, ours: socket.socket, body: dict[str, Json]) -> None:
+        self._ready = body
+        self._spool.append(self._leg_id, "challenge-wanted", {})
+        kind, challenge = self._answers.get()
+        if kind != "challenge":
+            raise ProtocolError(f"expected the challenge; saw {kind!r}")
+        self._challenge, self._challenged_ns = challenge, time.monotonic_ns()
+        composite = evidence.composite(self._components)
+        told: dict[str, Json] = {name: challenge[name] for name in ("nonce", "policy", "plan")}
+        frames.send(ours, {"type": "challenge", "body": {**told, "composite": composite}})
+
+    def _on_attest(self, ours: socket.socket, body: dict[str, Json]) -> None:
+        challenge = self._challenge
+        elapsed_s = (time.monotonic_ns() - self._challenged_ns) // 1_000_000_000
+        cnf = evidence.read_cnf(self._ready["cnf"])
+        claims = evidence.evidence_claims(
+            ak=self._key.public_key(),
+            sub=cast("str", challenge["sub"]),
+            aud=cast("str", challenge["aud"]),
+            iat=cast("int", challenge["issued_at"]) + elapsed_s,
+            jti=secrets.token_hex(16),
+            nonce=cast("str", challenge["nonce"]),
+            policy=cast("str", challenge["policy"]),
+            plan=cast("str", challenge["plan"]),
+            hpke=cnf.hpke,
+            sig=cnf.sig,
+            components=self._components,
+            manifest=cast("str", challenge["manifest"]),
+            manifest_version=cast("int", challenge["manifest_version"]),
+            container=self._container,
+            observed=cast("dict[str, Json]", self._ready["antidebug"]),
+            state_head=cast("str", body["head"]),
+        )
+        token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
+        self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": body["log"]})
+        kind, answer = self._answers.get()
+        if kind not in ("release", "refusal"):
+            raise ProtocolError(f"expected the server's answer; saw {kind!r}")
+        frames.send(ours, {"type": kind, "body": answer})
+
+    def _observe_end(self) -> None:
+        process = self._process
+        status, gone, gpu_after, reason = -1, True, None, "the leg was never started"
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            status = process.wait()
+            gone = not Path(f"/proc/{process.pid}").exists()
+            gpu_after, reason = machine.gpu_memory_of(process.pid)
+        entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
+        shutil.rmtree(self._workspace, ignore_errors=True)
+        kind = self._order["kind"]
+        nonce = self._challenge.get("nonce", "") if kind == "protected" else self._order["nonce"]
+        claims = evidence.exit_claims(
+            nonce=str(nonce),
+            head_token=self._head or "",
+            process_gone=gone,
+            exit_status=status,
+            workspace_entries=entries,
+            gpu={"before": None, "after": gpu_after, "reason": reason},
+            scan={"status": "unseen", "reason": "not built"},
+        )
+        token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
+        self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
+        self._ended.set()
+
+    def _material(self) -> dict[str, Json]:
+        return cast("dict[str, Json]", self._order["material"])
+
+    def _environment(self) -> dict[str, str]:
+        own = str(self._workspace)
+        return {
+            **GUEST_ENVIRONMENT,
+            "PATH": "/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "HOME": own,
+            "TMPDIR": own,
+            # torch makes this directory and names it in the environment: one for both legs, outside the workspace.
+            "TORCHINDUCTOR_CACHE_DIR": str(self._workspace.parent / "torchinductor"),
+            # Eager binding: the lazy resolver leaves halves of secrets on thread stacks.
+            "LD_BIND_NOW": "1",
+            **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
+        }

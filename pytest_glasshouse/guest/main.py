@@ -1,0 +1,41 @@
+"""Where the guest archive starts: `agent` is the box's one long-lived process, `leg` one leg of one round.
+
+Run as `python -I -S <archive> ...`: isolated, without `site`, so that no `.pth`, no sitecustomize and no
+PYTHON* variable can add code; site-packages are appended by hand, behind the archive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one role; the exit status is the process's."""
+    parser = argparse.ArgumentParser(prog="glasshouse-guest")
+    roles = parser.add_subparsers(dest="role", required=True)
+    agent = roles.add_parser("agent", help="serve the host on a unix socket")
+    agent.add_argument("--directory", required=True)
+    agent.add_argument("--allocation", required=True)
+    agent.add_argument("--until-eof", action="store_true", help="end with standard input (a guest on the host's own machine)")
+    leg = roles.add_parser("leg", help="run one leg (started by the agent)")
+    leg.add_argument("--control", type=int, required=True)
+    for role in (agent, leg):
+        role.add_argument("--site-packages", action="append", default=[])
+    options = parser.parse_args(arguments)
+    sys.path.extend(options.site_packages)
+    # Imported only now: both need packages from the directories appended above.
+    if options.role == "agent":
+        from pytest_glasshouse.guest.agent import serve
+
+        return serve(
+            directory=options.directory,
+            allocation=options.allocation,
+            site_packages=options.site_packages,
+            until_eof=options.until_eof,
+        )
+    from pytest_glasshouse.guest.leg import run_leg
+
+    # Without the interpreter's own farewell: nothing is left to flush, and the kernel takes the memory back at once.
+    os._exit(run_leg(options.control))

@@ -1,0 +1,81 @@
+"""Memory for secrets on the guest: locked where the system allows, in no core dump, in no forked child, wiped on demand.
+
+Knows how to hold plaintext and to get rid of it. Refuses to know what it holds. Measured facts behind it: a buffer from
+`mmap` leaves no copy behind when it is overwritten, a Python `bytes` object does unless it is overwritten too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+
+_libc = ctypes.CDLL(None, use_errno=True)
+#: A `bytes` object of this many bytes or fewer is shared by the interpreter and must not be overwritten.
+_SHARED_BYTES = 1
+
+
+class Arena:
+    """A private mapping of `size` bytes. `locked` says whether it can be swapped out, `huge` whether huge pages were granted.
+
+    What is still owed: drop every view (and tensor) taken from `view`, then `wipe`.
+    """
+
+    def __init__(self, size: int) -> None:
+        if size < 0:
+            raise ValueError("size")
+        self.size = size
+        self._map = mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.huge = self._advise("MADV_HUGEPAGE")
+        self.undumped = self._advise("MADV_DONTDUMP")
+        self.uninherited = self._advise("MADV_DONTFORK")
+        self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
+        self.locked = _libc.mlock(ctypes.c_void_p(self._address), ctypes.c_size_t(len(self._map))) == 0
+        self.view = memoryview(self._map)[:size]
+        self.closed = False
+
+    def _advise(self, name: str) -> bool:
+        advice = getattr(mmap, name, None)
+        if advice is None:
+            return False
+        with contextlib.suppress(OSError):  # a kernel without huge pages is no reason not to hold a secret
+            self._map.madvise(advice)
+            return True
+        return False
+
+    def wipe(self) -> None:
+        """Overwrite everything with zeros. Views stay valid and read zeros."""
+        if not self.closed:
+            ctypes.memset(self._address, 0, len(self._map))
+
+    def close(self) -> None:
+        """Wipe, then give the memory back; while somebody still holds a view it stays mapped, wiped."""
+        self.wipe()
+        with contextlib.suppress(BufferError):
+            self.view.release()
+            self._map.close()
+            self.closed = True
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lower()} of {self.size} bytes, {'locked' if self.locked else 'not locked'}>"
+
+
+class Secret(Arena):
+    """An arena that holds a key."""
+
+    @classmethod
+    def take(cls, value: bytes) -> Secret:
+        """Move `value` into locked memory and overwrite the original, which must not be shared by anybody."""
+        secret = cls(len(value))
+        secret.view[:] = value
+        wipe_bytes(value)
+        return secret
+
+
+def wipe_bytes(value: bytes) -> None:
+    """Overwrite the memory of a `bytes` object (CPython). Only for one that nobody else uses: literals and cached ones are."""
+    if len(value) > _SHARED_BYTES:
+        ctypes.memset(id(value) + bytes.__basicsize__ - 1, 0, len(value))

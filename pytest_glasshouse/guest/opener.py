@@ -1,0 +1,95 @@
+"""Opens the sealed package on the guest, straight into one arena, and seals what leaves.
+
+Knows keys for the length of a call. Refuses to let unauthenticated plaintext out: on any failure the arena is wiped
+before the error leaves. Refuses to write anything to disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.guest.memory import Arena, Secret
+from pytest_glasshouse.wire import floe
+from pytest_glasshouse.wire.canonical import Json, unb64u
+from pytest_glasshouse.wire.evidence import SUITE, adapter_info, hpke_key, release_info
+from pytest_glasshouse.wire.package import PackageHeader, parse_header
+
+#: Parts begin at multiples of this, so that tensors can lie on them whatever their dtype.
+ALIGNMENT = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """The plaintext of a package: one arena and a view per part. The caller owes `close` once every view is dropped."""
+
+    arena: Arena
+    parts: Mapping[str, memoryview]
+    header: PackageHeader
+
+    def close(self) -> None:
+        """Wipe the plaintext and give the memory back."""
+        self.arena.wipe()
+        for view in self.parts.values():
+            with contextlib.suppress(BufferError):  # a tensor still lies on it: the memory stays mapped, wiped
+                view.release()
+        self.arena.close()
+
+
+def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private: X25519PrivateKey) -> Secret:
+    """The data key the server sealed to the leg's ephemeral key, in locked memory (`sealed` reason when it was not)."""
+    key: bytes | None = None
+    try:
+        key = SUITE.decrypt(unb64u(sealed), private, info=release_info(result_token, manifest_sha256))
+    except (InvalidTag, ValueError):
+        key = None
+    if key is None or len(key) != floe.KEY_BYTES:
+        raise IntegrityError("sealed", "not sealed to this key, for this result and this package")
+    return Secret.take(key)
+
+
+def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, Json]) -> Opened:
+    """Open `package`, whose header must be the one `manifest` (verified claims) names.
+
+    Raises `IntegrityError`: `pkg-format`, `pkg-header`, `pkg-length`, `pkg-commit` or `pkg-integrity`. No plaintext is
+    left behind then. The caller still owes wiping `data_key`.
+    """
+    header = parse_header(package)
+    if header.sha256 != manifest.get("header_sha256"):
+        raise IntegrityError("pkg-header", "not the header the manifest names")
+    starts: list[int] = []
+    size = 0
+    for part in header.parts:
+        starts.append(size)
+        size += -(-part.size // ALIGNMENT) * ALIGNMENT
+    arena = Arena(size)
+    scratch = Secret(floe.SCRATCH_BYTES)
+    parts: dict[str, memoryview] = {}
+    whole = False
+    try:
+        body = memoryview(package).cast("B")[header.body :]
+        for index, part in enumerate(header.parts):
+            place = body[part.offset : part.offset + part.length]
+            if bytes(place[: floe.HEADER_BYTES]).hex() != part.commit:
+                raise IntegrityError("pkg-commit", part.name)
+            if floe.segment_length(place) != header.segment:
+                raise IntegrityError("pkg-format", "segment")
+            view = arena.view[starts[index] : starts[index] + part.size]
+            floe.decrypt_into(data_key.view, header.context(index), place, view, scratch=scratch.view)
+            parts[part.name] = view
+        whole = True
+    finally:
+        scratch.close()
+        if not whole:
+            arena.wipe()
+    return Opened(arena=arena, parts=parts, header=header)
+
+
+def seal_adapter(adapter: bytes, *, manifest: Mapping[str, Json], manifest_sha256: str, nonce: str) -> bytes:
+    """The adapter sealed to the owner the manifest names. It leaves the guest in no other form."""
+    return SUITE.encrypt(adapter, hpke_key(str(manifest.get("owner_hpke"))), info=adapter_info(manifest_sha256, nonce))

@@ -1,0 +1,156 @@
+"""The protected leg: attest, receive the key, open the package, train, export sealed, zeroize, sign the end.
+
+The steps are those of the lifecycle, in its order, each one line of the journal. Nothing here decides whether
+the leg may be trusted: the server does, from the evidence, and without its answer there is no key.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import gc
+import time
+from typing import TYPE_CHECKING, cast
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.guest import antidebug
+from pytest_glasshouse.guest.memory import wipe_bytes
+from pytest_glasshouse.guest.opener import open_package, seal_adapter, unseal_key
+from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
+from pytest_glasshouse.wire import evidence, tokens
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.journal import Journal
+from pytest_glasshouse.workloads.base import NonFiniteLossError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.guest.control import Control
+    from pytest_glasshouse.guest.opener import Opened
+    from pytest_glasshouse.wire.canonical import Json
+
+
+class Protected:
+    """One protected leg. `run` returns when the signed head is with the agent."""
+
+    def __init__(self, control: Control, order: dict[str, Json], package: memoryview) -> None:
+        self._control = control
+        self._package = package
+        self._plan = TrainingPlan.from_json(cast("dict[str, Json]", order["plan"]))
+        self._manifest_token = cast("str", order["manifest"])
+        self._server_key = tokens.public_key(cast("str", order["server_key"]))
+        self._owner_key = tokens.public_key(cast("str", order["owner_key"]))
+        self._hpke = X25519PrivateKey.generate()
+        self._signer = Ed25519PrivateKey.generate()
+        self._cnf = {
+            "hpke": evidence.hpke_text(self._hpke.public_key()),
+            "sig": tokens.public_text(self._signer.public_key()),
+        }
+
+    def run(self) -> None:
+        """Carry out the lifecycle; see the numbered steps below."""
+        # 1. Fences up, observed after everything the training needs was imported.
+        antidebug.raise_fences()
+        import_training(self._plan.workload)
+        observed = antidebug.observe()
+
+        # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key.
+        self._control.tell("ready", {"cnf": cast("Json", self._cnf), "antidebug": observed})
+        _, self._challenge = self._control.hear("challenge")
+        self._nonce = cast("str", self._challenge["nonce"])
+        self._lines: list[str] = []
+        self._begun_ns = time.monotonic_ns()
+        self._journal = Journal(self._nonce, self._emit, lambda: (time.monotonic_ns() - self._begun_ns) // 1000)
+        wall = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        self._journal.append("anti_debug_ready", {"wall": wall, "observed": observed})
+        self._journal.append("measured", {"composite": self._challenge["composite"]})
+        self._control.tell("attest", {"log": cast("Json", list(self._lines)), "head": self._journal.head})
+        kind, answer = self._control.hear("release", "refusal")
+        if kind == "refusal":
+            raise RefusedError(cast("str", answer["reason"]), "the server released no key")
+
+        # 3. The key: sealed to this process, bound to this result and this manifest.
+        manifest = sha256_hex(self._manifest_token.encode())
+        result = cast("str", answer["result"])
+        self._check_result(result, manifest)
+        key = unseal_key(cast("str", answer["sealed"]), result_token=result, manifest_sha256=manifest, private=self._hpke)
+        del self._hpke
+        try:
+            self._journal.append("key_received", {"result": sha256_hex(result.encode())})
+
+            # 4. The package, authenticated in full before training reads any of it.
+            before = time.monotonic_ns()
+            claims = tokens.verify(self._manifest_token, key=self._owner_key, typ=evidence.TYP_MANIFEST)
+            opened = open_package(self._package, key, claims)
+            open_ns = time.monotonic_ns() - before
+        finally:
+            key.close()
+        try:
+            self._train_and_leave(opened, claims, manifest, open_ns)
+        finally:
+            opened.arena.wipe()
+
+    def _train_and_leave(self, opened: Opened, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
+        verified: dict[str, Json] = {"manifest": manifest, "open_ns": open_ns, "locked": int(opened.arena.locked)}
+        self._journal.append("package_verified", verified)
+
+        # 5. Train. The treatment ends here: this is the code the raw leg runs.
+        try:
+            trained = self._train(opened, base_sha256(claims))
+        except NonFiniteLossError:
+            self._journal.append("train_failed", {"reason": "non-finite loss"})
+            self._zeroize(opened)
+            self._sign_head(adapter="", status="failed")
+            raise
+        self._journal.append("train_completed", trained.body)
+
+        # 6. The adapter leaves sealed to the owner; its digest is public.
+        sealed = seal_adapter(trained.adapter, manifest=claims, manifest_sha256=manifest, nonce=self._nonce)
+        self._control.tell_large("export", "adapter", sealed)
+        adapter_sha256 = trained.adapter_sha256
+        left: dict[str, Json] = {"sha256": adapter_sha256, "sealed_sha256": sha256_hex(sealed), "bytes": len(trained.adapter)}
+        self._journal.append("adapter_exported", left)
+        wipe_bytes(trained.adapter)
+        del trained, sealed
+
+        # 7. Zeroize, then sign the end with the key the evidence vouched for.
+        self._zeroize(opened)
+        self._sign_head(adapter=adapter_sha256, status="completed")
+
+    def _train(self, opened: Opened, base: str | None) -> Trained:
+        return train(
+            self._plan,
+            opened.parts,
+            base_sha256=base,
+            on_started=lambda body: self._journal.append("train_started", body),
+            on_progress=lambda body: self._journal.append("train_progress", body),
+        )
+
+    def _check_result(self, result: str, manifest: str) -> None:
+        evidence.verify_result(
+            result,
+            server=self._server_key,
+            nonce=self._nonce,
+            manifest=manifest,
+            policy=cast("str", self._challenge["policy"]),
+            plan=cast("str", self._challenge["plan"]),
+            **self._cnf,
+        )
+
+    def _zeroize(self, opened: Opened) -> None:
+        began = time.monotonic_ns()
+        gc.collect()
+        opened.close()
+        wiped: dict[str, Json] = {"wiped_bytes": len(opened.arena), "zeroize_ns": time.monotonic_ns() - began}
+        self._journal.append("zeroized", wiped)
+
+    def _sign_head(self, *, adapter: str, status: str) -> None:
+        head = evidence.head_claims(
+            nonce=self._nonce, head=self._journal.head, count=self._journal.count, adapter=adapter, status=status
+        )
+        self._control.tell("head", {"head": tokens.sign(head, key=self._signer, typ=evidence.TYP_HEAD)})
+
+    def _emit(self, line: str) -> None:
+        if len(self._lines) < 2:  # noqa: PLR2004  (only what the evidence carries is kept)
+            self._lines.append(line)
+        self._control.tell("journal", {"line": line})

@@ -1,0 +1,62 @@
+"""The raw leg: the same training and none of the lifecycle. It says itself that it completed.
+
+Its weights and data come over the agent's socket into one arena, as the protected leg's do after opening;
+neither leg writes them to disk.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, cast
+
+from pytest_glasshouse.guest.memory import Arena
+from pytest_glasshouse.guest.opener import ALIGNMENT
+from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_glasshouse.guest.control import Control
+    from pytest_glasshouse.wire.canonical import Json
+
+
+class Raw:
+    """One raw leg; `run` returns when the callback is with the agent."""
+
+    def __init__(self, control: Control, order: dict[str, Json], material: Mapping[str, memoryview]) -> None:
+        self._control = control
+        self._nonce = cast("str", order["nonce"])
+        self._plan = TrainingPlan.from_json(cast("dict[str, Json]", order["plan"]))
+        self._base_sha256 = cast("str | None", order["base_sha256"])
+        self._material = material
+
+    def run(self) -> None:
+        """Copy the parts into the arena, train, export, call back with the round's nonce."""
+        began = time.monotonic_ns()
+        arena = Arena(sum(-(-len(part) // ALIGNMENT) * ALIGNMENT for part in self._material.values()))
+        parts = {}
+        offset = 0
+        for name, part in self._material.items():
+            parts[name] = arena.view[offset : offset + len(part)]
+            parts[name][:] = part
+            offset += -(-len(part) // ALIGNMENT) * ALIGNMENT
+        import_training(self._plan.workload)
+        started: dict[str, Json] = {}
+
+        def on_started(body: dict[str, Json]) -> None:
+            started.update(body)
+            self._control.tell("started", body)
+
+        trained = train(
+            self._plan,
+            parts,
+            base_sha256=self._base_sha256,
+            on_started=on_started,
+            on_progress=lambda body: self._control.tell("progress", body),
+        )
+        trained.body["opened_at_ns"] = began
+        self._control.tell_large("export", "adapter", trained.adapter)
+        self._control.tell(
+            "callback",
+            {"nonce": self._nonce, "status": "completed", "adapter": trained.adapter_sha256, **started, **trained.body},
+        )

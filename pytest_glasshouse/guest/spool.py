@@ -1,0 +1,64 @@
+"""The guest's outbox: every event and callback, on disk before anybody is told.
+
+The host pulls with a cursor, so a cut connection loses nothing and asks for nothing twice. Only what may be
+public on the operator's machine is spooled: tokens, journal lines, callbacks. No key and no plaintext.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.wire.canonical import canonical, parse_strict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_glasshouse.wire.canonical import Json
+
+_LINE_LIMIT = 1024 * 1024
+
+
+class Spool:
+    """An append-only file of JSON lines `{seq, t_ns, leg, type, body}`, fsynced line by line.
+
+    `t_ns` is the guest's monotonic clock. A spool found on disk is continued: an agent that was restarted
+    on the same disk still has everything its predecessor said.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._grown = threading.Condition()
+        found = path.read_bytes().splitlines() if path.exists() else []
+        self._events: list[dict[str, Json]] = []
+        for line in found:
+            event = parse_strict(line, limit=_LINE_LIMIT)
+            if isinstance(event, dict):
+                self._events.append(event)
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def append(self, leg: str, kind: str, body: dict[str, Json]) -> None:
+        """Write one event and wake whoever waits for it; it is on disk when this returns."""
+        with self._grown:
+            event: dict[str, Json] = {
+                "seq": len(self._events),
+                "t_ns": time.monotonic_ns(),
+                "leg": leg,
+                "type": kind,
+                "body": body,
+            }
+            os.write(self._file, canonical(event) + b"\n")
+            os.fsync(self._file)
+            self._events.append(event)
+            self._grown.notify_all()
+
+    def since(self, cursor: int, *, wait_s: float) -> list[dict[str, Json]]:
+        """Events with `seq >= cursor`; waits up to `wait_s` seconds for the first of them."""
+        with self._grown:
+            self._grown.wait_for(lambda: len(self._events) > cursor, timeout=wait_s)
+            return self._events[cursor:]
+
+    def close(self) -> None:
+        """Close the file; what was appended is on disk already."""
+        os.close(self._file)

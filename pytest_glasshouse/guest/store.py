@@ -1,0 +1,79 @@
+"""What the agent holds for its legs, in memory files: never a path, gone with the process.
+
+A package arrives here sealed; a raw leg's parts and an exported adapter pass through. Sizes are announced
+with the first piece and enforced.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from pytest_glasshouse.errors import ProtocolError
+
+MAX_ITEM = 64 * 1024 * 1024 * 1024
+
+
+class Store:
+    """Named byte strings in sealed memory files, written piece by piece, in order."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._files: dict[str, tuple[int, int, int]] = {}
+
+    def write(self, name: str, *, offset: int, total: int, piece: bytes | bytearray) -> None:
+        """Append one piece. Raises `ProtocolError` when pieces are out of order or exceed the announced size."""
+        with self._lock:
+            if offset == 0:
+                self._close(name)
+                self._files[name] = (os.memfd_create(f"glasshouse-{name}", os.MFD_CLOEXEC), 0, total)
+            if name not in self._files:
+                raise ProtocolError(f"store {name!r}: the first piece starts at 0; saw offset {offset}")
+            fd, have, announced = self._files[name]
+            if offset != have or total != announced or not 0 <= total <= MAX_ITEM or have + len(piece) > announced:
+                raise ProtocolError(f"store {name!r}: expected offset {have} of {announced}; saw {offset} of {total}")
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+            self._files[name] = (fd, have + len(piece), announced)
+
+    def descriptor(self, name: str) -> int:
+        """A descriptor of a complete item, owned by the caller."""
+        with self._lock:
+            return os.dup(self._complete(name))
+
+    def read(self, name: str, *, offset: int, size: int) -> tuple[bytes, int]:
+        """Up to `size` bytes of a complete item from `offset`, and the item's whole size."""
+        with self._lock:
+            fd = self._complete(name)
+            return os.pread(fd, size, offset), os.fstat(fd).st_size
+
+    def drop(self, name: str) -> None:
+        """Forget one item; its memory is freed when no leg maps it."""
+        with self._lock:
+            self._close(name)
+
+    def _complete(self, name: str) -> int:
+        if name not in self._files:
+            raise ProtocolError(f"store {name!r}: nothing of that name")
+        fd, have, announced = self._files[name]
+        if have != announced:
+            raise ProtocolError(f"store {name!r}: {have} of {announced} bytes arrived")
+        return fd
+
+    def _close(self, name: str) -> None:
+        if name in self._files:
+            os.close(self._files.pop(name)[0])
+
+
+def sealed_copy(name: str, data: bytes) -> int:
+    """A memory file that holds `data` and can never be written, grown or shrunk again."""
+    import fcntl
+
+    fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+    return fd

@@ -1,0 +1,193 @@
+"""What both legs do alike: load, prologue, reset, warm up, train, export. The one definition of raw.
+
+The protected leg differs only in what it does around this module; `context` is what each leg saw of its own
+process, so that any other difference is found.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import resource
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire import evidence, floe, tokens
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.tensors import tensor_digest
+from pytest_glasshouse.workloads.base import Device, open_trainer
+from pytest_glasshouse.workloads.loop import measure
+from pytest_glasshouse.workloads.model_files import verify_base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.base import Trainer
+
+PROLOGUE_STEPS = 32
+
+_IMPORTS = {
+    "mlp": ("torch", "pytest_glasshouse.workloads.mlp"),
+    "lora": ("torch", "transformers", "peft", "pytest_glasshouse.workloads.lora"),
+}
+
+#: Variables that legs may differ in: each names the leg's own directory.
+_OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """How long and in which order one leg trains. Exactly one of `target_ns` and `steps` is set."""
+
+    workload: str
+    device: Device
+    warmup_ns: int
+    target_ns: int | None
+    steps: int | None
+    order_seed: int
+    base_directory: str | None
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Json]) -> TrainingPlan:
+        """Read the plan the host sent. Raises `TypeError` or `KeyError` for another shape."""
+        fields = {name: body[name] for name in cls.__dataclass_fields__}
+        return cls(**fields)  # type: ignore[arg-type]
+
+
+def import_training(workload: str) -> None:
+    """Load everything training will load, so that it is there before anything is measured, in both legs alike."""
+    for name in _IMPORTS[workload]:
+        importlib.import_module(name)
+    # Crypto libraries load themselves on first use; a rehearsal in both legs keeps that out of the training's time
+    # and leaves the legs with the same modules and libraries.
+    signer, opener = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
+    tokens.verify(tokens.sign({}, key=signer, typ="rehearsal"), key=signer.public_key(), typ="rehearsal")
+    evidence.SUITE.decrypt(evidence.SUITE.encrypt(b"rehearsal", opener.public_key(), info=b""), opener, info=b"")
+    floe.decrypt(bytes(32), b"", floe.encrypt(bytes(32), b"", b"rehearsal"))
+
+
+def base_sha256(claims: Mapping[str, Json]) -> str | None:
+    """The digest of the base model a manifest's (verified) claims pin; None for a workload without one."""
+    workload = claims["workload"]
+    base = workload.get("base") if isinstance(workload, dict) else None
+    return str(base["sha256"]) if isinstance(base, dict) else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a leg has to show: figures for its report and the exported adapter."""
+
+    adapter: bytes
+    adapter_sha256: str
+    body: dict[str, Json]
+
+
+def train(
+    plan: TrainingPlan,
+    parts: Mapping[str, memoryview],
+    *,
+    base_sha256: str | None,
+    on_started: Callable[[dict[str, Json]], None],
+    on_progress: Callable[[dict[str, Json]], None],
+) -> Trained:
+    """Train one leg from `parts` and release every tensor before returning.
+
+    `on_started` gets the digest of the weights really loaded; `on_progress` is called at most once a second.
+    Raises `NonFiniteLossError` when a loss was not finite; the trainer is closed then, too. Raises
+    `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`.
+    """
+    began = time.perf_counter_ns()
+    if plan.base_directory is not None and verify_base(Path(plan.base_directory)) != base_sha256:
+        raise IntegrityError("base", "the base model on disk is not the one the manifest pins")
+    trainer = open_trainer(
+        plan.workload,
+        parts,
+        base_dir=Path(plan.base_directory) if plan.base_directory else None,
+        device=plan.device,
+    )
+    try:
+        loaded = time.perf_counter_ns()
+        on_started({"initial": trainer.initial_sha256(), "order_seed": plan.order_seed, "device": plan.device})
+        return _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress)
+    finally:
+        trainer.close()
+
+
+def _run(plan: TrainingPlan, trainer: Trainer, *, load_ns: int, on_progress: Callable[[dict[str, Json]], None]) -> Trained:
+    before_prologue = time.perf_counter_ns()
+    prologue = trainer.prologue(PROLOGUE_STEPS)
+    trainer.check()
+    trainer.reset(plan.order_seed)
+    trainer.synchronize()
+    after_prologue = time.perf_counter_ns()
+    measured = measure(
+        trainer,
+        warmup_s=plan.warmup_ns / 1e9,
+        target_s=None if plan.target_ns is None else plan.target_ns / 1e9,
+        steps=plan.steps,
+        on_progress=lambda units, elapsed_ns, loss: on_progress({"units": units, "elapsed_ns": elapsed_ns, "loss": loss}),
+    )
+    before_export = time.perf_counter_ns()
+    adapter = trainer.export()
+    after_export = time.perf_counter_ns()
+    return Trained(
+        adapter=adapter,
+        adapter_sha256=tensor_digest(adapter),
+        body={
+            "units": measured.units,
+            "elapsed_ns": measured.elapsed_ns,
+            "warmup_units": measured.warmup_units,
+            "warmup_ns": measured.warmup_ns,
+            "cpu_ns": measured.cpu_ns,
+            "stop_reason": measured.stop_reason,
+            "final_loss": measured.final_loss,
+            "prologue": list(prologue),
+            "phases": {
+                "load_ns": load_ns,
+                "prologue_ns": after_prologue - before_prologue,
+                "export_ns": after_export - before_export,
+            },
+            "facts": trainer.facts(),
+            "context": context(),
+        },
+    )
+
+
+def context() -> dict[str, Json]:
+    """What must be equal in both legs: environment, limits, affinity, priority, mapped libraries, loaded modules.
+
+    Digests and plain numbers only: a path of the guest says nothing to a reader and may not be published.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in _OWN_DIRECTORY}
+    limits: dict[str, Json] = {
+        name: list(map(str, resource.getrlimit(getattr(resource, name))))
+        for name in sorted(vars(resource))
+        if name.startswith("RLIMIT_")
+    }
+    libraries = sorted(
+        {
+            fields[5].strip()
+            for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+            if len(fields := line.split(maxsplit=5)) == 6 and "x" in fields[1] and fields[5].startswith("/")  # noqa: PLR2004
+        }
+    )
+    modules = sorted(name for name, module in list(sys.modules.items()) if module is not None)
+    return {
+        "environment": sha256_hex(canonical(environment)),
+        "environment_names": [*sorted(environment)],
+        "limits": limits,
+        "affinity": [*sorted(os.sched_getaffinity(0))],
+        "nice": os.nice(0),
+        "libraries": sha256_hex("\n".join(libraries).encode()),
+        "library_count": len(libraries),
+        "modules": sha256_hex("\n".join(modules).encode()),
+        "module_count": len(modules),
+    }

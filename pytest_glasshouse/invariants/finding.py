@@ -1,0 +1,130 @@
+"""What a finding is, and how one round's findings become the row's.
+
+A finding is computed from what was observed and carries the digest of exactly that. There are three: only `held`
+passes; `unseen` says that the evidence to judge by is missing, which is never good news.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+State = Literal["held", "broken", "unseen"]
+Observation = dict[str, Any]
+
+_WORST: tuple[State, ...] = ("broken", "unseen", "held")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One invariant judged. `evidence` is the SHA-256 of the canonical form of everything it was computed from."""
+
+    invariant: str
+    finding: State
+    reason: str
+    evidence: str
+    expected: str = ""
+    seen: str = ""
+    todo: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As the report has it."""
+        return {"invariant": self.invariant, "finding": self.finding, "reason": self.reason, "evidence": self.evidence}
+
+
+class Verdict(Exception):  # noqa: N818  (a way out of a judgement, not an error)
+    """Ends the judging of one round as `broken` or `unseen`."""
+
+    def __init__(self, state: State, reason: str, *, expected: str = "", seen: str = "", todo: str = "") -> None:
+        super().__init__(reason)
+        self.state: State = state
+        self.reason = reason
+        self.expected = expected
+        self.seen = seen
+        self.todo = todo
+
+
+class Desk:
+    """Hands out pieces of one round's observation and remembers which were read."""
+
+    def __init__(self, observation: Observation, notes: dict[str, Any]) -> None:
+        self._observation = observation
+        self.notes = notes
+        self.read: list[Any] = [notes["round"]]
+
+    def of_row(self, *path: str) -> Any:
+        """A value of the whole row; `unseen` when it is not there."""
+        return self._take(self._observation, path)
+
+    def of(self, *path: str) -> Any:
+        """A value of this round; `unseen` when it is not there."""
+        return self._take(self.notes, path)
+
+    def maybe(self, *path: str) -> Any:
+        """A value of this round, or None."""
+        value: Any = self.notes
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        self.read.append([list(path), value])
+        return value
+
+    def ran(self, leg: str) -> None:
+        """`unseen` when a leg has left no notes."""
+        if self.notes.get(leg) is None:
+            self.read.append([[leg], None])
+            raise Verdict(
+                "unseen", f"the {leg} leg did not run", expected=f"a {leg} leg", seen="none", todo="see how the row ended"
+            )
+
+    def _take(self, source: Any, path: tuple[str, ...]) -> Any:
+        value = source
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        self.read.append([list(path), value])
+        if value is None:
+            name = ".".join(path)
+            raise Verdict("unseen", f"{name} was not observed", expected=name, seen="nothing", todo="see how the row ended")
+        return value
+
+
+def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Desk], str]) -> Finding:
+    """Judge every round; the row's finding is the worst of them. `judge` returns what was held, or raises `Verdict`."""
+    told: list[tuple[State, str, str, str, str]] = []
+    read: list[Any] = []
+    rounds = observation.get("rounds") or []
+    for desk in _desks(observation):
+        try:
+            held = judge(desk)
+        except Verdict as verdict:
+            told.append((verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo))
+        else:
+            told.append(("held", held, "", "", ""))
+        read.append(desk.read)
+    digest = sha256_hex(canonical({"invariant": invariant, "read": read}))
+    if not told:
+        return Finding(invariant=invariant, finding="unseen", reason="no round was run", evidence=digest)
+    state, reason, expected, seen, todo = min(told, key=lambda item: _WORST.index(item[0]))
+    if len(rounds) > 1:
+        number = 1 + next(place for place, item in enumerate(told) if item[0] == state)
+        reason = f"all {len(rounds)} rounds: {reason}" if state == "held" else f"round {number}: {reason}"
+    return Finding(invariant=invariant, finding=state, reason=reason, evidence=digest, expected=expected, seen=seen, todo=todo)
+
+
+def _desks(observation: Observation) -> Iterator[Desk]:
+    for notes in observation.get("rounds") or []:
+        yield Desk(observation, notes)
+
+
+def broken(reason: str, *, expected: str, seen: str, todo: str) -> Verdict:
+    """Something that must hold did not."""
+    return Verdict("broken", reason, expected=expected, seen=seen, todo=todo)
+
+
+def unseen(reason: str, *, expected: str = "", seen: str = "nothing", todo: str = "see how the row ended") -> Verdict:
+    """There is nothing to judge by."""
+    return Verdict("unseen", reason, expected=expected, seen=seen, todo=todo)

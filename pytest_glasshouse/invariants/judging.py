@@ -1,0 +1,82 @@
+"""All invariants together: judging a row, and failing a test with one table when something did not hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_glasshouse.errors import ConfigurationError, InvariantBroken
+from pytest_glasshouse.invariants.lifecycle import (
+    journal_countersigned,
+    legs_in_order,
+    memory_scanned_clean,
+    runtime_zeroized,
+)
+from pytest_glasshouse.invariants.place import raw_callback_completed, same_allocation
+from pytest_glasshouse.invariants.trust import attestation_verified, key_released_after_attestation, weights_from_package
+from pytest_glasshouse.invariants.work import adapter_digests_distinct, adapters_trained, losses_finite, same_work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pytest_glasshouse.invariants.finding import Finding, Observation
+
+    Invariant = Callable[[Observation], Finding]
+
+#: Every invariant of a row, in the order of the lifecycle.
+ALL: tuple[Invariant, ...] = (
+    attestation_verified,
+    key_released_after_attestation,
+    weights_from_package,
+    runtime_zeroized,
+    memory_scanned_clean,
+    journal_countersigned,
+    raw_callback_completed,
+    legs_in_order,
+    adapter_digests_distinct,
+    adapters_trained,
+    losses_finite,
+    same_allocation,
+    same_work,
+)
+
+
+class Carried(Protocol):
+    """A row that was carried out; `legs.outcome.Outcome` is one."""
+
+    @property
+    def observation(self) -> Observation:
+        """What was seen."""
+        ...
+
+
+def judge(observation: Observation) -> tuple[Finding, ...]:
+    """Every invariant judged from one observation, in the order of `ALL`."""
+    return tuple(invariant(observation) for invariant in ALL)
+
+
+def assert_held(outcome: Carried, *invariants: Invariant) -> None:
+    """Judge the named invariants; raise `InvariantBroken` once, with a table, unless every one of them held.
+
+    Naming none is a mistake, not a pass: `ConfigurationError`.
+    """
+    if not invariants:
+        raise ConfigurationError("assert_held names no invariant: expected at least one; a check that checks nothing cannot fail")
+    findings = [invariant(outcome.observation) for invariant in invariants]
+    failed = [finding for finding in findings if finding.finding != "held"]
+    if failed:
+        ended = getattr(outcome, "ended", None)
+        head = f"{len(failed)} of {len(findings)} invariants did not hold"
+        if ended is not None:
+            head += f"; the row ended early: {ended.reason} ({ended.decision})"
+        raise InvariantBroken("\n".join((head, *table(failed))))
+
+
+def table(findings: Iterable[Finding]) -> list[str]:
+    """One block per finding: what was expected, what was seen, what to do."""
+    lines = []
+    for finding in findings:
+        lines.append(f"  {finding.finding.upper():6}  {finding.invariant}: {finding.reason}")
+        for label, text in (("expected", finding.expected), ("seen", finding.seen), ("to do", finding.todo)):
+            if text:
+                lines.append(f"          {label:8}  {text}")
+    return lines

@@ -1,0 +1,155 @@
+"""Did the protected leg end as it must: zeroized, scanned, its journal countersigned, the legs one after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.wire import evidence, journal
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.invariants.finding import Observation
+
+
+def runtime_zeroized(observation: Observation) -> Finding:
+    """Last journal line, signed head, process gone, workspace empty, GPU memory released: all of them were seen."""
+    return judge_rounds("runtime zeroized", observation, _zeroized)
+
+
+def _zeroized(desk: Desk) -> str:
+    desk.ran("protected")
+    head = reading.head_claims(desk)
+    entries = reading.entries(desk)
+    if entries[-1].type != "zeroized":
+        raise broken(
+            "the leg ended without zeroizing",
+            expected="zeroized as the journal's last line",
+            seen=entries[-1].type,
+            todo="treat the guest as still holding the plaintext; end the allocation",
+        )
+    if head["head"] != journal.link(desk.of("protected", "journal")[-1]):
+        raise unseen("the signed head is of another journal", expected="head of this journal", seen=head["head"])
+    left = reading.exit_claims(desk, "protected")
+    if left["head"] != sha256_hex(desk.of("protected", "head").encode()):
+        raise unseen("the signed exit is of another head", expected="exit bound to this head", seen=left["head"])
+    observed = {"process gone": (left["process_gone"], True), "files left in the workspace": (left["workspace_entries"], 0)}
+    gpu = left["gpu"]
+    if gpu.get("after") is not None:
+        observed["GPU memory in use"] = (gpu["after"], 0)
+    elif desk.of_row("allocation").get("gpuUuid") is not None:
+        raise unseen(f"the GPU's memory was not observed: {gpu.get('reason')}", expected="GPU memory of the leg: 0")
+    for name, (seen, expected) in observed.items():
+        if seen != expected:
+            raise broken(
+                f"{name}: {seen}",
+                expected=f"{name}: {expected}",
+                seen=str(seen),
+                todo="treat the guest as still holding the plaintext; end the allocation",
+            )
+    return "last line, signed head, process gone, workspace empty"
+
+
+def memory_scanned_clean(observation: Observation) -> Finding:
+    """The scan found its positive control before the wipe and no copy of any secret after it."""
+    return judge_rounds("memory scanned clean", observation, _scanned)
+
+
+def _scanned(desk: Desk) -> str:
+    desk.ran("protected")
+    scan = reading.exit_claims(desk, "protected")["scan"]
+    if scan.get("status") == "dirty":
+        raise broken(
+            f"the scan found {scan.get('copies')} copies after the wipe",
+            expected="no copy of any secret",
+            seen=f"{scan.get('copies')} copies",
+            todo="treat the guest as still holding the plaintext; end the allocation",
+        )
+    # No agent of this version scans, so no claim of a clean scan is believed either.
+    raise unseen(str(scan.get("reason")), expected="a scan with its positive control", seen=str(scan.get("status")))
+
+
+def journal_countersigned(observation: Observation) -> Finding:
+    """The journal is whole, its head is the leg's, and the server countersigned that head with the agent's exit."""
+    return judge_rounds("journal countersigned", observation, _countersigned)
+
+
+def _countersigned(desk: Desk) -> str:
+    desk.ran("protected")
+    head = reading.head_claims(desk)
+    lines, nonce = desk.of("protected", "journal"), desk.of("protected", "challenge", "nonce")
+    try:
+        journal.replay(lines, nonce)
+    except IntegrityError as error:
+        raise broken(
+            f"the journal does not replay: {error}",
+            expected=f"{head['count']} linked lines",
+            seen=f"{len(lines)} lines, {error.reason}",
+            todo="do not use this row; lines were lost or changed on the way",
+        ) from None
+    if (journal.head_of(lines, nonce), len(lines)) != (head["head"], head["count"]):
+        raise broken(
+            "the journal is not the one the leg signed",
+            expected=f"{head['count']} lines with head {head['head']}",
+            seen=f"{len(lines)} lines with head {journal.head_of(lines, nonce)}",
+            todo="do not use this row; lines were lost or changed on the way",
+        )
+    refused = desk.maybe("protected", "completeRefusal")
+    if refused is not None:
+        raise broken(
+            f"the server did not countersign: {refused['reason']}",
+            expected="a receipt",
+            seen=f"refused: {refused['reason']}",
+            todo="do not use this row",
+        )
+    token = desk.of("protected", "receipt")
+    server = reading.key(desk, "keys", "server", row=True)
+    receipt = reading.claims(desk, token, key=server, typ=evidence.TYP_RECEIPT, name="receipt")
+    bound = {
+        "head": (receipt["head_sha256"], sha256_hex(desk.of("protected", "head").encode())),
+        "exit": (receipt["exit_sha256"], sha256_hex(desk.of("protected", "exit").encode())),
+        "nonce": (receipt["nonce"], nonce),
+    }
+    for name, (seen, expected) in bound.items():
+        if seen != expected:
+            raise broken(
+                f"the receipt is for another {name}",
+                expected=f"{name} {expected}",
+                seen=f"{name} {seen}",
+                todo="do not use this row",
+            )
+    return f"{head['count']} lines, receipt for attempt {receipt['attempt']}"
+
+
+def legs_in_order(observation: Observation) -> Finding:
+    """The second leg started after the first one's process was gone, and raw after zeroized."""
+    return judge_rounds("legs in order, not overlapping", observation, _in_order)
+
+
+def _in_order(desk: Desk) -> str:
+    first, second = desk.of("order")
+    desk.ran(first)
+    desk.ran(second)
+    boots = {seen["bootId"] for seen in desk.of("guest")}
+    if len(boots) != 1:
+        raise unseen("the legs' times are from two clocks", expected="one boot of the guest", seen=f"{len(boots)} boots")
+    gone, started = desk.of(first, "timeline", "exit"), desk.of(second, "timeline", "spawned")
+    if first == "protected":
+        zeroized = desk.of("protected", "timeline", "zeroized")
+        if started < zeroized:
+            raise broken(
+                "the raw leg started before the protected one had zeroized",
+                expected="raw after zeroized",
+                seen=f"{(zeroized - started) / 1e9:.3f} s before",
+                todo="do not use this row",
+            )
+    if started < gone:
+        raise broken(
+            "the legs overlapped",
+            expected=f"{second} after the {first} leg's process was gone",
+            seen=f"{(gone - started) / 1e9:.3f} s of overlap",
+            todo="do not use this row: the legs competed for the device",
+        )
+    return f"{second} started {(started - gone) / 1e9:.3f} s after {first} was gone"

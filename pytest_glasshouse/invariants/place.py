@@ -1,0 +1,95 @@
+"""Where it happened and whether the raw leg said so: same allocation, raw callback completed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.invariants.finding import Observation
+
+
+def raw_callback_completed(observation: Observation) -> Finding:
+    """The raw leg reported completion itself, with this round's nonce, and its process ended well."""
+    return judge_rounds("raw callback completed", observation, _callback)
+
+
+def _callback(desk: Desk) -> str:
+    desk.ran("raw")
+    callback = desk.maybe("raw", "callback")
+    if callback is None:
+        failed = desk.maybe("raw", "failed")
+        if failed is not None:
+            raise unseen(f"the raw leg failed: {failed['reason']}", expected="a completion callback", seen=failed["reason"])
+        left = reading.exit_claims(desk, "raw")
+        raise broken(
+            "the raw callback never reported completion",
+            expected="a callback with the round's nonce",
+            seen=f"the leg's process ended with status {left['exit_status']} and no callback",
+            todo="the row is excluded; run it again",
+        )
+    if (callback["nonce"], callback["status"]) != (desk.of("nonce"), "completed"):
+        raise broken(
+            "the raw callback is of another round",
+            expected=f"completed, nonce {desk.of('nonce')}",
+            seen=f"{callback['status']}, nonce {callback['nonce']}",
+            todo="do not use this row",
+        )
+    left = reading.exit_claims(desk, "raw")
+    if left["exit_status"] != 0 or left["nonce"] != desk.of("nonce"):
+        raise broken(
+            "the raw leg's process did not end well",
+            expected="exit status 0",
+            seen=f"exit status {left['exit_status']}",
+            todo="do not use this row",
+        )
+    return f"completed with {callback['units']} units"
+
+
+def same_allocation(observation: Observation) -> Finding:
+    """Provider's listing, GPU, boot and agent are the same before every leg of the row."""
+    return judge_rounds("same allocation", observation, _same_allocation)
+
+
+def _same_allocation(desk: Desk) -> str:
+    met = desk.of("guest")
+    legs = {seen["leg"] for seen in met}
+    if legs != {"protected", "raw"}:
+        raise unseen("the guest was not met before both legs", expected="both legs", seen=", ".join(sorted(legs)) or "neither")
+    allocation = desk.of_row("allocation")
+    first = desk.of_row("rounds")[0]["guest"][0]
+    for seen in met:
+        if seen["listed"] != [allocation["providerInstanceId"]]:
+            raise broken(
+                f"the provider did not list the allocation before the {seen['leg']} leg",
+                expected=str(allocation["providerInstanceId"]),
+                seen=", ".join(seen["listed"]) or "nothing",
+                todo="do not use this row",
+            )
+        wanted = {
+            "allocation": allocation["name"],
+            "gpuModel": allocation["gpuModel"],
+            "gpuUuid": allocation["gpuUuid"],
+            "bootId": first["bootId"],
+            "agentNonce": first["agentNonce"],
+        }
+        for name, expected in wanted.items():
+            if seen[name] != expected:
+                raise broken(
+                    f"the guest before the {seen['leg']} leg has another {name}",
+                    expected=f"{name} {expected}",
+                    seen=f"{name} {seen[name]}",
+                    todo="do not use this row: the guest was restarted or replaced between the legs",
+                )
+    if desk.maybe("protected", "evidence") is not None:
+        container = reading.evidence_claims(desk)["container"]
+        if container != allocation["name"]:
+            raise broken(
+                "the evidence is from another allocation",
+                expected=str(allocation["name"]),
+                seen=container,
+                todo="do not use this row",
+            )
+    return f"{len(met)} meetings with one guest, listed each time"

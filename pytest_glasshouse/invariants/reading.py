@@ -1,0 +1,98 @@
+"""Signed things read again: every token and journal an invariant looks at is verified here first.
+
+Keys come from the observation; whether those keys deserve trust is not known here (`glasshouse check --trust`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.invariants.finding import broken, unseen
+from pytest_glasshouse.wire import evidence, journal, tokens
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from pytest_glasshouse.invariants.finding import Desk
+    from pytest_glasshouse.wire.journal import Entry
+
+
+def claims(desk: Desk, token: str, *, key: Ed25519PublicKey, typ: str, name: str) -> dict[str, Any]:
+    """The claims of a token, or `broken` when it is not what `key` signed."""
+    del desk
+    try:
+        return cast("dict[str, Any]", tokens.verify(token, key=key, typ=typ))
+    except IntegrityError as error:
+        raise broken(
+            f"the {name} does not verify: {error.reason}",
+            expected=f"a {name} signed by its key",
+            seen=error.reason,
+            todo="do not use this row; find out who changed it",
+        ) from None
+
+
+def key(desk: Desk, *path: str, row: bool = False) -> Ed25519PublicKey:
+    """A public key of the observation."""
+    text = desk.of_row(*path) if row else desk.of(*path)
+    try:
+        return tokens.public_key(text)
+    except IntegrityError:
+        raise unseen(f"{'.'.join(path)} is not a public key") from None
+
+
+def evidence_claims(desk: Desk) -> dict[str, Any]:
+    """The evidence, verified with the key the guest enrolled."""
+    token = desk.of("protected", "evidence")
+    return claims(desk, token, key=key(desk, "protected", "ak"), typ=evidence.TYP_EVIDENCE, name="evidence")
+
+
+def result_claims(desk: Desk) -> dict[str, Any]:
+    """The attestation result, verified with the server's key."""
+    token = desk.of("protected", "result")
+    server = key(desk, "keys", "server", row=True)
+    return claims(desk, token, key=server, typ=evidence.TYP_RESULT, name="attestation result")
+
+
+def manifest_claims(desk: Desk) -> dict[str, Any]:
+    """The manifest, verified with the owner's key."""
+    token = desk.of("protected", "manifest")
+    owner = key(desk, "keys", "owner", row=True)
+    return claims(desk, token, key=owner, typ=evidence.TYP_MANIFEST, name="manifest")
+
+
+def head_claims(desk: Desk) -> dict[str, Any]:
+    """The journal's head, verified with the ephemeral key the evidence vouched for."""
+    token = desk.of("protected", "head")
+    cnf = evidence.read_cnf(evidence_claims(desk)["cnf"])
+    return claims(desk, token, key=cnf.sig, typ=evidence.TYP_HEAD, name="journal head")
+
+
+def exit_claims(desk: Desk, leg: str) -> dict[str, Any]:
+    """The agent's signed exit of one leg, verified with the agent's key."""
+    token = desk.of(leg, "exit")
+    if leg == "protected":
+        agent = key(desk, "protected", "ak")
+    else:
+        met = [seen for seen in desk.of("guest") if seen["leg"] == leg]
+        if not met:
+            raise unseen(f"the guest was not met before the {leg} leg")
+        agent = tokens.public_key(met[-1]["ak"])
+    return claims(desk, token, key=agent, typ=evidence.TYP_EXIT, name=f"exit of the {leg} leg")
+
+
+def entries(desk: Desk) -> tuple[Entry, ...]:
+    """The journal's events; `unseen` when the journal does not replay, which is `journal countersigned`'s to break."""
+    lines, nonce = desk.of("protected", "journal"), desk.of("protected", "challenge", "nonce")
+    try:
+        return journal.replay(lines, nonce)
+    except IntegrityError as error:
+        raise unseen(f"the journal does not replay: {error.reason}", expected="a whole journal", seen=error.reason) from None
+
+
+def entry(desk: Desk, step: str) -> dict[str, Any]:
+    """The body of the journal's first event of a kind; `unseen` when there is none."""
+    for found in entries(desk):
+        if found.type == step:
+            return cast("dict[str, Any]", found.body)
+    raise unseen(f"the journal has no {step}", expected=step, seen="none")

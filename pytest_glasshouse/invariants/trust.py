@@ -1,0 +1,114 @@
+"""Was the key earned: attestation verified, key only after it, and the package's weights the ones trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.wire import evidence, journal
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.invariants.finding import Observation
+
+
+def attestation_verified(observation: Observation) -> Finding:
+    """The server affirmed evidence of this round, made by the enrolled agent about the archive the host expects."""
+    return judge_rounds("attestation verified", observation, _attestation)
+
+
+def _attestation(desk: Desk) -> str:
+    desk.ran("protected")
+    refusal = desk.maybe("protected", "refusal")
+    if refusal is not None:
+        raise broken(
+            f"the server refused the evidence: {refusal['reason']}",
+            expected="an affirming attestation result",
+            seen=f"refused: {refusal['reason']}",
+            todo="no key was released; compare the guest's measurements with the policy",
+        )
+    result, said = reading.result_claims(desk), reading.evidence_claims(desk)
+    archive = desk.of_row("allocation", "archiveSha256")
+    bound = {
+        "ear_status": (result["ear_status"], "affirming"),
+        "nonce": (result["eat_nonce"], desk.of("protected", "challenge", "nonce")),
+        "evidence": (result["evidence_sha256"], sha256_hex(desk.of("protected", "evidence").encode())),
+        "manifest": (result["manifest"], sha256_hex(desk.of("protected", "manifest").encode())),
+        "policy": (result["policy"], desk.of("protected", "policySha256")),
+        "plan": (result["plan"], desk.of("protected", "plan")),
+        "composite": (result["composite"], evidence.composite(said["components"])),
+        "archive": (said["components"].get("archive"), archive),
+    }
+    for name, (seen, expected) in bound.items():
+        if seen != expected:
+            raise broken(
+                f"the attestation result is about another {name}",
+                expected=f"{name} {expected}",
+                seen=f"{name} {seen}",
+                todo="do not use this row; run it again",
+            )
+    return f"affirming result for nonce {result['eat_nonce'][:16]}, attempt {result['attempt']}"
+
+
+def key_released_after_attestation(observation: Observation) -> Finding:
+    """The leg had its key from this round's affirming result, after it was measured and not before."""
+    return judge_rounds("key released only after attestation", observation, _key)
+
+
+def _key(desk: Desk) -> str:
+    desk.ran("protected")
+    if desk.maybe("protected", "result") is None:
+        raise unseen("no key was released", expected="a release", seen="none")
+    entries = reading.entries(desk)
+    types = [entry.type for entry in entries]
+    if "key_received" not in types:
+        raise unseen("the journal has no key_received", expected="key_received", seen=", ".join(types))
+    received = entries[types.index("key_received")]
+    result = sha256_hex(desk.of("protected", "result").encode())
+    if received.body.get("result") != result:
+        raise broken(
+            "the leg's key came from somewhere else",
+            expected=f"key_received from result {result}",
+            seen=f"result {received.body.get('result')}",
+            todo="do not use this row; find out where the key came from",
+        )
+    lines = desk.of("protected", "journal")
+    before = types[: types.index("key_received")]
+    head = reading.evidence_claims(desk)["state"]["head"]
+    if tuple(before) != journal.STEPS_BEFORE_RELEASE or journal.link(lines[len(before) - 1]) != head:
+        raise broken(
+            "the key was received in another state than the evidence tells of",
+            expected=", ".join(journal.STEPS_BEFORE_RELEASE) + " and nothing else before the key",
+            seen=", ".join(before),
+            todo="do not use this row",
+        )
+    return "received from this round's result, after measuring"
+
+
+def weights_from_package(observation: Observation) -> Finding:
+    """What training started from is what the owner sealed."""
+    return judge_rounds("weights loaded from the package", observation, _weights)
+
+
+def _weights(desk: Desk) -> str:
+    desk.ran("protected")
+    workload = reading.manifest_claims(desk)["workload"]
+    opened = reading.entry(desk, "package_verified")
+    manifest = sha256_hex(desk.of("protected", "manifest").encode())
+    if opened.get("manifest") != manifest:
+        raise broken(
+            "another package was opened",
+            expected=f"manifest {manifest}",
+            seen=f"manifest {opened.get('manifest')}",
+            todo="do not use this row",
+        )
+    started = reading.entry(desk, "train_started")
+    if started.get("initial") != workload["initial_sha256"]:
+        raise broken(
+            "training started from other weights than the package's",
+            expected=f"initial weights {workload['initial_sha256']}",
+            seen=f"initial weights {started.get('initial')}",
+            todo="do not use this row; find out where the weights came from",
+        )
+    return f"initial weights {workload['initial_sha256'][:16]}"

@@ -1,0 +1,266 @@
+"""The protected leg seen from the host: owner and relay. Numbered as the protocol in the design.
+
+The host seals and grants as the owner, and relays between guest and server. It sees no key it did not make, and
+what it writes down is what was said, whether it helps or not.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+from pytest_glasshouse.channel.guest import put
+from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, IntegrityError, ProtocolError, RefusedError
+from pytest_glasshouse.legs.outcome import Ended
+from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
+from pytest_glasshouse.trust.policy import Policy, Recorded, Required
+from pytest_glasshouse.trust.sealing import Sealed, seal
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.tensors import tensor_digest
+from pytest_glasshouse.wire.tokens import public_text, thumbprint
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.legs.trustees import Trustees
+    from pytest_glasshouse.legs.watch import LegWatch
+    from pytest_glasshouse.providers.base import Grant
+    from pytest_glasshouse.wire.canonical import Json
+
+_GRANT_S = 3600
+#: What the evidence must carry beside the archive; their values are recorded, not compared.
+_RECORDED = ("interpreter", "python", "kernel", "torch", "transformers", "peft", "driver", "gpu-uuid")
+
+
+def policy_for(grant: Grant, *, completion_s: int) -> Policy:
+    """The owner's policy for one allocation: the archive must be the one the host built, the rest is recorded."""
+    components: dict[str, Required | Recorded] = {name: Recorded() for name in _RECORDED}
+    components["archive"] = Required(sha256=grant.archive_sha256)
+    return Policy(
+        name=f"{grant.allocation_id}/{completion_s}",
+        version=1,
+        components=components,
+        container=grant.allocation_id,
+        completion_s=completion_s,
+    )
+
+
+class ProtectedRuntime:
+    """Runs protected legs; the `protected_runtime` fixture's object."""
+
+    def __init__(self, trustees: Trustees) -> None:
+        self._trustees = trustees
+
+    @property
+    def keys(self) -> dict[str, Json]:
+        """The public keys that everything this runtime leaves behind is checked with."""
+        owner = self._trustees.owner
+        return {"server": public_text(self._trustees.server_key), "owner": owner.public_text}
+
+    def run(self, current: Round) -> Ended | None:
+        """One whole protected lifecycle. Returns how the row ended if it ended here, else None."""
+        notes = leg_notes(current.notes, "protected")
+        try:
+            return self._lifecycle(current, notes)
+        except GuestGoneError as error:
+            return Ended(outcome="excluded", reason=f"protected leg: {error}", decision=EXCLUDED)
+        except RefusedError as error:
+            notes["refusal"] = {"reason": error.reason}
+            return Ended(
+                outcome="failed",
+                reason=f"the attestation server refused: {error.reason}",
+                decision="no key was released; the protected leg did not train",
+            )
+
+    def _lifecycle(self, current: Round, notes: dict[str, Any]) -> Ended | None:
+        # 1. The owner seals a package for this round and registers it with its policy.
+        sealed = self._seal(current)
+        policy = policy_for(current.grant, completion_s=_completion_s(current))
+        notes.update(manifest=sealed.manifest, policy=policy.to_json(), policySha256=policy.sha256)
+        notes["plan"] = current.plan_sha256
+        self._register(sealed, policy)
+
+        # 2. The guest is met and enrolled: a grant from the owner, a proof from the agent's key.
+        current.meet_guest("protected")
+        self._enrol(current, sealed, policy, notes)
+
+        # 3. The sealed package goes over, the leg starts and is followed to its signed exit.
+        leg_id = current.leg_id("protected")
+        put(current.channel, f"{leg_id}-package", sealed.package)
+        watch = current.watch("protected")
+        plan = current.training_plan("protected")
+        notes["trainingPlan"] = {**plan, "base_directory": plan["base_directory"] is not None}
+        order: dict[str, Json] = {
+            "kind": "protected",
+            "nonce": current.nonce,
+            "plan": plan,
+            "manifest": sealed.manifest,
+            "server_key": public_text(self._trustees.server_key),
+            "owner_key": self._trustees.owner.public_text,
+            "material": {"package": f"{leg_id}-package"},
+        }
+        current.channel.request("start", {"leg": leg_id, "order": order})
+        relay = _Relay(self._trustees, current, sealed, policy, notes)
+        lost = current.follow(watch, relay.on_event)
+        _note_watch(notes, watch)
+        if lost is not None:
+            return lost
+        current.channel.request("drop", {"name": f"{leg_id}-package"})
+        if relay.refused is not None:
+            raise relay.refused
+
+        # 4. Head and exit are countersigned; the adapter is opened by its owner and digested again.
+        self._complete(relay, notes)
+        self._open_adapter(current, sealed, relay, notes)
+        if "failed" in watch.events:
+            failed = watch.events["failed"]
+            notes["failed"] = failed
+            return Ended(
+                outcome="failed",
+                reason=f"protected leg failed: {failed['reason']}",
+                decision="the row ended here; a raw leg after it would compare with nothing",
+            )
+        return None
+
+    def _seal(self, current: Round) -> Sealed:
+        material = current.material
+        base = material.base
+        workload: dict[str, Json] = {
+            "name": current.row.workload,
+            "config_sha256": sha256_hex(material.parts["config"]),
+            "initial_sha256": material.initial_sha256,
+            "base": None
+            if base is None
+            else {"model_id": base.model_id, "revision": base.revision, "sha256": base.sha256, "stand_in": base.stand_in},
+            "facts": material.facts,
+        }
+        return seal(
+            material.parts,
+            owner=self._trustees.owner,
+            run=current.run_id,
+            round_nonce=current.nonce,
+            workload=workload,
+        )
+
+    def _register(self, sealed: Sealed, policy: Policy) -> None:
+        registration = self._trustees.owner.register(
+            server=self._trustees.server_key,
+            server_hpke=self._trustees.server_hpke,
+            manifest=sealed.manifest,
+            policy=policy,
+            data_key=sealed.data_key,
+        )
+        self._trustees.client.register(registration)
+
+    def _enrol(self, current: Round, sealed: Sealed, policy: Policy, notes: dict[str, Any]) -> None:
+        grant = self._trustees.owner.grant(
+            server=self._trustees.server_key,
+            run=current.run_id,
+            sub=f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}",
+            package=sealed.manifest_sha256,
+            policy_sha256=policy.sha256,
+            allocation=current.grant.allocation_id,
+            expires=int(time.time()) + _GRANT_S,
+            subject=current.subject,
+            row=current.row.row_id,
+        )
+        proved = current.channel.request("enrol", {"grant": grant})
+        notes.update(grant=grant, ak=proved["ak"], proof=proved["proof"])
+        self._trustees.client.enrol(grant=grant, ak=cast("str", proved["ak"]), proof=cast("str", proved["proof"]))
+
+    def _complete(self, relay: _Relay, notes: dict[str, Any]) -> None:
+        if not (notes.get("head") and notes.get("exit") and relay.nonce):
+            return
+        try:
+            answer = self._trustees.client.complete(head=notes["head"], exit=notes["exit"], nonce=relay.nonce)
+            notes["receipt"] = answer["receipt"]
+        except RefusedError as error:
+            notes["completeRefusal"] = {"reason": error.reason}
+
+    def _open_adapter(self, current: Round, sealed: Sealed, relay: _Relay, notes: dict[str, Any]) -> None:
+        name = f"{current.leg_id('protected')}-adapter"
+        try:
+            exported = current.channel.fetch(name)
+            notes["sealedAdapterSha256"] = sha256_hex(exported)
+            adapter = self._trustees.owner.open_adapter(exported, manifest_sha256=sealed.manifest_sha256, nonce=relay.nonce)
+            notes["adapterSha256"] = tensor_digest(adapter)
+            current.channel.request("drop", {"name": name})
+        except (ProtocolError, IntegrityError):
+            # Nothing was exported, or not by this session: the finding says so from what is missing.
+            notes["adapterSha256"] = None
+
+
+class _Relay:
+    """Carries words between the leg's agent and the server, and writes them down."""
+
+    def __init__(self, trustees: Trustees, current: Round, sealed: Sealed, policy: Policy, notes: dict[str, Any]) -> None:
+        self._trustees = trustees
+        self._current = current
+        self._sealed = sealed
+        self._policy = policy
+        self._notes = notes
+        self._leg_id = current.leg_id("protected")
+        self.nonce = ""
+        self.refused: RefusedError | None = None
+
+    def on_event(self, kind: str, body: dict[str, Json]) -> None:
+        """Answer what the leg asks for; keep what it says."""
+        if kind == "challenge-wanted":
+            self._relay(self._challenge)
+        elif kind == "evidence":
+            self._notes.update(evidence=body["evidence"], releaseLog=body["log"])
+            self._relay(self._release)
+        elif kind == "head":
+            self._notes["head"] = body["head"]
+
+    def _relay(self, ask: Any) -> None:
+        try:
+            ask()
+        except RefusedError as error:
+            self.refused = error
+            self._current.channel.request("answer", {"leg": self._leg_id, "kind": "refusal", "body": {"reason": error.reason}})
+
+    def _challenge(self) -> None:
+        sub = f"{self._current.run_id}/{self._current.row.row_id}/{self._current.nonce[:16]}"
+        given = self._trustees.client.challenge(sub=sub, plan=self._current.plan_sha256)
+        self.nonce = cast("str", given["nonce"])
+        self._notes["challenge"] = given
+        body: dict[str, Json] = {
+            **given,
+            "sub": sub,
+            "aud": thumbprint(self._trustees.server_key),
+            "plan": self._current.plan_sha256,
+            "policy": self._policy.sha256,
+            "manifest": self._sealed.manifest_sha256,
+            "manifest_version": 1,
+        }
+        self._current.channel.request("answer", {"leg": self._leg_id, "kind": "challenge", "body": body})
+
+    def _release(self) -> None:
+        given = self._trustees.client.release(
+            evidence=cast("str", self._notes["evidence"]), log=cast("list[str]", self._notes["releaseLog"])
+        )
+        self._notes["result"] = given["result"]
+        self._current.channel.request(
+            "answer", {"leg": self._leg_id, "kind": "release", "body": {"result": given["result"], "sealed": given["sealed"]}}
+        )
+
+
+def _note_watch(notes: dict[str, Any], watch: LegWatch) -> None:
+    notes["journal"] = watch.journal
+    notes["timeline"] = watch.timeline
+    if "exit" in watch.events:
+        notes["exit"] = watch.events["exit"]["exit"]
+    if "failed" in watch.events:
+        notes["failed"] = watch.events["failed"]
+
+
+def _completion_s(current: Round) -> int:
+    target = current.row.target_s or 24 * 3600
+    return int(target * 2 + current.row.warmup_s + 1800)
+
+
+def plan_sha256(fields: dict[str, Any]) -> str:
+    """The digest of what is about to be run, told to the server before any key is asked for."""
+    try:
+        return sha256_hex(canonical(fields))
+    except ValueError as error:
+        raise GlasshouseError(f"the run's plan has no canonical form: {error}") from None

@@ -1,0 +1,131 @@
+"""Figures of a row, read from its observation and from nothing else: nanoseconds and counts, nothing divided.
+
+`glasshouse check` calls this on a report's own observation and compares.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire import journal
+
+_UNITS = {"mlp": "epochs", "lora": "steps"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegResult:
+    """One leg's figures. Times in nanoseconds of the guest's monotonic clock, units of the workload.
+
+    `setup_ns` is from the fork of the leg to the first training step's load being done, `zeroize_ns` (protected
+    only) from the adapter's export to the agent seeing the process gone; phases are the leg's own times.
+    """
+
+    leg: Literal["protected", "raw"]
+    unit: str
+    units: int
+    elapsed_ns: int
+    setup_ns: int
+    warmup_ns: int
+    warmup_units: int
+    zeroize_ns: int | None
+    final_loss: str
+    adapter_sha256: str
+    stop_reason: str
+    phases_ns: dict[str, int]
+    cpu_ns: int
+    peak_memory_bytes: int | None
+    order_seed: int
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundResult:
+    """One round's figures; a leg that left none is None."""
+
+    number: int
+    order: tuple[str, str]
+    protected: LegResult | None
+    raw: LegResult | None
+
+
+def results(observation: dict[str, Any]) -> tuple[RoundResult, ...]:
+    """The figures of every round; legs that did not complete have none."""
+    unit = _UNITS[observation["material"]["workload"]]
+    return tuple(
+        RoundResult(
+            number=notes["round"],
+            order=cast("tuple[str, str]", tuple(notes["order"])),
+            protected=_protected(notes["protected"], unit) if notes["protected"] else None,
+            raw=_raw(notes["raw"], unit) if notes["raw"] else None,
+        )
+        for notes in observation.get("rounds", [])
+    )
+
+
+def _protected(notes: dict[str, Any], unit: str) -> LegResult | None:
+    try:
+        entries = journal.replay(notes["journal"], notes["challenge"]["nonce"])
+    except (IntegrityError, KeyError):
+        return None
+    bodies: dict[str, dict[str, Any]] = {entry.type: cast("dict[str, Any]", entry.body) for entry in entries}
+    if "train_completed" not in bodies or not notes.get("adapterSha256"):
+        return None
+    timeline = notes["timeline"]
+    phases = {
+        "start": _between(timeline, "spawned", "challenge-wanted"),
+        "attest": _between(timeline, "challenge-wanted", "evidence"),
+        "release": _between(timeline, "evidence", "key_received"),
+        "open": int(bodies["package_verified"]["open_ns"]),
+        "zeroize": int(bodies["zeroized"]["zeroize_ns"]) if "zeroized" in bodies else None,
+    }
+    zeroize = _between(timeline, "adapter_exported", "exit") if "zeroized" in bodies else None
+    return _leg("protected", unit, bodies["train_completed"], timeline, "train_started", notes, phases, zeroize, bodies)
+
+
+def _raw(notes: dict[str, Any], unit: str) -> LegResult | None:
+    body = notes.get("callback")
+    if body is None or not notes.get("adapterSha256"):
+        return None
+    phases = {"start": _between(notes["timeline"], "spawned", "started")}
+    bodies = {"train_started": body}
+    return _leg("raw", unit, body, notes["timeline"], "started", notes, phases, None, bodies)
+
+
+def _leg(
+    leg: Literal["protected", "raw"],
+    unit: str,
+    body: dict[str, Any],
+    timeline: dict[str, int],
+    started: str,
+    notes: dict[str, Any],
+    phases: dict[str, int | None],
+    zeroize_ns: int | None,
+    bodies: dict[str, dict[str, Any]],
+) -> LegResult:
+    own = {name.removesuffix("_ns"): int(value) for name, value in body["phases"].items()}
+    return LegResult(
+        leg=leg,
+        unit=unit,
+        units=body["units"],
+        elapsed_ns=body["elapsed_ns"],
+        setup_ns=_between(timeline, "spawned", started) or 0,
+        warmup_ns=body["warmup_ns"],
+        warmup_units=body["warmup_units"],
+        zeroize_ns=zeroize_ns,
+        final_loss=body["final_loss"],
+        adapter_sha256=notes["adapterSha256"],
+        stop_reason=body["stop_reason"],
+        phases_ns={name: value for name, value in {**phases, **own}.items() if value is not None},
+        cpu_ns=body["cpu_ns"],
+        peak_memory_bytes=body["facts"].get("peakMemoryBytes"),
+        order_seed=bodies["train_started"]["order_seed"],
+        facts=body["facts"],
+    )
+
+
+def _between(timeline: dict[str, int], first: str, second: str) -> int | None:
+    if first not in timeline or second not in timeline:
+        return None
+    return timeline[second] - timeline[first]

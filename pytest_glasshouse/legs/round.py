@@ -1,0 +1,138 @@
+"""What one round of one row needs, and the notebook it writes: everything seen, nothing judged.
+
+The notebook (`observation`) is plain JSON. Findings and figures are computed from it and from nothing else, here
+and by anyone who has the report.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pytest_glasshouse.channel.guest import Channel, lay
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError
+from pytest_glasshouse.legs.outcome import Ended
+from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.watch import LegWatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pytest_glasshouse.legs.order import Leg
+    from pytest_glasshouse.providers.base import Grant, Instance
+    from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.base import Material
+
+#: Set-up, attestation, export and zeroize together must not take longer than this, beside warm-up and target.
+ALLOWANCE_S = 600.0
+
+
+@dataclass(kw_only=True)
+class Round:
+    """One round on one allocation. `notes` is this round's part of the observation; legs add to it."""
+
+    row: RowSpec
+    grant: Grant
+    channel: Channel
+    material: Material
+    number: int
+    rounds: int
+    seed: int
+    run_id: str
+    subject: str
+    leg_timeout_s: float | None
+    listing: Callable[[], Iterable[Instance]]
+    tell: Callable[[Progress], None]
+    cursor: int
+    plan_sha256: str
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.nonce = secrets.token_hex(32)
+        self.notes.update({"round": self.number, "nonce": self.nonce, "guest": [], "protected": None, "raw": None})
+
+    def leg_id(self, leg: Leg) -> str:
+        """Unique on the allocation: it names the leg's workspace and exports there."""
+        return f"{leg}-{self.nonce[:12]}"
+
+    def order_seed(self, leg: Leg) -> int:
+        """The seed of this leg's data order: recorded, and another one for every leg and round."""
+        return self.seed * 1000 + self.number * 2 + (leg == "raw")
+
+    def training_plan(self, leg: Leg) -> dict[str, Json]:
+        """What the guest's `TrainingPlan` reads."""
+        base = self.material.base
+        directory = None if base is None else str(base.directory or base.sha256[:16])
+        target = self.row.target_s
+        return {
+            "workload": self.row.workload,
+            "device": self.grant.device,
+            "warmup_ns": round(self.row.warmup_s * 1e9),
+            "target_ns": None if target is None else round(target * 1e9),
+            "steps": self.row.steps,
+            "order_seed": self.order_seed(leg),
+            "base_directory": directory,
+        }
+
+    def meet_guest(self, leg: Leg) -> None:
+        """Ask the guest who it is and the provider what it lists, right before a leg; lay out its base model."""
+        hello = self.channel.request("hello")
+        seen = {
+            "leg": leg,
+            "allocation": hello["allocation"],
+            "bootId": hello["bootId"],
+            "agentNonce": hello["agentNonce"],
+            "ak": hello["ak"],
+            "archiveSha256": hello["archiveSha256"],
+            "gpuModel": hello["gpuModel"],
+            "gpuUuid": hello["gpuUuid"],
+            "driver": hello["driver"],
+            "torch": hello["torch"],
+            "python": hello["python"],
+            "listed": sorted(i.instance_id for i in self.listing() if i.instance_id == self.grant.instance_id),
+        }
+        self.notes["guest"].append(seen)
+        base = self.material.base
+        if base is not None and base.directory is None:
+            for name, content in base.files.items():
+                lay(self.channel, f"{base.sha256[:16]}/{name}", content)
+
+    def watch(self, leg: Leg) -> LegWatch:
+        """A watch on one leg with this round's deadline."""
+        target = self.row.target_s
+        timeout = self.leg_timeout_s or ALLOWANCE_S + self.row.warmup_s + (target * 1.5 if target else 24 * 3600)
+        return LegWatch(
+            self.channel,
+            leg_id=self.leg_id(leg),
+            leg=leg,
+            timeout_s=timeout,
+            target_s=target,
+            steps=self.row.steps,
+            tell=self.tell,
+            moment=Progress(row_id=self.row.row_id, leg=leg, phase="start", round=self.number, rounds=self.rounds, elapsed_s=0.0),
+        )
+
+    def follow(self, watch: LegWatch, on_event: Callable[[str, dict[str, Json]], None]) -> Ended | None:
+        """Follow a leg to its exit; a guest that is lost on the way ends the row, and is no error of ours."""
+        try:
+            self.cursor = watch.until_exit(self.cursor, on_event)
+        except (GuestGoneError, InfrastructureError) as error:
+            return Ended(outcome="excluded", reason=str(error), decision=EXCLUDED)
+        return None
+
+
+EXCLUDED = "excluded from the overhead figures; run the row again"
+
+
+def relative(timeline: dict[str, int], origin_ns: int) -> dict[str, int]:
+    """Times of first events in nanoseconds since `origin_ns`."""
+    return {name: t_ns - origin_ns for name, t_ns in timeline.items()}
+
+
+def leg_notes(notes: dict[str, Any], leg: Literal["protected", "raw"]) -> dict[str, Any]:
+    """The notes of one leg, begun if need be."""
+    if notes[leg] is None:
+        notes[leg] = {}
+    return cast("dict[str, Any]", notes[leg])

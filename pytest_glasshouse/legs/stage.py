@@ -1,0 +1,172 @@
+"""A row carried out on one allocation: rounds of legs, in order, until the row is done or ends early.
+
+Nothing is judged here. A guest that is lost or a leg that fails ends the row and is written down; what raises is
+a broken tool.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pytest_glasshouse.channel.guest import Channel, GuestChannel
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.legs.order import leg_orders
+from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
+from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
+from pytest_glasshouse.legs.raw import RawRunner
+from pytest_glasshouse.legs.round import Round
+from pytest_glasshouse.providers.mock_channel import FaultyChannel, poisoned
+from pytest_glasshouse.workloads.base import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.providers.base import Grant, Instance
+    from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.workloads.base import Material
+
+__all__ = ["Allocation", "LegSettings", "ProtectedRuntime", "RawRunner"]
+
+
+class Grants(Protocol):
+    """What a stage needs of the broker, in this process or through its socket."""
+
+    def listing(self) -> tuple[Instance, ...]:
+        """The provider's own listing, now."""
+        ...
+
+    def play(self, grant: Grant, act: str) -> None:
+        """One act of a mock fault."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegSettings:
+    """What a run decides about every row."""
+
+    declared: RowSpec
+    run_id: str
+    seed: int
+    fixed_order: bool = False
+    leg_timeout_s: float | None = None
+    model: str | None = None
+    subject: dict[str, Any] = field(default_factory=dict)
+
+
+class Allocation:
+    """One granted allocation; the `allocation` fixture's object."""
+
+    def __init__(self, grant: Grant, grants: Grants, settings: LegSettings, on_progress: Callable[[Progress], None]) -> None:
+        self.grant = grant
+        self._grants = grants
+        self._settings = settings
+        self._on_progress = on_progress
+
+    def carry_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
+        """Run every round of `row`. See `RowSpec.run`."""
+        settings = self._settings
+        orders = leg_orders(row.order, rounds=row.rounds, seed=settings.seed, fixed=settings.fixed_order)
+        material = prepare(row.workload, seed=settings.seed, model=settings.model or row.model, data=row.data)
+        if "nonfinite-loss" in self.grant.faults:
+            material = poisoned(material)
+        observation = self._opening(row, material, protected)
+        channel = self._connect()
+        ended: Ended | None = None
+        cursor = 0
+        try:
+            for number, order in enumerate(orders, 1):
+                current = Round(
+                    row=row,
+                    grant=self.grant,
+                    channel=channel,
+                    material=material,
+                    number=number,
+                    rounds=row.rounds,
+                    seed=settings.seed,
+                    run_id=settings.run_id,
+                    subject=str(settings.subject.get("name", "")),
+                    leg_timeout_s=settings.leg_timeout_s,
+                    listing=self._grants.listing,
+                    tell=self._on_progress,
+                    cursor=cursor,
+                    plan_sha256=plan_sha256(observation["plan"]),
+                )
+                current.notes["order"] = list(order)
+                observation["rounds"].append(current.notes)
+                for leg in order:
+                    ended = protected.run(current) if leg == "protected" else raw.run(current)
+                    if ended is not None:
+                        break
+                cursor = current.cursor
+                if ended is not None:
+                    break
+        finally:
+            channel.close()
+        return Outcome(
+            row=row,
+            declared=settings.declared,
+            allocation=self._facts(),
+            observation=observation,
+            ended=ended,
+        )
+
+    def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> dict[str, Any]:
+        settings = self._settings
+        base = material.base
+        return {
+            "allocation": {
+                "provider": self.grant.provider,
+                "name": self.grant.allocation_id,
+                "providerInstanceId": self.grant.instance_id,
+                "gpuModel": self.grant.gpu_model,
+                "gpuUuid": self.grant.gpu_uuid,
+                "archiveSha256": self.grant.archive_sha256,
+                "referenceSource": self.grant.reference_source,
+                "memoryScan": "required",
+            },
+            "keys": protected.keys,
+            "plan": {
+                "rowId": row.row_id,
+                "order": row.order,
+                "rounds": row.rounds,
+                "fixedOrder": settings.fixed_order,
+                "seed": settings.seed,
+                "marginPct": f"{row.margin_pct:g}",
+                "targetSec": None if row.target_s is None else f"{row.target_s:g}",
+                "stepBudget": row.steps,
+                "warmupSec": f"{row.warmup_s:g}",
+                "subject": settings.subject,
+            },
+            "material": {
+                "workload": row.workload,
+                "initialSha256": material.initial_sha256,
+                "modelId": None if base is None else base.model_id,
+                "standIn": False if base is None else base.stand_in,
+                "baseSha256": None if base is None else base.sha256,
+                "facts": material.facts,
+            },
+            "rounds": [],
+        }
+
+    def _connect(self) -> Channel:
+        def connect() -> GuestChannel:
+            return GuestChannel(self.grant.address, allocation_id=self.grant.allocation_id)
+
+        if not self.grant.faults:
+            return connect()
+        if self.grant.provider != "mock":
+            raise ConfigurationError(f"provider {self.grant.provider} plays no faults")
+        return FaultyChannel(connect, self.grant.faults, lambda act: self._grants.play(self.grant, act))
+
+    def _facts(self) -> AllocationFacts:
+        return AllocationFacts(
+            provider=self.grant.provider,
+            provider_instance_id=self.grant.instance_id,
+            name=self.grant.allocation_id,
+            gpu_model=self.grant.gpu_model,
+            gpu_uuid=self.grant.gpu_uuid,
+            dry_run=self.grant.dry_run,
+            simulated=self.grant.simulated,
+        )

@@ -1,0 +1,18 @@
+"""The markers rows carry, and what each says."""
+
+from __future__ import annotations
+
+MARKERS = {
+    "h100": "rows published on an NVIDIA H100",
+    "pro6000": "rows published on an NVIDIA RTX PRO 6000",
+    "a4000": "rows published on an NVIDIA RTX A4000",
+    "rtx4090": "rows published on an NVIDIA GeForce RTX 4090",
+    "rtx3090": "rows published on an NVIDIA GeForce RTX 3090",
+    "anygpu": "rows for any GPU",
+    "mlp": "rows that train the MLP",
+    "qwen": "rows that train a LoRA adapter on a causal LM",
+    "smoke": "the rows that show in about a minute whether everything works",
+    "sustained": "rows whose legs train 15 minutes or longer",
+    "null": "rows of raw against raw (none in this version)",
+    "tamper": "attacks on the lifecycle that must be refused",
+}

@@ -1,0 +1,188 @@
+"""What the user asked for, read once into `Options` from command line, environment and ini, in this order of precedence.
+
+A value that cannot be is a `ConfigurationError` of one line that names where it came from. This module refuses to know
+what the values do; rooms below get plain values, never `Options`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.settings import SETTINGS, Setting
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_glasshouse.rows.overrides import Overrides
+    from pytest_glasshouse.rows.spec import Order
+
+#: Seconds an allocation may take until its agent answers.
+BOOT_TIMEOUT_S = {"mock": 15.0, "local": 60.0}
+
+Source = Literal["option", "environment", "ini", "default"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for, checked. None means: nothing was asked for."""
+
+    order: Order | None = None
+    provider: str = "mock"
+    provider_from: Source = "default"
+    budget_usd: float | None = None
+    max_price_usd: float | None = None
+    rounds: int | None = None
+    fixed_order: bool = False
+    leg_seconds: float | None = None
+    leg_steps: int | None = None
+    margin_pct: float | None = None
+    seed: int | None = None
+    max_overhead_pct: float | None = None
+    publishable: bool = False
+    allocation: str = "shared"
+    boot_timeout_s: float = BOOT_TIMEOUT_S["mock"]
+    leg_timeout_s: float | None = None
+    allow_simulated: bool = False
+    report: Path | None = None
+    faults: tuple[str, ...] = ()
+    model: str | None = None
+
+    @property
+    def overrides(self) -> Overrides:
+        """What these options change in every row."""
+        from pytest_glasshouse.rows.overrides import Overrides
+
+        return Overrides(
+            order=self.order,
+            target_s=self.leg_seconds,
+            steps=self.leg_steps,
+            rounds=self.rounds,
+            margin_pct=self.margin_pct,
+            model=self.model,
+            dry_run=self.provider == "mock",
+        )
+
+
+def declare(parser: pytest.Parser) -> None:
+    """Register every canonical option and ini name. The short names come later, where nobody else owns them."""
+    group = parser.getgroup("glasshouse", "glasshouse: benchmark rows on protected GPUs")
+    for setting in SETTINGS:
+        group.addoption(setting.flag, help=setting.help, **setting.argparse())
+        parser.addini(setting.dest, setting.help.replace("%%", "%"), type=setting.ini_type, default=None)
+
+
+def declare_short(parser: pytest.Parser) -> list[str]:
+    """Register the short names that are free; the others are returned. To be called after the conftest files were loaded."""
+    from argparse import ArgumentError
+
+    group, taken = parser.getgroup("glasshouse"), []
+    for setting in SETTINGS:
+        if setting.short is None:
+            continue
+        try:
+            group.addoption(setting.short, help=f"short for {setting.flag}", **setting.argparse())
+        except (ValueError, ArgumentError):
+            taken.append(setting.short)
+    return taken
+
+
+def read(config: pytest.Config, environ: Mapping[str, str]) -> Options:
+    """Read and check every setting. Raises `ConfigurationError`."""
+    values: dict[str, Any] = {}
+    sources: dict[str, Source] = {}
+    for setting in SETTINGS:
+        source, where, text = _written(setting, config, environ)
+        sources[setting.name] = source
+        if text is None:
+            continue
+        try:
+            values[setting.name] = [setting.parse(part) for part in text] if isinstance(text, list) else setting.parse(text)
+        except ValueError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
+    options = _assemble(values, sources, config)
+    _check_together(options)
+    return options
+
+
+def _written(
+    setting: Setting, config: pytest.Config, environ: Mapping[str, str]
+) -> tuple[Source, str, str | list[str] | None]:
+    given = config.getoption(setting.dest, None)
+    if given is not None:
+        return "option", setting.flag, given
+    text = environ.get(setting.variable, "")
+    if text:
+        return "environment", setting.variable, text.replace(",", " ").split() if setting.ini_type == "args" else text
+    try:
+        value = config.getini(setting.dest)
+    except (TypeError, ValueError, _usage_error()) as error:
+        raise ConfigurationError(f"ini {setting.dest}: {error}") from None
+    if value is None or value in ("", []):
+        return "default", "", None
+    return "ini", f"ini {setting.dest}", value if isinstance(value, list) else str(value)
+
+
+def _usage_error() -> type[Exception]:
+    import pytest
+
+    return pytest.UsageError
+
+
+def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest.Config) -> Options:
+    provider = values.get("provider", "mock")
+    order = values.get("order", "row")
+    report = values.get("report")
+    if report is not None:
+        base = config.rootpath if sources["report"] == "ini" else config.invocation_params.dir
+        report = base / report
+    return Options(
+        order=None if order == "row" else cast("Order", order),
+        provider=provider,
+        provider_from=sources["provider"],
+        budget_usd=values.get("budget"),
+        max_price_usd=values.get("max_price"),
+        rounds=values.get("rounds"),
+        fixed_order=values.get("fixed_order", False),
+        leg_seconds=values.get("leg_seconds"),
+        leg_steps=values.get("leg_steps"),
+        margin_pct=values.get("margin"),
+        seed=values.get("seed"),
+        max_overhead_pct=values.get("max_overhead"),
+        publishable=values.get("publishable", False),
+        allocation=values.get("allocation", "shared"),
+        boot_timeout_s=values.get("boot_timeout", BOOT_TIMEOUT_S[provider]),
+        leg_timeout_s=values.get("leg_timeout"),
+        allow_simulated=values.get("allow_simulated", False),
+        report=report,
+        faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
+        model=values.get("model"),
+    )
+
+
+def _check_together(options: Options) -> None:
+    if options.leg_seconds is not None and options.leg_steps is not None:
+        raise ConfigurationError("--glasshouse-leg-seconds and --glasshouse-leg-steps: a leg ends by one of them; give one")
+    if options.publishable and options.provider_from == "default":
+        raise ConfigurationError(
+            "--glasshouse-publishable: nothing on the mock provider is publishable; choose a provider with --glasshouse-provider"
+        )
+    if options.faults and options.provider != "mock":
+        raise ConfigurationError(f"--glasshouse-mock-fault: only the mock provider plays faults, not {options.provider}")
+    if options.report is not None:
+        _check_writable(options.report)
+
+
+def _check_writable(report: Path) -> None:
+    """Promise a later write: the path is no directory, and its nearest existing ancestor is a directory we may write to."""
+    if report.is_dir():
+        raise ConfigurationError(f"--glasshouse-report: {report} is a directory; name a file in it")
+    ancestor = next(folder for folder in report.parents if folder.exists())
+    if not ancestor.is_dir():
+        raise ConfigurationError(f"--glasshouse-report: {report} cannot be written: {ancestor} is not a directory")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"--glasshouse-report: {report} cannot be written: no permission in {ancestor}")

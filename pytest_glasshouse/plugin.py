@@ -1,0 +1,269 @@
+"""pytest's entry point: hooks, and nothing that costs time where there are no rows.
+
+What a hook needs beyond options and marks is imported inside it, once a row was collected.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_glasshouse import options as _options
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
+from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
+    _glasshouse_stage,
+    allocation,
+    protected_runtime,
+    raw_runner,
+    reports,
+    row_report,
+)
+from pytest_glasshouse.markers import MARKERS
+from pytest_glasshouse.stash import DOOR, ENGINE, NOTES, OPTIONS, PLAN, RECORD, ROW, RUN, TAKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from pytest_glasshouse.run import Plan, Selected
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    from pytest_glasshouse import hookspecs
+
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    _options.declare(parser)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Iterator[None]:
+    # Conftest files are loaded after the yield and the final parse is still to come: a name somebody owns is left to them.
+    yield
+    early_config.stash[TAKEN] = _options.declare_short(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning} (glasshouse)")
+    try:
+        config.stash[OPTIONS] = _options.read(config, os.environ)
+        if config.stash[OPTIONS].provider_from == "option" and not _is_worker(config):
+            _check_provider(config)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.pluginmanager.hasplugin("dsession"):
+        from pytest_glasshouse.xdist import Controller
+
+        controller = Controller(session.config, lambda: _plan(session.config))
+        session.config.pluginmanager.register(controller, "glasshouse-controller")
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    spec = _spec()
+    return val.name if spec is not None and isinstance(val, spec.RowSpec) else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    call = report.__dict__.get("call")
+    if call is not None and call.excinfo is not None and isinstance(call.excinfo.value, ConfigurationError):
+        # A malformed row: the text names row and field, a traceback through our constructor adds nothing.
+        report.longrepr = f"{collector.nodeid}: {call.excinfo.value}"
+    return report
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if _spec() is None:
+        return
+    from pytest_glasshouse.selection import adopt
+
+    adopt(item, item.config.stash[OPTIONS].overrides)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not any(ROW in item.stash for item in items):
+        _suggest_markers(config)
+        return
+    from pytest_glasshouse.selection import leave_out
+
+    gone, notes = leave_out(items, config.stash[OPTIONS])
+    config.stash[NOTES] = notes
+    if gone:
+        left = {id(item) for item in gone}
+        items[:] = [item for item in items if id(item) not in left]
+        config.hook.pytest_deselected(items=gone)
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
+    rows = sum(ROW in item.stash for item in items)
+    if not rows or config.get_verbosity() < 0:
+        return []
+    from pytest_glasshouse.terminal import header
+
+    lines = header(
+        config.stash[OPTIONS],
+        run_id=_plan(config).run_id,
+        rows=rows,
+        notes=config.stash.get(NOTES, ()),
+        taken=config.stash.get(TAKEN, ()),
+    )
+    return lines[1:] if config.option.collectonly else lines
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not _is_worker(session.config):
+        return
+    selected = _selected(session)
+    if selected is not None:
+        from pytest_glasshouse.xdist import tell_controller
+
+        tell_controller(session.config, selected)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> None:
+    config = session.config
+    stopped = session.testsfailed and not config.option.continue_on_collection_errors
+    if stopped or config.option.collectonly or config.option.setuponly or _is_worker(config):
+        return
+    selected = _selected(session)
+    if selected is None:
+        return
+    from pytest_glasshouse.reporting import RunHooks
+    from pytest_glasshouse.run import Door, NoGrants, Run
+
+    try:
+        run = Run.open(config, _plan(config), selected)
+    except ConfigurationError as error:
+        raise pytest.UsageError(str(error)) from None
+    config.stash[RUN] = run
+    config.pluginmanager.register(RunHooks(run), "glasshouse-run")
+    config.stash[DOOR] = Door(plan=run.plan, worker="main", grants=run.broker or NoGrants(), on_progress=run.live.show)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if reports(item) and DOOR not in item.config.stash and _is_worker(item.config):
+        from pytest_glasshouse.xdist import open_door
+
+        item.config.stash[DOOR] = open_door(item.config)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    yield
+    if ROW in item.stash:
+        from pytest_glasshouse.fixtures import judge
+
+        judge(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if reports(item) and DOOR in item.config.stash:
+        _tell(item, call, report)
+    return report
+
+
+def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, Any] | None:
+    word = getattr(report, "glasshouse_word", None)
+    if word == "dry-run" and report.passed:
+        return "dry-run", "d", ("DRY-RUN", {"yellow": True})
+    if word == "error" and report.failed:
+        return "error", "E", "ERROR"
+    return None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    engine = config.stash.get(ENGINE, None)
+    if engine is not None:
+        engine.close()
+
+
+def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
+    """Give the report what travels on it: the record, the word for its outcome, and an error's text without a traceback."""
+    from pytest_glasshouse.fixtures import is_dry_run, payload
+    from pytest_glasshouse.records import record_of_error
+
+    row_item = item.stash.get(ROW, None)
+    error = None if call.excinfo is None else call.excinfo.value
+    if error is not None and row_item is not None and RECORD not in item.stash and call.when != "teardown":
+        plan, options = item.config.stash[DOOR].plan, item.config.stash[OPTIONS]
+        item.stash[RECORD] = record_of_error(row_item, options, error, skipped=report.skipped, seed=plan.seed)
+    if isinstance(error, GlasshouseError | InvariantBroken) and call.excinfo is not None and report.failed:
+        report.longrepr = call.excinfo.getrepr(style="value")
+    if report.when == "call":
+        if isinstance(error, GlasshouseError):
+            report.glasshouse_word = "error"
+        elif report.passed and is_dry_run(item):
+            report.glasshouse_word = "dry-run"
+    if report.when == "teardown" and (told := payload(item)) is not None:
+        report.glasshouse = told
+
+
+def _check_provider(config: pytest.Config) -> None:
+    """A provider named on the command line is checked at once; one from the ini only when there are rows."""
+    options = config.stash[OPTIONS]
+    if options.provider != "mock":
+        from pytest_glasshouse.run import engine_of
+
+        engine_of(config).check(options)
+
+
+def _suggest_markers(config: pytest.Config) -> None:
+    expression = config.option.markexpr
+    if not expression or _spec() is None or _is_worker(config):
+        return
+    from pytest_glasshouse.selection import registered_markers, unknown_markers
+
+    found = unknown_markers(expression, registered_markers(config))
+    if found:
+        name, marker = found[0]
+        raise pytest.UsageError(f"-m {expression}: no marker {name!r} is registered. Did you mean {marker}?")
+
+
+def _plan(config: pytest.Config) -> Plan:
+    """What every process of this run agrees on, made once."""
+    if PLAN not in config.stash:
+        from pytest_glasshouse.run import new_plan
+
+        config.stash[PLAN] = new_plan(config)
+    return config.stash[PLAN]
+
+
+def _selected(session: pytest.Session) -> Selected | None:
+    ours = [item for item in session.items if reports(item)]
+    if not ours:
+        return None
+    from pytest_glasshouse.run import selected_of
+
+    return selected_of(ours, session.config.stash.get(NOTES, ()))
+
+
+def _spec() -> ModuleType | None:
+    """The module of `RowSpec`, where anybody has imported it: nobody else can have made a row."""
+    return sys.modules.get("pytest_glasshouse.rows.spec")
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+

@@ -1,0 +1,155 @@
+"""The broker for workers in other processes: the same calls over a unix socket named in `workerinput`.
+
+A worker that disappears has its grants ended: nobody knows what still runs there. Errors keep their kind on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import shutil
+import socket
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from pytest_glasshouse import errors
+from pytest_glasshouse.errors import GlasshouseError, InfrastructureError, ProtocolError
+from pytest_glasshouse.providers.base import Grant, Instance
+from pytest_glasshouse.rows.spec import Published, RowSpec
+from pytest_glasshouse.wire import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_glasshouse.providers.broker import Broker
+
+
+class BrokerServer:
+    """Serves one broker to the workers of a run; `address` goes into `workerinput`."""
+
+    def __init__(self, broker: Broker, on_event: Callable[[dict[str, Any]], None]) -> None:
+        self._broker = broker
+        self._on_event = on_event
+        self._directory = Path(tempfile.mkdtemp(prefix="ghb-"))
+        self.address = str(self._directory / "broker.sock")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.address)
+        self._listener.listen(64)
+        threading.Thread(target=self._accept, name="glasshouse-broker", daemon=True).start()
+
+    def close(self) -> None:
+        """Stop serving and remove the socket."""
+        # shutdown wakes the accepting thread; close alone would leave it blocked.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        worker = ""
+        with connection:
+            try:
+                while (received := frames.receive(connection)) is not None:
+                    message = cast("dict[str, str]", received[0])
+                    worker = message["worker"]
+                    reply = self._answer(message["op"], worker, json.loads(message["body"]))
+                    frames.send(connection, {"body": json.dumps(reply)})
+            except (OSError, ProtocolError):
+                pass
+            finally:
+                if worker:
+                    self._broker.abandon(worker)
+
+    def _answer(self, op: str, worker: str, body: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if op == "plan":
+                self._broker.plan(worker, [row_from_json(row) for row in body["rows"]])
+            elif op == "acquire":
+                return {"grant": self._broker.acquire(row_from_json(body["row"]), worker=worker).to_json()}
+            elif op == "release":
+                self._broker.release(Grant.from_json(body["grant"]), worker=worker)
+            elif op == "listing":
+                return {"instances": [dataclasses.asdict(instance) for instance in self._broker.listing()]}
+            elif op == "play":
+                self._broker.play(Grant.from_json(body["grant"]), body["act"])
+            elif op == "event":
+                self._on_event({**body, "worker": worker})
+            else:
+                raise ProtocolError(f"the broker has no operation {op!r}")
+        except GlasshouseError as error:
+            return {"error": type(error).__name__, "detail": str(error), "allocationId": error.allocation_id}
+        return {}
+
+
+class BrokerClient:
+    """A worker's broker."""
+
+    def __init__(self, address: str, worker: str) -> None:
+        self._worker = worker
+        self._lock = threading.Lock()
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(address)
+
+    def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
+        """Say which rows this worker selected, before the first grant."""
+        del worker
+        self._ask("plan", {"rows": [dataclasses.asdict(row) for row in rows]})
+
+    def acquire(self, row: RowSpec, *, worker: str = "") -> Grant:
+        """See `Broker.acquire`; raises what it raised."""
+        del worker
+        return Grant.from_json(self._ask("acquire", {"row": dataclasses.asdict(row)})["grant"])
+
+    def release(self, grant: Grant, *, worker: str = "") -> None:
+        """See `Broker.release`."""
+        del worker
+        self._ask("release", {"grant": grant.to_json()})
+
+    def listing(self) -> tuple[Instance, ...]:
+        """See `Broker.listing`."""
+        return tuple(Instance(**fields) for fields in self._ask("listing", {})["instances"])
+
+    def play(self, grant: Grant, act: str) -> None:
+        """See `Broker.play`."""
+        self._ask("play", {"grant": grant.to_json(), "act": act})
+
+    def event(self, body: dict[str, Any]) -> None:
+        """Tell the controller something to show."""
+        self._ask("event", body)
+
+    def close(self) -> None:
+        """Hang up; grants still held are ended."""
+        self._socket.close()
+
+    def _ask(self, op: str, body: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            try:
+                frames.send(self._socket, {"op": op, "worker": self._worker, "body": json.dumps(body)})
+                received = frames.receive(self._socket)
+            except OSError as error:
+                raise InfrastructureError(f"the controller's broker is gone ({error})") from None
+        if received is None:
+            raise InfrastructureError("the controller's broker is gone")
+        reply = cast("dict[str, Any]", json.loads(cast("str", received[0]["body"])))
+        if "error" in reply:
+            kind = getattr(errors, reply["error"], InfrastructureError)
+            known = issubclass(kind, GlasshouseError) and not issubclass(kind, errors.ReasonedError)
+            raise (kind if known else InfrastructureError)(reply["detail"], allocation_id=reply["allocationId"])
+        return reply
+
+
+def row_from_json(fields: dict[str, Any]) -> RowSpec:
+    """The row `dataclasses.asdict` wrote."""
+    published = fields.get("published")
+    return RowSpec(**{**fields, "published": Published(**published) if published else None})

@@ -1,0 +1,66 @@
+"""The local provider: this machine's own NVIDIA GPU, for those who own one. Nothing is rented, nothing is faked."""
+
+from __future__ import annotations
+
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.guest import machine
+from pytest_glasshouse.providers import process
+from pytest_glasshouse.providers.base import Instance, Offer
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+
+class LocalProvider:
+    """Allocations are this machine. Raises `ConfigurationError` where there is no NVIDIA GPU."""
+
+    name = "local"
+    rents = False
+    dry_run = False
+    this_machine = True
+
+    def __init__(self) -> None:
+        found = machine.gpus()
+        if not found:
+            raise ConfigurationError(
+                "provider local: expected an NVIDIA GPU on this machine; NVML shows none. "
+                "Check nvidia-smi, or use --glasshouse-provider mock for a dry run"
+            )
+        self._gpu_model = found[0].model
+        self._guests = process.GuestProcesses()
+        self._archive = guest_archive()
+        self.archive_sha256 = sha256_hex(self._archive)
+
+    def offers(self, row: RowSpec) -> tuple[Offer, ...]:
+        """This machine's GPU, if it is the row's."""
+        if row.gpu_model is not None and row.gpu_model != self._gpu_model:
+            raise ConfigurationError(
+                f"row {row.name} names {row.gpu_model}; this machine has {self._gpu_model}. "
+                "Select rows for it with -m, or run the row where its GPU is"
+            )
+        return (Offer(provider=self.name, gpu_model=self._gpu_model),)
+
+    def create(self, offer: Offer, *, name: str) -> Instance:
+        """Start a guest on this machine."""
+        del offer
+        return self._guests.start(name, self._archive)
+
+    def list(self) -> tuple[Instance, ...]:
+        """From the process table."""
+        return process.listed()
+
+    def terminate(self, instance_id: str) -> None:
+        """Kill the guest and remove its directory."""
+        self._guests.end(instance_id)
+
+    def address(self, instance_id: str) -> str:
+        """The agent's socket."""
+        return self._guests.address(instance_id)
+
+    def logs(self, instance_id: str) -> str:
+        """What the agent printed."""
+        return self._guests.logs(instance_id)
+
+    def play(self, instance_id: str, act: str) -> None:
+        """The local provider plays nothing."""
+        raise ConfigurationError(f"provider local plays no faults; {act} on {instance_id} was asked for")

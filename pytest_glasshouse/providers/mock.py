@@ -1,0 +1,110 @@
+"""The mock provider: a dry run of a rented allocation on this machine. Never publishable.
+
+The guest is a real process with a real agent on a real socket. Only the allocation is a stand-in. It plays faults:
+those of a provider here, those of a connection in `mock_channel`, and what cannot be played from outside in a
+guest module of its own, which only this provider's policy pins.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+
+from pytest_glasshouse.channel.archive import build_archive, guest_archive
+from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, NoCapacityError, TerminateError
+from pytest_glasshouse.guest import machine
+from pytest_glasshouse.providers import process
+from pytest_glasshouse.providers.base import Instance, Offer
+from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+#: Played by the provider itself.
+PROVIDER_FAULTS = ("boot-stall", "create-lost", "no-capacity", "wrong-gpu", "attestation-reject", "terminate-fails")
+#: Played on the connection, or with the guest's processes, from outside.
+CHANNEL_FAULTS = (
+    "guest-exit-before-raw", "guest-exit-mid-protected", "raw-callback-lost", "nonfinite-loss", "work-differs",
+    "journal-truncated", "reboot-between-legs",
+)  # fmt: skip
+#: Played by the saboteur inside the guest.
+GUEST_FAULTS = ("zeroize-skipped", "key-unattested", "weights-foreign", "adapter-untrained", "adapter-copied")
+FAULTS = (*PROVIDER_FAULTS, *CHANNEL_FAULTS, *GUEST_FAULTS)
+
+_SABOTEUR_MAIN = """import sys
+
+sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
+
+import glasshouse_saboteur
+
+sys.exit(glasshouse_saboteur.main({faults!r}))
+"""
+
+
+class MockProvider:
+    """Allocations on this machine, with faults on request."""
+
+    name = "mock"
+    rents = False
+    dry_run = True
+    this_machine = True
+
+    def __init__(self, faults: tuple[str, ...] = ()) -> None:
+        for fault in faults:
+            if fault not in FAULTS:
+                raise ConfigurationError(f"mock fault {fault!r}: expected one of {', '.join(sorted(FAULTS))}")
+        self._faults = faults
+        self._guests = process.GuestProcesses()
+        inside = [fault for fault in faults if fault in GUEST_FAULTS]
+        self._archive = saboteur_archive(inside) if inside else guest_archive()
+        self.archive_sha256 = sha256_hex(self._archive)
+
+    def offers(self, row: RowSpec) -> tuple[Offer, ...]:
+        """This machine, whatever the row names; the fault `wrong-gpu` promises what is not there."""
+        if "no-capacity" in self._faults:
+            raise NoCapacityError(f"mock: no capacity for {row.gpu} (fault no-capacity). Nothing was created; try again later")
+        real = machine.describe()["gpuModel"]
+        promised = GPU_MODELS["h100"] if "wrong-gpu" in self._faults else str(real)
+        return (Offer(provider=self.name, gpu_model=promised),)
+
+    def create(self, offer: Offer, *, name: str) -> Instance:
+        """Start a guest; its archive may be damaged on the way, its answer may be lost, it may never boot."""
+        del offer
+        archive = _one_byte_differs(self._archive) if "attestation-reject" in self._faults else self._archive
+        instance = self._guests.start(name, archive, stalled="boot-stall" in self._faults)
+        if "create-lost" in self._faults:
+            raise AmbiguousCreateError(f"mock: the answer to creating {name} was lost (fault create-lost)", allocation_id=name)
+        return instance
+
+    def list(self) -> tuple[Instance, ...]:
+        """From the process table."""
+        return process.listed()
+
+    def terminate(self, instance_id: str) -> None:
+        """Kill the guest, unless that is the fault."""
+        if "terminate-fails" in self._faults:
+            raise TerminateError(f"mock: {instance_id} was not ended (fault terminate-fails)", allocation_id=instance_id)
+        self._guests.end(instance_id)
+
+    def address(self, instance_id: str) -> str:
+        """The agent's socket."""
+        return self._guests.address(instance_id)
+
+    def logs(self, instance_id: str) -> str:
+        """What the agent printed."""
+        return self._guests.logs(instance_id)
+
+    def play(self, instance_id: str, act: str) -> None:
+        """`kill` or `reboot` the guest."""
+        guest = self._guests.get(instance_id)
+        {"kill": guest.kill, "reboot": guest.reboot}[act]()
+
+
+def saboteur_archive(faults: list[str]) -> bytes:
+    """The guest archive with the saboteur in it: another digest, which only the mock's policy expects."""
+    source = (importlib.resources.files("pytest_glasshouse.providers") / "mock_saboteur.py").read_bytes()
+    main = _SABOTEUR_MAIN.format(faults=tuple(faults)).encode()
+    return build_archive({"glasshouse_saboteur.py": source, "__main__.py": main})
+
+
+def _one_byte_differs(archive: bytes) -> bytes:
+    # A letter of a docstring: the archive still runs, only its digest tells.
+    place = archive.index(b"Benchmark rows as tests")
+    return archive[:place] + b"b" + archive[place + 1 :]

@@ -1,0 +1,105 @@
+"""Faults the mock provider plays on the connection: what a bad link, a dying box or a dishonest courier does.
+
+A `FaultyChannel` stands in front of the real one. It changes what passes; it knows nothing of what is judged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, cast
+
+from pytest_glasshouse.errors import GuestGoneError
+from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.channel.guest import GuestChannel
+    from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.base import Material
+
+_REBOOT_S = 30.0
+
+
+class FaultyChannel:
+    """A channel with the mock's faults on it. `play` has the provider kill or reboot the guest."""
+
+    def __init__(self, connect: Callable[[], GuestChannel], faults: tuple[str, ...], play: Callable[[str], None]) -> None:
+        self._connect = connect
+        self._channel = connect()
+        self._faults = faults
+        self._play = play
+        self._hellos = 0
+        self._dropped_line = False
+
+    def request(self, op: str, fields: dict[str, Json] | None = None, payload: bytes | memoryview = b"") -> dict[str, Json]:
+        """Pass a request on, or do to it what the fault says."""
+        fields = fields or {}
+        if op == "hello":
+            self._hellos += 1
+            if self._hellos == 2 and "reboot-between-legs" in self._faults:  # noqa: PLR2004
+                self._reboot()
+        order = fields.get("order")
+        if op == "start" and isinstance(order, dict) and order["kind"] == "raw" and "guest-exit-before-raw" in self._faults:
+            self._play("kill")
+        if op == "put" and "work-differs" in self._faults and str(fields["name"]).startswith("raw-"):
+            payload = _rearranged(bytes(payload), str(fields["name"]))
+        return self._channel.request(op, fields, payload)
+
+    def fetch(self, name: str) -> bytes:
+        """As the real one."""
+        return self._channel.fetch(name)
+
+    def pull(self, cursor: int) -> list[dict[str, Json]]:
+        """Events, less what the fault loses."""
+        events = self._channel.pull(cursor)
+        if "guest-exit-mid-protected" in self._faults and any(_journals(event, "train_started") for event in events):
+            self._play("kill")
+        if "raw-callback-lost" in self._faults:
+            events = [event for event in events if event["type"] != "callback"]
+        if "journal-truncated" in self._faults:
+            events = [event for event in events if not _journals(event, "package_verified")]
+        return events
+
+    def close(self) -> None:
+        """Hang up."""
+        self._channel.close()
+
+    def _reboot(self) -> None:
+        self._channel.close()
+        self._play("reboot")
+        until = time.monotonic() + _REBOOT_S
+        while True:
+            try:
+                self._channel = self._connect()
+            except GuestGoneError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+
+def poisoned(material: Material) -> Material:
+    """The same material with initial weights that are not numbers: the owner sealed bad weights, nobody tampered."""
+    initial = bytearray(material.parts["initial"])
+    entry = max(parse_safetensors(memoryview(bytes(initial))).values(), key=lambda e: e.end - e.start)
+    initial[entry.start : entry.end] = b"\xff" * (entry.end - entry.start)
+    parts = {**material.parts, "initial": bytes(initial)}
+    return dataclasses.replace(material, parts=parts, initial_sha256=tensor_digest(bytes(initial)))
+
+
+def _rearranged(part: bytes, name: str) -> bytes:
+    """Other data for the raw leg: the largest tensor's rows in another order, every value still valid."""
+    if name.endswith(("-config", "-initial")):
+        return part
+    entry = max(parse_safetensors(memoryview(part)).values(), key=lambda e: e.end - e.start)
+    body = part[entry.start : entry.end]
+    row = len(body) // entry.shape[0]
+    return part[: entry.start] + body[row:] + body[:row] + part[entry.end :]
+
+
+def _journals(event: dict[str, Json], step: str) -> bool:
+    body = cast("dict[str, Json]", event["body"])
+    return event["type"] == "journal" and f'"type":"{step}"' in str(body["line"])

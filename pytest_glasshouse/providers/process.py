@@ -1,0 +1,133 @@
+"""Guests on this very machine: one process tree in one directory, ended by the end of its pipe.
+
+Shared by `mock` and `local`. The listing reads the kernel's process table, not this object's memory, so it also
+shows what another controller left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from pytest_glasshouse.providers.base import Instance
+
+NAME_PREFIX = "glasshouse-"
+_DIRECTORY_PREFIX = "gh-"
+#: A guest that boots for ever, and still ends with its pipe.
+_STALLED = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[3], ignore_errors=True)"
+
+
+class GuestProcess:
+    """One agent, its directory, and the pipe whose end ends it."""
+
+    def __init__(self, directory: Path, name: str, archive: bytes, *, stalled: bool = False) -> None:
+        self.directory = directory
+        self._name = name
+        self._code = ["-c", _STALLED] if stalled else [str(directory / "guest.zip")]
+        (directory / "guest.zip").write_bytes(archive)
+        self.process = self._spawn()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        site_packages = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+        command = [sys.executable, "-I", "-S", "-X", "utf8", *self._code, "agent"]
+        command += ["--directory", str(self.directory), "--allocation", self._name, "--until-eof"]
+        for path in site_packages:
+            command += ["--site-packages", path]
+        with (self.directory / "agent.log").open("ab") as log:
+            return subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
+                env={
+                    "PATH": "/usr/bin:/bin",
+                    "LANG": "C.UTF-8",
+                    **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
+                },
+                start_new_session=True,
+            )
+
+    def reboot(self) -> None:
+        """End the agent and start another in the same directory, as a container restart does."""
+        self.kill()
+        (self.directory / "agent.sock").unlink(missing_ok=True)
+        self.process = self._spawn()
+
+    def kill(self) -> None:
+        """End the agent and everything it started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+def new_directory() -> Path:
+    """A directory of its own for one guest, short enough for a unix socket's path."""
+    for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108
+        path = Path(base) / f"{_DIRECTORY_PREFIX}{secrets.token_hex(5)}"
+        if len(str(path / "agent.sock.new")) < 100:  # noqa: PLR2004  (sun_path holds 108 bytes)
+            path.mkdir(mode=0o700)
+            return path
+    raise OSError("no temporary directory with a path short enough for a unix socket")
+
+
+def listed() -> tuple[Instance, ...]:
+    """Every guest process of this project on this machine, from the process table."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            state = (entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if b"agent" in arguments and b"--allocation" in arguments and b"--directory" in arguments and state != "Z":
+            name = arguments[arguments.index(b"--allocation") + 1].decode(errors="replace")
+            directory = arguments[arguments.index(b"--directory") + 1].decode(errors="replace")
+            if name.startswith(NAME_PREFIX):
+                found.append(Instance(instance_id=Path(directory).name, name=name, state="running"))
+    return tuple(found)
+
+
+class GuestProcesses:
+    """The guests one controller started, by instance id."""
+
+    def __init__(self) -> None:
+        self._guests: dict[str, GuestProcess] = {}
+
+    def start(self, name: str, archive: bytes, *, stalled: bool = False) -> Instance:
+        """Start one guest; a stalled one is a process that never answers."""
+        directory = new_directory()
+        self._guests[directory.name] = GuestProcess(directory, name, archive, stalled=stalled)
+        return Instance(instance_id=directory.name, name=name, state="pending")
+
+    def get(self, instance_id: str) -> GuestProcess:
+        """One of ours."""
+        return self._guests[instance_id]
+
+    def address(self, instance_id: str) -> str:
+        """Its agent's socket."""
+        return str(self.get(instance_id).directory / "agent.sock")
+
+    def logs(self, instance_id: str) -> str:
+        """The last lines its agent printed."""
+        path = self.get(instance_id).directory / "agent.log"
+        return path.read_text(encoding="utf-8", errors="replace")[-2000:] if path.exists() else ""
+
+    def end(self, instance_id: str) -> None:
+        """Kill it and remove its directory; nothing happens for one that is not ours or gone."""
+        guest = self._guests.get(instance_id)
+        if guest is not None:
+            guest.kill()
+            shutil.rmtree(guest.directory, ignore_errors=True)

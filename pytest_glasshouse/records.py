@@ -1,0 +1,108 @@
+"""From what a row test left behind to its record in the report.
+
+This module knows outcomes, options and errors; it refuses to know files and the terminal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ConfigurationError, InfrastructureError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.engine import Engine
+    from pytest_glasshouse.legs.outcome import Ended, Outcome
+    from pytest_glasshouse.options import Options
+    from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.selection import RowItem
+
+#: Invariants this version does not observe, and why: a dry run or a local row does not fail on them.
+WAIVED: Mapping[str, str] = {"memory_scanned_clean": "not built"}
+
+Record = dict[str, Any]
+
+
+def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int) -> Record:
+    """The record of a row that was carried out: every invariant judged, every round's figures."""
+    from pytest_glasshouse.report.record import build_record
+
+    public = dataclasses.replace(outcome, declared=_public(outcome.declared))
+    return build_record(
+        public,
+        engine.results(outcome.observation),
+        engine.judge(outcome.observation),
+        _settings(outcome.row, public.declared, options, seed),
+        judge=engine.judge,
+    )
+
+
+def ended_record(row_item: RowItem, options: Options, ended: Ended, *, seed: int) -> Record:
+    """The record of a row that never came to an outcome of its own."""
+    from pytest_glasshouse.legs.outcome import Outcome
+    from pytest_glasshouse.report.record import build_record
+
+    outcome = Outcome(
+        row=row_item.row,
+        declared=_public(row_item.declared),
+        allocation=None,
+        ended=ended,
+    )
+    return build_record(outcome, (), (), _settings(row_item.row, outcome.declared, options, seed))
+
+
+def record_of_error(row_item: RowItem, options: Options, error: BaseException, *, skipped: bool, seed: int) -> Record:
+    """The record of a row whose test ended in an error before anything was recorded."""
+    from pytest_glasshouse.legs.outcome import Ended
+
+    text = without_paths(str(error))
+    told = f"{type(error).__name__}: {text}"
+    if skipped:
+        ended = Ended(outcome="excluded", reason=f"skipped: {text}", decision="Not run")
+    elif isinstance(error, InfrastructureError):
+        ended = Ended(outcome="infrastructure", reason=told, decision="Nothing was judged; running again is safe")
+    elif isinstance(error, ConfigurationError):
+        ended = Ended(outcome="error", reason=told, decision="Change what it names and run again")
+    else:
+        ended = Ended(outcome="error", reason=told, decision="Excluded from overhead calculation")
+    return ended_record(row_item, options, ended, seed=seed)
+
+
+def without_paths(text: str) -> str:
+    """The first line, with absolute paths and addresses taken out: an error's text may name this machine's."""
+    line = (text.strip().splitlines() or [""])[0]
+    return re.sub(r"(?<![\w./-])(?:~|file://|\w:\\)?/[^\s'\",;:)]+", "(path)", line)[:500]
+
+
+def _settings(row: RowSpec, declared: RowSpec, options: Options, seed: int) -> Any:
+    from pytest_glasshouse.report.record import RecordSettings
+
+    return RecordSettings(
+        margin_pct=row.margin_pct,
+        seed=seed,
+        leg_seconds=options.leg_seconds,
+        leg_steps=options.leg_steps,
+        fixed_order=options.fixed_order,
+        max_overhead_pct=options.max_overhead_pct,
+        overridden=_overridden(row, declared, options),
+        waived=WAIVED,
+    )
+
+
+def _overridden(row: RowSpec, declared: RowSpec, options: Options) -> tuple[str, ...]:
+    """The options that changed the row. A dry run shortens by its provider."""
+    target = "leg-seconds" if options.leg_seconds is not None else "leg-steps" if options.leg_steps is not None else "provider"
+    named = {"order": "order", "rounds": "rounds", "margin_pct": "margin", "model": "model"}
+    named |= {"target_s": target, "steps": target, "warmup_s": "provider"}
+    changed = (name for name in named if getattr(row, name) != getattr(declared, name))
+    return tuple(dict.fromkeys(named[name] for name in changed))
+
+
+def _public(declared: RowSpec) -> RowSpec:
+    """A declared row as a stranger may see it: a model directory of this machine becomes its name."""
+    if declared.model is None or not Path(declared.model).expanduser().is_dir():
+        return declared
+    return dataclasses.replace(declared, model=Path(declared.model).expanduser().resolve().name)

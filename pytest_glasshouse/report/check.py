@@ -1,0 +1,196 @@
+"""Re-derives a report from its own data. Nothing in a report is believed because it is written there.
+
+The order: can it be read; its schema; the redaction rules; every row's findings, figures, wording and words; the
+summary; the seals; the bundle's other files; and last whose keys signed it. Each fault names its path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import IntegrityError, ReportError
+from pytest_glasshouse.report import bundle as bundles
+from pytest_glasshouse.report.authenticity import Trust, unproven_signatures, witnessed
+from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
+from pytest_glasshouse.report.recompute import Derivation, record_faults
+from pytest_glasshouse.report.redaction import hits
+from pytest_glasshouse.report.schema import schema_faults
+from pytest_glasshouse.report.seal import verify_seal
+from pytest_glasshouse.wire.canonical import parse_strict
+from pytest_glasshouse.wire.tokens import public_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+class Level(StrEnum):
+    """How far a report's word goes; each contains the one before."""
+
+    NOTHING = "nothing"
+    CONSISTENT = "consistent"
+    AUTHENTIC = "authentic"
+    WITNESSED = "witnessed"
+
+    @property
+    def height(self) -> int:
+        return list(Level).index(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Something in the report that does not follow from the rest of it."""
+
+    path: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What checking found. `missing` says what stands between this level and the next ones."""
+
+    faults: tuple[Fault, ...]
+    level: Level
+    missing: tuple[str, ...]
+    rows: int
+    excluded: int
+
+    @property
+    def sound(self) -> bool:
+        return not self.faults
+
+
+def check_file(path: Path, *, trust: Trust = Trust(), derivation: Derivation | None = None) -> Checked:  # noqa: B008
+    """Check a report or a bundle. Raises `ReportError` only when there is nothing to check."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read ({error.strerror})") from error
+    return check_bytes(data, trust=trust, derivation=derivation)
+
+
+def check_bytes(data: bytes, *, trust: Trust = Trust(), derivation: Derivation | None = None) -> Checked:  # noqa: B008
+    """Check a report's or a bundle's bytes."""
+    files = bundles.unzipped(data) if data.startswith(b"PK") else {bundles.REPORT_MEMBER: data}
+    try:
+        document = parse_strict(files[bundles.REPORT_MEMBER], limit=bundles.MEMBER_LIMIT, floats=True)
+    except IntegrityError as error:
+        return _nothing(Fault(path="$", text=f"not strict JSON ({error.reason})"))
+    faults = [Fault(path=path, text=text) for path, _, text in (each.partition(": ") for each in schema_faults(document))]
+    if faults or not isinstance(document, dict):
+        return _nothing(*faults)
+    faults += _document_faults(document, derivation or Derivation())
+    if len(files) > 1:
+        faults += _member_faults(document, files)
+    return _judged(document, faults, trust)
+
+
+def load_document(data: bytes) -> dict[str, Any]:
+    """A report's or bundle's document, validated and nothing more. Raises `ReportError`."""
+    from pytest_glasshouse.report.schema import validate
+
+    text = bundles.unzipped(data)[bundles.REPORT_MEMBER] if data.startswith(b"PK") else data
+    try:
+        return validate(parse_strict(text, limit=bundles.MEMBER_LIMIT, floats=True))
+    except IntegrityError as error:
+        raise ReportError(f"not strict JSON ({error.reason})") from error
+
+
+def _nothing(*faults: Fault) -> Checked:
+    return Checked(faults=faults, level=Level.NOTHING, missing=("it does not follow the schema",), rows=0, excluded=0)
+
+
+def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:
+    for hit in hits(document):
+        yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
+    seen: dict[str, str] = {}
+    for name in ("rows", "excludedResults", "nullRows"):
+        for place, record in enumerate(document[name]):
+            path = f"$.{name}[{place}]"
+            if record["rowId"] in seen:
+                yield Fault(path=f"{path}.rowId", text=f"the same row is at {seen[record['rowId']]}")
+            seen.setdefault(record["rowId"], path)
+            if name != "nullRows":
+                for below, text in record_faults(name, record, document["methodology"], derivation):
+                    yield Fault(path=f"{path}{below}", text=text)
+            yield from _seal_faults(path, record, document)
+    yield from _whole_faults(document)
+    yield from _seal_faults("$", document, document)
+
+
+def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    lists = {"rows": document["rows"], "excludedResults": document["excludedResults"]}
+    expected = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
+    for name, value in expected.items():
+        if document["summary"][name] != value:
+            yield Fault(path=f"$.summary.{name}", text=f"the records give {value}")
+    if document["policySha256"] != policy_sha256(lists):
+        yield Fault(path="$.policySha256", text="the rounds ran under another policy")
+    if {**observed_keys(lists), "report": document["keys"]["report"]} != document["keys"]:
+        yield Fault(path="$.keys", text="does not list the keys of the observations")
+    if document["claims"]["notShown"] != not_shown(lists):
+        yield Fault(path="$.claims.notShown", text="does not list what the findings leave unseen")
+    for place, case in enumerate(document["tamper"]):
+        passed = tamper_passed(case)
+        if case["passed"] is not passed:
+            yield Fault(path=f"$.tamper[{place}].passed", text=f"what the case met gives {passed}")
+    yield from _cleanup_faults(document)
+
+
+def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    statuses = {each["name"]: each["status"] for each in document["cleanup"]["allocations"]}
+    worst = next((word for word in ("leak", "unproven") if word in statuses.values()), "proven")
+    if document["cleanup"]["status"] != worst:
+        yield Fault(path="$.cleanup.status", text=f"the allocations give {worst}")
+    for name in ("rows", "excludedResults"):
+        for place, record in enumerate(document[name]):
+            allocation = record["allocationName"]
+            if allocation is None:
+                continue
+            if allocation not in statuses:
+                yield Fault(path=f"$.{name}[{place}].allocationName", text="no cleanup is reported for this allocation")
+            elif statuses[allocation] != "proven" and record["publishable"]:
+                yield Fault(path=f"$.{name}[{place}].publishable", text="the cleanup of its allocation is not proven")
+
+
+def _seal_faults(path: str, body: dict[str, Any], document: dict[str, Any]) -> Iterator[Fault]:
+    try:
+        verify_seal(body, key=public_key(document["keys"]["report"]))
+    except IntegrityError as error:
+        yield Fault(path=f"{path}.seal", text=str(error))
+
+
+def _member_faults(document: dict[str, Any], files: dict[str, bytes]) -> Iterator[Fault]:
+    expected = bundles.members(document)
+    for name in sorted(expected.keys() | files.keys()):
+        if name not in files:
+            yield Fault(path=f"bundle/{name}", text="is missing")
+        elif name not in expected:
+            yield Fault(path="bundle", text="holds a file that the report does not give")
+        elif name != bundles.REPORT_MEMBER and files[name] != expected[name]:
+            yield Fault(path=f"bundle/{name}", text="differs from what the report holds")
+
+
+def _judged(document: dict[str, Any], faults: list[Fault], trust: Trust) -> Checked:
+    level, missing = Level.NOTHING, ["it does not follow from its own data"]
+    if not faults:
+        unproven = list(unproven_signatures(document, trust))
+        level, missing = (Level.CONSISTENT, unproven) if unproven else (Level.AUTHENTIC, [])
+    if level is Level.AUTHENTIC:
+        if witnessed(document, trust):
+            level = Level.WITNESSED
+        else:
+            missing = ["no receipt is by a server that --trust names as a witness"]
+    missing += [f"not shown: {each}" for each in document["claims"]["notShown"]]
+    return Checked(
+        faults=tuple(faults),
+        level=level,
+        missing=tuple(missing),
+        rows=len(document["rows"]),
+        excluded=len(document["excludedResults"]),
+    )

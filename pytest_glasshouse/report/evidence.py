@@ -1,0 +1,116 @@
+"""What a report derives from a row's observation: journals, treatment, and how many lifecycles were begun and held.
+
+Reads the observation as it stands and never believes a missing part: what is not there is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.wire.journal import head_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytest_glasshouse.invariants import Finding
+
+#: The invariants one protected lifecycle answers for, apart from the raw leg and the comparison.
+LIFECYCLE_INVARIANTS = (
+    "attestation verified",
+    "key released only after attestation",
+    "weights loaded from the package",
+    "runtime zeroized",
+    "memory scanned clean",
+    "journal countersigned",
+)
+
+#: What a protected leg does that a raw leg does not, by the journal step that shows it.
+_TREATMENT_STEPS = {
+    "anti_debug_ready": "anti-debug",
+    "measured": "attestation",
+    "package_verified": "sealed source",
+    "zeroized": "zeroize",
+}
+
+
+def invariant_key(name: str) -> str:
+    """An invariant's name in one spelling: people write it with spaces, and its function with underscores."""
+    return name.strip().replace(" ", "_")
+
+
+def observed_rounds(observation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rounds of an observation; none when it has none."""
+    rounds = observation.get("rounds")
+    return [each for each in rounds if isinstance(each, dict)] if isinstance(rounds, list) else []
+
+
+def protected_of(observed: Mapping[str, Any]) -> dict[str, Any]:
+    """The protected leg's part of a round; empty when it was never begun."""
+    part = observed.get("protected")
+    return part if isinstance(part, dict) else {}
+
+
+def journals(observation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where each round's journal stands: its lines are in the observation, here are their number and the head."""
+    found = []
+    for observed in observed_rounds(observation):
+        lines = journal_lines(observed)
+        found.append(
+            {"round": observed.get("round"), "lines": len(lines), "headSha256": head_of(lines, "") if lines else None},
+        )
+    return found
+
+
+def journal_lines(observed: Mapping[str, Any]) -> list[str]:
+    """The protected leg's journal of one round, as it was written."""
+    lines = protected_of(observed).get("journal")
+    return [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+
+
+def treatment(observation: Mapping[str, Any]) -> list[str]:
+    """The differences between the legs that the journals show, named once."""
+    steps = {step for observed in observed_rounds(observation) for step in _steps(journal_lines(observed))}
+    shown = [name for step, name in _TREATMENT_STEPS.items() if step in steps]
+    return sorted([*shown, "journal"]) if steps else []
+
+
+def stand_in(observation: Mapping[str, Any]) -> bool:
+    """Whether a stand-in was trained for the model the row names. Not saying so is saying no: only a model row has one."""
+    material = observation.get("material")
+    return isinstance(material, dict) and material.get("standIn") is True
+
+
+def lifecycle(
+    observation: Mapping[str, Any],
+    *,
+    waived: Mapping[str, str],
+    judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None,
+) -> dict[str, int]:
+    """How many protected lifecycles this row began and in how many of them everything a lifecycle answers for held."""
+    begun = [observed for observed in observed_rounds(observation) if protected_of(observed)]
+    if not begun:
+        return {"attempted": 0, "held": 0}
+    if judge is None:
+        from pytest_glasshouse import invariants
+
+        judge = invariants.judge
+    not_required = {invariant_key(name) for name in waived}
+    held = 0
+    for observed in begun:
+        findings = {each.invariant: each.finding for each in judge({**observation, "rounds": [observed]})}
+        held += all(
+            findings.get(name) == "held" or (findings.get(name) == "unseen" and invariant_key(name) in not_required)
+            for name in LIFECYCLE_INVARIANTS
+        )
+    return {"attempted": len(begun), "held": held}
+
+
+def _steps(lines: Sequence[str]) -> Iterator[str]:
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("type"), str):
+            yield entry["type"]

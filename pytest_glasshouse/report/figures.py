@@ -1,0 +1,173 @@
+"""A row's numbers from its rounds. Pure, and shared: `record` writes what this computes and `check` computes it again.
+
+This module knows units, nanoseconds and the arithmetic of `overhead`; it refuses to know findings or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct
+from pytest_glasshouse.overhead.limit import judge_limit
+from pytest_glasshouse.overhead.rates import log_ratio, overhead_pct, rate
+from pytest_glasshouse.overhead.verdict import verdict
+from pytest_glasshouse.report.wording import interpretation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_glasshouse.legs.results import LegResult, RoundResult
+    from pytest_glasshouse.overhead.interval import Interval
+
+Figures = dict[str, Any]
+
+_NO_PEAK = "not observed by this leg"
+
+
+def seconds(nanoseconds: int) -> float:
+    """Seconds of whole nanoseconds: a double keeps all of them for 104 days."""
+    return nanoseconds / 1e9
+
+
+def measured_legs(rounds: Sequence[RoundResult]) -> list[tuple[LegResult, LegResult]]:
+    """Both legs of every round, protected first. Raises `ReportError` when one is missing."""
+    legs = [(each.protected, each.raw) for each in rounds if each.protected is not None and each.raw is not None]
+    if not legs or len(legs) != len(rounds):
+        raise ReportError("a row's figures need both legs of every round")
+    return legs
+
+
+def row_figures(rounds: Sequence[RoundResult]) -> Figures:
+    """Totals over the rounds, per-round figures and what differs by leg: everything that needs no setting."""
+    legs = measured_legs(rounds)
+    units = {one.unit for pair in legs for one in pair}
+    if len(units) != 1:
+        raise ReportError(f"the legs count different units: {', '.join(sorted(units))}")
+    protected, raw = [pair[0] for pair in legs], [pair[1] for pair in legs]
+    totals = {**_leg_totals("protected", protected), **_leg_totals("raw", raw)}
+    stops = {one.stop_reason for pair in legs for one in pair}
+    zeroize = [leg.zeroize_ns for leg in protected]
+    return {
+        "unit": units.pop(),
+        **totals,
+        "zeroizeSec": None if any(value is None for value in zeroize) else seconds(sum(value or 0 for value in zeroize)),
+        "overheadPct": overhead_pct(totals["protectedPerSec"], totals["rawPerSec"]),
+        "protectedAdapterSha256": protected[-1].adapter_sha256,
+        "rawAdapterSha256": raw[-1].adapter_sha256,
+        "protectedFinalLoss": _finite("protected", protected[-1].final_loss),
+        "rawFinalLoss": _finite("raw", raw[-1].final_loss),
+        "stopReason": stops.pop() if len(stops) == 1 else "mixed",
+        "roundFigures": [_round_figures(each) for each in rounds],
+    }
+
+
+def judged_figures(
+    figures: Mapping[str, Any],
+    *,
+    order: str,
+    margin_pct: float,
+    fixed_order: bool,
+    max_overhead_pct: float | None,
+) -> Figures:
+    """Interval, verdict, limit and their wording, from the per-round figures and the settings of the run."""
+    ratios = log_ratios(figures)
+    ci95 = interval_pct(ratios, level=0.95)
+    judged = verdict(ratios, margin_pct=margin_pct, fixed_order=fixed_order)
+    mean = mean_overhead_pct(ratios)
+    limit = None if max_overhead_pct is None else judge_limit(ratios, limit_pct=max_overhead_pct, fixed_order=fixed_order)
+    return {
+        "roundsMeanPct": mean,
+        "overheadCi95Pct": _pair(ci95),
+        "overheadCi90Pct": _pair(interval_pct(ratios, level=0.90)),
+        "method": method(len(ratios)),
+        "verdict": judged.verdict.value,
+        "verdictReason": judged.reason,
+        "moreRounds": judged.more_rounds,
+        "interpretation": interpretation(judged, overhead_pct=figures["overheadPct"], ci95=ci95, order=order),
+        "limit": None
+        if limit is None
+        else {
+            "limitPct": limit.limit_pct,
+            "judgement": limit.verdict.value,
+            "reason": limit.reason,
+            "lower95Pct": limit.lower95_pct,
+            "upper95Pct": limit.upper95_pct,
+        },
+    }
+
+
+def log_ratios(figures: Mapping[str, Any]) -> list[float]:
+    """One log ratio per round, protected over raw."""
+    return [log_ratio(each["protectedPerSec"], each["rawPerSec"]) for each in figures["roundFigures"]]
+
+
+def method(rounds: int) -> str:
+    """How the overhead and its interval were computed, in words that a table can carry."""
+    if rounds == 1:
+        return "ratio of rates, one sequential round, no interval"
+    freedom = f"{rounds - 1} degrees of freedom"
+    return f"ratio of totals over {rounds} sequential rounds; t interval on the rounds' log ratios, {freedom}"
+
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
+
+
+def _leg_totals(name: str, legs: Sequence[LegResult]) -> Figures:
+    units, elapsed_ns = sum(leg.units for leg in legs), sum(leg.elapsed_ns for leg in legs)
+    phases: Counter[str] = Counter()
+    for leg in legs:
+        phases.update(leg.phases_ns)
+    peaks = [leg.peak_memory_bytes for leg in legs]
+    peak = None if any(value is None for value in peaks) else max(value or 0 for value in peaks)
+    return {
+        f"{name}Units": units,
+        f"{name}ElapsedSec": seconds(elapsed_ns),
+        f"{name}PerSec": _rate(name, units, elapsed_ns),
+        f"{name}SetupSec": seconds(sum(leg.setup_ns for leg in legs)),
+        f"{name}WarmupSec": seconds(sum(leg.warmup_ns for leg in legs)),
+        f"{name}CpuSecPerUnit": seconds(sum(leg.cpu_ns for leg in legs)) / units,
+        f"{name}PhasesSec": {phase: seconds(phases[phase]) for phase in sorted(phases)},
+        f"{name}PeakMemory": {"bytes": peak, "reason": _NO_PEAK if peak is None else None},
+    }
+
+
+def _round_figures(each: RoundResult) -> Figures:
+    ((protected, raw),) = measured_legs([each])
+    figures: Figures = {"round": each.number, "order": list(each.order)}
+    for name, leg in (("protected", protected), ("raw", raw)):
+        figures |= {
+            f"{name}Units": leg.units,
+            f"{name}ElapsedSec": seconds(leg.elapsed_ns),
+            f"{name}PerSec": _rate(name, leg.units, leg.elapsed_ns),
+            f"{name}SetupSec": seconds(leg.setup_ns),
+            f"{name}WarmupSec": seconds(leg.warmup_ns),
+            f"{name}WarmupUnits": leg.warmup_units,
+            f"{name}CpuSec": seconds(leg.cpu_ns),
+            f"{name}AdapterSha256": leg.adapter_sha256,
+            f"{name}FinalLoss": _finite(name, leg.final_loss),
+            f"{name}StopReason": leg.stop_reason,
+        }
+    figures["zeroizeSec"] = None if protected.zeroize_ns is None else seconds(protected.zeroize_ns)
+    figures["overheadPct"] = overhead_pct(figures["protectedPerSec"], figures["rawPerSec"])
+    return figures
+
+
+def _rate(name: str, units: int, elapsed_ns: int) -> float:
+    try:
+        return rate(units, seconds(elapsed_ns))
+    except ValueError as error:
+        raise ReportError(f"{name} leg: {error}") from error
+
+
+def _finite(name: str, loss: str) -> float:
+    try:
+        value = float(loss)
+    except ValueError as error:
+        raise ReportError(f"{name} leg: final loss is not a number") from error
+    if not math.isfinite(value):
+        raise ReportError(f"{name} leg: final loss is not finite")
+    return value

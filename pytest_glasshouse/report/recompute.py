@@ -1,0 +1,204 @@
+"""One record computed again from its observation, and compared field by field.
+
+Knows which fields follow from which. What it compares with comes from the rooms that made it in the first place
+(`invariants.judge`, `legs.results`, `report.figures`), so a rule exists once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import GlasshouseError, IntegrityError
+from pytest_glasshouse.overhead.rates import overhead_pct
+from pytest_glasshouse.report.evidence import (
+    invariant_key,
+    journal_lines,
+    journals,
+    lifecycle,
+    observed_rounds,
+    protected_of,
+    stand_in,
+    treatment,
+)
+from pytest_glasshouse.report.figures import judged_figures, row_figures
+from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, workload_facts
+from pytest_glasshouse.report.wording import WITHHELD
+from pytest_glasshouse.wire.journal import replay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytest_glasshouse.invariants import Finding
+    from pytest_glasshouse.legs.results import RoundResult
+
+    Faults = Iterator[tuple[str, str]]
+
+#: A rate is a quotient of two numbers of the same record: anything beyond rounding is another number.
+_RELATIVE = 1e-12
+#: Words that a person reads and a redaction may have masked.
+_FREE_TEXT = ("reason", "expected", "seen", "todo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derivation:
+    """The two functions a report is derived with; None means the project's own."""
+
+    results: Callable[[dict[str, Any]], Sequence[RoundResult]] | None = None
+    judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None
+
+    def rounds(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
+        if self.results is not None:
+            return self.results(observation)
+        from pytest_glasshouse.legs.results import results
+
+        return results(observation)
+
+    def findings(self, observation: dict[str, Any]) -> Sequence[Finding]:
+        if self.judge is not None:
+            return self.judge(observation)
+        from pytest_glasshouse.invariants import judge
+
+        return judge(observation)
+
+
+def record_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str, Any], derivation: Derivation) -> Faults:
+    """Every fault of one `rows[]` or `excludedResults[]` object, its path relative to the object."""
+    if name == "rows":
+        yield from _arithmetic_faults(record)
+    yield from _state_faults(record)
+    if not record["observation"]:
+        if record["findings"] or record["lifecycle"]["held"] or name == "rows":
+            yield ".observation", "is empty, so nothing in this record follows from anything"
+        return
+    if name == "rows":
+        yield from _journal_faults(record["observation"])
+    try:
+        yield from _derived_faults(name, record, methodology, derivation)
+    except (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        yield ".observation", f"cannot be derived from ({type(error).__name__})"
+
+
+def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
+    """What can be seen in the figures alone, as a reader with a pocket calculator would."""
+    yield from _rate_faults("", row)
+    for place, each in enumerate(row["roundFigures"]):
+        yield from _rate_faults(f".roundFigures[{place}]", each)
+    for leg in ("protected", "raw"):
+        units = sum(each[f"{leg}Units"] for each in row["roundFigures"])
+        seconds = math.fsum(each[f"{leg}ElapsedSec"] for each in row["roundFigures"])
+        if units != row[f"{leg}Units"]:
+            yield f".{leg}Units", f"the rounds give {units}"
+        if not math.isclose(seconds, row[f"{leg}ElapsedSec"], rel_tol=1e-9):
+            yield f".{leg}ElapsedSec", f"the rounds give {seconds!r}"
+    if [each["round"] for each in row["roundFigures"]] != list(range(1, row["rounds"] + 1)):
+        yield ".roundFigures", f"expected rounds 1 to {row['rounds']}, each once, in order"
+    if row["protectedAdapterSha256"] == row["rawAdapterSha256"]:
+        yield ".rawAdapterSha256", "is the protected leg's digest too"
+
+
+def _rate_faults(path: str, figures: Mapping[str, Any]) -> Faults:
+    for leg in ("protected", "raw"):
+        expected = figures[f"{leg}Units"] / figures[f"{leg}ElapsedSec"]
+        if not math.isclose(expected, figures[f"{leg}PerSec"], rel_tol=_RELATIVE):
+            yield f"{path}.{leg}PerSec", f"units and seconds give {expected!r}"
+    expected = overhead_pct(figures["protectedPerSec"], figures["rawPerSec"])
+    if not math.isclose(expected, figures["overheadPct"], rel_tol=1e-9, abs_tol=1e-9):
+        yield f"{path}.overheadPct", f"the rates give {expected:.2f}"
+
+
+def _state_faults(record: Mapping[str, Any]) -> Faults:
+    """Words that follow from the findings beside them, and whether every one of those passes."""
+    for name, value in finding_states(record["findings"]).items():
+        if record[name] != value:
+            yield f".{name}", f"the findings give {value}"
+    waived = {invariant_key(each["invariant"]) for each in record["waived"]}
+    names = [invariant_key(each["invariant"]) for each in record["findings"]]
+    if len(set(names)) != len(names):
+        yield ".findings", "an invariant is judged twice"
+    if record.get("outcome") is not None:
+        return
+    for place, each in enumerate(record["findings"]):
+        if each["finding"] == "unseen" and invariant_key(each["invariant"]) not in waived:
+            yield f".findings[{place}]", f"{each['invariant']} is unseen, and this is a measured row"
+        if each["finding"] != "held" and record["publishable"]:
+            yield ".publishable", f"{each['invariant']} is {each['finding']}"
+    if record["namedGpuModel"] not in {None, record["gpuModel"]} and record["publishable"]:
+        yield ".publishable", "it did not run on the GPU it names"
+    if record["standIn"] and record["publishable"]:
+        yield ".publishable", "a stand-in model was trained"
+
+
+def _journal_faults(observation: Mapping[str, Any]) -> Faults:
+    """Replay the journals of a measured row. In an excluded one a broken journal is what its findings say."""
+    for place, observed in enumerate(observed_rounds(observation)):
+        lines = journal_lines(observed)
+        challenge = protected_of(observed).get("challenge")
+        nonce = challenge.get("nonce") if isinstance(challenge, dict) else None
+        if not lines:
+            continue
+        try:
+            replay(lines, str(nonce))
+        except IntegrityError as error:
+            yield f".observation.rounds[{place}].protected.journal", str(error)
+
+
+def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str, Any], derivation: Derivation) -> Faults:
+    observation = record["observation"]
+    yield from _finding_faults(record, [finding_json(each) for each in derivation.findings(observation)])
+    waived = {each["invariant"]: each["reason"] for each in record["waived"]}
+    counted = lifecycle(observation, waived=waived, judge=derivation.findings)
+    if record["lifecycle"] != counted:
+        yield ".lifecycle", f"the observation gives {counted['held']} held of {counted['attempted']}"
+    if name != "rows":
+        return
+    rounds = derivation.rounds(observation)
+    expected = row_figures(rounds)
+    expected |= judged_figures(
+        expected,
+        order=record["order"],
+        margin_pct=record["marginPct"],
+        fixed_order=record["fixedOrder"],
+        max_overhead_pct=methodology["maxOverheadPct"],
+    )
+    expected |= {
+        "journal": journals(observation),
+        "treatment": treatment(observation),
+        "standIn": stand_in(observation),
+        "dataOrderSeeds": data_order_seeds(rounds),
+        "workloadFacts": workload_facts(rounds),
+    }
+    for field, value in expected.items():
+        yield from _differences(f".{field}", value, record[field])
+
+
+def _finding_faults(record: Mapping[str, Any], expected: Sequence[Mapping[str, Any]]) -> Faults:
+    written = {each["invariant"]: (place, each) for place, each in enumerate(record["findings"])}
+    for finding in expected:
+        if finding["invariant"] not in written:
+            yield ".findings", f"{finding['invariant']} is not among them; it is {finding['finding']}"
+            continue
+        place, each = written.pop(finding["invariant"])
+        for field, value in finding.items():
+            masked = field in _FREE_TEXT and str(each[field]).startswith(WITHHELD)
+            if each[field] != value and not masked:
+                told = f"the observation gives {value!r}" if field == "finding" else "does not follow"
+                yield f".findings[{place}].{field}", told
+    for name, (place, _) in written.items():
+        yield f".findings[{place}]", f"{name} is no invariant of this version"
+
+
+def _differences(path: str, expected: Any, written: Any) -> Faults:
+    """Where two JSON values differ, numbers compared to the last digits a double keeps."""
+    if isinstance(expected, dict) and isinstance(written, dict) and expected.keys() == written.keys():
+        for key, value in expected.items():
+            yield from _differences(f"{path}.{key}", value, written[key])
+    elif isinstance(expected, list | tuple) and isinstance(written, list) and len(expected) == len(written):
+        for place, value in enumerate(expected):
+            yield from _differences(f"{path}[{place}]", value, written[place])
+    elif isinstance(expected, float) and isinstance(written, int | float) and not isinstance(written, bool):
+        if not math.isclose(expected, written, rel_tol=1e-9, abs_tol=1e-9):
+            yield path, f"the observation gives {expected!r}"
+    elif expected != written:
+        yield path, "does not follow from the observation"

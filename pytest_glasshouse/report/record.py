@@ -1,0 +1,266 @@
+"""One row's record: which list it belongs to, and every field of it.
+
+This module knows outcomes, findings and settings. It refuses to decide what holds (the `invariants` room's) and how
+a run exits (the face's): a state in a record is derived from a finding, and without one it is `unseen`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.evidence import invariant_key, journals, lifecycle, stand_in, treatment
+from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from pytest_glasshouse.invariants import Finding
+    from pytest_glasshouse.legs.outcome import Outcome
+    from pytest_glasshouse.legs.results import RoundResult
+    from pytest_glasshouse.rows.spec import RowSpec
+
+    Judge = Callable[[dict[str, Any]], Sequence[Finding]]
+
+_EXCLUDED = "Excluded from overhead calculation"
+_DIGEST_IN_TEXT = re.compile(r"(?<![0-9A-Za-z])([0-9a-f]{16})[0-9a-f]{48}(?![0-9A-Za-z])")
+
+#: A record as it travels from the test to the report: the name of its list and the object that goes there.
+Record = dict[str, Any]
+ListName = Literal["rows", "excludedResults"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSettings:
+    """What the run asked for, beyond the row itself.
+
+    `overridden` names the options that changed the row. `waived` maps an invariant to why this run does not require it
+    (`unseen` only: a broken finding is never waived). `unpublishable` are the run's own reasons against publishing.
+    """
+
+    margin_pct: float | None = None
+    """None: the row's own."""
+    seed: int | None = None
+    leg_seconds: float | None = None
+    leg_steps: int | None = None
+    fixed_order: bool = False
+    max_overhead_pct: float | None = None
+    overridden: tuple[str, ...] = ()
+    waived: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    unpublishable: tuple[str, ...] = ()
+
+
+def build_record(
+    outcome: Outcome,
+    rounds: Sequence[RoundResult],
+    findings: Iterable[Finding],
+    settings: RecordSettings,
+    *,
+    judge: Judge | None = None,
+) -> Record:
+    """The unsealed record of one row: `{"list": "rows" | "excludedResults", "record": {...}}`.
+
+    A row is measured when it did not end early, both legs of every round it asked for are there, and every finding held
+    or is waived. Anything else is an excluded result and carries no rate and no overhead.
+    """
+    found = [finding_json(each) for each in findings]
+    why = _why_excluded(outcome, rounds, found, settings)
+    common = _identity(outcome, settings)
+    states = {"findings": found, "waived": _waived(found, settings), **finding_states(found)}
+    seen = {"lifecycle": lifecycle(outcome.observation, waived=settings.waived, judge=judge), "observation": outcome.observation}
+    if why is not None:
+        excluded = {
+            **common,
+            "roundsCompleted": sum(each.protected is not None and each.raw is not None for each in rounds),
+            **why,
+            "verdict": Verdict.EXCLUDED.value,
+            **states,
+            **seen,
+            **_flags(outcome),
+            "publishable": False,
+            "unpublishableBecause": _once(["not measured", *_reasons(outcome, found, settings)]),
+        }
+        return {"list": "excludedResults", "record": excluded}
+    figures = row_figures(rounds)
+    margin_pct = outcome.row.margin_pct if settings.margin_pct is None else settings.margin_pct
+    judged = judged_figures(
+        figures,
+        order=outcome.row.order,
+        margin_pct=margin_pct,
+        fixed_order=settings.fixed_order,
+        max_overhead_pct=settings.max_overhead_pct,
+    )
+    reasons = _reasons(outcome, found, settings)
+    row = {
+        **common,
+        "sameAllocation": states.pop("sameAllocation"),
+        **figures,
+        **judged,
+        "marginPct": margin_pct,
+        "seed": settings.seed,
+        **states,
+        "treatment": treatment(outcome.observation),
+        "standIn": stand_in(outcome.observation),
+        "dataOrderSeeds": data_order_seeds(rounds),
+        "workloadFacts": workload_facts(rounds),
+        "segments": [],
+        "journal": journals(outcome.observation),
+        **seen,
+        **_flags(outcome),
+        "publishable": not reasons,
+        "unpublishableBecause": reasons,
+    }
+    return {"list": "rows", "record": row}
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """A finding as the report holds it. Digests in its words are cut short: whole, they could not be told from a key."""
+    return {
+        "invariant": finding.invariant,
+        "finding": finding.finding,
+        "evidence": finding.evidence,
+        **{name: _DIGEST_IN_TEXT.sub(r"\1...", getattr(finding, name)) for name in ("reason", "expected", "seen", "todo")},
+    }
+
+
+def finding_states(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The words a row carries for what four of its findings say. None of them is ever assumed."""
+    by_name = {invariant_key(each["invariant"]): each["finding"] for each in found}
+
+    def word(invariant: str, held: str, broken: str) -> str:
+        return {"held": held, "broken": broken}.get(by_name.get(invariant, ""), "unseen")
+
+    return {
+        "attestation": word("attestation_verified", "verified", "rejected"),
+        "runtimeState": word("runtime_zeroized", "zeroized", "terminated"),
+        "rawCallback": word("raw_callback_completed", "completed", "lost"),
+        "sameAllocation": {"held": True, "broken": False}.get(by_name.get("same_allocation", "")),
+    }
+
+
+def workload_facts(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
+    """What each leg said about what it trained: device, data order, parameters, stand-in."""
+    return [
+        {
+            "round": each.number,
+            "protected": None if each.protected is None else each.protected.facts,
+            "raw": None if each.raw is None else each.raw.facts,
+        }
+        for each in rounds
+    ]
+
+
+def data_order_seeds(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
+    """The seed of each leg's data order, by round: the legs take the same batches in different orders."""
+    return [
+        {"round": each.number, "protected": protected.order_seed, "raw": raw.order_seed}
+        for each, (protected, raw) in zip(rounds, measured_legs(rounds), strict=True)
+    ]
+
+
+def _identity(outcome: Outcome, settings: RecordSettings) -> dict[str, Any]:
+    row, allocation = outcome.row, outcome.allocation
+    as_declared = _work(row) == _work(outcome.declared)
+    return {
+        "rowId": row.row_id,
+        "name": row.name,
+        "asDeclared": as_declared,
+        "overridden": sorted(settings.overridden),
+        "declared": None if as_declared else _work(outcome.declared),
+        "provider": None if allocation is None else allocation.provider,
+        "providerInstanceId": None if allocation is None else allocation.provider_instance_id,
+        "allocationName": None if allocation is None else allocation.name,
+        "namedGpuModel": row.gpu_model,
+        "gpuModel": None if allocation is None else allocation.gpu_model,
+        "gpuUuid": None if allocation is None else allocation.gpu_uuid,
+        "workload": row.workload,
+        "modelId": row.model,
+        **_work(row),
+        "fixedOrder": settings.fixed_order,
+        "warmupSec": row.warmup_s,
+    }
+
+
+def _work(row: RowSpec) -> dict[str, Any]:
+    """What `asDeclared` compares: order, rounds and target."""
+    target = {"targetSec": row.target_s} if row.target_s is not None else {"stepBudget": row.steps}
+    return {"order": row.order, "rounds": row.rounds, **target}
+
+
+def _flags(outcome: Outcome) -> dict[str, Any]:
+    allocation = outcome.allocation
+    return {
+        "dryRun": allocation is None or allocation.dry_run,
+        "simulated": allocation is not None and allocation.simulated,
+    }
+
+
+def _why_excluded(
+    outcome: Outcome, rounds: Sequence[RoundResult], found: Sequence[Mapping[str, Any]], settings: RecordSettings
+) -> dict[str, str] | None:
+    if outcome.ended is not None:
+        ended = outcome.ended
+        return {"outcome": ended.outcome, "reason": _DIGEST_IN_TEXT.sub(r"\1...", ended.reason), "decision": ended.decision}
+    failed = [each for each in found if not _passes(each, settings)]
+    if failed:
+        told = "; ".join(f"{each['invariant']} {each['finding']}: {each['reason']}" for each in failed)
+        return {"outcome": "failed", "reason": told, "decision": _EXCLUDED}
+    if not found:
+        return {"outcome": "error", "reason": "no finding was judged", "decision": _EXCLUDED}
+    complete = len(rounds) == outcome.row.rounds and all(each.protected and each.raw for each in rounds)
+    if not complete or outcome.allocation is None:
+        reason = "not every leg of every round was measured" if not complete else "no allocation was observed"
+        return {"outcome": "excluded", "reason": reason, "decision": _EXCLUDED}
+    return None
+
+
+def _passes(found: Mapping[str, Any], settings: RecordSettings) -> bool:
+    return found["finding"] == "held" or _is_waived(found, settings)
+
+
+def _is_waived(found: Mapping[str, Any], settings: RecordSettings) -> bool:
+    waived = {invariant_key(name) for name in settings.waived}
+    return found["finding"] == "unseen" and invariant_key(found["invariant"]) in waived
+
+
+def _waived(found: Sequence[Mapping[str, Any]], settings: RecordSettings) -> list[dict[str, str]]:
+    reasons = {invariant_key(name): reason for name, reason in settings.waived.items()}
+    return [
+        {"invariant": each["invariant"], "reason": reasons[invariant_key(each["invariant"])]}
+        for each in found
+        if _is_waived(each, settings)
+    ]
+
+
+def _reasons(outcome: Outcome, found: Sequence[Mapping[str, Any]], settings: RecordSettings) -> list[str]:
+    """Why this row may not be published; empty when it may."""
+    row, allocation = outcome.row, outcome.allocation
+    reasons = list(settings.unpublishable)
+    if allocation is None or allocation.dry_run:
+        reasons.append("dry run")
+    if allocation is not None and allocation.simulated:
+        reasons.append("simulated provider")
+    if row.gpu_model is not None and allocation is not None and allocation.gpu_model != row.gpu_model:
+        reasons.append("not the GPU the row names")
+    if _shortened(row, outcome.declared):
+        reasons.append("shortened target")
+    if stand_in(outcome.observation):
+        reasons.append("stand-in model")
+    reasons += [f"{each['invariant']} is {each['finding']}" for each in found if each["finding"] != "held"]
+    return _once(reasons)
+
+
+def _shortened(row: RowSpec, declared: RowSpec) -> bool:
+    """Less of the declared target, or a target of another kind, which cannot be compared and so is not trusted."""
+    if row.target_s is not None and declared.target_s is not None:
+        return row.target_s < declared.target_s or row.warmup_s < declared.warmup_s
+    if row.steps is not None and declared.steps is not None:
+        return row.steps < declared.steps or row.warmup_s < declared.warmup_s
+    return True
+
+
+def _once(reasons: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(reasons))

@@ -1,0 +1,69 @@
+"""Seals: a JWS over the canonical form of an object, by the report key.
+
+A seal says that an object has not changed since the holder of a key wrote it. It says nothing about whether what
+the object states is true; `check` answers that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.tokens import sign, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+SEAL_TYP = "glasshouse-seal+jws"
+KEY_VARIABLE = "GLASSHOUSE_SIGNING_KEY"
+
+
+def report_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
+    """The key named by `GLASSHOUSE_SIGNING_KEY` (the path of an unencrypted PEM file), else one made for this run.
+
+    Raises `ConfigurationError` without showing the path's content.
+    """
+    path = environ.get(KEY_VARIABLE)
+    if not path:
+        return Ed25519PrivateKey.generate()
+    try:
+        pem = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{KEY_VARIABLE}: cannot read the file it names ({error.strerror})") from error
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError) as error:
+        expected = "expected an unencrypted PEM private key (openssl genpkey -algorithm ed25519)"
+        raise ConfigurationError(f"{KEY_VARIABLE}: {expected}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigurationError(f"{KEY_VARIABLE}: expected an Ed25519 key, saw {type(key).__name__.lstrip('_')}")
+    return key
+
+
+def sealed(body: Mapping[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:
+    """The object with its seal as the last member. A seal it already had is replaced."""
+    bare = {name: value for name, value in body.items() if name != "seal"}
+    return {**bare, "seal": sign({"sha256": _digest(bare)}, key=key, typ=SEAL_TYP)}
+
+
+def verify_seal(body: Mapping[str, Any], *, key: Ed25519PublicKey) -> Mapping[str, Any]:
+    """Return the object if its seal is by `key` and over what it holds; raise `IntegrityError` otherwise."""
+    token = body.get("seal")
+    if not isinstance(token, str):
+        raise IntegrityError("seal-missing")
+    claims = verify(token, key=key, typ=SEAL_TYP)
+    bare = {name: value for name, value in body.items() if name != "seal"}
+    if claims != {"sha256": _digest(bare)}:
+        raise IntegrityError("seal-digest", "the object was changed after it was sealed")
+    return body
+
+
+def _digest(bare: Mapping[str, Any]) -> str:
+    return sha256_hex(canonical(dict(bare)))

@@ -1,0 +1,83 @@
+"""The run's part in pytest's hooks, in the process that writes the report. Registered once rows were selected."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.terminal import not_a_gate, summary
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.run import Run
+
+
+class RunHooks:
+    """Hears how tests begin and end, ends allocations before anything else ends, and writes the summary."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.run.begin(nodeid)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        worker = getattr(getattr(getattr(report, "node", None), "gateway", None), "id", "")
+        self.run.live.clear(worker=worker if report.when == "teardown" else None)
+        if report.failed:
+            self.run.failed(report.nodeid)
+        payload = getattr(report, "glasshouse", None)
+        if payload is not None:
+            self.run.take(report.nodeid, payload, worker=worker)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.run.failed(report.nodeid)
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
+        self.run.live.clear()
+        with contextlib.suppress(GlasshouseError):
+            self.run.end_allocations()
+        try:
+            yield
+        finally:
+            session.exitstatus = self.run.finish(int(session.exitstatus))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        run = self.run
+        if not run.begun and not run.tamper:
+            return
+        terminalreporter.section("glasshouse")
+        for line in summary(list(run.records.values()), run.tamper_shown):
+            terminalreporter.write_line(line)
+        terminalreporter.write_line("")
+        for path in run.published:
+            terminalreporter.write_line(f"{'bundle' if path.suffix == '.zip' else 'report'}  {_shown_path(path, run.config)}")
+        for line in run.trouble:
+            terminalreporter.write_line(f"glasshouse: {line}", red=True)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_unconfigure(self, config: pytest.Config) -> None:
+        self.run.close()
+        self._last_line(config)
+
+    def _last_line(self, config: pytest.Config) -> None:
+        reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
+        run = self.run
+        if reporter is None or not run.begun:
+            return
+        if run.options.provider == "mock":
+            reporter.write_line(not_a_gate(len(run.selected.rows)), yellow=True)
+        if not run.cleanup_is_proven:
+            reporter.write_line(f"glasshouse: cleanup is not proven: {run.leftovers} may still exist", red=True)
+
+
+def _shown_path(path: Path, config: pytest.Config) -> str:
+    base = config.invocation_params.dir
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)

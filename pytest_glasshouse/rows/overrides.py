@@ -1,0 +1,93 @@
+"""From the row a test declares to the row that runs: what a user may change for a whole run, and which rows that makes equal.
+
+This module knows the values of a run's overrides; it refuses to know where they came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pytest_glasshouse.rows.spec import Order, RowSpec
+
+#: What every target and warm-up become in a dry run that does not set its own target.
+DRY_RUN_TARGET_S = 2.0
+DRY_RUN_WARMUP_S = 0.5
+
+KeyT = TypeVar("KeyT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overrides:
+    """What a run changes in every row; None leaves the row's own."""
+
+    order: Order | None = None
+    target_s: float | None = None
+    steps: int | None = None
+    rounds: int | None = None
+    margin_pct: float | None = None
+    model: str | None = None
+    dry_run: bool = False
+
+    def apply(self, declared: RowSpec) -> RowSpec:
+        """The row that runs. A dry run shortens it last, so that rows of different length do not become the same row."""
+        return self._shortened(self.chosen(declared))
+
+    def chosen(self, declared: RowSpec) -> RowSpec:
+        """The row with what the user asked for, before a dry run shortens it."""
+        changes: dict[str, Any] = {}
+        if self.order is not None:
+            changes["order"] = self.order
+        if self.target_s is not None or self.steps is not None:
+            changes |= {"target_s": self.target_s, "steps": self.steps}
+        if self.rounds is not None:
+            changes["rounds"] = self.rounds
+        if self.margin_pct is not None:
+            changes["margin_pct"] = self.margin_pct
+        if self.model is not None and declared.workload == "lora":
+            changes["model"] = self.model
+        return dataclasses.replace(declared, **changes)
+
+    def _shortened(self, row: RowSpec) -> RowSpec:
+        if not self.dry_run:
+            return row
+        if self.target_s is None and self.steps is None:
+            row = dataclasses.replace(row, target_s=DRY_RUN_TARGET_S, steps=None)
+        return dataclasses.replace(row, warmup_s=min(row.warmup_s, DRY_RUN_WARMUP_S))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapsed(Generic[KeyT]):
+    """A row left out because an equal one runs."""
+
+    key: KeyT
+    row: RowSpec
+    same_as: RowSpec
+
+
+def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tuple[Collapsed[KeyT], ...]:
+    """The rows to leave out, so that no row runs twice: `rows` are declared rows, each with the caller's key.
+
+    Two rows collapse when they have one row id, or when an override made them equal in everything but the name. Rows
+    that were declared alike under two names are the user's wish and stay. Of equal rows the one that runs as declared stays.
+    """
+    left_out: list[Collapsed[KeyT]] = []
+    for alike in _groups(rows, overrides):
+        stays = next((member for member in alike if overrides.chosen(member[1]) == member[1]), alike[0])
+        for member in alike:
+            if member is stays:
+                continue
+            changed = overrides.chosen(member[1]) != member[1]
+            if changed or member[1].row_id == stays[1].row_id:
+                left_out.append(Collapsed(key=member[0], row=member[1], same_as=stays[1]))
+    return tuple(left_out)
+
+
+def _groups(rows: Iterable[tuple[KeyT, RowSpec]], overrides: Overrides) -> list[list[tuple[KeyT, RowSpec]]]:
+    groups: dict[RowSpec, list[tuple[KeyT, RowSpec]]] = {}
+    for key, declared in rows:
+        meaning = dataclasses.replace(overrides.chosen(declared), name="row", smoke=False, published=None)
+        groups.setdefault(meaning, []).append((key, declared))
+    return list(groups.values())

@@ -1,0 +1,120 @@
+"""The rows that were published, under their GPU, order and target, and our own rows for any GPU.
+
+This module knows what was published and where; it refuses to know how a row is run. The published overhead rides
+along in `RowSpec.published` for whoever compares; it is never an expectation. Rows published without an order run
+raw-first, and their `published.order` is None. The two functional rows were published without a raw leg; ours run both.
+"""
+
+from __future__ import annotations
+
+from pytest_glasshouse.rows.spec import Gpu, Order, Published, RowSpec
+
+QWEN_SMALL = "Qwen/Qwen2.5-0.5B-Instruct"
+QWEN_LARGE = "Qwen/Qwen2.5-7B-Instruct"
+
+SAME_INSTANCE = "same-instance-overhead.json"
+H100_REPEAT = "h100-same-instance-repeat.txt"
+WALL_CLOCK = "qwen-lora-wallclock.txt"
+FUNCTIONAL = "same-instance-overhead.txt"
+
+
+def _mlp(
+    gpu: Gpu, target_s: float, order: Order, overhead_pct: float, *, on: str, source: str = SAME_INSTANCE, smoke: bool = False
+) -> RowSpec:
+    return RowSpec(
+        name=f"{gpu}-{target_s:g}s-{order}",
+        workload="mlp",
+        gpu=gpu,
+        order=order,
+        target_s=target_s,
+        provider=on,
+        smoke=smoke,
+        published=Published(source=source, overhead_pct=overhead_pct, order=order),
+    )
+
+
+def _lora(  # noqa: PLR0913 - a row of the published table has this many columns
+    gpu: Gpu,
+    size: str,
+    order: Order | None,
+    overhead_pct: float | None,
+    *,
+    seconds: float | None = None,
+    steps: int | None = None,
+    on: str = "runpod",
+    source: str = WALL_CLOCK,
+    label: str | None = None,
+) -> RowSpec:
+    target = f"{seconds:g}s" if seconds is not None else f"{steps}step{'' if steps == 1 else 's'}"
+    return RowSpec(
+        name="-".join(filter(None, (gpu, f"qwen{size}", target, order))),
+        workload="lora",
+        gpu=gpu,
+        order=order or "raw-first",
+        target_s=seconds,
+        steps=steps,
+        provider=on,
+        model={"0.5b": QWEN_SMALL, "7b": QWEN_LARGE}[size],
+        published=Published(source=source, overhead_pct=overhead_pct, order=order, label=label),
+    )
+
+
+PUBLISHED_MLP: tuple[RowSpec, ...] = (
+    _mlp("h100", 60, "protected-first", 10.46, on="runpod", smoke=True),
+    _mlp("h100", 60, "raw-first", -29.67, on="runpod", smoke=True),
+    _mlp("h100", 900, "protected-first", -2.99, on="runpod"),
+    _mlp("h100", 1800, "raw-first", 18.05, on="runpod"),
+    _mlp("h100", 1800, "protected-first", 2.58, on="runpod", source=H100_REPEAT),
+    _mlp("a4000", 60, "raw-first", -0.41, on="vastai", smoke=True),
+    _mlp("a4000", 60, "protected-first", -0.88, on="vastai", smoke=True),
+    _mlp("a4000", 900, "raw-first", -7.39, on="vastai"),
+    _mlp("a4000", 1800, "raw-first", -0.88, on="vastai"),
+    _mlp("pro6000", 900, "raw-first", 2.68, on="runpod"),
+    _mlp("pro6000", 1800, "raw-first", 14.63, on="runpod"),
+)
+
+PUBLISHED_LORA: tuple[RowSpec, ...] = (
+    _lora("rtx4090", "0.5b", "raw-first", 0.86, seconds=900, label="0.5B 15m"),
+    _lora("rtx4090", "0.5b", "raw-first", -0.45, seconds=1800, label="0.5B 30m"),
+    _lora("rtx3090", "0.5b", "raw-first", 0.81, seconds=3600, label="0.5B 60m"),
+    _lora("a4000", "7b", None, 0.59, steps=256, label="7B smoke"),
+    _lora("a4000", "7b", None, 1.11, seconds=900, label="7B 15m"),
+    _lora("a4000", "7b", None, 0.26, seconds=1800, label="7B 30m"),
+    _lora("h100", "7b", None, 0.77, seconds=1800, label="7B 30m H100"),
+    _lora("h100", "7b", "protected-first", -0.73, steps=30000, label="7B 30k-step H100 protected-first"),
+    _lora("a4000", "0.5b", "raw-first", 9.86, steps=8, source=SAME_INSTANCE),
+    _lora("a4000", "0.5b", "raw-first", -7.79, steps=16, on="vastai", source=SAME_INSTANCE),
+    _lora("a4000", "0.5b", "protected-first", -6.15, steps=16, on="vastai", source=SAME_INSTANCE),
+)
+
+#: Published as working, without a raw leg and so without an overhead. The first named no GPU.
+FUNCTIONAL_LORA: tuple[RowSpec, ...] = (
+    _lora("anygpu", "0.5b", None, None, steps=32, on="mock", source=FUNCTIONAL),
+    _lora("rtx4090", "7b", None, None, steps=1, source=SAME_INSTANCE),
+)
+
+ANYGPU_MLP: tuple[RowSpec, ...] = (
+    RowSpec(name="anygpu-60s-raw-first", workload="mlp", gpu="anygpu", order="raw-first", target_s=60, smoke=True),
+    RowSpec(name="anygpu-60s-protected-first", workload="mlp", gpu="anygpu", order="protected-first", target_s=60),
+)
+
+ANYGPU_LORA: tuple[RowSpec, ...] = (
+    RowSpec(
+        name="anygpu-qwen0.5b-60s-protected-first",
+        workload="lora",
+        gpu="anygpu",
+        order="protected-first",
+        target_s=60,
+        model=QWEN_SMALL,
+        smoke=True,
+    ),
+    RowSpec(
+        name="anygpu-qwen0.5b-60s-raw-first", workload="lora", gpu="anygpu", order="raw-first", target_s=60, model=QWEN_SMALL
+    ),
+)
+
+PUBLISHED_ROWS = PUBLISHED_MLP + PUBLISHED_LORA
+
+#: What `benchmarks/test_mlp.py` and `benchmarks/test_lora.py` are parametrized with.
+MLP_ROWS = PUBLISHED_MLP + ANYGPU_MLP
+LORA_ROWS = PUBLISHED_LORA + FUNCTIONAL_LORA + ANYGPU_LORA

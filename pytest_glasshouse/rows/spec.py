@@ -1,0 +1,152 @@
+"""What a row is: the declaration a test is parametrized with, and nothing about how it is carried out.
+
+A `RowSpec` is content. Its `row_id` is computed from that content, so two rows that mean the same work
+have the same id, and a row changed by an option gets another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar, get_args
+
+from pytest_glasshouse.errors import ConfigurationError
+
+Order = Literal["raw-first", "protected-first", "interleaved"]
+Gpu = Literal["h100", "pro6000", "a4000", "rtx4090", "rtx3090", "anygpu"]
+WorkloadName = Literal["mlp", "lora"]
+Kind = Literal["smoke", "sustained", "null"]
+
+#: The GPU a row names, as NVML spells it. `anygpu` names none.
+GPU_MODELS: dict[str, str] = {
+    "h100": "NVIDIA H100 80GB HBM3",
+    "pro6000": "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+    "a4000": "NVIDIA RTX A4000",
+    "rtx4090": "NVIDIA GeForce RTX 4090",
+    "rtx3090": "NVIDIA GeForce RTX 3090",
+}
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
+
+OutcomeT = TypeVar("OutcomeT", covariant=True)
+
+
+class Stage(Protocol[OutcomeT]):
+    """What carries a row out: the object the `allocation` fixture gives."""
+
+    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> OutcomeT: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What was published for a row. `overhead_pct` is the printed figure; None where no raw leg was published."""
+
+    source: str
+    overhead_pct: float | None = None
+    order: Order | None = None
+    label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSpec:
+    """One benchmark row. Exactly one of `target_s` (seconds) and `steps` (units of the workload) is set.
+
+    Raises `ConfigurationError`, naming row and field, when a field cannot be.
+    """
+
+    name: str
+    workload: WorkloadName
+    gpu: Gpu
+    order: Order
+    target_s: float | None = None
+    steps: int | None = None
+    warmup_s: float = 5.0
+    rounds: int = 1
+    provider: str = "mock"
+    """Where the row was published, used by `--provider row`."""
+    model: str | None = None
+    """Hub id or directory of a causal LM (lora rows)."""
+    data: str | None = None
+    """Path of a text file to train on instead of the corpus in the tree (lora rows)."""
+    margin_pct: float = 1.0
+    smoke: bool = False
+    published: Published | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            self._refuse("name", "1 to 80 of A-Z a-z 0-9 _ . -, starting with a letter or digit")
+        for field, allowed in (("workload", WorkloadName), ("gpu", Gpu), ("order", Order)):
+            if getattr(self, field) not in get_args(allowed):
+                self._refuse(field, "one of " + ", ".join(get_args(allowed)))
+        if (self.target_s is None) == (self.steps is None):
+            self._refuse("target_s", "exactly one of target_s (seconds) and steps")
+        self._number("target_s", self.target_s, above=0.0)
+        self._number("warmup_s", self.warmup_s, least=0.0)
+        self._number("margin_pct", self.margin_pct, above=0.0)
+        self._whole("steps", self.steps)
+        self._whole("rounds", self.rounds)
+        if self.workload == "lora" and not self.model:
+            self._refuse("model", "a hub id or a directory, for a lora row")
+        if self.workload == "mlp" and (self.model or self.data):
+            self._refuse("model" if self.model else "data", "nothing, for an mlp row")
+
+    def _refuse(self, field: str, expected: str) -> None:
+        seen = getattr(self, field, None)
+        raise ConfigurationError(f"row {self.name!r}: field {field}: expected {expected}; saw {seen!r}")
+
+    def _number(self, field: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
+        if value is None and field == "target_s":
+            return
+        bound = f"above {above:g}" if above is not None else f"at least {least:g}"
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or (above is not None and value <= above) or (least is not None and value < least):
+            self._refuse(field, f"a finite number {bound}")
+
+    def _whole(self, field: str, value: object) -> None:
+        if value is None and field == "steps":
+            return
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            self._refuse(field, "a whole number of at least 1")
+
+    @property
+    def gpu_model(self) -> str | None:
+        """The GPU this row names, as NVML spells it; None for a row for any GPU."""
+        return GPU_MODELS.get(self.gpu)
+
+    @property
+    def row_id(self) -> str:
+        """Name and the first 12 hex digits of the SHA-256 of what the row means (`published` and `smoke` mean nothing)."""
+        content = dataclasses.asdict(self)
+        for told_about_it in ("published", "smoke"):
+            del content[told_about_it]
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return f"{self.name}-{digest[:12]}"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The markers this row carries, from its fields."""
+        workload = {"mlp": "mlp", "lora": "qwen"}[self.workload]
+        kinds = (["smoke"] if self.smoke else []) + (["sustained"] if (self.target_s or 0) >= 900 else [])
+        return (self.gpu, workload, *kinds)
+
+    def run(self, allocation: Stage[OutcomeT], protected_runtime: Any, raw_runner: Any) -> OutcomeT:
+        """Carry the row out on `allocation`, both legs, in this row's order and rounds.
+
+        A leg that fails or a guest that is lost does not raise: the outcome says how the row ended, and
+        `row_report.record` writes it. What raises is a broken tool (`GlasshouseError`).
+        """
+        return allocation.carry_out(self, protected_runtime, raw_runner)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as plain JSON values, for a message to another process; `from_dict` is the way back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> RowSpec:
+        """The row that `to_dict` described. Raises `ConfigurationError` like the constructor."""
+        published = content.get("published")
+        return cls(**{**content, "published": Published(**published) if published else None})

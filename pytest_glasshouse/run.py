@@ -1,0 +1,311 @@
+"""One run: what was selected, what came of it, and how it ends. It lives in the only process, or in xdist's controller.
+
+It promises that allocations are ended before anything else, that every row that was asked for is in the report once, and
+that the report is written also after an interrupt. It refuses to judge a row.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.signals import Signals
+from pytest_glasshouse.stash import ENGINE, OPTIONS, ROW
+from pytest_glasshouse.terminal import Live, open_live
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.engine import BrokerLike, CleanupLike, Engine, Event, Grants
+    from pytest_glasshouse.report.document import TamperShown
+    from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.selection import RowItem
+
+EXIT_CLEANUP, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 12, 13, 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What every process of a run agrees on."""
+
+    run_id: str
+    seed: int
+    subject: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """What the fixtures of this process need of the run."""
+
+    plan: Plan
+    worker: str
+    grants: Grants
+    on_progress: Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selected:
+    """The tests of a run that have something to report: rows by node id, and whether there are others (tamper)."""
+
+    rows: Mapping[str, RowItem]
+    others: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def engine_of(config: pytest.Config) -> Engine:
+    """What carries rows out in this pytest process."""
+    from pytest_glasshouse.engine import Rooms
+
+    if ENGINE not in config.stash:
+        config.stash[ENGINE] = Rooms()
+    return config.stash[ENGINE]
+
+
+def new_run_id() -> str:
+    """Time and chance: sorts by time, and two runs that start together differ."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def new_plan(config: pytest.Config) -> Plan:
+    """A new run's id, its seed (drawn unless given) and what it judges."""
+    from pytest_glasshouse.report.environment import subject
+
+    seed = config.stash[OPTIONS].seed
+    return Plan(
+        run_id=new_run_id(),
+        seed=secrets.randbelow(2**31) if seed is None else seed,
+        subject=subject(config.rootpath),
+    )
+
+
+class NoGrants:
+    """Where no row was selected there is nothing to acquire."""
+
+    def acquire(self, row: RowSpec, *, worker: str) -> Any:
+        raise InfrastructureError(f"row {row.name!r} was not selected when the run was opened (worker {worker})")
+
+    def release(self, grant: Any, *, worker: str) -> None:
+        del grant, worker
+
+
+class Run:
+    """The run's broker, row journal and end. `open` raises `ConfigurationError` before anything is started."""
+
+    def __init__(self, config: pytest.Config, plan: Plan, selected: Selected) -> None:
+        self.config = config
+        self.options = config.stash[OPTIONS]
+        self.plan = plan
+        self.selected = selected
+        self.report_path = self.options.report or config.rootpath / "reports" / f"{plan.run_id}.json"
+        self.directory = self.report_path.parent / f"{plan.run_id}.run"
+        self.engine = engine_of(config)
+        self.live: Live = open_live(config)
+        self.broker: BrokerLike | None = None
+        self.cleanup: CleanupLike | None = None
+        self.records: dict[str, dict[str, Any]] = {}
+        self.tamper: list[dict[str, Any]] = []
+        self.tamper_shown: list[dict[str, Any]] = []
+        self.published: tuple[Path, ...] = ()
+        self.trouble: list[str] = []
+        self.begun: list[str] = []
+        self._failed: set[str] = set()
+        self._outstanding: dict[str, list[dict[str, Any]]] = {}
+        self._signals = Signals(self._on_signal)
+        self._interrupted = ""
+
+    @classmethod
+    def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
+        """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing."""
+        from pytest_glasshouse.report.seal import report_key
+
+        report_key(os.environ)
+        rows = [each.row for each in selected.rows.values()]
+        for row in rows:
+            if row.order == "interleaved":
+                raise ConfigurationError(f"row {row.name!r}: field order: 'interleaved' is not in this version")
+        run = cls(config, plan, selected)
+        if rows:
+            run.broker = run.engine.broker(run.options, run_id=plan.run_id, run_dir=run.directory)
+            run.broker.plan("main", rows)
+            run._signals.install()
+        return run
+
+    # -- while rows run
+
+    def begin(self, nodeid: str) -> None:
+        """A test with something to report starts."""
+        if nodeid in self.selected.rows:
+            self.begun.append(nodeid)
+
+    def take(self, nodeid: str, payload: str, *, worker: str = "") -> None:
+        """Keep what a finished test reported, on disk before anything else happens."""
+        from pytest_glasshouse.report.writer import RowJournal
+
+        told = json.loads(payload)
+        self.tamper += told["tamper"]
+        self._outstanding[worker] = told["outstanding"]
+        record = told["row"]
+        if record is not None:
+            self.records[nodeid] = record
+            RowJournal(self.directory).append(record)
+            self.config.hook.pytest_glasshouse_row_finished(config=self.config, list_name=record["list"], record=record["record"])
+
+    def failed(self, nodeid: str) -> None:
+        """A test, of ours or not, failed in some phase."""
+        self._failed.add(nodeid)
+
+    # -- the end
+
+    def end_allocations(self) -> None:
+        """End what was rented. Nothing else of the end happens before this."""
+        if self.broker is not None and self.cleanup is None:
+            self.cleanup = self.broker.end_all()
+
+    def finish(self, exitstatus: int) -> int:
+        """Write the report and say with what code the run ends."""
+        self.live.close()
+        if not self.begun and not self.tamper:
+            self._forget()
+            return exitstatus if exitstatus or not self.selected.rows else int(pytest.ExitCode.TESTS_FAILED)
+        code = self._report() or exitstatus
+        if code == pytest.ExitCode.TESTS_FAILED and self._only_infrastructure():
+            code = EXIT_INFRASTRUCTURE
+        if code == pytest.ExitCode.OK and self.selected.rows and not self.measured:
+            code = int(pytest.ExitCode.TESTS_FAILED)
+        if not self.cleanup_is_proven:
+            return EXIT_CLEANUP
+        if not self.trouble:
+            self._forget()
+        return code
+
+    def close(self) -> None:
+        """Give signals and descriptors back. Harmless when called twice."""
+        self._signals.restore()
+        self.live.close()
+
+    @property
+    def measured(self) -> int:
+        """Rows with both legs measured and every finding held."""
+        return sum(each["list"] == "rows" for each in self.records.values())
+
+    @property
+    def cleanup_is_proven(self) -> bool:
+        """Whether nothing of this run can still exist."""
+        if self.broker is None:
+            return True
+        return self.cleanup is not None and self.cleanup.status in ("proven", "nothing-rented")
+
+    @property
+    def leftovers(self) -> str:
+        """The allocations that may still exist, by name."""
+        told = () if self.cleanup is None else self.cleanup.allocations
+        return ", ".join(str(each["name"]) for each in told if each["status"] != "proven") or "an allocation of this run"
+
+    def _on_signal(self, name: str) -> None:
+        self._interrupted = name
+        if self.broker is not None:
+            self.broker.signal_end()
+
+    def _only_infrastructure(self) -> bool:
+        outcomes = [self.records.get(nodeid, {"record": {}})["record"].get("outcome") for nodeid in self._failed]
+        return bool(outcomes) and set(outcomes) == {"infrastructure"}
+
+    def _forget(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _report(self) -> int:
+        """Write the report. Whatever goes wrong, the rows stay in the run directory and cleanup is still judged."""
+        try:
+            return self._write_report()
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must not hide what may still cost money
+            self.trouble.append(f"report not written: {error!r}. The rows are kept in {self.directory}")
+            return int(pytest.ExitCode.INTERNAL_ERROR)
+
+    def _write_report(self) -> int:
+        from pytest_glasshouse.report.writer import publish
+
+        self.records = {
+            nodeid: self.records.get(nodeid) or self._without_record(nodeid, row_item)
+            for nodeid, row_item in self.selected.rows.items()
+        }
+        try:
+            taint = () if self.broker is None else self.broker.secrets()
+            document = self._document()
+            self.tamper_shown = document["tamper"]
+            done = publish(document, report=self.report_path, run_directory=self.directory, taint=taint)
+        except RedactionError as error:
+            self.trouble.append(f"{error}. The run is kept in {self.directory}")
+            return EXIT_REDACTION
+        except ReportError as error:
+            self.trouble.append(f"report not published: {error}. The run is kept in {self.directory}")
+            return EXIT_REPORT
+        except OSError as error:
+            self.trouble.append(f"report not written: {error}. The rows are kept in {self.directory}")
+            return int(pytest.ExitCode.TESTS_FAILED)
+        self.published = (done.report, done.bundle)
+        self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)
+        return 0
+
+    def _document(self) -> dict[str, Any]:
+        from pytest_glasshouse.report.document import RunFacts, assemble
+        from pytest_glasshouse.report.environment import generated_by, host_environment
+        from pytest_glasshouse.report.seal import report_key
+
+        options = self.options
+        facts = RunFacts(
+            run_id=self.plan.run_id,
+            created_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            generated_by=generated_by(),
+            subject=self.plan.subject,
+            environment=host_environment(),
+            order=options.order or "row",
+            provider=options.provider,
+            seed=self.plan.seed,
+            margin_pct=options.margin_pct or 1.0,
+            max_overhead_pct=options.max_overhead_pct,
+            outstanding_releases=tuple(each for told in self._outstanding.values() for each in told),
+            cleanup=tuple(self._cleanups()),
+        )
+        tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
+        return assemble(facts, list(self.records.values()), tamper=tamper, key=report_key(os.environ))
+
+    def _cleanups(self) -> Iterator[Any]:
+        from pytest_glasshouse.report.document import AllocationCleanup
+
+        for each in () if self.cleanup is None else self.cleanup.allocations:
+            yield AllocationCleanup(
+                provider=self.options.provider,
+                name=each["name"],
+                provider_instance_id=each.get("instanceId"),
+                status=each["status"],
+                reason=each.get("detail") or "the provider's listing showed it while it ran and shows it no more",
+            )
+
+    def _without_record(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:
+        from pytest_glasshouse.legs.outcome import Ended
+        from pytest_glasshouse.records import ended_record
+
+        if nodeid in self.begun:
+            how = f"the run ended by {self._interrupted}" if self._interrupted else "its process ended or was interrupted"
+            reason = f"the row was started and left no record: {how}"
+            ended = Ended(outcome="lost", reason=reason, decision="Nothing is computed from it; run the row again")
+        else:
+            ended = Ended(outcome="excluded", reason="the run ended before this row was started", decision="Not run; run it again")
+        return ended_record(row_item, self.options, ended, seed=self.plan.seed)
+
+
+def selected_of(items: Sequence[pytest.Item], notes: Sequence[str] = ()) -> Selected:
+    """What `items`, which all have something to report, are."""
+    rows = {item.nodeid: item.stash[ROW] for item in items if ROW in item.stash}
+    return Selected(rows=rows, others=len(items) - len(rows), notes=tuple(notes))

@@ -1,0 +1,92 @@
+"""From collected items to the rows that run: marks, overrides, and what is left out, visibly.
+
+This module knows items and rows; it refuses to know where a row runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_glasshouse.markers import MARKERS
+from pytest_glasshouse.rows.overrides import Overrides, collapse
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.stash import ROW
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.options import Options
+
+#: A test that takes none of these does not run the row it is parametrized with.
+OURS = {"allocation", "protected_runtime", "raw_runner", "row_report"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowItem:
+    """The row of an item: as its test declares it, and as it runs. `model` is the directory its model lies in, if it is one."""
+
+    declared: RowSpec
+    row: RowSpec
+    model: str | None = None
+
+    @classmethod
+    def of(cls, declared: RowSpec, overrides: Overrides) -> RowItem:
+        """A row names a model directory by its last part only: its id and the report hold no path of this machine."""
+        row = overrides.apply(declared)
+        if row.model is None or not Path(row.model).expanduser().is_dir():
+            return cls(declared=declared, row=row)
+        directory = Path(row.model).expanduser().resolve()
+        return cls(declared=declared, row=dataclasses.replace(row, model=directory.name), model=str(directory))
+
+
+def adopt(item: pytest.Item, overrides: Overrides) -> None:
+    """If the item runs a row: add the row's marks and put in the row that runs. A test that only looks at rows does not."""
+    if OURS.isdisjoint(getattr(item, "fixturenames", ())):
+        return
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    for argument, declared in params.items():
+        if not isinstance(declared, RowSpec):
+            continue
+        row_item = RowItem.of(declared, overrides)
+        item.stash[ROW] = row_item
+        for mark in declared.marks:
+            item.add_marker(mark)
+        params[argument] = row_item.row
+        return
+
+
+def leave_out(items: list[pytest.Item], options: Options) -> tuple[list[pytest.Item], tuple[str, ...]]:
+    """The items to deselect among the selected ones, and a note about each. `items` is left as it is."""
+    gone: dict[int, pytest.Item] = {}
+    notes: list[str] = []
+    rows = [(item, found.declared) for item in items if (found := item.stash.get(ROW, None)) is not None]
+    if options.order is not None:
+        for item, declared in rows:
+            if declared.order == "interleaved":
+                gone[id(item)] = item
+                notes.append(f"{declared.name}: left out, --order {options.order} runs no interleaved rows")
+    for collapsed in collapse([(item, row) for item, row in rows if id(item) not in gone], options.overrides):
+        gone[id(collapsed.key)] = collapsed.key
+        notes.append(f"{collapsed.row.name}: left out, it is the same as {collapsed.same_as.name} in this run")
+    return list(gone.values()), tuple(notes)
+
+
+def unknown_markers(expression: str, known: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Names in a `-m` expression that nobody registered and that look like one of our markers: (name, marker)."""
+    from difflib import get_close_matches
+
+    taken = set(known) | {"and", "or", "not", "True", "False", "None"}
+    names = [name for name in re.findall(r"(?<![\w.=\"'])[A-Za-z_]\w*(?!\w*\s*=)", expression) if name not in taken]
+    close = [(name, get_close_matches(name, MARKERS, n=1, cutoff=0.7)) for name in names]
+    return tuple((name, matches[0]) for name, matches in close if matches)
+
+
+def registered_markers(config: pytest.Config) -> set[str]:
+    """Every marker name this pytest run knows."""
+    lines: Sequence[str] = config.getini("markers")
+    return {re.split(r"[:(]", line, maxsplit=1)[0].strip() for line in lines}

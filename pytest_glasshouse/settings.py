@@ -1,0 +1,157 @@
+"""Every option of the plugin in one table: its name in each place it may be written, and how its text becomes a value.
+
+This module knows single values. It refuses to know which source wins and what goes together; `options` does.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+ORDERS = ("row", "raw-first", "protected-first", "interleaved")
+PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
+PRESETS = ("quick", "standard", "publish")
+ALLOCATIONS = ("shared", "row")
+FAULTS = ["boot-stall", "create-lost", "no-capacity", "wrong-gpu", "guest-exit-before-raw", "guest-exit-mid-protected", "raw-callback-lost", "zeroize-skipped", "attestation-reject", "key-unattested", "weights-foreign", "adapter-untrained", "adapter-copied", "nonfinite-loss", "work-differs", "deferred-cost", "journal-truncated", "terminate-fails", "reboot-between-legs"]
+
+#: Values that are read and understood, and whose capability comes with a later version.
+LATER: Mapping[str, tuple[str, ...]] = {
+    "order": ("interleaved",),
+    "provider": ("runpod", "vastai", "row"),
+    "mock_fault": ("deferred-cost",),
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One option: its name in every place a user may write it, and how its text becomes a value."""
+
+    name: str
+    parse: Callable[[str], Any]
+    help: str
+    metavar: str | None = None
+    short: str | None = None
+    ini_type: Literal["string", "int", "float", "bool", "args"] = "string"
+
+    @property
+    def flag(self) -> str:
+        return "--glasshouse-" + self.name.replace("_", "-")
+
+    @property
+    def dest(self) -> str:
+        return "glasshouse_" + self.name
+
+    @property
+    def variable(self) -> str:
+        return "GLASSHOUSE_" + self.name.upper()
+
+    def argparse(self) -> dict[str, Any]:
+        """Keyword arguments for `addoption`. Values stay text: one parser serves all three places."""
+        if self.ini_type == "bool":
+            return {"dest": self.dest, "action": "store_const", "const": "yes", "default": None}
+        action = {"action": "append"} if self.ini_type == "args" else {}
+        return {"dest": self.dest, "default": None, "metavar": self.metavar, **action}
+
+
+def _one_of(name: str, values: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"{text!r} is not one of {', '.join(values)}{_did_you_mean(text, values)}")
+        if text in LATER.get(name, ()):
+            raise ValueError(f"{text!r} is not in this version")
+        return text
+
+    return parse
+
+
+def _did_you_mean(text: str, values: Sequence[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(text, values, n=1, cutoff=0.5)
+    return f". Did you mean {close[0]}?" if close else ""
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise ValueError(f"expected a whole number of at least {least}, saw {text!r}")
+        return value
+
+    return parse
+
+
+def _number(*, positive: bool = True) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (positive and value <= 0):
+            raise ValueError(f"expected a finite number{' above 0' if positive else ''}, saw {text!r}")
+        return value
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    word = text.strip().lower()
+    if word not in ("yes", "true", "1", "on", "no", "false", "0", "off"):
+        raise ValueError(f"expected yes or no, saw {text!r}")
+    return word in ("yes", "true", "1", "on")
+
+
+def _later(text: str) -> None:
+    if text.strip().lower() not in ("no", "false", "0", "off"):
+        raise ValueError("this is not in this version")
+
+
+def _path(text: str) -> Path:
+    return Path(text).expanduser()
+
+
+def _model(text: str) -> str:
+    path = Path(text).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ValueError(f"{text!r} is not a model directory: it has no config.json")
+        return str(path.resolve())
+    if path.exists() or text.startswith((".", "~", os.sep)) or text.count("/") > 1 or not text.strip():
+        raise ValueError(f"{text!r} is neither a model directory nor a hub id such as Qwen/Qwen2.5-0.5B-Instruct")
+    return text
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("order", _one_of("order", ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first", "ORDER", "--order"),
+    Setting("provider", _one_of("provider", PROVIDERS),
+            "where the legs run: mock (a dry run on this machine), local (this machine's own NVIDIA GPU)", "NAME", "--provider"),
+    Setting("budget", _number(), "most that this run may spend", "USD", "--budget", "float"),
+    Setting("max_price", _number(), "most that an allocation may cost per hour", "USD", ini_type="float"),
+    Setting("rounds", _whole(1), "rounds per row, in place of each row's own", "N", ini_type="int"),
+    Setting("fixed_order", _switch, "keep one order in all rounds of a row", ini_type="bool"),
+    Setting("preset", _later, "rounds and segments of interleaved rows (not in this version)", "NAME"),
+    Setting("leg_seconds", _number(), "let every leg train this long, in place of each row's target", "SECONDS", ini_type="float"),
+    Setting("leg_steps", _whole(1), "let every leg train this many steps or epochs, in place of each row's target", "N", ini_type="int"),
+    Setting("margin", _number(), "equivalence margin in percentage points, in place of each row's own (1)", "POINTS", ini_type="float"),
+    Setting("half_width", _later, "half width of the interval to extend to (not in this version)", "POINTS", ini_type="float"),
+    Setting("seed", _whole(0), "seed of every random choice of the run; drawn and recorded if not given", "N", ini_type="int"),
+    Setting("max_overhead", _number(positive=False),
+            "a row passes only if its one-sided 95 %% upper bound is at most this", "PERCENT", ini_type="float"),
+    Setting("publishable", _switch, "a row that is not publishable fails (for a release gate; needs a provider)", ini_type="bool"),
+    Setting("allocation", _one_of("allocation", ALLOCATIONS), "shared (one per provider, GPU and image) or row (one per row)", "HOW"),
+    Setting("boot_timeout", _number(), "seconds until a new allocation must answer (mock: 15)", "SECONDS", ini_type="float"),
+    Setting("leg_timeout", _number(), "seconds until a leg must have ended", "SECONDS", ini_type="float"),
+    Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own (no provider of this version has one)", ini_type="bool"),
+    Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
+    Setting("html", _later, "also write the report as a page (not in this version)", ini_type="bool"),
+    Setting("resume", _later, "keep the finished rows of an earlier run (not in this version)", "RUN"),
+    Setting("mock_fault", _one_of("mock_fault", FAULTS), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
+    Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
+)  # fmt: skip

@@ -1,0 +1,45 @@
+"""SIGINT and SIGTERM as one orderly interrupt: allocations are ended first, then pytest finishes as after Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: The signal that gives up on an orderly end.
+_GIVE_UP_AT = 3
+
+
+class Signals:
+    """Calls `first` with the signal's name on the first signal, then raises `KeyboardInterrupt`. The second only asks to wait."""
+
+    def __init__(self, first: Callable[[str], None]) -> None:
+        self._first = first
+        self._seen = 0
+        self._before: dict[signal.Signals, object] = {}
+
+    def install(self) -> None:
+        """Take the signals over, where this is the main thread."""
+        if threading.current_thread() is threading.main_thread():
+            for number in _SIGNALS:
+                self._before[number] = signal.signal(number, self._handle)
+
+    def restore(self) -> None:
+        """Give the signals back to who had them."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+        self._before.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._seen += 1
+        name = signal.Signals(number).name
+        if self._seen == 1:
+            self._first(name)
+        elif self._seen < _GIVE_UP_AT:
+            os.write(2, b"\nglasshouse: still ending the run; once more to abandon it\n")
+            return
+        raise KeyboardInterrupt(name)

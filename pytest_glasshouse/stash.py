@@ -1,0 +1,36 @@
+"""Every stash key of the plugin, in one place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_glasshouse.engine import Engine
+    from pytest_glasshouse.options import Options
+    from pytest_glasshouse.run import Door, Plan, Run
+    from pytest_glasshouse.selection import RowItem
+
+#: On the config: what the user asked for.
+OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
+#: On the config: the short option names that somebody else owns.
+TAKEN: pytest.StashKey[Sequence[str]] = pytest.StashKey()
+#: On the config: what carries rows out, when a test of the plugin puts its own there.
+ENGINE: pytest.StashKey[Engine] = pytest.StashKey()
+#: On the config: what every process of the run agrees on.
+PLAN: pytest.StashKey[Plan] = pytest.StashKey()
+#: On the config of the process that rents (the controller, or the only one): this run, once rows were selected.
+RUN: pytest.StashKey[Run] = pytest.StashKey()
+#: On the config of the process that runs row tests: the way to the broker.
+DOOR: pytest.StashKey[Door] = pytest.StashKey()
+#: On an item: the row it runs.
+ROW: pytest.StashKey[RowItem] = pytest.StashKey()
+#: On an item: its record, as it goes into the report.
+RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
+#: On an item: the results of the tamper suite it recorded.
+TAMPER: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+#: On the config: notes about rows left out, until the header is written.
+NOTES: pytest.StashKey[Sequence[str]] = pytest.StashKey()

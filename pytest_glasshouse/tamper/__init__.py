@@ -1,0 +1,28 @@
+"""The tamper suite: proof that each check bites. `CASES` is the table, `run_case` plays one of them."""
+
+from __future__ import annotations
+
+from pytest_glasshouse.tamper import completion, enrolment, evidence, log, package, release, session, tokens, transport
+from pytest_glasshouse.tamper.case import Case, TamperResult, run_case
+
+#: The one that must be released: the whole lifecycle with nothing changed.
+CONTROL = Case(
+    name="control", play=lambda stage: stage.attempt().live_through(), expected_reason=None, caught_by=None, published=True
+)
+#: The nine published scenarios and the control, then the rest of the table.
+CASES: tuple[Case, ...] = (
+    *evidence.PUBLISHED,
+    *session.PUBLISHED,
+    CONTROL,
+    *evidence.CASES,
+    *session.CASES,
+    *tokens.CASES,
+    *enrolment.CASES,
+    *release.CASES,
+    *package.CASES,
+    *completion.CASES,
+    *log.CASES,
+    *transport.CASES,
+)
+
+__all__ = ["CASES", "CONTROL", "Case", "TamperResult", "run_case"]

@@ -1,0 +1,136 @@
+"""Before evidence: registrations and grants that are not the owner's, or not for this, or go back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.tamper.case import Case
+from pytest_glasshouse.tamper.stage import SUB, Stage
+from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.evidence import hpke_text
+from pytest_glasshouse.wire.secret import Secret
+
+_OTHER_SUB = "run-1/row-1/round-2"
+
+
+def _case(name: str, reason: str, caught_by: str, play: Callable[[Stage], None]) -> Case:
+    return Case(name=name, play=play, expected_reason=reason, caught_by=caught_by)
+
+
+def _by_a_stranger(stage: Stage) -> None:
+    stage.client.register(stage.registration(stage.seal(), stage.policy, owner=Owner.generate()))
+
+
+def _foreign_manifest(stage: Stage) -> None:
+    ours, stage.owner = stage.owner, Owner.generate()
+    theirs, stage.owner = stage.seal(), ours
+    stage.register(theirs, stage.policy)
+
+
+def _registration_for_another_server(stage: Stage) -> None:
+    """The data key is sealed to this server, the owner's word is meant for another."""
+    elsewhere, sealed = Ed25519PrivateKey.generate().public_key(), stage.seal()
+    hpke = stage.embedded.hpke_public
+    stage.client.register(
+        stage.owner.register(
+            server=elsewhere, server_hpke=hpke, manifest=sealed.manifest, policy=stage.policy, data_key=sealed.data_key
+        )
+    )
+
+
+def _key_for_another_server(stage: Stage) -> None:
+    elsewhere = hpke_text(X25519PrivateKey.generate().public_key())
+    stage.client.register(stage.registration(stage.seal(), stage.policy, hpke=elsewhere))
+
+
+def _key_cut(stage: Stage) -> None:
+    sealed = stage.seal()
+    stage.register(dataclasses.replace(sealed, data_key=Secret(sealed.data_key.reveal()[:31])), stage.policy)
+
+
+def _policy_rolled_back(stage: Stage) -> None:
+    stage.register(stage.seal(), stage.make_policy(version=2))
+    stage.register(stage.seal(), stage.policy)
+
+
+def _policy_rolled_back_after_restart(stage: Stage) -> None:
+    stage.register(stage.seal(), stage.make_policy(version=2))
+    stage.restart()
+
+
+def _policy_changed(stage: Stage) -> None:
+    stage.register(stage.seal(), stage.make_policy(archive=None))
+
+
+def _registered_under_another_policy(stage: Stage) -> None:
+    stage.register(stage.sealed, stage.make_policy(name="laxer", archive=None))
+
+
+def _manifest_too_old(stage: Stage) -> None:
+    stage.register(stage.seal(version=1), stage.make_policy(name="newer", manifest_version=2))
+
+
+def _grant_by_a_stranger(stage: Stage) -> None:
+    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, owner=Owner.generate()))
+
+
+def _grant_for_another_server(stage: Stage) -> None:
+    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, server=Ed25519PrivateKey.generate()))
+
+
+def _grant_expired(stage: Stage) -> None:
+    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, expires_in=0))
+
+
+def _grant_without_releases(stage: Stage) -> None:
+    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, limit=0))
+
+
+def _grant_for_unknown_package(stage: Stage) -> None:
+    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, package=sha256_hex(b"another")))
+
+
+def _grant_under_another_policy(stage: Stage) -> None:
+    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, policy=sha256_hex(b"another")))
+
+
+def _proof_by_another_key(stage: Stage) -> None:
+    stage.enrol(_OTHER_SUB, prover=Ed25519PrivateKey.generate())
+
+
+def _session_taken(stage: Stage) -> None:
+    """The stolen name of a session that another key was enrolled for, under the very same kind of grant."""
+    stage.enrol(SUB, ak=Ed25519PrivateKey.generate())
+
+
+def _grant_renewed(stage: Stage) -> None:
+    """A second grant for a taken session would reset nothing: it is refused."""
+    stage.enrol(SUB, grant=stage.grant(SUB, limit=2000))
+
+
+CASES = (
+    _case("registration-by-a-stranger", "jws-header", "register 1", _by_a_stranger),
+    _case("registration-for-another-server", "registration", "register 1", _registration_for_another_server),
+    _case("registration-of-a-foreign-manifest", "jws-header", "register 2", _foreign_manifest),
+    _case("registration-of-an-old-manifest", "manifest-version", "register 2", _manifest_too_old),
+    _case("policy-rolled-back", "policy-rollback", "register 3", _policy_rolled_back),
+    _case("policy-rolled-back-after-restart", "policy-rollback", "register 3", _policy_rolled_back_after_restart),
+    _case("policy-changed-under-its-version", "policy-rollback", "register 3", _policy_changed),
+    _case("data-key-sealed-to-another-server", "registration", "register 4", _key_for_another_server),
+    _case("data-key-cut", "registration", "register 4", _key_cut),
+    _case("package-under-a-laxer-policy", "registration", "register 4", _registered_under_another_policy),
+    _case("grant-by-a-stranger", "jws-header", "enrol 1", _grant_by_a_stranger),
+    _case("grant-for-another-server", "grant", "enrol 1", _grant_for_another_server),
+    _case("grant-expired", "grant", "enrol 1", _grant_expired),
+    _case("grant-without-releases", "grant", "enrol 1", _grant_without_releases),
+    _case("grant-for-an-unknown-package", "grant", "enrol 1", _grant_for_unknown_package),
+    _case("grant-under-another-policy", "grant", "enrol 1", _grant_under_another_policy),
+    _case("proof-by-another-key", "proof", "enrol 2", _proof_by_another_key),
+    _case("session-taken-by-another-key", "grant", "enrol 3", _session_taken),
+    _case("session-granted-again", "grant", "enrol 3", _grant_renewed),
+)

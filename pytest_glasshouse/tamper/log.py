@@ -1,0 +1,78 @@
+"""The journal after the fact: lines removed, moved, edited, spliced in. What an auditor refuses to replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytest_glasshouse.tamper.case import Case
+from pytest_glasshouse.tamper.stage import Attempt, Stage
+from pytest_glasshouse.wire import journal
+from pytest_glasshouse.wire.canonical import Json
+
+Edit = Callable[[list[str]], list[str]]
+
+
+def _audit(attempt: Attempt, lines: list[str], head: dict[str, Json]) -> None:
+    entries = journal.replay(lines, attempt.nonce)
+    journal.check_head(lines, attempt.nonce, head=str(head["head"]), count=int(str(head["count"])))
+    journal.check_steps(entries)
+
+
+def _finished(stage: Stage) -> Attempt:
+    attempt = stage.attempt()
+    attempt.release()
+    attempt.run_journal()
+    _audit(attempt, attempt.lines, attempt.head_claims())  # as it is, it passes
+    return attempt
+
+
+def _case(name: str, reason: str, edit: Edit) -> Case:
+    def play(stage: Stage) -> None:
+        attempt = _finished(stage)
+        _audit(attempt, edit(list(attempt.lines)), attempt.head_claims())
+
+    return Case(name=f"journal-{name}", play=play, expected_reason=reason, caught_by="replay", withheld="journal")
+
+
+def _rewritten(name: str, *steps: str) -> Case:
+    """A whole journal with its right head, of other steps than a lifecycle has."""
+
+    def play(stage: Stage) -> None:
+        attempt = stage.attempt()
+        attempt.release()
+        for step in steps:
+            attempt.journal.append(step, {})
+        _audit(attempt, attempt.lines, attempt.head_claims())
+
+    return Case(name=f"journal-{name}", play=play, expected_reason="log-steps", caught_by="check_steps", withheld="journal")
+
+
+def _spliced(stage: Stage) -> None:
+    ours, theirs = _finished(stage), _finished(stage)
+    _audit(ours, theirs.lines, theirs.head_claims())
+
+
+_REST = journal.STEPS[2:]
+
+CASES = (
+    _case("last-line-removed", "log-head", lambda lines: lines[:-1]),
+    _case("first-line-removed", "log-chain", lambda lines: lines[1:]),
+    _case("middle-line-removed", "log-chain", lambda lines: lines[:3] + lines[4:]),
+    _case("lines-swapped", "log-chain", lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]]),
+    _case("line-twice", "log-chain", lambda lines: [*lines[:3], lines[2], *lines[3:]]),
+    _case("line-edited", "log-chain", lambda lines: [lines[0], lines[1].replace("measured", "mesured"), *lines[2:]]),
+    _case("last-line-edited", "log-head", lambda lines: [*lines[:-1], lines[-1].replace('"t_us":0', '"t_us":1')]),
+    _case("time-backwards", "log-time", lambda lines: [lines[0], lines[1].replace('"t_us":0', '"t_us":-1'), *lines[2:]]),
+    _case("line-respaced", "log-format", lambda lines: [lines[0].replace(":", ": ", 1), *lines[1:]]),
+    _case("line-with-a-key-twice", "log-format", lambda lines: ['{"seq":0,' + lines[0][1:], *lines[1:]]),
+    _case("line-with-a-float", "log-format", lambda lines: [lines[0].replace('"seq":0', '"seq":0.0'), *lines[1:]]),
+    _case("without-wall-time", "log-format", lambda lines: [lines[0].replace("wall", "hall"), *lines[1:]]),
+    _case("empty", "log-empty", lambda _: []),
+    _rewritten("without-zeroized", *_REST[:-1]),
+    _rewritten("line-after-zeroized", *_REST, "train_progress"),
+    _rewritten("steps-missing", "key_received", "zeroized"),
+    _rewritten("steps-swapped", *_REST[:-2], "zeroized", "adapter_exported"),
+    _rewritten("trained-before-the-package", "train_started", "train_completed", *_REST),
+    _rewritten("progress-before-training", "train_progress", *_REST),
+    Case(name="journal-of-another-session", play=_spliced, expected_reason="log-chain", caught_by="replay", withheld="journal"),
+)

@@ -1,0 +1,74 @@
+"""What must break which invariant: mock faults that are played for real, and observations with one thing changed.
+
+An observation case changes what was written down about a row that went well, re-signing where a signature would
+otherwise be what gives it away. `invariant` must come out broken, and no other.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.wire import evidence, tokens
+
+Observation = dict[str, Any]
+
+#: Every fault of the mock provider that spoils a row, and the invariant it must break. Faults that end a row before it
+#: can be judged (boot-stall, no-capacity, a guest that is lost) break none: what they leave is `unseen`.
+FAULT_BREAKS = {
+    "attestation-reject": "attestation verified",
+    "key-unattested": "key released only after attestation",
+    "weights-foreign": "weights loaded from the package",
+    "zeroize-skipped": "runtime zeroized",
+    "journal-truncated": "journal countersigned",
+    "raw-callback-lost": "raw callback completed",
+    "adapter-copied": "adapter digests distinct",
+    "adapter-untrained": "both adapters trained",
+    "nonfinite-loss": "losses finite",
+    "reboot-between-legs": "same allocation",
+    "work-differs": "same work",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservedCase:
+    """One change to an observation that breaks exactly `invariant`."""
+
+    name: str
+    invariant: str
+    change: Callable[[Observation], None]
+
+    def applied(self, observation: Observation) -> Observation:
+        """A changed copy."""
+        changed = copy.deepcopy(observation)
+        self.change(changed)
+        return changed
+
+
+def _overlap(observation: Observation) -> None:
+    notes = observation["rounds"][0]
+    first, second = notes["order"]
+    notes[second]["timeline"]["spawned"] = notes[first]["timeline"]["exit"] - 1_000_000
+
+
+def _dirty_scan(observation: Observation) -> None:
+    _resign_exit(observation, scan={"status": "dirty", "copies": 2, "reason": ""})
+
+
+def _resign_exit(observation: Observation, **changed: Any) -> None:
+    notes = observation["rounds"][0]["protected"]
+    agent = Ed25519PrivateKey.generate()
+    for name, typ in (("exit", evidence.TYP_EXIT), ("evidence", evidence.TYP_EVIDENCE)):
+        claims = tokens.peek(notes[name])
+        notes[name] = tokens.sign({**claims, **(changed if name == "exit" else {})}, key=agent, typ=typ)
+    notes["ak"] = tokens.public_text(agent.public_key())
+
+
+OBSERVED_CASES = (
+    ObservedCase(name="legs overlap", invariant="legs in order, not overlapping", change=_overlap),
+    ObservedCase(name="scan finds copies", invariant="memory scanned clean", change=_dirty_scan),
+)

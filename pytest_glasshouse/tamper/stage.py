@@ -1,0 +1,277 @@
+"""A stage for tamper cases: an owner, a server behind real HTTP, an enrolled attester and a sealed package.
+
+Knows how to make every message right. Refuses to know mutations: cases change one thing in what it hands them. Its
+attester is software of this process; the checks it meets are the product's own.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import secrets
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.guest.memory import Secret
+from pytest_glasshouse.guest.opener import open_package, unseal_key
+from pytest_glasshouse.trust.client import AttestationClient
+from pytest_glasshouse.trust.http import Embedded, serve_embedded
+from pytest_glasshouse.trust.ledger import Ledger
+from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.trust.policy import Component, Policy, Recorded, Required
+from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.trust.server import AttestationServer
+from pytest_glasshouse.wire import evidence as ev
+from pytest_glasshouse.wire import journal, tokens
+from pytest_glasshouse.wire.canonical import Json, sha256_hex, tagged
+
+SUB = "run-1/row-1/round-1"
+PLAN = tagged("glasshouse-plan/1", b"what is about to be run")
+CONTAINER = tagged("glasshouse-container/1", b"the image the policy names")
+COMPONENTS = {"archive": sha256_hex(b"guest archive"), "interpreter": sha256_hex(b"python"), "torch": sha256_hex(b"2.9")}
+PARTS = {"config": b'{"layers":2}', "initial": bytes(range(256)) * 8, "train": b"every good boy does fine " * 64}
+#: Small segments, so that a small package has several of them.
+SEGMENT = 512
+_NOON = 1_800_000_000
+_PLENTY = 1000
+
+
+class Stage:
+    """Everything in place for `attempt`. A context manager: it ends its server."""
+
+    def __init__(self) -> None:
+        self.now = _NOON
+        self.owner = Owner.generate()
+        self.ak = Ed25519PrivateKey.generate()
+        self.sealed = self.seal()
+        self.policy = self.make_policy()
+        self.ledger = Ledger()
+        self.attacked: Attempt | None = None
+        self.random_bytes = os.urandom
+        self._counted = 0
+        self.embedded = self._serve()
+        self.client = AttestationClient(self.embedded.url)
+        self.register(self.sealed, self.policy)
+        self.enrol(SUB)
+
+    def _serve(self) -> Embedded:
+        server = AttestationServer(owner=self.owner.public, ledger=self.ledger, clock=lambda: self.now, random_bytes=self._draw)
+        return serve_embedded(server)
+
+    def _draw(self, size: int) -> bytes:
+        return self.random_bytes(size)
+
+    def restart(self) -> None:
+        """Another server process over the same ledger; owner and guest introduce themselves again."""
+        self.close()
+        self.embedded = self._serve()
+        self.client = AttestationClient(self.embedded.url)
+        self.register(self.sealed, self.policy)
+        self.enrol(SUB)
+
+    def seal(self, *, version: int = 1) -> Sealed:
+        """A package of the stage's parts."""
+        return seal(
+            PARTS, owner=self.owner, run="run-1", round_nonce=secrets.token_hex(32), workload={"name": "mlp"},
+            version=version, segment=SEGMENT,
+        )  # fmt: skip
+
+    def make_policy(
+        self, *, name: str = "stage", version: int = 1, archive: str | None = COMPONENTS["archive"], limit: int = _PLENTY,
+        manifest_version: int = 1,
+    ) -> Policy:  # fmt: skip
+        """The policy the stage's evidence satisfies."""
+        components: dict[str, Component] = {
+            "archive": Required(sha256=archive),
+            "interpreter": Required(sha256=COMPONENTS["interpreter"]),
+            "torch": Recorded(),
+        }
+        return Policy(
+            name=name, version=version, components=components, container=CONTAINER, release_limit=limit,
+            manifest_version=manifest_version,
+        )  # fmt: skip
+
+    def registration(self, sealed: Sealed, policy: Policy, *, owner: Owner | None = None, hpke: str | None = None) -> str:
+        """A registration of `sealed` under `policy`."""
+        return (owner or self.owner).register(
+            server=self.embedded.public_key, server_hpke=hpke or self.embedded.hpke_public, manifest=sealed.manifest,
+            policy=policy, data_key=sealed.data_key,
+        )  # fmt: skip
+
+    def register(self, sealed: Sealed, policy: Policy) -> None:
+        """Register `sealed` under `policy`."""
+        self.client.register(self.registration(sealed, policy))
+
+    def grant(
+        self,
+        sub: str,
+        *,
+        owner: Owner | None = None,
+        server: Ed25519PrivateKey | None = None,
+        package: str | None = None,
+        policy: str | None = None,
+        expires_in: int = 86_400,
+        limit: int = _PLENTY,
+    ) -> str:
+        """A grant for `sub`."""
+        return (owner or self.owner).grant(
+            server=server.public_key() if server else self.embedded.public_key,
+            run="run-1",
+            sub=sub,
+            package=package or self.sealed.manifest_sha256,
+            policy_sha256=policy or self.policy.sha256,
+            allocation="stage",
+            expires=self.now + expires_in,
+            release_limit=limit,
+        )
+
+    def enrol(
+        self, sub: str, *, grant: str | None = None, ak: Ed25519PrivateKey | None = None, prover: Ed25519PrivateKey | None = None
+    ) -> None:
+        """Enrol a key (the stage's) for `sub`."""
+        key, leave = ak or self.ak, grant or self.grant(sub)
+        proof = ev.prove_enrolment(leave, key=prover or key)
+        self.client.enrol(grant=leave, ak=tokens.public_text(key.public_key()), proof=proof)
+
+    def attempt(self, sub: str = SUB, *, ak: Ed25519PrivateKey | None = None) -> Attempt:
+        """A challenge, and everything made for it, ready to be presented."""
+        challenge = self.client.challenge(sub=sub, plan=PLAN)
+        self.attacked = Attempt(self, sub, ak or self.ak, challenge)
+        return self.attacked
+
+    def count_from_here(self) -> None:
+        """Releases so far are accounted for; the next one is not supposed to happen."""
+        self._counted = self.embedded.server.releases()
+
+    def released_since(self) -> int:
+        """Releases since `count_from_here`."""
+        return self.embedded.server.releases() - self._counted
+
+    def nonce_now(self) -> Literal["spent", "open"]:
+        """Whether the attacked nonce can still be used: found out by using it."""
+        assert self.attacked is not None  # noqa: S101  (a case that states what becomes of a nonce has made one)
+        try:
+            self.attacked.restored().release()
+        except RefusedError as refusal:
+            if refusal.reason == "nonce":
+                return "spent"
+            raise
+        return "open"
+
+    def close(self) -> None:
+        """End the server."""
+        self.client.close()
+        self.embedded.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Attempt:
+    """One session: ephemeral keys, a journal of two lines, and claims that are right until a case changes them."""
+
+    def __init__(self, stage: Stage, sub: str, ak: Ed25519PrivateKey, challenge: dict[str, Json]) -> None:
+        self.stage = stage
+        self.ak = ak
+        self.challenge = challenge
+        self.nonce = str(challenge["nonce"])
+        self.hpke, self.sig = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+        self.lines: list[str] = []
+        self.journal = journal.Journal(self.nonce, self.lines.append, lambda: 0)
+        self.journal.append("anti_debug_ready", {"wall": "2027-01-15T08:00:00Z"})
+        self.journal.append("measured", {"composite": ev.composite(COMPONENTS)})
+        self.log = list(self.lines)
+        self.claims = ev.evidence_claims(
+            ak=ak.public_key(), sub=sub, aud=stage.embedded.server.kid, iat=int(str(challenge["issued_at"])),
+            jti=secrets.token_hex(16), nonce=self.nonce, policy=str(challenge["policy"]), plan=PLAN,
+            hpke=self.hpke.public_key(), sig=self.sig.public_key(), components=COMPONENTS,
+            manifest=stage.sealed.manifest_sha256, manifest_version=1, container=CONTAINER, observed=ev.ANTIDEBUG_STRICT,
+            state_head=self.journal.head,
+        )  # fmt: skip
+        self._right = copy.deepcopy(self.claims)
+
+    def restored(self) -> Attempt:
+        """The same session with nothing changed."""
+        self.claims, self.log = copy.deepcopy(self._right), self.lines[:2]
+        return self
+
+    def token(self) -> str:
+        """The evidence, signed."""
+        return tokens.sign(self.claims, key=self.ak, typ=ev.TYP_EVIDENCE)
+
+    def release(self, token: str | None = None, *, log: Sequence[str] | None = None) -> dict[str, str]:
+        """Present the evidence."""
+        answer = self.stage.client.release(evidence=token or self.token(), log=self.log if log is None else log)
+        return {name: str(value) for name, value in answer.items()}
+
+    def unseal(self, released: dict[str, str]) -> Secret:
+        """What the leg does with an answer: check the result, take the key."""
+        cnf = {"hpke": ev.hpke_text(self.hpke.public_key()), "sig": tokens.public_text(self.sig.public_key())}
+        manifest = self.stage.sealed.manifest_sha256
+        ev.verify_result(
+            released["result"], server=self.stage.embedded.public_key, nonce=self.nonce, **cnf, manifest=manifest,
+            policy=self.stage.policy.sha256, plan=PLAN,
+        )  # fmt: skip
+        return unseal_key(released["sealed"], result_token=released["result"], manifest_sha256=manifest, private=self.hpke)
+
+    def open(self, key: Secret, package: bytes | None = None, manifest: dict[str, Json] | None = None) -> None:
+        """Open the package, and see that it is what was sealed."""
+        stage = self.stage
+        claims = read_manifest(stage.sealed.manifest, owner=stage.owner.public) if manifest is None else manifest
+        opened = open_package(stage.sealed.package if package is None else package, key, claims)
+        same = all(bytes(opened.parts[name]) == data for name, data in PARTS.items())
+        opened.close()
+        if not same:
+            raise RefusedError("stage", "the package opened as something else")
+
+    def run_journal(self) -> None:
+        """The rest of the journal of a leg that succeeded."""
+        for step in journal.STEPS[2:]:
+            self.journal.append(step, {})
+
+    def head_claims(self) -> dict[str, Json]:
+        """The head of the journal as it is."""
+        adapter = sha256_hex(b"adapter")
+        return ev.head_claims(nonce=self.nonce, head=self.journal.head, count=self.journal.count, adapter=adapter)
+
+    def head(self) -> str:
+        """The head, signed by the leg."""
+        return tokens.sign(self.head_claims(), key=self.sig, typ=ev.TYP_HEAD)
+
+    def exit_claims(self, head: str) -> dict[str, Json]:
+        """What the agent saw at the end."""
+        gpu: dict[str, Json] = {"before": None, "after": None, "reason": "no GPU"}
+        scan: dict[str, Json] = {"status": "unseen", "reason": "not built"}
+        return ev.exit_claims(
+            nonce=self.nonce, head_token=head, process_gone=True, exit_status=0, workspace_entries=0, gpu=gpu, scan=scan
+        )
+
+    def exit(self, head: str) -> str:
+        """The exit, signed by the agent."""
+        return tokens.sign(self.exit_claims(head), key=self.ak, typ=ev.TYP_EXIT)
+
+    def complete(self, *, head: str | None = None, exit: str | None = None, nonce: str | None = None) -> str:  # noqa: A002
+        """Ask for the receipt."""
+        head = head or self.head()
+        answer = self.stage.client.complete(head=head, exit=exit or self.exit(head), nonce=nonce or self.nonce)
+        return str(answer["receipt"])
+
+    def live_through(self) -> None:
+        """The whole lifecycle."""
+        key = self.unseal(self.release())
+        try:
+            self.open(key)
+        finally:
+            key.close()
+        self.run_journal()
+        receipt = tokens.verify(self.complete(), key=self.stage.embedded.public_key, typ=ev.TYP_RECEIPT)
+        tokens.expect(receipt, ev.RECEIPT_SHAPE)
+        journal.check_steps(journal.replay(self.lines, self.nonce))

@@ -1,0 +1,85 @@
+"""Messages that are none: size, encoding, keys, path. What cannot be read is refused before anything is looked at."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.tamper.case import Case
+from pytest_glasshouse.tamper.stage import Attempt, Stage
+from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, canonical
+
+Body = Callable[[Attempt], bytes]
+
+
+def _case(name: str, reason: str, body: Body, *, path: str = "/v1/release", kind: str = "application/json") -> Case:
+    def play(stage: Stage) -> None:
+        stage.client.send(path, body(stage.attempt()), content_type=kind)
+
+    return Case(name=f"http-{name}", play=play, expected_reason=reason, caught_by="transport", nonce="open")
+
+
+def _message(attempt: Attempt, **more: object) -> dict[str, object]:
+    return {"evidence": attempt.token(), "log": list(attempt.log), **more}
+
+
+def _right(attempt: Attempt) -> bytes:
+    return canonical(_message(attempt))
+
+
+def _with(**more: object) -> Body:
+    return lambda attempt: canonical(_message(attempt, **more))
+
+
+def _duplicate(attempt: Attempt) -> bytes:
+    return b'{"log":[],' + _right(attempt)[1:]
+
+
+def _without_log(attempt: Attempt) -> bytes:
+    return canonical({"evidence": attempt.token()})
+
+
+def _dots(stage: Stage) -> None:
+    """Sent by hand: an honest client's library would tidy the path away."""
+    attempt = stage.attempt()
+    body = _right(attempt)
+    connection = http.client.HTTPConnection(stage.embedded.url.removeprefix("http://"))
+    try:
+        connection.request("POST", "/v1/challenge/../release", body, {"Content-Type": "application/json"})
+        answer = json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+    if "reason" in answer:
+        raise RefusedError(answer["reason"])
+
+
+CASES = (
+    _case("too-large", "too-large", lambda a: _right(a).ljust(MESSAGE_LIMIT + 1)),
+    _case("far-too-large", "too-large", lambda _: b" " * (4 * MESSAGE_LIMIT)),
+    _case("empty", "malformed", lambda _: b""),
+    _case("not-json", "malformed", lambda _: b"evidence"),
+    _case("trailing-bytes", "malformed", lambda a: _right(a) + b"{}"),
+    _case("key-twice", "malformed", _duplicate),
+    _case("key-nobody-asked-for", "malformed", _with(force=True)),
+    _case("key-missing", "malformed", _without_log),
+    _case("a-list", "malformed", lambda a: b"[" + _right(a) + b"]"),
+    _case("a-float", "malformed", lambda a: json.dumps(_message(a, log=[1.5])).encode()),
+    _case("not-a-number", "malformed", lambda a: json.dumps(_message(a, log=[float("nan")])).encode()),
+    _case("a-giant", "malformed", lambda a: json.dumps(_message(a, log=[2**53])).encode()),
+    _case("deeply-nested", "malformed", lambda _: b"[" * 5000 + b"]" * 5000),
+    _case("lone-surrogate", "malformed", lambda a: json.dumps(_message(a, log=["\ud800"])).encode()),
+    _case("utf-16", "malformed", lambda a: _right(a).decode().encode("utf-16")),
+    _case("evidence-a-number", "malformed", _with(evidence=7)),
+    _case("log-a-word", "malformed", _with(log="measured")),
+    _case("log-of-numbers", "malformed", _with(log=[1, 2])),
+    _case("log-of-seventeen-lines", "malformed", _with(log=["{}"] * 17)),
+    _case("content-type-text", "content-type", _right, kind="text/plain"),
+    _case("content-type-form", "content-type", _right, kind="application/x-www-form-urlencoded"),
+    _case("content-type-with-charset", "content-type", _right, kind="application/json; charset=utf-16"),
+    _case("path-unknown", "not-found", _right, path="/v1/key"),
+    Case(name="http-path-with-dots", play=_dots, expected_reason="not-found", caught_by="transport", nonce="open"),
+    _case("path-with-query", "not-found", _right, path="/v1/release?force=1"),
+    _case("path-of-another-message", "malformed", _right, path="/v1/complete"),
+)

@@ -1,0 +1,146 @@
+"""Who may attest at all: packages and policies the owner registered, and guests' keys enrolled under its grants.
+
+Knows data keys, in memory only. Refuses to believe anybody but the owner, and a policy version that goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.trust.ledger import Ledger
+from pytest_glasshouse.trust.messages import Message, text
+from pytest_glasshouse.trust.owner import GRANT_SHAPE, REGISTRATION_SHAPE
+from pytest_glasshouse.trust.policy import Policy
+from pytest_glasshouse.trust.sealing import read_manifest
+from pytest_glasshouse.trust.verifier import need
+from pytest_glasshouse.wire.canonical import Json, sha256_hex, unb64u
+from pytest_glasshouse.wire.evidence import SUITE, TYP_GRANT, TYP_REGISTRATION, check_enrolment, hpke_text, registration_info
+from pytest_glasshouse.wire.floe import KEY_BYTES
+from pytest_glasshouse.wire.secret import Secret
+from pytest_glasshouse.wire.tokens import expect, public_key, thumbprint, verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A registered package. `manifest` is the manifest's digest."""
+
+    manifest: str
+    version: int
+    policy: Policy
+    data_key: Secret
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A session name, the key enrolled for it, and the grant it was enrolled under."""
+
+    sub: str
+    run: str
+    kid: str
+    ak: Ed25519PublicKey
+    package: Package
+    grant_sha256: str
+    expires: int
+    release_limit: int
+    subject: str
+    row: str
+
+
+class Admission:
+    """Registrations and enrolments at the server whose key is named `server`. Its caller runs one call at a time."""
+
+    def __init__(self, *, owner: Ed25519PublicKey, server: str, ledger: Ledger, clock: Callable[[], int]) -> None:
+        self._owner = owner
+        self._server = server
+        self._ledger = ledger
+        self._clock = clock
+        self._sealing = X25519PrivateKey.generate()
+        self.hpke_public = hpke_text(self._sealing.public_key())
+        self.packages: dict[str, Package] = {}
+        self.runs: dict[str, Run] = {}
+
+    def forget(self) -> None:
+        """Forget every key and session name."""
+        self.packages.clear()
+        self.runs.clear()
+
+    def register(self, message: Message) -> dict[str, Json]:
+        """`{registration}` -> `{manifest, policy}`."""
+        # 1. Signed by the owner, for this server.
+        claims = verify(text(message, "registration"), key=self._owner, typ=TYP_REGISTRATION)
+        expect(claims, REGISTRATION_SHAPE)
+        need(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "registration", "iss or aud")
+        # 2. A manifest of the same owner, of a version the policy accepts.
+        manifest_token = str(claims["manifest"])
+        manifest = sha256_hex(manifest_token.encode())
+        version = read_manifest(manifest_token, owner=self._owner)["version"]
+        policy = Policy.from_json(claims["policy"])
+        need(isinstance(version, int) and version >= policy.manifest_version, "manifest-version")
+        # 3. A policy version never goes back, and never comes to mean something else.
+        known = [event for event in self._ledger.of("policy") if event["name"] == policy.name]
+        need(all(_not_before(policy, event) for event in known), "policy-rollback")
+        # 4. The data key, sealed to this server for this manifest.
+        data_key = self._unseal(str(claims["data_key"]), registration_info(manifest, thumbprint(self._owner)))
+        package = Package(manifest=manifest, version=int(str(version)), policy=policy, data_key=data_key)
+        need(self.packages.get(manifest, package) == package, "registration", "registered otherwise before")
+        if not any(event["policy"] == policy.sha256 for event in known):
+            event: dict[str, Json] = {"event": "policy", "name": policy.name, "version": policy.version}
+            self._ledger.append({**event, "policy": policy.sha256})
+        self.packages[manifest] = package
+        return {"manifest": manifest, "policy": policy.sha256}
+
+    def _unseal(self, sealed: str, info: bytes) -> Secret:
+        try:
+            key = SUITE.decrypt(unb64u(sealed), self._sealing, info=info)
+        except (InvalidTag, ValueError):
+            raise RefusedError("registration", "data key") from None
+        need(len(key) == KEY_BYTES, "registration", "data key")
+        return Secret(key)
+
+    def enrol(self, message: Message) -> dict[str, Json]:
+        """`{grant, ak, proof}` -> `{kid, sub}`."""
+        # 1. A grant by the owner, for this server, not expired, for a package and policy that are registered together.
+        grant = text(message, "grant")
+        claims = verify(grant, key=self._owner, typ=TYP_GRANT)
+        expect(claims, GRANT_SHAPE)
+        need(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "grant", "iss or aud")
+        expires, limit = int(str(claims["exp"])), int(str(claims["release_limit"]))
+        need(expires > self._clock(), "grant", "expired")
+        need(limit >= 1, "grant", "release_limit")
+        package = self.packages.get(str(claims["package"]))
+        if package is None:
+            raise RefusedError("grant", "package")
+        need(claims["policy"] == package.policy.sha256, "grant", "policy")
+        # 2. The key proves that it was there when the grant was.
+        ak = public_key(text(message, "ak"))
+        check_enrolment(grant, text(message, "proof"), key=ak)
+        run = Run(
+            sub=str(claims["sub"]),
+            run=str(claims["run"]),
+            kid=thumbprint(ak),
+            ak=ak,
+            package=package,
+            grant_sha256=sha256_hex(grant.encode()),
+            expires=expires,
+            release_limit=limit,
+            subject=str(claims["subject"]),
+            row=str(claims["row"]),
+        )
+        # 3. A session's name belongs to the first grant and key that took it.
+        taken = self.runs.get(run.sub, run)
+        need((taken.kid, taken.grant_sha256) == (run.kid, run.grant_sha256), "grant", "sub is taken")
+        self.runs.setdefault(run.sub, run)
+        return {"kid": run.kid, "sub": run.sub}
+
+
+def _not_before(policy: Policy, event: Message) -> bool:
+    version = event["version"]
+    if not isinstance(version, int):
+        return False
+    return policy.version > version or (policy.version == version and policy.sha256 == event["policy"])

@@ -1,0 +1,327 @@
+"""The attestation server: verifier and key broker in one object (RFC 9334: Verifier and Relying Party).
+
+Knows data keys, in memory only, and gives one out when every step of one transaction has held. Refuses to accept a token
+as permission: a result is output only. Any doubt is a refusal with a stable reason, any surprise is the refusal
+`internal`, and neither releases anything.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from pytest_glasshouse.errors import IntegrityError, RefusedError
+from pytest_glasshouse.trust.admission import Admission, Run
+from pytest_glasshouse.trust.ledger import Ledger
+from pytest_glasshouse.trust.messages import Message, lines, shaped, text
+from pytest_glasshouse.trust.verifier import Expected, appraise, need
+from pytest_glasshouse.wire.canonical import Json, b64u, is_sha256, sha256_hex
+from pytest_glasshouse.wire.evidence import (
+    EAR_PROFILE,
+    EXIT_SHAPE,
+    HEAD_SHAPE,
+    SUITE,
+    TYP_EVIDENCE,
+    TYP_EXIT,
+    TYP_HEAD,
+    TYP_RECEIPT,
+    TYP_RESULT,
+    VERIFIER_ID,
+    Cnf,
+    release_info,
+)
+from pytest_glasshouse.wire.secret import Secret
+from pytest_glasshouse.wire.tokens import peek_kid, sign, thumbprint, verify
+
+CHALLENGE_TTL_S = 60
+OPEN_CHALLENGES = 4
+RESULT_LIFETIME_S = 300
+
+
+@dataclass(kw_only=True)
+class _Session:
+    """One nonce. It is open, then spent; released if every step held; completed once."""
+
+    nonce: str
+    run: Run
+    plan: str
+    issued_at: int
+    attempt: int
+    spent: bool = False
+    cnf: Cnf | None = None
+    result_sha256: str = ""
+    head_sha256: str = ""
+    exit_sha256: str = ""
+    receipt: str = field(default="", repr=False)
+
+
+class AttestationServer:
+    """Register, enrol, challenge, release, complete; each takes and returns a JSON object and raises `RefusedError`.
+
+    `owner` is the one key registrations and grants are believed from. `clock` gives wall seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        owner: Ed25519PublicKey,
+        ledger: Ledger | None = None,
+        clock: Callable[[], int] = lambda: int(time.time()),
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        signing: Ed25519PrivateKey | None = None,
+    ) -> None:
+        self._ledger = Ledger() if ledger is None else ledger
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._signing = Ed25519PrivateKey.generate() if signing is None else signing
+        self._sessions: dict[str, _Session] = {}
+        self._one_at_a_time = threading.Lock()
+        self.public_key = self._signing.public_key()
+        self.kid = thumbprint(self.public_key)
+        self._admission = Admission(owner=owner, server=self.kid, ledger=self._ledger, clock=clock)
+        self.hpke_public = self._admission.hpke_public
+
+    # ------------------------------------------------------------------------------------------------ what is asked
+
+    def register(self, message: Message) -> dict[str, Json]:
+        """`{registration}` -> `{manifest, policy}`: the owner hands over a package's manifest, policy and data key."""
+        return self._transaction(self._admission.register, message)
+
+    def enrol(self, message: Message) -> dict[str, Json]:
+        """`{grant, ak, proof}` -> `{kid, sub}`: a guest's key is enrolled for one session under the owner's grant."""
+        return self._transaction(self._admission.enrol, message)
+
+    def challenge(self, message: Message) -> dict[str, Json]:
+        """`{sub, plan}` -> `{nonce, issued_at, expires_in, policy}`."""
+        return self._transaction(self._challenge, message)
+
+    def release(self, message: Message) -> dict[str, Json]:
+        """`{evidence, log}` -> `{result, sealed}`: the data key, sealed to the key the evidence vouches for."""
+        return self._transaction(self._release, message)
+
+    def complete(self, message: Message) -> dict[str, Json]:
+        """`{head, exit, nonce}` -> `{receipt}`: the journal's head, countersigned once."""
+        return self._transaction(self._complete, message)
+
+    def outstanding(self) -> list[dict[str, Json]]:
+        """Releases that nobody has completed, each with its deadline. They survive a restart."""
+        with self._one_at_a_time:
+            done = {event["nonce"] for event in self._ledger.of("complete")}
+            names = ("nonce", "sub", "run", "manifest", "released_at", "deadline")
+            return [{name: event[name] for name in names} for event in self._ledger.of("release") if event["nonce"] not in done]
+
+    def releases(self) -> int:
+        """How many times a data key has left, by the ledger."""
+        with self._one_at_a_time:
+            return len(self._ledger.of("release"))
+
+    def close(self) -> None:
+        """Forget every key and session."""
+        with self._one_at_a_time:
+            self._admission.forget()
+            self._sessions.clear()
+            self._ledger.close()
+
+    def _transaction(self, step: Callable[[Message], dict[str, Json]], message: Message) -> dict[str, Json]:
+        reason, detail = "internal", ""
+        with self._one_at_a_time:
+            try:
+                return step(message)
+            except (RefusedError, IntegrityError) as refusal:
+                reason, detail = refusal.reason, refusal.detail
+            except Exception:  # noqa: BLE001, S110  (whatever went wrong, the answer is no, and says nothing about keys)
+                pass
+        # Raised here, outside the handler, so that no frame which held a key travels with the error.
+        raise RefusedError(reason, detail)
+
+    # --------------------------------------------------------------------------------------------- 1. the challenge
+
+    def _challenge(self, message: Message) -> dict[str, Json]:
+        run = self._admission.runs.get(text(message, "sub"))
+        if run is None:
+            raise RefusedError("sub", "not enrolled")
+        plan = text(message, "plan")
+        need(is_sha256(plan), "malformed", "plan")
+        now = self._clock()
+        need(now < run.expires, "grant", "expired")
+        self._forget_expired(now)
+        still_open = [session for session in self._sessions.values() if session.run is run and not session.spent]
+        need(len(still_open) < OPEN_CHALLENGES, "busy")
+        nonce = self._random_bytes(32).hex()
+        need(nonce not in self._sessions, "internal", "randomness")
+        self._sessions[nonce] = _Session(nonce=nonce, run=run, plan=plan, issued_at=now, attempt=self._attempt(run))
+        return {"nonce": nonce, "issued_at": now, "expires_in": CHALLENGE_TTL_S, "policy": run.package.policy.sha256}
+
+    def _forget_expired(self, now: int) -> None:
+        # A forgotten nonce is refused like one that never was. Released sessions stay: they can still be completed.
+        for nonce, session in list(self._sessions.items()):
+            if session.cnf is None and now >= session.issued_at + CHALLENGE_TTL_S:
+                del self._sessions[nonce]
+
+    def _attempt(self, run: Run) -> int:
+        """The place of this run among all that have tried this subject and row here: trying again until it fits shows."""
+        tried = [e["run"] for e in self._ledger.of("attempt") if (e["subject"], e["row"]) == (run.subject, run.row)]
+        if run.run not in tried:
+            self._ledger.append({"event": "attempt", "subject": run.subject, "row": run.row, "run": run.run})
+            tried.append(run.run)
+        return tried.index(run.run) + 1
+
+    # ----------------------------------------------------------------------------------------------- 2. the release
+
+    def _release(self, message: Message) -> dict[str, Json]:
+        evidence, log = text(message, "evidence"), lines(message, "log")
+        now = self._clock()
+        # 1. Signed by an enrolled key. What fails here proves nothing about who sent it, so it spends nothing.
+        aks = {run.kid: run.ak for run in self._admission.runs.values()}
+        ak = aks.get(peek_kid(evidence))
+        if ak is None:
+            raise RefusedError("jws-header", "no such key is enrolled")
+        claims = verify(evidence, key=ak, typ=TYP_EVIDENCE)
+        # 2. The nonce: open, and this key's and session's own. Somebody else's is refused and stays unspent.
+        session = self._session_of(claims, thumbprint(ak), now)
+        # 3. Spent, whatever comes of it.
+        session.spent = True
+        # 4. Every step of appraisal.
+        run = session.run
+        policy = run.package.policy
+        expected = Expected(
+            iss=run.kid,
+            sub=run.sub,
+            aud=self.kid,
+            nonce=session.nonce,
+            plan=session.plan,
+            policy=policy,
+            manifest=run.package.manifest,
+            manifest_version=run.package.version,
+        )
+        cnf = appraise(claims, log, expected=expected, now=now)
+        # 5. The grant still stands and is not used up, nor is what the policy allows for this package.
+        need(now < run.expires, "grant", "expired")
+        released = self._ledger.of("release")
+        need(sum(e["sub"] == run.sub for e in released) < run.release_limit, "release-limit", "grant")
+        of_package = sum(e["manifest"] == run.package.manifest for e in released)
+        need(of_package < policy.release_limit, "release-limit", "policy")
+        # 6. Sealed to the leg's key, for this result and this package.
+        result = self._result(session, claims, evidence, now)
+        sealed = _seal(run.package.data_key, cnf, release_info(result, run.package.manifest))
+        # 7. Counted before it leaves.
+        self._ledger.append(
+            {
+                "event": "release",
+                "nonce": session.nonce,
+                "sub": run.sub,
+                "run": run.run,
+                "manifest": run.package.manifest,
+                "released_at": now,
+                "deadline": now + policy.completion_s,
+            }
+        )
+        session.cnf, session.result_sha256 = cnf, sha256_hex(result.encode())
+        return {"result": result, "sealed": sealed}
+
+    def _session_of(self, claims: Message, kid: str, now: int) -> _Session:
+        nonce = claims.get("eat_nonce")
+        session = self._sessions.get(nonce) if isinstance(nonce, str) else None
+        if session is None:
+            raise RefusedError("nonce", "unknown")
+        need(not session.spent, "nonce", "spent")
+        need(now < session.issued_at + CHALLENGE_TTL_S, "nonce", "expired")
+        need(session.run.kid == kid, "nonce", "another key's")
+        # The same key may be enrolled for several sessions; evidence about one of them does not spend another's nonce.
+        sub = claims.get("sub")
+        about = self._admission.runs.get(sub) if isinstance(sub, str) else None
+        need(about is None or about is session.run, "nonce", "another session's")
+        return session
+
+    def _result(self, session: _Session, claims: Message, evidence: str, now: int) -> str:
+        submod: dict[str, Json] = {
+            "ear_status": "affirming",
+            **{name: claims[name] for name in ("manifest", "composite", "container")},
+        }
+        result: dict[str, Json] = {
+            "iss": self.kid,
+            "sub": session.run.sub,
+            "iat": now,
+            "exp": now + RESULT_LIFETIME_S,
+            "jti": secrets.token_hex(16),
+            "eat_nonce": session.nonce,
+            "eat_profile": EAR_PROFILE,
+            "ear_verifier_id": VERIFIER_ID,
+            "ear_status": "affirming",
+            "cnf": claims["cnf"],
+            "policy": session.run.package.policy.sha256,
+            "plan": session.plan,
+            "manifest": claims["manifest"],
+            "composite": claims["composite"],
+            "container": claims["container"],
+            "attempt": session.attempt,
+            "evidence_sha256": sha256_hex(evidence.encode()),
+            "submods": {"runtime": submod},
+        }
+        return sign(result, key=self._signing, typ=TYP_RESULT)
+
+    # -------------------------------------------------------------------------------------------- 3. the completion
+
+    def _complete(self, message: Message) -> dict[str, Json]:
+        head, leaving = text(message, "head"), text(message, "exit")
+        # 1. A session whose key was released.
+        session = self._sessions.get(text(message, "nonce"))
+        if session is None or session.cnf is None:
+            raise RefusedError("session", "nothing was released under this nonce")
+        # 2. The head: signed by the key the evidence vouched for, about this session.
+        said = verify(head, key=session.cnf.sig, typ=TYP_HEAD)
+        shaped(said, HEAD_SHAPE, "head-claims")
+        need(said["nonce"] == session.nonce, "head-claims", "nonce")
+        need(is_sha256(said["head"]), "head-claims", "head")
+        failed = said["status"] == "failed"
+        need(said["status"] == "completed" or failed, "head-claims", "status")
+        need(said["adapter"] == "" if failed else is_sha256(said["adapter"]), "head-claims", "adapter")
+        # 3. One head per session: a second one is a fork.
+        head_sha256, exit_sha256 = sha256_hex(head.encode()), sha256_hex(leaving.encode())
+        need(session.head_sha256 in {"", head_sha256}, "receipt", "another head was countersigned")
+        # 4. The exit: signed by the agent, about this head, and the process is gone.
+        told = verify(leaving, key=session.run.ak, typ=TYP_EXIT)
+        shaped(told, EXIT_SHAPE, "exit-claims")
+        need(told["nonce"] == session.nonce, "exit-claims", "nonce")
+        need(told["head"] == head_sha256, "exit-claims", "head")
+        need(told["process_gone"] is True, "exit-claims", "process_gone")
+        need(session.exit_sha256 in {"", exit_sha256}, "receipt", "another exit was countersigned")
+        # 5. Countersigned, remembered, and the same again for the same question.
+        if not session.receipt:
+            receipt = self._receipt(session, head_sha256, exit_sha256)
+            self._ledger.append({"event": "complete", "nonce": session.nonce, "head": head_sha256})
+            session.head_sha256, session.exit_sha256, session.receipt = head_sha256, exit_sha256, receipt
+        return {"receipt": session.receipt}
+
+    def _receipt(self, session: _Session, head_sha256: str, exit_sha256: str) -> str:
+        claims: dict[str, Json] = {
+            "iss": self.kid,
+            "sub": session.run.sub,
+            "iat": self._clock(),
+            "jti": secrets.token_hex(16),
+            "nonce": session.nonce,
+            "head_sha256": head_sha256,
+            "exit_sha256": exit_sha256,
+            "result_sha256": session.result_sha256,
+            "manifest": session.run.package.manifest,
+            "policy": session.run.package.policy.sha256,
+            "plan": session.plan,
+            "attempt": session.attempt,
+        }
+        return sign(claims, key=self._signing, typ=TYP_RECEIPT)
+
+    def __repr__(self) -> str:
+        return f"<attestation server {self.kid}>"
+
+
+def _seal(data_key: Secret, cnf: Cnf, info: bytes) -> str:
+    try:
+        return b64u(SUITE.encrypt(data_key.reveal(), cnf.hpke, info=info))
+    except ValueError:
+        raise RefusedError("cnf", "a key nothing can be sealed to") from None

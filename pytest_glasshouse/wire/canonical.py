@@ -1,0 +1,138 @@
+"""One byte form for every message: RFC 8785 on the way out, a strict parser on the way in.
+
+Knows JSON and digests. Refuses to know what any message means, and refuses whatever two parsers could read
+differently: duplicate keys, NaN, floats, integers beyond 2^53, lone surrogates, bytes after the end.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+from typing import NoReturn, TypeAlias
+
+import rfc8785
+
+from pytest_glasshouse.errors import IntegrityError
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+
+#: The largest message this project reads by default, in bytes.
+MESSAGE_LIMIT = 65_536
+#: Deeper nesting than this has no use here and costs a parser its stack.
+DEPTH_LIMIT = 32
+#: Integers beyond this lose digits in parsers that read numbers as doubles.
+INTEGER_LIMIT = 2**53 - 1
+
+
+def canonical(value: object) -> bytes:
+    """The RFC 8785 bytes of `value`. It takes any object, because dict and list are invariant; what is not JSON is refused."""
+    try:
+        return rfc8785.dumps(value)  # type: ignore[arg-type]
+    except (rfc8785.CanonicalizationError, UnicodeError, RecursionError) as error:
+        raise IntegrityError("malformed", f"no canonical form: {type(error).__name__}") from None
+
+
+def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool = False) -> Json:
+    """The one value `data` can mean, or `IntegrityError` with reason `malformed` or `too-large`."""
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    if len(raw) > limit:
+        raise IntegrityError("too-large", f"{len(raw)} bytes, at most {limit}")
+    try:
+        value: Json = json.loads(
+            raw.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=None if floats else _no_float,
+        )
+    except IntegrityError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError("malformed", f"not JSON: {type(error).__name__}") from None
+    _walk(value)
+    return value
+
+
+def parse_object(data: bytes | str, *, limit: int = MESSAGE_LIMIT) -> dict[str, Json]:
+    """`parse_strict` for a message that must be a JSON object."""
+    value = parse_strict(data, limit=limit)
+    if not isinstance(value, dict):
+        raise IntegrityError("malformed", "not a JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise IntegrityError("malformed", "a key appears twice")
+    return found
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise IntegrityError("malformed", f"{text} is not JSON")
+
+
+def _no_float(_text: str) -> NoReturn:
+    raise IntegrityError("malformed", "a float where only integers are")
+
+
+def _walk(value: Json) -> None:
+    """Refuse what the parser lets through: depth, integers beyond 2^53, lone surrogates. Iterative, so it has no depth itself."""
+    level: list[Json] = [value]
+    for _ in range(DEPTH_LIMIT):
+        below: list[Json] = []
+        for item in level:
+            if isinstance(item, dict):
+                below.extend(item)
+                below.extend(item.values())
+            elif isinstance(item, list):
+                below.extend(item)
+            elif isinstance(item, str):
+                _encodable(item)
+            elif isinstance(item, int) and abs(item) > INTEGER_LIMIT:
+                raise IntegrityError("malformed", "an integer beyond 2^53")
+        if not below:
+            return
+        level = below
+    raise IntegrityError("malformed", f"nested deeper than {DEPTH_LIMIT}")
+
+
+def _encodable(text: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise IntegrityError("malformed", "a lone surrogate") from None
+
+
+def sha256_hex(data: bytes | memoryview) -> str:
+    """SHA-256 as bare lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def tagged(domain: str, data: bytes) -> str:
+    """SHA-256 over `domain`, a newline and `data`: a digest made for one purpose never serves another."""
+    return hashlib.sha256(domain.encode("ascii") + b"\n" + data).hexdigest()
+
+
+def is_sha256(value: object) -> bool:
+    """Whether `value` is spelled as this project spells a SHA-256: 64 lower-case hex digits."""
+    return isinstance(value, str) and len(value) == 64 and all(digit in "0123456789abcdef" for digit in value)  # noqa: PLR2004
+
+
+def b64u(data: bytes) -> str:
+    """Base64url without padding."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def unb64u(text: str) -> bytes:
+    """The bytes `text` spells. Padding, another alphabet and a tail with stray bits are `malformed`: one spelling per value."""
+    try:
+        data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except (ValueError, binascii.Error):
+        raise IntegrityError("malformed", "not base64url") from None
+    if b64u(data) != text:
+        raise IntegrityError("malformed", "base64url in another spelling")
+    return data

@@ -1,0 +1,202 @@
+"""C2SP FLOE: random-access, key-committing, chunked encryption (AES-256-GCM, HKDF-Expand-SHA-384, 32-byte IV).
+
+Knows the byte format, and that the key and every key derived from it must not outlive the call. Refuses to own the
+buffers: the caller gives `out` and, for a guest, the locked `scratch`, and owes wiping `out` when a call raises, since
+unauthenticated plaintext may be in it.
+
+    message  header | segment ... | final segment
+    header   0x00 AES-256-GCM | 0x00 SHA-384 | segment length u32 | IV length u32 = 32 | IV 32 | header tag 32
+    segment  ff ff ff ff | nonce 12 | ciphertext | tag 16        exactly `segment` bytes
+    final    its own length u32 | nonce 12 | ciphertext | tag 16 at most `segment` bytes
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import struct
+from collections.abc import Callable
+from typing import TypeAlias
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
+
+from pytest_glasshouse.errors import IntegrityError
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+#: 4 MiB, the encrypted length of a segment: the fastest of those tried, and small beside any package.
+SEGMENT = 4 * 1024 * 1024
+ROTATION = 20
+KEY_BYTES = 32
+HEADER_BYTES = 74
+#: What a segment is longer than its plaintext: length word, nonce, tag.
+SEGMENT_OVERHEAD = 4 + 12 + 16
+#: Room for the derived keys: header tag, message key, segment key.
+SCRATCH_BYTES = 32 + 48 + 32
+
+_PARAMS = struct.Struct(">BBII")
+_IV_BYTES = 32
+_INNER = b"\xff\xff\xff\xff"
+_SEGMENTS_LIMIT = 1 << 40
+
+
+def encrypt(
+    key: Buffer,
+    aad: bytes,
+    data: Buffer,
+    *,
+    segment: int = SEGMENT,
+    rotation: int = ROTATION,
+    random_bytes: Callable[[int], bytes] = os.urandom,
+) -> bytes:
+    """`data` as one FLOE message. `segment` is the length of an encrypted segment."""
+    _check_key(key)
+    if not SEGMENT_OVERHEAD < segment < 1 << 32:
+        raise ValueError(f"segment of {segment} bytes")
+    view = memoryview(data).cast("B")
+    out = bytearray(cipher_length(len(view), segment=segment))
+    params = _PARAMS.pack(0, 0, segment, _IV_BYTES)
+    iv = random_bytes(_IV_BYTES)
+    keys = _Keys(key, params + iv, aad, rotation, memoryview(bytearray(SCRATCH_BYTES)))
+    try:
+        out[:HEADER_BYTES] = params + iv + bytes(keys.header_tag)
+        target = memoryview(out)[HEADER_BYTES:]
+        inner = segment - SEGMENT_OVERHEAD
+        count = _count(len(target), segment)
+        for number in range(count):
+            final = number == count - 1
+            plain = view[number * inner :] if final else view[number * inner : (number + 1) * inner]
+            place = target[number * segment : number * segment + len(plain) + SEGMENT_OVERHEAD]
+            place[:4] = struct.pack(">I", len(place)) if final else _INNER
+            place[4:16] = random_bytes(12)
+            AESGCM(keys.segment(number)).encrypt_into(bytes(place[4:16]), plain, _segment_aad(number, final=final), place[16:])
+    finally:
+        keys.wipe()
+    return bytes(out)
+
+
+def decrypt(key: Buffer, aad: bytes, ciphertext: Buffer, *, rotation: int = ROTATION) -> bytes:
+    """The plaintext of one FLOE message of any segment length. Raises what `decrypt_into` raises."""
+    segment = segment_length(ciphertext)
+    out = bytearray(plain_length(len(memoryview(ciphertext)), segment=segment))
+    decrypt_into(key, aad, ciphertext, out, rotation=rotation)
+    return bytes(out)
+
+
+def decrypt_into(
+    key: Buffer,
+    aad: bytes,
+    ciphertext: Buffer,
+    out: bytearray | memoryview,
+    *,
+    rotation: int = ROTATION,
+    scratch: memoryview | None = None,
+) -> None:
+    """Decrypt one FLOE message into `out`, which must have exactly its plaintext's length.
+
+    Raises `IntegrityError`: `pkg-format` (parameters), `pkg-length` (no message has this length), `pkg-commit` (another
+    key or context), `pkg-integrity` (a segment is not what was sealed). After an error `out` holds anything.
+    """
+    _check_key(key)
+    view = memoryview(ciphertext).cast("B")
+    segment = segment_length(view)
+    target = memoryview(out).cast("B")
+    if plain_length(len(view), segment=segment) != len(target):
+        raise IntegrityError("pkg-length", "the buffer is not as long as the plaintext")
+    keys = _Keys(key, bytes(view[:42]), aad, rotation, memoryview(bytearray(SCRATCH_BYTES)) if scratch is None else scratch)
+    try:
+        if not hmac.compare_digest(keys.header_tag, view[42:HEADER_BYTES]):
+            raise IntegrityError("pkg-commit", "another key or another context")
+        body = view[HEADER_BYTES:]
+        count = _count(len(body), segment)
+        inner = segment - SEGMENT_OVERHEAD
+        for number in range(count):
+            place = body[number * segment : (number + 1) * segment]
+            # Not raised inside an except block: the error would carry the frames, and they the cipher, past this call.
+            if not _open_segment(keys, number, place, target[number * inner : (number + 1) * inner], final=number == count - 1):
+                raise IntegrityError("pkg-integrity", f"segment {number}")
+    finally:
+        keys.wipe()
+
+
+def _open_segment(keys: _Keys, number: int, place: memoryview, out: memoryview, *, final: bool) -> bool:
+    if bytes(place[:4]) != (struct.pack(">I", len(place)) if final else _INNER):
+        return False
+    try:
+        AESGCM(keys.segment(number)).decrypt_into(bytes(place[4:16]), place[16:], _segment_aad(number, final=final), out)
+    except InvalidTag:
+        return False
+    return True
+
+
+def segment_length(ciphertext: Buffer) -> int:
+    """The length of an encrypted segment, from the header. Raises `IntegrityError("pkg-format")`."""
+    view = memoryview(ciphertext).cast("B")
+    if len(view) < HEADER_BYTES:
+        raise IntegrityError("pkg-length", "shorter than a header")
+    aead, digest, segment, iv_bytes = _PARAMS.unpack(view[: _PARAMS.size])
+    if (aead, digest, iv_bytes) != (0, 0, _IV_BYTES) or segment <= SEGMENT_OVERHEAD:
+        raise IntegrityError("pkg-format", "parameters this project does not use")
+    return int(segment)
+
+
+def plain_length(ciphertext_length: int, *, segment: int = SEGMENT) -> int:
+    """The one plaintext length a message of this length can have. Raises `IntegrityError("pkg-length")`."""
+    body = ciphertext_length - HEADER_BYTES
+    count = _count(body, segment)
+    if body - (count - 1) * segment < SEGMENT_OVERHEAD or count > _SEGMENTS_LIMIT:
+        raise IntegrityError("pkg-length", "no message has this length")
+    return body - count * SEGMENT_OVERHEAD
+
+
+def cipher_length(plain: int, *, segment: int = SEGMENT) -> int:
+    """The length `encrypt` makes of `plain` bytes: a full final segment is not followed by an empty one."""
+    count = max(1, -(-plain // (segment - SEGMENT_OVERHEAD)))
+    return HEADER_BYTES + plain + count * SEGMENT_OVERHEAD
+
+
+def _count(body: int, segment: int) -> int:
+    if body < SEGMENT_OVERHEAD:
+        raise IntegrityError("pkg-length", "no final segment")
+    return -(-body // segment)
+
+
+def _segment_aad(number: int, *, final: bool) -> bytes:
+    return struct.pack(">QB", number, 1 if final else 0)
+
+
+def _check_key(key: Buffer) -> None:
+    if len(memoryview(key)) != KEY_BYTES:
+        raise IntegrityError("pkg-commit", "a key has 32 bytes")
+
+
+class _Keys:
+    """The keys of one message, all in `scratch`, wiped by `wipe`."""
+
+    def __init__(self, key: Buffer, params_iv: bytes, aad: bytes, rotation: int, scratch: memoryview) -> None:
+        self.header_tag = scratch[:32]
+        self._message_key = scratch[32:80]
+        self._segment_key = scratch[80:SCRATCH_BYTES]
+        self._scratch = scratch
+        self._params_iv = params_iv
+        self._aad = aad
+        self._mask = -1 << rotation
+        self._group = -1
+        self._derive(key, b"HEADER_TAG:", self.header_tag)
+        self._derive(key, b"MESSAGE_KEY:", self._message_key)
+
+    def _derive(self, key: Buffer, purpose: bytes, out: memoryview) -> None:
+        HKDFExpand(SHA384(), len(out), self._params_iv + purpose + self._aad).derive_into(key, out)
+
+    def segment(self, number: int) -> memoryview:
+        group = number & self._mask
+        if group != self._group:
+            self._derive(self._message_key, b"DEK:" + struct.pack(">Q", group), self._segment_key)
+            self._group = group
+        return self._segment_key
+
+    def wipe(self) -> None:
+        self._scratch[:SCRATCH_BYTES] = bytes(SCRATCH_BYTES)

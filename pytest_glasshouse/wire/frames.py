@@ -1,0 +1,86 @@
+"""One message between two processes: a canonical JSON object and, beside it, raw bytes.
+
+    u32 big endian   length of the JSON
+    u32 big endian   length of the payload
+    JSON             RFC 8785 canonical form; anything else is refused, so a message has one byte form
+    payload          bytes that would only be inflated by JSON (a package, a model file, an adapter)
+
+Host and agent speak it over the agent's unix socket, agent and leg over their socketpair. What the
+messages mean is not known here.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.errors import IntegrityError, ProtocolError
+from pytest_glasshouse.wire.canonical import canonical, parse_strict
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator, Mapping
+
+    from pytest_glasshouse.wire.canonical import Json
+
+MAX_JSON = 4 * 1024 * 1024
+MAX_PAYLOAD = 8 * 1024 * 1024
+#: How much of a large thing travels in one frame.
+CHUNK = 4 * 1024 * 1024
+
+_HEAD = struct.Struct(">II")
+
+
+def send(connection: socket.socket, message: Mapping[str, Json], payload: bytes | memoryview = b"") -> None:
+    """Send one frame. Raises `ProtocolError` when it is too large, `OSError` when the peer is gone."""
+    text = canonical(dict(message))
+    if len(text) > MAX_JSON or len(payload) > MAX_PAYLOAD:
+        raise ProtocolError(f"frame too large: {len(text)} bytes of JSON, {len(payload)} of payload")
+    connection.sendall(_HEAD.pack(len(text), len(payload)) + text)
+    if len(payload):
+        connection.sendall(payload)
+
+
+def receive(connection: socket.socket) -> tuple[dict[str, Json], bytearray] | None:
+    """Receive one frame; None when the peer closed between frames.
+
+    Raises `ProtocolError` when the bytes are not a frame or end inside one.
+    """
+    head = _exactly(connection, _HEAD.size, may_end=True)
+    if head is None:
+        return None
+    text_length, payload_length = _HEAD.unpack(head)
+    if text_length > MAX_JSON or payload_length > MAX_PAYLOAD:
+        raise ProtocolError(f"frame announces {text_length} + {payload_length} bytes; at most {MAX_JSON} + {MAX_PAYLOAD}")
+    text = _exactly(connection, text_length)
+    payload = _exactly(connection, payload_length)
+    try:
+        message = parse_strict(bytes(text or b""), limit=MAX_JSON)
+    except IntegrityError as error:
+        raise ProtocolError(f"frame is not strict JSON: {error.reason}") from None
+    if not isinstance(message, dict) or canonical(message) != bytes(text or b""):
+        raise ProtocolError("frame is not a canonical JSON object")
+    return message, payload or bytearray()
+
+
+def pieces(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Cut `data` into (offset, piece) of at most `CHUNK` bytes; one empty piece for empty data."""
+    view = memoryview(data)
+    if not view:
+        yield 0, view
+    for offset in range(0, len(view), CHUNK):
+        yield offset, view[offset : offset + CHUNK]
+
+
+def _exactly(connection: socket.socket, length: int, *, may_end: bool = False) -> bytearray | None:
+    buffer = bytearray(length)
+    view = memoryview(buffer)
+    filled = 0
+    while filled < length:
+        count = connection.recv_into(view[filled:])
+        if count == 0:
+            if may_end and filled == 0:
+                return None
+            raise ProtocolError(f"peer closed inside a frame, after {filled} of {length} bytes")
+        filled += count
+    return buffer

@@ -1,0 +1,219 @@
+"""The guest's half of lora: a causal LM in bfloat16 and a LoRA adapter, one packed sequence a step.
+
+Knows torch, transformers and peft, all imported inside. The token ids are used where they lie: the loss is taken from the
+logits and a view of the ids, because a model called with `labels=` leaves copies of the last batch in freed memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.workloads import device as devices
+from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pytest_glasshouse.workloads.base import Device, Facts
+
+_PROLOGUE_ORDER = 0
+
+
+class LoraTrainer:
+    """Trains an adapter on the model in `base_dir`; see `Trainer` for what each method promises.
+
+    The caller has compared `verify_base(base_dir)` with the manifest.
+    """
+
+    unit = "steps"
+
+    def __init__(self, parts: Mapping[str, memoryview], *, base_dir: Path, device: Device) -> None:
+        devices.settle(device)
+        config = devices.read_config(parts, workload="lora")
+        self._device = device
+        self._learning_rate = float(config["optimizer"]["learningRate"])
+        self._clip_norm = float(config["optimizer"]["clipNorm"])
+        self._tokens = _tokens(devices.tensors_in(devices.part(parts, "tokens"), device), config["sequenceTokens"])
+        _probe_tokenizer(base_dir, config["probe"])
+        self._model = _adapted(_load_base(base_dir, device), config["lora"])
+        if int(self._tokens.min()) < 0 or int(self._tokens.max()) >= self._model.config.vocab_size:
+            # On a GPU an index out of range would end the process without a reason.
+            raise IntegrityError("parts", "tokens: ids that the base model's vocabulary does not have")
+        self._initial = devices.tensors_in(devices.part(parts, "initial"), device)
+        self._adapter = _load_adapter(self._model, self._initial)
+        self._parameters = list(self._adapter.values())
+        self._optimizer: Any = None
+        self._initial_sha256 = devices.digest(self._adapter)
+        self.reset(_PROLOGUE_ORDER)
+
+    def initial_sha256(self) -> str:
+        return self._initial_sha256
+
+    def prologue(self, steps: int = PROLOGUE_STEPS) -> list[str]:
+        self.reset(_PROLOGUE_ORDER)
+        losses = []
+        for _ in range(steps):
+            self.step()
+            losses.append(self.check())
+        return losses
+
+    def reset(self, order_seed: int) -> None:
+        import torch
+
+        if self._optimizer is not None:
+            devices.zero(devices.optimizer_tensors(self._optimizer))
+        with torch.no_grad():
+            for name, parameter in self._adapter.items():
+                parameter.copy_(self._initial[name])
+                parameter.grad = None
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=self._learning_rate, fused=True)
+        self._order = self._sequences(order_seed)
+        self._loss = torch.zeros((), device=self._device)
+        self._all_finite = torch.ones((), dtype=torch.bool, device=self._device)
+
+    def _sequences(self, order_seed: int) -> Iterator[int]:
+        """Every sequence once in each pass, in an order of its own; drawn on the host, where indexing needs no wait."""
+        import torch
+
+        generator = torch.Generator().manual_seed(order_seed)
+        while True:
+            yield from torch.randperm(len(self._tokens), generator=generator).tolist()
+
+    def step(self) -> None:
+        self._train_on(self._tokens[next(self._order)])
+
+    def _train_on(self, ids: Any) -> None:
+        import torch
+
+        logits = self._model(input_ids=ids.unsqueeze(0), use_cache=False).logits  # [1, tokens, vocabulary]
+        # Each position foretells the next; float32, because a log-sum-exp over a vocabulary is too coarse in bfloat16.
+        loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[1:])
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        self._loss = loss.detach()
+        self._all_finite &= torch.isfinite(self._loss)
+
+    def synchronize(self) -> None:
+        devices.synchronize(self._device)
+
+    def check(self) -> str:
+        loss = float(self._loss)
+        if not bool(self._all_finite):
+            raise NonFiniteLossError(f"expected finite losses; the last was {loss!r}")
+        return repr(loss)
+
+    def export(self) -> bytes:
+        from safetensors.torch import save
+
+        return save({name: parameter.detach().cpu().contiguous() for name, parameter in self._adapter.items()})
+
+    def close(self) -> None:
+        import torch
+
+        devices.zero(self._parameters)
+        # A pass over zeros overwrites the ids, activations and gradients that the last batch left in freed memory.
+        self._train_on(torch.zeros_like(self._tokens[0]))
+        devices.zero(devices.optimizer_tensors(self._optimizer))
+        devices.zero(parameter.grad for parameter in self._parameters)
+        devices.zero([*self._parameters, self._loss])
+        if self._device == "cuda":
+            devices.zero([self._tokens, *self._initial.values()])
+        self.synchronize()
+        self.__dict__ = {"_device": self._device}
+        gc.collect()
+        devices.release(self._device)
+
+    def facts(self) -> Facts:
+        trainable, total = _counted(self._model)
+        facts = devices.facts_of(self._device, trainable=trainable, total=total, dtype="bfloat16")
+        return {**facts, "adapterDtype": str(self._parameters[0].dtype).removeprefix("torch."), **_versions()}
+
+
+def count_parameters(model_config: Mapping[str, Any]) -> tuple[int, int]:
+    """(trainable, total with adapter) of a model with this config, counted on the meta device: no weights are made."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from pytest_glasshouse.workloads.lora_material import LORA
+
+    auto: Any = AutoModelForCausalLM  # its methods are untyped
+    with torch.device("meta"):
+        model = auto.from_config(AutoConfig.for_model(**model_config), dtype=torch.bfloat16)
+        return _counted(_adapted(model, LORA))
+
+
+def _tokens(tensors: Mapping[str, Any], sequence_tokens: int) -> Any:
+    ids = tensors.get("ids")
+    if ids is None or ids.dim() != 2 or ids.shape[1] != sequence_tokens or str(ids.dtype) != "torch.int64":  # noqa: PLR2004
+        raise IntegrityError("parts", f"tokens: expected ids of shape [sequences, {sequence_tokens}] in int64")
+    return ids
+
+
+def _probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
+    if tokenizer(probe["text"], add_special_tokens=False)["input_ids"] != probe["ids"]:
+        raise IntegrityError("tokenizer", "the base model's tokenizer gives other ids than the sealed tokens were made with")
+
+
+def _load_base(base_dir: Path, device: Device) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        base_dir, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.bfloat16
+    )
+    return model.to(device)
+
+
+def _adapted(model: Any, lora: Mapping[str, Any]) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(
+        r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]), lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    with warnings.catch_warnings():
+        # peft asks the model for a property that transformers has since renamed.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        adapted = get_peft_model(model, settings)
+    return adapted.train()
+
+
+def _load_adapter(model: Any, initial: Mapping[str, Any]) -> dict[str, Any]:
+    """Load the initial adapter; the model's own parameters under peft's names, every one of them from `initial`."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    names = set(get_peft_model_state_dict(model))
+    if names != set(initial):
+        odd = sorted(names ^ set(initial))
+        raise IntegrityError("parts", f"initial: {len(odd)} adapter tensors do not match the model's, first {odd[0]}")
+    try:
+        loaded: Any = set_peft_model_state_dict(model, dict(initial))
+    except RuntimeError as error:  # a shape that does not fit
+        raise IntegrityError("parts", f"initial: {str(error).splitlines()[-1].strip()}") from None
+    if loaded.unexpected_keys:
+        raise IntegrityError("parts", f"initial: not used: {loaded.unexpected_keys[0]}")
+    parameters = dict(model.named_parameters())
+    adapter = {name: parameters[name.replace(".weight", ".default.weight")] for name in sorted(names)}
+    if {id(parameter) for parameter in adapter.values()} != {id(p) for p in model.parameters() if p.requires_grad}:
+        raise IntegrityError("parts", "initial: the model trains other tensors than the adapter's")
+    return adapter
+
+
+def _counted(model: Any) -> tuple[int, int]:
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def _versions() -> Facts:
+    import peft
+    import transformers
+
+    return {"transformersVersion": transformers.__version__, "peftVersion": peft.__version__}

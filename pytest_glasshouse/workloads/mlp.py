@@ -1,0 +1,149 @@
+"""The guest's half of mlp: a small classifier whose unit is one epoch of shuffled mini-batches.
+
+Knows torch and the parts. Everything an epoch needs is made on the device, so that on a GPU the host only launches.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.workloads import device as devices
+from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
+from pytest_glasshouse.workloads.mlp_material import layer_sizes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_glasshouse.workloads.base import Device, Facts
+
+_PROLOGUE_ORDER = 0
+
+
+class MlpTrainer:
+    """Trains on views of the parts; see `Trainer` for what each method promises."""
+
+    unit = "epochs"
+
+    def __init__(self, parts: Mapping[str, memoryview], *, device: Device) -> None:
+        import torch
+
+        devices.settle(device)
+        config = devices.read_config(parts, workload="mlp")
+        self._device = device
+        self._sizes: dict[str, int] = config["sizes"]
+        self._learning_rate = float(config["optimizer"]["learningRate"])
+        self._momentum_kept = float(config["optimizer"]["momentum"])
+        self._weight_decay = float(config["optimizer"]["weightDecay"])
+        data = devices.tensors_in(devices.part(parts, "data"), device)
+        self._features, self._labels = data["features"], data["labels"]  # [samples, features], [samples]
+        self._initial = devices.tensors_in(devices.part(parts, "initial"), device)
+        self._expect_shapes()
+        self._weights = {name: tensor.clone().requires_grad_() for name, tensor in self._initial.items()}
+        self._layers = [
+            (self._weights[f"layers.{n}.weight"], self._weights[f"layers.{n}.bias"]) for n in range(len(layer_sizes(self._sizes)))
+        ]
+        # The batch is gathered into the same two buffers each time: nothing of the data is left in freed memory.
+        self._batch_features = torch.empty((self._sizes["batch"], self._sizes["features"]), device=device)
+        self._batch_labels = torch.empty(self._sizes["batch"], dtype=torch.int64, device=device)
+        self._momentum = [torch.zeros_like(weight) for weight in self._weights.values()]
+        self._initial_sha256 = devices.digest(self._weights)
+        self.reset(_PROLOGUE_ORDER)
+
+    def initial_sha256(self) -> str:
+        return self._initial_sha256
+
+    def prologue(self, steps: int = PROLOGUE_STEPS) -> list[str]:
+        self.reset(_PROLOGUE_ORDER)
+        losses = []
+        for _ in range(steps):
+            self.step()
+            losses.append(self.check())
+        return losses
+
+    def reset(self, order_seed: int) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(self._initial[name])
+        devices.zero(self._momentum)
+        self._order = torch.Generator(device=self._device).manual_seed(order_seed)
+        self._epoch_loss = torch.zeros((), device=self._device)
+        self._all_finite = torch.ones((), dtype=torch.bool, device=self._device)
+
+    def step(self) -> None:
+        import torch
+
+        samples, batch = self._sizes["samples"], self._sizes["batch"]
+        order = torch.randperm(samples, generator=self._order, device=self._device)
+        self._epoch_loss.zero_()
+        for start in range(0, samples, batch):
+            chosen = order[start : start + batch]
+            torch.index_select(self._features, 0, chosen, out=self._batch_features)
+            torch.index_select(self._labels, 0, chosen, out=self._batch_labels)
+            self._epoch_loss += self._train_on_batch()
+        # One flag for the epoch: a NaN or infinite batch makes the sum so. It stays on the device until asked for.
+        self._all_finite &= torch.isfinite(self._epoch_loss)
+
+    def _train_on_batch(self) -> Any:
+        import torch
+        from torch.nn import functional
+
+        hidden = self._batch_features  # [batch, features]
+        for weight, bias in self._layers[:-1]:
+            hidden = functional.relu(functional.linear(hidden, weight, bias))  # [batch, hidden]
+        loss = functional.cross_entropy(functional.linear(hidden, *self._layers[-1]), self._batch_labels)
+        weights = list(self._weights.values())
+        gradients = list(torch.autograd.grad(loss, weights))
+        # SGD by hand: constructing a torch.optim optimizer imports the compiler, which costs a leg a second of start-up.
+        with torch.no_grad():
+            torch._foreach_add_(gradients, weights, alpha=self._weight_decay)
+            torch._foreach_mul_(self._momentum, self._momentum_kept)
+            torch._foreach_add_(self._momentum, gradients)
+            torch._foreach_add_(weights, self._momentum, alpha=-self._learning_rate)
+        return loss.detach()
+
+    def synchronize(self) -> None:
+        devices.synchronize(self._device)
+
+    def check(self) -> str:
+        loss = float(self._epoch_loss) * self._sizes["batch"] / self._sizes["samples"]
+        if not bool(self._all_finite):
+            raise NonFiniteLossError(f"expected finite losses; the last was {loss!r}")
+        return repr(loss)
+
+    def export(self) -> bytes:
+        from safetensors.torch import save
+
+        return save({name: weight.detach().cpu() for name, weight in self._weights.items()})
+
+    def close(self) -> None:
+        kept = [*self._momentum, *self._weights.values(), self._epoch_loss, self._batch_features, self._batch_labels]
+        devices.zero(kept)
+        # A pass over zeros with weights of zero overwrites the activations and gradients left in freed memory.
+        self._train_on_batch()
+        devices.zero(kept)
+        if self._device == "cuda":
+            devices.zero([self._features, self._labels, *self._initial.values()])
+        self.synchronize()
+        self.__dict__ = {"_device": self._device}
+        gc.collect()
+        devices.release(self._device)
+
+    def facts(self) -> Facts:
+        trainable = sum(math.prod(weight.shape) for weight in self._weights.values())
+        return devices.facts_of(self._device, trainable=trainable, total=trainable, dtype="float32")
+
+    def _expect_shapes(self) -> None:
+        sizes = self._sizes
+        expected: dict[str, tuple[int, ...]] = {}
+        for number, (inputs, outputs) in enumerate(layer_sizes(sizes)):
+            expected |= {f"layers.{number}.weight": (outputs, inputs), f"layers.{number}.bias": (outputs,)}
+        seen = {name: tuple(tensor.shape) for name, tensor in self._initial.items()}
+        if seen != expected:
+            raise IntegrityError("parts", f"initial: expected {expected}; saw {seen}")
+        if self._features.shape != (sizes["samples"], sizes["features"]) or self._labels.shape != (sizes["samples"],):
+            raise IntegrityError("parts", "data: features and labels do not have the configured sizes")

@@ -1,0 +1,127 @@
+"""A small Qwen2 model and tokenizer, made where the named model cannot be had.
+
+It goes through the same loading code as the real one. Knows numpy and `tokenizers`, no torch, and draws its weights from
+a seed of its own, so that it is the same model on every machine with the same libraries.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+NAME = "stand-in: Qwen2, 2 layers, hidden 64, random weights"
+
+_SEED = 20_240_519
+_VOCABULARY = 768
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+#: Qwen2's own way of cutting text into words before merging.
+_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+CONFIG: Mapping[str, Any] = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "attention_dropout": 0.0,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "initializer_range": 0.02,
+    "intermediate_size": 176,
+    "max_position_embeddings": 512,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "dtype": "bfloat16",
+    "use_cache": False,
+    "use_sliding_window": False,
+    "vocab_size": _VOCABULARY,
+}
+
+
+@functools.cache
+def make(corpus: str) -> Mapping[str, bytes]:
+    """The files of the model's directory; the tokenizer is trained on `corpus`."""
+    from safetensors.numpy import save
+
+    tokenizer_config = {
+        "tokenizer_class": "Qwen2Tokenizer",
+        "model_max_length": CONFIG["max_position_embeddings"],
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "add_prefix_space": False,
+    }
+    return {
+        "config.json": _json(CONFIG),
+        "model.safetensors": save(_weights(), metadata={"format": "pt"}),
+        "tokenizer.json": _tokenizer(corpus).encode(),
+        "tokenizer_config.json": _json(tokenizer_config),
+    }
+
+
+def _json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
+
+
+def _tokenizer(corpus: str) -> str:
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=_VOCABULARY,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # One line at a time: the merges then depend on counts alone.
+    tokenizer.train_from_iterator(corpus.splitlines(keepends=True), trainer=trainer)
+    return str(tokenizer.to_str())
+
+
+def _weights() -> dict[str, np.ndarray[Any, Any]]:
+    import numpy as np
+
+    rng = np.random.default_rng(_SEED)
+    hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    keys = hidden // CONFIG["num_attention_heads"] * CONFIG["num_key_value_heads"]
+
+    def drawn(*shape: int) -> np.ndarray[Any, Any]:
+        # Wider than the usual 0.02: an adapter on a model this small must be able to move its loss.
+        return rng.normal(0.0, 0.08, shape).astype(np.float32)
+
+    weights = {"model.embed_tokens.weight": drawn(_VOCABULARY, hidden)}
+    for layer in range(CONFIG["num_hidden_layers"]):
+        for name, shape in (
+            ("self_attn.q_proj.weight", (hidden, hidden)),
+            ("self_attn.q_proj.bias", (hidden,)),
+            ("self_attn.k_proj.weight", (keys, hidden)),
+            ("self_attn.k_proj.bias", (keys,)),
+            ("self_attn.v_proj.weight", (keys, hidden)),
+            ("self_attn.v_proj.bias", (keys,)),
+            ("self_attn.o_proj.weight", (hidden, hidden)),
+            ("mlp.gate_proj.weight", (inner, hidden)),
+            ("mlp.up_proj.weight", (inner, hidden)),
+            ("mlp.down_proj.weight", (hidden, inner)),
+        ):
+            weights[f"model.layers.{layer}.{name}"] = drawn(*shape)
+        for name in ("input_layernorm", "post_attention_layernorm"):
+            weights[f"model.layers.{layer}.{name}.weight"] = np.ones(hidden, dtype=np.float32)
+    weights["model.norm.weight"] = np.ones(hidden, dtype=np.float32)
+    return weights

@@ -1,0 +1,106 @@
+"""A project with rows and an engine of its own, for pytest to run in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # noqa: F401
+import pytest
+import scipy.stats  # noqa: F401
+
+# pytester takes modules away again that a test project imported, and native ones cannot be loaded twice in one process.
+import pytest_glasshouse.engine
+import pytest_glasshouse.invariants
+import pytest_glasshouse.providers.broker
+import pytest_glasshouse.report.document
+import pytest_glasshouse.report.writer
+import pytest_glasshouse.rows.published
+import pytest_glasshouse.tamper
+import pytest_glasshouse.wire.tokens
+import pytest_glasshouse.xdist  # noqa: F401
+
+CONFTEST = """
+from fake_engine import FakeEngine
+from pytest_glasshouse.stash import ENGINE
+
+def pytest_configure(config):
+    config.stash[ENGINE] = FakeEngine()
+"""
+
+ROWS = """
+import pytest
+from pytest_glasshouse.rows import RowSpec
+
+ROWS = [RowSpec(name=name, workload="mlp", gpu=gpu, order=order, target_s=60 + place)
+        for place, (name, gpu, order) in enumerate({rows!r})]
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row(row, allocation, protected_runtime, raw_runner, row_report):
+    outcome = row.run(allocation, protected_runtime, raw_runner)
+    row_report.record(outcome)
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A directory with rows in it. `run` runs pytest in this process, `spawn` in one of its own."""
+
+    pytester: pytest.Pytester
+
+    def rows(self, *rows: tuple[str, str, str] | str) -> Project:
+        """Write a test with these rows; a name alone is a raw-first row for an H100."""
+        full = [row if isinstance(row, tuple) else (row, "h100", "raw-first") for row in rows]
+        self.pytester.makepyfile(test_rows=ROWS.format(rows=full))
+        return self
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        return self.pytester.runpytest_inprocess(*arguments)
+
+    def spawn(self, *arguments: str) -> pytest.RunResult:
+        return self.pytester.runpytest_subprocess(*arguments, timeout=60)
+
+    def report(self) -> dict[str, Any]:
+        """The one report of this project."""
+        (path,) = self.reports()
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+
+    def reports(self) -> list[Path]:
+        return sorted((self.pytester.path / "reports").glob("*.json"))
+
+    def left_behind(self) -> list[str]:
+        """What a run left beside report and bundle."""
+        return sorted(path.name for path in (self.pytester.path / "reports").glob("*") if path.suffix not in (".json", ".zip"))
+
+    def asked(self, what: str) -> list[str]:
+        """The lines of the engine's log that begin with `what`."""
+        log = self.pytester.path / "engine.log"
+        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        return [line for line in lines if line.startswith(what)]
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose engine is `fake_engine`."""
+    for name in ("GLASSHOUSE_ORDER", "GLASSHOUSE_PROVIDER", "GLASSHOUSE_SIGNING_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    here = Path(__file__).parent
+    for source in (here / "fake_engine.py", here.parent / "unit" / "report" / "example.py"):
+        (pytester.path / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    pytester.makeconftest(CONFTEST)
+    return Project(pytester)
+
+
+@pytest.fixture
+def outcomes() -> Callable[[dict[str, Any]], dict[str, str]]:
+    """Row name to outcome, for every row in a report."""
+
+    def read(report: dict[str, Any]) -> dict[str, str]:
+        measured = {row["name"]: "measured" for row in report["rows"]}
+        return measured | {row["name"]: row["outcome"] for row in report["excludedResults"]}
+
+    return read

@@ -1,0 +1,162 @@
+"""A project's engine that rents nothing and trains nothing: what a row does is in its name.
+
+Copied into each test project, beside the example run of the report's own tests, where the project's conftest puts it
+into the stash. It writes what it was asked to `engine.log`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.engine import Event, Grants, Stage, Wishes
+from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, NoCapacityError, TerminateError
+from pytest_glasshouse.invariants import Finding
+from pytest_glasshouse.legs.outcome import Ended, Outcome
+from pytest_glasshouse.legs.results import RoundResult
+from pytest_glasshouse.options import Options
+from pytest_glasshouse.providers.base import Cleanup
+from pytest_glasshouse.rows.spec import RowSpec
+
+if TYPE_CHECKING:
+    from tests.unit.report import example
+else:
+    import example
+
+LOG = Path("engine.log")
+
+
+def log(line: str) -> None:
+    with LOG.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+class FakeBroker:
+    def __init__(self, options: Options, run_dir: Path) -> None:
+        self._options = options
+        self._run_dir = run_dir
+        self._acquired = 0
+
+    def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
+        log(f"plan {worker} {' '.join(row.name for row in rows)}")
+        if any(row.name.startswith("unconfigurable") for row in rows):
+            raise ConfigurationError("row needs the extra train")
+
+    def acquire(self, row: RowSpec, *, worker: str) -> Any:
+        log(f"acquire {row.name} {worker}")
+        if row.name.startswith("nocapacity"):
+            raise NoCapacityError("no offers; nothing was rented. Try again later")
+        self._acquired += 1
+        return SimpleNamespace(row=row)
+
+    def release(self, grant: Any, *, worker: str) -> None:
+        log(f"release {grant.row.name} {worker}")
+
+    def end_all(self) -> Cleanup:
+        log("end_all")
+        if not self._acquired:
+            return Cleanup(status="nothing-rented")
+        if "terminate-fails" in self._options.faults:
+            if os.environ.get("FAKE_END_RAISES"):
+                raise TerminateError("the listing did not answer")
+            return Cleanup(status="leak", allocations=({"name": "glasshouse-x-1", "status": "leak", "detail": "still listed"},))
+        return Cleanup(status="proven", allocations=({"name": "glasshouse-x-1", "status": "proven", "detail": ""},))
+
+    def signal_end(self) -> None:
+        log("signal_end")
+
+    def secrets(self) -> tuple[str, ...]:
+        return ("a-secret-socket-name",)
+
+
+class FakeServer:
+    def __init__(self, broker: FakeBroker) -> None:
+        self.broker = broker
+        self.address = "nowhere"
+
+    def close(self) -> None:
+        log("close")
+
+
+class FakeClient(FakeBroker):
+    def event(self, event: dict[str, Any]) -> None:
+        log(f"event {event['phase']} {event['worker']}")
+
+
+class FakeAllocation:
+    def __init__(self, wishes: Wishes, on_progress: Callable[[Event], None]) -> None:
+        self._wishes = wishes
+        self._on_progress = on_progress
+
+    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> Outcome:
+        assert (protected, raw) == ("protected", "raw")
+        self._on_progress({"row_id": row.row_id, "leg": "raw", "phase": "train", "round": 1, "rounds": 1, "elapsed_s": 1.0})
+        kind = row.name.split("-")[0]
+        if kind == "toolbroken":
+            raise RuntimeError("the tool broke in /home/somebody/secret")
+        if kind == "guestgone":
+            raise InfrastructureError("the guest at /tmp/x.sock is gone")
+        if kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "terminated":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        ended = None
+        observation = example.observation(rounds=row.rounds)
+        if kind == "lostcallback":
+            observation["rounds"][0]["raw"]["callback"] = None
+            observation["allocation"]["broken"] = ["raw callback completed"]
+            ended = Ended(outcome="excluded", reason="the raw callback never came", decision="Excluded from overhead")
+        if kind == "broken":
+            observation["allocation"]["broken"] = ["runtime zeroized"]
+        if kind == "leaky":
+            observation["allocation"]["address"] = "a-secret-socket-name"
+        return Outcome(
+            row=row,
+            declared=self._wishes.declared,
+            allocation=example.allocation(name="glasshouse-x-1"),
+            observation=observation,
+            ended=ended,
+        )
+
+
+class FakeEngine:
+    used = False
+
+    def check(self, options: Options) -> None:
+        raise ConfigurationError(f"provider {options.provider}: no NVIDIA GPU on this machine")
+
+    def broker(self, options: Options, *, run_id: str, run_dir: Path) -> FakeBroker:
+        assert run_id
+        self.used = True
+        return FakeBroker(options, run_dir)
+
+    def serve(self, broker: Any, on_event: Callable[[Event], None]) -> FakeServer:
+        del on_event
+        return FakeServer(broker)
+
+    def connect(self, address: str, *, worker: str) -> FakeClient:
+        assert (address, worker[:2]) == ("nowhere", "gw")
+        return FakeClient(Options(), Path())
+
+    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage:
+        del grant, grants
+        return Stage(allocation=FakeAllocation(wishes, on_progress), protected_runtime="protected", raw_runner="raw")
+
+    def results(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
+        return example.results(observation)
+
+    def judge(self, observation: dict[str, Any]) -> Sequence[Finding]:
+        return example.judge(observation)
+
+    def outstanding(self) -> Sequence[dict[str, Any]]:
+        return []
+
+    def close(self) -> None:
+        if self.used:
+            log("forget keys")

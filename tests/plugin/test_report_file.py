@@ -1,0 +1,208 @@
+"""What ends up in the report, and with what code a run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.plugin.conftest import Project
+
+    Outcomes = Callable[[dict[str, Any]], dict[str, str]]
+
+
+def test_each_selected_row_is_in_the_report_once_with_its_outcome(project: Project, outcomes: Outcomes) -> None:
+    rows = ("good", ("free", "anygpu", "protected-first"), "broken", "lostcallback", "nocapacity", "toolbroken", "guestgone")
+    result = project.rows(*rows).run()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert outcomes(project.report()) == {
+        "good": "measured",
+        "free": "measured",
+        "broken": "failed",
+        "lostcallback": "excluded",
+        "nocapacity": "infrastructure",
+        "toolbroken": "error",
+        "guestgone": "infrastructure",
+    }
+    assert project.left_behind() == []
+
+
+def test_bundle_lies_beside_the_report(project: Project) -> None:
+    project.rows("good").run("--glasshouse-report", "out/mine.json").stdout.fnmatch_lines(["report  out/mine.json", "bundle  out/mine.*"])
+    assert sorted(path.name for path in (project.pytester.path / "out").iterdir()) == ["mine.glasshouse.zip", "mine.json"]
+
+
+def test_allocation_is_given_back_after_each_row_and_ended_before_the_report(project: Project) -> None:
+    project.rows("good", "toolbroken").run()
+    assert [line.split()[0] for line in project.asked("")] == [
+        "plan", "acquire", "release", "acquire", "release", "end_all", "forget",
+    ]  # fmt: skip
+
+
+def test_text_of_an_error_leaves_its_paths_behind(project: Project) -> None:
+    project.rows("toolbroken").run()
+    (row,) = project.report()["excludedResults"]
+    assert row["reason"] == "RuntimeError: the tool broke in (path)"
+
+
+@pytest.mark.parametrize("arguments", [["--co"], ["--setup-plan"], ["--setup-only"], ["-m", "a4000"], ["-x", "test_first.py", "test_rows.py"]])
+def test_nothing_is_rented_or_written_where_no_row_runs(project: Project, arguments: list[str]) -> None:
+    project.pytester.makepyfile(test_first="def test_first(): assert False")
+    project.rows("good").run(*arguments)
+    assert project.asked("acquire") == []
+    assert project.reports() == []
+    assert project.left_behind() == []
+
+
+def test_row_that_was_not_reached_says_so(project: Project, outcomes: Outcomes) -> None:
+    project.rows("broken", "good").run("-x")
+    report = project.report()
+    assert outcomes(report) == {"broken": "failed", "good": "excluded"}
+    assert report["excludedResults"][1]["reason"] == "the run ended before this row was started"
+
+
+def test_row_that_never_recorded_fails(project: Project) -> None:
+    project.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_glasshouse.rows import RowSpec
+
+        @pytest.mark.parametrize("row", [RowSpec(name="mine", workload="mlp", gpu="anygpu", order="raw-first", target_s=60)])
+        def test_it(row, allocation, protected_runtime, raw_runner, row_report):
+            row.run(allocation, protected_runtime, raw_runner)
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["the row was not recorded: call row_report.record*"])
+    assert project.report()["excludedResults"][0]["outcome"] == "error"
+
+
+def test_skipped_row_does_not_make_a_green_run(project: Project) -> None:
+    """A gate that measured nothing must not be green."""
+    project.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_glasshouse.rows import RowSpec
+
+        @pytest.mark.parametrize("row", [RowSpec(name="mine", workload="mlp", gpu="anygpu", order="raw-first", target_s=60)])
+        def test_it(row, allocation):
+            pytest.skip("not today")
+        """
+    )
+    assert project.run().ret == pytest.ExitCode.TESTS_FAILED
+    assert project.report()["excludedResults"][0]["reason"] == "skipped: not today"
+
+
+def test_row_named_by_publishable_fails_with_every_reason(project: Project) -> None:
+    result = project.rows("good").run("--provider", "mock", "--glasshouse-publishable")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["good: not publishable: dry run; *"])
+    assert len(project.report()["rows"]) == 1
+
+
+def test_one_round_is_inconclusive_under_a_limit(project: Project) -> None:
+    result = project.rows("good").run("--glasshouse-max-overhead", "50")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["good: inconclusive: expected a one-sided 95 % upper bound of at most 50 % overhead, saw none*"])
+
+
+@pytest.mark.parametrize(("limit", "told"), [("50", None), ("0.1", "good: over the limit: *")])
+def test_limit_is_judged_over_rounds(project: Project, limit: str, told: str | None) -> None:
+    result = project.rows("good").run("--glasshouse-max-overhead", limit, "--glasshouse-rounds", "5")
+    assert result.ret == (pytest.ExitCode.OK if told is None else pytest.ExitCode.TESTS_FAILED)
+    if told is not None:
+        result.stdout.fnmatch_lines([told])
+
+
+def test_run_in_which_only_infrastructure_failed_is_safe_to_retry(project: Project) -> None:
+    assert project.rows("good", "nocapacity", "guestgone").run().ret == 14
+
+
+def test_failure_that_is_not_infrastructure_is_not_retried(project: Project) -> None:
+    project.pytester.makepyfile(test_other="def test_other(): assert False")
+    assert project.rows("good", "nocapacity").run().ret == pytest.ExitCode.TESTS_FAILED
+
+
+def test_cleanup_that_is_not_proven_overrides_everything_and_is_said_last(project: Project) -> None:
+    result = project.rows("good", "broken").run("--glasshouse-mock-fault", "terminate-fails")
+    assert result.ret == 10
+    assert result.outlines[-1] == "glasshouse: cleanup is not proven: glasshouse-x-1 may still exist"
+    assert project.report()["cleanup"]["status"] == "leak"
+
+
+def test_cleanup_nobody_could_judge_is_not_proven(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_END_RAISES", "1")
+    assert project.rows("good").run("--glasshouse-mock-fault", "terminate-fails").ret == 10
+
+
+def test_forbidden_value_keeps_the_report_in_the_quarantine(project: Project) -> None:
+    result = project.rows("leaky").run()
+    assert result.ret == 12
+    assert project.reports() == []
+    (left,) = project.left_behind()
+    quarantine = project.pytester.path / "reports" / left / "quarantine"
+    assert stat.S_IMODE((quarantine / "report.json").stat().st_mode) == 0o600
+    result.stdout.fnmatch_lines(["*report not published: 1 forbidden value*"])
+    result.stdout.no_fnmatch_line("*a-secret-socket-name*")
+
+
+def test_termination_ends_allocations_first_and_still_writes_the_report(project: Project, outcomes: Outcomes) -> None:
+    result = project.rows("good", "terminated", "never").spawn()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    assert [line.split()[0] for line in project.asked("")][-4:] == ["signal_end", "end_all", "release", "forget"]
+    report = project.report()
+    assert outcomes(report) == {"good": "measured", "terminated": "lost", "never": "excluded"}
+    assert "SIGTERM" in report["excludedResults"][0]["reason"]
+
+
+def test_killed_run_leaves_its_finished_rows_in_the_journal(project: Project) -> None:
+    result = project.rows("good", "killed").spawn()
+    assert result.ret == -signal.SIGKILL
+    (left,) = project.left_behind()
+    lines = (project.pytester.path / "reports" / left / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["record"]["name"] for line in lines] == ["good"]
+
+
+def test_other_plugins_hear_of_rows_and_of_the_report(project: Project) -> None:
+    conftest = project.pytester.path / "conftest.py"
+    hooks = """
+def pytest_glasshouse_row_finished(list_name, record):
+    print("heard", list_name, record["name"])
+
+def pytest_glasshouse_report_written(paths):
+    print("written", [path.suffix for path in paths])
+"""
+    conftest.write_text(conftest.read_text(encoding="utf-8") + hooks, encoding="utf-8")
+    project.rows("good").run("-s").stdout.fnmatch_lines(["*heard rows good", "*written [[]'.json', '.zip']"])
+
+
+def test_signals_are_given_back(project: Project) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    project.rows("good").run()
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert os.getpid() > 0
+
+
+def test_tamper_results_reach_the_report_without_a_row(project: Project) -> None:
+    project.pytester.makepyfile(
+        """
+        import example
+
+        def test_tamper(row_report):
+            for result in example.tamper():
+                row_report.record(result)
+        """
+    )
+    result = project.run()
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["tamper: 1 of 1 refused as expected, 1 of 1 controls released"])
+    assert [case["passed"] for case in project.report()["tamper"]] == [True, True]
+    assert project.asked("plan") == []

@@ -1,0 +1,108 @@
+"""From rows in a test file to the rows that run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+
+def test_rows_are_listed_by_their_names(project: Project) -> None:
+    result = project.rows("one", ("two", "anygpu", "protected-first")).run("--co", "-q")
+    result.stdout.fnmatch_lines(["test_rows.py::test_row[[]one[]]", "test_rows.py::test_row[[]two[]]"])
+    assert project.asked("") == []
+    assert project.reports() == []
+
+
+@pytest.mark.parametrize(("marks", "names"), [("h100", ["one"]), ("anygpu and mlp", ["two"]), ("mlp", ["one", "two"]), ("qwen", [])])
+def test_rows_carry_the_marks_of_their_fields(project: Project, marks: str, names: list[str]) -> None:
+    project.rows("one", ("two", "anygpu", "raw-first")).run("-m", marks)
+    assert [line.split()[1] for line in project.asked("acquire")] == names
+
+
+def test_row_is_found_under_any_parameter_name(project: Project) -> None:
+    project.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_glasshouse.rows import RowSpec
+        ROW = RowSpec(name="mine", workload="mlp", gpu="a4000", order="raw-first", target_s=60)
+
+        @pytest.mark.parametrize("number", [1])
+        @pytest.mark.parametrize("work", [ROW])
+        def test_it(work, number, allocation, protected_runtime, raw_runner, row_report):
+            assert work.target_s == 2.0
+            row_report.record(work.run(allocation, protected_runtime, raw_runner))
+        """
+    )
+    project.run("-m", "a4000").stdout.fnmatch_lines(["*1 dry-run*"])
+
+
+def test_malformed_row_is_a_collection_error_naming_row_and_field(project: Project) -> None:
+    project.pytester.makepyfile(
+        test_bad="""
+        from pytest_glasshouse.rows import RowSpec
+        ROW = RowSpec(name="mine", workload="mlp", gpu="a4000", order="raw-first", target_s=-1)
+        """
+    )
+    result = project.rows("good").run()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    result.stdout.fnmatch_lines(["test_bad.py: row 'mine': field target_s: expected a finite number above 0; saw -1"])
+    result.stdout.no_fnmatch_line("*Traceback*")
+    assert project.reports() == []
+
+
+def test_rows_an_order_makes_equal_run_once_and_the_other_is_named(project: Project) -> None:
+    project.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_glasshouse.rows import RowSpec
+        ROWS = [RowSpec(name=f"row-{order}", workload="mlp", gpu="h100", order=order, target_s=60)
+                for order in ("raw-first", "protected-first")]
+
+        @pytest.mark.parametrize("row", ROWS)
+        def test_it(row, allocation, protected_runtime, raw_runner, row_report):
+            row_report.record(row.run(allocation, protected_runtime, raw_runner))
+        """
+    )
+    result = project.run("--order", "protected-first")
+    result.stdout.fnmatch_lines(["*1 deselected*", "*row-raw-first: left out, it is the same as row-protected-first in this run"])
+    (row,) = project.report()["rows"]
+    assert row["name"] == "row-protected-first"
+
+
+def test_order_leaves_interleaved_rows_out_visibly(project: Project) -> None:
+    project.rows("good", ("mixed", "h100", "interleaved"))
+    result = project.run("--order", "raw-first")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*mixed: left out, --order raw-first runs no interleaved rows"])
+
+
+def test_interleaved_row_is_refused_before_anything_starts(project: Project) -> None:
+    result = project.rows("good", ("mixed", "h100", "interleaved")).run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: row 'mixed': field order: 'interleaved' is not in this version"])
+    assert project.asked("acquire") == []
+
+
+def test_unregistered_marker_that_looks_like_ours_is_named(project: Project) -> None:
+    result = project.rows("good").run("-m", "h10")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: -m h10: no marker 'h10' is registered. Did you mean h100?"])
+
+
+def test_allocation_in_a_test_without_a_row_says_what_is_missing(project: Project) -> None:
+    project.pytester.makepyfile("def test_it(allocation, row_report): pass")
+    result = project.run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*expected a parameter that is a RowSpec, saw none*"])
+
+
+def test_row_that_cannot_be_configured_ends_the_run_as_a_usage_error(project: Project) -> None:
+    result = project.rows("good", "unconfigurable").run()
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: row needs the extra train"])
+    assert project.asked("acquire") == []
+    assert project.left_behind() == []

@@ -1,0 +1,149 @@
+"""What a person sees."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_glasshouse.terminal import Live, findings, progress_line, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.plugin.conftest import Project
+
+EVENT: dict[str, Any] = {"row_id": "h100-60s-0123456789ab", "leg": "raw", "phase": "train", "round": 1, "rounds": 1, "elapsed_s": 2.4}
+
+
+def test_header_says_where_and_that_nothing_is_rented(project: Project) -> None:
+    result = project.rows("good").run("--order", "protected-first")
+    result.stdout.fnmatch_lines(
+        [
+            "glasshouse: provider mock (a dry run on this machine; nothing is rented), order protected-first, run 2*",
+            "glasshouse: 1 row, every leg shortened to 2 s",
+        ]
+    )
+
+
+def test_row_that_names_a_gpu_is_a_dry_run_and_never_passed(project: Project) -> None:
+    result = project.rows("good", ("free", "anygpu", "raw-first")).run("-v")
+    assert result.ret == pytest.ExitCode.OK
+    result.stdout.fnmatch_lines(["*::test_row[[]good[]] *DRY-RUN*", "*::test_row[[]free[]] *PASSED*", "*1 passed, 1 dry-run in *"])
+
+
+def test_last_line_says_that_a_dry_run_is_no_gate(project: Project) -> None:
+    result = project.rows("good", ("free", "anygpu", "raw-first")).run()
+    assert result.outlines[-1] == "0 of 2 rows measured on the GPU they name; not a gate"
+
+
+def test_summary_shows_measured_rows_and_why_others_were_not(project: Project) -> None:
+    result = project.rows("good", "lostcallback").run()
+    result.stdout.fnmatch_lines(
+        [
+            "row * order * protected * raw * overhead * 95 % interval * verdict * findings",
+            "good *raw-first *epochs/s *single sample *12 of 13 held, 1 unseen",
+            "  lostcallback (raw-first): excluded",
+            "      reason    the raw callback never came",
+            "      decision  Excluded from overhead",
+        ]
+    )
+
+
+def test_interval_is_shown_with_more_rounds(project: Project) -> None:
+    project.rows("good").run("--glasshouse-rounds", "3").stdout.fnmatch_lines(["good * to * too few rounds *"])
+
+
+def test_broken_tool_shows_as_an_error_without_a_traceback(project: Project) -> None:
+    result = project.rows("guestgone").run()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*ERROR at call of test_row*", "*the guest at /tmp/x.sock is gone"])
+    result.stdout.no_fnmatch_line("*carry_out*")
+
+
+def test_broken_invariant_shows_its_table_without_a_traceback(project: Project) -> None:
+    project.pytester.makepyfile(
+        """
+        import pytest
+        from pytest_glasshouse.errors import InvariantBroken
+        from pytest_glasshouse.rows import RowSpec
+
+        @pytest.mark.parametrize("row", [RowSpec(name="mine", workload="mlp", gpu="anygpu", order="raw-first", target_s=60)])
+        def test_it(row, allocation, protected_runtime, raw_runner, row_report):
+            row_report.record(row.run(allocation, protected_runtime, raw_runner))
+            raise InvariantBroken("1 of 9 invariants did not hold\\n  BROKEN  runtime zeroized")
+        """
+    )
+    result = project.run()
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["1 of 9 invariants did not hold", "  BROKEN  runtime zeroized"])
+    result.stdout.no_fnmatch_line("*raise InvariantBroken*")
+
+
+def test_quiet_run_has_no_header(project: Project) -> None:
+    project.rows("good").run("-q").stdout.no_fnmatch_line("glasshouse: provider*")
+
+
+def test_live_line_is_printed_for_each_leg_without_a_terminal(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
+    result = project.rows("good").spawn()
+    result.stdout.fnmatch_lines(["  good  raw  train  1 s"])
+    del capfd
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, Callable[[], str]]]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+
+    def read() -> str:
+        try:
+            return os.read(reader, 65536).decode()
+        except BlockingIOError:
+            return ""
+
+    yield writer, read
+    os.close(reader)
+
+
+def test_live_line_on_a_terminal_is_gone_before_pytest_writes_again(pipe: tuple[int, Callable[[], str]]) -> None:
+    writer, read = pipe
+    live = Live(writer, terminal=True, width_of_current_line=lambda: 7)
+    live.show(EVENT)
+    live.show({**EVENT, "phase": "zeroize"})
+    assert read() == "\n\r\x1b[2Kh100-60s  raw  train  2 s\r\x1b[2Kh100-60s  raw  zeroize  2 s"
+    live.close()
+    assert read() == "\r\x1b[2K\x1b[A\x1b[7C"
+
+
+def test_live_line_without_a_terminal_comes_once_for_each_leg(pipe: tuple[int, Callable[[], str]]) -> None:
+    writer, read = pipe
+    live = Live(writer, terminal=False, width_of_current_line=lambda: 7)
+    for phase in ("start", "train", "zeroize"):
+        live.show({**EVENT, "phase": phase}, worker="gw0")
+    live.show({**EVENT, "leg": "protected"}, worker="gw0")
+    assert read() == "\n  [gw0]  h100-60s  raw  start  2 s\n  [gw0]  h100-60s  protected  train  2 s\n"
+    live.close()
+
+
+def test_live_line_survives_a_closed_standard_output(pipe: tuple[int, Callable[[], str]]) -> None:
+    writer, _ = pipe
+    os.close(writer)
+    live = Live(writer, terminal=True)
+    live.show(EVENT)
+    live.show(EVENT)
+    live.close()
+
+
+def test_progress_line_shows_round_fraction_and_rate_where_there_are_some() -> None:
+    line = progress_line({**EVENT, "round": 2, "rounds": 3, "fraction": 0.5, "rate": 12.34}, worker="gw1")
+    assert line == "[gw1]  h100-60s  raw  round 2 of 3  train  50%  12.3/s  2 s"
+
+
+def test_table_is_aligned_without_trailing_blanks() -> None:
+    assert list(table([("a", "bb"), ("ccc", "d")])) == ["a    bb", "ccc  d"]
+
+
+def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
+    judged = [{"finding": word} for word in ("held", "broken", "unseen", "held")]
+    assert findings(judged) == "2 of 4 held, 1 broken, 1 unseen"

@@ -1,0 +1,84 @@
+"""Real rows on the mock provider: real guests, real server, short legs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.legs.outcome import Outcome
+from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.providers.base import Cleanup
+from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.rows.spec import RowSpec
+
+
+def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) -> RowSpec:
+    """A row whose legs take a moment."""
+    model = "Qwen/Qwen2.5-0.5B-Instruct" if workload == "lora" else None
+    return RowSpec(
+        **{
+            "name": f"short-{workload}",
+            "workload": workload,
+            "gpu": "anygpu",
+            "order": order,
+            "target_s": 0.2,
+            "warmup_s": 0.05,
+            "model": model,
+            **fields,
+        }
+    )
+
+
+@dataclass
+class Ran:
+    """One row that was carried out, and what became of its allocation."""
+
+    outcome: Outcome
+    cleanup: Cleanup
+    guest_directory: Path
+
+
+RunRow = Callable[..., Ran]
+
+
+def carry_out(
+    row: RowSpec,
+    run_dir: Path,
+    *,
+    faults: tuple[str, ...] = (),
+    on_progress: Callable[[Progress, Path], None] = lambda _progress, _directory: None,
+    runtime: Callable[[Trustees], ProtectedRuntime] = ProtectedRuntime,
+    **settings: Any,
+) -> Ran:
+    """Rent, run and end, as the face does."""
+    broker = Broker(BrokerOptions(provider="mock", run_id="test", run_dir=run_dir, faults=faults))
+    trustees = Trustees()
+    try:
+        grant = broker.acquire(row)
+        directory = Path(grant.address).parent
+        wishes = LegSettings(declared=row, run_id="test", seed=7, **settings)
+        allocation = Allocation(grant, broker, wishes, lambda progress: on_progress(progress, directory))
+        outcome = row.run(allocation, runtime(trustees), RawRunner())
+        broker.release(grant)
+    finally:
+        trustees.close()
+        cleanup = broker.end_all()
+    return Ran(outcome=outcome, cleanup=cleanup, guest_directory=directory)
+
+
+@pytest.fixture(scope="session")
+def good_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One mlp row, raw-first, without any fault."""
+    return carry_out(short_row(), tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def good_observation(good_run: Ran) -> dict[str, Any]:
+    """Its observation."""
+    return good_run.outcome.observation

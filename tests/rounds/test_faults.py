@@ -1,0 +1,126 @@
+"""Every fault of the mock provider breaks the invariant it is meant to break, and no other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import BootTimeoutError, NoCapacityError, WrongGpuError
+from pytest_glasshouse.invariants import ALL, assert_held, judge, raw_callback_completed
+from pytest_glasshouse.errors import InvariantBroken
+from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.providers.mock import FAULTS
+from pytest_glasshouse.providers.process import listed
+from pytest_glasshouse.tamper.observed import FAULT_BREAKS, OBSERVED_CASES, ObservedCase
+
+from tests.rounds.conftest import Ran, carry_out, short_row
+
+#: Faults that end before anything can be judged, or that a row survives.
+_ELSEWHERE = {
+    "boot-stall", "create-lost", "no-capacity", "wrong-gpu", "terminate-fails", "guest-exit-before-raw",
+    "guest-exit-mid-protected",
+}  # fmt: skip
+
+
+def _names(observation: dict[str, Any], state: str) -> set[str]:
+    return {finding.invariant for finding in judge(observation) if finding.finding == state}
+
+
+def test_a_row_without_faults_holds_everything_but_the_scan_that_is_not_built(good_run: Ran) -> None:
+    """The other tests of this file mean something only because of this one."""
+    assert good_run.outcome.ended is None
+    assert _names(good_run.outcome.observation, "unseen") == {"memory scanned clean"}
+    assert _names(good_run.outcome.observation, "broken") == set()
+    assert good_run.cleanup.status == "proven"
+
+
+@pytest.mark.parametrize("fault", sorted(FAULT_BREAKS))
+@pytest.mark.parametrize("order", ["raw-first", "protected-first"])
+def test_fault_breaks_its_invariant_and_no_other(fault: str, order: str, tmp_path: Path) -> None:
+    """A finding that cannot break is a constant."""
+    ran = carry_out(short_row(order=order), tmp_path, faults=(fault,))
+    assert _names(ran.outcome.observation, "broken") == {FAULT_BREAKS[fault]}
+    assert ran.cleanup.status == "proven"
+    assert not ran.guest_directory.exists()
+    with pytest.raises(InvariantBroken, match=FAULT_BREAKS[fault]):
+        assert_held(ran.outcome, *ALL)
+
+
+@pytest.mark.parametrize("case", OBSERVED_CASES, ids=lambda case: case.name)
+def test_changed_observation_breaks_its_invariant(case: ObservedCase, good_observation: dict[str, Any]) -> None:
+    """What no fault can play is played on the record of a row that went well."""
+    assert case.invariant in _names(case.applied(good_observation), "broken")
+
+
+def test_every_invariant_has_something_that_breaks_it(good_observation: dict[str, Any]) -> None:
+    """Whoever adds an invariant adds a fault or a case; every fault is accounted for."""
+    breakable = {*FAULT_BREAKS.values(), *(case.invariant for case in OBSERVED_CASES)}
+    assert breakable == {finding.invariant for finding in judge(good_observation)}
+    assert set(FAULTS) == set(FAULT_BREAKS) | _ELSEWHERE
+
+
+@pytest.mark.parametrize("fault", ["guest-exit-before-raw", "guest-exit-mid-protected"])
+def test_lost_guest_excludes_the_row_with_reason_and_decision(fault: str, tmp_path: Path) -> None:
+    """A pod that exits is the world's fault: no figure, no verdict, but written down."""
+    ran = carry_out(short_row(order="protected-first", target_s=1.5), tmp_path, faults=(fault,))
+    assert ran.outcome.ended is not None
+    assert ran.outcome.ended.outcome == "excluded"
+    assert "gone" in ran.outcome.ended.reason
+    assert ran.outcome.ended.decision
+    assert _names(ran.outcome.observation, "broken") == set()
+    assert raw_callback_completed(ran.outcome.observation).finding == "unseen"
+    assert ran.cleanup.status == "proven"
+    assert not ran.guest_directory.exists()
+
+
+def test_create_whose_answer_is_lost_is_adopted_and_the_row_runs(tmp_path: Path) -> None:
+    """Creating again would rent twice."""
+    ran = carry_out(short_row(), tmp_path, faults=("create-lost",))
+    assert ran.outcome.ended is None
+    assert "adopted" in (tmp_path / "ledger.jsonl").read_text()
+    assert len(ran.cleanup.allocations) == 1
+    assert ran.cleanup.status == "proven"
+
+
+def _broker(tmp_path: Path, fault: str, boot_timeout_s: float = 15.0) -> Broker:
+    options = BrokerOptions(
+        provider="mock", run_id="test", run_dir=tmp_path, faults=(fault,), boot_timeout_s=boot_timeout_s
+    )
+    return Broker(options)
+
+
+def test_guest_that_never_boots_ends_at_the_boot_deadline(tmp_path: Path) -> None:
+    """A pod that boots for ever bills for ever."""
+    broker = _broker(tmp_path, "boot-stall", boot_timeout_s=0.3)
+    with pytest.raises(BootTimeoutError, match=r"within 0\.3 s.*ended.*--glasshouse-boot-timeout"):
+        broker.acquire(short_row())
+    assert broker.end_all().status == "proven"
+
+
+def test_wrong_gpu_is_an_error_before_any_leg(tmp_path: Path) -> None:
+    """A row measured on another GPU than promised must not exist."""
+    broker = _broker(tmp_path, "wrong-gpu")
+    with pytest.raises(WrongGpuError, match="expected NVIDIA H100 80GB HBM3, saw"):
+        broker.acquire(short_row())
+    assert broker.end_all().status == "proven"
+
+
+def test_no_capacity_is_an_error_and_nothing_was_created(tmp_path: Path) -> None:
+    """Safe to run again, and said so."""
+    broker = _broker(tmp_path, "no-capacity")
+    with pytest.raises(NoCapacityError, match="Nothing was created"):
+        broker.acquire(short_row())
+    assert broker.end_all().status == "nothing-rented"
+
+
+def test_allocation_that_does_not_end_is_a_leak_named_by_name(tmp_path: Path) -> None:
+    """An allocation that may still be billing is never silence."""
+    broker = _broker(tmp_path, "terminate-fails")
+    grant = broker.acquire(short_row())
+    cleanup = broker.end_all()
+    assert cleanup.status == "leak"
+    assert grant.allocation_id in cleanup.detail
+    broker._provider._guests.end(grant.instance_id)  # type: ignore[attr-defined]
+    assert grant.allocation_id not in {instance.name for instance in listed()}

@@ -1,0 +1,63 @@
+"""Every case of the tamper suite holds, and the suite has what was published."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_glasshouse.tamper import CASES, Case, run_case
+
+PUBLISHED = {
+    "composite-hash-mismatch": "composite",
+    "manifest-hash-mismatch": "manifest",
+    "container-id-mismatch": "container",
+    "stale-timestamp": "stale",
+    "anti-debug-disabled": "antidebug-disabled",
+    "runtime-state-spoofed": "state",
+    "anti-debug-profile-downgrade": "antidebug-downgrade",
+    "nonce-replay": "nonce",
+    "jwt-claim-mismatch": "jwt-claims",
+    "control": None,
+}
+
+
+def test_the_published_scenarios_come_first_each_with_its_own_reason() -> None:
+    published = [case for case in CASES if case.published]
+    assert {case.name: case.expected_reason for case in published} == PUBLISHED
+    assert tuple(published) == CASES[: len(PUBLISHED)]
+    assert len({case.expected_reason for case in published}) == len(PUBLISHED)
+
+
+def test_names_are_unique() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+
+
+def test_only_the_control_is_released() -> None:
+    assert [case.name for case in CASES if case.expected_reason is None] == ["control"]
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+def test_case_is_refused_as_it_says(case: Case) -> None:
+    result = run_case(case)
+    assert result.passed, result
+
+
+def test_a_case_that_is_released_does_not_pass() -> None:
+    """The suite can fail: a mutation nobody notices is reported as released."""
+    harmless = Case(
+        name="harmless", play=lambda stage: stage.attempt().live_through(), expected_reason="composite", caught_by="nobody"
+    )
+    result = run_case(harmless)
+    assert (result.seen_reason, result.released, result.passed) == (None, True, False)
+
+
+def test_a_refusal_for_another_reason_does_not_pass() -> None:
+    composite = next(case for case in CASES if case.name == "composite-hash-mismatch")
+    mistaken = Case(name="mistaken", play=composite.play, expected_reason="manifest", caught_by="nobody")
+    assert not run_case(mistaken).passed
+
+
+def test_a_wrong_statement_about_the_nonce_does_not_pass() -> None:
+    composite = next(case for case in CASES if case.name == "composite-hash-mismatch")
+    mistaken = Case(name="mistaken", play=composite.play, expected_reason="composite", caught_by="nobody", nonce="open")
+    result = run_case(mistaken)
+    assert (result.seen_nonce, result.passed) == ("spent", False)

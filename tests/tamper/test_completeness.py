@@ -1,0 +1,90 @@
+"""Every check the server makes is load-bearing: take one away, and some tamper case must notice.
+
+The checks are the `need` calls of the server's modules, found in their source, so a new one without a case fails here.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from dataclasses import dataclass
+from types import ModuleType
+
+import pytest
+
+from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.tamper import CASES, Case, run_case
+from pytest_glasshouse.trust import admission, server, verifier
+
+need = verifier.need
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One `need` call in the source."""
+
+    module: ModuleType
+    function: str
+    first: int
+    last: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.module.__name__.rpartition('.')[2]}.{self.function}:{self.first}:{self.reason}"
+
+
+def _checks(module: ModuleType) -> list[Check]:
+    found = []
+    for function in ast.walk(ast.parse(inspect.getsource(module))):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for node in ast.walk(function):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "need":
+                reason = node.args[1]
+                stated = str(reason.value) if isinstance(reason, ast.Constant) else ""
+                last = node.end_lineno or node.lineno
+                found.append(Check(module=module, function=function.name, first=node.lineno, last=last, reason=stated))
+    return found
+
+
+MODULES = (verifier, server, admission)
+CHECKS = [check for module in MODULES for check in _checks(module)]
+
+
+def _without(monkeypatch: pytest.MonkeyPatch, check: Check) -> None:
+    def need_but_one(holds: bool, reason: str, detail: str = "") -> None:
+        caller = sys._getframe(1)
+        here = caller.f_globals["__name__"] == check.module.__name__ and check.first <= caller.f_lineno <= check.last
+        if not here:
+            need(holds, reason, detail)
+
+    for module in MODULES:
+        monkeypatch.setattr(module, "need", need_but_one)
+
+
+def _notices(case: Case) -> bool:
+    try:
+        return not run_case(case).passed
+    except GlasshouseError:
+        return True  # the case could not even be played
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=str)
+def test_some_case_notices_that_a_check_is_gone(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
+    _without(monkeypatch, check)
+    likely = sorted(CASES, key=lambda case: case.expected_reason != check.reason)
+    assert any(_notices(case) for case in likely), f"no tamper case needs {check}"
+
+
+def test_the_checks_are_found() -> None:
+    """The list above is not empty because the source moved."""
+    assert len(_checks(verifier)) >= 25
+    assert {"_release", "_session_of", "_challenge", "enrol", "register", "_complete"} <= {c.function for c in CHECKS}
+
+
+def test_every_step_of_appraisal_has_a_case() -> None:
+    """Steps are numbered in the code, and cases name the step that catches them."""
+    steps = {f"appraise {number}" for number in range(1, 12)}
+    assert steps <= {case.caught_by for case in CASES}

@@ -1,0 +1,124 @@
+"""Opening a package: into one arena, wiped when anything fails. (Changed packages are in the tamper suite.)"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.guest import opener
+from pytest_glasshouse.guest.memory import Arena, Secret
+from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.wire import floe
+from pytest_glasshouse.wire.canonical import Json, b64u
+from pytest_glasshouse.wire.evidence import SUITE, release_info
+
+OWNER = Owner.generate()
+PARTS = {"config": b'{"layers":2}', "empty": b"", "train": b"every good boy does fine " * 100}
+NONCE = "00" * 32
+
+
+@pytest.fixture(name="sealed")
+def a_sealed_package() -> Sealed:
+    return seal(PARTS, owner=OWNER, run="r", round_nonce=NONCE, workload={"name": "mlp"}, segment=256)
+
+
+@pytest.fixture(name="arenas")
+def watched_arenas(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Arena]]:
+    """Every arena the opener makes, so that a test can look into one that was never handed out."""
+    made: list[Arena] = []
+
+    class Watched(Arena):
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            made.append(self)
+
+    monkeypatch.setattr(opener, "Arena", Watched)
+    yield made
+    for arena in made:
+        arena.close()
+
+
+def key_of(sealed: Sealed) -> Secret:
+    return Secret.take(bytes(bytearray(sealed.data_key.reveal())))
+
+
+def manifest_of(sealed: Sealed) -> dict[str, Json]:
+    return read_manifest(sealed.manifest, owner=OWNER.public)
+
+
+def test_a_package_opens_to_its_parts_and_a_canary(sealed: Sealed) -> None:
+    opened = opener.open_package(sealed.package, key_of(sealed), manifest_of(sealed))
+    assert {name: bytes(view) for name, view in opened.parts.items()} == {**PARTS, "canary": sealed.canary.reveal()}
+    opened.close()
+
+
+def test_parts_begin_where_any_tensor_can_lie(sealed: Sealed, arenas: list[Arena]) -> None:
+    opened = opener.open_package(sealed.package, key_of(sealed), manifest_of(sealed))
+    whole = bytes(arenas[0].view)
+    assert whole.find(PARTS["config"]) == 0
+    assert whole.find(PARTS["train"]) % opener.ALIGNMENT == 0
+    opened.close()
+
+
+def test_closing_wipes_everything(sealed: Sealed, arenas: list[Arena]) -> None:
+    opened = opener.open_package(sealed.package, key_of(sealed), manifest_of(sealed))
+    whole = arenas[0].view[:]
+    opened.close()
+    assert bytes(whole) == bytes(len(arenas[0]))
+
+
+@pytest.mark.parametrize("at", [-1, -300, -2000])
+def test_no_plaintext_is_left_when_a_tag_is_wrong(sealed: Sealed, arenas: list[Arena], at: int) -> None:
+    """The cipher writes before it knows: what it wrote, and every part opened before, must read as zeros."""
+    package = bytearray(sealed.package)
+    package[at] ^= 1
+    with pytest.raises(IntegrityError) as caught:
+        opener.open_package(bytes(package), key_of(sealed), manifest_of(sealed))
+    assert caught.value.reason == "pkg-integrity"
+    assert [bytes(arena.view) for arena in arenas] == [bytes(len(arena)) for arena in arenas]
+
+
+def test_no_plaintext_is_left_when_opening_is_interrupted(
+    sealed: Sealed, arenas: list[Arena], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only our own errors: a signal in the middle leaves nothing either."""
+    genuine = floe.decrypt_into
+
+    def interrupted(*args: Any, **options: Any) -> None:
+        genuine(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(floe, "decrypt_into", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opener.open_package(sealed.package, key_of(sealed), manifest_of(sealed))
+    assert [bytes(arena.view) for arena in arenas] == [bytes(len(arena)) for arena in arenas]
+
+
+def test_an_unsealed_key_is_the_one_that_was_sealed() -> None:
+    private, key = X25519PrivateKey.generate(), bytes(range(32))
+    sealed = b64u(SUITE.encrypt(key, private.public_key(), info=release_info("result", "manifest")))
+    secret = opener.unseal_key(sealed, result_token="result", manifest_sha256="manifest", private=private)
+    assert bytes(secret.view) == key
+
+
+def test_a_sealed_key_of_another_length_is_refused() -> None:
+    private = X25519PrivateKey.generate()
+    sealed = b64u(SUITE.encrypt(bytes(16), private.public_key(), info=release_info("result", "manifest")))
+    with pytest.raises(IntegrityError) as caught:
+        opener.unseal_key(sealed, result_token="result", manifest_sha256="manifest", private=private)
+    assert caught.value.reason == "sealed"
+
+
+def test_an_adapter_leaves_sealed_to_the_owner_for_this_session(sealed: Sealed) -> None:
+    out = opener.seal_adapter(b"adapter", manifest=manifest_of(sealed), manifest_sha256=sealed.manifest_sha256, nonce=NONCE)
+    assert b"adapter" not in out
+    assert OWNER.open_adapter(out, manifest_sha256=sealed.manifest_sha256, nonce=NONCE) == b"adapter"
+    for owner, nonce in ((OWNER, "01" * 32), (Owner.generate(), NONCE)):
+        with pytest.raises(IntegrityError) as caught:
+            owner.open_adapter(out, manifest_sha256=sealed.manifest_sha256, nonce=nonce)
+        assert caught.value.reason == "adapter"

@@ -1,0 +1,208 @@
+"""The broker over a provider we own, whose listing and failures are scripted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, InfrastructureError, TerminateError
+from pytest_glasshouse.providers.base import Grant, Instance, Offer
+from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer, row_from_json
+from pytest_glasshouse.providers.mock import MockProvider
+from pytest_glasshouse.rows.spec import RowSpec
+
+ROW = RowSpec(name="row", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0)
+
+
+class ScriptedProvider(MockProvider):
+    """A mock whose create, listing and terminate may be replaced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = False
+        self.refuses = False
+        self.create_first: Callable[[str], None] = lambda _name: None
+        self.created: list[str] = []
+
+    def create(self, offer: Offer, *, name: str) -> Instance:
+        self.create_first(name)
+        self.created.append(name)
+        return super().create(offer, name=name)
+
+    def list(self) -> tuple[Instance, ...]:
+        return () if self.hidden else super().list()
+
+    def terminate(self, instance_id: str) -> None:
+        if self.refuses:
+            raise TerminateError("refused", allocation_id=instance_id)
+        super().terminate(instance_id)
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider()
+
+
+@pytest.fixture
+def broker(tmp_path: Path, provider: ScriptedProvider) -> Broker:
+    made = Broker(BrokerOptions(provider="mock", run_id="unit", run_dir=tmp_path))
+    made._provider = provider
+    return made
+
+
+def _ledger(tmp_path: Path) -> list[str]:
+    return [json.loads(line)["step"] for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+
+
+def test_intent_is_on_disk_before_anything_is_created(tmp_path: Path, broker: Broker, provider: ScriptedProvider) -> None:
+    """A controller that dies inside the create call must leave a name to look for."""
+    seen: list[list[str]] = []
+    provider.create_first = lambda _name: seen.append(_ledger(tmp_path))
+    broker.acquire(ROW)
+    broker.end_all()
+    assert seen == [["intent"]]
+    assert _ledger(tmp_path) == ["intent", "created", "ended"]
+
+
+def test_second_row_gets_the_same_allocation(broker: Broker, provider: ScriptedProvider) -> None:
+    first = broker.acquire(ROW)
+    broker.release(first)
+    second = broker.acquire(ROW)
+    assert (first.allocation_id, len(provider.created)) == (second.allocation_id, 1)
+    broker.end_all()
+
+
+def test_row_waits_while_another_uses_this_machine(broker: Broker) -> None:
+    """Two rows at once on one device would measure each other."""
+    first = broker.acquire(ROW, worker="gw0")
+    granted: list[Grant] = []
+    waiting = threading.Thread(target=lambda: granted.append(broker.acquire(ROW, worker="gw1")))
+    waiting.start()
+    waiting.join(timeout=0.3)
+    assert granted == []
+    broker.release(first)
+    waiting.join(timeout=10)
+    assert len(granted) == 1
+    broker.end_all()
+
+
+def test_dead_guest_is_not_given_to_the_next_row(broker: Broker, provider: ScriptedProvider) -> None:
+    first = broker.acquire(ROW)
+    provider.play(first.instance_id, "kill")
+    broker.release(first)
+    second = broker.acquire(ROW)
+    assert first.allocation_id != second.allocation_id
+    assert broker.end_all().status == "proven"
+
+
+def test_dead_worker_loses_its_allocation(broker: Broker, provider: ScriptedProvider) -> None:
+    """Nobody knows what still runs there."""
+    grant = broker.acquire(ROW, worker="gw0")
+    broker.abandon("gw0")
+    assert grant.instance_id not in {instance.instance_id for instance in provider.list()}
+    broker.end_all()
+
+
+def test_cleanup_is_unproven_when_the_listing_never_showed_the_allocation(broker: Broker, provider: ScriptedProvider) -> None:
+    """A listing that shows nothing while the guest runs proves nothing when it shows nothing afterwards."""
+    provider.hidden = True
+    broker.acquire(ROW)
+    assert broker.end_all().status == "unproven"
+
+
+def test_allocation_that_stays_listed_is_a_leak_until_it_is_gone(broker: Broker, provider: ScriptedProvider) -> None:
+    grant = broker.acquire(ROW)
+    provider.refuses = True
+    cleanup = broker.end_all()
+    assert (cleanup.status, grant.allocation_id in cleanup.detail) == ("leak", True)
+    provider.refuses = False
+    assert broker.end_all().status == "proven"
+
+
+def test_ambiguous_create_that_is_never_found_stays_unproven_and_is_not_repeated(
+    tmp_path: Path, provider: ScriptedProvider
+) -> None:
+    def lost(name: str) -> None:
+        provider.created.append(name)
+        raise AmbiguousCreateError("lost", allocation_id=name)
+
+    provider.create_first = lost
+    clock = iter(range(1000))
+    broker = Broker(BrokerOptions(provider="mock", run_id="unit", run_dir=tmp_path), monotonic=lambda: float(next(clock)))
+    broker._provider = provider
+    with pytest.raises(AmbiguousCreateError):
+        broker.acquire(ROW)
+    assert len(provider.created) == 1
+    assert broker.end_all().status == "unproven"
+
+
+def test_nothing_is_granted_once_the_run_is_ending(broker: Broker) -> None:
+    broker.end_all()
+    with pytest.raises(InfrastructureError, match="ending"):
+        broker.acquire(ROW)
+
+
+def test_signal_ends_every_guest_at_once(broker: Broker, provider: ScriptedProvider) -> None:
+    grant = broker.acquire(ROW)
+    broker.signal_end()
+    assert grant.instance_id not in {instance.instance_id for instance in provider.list()}
+    assert broker.end_all().status == "proven"
+
+
+@pytest.mark.parametrize(
+    ("provider_name", "faults", "message"),
+    [
+        ("nowhere", (), "provider 'nowhere': expected"),
+        ("mock", ("no-such-fault",), "mock fault 'no-such-fault': expected one of"),
+        ("local", ("wrong-gpu",), "played by the mock provider only"),
+    ],
+    ids=["provider", "fault", "fault-elsewhere"],
+)
+def test_what_the_user_can_fix_is_said_before_anything_starts(
+    tmp_path: Path, provider_name: str, faults: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Broker(BrokerOptions(provider=provider_name, run_id="unit", run_dir=tmp_path, faults=faults))
+    assert not (tmp_path / "ledger.jsonl").exists()
+
+
+def test_worker_gets_grants_and_errors_through_the_socket(broker: Broker, provider: ScriptedProvider) -> None:
+    events: list[dict[str, object]] = []
+    server = BrokerServer(broker, on_event=events.append)
+    client = BrokerClient(server.address, worker="gw0")
+    client.plan("gw0", [ROW])
+    grant = client.acquire(ROW)
+    assert grant.faults == ()
+    assert grant.instance_id in {instance.instance_id for instance in client.listing()}
+    client.event({"phase": "train", "elapsed_s": 1.5})
+    assert events == [{"phase": "train", "elapsed_s": 1.5, "worker": "gw0"}]
+    client.release(grant)
+    broker.end_all()
+    with pytest.raises(InfrastructureError, match="ending"):
+        client.acquire(ROW)
+    client.close()
+    server.close()
+    assert not Path(server.address).exists()
+
+
+def test_worker_that_hangs_up_with_a_grant_loses_it(broker: Broker, provider: ScriptedProvider) -> None:
+    server = BrokerServer(broker, on_event=lambda _event: None)
+    client = BrokerClient(server.address, worker="gw0")
+    client.acquire(ROW)
+    client.close()
+    other = BrokerClient(server.address, worker="gw1")
+    assert other.acquire(ROW).allocation_id == provider.created[1]
+    other.close()
+    server.close()
+    broker.end_all()
+
+
+def test_row_survives_the_socket_with_its_identity() -> None:
+    import dataclasses
+
+    assert row_from_json(json.loads(json.dumps(dataclasses.asdict(ROW)))).row_id == ROW.row_id

@@ -1,0 +1,64 @@
+"""One bundle per report: the same bytes every time, nothing in it that the report does not give."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+
+import pytest
+
+from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.report.bundle import members, report_bytes, unzipped, zipped
+from tests.unit.report import example
+
+DOCUMENT = example.document()
+
+
+def archive(*files: tuple[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as out:
+        for name, data in files:
+            out.writestr(name, data)
+    return buffer.getvalue()
+
+
+def test_bundle_depends_on_nothing_but_the_report() -> None:
+    assert zipped(DOCUMENT) == zipped(json.loads(report_bytes(DOCUMENT)))
+
+
+def test_bundle_holds_what_somebody_may_want_to_verify_alone() -> None:
+    (row,) = DOCUMENT["rows"]
+    below = {name.removeprefix(f"rows/{row['rowId']}/round-1/") for name in members(DOCUMENT)}
+
+    assert {"journal.jsonl", "evidence.jws", "result.jws", "receipt.jws", "head.jws", "exit.jws", "manifest.jws"} <= below
+    assert {"policy.json", "raw-callback.json", "raw-exit.jws", "report.json", "keys/report.pub", "keys/server-1.pub"} <= below
+
+
+def test_journal_in_the_bundle_is_the_one_that_was_signed() -> None:
+    (row,) = DOCUMENT["rows"]
+    lines = members(DOCUMENT)[f"rows/{row['rowId']}/round-1/journal.jsonl"].decode().splitlines()
+
+    assert lines == row["observation"]["rounds"][0]["protected"]["journal"]
+
+
+def test_row_of_which_nothing_was_seen_has_no_files() -> None:
+    document = example.document(example.lost())
+
+    assert not [name for name in members(document) if name.startswith("rows/")]
+
+
+def test_bundle_reads_back() -> None:
+    assert unzipped(zipped(DOCUMENT)) == members(DOCUMENT)
+
+
+@pytest.mark.parametrize("data", [b"PK nonsense", archive(("other", b"")), zipped(DOCUMENT)[:-40]])
+def test_what_is_no_bundle_is_refused(data: bytes) -> None:
+    with pytest.raises(ReportError, match="the bundle"):
+        unzipped(data)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_member_named_twice_is_refused() -> None:
+    with pytest.raises(ReportError, match="twice"):
+        unzipped(archive(("report.json", b"{}"), ("report.json", b"{}")))

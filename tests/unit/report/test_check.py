@@ -1,0 +1,276 @@
+"""Whatever is changed in a report, checking it again finds the place."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.report.authenticity import Trust
+from pytest_glasshouse.report.bundle import members, report_bytes, zipped
+from pytest_glasshouse.report.check import Checked, Level, check_bytes, check_file, load_document
+from pytest_glasshouse.report.withhold import resealed
+from pytest_glasshouse.wire.evidence import TYP_RECEIPT
+from pytest_glasshouse.wire.tokens import public_text, sign
+from tests.unit.report import example
+
+DOCUMENT = example.document(example.measured(rounds=2), example.excluded(), example.lost())
+
+
+def text_of(*names: str) -> frozenset[str]:
+    return frozenset(public_text(getattr(example.KEYS, name).public_key()) for name in names)
+
+
+ALL_KEYS = text_of("report", "server", "owner")
+
+
+def checked(document: dict[str, Any], *, keys: frozenset[str] = frozenset(), witnesses: frozenset[str] = frozenset()) -> Checked:
+    return check_bytes(report_bytes(document), trust=Trust(keys=keys, witnesses=witnesses), derivation=example.EXAMPLE)
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The report with one value replaced and every seal made anew, as somebody who holds the key would."""
+    document = copy.deepcopy(DOCUMENT)
+    holder: Any = document
+    *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    for step in steps:
+        holder = holder[step]
+    assert holder[last] != value
+    holder[last] = value
+    rows = {name: document[name] for name in ("rows", "excludedResults")}
+    kept = {name: document[name] for name in ("summary", "claims", "keys", "policySha256")}
+    again = resealed(copy.deepcopy(document), key=example.KEYS.report)
+    assert {name: len(again[name]) for name in rows} == {name: len(value) for name, value in rows.items()}
+    return example.sealed_again({**again, **kept})
+
+
+def test_report_follows_from_its_own_data() -> None:
+    found = checked(DOCUMENT)
+
+    assert found.faults == ()
+    assert (found.level, found.rows, found.excluded) == (Level.CONSISTENT, 1, 2)
+
+
+CHANGES = [
+    ("rows.0.overheadPct", 0.5, "$.rows[0].overheadPct"),
+    ("rows.0.protectedUnits", 1, "$.rows[0].protectedPerSec"),
+    ("rows.0.rawElapsedSec", 5.0, "$.rows[0].rawPerSec"),
+    ("rows.0.protectedPerSec", 1001.0, "$.rows[0].protectedPerSec"),
+    ("rows.0.roundFigures.1.rawUnits", 1999, "$.rows[0].rawUnits"),
+    ("rows.0.roundFigures.0.overheadPct", 0.1, "$.rows[0].roundFigures[0].overheadPct"),
+    ("rows.0.roundFigures.1.round", 3, "$.rows[0].roundFigures"),
+    ("rows.0.overheadCi95Pct", [0.9, 1.1], "$.rows[0].overheadCi95Pct[0]"),
+    ("rows.0.overheadCi90Pct", None, "$.rows[0].overheadCi90Pct"),
+    ("rows.0.roundsMeanPct", 0.1, "$.rows[0].roundsMeanPct"),
+    ("rows.0.verdict", "equivalent within margin", "$.rows[0].verdict"),
+    ("rows.0.verdictReason", "trust me", "$.rows[0].verdictReason"),
+    ("rows.0.interpretation", "no overhead at all", "$.rows[0].interpretation"),
+    ("rows.0.method", "magic", "$.rows[0].method"),
+    ("rows.0.protectedSetupSec", 0.1, "$.rows[0].protectedSetupSec"),
+    ("rows.0.protectedFinalLoss", 0.5, "$.rows[0].protectedFinalLoss"),
+    ("rows.0.protectedAdapterSha256", example.digest("other"), "$.rows[0].protectedAdapterSha256"),
+    ("rows.0.rawAdapterSha256", DOCUMENT["rows"][0]["protectedAdapterSha256"], "$.rows[0].rawAdapterSha256"),
+    ("rows.0.stopReason", "steps", "$.rows[0].stopReason"),
+    ("rows.0.treatment", [], "$.rows[0].treatment"),
+    ("rows.0.standIn", True, "$.rows[0].standIn"),
+    ("rows.0.dataOrderSeeds.0.raw", 5, "$.rows[0].dataOrderSeeds[0].raw"),
+    ("rows.0.journal.0.lines", 3, "$.rows[0].journal[0].lines"),
+    ("rows.0.lifecycle.held", 1, "$.rows[0].lifecycle"),
+    ("rows.0.findings.4.finding", "held", "$.rows[0].findings[4].finding"),
+    ("rows.0.findings.0.evidence", example.digest("else"), "$.rows[0].findings[0].evidence"),
+    ("rows.0.findings.0.invariant", "weather fine", "$.rows[0].findings"),
+    ("rows.0.findings.0.reason", "because", "$.rows[0].findings[0].reason"),
+    ("rows.0.findings.1.invariant", "attestation verified", "$.rows[0].findings"),
+    ("rows.0.waived", [], "$.rows[0].findings[4]"),
+    ("rows.0.observation.rounds.0.protected.journal.3", "{}", "$.rows[0].observation.rounds[0].protected.journal"),
+    ("rows.0.observation.rounds", [], "$.rows[0].observation"),
+    ("rows.0.observation", {}, "$.rows[0].observation"),
+    ("excludedResults.0.rawCallback", "completed", "$.excludedResults[0].rawCallback"),
+    ("excludedResults.0.findings", [], "$.excludedResults[0].findings"),
+    ("excludedResults.1.lifecycle", {"attempted": 3, "held": 3}, "$.excludedResults[1].observation"),
+    ("excludedResults.1.rowId", DOCUMENT["rows"][0]["rowId"], "$.excludedResults[1].rowId"),
+    ("summary.measured", 7, "$.summary.measured"),
+    ("summary.lifecycle.lower95", 0.99, "$.summary.lifecycle"),
+    ("claims.notShown", [], "$.claims.notShown"),
+    ("tamper.0.seenReason", "signature", "$.tamper[0].passed"),
+    ("tamper.0.passed", False, "$.tamper[0].passed"),
+    ("cleanup.status", "unproven", "$.cleanup.status"),
+    ("cleanup.allocations", [], "$.rows[0].allocationName"),
+    ("keys.servers", [], "$.keys"),
+    ("policySha256", example.digest("mild"), "$.policySha256"),
+    ("methodology.maxOverheadPct", 2.0, "$.rows[0].limit"),
+    ("extra", {"example/note": "203.0.113.7:22117"}, "$.extra[*]"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "where"), CHANGES, ids=[path for path, _, _ in CHANGES])
+def test_changed_value_is_found_even_when_sealed_anew(path: str, value: Any, where: str) -> None:
+    """The publisher holds the report key: a seal proves who wrote a number, never that it is right."""
+    found = checked(changed(path, value))
+
+    assert any(fault.path.startswith(where) for fault in found.faults), [str(fault) for fault in found.faults]
+    assert found.level is Level.NOTHING
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [("rows.0.name", "$.rows[0].seal"), ("excludedResults.0.decision", "$.excludedResults[0].seal"), ("runId", "$.seal")],
+)
+def test_value_changed_after_sealing_breaks_the_seal(path: str, where: str) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    holder: Any = document
+    *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
+    for step in steps:
+        holder = holder[step]
+    holder[last] = "another"
+
+    assert where in {fault.path for fault in checked(document).faults}
+
+
+def test_unpublishable_row_called_publishable_is_found() -> None:
+    document = copy.deepcopy(DOCUMENT)
+    document["rows"][0] |= {"publishable": True, "unpublishableBecause": [], "dryRun": False}
+
+    faults = [str(fault) for fault in checked(resealed(document, key=example.KEYS.report)).faults]
+
+    assert any("did not run on the GPU it names" in fault for fault in faults)
+    assert any("memory scanned clean is unseen" in fault for fault in faults)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"a": NaN}', b'{"schemaVersion": "1.0", "schemaVersion": "1.0"}', b'{"schemaVersion": "9.9"}']
+)
+def test_what_is_no_report_reaches_no_level(data: bytes) -> None:
+    found = check_bytes(data)
+
+    assert found.faults
+    assert found.level is Level.NOTHING
+
+
+def test_report_of_another_version_is_refused_by_name() -> None:
+    assert "schemaVersion" in str(check_bytes(b'{"schemaVersion": "9.9"}').faults[0])
+
+
+def test_keys_found_inside_never_count() -> None:
+    """A forger signs everything with keys of their own and puts them in."""
+    found = checked(DOCUMENT)
+
+    assert found.level is Level.CONSISTENT
+    assert "the report key is not one given with --trust" in found.missing
+
+
+@pytest.mark.parametrize("missing", ["report", "server", "owner"])
+def test_every_partys_key_is_needed_for_authentic(missing: str) -> None:
+    keys = text_of(*({"report", "server", "owner"} - {missing}))
+
+    assert checked(DOCUMENT, keys=keys).level is Level.CONSISTENT
+
+
+def test_report_is_authentic_when_every_signature_leads_to_a_given_key() -> None:
+    found = checked(DOCUMENT, keys=ALL_KEYS)
+
+    assert found.level is Level.AUTHENTIC
+    assert "no receipt is by a server that --trust names as a witness" in found.missing
+
+
+def test_report_is_witnessed_when_the_reader_vouches_for_the_server() -> None:
+    assert checked(DOCUMENT, keys=ALL_KEYS, witnesses=text_of("server")).level is Level.WITNESSED
+
+
+def test_publishers_own_key_is_no_witness() -> None:
+    document = example.document(keys=example.keys_of_one_party())
+    own = frozenset({document["keys"]["report"]})
+
+    assert checked(document, keys=own, witnesses=own).level is Level.AUTHENTIC
+
+
+@pytest.mark.parametrize("token", ["evidence", "result", "receipt", "head", "exit", "manifest", "grant"])
+def test_token_of_another_key_is_not_authentic(token: str) -> None:
+    """The example's findings do not look at tokens, so this is the signatures' own work."""
+    observation = example.observation()
+    protected = observation["rounds"][0]["protected"]
+    stranger = example.Keys()
+    protected[token] = sign({"a": 1}, key=stranger.server, typ=TYP_RECEIPT)
+    document = example.document(example.measured(observation=observation))
+
+    found = checked(document, keys=ALL_KEYS)
+
+    assert found.faults == ()
+    assert found.level is Level.CONSISTENT
+    assert any("$.rows[0].observation.rounds[0]" in each for each in found.missing)
+
+
+@pytest.mark.parametrize("token", ["evidence", "head", "exit"])
+def test_token_the_server_did_not_sign_for_is_not_authentic(token: str) -> None:
+    observation, other = example.observation(), example.observed_round(2)
+    observation["rounds"][0]["protected"][token] = other["protected"][token]
+    document = example.document(example.measured(observation=observation))
+
+    found = checked(document, keys=ALL_KEYS)
+
+    assert any(f"the {token} is not the one the server signed for" in each for each in found.missing)
+
+
+def test_missing_token_is_not_authentic() -> None:
+    observation = example.observation()
+    del observation["rounds"][0]["protected"]["grant"]
+
+    found = checked(example.document(example.measured(observation=observation)), keys=ALL_KEYS)
+
+    assert found.level is Level.CONSISTENT
+    assert any("a token is missing" in each for each in found.missing)
+
+
+def test_bundle_is_checked_like_its_report(tmp_path: Path) -> None:
+    path = tmp_path / "run.glasshouse.zip"
+    path.write_bytes(zipped(DOCUMENT))
+
+    assert check_file(path, derivation=example.EXAMPLE).level is Level.CONSISTENT
+
+
+@pytest.mark.parametrize("act", ["change", "drop", "add"])
+def test_bundle_whose_files_are_not_the_reports_is_faulty(act: str) -> None:
+    files = members(DOCUMENT)
+    name = next(name for name in files if name.endswith("journal.jsonl"))
+    if act == "change":
+        files[name] += b"{}\n"
+    elif act == "drop":
+        del files[name]
+    else:
+        files["rows/extra.txt"] = b"hello"
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for each, data in files.items():
+            archive.writestr(each, data)
+
+    (fault,) = check_bytes(buffer.getvalue(), derivation=example.EXAMPLE).faults
+
+    assert fault.path.startswith("bundle")
+
+
+def test_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match="cannot be read"):
+        check_file(tmp_path / "none.json")
+
+
+def test_document_loads_from_report_and_bundle() -> None:
+    assert load_document(report_bytes(DOCUMENT)) == load_document(zipped(DOCUMENT)) == DOCUMENT
+
+
+def test_document_that_is_not_strict_json_does_not_load() -> None:
+    with pytest.raises(ReportError, match="not strict JSON"):
+        load_document(json.dumps({"a": float("nan")}).encode())
+
+
+def test_observation_that_the_derivation_cannot_read_is_a_fault_and_no_crash() -> None:
+    """The project's own derivation, on evidence that no guest made."""
+    found = check_bytes(report_bytes(DOCUMENT))
+
+    assert any(fault.path.startswith("$.rows[0].") for fault in found.faults)
+    assert found.level is Level.NOTHING

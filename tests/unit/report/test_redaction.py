@@ -1,0 +1,128 @@
+"""Nothing forbidden is published, in any spelling, and the gate tells the place but never the value."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.parse
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import RedactionError
+from pytest_glasshouse.report.redaction import RULES, environment_taint, hits, redact
+from pytest_glasshouse.wire.tokens import sign
+from tests.unit.report import example
+
+SECRET = 'tunnel-7f3a"9b.example/ä+key'
+
+#: One sample or more of each rule. They are made up.
+SAMPLES = {
+    "tunnel-url": ["https://abc123-8000.proxy.runpod.net/x", "see quick-fox.trycloudflare.com", "a1b2.ngrok-free.app"],
+    "url-with-credentials": ["https://user:pass@example.org/"],
+    "url-with-port": ["http://example.org:8443/v1/challenge", "http://127.0.0.1:43121"],
+    "url-to-address": ["ssh://203.0.113.7/"],
+    "signed-url": ["https://bucket.example.org/a?X-Amz-Signature=0a1b"],
+    "ssh-endpoint": ["203.0.113.7:22117", "ssh5.vast.ai:12345", "root@203.0.113.7", "ssh root -p 22117", "[2001:db8::1]:22"],
+    "package-path": ["payload/run-7/package.tar.enc", "/x/y.floe"],
+    "machine-path": ["/workspace/payload", "/home/ada/run", "in /root/.ssh", "/tmp/x", "/Users/ada", "file:///x", "~/x"],
+    "private-key": ["-----BEGIN PRIVATE KEY-----\nMC4C", '{"kty":"OKP","d":"' + "A" * 43 + '"}'],
+    "runpod-key": ["rpa_" + "A1b2C3d4" * 5, "0123456789ABCDEFGHIJ0123456789ABCDEFGHIJ"],
+    "vast-key": ["0123456789abcdef" * 4],
+    "service-token": ["hf_" + "a" * 34, "ghp_" + "a" * 36, "AKIA" + "A" * 16, "Authorization: Bearer " + "a" * 20],
+}
+
+
+def rules_of(document: Any, **given: Any) -> set[str]:
+    return {hit.rule for hit in hits(document, **given)}
+
+
+def test_every_rule_has_a_sample() -> None:
+    assert {rule.name for rule in RULES} == set(SAMPLES)
+
+
+@pytest.mark.parametrize(("rule", "sample"), [(rule, sample) for rule, samples in SAMPLES.items() for sample in samples])
+def test_forbidden_shape_is_found_wherever_it_stands(rule: str, sample: str) -> None:
+    """In a field, in a list, in a name, inside JSON text and inside a token that looks like noise."""
+    token = sign({"note": sample}, key=example.KEYS.agent, typ="x")
+
+    assert rule in rules_of({"reason": f"it said {sample}"})
+    assert rule in rules_of({"extra": [{"deep": sample}]})
+    assert rule in rules_of({sample: 1})
+    assert rule in rules_of({"journal": [json.dumps({"body": {"note": sample}})]})
+    assert rule in rules_of({"evidence": token})
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        SECRET,
+        urllib.parse.quote(SECRET, safe=""),
+        urllib.parse.quote_plus(SECRET),
+        json.dumps(SECRET)[1:-1],
+        json.dumps(SECRET, ensure_ascii=False)[1:-1],
+        SECRET.encode().hex(),
+        *(base64.b64encode(b"x" * offset + SECRET.encode() + b"tail").decode() for offset in range(3)),
+        base64.urlsafe_b64encode(SECRET.encode()).decode().rstrip("="),
+    ],
+)
+def test_tainted_value_is_found_in_every_spelling(spelling: str) -> None:
+    assert "taint" in rules_of({"reason": f"<{spelling}>"}, taint=[SECRET])
+
+
+def test_short_taint_is_ignored() -> None:
+    """A three-letter value would block every report."""
+    assert not hits({"reason": "an abc of things"}, taint=["abc"])
+
+
+def test_refusal_names_place_and_rule_and_never_the_value() -> None:
+    sample = SAMPLES["runpod-key"][0]
+
+    with pytest.raises(RedactionError) as caught:
+        redact({"rows": [{"reason": sample}], sample: 1})
+
+    assert sample not in str(caught.value)
+    assert "$.rows[0].reason (rule runpod-key)" in str(caught.value)
+
+
+def test_forbidden_name_of_a_field_is_masked_in_the_paths_below_it() -> None:
+    sample = "rpa_" + "A1b2C3d4" * 5
+
+    assert not [hit for hit in hits({"extra": {sample: "/home/ada"}}) if sample in str(hit)]
+
+
+@pytest.mark.parametrize("name", ["protectedAdapterSha256", "nonce", "prev", "evidence", "composite", "header_sha256"])
+def test_digest_is_allowed_by_the_name_of_its_field(name: str) -> None:
+    assert redact({name: example.digest("x")}) == {name: example.digest("x")}
+
+
+def test_digest_is_allowed_among_components() -> None:
+    assert not hits({"components": {"archive": example.digest("x")}})
+
+
+@pytest.mark.parametrize("name", ["reason", "note", "bootId", "decision"])
+def test_digest_in_another_field_is_taken_for_a_key(name: str) -> None:
+    """Sixty-four hex digits are what a Vast key looks like."""
+    assert rules_of({name: example.digest("x")}) == {"vast-key"}
+
+
+@pytest.mark.parametrize("sample", [SAMPLES["tunnel-url"][0], SAMPLES["machine-path"][0], SAMPLES["private-key"][0]])
+def test_name_of_a_field_allows_digests_and_nothing_else(sample: str) -> None:
+    assert hits({"headSha256": sample})
+
+
+def test_example_report_holds_nothing_forbidden() -> None:
+    assert not hits(example.document())
+
+
+@pytest.mark.parametrize(
+    "text", ["epochs/s", "Qwen/Qwen2.5-0.5B-Instruct", "2026-11-20T17:00:00Z", "run-1/row-2/0a1b", "/v1/release refused", "a: b"]
+)
+def test_ordinary_text_passes(text: str) -> None:
+    assert not hits({"reason": text})
+
+
+def test_credentials_of_the_environment_are_tainted_by_the_names_of_their_variables() -> None:
+    environ = {"RUNPOD_API_KEY": "k" * 20, "HF_TOKEN": "t" * 20, "HOME": "/somewhere/else", "X_TOKEN": "short"}
+
+    assert sorted(environment_taint(environ)) == ["k" * 20, "t" * 20]

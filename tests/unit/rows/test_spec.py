@@ -1,0 +1,103 @@
+"""What a row may be, and that its id is its content."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.rows import Published, RowSpec
+
+GOOD: dict[str, Any] = {"name": "mine", "workload": "mlp", "gpu": "h100", "order": "raw-first", "target_s": 60}
+CHANGES: dict[str, Any] = {
+    "name": "other",
+    "workload": "lora",
+    "gpu": "a4000",
+    "order": "protected-first",
+    "target_s": 61,
+    "steps": 5,
+    "warmup_s": 1.0,
+    "rounds": 2,
+    "provider": "runpod",
+    "model": "some/model",
+    "data": "some.txt",
+    "margin_pct": 2.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "a b"),
+        ("name", ""),
+        ("name", "a::b"),
+        ("workload", "cnn"),
+        ("gpu", "h200"),
+        ("order", "random"),
+        ("target_s", 0),
+        ("target_s", -1),
+        ("target_s", math.nan),
+        ("target_s", math.inf),
+        ("target_s", True),
+        ("target_s", "60"),
+        ("target_s", None),
+        ("warmup_s", -0.1),
+        ("rounds", 0),
+        ("rounds", 1.5),
+        ("margin_pct", 0),
+        ("model", "some/model"),
+        ("data", "text.txt"),
+    ],
+)
+def test_malformed_row_is_refused_naming_row_and_field(field: str, value: object) -> None:
+    with pytest.raises(ConfigurationError, match=rf"row .*: field {field}: expected .*; saw"):
+        RowSpec(**{**GOOD, field: value})
+
+
+def test_row_with_both_targets_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="exactly one of target_s"):
+        RowSpec(**GOOD, steps=5)
+
+
+def test_lora_row_without_a_model_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="field model"):
+        RowSpec(**{**GOOD, "workload": "lora"})
+
+
+def test_row_id_changes_with_everything_a_row_means() -> None:
+    """Two rows with one id would overwrite each other in a report."""
+    base = RowSpec(**GOOD, published=None)
+    told_about_it = {"published", "smoke"}
+    assert set(CHANGES) | told_about_it == {field.name for field in dataclasses.fields(RowSpec)}
+    ids = {_changed(field).row_id for field in CHANGES}
+    assert len(ids) == len(CHANGES)
+    assert base.row_id not in ids
+
+
+def _changed(field: str) -> RowSpec:
+    content = {**GOOD, field: CHANGES[field]}
+    if field == "steps":
+        content["target_s"] = None
+    if field in ("model", "data", "workload"):
+        content |= {"workload": "lora", "model": "some/model" if field != "workload" else "third/model"}
+    return RowSpec(**{**content, "name": content["name"]})
+
+
+def test_row_id_ignores_what_is_only_told_about_a_row() -> None:
+    told = RowSpec(**GOOD, smoke=True, published=Published(source="a paper", overhead_pct=1.0))
+    assert told.row_id == RowSpec(**GOOD).row_id
+
+
+def test_marks_name_gpu_workload_and_kind() -> None:
+    assert RowSpec(**{**GOOD, "target_s": 900}, smoke=True).marks == ("h100", "mlp", "smoke", "sustained")
+
+
+def test_row_only_calls_the_objects_it_is_given() -> None:
+    class Stage:
+        def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> tuple[str, Any, Any]:
+            return (row.name, protected, raw)
+
+    assert RowSpec(**GOOD).run(Stage(), "protected", "raw") == ("mine", "protected", "raw")

@@ -1,0 +1,66 @@
+"""A sealed package hides its parts, and its manifest says nothing about the canary but its size."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+
+OWNER = Owner.generate()
+PARTS = {"config": b'{"layers":2}', "train": b"every good boy does fine " * 100}
+
+
+def a_package(*, confidential: bool = False) -> Sealed:
+    return seal(PARTS, owner=OWNER, run="r", round_nonce="n", workload={"name": "mlp"}, confidential=confidential, segment=256)
+
+
+def test_the_package_holds_no_plaintext() -> None:
+    sealed = a_package()
+    for data in (*PARTS.values(), sealed.canary.reveal()):
+        for at in range(0, len(data) - 11, 12):
+            assert data[at : at + 12] not in sealed.package
+
+
+def test_the_manifest_names_header_parts_and_workload() -> None:
+    sealed = a_package(confidential=True)
+    claims = read_manifest(sealed.manifest, owner=OWNER.public)
+    assert claims["header_sha256"] == sealed.header_sha256
+    assert claims["parts"] == [
+        {"name": "config", "size": 12}, {"name": "train", "size": 2500}, {"name": "canary", "size": 256},
+    ]  # fmt: skip
+    assert (claims["workload"], claims["confidential"]) == ({"name": "mlp"}, True)
+    assert sealed.manifest_sha256 == sha256_hex(sealed.manifest.encode())
+
+
+def test_nothing_public_tells_the_canary() -> None:
+    """Not even its digest: nobody compares it, and a search for it must not find a description of it."""
+    sealed = a_package()
+    public = canonical(read_manifest(sealed.manifest, owner=OWNER.public)) + sealed.package
+    assert sha256_hex(sealed.canary.reveal()).encode() not in public
+
+
+def test_two_seals_of_the_same_parts_share_nothing() -> None:
+    one, two = a_package(), a_package()
+    assert one.data_key != two.data_key
+    assert one.canary != two.canary
+    assert one.header_sha256 != two.header_sha256
+
+
+def test_nobody_brings_a_canary_of_his_own() -> None:
+    with pytest.raises(ConfigurationError, match="canary"):
+        seal({"canary": b"x"}, owner=OWNER, run="r", round_nonce="n", workload={})
+
+
+def test_a_manifest_of_another_owner_is_refused() -> None:
+    with pytest.raises(IntegrityError) as caught:
+        read_manifest(a_package().manifest, owner=Owner.generate().public)
+    assert caught.value.reason == "jws-header"
+
+
+def test_a_sealed_package_is_not_shown_with_its_key() -> None:
+    sealed = a_package()
+    assert repr(sealed.data_key.reveal()) not in repr(sealed)
+    assert repr(sealed.canary.reveal()) not in repr(sealed)

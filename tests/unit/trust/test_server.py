@@ -1,0 +1,214 @@
+"""The server beyond what tamper cases show: what it answers, what it remembers, and that surprises release nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
+from pytest_glasshouse.trust import server as server_module
+from pytest_glasshouse.trust.ledger import Ledger
+from pytest_glasshouse.wire import evidence as ev
+from pytest_glasshouse.wire import tokens
+from pytest_glasshouse.wire.canonical import Json, sha256_hex
+
+
+@pytest.fixture(name="stage")
+def a_stage() -> Iterator[Stage]:
+    with Stage() as stage:
+        yield stage
+
+
+def refusal_of(act: object) -> str:
+    assert callable(act)
+    with pytest.raises(RefusedError) as caught:
+        act()
+    return caught.value.reason
+
+
+def test_a_challenge_says_when_it_was_issued_and_how_long_it_lasts(stage: Stage) -> None:
+    challenge = stage.client.challenge(sub=SUB, plan=PLAN)
+    assert challenge.keys() == {"nonce", "issued_at", "expires_in", "policy"}
+    assert (challenge["issued_at"], challenge["expires_in"]) == (stage.now, 60)
+    assert challenge["policy"] == stage.policy.sha256
+
+
+def test_the_result_repeats_what_was_attested(stage: Stage) -> None:
+    attempt = stage.attempt()
+    token = attempt.token()
+    result = tokens.verify(attempt.release(token)["result"], key=stage.embedded.public_key, typ=ev.TYP_RESULT)
+    tokens.expect(result, ev.RESULT_SHAPE)
+    for name in ("cnf", "policy", "plan", "manifest", "composite", "container", "sub"):
+        assert result[name] == attempt.claims[name]
+    assert result["iss"] == tokens.thumbprint(stage.embedded.public_key)
+    assert result["evidence_sha256"] == sha256_hex(token.encode())
+    assert [submod["ear_status"] for submod in result["submods"].values()] == ["affirming"]  # type: ignore[union-attr,index,call-overload]
+
+
+def test_the_same_head_gets_the_same_receipt_again(stage: Stage) -> None:
+    attempt = stage.attempt()
+    attempt.release()
+    attempt.run_journal()
+    head = attempt.head()
+    first = attempt.complete(head=head)
+    stage.now += 500
+    assert attempt.complete(head=head) == first
+
+
+def test_the_receipt_is_over_head_and_exit(stage: Stage) -> None:
+    attempt = stage.attempt()
+    result = attempt.release()["result"]
+    attempt.run_journal()
+    head = attempt.head()
+    leaving = attempt.exit(head)
+    receipt = tokens.verify(attempt.complete(head=head, exit=leaving), key=stage.embedded.public_key, typ=ev.TYP_RECEIPT)
+    tokens.expect(receipt, ev.RECEIPT_SHAPE)
+    assert receipt["head_sha256"] == sha256_hex(head.encode())
+    assert receipt["exit_sha256"] == sha256_hex(leaving.encode())
+    assert receipt["result_sha256"] == sha256_hex(result.encode())
+    assert (receipt["nonce"], receipt["attempt"]) == (attempt.nonce, 1)
+
+
+def test_a_failed_leg_can_be_completed_without_an_adapter(stage: Stage) -> None:
+    attempt = stage.attempt()
+    attempt.release()
+    claims = ev.head_claims(nonce=attempt.nonce, head=attempt.journal.head, count=2, adapter="", status="failed")
+    attempt.complete(head=tokens.sign(claims, key=attempt.sig, typ=ev.TYP_HEAD))
+    assert stage.embedded.server.outstanding() == []
+
+
+def test_a_release_is_outstanding_until_it_is_completed_and_after_a_restart(stage: Stage) -> None:
+    done, left = stage.attempt(), stage.attempt()
+    done.live_through()
+    left.release()
+    expected: list[dict[str, Json]] = [
+        {
+            "nonce": left.nonce, "sub": SUB, "run": "run-1", "manifest": stage.sealed.manifest_sha256,
+            "released_at": stage.now, "deadline": stage.now + stage.policy.completion_s,
+        }
+    ]  # fmt: skip
+    assert stage.embedded.server.outstanding() == expected
+    stage.restart()
+    assert stage.embedded.server.outstanding() == expected
+
+
+def test_attempts_are_counted_by_run_for_a_subject_and_row(stage: Stage) -> None:
+    """Rounds of one run are one attempt; another run of the same row is the next, also after a restart."""
+
+    def attempt_of(run: str, sub: str, row: str) -> Json:
+        owner, server = stage.owner, stage.embedded.public_key
+        grant = owner.grant(
+            server=server, run=run, sub=sub, package=stage.sealed.manifest_sha256, policy_sha256=stage.policy.sha256,
+            allocation="a", expires=stage.now + 60, release_limit=1, subject="wheel", row=row,
+        )  # fmt: skip
+        stage.enrol(sub, grant=grant)
+        result = stage.attempt(sub).release()["result"]
+        return tokens.peek(result)["attempt"]
+
+    assert attempt_of("run-a", "a/1", "row") == 1
+    assert attempt_of("run-a", "a/2", "row") == 1
+    assert attempt_of("run-b", "b/1", "row") == 2
+    assert attempt_of("run-b", "b/2", "other row") == 1
+    stage.restart()
+    assert attempt_of("run-c", "c/1", "row") == 3
+    assert attempt_of("run-a", "a/3", "row") == 1
+
+
+def test_enrolling_twice_is_as_good_as_once(stage: Stage) -> None:
+    """A reply may be lost; the same grant and key may ask again."""
+    grant = stage.grant("again")
+    stage.enrol("again", grant=grant)
+    stage.enrol("again", grant=grant)
+    stage.attempt("again").release()
+
+
+def test_registering_twice_is_as_good_as_once(stage: Stage) -> None:
+    stage.register(stage.sealed, stage.policy)
+    stage.attempt().release()
+
+
+def test_four_challenges_may_be_open_and_an_expired_one_makes_room(stage: Stage) -> None:
+    for _ in range(4):
+        stage.attempt()
+    assert refusal_of(stage.attempt) == "busy"
+    stage.now += 60
+    stage.attempt().release()
+
+
+@pytest.mark.parametrize("at", [-60, 5])
+def test_the_window_includes_its_edges(stage: Stage, at: int) -> None:
+    attempt = stage.attempt()
+    attempt.claims.update(iat=stage.now + at, exp=stage.now + at + 61)
+    attempt.release()
+
+
+def test_a_surprise_releases_nothing(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever breaks inside, the answer is `internal`, the nonce is spent and no key was counted out."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError(stage.sealed.data_key.reveal())
+
+    attempt = stage.attempt()
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module, "appraise", broken)
+        assert refusal_of(attempt.release) == "internal"
+    assert stage.embedded.server.releases() == 0
+    assert refusal_of(attempt.release) == "nonce"
+
+
+def test_an_error_carries_nothing_of_what_went_wrong(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback is printed by somebody sooner or later: no frame that held a key may hang on it."""
+
+    def broken(*_: object, **__: object) -> None:
+        raise ValueError("secret")
+
+    monkeypatch.setattr(server_module, "appraise", broken)
+    attempt = stage.attempt()
+    with pytest.raises(RefusedError) as caught:
+        stage.embedded.server.release({"evidence": attempt.token(), "log": list(attempt.log)})
+    assert (caught.value.__context__, caught.value.__cause__, "secret" in str(caught.value)) == (None, None, False)
+
+
+def test_a_release_that_cannot_be_written_down_does_not_happen(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_event: object) -> None:
+        raise OSError("no space")
+
+    attempt = stage.attempt()
+    with monkeypatch.context() as patch:
+        patch.setattr(stage.ledger, "append", full)
+        assert refusal_of(attempt.release) == "internal"
+    assert stage.embedded.server.releases() == 0
+
+
+def test_the_release_is_on_disk_before_the_key_is_out(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    stage = Stage()
+    with stage:
+        stage.ledger = Ledger(path)
+        stage.restart()
+        attempt = stage.attempt()
+        attempt.release()
+        events = [json.loads(line) for line in path.read_text().splitlines()]
+        assert [event["nonce"] for event in events if event["event"] == "release"] == [attempt.nonce]
+
+
+def test_no_secret_is_shown(stage: Stage) -> None:
+    """Neither objects nor the ledger show a key."""
+    stage.attempt().live_through()
+    key = stage.sealed.data_key.reveal()
+    shown = repr([stage.embedded, stage.embedded.server, stage.owner, stage.sealed, vars(stage.embedded.server)])
+    written = json.dumps(stage.ledger.events)
+    for spelling in (repr(key)[2:-1], key.hex()):
+        assert spelling not in shown
+        assert spelling not in written
+
+
+def test_a_closed_server_knows_nothing(stage: Stage) -> None:
+    server = stage.embedded.server
+    attempt = stage.attempt()
+    server.close()
+    assert refusal_of(attempt.release) == "jws-header"

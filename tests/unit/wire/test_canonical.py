@@ -1,0 +1,99 @@
+"""One value has one byte form, and bytes that two parsers could read differently are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire import canonical as c
+
+
+def refused(data: bytes | str, **options: object) -> str:
+    with pytest.raises(IntegrityError) as caught:
+        c.parse_strict(data, **options)  # type: ignore[arg-type]
+    return caught.value.reason
+
+
+def test_canonical_form_sorts_and_does_not_space() -> None:
+    assert c.canonical({"b": [1, "é"], "a": None}) == '{"a":null,"b":[1,"é"]}'.encode()
+
+
+@pytest.mark.parametrize("value", [float("nan"), 2**53, "\ud800", object(), {1: 2}, b"bytes"])
+def test_what_has_no_canonical_form_is_malformed(value: object) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        c.canonical(value)
+    assert caught.value.reason == "malformed"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"{}{}",
+        b"{} x",
+        b'{"a":1,"a":2}',
+        b'{"a":1,"\\u0061":2}',
+        b"NaN",
+        b"[Infinity]",
+        b"[-Infinity]",
+        b"[1.5]",
+        b"[1e3]",
+        b"[9007199254740992]",
+        b"[" + b"9" * 5000 + b"]",
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        '{"a":1}'.encode("utf-16"),
+        b'["\\ud800"]',
+        b'{"\\ud800":1}',
+        b"[" * 40 + b"]" * 40,
+        b"[" * 9000 + b"]" * 9000,
+        "\ud800",
+    ],
+    ids=repr,
+)
+def test_ambiguous_bytes_are_malformed(data: bytes | str) -> None:
+    assert refused(data) == "malformed"
+
+
+def test_a_message_over_the_limit_is_not_parsed() -> None:
+    assert refused(b"[" + b" " * c.MESSAGE_LIMIT + b"]") == "too-large"
+    assert refused(b"[1,2]", limit=4) == "too-large"
+
+
+def test_what_is_unambiguous_is_read() -> None:
+    assert c.parse_strict('{"a":[1,"é",null,true,-9007199254740991]}') == {"a": [1, "é", None, True, -9007199254740991]}
+    assert c.parse_strict(b"[" * 30 + b"]" * 30, limit=60) != []
+
+
+def test_floats_are_read_only_where_asked_for() -> None:
+    assert c.parse_strict("[1.5]", floats=True) == [1.5]
+    assert refused("[NaN]", floats=True) == "malformed"
+
+
+def test_an_object_is_asked_for_by_name() -> None:
+    assert c.parse_object(b"{}") == {}
+    with pytest.raises(IntegrityError):
+        c.parse_object(b"[]")
+
+
+def test_a_digest_for_one_purpose_does_not_serve_another() -> None:
+    assert len({c.tagged("a", b"x"), c.tagged("b", b"x"), c.sha256_hex(b"x")}) == 3
+    assert c.tagged("a", b"x") == c.sha256_hex(b"a\nx")
+
+
+def test_base64url_has_one_spelling() -> None:
+    for data in (b"", b"a", b"ab", b"abc", bytes(range(256))):
+        assert c.unb64u(c.b64u(data)) == data
+
+
+@pytest.mark.parametrize("text", ["YQ==", "YR", "Y Q", "YQ\n", "a", "+/", "é"])
+def test_another_spelling_of_base64url_is_malformed(text: str) -> None:
+    with pytest.raises(IntegrityError) as caught:
+        c.unb64u(text)
+    assert caught.value.reason == "malformed"
+
+
+def test_a_sha256_is_spelled_one_way() -> None:
+    digest = c.sha256_hex(b"")
+    assert c.is_sha256(digest)
+    assert not any(c.is_sha256(other) for other in (digest.upper(), digest[:-1], digest + "0", "", None, 7))

@@ -1,0 +1,146 @@
+"""FLOE: what was sealed is opened, and nothing else is. Known answers here were made by this project."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire import floe
+
+KEY = bytes(range(32))
+AAD = b"context"
+SEGMENT = 64
+INNER = SEGMENT - floe.SEGMENT_OVERHEAD
+
+
+def counting() -> Callable[[int], bytes]:
+    """Randomness that is none, so that a message is the same each time."""
+    calls = iter(range(1, 1000))
+    return lambda n: hashlib.shake_128(str(next(calls)).encode()).digest(n)
+
+
+def data(size: int) -> bytes:
+    return hashlib.shake_128(b"data").digest(size)
+
+
+def message(size: int, *, segment: int = SEGMENT, rotation: int = floe.ROTATION) -> bytes:
+    return floe.encrypt(KEY, AAD, data(size), segment=segment, rotation=rotation, random_bytes=counting())
+
+
+def reason(ciphertext: bytes, *, key: bytes = KEY, aad: bytes = AAD) -> str:
+    with pytest.raises(IntegrityError) as caught:
+        floe.decrypt(key, aad, ciphertext)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("size", [0, 1, INNER - 1, INNER, INNER + 1, 3 * INNER, 10 * INNER + 7])
+@pytest.mark.parametrize("rotation", [0, 2, floe.ROTATION])
+def test_what_was_sealed_is_opened(size: int, rotation: int) -> None:
+    sealed = message(size, rotation=rotation)
+    assert floe.decrypt(KEY, AAD, sealed, rotation=rotation) == data(size)
+    assert len(sealed) == floe.cipher_length(size, segment=SEGMENT)
+    assert floe.plain_length(len(sealed), segment=SEGMENT) == size
+
+
+def test_known_answer() -> None:
+    """The same bytes as ever: a change of the format would make every sealed package unreadable."""
+    sealed = message(100, rotation=1)
+    assert sealed[:10].hex() == "00000000004000000020"
+    assert hashlib.sha256(sealed).hexdigest() == "6813a5a72586c7886bc59e2804b1ce0b7e19badab31da656431049e035e1241a"
+
+
+def test_a_message_with_an_empty_final_segment_is_opened() -> None:
+    """Others may end a message of whole segments with an empty one. Written here by hand: `encrypt` never does."""
+    head = message(INNER)[: floe.HEADER_BYTES]
+    keys = floe._Keys(KEY, head[:42], AAD, floe.ROTATION, memoryview(bytearray(floe.SCRATCH_BYTES)))
+    cipher = AESGCM(bytes(keys.segment(0)))
+    inner = b"\xff\xff\xff\xff" + bytes(12) + cipher.encrypt(bytes(12), data(INNER), bytes(8) + b"\x00")
+    final = (32).to_bytes(4, "big") + bytes(12) + cipher.encrypt(bytes(12), b"", (1).to_bytes(8, "big") + b"\x01")
+    assert floe.decrypt(KEY, AAD, head + inner + final) == data(INNER)
+
+
+def test_another_rotation_is_another_key() -> None:
+    sealed = message(5 * INNER, rotation=1)
+    with pytest.raises(IntegrityError) as caught:
+        floe.decrypt(KEY, AAD, sealed, rotation=2)
+    assert caught.value.reason == "pkg-integrity"
+
+
+def test_another_key_or_context_is_refused_before_any_segment_is_read() -> None:
+    sealed = message(100)
+    assert reason(sealed, key=bytes(32)) == "pkg-commit"
+    assert reason(sealed, aad=b"contexT") == "pkg-commit"
+    assert reason(sealed, key=KEY[:31]) == "pkg-commit"
+
+
+def test_every_byte_is_bound() -> None:
+    """Flip one bit anywhere: refused, each time."""
+    sealed = message(2 * INNER + 5)
+    for at in range(len(sealed)):
+        flipped = bytearray(sealed)
+        flipped[at] ^= 1
+        assert reason(bytes(flipped)) in {"pkg-format", "pkg-length", "pkg-commit", "pkg-integrity"}, at
+
+
+def test_every_truncation_and_extension_is_refused() -> None:
+    sealed = message(2 * INNER + 5)
+    for length in range(len(sealed)):
+        assert reason(sealed[:length]) in {"pkg-length", "pkg-integrity"}, length
+    assert reason(sealed + b"\x00") == "pkg-integrity"
+    assert reason(sealed + sealed[-SEGMENT:]) in {"pkg-length", "pkg-integrity"}
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2), (0, 0, 2), (0, 2), (0, 1), (1, 2), (0, 1, 1, 2)])
+def test_segments_moved_doubled_or_dropped_are_refused(order: tuple[int, ...]) -> None:
+    sealed = message(3 * INNER)
+    segments = [sealed[floe.HEADER_BYTES + n * SEGMENT :][:SEGMENT] for n in range(3)]
+    assert reason(sealed[: floe.HEADER_BYTES] + b"".join(segments[n] for n in order)) == "pkg-integrity"
+
+
+def test_a_header_alone_is_truncated() -> None:
+    assert reason(message(0)[: floe.HEADER_BYTES]) == "pkg-length"
+    assert reason(b"") == "pkg-length"
+
+
+@pytest.mark.parametrize("at", [0, 1, 6])
+def test_other_parameters_are_refused(at: int) -> None:
+    sealed = bytearray(message(0))
+    sealed[at] = 9
+    assert reason(bytes(sealed)) == "pkg-format"
+
+
+def test_a_buffer_of_another_size_is_refused() -> None:
+    with pytest.raises(IntegrityError) as caught:
+        floe.decrypt_into(KEY, AAD, message(100), bytearray(101))
+    assert caught.value.reason == "pkg-length"
+
+
+def test_derived_keys_are_wiped_whatever_happens() -> None:
+    good = message(100)
+    for ciphertext in (good, good[:-1] + bytes([good[-1] ^ 1])):
+        scratch = bytearray(b"\xaa" * floe.SCRATCH_BYTES)
+        with contextlib.suppress(IntegrityError):
+            floe.decrypt_into(KEY, AAD, ciphertext, bytearray(100), scratch=memoryview(scratch))
+        assert bytes(scratch) == bytes(floe.SCRATCH_BYTES)
+
+
+def test_no_frame_that_held_a_cipher_travels_with_the_error() -> None:
+    sealed = message(100)
+    with pytest.raises(IntegrityError) as caught:
+        floe.decrypt(KEY, AAD, sealed[:-1] + bytes([sealed[-1] ^ 1]))
+    assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize("segment", [0, floe.SEGMENT_OVERHEAD, 1 << 32])
+def test_a_segment_that_cannot_be_is_a_mistake_of_the_caller(segment: int) -> None:
+    with pytest.raises(ValueError, match="segment"):
+        floe.encrypt(KEY, AAD, b"", segment=segment)
+
+
+def test_two_messages_of_the_same_data_differ() -> None:
+    assert floe.encrypt(KEY, AAD, b"data") != floe.encrypt(KEY, AAD, b"data")

@@ -1,0 +1,132 @@
+"""What is counted decides every overhead, so it is tried on a clock that the test moves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.workloads.base import NonFiniteLossError
+from pytest_glasshouse.workloads.loop import NS, measure
+
+MS = NS // 1000
+
+
+class FakeTrainer:
+    """Steps that take a set time, which passes only when the device is waited for."""
+
+    unit = "steps"
+
+    def __init__(self, step_ns: int, *, bad_at: int | None = None) -> None:
+        self.now = 0
+        self.steps = 0
+        self._step_ns = step_ns
+        self._pending = 0
+        self._bad_at = bad_at
+        self.longest_queue = 0
+
+    def clock(self) -> int:
+        return self.now
+
+    def step(self) -> None:
+        self.steps += 1
+        self._pending += 1
+
+    def synchronize(self) -> None:
+        self.longest_queue = max(self.longest_queue, self._pending)
+        self.now += self._pending * self._step_ns
+        self._pending = 0
+
+    def check(self) -> str:
+        self.synchronize()
+        if self._bad_at is not None and self.steps >= self._bad_at:
+            raise NonFiniteLossError("nan")
+        return f"loss after {self.steps}"
+
+    def initial_sha256(self) -> str:
+        raise NotImplementedError
+
+    def prologue(self, steps: int = 32) -> list[str]:
+        raise NotImplementedError
+
+    def reset(self, order_seed: int) -> None:
+        raise NotImplementedError
+
+    def export(self) -> bytes:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+def test_time_target_stops_on_a_whole_step_after_the_target() -> None:
+    trainer = FakeTrainer(300 * MS)
+    measured = measure(trainer, warmup_s=0, target_s=1, clock_ns=trainer.clock)
+    assert (measured.units, measured.elapsed_ns, measured.stop_reason) == (4, 1200 * MS, "time")
+
+
+def test_step_target_stops_on_the_step() -> None:
+    trainer = FakeTrainer(7 * MS)
+    measured = measure(trainer, warmup_s=0, steps=100, clock_ns=trainer.clock)
+    assert (measured.units, measured.elapsed_ns, measured.stop_reason) == (100, 700 * MS, "steps")
+    assert trainer.steps == 100
+
+
+def test_warm_up_is_counted_apart() -> None:
+    trainer = FakeTrainer(100 * MS)
+    measured = measure(trainer, warmup_s=0.5, steps=3, clock_ns=trainer.clock)
+    assert (measured.warmup_units, measured.warmup_ns) == (5, 500 * MS)
+    assert (measured.units, measured.elapsed_ns) == (3, 300 * MS)
+    assert measured.final_loss == "loss after 8"
+
+
+def test_no_warm_up_takes_no_step() -> None:
+    trainer = FakeTrainer(100 * MS)
+    measured = measure(trainer, warmup_s=0, steps=2, clock_ns=trainer.clock)
+    assert (measured.warmup_units, measured.warmup_ns, trainer.steps) == (0, 0, 2)
+
+
+def test_elapsed_time_covers_all_the_work_that_was_queued() -> None:
+    """Steps are only launched; time read before the device is done would make the leg look faster."""
+    trainer = FakeTrainer(MS)
+    measured = measure(trainer, warmup_s=0, target_s=2, clock_ns=trainer.clock)
+    assert measured.units * MS == measured.elapsed_ns
+    assert 2000 * MS <= measured.elapsed_ns <= 2020 * MS
+
+
+def test_short_steps_are_queued_and_long_ones_are_not() -> None:
+    """A GPU waited for after every short step would starve."""
+    short, long = FakeTrainer(MS), FakeTrainer(50 * MS)
+    measure(short, warmup_s=0, target_s=1, clock_ns=short.clock)
+    measure(long, warmup_s=0, target_s=1, clock_ns=long.clock)
+    assert (short.longest_queue, long.longest_queue) == (20, 1)
+
+
+def test_progress_is_reported_at_most_once_a_second() -> None:
+    trainer = FakeTrainer(100 * MS)
+    seen: list[tuple[int, int, str]] = []
+    measure(trainer, warmup_s=2, target_s=3.5, on_progress=lambda *progress: seen.append(progress), clock_ns=trainer.clock)
+    assert seen == [(10, NS, "loss after 30"), (20, 2 * NS, "loss after 40"), (30, 3 * NS, "loss after 50")]
+
+
+def test_loss_is_looked_at_whether_or_not_anybody_listens() -> None:
+    """An hour of NaN is not worth waiting for, and listening must not change the work."""
+    trainer = FakeTrainer(100 * MS, bad_at=5)
+    with pytest.raises(NonFiniteLossError):
+        measure(trainer, warmup_s=0, target_s=3600, clock_ns=trainer.clock)
+    assert trainer.steps == 10
+
+
+def test_loss_that_goes_bad_at_the_very_end_is_seen() -> None:
+    trainer = FakeTrainer(100 * MS, bad_at=3)
+    with pytest.raises(NonFiniteLossError):
+        measure(trainer, warmup_s=0, steps=3, clock_ns=trainer.clock)
+
+
+@pytest.mark.parametrize(("target_s", "steps"), [(None, None), (1.0, 1)])
+def test_exactly_one_target_is_asked_for(target_s: float | None, steps: int | None) -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        measure(FakeTrainer(MS), warmup_s=0, target_s=target_s, steps=steps)

@@ -1,0 +1,205 @@
+"""What every workload promises a leg, on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
+from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Trainer, open_trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    Tensors = dict[str, np.ndarray[Any, Any]]
+    Mapped = Callable[[Mapping[str, bytes]], dict[str, memoryview]]
+
+WORKLOADS = ("mlp", "lora")
+
+
+class Bench:
+    """One workload's material, and trainers opened on copies of it."""
+
+    def __init__(self, name: str, material: Material, base_dir: Path | None, mapped: Mapped) -> None:
+        self.name, self.material, self.base_dir, self._mapped = name, material, base_dir, mapped
+
+    def trainer(self, **changed_parts: bytes) -> Trainer:
+        return self.on(self._mapped({**self.material.parts, **changed_parts}))
+
+    def on(self, views: Mapping[str, memoryview]) -> Trainer:
+        return open_trainer(self.name, views, base_dir=self.base_dir, device="cpu")
+
+
+@pytest.fixture(params=WORKLOADS)
+def bench(request: pytest.FixtureRequest, mlp_material: Material, mapped: Mapped) -> Bench:
+    if request.param == "mlp":
+        return Bench("mlp", mlp_material, None, mapped)
+    return Bench("lora", request.getfixturevalue("lora_material"), request.getfixturevalue("lora_base"), mapped)
+
+
+def test_initial_digest_is_that_of_the_part(bench: Bench) -> None:
+    """*Weights loaded from the package* is judged by this digest, so it comes from the model's own tensors."""
+    trainer = bench.trainer()
+    assert trainer.initial_sha256() == bench.material.initial_sha256 == tensor_digest(bench.material.parts["initial"])
+
+
+def test_initial_digest_follows_what_was_really_loaded(bench: Bench) -> None:
+    other = {name: tensor + np.float32(0.5) for name, tensor in load(bench.material.parts["initial"]).items()}
+    assert bench.trainer(initial=save(other)).initial_sha256() == tensor_digest(save(other)) != bench.material.initial_sha256
+
+
+def test_prologue_is_bit_equal_in_another_process(bench: Bench, tmp_path: Path) -> None:
+    """*Same work* compares the two legs' losses for equality, and the legs are two processes."""
+    for name, content in bench.material.parts.items():
+        (tmp_path / name).write_bytes(content)
+    told = [sys.executable, "-c", OTHER_PROCESS, bench.name, str(tmp_path), str(bench.base_dir or "")]
+    other = json.loads(subprocess.run(told, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()[-1])
+    losses = bench.trainer().prologue()
+    assert losses == other
+    assert len(losses) == 32
+    assert losses != losses[:1] * 32
+
+
+OTHER_PROCESS = """
+import json, sys
+from pathlib import Path
+from pytest_glasshouse.workloads.base import open_trainer
+name, parts, base = sys.argv[1:]
+views = {path.name: memoryview(bytearray(path.read_bytes())) for path in Path(parts).iterdir()}
+print(json.dumps(open_trainer(name, views, base_dir=Path(base) if base else None, device="cpu").prologue()))
+"""
+
+
+def test_prologue_is_the_same_after_training(bench: Bench) -> None:
+    trainer = bench.trainer()
+    first = trainer.prologue(4)
+    trainer.reset(5)
+    trainer.step()
+    assert trainer.prologue(4) == first
+
+
+def test_reset_restores_the_initial_weights_bit_for_bit(bench: Bench) -> None:
+    trainer = bench.trainer()
+    trainer.prologue(3)
+    assert tensor_digest(trainer.export()) != trainer.initial_sha256()
+    trainer.reset(1)
+    assert tensor_digest(trainer.export()) == trainer.initial_sha256()
+
+
+def test_reset_empties_the_optimizer(bench: Bench) -> None:
+    """Momentum carried over from the prologue would make the two legs start from different states."""
+    fresh, used = bench.trainer(), bench.trainer()
+    used.prologue(3)
+    for trainer in (fresh, used):
+        trainer.reset(9)
+        trainer.step()
+    assert tensor_digest(fresh.export()) == tensor_digest(used.export())
+
+
+def test_other_order_seeds_give_other_adapters(bench: Bench) -> None:
+    digests = []
+    for order_seed in (1, 2, 1):
+        trainer = bench.trainer()
+        trainer.reset(order_seed)
+        for _ in range(3):
+            trainer.step()
+        digests.append(tensor_digest(trainer.export()))
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_export_has_the_initial_names_dtypes_and_shapes(bench: Bench) -> None:
+    """The digests of two adapters are comparable with each other and with the initial one."""
+
+    def kinds(buffer: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return {name: (entry.dtype, entry.shape) for name, entry in parse_safetensors(buffer).items()}
+
+    assert kinds(bench.trainer().export()) == kinds(bench.material.parts["initial"])
+
+
+def test_nothing_looks_into_the_parts_after_close(mapped: Mapped, bench: Bench) -> None:
+    """The arena is wiped and unmapped next; a view left over would read zeros or crash the leg."""
+    views = mapped(bench.material.parts)
+    trainer = bench.on(views)
+    trainer.prologue(2)
+    trainer.close()
+    for view in views.values():
+        memory: Any = view.obj
+        view.release()
+        memory.close()  # raises BufferError while anything looks in
+
+
+def test_training_leaves_the_parts_as_they_were(mapped: Mapped, bench: Bench) -> None:
+    views = mapped(bench.material.parts)
+    trainer = bench.on(views)
+    trainer.prologue(2)
+    assert {name: bytes(view) for name, view in views.items()} == dict(bench.material.parts)
+    trainer.close()
+
+
+def test_parts_of_another_owner_are_left_alone(bench: Bench) -> None:
+    assert bench.trainer(canary=b"\x00" * 32).initial_sha256() == bench.material.initial_sha256
+
+
+def test_facts_say_what_ran(bench: Bench) -> None:
+    facts = bench.trainer().facts()
+    assert (facts["device"], facts["threads"], facts["peakMemorySource"]) == ("cpu", 1, "ru_maxrss")
+    assert facts["peakMemoryBytes"] > 10_000_000
+    assert 0 < facts["trainableParameters"] <= facts["totalParameters"]
+
+
+def ruined(material: Material) -> bytes:
+    tensors = load(material.parts["initial"])
+    name = min(tensors)
+    return save({**tensors, name: np.full_like(tensors[name], np.nan)})
+
+
+def test_poisoned_weights_give_a_non_finite_loss(bench: Bench) -> None:
+    trainer = bench.trainer(initial=ruined(bench.material))
+    with pytest.raises(NonFiniteLossError):
+        trainer.prologue(2)
+
+
+@pytest.mark.parametrize("part", ["config", "initial"])
+def test_missing_part_is_named(mapped: Mapped, bench: Bench, part: str) -> None:
+    views = {name: view for name, view in mapped(bench.material.parts).items() if name != part}
+    with pytest.raises(IntegrityError, match=f"expected a part '{part}'"):
+        bench.on(views)
+
+
+def one_fewer(tensors: Tensors) -> Tensors:
+    return dict(sorted(tensors.items())[1:])
+
+
+def one_more(tensors: Tensors) -> Tensors:
+    return {**tensors, "stray": np.ones(3, dtype=np.float32)}
+
+
+def one_wider(tensors: Tensors) -> Tensors:
+    name = min(tensors)
+    return {**tensors, name: np.concatenate([tensors[name]] * 2)}
+
+
+@pytest.mark.parametrize("change", [one_fewer, one_more, one_wider])
+def test_initial_weights_that_do_not_fit_are_refused(bench: Bench, change: Callable[[Tensors], Tensors]) -> None:
+    """Weights that were silently not loaded would be trained from somewhere else."""
+    with pytest.raises(IntegrityError, match="initial"):
+        bench.trainer(initial=save(change(dict(load(bench.material.parts["initial"])))))
+
+
+def test_parts_of_another_workload_are_refused(bench: Bench) -> None:
+    with pytest.raises(IntegrityError, match=f"expected workload {bench.name}"):
+        bench.trainer(config=canonical({"workload": "other"}))
+
+
+def test_unknown_workload_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="expected mlp or lora"):
+        open_trainer("cnn", {}, device="cpu")
