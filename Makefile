@@ -1,6 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Everything else builds on the same environment.
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
@@ -33,7 +34,7 @@ schemas: $(STAMP)
 	$(BIN)/check-jsonschema --check-metaschema schemas/report-v1.schema.json
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS)
 
 coverage: $(STAMP) ## branch coverage of the rooms that must be covered whole
 	$(BIN)/coverage erase

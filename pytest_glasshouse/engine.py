@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pytest_glasshouse.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -89,7 +91,7 @@ class Engine(Protocol):
     """Everything below the face that a run needs."""
 
     def check(self, options: Options) -> None: ...
-    def broker(self, options: Options, *, run_id: str, run_dir: Path) -> BrokerLike: ...
+    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> BrokerLike: ...
     def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike: ...
     def connect(self, address: str, *, worker: str) -> ClientLike: ...
     def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage: ...
@@ -112,8 +114,9 @@ class Rooms:
 
         open_provider(options.provider, options.faults)
 
-    def broker(self, options: Options, *, run_id: str, run_dir: Path) -> BrokerLike:
-        """A broker that has checked provider and faults and rented nothing."""
+    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> BrokerLike:
+        """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
+        _require_training(rows)
         from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 
         broker = Broker(
@@ -121,7 +124,7 @@ class Rooms:
                 provider=options.provider,
                 run_id=run_id,
                 run_dir=run_dir,
-                allocation=options.allocation,
+                allocation="row" if options.allocation == "row" else "shared",
                 boot_timeout_s=options.boot_timeout_s,
                 leg_timeout_s=options.leg_timeout_s,
                 faults=options.faults,
@@ -190,3 +193,16 @@ class Rooms:
         if self._trustees is not None:
             self._trustees.close()
             self._trustees = None
+
+
+def _require_training(rows: Sequence[RowSpec]) -> None:
+    """The guest of a mock or local allocation is this machine: it must have what its rows train with."""
+    from importlib.util import find_spec
+
+    wanted = {"torch"} | ({"transformers", "peft"} if any(row.workload == "lora" for row in rows) else set())
+    missing = sorted(name for name in wanted if find_spec(name) is None)
+    if missing:
+        raise ConfigurationError(
+            f"rows that run on this machine need {' and '.join(missing)}: pip install 'pytest-glasshouse[train]'. "
+            "Nothing was started"
+        )

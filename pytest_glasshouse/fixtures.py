@@ -123,7 +123,10 @@ def judge(item: pytest.Item) -> None:
         pytest.fail("the row was not recorded: call row_report.record(outcome) with what row.run(...) returned", pytrace=False)
     told, options = record["record"], item.config.stash[OPTIONS]
     if record["list"] != "rows":
-        pytest.fail(f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}", pytrace=False)
+        pytest.fail(
+            f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}",
+            pytrace=False,
+        )
     faults = list(_misses(told, options))
     if faults:
         pytest.fail(f"{told['name']}: " + "\n".join(faults), pytrace=False)

@@ -109,9 +109,7 @@ def read(config: pytest.Config, environ: Mapping[str, str]) -> Options:
     return options
 
 
-def _written(
-    setting: Setting, config: pytest.Config, environ: Mapping[str, str]
-) -> tuple[Source, str, str | list[str] | None]:
+def _written(setting: Setting, config: pytest.Config, environ: Mapping[str, str]) -> tuple[Source, str, str | list[str] | None]:
     given = config.getoption(setting.dest, None)
     if given is not None:
         return "option", setting.flag, given

@@ -266,4 +266,3 @@ def _spec() -> ModuleType | None:
 
 def _is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
-

@@ -136,7 +136,7 @@ class Run:
                 raise ConfigurationError(f"row {row.name!r}: field order: 'interleaved' is not in this version")
         run = cls(config, plan, selected)
         if rows:
-            run.broker = run.engine.broker(run.options, run_id=plan.run_id, run_dir=run.directory)
+            run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory)
             run.broker.plan("main", rows)
             run._signals.install()
         return run
@@ -301,7 +301,9 @@ class Run:
             reason = f"the row was started and left no record: {how}"
             ended = Ended(outcome="lost", reason=reason, decision="Nothing is computed from it; run the row again")
         else:
-            ended = Ended(outcome="excluded", reason="the run ended before this row was started", decision="Not run; run it again")
+            ended = Ended(
+                outcome="excluded", reason="the run ended before this row was started", decision="Not run; run it again"
+            )
         return ended_record(row_item, self.options, ended, seed=self.plan.seed)
 
 

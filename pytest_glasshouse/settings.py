@@ -16,7 +16,27 @@ ORDERS = ("row", "raw-first", "protected-first", "interleaved")
 PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
 PRESETS = ("quick", "standard", "publish")
 ALLOCATIONS = ("shared", "row")
-FAULTS = ["boot-stall", "create-lost", "no-capacity", "wrong-gpu", "guest-exit-before-raw", "guest-exit-mid-protected", "raw-callback-lost", "zeroize-skipped", "attestation-reject", "key-unattested", "weights-foreign", "adapter-untrained", "adapter-copied", "nonfinite-loss", "work-differs", "deferred-cost", "journal-truncated", "terminate-fails", "reboot-between-legs"]
+FAULTS = [
+    "boot-stall",
+    "create-lost",
+    "no-capacity",
+    "wrong-gpu",
+    "guest-exit-before-raw",
+    "guest-exit-mid-protected",
+    "raw-callback-lost",
+    "zeroize-skipped",
+    "attestation-reject",
+    "key-unattested",
+    "weights-foreign",
+    "adapter-untrained",
+    "adapter-copied",
+    "nonfinite-loss",
+    "work-differs",
+    "deferred-cost",
+    "journal-truncated",
+    "terminate-fails",
+    "reboot-between-legs",
+]
 
 #: Values that are read and understood, and whose capability comes with a later version.
 LATER: Mapping[str, tuple[str, ...]] = {

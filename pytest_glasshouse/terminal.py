@@ -28,7 +28,10 @@ def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], ta
     faults = f", faults: {' '.join(options.faults)}" if options.faults else ""
     where = {"mock": "a dry run on this machine", "local": "this machine's own GPU"}[options.provider]
     lines = [
-        f"glasshouse: provider {options.provider} ({where}; nothing is rented), order {options.order or 'row'}, run {run_id}{faults}",
+        (
+            f"glasshouse: provider {options.provider} ({where}; nothing is rented), "
+            f"order {options.order or 'row'}, run {run_id}{faults}"
+        ),
         f"glasshouse: {_count(rows, 'row')}{_changes(options)}",
     ]
     lines += [f"glasshouse: {note}" for note in notes]

@@ -139,5 +139,3 @@ def _write(path: Path, content: object) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content), encoding="utf-8")
     partial.replace(path)
-
-

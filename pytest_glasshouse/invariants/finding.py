@@ -102,6 +102,9 @@ def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Desk
             held = judge(desk)
         except Verdict as verdict:
             told.append((verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo))
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            # Validly signed and of another shape: there is nothing to judge by, and that is never good news.
+            told.append(("unseen", f"what was observed has another shape ({type(error).__name__})", "", "", ""))
         else:
             told.append(("held", held, "", "", ""))
         read.append(desk.read)

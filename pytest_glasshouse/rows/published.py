@@ -33,7 +33,7 @@ def _mlp(
     )
 
 
-def _lora(  # noqa: PLR0913 - a row of the published table has this many columns
+def _lora(
     gpu: Gpu,
     size: str,
     order: Order | None,

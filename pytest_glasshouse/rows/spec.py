@@ -31,15 +31,18 @@ GPU_MODELS: dict[str, str] = {
     "rtx3090": "NVIDIA GeForce RTX 3090",
 }
 
+#: Rows whose legs train at least this long are marked `sustained`.
+SUSTAINED_S = 900
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
-OutcomeT = TypeVar("OutcomeT", covariant=True)
+OutcomeT_co = TypeVar("OutcomeT_co", covariant=True)
 
 
-class Stage(Protocol[OutcomeT]):
+class Stage(Protocol[OutcomeT_co]):
     """What carries a row out: the object the `allocation` fixture gives."""
 
-    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> OutcomeT: ...
+    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> OutcomeT_co: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,13 @@ class RowSpec:
         if value is None and field == "target_s":
             return
         bound = f"above {above:g}" if above is not None else f"at least {least:g}"
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or (above is not None and value <= above) or (least is not None and value < least):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not math.isfinite(value)
+            or (above is not None and value <= above)
+            or (least is not None and value < least)
+        ):
             self._refuse(field, f"a finite number {bound}")
 
     def _whole(self, field: str, value: object) -> None:
@@ -130,10 +139,10 @@ class RowSpec:
     def marks(self) -> tuple[str, ...]:
         """The markers this row carries, from its fields."""
         workload = {"mlp": "mlp", "lora": "qwen"}[self.workload]
-        kinds = (["smoke"] if self.smoke else []) + (["sustained"] if (self.target_s or 0) >= 900 else [])
+        kinds = (["smoke"] if self.smoke else []) + (["sustained"] if (self.target_s or 0) >= SUSTAINED_S else [])
         return (self.gpu, workload, *kinds)
 
-    def run(self, allocation: Stage[OutcomeT], protected_runtime: Any, raw_runner: Any) -> OutcomeT:
+    def run(self, allocation: Stage[OutcomeT_co], protected_runtime: Any, raw_runner: Any) -> OutcomeT_co:
         """Carry the row out on `allocation`, both legs, in this row's order and rounds.
 
         A leg that fails or a guest that is lost does not raise: the outcome says how the row ended, and

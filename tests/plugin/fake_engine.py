@@ -131,7 +131,8 @@ class FakeEngine:
     def check(self, options: Options) -> None:
         raise ConfigurationError(f"provider {options.provider}: no NVIDIA GPU on this machine")
 
-    def broker(self, options: Options, *, run_id: str, run_dir: Path) -> FakeBroker:
+    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> FakeBroker:
+        assert rows
         assert run_id
         self.used = True
         return FakeBroker(options, run_dir)

@@ -59,7 +59,9 @@ def test_bad_value_is_one_line_and_nothing_is_started(project: Project, argument
 
 
 def test_command_line_wins_over_environment_and_environment_over_ini(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    project.rows("good").pytester.makeini("[pytest]\nglasshouse_order = protected-first\nglasshouse_rounds = 3\nglasshouse_seed = 5")
+    project.rows("good").pytester.makeini(
+        "[pytest]\nglasshouse_order = protected-first\nglasshouse_rounds = 3\nglasshouse_seed = 5"
+    )
     monkeypatch.setenv("GLASSHOUSE_ORDER", "raw-first")
     monkeypatch.setenv("GLASSHOUSE_ROUNDS", "2")
     assert project.run("--glasshouse-rounds=1").ret == pytest.ExitCode.OK
@@ -110,7 +112,7 @@ def test_model_directory_is_named_by_its_last_part_only(project: Project) -> Non
         ROW = RowSpec(name="lora", workload="lora", gpu="anygpu", order="raw-first", steps=4, model="some/model")
 
         @pytest.mark.parametrize("row", [ROW])
-        def test_lora(row, request):
+        def test_lora(row, request, row_report):
             assert row.model == "tiny-model"
             from pytest_glasshouse.stash import ROW
             assert request.node.stash[ROW].model.endswith("/tiny-model")
@@ -152,10 +154,28 @@ def test_defaults_rent_nothing() -> None:
 
 
 def test_plugin_costs_nothing_where_there_are_no_rows(pytester: pytest.Pytester) -> None:
-    heavy = {"jsonschema", "urllib3", "cryptography", "scipy", "numpy", "torch", "joserfc", "http.server", "pytest_glasshouse.run"}
+    heavy = {
+        "jsonschema",
+        "urllib3",
+        "cryptography",
+        "scipy",
+        "numpy",
+        "torch",
+        "joserfc",
+        "http.server",
+        "pytest_glasshouse.run",
+    }
     command = [sys.executable, "-X", "importtime", "-m", "pytest", "--co", "-q", "-p", "no:anyio", "-p", "glasshouse"]
     done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, timeout=60, check=False)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "pytest_glasshouse.plugin" in imported
+    assert "pytest_glasshouse.options" in imported
     assert imported & (heavy | {"asyncio", "ssl"}) == set()
     assert "glasshouse" not in done.stdout
+
+
+def test_every_fault_the_option_takes_is_one_the_provider_plays() -> None:
+    """The option's list is written out, so that a plain pytest start imports no provider."""
+    from pytest_glasshouse.providers.mock import FAULTS as PLAYED
+    from pytest_glasshouse.settings import FAULTS, LATER
+
+    assert set(FAULTS) - set(LATER["mock_fault"]) == set(PLAYED)

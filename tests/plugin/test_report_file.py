@@ -35,7 +35,9 @@ def test_each_selected_row_is_in_the_report_once_with_its_outcome(project: Proje
 
 
 def test_bundle_lies_beside_the_report(project: Project) -> None:
-    project.rows("good").run("--glasshouse-report", "out/mine.json").stdout.fnmatch_lines(["report  out/mine.json", "bundle  out/mine.*"])
+    project.rows("good").run("--glasshouse-report", "out/mine.json").stdout.fnmatch_lines(
+        ["report  out/mine.json", "bundle  out/mine.*"]
+    )
     assert sorted(path.name for path in (project.pytester.path / "out").iterdir()) == ["mine.glasshouse.zip", "mine.json"]
 
 
@@ -52,7 +54,9 @@ def test_text_of_an_error_leaves_its_paths_behind(project: Project) -> None:
     assert row["reason"] == "RuntimeError: the tool broke in (path)"
 
 
-@pytest.mark.parametrize("arguments", [["--co"], ["--setup-plan"], ["--setup-only"], ["-m", "a4000"], ["-x", "test_first.py", "test_rows.py"]])
+@pytest.mark.parametrize(
+    "arguments", [["--co"], ["--setup-plan"], ["--setup-only"], ["-m", "a4000"], ["-x", "test_first.py", "test_rows.py"]]
+)
 def test_nothing_is_rented_or_written_where_no_row_runs(project: Project, arguments: list[str]) -> None:
     project.pytester.makepyfile(test_first="def test_first(): assert False")
     project.rows("good").run(*arguments)

@@ -17,7 +17,9 @@ def test_rows_are_listed_by_their_names(project: Project) -> None:
     assert project.reports() == []
 
 
-@pytest.mark.parametrize(("marks", "names"), [("h100", ["one"]), ("anygpu and mlp", ["two"]), ("mlp", ["one", "two"]), ("qwen", [])])
+@pytest.mark.parametrize(
+    ("marks", "names"), [("h100", ["one"]), ("anygpu and mlp", ["two"]), ("mlp", ["one", "two"]), ("qwen", [])]
+)
 def test_rows_carry_the_marks_of_their_fields(project: Project, marks: str, names: list[str]) -> None:
     project.rows("one", ("two", "anygpu", "raw-first")).run("-m", marks)
     assert [line.split()[1] for line in project.asked("acquire")] == names

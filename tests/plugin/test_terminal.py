@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
     from tests.plugin.conftest import Project
 
-EVENT: dict[str, Any] = {"row_id": "h100-60s-0123456789ab", "leg": "raw", "phase": "train", "round": 1, "rounds": 1, "elapsed_s": 2.4}
+EVENT: dict[str, Any] = {
+    "row_id": "h100-60s-0123456789ab",
+    "leg": "raw",
+    "phase": "train",
+    "round": 1,
+    "rounds": 1,
+    "elapsed_s": 2.4,
+}
 
 
 def test_header_says_where_and_that_nothing_is_rented(project: Project) -> None:
@@ -30,7 +37,9 @@ def test_header_says_where_and_that_nothing_is_rented(project: Project) -> None:
 def test_row_that_names_a_gpu_is_a_dry_run_and_never_passed(project: Project) -> None:
     result = project.rows("good", ("free", "anygpu", "raw-first")).run("-v")
     assert result.ret == pytest.ExitCode.OK
-    result.stdout.fnmatch_lines(["*::test_row[[]good[]] *DRY-RUN*", "*::test_row[[]free[]] *PASSED*", "*1 passed, 1 dry-run in *"])
+    result.stdout.fnmatch_lines(
+        ["*::test_row[[]good[]] *DRY-RUN*", "*::test_row[[]free[]] *PASSED*", "*1 passed, 1 dry-run in *"]
+    )
 
 
 def test_last_line_says_that_a_dry_run_is_no_gate(project: Project) -> None:

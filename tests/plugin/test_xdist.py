@@ -28,7 +28,12 @@ def test_report_is_the_same_with_and_without_workers(project: Project, outcomes:
     before = folders()
     result = project.rows("good", ("free", "anygpu", "protected-first"), "broken", "nocapacity").spawn(workers)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert outcomes(project.report()) == {"good": "measured", "free": "measured", "broken": "failed", "nocapacity": "infrastructure"}
+    assert outcomes(project.report()) == {
+        "good": "measured",
+        "free": "measured",
+        "broken": "failed",
+        "nocapacity": "infrastructure",
+    }
     result.stdout.fnmatch_lines(["glasshouse: provider mock (a dry run on this machine; nothing is rented), *"])
     assert result.outlines[-1] == "0 of 4 rows measured on the GPU they name; not a gate"
     assert len(project.asked("end_all")) == 1

@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.errors import BootTimeoutError, NoCapacityError, WrongGpuError
+from pytest_glasshouse.errors import BootTimeoutError, InvariantBroken, NoCapacityError, WrongGpuError
 from pytest_glasshouse.invariants import ALL, assert_held, judge, raw_callback_completed
-from pytest_glasshouse.errors import InvariantBroken
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.providers.mock import FAULTS
 from pytest_glasshouse.providers.process import listed
 from pytest_glasshouse.tamper.observed import FAULT_BREAKS, OBSERVED_CASES, ObservedCase
-
 from tests.rounds.conftest import Ran, carry_out, short_row
 
 #: Faults that end before anything can be judged, or that a row survives.
@@ -85,9 +83,7 @@ def test_create_whose_answer_is_lost_is_adopted_and_the_row_runs(tmp_path: Path)
 
 
 def _broker(tmp_path: Path, fault: str, boot_timeout_s: float = 15.0) -> Broker:
-    options = BrokerOptions(
-        provider="mock", run_id="test", run_dir=tmp_path, faults=(fault,), boot_timeout_s=boot_timeout_s
-    )
+    options = BrokerOptions(provider="mock", run_id="test", run_dir=tmp_path, faults=(fault,), boot_timeout_s=boot_timeout_s)
     return Broker(options)
 
 

@@ -13,7 +13,6 @@ from pytest_glasshouse.legs.trustees import Trustees
 from pytest_glasshouse.trust.sealing import Sealed
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.base import prepare
-
 from tests.rounds.conftest import carry_out, short_row
 
 _WINDOW = 32
@@ -48,9 +47,7 @@ def test_no_plaintext_is_on_the_guests_disk(workload: str, order: str, tmp_path:
     """The package is sealed so that the operator's disk never sees it."""
     row = short_row(workload, order, target_s=1.2)
     initial = prepare(workload, seed=7, model=row.model).parts["initial"]  # type: ignore[arg-type]
-    weights = [
-        initial[entry.start : entry.end] for entry in parse_safetensors(memoryview(initial)).values()
-    ]
+    weights = [initial[entry.start : entry.end] for entry in parse_safetensors(memoryview(initial)).values()]
     # All-zero tensors (LoRA B) are on every disk; they tell nothing.
     patterns = [window for data in weights for window in _windows(data)[:8] if any(window)]
     runtimes: list[_RememberingRuntime] = []

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -148,6 +149,14 @@ def test_file_that_is_no_report_cannot_be_rendered(tmp_path: Path) -> None:
     path.write_text("{}", encoding="utf-8")
 
     assert exit_code_of("render", str(path), "--markdown") == 4
+
+
+def test_pem_of_another_kind_of_key_is_exit_4(report: Path, tmp_path: Path) -> None:
+    path = tmp_path / "key.pem"
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+    assert exit_code_of("check", str(report), "--trust", str(path)) == 4
 
 
 @pytest.mark.parametrize("content", ["", "# nothing\n", "not a key\n", "a b c\n", "-----BEGIN PUBLIC KEY-----\nx\n"])

@@ -9,6 +9,7 @@ import zipfile
 import pytest
 
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.legs.outcome import Ended, Outcome
 from pytest_glasshouse.report.bundle import members, report_bytes, unzipped, zipped
 from tests.unit.report import example
 
@@ -46,6 +47,20 @@ def test_row_of_which_nothing_was_seen_has_no_files() -> None:
     document = example.document(example.lost())
 
     assert not [name for name in members(document) if name.startswith("rows/")]
+
+
+def test_round_that_stopped_half_way_has_the_files_it_got_to() -> None:
+    observation = example.observation()
+    observation["rounds"][0] |= {"raw": None, "protected": {"manifest": observation["rounds"][0]["protected"]["manifest"]}}
+    ended = Ended(outcome="lost", reason="the guest is gone", decision="run it again")
+    outcome = Outcome(
+        row=example.row(), declared=example.row(), allocation=example.allocation(), observation=observation, ended=ended
+    )
+    document = example.document(example.record_of(outcome, rounds=(), findings=()))
+
+    names = [name.rpartition("/")[2] for name in members(document) if name.startswith("rows/")]
+
+    assert names == ["observation.json", "manifest.jws"]
 
 
 def test_bundle_reads_back() -> None:

@@ -227,6 +227,44 @@ def test_missing_token_is_not_authentic() -> None:
     assert any("a token is missing" in each for each in found.missing)
 
 
+def test_row_of_other_parties_than_the_reports_is_not_authentic() -> None:
+    """The document's key lists are recomputed; a row whose keys are in none of them leads nowhere."""
+    observation = example.observation()
+    observation["keys"] = {}
+
+    found = checked(example.document(example.measured(observation=observation)), keys=ALL_KEYS)
+
+    assert any("the server's or the owner's key is not one given" in each for each in found.missing)
+
+
+def test_finding_left_out_is_found() -> None:
+    document = copy.deepcopy(DOCUMENT)
+    del document["rows"][0]["findings"][-1]
+
+    faults = [str(fault) for fault in checked(resealed(document, key=example.KEYS.report)).faults]
+
+    assert "$.rows[0].findings: same work is not among them; it is held" in faults
+
+
+def test_publishable_row_on_an_allocation_that_may_still_run_is_found() -> None:
+    document = example.document(example.publishable())
+    document["cleanup"]["allocations"][0]["status"] = document["cleanup"]["status"] = "leak"
+
+    faults = [str(fault) for fault in checked(resealed(document, key=example.KEYS.report)).faults]
+
+    assert faults == ["$.rows[0].publishable: the cleanup of its allocation is not proven"]
+
+
+def test_publishable_row_of_a_stand_in_is_found() -> None:
+    observation = {**example.observation(unseen=()), "material": {"workload": "lora", "standIn": True}}
+    document = example.document(example.publishable(observation=observation))
+    document["rows"][0] |= {"publishable": True, "unpublishableBecause": []}
+
+    faults = [str(fault) for fault in checked(resealed(document, key=example.KEYS.report)).faults]
+
+    assert "$.rows[0].publishable: a stand-in model was trained" in faults
+
+
 def test_bundle_is_checked_like_its_report(tmp_path: Path) -> None:
     path = tmp_path / "run.glasshouse.zip"
     path.write_bytes(zipped(DOCUMENT))

@@ -32,6 +32,22 @@ SAMPLES = {
     "service-token": ["hf_" + "a" * 34, "ghp_" + "a" * 36, "AKIA" + "A" * 16, "Authorization: Bearer " + "a" * 20],
 }
 
+#: Every way it could be written; two of them may be the same.
+SPELLINGS = list(
+    dict.fromkeys(
+        [
+            SECRET,
+            urllib.parse.quote(SECRET, safe=""),
+            urllib.parse.quote_plus(SECRET),
+            json.dumps(SECRET)[1:-1],
+            json.dumps(SECRET, ensure_ascii=False)[1:-1],
+            SECRET.encode().hex(),
+            *(base64.b64encode(b"x" * offset + SECRET.encode() + b"tail").decode() for offset in range(3)),
+            base64.urlsafe_b64encode(SECRET.encode()).decode().rstrip("="),
+        ]
+    )
+)
+
 
 def rules_of(document: Any, **given: Any) -> set[str]:
     return {hit.rule for hit in hits(document, **given)}
@@ -55,16 +71,8 @@ def test_forbidden_shape_is_found_wherever_it_stands(rule: str, sample: str) -> 
 
 @pytest.mark.parametrize(
     "spelling",
-    [
-        SECRET,
-        urllib.parse.quote(SECRET, safe=""),
-        urllib.parse.quote_plus(SECRET),
-        json.dumps(SECRET)[1:-1],
-        json.dumps(SECRET, ensure_ascii=False)[1:-1],
-        SECRET.encode().hex(),
-        *(base64.b64encode(b"x" * offset + SECRET.encode() + b"tail").decode() for offset in range(3)),
-        base64.urlsafe_b64encode(SECRET.encode()).decode().rstrip("="),
-    ],
+    SPELLINGS,
+    ids=range(len(SPELLINGS)),
 )
 def test_tainted_value_is_found_in_every_spelling(spelling: str) -> None:
     assert "taint" in rules_of({"reason": f"<{spelling}>"}, taint=[SECRET])
@@ -109,6 +117,12 @@ def test_digest_in_another_field_is_taken_for_a_key(name: str) -> None:
 @pytest.mark.parametrize("sample", [SAMPLES["tunnel-url"][0], SAMPLES["machine-path"][0], SAMPLES["private-key"][0]])
 def test_name_of_a_field_allows_digests_and_nothing_else(sample: str) -> None:
     assert hits({"headSha256": sample})
+
+
+@pytest.mark.parametrize("text", ["{not json", "[1, 2", "a" * 12 + "." + "b" * 4 + "." + "c" * 90])
+def test_text_that_only_looks_like_json_or_a_token_is_searched_as_text(text: str) -> None:
+    assert not hits({"reason": text})
+    assert rules_of({"reason": f"{text} /home/ada"}) == {"machine-path"}
 
 
 def test_example_report_holds_nothing_forbidden() -> None:

@@ -13,7 +13,10 @@ from pytest_glasshouse.wire.tokens import expect, public_text, sign, thumbprint
 
 SERVER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 DIGEST = sha256_hex(b"something")
-CNF = {"hpke": ev.hpke_text(X25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()), "sig": public_text(SERVER.public_key())}
+CNF = {
+    "hpke": ev.hpke_text(X25519PrivateKey.from_private_bytes(bytes(range(32))).public_key()),
+    "sig": public_text(SERVER.public_key()),
+}
 
 
 def test_a_composite_depends_on_every_component_and_on_no_order() -> None:

@@ -1,0 +1,71 @@
+"""Whole rows on the mock provider, through the real engine: a guest, an attestation server, two legs, a report."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.plugin.conftest import Project
+
+ROW = """
+import pytest
+from pytest_glasshouse.invariants import assert_held, attestation_verified, raw_callback_completed, runtime_zeroized
+from pytest_glasshouse.rows import RowSpec
+
+ROWS = [RowSpec(name=f"mlp-{order}", workload="mlp", gpu="anygpu", order=order, target_s=60) for order in ("raw-first", "protected-first")]
+
+@pytest.mark.parametrize("row", ROWS)
+def test_mlp(row, allocation, protected_runtime, raw_runner, row_report):
+    outcome = row.run(allocation, protected_runtime, raw_runner)
+    row_report.record(outcome)
+    assert_held(outcome, attestation_verified, runtime_zeroized, raw_callback_completed)
+"""
+
+
+@pytest.fixture
+def real(project: Project) -> Project:
+    """A project without an engine of its own."""
+    (project.pytester.path / "conftest.py").unlink()
+    project.pytester.makepyfile(test_mlp=ROW)
+    return project
+
+
+def test_rows_are_measured_in_both_orders_and_the_report_recomputes(real: Project) -> None:
+    result = real.spawn("--glasshouse-leg-seconds", "0.3")
+    assert result.ret == pytest.ExitCode.OK
+    report = real.report()
+    assert [row["order"] for row in report["rows"]] == ["raw-first", "protected-first"]
+    for row in report["rows"]:
+        _recomputes(row)
+        assert (row["dryRun"], row["publishable"]) == (True, False)
+        assert "H100" not in row["gpuModel"]
+    assert report["cleanup"]["status"] == "proven"
+
+
+def _recomputes(row: dict[str, Any]) -> None:
+    rates = [row[f"{leg}Units"] / row[f"{leg}ElapsedSec"] for leg in ("protected", "raw")]
+    assert round((1 - rates[0] / rates[1]) * 100, 2) == pytest.approx(round(row["overheadPct"], 2), abs=0.011)
+
+
+def test_lost_raw_callback_excludes_the_row_with_reason_and_decision(real: Project) -> None:
+    """The published exclusion, reproduced."""
+    result = real.spawn(
+        "-k", "protected-first", "--glasshouse-leg-seconds", "0.3", "--glasshouse-mock-fault", "raw-callback-lost",
+        "--glasshouse-leg-timeout", "8",
+    )  # fmt: skip
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    (row,) = real.report()["excludedResults"]
+    assert (row["outcome"], row["runtimeState"], row["rawCallback"]) == ("excluded", "zeroized", "lost")
+    assert "overheadPct" not in json.dumps(row)
+    assert real.report()["cleanup"]["status"] == "proven"
+
+
+def test_guest_that_does_not_boot_is_an_error_that_is_safe_to_retry(real: Project) -> None:
+    result = real.spawn("-k", "raw-first", "--glasshouse-mock-fault", "boot-stall", "--glasshouse-boot-timeout", "1")
+    assert result.ret == 14
+    result.stdout.fnmatch_lines(["*did not boot: expected its agent within 1 s, saw no answer*"])
+    (row,) = real.report()["excludedResults"]
+    assert row["outcome"] == "infrastructure"

@@ -1,0 +1,67 @@
+"""What the host was and what is judged, and nothing that says where or as whom."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import platform
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.report import environment
+from pytest_glasshouse.report.environment import generated_by, host_environment, subject
+from pytest_glasshouse.report.redaction import hits
+
+
+def git(directory: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.invalid", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(directory), *identity, *arguments], check=True, capture_output=True)
+
+
+def test_host_is_described_without_its_name_or_its_user() -> None:
+    told = host_environment()
+
+    assert told["packages"]["pytest"]
+    assert not hits(told)
+    assert not {platform.node(), getpass.getuser()} & set(map(str, told.values()))
+
+
+def test_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_PACKAGES", ("pytest", "no-such-package-of-ours"))
+
+    assert list(host_environment()["packages"]) == ["pytest"]
+
+
+def test_maker_names_itself() -> None:
+    assert generated_by()["name"] == "pytest-glasshouse"
+
+
+def test_subject_outside_a_git_tree_has_no_commit(tmp_path: Path) -> None:
+    told = subject(tmp_path, name="mine", version="2.0")
+
+    assert told == {"name": "mine", "version": "2.0", "wheelSha256": None, "gitCommit": None, "dirty": None}
+
+
+def test_subject_in_a_git_tree_names_commit_and_changes(tmp_path: Path) -> None:
+    git(tmp_path, "init")
+    (tmp_path / "file").write_text("one", encoding="utf-8")
+    git(tmp_path, "add", "file")
+    git(tmp_path, "commit", "-m", "one")
+
+    clean = subject(tmp_path)
+    (tmp_path / "file").write_text("two", encoding="utf-8")
+
+    assert len(clean["gitCommit"]) == 40
+    assert (clean["dirty"], subject(tmp_path)["dirty"]) == (False, True)
+
+
+def test_host_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert subject(tmp_path)["gitCommit"] is None
+
+
+def test_environment_is_json() -> None:
+    assert json.loads(json.dumps(host_environment())) == host_environment()
