@@ -43,7 +43,7 @@ coverage: $(STAMP) ## branch coverage of the rooms that must be covered whole
 	$(BIN)/coverage report
 
 soak: $(STAMP) ## every loop of 100 repetitions or more; the same code runs at small n in `make test`
-	GLASSHOUSE_SOAK=1 $(BIN)/python -m pytest -m soak tests
+	SOAK=1 $(BIN)/python -m pytest -m soak tests
 
 bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/startup.py

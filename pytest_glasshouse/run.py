@@ -128,6 +128,7 @@ class Run:
     def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
         """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing."""
         from pytest_glasshouse.report.seal import report_key
+        from pytest_glasshouse.report.writer import check_writable
 
         report_key(os.environ)
         rows = [each.row for each in selected.rows.values()]
@@ -135,6 +136,7 @@ class Run:
             if row.order == "interleaved":
                 raise ConfigurationError(f"row {row.name!r}: field order: 'interleaved' is not in this version")
         run = cls(config, plan, selected)
+        check_writable(run.report_path)
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory)
             run.broker.plan("main", rows)
@@ -233,6 +235,7 @@ class Run:
             return int(pytest.ExitCode.INTERNAL_ERROR)
 
     def _write_report(self) -> int:
+        from pytest_glasshouse.report.redaction import environment_taint
         from pytest_glasshouse.report.writer import publish
 
         self.records = {
@@ -240,7 +243,7 @@ class Run:
             for nodeid, row_item in self.selected.rows.items()
         }
         try:
-            taint = () if self.broker is None else self.broker.secrets()
+            taint = (*environment_taint(os.environ), *(() if self.broker is None else self.broker.secrets()))
             document = self._document()
             self.tamper_shown = document["tamper"]
             done = publish(document, report=self.report_path, run_directory=self.directory, taint=taint)

@@ -40,12 +40,6 @@ class Protected:
         self._manifest_token = cast("str", order["manifest"])
         self._server_key = tokens.public_key(cast("str", order["server_key"]))
         self._owner_key = tokens.public_key(cast("str", order["owner_key"]))
-        self._hpke = X25519PrivateKey.generate()
-        self._signer = Ed25519PrivateKey.generate()
-        self._cnf = {
-            "hpke": evidence.hpke_text(self._hpke.public_key()),
-            "sig": tokens.public_text(self._signer.public_key()),
-        }
 
     def run(self) -> None:
         """Carry out the lifecycle; see the numbered steps below."""
@@ -53,6 +47,13 @@ class Protected:
         antidebug.raise_fences()
         import_training(self._plan.workload)
         observed = antidebug.observe()
+        # No key exists before the fences do.
+        self._hpke = X25519PrivateKey.generate()
+        self._signer = Ed25519PrivateKey.generate()
+        self._cnf = {
+            "hpke": evidence.hpke_text(self._hpke.public_key()),
+            "sig": tokens.public_text(self._signer.public_key()),
+        }
 
         # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key.
         self._control.tell("ready", {"cnf": cast("Json", self._cnf), "antidebug": observed})

@@ -138,6 +138,7 @@ class ProtectedRuntime:
             run=current.run_id,
             round_nonce=current.nonce,
             workload=workload,
+            confidential=current.confidential,
         )
 
     def _register(self, sealed: Sealed, policy: Policy) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.channel.guest import put
-from pytest_glasshouse.errors import GuestGoneError, IntegrityError, ProtocolError
+from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.wire.tensors import tensor_digest
@@ -19,6 +19,10 @@ class RawRunner:
 
     def run(self, current: Round) -> Ended | None:
         """One raw leg. Returns how the row ended if it ended here, else None."""
+        if current.confidential:
+            raise ConfigurationError(
+                f"row {current.row.name}: its package is confidential; a raw leg would publish what the package protects"
+            )
         try:
             return self._leg(current)
         except GuestGoneError as error:

@@ -48,6 +48,7 @@ class Round:
     tell: Callable[[Progress], None]
     cursor: int
     plan_sha256: str
+    confidential: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

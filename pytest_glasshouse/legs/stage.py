@@ -52,6 +52,7 @@ class LegSettings:
     fixed_order: bool = False
     leg_timeout_s: float | None = None
     model: str | None = None
+    confidential: bool = False
     subject: dict[str, Any] = field(default_factory=dict)
 
 
@@ -92,6 +93,7 @@ class Allocation:
                     tell=self._on_progress,
                     cursor=cursor,
                     plan_sha256=plan_sha256(observation["plan"]),
+                    confidential=settings.confidential,
                 )
                 current.notes["order"] = list(order)
                 observation["rounds"].append(current.notes)
@@ -124,7 +126,6 @@ class Allocation:
                 "gpuUuid": self.grant.gpu_uuid,
                 "archiveSha256": self.grant.archive_sha256,
                 "referenceSource": self.grant.reference_source,
-                "memoryScan": "required",
             },
             "keys": protected.keys,
             "plan": {

@@ -79,8 +79,8 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
         for member in alike:
             if member is stays:
                 continue
-            changed = overrides.chosen(member[1]) != member[1]
-            if changed or member[1].row_id == stays[1].row_id:
+            made_equal = _meaning(member[1]) != _meaning(stays[1])
+            if made_equal or member[1].row_id == stays[1].row_id:
                 left_out.append(Collapsed(key=member[0], row=member[1], same_as=stays[1]))
     return tuple(left_out)
 
@@ -88,6 +88,9 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
 def _groups(rows: Iterable[tuple[KeyT, RowSpec]], overrides: Overrides) -> list[list[tuple[KeyT, RowSpec]]]:
     groups: dict[RowSpec, list[tuple[KeyT, RowSpec]]] = {}
     for key, declared in rows:
-        meaning = dataclasses.replace(overrides.chosen(declared), name="row", smoke=False, published=None)
-        groups.setdefault(meaning, []).append((key, declared))
+        groups.setdefault(_meaning(overrides.chosen(declared)), []).append((key, declared))
     return list(groups.values())
+
+
+def _meaning(row: RowSpec) -> RowSpec:
+    return dataclasses.replace(row, name="row", smoke=False, published=None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.errors import BootTimeoutError, InvariantBroken, NoCapacityError, WrongGpuError
+from pytest_glasshouse.errors import BootTimeoutError, ConfigurationError, InvariantBroken, NoCapacityError, WrongGpuError
 from pytest_glasshouse.invariants import ALL, assert_held, judge, raw_callback_completed
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.providers.mock import FAULTS
@@ -120,3 +120,9 @@ def test_allocation_that_does_not_end_is_a_leak_named_by_name(tmp_path: Path) ->
     assert grant.allocation_id in cleanup.detail
     broker._provider._guests.end(grant.instance_id)  # type: ignore[attr-defined]
     assert grant.allocation_id not in {instance.name for instance in listed()}
+
+
+def test_confidential_package_refuses_a_raw_leg_and_no_guest_gets_its_parts(tmp_path: Path) -> None:
+    """The raw leg publishes what the package protects."""
+    with pytest.raises(ConfigurationError, match="confidential"):
+        carry_out(short_row(), tmp_path, confidential=True)

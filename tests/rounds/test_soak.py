@@ -1,0 +1,79 @@
+"""Loops: a few repetitions in `make test`, a hundred and more of the same in `make soak`."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.errors import IntegrityError, RefusedError
+from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.providers.process import listed
+from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.trust.sealing import read_manifest
+from tests.rounds.conftest import carry_out, short_row
+
+pytestmark = pytest.mark.soak
+
+SOAK = bool(os.environ.get("SOAK"))
+SEED = 20261120
+
+
+def _times(few: int, many: int) -> int:
+    return many if SOAK else few
+
+
+def test_rows_one_after_the_other_hold_and_leave_nothing(tmp_path: Path) -> None:
+    """What leaks one descriptor or process a row fails a night of rows."""
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(_times(2, 100)):
+        order = ("raw-first", "protected-first")[number % 2]
+        ran = carry_out(short_row(order=order), tmp_path / str(number))
+        assert [f.invariant for f in judge(ran.outcome.observation) if f.finding != "held"] == ["memory scanned clean"]
+        assert ran.cleanup.status == "proven"
+        assert not ran.guest_directory.exists()
+        assert not [i for i in listed() if i.name == ran.cleanup.allocations[0]["name"]]
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
+
+
+def test_threads_with_one_nonce_get_exactly_one_key(tmp_path: Path) -> None:
+    """A race that gives two keys gives them once in a thousand times."""
+    for _ in range(_times(3, 200)):
+        with Stage() as stage:
+            attempt = stage.attempt()
+            token, outcomes = attempt.token(), []
+            barrier = threading.Barrier(8)
+
+            def ask(barrier: threading.Barrier = barrier, attempt=attempt, token=token, outcomes=outcomes) -> None:  # type: ignore[no-untyped-def]
+                barrier.wait()
+                try:
+                    attempt.release(token)
+                    outcomes.append("released")
+                except RefusedError as refusal:
+                    outcomes.append(refusal.reason)
+
+            threads = [threading.Thread(target=ask) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sorted(outcomes) == ["nonce"] * 7 + ["released"]
+
+
+def test_any_bit_of_a_package_is_load_bearing() -> None:
+    """Every byte is bound, wherever the flip falls."""
+    draw = random.Random(SEED)
+    with Stage() as stage:
+        attempt = stage.attempt()
+        key = attempt.unseal(attempt.release())
+        package, manifest = stage.sealed.package, read_manifest(stage.sealed.manifest, owner=stage.owner.public)
+        attempt.open(key, package, manifest)
+        for _ in range(_times(50, 5000)):
+            changed = bytearray(package)
+            place = draw.randrange(len(changed))
+            changed[place] ^= 1 << draw.randrange(8)
+            with pytest.raises(IntegrityError):
+                attempt.open(key, bytes(changed), manifest)
