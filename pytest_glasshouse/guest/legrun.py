@@ -7,6 +7,7 @@ ephemeral keys. One thread per leg forks it, serves it and waits for it, so the 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import queue
 import resource
@@ -23,6 +24,8 @@ from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.bytecode import ByteCode
+from pytest_glasshouse.guest.images import Baseline, Images
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
@@ -39,6 +42,10 @@ if TYPE_CHECKING:
 _PASSED_ON = ("journal", "progress", "started", "callback", "failed")
 
 
+#: How long a leg that has said its last may take to be gone.
+_END_S = 10.0
+
+
 class LegRun(threading.Thread):
     """One leg, from fork to signed exit."""
 
@@ -50,6 +57,8 @@ class LegRun(threading.Thread):
         workspace: Path,
         archive_fd: int,
         components: Mapping[str, str],
+        baseline: Baseline,
+        bytecode: ByteCode,
         container: str,
         site_packages: list[str],
         key: Ed25519PrivateKey,
@@ -62,6 +71,10 @@ class LegRun(threading.Thread):
         self._workspace = workspace
         self._archive_fd = archive_fd
         self._components = dict(components)
+        self._baseline = baseline
+        self._bytecode = bytecode
+        self._images: Images | None = None
+        self._later: dict[str, Json] = {"status": "unseen", "reason": "the leg did not complete its training"}
         self._container = container
         self._site_packages = site_packages
         self._key = key
@@ -97,6 +110,7 @@ class LegRun(threading.Thread):
         ours, theirs = socket.socketpair()
         try:
             self._workspace.mkdir(parents=True)
+            self._bytecode.build(cast("str", cast("dict[str, Json]", self._order["plan"])["workload"]))
             process = self._start(theirs)
             theirs.close()
             self._serve(ours, process)
@@ -110,7 +124,8 @@ class LegRun(threading.Thread):
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
         passed = (theirs.fileno(), self._archive_fd, *material.values())
-        command = [sys.executable, "-I", "-S", "-X", "utf8", f"/proc/self/fd/{self._archive_fd}", "leg"]
+        # -B: a leg never writes byte code, so the cache stays what was measured.
+        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *self._bytecode.option(), self._archive, "leg"]
         command += ["--control", str(theirs.fileno())]
         for directory in self._site_packages:
             command += ["--site-packages", directory]
@@ -145,6 +160,8 @@ class LegRun(threading.Thread):
                 self._on_ready(ours, body)
             elif kind == "attest":
                 self._on_attest(ours, body)
+            elif kind == "images":
+                self._on_images(body)
             elif kind == "export":
                 name = f"{self._leg_id}-{body['name']}"
                 self._store.write(name, offset=cast("int", body["offset"]), total=cast("int", body["total"]), piece=payload)
@@ -153,10 +170,13 @@ class LegRun(threading.Thread):
                 self._spool.append(self._leg_id, "head", body)
             else:
                 raise ProtocolError(f"a leg says nothing of type {kind!r}")
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
 
     def _on_ready(self, ours: socket.socket, body: dict[str, Json]) -> None:
         self._ready = body
+        self._images = self._look(body["images"])
+        self._components.update(self._images.components, bytecode=self._bytecode.digest)
         self._spool.append(self._leg_id, "challenge-wanted", {})
         kind, challenge = self._answers.get()
         if kind != "challenge":
@@ -165,6 +185,24 @@ class LegRun(threading.Thread):
         composite = evidence.composite(self._components)
         told: dict[str, Json] = {name: challenge[name] for name in ("nonce", "policy", "plan")}
         frames.send(ours, {"type": "challenge", "body": {**told, "composite": composite}})
+
+    def _look(self, told: Json) -> Images:
+        images = self._baseline.account(cast("dict[str, Json]", told), archive=self._archive)
+        if self._bytecode.intact():
+            return images
+        return dataclasses.replace(images, foreign=(*images.foreign, "byte-code cache: not as built"))
+
+    def _on_images(self, body: dict[str, Json]) -> None:
+        """The second look, when training is over: what was measured is still what ran, and nothing foreign came later."""
+        now, then = self._look(body), self._images
+        self._spool.append(self._leg_id, "images", {**now.components, "bytecode": self._bytecode.digest})
+        if then is None:
+            return
+        changed = [*now.foreign, *(name for name, digest in then.files.items() if now.files.get(name, digest) != digest)]
+        changed += [Path(path).name for path, digest in now.system.items() if then.system.get(path) != digest]
+        late = len(now.files.keys() - then.files.keys())
+        status = "changed" if changed or now.hooks != then.hooks else "unchanged"
+        self._later = {"status": status, "late": late, "changed": [*sorted(changed)]}
 
     def _on_attest(self, ours: socket.socket, body: dict[str, Json]) -> None:
         challenge = self._challenge
@@ -201,8 +239,10 @@ class LegRun(threading.Thread):
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait()
-            gone = not Path(f"/proc/{process.pid}").exists()
+            # A tracer can keep a dead process from being gone: that is seen and signed, not waited for.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(_END_S)
+            gone = _no_process_left(process.pid)
             gpu_after, reason = machine.gpu_memory_of(process.pid)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
@@ -216,10 +256,15 @@ class LegRun(threading.Thread):
             workspace_entries=entries,
             gpu={"before": None, "after": gpu_after, "reason": reason},
             scan={"status": "unseen", "reason": "not built"},
+            images=self._later,
         )
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
         self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
         self._ended.set()
+
+    @property
+    def _archive(self) -> str:
+        return f"/proc/self/fd/{self._archive_fd}"
 
     def _material(self) -> dict[str, Json]:
         return cast("dict[str, Json]", self._order["material"])
@@ -238,3 +283,12 @@ class LegRun(threading.Thread):
             "LD_BIND_NOW": "1",
             **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
         }
+
+
+def _no_process_left(group: int) -> bool:
+    """Whether the launcher, the leg and whatever they started are gone."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False

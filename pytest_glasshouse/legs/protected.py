@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.channel.guest import put
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, IntegrityError, ProtocolError, RefusedError
+from pytest_glasshouse.guest.images import NOTHING_FOREIGN
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.trust.policy import Policy, Recorded, Required
@@ -27,13 +28,18 @@ if TYPE_CHECKING:
 
 _GRANT_S = 3600
 #: What the evidence must carry beside the archive; their values are recorded, not compared.
-_RECORDED = ("interpreter", "python", "kernel", "torch", "transformers", "peft", "driver", "gpu-uuid")
+_RECORDED = (
+    "interpreter", "stdlib", "packages", "images", "system", "hooks", "bytecode", "python", "kernel", "torch",
+    "transformers", "peft", "driver", "gpu-uuid",
+)  # fmt: skip
 
 
 def policy_for(grant: Grant, *, completion_s: int) -> Policy:
     """The owner's policy for one allocation: the archive must be the one the host built, the rest is recorded."""
     components: dict[str, Required | Recorded] = {name: Recorded() for name in _RECORDED}
     components["archive"] = Required(sha256=grant.archive_sha256)
+    # The one reference value that needs nobody's word: nothing foreign may be loaded.
+    components["foreign"] = Required(sha256=NOTHING_FOREIGN)
     return Policy(
         name=f"{grant.allocation_id}/{completion_s}",
         version=1,
@@ -250,6 +256,7 @@ def _note_watch(notes: dict[str, Any], watch: LegWatch) -> None:
     notes["timeline"] = watch.timeline
     if "exit" in watch.events:
         notes["exit"] = watch.events["exit"]["exit"]
+    notes["images"] = watch.events.get("images")
     if "failed" in watch.events:
         notes["failed"] = watch.events["failed"]
 

@@ -15,6 +15,7 @@ from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRunti
 from pytest_glasshouse.legs.trustees import Trustees
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 
 
@@ -54,10 +55,13 @@ def carry_out(
     faults: tuple[str, ...] = (),
     on_progress: Callable[[Progress, Path], None] = lambda _progress, _directory: None,
     runtime: Callable[[Trustees], ProtectedRuntime] = ProtectedRuntime,
+    provider: MockProvider | None = None,
     **settings: Any,
 ) -> Ran:
     """Rent, run and end, as the face does."""
     broker = Broker(BrokerOptions(provider="mock", run_id="test", run_dir=run_dir, faults=faults))
+    if provider is not None:
+        broker._provider = provider
     trustees = Trustees()
     try:
         grant = broker.acquire(row)
