@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
@@ -22,6 +24,7 @@ SUFFIX = ".glasshouse.zip"
 #: Larger members are refused unread: a bundle comes from strangers.
 MEMBER_LIMIT = 256 * 1024 * 1024
 MEMBER_COUNT_LIMIT = 100_000
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _TOKENS = ("evidence", "result", "receipt", "head", "exit", "manifest", "grant")
 
@@ -64,8 +67,11 @@ def unzipped(data: bytes) -> dict[str, bytes]:
                 raise ReportError("the bundle names a member twice")
             if len(infos) > MEMBER_COUNT_LIMIT or sum(info.file_size for info in infos) > 2 * MEMBER_LIMIT:
                 raise ReportError("the bundle is too large to be one")
+            if any(info.compress_type not in _COMPRESSIONS for info in infos):
+                raise ReportError("the bundle is compressed in a way that bundles are not")
             found = {info.filename: archive.read(info) for info in infos}
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, OSError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
+        # zipfile says in many ways that a file is no archive; all of them were met by fuzzing.
         raise ReportError(f"the bundle cannot be read: {type(error).__name__}") from error
     if REPORT_MEMBER not in found:
         raise ReportError(f"the bundle has no {REPORT_MEMBER}")
