@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _GRANT_S = 3600
 #: What the evidence must carry beside the archive; their values are recorded, not compared.
-_RECORDED = ("interpreter", "python", "kernel", "torch", "transformers", "peft", "driver", "gpu-uuid")
+_RECORDED = ("interpreter", "python", "kernel", "torch", "transformers", "peft", "driver", "gpu-model", "gpu-uuid")
 
 
 def policy_for(grant: Grant, *, completion_s: int) -> Policy:

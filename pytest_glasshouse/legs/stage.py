@@ -130,6 +130,9 @@ class Allocation:
             "keys": protected.keys,
             "plan": {
                 "rowId": row.row_id,
+                "workload": row.workload,
+                "modelId": row.model,
+                "namedGpuModel": row.gpu_model,
                 "order": row.order,
                 "rounds": row.rounds,
                 "fixedOrder": settings.fixed_order,

@@ -1,7 +1,7 @@
 """The bundle: the report and, as files of their own, everything in it that somebody may want to read or verify alone.
 
 Every member is derived from the report, so a bundle is checked by deriving it again. The bytes of a bundle depend on
-nothing but the report.
+nothing but the report and, where it holds statements for others (`report.attest`), the report key.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.report.attest import envelopes
 from pytest_glasshouse.report.evidence import journal_lines, observed_rounds, protected_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 REPORT_MEMBER = "report.json"
 SUFFIX = ".glasshouse.zip"
@@ -44,11 +47,12 @@ def members(document: Mapping[str, Any]) -> dict[str, bytes]:
     return found
 
 
-def zipped(document: Mapping[str, Any]) -> bytes:
-    """The bundle's bytes: fixed times, fixed modes, sorted names."""
+def zipped(document: Mapping[str, Any], *, key: Ed25519PrivateKey | None = None) -> bytes:
+    """The bundle's bytes: fixed times, fixed modes, sorted names. With the report's `key`, signed statements too."""
+    files = members(document) | ({} if key is None else envelopes(document, key=key))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for name, data in sorted(members(document).items()):
+        for name, data in sorted(files.items()):
             info = zipfile.ZipInfo(name, date_time=_EPOCH)
             info.compress_type = zipfile.ZIP_DEFLATED
             info.create_system = 3

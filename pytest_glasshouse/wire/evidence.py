@@ -250,7 +250,10 @@ def exit_claims(
     gpu: Mapping[str, Json],
     scan: Mapping[str, Json],
 ) -> dict[str, Json]:
-    """What the agent signs once the leg's process is over (`TYP_EXIT`), bound to the head it left; "" where there is none."""
+    """What the agent signs once the leg's process is over (`TYP_EXIT`), bound to what it left; "" where there is nothing.
+
+    A protected leg leaves its signed head, a raw leg its callback in canonical form.
+    """
     return {
         "nonce": nonce,
         "head": sha256_hex(head_token.encode()) if head_token else "",
