@@ -26,7 +26,7 @@ _TOKENS = ("manifest", "grant", "evidence", "result", "receipt")
 _PLANNED = {
     "rowId": "rowId", "order": "order", "rounds": "rounds", "fixedOrder": "fixedOrder", "seed": "seed", "marginPct": "marginPct",
     "targetSec": "targetSec", "stepBudget": "stepBudget", "warmupSec": "warmupSec", "namedGpuModel": "namedGpuModel",
-    "workload": "workload", "modelId": "modelId",
+    "workload": "workload", "modelId": "modelId", "provider": "provider", "dryRun": "dryRun", "simulated": "simulated",
 }  # fmt: skip
 _PLACED = {
     "provider": "provider", "providerInstanceId": "providerInstanceId", "allocationName": "name", "gpuModel": "gpuModel",
@@ -40,6 +40,9 @@ def binding_faults(document: Mapping[str, Any]) -> Faults:
         for place, record in enumerate(document[name]):
             for below, text in _record(record, document["runId"], measured=name == "rows"):
                 yield f"$.{name}[{place}]{below}", text
+            plan = record["observation"].get("plan")
+            if isinstance(plan, dict) and plan.get("subject") != document["subject"]:
+                yield f"$.{name}[{place}].observation.plan.subject", "the report is about something else than the row was run for"
     # A round counts once, and in one row.
     met: dict[str, str] = {}
     for path, nonce in _nonces(document):
@@ -88,7 +91,11 @@ def _nonces(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
     for field, name in _PLANNED.items():
-        if name not in plan or (field not in record and plan[name] is None) or (field in {"seed", "marginPct"} and field not in record):
+        if (
+            name not in plan
+            or (field not in record and plan[name] is None)
+            or (field in {"seed", "marginPct"} and field not in record)
+        ):
             continue
         value = record.get(field)
         if isinstance(plan[name], str) and isinstance(value, int | float):

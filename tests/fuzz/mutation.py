@@ -74,7 +74,9 @@ def changed_json(base: Any, tape: Tape) -> Any:
         elif act == 3 and isinstance(holder, list):
             holder.insert(tape.number(len(holder) + 1), copy.deepcopy(holder[key]))
         elif isinstance(holder[key], str):
-            holder[key] = changed_bytes(holder[key].encode("utf-8", "surrogatepass"), Tape(tape.take(6))).decode("utf-8", "replace")
+            holder[key] = changed_bytes(holder[key].encode("utf-8", "surrogatepass"), Tape(tape.take(6))).decode(
+                "utf-8", "replace"
+            )
         elif isinstance(holder[key], int | float) and abs(holder[key]) < 2**63:
             holder[key] += tape.number(256) - 128
         if _size(root) > _LONGEST:

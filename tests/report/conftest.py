@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRunti
 from pytest_glasshouse.legs.trustees import Trustees
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.report.authenticity import Trust
+from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.document import AllocationCleanup, assemble
 from pytest_glasshouse.report.record import Record, RecordSettings, build_record
 from pytest_glasshouse.report.writer import publish
@@ -51,10 +53,26 @@ def _record(outcome: Outcome) -> Record:
 
 @pytest.fixture(scope="session")
 def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+    """Made once per session; by whichever of several workers comes first."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    directory = tmp_path_factory.mktemp("real") if run is None else tmp_path_factory.getbasetemp().parent / f"real-{run}"
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = directory / "report.key"
+        if not kept.exists():
+            key = Ed25519PrivateKey.generate()
+            _made(directory, key)
+            kept.write_bytes(key.private_bytes_raw())
+    return _read(directory, Ed25519PrivateKey.from_private_bytes(kept.read_bytes()))
+
+
+def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     """Carried out, judged, sealed and published."""
-    directory = tmp_path_factory.mktemp("real")
     broker = Broker(BrokerOptions(provider="mock", run_id=RUN_ID, run_dir=directory / "broker"))
-    lossy = Broker(BrokerOptions(provider="mock", run_id=RUN_ID + "-b", run_dir=directory / "lossy", faults=("raw-callback-lost",)))
+    lossy = Broker(
+        BrokerOptions(provider="mock", run_id=RUN_ID + "-b", run_dir=directory / "lossy", faults=("raw-callback-lost",))
+    )
     trustees = Trustees()
     rows = [
         (broker, short_row(name="one", rounds=2)),
@@ -70,18 +88,24 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
             cleanups += each.end_all().allocations
     assert [record["list"] for record in records] == ["rows", "rows", "excludedResults"], records
     proven = [
-        AllocationCleanup(provider="mock", name=each["name"], provider_instance_id=each.get("instanceId"), status="proven", reason="gone")
+        AllocationCleanup(
+            provider="mock", name=each["name"], provider_instance_id=each.get("instanceId"), status="proven", reason="gone"
+        )
         for each in cleanups
     ]
-    key = Ed25519PrivateKey.generate()
     document = assemble(example.facts(run_id=RUN_ID, cleanup=tuple(proven)), records, tamper=example.tamper(), key=key)
-    published = publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
+    publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
+
+
+def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
+    report, bundle = directory / "out" / "run.json", directory / "out" / f"run{SUFFIX}"
+    document = json.loads(report.read_bytes())
     named = {public_text(key.public_key()), *document["keys"]["servers"], *document["keys"]["owners"]}
     return RealRun(
-        document=json.loads(published.report.read_bytes()),
-        bundle=published.bundle.read_bytes(),
-        report=published.report,
-        bundle_path=published.bundle,
+        document=document,
+        bundle=bundle.read_bytes(),
+        report=report,
+        bundle_path=bundle,
         trust=Trust(keys=frozenset(named)),
         report_key=key,
     )
@@ -89,10 +113,7 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
 
 def _carried_out(broker: Broker, row: RowSpec, trustees: Trustees) -> Outcome:
     grant = broker.acquire(row)
-    wishes = LegSettings(declared=row, run_id=RUN_ID, seed=7)
+    wishes = LegSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject))
     outcome: Outcome = row.run(Allocation(grant, broker, wishes, lambda _: None), ProtectedRuntime(trustees), RawRunner())
     broker.release(grant)
     return outcome
-
-
-Changed = Callable[[dict[str, Any]], None]

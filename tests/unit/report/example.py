@@ -18,6 +18,7 @@ from pytest_glasshouse.invariants import Finding
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.legs.results import LegResult, RoundResult
 from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assemble
+from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.evidence import LIFECYCLE_INVARIANTS
 from pytest_glasshouse.report.recompute import Derivation
 from pytest_glasshouse.report.record import Record, RecordSettings, build_record
@@ -266,7 +267,7 @@ def facts(**changes: Any) -> RunFacts:
     given: dict[str, Any] = {
         "run_id": "20261120-170000-9f3c",
         "created_at": "2026-11-20T17:00:00Z",
-        "generated_by": {"name": "pytest-glasshouse", "version": "0.1.0"},
+        "generated_by": generated_by(),
         "subject": {"name": "pytest-glasshouse", "version": "0.1.0", "wheelSha256": None, "gitCommit": "0" * 40, "dirty": False},
         "environment": {
             "python": "3.12.1",

@@ -125,9 +125,23 @@ def test_old_report_stays_sound_when_a_sentence_changes(word: str) -> None:
     assert checked(document).faults == ()
 
 
+@pytest.mark.parametrize("field", ["interpretation", "verdictReason", "method"])
+def test_sentence_about_a_figure_is_compared_where_this_version_wrote_it(field: str) -> None:
+    document = changed(f"rows.0.{field}", "as an earlier version said it")
+    older = example.sealed_again({**document, "generatedBy": {**document["generatedBy"], "version": "0.0.1"}})
+
+    assert [fault.path for fault in checked(document).faults] == [f"$.rows[0].{field}"]
+    assert checked(older).faults == ()
+
+
 @pytest.mark.parametrize(
     ("path", "where"),
-    [("rows.0.findings.0.reason", "$.rows[0].seal"), ("rows.0.name", "$.rows[0].seal"), ("excludedResults.0.decision", "$.excludedResults[0].seal"), ("runId", "$.seal")],
+    [
+        ("rows.0.findings.0.reason", "$.rows[0].seal"),
+        ("rows.0.name", "$.rows[0].seal"),
+        ("excludedResults.0.decision", "$.excludedResults[0].seal"),
+        ("runId", "$.seal"),
+    ],
 )
 def test_value_changed_after_sealing_breaks_the_seal(path: str, where: str) -> None:
     document = copy.deepcopy(DOCUMENT)
