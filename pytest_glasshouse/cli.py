@@ -31,6 +31,7 @@ examples:
   glasshouse check reports/RUN.json                     does the report follow from its own data?
   glasshouse check RUN.glasshouse.zip --trust lab.pub --require authentic
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
+  glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
 
 exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 12 redaction blocked the report;
@@ -45,6 +46,13 @@ levels:
   authentic    and every signature leads to a key given with --trust; keys found inside a report never count
   witnessed    and every receipt is by a server whose key file line starts with the word `witness`: you vouch
                that the publisher does not run it
+"""
+_EXPORT = """\
+Take out of a BUNDLE what it says of one row for those who read in-toto: a Statement with the digest of every protected
+adapter as subject and digests of journal, evidence, result and receipt as predicate, in a DSSE envelope that the report
+key signed when the report was published. Verify it with that key, which you got another way:
+
+  securesystemslib: Envelope.from_dict(json.load(file)).verify([SSlibKey(...)], threshold=1)
 """
 _TRUST = "a public key file: PEM, or lines of `[witness] BASE64URL-KEY`; repeatable"
 
@@ -102,6 +110,18 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--markdown", action="store_true", required=True, help="as Markdown")
     render.set_defaults(run=_render, report_error_code=EXIT_USAGE)
 
+    export = commands.add_parser(
+        "export",
+        help="a row's protected runs as an in-toto Statement in a DSSE envelope",
+        description=_EXPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    export.add_argument("bundle", type=Path, metavar="BUNDLE", help="the .glasshouse.zip of a run")
+    export.add_argument("--row", required=True, metavar="ROW", help="id or name of the row")
+    export.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    export.set_defaults(run=_export, report_error_code=EXIT_USAGE)
+
     redact = commands.add_parser(
         "redact",
         help="publish a run whose report redaction stopped",
@@ -153,6 +173,26 @@ def _render(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
     sys.stdout.write(markdown(load_document(data)))
     sys.stdout.flush()
+    return EXIT_OK
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.attest import exported
+    from pytest_glasshouse.report.bundle import REPORT_MEMBER, unzipped
+    from pytest_glasshouse.report.check import load_document
+    from pytest_glasshouse.report.writer import replace
+
+    try:
+        data = options.bundle.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{options.bundle}: cannot be read ({error.strerror})") from error
+    files = unzipped(data) if data.startswith(b"PK") else {REPORT_MEMBER: data}
+    document = load_document(files[REPORT_MEMBER])
+    envelope = exported(document, files, options.row)
+    if options.out is None:
+        sys.stdout.write(envelope.decode())
+    else:
+        replace(options.out, envelope)
     return EXIT_OK
 
 

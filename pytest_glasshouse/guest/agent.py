@@ -196,6 +196,7 @@ class Agent:
             "transformers": described["transformers"],
             "peft": described["peft"],
             "driver": described["driver"],
+            "gpu-model": described["gpuModel"],
             "gpu-uuid": described["gpuUuid"],
         }
 

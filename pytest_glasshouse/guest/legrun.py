@@ -27,6 +27,7 @@ from pytest_glasshouse.guest import machine
 from pytest_glasshouse.guest.bytecode import ByteCode
 from pytest_glasshouse.guest.images import Baseline, Images
 from pytest_glasshouse.wire import evidence, frames, tokens
+from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -156,6 +157,8 @@ class LegRun(threading.Thread):
                 raise ProtocolError(f"a leg's message has an object body; saw {type(body).__name__}")
             if kind in _PASSED_ON:
                 self._spool.append(self._leg_id, str(kind), body)
+                if kind == "callback":  # what a raw leg leaves in place of a head: its exit is bound to it
+                    self._head = canonical(body).decode()
             elif kind == "ready":
                 self._on_ready(ours, body)
             elif kind == "attest":

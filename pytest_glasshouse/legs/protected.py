@@ -30,7 +30,7 @@ _GRANT_S = 3600
 #: What the evidence must carry beside the archive; their values are recorded, not compared.
 _RECORDED = (
     "interpreter", "stdlib", "packages", "images", "system", "hooks", "bytecode", "python", "kernel", "torch",
-    "transformers", "peft", "driver", "gpu-uuid",
+    "transformers", "peft", "driver", "gpu-model", "gpu-uuid",
 )  # fmt: skip
 
 

@@ -252,7 +252,10 @@ def exit_claims(
     scan: Mapping[str, Json],
     images: Mapping[str, Json] | None = None,
 ) -> dict[str, Json]:
-    """What the agent signs once the leg's process is over (`TYP_EXIT`), bound to the head it left; "" where there is none."""
+    """What the agent signs once the leg's process is over (`TYP_EXIT`), bound to what it left; "" where there is nothing.
+
+    A protected leg leaves its signed head, a raw leg its callback in canonical form.
+    """
     return {
         "nonce": nonce,
         "head": sha256_hex(head_token.encode()) if head_token else "",
