@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.legscan import LegScan
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
@@ -73,6 +74,8 @@ class LegRun(threading.Thread):
         self._ready: dict[str, Json] = {}
         self._challenge: dict[str, Json] = {}
         self._challenged_ns = 0
+        self._scan = LegScan()
+        self._gpu_before: tuple[int | None, str] = (None, "the leg never trained")
         self._ended = threading.Event()
 
     def answer(self, kind: str, body: dict[str, Json]) -> None:
@@ -139,8 +142,14 @@ class LegRun(threading.Thread):
             kind, body = message.get("type"), message.get("body")
             if not isinstance(body, dict):
                 raise ProtocolError(f"a leg's message has an object body; saw {type(body).__name__}")
+            if kind == "callback":
+                self._gpu_before = machine.gpu_memory_of(process.pid)
             if kind in _PASSED_ON:
                 self._spool.append(self._leg_id, str(kind), body)
+            elif kind == "memory":
+                self._scan.attach(ours, body, pid=process.pid)
+            elif kind == "scan":
+                self._on_scan(ours, body, process.pid)
             elif kind == "ready":
                 self._on_ready(ours, body)
             elif kind == "attest":
@@ -195,6 +204,16 @@ class LegRun(threading.Thread):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")
         frames.send(ours, {"type": kind, "body": answer})
 
+    def _on_scan(self, ours: socket.socket, body: dict[str, Json], pid: int) -> None:
+        """Look at the leg's memory while it waits; both ends of a look are events, so that its time can be told apart."""
+        stage = cast("str", body["stage"])
+        self._spool.append(self._leg_id, f"scan-{stage}", {})
+        if stage == "trained":
+            self._gpu_before = machine.gpu_memory_of(pid)
+        self._scan.look(stage, body)
+        self._spool.append(self._leg_id, f"scanned-{stage}", {})
+        frames.send(ours, {"type": "scanned", "body": {}})
+
     def _observe_end(self) -> None:
         process = self._process
         status, gone, gpu_after, reason = -1, True, None, "the leg was never started"
@@ -204,6 +223,7 @@ class LegRun(threading.Thread):
             status = process.wait()
             gone = not Path(f"/proc/{process.pid}").exists()
             gpu_after, reason = machine.gpu_memory_of(process.pid)
+        gpu_before, reason_before = self._gpu_before
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
         kind = self._order["kind"]
@@ -214,9 +234,10 @@ class LegRun(threading.Thread):
             process_gone=gone,
             exit_status=status,
             workspace_entries=entries,
-            gpu={"before": None, "after": gpu_after, "reason": reason},
-            scan={"status": "unseen", "reason": "not built"},
+            gpu={"before": gpu_before, "after": gpu_after, "reason": reason or reason_before},
+            scan=self._scan.claims() if kind == "protected" else {"status": "unseen", "reason": "a raw leg is not scanned"},
         )
+        self._scan.close()
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
         self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
         self._ended.set()

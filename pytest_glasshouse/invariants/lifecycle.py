@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.invariants.finding import Observation
 
 
+#: Where the leg's machine is this one, and nobody but its owner is in the way of looking.
+SCANNED_PROVIDERS = ("mock", "local")
+
+
 def runtime_zeroized(observation: Observation) -> Finding:
     """Last journal line, signed head, process gone, workspace empty, GPU memory released: all of them were seen."""
     return judge_rounds("runtime zeroized", observation, _zeroized)
@@ -59,16 +63,34 @@ def memory_scanned_clean(observation: Observation) -> Finding:
 
 def _scanned(desk: Desk) -> str:
     desk.ran("protected")
-    scan = reading.exit_claims(desk, "protected")["scan"]
-    if scan.get("status") == "dirty":
+    if desk.of_row("allocation", "provider") not in SCANNED_PROVIDERS:
+        raise unseen("not applicable: the scan is required where the machine is this one", expected="mock or local")
+    left = reading.exit_claims(desk, "protected")
+    scan = left["scan"]
+    if scan["status"] == "unseen":
+        raise unseen(str(scan["reason"]), expected="a scan with its positive control", seen="no scan that counts")
+    if scan["copies"] != 0 or scan["left"] or scan["status"] != "clean":
         raise broken(
-            f"the scan found {scan.get('copies')} copies after the wipe",
+            f"the scan found {scan['copies']} copies after the wipe ({', '.join(sorted(scan['left'])) or scan['status']})",
             expected="no copy of any secret",
-            seen=f"{scan.get('copies')} copies",
+            seen=f"{scan['copies']} copies",
             todo="treat the guest as still holding the plaintext; end the allocation",
         )
-    # No agent of this version scans, so no claim of a clean scan is believed either.
-    raise unseen(str(scan.get("reason")), expected="a scan with its positive control", seen=str(scan.get("status")))
+    # A scan that finds nothing proves something only where it found the same things before they were wiped.
+    for kind in evidence.SCAN_KINDS:
+        looked_for, control = scan["patterns"].get(kind, 0), scan["control"].get(kind, 0)
+        if looked_for < 1 or control != looked_for:
+            raise unseen(
+                f"the scan's control did not find every {kind}",
+                expected=f"{max(looked_for, 1)} of {kind} before the wipe",
+                seen=f"{control}",
+            )
+    if reading.entries(desk)[-1].type != "zeroized" or left["head"] != sha256_hex(desk.of("protected", "head").encode()):
+        raise unseen("the scan is not of this journal's end", expected="an exit bound to the head after zeroized")
+    searched = scan["looks"]["wiped"]["bytes"]
+    if searched < 1:
+        raise unseen("nothing was searched after the wipe", expected="the leg's memory", seen="0 bytes")
+    return f"0 copies of {sum(scan['patterns'].values())} patterns in {searched} bytes; all of them were found before the wipe"
 
 
 def journal_countersigned(observation: Observation) -> Finding:
