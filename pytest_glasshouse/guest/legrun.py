@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
-from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.gpu import GpuMemory
 from pytest_glasshouse.guest.legscan import LegScan
+from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
@@ -75,7 +76,7 @@ class LegRun(threading.Thread):
         self._challenge: dict[str, Json] = {}
         self._challenged_ns = 0
         self._scan = LegScan()
-        self._gpu_before: tuple[int | None, str] = (None, "the leg never trained")
+        self._gpu = GpuMemory()
         self._ended = threading.Event()
 
     def answer(self, kind: str, body: dict[str, Json]) -> None:
@@ -143,13 +144,11 @@ class LegRun(threading.Thread):
             if not isinstance(body, dict):
                 raise ProtocolError(f"a leg's message has an object body; saw {type(body).__name__}")
             if kind == "callback":
-                self._gpu_before = machine.gpu_memory_of(process.pid)
+                self._gpu.look("before", process.pid)
             if kind in _PASSED_ON:
                 self._spool.append(self._leg_id, str(kind), body)
-            elif kind == "memory":
-                self._scan.attach(ours, body, pid=process.pid)
-            elif kind == "scan":
-                self._on_scan(ours, body, process.pid)
+            elif kind in ("memory", "scan"):
+                self._on_memory(ours, kind, body, process.pid)
             elif kind == "ready":
                 self._on_ready(ours, body)
             elif kind == "attest":
@@ -204,26 +203,28 @@ class LegRun(threading.Thread):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")
         frames.send(ours, {"type": kind, "body": answer})
 
-    def _on_scan(self, ours: socket.socket, body: dict[str, Json], pid: int) -> None:
-        """Look at the leg's memory while it waits; both ends of a look are events, so that its time can be told apart."""
+    def _on_memory(self, ours: socket.socket, kind: str, body: dict[str, Json], pid: int) -> None:
+        """Take the leg's memory, or look at it while the leg waits: both ends of a look are events, so its time is known."""
+        if kind == "memory":
+            self._scan.attach(ours, body, pid=pid)
+            return
         stage = cast("str", body["stage"])
         self._spool.append(self._leg_id, f"scan-{stage}", {})
         if stage == "trained":
-            self._gpu_before = machine.gpu_memory_of(pid)
+            self._gpu.look("before", pid)
         self._scan.look(stage, body)
         self._spool.append(self._leg_id, f"scanned-{stage}", {})
         frames.send(ours, {"type": "scanned", "body": {}})
 
     def _observe_end(self) -> None:
         process = self._process
-        status, gone, gpu_after, reason = -1, True, None, "the leg was never started"
+        status, gone = -1, True
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             status = process.wait()
             gone = not Path(f"/proc/{process.pid}").exists()
-            gpu_after, reason = machine.gpu_memory_of(process.pid)
-        gpu_before, reason_before = self._gpu_before
+            self._gpu.look("after", process.pid)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
         kind = self._order["kind"]
@@ -234,7 +235,7 @@ class LegRun(threading.Thread):
             process_gone=gone,
             exit_status=status,
             workspace_entries=entries,
-            gpu={"before": gpu_before, "after": gpu_after, "reason": reason or reason_before},
+            gpu=self._gpu.claims(),
             scan=self._scan.claims() if kind == "protected" else {"status": "unseen", "reason": "a raw leg is not scanned"},
         )
         self._scan.close()
@@ -257,5 +258,6 @@ class LegRun(threading.Thread):
             "TORCHINDUCTOR_CACHE_DIR": str(self._workspace.parent / "torchinductor"),
             # Eager binding: the lazy resolver leaves halves of secrets on thread stacks.
             "LD_BIND_NOW": "1",
+            **(STRICT_ENVIRONMENT if self._order.get("strict_memory") else {}),
             **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
         }

@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import ProtocolError
@@ -69,6 +70,7 @@ class LegScan:
             self._reason = f"nothing of the leg's memory could be read ({stage})"
             return
         self._looks[stage] = found
+        self._reason = f"the leg was not scanned again after {stage}"
         if stage != "wiped":
             self._control |= found.copies.keys()
 
@@ -84,7 +86,7 @@ class LegScan:
         if left:
             status, reason = "dirty", f"copies left: {', '.join(sorted(left))}"
         elif last is None:
-            status, reason = "unseen", self._reason if len(self._looks) < len(STAGES) - 1 else "the leg was not scanned after the wipe"
+            status, reason = "unseen", self._reason
         elif unfound or not patterns:
             status, reason = "unseen", f"the control did not find: {', '.join(unfound) or 'anything'}"
         else:
@@ -129,6 +131,6 @@ class _ServedMemory:
 
 
 def _expect_target(descriptor: int, expected: str) -> None:
-    seen = os.readlink(f"/proc/self/fd/{descriptor}")
+    seen = str(Path(f"/proc/self/fd/{descriptor}").readlink())
     if seen != expected:
         raise ProtocolError(f"a leg shows its own memory: expected {expected}; saw {seen}")

@@ -20,6 +20,7 @@ from pytest_glasshouse.report.evidence import (
     observed_rounds,
     protected_of,
     stand_in,
+    strict_memory,
     treatment,
 )
 from pytest_glasshouse.report.figures import judged_figures, row_figures
@@ -166,6 +167,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         "journal": journals(observation),
         "treatment": treatment(observation),
         "standIn": stand_in(observation),
+        **strict_memory(observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
     }
