@@ -15,6 +15,7 @@ from pytest_glasshouse.invariants import (
     key_released_after_attestation,
     legs_in_order,
     losses_finite,
+    memory_scanned_clean,
     raw_callback_completed,
     runtime_zeroized,
     same_allocation,
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
 def test_lora(row: RowSpec, allocation: Any, protected_runtime: Any, raw_runner: Any, row_report: RowReport) -> None:
     outcome = row.run(allocation, protected_runtime, raw_runner)
     row_report.record(outcome)
-    # memory_scanned_clean is judged and recorded too; it is not named here because this version does not scan yet.
     assert_held(
         outcome,
         attestation_verified,
         key_released_after_attestation,
         weights_from_package,
         runtime_zeroized,
+        memory_scanned_clean,
         journal_countersigned,
         raw_callback_completed,
         legs_in_order,

@@ -85,6 +85,7 @@ class Wishes:
     leg_timeout_s: float | None
     model: str | None
     subject: dict[str, Any]
+    strict_memory: bool = False
 
 
 class Engine(Protocol):
@@ -162,6 +163,7 @@ class Rooms:
             leg_timeout_s=wishes.leg_timeout_s,
             model=wishes.model,
             subject=wishes.subject,
+            strict_memory=wishes.strict_memory,
         )
         return Stage(
             allocation=Allocation(grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json())),

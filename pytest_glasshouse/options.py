@@ -48,6 +48,7 @@ class Options:
     boot_timeout_s: float = BOOT_TIMEOUT_S["mock"]
     leg_timeout_s: float | None = None
     allow_simulated: bool = False
+    strict_memory: bool = False
     report: Path | None = None
     faults: tuple[str, ...] = ()
     model: str | None = None
@@ -156,6 +157,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         boot_timeout_s=values.get("boot_timeout", BOOT_TIMEOUT_S[provider]),
         leg_timeout_s=values.get("leg_timeout"),
         allow_simulated=values.get("allow_simulated", False),
+        strict_memory=values.get("strict_memory", False),
         report=report,
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
         model=values.get("model"),

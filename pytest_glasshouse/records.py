@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
-
-#: Invariants this version does not observe, and why: a dry run or a local row does not fail on them.
-WAIVED: Mapping[str, str] = {"memory_scanned_clean": "not built"}
 
 Record = dict[str, Any]
 
@@ -88,7 +84,6 @@ def _settings(row: RowSpec, declared: RowSpec, options: Options, seed: int) -> A
         fixed_order=options.fixed_order,
         max_overhead_pct=options.max_overhead_pct,
         overridden=_overridden(row, declared, options),
-        waived=WAIVED,
     )
 
 

@@ -169,6 +169,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("boot_timeout", _number(), "seconds until a new allocation must answer (mock: 15)", "SECONDS", ini_type="float"),
     Setting("leg_timeout", _number(), "seconds until a leg must have ended", "SECONDS", ini_type="float"),
     Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own (no provider of this version has one)", ini_type="bool"),
+    Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
     Setting("html", _later, "also write the report as a page (not in this version)", ini_type="bool"),
     Setting("resume", _later, "keep the finished rows of an earlier run (not in this version)", "RUN"),

@@ -5,14 +5,14 @@ The agent holds the other end and knows which child it forked, so what arrives h
 
 from __future__ import annotations
 
+import array
+import socket
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import frames
 
 if TYPE_CHECKING:
-    import socket
-
     from pytest_glasshouse.wire.canonical import Json
 
 
@@ -25,6 +25,12 @@ class Control:
     def tell(self, kind: str, body: dict[str, Json], payload: bytes | memoryview = b"") -> None:
         """Send one message to the agent."""
         frames.send(self._connection, {"type": kind, "body": body}, payload)
+
+    def hand(self, kind: str, body: dict[str, Json], descriptors: list[int]) -> None:
+        """Send one message and, behind it, descriptors that the agent takes with `socket.recv_fds(connection, 1, ...)`."""
+        self.tell(kind, body)
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
+        self._connection.sendmsg([b"\0"], [rights])
 
     def tell_large(self, kind: str, name: str, data: bytes | memoryview) -> None:
         """Send `data` in pieces under `name`; the agent keeps it in memory."""

@@ -28,14 +28,19 @@ def raise_fences() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def launch() -> None:
-    """Return in the leg, which was forked; the launcher itself waits for it and leaves with its exit status."""
+def launch(tell_pid: int) -> None:
+    """Return in the leg, which was forked; the launcher itself waits for it and leaves with its exit status.
+
+    The leg's process id is written to the descriptor `tell_pid`, for whoever has to know the leg from its launcher.
+    """
     die_with_parent()
     raise_fences()
     pid = os.fork()
     if pid == 0:
         die_with_parent()
+        os.close(tell_pid)
         return
+    os.write(tell_pid, str(pid).encode())
     # The leg's sockets are the leg's alone: its agent must see them close.
     os.closerange(3, 256)
     status = 1

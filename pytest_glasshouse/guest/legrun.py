@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
-from pytest_glasshouse.guest import machine
 from pytest_glasshouse.guest.bytecode import ByteCode
+from pytest_glasshouse.guest.gpu import GpuMemory
 from pytest_glasshouse.guest.images import Baseline, Images
+from pytest_glasshouse.guest.legscan import LegScan
+from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
@@ -83,10 +85,13 @@ class LegRun(threading.Thread):
         self._spool = spool
         self._answers: queue.Queue[tuple[str, dict[str, Json]]] = queue.Queue()
         self._process: subprocess.Popen[bytes] | None = None
+        self._leg_pid = 0
         self._head: str | None = None
         self._ready: dict[str, Json] = {}
         self._challenge: dict[str, Json] = {}
         self._challenged_ns = 0
+        self._scan = LegScan()
+        self._gpu = GpuMemory()
         self._ended = threading.Event()
 
     def answer(self, kind: str, body: dict[str, Json]) -> None:
@@ -124,10 +129,11 @@ class LegRun(threading.Thread):
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
-        passed = (theirs.fileno(), self._archive_fd, *material.values())
+        reading, writing = os.pipe()
+        passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
         # -B: a leg never writes byte code, so the cache stays what was measured.
         command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *self._bytecode.option(), self._archive, "leg"]
-        command += ["--control", str(theirs.fileno())]
+        command += ["--control", str(theirs.fileno()), "--tell-pid", str(writing)]
         for directory in self._site_packages:
             command += ["--site-packages", directory]
         self._material_fds = material
@@ -142,9 +148,13 @@ class LegRun(threading.Thread):
             start_new_session=True,
         )
         resource.prlimit(self._process.pid, resource.RLIMIT_CORE, (0, 0))
+        os.close(writing)
         self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"]})
         for fd in material.values():
             os.close(fd)
+        with os.fdopen(reading) as told:
+            # The launcher names the child it forked; it says nothing when it could not.
+            self._leg_pid = int(told.read() or self._process.pid)
         return self._process
 
     def _serve(self, ours: socket.socket, process: subprocess.Popen[bytes]) -> None:
@@ -155,26 +165,29 @@ class LegRun(threading.Thread):
             kind, body = message.get("type"), message.get("body")
             if not isinstance(body, dict):
                 raise ProtocolError(f"a leg's message has an object body; saw {type(body).__name__}")
-            if kind in _PASSED_ON:
-                self._spool.append(self._leg_id, str(kind), body)
-                if kind == "callback":  # what a raw leg leaves in place of a head: its exit is bound to it
-                    self._head = canonical(body).decode()
-            elif kind == "ready":
-                self._on_ready(ours, body)
-            elif kind == "attest":
-                self._on_attest(ours, body)
-            elif kind == "images":
-                self._on_images(body)
-            elif kind == "export":
-                name = f"{self._leg_id}-{body['name']}"
-                self._store.write(name, offset=cast("int", body["offset"]), total=cast("int", body["total"]), piece=payload)
-            elif kind == "head":
-                self._head = cast("str", body["head"])
-                self._spool.append(self._leg_id, "head", body)
-            else:
-                raise ProtocolError(f"a leg says nothing of type {kind!r}")
+            self._take(ours, str(kind), body, payload)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_S)
+
+    def _take(self, ours: socket.socket, kind: str, body: dict[str, Json], payload: bytearray) -> None:
+        if kind in _PASSED_ON:
+            self._spool.append(self._leg_id, kind, body)
+            if kind == "callback":
+                # What a raw leg leaves in place of a head: its exit is bound to it.
+                self._head = canonical(body).decode()
+                self._gpu.look("before", self._leg_pid)
+        elif kind == "export":
+            name = f"{self._leg_id}-{body['name']}"
+            self._store.write(name, offset=cast("int", body["offset"]), total=cast("int", body["total"]), piece=payload)
+        elif kind == "head":
+            self._head = cast("str", body["head"])
+            self._spool.append(self._leg_id, "head", body)
+        elif kind in ("memory", "scan"):
+            self._on_memory(ours, kind, body, self._leg_pid)
+        elif kind in ("ready", "attest", "images"):
+            {"ready": self._on_ready, "attest": self._on_attest, "images": self._on_images}[kind](ours, body)
+        else:
+            raise ProtocolError(f"a leg says nothing of type {kind!r}")
 
     def _on_ready(self, ours: socket.socket, body: dict[str, Json]) -> None:
         self._ready = body
@@ -195,7 +208,7 @@ class LegRun(threading.Thread):
             return images
         return dataclasses.replace(images, foreign=(*images.foreign, "byte-code cache: not as built"))
 
-    def _on_images(self, body: dict[str, Json]) -> None:
+    def _on_images(self, _ours: socket.socket, body: dict[str, Json]) -> None:
         """The second look, when training is over: what was measured is still what ran, and nothing foreign came later."""
         now, then = self._look(body), self._images
         self._spool.append(self._leg_id, "images", {**now.components, "bytecode": self._bytecode.digest})
@@ -236,9 +249,22 @@ class LegRun(threading.Thread):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")
         frames.send(ours, {"type": kind, "body": answer})
 
+    def _on_memory(self, ours: socket.socket, kind: str, body: dict[str, Json], pid: int) -> None:
+        """Take the leg's memory, or look at it while the leg waits: both ends of a look are events, so its time is known."""
+        if kind == "memory":
+            self._scan.attach(ours, body, pid=pid)
+            return
+        stage = cast("str", body["stage"])
+        self._spool.append(self._leg_id, f"scan-{stage}", {})
+        if stage == "trained":
+            self._gpu.look("before", pid)
+        self._scan.look(stage, body)
+        self._spool.append(self._leg_id, f"scanned-{stage}", {})
+        frames.send(ours, {"type": "scanned", "body": {}})
+
     def _observe_end(self) -> None:
         process = self._process
-        status, gone, gpu_after, reason = -1, True, None, "the leg was never started"
+        status, gone = -1, True
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -246,7 +272,7 @@ class LegRun(threading.Thread):
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = process.wait(_END_S)
             gone = _no_process_left(process.pid)
-            gpu_after, reason = machine.gpu_memory_of(process.pid)
+            self._gpu.look("after", self._leg_pid)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
         kind = self._order["kind"]
@@ -257,10 +283,11 @@ class LegRun(threading.Thread):
             process_gone=gone,
             exit_status=status,
             workspace_entries=entries,
-            gpu={"before": None, "after": gpu_after, "reason": reason},
-            scan={"status": "unseen", "reason": "not built"},
+            gpu=self._gpu.claims(),
+            scan=self._scan.claims() if kind == "protected" else {"status": "unseen", "reason": "a raw leg is not scanned"},
             images=self._later,
         )
+        self._scan.close()
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
         self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
         self._ended.set()
@@ -284,6 +311,7 @@ class LegRun(threading.Thread):
             "TORCHINDUCTOR_CACHE_DIR": str(self._workspace.parent / "torchinductor"),
             # Eager binding: the lazy resolver leaves halves of secrets on thread stacks.
             "LD_BIND_NOW": "1",
+            **(STRICT_ENVIRONMENT if self._order.get("strict_memory") else {}),
             **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
         }
 

@@ -23,13 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     agent.add_argument("--until-eof", action="store_true", help="end with standard input (a guest on the host's own machine)")
     leg = roles.add_parser("leg", help="run one leg (started by the agent)")
     leg.add_argument("--control", type=int, required=True)
+    leg.add_argument("--tell-pid", type=int, required=True)
     compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
     compiler.add_argument("--workload", required=True)
     for role in (agent, leg, compiler):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
-        launch()
+        launch(options.tell_pid)
     sys.path.extend(options.site_packages)
     # Imported only now: both need packages from the directories appended above.
     if options.role == "agent":

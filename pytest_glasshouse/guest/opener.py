@@ -7,7 +7,7 @@ before the error leaves. Refuses to write anything to disk.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -88,6 +88,25 @@ def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, 
         if not whole:
             arena.wipe()
     return Opened(arena=arena, parts=parts, header=header)
+
+
+@contextlib.contextmanager
+def derived_keys(package: floe.Buffer, data_key: Secret, header: PackageHeader) -> Iterator[list[memoryview]]:
+    """The keys that opening derived from `data_key`, part by part, once more in locked memory; wiped on leaving."""
+    body = memoryview(package).cast("B")[header.body :]
+    room = Secret(floe.SCRATCH_BYTES * len(header.parts))
+    try:
+        yield [
+            floe.derive_keys(
+                data_key.view,
+                header.context(index),
+                body[part.offset : part.offset + part.length],
+                room.view[index * floe.SCRATCH_BYTES : (index + 1) * floe.SCRATCH_BYTES],
+            )
+            for index, part in enumerate(header.parts)
+        ]
+    finally:
+        room.close()
 
 
 def seal_adapter(adapter: bytes, *, manifest: Mapping[str, Json], manifest_sha256: str, nonce: str) -> bytes:

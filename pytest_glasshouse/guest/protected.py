@@ -16,12 +16,15 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.guest import antidebug, images
+from pytest_glasshouse.guest.exposure import Exposure
 from pytest_glasshouse.guest.memory import wipe_bytes
-from pytest_glasshouse.guest.opener import open_package, seal_adapter, unseal_key
+from pytest_glasshouse.guest.opener import derived_keys, open_package, seal_adapter, unseal_key
+from pytest_glasshouse.guest.scanned import Scanned
 from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.journal import Journal
+from pytest_glasshouse.wire.package import CANARY
 from pytest_glasshouse.workloads.base import NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -46,6 +49,7 @@ class Protected:
         # 1. The fences stand since the launcher's; they are observed after everything the training needs was imported.
         import_training(self._plan.workload)
         observed = antidebug.observe()
+        self._scanned = Scanned(self._control)
         # No key exists before the fences do.
         self._hpke = X25519PrivateKey.generate()
         self._signer = Ed25519PrivateKey.generate()
@@ -76,6 +80,8 @@ class Protected:
         self._check_result(result, manifest)
         key = unseal_key(cast("str", answer["sealed"]), result_token=result, manifest_sha256=manifest, private=self._hpke)
         del self._hpke
+        self._exposure = Exposure(time.monotonic_ns)
+        self._exposure.change(len(key))
         try:
             self._journal.append("key_received", {"result": sha256_hex(result.encode())})
 
@@ -84,8 +90,12 @@ class Protected:
             claims = tokens.verify(self._manifest_token, key=self._owner_key, typ=evidence.TYP_MANIFEST)
             opened = open_package(self._package, key, claims)
             open_ns = time.monotonic_ns() - before
+            self._exposure.change(len(opened.arena))
+            with derived_keys(self._package, key, opened.header) as derived:
+                self._scanned.loaded(key.view, derived, opened.parts[CANARY])
         finally:
             key.close()
+        self._exposure.change(-len(key))
         try:
             self._train_and_leave(opened, claims, manifest, open_ns)
         finally:
@@ -119,6 +129,9 @@ class Protected:
         self._zeroize(opened)
         self._sign_head(adapter=adapter_sha256, status="completed")
 
+        # 8. The agent looks for what must be gone, while this process still is.
+        self._scanned.wiped()
+
     def _train(self, opened: Opened, base: str | None) -> Trained:
         return train(
             self._plan,
@@ -126,6 +139,7 @@ class Protected:
             base_sha256=base,
             on_started=lambda body: self._journal.append("train_started", body),
             on_progress=lambda body: self._journal.append("train_progress", body),
+            on_trained=lambda trainer: self._scanned.trained(trainer.last_batch()),
         )
 
     def _check_result(self, result: str, manifest: str) -> None:
@@ -143,7 +157,9 @@ class Protected:
         began = time.monotonic_ns()
         gc.collect()
         opened.close()
-        wiped: dict[str, Json] = {"wiped_bytes": len(opened.arena), "zeroize_ns": time.monotonic_ns() - began}
+        zeroize_ns = time.monotonic_ns() - began
+        self._exposure.change(-len(opened.arena))
+        wiped: dict[str, Json] = {"wiped_bytes": len(opened.arena), "zeroize_ns": zeroize_ns, **self._exposure.to_json()}
         self._journal.append("zeroized", wiped)
 
     def _sign_head(self, *, adapter: str, status: str) -> None:

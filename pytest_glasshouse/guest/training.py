@@ -97,10 +97,12 @@ def train(
     base_sha256: str | None,
     on_started: Callable[[dict[str, Json]], None],
     on_progress: Callable[[dict[str, Json]], None],
+    on_trained: Callable[[Trainer], None] | None = None,
 ) -> Trained:
     """Train one leg from `parts` and release every tensor before returning.
 
-    `on_started` gets the digest of the weights really loaded; `on_progress` is called at most once a second.
+    `on_started` gets the digest of the weights really loaded; `on_progress` is called at most once a second;
+    `on_trained` once, when everything is measured and exported and the trainer is not yet closed.
     Raises `NonFiniteLossError` when a loss was not finite; the trainer is closed then, too. Raises
     `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`.
     """
@@ -116,7 +118,10 @@ def train(
     try:
         loaded = time.perf_counter_ns()
         on_started({"initial": trainer.initial_sha256(), "order_seed": plan.order_seed, "device": plan.device})
-        return _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress)
+        trained = _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress)
+        if on_trained is not None:
+            on_trained(trainer)
+        return trained
     finally:
         trainer.close()
 

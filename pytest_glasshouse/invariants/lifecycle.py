@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.invariants.finding import Observation
 
 
+#: Where the leg's machine is this one: nothing but the leg can be in the way of looking.
+SCANNED_PROVIDERS = ("mock", "local")
+
+
 def runtime_zeroized(observation: Observation) -> Finding:
     """Last journal line, signed head, process gone, workspace empty, GPU memory released: all of them were seen."""
     return judge_rounds("runtime zeroized", observation, _zeroized)
@@ -37,10 +41,12 @@ def _zeroized(desk: Desk) -> str:
         raise unseen("the signed exit is of another head", expected="exit bound to this head", seen=left["head"])
     observed = {"process gone": (left["process_gone"], True), "files left in the workspace": (left["workspace_entries"], 0)}
     gpu = left["gpu"]
+    if desk.of_row("allocation").get("gpuUuid") is not None and not (gpu.get("before") and gpu.get("after") is not None):
+        # Memory that was never seen in use cannot be seen to be released.
+        told = gpu.get("reason") or "none was in use while the leg trained"
+        raise unseen(f"the GPU's memory was not observed: {told}", expected="GPU memory of the leg, then 0")
     if gpu.get("after") is not None:
         observed["GPU memory in use"] = (gpu["after"], 0)
-    elif desk.of_row("allocation").get("gpuUuid") is not None:
-        raise unseen(f"the GPU's memory was not observed: {gpu.get('reason')}", expected="GPU memory of the leg: 0")
     for name, (seen, expected) in observed.items():
         if seen != expected:
             raise broken(
@@ -59,16 +65,34 @@ def memory_scanned_clean(observation: Observation) -> Finding:
 
 def _scanned(desk: Desk) -> str:
     desk.ran("protected")
-    scan = reading.exit_claims(desk, "protected")["scan"]
-    if scan.get("status") == "dirty":
+    left = reading.exit_claims(desk, "protected")
+    scan = left["scan"]
+    if scan["status"] == "unseen":
+        provider = desk.of_row("allocation", "provider")
+        reason = scan["reason"] if provider in SCANNED_PROVIDERS else f"not applicable on {provider}: {scan['reason']}"
+        raise unseen(str(reason), expected="a scan with its positive control", seen="no scan that counts")
+    if scan["copies"] != 0 or scan["left"] or scan["status"] != "clean":
         raise broken(
-            f"the scan found {scan.get('copies')} copies after the wipe",
+            f"the scan found {scan['copies']} copies after the wipe ({', '.join(sorted(scan['left'])) or scan['status']})",
             expected="no copy of any secret",
-            seen=f"{scan.get('copies')} copies",
+            seen=f"{scan['copies']} copies",
             todo="treat the guest as still holding the plaintext; end the allocation",
         )
-    # No agent of this version scans, so no claim of a clean scan is believed either.
-    raise unseen(str(scan.get("reason")), expected="a scan with its positive control", seen=str(scan.get("status")))
+    # A scan that finds nothing proves something only where it found the same things before they were wiped.
+    for kind in evidence.SCAN_KINDS:
+        looked_for, control = scan["patterns"].get(kind, 0), scan["control"].get(kind, 0)
+        if looked_for < 1 or control != looked_for:
+            raise unseen(
+                f"the scan's control did not find every {kind}",
+                expected=f"{max(looked_for, 1)} of {kind} before the wipe",
+                seen=f"{control}",
+            )
+    if reading.entries(desk)[-1].type != "zeroized" or left["head"] != sha256_hex(desk.of("protected", "head").encode()):
+        raise unseen("the scan is not of this journal's end", expected="an exit bound to the head after zeroized")
+    searched = scan["looks"]["wiped"]["bytes"]
+    if searched < 1:
+        raise unseen("nothing was searched after the wipe", expected="the leg's memory", seen="0 bytes")
+    return f"0 copies of {sum(scan['patterns'].values())} patterns in {searched} bytes; all of them were found before the wipe"
 
 
 def journal_countersigned(observation: Observation) -> Finding:

@@ -96,6 +96,7 @@ class ProtectedRuntime:
         notes["trainingPlan"] = {**plan, "base_directory": plan["base_directory"] is not None}
         order: dict[str, Json] = {
             "kind": "protected",
+            "strict_memory": current.strict_memory,
             "nonce": current.nonce,
             "plan": plan,
             "manifest": sealed.manifest,

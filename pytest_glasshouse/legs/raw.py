@@ -42,6 +42,7 @@ class RawRunner:
         notes["trainingPlan"] = {**plan, "base_directory": plan["base_directory"] is not None}
         order: dict[str, Json] = {
             "kind": "raw",
+            "strict_memory": current.strict_memory,
             "nonce": current.nonce,
             "plan": plan,
             "base_sha256": None if base is None else base.sha256,

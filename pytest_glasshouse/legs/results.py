@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire import journal
 
+_LOOKS = ("loaded", "trained", "wiped")
 _UNITS = {"mlp": "epochs", "lora": "steps"}
 
 
@@ -19,7 +20,8 @@ class LegResult:
     """One leg's figures. Times in nanoseconds of the guest's monotonic clock, units of the workload.
 
     `setup_ns` is from the fork of the leg to the first training step's load being done, `zeroize_ns` (protected
-    only) from the adapter's export to the agent seeing the process gone; phases are the leg's own times.
+    only) from the adapter's export to the agent seeing the process gone; phases are the leg's own times. The agent's
+    looks at the leg's memory are in none of them: they are `scan_ns`, and how much plaintext the leg held is `exposure_*`.
     """
 
     leg: Literal["protected", "raw"]
@@ -38,6 +40,9 @@ class LegResult:
     peak_memory_bytes: int | None
     order_seed: int
     facts: dict[str, Any]
+    scan_ns: int | None = None
+    exposure_byte_s: int | None = None
+    exposure_peak_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,9 @@ def _protected(notes: dict[str, Any], unit: str) -> LegResult | None:
         "open": int(bodies["package_verified"]["open_ns"]),
         "zeroize": int(bodies["zeroized"]["zeroize_ns"]) if "zeroized" in bodies else None,
     }
-    zeroize = _between(timeline, "adapter_exported", "exit") if "zeroized" in bodies else None
+    zeroize = None
+    if "zeroized" in bodies and "adapter_exported" in timeline and "exit" in timeline:
+        zeroize = timeline["exit"] - timeline["adapter_exported"] - (_look(timeline, "wiped") or 0)
     return _leg("protected", unit, bodies["train_completed"], timeline, "train_started", notes, phases, zeroize, bodies)
 
 
@@ -110,7 +117,7 @@ def _leg(
         unit=unit,
         units=body["units"],
         elapsed_ns=body["elapsed_ns"],
-        setup_ns=_between(timeline, "spawned", started) or 0,
+        setup_ns=(_between(timeline, "spawned", started) or 0) - (_look(timeline, "loaded") or 0),
         warmup_ns=body["warmup_ns"],
         warmup_units=body["warmup_units"],
         zeroize_ns=zeroize_ns,
@@ -122,7 +129,15 @@ def _leg(
         peak_memory_bytes=body["facts"].get("peakMemoryBytes"),
         order_seed=bodies["train_started"]["order_seed"],
         facts=body["facts"],
+        scan_ns=sum(taken) if (taken := [took for stage in _LOOKS if (took := _look(timeline, stage)) is not None]) else None,
+        exposure_byte_s=bodies.get("zeroized", {}).get("exposure_byte_s"),
+        exposure_peak_bytes=bodies.get("zeroized", {}).get("exposure_peak_bytes"),
     )
+
+
+def _look(timeline: dict[str, int], stage: str) -> int | None:
+    """How long the agent looked at the leg's memory, the leg waiting."""
+    return _between(timeline, f"scan-{stage}", f"scanned-{stage}")
 
 
 def _between(timeline: dict[str, int], first: str, second: str) -> int | None:

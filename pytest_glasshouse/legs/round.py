@@ -49,6 +49,7 @@ class Round:
     cursor: int
     plan_sha256: str
     confidential: bool = False
+    strict_memory: bool = False
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

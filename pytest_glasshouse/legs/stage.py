@@ -53,6 +53,7 @@ class LegSettings:
     leg_timeout_s: float | None = None
     model: str | None = None
     confidential: bool = False
+    strict_memory: bool = False
     subject: dict[str, Any] = field(default_factory=dict)
 
 
@@ -94,6 +95,7 @@ class Allocation:
                     cursor=cursor,
                     plan_sha256=plan_sha256(observation["plan"]),
                     confidential=settings.confidential,
+                    strict_memory=settings.strict_memory,
                 )
                 current.notes["order"] = list(order)
                 observation["rounds"].append(current.notes)
@@ -144,6 +146,7 @@ class Allocation:
                 "targetSec": None if row.target_s is None else f"{row.target_s:g}",
                 "stepBudget": row.steps,
                 "warmupSec": f"{row.warmup_s:g}",
+                "strictMemory": settings.strict_memory,
                 "subject": settings.subject,
             },
             "material": {

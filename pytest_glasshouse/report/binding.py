@@ -130,7 +130,8 @@ def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: 
     expected: dict[str, dict[str, Any]] = {
         "manifest": {"run": run_id, "round_nonce": observed["nonce"]},
         "grant": {
-            "run": run_id, "row": record["rowId"], "sub": sub, "package": manifest, "policy": policy, "allocation": allocation["name"],
+            "run": run_id, "row": record["rowId"], "sub": sub, "package": manifest, "policy": policy,
+            "allocation": allocation["name"],
         },
         "evidence": {"sub": sub, "plan": plan, "manifest": manifest, "policy": policy, "container": allocation["name"]},
         "result": {"sub": sub, "plan": plan, "manifest": manifest, "policy": policy},

@@ -81,6 +81,12 @@ def stand_in(observation: Mapping[str, Any]) -> bool:
     return isinstance(material, dict) and material.get("standIn") is True
 
 
+def strict_memory(observation: Mapping[str, Any]) -> dict[str, bool]:
+    """Whether the legs ran under the strict memory profile; nothing in an observation from before there was one."""
+    plan = observation.get("plan")
+    return {"strictMemory": plan["strictMemory"]} if isinstance(plan, dict) and "strictMemory" in plan else {}
+
+
 def lifecycle(
     observation: Mapping[str, Any],
     *,

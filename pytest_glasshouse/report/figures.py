@@ -54,6 +54,7 @@ def row_figures(rounds: Sequence[RoundResult]) -> Figures:
         "unit": units.pop(),
         **totals,
         "zeroizeSec": None if any(value is None for value in zeroize) else seconds(sum(value or 0 for value in zeroize)),
+        **_beside(protected),
         "overheadPct": overhead_pct(totals["protectedPerSec"], totals["rawPerSec"]),
         "protectedAdapterSha256": protected[-1].adapter_sha256,
         "rawAdapterSha256": raw[-1].adapter_sha256,
@@ -133,6 +134,19 @@ def _leg_totals(name: str, legs: Sequence[LegResult]) -> Figures:
         f"{name}PhasesSec": {phase: seconds(phases[phase]) for phase in sorted(phases)},
         f"{name}PeakMemory": {"bytes": peak, "reason": _NO_PEAK if peak is None else None},
     }
+
+
+def _beside(legs: Sequence[LegResult]) -> Figures:
+    """What is in no leg's time: the memory scan, and the plaintext's exposure. Older reports have neither."""
+    figures: Figures = {}
+    scans = [leg.scan_ns for leg in legs if leg.scan_ns is not None]
+    exposures = [leg.exposure_byte_s for leg in legs if leg.exposure_byte_s is not None]
+    peaks = [leg.exposure_peak_bytes for leg in legs if leg.exposure_peak_bytes is not None]
+    if len(scans) == len(legs):
+        figures["scanSec"] = seconds(sum(scans))
+    if len(exposures) == len(peaks) == len(legs):
+        figures |= {"exposureByteSec": sum(exposures), "exposurePeakBytes": max(peaks)}
+    return figures
 
 
 def _round_figures(each: RoundResult) -> Figures:

@@ -20,6 +20,7 @@ from pytest_glasshouse.report.evidence import (
     observed_rounds,
     protected_of,
     stand_in,
+    strict_memory,
     treatment,
 )
 from pytest_glasshouse.report.figures import judged_figures, row_figures
@@ -134,16 +135,22 @@ def _state_faults(record: Mapping[str, Any]) -> Faults:
     for place, each in enumerate(record["findings"]):
         if each["finding"] == "unseen" and invariant_key(each["invariant"]) not in waived:
             yield f".findings[{place}]", f"{each['invariant']} is unseen, and this is a measured row"
-        if each["finding"] != "held" and record["publishable"]:
-            yield ".publishable", f"{each['invariant']} is {each['finding']}"
-    if record["namedGpuModel"] not in {None, record["gpuModel"]} and record["publishable"]:
-        yield ".publishable", "it did not run on the GPU it names"
-    if record["standIn"] and record["publishable"]:
-        yield ".publishable", "a stand-in model was trained"
-    if (record["dryRun"] or record["simulated"] or record["unpublishableBecause"]) and record["publishable"]:
-        yield ".publishable", "it is a dry run, simulated, or says itself why not"
     if record["provider"] == "mock" and not record["dryRun"]:
         yield ".dryRun", "the mock provider measures nothing but dry runs"
+    if record["publishable"]:
+        yield from ((".publishable", why) for why in _unpublishable(record))
+
+
+def _unpublishable(record: Mapping[str, Any]) -> Iterator[str]:
+    for each in record["findings"]:
+        if each["finding"] != "held":
+            yield f"{each['invariant']} is {each['finding']}"
+    if record["namedGpuModel"] not in {None, record["gpuModel"]}:
+        yield "it did not run on the GPU it names"
+    if record["standIn"]:
+        yield "a stand-in model was trained"
+    if record["dryRun"] or record["simulated"] or record["unpublishableBecause"]:
+        yield "it is a dry run, simulated, or says itself why not"
 
 
 def _journal_faults(observation: Mapping[str, Any]) -> Faults:
@@ -182,6 +189,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         "journal": journals(observation),
         "treatment": treatment(observation),
         "standIn": stand_in(observation),
+        **strict_memory(observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
     }

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.report.evidence import invariant_key, journals, lifecycle, stand_in, treatment
+from pytest_glasshouse.report.evidence import invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
 from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def build_record(
         **states,
         "treatment": treatment(outcome.observation),
         "standIn": stand_in(outcome.observation),
+        **strict_memory(outcome.observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
         "segments": [],

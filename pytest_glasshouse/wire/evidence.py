@@ -74,6 +74,14 @@ ANTIDEBUG_STRICT: dict[str, Json] = {
     "remote_debug": 0,  # sys.is_remote_debug_enabled() (3.14 on; 0 before)
 }
 
+# --- the memory scan: the kinds of secret that are looked for. A clean scan needs every one of them found before the wipe.
+SCAN_KEY = "key"
+SCAN_KEY_HALF = "key-half"
+SCAN_DERIVED = "derived-key"
+SCAN_CANARY = "canary"
+SCAN_BATCH = "batch"
+SCAN_KINDS = (SCAN_KEY, SCAN_KEY_HALF, SCAN_DERIVED, SCAN_CANARY, SCAN_BATCH)
+
 EVIDENCE_SHAPE: dict[str, type] = {
     "iss": str, "sub": str, "aud": str, "iat": int, "exp": int, "jti": str, "eat_nonce": str, "eat_profile": str,
     "policy": str, "plan": str, "cnf": dict, "composite": str, "components": dict, "manifest": str,

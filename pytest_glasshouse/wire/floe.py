@@ -122,6 +122,13 @@ def decrypt_into(
         keys.wipe()
 
 
+def derive_keys(key: Buffer, aad: bytes, ciphertext: Buffer, scratch: memoryview) -> memoryview:
+    """The secret keys of a message's first segments (message key, segment key), left in `scratch`; the caller owes wiping it."""
+    _check_key(key)
+    _Keys(key, bytes(memoryview(ciphertext).cast("B")[:42]), aad, ROTATION, scratch).segment(0)
+    return scratch[32:SCRATCH_BYTES]
+
+
 def _open_segment(keys: _Keys, number: int, place: memoryview, out: memoryview, *, final: bool) -> bool:
     if bytes(place[:4]) != (struct.pack(">I", len(place)) if final else _INNER):
         return False

@@ -89,6 +89,9 @@ class Trainer(Protocol):
     def export(self) -> bytes:
         """What was trained, as safetensors."""
 
+    def last_batch(self) -> list[memoryview]:
+        """The samples last trained on, where they lie in the parts; none before the first step."""
+
     def close(self) -> None:
         """Zero and drop every tensor. Afterwards no view into the parts is left, so the caller can wipe and unmap them."""
 

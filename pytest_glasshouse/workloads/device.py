@@ -61,6 +61,13 @@ def tensors_in(buffer: memoryview, device: Device) -> dict[str, Any]:
     return tensors
 
 
+def rows_in(buffer: memoryview, name: str) -> list[memoryview]:
+    """The rows of one tensor of a safetensors buffer, as bytes where they lie."""
+    entry = parse_safetensors(buffer)[name]
+    size = (entry.end - entry.start) // entry.shape[0]
+    return [buffer[at : at + size] for at in range(entry.start, entry.end, size)]
+
+
 def digest(tensors: Mapping[str, Any]) -> str:
     """The digest of tensors where they lie: saving them first would leave a copy in freed memory."""
     import torch

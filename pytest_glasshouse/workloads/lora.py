@@ -38,6 +38,8 @@ class LoraTrainer:
         self._learning_rate = float(config["optimizer"]["learningRate"])
         self._clip_norm = float(config["optimizer"]["clipNorm"])
         self._tokens = _tokens(devices.tensors_in(devices.part(parts, "tokens"), device), config["sequenceTokens"])
+        self._rows = devices.rows_in(devices.part(parts, "tokens"), "ids")
+        self._last: int | None = None
         _probe_tokenizer(base_dir, config["probe"])
         self._model = _adapted(_load_base(base_dir, device), config["lora"])
         if int(self._tokens.min()) < 0 or int(self._tokens.max()) >= self._model.config.vocab_size:
@@ -84,7 +86,8 @@ class LoraTrainer:
             yield from torch.randperm(len(self._tokens), generator=generator).tolist()
 
     def step(self) -> None:
-        self._train_on(self._tokens[next(self._order)])
+        self._last = next(self._order)
+        self._train_on(self._tokens[self._last])
 
     def _train_on(self, ids: Any) -> None:
         import torch
@@ -112,6 +115,9 @@ class LoraTrainer:
         from safetensors.torch import save
 
         return save({name: parameter.detach().cpu().contiguous() for name, parameter in self._adapter.items()})
+
+    def last_batch(self) -> list[memoryview]:
+        return [] if self._last is None else [self._rows[self._last]]
 
     def close(self) -> None:
         import torch

@@ -38,6 +38,8 @@ class MlpTrainer:
         self._momentum_kept = float(config["optimizer"]["momentum"])
         self._weight_decay = float(config["optimizer"]["weightDecay"])
         data = devices.tensors_in(devices.part(parts, "data"), device)
+        self._rows = devices.rows_in(devices.part(parts, "data"), "features")
+        self._chosen: Any = ()
         self._features, self._labels = data["features"], data["labels"]  # [samples, features], [samples]
         self._initial = devices.tensors_in(devices.part(parts, "initial"), device)
         self._expect_shapes()
@@ -82,6 +84,7 @@ class MlpTrainer:
         self._epoch_loss.zero_()
         for start in range(0, samples, batch):
             chosen = order[start : start + batch]
+            self._chosen = chosen
             torch.index_select(self._features, 0, chosen, out=self._batch_features)
             torch.index_select(self._labels, 0, chosen, out=self._batch_labels)
             self._epoch_loss += self._train_on_batch()
@@ -119,6 +122,9 @@ class MlpTrainer:
         from safetensors.torch import save
 
         return save({name: weight.detach().cpu() for name, weight in self._weights.items()})
+
+    def last_batch(self) -> list[memoryview]:
+        return [self._rows[int(index)] for index in self._chosen]
 
     def close(self) -> None:
         kept = [*self._momentum, *self._weights.values(), self._epoch_loss, self._batch_features, self._batch_labels]

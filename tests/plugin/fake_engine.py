@@ -107,7 +107,7 @@ class FakeAllocation:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
         ended = None
-        observation = example.observation(rounds=row.rounds)
+        observation = example.observation(rounds=row.rounds, unseen=())
         if kind == "lostcallback":
             observation["rounds"][0]["raw"]["callback"] = None
             observation["allocation"]["broken"] = ["raw callback completed"]

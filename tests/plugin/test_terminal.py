@@ -52,7 +52,7 @@ def test_summary_shows_measured_rows_and_why_others_were_not(project: Project) -
     result.stdout.fnmatch_lines(
         [
             "row * order * protected * raw * overhead * 95 % interval * verdict * findings",
-            "good *raw-first *epochs/s *single sample *12 of 13 held, 1 unseen",
+            "good *raw-first *epochs/s *single sample *13 of 13 held",
             "  lostcallback (raw-first): excluded",
             "      reason    the raw callback never came",
             "      decision  Excluded from overhead",

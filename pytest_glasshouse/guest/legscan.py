@@ -1,0 +1,136 @@
+"""The agent's side of the scan: takes a leg's descriptors, looks when the leg asks, and says what was seen.
+
+Three looks: `loaded` and `trained` are the positive control, `wiped` is the one that counts. What they add up to is
+signed with the leg's exit; judging it is the host's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.guest.patterns import Pattern, read_patterns
+from pytest_glasshouse.guest.scan import HandedMemory, Memory, ranges_of, scan
+from pytest_glasshouse.wire import frames
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.guest.scan import Found
+    from pytest_glasshouse.wire.canonical import Json
+
+STAGES = ("loaded", "trained", "wiped")
+
+
+class LegScan:
+    """The scan of one leg, from its descriptors to the claims in its exit."""
+
+    def __init__(self) -> None:
+        self._reason = "the leg showed no memory"
+        self._memory: Memory | None = None
+        self._descriptors: list[int] = []
+        self._salt = b""
+        self._patterns: list[Pattern] = []
+        self._control: set[int] = set()
+        self._looks: dict[str, Found] = {}
+
+    def attach(self, connection: socket.socket, body: dict[str, Json], *, pid: int) -> None:
+        """Take the leg's descriptors; they must be those of process `pid`, or a memory file it answers reads through."""
+        _, self._descriptors, _, _ = socket.recv_fds(connection, 1, 2)
+        if len(self._descriptors) != 2:  # noqa: PLR2004
+            raise ProtocolError(f"a leg shows its memory with two descriptors; saw {len(self._descriptors)}")
+        window, maps = self._descriptors
+        _expect_target(maps, f"/proc/{pid}/maps")
+        if body.get("served"):
+            self._memory = _ServedMemory(connection, window, maps)
+        else:
+            _expect_target(window, f"/proc/{pid}/mem")
+            self._memory = HandedMemory(window, maps)
+        self._reason = "the leg never asked for its memory to be scanned"
+
+    def look(self, stage: str, body: dict[str, Json]) -> None:
+        """One look, in the order of `STAGES`. What goes wrong with the looking is the reason the scan is unseen."""
+        salt, patterns = read_patterns(body)
+        if self._memory is None or stage not in STAGES or stage in self._looks or "wiped" in self._looks:
+            raise ProtocolError(f"no scan {stage!r} now")
+        if self._patterns and salt != self._salt:
+            raise ProtocolError("the patterns of one leg have one salt")
+        self._salt = salt
+        new = range(len(self._patterns), len(self._patterns) + len(patterns))
+        self._patterns += patterns
+        try:
+            found = scan(self._memory, self._patterns, salt, until=new)
+        except ImportError as error:
+            self._reason = f"the guest cannot scan: {error}"
+            return
+        if not found.scanned_bytes:
+            self._reason = f"nothing of the leg's memory could be read ({stage})"
+            return
+        self._looks[stage] = found
+        self._reason = f"the leg was not scanned again after {stage}"
+        if stage != "wiped":
+            self._control |= found.copies.keys()
+
+    def claims(self) -> dict[str, Json]:
+        """What the agent signs: integers and words."""
+        patterns = Counter(pattern.kind for pattern in self._patterns)
+        control = Counter(self._patterns[place].kind for place in self._control)
+        last = self._looks.get("wiped")
+        left: Counter[str] = Counter()
+        for place, copies in last.copies.items() if last else ():
+            left[self._patterns[place].kind] += copies
+        unfound = sorted(kind for kind, number in patterns.items() if control[kind] < number)
+        if left:
+            status, reason = "dirty", f"copies left: {', '.join(sorted(left))}"
+        elif last is None:
+            status, reason = "unseen", self._reason
+        elif unfound or not patterns:
+            status, reason = "unseen", f"the control did not find: {', '.join(unfound) or 'anything'}"
+        else:
+            status, reason = "clean", ""
+        return {
+            "status": status,
+            "reason": reason,
+            "patterns": {**patterns},
+            "control": {kind: control[kind] for kind in patterns},
+            "left": {**left},
+            "copies": left.total(),
+            "looks": {
+                stage: {"bytes": found.scanned_bytes, "unreadable": found.unreadable_bytes, "ns": found.elapsed_ns}
+                for stage, found in self._looks.items()
+            },
+        }
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        for descriptor in self._descriptors:
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+        self._descriptors, self._memory = [], None
+
+
+class _ServedMemory:
+    """Read by asking the leg, which writes what is asked for into a memory file both hold."""
+
+    def __init__(self, connection: socket.socket, window: int, maps: int) -> None:
+        self._connection, self._window, self._maps = connection, window, maps
+
+    def ranges(self) -> list[tuple[int, int]]:
+        return ranges_of(self._maps)
+
+    def read(self, address: int, into: memoryview) -> int:
+        frames.send(self._connection, {"type": "read", "body": {"address": address, "length": len(into)}})
+        received = frames.receive(self._connection)
+        if received is None or received[0].get("type") != "read-done":
+            raise ProtocolError("the leg did not serve a read")
+        count = cast("int", cast("dict[str, Json]", received[0]["body"])["count"])
+        return os.preadv(self._window, [into[:count]], 0) if count else 0
+
+
+def _expect_target(descriptor: int, expected: str) -> None:
+    seen = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+    if seen != expected:
+        raise ProtocolError(f"a leg shows its own memory: expected {expected}; saw {seen}")

@@ -1,0 +1,85 @@
+"""The leg's side of the scan: its memory is shown to its agent, and what must not be left in it is described.
+
+Where the leg may not open its own `/proc/self/mem` (a non-dumpable process of an ordinary user may not), it serves the
+agent's reads through a memory file instead; either way nothing is copied within the memory that is searched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+from typing import TYPE_CHECKING, cast
+
+from pytest_glasshouse.guest.patterns import SALT_BYTES, Patterns
+from pytest_glasshouse.wire import evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_glasshouse.guest.control import Control
+    from pytest_glasshouse.guest.patterns import Pattern
+    from pytest_glasshouse.wire.canonical import Json
+
+#: How many samples of the last batch are looked for; each in several places.
+_SAMPLES = 8
+_PIECES = 8
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Scanned:
+    """Shows this process's memory to its agent. To be made once the fences are up."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._patterns = Patterns(secrets.token_bytes(SALT_BYTES))
+        self._served: int | None = None
+        maps = os.open("/proc/self/maps", os.O_RDONLY)
+        try:
+            window = os.open("/proc/self/mem", os.O_RDONLY)
+        except PermissionError:
+            window = self._served = os.memfd_create("glasshouse-scan")
+        control.hand("memory", {"served": self._served is not None}, [window, maps])
+        os.close(maps)
+        if self._served is None:
+            os.close(window)
+
+    def loaded(self, key: memoryview, derived: Iterable[memoryview], canary: memoryview) -> None:
+        """The first look, while the keys are still in use: everything described here must be found."""
+        make = self._patterns
+        patterns = [make.of(evidence.SCAN_KEY, key)]
+        patterns += make.of_windows(evidence.SCAN_KEY_HALF, key)
+        for keys in derived:
+            patterns += make.of_windows(evidence.SCAN_DERIVED, keys)
+        patterns += make.of_windows(evidence.SCAN_CANARY, canary)
+        self._look("loaded", patterns)
+
+    def trained(self, batch: Iterable[memoryview]) -> None:
+        """The second look, while the tensors are still there: the last batch trained on must be found."""
+        samples = list(batch)
+        chosen = samples[:: -(-len(samples) // _SAMPLES) or 1]
+        self._look("trained", self._patterns.of_samples(evidence.SCAN_BATCH, chosen, pieces=_PIECES))
+
+    def wiped(self) -> None:
+        """The last look: nothing described before may be found."""
+        self._look("wiped", [])
+        if self._served is not None:
+            os.close(self._served)
+
+    def _look(self, stage: str, patterns: list[Pattern]) -> None:
+        told = cast("Json", [pattern.to_json() for pattern in patterns])
+        self._control.tell("scan", {"stage": stage, "salt": self._patterns.salt.hex(), "patterns": told})
+        while True:
+            kind, body = self._control.hear("read", "scanned")
+            if kind == "scanned":
+                break
+            self._serve(cast("int", body["address"]), cast("int", body["length"]))
+        if self._served is not None:
+            os.ftruncate(self._served, 0)
+
+    def _serve(self, address: int, length: int) -> None:
+        # The kernel copies, and says how far it came; nothing of it passes through memory of this process.
+        if self._served is None:
+            raise ValueError("the agent has descriptors; it has no reads to ask for")
+        count = _libc.pwrite(self._served, ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_long(0))
+        self._control.tell("read-done", {"count": max(count, 0)})
