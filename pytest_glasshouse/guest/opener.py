@@ -7,6 +7,7 @@ before the error leaves. Refuses to write anything to disk.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -22,6 +23,8 @@ from pytest_glasshouse.wire.package import PackageHeader, parse_header
 
 #: Parts begin at multiples of this, so that tensors can lie on them whatever their dtype.
 ALIGNMENT = 4096
+#: More threads than this wait for memory, not for the cipher.
+THREADS_LIMIT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +56,8 @@ def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private:
     return Secret.take(key)
 
 
-def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, Json]) -> Opened:
-    """Open `package`, whose header must be the one `manifest` (verified claims) names.
+def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, Json], *, threads: int | None = None) -> Opened:
+    """Open `package`, whose header must be the one `manifest` (verified claims) names, with `threads` or as many as help.
 
     Raises `IntegrityError`: `pkg-format`, `pkg-header`, `pkg-length`, `pkg-commit` or `pkg-integrity`. No plaintext is
     left behind then. The caller still owes wiping `data_key`.
@@ -67,8 +70,9 @@ def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, 
     for part in header.parts:
         starts.append(size)
         size += -(-part.size // ALIGNMENT) * ALIGNMENT
+    hands = threads or min(THREADS_LIMIT, len(os.sched_getaffinity(0)))
     arena = Arena(size)
-    scratch = Secret(floe.SCRATCH_BYTES)
+    scratch = Secret(floe.scratch_bytes(hands))
     parts: dict[str, memoryview] = {}
     whole = False
     try:
@@ -80,7 +84,7 @@ def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, 
             if floe.segment_length(place) != header.segment:
                 raise IntegrityError("pkg-format", "segment")
             view = arena.view[starts[index] : starts[index] + part.size]
-            floe.decrypt_into(data_key.view, header.context(index), place, view, scratch=scratch.view)
+            floe.decrypt_into(data_key.view, header.context(index), place, view, scratch=scratch.view, threads=hands)
             parts[part.name] = view
         whole = True
     finally:
