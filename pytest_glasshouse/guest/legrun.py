@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
-from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest import machine, sources
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
@@ -188,6 +188,7 @@ class LegRun(threading.Thread):
             observed=cast("dict[str, Json]", self._ready["antidebug"]),
             state_head=cast("str", body["head"]),
         )
+        claims.update(sources.submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": body["log"]})
         kind, answer = self._answers.get()
