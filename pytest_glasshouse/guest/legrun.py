@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
+from pytest_glasshouse.guest import sources
 from pytest_glasshouse.guest.bytecode import ByteCode
 from pytest_glasshouse.guest.gpu import GpuMemory
 from pytest_glasshouse.guest.images import Baseline, Images
@@ -242,6 +243,7 @@ class LegRun(threading.Thread):
             observed=cast("dict[str, Json]", self._ready["antidebug"]),
             state_head=cast("str", body["head"]),
         )
+        claims.update(sources.submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": body["log"]})
         kind, answer = self._answers.get()

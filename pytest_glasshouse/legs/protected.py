@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.trustees import Trustees
     from pytest_glasshouse.legs.watch import LegWatch
     from pytest_glasshouse.providers.base import Grant
+    from pytest_glasshouse.trust.references import Hardware
     from pytest_glasshouse.wire.canonical import Json
 
 _GRANT_S = 3600
@@ -34,7 +35,7 @@ _RECORDED = (
 )  # fmt: skip
 
 
-def policy_for(grant: Grant, *, completion_s: int) -> Policy:
+def policy_for(grant: Grant, *, completion_s: int, hardware: Hardware | None = None) -> Policy:
     """The owner's policy for one allocation: the archive must be the one the host built, the rest is recorded."""
     components: dict[str, Required | Recorded] = {name: Recorded() for name in _RECORDED}
     components["archive"] = Required(sha256=grant.archive_sha256)
@@ -46,14 +47,16 @@ def policy_for(grant: Grant, *, completion_s: int) -> Policy:
         components=components,
         container=grant.allocation_id,
         completion_s=completion_s,
+        hardware=hardware,
     )
 
 
 class ProtectedRuntime:
     """Runs protected legs; the `protected_runtime` fixture's object."""
 
-    def __init__(self, trustees: Trustees) -> None:
+    def __init__(self, trustees: Trustees, *, hardware: Hardware | None = None) -> None:
         self._trustees = trustees
+        self._hardware = hardware
 
     @property
     def keys(self) -> dict[str, Json]:
@@ -79,7 +82,7 @@ class ProtectedRuntime:
     def _lifecycle(self, current: Round, notes: dict[str, Any]) -> Ended | None:
         # 1. The owner seals a package for this round and registers it with its policy.
         sealed = self._seal(current)
-        policy = policy_for(current.grant, completion_s=_completion_s(current))
+        policy = policy_for(current.grant, completion_s=_completion_s(current), hardware=self._hardware)
         notes.update(manifest=sealed.manifest, policy=policy.to_json(), policySha256=policy.sha256)
         notes["plan"] = current.plan_sha256
         self._register(sealed, policy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_glasshouse.tamper import completion, enrolment, evidence, log, package, release, session, tokens, transport
+from pytest_glasshouse.tamper import completion, enrolment, evidence, hardware, log, package, release, session, tokens, transport
 from pytest_glasshouse.tamper.case import Case, TamperResult, run_case
 
 #: The one that must be released: the whole lifecycle with nothing changed.
@@ -23,6 +23,7 @@ CASES: tuple[Case, ...] = (
     *completion.CASES,
     *log.CASES,
     *transport.CASES,
+    *hardware.CASES,
 )
 
 __all__ = ["CASES", "CONTROL", "Case", "TamperResult", "run_case"]

@@ -11,13 +11,14 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.trust.admission import Admission, Run
+from pytest_glasshouse.trust.hardware import appraise_hardware, worst
 from pytest_glasshouse.trust.ledger import Ledger
 from pytest_glasshouse.trust.messages import Message, lines, shaped, text
 from pytest_glasshouse.trust.verifier import Expected, appraise, need
@@ -156,7 +157,9 @@ class AttestationServer:
         nonce = self._random_bytes(32).hex()
         need(nonce not in self._sessions, "internal", "randomness")
         self._sessions[nonce] = _Session(nonce=nonce, run=run, plan=plan, issued_at=now, attempt=self._attempt(run))
-        return {"nonce": nonce, "issued_at": now, "expires_in": CHALLENGE_TTL_S, "policy": run.package.policy.sha256}
+        policy = run.package.policy
+        asked: dict[str, Json] = {"hardware": list(policy.hardware.required)} if policy.hardware else {}
+        return {"nonce": nonce, "issued_at": now, "expires_in": CHALLENGE_TTL_S, "policy": policy.sha256, **asked}
 
     def _forget_expired(self, now: int) -> None:
         # A forgotten nonce is refused like one that never was. Released sessions stay: they can still be completed.
@@ -201,6 +204,7 @@ class AttestationServer:
             manifest_version=run.package.version,
         )
         cnf = appraise(claims, log, expected=expected, now=now)
+        devices = appraise_hardware(claims, nonce=session.nonce, cnf=cnf, policy=policy, now=now)
         # 5. The grant still stands and is not used up, nor is what the policy allows for this package.
         need(now < run.expires, "grant", "expired")
         released = self._ledger.of("release")
@@ -208,7 +212,7 @@ class AttestationServer:
         of_package = sum(e["manifest"] == run.package.manifest for e in released)
         need(of_package < policy.release_limit, "release-limit", "policy")
         # 6. Sealed to the leg's key, for this result and this package.
-        result = self._result(session, claims, evidence, now)
+        result = self._result(session, claims, evidence, now, devices)
         sealed = _seal(run.package.data_key, cnf, release_info(result, run.package.manifest))
         # 7. Counted before it leaves.
         self._ledger.append(
@@ -239,7 +243,7 @@ class AttestationServer:
         need(about is None or about is session.run, "nonce", "another session's")
         return session
 
-    def _result(self, session: _Session, claims: Message, evidence: str, now: int) -> str:
+    def _result(self, session: _Session, claims: Message, evidence: str, now: int, devices: Mapping[str, dict[str, Json]]) -> str:
         submod: dict[str, Json] = {
             "ear_status": "affirming",
             **{name: claims[name] for name in ("manifest", "composite", "container")},
@@ -253,7 +257,7 @@ class AttestationServer:
             "eat_nonce": session.nonce,
             "eat_profile": EAR_PROFILE,
             "ear_verifier_id": VERIFIER_ID,
-            "ear_status": "affirming",
+            "ear_status": worst([submod, *devices.values()]),
             "cnf": claims["cnf"],
             "policy": session.run.package.policy.sha256,
             "plan": session.plan,
@@ -262,7 +266,7 @@ class AttestationServer:
             "container": claims["container"],
             "attempt": session.attempt,
             "evidence_sha256": sha256_hex(evidence.encode()),
-            "submods": {"runtime": submod},
+            "submods": {**devices, "runtime": submod},
         }
         return sign(result, key=self._signing, typ=TYP_RESULT)
 
