@@ -70,6 +70,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         leg_timeout_s=options.leg_timeout_s,
         model=row_item.model,
         subject=door.plan.subject,
+        server=options.outside_server,
     )
     grant = door.grants.acquire(row_item.row, worker=door.worker)
     try:

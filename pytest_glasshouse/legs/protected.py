@@ -53,7 +53,8 @@ class ProtectedRuntime:
     def keys(self) -> dict[str, Json]:
         """The public keys that everything this runtime leaves behind is checked with."""
         owner = self._trustees.owner
-        return {"server": public_text(self._trustees.server_key), "owner": owner.public_text}
+        server = public_text(self._trustees.server_key)
+        return {"server": server, "owner": owner.public_text, "attestationServer": self._trustees.place}
 
     def run(self, current: Round) -> Ended | None:
         """One whole protected lifecycle. Returns how the row ended if it ended here, else None."""
@@ -155,7 +156,7 @@ class ProtectedRuntime:
         grant = self._trustees.owner.grant(
             server=self._trustees.server_key,
             run=current.run_id,
-            sub=f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}",
+            sub=session_name(current),
             package=sealed.manifest_sha256,
             policy_sha256=policy.sha256,
             allocation=current.grant.allocation_id,
@@ -173,6 +174,7 @@ class ProtectedRuntime:
         try:
             answer = self._trustees.client.complete(head=notes["head"], exit=notes["exit"], nonce=relay.nonce)
             notes["receipt"] = answer["receipt"]
+            self._trustees.settled(relay.nonce)
         except RefusedError as error:
             notes["completeRefusal"] = {"reason": error.reason}
 
@@ -199,6 +201,7 @@ class _Relay:
         self._policy = policy
         self._notes = notes
         self._leg_id = current.leg_id("protected")
+        self._sub = session_name(current)
         self.nonce = ""
         self.refused: RefusedError | None = None
 
@@ -217,10 +220,11 @@ class _Relay:
             ask()
         except RefusedError as error:
             self.refused = error
+            self._trustees.settled(self.nonce)
             self._current.channel.request("answer", {"leg": self._leg_id, "kind": "refusal", "body": {"reason": error.reason}})
 
     def _challenge(self) -> None:
-        sub = f"{self._current.run_id}/{self._current.row.row_id}/{self._current.nonce[:16]}"
+        sub = self._sub
         given = self._trustees.client.challenge(sub=sub, plan=self._current.plan_sha256)
         self.nonce = cast("str", given["nonce"])
         self._notes["challenge"] = given
@@ -236,6 +240,13 @@ class _Relay:
         self._current.channel.request("answer", {"leg": self._leg_id, "kind": "challenge", "body": body})
 
     def _release(self) -> None:
+        self._trustees.awaiting(
+            nonce=self.nonce,
+            sub=self._sub,
+            run=self._current.run_id,
+            manifest=self._sealed.manifest_sha256,
+            completion_s=self._policy.completion_s,
+        )
         given = self._trustees.client.release(
             evidence=cast("str", self._notes["evidence"]), log=cast("list[str]", self._notes["releaseLog"])
         )
@@ -243,6 +254,11 @@ class _Relay:
         self._current.channel.request(
             "answer", {"leg": self._leg_id, "kind": "release", "body": {"result": given["result"], "sealed": given["sealed"]}}
         )
+
+
+def session_name(current: Round) -> str:
+    """What this lifecycle is called at the server. The round's nonce is in it, so that workers who share one never collide."""
+    return f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}"
 
 
 def _note_watch(notes: dict[str, Any], watch: LegWatch) -> None:
