@@ -75,7 +75,7 @@ def declare(commands: Any) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     from pytest_glasshouse.trust.audit import AuditLine
-    from pytest_glasshouse.trust.http import listen
+    from pytest_glasshouse.trust.http import check_address, listen
     from pytest_glasshouse.trust.keyfiles import read_public, server_key
     from pytest_glasshouse.trust.ledger import Ledger
     from pytest_glasshouse.trust.limits import Limits
@@ -84,6 +84,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     limits = _limits(options, Limits)
     tls = _tls(options)
+    check_address(options.listen, tls=tls is not None)
     owner = read_public(options.owner, what="--owner")
     state = options.state or Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "glasshouse"
     _nobody_looks_in()

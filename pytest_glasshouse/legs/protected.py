@@ -10,7 +10,14 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.channel.guest import put
-from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, IntegrityError, ProtocolError, RefusedError
+from pytest_glasshouse.errors import (
+    GlasshouseError,
+    GuestGoneError,
+    InfrastructureError,
+    IntegrityError,
+    ProtocolError,
+    RefusedError,
+)
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.trust.policy import Policy, Recorded, Required
@@ -26,6 +33,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _GRANT_S = 3600
+#: What a leg is told when the server could not be asked. No server says it.
+NO_ANSWER = "no-answer"
 #: What the evidence must carry beside the archive; their values are recorded, not compared.
 _RECORDED = ("interpreter", "python", "kernel", "torch", "transformers", "peft", "driver", "gpu-uuid")
 
@@ -221,7 +230,16 @@ class _Relay:
         except RefusedError as error:
             self.refused = error
             self._trustees.settled(self.nonce)
-            self._current.channel.request("answer", {"leg": self._leg_id, "kind": "refusal", "body": {"reason": error.reason}})
+            self._refuse(error.reason)
+        except GuestGoneError:
+            raise
+        except InfrastructureError:
+            # The leg waits for an answer that will not come: it is told so, or it would sit there beside the next row's.
+            self._refuse(NO_ANSWER)
+            raise
+
+    def _refuse(self, reason: str) -> None:
+        self._current.channel.request("answer", {"leg": self._leg_id, "kind": "refusal", "body": {"reason": reason}})
 
     def _challenge(self) -> None:
         sub = self._sub

@@ -75,6 +75,18 @@ def serve_embedded(server: AttestationServer) -> Embedded:
     return listen(server, _LOOPBACK, limits=Limits())
 
 
+def check_address(host: str, *, tls: bool) -> None:
+    """Raise `ConfigurationError` for an address that may not be listened on: in the clear, anything but loopback."""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ConfigurationError(f"{host!r}: expected an IP address to listen on, such as 127.0.0.1 or ::1") from None
+    if not tls and not loopback:
+        raise ConfigurationError(
+            f"{host} is not loopback: expected a certificate and its key for TLS, saw none; nothing is served"
+        )
+
+
 def listen(
     server: AttestationServer,
     address: tuple[str, int],
@@ -85,14 +97,7 @@ def listen(
 ) -> Embedded:
     """Serve on `address` (port 0: any), in a thread. Anything but loopback needs `tls`, or is a `ConfigurationError`."""
     host, port = address
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        raise ConfigurationError(f"{host!r}: expected an IP address to listen on, such as 127.0.0.1 or 0.0.0.0") from None
-    if tls is None and not loopback:
-        raise ConfigurationError(
-            f"{host} is not loopback: expected a certificate and its key for TLS, saw none; nothing is served"
-        )
+    check_address(host, tls=tls is not None)
     try:
         http = _Server(address, server, limits=limits, tls=tls, audit=audit)
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pytest_glasshouse.tamper.stage import PLAN, SUB
 from pytest_glasshouse.trust.client import AttestationClient
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
+from tests.service.certificate import certificate
 from tests.service.serving import OutsideStage, Serving, serving
 
 #: What `serve` does before it reads its key, then PR_GET_DUMPABLE: 0 keeps the same user out of /proc/PID/mem.
@@ -167,6 +169,24 @@ def test_a_slow_sender_is_cut_off_and_others_are_served(tmp_path: Path) -> None:
             stage.attempt().live_through()
         for each in slow:
             each.close()
+
+
+def test_with_a_certificate_it_speaks_tls_1_3_and_nothing_else(tmp_path: Path) -> None:
+    chain, private = certificate(tmp_path)
+    with serving(tmp_path, "--certificate", str(chain), "--key", str(private)) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        client = AttestationClient(server.url, authority=chain)
+        assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
+        client.close()
+        old = ssl.create_default_context(cafile=str(chain))
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain, pytest.raises(ssl.SSLError):
+            old.wrap_socket(plain, server_hostname="127.0.0.1")
+        stalled = socket.create_connection(("127.0.0.1", server.port), timeout=20)  # says nothing, and stalls nobody
+        assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
+        client.close()
+        stalled.close()
+        assert server.end() == 0
 
 
 def test_a_peer_that_asks_too_often_is_turned_away(tmp_path: Path) -> None:

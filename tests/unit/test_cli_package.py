@@ -172,6 +172,9 @@ def test_a_wheel_of_the_same_code_gives_the_same_policy(tmp_path: Path, capsys: 
         ("serve", "--owner", "no key"),
         ("serve", "--owner", "owner.key"),
         ("serve", "--owner", "owner.key.pub", "--port", "-1"),
+        ("serve", "--owner", "owner.key.pub", "--listen", "0.0.0.0"),  # noqa: S104
+        ("serve", "--owner", "owner.key.pub", "--listen", "::"),
+        ("serve", "--owner", "owner.key.pub", "--listen", "example.org"),
         ("serve", "--owner", "owner.key.pub", "--rate", "-1"),
         ("serve", "--owner", "owner.key.pub", "--connections", "0"),
         ("serve", "--owner", "owner.key.pub", "--certificate", "package"),
