@@ -1,4 +1,6 @@
-"""The `glasshouse` command: reads what a run left behind. It needs the core only and rents nothing.
+"""The `glasshouse` command: reads what a run left behind, seals packages and serves. It needs the core only and rents nothing.
+
+What seals, serves and captures is in the `cli_*` modules beside this one.
 
 Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 12 redaction blocked, 13 the report does not validate.
 """
@@ -12,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
+from pytest_glasshouse import cli_package, cli_policy, cli_serve
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,6 +36,10 @@ examples:
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
+  glasshouse keygen owner.key                           make an owner's key
+  glasshouse serve --owner owner.key.pub                run the attestation server that rows of this owner share
+  glasshouse seal data/ --owner owner.key --out data.package
+  glasshouse policy capture --container IMAGE --out policy.json
 
 exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 12 redaction blocked the report;
 13 the report does not validate
@@ -69,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+    except IntegrityError as error:
+        sys.stderr.write(f"glasshouse {options.command}: refused: {error}\n")
+        return EXIT_NO
     except (ConfigurationError, ReportError, RedactionError) as error:
         sys.stderr.write(f"glasshouse {options.command}: {error}\n")
         codes: dict[type[Exception], int] = {RedactionError: EXIT_REDACTION, ReportError: options.report_error_code}
@@ -83,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="glasshouse",
-        description="Read, check and render what a benchmark run of pytest-glasshouse left behind.",
+        description="Check and render what a benchmark run left behind; run the attestation server; seal packages.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -130,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
+    for module in (cli_serve, cli_package, cli_policy):
+        module.declare(commands)
     return parser
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.trust.references import Hardware
@@ -110,7 +111,7 @@ class Policy:
             **{name: int(str(number)) for name, number in numbers.items()},
         )
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The name this policy goes by everywhere."""
         return tagged("glasshouse-policy/1", canonical(self.to_json()))

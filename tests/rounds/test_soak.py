@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.errors import IntegrityError, RefusedError
+from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.providers.process import listed
-from pytest_glasshouse.tamper.stage import Attempt, Stage
+from pytest_glasshouse.tamper.stage import Stage
 from pytest_glasshouse.trust.sealing import read_manifest
 from tests.rounds.conftest import carry_out, short_row
 
@@ -20,7 +19,6 @@ pytestmark = pytest.mark.soak
 
 SOAK = bool(os.environ.get("SOAK"))
 SEED = 20261120
-_RACERS = 8
 
 
 def _times(few: int, many: int) -> int:
@@ -38,34 +36,6 @@ def test_rows_one_after_the_other_hold_and_leave_nothing(tmp_path: Path) -> None
         assert not ran.guest_directory.exists()
         assert not [i for i in listed() if i.name == ran.cleanup.allocations[0]["name"]]
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
-
-
-def test_threads_with_one_nonce_get_exactly_one_key(tmp_path: Path) -> None:
-    """A race that gives two keys gives them once in a thousand times."""
-    for _ in range(_times(3, 200)):
-        with Stage() as stage:
-            attempt = stage.attempt()
-            assert sorted(_raced(attempt, attempt.token())) == ["nonce"] * (_RACERS - 1) + ["released"]
-
-
-def _raced(attempt: Attempt, token: str) -> list[str]:
-    outcomes: list[str] = []
-    barrier = threading.Barrier(_RACERS)
-
-    def ask() -> None:
-        barrier.wait()
-        try:
-            attempt.release(token)
-            outcomes.append("released")
-        except RefusedError as refusal:
-            outcomes.append(refusal.reason)
-
-    threads = [threading.Thread(target=ask) for _ in range(_RACERS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return outcomes
 
 
 def test_any_bit_of_a_package_is_load_bearing() -> None:
