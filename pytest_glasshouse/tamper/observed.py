@@ -17,20 +17,21 @@ from pytest_glasshouse.wire import evidence, tokens
 
 Observation = dict[str, Any]
 
-#: Every fault of the mock provider that spoils a row, and the invariant it must break. Faults that end a row before it
-#: can be judged (boot-stall, no-capacity, a guest that is lost) break none: what they leave is `unseen`.
-FAULT_BREAKS = {
-    "attestation-reject": "attestation verified",
-    "key-unattested": "key released only after attestation",
-    "weights-foreign": "weights loaded from the package",
-    "zeroize-skipped": "runtime zeroized",
-    "journal-truncated": "journal countersigned",
-    "raw-callback-lost": "raw callback completed",
-    "adapter-copied": "adapter digests distinct",
-    "adapter-untrained": "both adapters trained",
-    "nonfinite-loss": "losses finite",
-    "reboot-between-legs": "same allocation",
-    "work-differs": "same work",
+#: Every fault of the mock provider that spoils a row, and what it must break: a leg that does not zeroize is also seen to
+#: hold copies. Faults that end a row before it can be judged (boot-stall, no-capacity, a guest that is lost) break
+#: nothing: what they leave is `unseen`.
+FAULT_BREAKS: dict[str, tuple[str, ...]] = {
+    "attestation-reject": ("attestation verified",),
+    "key-unattested": ("key released only after attestation",),
+    "weights-foreign": ("weights loaded from the package",),
+    "zeroize-skipped": ("runtime zeroized", "memory scanned clean"),
+    "journal-truncated": ("journal countersigned",),
+    "raw-callback-lost": ("raw callback completed",),
+    "adapter-copied": ("adapter digests distinct",),
+    "adapter-untrained": ("both adapters trained",),
+    "nonfinite-loss": ("losses finite",),
+    "reboot-between-legs": ("same allocation",),
+    "work-differs": ("same work",),
 }
 
 
@@ -56,7 +57,8 @@ def _overlap(observation: Observation) -> None:
 
 
 def _dirty_scan(observation: Observation) -> None:
-    _resign_exit(observation, scan={"status": "dirty", "copies": 2, "reason": ""})
+    scan: Any = tokens.peek(observation["rounds"][0]["protected"]["exit"])["scan"]
+    _resign_exit(observation, scan={**scan, "status": "dirty", "copies": 2, "left": {evidence.SCAN_KEY: 2}})
 
 
 def _resign_exit(observation: Observation, **changed: Any) -> None:

@@ -250,7 +250,7 @@ class Attempt:
     def exit_claims(self, head: str) -> dict[str, Json]:
         """What the agent saw at the end."""
         gpu: dict[str, Json] = {"before": None, "after": None, "reason": "no GPU"}
-        scan: dict[str, Json] = {"status": "unseen", "reason": "not built"}
+        scan: dict[str, Json] = {"status": "unseen", "reason": "no leg ran"}
         return ev.exit_claims(
             nonce=self.nonce, head_token=head, process_gone=True, exit_status=0, workspace_entries=0, gpu=gpu, scan=scan
         )

@@ -41,6 +41,9 @@ def test_rows_are_measured_in_both_orders_and_the_report_recomputes(real: Projec
     for row in report["rows"]:
         _recomputes(row)
         assert (row["dryRun"], row["publishable"]) == (True, False)
+        assert row["waived"] == []
+        assert row["strictMemory"] is False
+        assert min(row["scanSec"], row["exposureByteSec"], row["exposurePeakBytes"]) > 0
         assert "H100" not in row["gpuModel"]
     assert report["cleanup"]["status"] == "proven"
 

@@ -35,6 +35,9 @@ class Bench:
     def trainer(self, **changed_parts: bytes) -> Trainer:
         return self.on(self._mapped({**self.material.parts, **changed_parts}))
 
+    def mapped_parts(self) -> dict[str, memoryview]:
+        return self._mapped(self.material.parts)
+
     def on(self, views: Mapping[str, memoryview]) -> Trainer:
         return open_trainer(self.name, views, base_dir=self.base_dir, device="cpu")
 
@@ -203,3 +206,23 @@ def test_parts_of_another_workload_are_refused(bench: Bench) -> None:
 def test_unknown_workload_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="expected mlp or lora"):
         open_trainer("cnn", {}, device="cpu")
+
+
+def test_last_batch_is_what_was_trained_on_last_and_lies_in_the_parts(bench: Bench) -> None:
+    """The memory scan looks for it, so it must be the batch itself and not one like it."""
+    views = bench.mapped_parts()
+    trainer: Any = bench.on(views)
+    assert trainer.last_batch() == []
+    trainer.reset(3)
+    trainer.step()
+    first = [bytes(row) for row in trainer.last_batch()]
+    if bench.name == "mlp":
+        assert [trainer._batch_features.numpy().tobytes()] == [b"".join(first)]
+    else:
+        assert first == [trainer._tokens[trainer._last].numpy().tobytes()]
+    whole = views["data" if bench.name == "mlp" else "tokens"]
+    rows = trainer.last_batch()
+    whole[:] = bytes(len(whole))
+    assert all(bytes(row) == bytes(len(row)) for row in rows)
+    trainer.step()
+    assert len(trainer.last_batch()) == len(first)

@@ -1,0 +1,219 @@
+"""The memory scan on real legs: what it catches, what it proves before, and what is believed of it."""
+
+from __future__ import annotations
+
+import copy
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.channel.archive import build_archive
+from pytest_glasshouse.guest.legscan import LegScan
+from pytest_glasshouse.invariants import judge, memory_scanned_clean
+from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.tamper.observed import _resign_exit
+from pytest_glasshouse.wire import evidence, frames, tokens
+from tests.rounds.conftest import Ran, carry_out, short_row
+
+_MAIN = """import sys
+
+sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
+
+import careless
+from pytest_glasshouse.guest.main import main
+
+sys.exit(main())
+"""
+
+_KEEPS_A_CIPHER = """
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from pytest_glasshouse.guest import protected
+
+kept, honest = [], protected.open_package
+
+def open_package(package, key, claims):
+    kept.append(AESGCM(key.view))
+    return honest(package, key, claims)
+
+protected.open_package = open_package
+"""
+
+_KEEPS_A_BATCH = """
+from pytest_glasshouse.guest import training
+
+kept, honest = [], training.open_trainer
+
+def open_trainer(*given, **named):
+    trainer = honest(*given, **named)
+    last_batch = trainer.last_batch
+    def keep():
+        kept.append(bytes(last_batch()[0]))
+        return last_batch()
+    trainer.last_batch = keep
+    return trainer
+
+training.open_trainer = open_trainer
+"""
+
+
+def _scan(ran: Ran) -> Any:
+    return tokens.peek(ran.outcome.observation["rounds"][0]["protected"]["exit"])["scan"]
+
+
+@pytest.mark.parametrize(("careless", "kind"), [(_KEEPS_A_CIPHER, "key"), (_KEEPS_A_BATCH, "batch")], ids=["cipher", "batch"])
+def test_what_a_careless_leg_keeps_is_found(careless: str, kind: str, tmp_path: Path) -> None:
+    """A cipher object that outlives its key keeps the key in its schedule, whatever the leg says of itself."""
+    archive = build_archive({"careless.py": careless.encode(), "__main__.py": _MAIN.encode()})
+    ran = carry_out(short_row(), tmp_path, archive=archive)
+    assert ran.outcome.ended is None
+    findings = {finding.invariant: finding for finding in judge(ran.outcome.observation)}
+    assert [name for name, finding in findings.items() if finding.finding != "held"] == ["memory scanned clean"]
+    assert findings["memory scanned clean"].finding == "broken"
+    assert kind in findings["memory scanned clean"].reason
+    assert _scan(ran)["left"][kind] >= 1
+
+
+def test_control_finds_every_kind_and_the_wiped_memory_holds_none(good_run: Ran) -> None:
+    """Finding nothing is worth what the same search found before."""
+    scan = _scan(good_run)
+    assert (scan["status"], scan["copies"], scan["left"]) == ("clean", 0, {})
+    assert set(scan["patterns"]) == set(evidence.SCAN_KINDS)
+    assert scan["control"] == scan["patterns"]
+    assert scan["looks"]["wiped"]["bytes"] > 50_000_000
+
+
+def test_scan_is_in_no_legs_time(good_run: Ran) -> None:
+    """The leg waits while it is looked at; that is not what protection costs."""
+    (figures,) = results(good_run.outcome.observation)
+    assert figures.protected is not None
+    assert figures.raw is not None
+    timeline = good_run.outcome.observation["rounds"][0]["protected"]["timeline"]
+    looks = {name: timeline[f"scanned-{name}"] - timeline[f"scan-{name}"] for name in ("loaded", "trained", "wiped")}
+    assert figures.protected.scan_ns == sum(looks.values()) > 0
+    assert figures.protected.setup_ns == timeline["train_started"] - timeline["spawned"] - looks["loaded"]
+    assert figures.protected.zeroize_ns == timeline["exit"] - timeline["adapter_exported"] - looks["wiped"]
+    assert timeline["zeroized"] <= timeline["head"] <= timeline["scan-wiped"]
+    assert (figures.raw.scan_ns, figures.raw.exposure_byte_s) == (None, None)
+
+
+def test_exposure_covers_the_package_from_opening_to_wipe(good_run: Ran) -> None:
+    (figures,) = results(good_run.outcome.observation)
+    sizes = [part["size"] for part in tokens.peek(good_run.outcome.observation["rounds"][0]["protected"]["manifest"])["parts"]]  # type: ignore[union-attr,index,call-overload]
+    assert figures.protected is not None
+    assert (figures.protected.exposure_peak_bytes or 0) >= sum(sizes) + 32
+    assert (figures.protected.exposure_byte_s or 0) > 0
+
+
+_UNBELIEVABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "no scan": ({"status": "unseen", "reason": "the guest cannot scan"}, "unseen"),
+    "copies": ({"copies": 1}, "broken"),
+    "copies of one kind": ({"left": {"canary": 1}}, "broken"),
+    "dirty without a number": ({"status": "dirty"}, "broken"),
+    "no control": ({"control": {}}, "unseen"),
+    "no patterns": ({"patterns": {}, "control": {}}, "unseen"),
+    "nothing searched": ({"looks": {"wiped": {"bytes": 0, "unreadable": 0, "ns": 0}}}, "unseen"),
+    "no look after the wipe": ({"looks": {}}, "unseen"),
+}
+
+
+@pytest.mark.parametrize("name", _UNBELIEVABLE)
+def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_observation: dict[str, Any]) -> None:
+    """The finding is made of the figures, and one of them missing is no good news."""
+    changes, expected = _UNBELIEVABLE[name]
+    changed = copy.deepcopy(good_observation)
+    scan: Any = tokens.peek(changed["rounds"][0]["protected"]["exit"])["scan"]
+    _resign_exit(changed, scan={**scan, **changes})
+    assert memory_scanned_clean(changed).finding == expected
+    assert memory_scanned_clean(good_observation).finding == "held"
+
+
+@pytest.mark.parametrize("kind", evidence.SCAN_KINDS)
+def test_every_kind_of_secret_needs_its_own_control(kind: str, good_observation: dict[str, Any]) -> None:
+    """A scanner blind for one kind is blind for that kind."""
+    changed = copy.deepcopy(good_observation)
+    scan: Any = tokens.peek(changed["rounds"][0]["protected"]["exit"])["scan"]
+    _resign_exit(changed, scan={**scan, "control": {**scan["control"], kind: scan["control"][kind] - 1}})
+    finding = memory_scanned_clean(changed)
+    assert (finding.finding, kind in finding.reason) == ("unseen", True)
+
+
+def test_scan_that_a_rented_allocation_cannot_have_is_not_applicable_there(good_observation: dict[str, Any]) -> None:
+    changed = copy.deepcopy(good_observation)
+    changed["allocation"]["provider"] = "elsewhere"
+    scan: Any = tokens.peek(changed["rounds"][0]["protected"]["exit"])["scan"]
+    _resign_exit(changed, scan={**scan, "status": "unseen", "reason": "why"})
+    assert memory_scanned_clean(changed).reason == "not applicable on elsewhere: why"
+
+
+_LEG = """
+import os, socket, sys
+import numpy
+from pytest_glasshouse.guest import antidebug
+from pytest_glasshouse.guest.control import Control
+from pytest_glasshouse.guest.memory import Arena, wipe_bytes
+from pytest_glasshouse.guest.scanned import Scanned
+
+"".encode("utf-16be")  # its codec is loaded while it can be read
+if sys.argv[3] == "ordinary":
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+antidebug.raise_fences()
+control = Control(socket.socket(fileno=int(sys.argv[1])))
+scanned = Scanned(control)
+arena, secret = Arena(4096), os.urandom(4096)
+arena.view[:] = secret
+wipe_bytes(secret)
+scanned.loaded(arena.view[:32], [arena.view[64:144]], arena.view[1024:2048])
+scanned.trained([arena.view[2048:4096]])
+if sys.argv[2] == "wipes":
+    arena.wipe()
+scanned.wiped()
+"""
+
+
+@pytest.mark.parametrize("user", ["own", "ordinary"])
+@pytest.mark.parametrize(("does", "status"), [("wipes", "clean"), ("keeps", "dirty")])
+def test_leg_of_any_user_can_show_its_memory(user: str, does: str, status: str) -> None:
+    """A non-dumpable process of an ordinary user may not open its own memory; it serves the reads instead."""
+    if user == "ordinary" and os.getuid() != 0:
+        pytest.skip("this user is the ordinary one already")
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", _LEG, str(theirs.fileno()), does, user]
+    root = str(Path(__file__).resolve().parents[2])
+    with ours, theirs:
+        leg = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env={"PYTHONPATH": root})
+        theirs.close()
+        scan, served = LegScan(), None
+        while (received := frames.receive(ours)) is not None:
+            message: Any = received[0]
+            if message["type"] == "memory":
+                served = message["body"]["served"]
+                scan.attach(ours, message["body"], pid=leg.pid)
+            else:
+                scan.look(message["body"]["stage"], message["body"])
+                frames.send(ours, {"type": "scanned", "body": {}})
+    assert leg.wait(timeout=60) == 0
+    claims = scan.claims()
+    scan.close()
+    assert served is (user == "ordinary" or os.getuid() != 0)
+    assert (claims["status"], claims["control"]) == (status, claims["patterns"])
+
+
+def test_descriptors_of_another_process_are_refused() -> None:
+    """A leg that shows somebody else's memory shows nothing."""
+    from pytest_glasshouse.errors import ProtocolError
+
+    ours, theirs = socket.socketpair()
+    scan = LegScan()
+    with ours, theirs, Path("/proc/self/maps").open("rb") as maps, Path("/proc/self/mem").open("rb") as mem:
+        socket.send_fds(theirs, [b"\0"], [mem.fileno(), maps.fileno()])
+        with pytest.raises(ProtocolError, match="its own memory"):
+            scan.attach(ours, {"served": False}, pid=1)
+    scan.close()
+    assert scan.claims()["status"] == "unseen"

@@ -1,0 +1,72 @@
+"""A leg's GPU memory, on a driver of the test's own."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from pytest_glasshouse.guest.gpu import GpuMemory
+
+LEG = 4242
+
+
+class PretendNvml:
+    """One GPU: `used` bytes in all, and what each listed process has."""
+
+    class NVMLError(Exception):
+        """As pynvml's."""
+
+    def __init__(self, *, driver: bool = True) -> None:
+        self.driver, self.used, self.processes = driver, 1000, dict[int, int]()
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        if not self.driver:
+            raise self.NVMLError
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        pass
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 1
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:  # noqa: N802
+        return index
+
+    def nvmlDeviceGetMemoryInfo(self, _handle: int) -> Any:  # noqa: N802
+        return SimpleNamespace(used=self.used)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, _handle: int) -> list[Any]:  # noqa: N802
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in self.processes.items()]
+
+
+def test_memory_of_the_legs_process_is_seen_in_use_and_released() -> None:
+    nvml = PretendNvml()
+    gpu = GpuMemory(nvml)
+    nvml.used, nvml.processes = 501_000, {LEG: 500_000, 1: 7}
+    gpu.look("before", LEG)
+    nvml.used, nvml.processes = 90_000, {1: 7}
+    gpu.look("after", LEG)
+    assert gpu.claims() == {"before": 500_000, "after": 0, "of": "process", "reason": ""}
+
+
+def test_where_no_process_is_listed_the_devices_memory_tells() -> None:
+    """In a container the driver lists none; memory that stays in use is still seen."""
+    nvml = PretendNvml()
+    gpu = GpuMemory(nvml)
+    nvml.used = 501_000
+    gpu.look("before", LEG)
+    nvml.used = 41_000
+    gpu.look("after", LEG)
+    assert gpu.claims() == {"before": 500_000, "after": 40_000, "of": "device", "reason": ""}
+
+
+def test_leg_that_never_trained_has_no_before() -> None:
+    gpu = GpuMemory(PretendNvml())
+    gpu.look("after", LEG)
+    assert gpu.claims() == {"before": None, "after": 0, "of": "device", "reason": "the leg never trained"}
+
+
+def test_without_a_driver_nothing_is_claimed() -> None:
+    gpu = GpuMemory(PretendNvml(driver=False))
+    gpu.look("after", LEG)
+    assert gpu.claims() == {"before": None, "after": None, "of": "nothing", "reason": "no NVIDIA driver on this machine"}
