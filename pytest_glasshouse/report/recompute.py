@@ -140,10 +140,6 @@ def _state_faults(record: Mapping[str, Any]) -> Faults:
         yield ".publishable", "it did not run on the GPU it names"
     if record["standIn"] and record["publishable"]:
         yield ".publishable", "a stand-in model was trained"
-    if (record["dryRun"] or record["simulated"] or record["unpublishableBecause"]) and record["publishable"]:
-        yield ".publishable", "it is a dry run, simulated, or says itself why not"
-    if record["provider"] == "mock" and not record["dryRun"]:
-        yield ".dryRun", "the mock provider measures nothing but dry runs"
 
 
 def _journal_faults(observation: Mapping[str, Any]) -> Faults:
