@@ -143,5 +143,10 @@ def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: 
                 yield f".protected.{name}", f"its {field} is not this run's, row's and round's"
     components = told.get("evidence", {}).get("components")
     for component, field in (("gpu-model", "gpuModel"), ("gpu-uuid", "gpuUuid")):
-        if isinstance(components, dict) and components.get(component) != sha256_hex(str(allocation.get(field)).encode()):
+        if isinstance(components, dict) and components.get(component) != _digest(allocation, field):
             yield f".protected.evidence.{component}", "the agent measured another GPU"
+
+
+def _digest(allocation: Mapping[str, Any], field: str) -> str:
+    """As the agent puts a fact of its machine into the evidence."""
+    return sha256_hex(str(allocation.get(field)).encode())

@@ -135,22 +135,12 @@ def _state_faults(record: Mapping[str, Any]) -> Faults:
     for place, each in enumerate(record["findings"]):
         if each["finding"] == "unseen" and invariant_key(each["invariant"]) not in waived:
             yield f".findings[{place}]", f"{each['invariant']} is unseen, and this is a measured row"
-    if record["provider"] == "mock" and not record["dryRun"]:
-        yield ".dryRun", "the mock provider measures nothing but dry runs"
-    if record["publishable"]:
-        yield from ((".publishable", why) for why in _unpublishable(record))
-
-
-def _unpublishable(record: Mapping[str, Any]) -> Iterator[str]:
-    for each in record["findings"]:
-        if each["finding"] != "held":
-            yield f"{each['invariant']} is {each['finding']}"
-    if record["namedGpuModel"] not in {None, record["gpuModel"]}:
-        yield "it did not run on the GPU it names"
-    if record["standIn"]:
-        yield "a stand-in model was trained"
-    if record["dryRun"] or record["simulated"] or record["unpublishableBecause"]:
-        yield "it is a dry run, simulated, or says itself why not"
+        if each["finding"] != "held" and record["publishable"]:
+            yield ".publishable", f"{each['invariant']} is {each['finding']}"
+    if record["namedGpuModel"] not in {None, record["gpuModel"]} and record["publishable"]:
+        yield ".publishable", "it did not run on the GPU it names"
+    if record["standIn"] and record["publishable"]:
+        yield ".publishable", "a stand-in model was trained"
 
 
 def _journal_faults(observation: Mapping[str, Any]) -> Faults:

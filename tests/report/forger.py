@@ -30,10 +30,12 @@ def recomputed(document: Json, *, key: Ed25519PrivateKey) -> Json:
     for row in forged["rows"]:
         observation = row["observation"]
         rounds = results(observation)
-        row |= row_figures(rounds)
-        row |= judged_figures(
-            row, order=row["order"], margin_pct=row["marginPct"], fixed_order=row["fixedOrder"],
-            max_overhead_pct=forged["methodology"]["maxOverheadPct"],
+        row.update(row_figures(rounds))
+        row.update(
+            judged_figures(
+                row, order=row["order"], margin_pct=row["marginPct"], fixed_order=row["fixedOrder"],
+                max_overhead_pct=forged["methodology"]["maxOverheadPct"],
+            )
         )  # fmt: skip
         row |= {
             "rounds": len(observation["rounds"]), "journal": journals(observation), "treatment": treatment(observation),

@@ -99,11 +99,11 @@ def _foreign_raw_leg(document: dict[str, Any]) -> None:
 def _gpu(document: dict[str, Any]) -> None:
     for record in document["rows"]:
         place = {"gpuModel": "NVIDIA H100 80GB HBM3"}
-        record |= place
-        record["observation"]["allocation"] |= place
+        record.update(place)
+        record["observation"]["allocation"].update(place)
         for observed in record["observation"]["rounds"]:
             for met in observed["guest"]:
-                met |= place
+                met.update(place)
 
 
 def _named_gpu(document: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def _excluded_as_measured(document: dict[str, Any]) -> None:
 def _real_provider(document: dict[str, Any]) -> None:
     for record in document["rows"]:
         record["observation"]["allocation"]["provider"] = record["provider"] = "local"
-        record |= {"dryRun": False, "publishable": True, "unpublishableBecause": []}
+        record.update({"dryRun": False, "publishable": True, "unpublishableBecause": []})
 
 
 def _shorter_setup(document: dict[str, Any]) -> None:

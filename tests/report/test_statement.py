@@ -124,25 +124,24 @@ def changed(change: dict[str, Any]) -> bytes:
 SIGNATURE = json.loads(changed({}))["signatures"][0]
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"extra": 1}, "dsse"),
-        ({"payloadType": "text/plain"}, "dsse"),
-        ({"payload": 7}, "dsse"),
-        ({"payload": "%%%"}, "dsse"),
-        ({"payload": base64.b64encode(b"{}").decode()}, "signature"),
-        ({"signatures": []}, "dsse"),
-        ({"signatures": {}}, "dsse"),
-        ({"signatures": ["x"]}, "dsse"),
-        ({"signatures": [SIGNATURE, SIGNATURE]}, "dsse"),
-        ({"signatures": [{**SIGNATURE, "keyid": "another"}]}, "dsse"),
-        ({"signatures": [{**SIGNATURE, "more": 1}]}, "dsse"),
-        ({"signatures": [{**SIGNATURE, "sig": base64.b64encode(bytes(64)).decode()}]}, "signature"),
-        ({"signatures": [{**SIGNATURE, "sig": base64.b64encode(bytes(3)).decode()}]}, "signature"),
-    ],
-    ids=[f"change-{number}" for number in range(13)],
-)
+CHANGED_ENVELOPES: list[tuple[dict[str, Any], str]] = [
+    ({"extra": 1}, "dsse"),
+    ({"payloadType": "text/plain"}, "dsse"),
+    ({"payload": 7}, "dsse"),
+    ({"payload": "%%%"}, "dsse"),
+    ({"payload": base64.b64encode(b"{}").decode()}, "signature"),
+    ({"signatures": []}, "dsse"),
+    ({"signatures": {}}, "dsse"),
+    ({"signatures": ["x"]}, "dsse"),
+    ({"signatures": [SIGNATURE, SIGNATURE]}, "dsse"),
+    ({"signatures": [{**SIGNATURE, "keyid": "another"}]}, "dsse"),
+    ({"signatures": [{**SIGNATURE, "more": 1}]}, "dsse"),
+    ({"signatures": [{**SIGNATURE, "sig": base64.b64encode(bytes(64)).decode()}]}, "signature"),
+    ({"signatures": [{**SIGNATURE, "sig": base64.b64encode(bytes(3)).decode()}]}, "signature"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), CHANGED_ENVELOPES, ids=[f"change-{number}" for number in range(13)])
 def test_changed_envelope_does_not_open(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(IntegrityError) as caught:
         attest.open_envelope(changed(change), key=KEY.public_key())
