@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.finished import INITIAL, Edit, Finished
+from pytest_glasshouse.tamper.finished import INITIAL, Edit, Finished, clean_scan
 from pytest_glasshouse.tamper.stage import CONTAINER, Stage
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import parse_object, sha256_hex, unb64u
@@ -26,6 +26,7 @@ EDITS: dict[str, Edit] = {}
 _ATTESTED, _KEY, _WEIGHTS = "attestation verified", "key released only after attestation", "weights loaded from the package"
 _ZEROIZED, _SIGNED, _CALLBACK = "runtime zeroized", "journal countersigned", "raw callback completed"
 _ORDER, _DISTINCT, _TRAINED = "legs in order, not overlapping", "adapter digests distinct", "both adapters trained"
+_SCANNED = "memory scanned clean"
 _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
 
 
@@ -58,6 +59,11 @@ def _said(name: str, reason: str, what: str, **changes: Any) -> Case:
             content.update(copy.deepcopy(changes))
 
     return _case(f"{what.replace(' ', '-')}-{name}", reason, edit)
+
+
+def _scan(name: str, expected: str, **changes: Any) -> Case:
+    """Claims of the scan, in the agent's exit."""
+    return _said(f"scan-{name}", expected, "exit", scan={**clean_scan(), **changes})
 
 
 def _entries(name: str, reason: str, change: Callable[[list[Any]], None]) -> Case:
@@ -163,7 +169,7 @@ CASES = (
     _by_another("result", _ATTESTED),
     _by_another("manifest", _ATTESTED),
     _by_another("head", _ZEROIZED),
-    _by_another("exit", _ZEROIZED),
+    _by_another("exit", _ATTESTED),
     _by_another("receipt", _SIGNED),
     _by_another("raw exit", _CALLBACK),
     _kept("server-key-no-key", f"unseen: {_ATTESTED}", lambda seen, _: seen["keys"].update(server="key")),
@@ -200,7 +206,17 @@ CASES = (
     _said("files-left", _ZEROIZED, "exit", workspace_entries=3),
     _said("gpu-memory-left", _ZEROIZED, "exit", gpu={"before": None, "after": 4096, "reason": ""}),
     _kept("gpu-memory-not-observed", f"unseen: {_ZEROIZED}", _with_gpu),
-    _said("scan-finds-copies", "memory scanned clean", "exit", scan={"status": "dirty", "copies": 2, "reason": ""}),
+    _scan("finds-copies", _SCANNED, status="dirty", copies=2, left={"data key": 2}),
+    _scan("tells-of-no-copies-it-names", _SCANNED, left={"data key": 2}),
+    _scan("says-clean-and-counts-copies", _SCANNED, copies=2),
+    _scan("says-neither-clean-nor-unseen", _SCANNED, status="fine"),
+    _scan("did-not-look", f"unseen: {_SCANNED}", status="unseen", reason="no look"),
+    _scan("looked-for-nothing", f"unseen: {_SCANNED}", patterns={}),
+    _scan("without-its-control", f"unseen: {_SCANNED}", control={}),
+    _scan("of-nothing", f"unseen: {_SCANNED}", looks={"wiped": {"bytes": 0}}),
+    _said("code-changed-after-measuring", _ATTESTED, "exit", images={"status": "changed", "late": 1, "changed": ["planted.so"]}),
+    _said("code-not-looked-at-again", f"unseen: {_ATTESTED}", "exit", images={"status": "unseen", "reason": "no look"}),
+    _leg("code-of-its-own", _WORK, "raw", images={"images": _OTHER}),
     *(_said(f"of-another-{name}", _SIGNED, "receipt", **{name: _OTHER}) for name in ("head_sha256", "exit_sha256", "nonce")),
     _leg("completion-refused", _SIGNED, "protected", completeRefusal={"reason": "receipt"}),
     # The raw leg.

@@ -1,6 +1,6 @@
 """A finished round as a report keeps it, signed by every party, with one thing said otherwise.
 
-Knows how to make an observation in which every finding but the memory scan holds. An edit changes the claims of one
+Knows how to make an observation in which every finding holds. An edit changes the claims of one
 token, the journal, the callback or what the host wrote down, before it is signed: what is changed is validly signed,
 and everything after it follows from it. Refuses to judge: the invariants do.
 """
@@ -64,7 +64,7 @@ class Finished:
         return {
             "allocation": {
                 "name": CONTAINER,
-                "provider": "stage",
+                "provider": "mock",
                 "providerInstanceId": "instance",
                 "gpuModel": "CPU (stage)",
                 "gpuUuid": None,
@@ -115,7 +115,11 @@ class Finished:
             "leg",
             ev.head_claims(nonce=nonce, head=journal.head_of(lines, nonce), count=len(lines), adapter=_ADAPTERS["protected"]),
         )
-        leaving = attempt.exit_claims(self._protected["head"])
+        leaving = {
+            **attempt.exit_claims(self._protected["head"]),
+            "images": {"status": "unchanged", "late": 0, "changed": []},
+            "scan": clean_scan(),
+        }
         exit_sha256 = self._sign("exit", "agent", leaving)
         self._sign("receipt", "server", {"head_sha256": head, "exit_sha256": exit_sha256, "nonce": nonce, "attempt": 1})
         return {
@@ -127,6 +131,7 @@ class Finished:
             "journal": lines,
             "adapterSha256": _ADAPTERS["protected"],
             "trainingPlan": {"steps": 1, "order_seed": 1},
+            "images": _images(),
             "timeline": {"spawned": 10, "zeroized": 20, "exit": 30},
         }
 
@@ -167,6 +172,7 @@ class Finished:
             "exit": tokens.sign(leaving, key=self.keys["agent"], typ=ev.TYP_EXIT),
             "adapterSha256": _ADAPTERS["raw"],
             "trainingPlan": {"steps": 1, "order_seed": 2},
+            "images": _images(),
             "timeline": {"spawned": 40, "exit": 50},
         }
 
@@ -179,3 +185,16 @@ def _trained() -> Claims:
         "facts": {"device": "cpu", "peakMemoryBytes": None},
         "context": {"environment": sha256_hex(b"environment"), "nice": 0},
     }
+
+
+def clean_scan() -> Claims:
+    """The claims of a scan that found every kind before the wipe and nothing after it."""
+    found = dict.fromkeys(ev.SCAN_KINDS, 2)
+    looks = {stage: {"bytes": 4096, "unreadable": 0, "ns": 1} for stage in ("loaded", "trained", "wiped")}
+    return {
+        "status": "clean", "reason": "", "patterns": found, "control": {**found}, "left": {}, "copies": 0, "looks": looks,
+    }  # fmt: skip
+
+
+def _images() -> Claims:
+    return {name: sha256_hex(name.encode()) for name in ("images", "system", "hooks", "foreign", "bytecode")}

@@ -23,6 +23,20 @@ from tests.tamper.removal import Ask
 from tests.unit.wire.test_floe_answers import by_hand
 
 
+class _Dying(floe._Opening):
+    """An opening whose second thread ends before it has opened its share."""
+
+    def _share(self, share: int, first: int, end: int) -> None:
+        if share == 0:
+            super()._share(share, first, end)
+
+
+def _opened_by_a_thread_that_dies(key: bytes, sealed: bytes) -> None:
+    room = memoryview(bytearray(floe.scratch_bytes(2)))
+    keys = floe._Keys(key, sealed[:42], b"aad", floe.ROTATION, room, threads=2)
+    _Dying(keys, memoryview(sealed)[floe.HEADER_BYTES :], 64, memoryview(bytearray(100))).run(2)
+
+
 def opener() -> dict[str, Ask]:
     """FLOE messages by themselves, headers that nobody writes, sealed keys that are none."""
     key, sealed = bytes(range(32)), floe.encrypt(bytes(range(32)), b"aad", bytes(100), segment=64)
@@ -41,6 +55,8 @@ def opener() -> dict[str, Ask]:
     return {
         "floe-sealed-under-a-short-key": lambda: len(floe.encrypt(key[:31], b"aad", b"")),
         "floe-opened-with-a-short-key": lambda: floe.decrypt(key[:31], b"aad", sealed),
+        "floe-keys-of-a-short-key": lambda: len(floe.derive_keys(key[:31], b"aad", sealed, memoryview(bytearray(200)))),
+        "floe-thread-that-died": lambda: _opened_by_a_thread_that_dies(key, sealed),
         "floe-buffer-too-long": lambda: into(101),
         "floe-buffer-too-short": lambda: into(99),
         "floe-three-bytes": lambda: opened(sealed[:3]),
