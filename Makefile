@@ -47,6 +47,8 @@ soak: $(STAMP) ## every loop of 100 repetitions or more; the same code runs at s
 
 bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/opening.py
+	$(BIN)/python benchmarks/server.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*

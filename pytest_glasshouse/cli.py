@@ -1,4 +1,6 @@
-"""The `glasshouse` command: reads what a run left behind. It needs the core only and rents nothing.
+"""The `glasshouse` command: reads what a run left behind, seals packages and serves. It needs the core only and rents nothing.
+
+What seals, serves and captures is in the `cli_*` modules beside this one.
 
 Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 12 redaction blocked, 13 the report does not validate.
 """
@@ -12,7 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
+from pytest_glasshouse import cli_package, cli_policy, cli_serve
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +34,12 @@ examples:
   glasshouse check reports/RUN.json                     does the report follow from its own data?
   glasshouse check RUN.glasshouse.zip --trust lab.pub --require authentic
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
+  glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
+  glasshouse keygen owner.key                           make an owner's key
+  glasshouse serve --owner owner.key.pub                run the attestation server that rows of this owner share
+  glasshouse seal data/ --owner owner.key --out data.package
+  glasshouse policy capture --container IMAGE --out policy.json
 
 exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 12 redaction blocked the report;
 13 the report does not validate
@@ -45,6 +53,13 @@ levels:
   authentic    and every signature leads to a key given with --trust; keys found inside a report never count
   witnessed    and every receipt is by a server whose key file line starts with the word `witness`: you vouch
                that the publisher does not run it
+"""
+_EXPORT = """\
+Take out of a BUNDLE what it says of one row for those who read in-toto: a Statement with the digest of every protected
+adapter as subject and digests of journal, evidence, result and receipt as predicate, in a DSSE envelope that the report
+key signed when the report was published. Verify it with that key, which you got another way:
+
+  securesystemslib: Envelope.from_dict(json.load(file)).verify([SSlibKey(...)], threshold=1)
 """
 _TRUST = "a public key file: PEM, or lines of `[witness] BASE64URL-KEY`; repeatable"
 
@@ -61,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         code: int = options.run(options)
+    except IntegrityError as error:
+        sys.stderr.write(f"glasshouse {options.command}: refused: {error}\n")
+        return EXIT_NO
     except (ConfigurationError, ReportError, RedactionError) as error:
         sys.stderr.write(f"glasshouse {options.command}: {error}\n")
         codes: dict[type[Exception], int] = {RedactionError: EXIT_REDACTION, ReportError: options.report_error_code}
@@ -75,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="glasshouse",
-        description="Read, check and render what a benchmark run of pytest-glasshouse left behind.",
+        description="Check and render what a benchmark run left behind; run the attestation server; seal packages.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -102,6 +120,18 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument("--markdown", action="store_true", required=True, help="as Markdown")
     render.set_defaults(run=_render, report_error_code=EXIT_USAGE)
 
+    export = commands.add_parser(
+        "export",
+        help="a row's protected runs as an in-toto Statement in a DSSE envelope",
+        description=_EXPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    export.add_argument("bundle", type=Path, metavar="BUNDLE", help="the .glasshouse.zip of a run")
+    export.add_argument("--row", required=True, metavar="ROW", help="id or name of the row")
+    export.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    export.set_defaults(run=_export, report_error_code=EXIT_USAGE)
+
     redact = commands.add_parser(
         "redact",
         help="publish a run whose report redaction stopped",
@@ -110,6 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
+    for module in (cli_serve, cli_package, cli_policy):
+        module.declare(commands)
     return parser
 
 
@@ -153,6 +185,26 @@ def _render(options: argparse.Namespace) -> int:
         raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
     sys.stdout.write(markdown(load_document(data)))
     sys.stdout.flush()
+    return EXIT_OK
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.attest import exported
+    from pytest_glasshouse.report.bundle import REPORT_MEMBER, unzipped
+    from pytest_glasshouse.report.check import load_document
+    from pytest_glasshouse.report.writer import replace
+
+    try:
+        data = options.bundle.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{options.bundle}: cannot be read ({error.strerror})") from error
+    files = unzipped(data) if data.startswith(b"PK") else {REPORT_MEMBER: data}
+    document = load_document(files[REPORT_MEMBER])
+    envelope = exported(document, files, options.row)
+    if options.out is None:
+        sys.stdout.write(envelope.decode())
+    else:
+        replace(options.out, envelope)
     return EXIT_OK
 
 

@@ -15,7 +15,7 @@ from pytest_glasshouse.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_glasshouse.legs.trustees import Trustees
+    from pytest_glasshouse.legs.trustees import OutsideServer, Trustees
     from pytest_glasshouse.options import Options
     from pytest_glasshouse.providers.broker import Broker
     from pytest_glasshouse.providers.broker_socket import BrokerClient
@@ -76,7 +76,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What a run decides about a row, beyond the row that runs. `model` is where the row's model lies, if not where it says."""
+    """What a run decides about a row, beyond the row that runs.
+
+    `model` is where the row's model lies, if not where it says; `server` is the attestation server, if not one of this process.
+    """
 
     declared: RowSpec
     run_id: str
@@ -86,6 +89,7 @@ class Wishes:
     model: str | None
     subject: dict[str, Any]
     strict_memory: bool = False
+    server: OutsideServer | None = None
 
 
 class Engine(Protocol):
@@ -118,6 +122,10 @@ class Rooms:
     def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> BrokerLike:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
         _require_training(rows)
+        if (outside := options.outside_server) is not None:
+            from pytest_glasshouse.legs.trustees import check_outside
+
+            check_outside(outside)
         from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 
         broker = Broker(
@@ -154,7 +162,7 @@ class Rooms:
         from pytest_glasshouse.legs.trustees import Trustees
 
         if self._trustees is None:
-            self._trustees = Trustees()
+            self._trustees = Trustees(wishes.server)
         settings = LegSettings(
             declared=wishes.declared,
             run_id=wishes.run_id,

@@ -8,7 +8,8 @@
     │   ├── WrongGpuError
     │   ├── AmbiguousCreateError  the create call's answer was lost: the allocation may exist
     │   ├── TerminateError        the allocation may still be billing
-    │   └── GuestGoneError        the guest stopped answering
+    │   ├── GuestGoneError        the guest stopped answering
+    │   └── EvidenceUnavailableError   a device has nothing to say about itself
     ├── ProtocolError             a message that does not follow the wire format
     ├── RefusedError              the attestation server said no; `reason` is its stable code
     ├── IntegrityError            a package, token or journal that fails its check; `reason` is a stable code
@@ -60,6 +61,10 @@ class TerminateError(InfrastructureError):
 
 class GuestGoneError(InfrastructureError):
     """The guest's agent stopped answering."""
+
+
+class EvidenceUnavailableError(InfrastructureError):
+    """A device cannot be asked for evidence about itself: there is none, or it is not in the mode for it."""
 
 
 class ProtocolError(GlasshouseError):

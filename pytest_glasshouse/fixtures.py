@@ -71,6 +71,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         model=row_item.model,
         subject=door.plan.subject,
         strict_memory=options.strict_memory,
+        server=options.outside_server,
     )
     grant = door.grants.acquire(row_item.row, worker=door.worker)
     try:

@@ -18,6 +18,7 @@ from pytest_glasshouse.settings import SETTINGS, Setting
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_glasshouse.legs.trustees import OutsideServer
     from pytest_glasshouse.rows.overrides import Overrides
     from pytest_glasshouse.rows.spec import Order
 
@@ -52,6 +53,19 @@ class Options:
     report: Path | None = None
     faults: tuple[str, ...] = ()
     model: str | None = None
+    server: str | None = None
+    server_key: str | None = None
+    server_ca: Path | None = None
+    owner_key: Path | None = None
+
+    @property
+    def outside_server(self) -> OutsideServer | None:
+        """The attestation server to use, where it is not this process."""
+        if self.server is None or self.server_key is None or self.owner_key is None:
+            return None
+        from pytest_glasshouse.legs.trustees import OutsideServer
+
+        return OutsideServer(url=self.server, key=self.server_key, owner_key=self.owner_key, authority=self.server_ca)
 
     @property
     def overrides(self) -> Overrides:
@@ -161,6 +175,10 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         report=report,
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
         model=values.get("model"),
+        server=values.get("server"),
+        server_key=values.get("server_key"),
+        server_ca=values.get("server_ca"),
+        owner_key=values.get("owner_key"),
     )
 
 
@@ -173,8 +191,27 @@ def _check_together(options: Options) -> None:
         )
     if options.faults and options.provider != "mock":
         raise ConfigurationError(f"--glasshouse-mock-fault: only the mock provider plays faults, not {options.provider}")
+    _check_server(options)
     if options.report is not None:
         _check_writable(options.report)
+
+
+def _check_server(options: Options) -> None:
+    """A server of one's own needs all three, or a row would be attested by a stranger."""
+    if options.server is None:
+        given = [name for name in ("server_key", "server_ca") if getattr(options, name) is not None]
+        if given:
+            raise ConfigurationError(f"GLASSHOUSE_{given[0].upper()}: there is no GLASSHOUSE_SERVER that it could belong to")
+        return
+    missing = [f"GLASSHOUSE_{name.upper()}" for name in ("server_key", "owner_key") if getattr(options, name) is None]
+    if missing:
+        told = f"GLASSHOUSE_SERVER: expected {' and '.join(missing)} beside it, saw none; see `glasshouse serve --help`"
+        raise ConfigurationError(told)
+    from pytest_glasshouse.legs.trustees import checked_url
+
+    checked_url(options.server)
+    if options.server_ca is not None and not options.server_ca.is_file():
+        raise ConfigurationError(f"GLASSHOUSE_SERVER_CA: {options.server_ca} is not a file")
 
 
 def _check_writable(report: Path) -> None:

@@ -27,6 +27,8 @@ from pytest_glasshouse.terminal import Live, open_live
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from pytest_glasshouse.engine import BrokerLike, CleanupLike, Engine, Event, Grants
     from pytest_glasshouse.report.document import TamperShown
     from pytest_glasshouse.rows.spec import RowSpec
@@ -236,6 +238,7 @@ class Run:
 
     def _write_report(self) -> int:
         from pytest_glasshouse.report.redaction import environment_taint
+        from pytest_glasshouse.report.seal import report_key
         from pytest_glasshouse.report.writer import publish
 
         self.records = {
@@ -244,9 +247,10 @@ class Run:
         }
         try:
             taint = (*environment_taint(os.environ), *(() if self.broker is None else self.broker.secrets()))
-            document = self._document()
+            key = report_key(os.environ)  # once: without one of the user's it is made here
+            document = self._document(key)
             self.tamper_shown = document["tamper"]
-            done = publish(document, report=self.report_path, run_directory=self.directory, taint=taint)
+            done = publish(document, report=self.report_path, run_directory=self.directory, taint=taint, key=key)
         except RedactionError as error:
             self.trouble.append(f"{error}. The run is kept in {self.directory}")
             return EXIT_REDACTION
@@ -260,10 +264,9 @@ class Run:
         self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)
         return 0
 
-    def _document(self) -> dict[str, Any]:
+    def _document(self, key: Ed25519PrivateKey) -> dict[str, Any]:
         from pytest_glasshouse.report.document import RunFacts, assemble
         from pytest_glasshouse.report.environment import generated_by, host_environment
-        from pytest_glasshouse.report.seal import report_key
 
         options = self.options
         facts = RunFacts(
@@ -281,7 +284,7 @@ class Run:
             cleanup=tuple(self._cleanups()),
         )
         tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
-        return assemble(facts, list(self.records.values()), tamper=tamper, key=report_key(os.environ))
+        return assemble(facts, list(self.records.values()), tamper=tamper, key=key)
 
     def _cleanups(self) -> Iterator[Any]:
         from pytest_glasshouse.report.document import AllocationCleanup

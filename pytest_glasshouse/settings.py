@@ -133,6 +133,10 @@ def _later(text: str) -> None:
         raise ValueError("this is not in this version")
 
 
+def _text(text: str) -> str:
+    return text.strip()
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser()
 
@@ -174,5 +178,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("html", _later, "also write the report as a page (not in this version)", ini_type="bool"),
     Setting("resume", _later, "keep the finished rows of an earlier run (not in this version)", "RUN"),
     Setting("mock_fault", _one_of("mock_fault", FAULTS), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
+    Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),
+    Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),
+    Setting("server_ca", _path, "PEM file that vouches for its TLS certificate, where no public authority does", "FILE"),
+    Setting("owner_key", _path, "the owner's key that the server works for: a file made by `glasshouse keygen`", "FILE"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
 )  # fmt: skip

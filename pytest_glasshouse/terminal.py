@@ -33,6 +33,7 @@ def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], ta
             f"order {options.order or 'row'}, run {run_id}{faults}"
         ),
         f"glasshouse: {_count(rows, 'row')}{_changes(options)}",
+        f"glasshouse: attestation server {'in this process' if options.server is None else options.server + ' (outside)'}",
     ]
     lines += [f"glasshouse: {note}" for note in notes]
     lines += [f"glasshouse: {flag} belongs to another plugin here; use --glasshouse-{flag.lstrip('-')}" for flag in taken]

@@ -27,12 +27,17 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 @cache
 def guest_archive() -> bytes:
     """The archive every honest guest runs."""
-    return build_archive({"__main__.py": _MAIN.encode()})
+    return archive_from(importlib.resources.files(_PACKAGE))
 
 
-def build_archive(extra: Mapping[str, bytes]) -> bytes:
+def archive_from(root: Traversable) -> bytes:
+    """The same archive from another copy of this package, such as the one in a wheel."""
+    return build_archive({"__main__.py": _MAIN.encode()}, root=root)
+
+
+def build_archive(extra: Mapping[str, bytes], *, root: Traversable | None = None) -> bytes:
     """The guest's rooms and `extra` files (path in the archive to content) as one zip archive."""
-    root = importlib.resources.files(_PACKAGE)
+    root = importlib.resources.files(_PACKAGE) if root is None else root
     files = {f"{_PACKAGE}/{name}": (root / name).read_bytes() for name in ("__init__.py", "errors.py")}
     for room in ROOMS:
         files.update(_below(root / room, f"{_PACKAGE}/{room}"))

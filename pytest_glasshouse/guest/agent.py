@@ -19,11 +19,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.bytecode import ByteCode
+from pytest_glasshouse.guest.images import Baseline
 from pytest_glasshouse.guest.legrun import LegRun
 from pytest_glasshouse.guest.spool import Spool
 from pytest_glasshouse.guest.store import Store, sealed_copy
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +51,13 @@ class Agent:
         self._archive_sha256 = sha256_hex(archive)
         self._archive_fd = sealed_copy("glasshouse-guest", archive)
         self._machine = machine.describe()
+        self._baseline = Baseline(site_packages)
+        self._bytecode = ByteCode(
+            directory / "bytecode",
+            archive_fd=self._archive_fd,
+            site_packages=site_packages,
+            environment={**GUEST_ENVIRONMENT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": str(directory)},
+        )
         self._spool = Spool(directory / "spool.jsonl")
         self._store = Store()
         self._legs: dict[str, LegRun] = {}
@@ -131,6 +141,8 @@ class Agent:
             workspace=self._directory / "legs" / leg_id,
             archive_fd=self._archive_fd,
             components=self._components(),
+            baseline=self._baseline,
+            bytecode=self._bytecode,
             container=self._allocation,
             site_packages=self._site_packages,
             key=self._key,
@@ -176,12 +188,15 @@ class Agent:
         return {
             "archive": self._archive_sha256,
             "interpreter": machine.interpreter_sha256(),
+            "packages": self._baseline.packages,
+            "stdlib": self._baseline.stdlib,
             "python": described["python"],
             "kernel": described["kernel"],
             "torch": described["torch"],
             "transformers": described["transformers"],
             "peft": described["peft"],
             "driver": described["driver"],
+            "gpu-model": described["gpuModel"],
             "gpu-uuid": described["gpuUuid"],
         }
 

@@ -1,4 +1,4 @@
-"""Anti-debug of the honest leg: raise the fences, then report what is observed.
+"""Anti-debug of the honest leg: the fences its launcher raised, as they are observed.
 
 Only values are reported. Whether they are good is the server's to judge; this module refuses to know.
 What each fence is worth against whom is in SECURITY.md: none of it stops root.
@@ -19,21 +19,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _PR_GET_DUMPABLE = 3
-_PR_SET_DUMPABLE = 4
-_PR_SET_PDEATHSIG = 1
-_SIGKILL = 9
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when the thread that forked it ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-
-
-def raise_fences() -> None:
-    """Make this process non-dumpable (no ptrace, no /proc/PID/mem for the same user) and end core dumps."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE, 0)")
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def observe() -> dict[str, Json]:

@@ -6,15 +6,14 @@ The exit status says how it ended: 0 done, 3 the training failed, 4 refused or n
 
 from __future__ import annotations
 
-import mmap
 import os
 import socket
 import traceback
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.guest import antidebug
 from pytest_glasshouse.guest.control import Control
+from pytest_glasshouse.guest.opener import map_file
 from pytest_glasshouse.guest.protected import Protected
 from pytest_glasshouse.guest.raw import Raw
 from pytest_glasshouse.workloads.base import NonFiniteLossError
@@ -27,7 +26,6 @@ DONE, TRAINING_FAILED, NOT_VERIFIED, BROKEN = 0, 3, 4, 5
 
 def run_leg(control_fd: int) -> int:
     """Run the leg the agent asks for on `control_fd`; returns its exit status."""
-    antidebug.die_with_parent()
     control = Control(socket.socket(fileno=control_fd))
     _, order = control.hear("begin")
     material = {name: _mapped(fd) for name, fd in _fds(order).items()}
@@ -58,7 +56,6 @@ def _fds(order: dict[str, Json]) -> dict[str, int]:
 
 def _mapped(fd: int) -> memoryview:
     """A read-only view of a memory file; the file itself is given up with the view."""
-    size = os.fstat(fd).st_size
-    view = memoryview(mmap.mmap(fd, size, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+    view = map_file(fd)
     os.close(fd)
     return view

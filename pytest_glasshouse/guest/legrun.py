@@ -7,6 +7,7 @@ ephemeral keys. One thread per leg forks it, serves it and waits for it, so the 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import queue
 import resource
@@ -22,10 +23,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
+from pytest_glasshouse.guest import sources
+from pytest_glasshouse.guest.bytecode import ByteCode
 from pytest_glasshouse.guest.gpu import GpuMemory
+from pytest_glasshouse.guest.images import Baseline, Images
 from pytest_glasshouse.guest.legscan import LegScan
 from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.wire import evidence, frames, tokens
+from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -41,6 +46,10 @@ if TYPE_CHECKING:
 _PASSED_ON = ("journal", "progress", "started", "callback", "failed")
 
 
+#: How long a leg that has said its last may take to be gone.
+_END_S = 10.0
+
+
 class LegRun(threading.Thread):
     """One leg, from fork to signed exit."""
 
@@ -52,6 +61,8 @@ class LegRun(threading.Thread):
         workspace: Path,
         archive_fd: int,
         components: Mapping[str, str],
+        baseline: Baseline,
+        bytecode: ByteCode,
         container: str,
         site_packages: list[str],
         key: Ed25519PrivateKey,
@@ -64,6 +75,10 @@ class LegRun(threading.Thread):
         self._workspace = workspace
         self._archive_fd = archive_fd
         self._components = dict(components)
+        self._baseline = baseline
+        self._bytecode = bytecode
+        self._images: Images | None = None
+        self._later: dict[str, Json] = {"status": "unseen", "reason": "the leg did not complete its training"}
         self._container = container
         self._site_packages = site_packages
         self._key = key
@@ -71,6 +86,7 @@ class LegRun(threading.Thread):
         self._spool = spool
         self._answers: queue.Queue[tuple[str, dict[str, Json]]] = queue.Queue()
         self._process: subprocess.Popen[bytes] | None = None
+        self._leg_pid = 0
         self._head: str | None = None
         self._ready: dict[str, Json] = {}
         self._challenge: dict[str, Json] = {}
@@ -101,6 +117,7 @@ class LegRun(threading.Thread):
         ours, theirs = socket.socketpair()
         try:
             self._workspace.mkdir(parents=True)
+            self._bytecode.build(cast("str", cast("dict[str, Json]", self._order["plan"])["workload"]))
             process = self._start(theirs)
             theirs.close()
             self._serve(ours, process)
@@ -113,9 +130,11 @@ class LegRun(threading.Thread):
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
-        passed = (theirs.fileno(), self._archive_fd, *material.values())
-        command = [sys.executable, "-I", "-S", "-X", "utf8", f"/proc/self/fd/{self._archive_fd}", "leg"]
-        command += ["--control", str(theirs.fileno())]
+        reading, writing = os.pipe()
+        passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
+        # -B: a leg never writes byte code, so the cache stays what was measured.
+        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *self._bytecode.option(), self._archive, "leg"]
+        command += ["--control", str(theirs.fileno()), "--tell-pid", str(writing)]
         for directory in self._site_packages:
             command += ["--site-packages", directory]
         self._material_fds = material
@@ -130,9 +149,13 @@ class LegRun(threading.Thread):
             start_new_session=True,
         )
         resource.prlimit(self._process.pid, resource.RLIMIT_CORE, (0, 0))
+        os.close(writing)
         self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"]})
         for fd in material.values():
             os.close(fd)
+        with os.fdopen(reading) as told:
+            # The launcher names the child it forked; it says nothing when it could not.
+            self._leg_pid = int(told.read() or self._process.pid)
         return self._process
 
     def _serve(self, ours: socket.socket, process: subprocess.Popen[bytes]) -> None:
@@ -143,28 +166,34 @@ class LegRun(threading.Thread):
             kind, body = message.get("type"), message.get("body")
             if not isinstance(body, dict):
                 raise ProtocolError(f"a leg's message has an object body; saw {type(body).__name__}")
+            self._take(ours, str(kind), body, payload)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_END_S)
+
+    def _take(self, ours: socket.socket, kind: str, body: dict[str, Json], payload: bytearray) -> None:
+        if kind in _PASSED_ON:
+            self._spool.append(self._leg_id, kind, body)
             if kind == "callback":
-                self._gpu.look("before", process.pid)
-            if kind in _PASSED_ON:
-                self._spool.append(self._leg_id, str(kind), body)
-            elif kind in ("memory", "scan"):
-                self._on_memory(ours, kind, body, process.pid)
-            elif kind == "ready":
-                self._on_ready(ours, body)
-            elif kind == "attest":
-                self._on_attest(ours, body)
-            elif kind == "export":
-                name = f"{self._leg_id}-{body['name']}"
-                self._store.write(name, offset=cast("int", body["offset"]), total=cast("int", body["total"]), piece=payload)
-            elif kind == "head":
-                self._head = cast("str", body["head"])
-                self._spool.append(self._leg_id, "head", body)
-            else:
-                raise ProtocolError(f"a leg says nothing of type {kind!r}")
-        process.wait()
+                # What a raw leg leaves in place of a head: its exit is bound to it.
+                self._head = canonical(body).decode()
+                self._gpu.look("before", self._leg_pid)
+        elif kind == "export":
+            name = f"{self._leg_id}-{body['name']}"
+            self._store.write(name, offset=cast("int", body["offset"]), total=cast("int", body["total"]), piece=payload)
+        elif kind == "head":
+            self._head = cast("str", body["head"])
+            self._spool.append(self._leg_id, "head", body)
+        elif kind in ("memory", "scan"):
+            self._on_memory(ours, kind, body, self._leg_pid)
+        elif kind in ("ready", "attest", "images"):
+            {"ready": self._on_ready, "attest": self._on_attest, "images": self._on_images}[kind](ours, body)
+        else:
+            raise ProtocolError(f"a leg says nothing of type {kind!r}")
 
     def _on_ready(self, ours: socket.socket, body: dict[str, Json]) -> None:
         self._ready = body
+        self._images = self._look(body["images"])
+        self._components.update(self._images.components, bytecode=self._bytecode.digest)
         self._spool.append(self._leg_id, "challenge-wanted", {})
         kind, challenge = self._answers.get()
         if kind != "challenge":
@@ -173,6 +202,24 @@ class LegRun(threading.Thread):
         composite = evidence.composite(self._components)
         told: dict[str, Json] = {name: challenge[name] for name in ("nonce", "policy", "plan")}
         frames.send(ours, {"type": "challenge", "body": {**told, "composite": composite}})
+
+    def _look(self, told: Json) -> Images:
+        images = self._baseline.account(cast("dict[str, Json]", told), archive=self._archive)
+        if self._bytecode.intact():
+            return images
+        return dataclasses.replace(images, foreign=(*images.foreign, "byte-code cache: not as built"))
+
+    def _on_images(self, _ours: socket.socket, body: dict[str, Json]) -> None:
+        """The second look, when training is over: what was measured is still what ran, and nothing foreign came later."""
+        now, then = self._look(body), self._images
+        self._spool.append(self._leg_id, "images", {**now.components, "bytecode": self._bytecode.digest})
+        if then is None:
+            return
+        changed = [*now.foreign, *(name for name, digest in then.files.items() if now.files.get(name, digest) != digest)]
+        changed += [Path(path).name for path, digest in now.system.items() if then.system.get(path) != digest]
+        late = len(now.files.keys() - then.files.keys())
+        status = "changed" if changed or now.hooks != then.hooks else "unchanged"
+        self._later = {"status": status, "late": late, "changed": [*sorted(changed)]}
 
     def _on_attest(self, ours: socket.socket, body: dict[str, Json]) -> None:
         challenge = self._challenge
@@ -196,6 +243,7 @@ class LegRun(threading.Thread):
             observed=cast("dict[str, Json]", self._ready["antidebug"]),
             state_head=cast("str", body["head"]),
         )
+        claims.update(sources.submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": body["log"]})
         kind, answer = self._answers.get()
@@ -222,9 +270,11 @@ class LegRun(threading.Thread):
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            status = process.wait()
-            gone = not Path(f"/proc/{process.pid}").exists()
-            self._gpu.look("after", process.pid)
+            # A tracer can keep a dead process from being gone: that is seen and signed, not waited for.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                status = process.wait(_END_S)
+            gone = _no_process_left(process.pid)
+            self._gpu.look("after", self._leg_pid)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
         kind = self._order["kind"]
@@ -237,11 +287,16 @@ class LegRun(threading.Thread):
             workspace_entries=entries,
             gpu=self._gpu.claims(),
             scan=self._scan.claims() if kind == "protected" else {"status": "unseen", "reason": "a raw leg is not scanned"},
+            images=self._later,
         )
         self._scan.close()
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
         self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
         self._ended.set()
+
+    @property
+    def _archive(self) -> str:
+        return f"/proc/self/fd/{self._archive_fd}"
 
     def _material(self) -> dict[str, Json]:
         return cast("dict[str, Json]", self._order["material"])
@@ -261,3 +316,12 @@ class LegRun(threading.Thread):
             **(STRICT_ENVIRONMENT if self._order.get("strict_memory") else {}),
             **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
         }
+
+
+def _no_process_left(group: int) -> bool:
+    """Whether the launcher, the leg and whatever they started are gone."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False

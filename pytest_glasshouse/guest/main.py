@@ -10,6 +10,8 @@ import argparse
 import os
 import sys
 
+from pytest_glasshouse.guest.launcher import launch
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one role; the exit status is the process's."""
@@ -21,9 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     agent.add_argument("--until-eof", action="store_true", help="end with standard input (a guest on the host's own machine)")
     leg = roles.add_parser("leg", help="run one leg (started by the agent)")
     leg.add_argument("--control", type=int, required=True)
-    for role in (agent, leg):
+    leg.add_argument("--tell-pid", type=int, required=True)
+    compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
+    compiler.add_argument("--workload", required=True)
+    for role in (agent, leg, compiler):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
+    if options.role == "leg":
+        launch(options.tell_pid)
     sys.path.extend(options.site_packages)
     # Imported only now: both need packages from the directories appended above.
     if options.role == "agent":
@@ -35,6 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
             site_packages=options.site_packages,
             until_eof=options.until_eof,
         )
+    if options.role == "compile":
+        from pytest_glasshouse.guest.training import import_training
+
+        import_training(options.workload)
+        return 0
     from pytest_glasshouse.guest.leg import run_leg
 
     # Without the interpreter's own farewell: nothing is left to flush, and the kernel takes the memory back at once.

@@ -17,6 +17,12 @@ STRICT_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.t
 _libc = ctypes.CDLL(None, use_errno=True)
 #: A `bytes` object of this many bytes or fewer is shared by the interpreter and must not be overwritten.
 _SHARED_BYTES = 1
+_MLOCK_ONFAULT = 1
+
+
+def _lock(address: int, size: int) -> bool:
+    """Lock each page when it comes, not all of them now: whoever fills them zeroes them then, in as many threads as it has."""
+    return int(_libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_int(_MLOCK_ONFAULT))) == 0
 
 
 class Arena:
@@ -34,7 +40,7 @@ class Arena:
         self.undumped = self._advise("MADV_DONTDUMP")
         self.uninherited = self._advise("MADV_DONTFORK")
         self._address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
-        self.locked = _libc.mlock(ctypes.c_void_p(self._address), ctypes.c_size_t(len(self._map))) == 0
+        self.locked = _lock(self._address, len(self._map))
         self.view = memoryview(self._map)[:size]
         self.closed = False
 

@@ -7,6 +7,8 @@ before the error leaves. Refuses to write anything to disk.
 from __future__ import annotations
 
 import contextlib
+import mmap
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -22,6 +24,8 @@ from pytest_glasshouse.wire.package import PackageHeader, parse_header
 
 #: Parts begin at multiples of this, so that tensors can lie on them whatever their dtype.
 ALIGNMENT = 4096
+#: More threads than this wait for memory, not for the cipher.
+THREADS_LIMIT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,13 @@ class Opened:
         self.arena.close()
 
 
+def map_file(fd: int) -> memoryview:
+    """A read-only view of a file, every page of it mapped at once: one by one they would cost more than decrypting them."""
+    size = os.fstat(fd).st_size
+    populate = getattr(mmap, "MAP_POPULATE", 0)
+    return memoryview(mmap.mmap(fd, size, flags=mmap.MAP_SHARED | populate, prot=mmap.PROT_READ) if size else b"")
+
+
 def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private: X25519PrivateKey) -> Secret:
     """The data key the server sealed to the leg's ephemeral key, in locked memory (`sealed` reason when it was not)."""
     key: bytes | None = None
@@ -53,8 +64,8 @@ def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private:
     return Secret.take(key)
 
 
-def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, Json]) -> Opened:
-    """Open `package`, whose header must be the one `manifest` (verified claims) names.
+def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, Json], *, threads: int | None = None) -> Opened:
+    """Open `package`, whose header must be the one `manifest` (verified claims) names, with `threads` or as many as help.
 
     Raises `IntegrityError`: `pkg-format`, `pkg-header`, `pkg-length`, `pkg-commit` or `pkg-integrity`. No plaintext is
     left behind then. The caller still owes wiping `data_key`.
@@ -67,8 +78,9 @@ def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, 
     for part in header.parts:
         starts.append(size)
         size += -(-part.size // ALIGNMENT) * ALIGNMENT
+    hands = threads or min(THREADS_LIMIT, len(os.sched_getaffinity(0)))
     arena = Arena(size)
-    scratch = Secret(floe.SCRATCH_BYTES)
+    scratch = Secret(floe.scratch_bytes(hands))
     parts: dict[str, memoryview] = {}
     whole = False
     try:
@@ -80,7 +92,7 @@ def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, 
             if floe.segment_length(place) != header.segment:
                 raise IntegrityError("pkg-format", "segment")
             view = arena.view[starts[index] : starts[index] + part.size]
-            floe.decrypt_into(data_key.view, header.context(index), place, view, scratch=scratch.view)
+            floe.decrypt_into(data_key.view, header.context(index), place, view, scratch=scratch.view, threads=hands)
             parts[part.name] = view
         whole = True
     finally:
@@ -94,14 +106,14 @@ def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, 
 def derived_keys(package: floe.Buffer, data_key: Secret, header: PackageHeader) -> Iterator[list[memoryview]]:
     """The keys that opening derived from `data_key`, part by part, once more in locked memory; wiped on leaving."""
     body = memoryview(package).cast("B")[header.body :]
-    room = Secret(floe.SCRATCH_BYTES * len(header.parts))
+    room = Secret(floe.scratch_bytes() * len(header.parts))
     try:
         yield [
             floe.derive_keys(
                 data_key.view,
                 header.context(index),
                 body[part.offset : part.offset + part.length],
-                room.view[index * floe.SCRATCH_BYTES : (index + 1) * floe.SCRATCH_BYTES],
+                room.view[index * floe.scratch_bytes() : (index + 1) * floe.scratch_bytes()],
             )
             for index, part in enumerate(header.parts)
         ]

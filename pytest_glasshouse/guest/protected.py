@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.guest import antidebug
+from pytest_glasshouse.guest import antidebug, images
 from pytest_glasshouse.guest.exposure import Exposure
 from pytest_glasshouse.guest.memory import wipe_bytes
 from pytest_glasshouse.guest.opener import derived_keys, open_package, seal_adapter, unseal_key
@@ -46,8 +46,7 @@ class Protected:
 
     def run(self) -> None:
         """Carry out the lifecycle; see the numbered steps below."""
-        # 1. Fences up, observed after everything the training needs was imported.
-        antidebug.raise_fences()
+        # 1. The fences stand since the launcher's; they are observed after everything the training needs was imported.
         import_training(self._plan.workload)
         observed = antidebug.observe()
         self._scanned = Scanned(self._control)
@@ -60,7 +59,8 @@ class Protected:
         }
 
         # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key.
-        self._control.tell("ready", {"cnf": cast("Json", self._cnf), "antidebug": observed})
+        ready: dict[str, Json] = {"cnf": cast("Json", self._cnf), "antidebug": observed, "images": images.collect()}
+        self._control.tell("ready", ready)
         _, self._challenge = self._control.hear("challenge")
         self._nonce = cast("str", self._challenge["nonce"])
         self._lines: list[str] = []
@@ -113,6 +113,7 @@ class Protected:
             self._zeroize(opened)
             self._sign_head(adapter="", status="failed")
             raise
+        self._control.tell("images", images.collect())
         self._journal.append("train_completed", trained.body)
 
         # 6. The adapter leaves sealed to the owner; its digest is public.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, cast
 
+from pytest_glasshouse.guest import images
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import ALIGNMENT
 from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
@@ -55,6 +56,7 @@ class Raw:
             on_progress=lambda body: self._control.tell("progress", body),
         )
         trained.body["opened_at_ns"] = began
+        self._control.tell("images", images.collect())
         self._control.tell_large("export", "adapter", trained.adapter)
         self._control.tell(
             "callback",

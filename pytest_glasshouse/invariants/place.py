@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 if TYPE_CHECKING:
     from pytest_glasshouse.invariants.finding import Observation
 
 
 def raw_callback_completed(observation: Observation) -> Finding:
-    """The raw leg reported completion itself, with this round's nonce, and its process ended well."""
+    """The raw leg reported completion itself, with this round's nonce, its process ended well, and the agent signed for both."""
     return judge_rounds("raw callback completed", observation, _callback)
 
 
@@ -44,6 +45,13 @@ def _callback(desk: Desk) -> str:
             expected="exit status 0",
             seen=f"exit status {left['exit_status']}",
             todo="do not use this row",
+        )
+    if left["head"] != sha256_hex(canonical(callback)):
+        raise broken(
+            "the raw callback is not the one the agent signed for",
+            expected=f"callback {left['head']}",
+            seen=f"callback {sha256_hex(canonical(callback))}",
+            todo="do not use this row: its figures were changed on the way",
         )
     return f"completed with {callback['units']} units"
 

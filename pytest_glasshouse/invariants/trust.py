@@ -48,6 +48,18 @@ def _attestation(desk: Desk) -> str:
                 seen=f"{name} {seen}",
                 todo="do not use this row; run it again",
             )
+    if desk.maybe("protected", "exit") is not None:
+        later = reading.exit_claims(desk, "protected")["images"]
+        if later["status"] == "changed":
+            raise broken(
+                f"what ran is not what was measured: {', '.join(later['changed'])}",
+                expected="the measured code, and nothing foreign, until training was over",
+                seen=", ".join(later["changed"]),
+                todo="do not use this row; find out who changed the guest's code",
+            )
+        trained = any('"type":"train_completed"' in line for line in desk.maybe("protected", "journal") or ())
+        if trained and later["status"] != "unchanged":
+            raise unseen(f"the code that ran was not looked at again: {later.get('reason')}")
     return f"affirming result for nonce {result['eat_nonce'][:16]}, attempt {result['attempt']}"
 
 

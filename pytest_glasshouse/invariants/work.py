@@ -155,7 +155,8 @@ def _settings(desk: Desk, protected: dict[str, Any], raw: dict[str, Any]) -> lis
     names = sorted(protected["context"].keys() | raw["context"].keys())
     found += [(name.replace("_", " "), protected["context"].get(name), raw["context"].get(name)) for name in names]
     facts = [{k: v for k, v in body["facts"].items() if k not in _MEASURED_FACTS} for body in (protected, raw)]
-    return [*found, ("workload facts", facts[0], facts[1])]
+    images = [desk.of(leg, "images") for leg in ("protected", "raw")]
+    return [*found, ("workload facts", facts[0], facts[1]), ("loaded code", images[0], images[1])]
 
 
 def _bodies(desk: Desk) -> dict[str, dict[str, Any]]:

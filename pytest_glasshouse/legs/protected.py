@@ -10,7 +10,15 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.channel.guest import put
-from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, IntegrityError, ProtocolError, RefusedError
+from pytest_glasshouse.errors import (
+    GlasshouseError,
+    GuestGoneError,
+    InfrastructureError,
+    IntegrityError,
+    ProtocolError,
+    RefusedError,
+)
+from pytest_glasshouse.guest.images import NOTHING_FOREIGN
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.trust.policy import Policy, Recorded, Required
@@ -23,37 +31,48 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.trustees import Trustees
     from pytest_glasshouse.legs.watch import LegWatch
     from pytest_glasshouse.providers.base import Grant
+    from pytest_glasshouse.trust.references import Hardware
     from pytest_glasshouse.wire.canonical import Json
 
 _GRANT_S = 3600
+#: What a leg is told when the server could not be asked. No server says it.
+NO_ANSWER = "no-answer"
 #: What the evidence must carry beside the archive; their values are recorded, not compared.
-_RECORDED = ("interpreter", "python", "kernel", "torch", "transformers", "peft", "driver", "gpu-uuid")
+_RECORDED = (
+    "interpreter", "stdlib", "packages", "images", "system", "hooks", "bytecode", "python", "kernel", "torch",
+    "transformers", "peft", "driver", "gpu-model", "gpu-uuid",
+)  # fmt: skip
 
 
-def policy_for(grant: Grant, *, completion_s: int) -> Policy:
+def policy_for(grant: Grant, *, completion_s: int, hardware: Hardware | None = None) -> Policy:
     """The owner's policy for one allocation: the archive must be the one the host built, the rest is recorded."""
     components: dict[str, Required | Recorded] = {name: Recorded() for name in _RECORDED}
     components["archive"] = Required(sha256=grant.archive_sha256)
+    # The one reference value that needs nobody's word: nothing foreign may be loaded.
+    components["foreign"] = Required(sha256=NOTHING_FOREIGN)
     return Policy(
         name=f"{grant.allocation_id}/{completion_s}",
         version=1,
         components=components,
         container=grant.allocation_id,
         completion_s=completion_s,
+        hardware=hardware,
     )
 
 
 class ProtectedRuntime:
     """Runs protected legs; the `protected_runtime` fixture's object."""
 
-    def __init__(self, trustees: Trustees) -> None:
+    def __init__(self, trustees: Trustees, *, hardware: Hardware | None = None) -> None:
         self._trustees = trustees
+        self._hardware = hardware
 
     @property
     def keys(self) -> dict[str, Json]:
         """The public keys that everything this runtime leaves behind is checked with."""
         owner = self._trustees.owner
-        return {"server": public_text(self._trustees.server_key), "owner": owner.public_text}
+        server = public_text(self._trustees.server_key)
+        return {"server": server, "owner": owner.public_text, "attestationServer": self._trustees.place}
 
     def run(self, current: Round) -> Ended | None:
         """One whole protected lifecycle. Returns how the row ended if it ended here, else None."""
@@ -73,7 +92,7 @@ class ProtectedRuntime:
     def _lifecycle(self, current: Round, notes: dict[str, Any]) -> Ended | None:
         # 1. The owner seals a package for this round and registers it with its policy.
         sealed = self._seal(current)
-        policy = policy_for(current.grant, completion_s=_completion_s(current))
+        policy = policy_for(current.grant, completion_s=_completion_s(current), hardware=self._hardware)
         notes.update(manifest=sealed.manifest, policy=policy.to_json(), policySha256=policy.sha256)
         notes["plan"] = current.plan_sha256
         self._register(sealed, policy)
@@ -156,7 +175,7 @@ class ProtectedRuntime:
         grant = self._trustees.owner.grant(
             server=self._trustees.server_key,
             run=current.run_id,
-            sub=f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}",
+            sub=session_name(current),
             package=sealed.manifest_sha256,
             policy_sha256=policy.sha256,
             allocation=current.grant.allocation_id,
@@ -174,6 +193,7 @@ class ProtectedRuntime:
         try:
             answer = self._trustees.client.complete(head=notes["head"], exit=notes["exit"], nonce=relay.nonce)
             notes["receipt"] = answer["receipt"]
+            self._trustees.settled(relay.nonce)
         except RefusedError as error:
             notes["completeRefusal"] = {"reason": error.reason}
 
@@ -200,6 +220,7 @@ class _Relay:
         self._policy = policy
         self._notes = notes
         self._leg_id = current.leg_id("protected")
+        self._sub = session_name(current)
         self.nonce = ""
         self.refused: RefusedError | None = None
 
@@ -218,10 +239,20 @@ class _Relay:
             ask()
         except RefusedError as error:
             self.refused = error
-            self._current.channel.request("answer", {"leg": self._leg_id, "kind": "refusal", "body": {"reason": error.reason}})
+            self._trustees.settled(self.nonce)
+            self._refuse(error.reason)
+        except GuestGoneError:
+            raise
+        except InfrastructureError:
+            # The leg waits for an answer that will not come: it is told so, or it would sit there beside the next row's.
+            self._refuse(NO_ANSWER)
+            raise
+
+    def _refuse(self, reason: str) -> None:
+        self._current.channel.request("answer", {"leg": self._leg_id, "kind": "refusal", "body": {"reason": reason}})
 
     def _challenge(self) -> None:
-        sub = f"{self._current.run_id}/{self._current.row.row_id}/{self._current.nonce[:16]}"
+        sub = self._sub
         given = self._trustees.client.challenge(sub=sub, plan=self._current.plan_sha256)
         self.nonce = cast("str", given["nonce"])
         self._notes["challenge"] = given
@@ -237,6 +268,13 @@ class _Relay:
         self._current.channel.request("answer", {"leg": self._leg_id, "kind": "challenge", "body": body})
 
     def _release(self) -> None:
+        self._trustees.awaiting(
+            nonce=self.nonce,
+            sub=self._sub,
+            run=self._current.run_id,
+            manifest=self._sealed.manifest_sha256,
+            completion_s=self._policy.completion_s,
+        )
         given = self._trustees.client.release(
             evidence=cast("str", self._notes["evidence"]), log=cast("list[str]", self._notes["releaseLog"])
         )
@@ -246,11 +284,17 @@ class _Relay:
         )
 
 
+def session_name(current: Round) -> str:
+    """What this lifecycle is called at the server. The round's nonce is in it, so that workers who share one never collide."""
+    return f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}"
+
+
 def _note_watch(notes: dict[str, Any], watch: LegWatch) -> None:
     notes["journal"] = watch.journal
     notes["timeline"] = watch.timeline
     if "exit" in watch.events:
         notes["exit"] = watch.events["exit"]["exit"]
+    notes["images"] = watch.events.get("images")
     if "failed" in watch.events:
         notes["failed"] = watch.events["failed"]
 

@@ -54,6 +54,7 @@ class RawRunner:
         notes["timeline"] = watch.timeline
         notes["callback"] = watch.events.get("callback")
         notes["failed"] = watch.events.get("failed")
+        notes["images"] = watch.events.get("images")
         notes["started"] = watch.events.get("started")
         if "exit" in watch.events:
             notes["exit"] = watch.events["exit"]["exit"]

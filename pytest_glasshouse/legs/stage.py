@@ -132,6 +132,12 @@ class Allocation:
             "keys": protected.keys,
             "plan": {
                 "rowId": row.row_id,
+                "provider": self.grant.provider,
+                "dryRun": self.grant.dry_run,
+                "simulated": self.grant.simulated,
+                "workload": row.workload,
+                "modelId": row.model,
+                "namedGpuModel": row.gpu_model,
                 "order": row.order,
                 "rounds": row.rounds,
                 "fixedOrder": settings.fixed_order,

@@ -1,47 +1,145 @@
-"""Who the host brings along: the owner of the packages and the attestation server, embedded on loopback.
+"""Who the host brings along: the owner of the packages and the attestation server.
 
-One of each per pytest process. Both hold data keys, and nobody else on the host does.
+The server is embedded on loopback, one per pytest process, or it is one that runs elsewhere and that several processes
+share. The owner holds data keys, and so does the server; nobody else on the host does.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
+from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, IntegrityError, ProtocolError, RefusedError
 from pytest_glasshouse.trust.client import AttestationClient
 from pytest_glasshouse.trust.http import serve_embedded
+from pytest_glasshouse.trust.keyfiles import read_owner, read_public
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.trust.server import AttestationServer
+from pytest_glasshouse.wire.tokens import thumbprint
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     from pytest_glasshouse.wire.canonical import Json
 
+#: A server that restarts is back within this long.
+PATIENCE_S = 60.0
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutsideServer:
+    """A server that this process does not run. `key` is its public key, as text or a file; `authority` vouches for its TLS."""
+
+    url: str
+    key: str
+    owner_key: Path
+    authority: Path | None = None
+
 
 class Trustees:
-    """Owner, embedded server and a client to it. `close` stops the server and forgets every key."""
+    """Owner, server and a client to it. `close` ends what was started here and forgets every key.
 
-    def __init__(self) -> None:
-        self.owner = Owner.generate()
-        self._server = AttestationServer(owner=self.owner.public)
-        self._handle = serve_embedded(self._server)
-        self.client = AttestationClient(self._handle.url)
+    With `outside` given, raises `ConfigurationError` unless the server that answers there holds the pinned key and works
+    for this owner.
+    """
 
-    @property
-    def server_key(self) -> Ed25519PublicKey:
-        """The key results and receipts are signed with."""
-        return self._server.public_key
+    def __init__(self, outside: OutsideServer | None = None) -> None:
+        self._embedded = None
+        self._awaited: dict[str, dict[str, Json]] = {}
+        self.place: Literal["embedded", "outside"] = "embedded" if outside is None else "outside"
+        if outside is None:
+            self.owner = Owner.generate()
+            self._embedded = serve_embedded(AttestationServer(owner=self.owner.public))
+            self.server_key = self._embedded.public_key
+            self.client = AttestationClient(self._embedded.url)
+        else:
+            self.owner = read_owner(outside.owner_key, what="GLASSHOUSE_OWNER_KEY")
+            self.server_key = read_public(outside.key, what="GLASSHOUSE_SERVER_KEY")
+            self.client = AttestationClient(checked_url(outside.url), authority=outside.authority, patience_s=PATIENCE_S)
+            try:
+                _meet(self.client, outside.url, server=self.server_key, owner=self.owner)
+            except ConfigurationError:
+                self.client.close()
+                raise
 
     @property
     def server_hpke(self) -> str:
-        """The key data keys are sealed to on their way to the server."""
-        return self._server.hpke_public
+        """The key data keys are sealed to on their way to the server: asked for anew, it changes when a server restarts."""
+        if self._embedded is not None:
+            return self._embedded.hpke_public
+        return self.client.published(self.server_key).hpke
+
+    def awaiting(self, *, nonce: str, sub: str, run: str, manifest: str, completion_s: int) -> None:
+        """A release is about to be asked for: from here on a key may be out."""
+        now = int(time.time())
+        self._awaited[nonce] = {
+            "nonce": nonce,
+            "sub": sub,
+            "run": run,
+            "manifest": manifest,
+            "released_at": now,
+            "deadline": now + completion_s,
+        }
+
+    def settled(self, nonce: str) -> None:
+        """It was refused, or it is completed."""
+        self._awaited.pop(nonce, None)
 
     def outstanding(self) -> list[dict[str, Json]]:
-        """Releases that were never completed."""
-        return self._server.outstanding()
+        """Releases of this process that were never completed: by the embedded server's word, else by what was seen here."""
+        if self._embedded is not None:
+            return self._embedded.server.outstanding()
+        return list(self._awaited.values())
 
     def close(self) -> None:
         """Stop serving."""
         self.client.close()
-        self._handle.close()
+        if self._embedded is not None:
+            self._embedded.close()
+
+
+def checked_url(url: str) -> str:
+    """The URL of a server: https, or http to this machine, and nothing in it but host and port."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        host, port, parts = "", None, urllib.parse.urlsplit("")
+    plain = (
+        parts.path in {"", "/"} and not parts.query and not parts.fragment and parts.username is None and parts.password is None
+    )
+    if parts.scheme not in {"http", "https"} or not host or not plain:
+        raise ConfigurationError("GLASSHOUSE_SERVER: expected a URL of scheme, host and port such as https://192.0.2.7:8470")
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        raise ConfigurationError(f"GLASSHOUSE_SERVER: {host} is another machine: expected https, saw http")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{shown}" + ("" if port is None else f":{port}")
+
+
+def check_outside(outside: OutsideServer) -> None:
+    """Raise `ConfigurationError` unless rows can be attested there. Starts nothing."""
+    Trustees(outside).close()
+
+
+def _meet(client: AttestationClient, url: str, *, server: Ed25519PublicKey, owner: Owner) -> None:
+    where = f"GLASSHOUSE_SERVER {checked_url(url)}"
+    try:
+        published = client.published(server)
+    except InfrastructureError as error:
+        raise ConfigurationError(f"{where}: {error}. Start one with `glasshouse serve`; nothing was started here") from None
+    except (RefusedError, ProtocolError):
+        raise ConfigurationError(f"{where}: expected an attestation server, saw something else; nothing was started") from None
+    except IntegrityError:
+        raise ConfigurationError(
+            f"{where}: expected the server key {thumbprint(server)} that GLASSHOUSE_SERVER_KEY names, saw another server's; "
+            "nothing was started"
+        ) from None
+    if published.owner != owner.kid:
+        raise ConfigurationError(
+            f"{where}: it works for the owner {published.owner}, GLASSHOUSE_OWNER_KEY is {owner.kid}; start it with "
+            "--owner and this owner's public key, or name that owner's key. Nothing was started"
+        )

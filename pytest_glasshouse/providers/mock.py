@@ -8,6 +8,7 @@ guest module of its own, which only this provider's policy pins.
 from __future__ import annotations
 
 import importlib.resources
+from collections.abc import Sequence
 
 from pytest_glasshouse.channel.archive import build_archive, guest_archive
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, NoCapacityError, TerminateError
@@ -46,14 +47,15 @@ class MockProvider:
     dry_run = True
     this_machine = True
 
-    def __init__(self, faults: tuple[str, ...] = ()) -> None:
+    def __init__(self, faults: tuple[str, ...] = (), *, site_packages: Sequence[str] = (), archive: bytes | None = None) -> None:
+        """`site_packages` and `archive` stand in for this installation's: what a test plants there is the guest's."""
         for fault in faults:
             if fault not in FAULTS:
                 raise ConfigurationError(f"mock fault {fault!r}: expected one of {', '.join(sorted(FAULTS))}")
         self._faults = faults
-        self._guests = process.GuestProcesses()
+        self._guests = process.GuestProcesses(site_packages)
         inside = [fault for fault in faults if fault in GUEST_FAULTS]
-        self._archive = saboteur_archive(inside) if inside else guest_archive()
+        self._archive = archive or (saboteur_archive(inside) if inside else guest_archive())
         self.archive_sha256 = sha256_hex(self._archive)
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_glasshouse.providers.base import Instance
@@ -28,18 +29,21 @@ _STALLED = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[
 class GuestProcess:
     """One agent, its directory, and the pipe whose end ends it."""
 
-    def __init__(self, directory: Path, name: str, archive: bytes, *, stalled: bool = False) -> None:
+    def __init__(
+        self, directory: Path, name: str, archive: bytes, *, stalled: bool = False, site_packages: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
+        own = (sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+        self._site_packages = tuple(dict.fromkeys(site_packages or own))
         self._name = name
         self._code = ["-c", _STALLED] if stalled else [str(directory / "guest.zip")]
         (directory / "guest.zip").write_bytes(archive)
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        site_packages = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
         command = [sys.executable, "-I", "-S", "-X", "utf8", *self._code, "agent"]
         command += ["--directory", str(self.directory), "--allocation", self._name, "--until-eof"]
-        for path in site_packages:
+        for path in self._site_packages:
             command += ["--site-packages", path]
         with (self.directory / "agent.log").open("ab") as log:
             return subprocess.Popen(  # noqa: S603
@@ -103,13 +107,14 @@ def listed() -> tuple[Instance, ...]:
 class GuestProcesses:
     """The guests one controller started, by instance id."""
 
-    def __init__(self) -> None:
+    def __init__(self, site_packages: Sequence[str] = ()) -> None:
+        self._site_packages = site_packages
         self._guests: dict[str, GuestProcess] = {}
 
     def start(self, name: str, archive: bytes, *, stalled: bool = False) -> Instance:
         """Start one guest; a stalled one is a process that never answers."""
         directory = new_directory()
-        self._guests[directory.name] = GuestProcess(directory, name, archive, stalled=stalled)
+        self._guests[directory.name] = GuestProcess(directory, name, archive, stalled=stalled, site_packages=self._site_packages)
         return Instance(instance_id=directory.name, name=name, state="pending")
 
     def get(self, instance_id: str) -> GuestProcess:

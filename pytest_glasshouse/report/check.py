@@ -1,19 +1,22 @@
 """Re-derives a report from its own data. Nothing in a report is believed because it is written there.
 
-The order: can it be read; its schema; the redaction rules; every row's findings, figures, wording and words; the
-summary; the seals; the bundle's other files; and last whose keys signed it. Each fault names its path.
+The order: can it be read; its schema; the redaction rules; every row's findings, figures and words, and whether it is
+the row that was signed for; the summary; the seals; the bundle's other files; and last whose keys signed it. Each fault
+names its path.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report import bundle as bundles
+from pytest_glasshouse.report.attest import MEMBER, envelope_faults
 from pytest_glasshouse.report.authenticity import Trust, unproven_signatures, witnessed
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
+from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.recompute import Derivation, record_faults
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import schema_faults
@@ -106,6 +109,8 @@ def _nothing(*faults: Fault) -> Checked:
 
 
 def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:
+    ours = document["generatedBy"]["version"] == generated_by()["version"]
+    derivation = replace(derivation, words=ours)
     for hit in hits(document):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
@@ -119,6 +124,7 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
                 for below, text in record_faults(name, record, document["methodology"], derivation):
                     yield Fault(path=f"{path}{below}", text=text)
             yield from _seal_faults(path, record, document)
+    yield from (Fault(path=path, text=text) for path, text in derivation.bound(document))
     yield from _whole_faults(document)
     yield from _seal_faults("$", document, document)
 
@@ -167,6 +173,9 @@ def _seal_faults(path: str, body: dict[str, Any], document: dict[str, Any]) -> I
 
 def _member_faults(document: dict[str, Any], files: dict[str, bytes]) -> Iterator[Fault]:
     expected = bundles.members(document)
+    for name in sorted(name for name in files if name.endswith(f"/{MEMBER}")):
+        yield from (Fault(path=f"bundle/{name}", text=text) for text in envelope_faults(document, name, files[name]))
+    files = {name: data for name, data in files.items() if not name.endswith(f"/{MEMBER}")}
     for name in sorted(expected.keys() | files.keys()):
         if name not in files:
             yield Fault(path=f"bundle/{name}", text="is missing")

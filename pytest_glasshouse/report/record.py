@@ -205,7 +205,8 @@ def _why_excluded(
     if outcome.ended is not None:
         ended = outcome.ended
         return {"outcome": ended.outcome, "reason": _DIGEST_IN_TEXT.sub(r"\1...", ended.reason), "decision": ended.decision}
-    failed = [each for each in found if not _passes(each, settings)]
+    # What is broken comes first: what is unseen is often only its consequence.
+    failed = sorted((each for each in found if not _passes(each, settings)), key=lambda each: each["finding"] != "broken")
     if failed:
         told = "; ".join(f"{each['invariant']} {each['finding']}: {each['reason']}" for each in failed)
         return {"outcome": "failed", "reason": told, "decision": _EXCLUDED}
@@ -246,6 +247,8 @@ def _reasons(outcome: Outcome, found: Sequence[Mapping[str, Any]], settings: Rec
         reasons.append("simulated provider")
     if row.gpu_model is not None and allocation is not None and allocation.gpu_model != row.gpu_model:
         reasons.append("not the GPU the row names")
+    if outcome.observation.get("allocation", {}).get("referenceSource") == "checkout":
+        reasons.append("reference values from a checkout")
     if _shortened(row, outcome.declared):
         reasons.append("shortened target")
     if stand_in(outcome.observation):

@@ -73,7 +73,7 @@ _NAMED_FIELDS = frozenset(
     }
 )  # fmt: skip
 #: Objects whose members are all digests, by the name of what was measured.
-_DIGEST_OBJECTS = frozenset({"components", "context"})
+_DIGEST_OBJECTS = frozenset({"components", "context", "images"})
 #: Names that stand for no field: the name of a field itself, and a text whose inside is searched string by string.
 _KEY, _OPENED = "(key)", "(opened)"
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{80,}")

@@ -50,7 +50,7 @@ def republish(run_directory: Path, *, key: Ed25519PrivateKey, report: Path | Non
         raise ConfigurationError(f"{run_directory}: holds no quarantined report") from error
     target = report or Path(why["report"])
     cleaned = withheld(document, [(hit["path"], hit["rule"]) for hit in why["hits"]])
-    return publish(resealed(cleaned, key=key), report=target, run_directory=run_directory, taint=taint)
+    return publish(resealed(cleaned, key=key), report=target, run_directory=run_directory, taint=taint, key=key)
 
 
 def withheld(document: dict[str, Any], found: Iterable[tuple[str, str]]) -> dict[str, Any]:

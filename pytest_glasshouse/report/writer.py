@@ -22,6 +22,8 @@ from pytest_glasshouse.report.schema import validate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from pytest_glasshouse.report.record import Record
 
 ROWS = "rows.jsonl"
@@ -67,11 +69,19 @@ class RowJournal:
         return []
 
 
-def publish(document: Mapping[str, Any], *, report: Path, run_directory: Path, taint: Iterable[str] = ()) -> Published:
+def publish(
+    document: Mapping[str, Any],
+    *,
+    report: Path,
+    run_directory: Path,
+    taint: Iterable[str] = (),
+    key: Ed25519PrivateKey | None = None,
+) -> Published:
     """Validate, redact, then put report and bundle in place, each atomically.
 
     Raises `ReportError` (exit 13) or `RedactionError` (exit 12): then nothing was written at `report` and the document is
-    in the quarantine. The caller owes the taint list; this machine's own directories are added to it.
+    in the quarantine. The caller owes the taint list; this machine's own directories are added to it. With the report's
+    `key` the bundle holds a signed statement per row, made of values of the report and nothing else.
     """
     try:
         validate(document)
@@ -85,7 +95,7 @@ def publish(document: Mapping[str, Any], *, report: Path, run_directory: Path, t
         raise RedactionError(f"report not published: {len(found)} forbidden value(s): {places}. Values are withheld")
     bundle = bundle_path(report)
     report.parent.mkdir(parents=True, exist_ok=True)
-    replace(bundle, zipped(document))
+    replace(bundle, zipped(document, key=key))
     replace(report, report_bytes(document))
     return Published(report=report, bundle=bundle)
 

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from pytest_glasshouse.tamper import completion, enrolment, evidence, log, package, release, session, tokens, transport
+from pytest_glasshouse.tamper import (
+    audit,
+    completion,
+    enrolment,
+    evidence,
+    hardware,
+    log,
+    package,
+    release,
+    session,
+    tokens,
+    transport,
+)
 from pytest_glasshouse.tamper.case import Case, TamperResult, run_case
 
 #: The one that must be released: the whole lifecycle with nothing changed.
@@ -22,7 +34,9 @@ CASES: tuple[Case, ...] = (
     *package.CASES,
     *completion.CASES,
     *log.CASES,
+    *audit.CASES,
     *transport.CASES,
+    *hardware.CASES,
 )
 
 __all__ = ["CASES", "CONTROL", "Case", "TamperResult", "run_case"]

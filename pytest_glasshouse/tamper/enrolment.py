@@ -12,8 +12,9 @@ from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.stage import SUB, Stage
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.wire.canonical import sha256_hex
-from pytest_glasshouse.wire.evidence import hpke_text
+from pytest_glasshouse.wire.evidence import hpke_text, prove_enrolment
 from pytest_glasshouse.wire.secret import Secret
+from pytest_glasshouse.wire.tokens import public_text
 
 _OTHER_SUB = "run-1/row-1/round-2"
 
@@ -103,6 +104,33 @@ def _proof_by_another_key(stage: Stage) -> None:
     stage.enrol(_OTHER_SUB, prover=Ed25519PrivateKey.generate())
 
 
+def _without_proof(stage: Stage) -> None:
+    leave = stage.grant(_OTHER_SUB)
+    stage.client.enrol(grant=leave, ak=public_text(stage.ak.public_key()), proof="")
+
+
+def _proof_of_another_grant(stage: Stage) -> None:
+    """What the key signed when it was let in elsewhere."""
+    proof = prove_enrolment(stage.grant(SUB), key=stage.ak)
+    stage.client.enrol(grant=stage.grant(_OTHER_SUB), ak=public_text(stage.ak.public_key()), proof=proof)
+
+
+def _grant_replayed(stage: Stage) -> None:
+    """The grant that has had its release is presented again: it opens nothing a second time."""
+    leave = stage.grant(_OTHER_SUB, limit=1)
+    stage.enrol(_OTHER_SUB, grant=leave)
+    stage.attempt(_OTHER_SUB).release()
+    stage.count_from_here()
+    stage.enrol(_OTHER_SUB, grant=leave)
+    stage.attempt(_OTHER_SUB).release()
+
+
+def _grant_replayed_by_another_key(stage: Stage) -> None:
+    leave = stage.grant(_OTHER_SUB)
+    stage.enrol(_OTHER_SUB, grant=leave)
+    stage.enrol(_OTHER_SUB, grant=leave, ak=Ed25519PrivateKey.generate())
+
+
 def _session_taken(stage: Stage) -> None:
     """The stolen name of a session that another key was enrolled for, under the very same kind of grant."""
     stage.enrol(SUB, ak=Ed25519PrivateKey.generate())
@@ -131,6 +159,10 @@ CASES = (
     _case("grant-for-an-unknown-package", "grant", "enrol 1", _grant_for_unknown_package),
     _case("grant-under-another-policy", "grant", "enrol 1", _grant_under_another_policy),
     _case("proof-by-another-key", "proof", "enrol 2", _proof_by_another_key),
+    _case("enrolment-without-proof", "proof", "enrol 2", _without_proof),
+    _case("proof-of-another-grant", "proof", "enrol 2", _proof_of_another_grant),
+    _case("grant-replayed", "release-limit", "release 5", _grant_replayed),
+    _case("grant-replayed-by-another-key", "grant", "enrol 3", _grant_replayed_by_another_key),
     _case("session-taken-by-another-key", "grant", "enrol 3", _session_taken),
     _case("session-granted-again", "grant", "enrol 3", _grant_renewed),
 )

@@ -173,6 +173,7 @@ class Stage:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+        self.ledger.close()
 
 
 class Attempt:

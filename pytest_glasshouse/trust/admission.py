@@ -17,6 +17,7 @@ from pytest_glasshouse.trust.ledger import Ledger
 from pytest_glasshouse.trust.messages import Message, text
 from pytest_glasshouse.trust.owner import GRANT_SHAPE, REGISTRATION_SHAPE
 from pytest_glasshouse.trust.policy import Policy
+from pytest_glasshouse.trust.published import published_claims
 from pytest_glasshouse.trust.sealing import read_manifest
 from pytest_glasshouse.trust.verifier import need
 from pytest_glasshouse.wire.canonical import Json, sha256_hex, unb64u
@@ -24,6 +25,11 @@ from pytest_glasshouse.wire.evidence import SUITE, TYP_GRANT, TYP_REGISTRATION, 
 from pytest_glasshouse.wire.floe import KEY_BYTES
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import expect, public_key, thumbprint, verify
+
+#: What is held at once, and for how long after a grant's end or a registration nobody uses.
+PACKAGES = 1024
+RUNS = 8192
+KEEP_S = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +70,15 @@ class Admission:
         self.hpke_public = hpke_text(self._sealing.public_key())
         self.packages: dict[str, Package] = {}
         self.runs: dict[str, Run] = {}
+        self._registered_at: dict[str, int] = {}
+
+    def published(self, server: Ed25519PublicKey) -> dict[str, Json]:
+        """What anybody may know: whose server this is, and the key it can read data keys with."""
+        return published_claims(server=server, owner=self._owner, hpke=self.hpke_public, now=self._clock())
 
     def forget(self) -> None:
         """Forget every key and session name."""
+        self._registered_at.clear()
         self.packages.clear()
         self.runs.clear()
 
@@ -83,17 +95,29 @@ class Admission:
         policy = Policy.from_json(claims["policy"])
         need(isinstance(version, int) and version >= policy.manifest_version, "manifest-version")
         # 3. A policy version never goes back, and never comes to mean something else.
-        known = [event for event in self._ledger.of("policy") if event["name"] == policy.name]
-        need(all(_not_before(policy, event) for event in known), "policy-rollback")
+        known = self._ledger.policies(policy.name)
+        need(all(_not_before(policy, version, sha256) for version, sha256 in known), "policy-rollback")
         # 4. The data key, sealed to this server for this manifest.
         data_key = self._unseal(str(claims["data_key"]), registration_info(manifest, thumbprint(self._owner)))
         package = Package(manifest=manifest, version=int(str(version)), policy=policy, data_key=data_key)
         need(self.packages.get(manifest, package) == package, "registration", "registered otherwise before")
-        if not any(event["policy"] == policy.sha256 for event in known):
-            event: dict[str, Json] = {"event": "policy", "name": policy.name, "version": policy.version}
-            self._ledger.append({**event, "policy": policy.sha256})
+        now = self._clock()
+        self._forget_old(now)
+        if manifest not in self.packages and len(self.packages) >= PACKAGES:
+            raise RefusedError("busy", "packages")
+        self._ledger.record_policy(name=policy.name, version=policy.version, sha256=policy.sha256)
         self.packages[manifest] = package
+        self._registered_at[manifest] = now
         return {"manifest": manifest, "policy": policy.sha256}
+
+    def _forget_old(self, now: int) -> None:
+        # A server that runs for months must not hold every key it was ever given.
+        for sub in [sub for sub, run in self.runs.items() if now >= run.expires + KEEP_S]:
+            del self.runs[sub]
+        in_use = {run.package.manifest for run in self.runs.values()}
+        for manifest in [name for name, at in self._registered_at.items() if now >= at + KEEP_S and name not in in_use]:
+            del self._registered_at[manifest]
+            self.packages.pop(manifest, None)
 
     def _unseal(self, sealed: str, info: bytes) -> Secret:
         try:
@@ -133,14 +157,14 @@ class Admission:
             row=str(claims["row"]),
         )
         # 3. A session's name belongs to the first grant and key that took it.
+        self._forget_old(self._clock())
+        if run.sub not in self.runs and len(self.runs) >= RUNS:
+            raise RefusedError("busy", "sessions")
         taken = self.runs.get(run.sub, run)
         need((taken.kid, taken.grant_sha256) == (run.kid, run.grant_sha256), "grant", "sub is taken")
         self.runs.setdefault(run.sub, run)
         return {"kid": run.kid, "sub": run.sub}
 
 
-def _not_before(policy: Policy, event: Message) -> bool:
-    version = event["version"]
-    if not isinstance(version, int):
-        return False
-    return policy.version > version or (policy.version == version and policy.sha256 == event["policy"])
+def _not_before(policy: Policy, version: int, sha256: str) -> bool:
+    return policy.version > version or (policy.version == version and policy.sha256 == sha256)

@@ -1,14 +1,20 @@
 """Speaks to an attestation server over HTTP, for the host that relays.
 
-Knows the five messages. Refuses to try any of them twice: a lost reply to a release means attesting anew.
+Knows the five messages. Refuses to try any of them twice (a lost reply to a release means attesting anew) but the last:
+the same head gets the same receipt, so a server that restarts meanwhile costs a leg nothing.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError, RefusedError
+from pytest_glasshouse.trust.published import Published, read_published
 from pytest_glasshouse.wire.canonical import Json, canonical, parse_object
 
 if TYPE_CHECKING:
@@ -19,18 +25,30 @@ TIMEOUT_S = 10.0
 _ANSWER_LIMIT = 1 << 20
 _OK = 200
 _CONNECTIONS = 8
+_AGAIN_AFTER_S = 0.5
+#: Turned away before anything was judged.
+_TOO_OFTEN = "rate"
 
 
 class AttestationClient:
     """One server. Every method raises `RefusedError` with the server's reason, or `InfrastructureError` when none came."""
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S, authority: Path | None = None, patience_s: float = 0.0) -> None:
+        """`authority` is a PEM file to believe a server's certificate by, `patience_s` how long a completion may be tried."""
         import urllib3
 
         self._url = url.rstrip("/")
+        self._patience_s = patience_s
         self._http: urllib3.PoolManager = urllib3.PoolManager(
-            maxsize=_CONNECTIONS, retries=False, timeout=urllib3.Timeout(timeout_s)
+            maxsize=_CONNECTIONS,
+            retries=False,
+            timeout=urllib3.Timeout(timeout_s),
+            ca_certs=None if authority is None else str(authority),
         )
+
+    def published(self, server: Ed25519PublicKey) -> Published:
+        """The keys that `server`, and no other, publishes."""
+        return read_published(self._send("GET", "/v1/keys", None, {}), server=server)
 
     def register(self, registration: str) -> dict[str, Json]:
         """Hand over a package's manifest, policy and sealed data key."""
@@ -50,7 +68,14 @@ class AttestationClient:
 
     def complete(self, *, head: str, exit: str, nonce: str) -> dict[str, Json]:  # noqa: A002
         """Present the journal's head and the agent's exit: `{receipt}`."""
-        return self.ask("/v1/complete", {"head": head, "exit": exit, "nonce": nonce})
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self.ask("/v1/complete", {"head": head, "exit": exit, "nonce": nonce})
+            except InfrastructureError:
+                if time.monotonic() + _AGAIN_AFTER_S >= until:
+                    raise
+            time.sleep(_AGAIN_AFTER_S)
 
     def ask(self, path: str, message: dict[str, Json]) -> dict[str, Json]:
         """One message, one answer."""
@@ -58,10 +83,13 @@ class AttestationClient:
 
     def send(self, path: str, body: bytes, *, content_type: str = "application/json") -> dict[str, Json]:
         """One body as it is. The tamper suite sends what no honest client would."""
+        return self._send("POST", path, body, {"Content-Type": content_type})
+
+    def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> dict[str, Json]:
         import urllib3
 
         try:
-            reply = self._http.request("POST", self._url + path, body=body, headers={"Content-Type": content_type})
+            reply = self._http.request(method, self._url + path, body=body, headers=headers, redirect=False)
         except urllib3.exceptions.HTTPError as error:
             raise InfrastructureError(f"the attestation server did not answer: {type(error).__name__}") from None
         try:
@@ -73,6 +101,8 @@ class AttestationClient:
         reason = answer.get("reason")
         if not isinstance(reason, str):
             raise ProtocolError(f"the attestation server answered {reply.status} without a reason")
+        if reason == _TOO_OFTEN:
+            raise InfrastructureError("the attestation server turned us away: too many requests from this address")
         raise RefusedError(reason)
 
     def close(self) -> None:

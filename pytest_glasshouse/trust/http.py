@@ -1,22 +1,29 @@
-"""The server over HTTP on loopback: POST, JSON of exact keys, at most 64 KiB; refusals are RFC 9457 problem documents.
+"""The server over HTTP: POST, JSON of exact keys, at most 64 KiB; refusals are RFC 9457 problem documents.
 
-Knows the transport and its limits. Refuses to know what the messages mean, and to listen anywhere but 127.0.0.1.
+Knows the transport and its limits. Refuses to know what the messages mean, and to listen in the clear anywhere but on
+loopback.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import socket
+import socketserver
+import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pytest_glasshouse.errors import IntegrityError, RefusedError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RefusedError
+from pytest_glasshouse.trust.audit import Audit, AuditLine, no_audit
+from pytest_glasshouse.trust.limits import Connections, Limits, Peers
 from pytest_glasshouse.trust.server import AttestationServer
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
 
-SOCKET_TIMEOUT_S = 10
 #: Path, and exactly the keys its message has.
 MESSAGES: dict[str, frozenset[str]] = {
     "/v1/register": frozenset({"registration"}),
@@ -25,18 +32,23 @@ MESSAGES: dict[str, frozenset[str]] = {
     "/v1/release": frozenset({"evidence", "log"}),
     "/v1/complete": frozenset({"head", "exit", "nonce"}),
 }
-_STATUS = {"malformed": 400, "not-found": 404, "too-large": 413, "content-type": 415, "busy": 429}
+KEYS_PATH = "/v1/keys"
+_STATUS = {"malformed": 400, "not-found": 404, "too-large": 413, "content-type": 415, "busy": 429, "rate": 429}
 _REFUSED = 403
 _DRAIN_LIMIT = 1 << 20
+_POLL_S = 0.02
+_CUT_EVERY_S = 0.25
+_STILL = "still no"
+_LOOPBACK = ("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A server listening on loopback. The caller owes `close`."""
+    """A server that listens. The caller owes `close`."""
 
     url: str
     server: AttestationServer
-    _http: ThreadingHTTPServer
+    _http: _Server
     _thread: threading.Thread
 
     @property
@@ -49,57 +61,163 @@ class Embedded:
         """The key registrations are sealed to, as text."""
         return self.server.hpke_public
 
-    def close(self) -> None:
-        """Stop listening, then forget every key."""
+    def close(self, *, grace_s: float = 0.0) -> None:
+        """Stop listening, let what was asked be answered for so long, then forget every key."""
         self._http.shutdown()
         self._http.server_close()
+        self._http.connections.drain(grace_s)
         self._thread.join()
         self.server.close()
 
 
 def serve_embedded(server: AttestationServer) -> Embedded:
     """Serve on a free port of 127.0.0.1, in a thread."""
-    routes: dict[str, Callable[[Mapping[str, Json]], dict[str, Json]]] = {
-        "/v1/register": server.register,
-        "/v1/enrol": server.enrol,
-        "/v1/challenge": server.challenge,
-        "/v1/release": server.release,
-        "/v1/complete": server.complete,
-    }
-    http = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"routes": routes}))
-    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, name="attestation-server", daemon=True)
+    return listen(server, _LOOPBACK, limits=Limits())
+
+
+def check_address(host: str, *, tls: bool) -> None:
+    """Raise `ConfigurationError` for an address that may not be listened on: in the clear, anything but loopback."""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ConfigurationError(f"{host!r}: expected an IP address to listen on, such as 127.0.0.1 or ::1") from None
+    if not tls and not loopback:
+        raise ConfigurationError(
+            f"{host} is not loopback: expected a certificate and its key for TLS, saw none; nothing is served"
+        )
+
+
+def listen(
+    server: AttestationServer,
+    address: tuple[str, int],
+    *,
+    limits: Limits,
+    tls: ssl.SSLContext | None = None,
+    audit: Audit = no_audit,
+) -> Embedded:
+    """Serve on `address` (port 0: any), in a thread. Anything but loopback needs `tls`, or is a `ConfigurationError`."""
+    host, port = address
+    check_address(host, tls=tls is not None)
+    try:
+        http = _Server(address, server, limits=limits, tls=tls, audit=audit)
+    except OSError as error:
+        raise ConfigurationError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    thread = threading.Thread(
+        target=http.serve_forever, kwargs={"poll_interval": _POLL_S}, name="attestation-server", daemon=True
+    )
     thread.start()
-    return Embedded(url=f"http://127.0.0.1:{http.server_address[1]}", server=server, _http=http, _thread=thread)
+    shown = f"[{host}]" if ":" in host else host
+    url = f"{'http' if tls is None else 'https'}://{shown}:{http.server_address[1]}"
+    return Embedded(url=url, server=server, _http=http, _thread=thread)
 
 
 class _Server(ThreadingHTTPServer):
+    """A thread for each connection, as many as the limits let in."""
+
     daemon_threads = True
-    request_queue_size = 64
+    request_queue_size = 128
+
+    def __init__(
+        self, address: tuple[str, int], server: AttestationServer, *, limits: Limits, tls: ssl.SSLContext | None, audit: Audit
+    ) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self.answers: Mapping[str, Callable[[Mapping[str, Json]], dict[str, Json]]] = {
+            "/v1/register": server.register,
+            "/v1/enrol": server.enrol,
+            "/v1/challenge": server.challenge,
+            "/v1/release": server.release,
+            "/v1/complete": server.complete,
+        }
+        self.keys = server.keys
+        self.limits = limits
+        self.audit = audit
+        self.peers = Peers(limits.rate_per_s)
+        self.connections = Connections(limits)
+        self._tls = tls
+        self._cut_at = 0.0
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        """As the parent, without asking a name server who we are."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+
+    def get_request(self) -> tuple[socket.socket, object]:
+        """A connection; the handshake is its own thread's business, so that nobody can stall the others with it."""
+        connection, address = super().get_request()
+        if self._tls is not None:
+            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
+        return connection, address
+
+    def verify_request(self, request: object, client_address: object) -> bool:  # noqa: ARG002
+        """Whether there is room for one more connection."""
+        return isinstance(request, socket.socket) and self.connections.admit(request)
+
+    def shutdown_request(self, request: object) -> None:
+        """The connection has ended, or was never let in."""
+        if isinstance(request, socket.socket):
+            self.connections.gone(request)
+            super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Between connections: end those that take too long."""
+        now = time.monotonic()
+        if now >= self._cut_at:
+            self._cut_at = now + _CUT_EVERY_S
+            self.connections.cut_overdue()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A broken connection is nobody's business: no traceback on the test run's terminal."""
+        """A broken connection is nobody's business: no traceback on anybody's terminal."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "glasshouse"
     sys_version = ""
-    timeout = SOCKET_TIMEOUT_S
     disable_nagle_algorithm = True  # an answer in two writes would otherwise wait for the client's delayed ACK
-    routes: Mapping[str, Callable[[Mapping[str, Json]], dict[str, Json]]]
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.connection.settimeout(self.server.limits.request_s)
+        if isinstance(self.connection, ssl.SSLSocket):
+            self.connection.do_handshake()
 
     def do_POST(self) -> None:
         try:
-            answer = self.routes[self._path()](self._message())
+            self._within_rate()
+            answer = self.server.answers[self._path()]
+            message = self._message()
+        except (RefusedError, IntegrityError) as refusal:
+            self._turn_away(refusal)
+            return
+        self.server.connections.answering(self.connection)
+        try:
+            body = canonical(answer(message))
         except (RefusedError, IntegrityError) as refusal:
             self._problem(refusal.reason)
         except Exception:  # noqa: BLE001  (fails closed, and says nothing)
             self._problem("internal")
         else:
-            self._send(200, "application/json", canonical(answer))
+            self._send(200, "application/json", body)
+
+    def do_GET(self) -> None:
+        try:
+            self._within_rate()
+            if self.path != KEYS_PATH:
+                raise RefusedError("not-found")  # noqa: TRY301  (one way out for every refusal)
+        except RefusedError as refusal:
+            self._turn_away(refusal)
+            return
+        self._send(200, "application/json", canonical(self.server.keys()))
+
+    def _within_rate(self) -> None:
+        verdict = self.server.peers.ask(str(self.client_address[0]))
+        if verdict != "yes":
+            raise RefusedError("rate", verdict)
 
     def _path(self) -> str:
-        if self.path not in self.routes:
+        if self.path not in self.server.answers:
             raise RefusedError("not-found")
         return self.path
 
@@ -121,8 +239,14 @@ class _Handler(BaseHTTPRequestHandler):
         return message
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """What the standard library refuses on its own (a GET, a line that is no request) is a problem document too."""
-        self._problem("not-found" if code == 501 else "malformed")  # noqa: PLR2004
+        """What the standard library refuses on its own (a PUT, a line that is no request) is a problem document too."""
+        self._turn_away(RefusedError("not-found" if code == 501 else "malformed"))  # noqa: PLR2004
+
+    def _turn_away(self, refusal: RefusedError | IntegrityError) -> None:
+        """Refused before it reached the server: a line of its own in the log, and of a flood only the first."""
+        if refusal.detail != _STILL:
+            self.server.audit(AuditLine(event="request", decision="refused", reason=refusal.reason))
+        self._problem(refusal.reason)
 
     def _problem(self, reason: str) -> None:
         # The body may be unread: the connection cannot be used again.
@@ -136,6 +260,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(_STATUS.get(reason, _REFUSED), "application/problem+json", canonical(problem))
 
     def _send(self, status: int, kind: str, body: bytes) -> None:
+        if self.server.connections.stopping:
+            self.close_connection = True
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -144,6 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
+        self.server.connections.waiting(self.connection)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Quiet: the report says what was asked and answered."""
+        """Quiet: what was decided is in the audit log or the report."""

@@ -133,6 +133,17 @@ class Owner:
         }
         return sign(claims, key=self._signing, typ=TYP_REGISTRATION)
 
+    def keep(self, data_key: Secret, *, manifest_sha256: str) -> bytes:
+        """The data key of a package, sealed to this owner, to lie on disk until it is registered."""
+        return SUITE.encrypt(data_key.reveal(), self.hpke_public, info=_keep_info(manifest_sha256))
+
+    def take(self, kept: bytes, *, manifest_sha256: str) -> Secret:
+        """The data key that `keep` sealed for this package (`data-key` when it did not)."""
+        try:
+            return Secret(SUITE.decrypt(kept, self._sealing, info=_keep_info(manifest_sha256)))
+        except (InvalidTag, ValueError):
+            raise IntegrityError("data-key", "not sealed to this owner, for this package") from None
+
     def open_adapter(self, sealed: bytes, *, manifest_sha256: str, nonce: str) -> bytes:
         """The adapter a leg sealed for this package in this session (`adapter` when it was not)."""
         try:
@@ -142,3 +153,7 @@ class Owner:
 
     def __repr__(self) -> str:
         return f"<owner {self.kid}>"
+
+
+def _keep_info(manifest_sha256: str) -> bytes:
+    return f"glasshouse-keep/1\n{manifest_sha256}".encode()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.trust.references import Hardware
 from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256, tagged
 from pytest_glasshouse.wire.evidence import ANTIDEBUG_PROFILE, ANTIDEBUG_VERSION, EAT_PROFILE
 from pytest_glasshouse.wire.tokens import expect
@@ -52,6 +54,7 @@ class Policy:
     eat_profile: str = EAT_PROFILE
     antidebug_profile: str = ANTIDEBUG_PROFILE
     antidebug_version: int = field(default=ANTIDEBUG_VERSION)
+    hardware: Hardware | None = None
 
     def to_json(self) -> dict[str, Json]:
         """The policy as it is registered and hashed."""
@@ -59,7 +62,10 @@ class Policy:
             name: {"required": item.sha256} if isinstance(item, Required) else {"recorded": True}
             for name, item in self.components.items()
         }
+        # A policy that asks nothing of hardware has no such section, so its name is what it always was.
+        hardware: dict[str, Json] = {} if self.hardware is None else {"hardware": self.hardware.to_json()}
         return {
+            **hardware,
             "format": FORMAT,
             "name": self.name,
             "version": self.version,
@@ -85,7 +91,8 @@ class Policy:
 
     @classmethod
     def _read(cls, value: dict[str, Json]) -> Policy:
-        expect(value, _SHAPE)
+        hardware = Hardware.from_json(value["hardware"]) if "hardware" in value else None
+        expect({name: item for name, item in value.items() if name != "hardware"}, _SHAPE)
         antidebug, components = value["antidebug"], value["components"]
         assert isinstance(antidebug, dict)  # noqa: S101  (expect said so; for the type checker)
         assert isinstance(components, dict)  # noqa: S101
@@ -100,10 +107,11 @@ class Policy:
             eat_profile=str(value["eat_profile"]),
             antidebug_profile=str(antidebug["profile"]),
             antidebug_version=int(str(antidebug["version"])),
+            hardware=hardware,
             **{name: int(str(number)) for name, number in numbers.items()},
         )
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """The name this policy goes by everywhere."""
         return tagged("glasshouse-policy/1", canonical(self.to_json()))

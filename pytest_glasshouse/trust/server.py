@@ -2,24 +2,29 @@
 
 Knows data keys, in memory only, and gives one out when every step of one transaction has held. Refuses to accept a token
 as permission: a result is output only. Any doubt is a refusal with a stable reason, any surprise is the refusal
-`internal`, and neither releases anything.
+`internal`, and neither releases anything. A restart forgets open nonces and data keys; what was released before it can
+still be completed, by the ledger.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.trust.admission import Admission, Run
-from pytest_glasshouse.trust.ledger import Ledger
+from pytest_glasshouse.trust.audit import Audit, AuditLine, Decision, name_digest, no_audit
+from pytest_glasshouse.trust.hardware import appraise_hardware, worst
+from pytest_glasshouse.trust.ledger import Completion, Ledger, Release
 from pytest_glasshouse.trust.messages import Message, lines, shaped, text
+from pytest_glasshouse.trust.published import TYP_KEYS
 from pytest_glasshouse.trust.verifier import Expected, appraise, need
 from pytest_glasshouse.wire.canonical import Json, b64u, is_sha256, sha256_hex
 from pytest_glasshouse.wire.evidence import (
@@ -37,16 +42,18 @@ from pytest_glasshouse.wire.evidence import (
     release_info,
 )
 from pytest_glasshouse.wire.secret import Secret
-from pytest_glasshouse.wire.tokens import peek_kid, sign, thumbprint, verify
+from pytest_glasshouse.wire.tokens import peek_kid, public_key, public_text, sign, thumbprint, verify
 
 CHALLENGE_TTL_S = 60
 OPEN_CHALLENGES = 4
+#: Nonces of all sessions together, spent ones too until they expire.
+CHALLENGES = 4096
 RESULT_LIFETIME_S = 300
 
 
 @dataclass(kw_only=True)
 class _Session:
-    """One nonce. It is open, then spent; released if every step held; completed once."""
+    """One nonce: open, then spent. What was released under it is in the ledger."""
 
     nonce: str
     run: Run
@@ -54,17 +61,13 @@ class _Session:
     issued_at: int
     attempt: int
     spent: bool = False
-    cnf: Cnf | None = None
-    result_sha256: str = ""
-    head_sha256: str = ""
-    exit_sha256: str = ""
-    receipt: str = field(default="", repr=False)
 
 
 class AttestationServer:
     """Register, enrol, challenge, release, complete; each takes and returns a JSON object and raises `RefusedError`.
 
-    `owner` is the one key registrations and grants are believed from. `clock` gives wall seconds.
+    `owner` is the one key registrations and grants are believed from. `clock` gives wall seconds. A ledger or an audit that
+    is given is the caller's to close.
     """
 
     def __init__(
@@ -75,13 +78,18 @@ class AttestationServer:
         clock: Callable[[], int] = lambda: int(time.time()),
         random_bytes: Callable[[int], bytes] = os.urandom,
         signing: Ed25519PrivateKey | None = None,
+        audit: Audit = no_audit,
     ) -> None:
         self._ledger = Ledger() if ledger is None else ledger
+        self._own_ledger = ledger is None
+        self._audit = audit
         self._clock = clock
         self._random_bytes = random_bytes
         self._signing = Ed25519PrivateKey.generate() if signing is None else signing
         self._sessions: dict[str, _Session] = {}
         self._one_at_a_time = threading.Lock()
+        self._about: dict[str, str] = {}
+        self._overdue: set[str] = set()
         self.public_key = self._signing.public_key()
         self.kid = thumbprint(self.public_key)
         self._admission = Admission(owner=owner, server=self.kid, ledger=self._ledger, clock=clock)
@@ -91,54 +99,87 @@ class AttestationServer:
 
     def register(self, message: Message) -> dict[str, Json]:
         """`{registration}` -> `{manifest, policy}`: the owner hands over a package's manifest, policy and data key."""
-        return self._transaction(self._admission.register, message)
+        return self._transaction("register", self._admission.register, message)
 
     def enrol(self, message: Message) -> dict[str, Json]:
         """`{grant, ak, proof}` -> `{kid, sub}`: a guest's key is enrolled for one session under the owner's grant."""
-        return self._transaction(self._admission.enrol, message)
+        return self._transaction("enrol", self._enrol, message)
 
     def challenge(self, message: Message) -> dict[str, Json]:
         """`{sub, plan}` -> `{nonce, issued_at, expires_in, policy}`."""
-        return self._transaction(self._challenge, message)
+        return self._transaction("challenge", self._challenge, message)
 
     def release(self, message: Message) -> dict[str, Json]:
         """`{evidence, log}` -> `{result, sealed}`: the data key, sealed to the key the evidence vouches for."""
-        return self._transaction(self._release, message)
+        return self._transaction("release", self._release, message, decision="released")
 
     def complete(self, message: Message) -> dict[str, Json]:
         """`{head, exit, nonce}` -> `{receipt}`: the journal's head, countersigned once."""
-        return self._transaction(self._complete, message)
+        return self._transaction("complete", self._complete, message, decision="completed")
+
+    def keys(self) -> dict[str, Json]:
+        """`{server, keys}`: this server's name, and a token by it with the key data keys are sealed to. Secret to nobody."""
+        with self._one_at_a_time:
+            token = sign(self._admission.published(self.public_key), key=self._signing, typ=TYP_KEYS)
+        return {"server": public_text(self.public_key), "keys": token}
 
     def outstanding(self) -> list[dict[str, Json]]:
         """Releases that nobody has completed, each with its deadline. They survive a restart."""
         with self._one_at_a_time:
-            done = {event["nonce"] for event in self._ledger.of("complete")}
-            names = ("nonce", "sub", "run", "manifest", "released_at", "deadline")
-            return [{name: event[name] for name in names} for event in self._ledger.of("release") if event["nonce"] not in done]
+            return self._ledger.outstanding()
+
+    def tell_overdue(self) -> None:
+        """Write one line for each release whose deadline has passed without a completion."""
+        with self._one_at_a_time:
+            now = self._clock()
+            for release in self._ledger.outstanding():
+                nonce = str(release["nonce"])
+                if nonce not in self._overdue and int(str(release["deadline"])) <= now:
+                    self._overdue.add(nonce)
+                    sub = name_digest("sub", str(release["sub"]))
+                    self._audit(AuditLine(event="complete", decision="overdue", sub=sub, nonce=name_digest("nonce", nonce)))
 
     def releases(self) -> int:
         """How many times a data key has left, by the ledger."""
         with self._one_at_a_time:
-            return len(self._ledger.of("release"))
+            return self._ledger.releases()
 
     def close(self) -> None:
         """Forget every key and session."""
         with self._one_at_a_time:
             self._admission.forget()
             self._sessions.clear()
-            self._ledger.close()
+            if self._own_ledger:
+                self._ledger.close()
 
-    def _transaction(self, step: Callable[[Message], dict[str, Json]], message: Message) -> dict[str, Json]:
+    def _transaction(
+        self, event: str, step: Callable[[Message], dict[str, Json]], message: Message, *, decision: Decision = "accepted"
+    ) -> dict[str, Json]:
         reason, detail = "internal", ""
         with self._one_at_a_time:
+            self._about = {}
             try:
-                return step(message)
+                answer = step(message)
+                # Before the answer leaves: a decision that cannot be written down is refused.
+                self._audit(AuditLine(event=event, decision=decision, **self._about))
             except (RefusedError, IntegrityError) as refusal:
                 reason, detail = refusal.reason, refusal.detail
             except Exception:  # noqa: BLE001, S110  (whatever went wrong, the answer is no, and says nothing about keys)
                 pass
-        # Raised here, outside the handler, so that no frame which held a key travels with the error.
+            else:
+                return answer
+            with contextlib.suppress(Exception):
+                self._audit(AuditLine(event=event, decision="refused", reason=reason, **self._about))
+        # Raised here, outside the handlers, so that no frame which held a key travels with the error.
         raise RefusedError(reason, detail)
+
+    def _is_about(self, *, kid: str, sub: str = "", nonce: str = "") -> None:
+        self._about = {"kid": kid, "sub": name_digest("sub", sub), "nonce": name_digest("nonce", nonce)}
+
+    def _enrol(self, message: Message) -> dict[str, Json]:
+        answer = self._admission.enrol(message)
+        self._is_about(kid=str(answer["kid"]), sub=str(answer["sub"]))
+        return answer
 
     # --------------------------------------------------------------------------------------------- 1. the challenge
 
@@ -146,6 +187,7 @@ class AttestationServer:
         run = self._admission.runs.get(text(message, "sub"))
         if run is None:
             raise RefusedError("sub", "not enrolled")
+        self._is_about(kid=run.kid, sub=run.sub)
         plan = text(message, "plan")
         need(is_sha256(plan), "malformed", "plan")
         now = self._clock()
@@ -153,24 +195,21 @@ class AttestationServer:
         self._forget_expired(now)
         still_open = [session for session in self._sessions.values() if session.run is run and not session.spent]
         need(len(still_open) < OPEN_CHALLENGES, "busy")
+        if len(self._sessions) >= CHALLENGES:
+            raise RefusedError("busy", "all sessions together")
         nonce = self._random_bytes(32).hex()
         need(nonce not in self._sessions, "internal", "randomness")
-        self._sessions[nonce] = _Session(nonce=nonce, run=run, plan=plan, issued_at=now, attempt=self._attempt(run))
-        return {"nonce": nonce, "issued_at": now, "expires_in": CHALLENGE_TTL_S, "policy": run.package.policy.sha256}
+        attempt = self._ledger.attempt(subject=run.subject, row=run.row, run=run.run)
+        self._sessions[nonce] = _Session(nonce=nonce, run=run, plan=plan, issued_at=now, attempt=attempt)
+        policy = run.package.policy
+        asked: dict[str, Json] = {"hardware": list(policy.hardware.required)} if policy.hardware else {}
+        return {"nonce": nonce, "issued_at": now, "expires_in": CHALLENGE_TTL_S, "policy": policy.sha256, **asked}
 
     def _forget_expired(self, now: int) -> None:
-        # A forgotten nonce is refused like one that never was. Released sessions stay: they can still be completed.
+        # A forgotten nonce is refused like one that never was.
         for nonce, session in list(self._sessions.items()):
-            if session.cnf is None and now >= session.issued_at + CHALLENGE_TTL_S:
+            if now >= session.issued_at + CHALLENGE_TTL_S:
                 del self._sessions[nonce]
-
-    def _attempt(self, run: Run) -> int:
-        """The place of this run among all that have tried this subject and row here: trying again until it fits shows."""
-        tried = [e["run"] for e in self._ledger.of("attempt") if (e["subject"], e["row"]) == (run.subject, run.row)]
-        if run.run not in tried:
-            self._ledger.append({"event": "attempt", "subject": run.subject, "row": run.row, "run": run.run})
-            tried.append(run.run)
-        return tried.index(run.run) + 1
 
     # ----------------------------------------------------------------------------------------------- 2. the release
 
@@ -184,7 +223,9 @@ class AttestationServer:
             raise RefusedError("jws-header", "no such key is enrolled")
         claims = verify(evidence, key=ak, typ=TYP_EVIDENCE)
         # 2. The nonce: open, and this key's and session's own. Somebody else's is refused and stays unspent.
+        self._is_about(kid=thumbprint(ak))
         session = self._session_of(claims, thumbprint(ak), now)
+        self._is_about(kid=session.run.kid, sub=session.run.sub, nonce=session.nonce)
         # 3. Spent, whatever comes of it.
         session.spent = True
         # 4. Every step of appraisal.
@@ -201,28 +242,31 @@ class AttestationServer:
             manifest_version=run.package.version,
         )
         cnf = appraise(claims, log, expected=expected, now=now)
+        devices = appraise_hardware(claims, nonce=session.nonce, cnf=cnf, policy=policy, now=now)
         # 5. The grant still stands and is not used up, nor is what the policy allows for this package.
         need(now < run.expires, "grant", "expired")
-        released = self._ledger.of("release")
-        need(sum(e["sub"] == run.sub for e in released) < run.release_limit, "release-limit", "grant")
-        of_package = sum(e["manifest"] == run.package.manifest for e in released)
-        need(of_package < policy.release_limit, "release-limit", "policy")
+        need(self._ledger.releases_of_session(run.sub) < run.release_limit, "release-limit", "grant")
+        need(self._ledger.releases_of_package(run.package.manifest) < policy.release_limit, "release-limit", "policy")
         # 6. Sealed to the leg's key, for this result and this package.
-        result = self._result(session, claims, evidence, now)
+        result = self._result(session, claims, evidence, now, devices)
         sealed = _seal(run.package.data_key, cnf, release_info(result, run.package.manifest))
-        # 7. Counted before it leaves.
-        self._ledger.append(
-            {
-                "event": "release",
-                "nonce": session.nonce,
-                "sub": run.sub,
-                "run": run.run,
-                "manifest": run.package.manifest,
-                "released_at": now,
-                "deadline": now + policy.completion_s,
-            }
+        # 7. Counted before it leaves, with everything its completion will be checked against.
+        self._ledger.record_release(
+            Release(
+                nonce=session.nonce,
+                sub=run.sub,
+                run=run.run,
+                manifest=run.package.manifest,
+                policy=policy.sha256,
+                plan=session.plan,
+                ak=public_text(run.ak),
+                sig=public_text(cnf.sig),
+                attempt=session.attempt,
+                result_sha256=sha256_hex(result.encode()),
+                released_at=now,
+                deadline=now + policy.completion_s,
+            )
         )
-        session.cnf, session.result_sha256 = cnf, sha256_hex(result.encode())
         return {"result": result, "sealed": sealed}
 
     def _session_of(self, claims: Message, kid: str, now: int) -> _Session:
@@ -239,7 +283,7 @@ class AttestationServer:
         need(about is None or about is session.run, "nonce", "another session's")
         return session
 
-    def _result(self, session: _Session, claims: Message, evidence: str, now: int) -> str:
+    def _result(self, session: _Session, claims: Message, evidence: str, now: int, devices: Mapping[str, dict[str, Json]]) -> str:
         submod: dict[str, Json] = {
             "ear_status": "affirming",
             **{name: claims[name] for name in ("manifest", "composite", "container")},
@@ -253,7 +297,7 @@ class AttestationServer:
             "eat_nonce": session.nonce,
             "eat_profile": EAR_PROFILE,
             "ear_verifier_id": VERIFIER_ID,
-            "ear_status": "affirming",
+            "ear_status": worst([submod, *devices.values()]),
             "cnf": claims["cnf"],
             "policy": session.run.package.policy.sha256,
             "plan": session.plan,
@@ -262,7 +306,7 @@ class AttestationServer:
             "container": claims["container"],
             "attempt": session.attempt,
             "evidence_sha256": sha256_hex(evidence.encode()),
-            "submods": {"runtime": submod},
+            "submods": {**devices, "runtime": submod},
         }
         return sign(result, key=self._signing, typ=TYP_RESULT)
 
@@ -270,49 +314,52 @@ class AttestationServer:
 
     def _complete(self, message: Message) -> dict[str, Json]:
         head, leaving = text(message, "head"), text(message, "exit")
-        # 1. A session whose key was released.
-        session = self._sessions.get(text(message, "nonce"))
-        if session is None or session.cnf is None:
+        # 1. A session whose key was released, before a restart or since.
+        release = self._ledger.release(text(message, "nonce"))
+        if release is None:
             raise RefusedError("session", "nothing was released under this nonce")
+        ak = public_key(release.ak)
+        self._is_about(kid=thumbprint(ak), sub=release.sub, nonce=release.nonce)
         # 2. The head: signed by the key the evidence vouched for, about this session.
-        said = verify(head, key=session.cnf.sig, typ=TYP_HEAD)
+        said = verify(head, key=public_key(release.sig), typ=TYP_HEAD)
         shaped(said, HEAD_SHAPE, "head-claims")
-        need(said["nonce"] == session.nonce, "head-claims", "nonce")
+        need(said["nonce"] == release.nonce, "head-claims", "nonce")
         need(is_sha256(said["head"]), "head-claims", "head")
         failed = said["status"] == "failed"
         need(said["status"] == "completed" or failed, "head-claims", "status")
         need(said["adapter"] == "" if failed else is_sha256(said["adapter"]), "head-claims", "adapter")
         # 3. One head per session: a second one is a fork.
+        done = self._ledger.completion(release.nonce)
         head_sha256, exit_sha256 = sha256_hex(head.encode()), sha256_hex(leaving.encode())
-        need(session.head_sha256 in {"", head_sha256}, "receipt", "another head was countersigned")
+        need(done is None or done.head_sha256 == head_sha256, "receipt", "another head was countersigned")
         # 4. The exit: signed by the agent, about this head, and the process is gone.
-        told = verify(leaving, key=session.run.ak, typ=TYP_EXIT)
+        told = verify(leaving, key=ak, typ=TYP_EXIT)
         shaped(told, EXIT_SHAPE, "exit-claims")
-        need(told["nonce"] == session.nonce, "exit-claims", "nonce")
+        need(told["nonce"] == release.nonce, "exit-claims", "nonce")
         need(told["head"] == head_sha256, "exit-claims", "head")
         need(told["process_gone"] is True, "exit-claims", "process_gone")
-        need(session.exit_sha256 in {"", exit_sha256}, "receipt", "another exit was countersigned")
+        need(done is None or done.exit_sha256 == exit_sha256, "receipt", "another exit was countersigned")
         # 5. Countersigned, remembered, and the same again for the same question.
-        if not session.receipt:
-            receipt = self._receipt(session, head_sha256, exit_sha256)
-            self._ledger.append({"event": "complete", "nonce": session.nonce, "head": head_sha256})
-            session.head_sha256, session.exit_sha256, session.receipt = head_sha256, exit_sha256, receipt
-        return {"receipt": session.receipt}
+        if done is None:
+            receipt = self._receipt(release, head_sha256, exit_sha256)
+            done = Completion(nonce=release.nonce, head_sha256=head_sha256, exit_sha256=exit_sha256, receipt=receipt)
+            self._ledger.record_completion(done)
+        return {"receipt": done.receipt}
 
-    def _receipt(self, session: _Session, head_sha256: str, exit_sha256: str) -> str:
+    def _receipt(self, release: Release, head_sha256: str, exit_sha256: str) -> str:
         claims: dict[str, Json] = {
             "iss": self.kid,
-            "sub": session.run.sub,
+            "sub": release.sub,
             "iat": self._clock(),
             "jti": secrets.token_hex(16),
-            "nonce": session.nonce,
+            "nonce": release.nonce,
             "head_sha256": head_sha256,
             "exit_sha256": exit_sha256,
-            "result_sha256": session.result_sha256,
-            "manifest": session.run.package.manifest,
-            "policy": session.run.package.policy.sha256,
-            "plan": session.plan,
-            "attempt": session.attempt,
+            "result_sha256": release.result_sha256,
+            "manifest": release.manifest,
+            "policy": release.policy,
+            "plan": release.plan,
+            "attempt": release.attempt,
         }
         return sign(claims, key=self._signing, typ=TYP_RECEIPT)
 

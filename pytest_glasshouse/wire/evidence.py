@@ -98,6 +98,7 @@ RESULT_SHAPE: dict[str, type] = {
 HEAD_SHAPE: dict[str, type] = {"nonce": str, "head": str, "count": int, "adapter": str, "status": str}
 EXIT_SHAPE: dict[str, type] = {
     "nonce": str, "head": str, "process_gone": bool, "exit_status": int, "workspace_entries": int, "gpu": dict, "scan": dict,
+    "images": dict,
 }  # fmt: skip
 RECEIPT_SHAPE: dict[str, type] = {
     "iss": str, "sub": str, "iat": int, "jti": str, "nonce": str, "head_sha256": str, "exit_sha256": str,
@@ -257,8 +258,12 @@ def exit_claims(
     workspace_entries: int,
     gpu: Mapping[str, Json],
     scan: Mapping[str, Json],
+    images: Mapping[str, Json] | None = None,
 ) -> dict[str, Json]:
-    """What the agent signs once the leg's process is over (`TYP_EXIT`), bound to the head it left; "" where there is none."""
+    """What the agent signs once the leg's process is over (`TYP_EXIT`), bound to what it left; "" where there is nothing.
+
+    A protected leg leaves its signed head, a raw leg its callback in canonical form.
+    """
     return {
         "nonce": nonce,
         "head": sha256_hex(head_token.encode()) if head_token else "",
@@ -267,4 +272,5 @@ def exit_claims(
         "workspace_entries": workspace_entries,
         "gpu": dict(gpu),
         "scan": dict(scan),
+        "images": {"status": "unseen", "reason": "not observed"} if images is None else dict(images),
     }

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hmac
 import os
 import struct
+import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -34,13 +35,17 @@ KEY_BYTES = 32
 HEADER_BYTES = 74
 #: What a segment is longer than its plaintext: length word, nonce, tag.
 SEGMENT_OVERHEAD = 4 + 12 + 16
-#: Room for the derived keys: header tag, message key, segment key.
-SCRATCH_BYTES = 32 + 48 + 32
+_SHARED_BYTES = 32 + 48
 
 _PARAMS = struct.Struct(">BBII")
 _IV_BYTES = 32
 _INNER = b"\xff\xff\xff\xff"
 _SEGMENTS_LIMIT = 1 << 40
+
+
+def scratch_bytes(threads: int = 1) -> int:
+    """Room for the derived keys: header tag and message key, then one segment key for each thread."""
+    return _SHARED_BYTES + KEY_BYTES * threads
 
 
 def encrypt(
@@ -60,19 +65,20 @@ def encrypt(
     out = bytearray(cipher_length(len(view), segment=segment))
     params = _PARAMS.pack(0, 0, segment, _IV_BYTES)
     iv = random_bytes(_IV_BYTES)
-    keys = _Keys(key, params + iv, aad, rotation, memoryview(bytearray(SCRATCH_BYTES)))
+    keys = _Keys(key, params + iv, aad, rotation, memoryview(bytearray(scratch_bytes())))
     try:
         out[:HEADER_BYTES] = params + iv + bytes(keys.header_tag)
         target = memoryview(out)[HEADER_BYTES:]
         inner = segment - SEGMENT_OVERHEAD
         count = _count(len(target), segment)
+        slot = keys.slot(0)
         for number in range(count):
             final = number == count - 1
             plain = view[number * inner :] if final else view[number * inner : (number + 1) * inner]
             place = target[number * segment : number * segment + len(plain) + SEGMENT_OVERHEAD]
             place[:4] = struct.pack(">I", len(place)) if final else _INNER
             place[4:16] = random_bytes(12)
-            AESGCM(keys.segment(number)).encrypt_into(bytes(place[4:16]), plain, _segment_aad(number, final=final), place[16:])
+            AESGCM(slot.segment(number)).encrypt_into(bytes(place[4:16]), plain, _segment_aad(number, final=final), place[16:])
     finally:
         keys.wipe()
     return bytes(out)
@@ -94,11 +100,13 @@ def decrypt_into(
     *,
     rotation: int = ROTATION,
     scratch: memoryview | None = None,
+    threads: int = 1,
 ) -> None:
-    """Decrypt one FLOE message into `out`, which must have exactly its plaintext's length.
+    """Decrypt one FLOE message into `out`, which must have exactly its plaintext's length, with up to `threads` threads.
 
     Raises `IntegrityError`: `pkg-format` (parameters), `pkg-length` (no message has this length), `pkg-commit` (another
-    key or context), `pkg-integrity` (a segment is not what was sealed). After an error `out` holds anything.
+    key or context), `pkg-integrity` (a segment is not what was sealed). After an error `out` holds anything, but nobody
+    writes to it any more. `scratch` has `scratch_bytes(threads)`.
     """
     _check_key(key)
     view = memoryview(ciphertext).cast("B")
@@ -106,18 +114,18 @@ def decrypt_into(
     target = memoryview(out).cast("B")
     if plain_length(len(view), segment=segment) != len(target):
         raise IntegrityError("pkg-length", "the buffer is not as long as the plaintext")
-    keys = _Keys(key, bytes(view[:42]), aad, rotation, memoryview(bytearray(SCRATCH_BYTES)) if scratch is None else scratch)
+    body = view[HEADER_BYTES:]
+    shares = max(1, min(threads, _count(len(body), segment)))
+    room = memoryview(bytearray(scratch_bytes(shares))) if scratch is None else scratch
+    keys = _Keys(key, bytes(view[:42]), aad, rotation, room, threads=shares)
     try:
         if not hmac.compare_digest(keys.header_tag, view[42:HEADER_BYTES]):
             raise IntegrityError("pkg-commit", "another key or another context")
-        body = view[HEADER_BYTES:]
-        count = _count(len(body), segment)
-        inner = segment - SEGMENT_OVERHEAD
-        for number in range(count):
-            place = body[number * segment : (number + 1) * segment]
-            # Not raised inside an except block: the error would carry the frames, and they the cipher, past this call.
-            if not _open_segment(keys, number, place, target[number * inner : (number + 1) * inner], final=number == count - 1):
-                raise IntegrityError("pkg-integrity", f"segment {number}")
+        opening = _Opening(keys, body, segment, target)
+        opening.run(shares)
+        # Not raised inside an except block: the error would carry the frames, and they the cipher, past this call.
+        if opening.refused is not None:
+            raise IntegrityError("pkg-integrity", f"segment {opening.refused}")
     finally:
         keys.wipe()
 
@@ -125,15 +133,61 @@ def decrypt_into(
 def derive_keys(key: Buffer, aad: bytes, ciphertext: Buffer, scratch: memoryview) -> memoryview:
     """The secret keys of a message's first segments (message key, segment key), left in `scratch`; the caller owes wiping it."""
     _check_key(key)
-    _Keys(key, bytes(memoryview(ciphertext).cast("B")[:42]), aad, ROTATION, scratch).segment(0)
-    return scratch[32:SCRATCH_BYTES]
+    _Keys(key, bytes(memoryview(ciphertext).cast("B")[:42]), aad, ROTATION, scratch).slot(0).segment(0)
+    return scratch[32 : scratch_bytes()]
 
 
-def _open_segment(keys: _Keys, number: int, place: memoryview, out: memoryview, *, final: bool) -> bool:
+class _Opening:
+    """The segments of one message, opened in neighbouring shares: one for the caller's thread, the others beside it."""
+
+    def __init__(self, keys: _Keys, body: memoryview, segment: int, out: memoryview) -> None:
+        self._keys = keys
+        self._body = body
+        self._segment = segment
+        self._out = out
+        self._count = _count(len(body), segment)
+        self._stop = False
+        self._finished: list[int] = []
+        self.refused: int | None = None
+
+    def run(self, shares: int) -> None:
+        """Open every segment; when this returns or raises, no other thread is at work."""
+        borders = [self._count * share // shares for share in range(shares + 1)]
+        beside = [threading.Thread(target=self._share, args=(n, borders[n], borders[n + 1])) for n in range(1, shares)]
+        started: list[threading.Thread] = []
+        try:
+            for thread in beside:
+                thread.start()
+                started.append(thread)
+            self._share(0, borders[0], borders[1])
+            for thread in started:
+                thread.join()
+        finally:
+            self._stop = True
+            for thread in started:
+                thread.join()
+        if self.refused is None and len(self._finished) != shares:
+            raise IntegrityError("pkg-integrity", "a thread that opened segments did not finish")
+
+    def _share(self, share: int, first: int, end: int) -> None:
+        slot = self._keys.slot(share)
+        inner = self._segment - SEGMENT_OVERHEAD
+        for number in range(first, end):
+            if self._stop:
+                return
+            place = self._body[number * self._segment : (number + 1) * self._segment]
+            out = self._out[number * inner : (number + 1) * inner]
+            if not _open_segment(slot, number, place, out, final=number == self._count - 1):
+                self._stop, self.refused = True, number
+                return
+        self._finished.append(share)
+
+
+def _open_segment(slot: _Slot, number: int, place: memoryview, out: memoryview, *, final: bool) -> bool:
     if bytes(place[:4]) != (struct.pack(">I", len(place)) if final else _INNER):
         return False
     try:
-        AESGCM(keys.segment(number)).decrypt_into(bytes(place[4:16]), place[16:], _segment_aad(number, final=final), out)
+        AESGCM(slot.segment(number)).decrypt_into(bytes(place[4:16]), place[16:], _segment_aad(number, final=final), out)
     except InvalidTag:
         return False
     return True
@@ -181,29 +235,46 @@ def _check_key(key: Buffer) -> None:
 
 
 class _Keys:
-    """The keys of one message, all in `scratch`, wiped by `wipe`."""
+    """The keys of one message, all in `scratch`, wiped by `wipe`: those that every thread reads, and a slot for each."""
 
-    def __init__(self, key: Buffer, params_iv: bytes, aad: bytes, rotation: int, scratch: memoryview) -> None:
+    def __init__(
+        self, key: Buffer, params_iv: bytes, aad: bytes, rotation: int, scratch: memoryview, *, threads: int = 1
+    ) -> None:
+        self._scratch = scratch[: scratch_bytes(threads)]
+        if len(self._scratch) != scratch_bytes(threads):
+            raise ValueError(f"scratch of {len(scratch)} bytes for {threads} threads")
         self.header_tag = scratch[:32]
-        self._message_key = scratch[32:80]
-        self._segment_key = scratch[80:SCRATCH_BYTES]
-        self._scratch = scratch
+        self.message_key = scratch[32:_SHARED_BYTES]
+        self.mask = -1 << rotation
         self._params_iv = params_iv
         self._aad = aad
-        self._mask = -1 << rotation
-        self._group = -1
-        self._derive(key, b"HEADER_TAG:", self.header_tag)
-        self._derive(key, b"MESSAGE_KEY:", self._message_key)
+        self.derive(key, b"HEADER_TAG:", self.header_tag)
+        self.derive(key, b"MESSAGE_KEY:", self.message_key)
 
-    def _derive(self, key: Buffer, purpose: bytes, out: memoryview) -> None:
+    def derive(self, key: Buffer, purpose: bytes, out: memoryview) -> None:
+        """FLOE's one key derivation, into `out`."""
         HKDFExpand(SHA384(), len(out), self._params_iv + purpose + self._aad).derive_into(key, out)
 
-    def segment(self, number: int) -> memoryview:
-        group = number & self._mask
-        if group != self._group:
-            self._derive(self._message_key, b"DEK:" + struct.pack(">Q", group), self._segment_key)
-            self._group = group
-        return self._segment_key
+    def slot(self, share: int) -> _Slot:
+        """The segment keys of one thread."""
+        begin = scratch_bytes(share)
+        return _Slot(self, self._scratch[begin : begin + KEY_BYTES])
 
     def wipe(self) -> None:
-        self._scratch[:SCRATCH_BYTES] = bytes(SCRATCH_BYTES)
+        self._scratch[:] = bytes(len(self._scratch))
+
+
+class _Slot:
+    """One thread's segment key, derived anew where its segments pass into another rotation group."""
+
+    def __init__(self, keys: _Keys, place: memoryview) -> None:
+        self._keys = keys
+        self._place = place
+        self._group = -1
+
+    def segment(self, number: int) -> memoryview:
+        group = number & self._keys.mask
+        if group != self._group:
+            self._keys.derive(self._keys.message_key, b"DEK:" + struct.pack(">Q", group), self._place)
+            self._group = group
+        return self._place

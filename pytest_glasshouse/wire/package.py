@@ -57,6 +57,11 @@ class PackageHeader:
         return part_context(self.package, part.name, index, len(self.parts), part.size)
 
 
+def is_part_name(name: str) -> bool:
+    """Whether a part may be called so."""
+    return _NAME.fullmatch(name) is not None
+
+
 def part_context(package: str, name: str, index: int, of: int, size: int) -> bytes:
     """The associated data of a part: it belongs to one package, one place, one name and one size."""
     return b"glasshouse-part/1\n" + canonical({"package": package, "part": index, "of": of, "name": name, "size": size})
@@ -137,6 +142,6 @@ def _part(item: Json) -> Part:
     except IntegrityError as error:
         raise IntegrityError("pkg-format", error.detail) from None
     part = Part(**item)  # type: ignore[arg-type]  # names and types were just checked
-    if not _NAME.fullmatch(part.name) or not re.fullmatch(f"[0-9a-f]{{{2 * floe.HEADER_BYTES}}}", part.commit):
+    if not is_part_name(part.name) or not re.fullmatch(f"[0-9a-f]{{{2 * floe.HEADER_BYTES}}}", part.commit):
         raise IntegrityError("pkg-format", "part name or commitment")
     return part

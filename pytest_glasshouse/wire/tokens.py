@@ -7,6 +7,7 @@ and the header must be exactly the one that follows from them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -67,7 +68,12 @@ def peek_kid(token: str) -> str:
 
 def thumbprint(public: Ed25519PublicKey) -> str:
     """RFC 7638 thumbprint, base64url: how a key is named everywhere."""
-    jwk = {"crv": "Ed25519", "kty": "OKP", "x": public_text(public)}
+    return _thumbprint(public_text(public))
+
+
+@lru_cache(maxsize=1024)
+def _thumbprint(text: str) -> str:
+    jwk = {"crv": "Ed25519", "kty": "OKP", "x": text}
     return b64u(bytes.fromhex(sha256_hex(canonical(jwk))))
 
 

@@ -14,6 +14,7 @@ from pytest_glasshouse.settings import FAULTS, LATER, SETTINGS
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
+_SERVER = ["--glasshouse-server-key", "k", "--glasshouse-owner-key", "f", "--glasshouse-server"]
 BAD = [
     (["--order", "protected"], "Did you mean protected-first?"),
     (["--glasshouse-order=interleaved"], "'interleaved' is not in this version"),
@@ -43,6 +44,13 @@ BAD = [
     (["--glasshouse-html"], "not in this version"),
     (["--glasshouse-resume", "x"], "not in this version"),
     (["--glasshouse-half-width", "1"], "not in this version"),
+    (["--glasshouse-server", "https://a:1"], "expected GLASSHOUSE_SERVER_KEY and GLASSHOUSE_OWNER_KEY beside it"),
+    (["--glasshouse-server-key", "k"], "there is no GLASSHOUSE_SERVER that it could belong to"),
+    ([*_SERVER, "http://192.0.2.1:8470"], "expected https, saw http"),
+    ([*_SERVER, "http://127.0.0.1:1/a?token=b"], "expected a URL of scheme, host and port"),
+    ([*_SERVER, "https://user@192.0.2.1"], "expected a URL of scheme, host and port"),
+    ([*_SERVER, "https://a:99999"], "expected a URL of scheme, host and port"),
+    ([*_SERVER, "https://a:1", "--glasshouse-server-ca", "nowhere.pem"], "nowhere.pem is not a file"),
 ]
 
 

@@ -57,7 +57,7 @@ def test_lost_raw_callback_excludes_the_row_with_reason_and_decision(real: Proje
     """The published exclusion, reproduced."""
     result = real.spawn(
         "-k", "protected-first", "--glasshouse-leg-seconds", "0.3", "--glasshouse-mock-fault", "raw-callback-lost",
-        "--glasshouse-leg-timeout", "8",
+        "--glasshouse-leg-timeout", "60",
     )  # fmt: skip
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     (row,) = real.report()["excludedResults"]

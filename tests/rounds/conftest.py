@@ -15,8 +15,8 @@ from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRunti
 from pytest_glasshouse.legs.trustees import Trustees
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.wire.canonical import sha256_hex
 
 
 def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) -> RowSpec:
@@ -55,6 +55,7 @@ def carry_out(
     faults: tuple[str, ...] = (),
     on_progress: Callable[[Progress, Path], None] = lambda _progress, _directory: None,
     runtime: Callable[[Trustees], ProtectedRuntime] = ProtectedRuntime,
+    provider: MockProvider | None = None,
     archive: bytes | None = None,
     **settings: Any,
 ) -> Ran:
@@ -62,8 +63,9 @@ def carry_out(
     broker = Broker(BrokerOptions(provider="mock", run_id="test", run_dir=run_dir, faults=faults))
     if archive is not None:
         # A guest of the test's own, whose digest the host expects as it would expect the mock's saboteur.
-        provider: Any = broker._provider
-        provider._archive, provider.archive_sha256 = archive, sha256_hex(archive)
+        provider = MockProvider(archive=archive)
+    if provider is not None:
+        broker._provider = provider
     trustees = Trustees()
     try:
         grant = broker.acquire(row)

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.tamper import CASES, Case, run_case
-from pytest_glasshouse.trust import admission, server, verifier
+from pytest_glasshouse.trust import admission, hardware, server, spdm, verifier
 
 need = verifier.need
 
@@ -48,7 +48,7 @@ def _checks(module: ModuleType) -> list[Check]:
     return found
 
 
-MODULES = (verifier, server, admission)
+MODULES = (verifier, server, admission, hardware, spdm)
 CHECKS = [check for module in MODULES for check in _checks(module)]
 
 

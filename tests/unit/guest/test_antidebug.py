@@ -15,7 +15,7 @@ from pytest_glasshouse.wire.evidence import ANTIDEBUG_STRICT
 
 _ROOT = Path(__file__).parents[3]
 _OBSERVE = (
-    "import sys, json; sys.path[:0] = {path!r}; {before}; from pytest_glasshouse.guest import antidebug; {fences}; "
+    "import sys, json; sys.path[:0] = {path!r}; {before}; from pytest_glasshouse.guest import antidebug, launcher; {fences}; "
     "print(json.dumps(antidebug.observe()))"
 )
 
@@ -29,7 +29,7 @@ def _observed(before: str = "pass", fences: str = "pass", **environment: str) ->
 
 
 def test_process_behind_its_fences_has_every_value_the_strict_profile_requires() -> None:
-    assert _observed(fences="antidebug.raise_fences()") == ANTIDEBUG_STRICT
+    assert _observed(fences="launcher.raise_fences()") == ANTIDEBUG_STRICT
 
 
 def test_process_without_fences_is_seen_to_be_dumpable() -> None:

@@ -1,7 +1,8 @@
 """A run that could have been: rows, tokens and findings with real signatures, made anew and without a guest.
 
-The journal, tokens and keys are real. The two functions a report is derived with are small ones of this module's own
-(`EXAMPLE`), so that these tests say something about the report and nothing about the invariants.
+The journal, tokens and keys are real. The functions a report is derived with are small ones of this module's own
+(`EXAMPLE`), so that these tests say something about the report and nothing about the invariants or about what the tokens
+of a real run bind (`tests/report` does).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pytest_glasshouse.invariants import Finding
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.legs.results import LegResult, RoundResult
 from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assemble
+from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.evidence import LIFECYCLE_INVARIANTS
 from pytest_glasshouse.report.recompute import Derivation
 from pytest_glasshouse.report.record import Record, RecordSettings, build_record
@@ -154,7 +156,7 @@ def judge(observed: dict[str, Any]) -> tuple[Finding, ...]:
     )
 
 
-EXAMPLE = Derivation(results=results, judge=judge)
+EXAMPLE = Derivation(results=results, judge=judge, binding=lambda _: iter(()))
 
 
 def finding(invariant: str, word: Any = "held") -> Finding:
@@ -265,7 +267,7 @@ def facts(**changes: Any) -> RunFacts:
     given: dict[str, Any] = {
         "run_id": "20261120-170000-9f3c",
         "created_at": "2026-11-20T17:00:00Z",
-        "generated_by": {"name": "pytest-glasshouse", "version": "0.1.0"},
+        "generated_by": generated_by(),
         "subject": {"name": "pytest-glasshouse", "version": "0.1.0", "wheelSha256": None, "gitCommit": "0" * 40, "dirty": False},
         "environment": {
             "python": "3.12.1",

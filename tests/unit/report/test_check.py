@@ -85,7 +85,6 @@ CHANGES = [
     ("rows.0.findings.4.finding", "held", "$.rows[0].findings[4].finding"),
     ("rows.0.findings.0.evidence", example.digest("else"), "$.rows[0].findings[0].evidence"),
     ("rows.0.findings.0.invariant", "weather fine", "$.rows[0].findings"),
-    ("rows.0.findings.0.reason", "because", "$.rows[0].findings[0].reason"),
     ("rows.0.findings.1.invariant", "attestation verified", "$.rows[0].findings"),
     ("rows.0.waived", [], "$.rows[0].findings[4]"),
     ("rows.0.observation.rounds.0.protected.journal.3", "{}", "$.rows[0].observation.rounds[0].protected.journal"),
@@ -118,9 +117,31 @@ def test_changed_value_is_found_even_when_sealed_anew(path: str, value: Any, whe
     assert found.level is Level.NOTHING
 
 
+@pytest.mark.parametrize("word", ["reason", "expected", "seen", "todo"])
+def test_old_report_stays_sound_when_a_sentence_changes(word: str) -> None:
+    """What a finding is about, how it came out and what it was computed from do not hang on words, which the seal keeps."""
+    document = changed(f"rows.0.findings.0.{word}", "as an earlier version said it")
+
+    assert checked(document).faults == ()
+
+
+@pytest.mark.parametrize("field", ["interpretation", "verdictReason", "method"])
+def test_sentence_about_a_figure_is_compared_where_this_version_wrote_it(field: str) -> None:
+    document = changed(f"rows.0.{field}", "as an earlier version said it")
+    older = example.sealed_again({**document, "generatedBy": {**document["generatedBy"], "version": "0.0.1"}})
+
+    assert [fault.path for fault in checked(document).faults] == [f"$.rows[0].{field}"]
+    assert checked(older).faults == ()
+
+
 @pytest.mark.parametrize(
     ("path", "where"),
-    [("rows.0.name", "$.rows[0].seal"), ("excludedResults.0.decision", "$.excludedResults[0].seal"), ("runId", "$.seal")],
+    [
+        ("rows.0.findings.0.reason", "$.rows[0].seal"),
+        ("rows.0.name", "$.rows[0].seal"),
+        ("excludedResults.0.decision", "$.excludedResults[0].seal"),
+        ("runId", "$.seal"),
+    ],
 )
 def test_value_changed_after_sealing_breaks_the_seal(path: str, where: str) -> None:
     document = copy.deepcopy(DOCUMENT)

@@ -266,3 +266,19 @@ def test_lifecycle_begun_and_never_seen_again_was_attempted() -> None:
     record = build_record(outcome, (), (), example.settings())
 
     assert record["record"]["lifecycle"] == {"attempted": 1, "held": 0}
+
+
+def test_row_judged_by_a_checkouts_reference_values_is_not_publishable() -> None:
+    """Sources that can be edited between two rows are no reference for a published one."""
+    seen = example.observation(unseen=())
+    seen["allocation"]["referenceSource"] = "checkout"
+
+    assert "reference values from a checkout" in example.publishable(observation=seen)["record"]["unpublishableBecause"]
+
+
+def test_what_is_broken_is_told_before_what_is_unseen() -> None:
+    """The unseen is often only a consequence, and the first words are what is read."""
+    seen = example.observation(unseen=("attestation verified",))
+    seen["allocation"]["broken"] = ["same work"]
+
+    assert example.measured(observation=seen)["record"]["reason"].startswith("same work broken")

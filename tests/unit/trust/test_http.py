@@ -6,12 +6,18 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pytest_glasshouse.errors import InfrastructureError, RefusedError
+from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, RefusedError
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
 from pytest_glasshouse.trust.client import AttestationClient
+from pytest_glasshouse.trust.http import listen
+from pytest_glasshouse.trust.limits import Limits
+from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.trust.published import read_published
+from pytest_glasshouse.trust.server import AttestationServer
 
 
 @pytest.fixture(name="stage")
@@ -63,7 +69,7 @@ def test_each_kind_of_refusal_has_its_status(stage: Stage, path: str, kind: str,
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
-def test_only_post_is_answered(stage: Stage, method: str) -> None:
+def test_only_post_is_answered_beside_the_keys(stage: Stage, method: str) -> None:
     status, kind, problem = asked(stage, method, "/v1/challenge")
     assert (status, kind, problem["reason"]) == (404, "application/problem+json", "not-found")
 
@@ -110,3 +116,62 @@ def test_a_server_that_is_gone_is_infrastructure(stage: Stage) -> None:
 def test_closing_twice_is_harmless(stage: Stage) -> None:
     stage.embedded.close()
     stage.embedded.close()
+
+
+def test_keys_are_published_and_signed(stage: Stage) -> None:
+    status, kind, answer = asked(stage, "GET", "/v1/keys")
+    assert (status, kind) == (200, "application/json")
+    published = read_published(answer, server=stage.embedded.public_key)  # type: ignore[arg-type]
+    assert (published.owner, published.hpke) == (stage.owner.kid, stage.embedded.hpke_public)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "localhost", ""])  # noqa: S104
+def test_in_the_clear_it_listens_on_loopback_addresses_only(address: str) -> None:
+    """A name may mean another machine tomorrow."""
+    server = AttestationServer(owner=Owner.generate().public)
+    with pytest.raises(ConfigurationError):
+        listen(server, (address, 0), limits=Limits())
+
+
+def test_a_port_that_is_taken_is_one_line(stage: Stage) -> None:
+    port = int(stage.embedded.url.rpartition(":")[2])
+    with pytest.raises(ConfigurationError, match="cannot listen"):
+        listen(AttestationServer(owner=Owner.generate().public), ("127.0.0.1", port), limits=Limits())
+
+
+def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: Stage) -> None:
+    """Its answer is the same each time, so asking twice costs nothing; everything else is asked for once."""
+    attempt = stage.attempt()
+    attempt.release()
+    attempt.run_journal()
+    head = attempt.head()
+    port = int(stage.embedded.url.rpartition(":")[2])
+    client = AttestationClient(stage.embedded.url, patience_s=30)
+    server, http = stage.embedded.server, stage.embedded
+    http._http.shutdown()
+    http._http.server_close()
+    http._http.connections.drain(0)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(client.complete, head=head, exit=attempt.exit(head), nonce=attempt.nonce)
+        with pytest.raises(InfrastructureError):
+            client.challenge(sub=SUB, plan=PLAN)
+        again = listen(server, ("127.0.0.1", port), limits=Limits())
+        assert asking.result(30).keys() == {"receipt"}
+    again.close()
+
+
+def test_closing_waits_for_the_answer_under_way(stage: Stage) -> None:
+    """A key that was counted should arrive."""
+    attempt = stage.attempt()
+    token = attempt.token()
+    stage.embedded.server._one_at_a_time.acquire()
+    with ThreadPoolExecutor(2) as pool:
+        asking = pool.submit(attempt.release, token)
+        while not stage.embedded._http.connections._answering:
+            pass
+        closing = pool.submit(stage.embedded.close, grace_s=20)
+        while not stage.embedded._http.connections.stopping:
+            pass
+        stage.embedded.server._one_at_a_time.release()
+        assert asking.result(20).keys() == {"result", "sealed"}
+        closing.result(20)

@@ -2,43 +2,100 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.trust.ledger import Ledger
+from pytest_glasshouse.trust.ledger import Completion, Ledger, Release
+
+RELEASE = Release(
+    nonce="n1", sub="s", run="r", manifest="m", policy="p", plan="q", ak="a", sig="g", attempt=1, result_sha256="h",
+    released_at=5, deadline=9,
+)  # fmt: skip
+COMPLETION = Completion(nonce="n1", head_sha256="h", exit_sha256="e", receipt="t")
 
 
-def test_events_are_there_again(tmp_path: Path) -> None:
+def release(nonce: str, **changes: str) -> Release:
+    return dataclasses.replace(RELEASE, nonce=nonce, **changes)  # type: ignore[arg-type]
+
+
+def test_all_of_it_is_there_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    first = Ledger(path)
-    first.append({"event": "release", "nonce": "a"})
-    first.append({"event": "complete", "nonce": "a"})
-    first.close()
-    second = Ledger(path)
-    assert second.events == [{"event": "release", "nonce": "a"}, {"event": "complete", "nonce": "a"}]
-    second.append({"event": "release", "nonce": "b"})
-    second.close()
-    assert len(Ledger(path).events) == 3
+    with contextlib.closing(Ledger(path)) as first:
+        first.record_policy(name="n", version=2, sha256="x")
+        assert first.attempt(subject="w", row="a", run="r1") == 1
+        first.record_release(RELEASE)
+        first.record_release(release("n2"))
+        first.record_completion(COMPLETION)
+    with contextlib.closing(Ledger(path)) as second:
+        assert second.policies("n") == [(2, "x")]
+        assert second.attempt(subject="w", row="a", run="r2") == 2
+        assert second.release("n1") == RELEASE
+        assert second.completion("n1") == COMPLETION
+        assert second.releases() == 2
+        assert [each["nonce"] for each in second.outstanding()] == ["n2"]
 
 
-def test_a_torn_last_line_was_never_acted_upon(tmp_path: Path) -> None:
-    path = tmp_path / "ledger"
-    path.write_bytes(b'{"event":"release","nonce":"a"}\n{"event":"rel')
-    ledger = Ledger(path)
-    assert len(ledger.events) == 1
-    ledger.append({"event": "release", "nonce": "b"})
-    ledger.close()
-    assert [event["nonce"] for event in Ledger(path).events] == ["a", "b"]
+def test_what_was_written_is_there_when_the_process_never_closed_it(tmp_path: Path) -> None:
+    """A kill closes nothing. The copy is what a reader finds then."""
+    path, copied = tmp_path / "ledger", tmp_path / "copied"
+    with contextlib.closing(Ledger(path)) as ledger:
+        ledger.record_release(RELEASE)
+        for suffix in ("", "-wal"):
+            Path(f"{copied}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    with contextlib.closing(Ledger(copied)) as found:
+        assert found.release("n1") == RELEASE
 
 
-def test_a_damaged_ledger_is_refused(tmp_path: Path) -> None:
+def test_releases_are_counted_by_session_and_by_package() -> None:
+    with contextlib.closing(Ledger()) as ledger:
+        for each in (RELEASE, release("n2"), release("n3", sub="other"), release("n4", manifest="other")):
+            ledger.record_release(each)
+        assert (ledger.releases_of_session("s"), ledger.releases_of_package("m"), ledger.releases()) == (3, 3, 4)
+
+
+def test_attempts_are_placed_within_their_subject_and_row() -> None:
+    with contextlib.closing(Ledger()) as ledger:
+        places = [ledger.attempt(subject=s, row=row, run=run) for s, row, run in ("waa", "wba", "wab", "vaa", "waa", "wac")]
+    assert places == [1, 1, 2, 1, 1, 3]
+
+
+@pytest.mark.parametrize("second", [RELEASE, release("n1", sub="other")])
+def test_a_nonce_is_released_once(second: Release) -> None:
+    """Whatever the server believes: two keys for one nonce have no place in the file."""
+    with contextlib.closing(Ledger()) as ledger:
+        ledger.record_release(RELEASE)
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.record_release(second)
+
+
+def test_a_release_is_completed_once() -> None:
+    with contextlib.closing(Ledger()) as ledger:
+        ledger.record_release(RELEASE)
+        ledger.record_completion(COMPLETION)
+        with pytest.raises(sqlite3.IntegrityError):
+            ledger.record_completion(dataclasses.replace(COMPLETION, head_sha256="fork"))
+
+
+@pytest.mark.parametrize("damage", ["text", "torn", "foreign"])
+def test_a_damaged_ledger_is_refused(tmp_path: Path, damage: str) -> None:
     """Forgetting a release would allow it again."""
     path = tmp_path / "ledger"
-    path.write_bytes(b'{"event":"rel\n{"event":"release","nonce":"b"}\n')
-    with pytest.raises(IntegrityError):
+    if damage == "text":
+        path.write_bytes(b'{"event":"release"}\n' * 200)
+    elif damage == "torn":
+        with contextlib.closing(Ledger(path)) as ledger:
+            ledger.record_release(RELEASE)
+        path.write_bytes(path.read_bytes()[:9000])
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as foreign:
+            foreign.execute("CREATE TABLE somebody (else_s TEXT)")
+    with pytest.raises(IntegrityError, match="ledger"):
         Ledger(path)
 
 
@@ -51,14 +108,20 @@ def test_two_servers_do_not_share_a_ledger(tmp_path: Path) -> None:
     Ledger(path).close()
 
 
-def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
-    path = tmp_path / "ledger"
-    Ledger(path).close()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
+    with contextlib.closing(Ledger(tmp_path / "ledger")) as ledger:
+        ledger.record_release(RELEASE)
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"ledger": 0o600, "ledger-wal": 0o600}
 
 
-def test_without_a_path_it_lasts_as_long_as_the_process() -> None:
-    ledger = Ledger()
-    ledger.append({"event": "release"})
-    ledger.close()
-    assert ledger.events == [{"event": "release"}]
+def test_every_commit_is_synced(tmp_path: Path) -> None:
+    """A power cut is no restart: what is not synced is gone."""
+    with contextlib.closing(Ledger(tmp_path / "ledger")) as ledger:
+        told = [ledger._one(f"PRAGMA {name}") for name in ("synchronous", "journal_mode", "locking_mode")]
+    assert told == [2, "wal", "exclusive"]
+
+
+def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="cannot be opened"):
+        Ledger(tmp_path / "nowhere" / "ledger")

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.trust.policy import Policy, Recorded, Required
+from pytest_glasshouse.trust.references import Hardware
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 
 POLICY = Policy(
@@ -28,7 +29,8 @@ def test_a_policy_reads_back() -> None:
 def test_every_field_is_in_its_name(field: str) -> None:
     """A field that could change unnoticed would be no policy."""
     value = getattr(POLICY, field)
-    other: Any = value + 1 if isinstance(value, int) else {"a": Recorded()} if field == "components" else "other"
+    others: dict[str, Any] = {"components": {"a": Recorded()}, "hardware": Hardware(required=("nvidia-gpu",))}
+    other = value + 1 if isinstance(value, int) else others.get(field, "other")
     assert dataclasses.replace(POLICY, **{field: other}).sha256 != POLICY.sha256
 
 

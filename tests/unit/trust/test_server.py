@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
+from pytest_glasshouse.trust import admission
 from pytest_glasshouse.trust import server as server_module
 from pytest_glasshouse.trust.ledger import Ledger
 from pytest_glasshouse.wire import evidence as ev
@@ -179,7 +181,7 @@ def test_a_release_that_cannot_be_written_down_does_not_happen(stage: Stage, mon
 
     attempt = stage.attempt()
     with monkeypatch.context() as patch:
-        patch.setattr(stage.ledger, "append", full)
+        patch.setattr(stage.ledger, "record_release", full)
         assert refusal_of(attempt.release) == "internal"
     assert stage.embedded.server.releases() == 0
 
@@ -192,8 +194,11 @@ def test_the_release_is_on_disk_before_the_key_is_out(tmp_path: Path) -> None:
         stage.restart()
         attempt = stage.attempt()
         attempt.release()
-        events = [json.loads(line) for line in path.read_text().splitlines()]
-        assert [event["nonce"] for event in events if event["event"] == "release"] == [attempt.nonce]
+        copied = tmp_path / "as after a power cut"
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{path}{suffix}", f"{copied}{suffix}")
+        with contextlib.closing(Ledger(copied)) as found:
+            assert found.release(attempt.nonce) is not None
 
 
 def test_no_secret_is_shown(stage: Stage) -> None:
@@ -201,7 +206,7 @@ def test_no_secret_is_shown(stage: Stage) -> None:
     stage.attempt().live_through()
     key = stage.sealed.data_key.reveal()
     shown = repr([stage.embedded, stage.embedded.server, stage.owner, stage.sealed, vars(stage.embedded.server)])
-    written = json.dumps(stage.ledger.events)
+    written = "".join(stage.ledger.dump())
     for spelling in (repr(key)[2:-1], key.hex()):
         assert spelling not in shown
         assert spelling not in written
@@ -212,3 +217,42 @@ def test_a_closed_server_knows_nothing(stage: Stage) -> None:
     attempt = stage.attempt()
     server.close()
     assert refusal_of(attempt.release) == "jws-header"
+
+
+def test_what_is_held_at_once_has_an_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood, even of its own owner, must not grow until the server is killed."""
+    stage.attempt()
+    with monkeypatch.context() as patch:
+        patch.setattr(server_module, "CHALLENGES", 1)
+        assert refusal_of(stage.attempt) == "busy"
+    with monkeypatch.context() as patch:
+        first = stage.grant("first")
+        stage.enrol("first", grant=first)
+        patch.setattr(admission, "RUNS", 2)
+        assert refusal_of(lambda: stage.enrol("another")) == "busy"
+        stage.enrol("first", grant=first)  # whoever is in may ask again
+    with monkeypatch.context() as patch:
+        patch.setattr(admission, "PACKAGES", 1)
+        assert refusal_of(lambda: stage.register(stage.seal(), stage.policy)) == "busy"
+        stage.register(stage.sealed, stage.policy)
+    stage.attempt().live_through()
+
+
+def test_keys_nobody_uses_any_more_are_forgotten(stage: Stage) -> None:
+    """A server that runs for months holds what it needs today; a leg under way is completed all the same."""
+    held = stage.embedded.server._admission
+    attempt = stage.attempt()
+    attempt.release()
+    stage.now += 86_400 + admission.KEEP_S
+    second = stage.seal()
+    stage.register(second, stage.policy)
+    assert (list(held.packages), list(held.runs)) == ([second.manifest_sha256], [])
+    attempt.run_journal()
+    attempt.complete()
+
+
+def test_a_package_in_use_is_kept(stage: Stage) -> None:
+    stage.enrol("long", grant=stage.grant("long", expires_in=10 * admission.KEEP_S))
+    stage.now += 3 * admission.KEEP_S
+    stage.register(stage.seal(), stage.policy)
+    stage.attempt("long").release()

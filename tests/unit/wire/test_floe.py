@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -57,8 +59,8 @@ def test_known_answer() -> None:
 def test_a_message_with_an_empty_final_segment_is_opened() -> None:
     """Others may end a message of whole segments with an empty one. Written here by hand: `encrypt` never does."""
     head = message(INNER)[: floe.HEADER_BYTES]
-    keys = floe._Keys(KEY, head[:42], AAD, floe.ROTATION, memoryview(bytearray(floe.SCRATCH_BYTES)))
-    cipher = AESGCM(bytes(keys.segment(0)))
+    keys = floe._Keys(KEY, head[:42], AAD, floe.ROTATION, memoryview(bytearray(floe.scratch_bytes())))
+    cipher = AESGCM(bytes(keys.slot(0).segment(0)))
     inner = b"\xff\xff\xff\xff" + bytes(12) + cipher.encrypt(bytes(12), data(INNER), bytes(8) + b"\x00")
     final = (32).to_bytes(4, "big") + bytes(12) + cipher.encrypt(bytes(12), b"", (1).to_bytes(8, "big") + b"\x01")
     assert floe.decrypt(KEY, AAD, head + inner + final) == data(INNER)
@@ -120,13 +122,71 @@ def test_a_buffer_of_another_size_is_refused() -> None:
     assert caught.value.reason == "pkg-length"
 
 
-def test_derived_keys_are_wiped_whatever_happens() -> None:
+@pytest.mark.parametrize("threads", [1, 3])
+def test_derived_keys_are_wiped_whatever_happens(threads: int) -> None:
     good = message(100)
     for ciphertext in (good, good[:-1] + bytes([good[-1] ^ 1])):
-        scratch = bytearray(b"\xaa" * floe.SCRATCH_BYTES)
+        scratch = bytearray(b"\xaa" * floe.scratch_bytes(threads))
         with contextlib.suppress(IntegrityError):
-            floe.decrypt_into(KEY, AAD, ciphertext, bytearray(100), scratch=memoryview(scratch))
-        assert bytes(scratch) == bytes(floe.SCRATCH_BYTES)
+            floe.decrypt_into(KEY, AAD, ciphertext, bytearray(100), scratch=memoryview(scratch), threads=threads)
+        assert bytes(scratch) == bytes(floe.scratch_bytes(threads))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8, 64])
+@pytest.mark.parametrize("rotation", [0, 2, floe.ROTATION])
+@pytest.mark.parametrize("size", [0, INNER, 7 * INNER + 3])
+def test_threads_open_what_one_opens(size: int, rotation: int, threads: int) -> None:
+    """Each thread derives the keys of its own segments, also where a share begins inside a rotation group."""
+    out = bytearray(size)
+    floe.decrypt_into(KEY, AAD, message(size, rotation=rotation), out, rotation=rotation, threads=threads)
+    assert bytes(out) == data(size)
+
+
+def test_threads_notice_what_one_notices() -> None:
+    sealed = message(8 * INNER + 5)
+    for number in range(9):
+        flipped = bytearray(sealed)
+        flipped[floe.HEADER_BYTES + number * SEGMENT + 20] ^= 1
+        with pytest.raises(IntegrityError) as caught:
+            floe.decrypt_into(KEY, AAD, bytes(flipped), bytearray(8 * INNER + 5), threads=3)
+        assert (caught.value.reason, caught.value.detail) == ("pkg-integrity", f"segment {number}")
+
+
+def test_nobody_writes_after_an_interrupted_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller wipes next: a thread still at work would write plaintext after that."""
+    before = threading.active_count()
+    genuine = floe._open_segment
+
+    def interrupted(slot: Any, number: int, *args: Any, **options: Any) -> bool:
+        if number == 0:
+            raise KeyboardInterrupt
+        return genuine(slot, number, *args, **options)
+
+    monkeypatch.setattr(floe, "_open_segment", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        floe.decrypt_into(KEY, AAD, message(50 * INNER), bytearray(50 * INNER), threads=4)
+    assert threading.active_count() == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever happened to it, its share was not authenticated."""
+    genuine = floe._open_segment
+
+    def dying(slot: Any, number: int, *args: Any, **options: Any) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            raise MemoryError
+        return genuine(slot, number, *args, **options)
+
+    monkeypatch.setattr(floe, "_open_segment", dying)
+    with pytest.raises(IntegrityError) as caught:
+        floe.decrypt_into(KEY, AAD, message(10 * INNER), bytearray(10 * INNER), threads=2)
+    assert caught.value.reason == "pkg-integrity"
+
+
+def test_scratch_too_small_for_its_threads_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="scratch"):
+        floe.decrypt_into(KEY, AAD, message(9 * INNER), bytearray(9 * INNER), scratch=memoryview(bytearray(112)), threads=2)
 
 
 def test_no_frame_that_held_a_cipher_travels_with_the_error() -> None:

@@ -1,0 +1,219 @@
+"""`glasshouse keygen`, `seal` and `inspect`: an owner's key, a package sealed with it, and what a package says of itself.
+
+This module knows files and lines of text. It refuses to print a key, and to take one from the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.wire.canonical import Json
+
+_SEAL = """\
+Encrypt files into one package under a fresh key, and describe it in a manifest signed by the owner. Writes
+  OUT             the package
+  OUT.manifest    the signed manifest: it holds the hash of the package's header, and so binds every byte
+  OUT.key         the data key, sealed to the owner: nobody else can read it
+Parts are named by their files, in lower case letters, digits, `.`, `-` and `_`; the files of a directory are taken as they
+lie in it, without those in folders below.
+"""
+_INSPECT = """\
+Show what a package or a manifest says: format, parts, sizes, and the manifest's claims (OUT.manifest beside the package is
+read too). With --owner the signature is verified and the package compared with it: exit 1 when either fails. Without
+--owner nothing is vouched for, and the output says so. No key is needed and nothing is decrypted.
+"""
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommands."""
+    keygen = commands.add_parser(
+        "keygen",
+        help="make an owner's key",
+        description="Write a new owner's private keys to FILE (mode 0600) and the public one to FILE.pub.",
+    )
+    keygen.add_argument("file", type=Path, metavar="FILE", help="a file that does not exist yet")
+    keygen.set_defaults(run=_keygen, report_error_code=4)
+
+    seal = commands.add_parser(
+        "seal", help="seal files into a package", description=_SEAL, formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    seal.add_argument("source", nargs="+", type=Path, metavar="DIR|FILE", help="one directory, or files")
+    seal.add_argument("--owner", required=True, type=Path, metavar="FILE", help="the owner's key, as `glasshouse keygen` made it")
+    seal.add_argument("--out", required=True, type=Path, metavar="OUT", help="the package; it must not exist")
+    seal.add_argument("--name", default="files", metavar="NAME", help="what the manifest calls the workload (default: files)")
+    seal.add_argument("--confidential", action="store_true", help="refuse a raw leg on this package")
+    seal.set_defaults(run=_seal, report_error_code=4)
+
+    inspect = commands.add_parser(
+        "inspect", help="show a package or a manifest", description=_INSPECT,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    inspect.add_argument("file", type=Path, metavar="PACKAGE|MANIFEST")
+    inspect.add_argument("--owner", metavar="PUB", help="the owner's public key: a file, or the key itself")
+    inspect.add_argument("--manifest", type=Path, metavar="FILE", help="the package's manifest (default: PACKAGE.manifest)")
+    inspect.set_defaults(run=_inspect, report_error_code=4)
+
+
+def _keygen(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.trust.keyfiles import write_owner
+    from pytest_glasshouse.trust.owner import Owner
+
+    owner = Owner.generate()
+    public = write_owner(options.file, owner)
+    sys.stdout.write(f"private  {options.file}\npublic   {public}\nowner    {owner.kid}\n")
+    return 0
+
+
+def _seal(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.trust.keyfiles import read_owner
+    from pytest_glasshouse.trust.sealing import seal
+
+    owner = read_owner(options.owner, what="--owner")
+    targets = [options.out, _beside(options.out, ".manifest"), _beside(options.out, ".key")]
+    for target in targets:
+        if target.exists():
+            raise ConfigurationError(f"--out: {target} exists; choose another name")
+    parts = dict(_parts(options.source))
+    workload: dict[str, Json] = {"name": options.name}
+    sealed = seal(
+        parts, owner=owner, run="", round_nonce=secrets.token_hex(32), workload=workload, confidential=options.confidential
+    )
+    contents = (
+        sealed.package,
+        sealed.manifest.encode() + b"\n",
+        owner.keep(sealed.data_key, manifest_sha256=sealed.manifest_sha256),
+    )
+    for target, content in zip(targets, contents, strict=True):
+        _write_new(target, content)
+    sys.stdout.write("".join(f"{line}\n" for line in (
+        f"package   {targets[0]} ({len(sealed.package)} bytes, {len(parts)} parts and a canary)",
+        f"manifest  {targets[1]} (sha256 {sealed.manifest_sha256})",
+        f"key       {targets[2]} (sealed to its owner)",
+    )))  # fmt: skip
+    return 0
+
+
+def _parts(sources: list[Path]) -> Iterator[tuple[str, bytes]]:
+    from pytest_glasshouse.wire.package import is_part_name
+
+    if len(sources) == 1 and sources[0].is_dir():
+        sources = sorted(path for path in sources[0].iterdir() if path.is_file())
+    if not sources:
+        raise ConfigurationError("seal: expected files, saw an empty directory")
+    seen: set[str] = set()
+    for path in sources:
+        if not is_part_name(path.name) or path.name in seen:
+            why = "appears twice" if path.name in seen else "cannot name a part; use lower case letters, digits, `.`, `-`, `_`"
+            raise ConfigurationError(f"{path}: {path.name!r} {why}")
+        seen.add(path.name)
+        yield path.name, _read(path)
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.wire.package import MAGIC
+
+    content = _read(options.file)
+    if content.startswith(MAGIC):
+        beside = options.manifest or _beside(options.file, ".manifest")
+        token = _text(_read(beside)) if options.manifest is not None or beside.is_file() else None
+        lines = _about_package(content, token, options.owner)
+    elif options.manifest is not None:
+        raise ConfigurationError(f"{options.file} is not a package, so --manifest says nothing about it")
+    else:
+        lines = _about_manifest(_text(content), options.owner)
+    # Whatever is refused is refused before anything is said.
+    sys.stdout.write("".join(f"{line}\n" for line in list(lines)))
+    return 0
+
+
+def _about_package(content: bytes, token: str | None, owner: str | None) -> Iterator[str]:
+    from pytest_glasshouse.wire.package import FORMAT, parse_header
+
+    header = parse_header(content)
+    yield f"{FORMAT}: {len(content)} bytes, package {header.package}"
+    yield f"header sha256 {header.sha256}, segments of {header.segment} bytes"
+    width = max(len(part.name) for part in header.parts)
+    for part in header.parts:
+        yield f"  {part.name:{width}}  {part.size} bytes, sealed {part.length}"
+    if token is None:
+        if owner is not None:
+            raise ConfigurationError(
+                "inspect: there is no manifest beside the package that --owner could have signed; use --manifest"
+            )
+        yield "no manifest: nobody vouches for this package"
+        return
+    claims = _claims(token, owner)
+    if claims["header_sha256"] != header.sha256 or claims["sealed_bytes"] != len(content):
+        raise IntegrityError("manifest", "it describes another package")
+    yield from _told(claims, token, owner)
+
+
+def _about_manifest(token: str, owner: str | None) -> Iterator[str]:
+    yield from _told(_claims(token, owner), token, owner)
+
+
+def _claims(token: str, owner: str | None) -> Mapping[str, Json]:
+    from pytest_glasshouse.trust.keyfiles import read_public
+    from pytest_glasshouse.trust.sealing import MANIFEST_SHAPE, read_manifest
+    from pytest_glasshouse.wire.tokens import expect, peek
+
+    if owner is not None:
+        return read_manifest(token, owner=read_public(owner, what="--owner"))
+    try:
+        claims = peek(token)
+        expect(claims, MANIFEST_SHAPE)
+    except IntegrityError:
+        raise ConfigurationError("inspect: expected a package or a manifest, saw neither") from None
+    return claims
+
+
+def _told(claims: Mapping[str, Json], token: str, owner: str | None) -> Iterator[str]:
+    from pytest_glasshouse.wire.canonical import sha256_hex
+
+    signer = _plain(claims["iss"])
+    vouched = f"not verified: signed in the name of {signer}; give --owner" if owner is None else f"signed by {signer}"
+    yield f"manifest {sha256_hex(token.encode())}: {vouched}"
+    for name in sorted(claims.keys() - {"iss"}):
+        yield f"  {name}: {_plain(claims[name])}"
+
+
+def _plain(value: Json) -> str:
+    """Whatever a stranger wrote into it: one line, and nothing that a terminal would obey."""
+    return json.dumps(value, sort_keys=True).replace("\x7f", "\\u007f")
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise ConfigurationError("inspect: expected a package or a manifest, saw neither") from None
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from None

@@ -1,0 +1,153 @@
+"""`glasshouse policy capture | show | diff`: reference values, taken once, read by a person, and pinned by their digest.
+
+This module knows policy files. It refuses to take a reference value from a guest: capture reads this installation, or a wheel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.trust.policy import Policy
+    from pytest_glasshouse.wire.canonical import Json
+
+_CAPTURE = """\
+Write the policy that a guest running exactly this installation's code satisfies: the digest of the guest archive is
+required, every other component is recorded. Read it, then pin it by the digest that is printed. Never capture from the
+machine that will be judged: whatever runs there would become what is expected.
+
+With --wheel the archive's digest is that of the code in a wheel of pytest-glasshouse, which need not be installed.
+"""
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommands."""
+    policy = commands.add_parser(
+        "policy", help="capture, show or compare policies", description="What evidence must say before a key goes."
+    )
+    acts = policy.add_subparsers(dest="act", metavar="ACT", required=True, parser_class=type(policy))
+
+    capture = acts.add_parser(
+        "capture", help="write a policy from this installation", description=_CAPTURE,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    capture.add_argument("--container", required=True, metavar="ID", help="the container or allocation the evidence must name")
+    capture.add_argument("--name", default=None, metavar="NAME", help="the policy's name (default: the container's)")
+    capture.add_argument(
+        "--version", type=int, default=1, metavar="N", help="grows with every change under one name (default: 1)"
+    )
+    capture.add_argument(
+        "--completion-seconds", type=int, default=3600, metavar="S", help="until exit evidence is due (default: 3600)"
+    )
+    capture.add_argument("--wheel", type=Path, metavar="FILE", help="take the code from this wheel")
+    capture.add_argument("--out", type=Path, metavar="FILE", help="write here (default: standard output)")
+    capture.set_defaults(run=_capture, report_error_code=4)
+
+    show = acts.add_parser(
+        "show", help="a policy and its digest", description="Print a policy, one line for each thing it demands."
+    )
+    show.add_argument("file", type=Path, metavar="POLICY")
+    show.set_defaults(run=_show, report_error_code=4)
+
+    diff = acts.add_parser(
+        "diff", help="what two policies demand differently", description="Exit 0 when they are the same, 1 when not."
+    )
+    diff.add_argument("first", type=Path, metavar="POLICY")
+    diff.add_argument("second", type=Path, metavar="POLICY")
+    diff.set_defaults(run=_diff, report_error_code=4)
+
+
+def _capture(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.channel.archive import guest_archive
+    from pytest_glasshouse.legs.protected import policy_for
+    from pytest_glasshouse.providers.broker import reference_source
+    from pytest_glasshouse.wire.canonical import sha256_hex
+
+    if options.version < 1 or options.completion_seconds < 1:
+        raise ConfigurationError("--version, --completion-seconds: expected at least 1")
+    if options.wheel is None:
+        archive, source = guest_archive(), f"this installation ({reference_source()})"
+    else:
+        archive, source = _archive_of_wheel(options.wheel), f"wheel {options.wheel.name}"
+    # Only what a policy takes from a grant: where it runs, and what code must run there.
+    place: Any = SimpleNamespace(archive_sha256=sha256_hex(archive), allocation_id=options.container)
+    captured = policy_for(place, completion_s=options.completion_seconds)
+    policy = dataclasses.replace(captured, name=options.name or options.container, version=options.version)
+    text = json.dumps(policy.to_json(), indent=2, sort_keys=True) + "\n"
+    if options.out is None:
+        sys.stdout.write(text)
+    else:
+        try:
+            options.out.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise ConfigurationError(f"--out {options.out}: cannot be written ({error.strerror})") from None
+    sys.stderr.write(f"policy {policy.sha256}, reference values from {source}\n")
+    return 0
+
+
+def _archive_of_wheel(path: Path) -> bytes:
+    import zipfile
+
+    from pytest_glasshouse.channel.archive import archive_from
+
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            return archive_from(zipfile.Path(wheel, "pytest_glasshouse/"))
+    except (OSError, zipfile.BadZipFile, KeyError):
+        raise ConfigurationError(f"--wheel {path}: expected a wheel of pytest-glasshouse, saw none") from None
+
+
+def _show(options: argparse.Namespace) -> int:
+    policy = _read(options.file)
+    sys.stdout.write(f"policy {policy.sha256}\n" + "".join(f"  {name}: {value}\n" for name, value in _demands(policy).items()))
+    return 0
+
+
+def _diff(options: argparse.Namespace) -> int:
+    first, second = _demands(_read(options.first)), _demands(_read(options.second))
+    lines = list(_differences(first, second))
+    sys.stdout.write("".join(f"{line}\n" for line in lines) or "the same policy\n")
+    return 1 if lines else 0
+
+
+def _differences(first: dict[str, str], second: dict[str, str]) -> Iterator[str]:
+    for name in sorted(first.keys() | second.keys()):
+        before, after = first.get(name, "(not there)"), second.get(name, "(not there)")
+        if before != after:
+            yield f"{name}: {before} -> {after}"
+
+
+def _demands(policy: Policy) -> dict[str, str]:
+    """Each thing a policy demands, by a name of its own."""
+    from pytest_glasshouse.trust.policy import Required
+
+    told = {name: _word(value) for name, value in policy.to_json().items() if name != "components"}
+    for name, item in policy.components.items():
+        required = f"must be {item.sha256 or 'a value nobody has given: always refused'}" if isinstance(item, Required) else ""
+        told[f"component {name}"] = required or "recorded"
+    return told
+
+
+def _word(value: Json) -> str:
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value, sort_keys=True)
+
+
+def _read(path: Path) -> Policy:
+    from pytest_glasshouse.trust.policy import Policy
+    from pytest_glasshouse.wire.canonical import parse_object
+
+    try:
+        return Policy.from_json(parse_object(path.read_bytes()))
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+    except IntegrityError as error:
+        raise ConfigurationError(f"{path}: expected a policy, saw something else ({error.detail or error.reason})") from None

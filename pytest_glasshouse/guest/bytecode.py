@@ -1,0 +1,66 @@
+"""The guest's private byte-code cache: built from nothing by the agent, the same for both legs, never written by them.
+
+Without it the interpreter would run whatever `.pyc` lies beside a source, and a forged one with the source's date and
+size runs while the source reads good. What is built is digested at once; a cache that differs later is foreign.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.guest.images import tree_digest
+
+
+class ByteCode:
+    """One cache in one directory of the guest's."""
+
+    def __init__(self, directory: Path, *, archive_fd: int, site_packages: Sequence[str], environment: dict[str, str]) -> None:
+        self.directory = directory
+        self._archive_fd = archive_fd
+        self._site_packages = site_packages
+        self._environment = environment
+        self._lock = threading.Lock()
+        self._compiled: set[str] = set()
+        self.digest = ""
+
+    def build(self, workload: str) -> None:
+        """Compile what `workload` imports, once; what an earlier workload left must still be as it was.
+
+        Raises `GlasshouseError` when the imports fail: a leg would fail the same way.
+        """
+        with self._lock:
+            if workload in self._compiled:
+                return
+            if self._compiled and not self.intact():
+                return
+            command = [sys.executable, "-I", "-S", "-X", "utf8", *self.option(), f"/proc/self/fd/{self._archive_fd}"]
+            command += ["compile", "--workload", workload]
+            for path in self._site_packages:
+                command += ["--site-packages", path]
+            done = subprocess.run(  # noqa: S603
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(self._archive_fd,),
+                check=False,
+            )
+            if done.returncode != 0:
+                last = done.stderr.decode("utf-8", errors="replace").strip().splitlines()[-1:]
+                raise GlasshouseError(f"what {workload} trains with does not import: {''.join(last)}")
+            self._compiled.add(workload)
+            self.digest = tree_digest(self.directory)
+
+    def option(self) -> tuple[str, str]:
+        """The interpreter option that makes this the only cache."""
+        return "-X", f"pycache_prefix={self.directory}"
+
+    def intact(self) -> bool:
+        """Whether the cache is what was built."""
+        return tree_digest(self.directory) == self.digest

@@ -1,0 +1,193 @@
+"""What really runs: the origin of every loaded module and executable mapping, held against what was installed.
+
+The leg tells where its code came from (`collect`); the agent hashes those files itself (`Baseline.account`). A file is
+accounted for when its distribution's RECORD names its hash, when it is the standard library's as it was at boot, or when
+it is a system library; the archive's own modules are measured with the archive. Anything else is foreign, and the policy
+requires that there is nothing foreign. Paths stay on the guest: what leaves are names and digests.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.wire.canonical import Json
+
+_NOT_HASHED = {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "site-packages", "dist-packages"}
+_MAP_FIELDS = 6
+
+
+def collect() -> dict[str, Json]:
+    """This process's executable mappings `[path, device:inode]`, modules `[name, file]` and import hooks."""
+    maps: dict[str, str] = {}
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == _MAP_FIELDS and "x" in fields[1] and fields[5].startswith("/"):
+            maps[fields[5]] = f"{fields[3]}:{fields[4]}"
+    modules: dict[str, str] = {}
+    for name, module in list(sys.modules.items()):
+        origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
+        if isinstance(origin, str) and origin.startswith("/"):
+            modules[name] = origin
+    hooks = [f"{_of(finder).__module__}.{_of(finder).__qualname__}" for finder in sys.meta_path]
+    return {
+        "maps": [[path, maps[path]] for path in sorted(maps)],
+        "modules": [[name, modules[name]] for name in sorted(modules)],
+        "hooks": [*hooks],
+    }
+
+
+def _of(finder: object) -> type:
+    return finder if isinstance(finder, type) else type(finder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images:
+    """What one look at a leg gave: a digest per file, and the names of those that nothing accounts for."""
+
+    files: Mapping[str, str]
+    system: Mapping[str, str]
+    hooks: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+    @property
+    def components(self) -> dict[str, str]:
+        """As components of the evidence: digests only."""
+        return {
+            "images": _digest_of([[name, digest] for name, digest in sorted(self.files.items())]),
+            "system": _digest_of([[Path(path).name, digest] for path, digest in sorted(self.system.items())]),
+            "hooks": _digest_of([*self.hooks]),
+            "foreign": _digest_of([*self.foreign]),
+        }
+
+
+@dataclass
+class Baseline:
+    """What this guest was installed with, read once, before any leg."""
+
+    site_packages: Sequence[str]
+    _recorded: dict[str, str] = field(default_factory=dict, repr=False)
+    _roots: list[tuple[str, str]] = field(default_factory=list, repr=False)
+    _stdlib: dict[str, str] = field(default_factory=dict, repr=False)
+    _seen: dict[tuple[str, int, int, int], str] = field(default_factory=dict, repr=False)
+    packages: str = ""
+    stdlib: str = ""
+
+    def __post_init__(self) -> None:
+        records = {}
+        for folder in dict.fromkeys(self.site_packages):
+            self._roots += [(folder, ""), (os.path.realpath(folder), "")]
+            for entry in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
+                if entry.is_symlink():
+                    self._roots.append((os.path.realpath(entry), entry.name))
+                if entry.name.endswith(".dist-info") and (entry / "RECORD").is_file():
+                    content = (entry / "RECORD").read_bytes()
+                    records[entry.name] = sha256_hex(content)
+                    self._recorded.update(_hashes(content.decode("utf-8", errors="replace")))
+        self.packages = _digest_of([[name, digest] for name, digest in sorted(records.items())])
+        # What stands here is compared with itself later: the reference is the policy's, if it names one.
+        roots = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
+        for root in sorted(roots):
+            for path in _code_below(root):
+                self._stdlib[path] = self._hash(path)
+        self.stdlib = _digest_of(sorted(self._stdlib.values()))
+
+    def account(self, told: Mapping[str, Json], *, archive: str) -> Images:
+        """Hash every file a leg told of. `archive` is the prefix of modules that came from the measured archive."""
+        files: dict[str, str] = {}
+        system: dict[str, str] = {}
+        foreign: list[str] = []
+        for path, inode in cast("list[list[str]]", told["maps"]):
+            if not self._is_mapped(path, inode):
+                foreign.append(f"{Path(path).name}: not the file that was mapped")
+                continue
+            digest, expected = self._hash(path), self._expected(path)
+            if expected is None and not self._is_installed(path):
+                system[path] = digest
+            elif digest == expected:
+                files[Path(path).name] = digest
+            else:
+                foreign.append(f"{Path(path).name}: not as installed")
+        for name, path in cast("list[list[str]]", told["modules"]):
+            if path.startswith(archive):
+                continue
+            digest = self._hash(path) if Path(path).is_file() else ""
+            if digest and digest == self._expected(path):
+                files[name] = digest
+            else:
+                foreign.append(f"{name}: not as installed")
+        hooks = tuple(cast("list[str]", told["hooks"]))
+        return Images(files=files, system=system, hooks=hooks, foreign=tuple(sorted(foreign)))
+
+    def _expected(self, path: str) -> str | None:
+        real = os.path.realpath(path)
+        if real in self._stdlib:
+            return self._stdlib[real]
+        for candidate in (path, real):
+            for root, prefix in self._roots:
+                if candidate == root and prefix in self._recorded:
+                    return self._recorded[prefix]
+                if candidate.startswith(root + "/"):
+                    name = "/".join(part for part in (prefix, candidate[len(root) + 1 :]) if part)
+                    if name in self._recorded:
+                        return self._recorded[name]
+        return None
+
+    def _is_installed(self, path: str) -> bool:
+        return any(path.startswith(root + "/") for root, _ in self._roots)
+
+    def _is_mapped(self, path: str, inode: str) -> bool:
+        try:
+            found = Path(path).stat()
+        except OSError:
+            return False
+        return int(inode.rsplit(":", 1)[1]) == found.st_ino
+
+    def _hash(self, path: str) -> str:
+        found = Path(path).stat()
+        key = (path, found.st_ino, found.st_size, found.st_ctime_ns)
+        if key not in self._seen:
+            with Path(path).open("rb") as file:
+                self._seen[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        return self._seen[key]
+
+
+def tree_digest(folder: Path) -> str:
+    """The digest of every file below a folder, by name."""
+    found = []
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            found.append([str(path.relative_to(folder)), hashlib.file_digest(file, "sha256").hexdigest()])
+    return _digest_of(found)
+
+
+def _hashes(record: str) -> Iterator[tuple[str, str]]:
+    for row in csv.reader(record.splitlines()):
+        if len(row) > 1 and row[1].startswith("sha256="):
+            raw = row[1].removeprefix("sha256=")
+            yield row[0], base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).hex()
+
+
+def _code_below(root: str) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in _NOT_HASHED and not name.startswith("config-")]
+        yield from (f"{folder}/{name}" for name in files if name.endswith((".py", ".so")))
+
+
+def _digest_of(value: object) -> str:
+    return sha256_hex(canonical(value))
+
+
+#: The digest of nothing foreign: the one reference value that needs no guest to be known.
+NOTHING_FOREIGN = _digest_of([])

@@ -1,0 +1,92 @@
+"""Where evidence about hardware comes from on the guest: one source per kind of device.
+
+Knows how to ask a device. Refuses to judge its answer, and to make one up: a device that cannot be asked is left out, and a
+policy that requires it is then not met.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_glasshouse.errors import EvidenceUnavailableError
+from pytest_glasshouse.wire.canonical import Json, b64u
+from pytest_glasshouse.wire.hardware import NVIDIA_GPU, device_nonce
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.wire.evidence import Cnf
+
+_log = logging.getLogger(__name__)
+
+
+class EvidenceSource(Protocol):
+    """One device that can speak for itself."""
+
+    name: str
+
+    def collect(self, nonce32: bytes) -> dict[str, Json]:
+        """`{type, evidence, endorsements}` made for these 32 bytes. Raises `EvidenceUnavailableError` when there is none."""
+        ...
+
+
+class NvidiaSource:
+    """One NVIDIA GPU in confidential-computing mode, through NVML: its SPDM measurements and its certificate chain."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self.name = f"gpu-{index}"
+
+    def collect(self, nonce32: bytes) -> dict[str, Json]:
+        import pynvml
+
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError as error:
+            raise EvidenceUnavailableError(f"{self.name}: not available: no NVIDIA driver ({error})") from None
+        try:
+            handle = pynvml.nvmlDeviceGetHandleByIndex(self._index)
+            report = pynvml.nvmlDeviceGetConfComputeGpuAttestationReport(handle, nonce32)
+            chain = pynvml.nvmlDeviceGetConfComputeGpuCertificate(handle)
+        except pynvml.NVMLError as error:
+            raise EvidenceUnavailableError(f"{self.name}: not available: the GPU does not attest ({error})") from None
+        finally:
+            pynvml.nvmlShutdown()
+        evidence = bytes(report.attestationReport[: report.attestationReportSize])
+        certificates = bytes(chain.attestationCertChain[: chain.attestationCertChainSize])
+        return {
+            "type": NVIDIA_GPU,
+            "evidence": b64u(evidence),
+            "endorsements": [certificates.rstrip(b"\0").decode("ascii", "replace")],
+        }
+
+
+def nvidia_sources() -> Iterator[EvidenceSource]:
+    """A source for each GPU of this box; one that will say what is missing where there is none."""
+    from pytest_glasshouse.guest import machine
+
+    return (NvidiaSource(index) for index in range(max(1, len(machine.gpus()))))
+
+
+#: How to find the devices of a kind. Whatever is not here cannot be asked for.
+SOURCES: Mapping[str, Callable[[], Iterator[EvidenceSource]]] = {NVIDIA_GPU: nvidia_sources}
+
+
+def submods(
+    wanted: Json,
+    *,
+    nonce: str,
+    cnf: Cnf,
+    sources: Mapping[str, Callable[[], Iterator[EvidenceSource]]] = SOURCES,
+) -> dict[str, Json]:
+    """The `submods` claim for the kinds a challenge asks for; no claim at all where nothing was asked for or nothing answered."""
+    kinds = [kind for kind in wanted if isinstance(kind, str)] if isinstance(wanted, list) else []
+    asked_with = device_nonce(nonce, cnf)
+    found: dict[str, Json] = {}
+    for kind in kinds:
+        for source in sources[kind]() if kind in sources else ():
+            try:
+                found[source.name] = source.collect(asked_with)
+            except EvidenceUnavailableError as error:
+                _log.warning("hardware evidence: %s", error)
+    return {"submods": found} if found else {}

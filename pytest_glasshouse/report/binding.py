@@ -1,0 +1,152 @@
+"""Whether a record is about the run that was signed for: its fields against what owner, agent and server put their names to.
+
+The plan of a row (order, rounds, margin, seed, target) was digested and told to the server before any key was asked for,
+and its digest stands in the evidence, the result and the receipt. Grant, manifest and evidence name run, row, round,
+package, allocation and GPU. This module compares; whose keys those signatures are by is `authenticity`'s to say, and
+that they are genuine is the findings'.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import GlasshouseError, IntegrityError
+from pytest_glasshouse.legs.order import leg_orders
+from pytest_glasshouse.report.evidence import observed_rounds, protected_of
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
+from pytest_glasshouse.wire.tokens import peek
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    Faults = Iterator[tuple[str, str]]
+
+_TOKENS = ("manifest", "grant", "evidence", "result", "receipt")
+#: A field of a record and the entry of the plan it must be. Numbers of the plan that may be broken are texts.
+_PLANNED = {
+    "rowId": "rowId", "order": "order", "rounds": "rounds", "fixedOrder": "fixedOrder", "seed": "seed", "marginPct": "marginPct",
+    "targetSec": "targetSec", "stepBudget": "stepBudget", "warmupSec": "warmupSec", "namedGpuModel": "namedGpuModel",
+    "workload": "workload", "modelId": "modelId", "provider": "provider", "dryRun": "dryRun", "simulated": "simulated",
+}  # fmt: skip
+_PLACED = {
+    "provider": "provider", "providerInstanceId": "providerInstanceId", "allocationName": "name", "gpuModel": "gpuModel",
+    "gpuUuid": "gpuUuid",
+}  # fmt: skip
+
+
+def binding_faults(document: Mapping[str, Any]) -> Faults:
+    """Every field of a report that is not the one the signed runs had."""
+    for name in ("rows", "excludedResults"):
+        for place, record in enumerate(document[name]):
+            for below, text in _record(record, document["runId"], measured=name == "rows"):
+                yield f"$.{name}[{place}]{below}", text
+            plan = record["observation"].get("plan")
+            if isinstance(plan, dict) and plan.get("subject") != document["subject"]:
+                yield f"$.{name}[{place}].observation.plan.subject", "the report is about something else than the row was run for"
+    # A round counts once, and in one row.
+    met: dict[str, str] = {}
+    for path, nonce in _nonces(document):
+        if nonce in met:
+            yield path, f"is the nonce of {met[nonce]} too"
+        met.setdefault(nonce, path)
+
+
+def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults:
+    observation = record["observation"]
+    if not observation:
+        return
+    plan = observation.get("plan")
+    if not isinstance(plan, dict):
+        yield ".observation.plan", "is missing: nothing says what was to be run"
+        return
+    yield from _planned(record, plan)
+    allocation = observation.get("allocation")
+    for field, name in _PLACED.items():
+        if isinstance(allocation, dict) and record[field] != allocation.get(name):
+            yield f".{field}", "is not the allocation's"
+    rounds = observed_rounds(observation)
+    if measured and len(rounds) != plan.get("rounds"):
+        yield ".observation.rounds", f"{len(rounds)} of the {plan.get('rounds')} rounds that were planned"
+    yield from _orders(plan, rounds)
+    for place, observed in enumerate(rounds):
+        where = f".observation.rounds[{place}]"
+        try:
+            for below, text in _round(record, observation, observed, run_id):
+                yield f"{where}{below}", text
+        except (IntegrityError, KeyError, TypeError, AttributeError) as error:
+            yield where, f"cannot be bound to the run ({type(error).__name__})"
+
+
+def _nonces(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Path and value of every nonce of every round."""
+    for name in ("rows", "excludedResults"):
+        for row, record in enumerate(document[name]):
+            for place, observed in enumerate(observed_rounds(record["observation"])):
+                where = f"$.{name}[{row}].observation.rounds[{place}]"
+                yield f"{where}.nonce", str(observed.get("nonce"))
+                challenge = protected_of(observed).get("challenge")
+                if isinstance(challenge, dict):
+                    yield f"{where}.protected.challenge.nonce", str(challenge.get("nonce"))
+
+
+def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
+    for field, name in _PLANNED.items():
+        if (
+            name not in plan
+            or (field not in record and plan[name] is None)
+            or (field in {"seed", "marginPct"} and field not in record)
+        ):
+            continue
+        value = record.get(field)
+        if isinstance(plan[name], str) and isinstance(value, int | float):
+            value = f"{value:g}"
+        if value != plan[name]:
+            yield f".{field}", f"the plan that was signed for has {plan[name]!r}"
+
+
+def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
+    try:
+        drawn = leg_orders(plan["order"], rounds=plan["rounds"], seed=plan["seed"], fixed=plan["fixedOrder"])
+    except (GlasshouseError, KeyError, TypeError) as error:
+        yield ".observation.plan", f"gives no order of legs ({type(error).__name__})"
+        return
+    for place, (observed, order) in enumerate(zip(rounds, drawn, strict=False)):
+        if observed.get("round") != place + 1:
+            yield f".observation.rounds[{place}].round", f"is round {place + 1}"
+        if observed.get("order") != list(order):
+            yield f".observation.rounds[{place}].order", f"the plan's seed gives {' then '.join(order)}"
+
+
+def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: Mapping[str, Any], run_id: str) -> Faults:
+    protected = protected_of(observed)
+    if not protected:
+        return
+    told = {name: peek(protected[name]) for name in _TOKENS if protected.get(name)}
+    sub = f"{run_id}/{record['rowId']}/{observed['nonce'][:16]}"
+    plan = sha256_hex(canonical(observation["plan"]))
+    policy = tagged("glasshouse-policy/1", canonical(protected["policy"])) if protected.get("policy") is not None else None
+    manifest = sha256_hex(protected["manifest"].encode()) if protected.get("manifest") else None
+    allocation = observation["allocation"]
+    expected: dict[str, dict[str, Any]] = {
+        "manifest": {"run": run_id, "round_nonce": observed["nonce"]},
+        "grant": {
+            "run": run_id, "row": record["rowId"], "sub": sub, "package": manifest, "policy": policy,
+            "allocation": allocation["name"],
+        },
+        "evidence": {"sub": sub, "plan": plan, "manifest": manifest, "policy": policy, "container": allocation["name"]},
+        "result": {"sub": sub, "plan": plan, "manifest": manifest, "policy": policy},
+        "receipt": {"sub": sub, "plan": plan, "manifest": manifest, "policy": policy},
+    }  # fmt: skip
+    for name, fields in expected.items():
+        for field, value in fields.items():
+            if name in told and told[name].get(field) != value:
+                yield f".protected.{name}", f"its {field} is not this run's, row's and round's"
+    components = told.get("evidence", {}).get("components")
+    for component, field in (("gpu-model", "gpuModel"), ("gpu-uuid", "gpuUuid")):
+        if isinstance(components, dict) and components.get(component) != _digest(allocation, field):
+            yield f".protected.evidence.{component}", "the agent measured another GPU"
+
+
+def _digest(allocation: Mapping[str, Any], field: str) -> str:
+    """As the agent puts a fact of its machine into the evidence."""
+    return sha256_hex(str(allocation.get(field)).encode())

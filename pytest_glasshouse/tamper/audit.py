@@ -1,0 +1,243 @@
+"""The auditor: a finished round in which one thing is said otherwise, validly signed. The finding it is about must not hold.
+
+The reason is the name of the first finding that breaks, or `unseen: <name>` where what is left is not enough to judge by.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.tamper.case import Case
+from pytest_glasshouse.tamper.finished import INITIAL, Edit, Finished
+from pytest_glasshouse.tamper.stage import CONTAINER, Stage
+from pytest_glasshouse.wire import journal, tokens
+from pytest_glasshouse.wire.canonical import parse_object, sha256_hex, unb64u
+
+_OTHER = sha256_hex(b"another")
+#: What each case of this module says otherwise.
+EDITS: dict[str, Edit] = {}
+
+_ATTESTED, _KEY, _WEIGHTS = "attestation verified", "key released only after attestation", "weights loaded from the package"
+_ZEROIZED, _SIGNED, _CALLBACK = "runtime zeroized", "journal countersigned", "raw callback completed"
+_ORDER, _DISTINCT, _TRAINED = "legs in order, not overlapping", "adapter digests distinct", "both adapters trained"
+_FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
+
+
+def audit(stage: Stage, edit: Edit) -> None:
+    """Judge a finished round as a check does; raise `RefusedError` with what does not hold."""
+    as_it_is = {each.invariant: each.finding for each in judge(Finished(stage).observation)}
+    found = [each for each in judge(Finished(stage, edit).observation) if each.finding != as_it_is[each.invariant]]
+    for state, reason in (("broken", "{}"), ("unseen", "unseen: {}")):
+        for each in found:
+            if each.finding == state:
+                raise RefusedError(reason.format(each.invariant), each.reason)
+
+
+def _case(name: str, reason: str, edit: Edit) -> Case:
+    EDITS[f"audit-{name}"] = edit
+    return Case(
+        name=f"audit-{name}",
+        play=lambda stage: audit(stage, edit),
+        expected_reason=reason,
+        caught_by=reason.removeprefix("unseen: "),
+        withheld="journal",
+    )
+
+
+def _said(name: str, reason: str, what: str, **changes: Any) -> Case:
+    """Claims of one token, or fields of the callback, said otherwise. The name of the case is the claim's."""
+
+    def edit(about: str, content: Any) -> None:
+        if about == what:
+            content.update(copy.deepcopy(changes))
+
+    return _case(f"{what.replace(' ', '-')}-{name}", reason, edit)
+
+
+def _entries(name: str, reason: str, change: Callable[[list[Any]], None]) -> Case:
+    """Events of the journal said otherwise by the leg itself: links and head follow."""
+
+    def edit(about: str, content: Any) -> None:
+        if about == "entries":
+            change(content)
+
+    return _case(f"journal-{name}", reason, edit)
+
+
+def _body(step: str, **changes: Any) -> Callable[[list[Any]], None]:
+    return lambda entries: entries[journal.STEPS.index(step)][1].update(changes)
+
+
+def _kept(name: str, reason: str, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Case:
+    """What the host wrote down, changed afterwards: `change(observation, its round)`."""
+
+    def edit(about: str, content: Any) -> None:
+        if about == "observation":
+            change(content, content["rounds"][0])
+
+    return _case(name, reason, edit)
+
+
+def _lines(name: str, change: Callable[[list[str]], object], reason: str = _SIGNED) -> Case:
+    def change_kept(_: dict[str, Any], notes: dict[str, Any]) -> None:
+        change(notes["protected"]["journal"])
+
+    return _kept(f"line-{name}", reason, change_kept)
+
+
+def _by_another(signed: str, reason: str) -> Case:
+    """The very same claims, signed by a key nobody knows."""
+
+    def change(_: dict[str, Any], notes: dict[str, Any]) -> None:
+        leg = "raw" if signed == "raw exit" else "protected"
+        name = signed.rpartition(" ")[2]
+        typ = str(_header(notes[leg][name]))
+        notes[leg][name] = tokens.sign(tokens.peek(notes[leg][name]), key=Ed25519PrivateKey.generate(), typ=typ)
+
+    return _kept(f"{signed.replace(' ', '-')}-by-another-key", reason, change)
+
+
+def _header(token: str) -> Any:
+    return parse_object(unb64u(token.split(".", maxsplit=1)[0]))["typ"]
+
+
+def _without(leg: str, name: str, reason: str) -> Case:
+    return _kept(f"{leg}-{name}-missing", reason, lambda _, notes: notes[leg].pop(name))
+
+
+def _noted(name: str, reason: str, **changes: Any) -> Case:
+    """Notes of the round."""
+    return _kept(name, reason, lambda _, notes: notes.update(copy.deepcopy(changes)))
+
+
+def _leg(name: str, reason: str, leg: str, **changes: Any) -> Case:
+    """Notes of one leg."""
+    return _kept(f"{leg}-{name}", reason, lambda _, notes: notes[leg].update(copy.deepcopy(changes)))
+
+
+def _met(field: str, value: Any) -> Case:
+    """The guest before the raw leg was another."""
+    return _kept(f"guest-{field}-other", _PLACE, lambda _, notes: notes["guest"][1].update({field: value}))
+
+
+def _claim(token: str, name: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    def change(_: dict[str, Any], notes: dict[str, Any]) -> None:
+        notes["protected"][token] = name
+
+    return change
+
+
+def _with_gpu(observation: dict[str, Any], _: dict[str, Any]) -> None:
+    observation["allocation"]["gpuUuid"] = "GPU-0"
+    for met in observation["rounds"][0]["guest"]:
+        met["gpuUuid"] = "GPU-0"
+
+
+def _one_adapter(about: str, content: Any) -> None:
+    adapter = sha256_hex(b"adapter")
+    if about == "callback":
+        content["adapter"] = adapter
+    if about == "observation":
+        content["rounds"][0]["raw"]["adapterSha256"] = adapter
+
+
+CASES = (
+    # The result, the evidence, and what they are about.
+    _said("not-affirming", _ATTESTED, "result", ear_status="contraindicated"),
+    *(
+        _said(f"of-another-{claim.replace('_', '-')}", _ATTESTED, "result", **{claim: _OTHER})
+        for claim in ("eat_nonce", "evidence_sha256", "manifest", "policy", "plan", "composite")
+    ),
+    _said("of-another-archive", _ATTESTED, "evidence", components={"archive": _OTHER}),
+    _kept("archive-the-host-did-not-build", _ATTESTED, lambda seen, _: seen["allocation"].update(archiveSha256=_OTHER)),
+    _noted("protected-leg-that-did-not-run", f"unseen: {_ATTESTED}", protected=None),
+    _noted("raw-leg-that-did-not-run", f"unseen: {_CALLBACK}", raw=None),
+    _leg("refused", _ATTESTED, "protected", refusal={"reason": "composite"}),
+    _by_another("evidence", _ATTESTED),
+    _by_another("result", _ATTESTED),
+    _by_another("manifest", _ATTESTED),
+    _by_another("head", _ZEROIZED),
+    _by_another("exit", _ZEROIZED),
+    _by_another("receipt", _SIGNED),
+    _by_another("raw exit", _CALLBACK),
+    _kept("server-key-no-key", f"unseen: {_ATTESTED}", lambda seen, _: seen["keys"].update(server="key")),
+    _without("protected", "result", f"unseen: {_ATTESTED}"),
+    _without("protected", "evidence", f"unseen: {_ATTESTED}"),
+    _without("protected", "receipt", f"unseen: {_SIGNED}"),
+    _without("protected", "head", f"unseen: {_ZEROIZED}"),
+    _without("protected", "exit", f"unseen: {_ZEROIZED}"),
+    _kept("evidence-no-token", _ATTESTED, _claim("evidence", "a.b.c")),
+    # The key and the weights, as the journal tells of them.
+    _entries("key-from-another-result", _KEY, _body("key_received", result=_OTHER)),
+    _entries("key-never-received", f"unseen: {_KEY}", lambda entries: entries.pop(2)),
+    _entries("key-before-measured", _KEY, lambda entries: entries.insert(1, entries.pop(2))),
+    _entries("measured-another-composite", _KEY, _body("measured", composite=_OTHER)),
+    _entries("another-package-opened", _WEIGHTS, _body("package_verified", manifest=_OTHER)),
+    _entries("trained-from-other-weights", _WEIGHTS, _body("train_started", initial=_OTHER)),
+    # The journal's lines, kept otherwise than they were signed.
+    _lines("last-removed", lambda lines: lines.pop(), _ZEROIZED),
+    _lines("first-removed", lambda lines: lines.pop(0)),
+    _lines("middle-removed", lambda lines: lines.pop(4)),
+    _lines("swapped", lambda lines: lines.insert(3, lines.pop(4))),
+    _lines("twice", lambda lines: lines.insert(3, lines[3])),
+    _lines("edited", lambda lines: lines.insert(4, lines.pop(4).replace(INITIAL, _OTHER))),
+    _lines("respaced", lambda lines: lines.insert(0, lines.pop(0).replace(":", ": ", 1))),
+    _lines("with-a-key-twice", lambda lines: lines.insert(0, '{"seq":0,' + lines.pop(0)[1:])),
+    _leg("journal-empty", _SIGNED, "protected", journal=[]),
+    # The end of the protected leg.
+    _entries("without-zeroized", _ZEROIZED, lambda entries: entries.pop()),
+    _entries("line-after-zeroized", _ZEROIZED, lambda entries: entries.append(["train_progress", {}])),
+    _said("of-another-journal", _SIGNED, "head", head=_OTHER),
+    _said("of-fewer-lines", _SIGNED, "head", count=7),
+    _said("of-another-head", f"unseen: {_ZEROIZED}", "exit", head=_OTHER),
+    _said("process-still-there", _ZEROIZED, "exit", process_gone=False),
+    _said("files-left", _ZEROIZED, "exit", workspace_entries=3),
+    _said("gpu-memory-left", _ZEROIZED, "exit", gpu={"before": None, "after": 4096, "reason": ""}),
+    _kept("gpu-memory-not-observed", f"unseen: {_ZEROIZED}", _with_gpu),
+    _said("scan-finds-copies", "memory scanned clean", "exit", scan={"status": "dirty", "copies": 2, "reason": ""}),
+    *(_said(f"of-another-{name}", _SIGNED, "receipt", **{name: _OTHER}) for name in ("head_sha256", "exit_sha256", "nonce")),
+    _leg("completion-refused", _SIGNED, "protected", completeRefusal={"reason": "receipt"}),
+    # The raw leg.
+    _leg("callback-lost", _CALLBACK, "raw", callback=None),
+    _leg("callback-lost-and-failed", f"unseen: {_CALLBACK}", "raw", callback=None, failed={"reason": "killed", "detail": ""}),
+    _said("of-another-round", _CALLBACK, "callback", nonce=_OTHER),
+    _said("not-completed", _CALLBACK, "callback", status="running"),
+    _said("process-ended-badly", _CALLBACK, "raw exit", exit_status=1),
+    _said("of-another-round", _CALLBACK, "raw exit", nonce=_OTHER),
+    _kept("raw-callback-time-scaled", _CALLBACK, lambda _, notes: notes["raw"]["callback"].update(units=2)),
+    _kept("raw-exit-and-nobody-met", f"unseen: {_CALLBACK}", lambda _, notes: notes["guest"].pop()),
+    # Order, place and work.
+    _leg("started-before-zeroized", _ORDER, "raw", timeline={"spawned": 15, "exit": 50}),
+    _leg("started-before-the-process-was-gone", _ORDER, "raw", timeline={"spawned": 25, "exit": 50}),
+    _met("bootId", "another"),
+    _met("agentNonce", "another"),
+    _met("allocation", "another"),
+    _met("gpuModel", "another"),
+    _met("gpuUuid", "another"),
+    _met("listed", []),
+    _kept("guest-not-met-before-raw", f"unseen: {_CALLBACK}", lambda _, notes: notes["guest"][1].update(leg="protected")),
+    _said("from-another-container", _PLACE, "evidence", container=CONTAINER + "-2"),
+    _said("of-the-other-legs-adapter", _DISTINCT, "callback", adapter=sha256_hex(b"adapter")),
+    _leg("adapter-changed-on-the-way", _DISTINCT, "raw", adapterSha256=_OTHER),
+    _leg("adapter-changed-on-the-way", _DISTINCT, "protected", adapterSha256=_OTHER),
+    _said("without-an-adapter", f"unseen: {_DISTINCT}", "head", adapter="", status="failed"),
+    _case("both-legs-export-one-adapter", _DISTINCT, _one_adapter),
+    _kept("initial-adapter-exported", _TRAINED, lambda seen, _: seen["material"].update(initialSha256=sha256_hex(b"adapter"))),
+    _entries("loss-not-a-number", _FINITE, _body("train_completed", final_loss="nan")),
+    _said("loss-infinite", _FINITE, "callback", final_loss="inf"),
+    _leg("failed-for-its-loss", _FINITE, "protected", failed={"reason": "non-finite loss", "detail": "nan"}),
+    _entries("never-trained", f"unseen: {_FINITE}", lambda entries: entries.pop(5)),
+    _said("another-prologue", _WORK, "callback", prologue=["0.5", "0.26"]),
+    _said("shorter-prologue", _WORK, "callback", prologue=["0.5"]),
+    _said("no-prologue", _WORK, "callback", prologue=[]),
+    _said("another-environment", _WORK, "callback", context={"environment": _OTHER, "nice": 0}),
+    _said("another-device", _WORK, "callback", facts={"device": "cuda", "peakMemoryBytes": None}),
+    _leg("another-plan", _WORK, "raw", trainingPlan={"steps": 2, "order_seed": 2}),
+    _said("of-another-shape", f"unseen: {_FINITE}", "callback", prologue=7),
+)

@@ -1,0 +1,181 @@
+"""A finished round as a report keeps it, signed by every party, with one thing said otherwise.
+
+Knows how to make an observation in which every finding but the memory scan holds. An edit changes the claims of one
+token, the journal, the callback or what the host wrote down, before it is signed: what is changed is validly signed,
+and everything after it follows from it. Refuses to judge: the invariants do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.tamper.stage import COMPONENTS, CONTAINER, PLAN, Stage
+from pytest_glasshouse.wire import evidence as ev
+from pytest_glasshouse.wire import journal, tokens
+from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+
+Claims = dict[str, Any]
+#: Called with the name of what is about to be signed or kept, and its content, to change in place.
+Edit = Callable[[str, Any], None]
+
+INITIAL = sha256_hex(b"initial")
+_ADAPTERS = {"protected": sha256_hex(b"adapter"), "raw": sha256_hex(b"another adapter")}
+_TYPES = {
+    "manifest": ev.TYP_MANIFEST,
+    "grant": ev.TYP_GRANT,
+    "evidence": ev.TYP_EVIDENCE,
+    "result": ev.TYP_RESULT,
+    "head": ev.TYP_HEAD,
+    "exit": ev.TYP_EXIT,
+    "receipt": ev.TYP_RECEIPT,
+}
+
+
+def untouched(_name: str, _content: Any) -> None:
+    """The edit that changes nothing."""
+
+
+class Finished:
+    """One round, from release to receipt. `observation` is what a report would keep of it."""
+
+    def __init__(self, stage: Stage, edit: Edit = untouched) -> None:
+        self._edit = edit
+        self._attempt = stage.attempt()
+        self.keys: dict[str, Ed25519PrivateKey] = {
+            "owner": Ed25519PrivateKey.generate(),
+            "server": Ed25519PrivateKey.generate(),
+            "agent": stage.ak,
+            "leg": self._attempt.sig,
+        }
+        self._nonce = self._attempt.nonce
+        self._round_nonce = sha256_hex(b"round")
+        self._protected: dict[str, Any] = {}
+        self.observation = self._observation()
+        edit("observation", self.observation)
+
+    def _observation(self) -> dict[str, Any]:
+        protected, raw = self._tokens(), self._raw_leg()
+        place = {"allocation": CONTAINER, "gpuModel": "CPU (stage)", "gpuUuid": None, "bootId": "boot", "agentNonce": "agent"}
+        ak = tokens.public_text(self.keys["agent"].public_key())
+        met = [{**place, "leg": leg, "ak": ak, "listed": ["instance"]} for leg in ("protected", "raw")]
+        return {
+            "allocation": {
+                "name": CONTAINER,
+                "provider": "stage",
+                "providerInstanceId": "instance",
+                "gpuModel": "CPU (stage)",
+                "gpuUuid": None,
+                "archiveSha256": COMPONENTS["archive"],
+            },
+            "keys": {name: tokens.public_text(self.keys[name].public_key()) for name in ("server", "owner")},
+            "material": {"workload": "mlp", "initialSha256": INITIAL},
+            "rounds": [
+                {
+                    "round": 1,
+                    "nonce": self._round_nonce,
+                    "order": ["protected", "raw"],
+                    "guest": met,
+                    "protected": protected,
+                    "raw": raw,
+                },
+            ],
+        }
+
+    def _sign(self, name: str, party: str, claims: Claims) -> str:
+        self._edit(name, claims)
+        self._protected[name] = tokens.sign(claims, key=self.keys[party], typ=_TYPES[name])
+        return sha256_hex(str(self._protected[name]).encode())
+
+    def _tokens(self) -> dict[str, Any]:
+        attempt, nonce = self._attempt, self._nonce
+        manifest = self._sign("manifest", "owner", {"round_nonce": self._round_nonce, "workload": {"initial_sha256": INITIAL}})
+        said = {**attempt.claims, "manifest": manifest}
+        evidence = self._sign("evidence", "agent", said)
+        policy = str(attempt.challenge["policy"])
+        result = self._sign(
+            "result",
+            "server",
+            {
+                "ear_status": "affirming",
+                "eat_nonce": nonce,
+                "evidence_sha256": evidence,
+                "manifest": manifest,
+                "policy": policy,
+                "plan": PLAN,
+                "composite": ev.composite(COMPONENTS),
+                "attempt": 1,
+            },
+        )
+        lines = self._journal(manifest, result)
+        head = self._sign(
+            "head",
+            "leg",
+            ev.head_claims(nonce=nonce, head=journal.head_of(lines, nonce), count=len(lines), adapter=_ADAPTERS["protected"]),
+        )
+        leaving = attempt.exit_claims(self._protected["head"])
+        exit_sha256 = self._sign("exit", "agent", leaving)
+        self._sign("receipt", "server", {"head_sha256": head, "exit_sha256": exit_sha256, "nonce": nonce, "attempt": 1})
+        return {
+            **self._protected,
+            "ak": tokens.public_text(self.keys["agent"].public_key()),
+            "challenge": {"nonce": nonce},
+            "plan": PLAN,
+            "policySha256": policy,
+            "journal": lines,
+            "adapterSha256": _ADAPTERS["protected"],
+            "trainingPlan": {"steps": 1, "order_seed": 1},
+            "timeline": {"spawned": 10, "zeroized": 20, "exit": 30},
+        }
+
+    def _journal(self, manifest: str, result: str) -> list[str]:
+        """The leg's journal. An edit sees its entries (type and body) first, and its lines after."""
+        bodies: dict[str, Claims] = {
+            "anti_debug_ready": {"wall": "2027-01-15T08:00:00Z"},
+            "measured": {"composite": ev.composite(COMPONENTS)},
+            "key_received": {"result": result},
+            "package_verified": {"manifest": manifest},
+            "train_started": {"initial": INITIAL, "order_seed": 1},
+            "train_completed": _trained(),
+        }
+        entries: list[Any] = [[step, bodies.get(step, {})] for step in journal.STEPS]
+        self._edit("entries", entries)
+        lines: list[str] = []
+        log = journal.Journal(self._nonce, lines.append, lambda: 0)
+        for step, body in entries:
+            log.append(step, body)
+        self._edit("lines", lines)
+        return lines
+
+    def _raw_leg(self) -> dict[str, Any]:
+        callback = {"nonce": self._round_nonce, "status": "completed", "adapter": _ADAPTERS["raw"], "order_seed": 2, **_trained()}
+        self._edit("callback", callback)
+        leaving = ev.exit_claims(
+            nonce=self._round_nonce,
+            head_token=canonical(callback).decode(),
+            process_gone=True,
+            exit_status=0,
+            workspace_entries=0,
+            gpu={"before": None, "after": None, "reason": "no GPU"},
+            scan={},
+        )
+        self._edit("raw exit", leaving)
+        return {
+            "callback": callback,
+            "exit": tokens.sign(leaving, key=self.keys["agent"], typ=ev.TYP_EXIT),
+            "adapterSha256": _ADAPTERS["raw"],
+            "trainingPlan": {"steps": 1, "order_seed": 2},
+            "timeline": {"spawned": 40, "exit": 50},
+        }
+
+
+def _trained() -> Claims:
+    return {
+        "units": 1,
+        "prologue": ["0.5", "0.25"],
+        "final_loss": "0.125",
+        "facts": {"device": "cpu", "peakMemoryBytes": None},
+        "context": {"environment": sha256_hex(b"environment"), "nice": 0},
+    }

@@ -1,0 +1,118 @@
+"""Keys on disk: the owner's, the server's, and public keys that somebody pins.
+
+Knows files and their modes. Refuses a private key that others may read, and to write over one.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.wire.secret import Secret
+from pytest_glasshouse.wire.tokens import public_key, public_text
+
+SERVER_KEY = "server.key"
+_KEY_FILE_LIMIT = 65_536
+
+
+def write_owner(path: Path, owner: Owner) -> Path:
+    """Write the owner's private keys to a new file for its reader only, and the public one beside it; returns that path."""
+    _create(path, owner.to_text().reveal() + b"\n", 0o600)
+    public = path.with_name(path.name + ".pub")
+    _create(public, f"{owner.public_text}\n".encode(), 0o644)
+    return public
+
+
+def read_owner(path: Path, *, what: str) -> Owner:
+    """The owner that `write_owner` wrote. `what` names in an error where the path came from."""
+    content = _private(path, what=what)
+    try:
+        return Owner.from_text(Secret(content.strip()))
+    except IntegrityError:
+        raise ConfigurationError(f"{what}: {path} holds no owner's key; make one with `glasshouse keygen`") from None
+
+
+def server_key(directory: Path) -> Ed25519PrivateKey:
+    """The key of the server whose state lies in `directory`; made, with the directory, when there is none yet."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--state {directory}: cannot be made ({error.strerror})") from None
+    path = directory / SERVER_KEY
+    if not path.exists():
+        made = Ed25519PrivateKey.generate()
+        _create(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+    try:
+        key = load_pem_private_key(_private(path, what="--state"), password=None)
+    except (ValueError, TypeError):
+        raise ConfigurationError(f"--state: {path} is no private key; move it away to begin as another server") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ConfigurationError(f"--state: {path} is no Ed25519 key; move it away to begin as another server")
+    directory.joinpath("server.pub").write_text(public_text(key.public_key()) + "\n", encoding="ascii")
+    return key
+
+
+def read_public(given: str, *, what: str) -> Ed25519PublicKey:
+    """A public key: a file (PEM, or one line), or the text of that line itself."""
+    text = given
+    try:
+        path = Path(given).expanduser()
+        if path.is_file():
+            text = path.read_text("ascii")[:_KEY_FILE_LIMIT]
+    except (OSError, ValueError):
+        text = given
+    expected = "expected an Ed25519 public key: a PEM file, a file of one base64url line, or that line"
+    if "PRIVATE KEY" in text or '"signing"' in text:
+        raise ConfigurationError(f"{what}: that is a private key; give the public one (a `.pub` file)")
+    try:
+        if "-----BEGIN" in text:
+            key = load_pem_public_key(text.encode())
+            if isinstance(key, Ed25519PublicKey):
+                return key
+            raise ConfigurationError(f"{what}: {expected}; saw another kind of key")
+        return public_key("".join(line for line in text.split() if line))
+    except (IntegrityError, ValueError):
+        raise ConfigurationError(f"{what}: {expected}; saw none") from None
+
+
+def _private(path: Path, *, what: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(_KEY_FILE_LIMIT)
+    except OSError as error:
+        raise ConfigurationError(f"{what}: {path} cannot be read ({error.strerror})") from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(f"{what}: {path} may be used by others (mode {stat.S_IMODE(mode):04o}); chmod 600 it")
+    return content
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    """Whole or not at all, and never over another file."""
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(draft, path)
+    except FileExistsError:
+        raise ConfigurationError(f"{path}: exists, and a key is not written over; choose another name") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from None
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Readers of what strangers send, fed with what strangers may send."""

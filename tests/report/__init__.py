@@ -1,0 +1,1 @@
+"""A real run's report and bundle, in the hands of others."""

@@ -1,0 +1,119 @@
+"""One real run, made once: two rows of two rounds and one that was excluded, on the mock provider, published as the face does."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.legs.outcome import Outcome
+from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.report.authenticity import Trust
+from pytest_glasshouse.report.bundle import SUFFIX
+from pytest_glasshouse.report.document import AllocationCleanup, assemble
+from pytest_glasshouse.report.record import Record, RecordSettings, build_record
+from pytest_glasshouse.report.writer import publish
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.tokens import public_text
+from tests.rounds.conftest import short_row
+from tests.unit.report import example
+
+RUN_ID = "20261120-170000-9f3c"
+#: What this build does not see; a row is measured nevertheless, and not publishable.
+WAIVED = {"memory scanned clean": "not required here"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RealRun:
+    """What a stranger gets, and the keys a reader trusts. `report_key` is the publisher's own."""
+
+    document: dict[str, Any]
+    bundle: bytes
+    report: Path
+    bundle_path: Path
+    trust: Trust
+    report_key: Ed25519PrivateKey
+
+
+def _record(outcome: Outcome) -> Record:
+    findings = judge(outcome.observation)
+    settings = RecordSettings(seed=7, overridden=("target", "warmup"), waived=WAIVED)
+    return build_record(outcome, results(outcome.observation), findings, settings)
+
+
+@pytest.fixture(scope="session")
+def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
+    """Made once per session; by whichever of several workers comes first."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    directory = tmp_path_factory.mktemp("real") if run is None else tmp_path_factory.getbasetemp().parent / f"real-{run}"
+    directory.mkdir(exist_ok=True)
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = directory / "report.key"
+        if not kept.exists():
+            key = Ed25519PrivateKey.generate()
+            _made(directory, key)
+            kept.write_bytes(key.private_bytes_raw())
+    return _read(directory, Ed25519PrivateKey.from_private_bytes(kept.read_bytes()))
+
+
+def _made(directory: Path, key: Ed25519PrivateKey) -> None:
+    """Carried out, judged, sealed and published."""
+    broker = Broker(BrokerOptions(provider="mock", run_id=RUN_ID, run_dir=directory / "broker"))
+    lossy = Broker(
+        BrokerOptions(provider="mock", run_id=RUN_ID + "-b", run_dir=directory / "lossy", faults=("raw-callback-lost",))
+    )
+    trustees = Trustees()
+    rows = [
+        (broker, short_row(name="one", rounds=2)),
+        (broker, short_row(name="two", order="protected-first", rounds=2)),
+        (lossy, short_row(name="lost-callback", order="protected-first")),
+    ]
+    cleanups = []
+    try:
+        records = [_record(_carried_out(each, row, trustees)) for each, row in rows]
+    finally:
+        trustees.close()
+        for each in (broker, lossy):
+            cleanups += each.end_all().allocations
+    assert [record["list"] for record in records] == ["rows", "rows", "excludedResults"], records
+    proven = [
+        AllocationCleanup(
+            provider="mock", name=each["name"], provider_instance_id=each.get("instanceId"), status="proven", reason="gone"
+        )
+        for each in cleanups
+    ]
+    document = assemble(example.facts(run_id=RUN_ID, cleanup=tuple(proven)), records, tamper=example.tamper(), key=key)
+    publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
+
+
+def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
+    report, bundle = directory / "out" / "run.json", directory / "out" / f"run{SUFFIX}"
+    document = json.loads(report.read_bytes())
+    named = {public_text(key.public_key()), *document["keys"]["servers"], *document["keys"]["owners"]}
+    return RealRun(
+        document=document,
+        bundle=bundle.read_bytes(),
+        report=report,
+        bundle_path=bundle,
+        trust=Trust(keys=frozenset(named)),
+        report_key=key,
+    )
+
+
+def _carried_out(broker: Broker, row: RowSpec, trustees: Trustees) -> Outcome:
+    grant = broker.acquire(row)
+    wishes = LegSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject))
+    outcome: Outcome = row.run(Allocation(grant, broker, wishes, lambda _: None), ProtectedRuntime(trustees), RawRunner())
+    broker.release(grant)
+    return outcome

@@ -1,0 +1,154 @@
+"""An adversary with report, bundle and all of this code. It edits, computes everything again and signs with the keys it has.
+
+`recomputed` is what anyone can do: every field that follows from the observation, every digest, every seal. `resigned`
+goes further and makes every token of every party anew, with keys of the forger's own, so that the whole is coherent.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.report.evidence import journals, lifecycle, stand_in, treatment
+from pytest_glasshouse.report.figures import judged_figures, row_figures
+from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, workload_facts
+from pytest_glasshouse.report.withhold import resealed
+from pytest_glasshouse.wire import evidence as ev
+from pytest_glasshouse.wire import journal, tokens
+from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex
+
+Json = dict[str, Any]
+
+
+def recomputed(document: Json, *, key: Ed25519PrivateKey) -> Json:
+    """The document with everything that follows from its observations computed again, sealed by `key`."""
+    forged = copy.deepcopy(document)
+    for row in forged["rows"]:
+        observation = row["observation"]
+        rounds = results(observation)
+        row.update(row_figures(rounds))
+        row.update(
+            judged_figures(
+                row, order=row["order"], margin_pct=row["marginPct"], fixed_order=row["fixedOrder"],
+                max_overhead_pct=forged["methodology"]["maxOverheadPct"],
+            )
+        )  # fmt: skip
+        row |= {
+            "rounds": len(observation["rounds"]), "journal": journals(observation), "treatment": treatment(observation),
+            "standIn": stand_in(observation), "dataOrderSeeds": data_order_seeds(rounds), "workloadFacts": workload_facts(rounds),
+        }  # fmt: skip
+    for record in (*forged["rows"], *forged["excludedResults"]):
+        waived = {each["invariant"]: each["reason"] for each in record["waived"]}
+        record["findings"] = [finding_json(each) for each in judge(record["observation"])]
+        record |= {name: value for name, value in finding_states(record["findings"]).items() if name in record}
+        record["lifecycle"] = lifecycle(record["observation"], waived=waived)
+    named = {each["allocationName"] for each in (*forged["rows"], *forged["excludedResults"])}
+    forged["cleanup"]["allocations"] = [each for each in forged["cleanup"]["allocations"] if each["name"] in named]
+    return resealed(forged, key=key)
+
+
+class Keys:
+    """Every party's key, the forger's own."""
+
+    def __init__(self) -> None:
+        self.report, self.server, self.owner, self.agent = (Ed25519PrivateKey.generate() for _ in range(4))
+
+    def text(self, name: str) -> str:
+        """The public half of one."""
+        return tokens.public_text(getattr(self, name).public_key())
+
+    def kid(self, name: str) -> str:
+        """How it is named."""
+        return tokens.thumbprint(getattr(self, name).public_key())
+
+
+def resigned(document: Json, keys: Keys, *, run_id: str | None = None) -> Json:
+    """The document with every token of every round made anew, so that each fits the others, the plan and the journal."""
+    forged = copy.deepcopy(document)
+    forged["runId"] = run_id or forged["runId"]
+    for record in (*forged["rows"], *forged["excludedResults"]):
+        observation = record["observation"]
+        observation["keys"] = {"server": keys.text("server"), "owner": keys.text("owner")}
+        for observed in observation["rounds"]:
+            for met in observed["guest"]:
+                met["ak"] = keys.text("agent")
+            signed_round(forged["runId"], record, observed, keys)
+    return recomputed(forged, key=keys.report)
+
+
+def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
+    """One round's tokens and journal, by `keys`."""
+    protected, raw, nonce = observed["protected"], observed["raw"], observed["protected"]["challenge"]["nonce"]
+    leg = Ed25519PrivateKey.generate()
+    allocation = record["observation"]["allocation"]
+    plan = sha256_hex(canonical(record["observation"]["plan"]))
+    sub = f"{run_id}/{record['rowId']}/{observed['nonce'][:16]}"
+
+    def sign(name: str, party: str | Ed25519PrivateKey, typ: str, **changes: Any) -> str:
+        key = getattr(keys, party) if isinstance(party, str) else party
+        protected[name] = tokens.sign({**tokens.peek(protected[name]), **changes}, key=key, typ=typ)
+        return sha256_hex(protected[name].encode())
+
+    owner, server = {"iss": keys.kid("owner")}, {"iss": keys.kid("server")}
+    protected["plan"] = plan
+    manifest = sign("manifest", "owner", ev.TYP_MANIFEST, **owner, run=run_id, round_nonce=observed["nonce"])
+    sign(
+        "grant", "owner", ev.TYP_GRANT, **owner, aud=keys.kid("server"), run=run_id, row=record["rowId"], sub=sub, package=manifest,
+        allocation=allocation["name"],
+    )  # fmt: skip
+    bodies = [parse_object(line) for line in protected["journal"]]
+    said = tokens.peek(protected["evidence"])
+    components = {**said["components"], "gpu-model": _digest(allocation["gpuModel"]), "gpu-uuid": _digest(allocation["gpuUuid"])}  # type: ignore[dict-item]
+    bodies[1]["body"]["composite"] = ev.composite(components)  # type: ignore[index]
+    before = chained(bodies[:2], nonce)
+    composite = ev.composite(components)
+    cnf = {**said["cnf"], "sig": tokens.public_text(leg.public_key())}  # type: ignore[dict-item]
+    evidence = sign(
+        "evidence", "agent", ev.TYP_EVIDENCE, iss=keys.kid("agent"), aud=keys.kid("server"), sub=sub, plan=plan, manifest=manifest, cnf=cnf,
+        components=components, composite=composite, container=allocation["name"], state={**said["state"], "head": journal.link(before[-1])},  # type: ignore[dict-item]
+    )  # fmt: skip
+    result = sign(
+        "result", "server", ev.TYP_RESULT, **server, sub=sub, plan=plan, manifest=manifest, cnf=cnf, composite=composite,
+        container=allocation["name"], evidence_sha256=evidence,
+    )  # fmt: skip
+    for body in bodies:
+        told: Any = body["body"]
+        told |= {"result": result} if body["type"] == "key_received" else {}
+        told |= {"manifest": manifest} if body["type"] == "package_verified" else {}
+    protected["journal"] = chained(bodies, nonce)
+    protected["ak"] = keys.text("agent")
+    head = sign(
+        "head",
+        leg,
+        ev.TYP_HEAD,
+        head=journal.link(protected["journal"][-1]),
+        count=len(bodies),
+        adapter=protected["adapterSha256"],
+    )
+    leaving = sign("exit", "agent", ev.TYP_EXIT, head=head)
+    sign(
+        "receipt", "server", ev.TYP_RECEIPT, **server, sub=sub, plan=plan, manifest=manifest, head_sha256=head, exit_sha256=leaving,
+        result_sha256=result,
+    )  # fmt: skip
+    if raw:
+        callback = raw.get("callback")
+        bound = {"head": sha256_hex(canonical(callback))} if callback else {}
+        raw["exit"] = tokens.sign({**tokens.peek(raw["exit"]), **bound}, key=keys.agent, typ=ev.TYP_EXIT)
+
+
+def chained(bodies: list[Any], nonce: str) -> list[str]:
+    """Journal lines of these entries, every link made anew."""
+    lines: list[str] = []
+    prev = journal.genesis(nonce)
+    for number, body in enumerate(bodies):
+        lines.append(canonical({**body, "seq": number, "prev": prev}).decode())
+        prev = journal.link(lines[-1])
+    return lines
+
+
+def _digest(value: object) -> str:
+    return sha256_hex(str(value).encode())

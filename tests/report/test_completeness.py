@@ -1,0 +1,310 @@
+"""Every check of `glasshouse check` is load-bearing: take one away, and some case must notice. See `tests/tamper/removal.py`."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.report import attest, authenticity, binding, bundle, check, recompute, seal
+from pytest_glasshouse.report.authenticity import Trust
+from pytest_glasshouse.report.binding import binding_faults
+from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.check import check_bytes
+from tests.report.conftest import RealRun
+from tests.report.test_forger import LIES
+from tests.report.test_statement import CHANGED_ENVELOPES, changed, rezipped
+from tests.tamper.removal import Ask, unnoticed_in
+from tests.unit.report import example, test_check
+from tests.unit.report.test_bundle import archive
+
+_KEYS = Trust(keys=test_check.ALL_KEYS, witnesses=test_check.text_of("server"))
+_OTHER = example.digest("another")
+Edit = Callable[[dict[str, Any]], object]
+
+
+def _checked(data: bytes) -> object:
+    try:
+        found = check_bytes(data, trust=_KEYS, derivation=example.EXAMPLE)
+    except ReportError as error:
+        return str(error)
+    return [str(fault) for fault in found.faults], found.level, found.missing
+
+
+def _of_document(edit: Edit) -> bytes:
+    """The example with an edit, sealed anew."""
+    document = copy.deepcopy(test_check.DOCUMENT)
+    edit(document)
+    return report_bytes(document)
+
+
+def _of_round(edit: Edit) -> bytes:
+    """An example whose one round was another before anything was computed from it."""
+    observation = example.observation()
+    edit(observation["rounds"][0]["protected"])
+    return report_bytes(example.document(example.measured(observation=observation)))
+
+
+def _token(name: str) -> bytes:
+    stranger = example.Keys()
+    return _of_round(lambda protected: protected.update({name: test_check.sign({"a": 1}, key=stranger.server, typ="x")}))
+
+
+def _of_other_round(name: str) -> bytes:
+    return _of_round(lambda protected: protected.update({name: example.observed_round(2)["protected"][name]}))
+
+
+def _raw_exit() -> bytes:
+    observation = example.observation()
+    observation["rounds"][0]["raw"]["exit"] = example.observed_round(2, keys=example.Keys())["raw"]["exit"]
+    return report_bytes(example.document(example.measured(observation=observation)))
+
+
+def _other_keys() -> bytes:
+    observation = example.observation()
+    observation["keys"] = {}
+    return report_bytes(example.document(example.measured(observation=observation)))
+
+
+def _publishable(**changes: Any) -> bytes:
+    document = example.document(
+        example.publishable(observation={**example.observation(unseen=()), **changes.pop("observation", {})})
+    )
+    document["rows"][0] |= {"publishable": True, "unpublishableBecause": [], **changes}
+    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+
+
+def _publishable_on_a_leak() -> bytes:
+    document = example.document(example.publishable())
+    document["cleanup"]["allocations"][0]["status"] = document["cleanup"]["status"] = "leak"
+    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+
+
+def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
+    data: dict[str, bytes] = {
+        "as it is": report_bytes(test_check.DOCUMENT),
+        **{f"{path} changed": report_bytes(test_check.changed(path, value)) for path, value, _ in test_check.CHANGES},
+        **{
+            f"{name} of a stranger": _token(name)
+            for name in ("manifest", "grant", "evidence", "result", "receipt", "head", "exit")
+        },
+        **{f"{name} of another round": _of_other_round(name) for name in ("evidence", "head", "exit", "result")},
+        "raw exit of a stranger": _raw_exit(),
+        "row of no party": _other_keys(),
+        "grant missing": _of_round(lambda protected: protected.pop("grant")),
+        "sealed and then changed": _of_document(lambda document: document.update(runId="other")),
+        "row sealed and then changed": _of_document(lambda document: document["rows"][0].update(name="other")),
+        "seal of a stranger": report_bytes(seal.sealed(test_check.DOCUMENT, key=example.Keys().report)),
+        "bundle": bundle.zipped(test_check.DOCUMENT, key=example.KEYS.report),
+        "bundle without a member": _rezipped({"keys/report.pub": None}),
+        "bundle with one more": _rezipped({"more": b""}),
+        "bundle with another journal": _rezipped(
+            {next(name for name in bundle.members(test_check.DOCUMENT) if "journal" in name): b"{}"}
+        ),
+        "bundle with a statement about nothing": _rezipped({f"rows/x/{attest.MEMBER}": b"{}"}),
+        "bundle with a broken statement": _rezipped({_statement(): b"{}"}),
+        "bundle with the statement of another": _rezipped({_statement(): _foreign_statement()}),
+        "bundle that is none": b"PK nonsense",
+        "bundle without a report": archive(("other", b"")),
+        "bundle cut": bundle_bytes[:-40],
+        "bundle by another compression": _lzma(),
+        "publishable on another GPU": _publishable(gpuModel="NVIDIA RTX A4000"),
+        "publishable stand-in": _publishable(observation={"material": {"workload": "lora", "standIn": True}}),
+        "publishable dry run": _publishable(dryRun=True),
+        "publishable simulation": _publishable(simulated=True),
+        "publishable and says why not": _publishable(unpublishableBecause=["for a reason"]),
+        "publishable with a finding unseen": _publishable(observation=example.observation()),
+        "publishable on a leak": _publishable_on_a_leak(),
+        "no JSON": b"{",
+        "no object": b"[]",
+        "no schema": b'{"schemaVersion": "1.0"}',
+    }
+    asks: dict[str, Ask] = {name: partial(_checked, each) for name, each in data.items()}
+    asks |= {
+        f"envelope {number}": partial(attest.open_envelope, changed(change), key=example.KEYS.report.public_key())
+        for number, (change, _) in enumerate(CHANGED_ENVELOPES)
+    }
+    stranger, name = example.Keys(), _statement()
+    asks |= {
+        "a file that is not there": lambda: check.check_file(Path("none.json")),
+        "a document that is no JSON": lambda: check.load_document(b"{"),
+        "a document of another shape": lambda: check.load_document(b"{}"),
+        "nothing trusted": lambda: check_bytes(data["as it is"], derivation=example.EXAMPLE).missing,
+        "no server trusted": lambda: _trusting("report", "owner"),
+        "no report key trusted": lambda: _trusting("server", "owner"),
+        "bound to nothing": lambda: check_bytes(data["as it is"], derivation=replace(example.EXAMPLE, binding=_unbound)).faults,
+        "without a seal": lambda: seal.verify_seal({}, key=stranger.report.public_key()),
+        "exported though it states something else": lambda: attest.exported(
+            test_check.DOCUMENT, {name: _foreign_statement()}, test_check.DOCUMENT["rows"][0]["rowId"]
+        ),
+        "a member twice": lambda: bundle.unzipped(_twice()),
+        "a member that would be a gigabyte": lambda: bundle.unzipped(_giant()),
+    }
+    return asks
+
+
+def _trusting(*names: str) -> object:
+    trust = Trust(keys=test_check.text_of(*names))
+    return check_bytes(report_bytes(test_check.DOCUMENT), trust=trust, derivation=example.EXAMPLE).missing
+
+
+def _unbound(_: Any) -> Any:
+    yield "$", "bound to nothing"
+
+
+def _twice() -> bytes:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return archive(("report.json", b"{}"), ("report.json", b"{}"))
+
+
+def _giant() -> bytes:
+    """Its directory says so; nothing that large is in it, nor is it ever read."""
+    whole = bytearray(archive(("report.json", b"{}")))
+    at = whole.index(b"PK\x01\x02") + 24
+    whole[at : at + 4] = (1 << 30).to_bytes(4, "little")
+    return bytes(whole)
+
+
+def _rezipped(change: dict[str, bytes | None]) -> bytes:
+    return rezipped(bundle.zipped(test_check.DOCUMENT, key=example.KEYS.report), change)
+
+
+def _statement() -> str:
+    return attest.member_of(test_check.DOCUMENT["rows"][0])
+
+
+def _foreign_statement() -> bytes:
+    return attest.envelope(test_check.DOCUMENT, test_check.DOCUMENT["excludedResults"][0], key=example.KEYS.report)
+
+
+def _lzma() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as out:
+        out.writestr("report.json", b"{}")
+    return buffer.getvalue()
+
+
+def _remembered(function: Callable[[Any], Any]) -> Callable[[Any], list[Any]]:
+    """Redaction and schema are no rooms of this test: their answer about a document is the same each time."""
+    answers: dict[str, list[Any]] = {}
+
+    def answer(document: Any) -> list[Any]:
+        name = json.dumps(document)
+        if name not in answers:
+            answers[name] = list(function(document))
+        return answers[name]
+
+    return answer
+
+
+def test_every_check_of_a_report_is_noticed_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
+    for name in ("hits", "schema_faults"):
+        monkeypatch.setattr(check, name, _remembered(getattr(check, name)))
+    asks = _cases(bundle.zipped(test_check.DOCUMENT))
+    unnoticed, checks = unnoticed_in(asks, check, recompute, authenticity, attest, bundle, seal)
+
+    print(f"report: {checks} checks, {len(asks)} cases")  # noqa: T201
+    assert "\n".join(unnoticed) == ""
+
+
+def _edits() -> dict[str, Edit]:
+    """What the forger's lies leave out: one thing at a time, as it would be found."""
+
+    def row(document: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = document["rows"][0]
+        return found
+
+    def first(document: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = row(document)["observation"]["rounds"][0]
+        return found
+
+    tokens = ("manifest", "grant", "evidence", "result", "receipt")
+    return {
+        **{lie.name: lie.edit for lie in LIES},
+        "no plan": lambda document: row(document)["observation"].pop("plan"),
+        "a plan without an order": lambda document: row(document)["observation"]["plan"].pop("order"),
+        "round missing": lambda document: row(document)["observation"]["rounds"].pop(),
+        "rounds numbered otherwise": lambda document: first(document).update(round=2),
+        "another place": lambda document: row(document).update(providerInstanceId="other"),
+        "token no text": lambda document: first(document)["protected"].update(grant=7),
+        "session nonce twice": lambda document: document["rows"][1]["observation"]["rounds"][0]["protected"]["challenge"].update(
+            nonce=first(document)["protected"]["challenge"]["nonce"]
+        ),
+        "another policy": lambda document: first(document)["protected"]["policy"].update(name="milder"),
+        **{
+            f"{name} {field} other": partial(_claim, name=name, field=field)
+            for name in tokens
+            for field in ("run", "round_nonce", "row", "sub", "package", "policy", "allocation", "plan", "manifest", "container")
+        },
+        **{f"measured another {name}": partial(_component, name=name) for name in ("gpu-model", "gpu-uuid")},
+    }
+
+
+def _claim(document: dict[str, Any], *, name: str, field: str) -> None:
+    """One claim of one token; nobody looks at signatures here."""
+    protected = document["rows"][0]["observation"]["rounds"][0]["protected"]
+    claims = binding.peek(protected[name])
+    if field in claims:
+        protected[name] = test_check.sign({**claims, field: _OTHER}, key=example.KEYS.owner, typ="x")
+
+
+def _component(document: dict[str, Any], *, name: str) -> None:
+    protected = document["rows"][0]["observation"]["rounds"][0]["protected"]
+    claims: Any = binding.peek(protected["evidence"])
+    claims["components"][name] = _OTHER
+    protected["evidence"] = test_check.sign(claims, key=example.KEYS.owner, typ="x")
+
+
+def test_every_comparison_with_what_was_signed_is_noticed_when_it_is_gone(real_run: RealRun) -> None:
+    asks: dict[str, Ask] = {}
+    for name, edit in {"as it is": lambda _: None, **_edits()}.items():
+        document = json.loads(json.dumps(real_run.document))
+        edit(document)
+        asks[name] = partial(_bound, document)
+    unnoticed, checks = unnoticed_in(asks, binding)
+
+    print(f"binding: {checks} checks, {len(asks)} cases")  # noqa: T201
+    assert "\n".join(unnoticed) == ""
+
+
+_SIGNED_FIELDS = {
+    "manifest": ("run", "round_nonce"),
+    "grant": ("run", "row", "sub", "package", "policy", "allocation"),
+    "evidence": ("sub", "plan", "manifest", "policy", "container"),
+    "result": ("sub", "plan", "manifest", "policy"),
+    "receipt": ("sub", "plan", "manifest", "policy"),
+}
+
+
+@pytest.mark.parametrize(("token", "field"), [(token, field) for token, fields in _SIGNED_FIELDS.items() for field in fields])
+def test_every_field_that_was_signed_is_compared(real_run: RealRun, token: str, field: str) -> None:
+    document = json.loads(json.dumps(real_run.document))
+    _claim(document, name=token, field=field)
+
+    told = [text for path, text in binding_faults(document) if path == f"$.rows[0].observation.rounds[0].protected.{token}"]
+    assert any(text.startswith(f"its {field} ") for text in told)
+
+
+def _bound(document: dict[str, Any]) -> object:
+    return list(binding_faults(document))
+
+
+@pytest.mark.parametrize("field", sorted({*binding._PLANNED, *binding._PLACED}))
+def test_every_field_that_was_planned_is_compared(real_run: RealRun, field: str) -> None:
+    document = json.loads(json.dumps(real_run.document))
+    row = document["rows"][0]
+    row[field] = {bool: not row.get(field), int: 77, float: 77.5}.get(type(row.get(field)), "another")
+
+    assert f"$.rows[0].{field}" in {path for path, _ in binding_faults(document)}

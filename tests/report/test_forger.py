@@ -1,0 +1,258 @@
+"""The coherent forger: everything edited, computed again and sealed again. None of it is authentic to whoever has the keys.
+
+Three of them, by what they hold: keys of their own for the seals; keys of their own for every party; and, beyond what
+the claim needs, a publisher who lies with the true report key. What that one can do unseen is listed in SECURITY.md.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.report.bundle import report_bytes, zipped
+from pytest_glasshouse.report.check import Level, check_bytes
+from pytest_glasshouse.wire.canonical import parse_object
+from tests.report.conftest import RealRun
+from tests.report.forger import Keys, chained, recomputed, resigned
+
+SECURITY = Path(__file__).parents[2] / "SECURITY.md"
+Edit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lie:
+    """One thing a forger wants to be believed.
+
+    `seen_at` are words of the path where it shows even when the true report key sealed it; empty where nothing shows,
+    and then `unseen` is the sentence of SECURITY.md that says so.
+    """
+
+    name: str
+    edit: Edit
+    seen_at: tuple[str, ...] = ()
+    unseen: str = field(default="")
+
+
+def _raw_time(document: dict[str, Any]) -> None:
+    for observed in document["rows"][0]["observation"]["rounds"]:
+        callback = observed["raw"]["callback"]
+        callback["elapsed_ns"] = int(callback["elapsed_ns"] * 1.2)
+
+
+def _protected_time(document: dict[str, Any]) -> None:
+    """The journal's line edited, and every link after it made anew."""
+    protected = document["rows"][0]["observation"]["rounds"][0]["protected"]
+    entries: list[Any] = [parse_object(line) for line in protected["journal"]]
+    for entry in entries:
+        if entry["type"] == "train_completed":
+            entry["body"]["elapsed_ns"] = int(entry["body"]["elapsed_ns"] * 0.9)
+    protected["journal"] = chained(entries, protected["challenge"]["nonce"])
+
+
+def _worst_round(document: dict[str, Any]) -> None:
+    row = document["rows"][0]
+    worst = max(range(2), key=lambda place: row["roundFigures"][place]["overheadPct"])
+    del row["observation"]["rounds"][worst]
+    plan, (kept,) = row["observation"]["plan"], row["observation"]["rounds"]
+    kept["round"] = plan["rounds"] = row["rounds"] = 1
+    plan["order"] = row["order"] = f"{kept['order'][0]}-first"
+
+
+def _round_twice(document: dict[str, Any]) -> None:
+    rounds = document["rows"][0]["observation"]["rounds"]
+    rounds[1] = {**copy.deepcopy(rounds[0]), "round": 2}
+
+
+def _legs_swapped(document: dict[str, Any]) -> None:
+    for observed in document["rows"][0]["observation"]["rounds"]:
+        first, second = observed["order"]
+        timelines = observed[first]["timeline"], observed[second]["timeline"]
+        behind = timelines[1]["exit"] - timelines[0]["spawned"]
+        for name in timelines[0]:
+            timelines[0][name] += behind
+        observed["order"].reverse()
+
+
+def _foreign_journal(document: dict[str, Any]) -> None:
+    ours, theirs = (document["rows"][place]["observation"]["rounds"][0] for place in (0, 1))
+    ours["protected"] = copy.deepcopy(theirs["protected"])
+
+
+def _foreign_round(document: dict[str, Any]) -> None:
+    """All of a round, raw leg too, from another row."""
+    ours, theirs = (document["rows"][place]["observation"]["rounds"] for place in (0, 1))
+    ours[0] = copy.deepcopy(theirs[0])
+    del document["rows"][1]
+
+
+def _foreign_raw_leg(document: dict[str, Any]) -> None:
+    rounds = document["rows"][0]["observation"]["rounds"]
+    rounds[0]["raw"] = copy.deepcopy(rounds[1]["raw"])
+
+
+def _gpu(document: dict[str, Any]) -> None:
+    for record in document["rows"]:
+        place = {"gpuModel": "NVIDIA H100 80GB HBM3"}
+        record.update(place)
+        record["observation"]["allocation"].update(place)
+        for observed in record["observation"]["rounds"]:
+            for met in observed["guest"]:
+                met.update(place)
+
+
+def _named_gpu(document: dict[str, Any]) -> None:
+    document["rows"][0]["namedGpuModel"] = document["rows"][0]["gpuModel"]
+
+
+def _margin(document: dict[str, Any]) -> None:
+    document["rows"][0]["marginPct"] = 50.0
+    document["rows"][0]["observation"]["plan"]["marginPct"] = "50"
+
+
+def _order(document: dict[str, Any]) -> None:
+    row = document["rows"][0]
+    row["order"] = row["observation"]["plan"]["order"] = "protected-first"
+    row["observation"]["rounds"].reverse()
+    for number, observed in enumerate(row["observation"]["rounds"], 1):
+        observed["round"] = number
+
+
+def _longer_target(document: dict[str, Any]) -> None:
+    document["rows"][0]["targetSec"] = 600.0
+
+
+def _other_work(document: dict[str, Any]) -> None:
+    document["rows"][0] |= {"workload": "lora", "modelId": "Qwen/Qwen2.5-7B-Instruct"}
+
+
+def _excluded_row(document: dict[str, Any]) -> None:
+    del document["excludedResults"][0]
+
+
+def _measured_row(document: dict[str, Any]) -> None:
+    del document["rows"][1]
+
+
+def _excluded_as_measured(document: dict[str, Any]) -> None:
+    """The lost raw callback is made up, and the row moved."""
+    excluded, row = document["excludedResults"].pop(), copy.deepcopy(document["rows"][1])
+    document["rows"].append({name: excluded.get(name, value) for name, value in row.items() if name not in {"rounds", "verdict"}})
+    observed = document["rows"][2]["observation"]["rounds"][0]
+    callback = copy.deepcopy(document["rows"][1]["observation"]["rounds"][0]["raw"]["callback"])
+    observed["raw"]["callback"] = {**callback, "nonce": observed["nonce"]}
+    observed["raw"]["adapterSha256"] = callback["adapter"]
+
+
+def _real_provider(document: dict[str, Any]) -> None:
+    for record in document["rows"]:
+        record["observation"]["allocation"]["provider"] = record["provider"] = "local"
+        record.update({"dryRun": False, "publishable": True, "unpublishableBecause": []})
+
+
+def _shorter_setup(document: dict[str, Any]) -> None:
+    for observed in document["rows"][0]["observation"]["rounds"]:
+        timeline = observed["protected"]["timeline"]
+        timeline["spawned"] += (timeline["train_started"] - timeline["spawned"]) // 2
+
+
+def _other_run(document: dict[str, Any]) -> None:
+    document["runId"] = "20261224-180000-0000"
+
+
+def _other_subject(document: dict[str, Any]) -> None:
+    document["subject"]["gitCommit"] = "1" * 40
+
+
+def _invented_refusal(document: dict[str, Any]) -> None:
+    document["tamper"] += [{**document["tamper"][0], "name": "invented"}]
+
+
+def _proven_cleanup(document: dict[str, Any]) -> None:
+    document["cleanup"]["allocations"][0]["reason"] = "listed while it ran, not listed after it ended, truly"
+
+
+LIES = (
+    Lie(name="raw time scaled", edit=_raw_time, seen_at=("rawCallback", "findings")),
+    Lie(name="protected time scaled", edit=_protected_time, seen_at=("findings",)),
+    Lie(name="worst round dropped", edit=_worst_round, seen_at=("protected.evidence",)),
+    Lie(name="round counted twice", edit=_round_twice, seen_at=("nonce",)),
+    Lie(name="legs swapped", edit=_legs_swapped, seen_at=(".order",)),
+    Lie(name="journal of another row", edit=_foreign_journal, seen_at=("protected.grant",)),
+    Lie(name="round of another row", edit=_foreign_round, seen_at=("protected.grant",)),
+    Lie(name="raw leg of another round", edit=_foreign_raw_leg, seen_at=("findings",)),
+    Lie(name="another GPU", edit=_gpu, seen_at=("evidence.gpu-model",)),
+    Lie(name="another GPU named", edit=_named_gpu, seen_at=("namedGpuModel",)),
+    Lie(name="another margin", edit=_margin, seen_at=("protected.evidence",)),
+    Lie(name="another order", edit=_order, seen_at=("protected.evidence",)),
+    Lie(name="a longer target", edit=_longer_target, seen_at=("targetSec",)),
+    Lie(name="another workload", edit=_other_work, seen_at=("workload",)),
+    Lie(name="excluded row made measured", edit=_excluded_as_measured, seen_at=("rows[2]",)),
+    Lie(name="another provider", edit=_real_provider, seen_at=(".dryRun", ".provider")),
+    Lie(name="another run", edit=_other_run, seen_at=("protected.manifest",)),
+    Lie(name="another subject", edit=_other_subject, seen_at=("plan.subject",)),
+    Lie(name="excluded row deleted", edit=_excluded_row, unseen="A row left out"),
+    Lie(name="measured row deleted", edit=_measured_row, unseen="A row left out"),
+    Lie(name="set-up time shortened", edit=_shorter_setup, unseen="Times outside the measured stretch"),
+    Lie(name="refusal invented", edit=_invented_refusal, unseen="The tamper suite's results"),
+    Lie(name="cleanup made up", edit=_proven_cleanup, unseen="What the provider's listing said"),
+)
+_IDS = [lie.name for lie in LIES]
+
+
+@pytest.fixture(name="lie", params=LIES, ids=_IDS)
+def each_lie(request: pytest.FixtureRequest) -> Lie:
+    lie: Lie = request.param
+    return lie
+
+
+def edited(real_run: RealRun, lie: Lie) -> dict[str, Any]:
+    document = copy.deepcopy(real_run.document)
+    lie.edit(document)
+    return document
+
+
+#: The whole list of what a forger without any private key tries: each of them at least must come out coherent.
+COHERENT = {
+    "raw time scaled", "protected time scaled", "worst round dropped", "another GPU", "another margin", "another order", "another run",
+    "excluded row deleted", "measured row deleted", "set-up time shortened", "refusal invented", "cleanup made up",
+}  # fmt: skip
+
+
+def test_lie_in_a_world_of_the_forgers_own_keys_is_not_authentic(real_run: RealRun, lie: Lie) -> None:
+    """No private key but new ones: every party's tokens, every digest and seal made anew. Keys found inside never count."""
+    keys = Keys()
+    forged = resigned(edited(real_run, lie), keys)
+    found = check_bytes(report_bytes(forged), trust=real_run.trust)
+
+    assert found.level.height < Level.AUTHENTIC.height
+    if lie.name in COHERENT:  # otherwise this would only show that the forger is clumsy
+        assert found.faults == ()
+        assert "the report key is not one given with --trust" in found.missing
+
+
+@pytest.mark.parametrize("name", ["raw time scaled", "excluded row deleted", "cleanup made up"])
+def test_lie_that_only_the_report_seals_cover_is_not_authentic(real_run: RealRun, name: str) -> None:
+    """Every token is genuine; the seals, and the statements in the bundle, are by a key of the forger's."""
+    lie, key = next(each for each in LIES if each.name == name), Ed25519PrivateKey.generate()
+    found = check_bytes(zipped(recomputed(edited(real_run, lie), key=key), key=key), trust=real_run.trust)
+
+    assert found.level.height < Level.AUTHENTIC.height
+
+
+def test_publisher_who_lies_is_found_or_what_he_can_do_is_written_down(real_run: RealRun, lie: Lie) -> None:
+    """The true report key seals the lie; agent, leg, owner and server have signed the truth."""
+    forged = recomputed(edited(real_run, lie), key=real_run.report_key)
+    found = check_bytes(report_bytes(forged), trust=real_run.trust)
+
+    if lie.unseen:
+        assert (found.faults, found.level) == ((), Level.AUTHENTIC)
+        assert f"**{lie.unseen}" in SECURITY.read_text("utf-8")
+    else:
+        assert found.level is Level.NOTHING
+        assert any(word in fault.path for word in lie.seen_at for fault in found.faults), [str(fault) for fault in found.faults]

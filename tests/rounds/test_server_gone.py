@@ -1,0 +1,46 @@
+"""A server outside that goes away in the middle of a lifecycle: the row ends, and nothing waits for it on the guest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import InfrastructureError
+from pytest_glasshouse.legs.outcome import Ended
+from pytest_glasshouse.legs.protected import ProtectedRuntime
+from pytest_glasshouse.legs.round import Round
+from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.providers.process import listed
+from tests.rounds.conftest import carry_out, short_row
+
+
+@pytest.mark.parametrize("message", ["challenge", "release"])
+def test_a_leg_whose_server_is_gone_ends_with_its_row(tmp_path: Path, message: str) -> None:
+    told: list[Any] = []
+
+    class Spied(ProtectedRuntime):
+        def run(self, current: Round) -> Ended | None:
+            request = current.channel.request
+
+            def spied(kind: str, *arguments: Any, **named: Any) -> Any:
+                told.append((kind, *arguments))
+                return request(kind, *arguments, **named)
+
+            current.channel.request = spied  # type: ignore[method-assign]
+            return super().run(current)
+
+    def runtime(trustees: Trustees) -> ProtectedRuntime:
+        def gone(**_message: Any) -> Any:
+            raise InfrastructureError("the attestation server did not answer")
+
+        setattr(trustees.client, message, gone)
+        return Spied(trustees)
+
+    ran = carry_out(short_row(order="protected-first"), tmp_path, runtime=runtime)
+    assert ran.outcome.ended is not None
+    assert (ran.outcome.ended.outcome, ran.outcome.ended.reason) == ("excluded", "the attestation server did not answer")
+    assert [each[1]["body"] for each in told if each[0] == "answer"][-1] == {"reason": "no-answer"}
+    assert ran.cleanup.status == "proven"
+    assert not [each for each in listed() if each.name == ran.cleanup.allocations[0]["name"]]

@@ -1,0 +1,105 @@
+"""Rows on the mock provider that use a server outside: what pytest is told, what it shows, what the report says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.trust.keyfiles import write_owner
+from pytest_glasshouse.trust.owner import Owner
+from tests.service.serving import Serving, serving
+
+ROWS = """
+import pytest
+from pytest_glasshouse.invariants import assert_held, attestation_verified, journal_countersigned
+from pytest_glasshouse.rows import RowSpec
+
+ROWS = [RowSpec(name=f"mlp-{name}", workload="mlp", gpu="anygpu", order="protected-first", target_s=60) for name in ("one", "two")]
+
+@pytest.mark.parametrize("row", ROWS)
+def test_mlp(row, allocation, protected_runtime, raw_runner, row_report):
+    outcome = row.run(allocation, protected_runtime, raw_runner)
+    row_report.record(outcome)
+    assert_held(outcome, attestation_verified, journal_countersigned)
+"""
+
+
+@pytest.fixture(name="server")
+def a_server(tmp_path: Path) -> Iterator[Serving]:
+    (tmp_path / "server").mkdir()
+    with serving(tmp_path / "server") as server:
+        yield server
+
+
+@pytest.fixture(name="project")
+def a_project(tmp_path: Path) -> Path:
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "test_rows.py").write_text(ROWS)
+    return project
+
+
+def run(project: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--glasshouse-leg-seconds", "0.2", *arguments]
+    root = str(Path(__file__).parents[2])
+    environment = {**environment, "PYTHONPATH": root}
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=180)
+
+
+def test_workers_share_one_server_and_the_report_says_so(server: Serving, project: Path) -> None:
+    done = run(project, server.environment(), "-n", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"glasshouse: attestation server {server.url} (outside)" in done.stdout
+    (path,) = (project / "reports").glob("*.json")
+    report = json.loads(path.read_text())
+    assert len(report["rows"]) == 2
+    for row in report["rows"]:
+        assert row["observation"]["keys"] == {
+            "server": server.key, "owner": server.owner.public_text, "attestationServer": "outside",
+        }  # fmt: skip
+    assert report["keys"]["servers"] == [server.key]
+    assert report["summary"]["outstandingReleases"] == []
+    assert server.url not in path.read_text()
+    witness = project / "witness.pub"
+    keys = [f"witness {server.key}", server.owner.public_text, report["keys"]["report"]]
+    witness.write_text("\n".join(keys) + "\n")
+    checked = subprocess.run(
+        [sys.executable, "-m", "pytest_glasshouse", "check", str(path), "--trust", str(witness), "--require", "witnessed"],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout
+    server.end()
+    with server.ledger() as ledger:
+        assert (ledger.releases(), ledger.outstanding()) == (2, [])
+
+
+def refused(project: Path, environment: dict[str, str]) -> str:
+    done = run(project, environment)
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert not list((project / "reports").glob("*"))
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("ERROR: ")]
+    return line
+
+
+def test_a_server_that_is_not_there_is_one_line_before_anything_starts(server: Serving, project: Path) -> None:
+    server.end()
+    told = refused(project, server.environment())
+    assert server.url in told
+    assert "glasshouse serve" in told
+
+
+def test_another_servers_key_is_refused_before_anything_starts(server: Serving, project: Path) -> None:
+    """Whoever sits on the port must not be handed a data key."""
+    told = refused(project, {**server.environment(), "GLASSHOUSE_SERVER_KEY": Owner.generate().public_text})
+    assert "another server's" in told
+
+
+def test_a_server_of_another_owner_is_refused_before_anything_starts(server: Serving, project: Path, tmp_path: Path) -> None:
+    write_owner(tmp_path / "other.key", Owner.generate())
+    told = refused(project, {**server.environment(), "GLASSHOUSE_OWNER_KEY": str(tmp_path / "other.key")})
+    assert server.owner.kid in told

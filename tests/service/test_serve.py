@@ -1,0 +1,201 @@
+"""`glasshouse serve` as a process: what it keeps over a restart, what it says, how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import ssl
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.errors import InfrastructureError, RefusedError
+from pytest_glasshouse.tamper.stage import PLAN, SUB
+from pytest_glasshouse.trust.client import AttestationClient
+from pytest_glasshouse.wire import evidence as ev
+from pytest_glasshouse.wire import tokens
+from tests.service.certificate import certificate
+from tests.service.serving import OutsideStage, Serving, serving
+
+#: What `serve` does before it reads its key, then PR_GET_DUMPABLE: 0 keeps the same user out of /proc/PID/mem.
+FENCED = "import ctypes; from pytest_glasshouse.cli_serve import _nobody_looks_in as f; f(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+
+
+@pytest.fixture(name="server")
+def a_server(tmp_path: Path) -> Iterator[Serving]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+def test_a_whole_lifecycle_goes_through_it(server: Serving) -> None:
+    with OutsideStage(server) as stage:
+        stage.attempt().live_through()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_leg_that_trains_while_the_server_restarts_is_completed(server: Serving, how: signal.Signals) -> None:
+    """The key is out: losing the receipt would lose hours of training, and leave the release outstanding for ever."""
+    with OutsideStage(server) as stage:
+        attempt = stage.attempt()
+        result = attempt.release()["result"]
+        server.end(how)
+        server.start()
+        attempt.run_journal()
+        receipt = tokens.verify(attempt.complete(), key=stage.embedded.public_key, typ=ev.TYP_RECEIPT)
+        assert receipt["result_sha256"] == ev.sha256_hex(result.encode())
+        server.end(how)
+        server.start()
+        assert tokens.peek(attempt.complete())["jti"] == receipt["jti"]
+
+
+def test_a_nonce_that_was_open_before_a_restart_is_refused(server: Serving) -> None:
+    with OutsideStage(server) as stage:
+        attempt = stage.attempt()
+        server.end(signal.SIGKILL)
+        server.start()
+        stage.meet_again(SUB)
+        with pytest.raises(RefusedError) as caught:
+            attempt.release()
+        assert caught.value.reason == "nonce"
+        stage.attempt().live_through()
+
+
+def test_a_restarted_server_holds_no_data_key(server: Serving) -> None:
+    """Its owner registers again; a guest alone gets nothing."""
+    with OutsideStage(server) as stage:
+        server.end()
+        server.start()
+        with pytest.raises(RefusedError) as caught:
+            stage.enrol(SUB)
+        assert (caught.value.reason, server.process.poll()) == ("grant", None)
+
+
+def test_it_is_the_same_server_after_a_restart_and_reads_data_keys_with_a_new_key(server: Serving) -> None:
+    """Receipts are recognised for as long as the state directory is kept; a registration that was recorded opens no more."""
+    before = server.key
+    with OutsideStage(server) as stage:
+        old = stage.registration(stage.sealed, stage.policy)
+        server.end()
+        server.start()
+        assert server.key == before == (server.state / "server.pub").read_text().strip()
+        with pytest.raises(RefusedError) as caught:
+            stage.client.register(old)
+        assert caught.value.reason == "registration"
+
+
+def test_its_key_and_ledger_are_for_its_user_only(server: Serving) -> None:
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (server.state, *server.state.iterdir(), server.audit)}
+    assert modes.pop("server.pub") & 0o022 == 0
+    assert modes == {
+        "state": 0o700, "server.key": 0o600, "ledger.sqlite3": 0o600, "ledger.sqlite3-wal": 0o600, "audit.jsonl": 0o600,
+    }  # fmt: skip
+
+
+def test_every_decision_is_one_line_of_the_audit_log(server: Serving) -> None:
+    with OutsideStage(server) as stage:
+        stage.attempt().live_through()
+        attempt = stage.attempt()
+        attempt.claims["container"] = "another"
+        with pytest.raises(RefusedError):
+            attempt.release()
+        with pytest.raises(RefusedError):
+            stage.client.ask("/v1/nothing", {})
+    assert server.end() == 0
+    lines = [json.loads(line) for line in server.audit.read_text().splitlines()]
+    told = [(line["event"], line["decision"], line.get("reason", "")) for line in lines]
+    assert told == [
+        ("serve", "started", ""),
+        ("register", "accepted", ""),
+        ("enrol", "accepted", ""),
+        ("challenge", "accepted", ""),
+        ("release", "released", ""),
+        ("complete", "completed", ""),
+        ("challenge", "accepted", ""),
+        ("release", "refused", "container"),
+        ("request", "refused", "not-found"),
+        ("serve", "stopped", ""),
+    ]
+    about = [line for line in lines if line["event"] in {"enrol", "challenge", "release", "complete"}]
+    assert {line["kid"] for line in about} == {tokens.thumbprint(stage.ak.public_key())}
+    assert len({line["sub"] for line in about}) == 1
+    assert SUB not in server.audit.read_text()
+
+
+def test_sigterm_ends_it_in_order_and_sigkill_leaves_nothing_in_the_way(server: Serving) -> None:
+    assert (server.end(signal.SIGTERM), server.errors) == (0, "")
+    server.start()
+    assert server.end(signal.SIGKILL) == -signal.SIGKILL
+    server.start()
+    assert server.end(signal.SIGINT) == 0
+
+
+def test_a_second_server_on_the_same_state_is_refused(server: Serving) -> None:
+    again = subprocess.run(
+        [sys.executable, "-m", "pytest_glasshouse", "serve", "--owner", str(server.owner_public), "--state", str(server.state),
+         "--port", "0"], capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (again.returncode, again.stdout) == (4, "")
+    assert "another server is using it" in again.stderr
+
+
+def test_it_listens_on_loopback_and_publishes_its_keys(server: Serving) -> None:
+    assert server.url.startswith("http://127.0.0.1:")
+    client = AttestationClient(server.url)
+    assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
+
+
+def test_no_core_dump_and_no_look_into_its_memory(server: Serving) -> None:
+    limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    (core,) = [line.split()[-3:-1] for line in limits.splitlines() if line.startswith("Max core")]
+    assert core == ["0", "0"]
+    told = subprocess.run([sys.executable, "-c", FENCED], capture_output=True, text=True, check=True)
+    assert told.stdout == "0\n"
+
+
+def test_a_slow_sender_is_cut_off_and_others_are_served(tmp_path: Path) -> None:
+    with serving(tmp_path, "--request-seconds", "0.5", "--connections", "3") as server:
+        slow = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(3)]
+        for each in slow:
+            each.sendall(b"POST /v1/release HTTP/1.1\r\nContent-Length: 100\r\n")
+        with pytest.raises(InfrastructureError):
+            AttestationClient(server.url).challenge(sub=SUB, plan=PLAN)  # there is no room
+        assert [each.recv(1) for each in slow] == [b"", b"", b""]
+        with OutsideStage(server) as stage:
+            stage.attempt().live_through()
+        for each in slow:
+            each.close()
+
+
+def test_with_a_certificate_it_speaks_tls_1_3_and_nothing_else(tmp_path: Path) -> None:
+    chain, private = certificate(tmp_path)
+    with serving(tmp_path, "--certificate", str(chain), "--key", str(private)) as server:
+        assert server.url.startswith("https://127.0.0.1:")
+        client = AttestationClient(server.url, authority=chain)
+        assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
+        client.close()
+        old = ssl.create_default_context(cafile=str(chain))
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain, pytest.raises(ssl.SSLError):
+            old.wrap_socket(plain, server_hostname="127.0.0.1")
+        stalled = socket.create_connection(("127.0.0.1", server.port), timeout=20)  # says nothing, and stalls nobody
+        assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
+        client.close()
+        stalled.close()
+        assert server.end() == 0
+
+
+def test_a_peer_that_asks_too_often_is_turned_away(tmp_path: Path) -> None:
+    with serving(tmp_path, "--rate", "1") as server:
+        client = AttestationClient(server.url)
+        seen = set()
+        for _ in range(6):
+            try:
+                client.challenge(sub="nobody", plan=PLAN)
+            except (RefusedError, InfrastructureError) as error:
+                seen.add(getattr(error, "reason", "turned away"))
+        assert seen == {"sub", "turned away"}

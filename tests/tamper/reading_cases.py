@@ -1,0 +1,145 @@
+"""Questions for the completeness test that are not attacks of the tamper suite: each has one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.guest.memory import Secret
+from pytest_glasshouse.guest.opener import open_package, unseal_key
+from pytest_glasshouse.invariants import ALL, Finding
+from pytest_glasshouse.tamper import audit
+from pytest_glasshouse.tamper.finished import Edit, Finished, untouched
+from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.wire import floe
+from pytest_glasshouse.wire.canonical import b64u, canonical
+from pytest_glasshouse.wire.evidence import SUITE, release_info
+from pytest_glasshouse.wire.journal import Journal, genesis, replay
+from pytest_glasshouse.wire.package import FORMAT, MAGIC, parse_header, part_context, write
+from tests.tamper.removal import Ask
+from tests.unit.wire.test_floe_answers import by_hand
+
+
+def opener() -> dict[str, Ask]:
+    """FLOE messages by themselves, headers that nobody writes, sealed keys that are none."""
+    key, sealed = bytes(range(32)), floe.encrypt(bytes(range(32)), b"aad", bytes(100), segment=64)
+    private = X25519PrivateKey.generate()
+    short = b64u(SUITE.encrypt(bytes(16), private.public_key(), info=release_info("result", "manifest")))
+
+    def into(size: int) -> None:
+        floe.decrypt_into(key, b"aad", sealed, bytearray(size))
+
+    def opened(message: bytes) -> bytes:
+        return floe.decrypt(key, b"aad", message)
+
+    def with_byte(place: int, value: int) -> bytes:
+        return sealed[:place] + bytes([value]) + sealed[place + 1 :]
+
+    return {
+        "floe-sealed-under-a-short-key": lambda: len(floe.encrypt(key[:31], b"aad", b"")),
+        "floe-opened-with-a-short-key": lambda: floe.decrypt(key[:31], b"aad", sealed),
+        "floe-buffer-too-long": lambda: into(101),
+        "floe-buffer-too-short": lambda: into(99),
+        "floe-three-bytes": lambda: opened(sealed[:3]),
+        "floe-header-alone": lambda: opened(sealed[: floe.HEADER_BYTES]),
+        "floe-another-cipher": lambda: opened(with_byte(0, 1)),
+        "floe-another-hash": lambda: opened(with_byte(1, 1)),
+        "floe-segments-of-no-length": lambda: opened(with_byte(5, 32)),
+        "floe-impossible-length": lambda: opened(sealed[: floe.HEADER_BYTES + 64 + 10]),
+        "floe-final-segment-with-another-length-word": lambda: opened(with_byte(len(sealed) - 36, 7)),
+        "floe-tag-bit": lambda: opened(with_byte(len(sealed) - 1, sealed[-1] ^ 1)),
+        "floe-commitment-bit": lambda: opened(with_byte(50, sealed[50] ^ 1)),
+        "data-key-of-sixteen-bytes": lambda: len(
+            unseal_key(short, result_token="result", manifest_sha256="manifest", private=private)
+        ),
+        "floe-message-sealed-under-a-short-key": lambda: floe.decrypt(
+            key[:31], b"aad", by_hand(key[:31], b"aad", b"plain", segment=64, rotation=20)
+        ),
+        "header-of-no-length": lambda: parse_header(MAGIC + bytes(4)),
+        "segments-of-another-length-than-the-header-says": _other_segments,
+        **{f"header-{name}": partial(parse_header, _with_header(header)) for name, header in _HEADERS.items()},
+    }
+
+
+def _other_segments() -> object:
+    """As long as it would be with the header's segments, because there is one: it would open."""
+    key, package = bytes(range(32)), "0" * 64
+    message = floe.encrypt(key, part_context(package, "train", 0, 1, 5), b"plain", segment=64)
+    sealed = write(package, 128, [("train", 5, message)])
+    opened = open_package(sealed, Secret.take(bytes(bytearray(key))), {"header_sha256": parse_header(sealed).sha256})
+    try:
+        return bytes(opened.parts["train"])
+    finally:
+        opened.close()
+
+
+def _with_header(header: object) -> bytes:
+    raw = header if isinstance(header, bytes) else canonical(header)
+    return MAGIC + len(raw).to_bytes(4, "big") + raw
+
+
+def _header(**changes: object) -> dict[str, object]:
+    part = {"name": "train", "size": 0, "offset": 0, "length": 106, "commit": "00" * 74}
+    return {"format": FORMAT, "package": "0" * 64, "segment": 64, "parts": [part], **changes}
+
+
+_HEADERS: dict[str, object] = {
+    "of-another-format": _header(format="glasshouse-package/0"),
+    "package-no-digest": _header(package="short"),
+    "segment-too-short": _header(segment=32),
+    "segment-a-text": _header(segment="64"),
+    "no-parts": _header(parts=[]),
+    "part-a-number": _header(parts=[7]),
+    "part-empty": _header(parts=[{}]),
+    "respaced": canonical(_header()).replace(b":", b": ", 1),
+    "not-json": b"{",
+    "commitment-too-short": _header(parts=[{"name": "train", "size": 0, "offset": 0, "length": 106, "commit": "00" * 73}]),
+}
+
+
+def journal() -> dict[str, Ask]:
+    """Lines that the journal's own writer refuses, and fields of another type."""
+    nonce = "00" * 32
+
+    def written(step: str, body: dict[str, object]) -> int:
+        log = Journal(nonce, lambda _line: None, lambda: 0)
+        log.append(step, body)
+        return log.count
+
+    def replayed(**changes: object) -> object:
+        line = {"seq": 0, "prev": genesis(nonce), "t_us": 0, "type": "measured", "body": {"wall": "2027-01-15T08:00:00Z"}}
+        return replay([canonical({**line, **changes}).decode()], nonce)
+
+    return {
+        "first-line-without-a-wall-time": lambda: written("measured", {}),
+        "body-with-a-float": lambda: written("measured", {"wall": "2027-01-15T08:00:00Z", "loss": 0.5}),
+        "time-a-text": lambda: replayed(t_us="0"),
+        "type-a-number": lambda: replayed(type=1),
+        "body-a-list": lambda: replayed(body=[]),
+        "first-line-late": lambda: replayed(t_us=1),
+        "as-it-should-be": replayed,
+    }
+
+
+def audited() -> dict[str, Ask]:
+    """Every audit case of the suite: what is found in a round where one thing is said otherwise, and in one that is right."""
+    edits = {"finished": untouched, **audit.EDITS}
+    observations = {name: _finished(edit) for name, edit in edits.items()}
+    return {
+        f"{name} ({invariant.__name__})": partial(_found, invariant, observation)
+        for name, observation in observations.items()
+        for invariant in ALL
+    }
+
+
+def _finished(edit: Edit) -> dict[str, Any]:
+    with Stage() as stage:
+        return Finished(stage, edit).observation
+
+
+def _found(invariant: Callable[[dict[str, Any]], Finding], observation: dict[str, Any]) -> object:
+    found = invariant(observation)
+    return found.finding, found.reason

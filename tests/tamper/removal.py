@@ -1,0 +1,215 @@
+"""Takes checks out of code that is running, one at a time, and tells who met them.
+
+A check is a statement that can refuse: a `raise` of ours, the `yield` of a fault, a call that raises (`need`, `verify`, ...), a
+`return False`, or one entry of a table of things that must be equal. The source is compiled again with each of them behind a
+switch, and the functions get the new code in place, so that whoever imported them runs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import CodeType, FunctionType, ModuleType
+from typing import Any, TypeAlias
+
+from pytest_glasshouse.errors import IntegrityError, RefusedError
+
+#: A question with one answer.
+Ask: TypeAlias = Callable[[], object]
+
+#: Calls that do nothing but refuse.
+REFUSING_CALLS = {
+    "need", "verify", "expect", "shaped", "check_steps", "check_head", "check_enrolment", "replay", "_check_wall", "_check_key",
+    "_encodable", "_walk", "verify_seal", "ran", "parse_object",
+}  # fmt: skip
+#: Exceptions that say no. Others (`TypeError` for a wrong use, `ConfigurationError` for the user's own files) are not about what was received.
+REFUSALS = {"IntegrityError", "RefusedError", "ReportError", "Verdict", "broken", "unseen"}
+#: Generators that give what was read, and no faults.
+GIVING = {"_nonces", "_keys_in"}
+#: Names of tables whose every entry must be equal to something.
+TABLES = {"bound", "expected", "observed", "wanted", "fields", "told_twice"}
+_SWITCH, _TABLE = "__glasshouse_check__", "__glasshouse_table__"
+
+
+@dataclass
+class Switch:
+    """Which check is off, and which were met since `met` was cleared."""
+
+    off: int = -1
+    met: set[int] = field(default_factory=set)
+
+    def on(self, number: int) -> bool:
+        """Asked right before a check."""
+        self.met.add(number)
+        return number != self.off
+
+    def table(self, first: int, entries: dict[Any, Any]) -> dict[Any, Any]:
+        """A table without the entry that is off."""
+        numbered = list(enumerate(entries.items(), first))
+        self.met.update(number for number, _ in numbered)
+        return {key: value for number, (key, value) in numbered if number != self.off}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One check in the source."""
+
+    number: int
+    module: str
+    function: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.module.removeprefix('pytest_glasshouse.')}.{self.function}:{self.line} {self.text}"
+
+
+class _Switched(ast.NodeTransformer):
+    def __init__(self, module: str, first: int) -> None:
+        self.checks: list[Check] = []
+        self._module = module
+        self._first = first
+        self._inside: list[str] = []
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        self._inside.append(node.name)
+        self.generic_visit(node)
+        self._inside.pop()
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        self._inside.append(node.name)
+        self.generic_visit(node)
+        self._inside.pop()
+        return node
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        called = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+        return self._behind_switch(node) if _last_name(called) in REFUSALS else node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST:
+        value = node.value
+        if isinstance(value, ast.Yield | ast.YieldFrom) and self._inside[-1] not in GIVING:
+            return self._behind_switch(node)
+        if isinstance(value, ast.Call) and _last_name(value.func) in REFUSING_CALLS:
+            return self._behind_switch(node)
+        return node
+
+    def visit_Return(self, node: ast.Return) -> ast.AST:
+        is_false = isinstance(node.value, ast.Constant) and node.value.value is False
+        return self._behind_switch(node) if is_false and self._inside[-1].startswith("_open") else node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        return self._tabled(node, node.targets[0])
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        return self._tabled(node, node.target)
+
+    def _tabled(self, node: Any, target: ast.expr) -> ast.AST:
+        table = node.value
+        if not (isinstance(target, ast.Name) and target.id in TABLES and isinstance(table, ast.Dict) and self._inside):
+            return self.generic_visit(node)
+        first = self._next()
+        for key in table.keys:
+            if isinstance(key, ast.Constant):
+                self._note(node, f"{target.id}[{key.value!r}]")
+            else:
+                return node
+        node.value = ast.Call(ast.Name(_TABLE, ast.Load()), [ast.Constant(first), table], [])
+        return ast.fix_missing_locations(node)
+
+    def _behind_switch(self, node: ast.stmt) -> ast.AST:
+        number = self._next()
+        self._note(node, ast.unparse(node).splitlines()[0][:70])
+        asked = ast.Call(ast.Name(_SWITCH, ast.Load()), [ast.Constant(number)], [])
+        return ast.fix_missing_locations(ast.copy_location(ast.If(asked, [node], []), node))
+
+    def _next(self) -> int:
+        return self._first + len(self.checks)
+
+    def _note(self, node: ast.stmt, text: str) -> None:
+        self.checks.append(
+            Check(number=self._next(), module=self._module, function=".".join(self._inside), line=node.lineno, text=text)
+        )
+
+
+@contextlib.contextmanager
+def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
+    """Every check of the modules behind a switch, until the end of the block."""
+    switch, checks, kept = Switch(), [], []
+    for module in modules:
+        transformer = _Switched(module.__name__, len(checks))
+        tree = transformer.visit(ast.parse(inspect.getsource(module)))
+        checks += transformer.checks
+        codes = dict(_codes(compile(tree, module.__file__ or "", "exec", dont_inherit=True)))
+        vars(module).update({_SWITCH: switch.on, _TABLE: switch.table})
+        for function in _functions(module):
+            code = codes.get(function.__qualname__)
+            if code is not None and code.co_freevars == function.__code__.co_freevars:
+                kept.append((function, function.__code__))
+                function.__code__ = code
+    try:
+        yield switch, checks
+    finally:
+        for function, original in kept:
+            function.__code__ = original
+        for module in modules:
+            for name in (_SWITCH, _TABLE):
+                delattr(module, name)
+
+
+def unnoticed_in(asks: Mapping[str, Ask], *modules: ModuleType) -> tuple[list[str], int]:
+    """The checks of the modules that can be gone without any answer changing, and how many checks there are."""
+    with switched(*modules) as (switch, checks):
+        answers, met = {}, {}
+        for name, ask in asks.items():
+            switch.met.clear()
+            answers[name] = _answer(ask)
+            met[name] = frozenset(switch.met)
+        unnoticed = []
+        for each in checks:
+            switch.off = each.number
+            # Those that met the fewest checks first: they are the ones that a check stopped.
+            likely = sorted((name for name in asks if each.number in met[name]), key=lambda name: len(met[name]))
+            if not any(_answer(asks[name]) != answers[name] for name in likely):
+                unnoticed.append(str(each))
+        switch.off = -1
+    return unnoticed, len(checks)
+
+
+def _answer(ask: Ask) -> object:
+    """What a case says. An exception is an answer too."""
+    try:
+        return ask()
+    except (IntegrityError, RefusedError) as refusal:
+        return str(refusal)
+    except Exception as error:  # noqa: BLE001  (whatever code does that lost a check)
+        return type(error).__name__
+
+
+def _codes(code: CodeType) -> Iterator[tuple[str, CodeType]]:
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield constant.co_qualname, constant
+            yield from _codes(constant)
+
+
+def _functions(module: ModuleType) -> Iterator[FunctionType]:
+    for value in vars(module).values():
+        if getattr(value, "__module__", None) != module.__name__:
+            continue
+        if isinstance(value, FunctionType):
+            yield value
+        elif isinstance(value, type):
+            for member in vars(value).values():
+                inner = getattr(member, "__func__", member)
+                inner = inner.fget if isinstance(inner, property) else inner
+                if isinstance(inner, FunctionType):
+                    yield inner
+
+
+def _last_name(node: ast.expr | None) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -1,0 +1,60 @@
+"""Every check of package opener and journal audit is load-bearing: take one away, and some case must notice.
+
+Checks are found in the source (`removal`), so a new one without a case fails here. A case is a question with one answer;
+it notices when the answer changes. `-s` prints how many checks and cases there are. Server: `test_completeness.py`; report:
+`tests/report/test_completeness.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from types import ModuleType
+
+import pytest
+
+from pytest_glasshouse.errors import IntegrityError, RefusedError
+from pytest_glasshouse.guest import opener
+from pytest_glasshouse.invariants import lifecycle, place, reading, trust, work
+from pytest_glasshouse.tamper import Case, log, package, release
+from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.wire import floe, journal
+from pytest_glasshouse.wire import package as wire_package
+from tests.tamper import reading_cases
+from tests.tamper.removal import Ask, unnoticed_in
+
+
+def _played(case: Case) -> object:
+    with Stage() as stage:
+        try:
+            case.play(stage)
+        except (RefusedError, IntegrityError) as refusal:
+            return refusal.reason
+    return "nothing refused"
+
+
+def _of_suite(*cases: Case) -> dict[str, Ask]:
+    return {case.name: partial(_played, case) for case in cases}
+
+
+ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = {
+    "opener": (
+        (floe, wire_package, opener),
+        lambda: {
+            **_of_suite(*package.CASES, *(case for case in release.CASES if case.expected_reason == "sealed")),
+            **reading_cases.opener(),
+        },
+    ),
+    "journal": ((journal,), lambda: {**_of_suite(*log.CASES), **reading_cases.journal()}),
+    "audit": ((reading, lifecycle, trust, place, work), reading_cases.audited),
+}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_check_of_a_room_is_noticed_when_it_is_gone(room: str) -> None:
+    """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
+    modules, cases = ROOMS[room]
+    asks = cases()
+    unnoticed, checks = unnoticed_in(asks, *modules)
+    print(f"{room}: {checks} checks, {len(asks)} cases")  # noqa: T201  (the figures are part of what is shown)
+    assert "\n".join(unnoticed) == ""

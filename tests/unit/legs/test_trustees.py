@@ -1,0 +1,112 @@
+"""A server outside is met before anything else: the pinned key, the right owner, a connection that can be trusted."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.legs.trustees import OutsideServer, Trustees, check_outside, checked_url
+from pytest_glasshouse.trust.http import Embedded, listen
+from pytest_glasshouse.trust.keyfiles import write_owner
+from pytest_glasshouse.trust.limits import Limits
+from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.trust.server import AttestationServer
+from pytest_glasshouse.wire.tokens import public_text
+from tests.service.certificate import certificate
+
+
+def context(chain: Path, private: Path) -> ssl.SSLContext:
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(chain, private)
+    return made
+
+
+@pytest.fixture(name="owner")
+def an_owner(tmp_path: Path) -> Owner:
+    owner = Owner.generate()
+    write_owner(tmp_path / "owner.key", owner)
+    return owner
+
+
+@pytest.fixture(name="tls")
+def a_tls_server(owner: Owner, tmp_path: Path) -> Iterator[Embedded]:
+    chain, private = certificate(tmp_path)
+    server = AttestationServer(owner=owner.public)
+    listening = listen(server, ("127.0.0.1", 0), limits=Limits(), tls=context(chain, private))
+    yield listening
+    listening.close()
+
+
+@pytest.fixture(name="outside")
+def what_a_user_says(tls: Embedded, tmp_path: Path) -> OutsideServer:
+    key = public_text(tls.public_key)
+    return OutsideServer(url=tls.url, key=key, owner_key=tmp_path / "owner.key", authority=tmp_path / "certificate.pem")
+
+
+def test_a_server_is_met_over_tls(outside: OutsideServer, tls: Embedded, owner: Owner) -> None:
+    assert outside.url.startswith("https://")
+    trustees = Trustees(outside)
+    assert (trustees.place, trustees.owner.kid, trustees.server_hpke) == ("outside", owner.kid, tls.hpke_public)
+    trustees.close()
+
+
+def test_a_certificate_nobody_vouches_for_is_refused(outside: OutsideServer) -> None:
+    with pytest.raises(ConfigurationError, match="did not answer: SSLError"):
+        check_outside(replace(outside, authority=None))
+
+
+def test_a_certificate_for_another_name_is_refused(owner: Owner, tmp_path: Path) -> None:
+    chain, private = certificate(tmp_path, name="192.0.2.7")
+    server = AttestationServer(owner=owner.public)
+    tls = listen(server, ("127.0.0.1", 0), limits=Limits(), tls=context(chain, private))
+    outside = OutsideServer(url=tls.url, key=public_text(tls.public_key), owner_key=tmp_path / "owner.key", authority=chain)
+    with pytest.raises(ConfigurationError, match="SSLError"):
+        check_outside(outside)
+    tls.close()
+
+
+def test_http_to_a_tls_server_is_refused(outside: OutsideServer) -> None:
+    with pytest.raises(ConfigurationError, match="nothing was started"):
+        check_outside(replace(outside, url=outside.url.replace("https", "http")))
+
+
+def test_another_servers_key_is_refused(outside: OutsideServer) -> None:
+    """Even with the right certificate: TLS says which machine, the key says which server."""
+    with pytest.raises(ConfigurationError, match="another server's"):
+        check_outside(replace(outside, key=Owner.generate().public_text))
+
+
+def test_another_owner_is_refused(outside: OutsideServer, owner: Owner, tmp_path: Path) -> None:
+    write_owner(tmp_path / "other.key", Owner.generate())
+    with pytest.raises(ConfigurationError, match=owner.kid):
+        check_outside(replace(outside, owner_key=tmp_path / "other.key"))
+
+
+@pytest.mark.parametrize(("url", "kept"), [("https://Example.org/", "https://example.org"), ("http://[::1]:5", "http://[::1]:5")])
+def test_a_url_is_read(url: str, kept: str) -> None:
+    assert checked_url(url) == kept
+
+
+def test_releases_that_were_asked_for_and_not_completed_are_outstanding(outside: OutsideServer) -> None:
+    """Also when the server cannot be asked any more: a key may be out."""
+    trustees = Trustees(outside)
+    for nonce in ("a", "b", "c"):
+        trustees.awaiting(nonce=nonce, sub="s", run="r", manifest="m", completion_s=60)
+    trustees.settled("b")
+    trustees.settled("never asked")
+    assert [each["nonce"] for each in trustees.outstanding()] == ["a", "c"]
+    assert {each["deadline"] - each["released_at"] for each in trustees.outstanding()} == {60}  # type: ignore[operator]
+    trustees.close()
+
+
+def test_an_embedded_server_is_not_shared(owner: Owner) -> None:
+    first, second = Trustees(), Trustees()
+    assert first.place == "embedded"
+    assert len({first.owner.kid, second.owner.kid, owner.kid}) == 3
+    first.close()
+    second.close()
