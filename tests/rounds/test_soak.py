@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
+from pytest_glasshouse.legs import protected
 from pytest_glasshouse.providers.process import listed
 from pytest_glasshouse.tamper.stage import Stage
 from pytest_glasshouse.trust.sealing import read_manifest
@@ -39,8 +41,12 @@ def test_rows_one_after_the_other_hold_and_leave_nothing(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("workload", ["mlp", "lora"])
-def test_wiped_memory_is_clean_every_time(workload: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("opening", ["one-thread", "threads"])
+def test_wiped_memory_is_clean_every_time(workload: str, opening: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy that stays behind once in twenty legs is a copy that stays behind."""
+    if opening == "threads":
+        # Segments so small that every part has many: each of the opener's threads gets some.
+        monkeypatch.setattr(protected, "seal", functools.partial(protected.seal, segment=4096))
     for number in range(_times(1, 20)):
         ran = carry_out(short_row(workload), tmp_path / str(number))
         finding = memory_scanned_clean(ran.outcome.observation)
