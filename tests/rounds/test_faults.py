@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,14 @@ def test_a_row_without_faults_holds_everything(good_run: Ran) -> None:
     assert good_run.cleanup.status == "proven"
 
 
-@pytest.mark.parametrize("fault", sorted(FAULT_BREAKS))
-@pytest.mark.parametrize("order", ["raw-first", "protected-first"])
+#: Each fault in one order, the orders in turn; `make soak` plays every fault in both.
+_ORDERS = ("raw-first", "protected-first")
+_IN_TURN = [(fault, _ORDERS[place % 2]) for place, fault in enumerate(sorted(FAULT_BREAKS))]
+_IN_BOTH = [(fault, order) for fault in sorted(FAULT_BREAKS) for order in _ORDERS]
+
+
+@pytest.mark.parametrize(("fault", "order"), _IN_BOTH if os.environ.get("SOAK") else _IN_TURN)
+@pytest.mark.soak
 def test_fault_breaks_its_invariant_and_no_other(fault: str, order: str, tmp_path: Path) -> None:
     """A finding that cannot break is a constant."""
     ran = carry_out(short_row(order=order), tmp_path, faults=(fault,))
