@@ -1,0 +1,29 @@
+"""A policy that requires a device which this machine does not have: asked for on a real leg, and no key without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.guest import machine
+from pytest_glasshouse.legs.stage import ProtectedRuntime
+from pytest_glasshouse.trust.references import Hardware
+from pytest_glasshouse.wire.hardware import NVIDIA_GPU
+from tests.rounds.conftest import carry_out, short_row
+
+
+@pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; what it says depends on its mode")
+def test_no_key_where_a_required_gpu_has_nothing_to_show(tmp_path: Path) -> None:
+    ran = carry_out(
+        short_row(),
+        tmp_path,
+        runtime=lambda trustees: ProtectedRuntime(trustees, hardware=Hardware(required=(NVIDIA_GPU,))),
+    )
+    (observed,) = ran.outcome.observation["rounds"]
+    protected = observed["protected"]
+    assert protected["challenge"]["hardware"] == [NVIDIA_GPU]
+    assert protected["refusal"] == {"reason": "hardware-absent"}
+    assert "result" not in protected
+    assert ran.outcome.ended is not None
+    assert (ran.outcome.ended.outcome, ran.outcome.ended.reason) == ("failed", "the attestation server refused: hardware-absent")

@@ -1,0 +1,67 @@
+"""A device is asked with the session's own nonce, and one that cannot answer is left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.errors import EvidenceUnavailableError
+from pytest_glasshouse.guest import machine
+from pytest_glasshouse.guest.sources import EvidenceSource, NvidiaSource, submods
+from pytest_glasshouse.wire.canonical import Json, b64u
+from pytest_glasshouse.wire.evidence import Cnf
+from pytest_glasshouse.wire.hardware import device_nonce
+
+NONCE = "ab" * 32
+CNF = Cnf(hpke=X25519PrivateKey.generate().public_key(), sig=Ed25519PrivateKey.generate().public_key())
+
+
+class Told:
+    """A device that repeats what it was asked with."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def collect(self, nonce32: bytes) -> dict[str, Json]:
+        return {"type": "told", "evidence": b64u(nonce32), "endorsements": []}
+
+
+class Silent(Told):
+    def collect(self, nonce32: bytes) -> dict[str, Json]:
+        raise EvidenceUnavailableError("silent: not available")
+
+
+def two() -> Iterator[EvidenceSource]:
+    return iter((Told("one"), Silent("two"), Told("three")))
+
+
+def test_nothing_is_claimed_where_nothing_is_asked_for() -> None:
+    for wanted in (None, [], "told", [7]):
+        assert submods(wanted, nonce=NONCE, cnf=CNF, sources={"told": two}) == {}  # type: ignore[arg-type]
+
+
+def test_devices_are_asked_with_the_nonce_of_session_and_keys() -> None:
+    claim = submods(["told"], nonce=NONCE, cnf=CNF, sources={"told": two})
+    said = {"type": "told", "evidence": b64u(device_nonce(NONCE, CNF)), "endorsements": []}
+    assert claim == {"submods": {"one": said, "three": said}}
+
+
+def test_what_cannot_be_asked_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert submods(["told"], nonce=NONCE, cnf=CNF, sources={"told": lambda: iter((Silent("two"),))}) == {}
+    assert "not available" in caplog.text
+
+
+def test_a_kind_without_a_source_is_left_out() -> None:
+    assert submods(["tdx"], nonce=NONCE, cnf=CNF) == {}
+
+
+@pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; what it says depends on its mode")
+def test_a_machine_without_an_nvidia_gpu_has_no_evidence_to_show() -> None:
+    with pytest.raises(EvidenceUnavailableError, match="not available"):
+        NvidiaSource(0).collect(bytes(32))
+    assert submods(["nvidia-gpu"], nonce=NONCE, cnf=CNF) == {}

@@ -1,0 +1,133 @@
+"""Devices are judged one by one, and the worst decides. (What each check refuses is in the tamper suite.)"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.tamper.device import DRIVER, VBIOS, genuine, item
+from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
+from pytest_glasshouse.trust.hardware import APPRAISERS, Appraiser, Claims, Item, appraise_hardware, worst
+from pytest_glasshouse.trust.policy import Policy, Recorded
+from pytest_glasshouse.trust.references import Hardware
+from pytest_glasshouse.wire.canonical import Json
+from pytest_glasshouse.wire.evidence import TYP_RESULT, Cnf
+from pytest_glasshouse.wire.hardware import device_nonce
+from pytest_glasshouse.wire.tokens import verify
+
+NOW = 1_800_000_000
+NONCE = "ab" * 32
+CNF = Cnf(hpke=X25519PrivateKey.generate().public_key(), sig=Ed25519PrivateKey.generate().public_key())
+DEVICE = genuine(NOW)
+GPU: dict[str, Json] = {"gpu-0": DEVICE.item(device_nonce(NONCE, CNF))}
+
+
+def policy(hardware: Hardware | None) -> Policy:
+    return Policy(name="n", version=1, components={"a": Recorded()}, container="c", hardware=hardware)
+
+
+class Tee:
+    """A processor that says what it is told to."""
+
+    status = "affirming"
+
+    def __init__(self, now: int) -> None:
+        self.now = now
+
+    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, Claims]:
+        return self.status, {"reason": "tee-bad"}
+
+
+class Doubtful(Tee):
+    status = "warning"
+
+
+def judge(claims: Mapping[str, Json], hardware: Hardware | None, tee: type[Tee] | None = None) -> dict[str, Claims]:
+    appraisers: dict[str, Callable[[int], Appraiser]] = dict(APPRAISERS)
+    if tee is not None:
+        appraisers["tdx"] = tee
+    return appraise_hardware(claims, nonce=NONCE, cnf=CNF, policy=policy(hardware), now=NOW, appraisers=appraisers)
+
+
+def test_a_policy_that_asks_for_nothing_is_met_by_nothing() -> None:
+    assert judge({}, None) == {}
+
+
+def test_a_gpu_alone_raises_no_claim() -> None:
+    """Its evidence answers whoever reaches the GPU: nothing in it says where the leg's keys are."""
+    found = judge({"submods": GPU}, DEVICE.hardware())
+    assert found["gpu-0"] == {
+        "ear_status": "none",
+        "type": "nvidia-gpu",
+        "binding": "gpu-unbound",
+        "driver": DRIVER,
+        "vbios": VBIOS,
+        "measurements": 2,
+    }
+
+
+def test_a_gpu_is_bound_by_a_processor_that_vouches_in_the_same_nonce_chain() -> None:
+    found = judge({"submods": {**GPU, "cpu": item(b"quote", "", "tdx")}}, DEVICE.hardware(), Tee)
+    assert (found["gpu-0"]["ear_status"], found["cpu"]["ear_status"]) == ("affirming", "affirming")
+    assert "binding" not in found["gpu-0"]
+
+
+def test_a_processor_somebody_doubts_refuses_the_whole() -> None:
+    with pytest.raises(RefusedError) as caught:
+        judge({"submods": {**GPU, "cpu": item(b"quote", "", "tdx")}}, DEVICE.hardware(), Doubtful)
+    assert caught.value.reason == "tee-bad"
+
+
+def test_a_required_device_that_is_absent_is_contraindicated_whatever_else_is_there() -> None:
+    without: tuple[dict[str, Json], ...] = ({}, {"submods": {"cpu": item(b"quote", "", "tdx")}})
+    for claims in without:
+        with pytest.raises(RefusedError) as caught:
+            judge(claims, DEVICE.hardware(), Tee)
+        assert caught.value.reason == "hardware-absent"
+
+
+def test_a_device_nobody_requires_is_judged_all_the_same() -> None:
+    found = judge({"submods": GPU}, DEVICE.hardware(required=()))
+    assert found["gpu-0"]["ear_status"] == "none"
+    assert judge({}, DEVICE.hardware(required=())) == {}
+
+
+@pytest.mark.parametrize(
+    ("tiers", "expected"),
+    [
+        ((), "affirming"),
+        (("none",), "affirming"),
+        (("affirming", "warning"), "warning"),
+        (("warning", "contraindicated", "none"), "contraindicated"),
+    ],
+)
+def test_the_worst_decides(tiers: tuple[str, ...], expected: str) -> None:
+    assert worst([{"ear_status": tier} for tier in tiers]) == expected
+
+
+def test_a_key_is_released_to_a_session_whose_gpu_answered_and_the_result_says_what_it_is_worth() -> None:
+    """The whole way: the challenge asks, the evidence shows, the result has one submod for each, the leg takes the key."""
+    with Stage() as stage:
+        device = genuine(stage.now)
+        stage.policy = dataclasses.replace(stage.make_policy(name="gpu"), hardware=device.hardware())
+        stage.sealed = stage.seal()
+        stage.register(stage.sealed, stage.policy)
+        stage.enrol(f"{SUB}/gpu", grant=stage.grant(f"{SUB}/gpu"))
+        attempt = stage.attempt(f"{SUB}/gpu")
+        assert attempt.challenge["hardware"] == ["nvidia-gpu"]
+        cnf = Cnf(hpke=attempt.hpke.public_key(), sig=attempt.sig.public_key())
+        attempt.claims["submods"] = {"gpu-0": device.item(device_nonce(attempt.nonce, cnf))}
+        released = attempt.release()
+        result = verify(released["result"], key=stage.embedded.public_key, typ=TYP_RESULT)
+        assert isinstance(result["submods"], dict)
+        assert {name: said["ear_status"] for name, said in result["submods"].items() if isinstance(said, dict)} == {
+            "gpu-0": "none",
+            "runtime": "affirming",
+        }
+        assert (result["ear_status"], result["plan"]) == ("affirming", PLAN)
+        attempt.unseal(released).close()

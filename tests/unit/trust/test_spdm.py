@@ -1,0 +1,83 @@
+"""Recorded evidence is read to the last byte, and nothing in it can be changed. (Each refusal's reason is in the tamper suite.)"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.tamper.device import BLOCKS, DRIVER, FWID, VBIOS, Report, genuine, make_device
+from pytest_glasshouse.trust import spdm
+
+NOW = 1_800_000_000
+NONCE = bytes(range(32))
+DEVICE = genuine(NOW)
+EVIDENCE = DEVICE.sign(bytes(Report(nonce=NONCE)))
+ROOT = DEVICE.chain[-1].fingerprint(SHA256()).hex()
+
+
+def check(evidence: bytes) -> None:
+    measured = spdm.read_evidence(evidence)
+    leaf = spdm.read_chain(DEVICE.pem(), roots=(ROOT,), now=NOW)
+    spdm.check_signature(measured, leaf)
+    spdm.check_firmware(measured, leaf)
+
+
+def test_the_layout_is_the_recorded_one() -> None:
+    """The first bytes of every recorded evidence of that family: request, response, number of blocks, first block's head."""
+    assert EVIDENCE[:4].hex() == "11e001ff"
+    assert EVIDENCE[36:45].hex() == "00" + "11600000" + "03" + "a50000"
+    assert EVIDENCE[45:52].hex() == "01013300013000"
+
+
+def test_what_was_measured_is_read() -> None:
+    measured = spdm.read_evidence(EVIDENCE)
+    assert (measured.nonce, measured.blocks, measured.driver, measured.vbios) == (NONCE, BLOCKS, DRIVER, VBIOS)
+    assert measured.opaque[spdm.FWID] == FWID
+    check(EVIDENCE)
+
+
+def test_a_device_that_names_no_versions_has_none() -> None:
+    measured = spdm.read_evidence(DEVICE.sign(bytes(dataclasses.replace(Report(nonce=NONCE), opaque=()))))
+    assert (measured.driver, measured.vbios) == ("", "")
+
+
+def test_every_bit_is_bound() -> None:
+    """One bit anywhere, request and signature too."""
+    for at in range(len(EVIDENCE)):
+        changed = bytearray(EVIDENCE)
+        changed[at] ^= 1 << (at % 8)
+        with pytest.raises(RefusedError):
+            check(bytes(changed))
+
+
+def test_every_truncation_and_extension_is_refused() -> None:
+    for length in range(len(EVIDENCE)):
+        with pytest.raises(RefusedError):
+            spdm.read_evidence(EVIDENCE[:length])
+    with pytest.raises(RefusedError):
+        spdm.read_evidence(EVIDENCE + b"\0")
+
+
+@pytest.mark.parametrize(("days", "good"), [(-366, False), (-365, True), (365, True), (366, False)])
+def test_a_chain_is_good_for_its_time_only(days: int, good: bool) -> None:
+    now = NOW + days * 86_400
+    if good:
+        assert spdm.read_chain(DEVICE.pem(), roots=(ROOT,), now=now) == DEVICE.chain[0]
+    else:
+        with pytest.raises(RefusedError) as caught:
+            spdm.read_chain(DEVICE.pem(), roots=(ROOT,), now=now)
+        assert caught.value.reason == "chain-time"
+
+
+def test_no_pinned_root_is_no_root() -> None:
+    with pytest.raises(RefusedError) as caught:
+        spdm.read_chain(DEVICE.pem(), roots=(), now=NOW)
+    assert caught.value.reason == "chain-root"
+
+
+def test_a_path_length_that_suffices_is_enough() -> None:
+    device = make_device(NOW, "root", path=2)
+    assert spdm.read_chain(device.pem(), roots=(device.chain[-1].fingerprint(SHA256()).hex(),), now=NOW) == device.chain[0]
