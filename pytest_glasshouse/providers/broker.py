@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 LIFETIME_S = 24 * 3600
 #: How long an ambiguous create is searched for by name before it counts as lost.
 RECONCILE_S = 5.0
+#: How long an allocation that was ended may still be listed before it counts as a leak.
+SETTLE_S = 2.0
 _POLL_S = 0.05
 
 
@@ -277,10 +279,20 @@ class Broker:
         allocation.ended = True
         self._ledger.write("ended", name=allocation.name)
 
+    def _listed_when_settled(self) -> set[str]:
+        """Names the listing shows, once it has had a moment to forget what was just ended."""
+        ended = {allocation.name for allocation in self._allocations if allocation.ended}
+        until = self._monotonic() + SETTLE_S
+        while True:
+            alive = {instance.name for instance in self._provider.list()}
+            if not alive & ended or self._monotonic() >= until:
+                return alive
+            time.sleep(_POLL_S)
+
     def _proof(self) -> Cleanup:
         if not self._allocations:
             return Cleanup(status="nothing-rented")
-        alive = {instance.name for instance in self._provider.list()}
+        alive = self._listed_when_settled()
         told: list[dict[str, Json]] = []
         for allocation in self._allocations:
             if allocation.name in alive:
