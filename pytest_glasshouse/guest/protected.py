@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.guest import antidebug, images
 from pytest_glasshouse.guest.exposure import Exposure
-from pytest_glasshouse.guest.memory import wipe_bytes
-from pytest_glasshouse.guest.opener import derived_keys, open_package, seal_adapter, unseal_key
+from pytest_glasshouse.guest.memory import Arena, wipe_bytes
+from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
 from pytest_glasshouse.guest.scanned import Scanned
 from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
 from pytest_glasshouse.wire import evidence, tokens
@@ -58,8 +58,15 @@ class Protected:
             "sig": tokens.public_text(self._signer.public_key()),
         }
 
-        # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key.
-        ready: dict[str, Json] = {"cnf": cast("Json", self._cnf), "antidebug": observed, "images": images.collect()}
+        # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key. The memory the package
+        #    will be opened into is there already, so that it can be said whether it is locked.
+        self._arena = Arena(arena_bytes(self._package))
+        ready: dict[str, Json] = {
+            "cnf": cast("Json", self._cnf),
+            "antidebug": observed,
+            "memory": {"locked": self._arena.locked, "bytes": len(self._arena)},
+            "images": images.collect(),
+        }
         self._control.tell("ready", ready)
         _, self._challenge = self._control.hear("challenge")
         self._nonce = cast("str", self._challenge["nonce"])
@@ -88,7 +95,7 @@ class Protected:
             # 4. The package, authenticated in full before training reads any of it.
             before = time.monotonic_ns()
             claims = tokens.verify(self._manifest_token, key=self._owner_key, typ=evidence.TYP_MANIFEST)
-            opened = open_package(self._package, key, claims)
+            opened = open_package(self._package, key, claims, arena=self._arena)
             open_ns = time.monotonic_ns() - before
             self._exposure.change(len(opened.arena))
             with derived_keys(self._package, key, opened.header) as derived:
