@@ -36,8 +36,13 @@ class Opened:
     parts: Mapping[str, memoryview]
     header: PackageHeader
 
+    @property
+    def host_bytes(self) -> int:
+        """How much plaintext the host holds."""
+        return len(self.arena)
+
     def close(self) -> None:
-        """Wipe the plaintext and give the memory back."""
+        """Wipe the plaintext and give the memory back. May be called again."""
         self.arena.wipe()
         for view in self.parts.values():
             with contextlib.suppress(BufferError):  # a tensor still lies on it: the memory stays mapped, wiped
