@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, InfrastructureError, TerminateError
-from pytest_glasshouse.providers.base import Grant, Instance, Offer
+from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer, row_from_json
 from pytest_glasshouse.providers.mock import MockProvider
@@ -30,10 +30,10 @@ class ScriptedProvider(MockProvider):
         self.create_first: Callable[[str], None] = lambda _name: None
         self.created: list[str] = []
 
-    def create(self, offer: Offer, *, name: str) -> Instance:
-        self.create_first(name)
-        self.created.append(name)
-        return super().create(offer, name=name)
+    def create(self, offer: Offer, *, launch: Launch) -> Instance:
+        self.create_first(launch.name)
+        self.created.append(launch.name)
+        return super().create(offer, launch=launch)
 
     def list(self) -> tuple[Instance, ...]:
         if self.lag:
