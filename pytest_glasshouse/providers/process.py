@@ -87,7 +87,8 @@ def new_directory() -> Path:
 
 def listed() -> tuple[Instance, ...]:
     """Every guest process of this project on this machine, from the process table."""
-    found = []
+    # By instance: an agent and the launcher that waits for it are two processes with one command line.
+    found: dict[str, Instance] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -100,8 +101,8 @@ def listed() -> tuple[Instance, ...]:
             name = arguments[arguments.index(b"--allocation") + 1].decode(errors="replace")
             directory = arguments[arguments.index(b"--directory") + 1].decode(errors="replace")
             if name.startswith(NAME_PREFIX):
-                found.append(Instance(instance_id=Path(directory).name, name=name, state="running"))
-    return tuple(found)
+                found[directory] = Instance(instance_id=Path(directory).name, name=name, state="running")
+    return tuple(found.values())
 
 
 class GuestProcesses:
