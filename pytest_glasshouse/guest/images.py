@@ -42,11 +42,11 @@ def collect() -> dict[str, Json]:
         origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
         if isinstance(origin, str) and origin.startswith("/"):
             modules[name] = origin
-    hooks = [[_named(hook), _written_in(hook)] for hook in (*sys.meta_path, *sys.path_hooks)]
+    hooks: list[Json] = [[_named(hook), _written_in(hook)] for hook in (*sys.meta_path, *sys.path_hooks)]
     return {
         "maps": [[path, maps[path]] for path in sorted(maps)],
         "modules": [[name, modules[name]] for name in sorted(modules)],
-        "hooks": [*hooks],
+        "hooks": hooks,
     }
 
 

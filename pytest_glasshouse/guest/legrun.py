@@ -1,7 +1,8 @@
 """The agent's side of one leg: start it, listen on its socketpair, see it end, sign what was seen.
 
 The agent is the attesting environment: the measurements in the evidence are its own, the leg only names its two
-ephemeral keys, and only the process it had forked can name them. One thread per leg forks it, serves it and waits for it, so the leg dies with that thread.
+ephemeral keys, and only the process that was forked for it can name them. One thread per leg forks it, serves it and waits
+for it, so the leg dies with that thread.
 """
 
 from __future__ import annotations

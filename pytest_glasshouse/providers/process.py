@@ -41,7 +41,10 @@ class GuestProcess:
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-S", "-X", "utf8", *self._code, "agent"]
+        # The agent too runs no byte code that lies beside a source: its cache begins empty, and becomes that of its legs.
+        cache = self.directory / "bytecode"
+        shutil.rmtree(cache, ignore_errors=True)
+        command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"pycache_prefix={cache}", *self._code, "agent"]
         command += ["--directory", str(self.directory), "--allocation", self._name, "--until-eof"]
         for path in self._site_packages:
             command += ["--site-packages", path]
