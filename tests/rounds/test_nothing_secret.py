@@ -115,15 +115,24 @@ def _tree(pid: int) -> list[int]:
     return [pid, *(each for child in children(pid) for each in _tree(child))]
 
 
+def _arguments(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def _role(pid: int, root: int) -> str:
+    """By the command line, which a fork keeps: the first process that has it is the launcher, the one it forked is the role."""
     if pid == root:
         return "pytest: owner and server"
-    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    above = Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
     for mark, name in ((b"--control", "leg"), (b"--allocation", "agent")):
-        if mark in arguments:
-            return name if mark in above else f"launcher of the {name}"
+        depth, each = 0, pid
+        while mark in _arguments(each):
+            depth, each = depth + 1, _parent(each)
+        if depth:
+            return {1: f"launcher of the {name}", 2: name}.get(depth, f"forked by the {name}")
     return "another"
 
 
