@@ -8,8 +8,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.stage import SUB, Stage
-from pytest_glasshouse.trust.outstanding import QUERY_LIFETIME_S
+from pytest_glasshouse.trust.outstanding import QUERY_LIFETIME_S, query_claims
 from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.wire.evidence import TYP_QUERY
+from pytest_glasshouse.wire.tokens import sign
 
 
 def _case(name: str, reason: str, play: Callable[[Stage], None]) -> Case:
@@ -40,7 +42,15 @@ def _with_a_grant(stage: Stage) -> None:
     _ask(stage, stage.grant(SUB))
 
 
+def _without_an_end(stage: Stage) -> None:
+    """A question that says nothing of how long it is good for."""
+    claims = query_claims(owner=stage.owner.public, server=stage.embedded.public_key, run="", now=stage.now)
+    del claims["exp"]
+    _ask(stage, sign(claims, key=stage.owner_signing, typ=TYP_QUERY))
+
+
 CASES = (
+    _case("without-an-end", "query", _without_an_end),
     _case("by-a-stranger", "jws-header", _by_a_stranger),
     _case("for-another-server", "query", _for_another_server),
     _case("with-a-grant", "jws-header", _with_a_grant),
