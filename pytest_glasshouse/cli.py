@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse import cli_package, cli_policy, cli_serve
+from pytest_glasshouse import cli_package, cli_policy, cli_serve, cli_server
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ examples:
   glasshouse serve --owner owner.key.pub                run the attestation server that rows of this owner share
   glasshouse seal data/ --owner owner.key --out data.package
   glasshouse policy capture --container IMAGE --out policy.json
+  glasshouse register data.package --policy policy.json --server URL --server-key PUB --owner owner.key
+  glasshouse outstanding --state DIRECTORY              keys that left and were never accounted for
 
 exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 12 redaction blocked the report;
 13 the report does not validate
@@ -140,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
-    for module in (cli_serve, cli_package, cli_policy):
+    for module in (cli_serve, cli_package, cli_server, cli_policy):
         module.declare(commands)
     return parser
 
