@@ -7,6 +7,7 @@ granted to one row at a time, and that `end_all` says truthfully whether everyth
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import threading
 import time
@@ -314,7 +315,7 @@ class Broker:
         return Cleanup(status=worst, allocations=tuple(told), detail=detail)
 
 
-def open_provider(name: str, faults: tuple[str, ...] = ()) -> Provider:
+def open_provider(name: str, faults: tuple[str, ...] = (), *, max_price_usd_per_hour: float | None = None) -> Provider:
     """The provider called `name`. Raises `ConfigurationError` for an unknown one and for faults it does not play."""
     if name == "mock":
         from pytest_glasshouse.providers.mock import MockProvider
@@ -326,7 +327,15 @@ def open_provider(name: str, faults: tuple[str, ...] = ()) -> Provider:
         from pytest_glasshouse.providers.local import LocalProvider
 
         return LocalProvider()
-    raise ConfigurationError(f"provider {name!r}: expected mock or local")
+    if name == "runpod":
+        from pytest_glasshouse.providers.runpod import open_runpod
+
+        return open_runpod(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
+    if name == "vastai":
+        from pytest_glasshouse.providers.vastai import open_vastai
+
+        return open_vastai(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
+    raise ConfigurationError(f"provider {name!r}: expected mock, local, runpod or vastai")
 
 
 def reference_source() -> str:
