@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 import urllib3
 
+from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.errors import ProtocolError
 from tests.loopback.cloud import Order
+from tests.loopback.fake_guest import FAKE_GUEST, SOCKET
 from tests.loopback.faults import Fault
 from tests.loopback.graphql import GraphQLError, parse
 from tests.loopback.http import LoopbackServer
@@ -260,3 +263,28 @@ def test_a_fault_that_no_request_meets_is_still_there() -> None:
         assert len(server.cloud.faults.left()) == 1
         assert ask(server, "GET", "/v2/pods")[0] == 503
         assert server.cloud.faults.left() == ()
+
+
+def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() -> None:
+    with runpod(pods=FAKE_GUEST) as server:
+        one = server.cloud.create(order(), None)
+
+        def nonce() -> str:
+            assert one.pod is not None
+            path = one.pod.root / SOCKET
+            until(path.exists)
+            channel = GuestChannel(str(path), allocation_id="a")
+            try:
+                told = channel.request("hello")
+                assert told["gpuModel"] == "simulated (CPU)"
+                assert channel.pull(0) == []
+                with pytest.raises(ProtocolError, match="nothing runs here"):
+                    channel.request("enrol")
+                return str(told["agentNonce"])
+            finally:
+                channel.close()
+
+        first = nonce()
+        server.cloud.restart(one.instance_id)
+        assert nonce() != first
+        server.cloud.vanish(one.instance_id)
