@@ -197,6 +197,23 @@ def test_what_comes_back_after_its_end_is_listed_again(rented: Subject) -> None:
     rented.provider.terminate(made.instance_id)
 
 
+def test_an_end_that_was_accepted_and_not_carried_out_can_be_seen(rented: Subject) -> None:
+    made = rented.create()
+    rented.fault("silent", on="terminate")
+    rented.provider.terminate(made.instance_id)
+    assert [one.instance_id for one in rented.provider.list()] == [made.instance_id]
+    assert rented.provider.get(made.instance_id) is not None
+
+
+def test_what_has_ended_may_be_listed_a_moment_longer(rented: Subject) -> None:
+    made = rented.create()
+    rented.fault("lag", on="terminate", after_s=0.2)
+    rented.provider.terminate(made.instance_id)
+    assert rented.cloud.billing() == ()
+    assert len(rented.provider.list()) == 1
+    until(lambda: rented.provider.list() == ())
+
+
 def test_the_listing_is_whole_or_it_is_an_error(rented: Subject) -> None:
     for _ in range(3):
         rented.create()
