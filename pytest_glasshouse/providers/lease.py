@@ -50,8 +50,9 @@ class Lease:
     ambiguous: bool = False
     #: The provider said that nothing was created.
     void: bool = False
-    #: The provider accepted its end; and when it was proven to be gone, or nothing was ever there.
+    #: The provider accepted its end; when it first said that there is none; when that was proven, or nothing was ever there.
     ended: bool = False
+    quiet_at: float | None = None
     gone_at: float | None = None
     problem: str = ""
 
@@ -61,8 +62,8 @@ class Lease:
         return self.void or self.gone_at is not None
 
     def cost_usd(self, now: float) -> float:
-        """What it has cost by the clock, counted from the intent to its proven end."""
+        """What it has cost by the clock, counted from the intent until the provider said that there is none."""
         if self.void:
             return 0.0
-        until = now if self.gone_at is None else self.gone_at
+        until = next((at for at in (self.quiet_at, self.gone_at) if at is not None), now)
         return max(until - self.intent_at, 0.0) / 3600 * self.price_usd_per_hour

@@ -1,6 +1,6 @@
 """What a run will probably cost, before anything is rented, and what it has cost so far, by the clock.
 
-Everything here errs upwards: time counts from the intent to the proven end, and a part of a second is a second that is paid.
+Everything here errs upwards: time counts from the intent until the provider says that there is none, and a part of a second is a second that is paid.
 This module knows prices and seconds. It refuses to know how anything is rented.
 """
 
@@ -130,6 +130,6 @@ def spent_usd(leases: Iterable[Lease], now: float) -> float:
 def seconds_left(leases: Iterable[Lease], *, budget_usd: float, now: float) -> float:
     """How long the leases that still cost something may go on at their prices; never below 0, endless where none costs."""
     known = list(leases)
-    rate = sum(lease.price_usd_per_hour for lease in known if not lease.over)
+    rate = sum(lease.price_usd_per_hour for lease in known if not lease.over and lease.quiet_at is None)
     left = max(budget_usd - spent_usd(known, now), 0.0)
     return left / rate * 3600 if rate > 0 else math.inf

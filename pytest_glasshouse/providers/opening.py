@@ -8,8 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.reaching import Nearby, Road
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pytest_glasshouse.providers.base import Provider
 
 NAMES = ("mock", "local", "runpod", "vastai")
@@ -33,7 +36,7 @@ def open_provider(name: str, faults: tuple[str, ...] = (), *, allow_simulated: b
     if name not in RENTING:
         raise ConfigurationError(f"provider {name!r}: expected one of {', '.join(NAMES)}")
     provider = _renting(name)
-    if is_simulated(provider) and not allow_simulated:
+    if provider.simulated and not allow_simulated:
         raise ConfigurationError(
             f"provider {name}: its base URL is not the provider's own, so nothing real can be rented there; "
             "unset it, or accept a simulated provider with --glasshouse-allow-simulated"
@@ -45,16 +48,25 @@ def _renting(name: str) -> Provider:
     raise ConfigurationError(f"provider {name} is not in this version")
 
 
-def is_simulated(provider: Provider) -> bool:
-    """Whether it speaks to another base URL than the provider's own."""
-    return bool(getattr(provider, "simulated", False))
-
-
-def poll_s(provider: Provider) -> float:
-    """How often one endpoint of it may be asked, in seconds."""
-    return float(getattr(provider, "poll_s", 5.0))
-
-
 def base_url(provider: Provider) -> str:
     """Where it answers; empty for this machine."""
     return str(getattr(provider, "base_url", ""))
+
+
+def road_for(provider: Provider, run_dir: Path) -> Road:
+    """How the guests of `provider` are reached."""
+    del run_dir
+    return Nearby()
+
+
+def reference_source() -> str:
+    """Where the guest archive's reference value comes from: `wheel`, or `checkout` for an editable install."""
+    import importlib.metadata
+    import json
+
+    try:
+        told = importlib.metadata.distribution("pytest-glasshouse").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return "checkout"
+    editable = bool(told) and json.loads(told or "{}").get("dir_info", {}).get("editable", False)
+    return "checkout" if editable else "wheel"
