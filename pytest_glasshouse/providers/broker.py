@@ -7,7 +7,7 @@ budget and deadlines end what is above them, and that `end_all` says truthfully 
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from pytest_glasshouse.errors import BudgetError, GlasshouseError, GuestGoneError, InfrastructureError, NoCapacityError
 from pytest_glasshouse.providers import money
@@ -26,12 +26,19 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.providers.base import Instance, Offer, Provider
     from pytest_glasshouse.providers.reaching import Road
-    from pytest_glasshouse.providers.reaping import Reaper
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
 #: How long a signal waits until the end of everything was asked for.
 _SIGNAL_WAIT_S = 5.0
+
+
+class ReaperLike(Protocol):
+    """What outlives the run."""
+
+    def dismiss(self, *, wait: bool) -> None:
+        """The run is over: look at the ledger, and exit once everything in it is proven to be gone."""
+        ...
 
 
 class Broker:
@@ -45,6 +52,7 @@ class Broker:
         clock: Clock | None = None,
         road: Road | None = None,
         tell: Callable[[str, str], None] = lambda _name, _what: None,
+        start_reaper: Callable[[], ReaperLike] | None = None,
     ) -> None:
         """`providers` are there already, by name; others are opened when a row wants them. `tell` hears how boots go on."""
         self._options = options
@@ -54,7 +62,8 @@ class Broker:
         self._stopped = ""
         self._planned: dict[str, tuple[RowSpec, ...]] = {}
         self._watch: Watch | None = None
-        self._reaper: Reaper | None = None
+        self._start_reaper = start_reaper or self._own_reaper
+        self._reaper: ReaperLike | None = None
         if options.provider != "row":
             self._fleet.provider(options.provider)
 
@@ -280,11 +289,13 @@ class Broker:
                     look=self.check_limits, end_now=lambda: self._fleet.end_now("the run was interrupted; it was ended")
                 )
             if provider.rents and self._reaper is None:
-                from pytest_glasshouse.providers.reaping import Reaper
+                self._reaper = self._start_reaper()
 
-                self._reaper = Reaper.start(
-                    self._fleet.ledger.path, timing=self._options.timing, allow_simulated=self._options.allow_simulated
-                )
+    def _own_reaper(self) -> ReaperLike:
+        from pytest_glasshouse.providers.reaping import Reaper
+
+        options = self._options
+        return Reaper.start(self._fleet.ledger.path, timing=options.timing, allow_simulated=options.allow_simulated)
 
     def _grant(self, allocation: Allocation) -> Grant:
         provider, greeting = allocation.provider, allocation.hello

@@ -30,7 +30,7 @@ class Ledger:
         self._wall = wall
         self._lock = threading.Lock()
 
-    def write(self, step: str, **fields: str | float | bool | None) -> None:  # noqa: FBT001  (values of a JSON line)
+    def write(self, step: str, **fields: str | float | bool | None) -> None:
         """Record one step (`intent`, `created`, `adopted`, `listed`, `ended`, `gone`, `not-created`, `not-ended`, ...)."""
         line = json.dumps({"step": step, "at": self._wall(), **fields}, sort_keys=True) + "\n"
         with self._lock:

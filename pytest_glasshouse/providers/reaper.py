@@ -61,9 +61,7 @@ class Reaping:
         mine = []
         for lease in leases:
             try:
-                provider = self._provider(lease.provider)
-                if base_url(provider) != bases[lease.name]:
-                    raise ConfigurationError(f"{lease.name} was created at another base URL than the one set now")
+                self._check(lease, bases[lease.name])
             except Exception as error:  # noqa: BLE001  (a key that is gone, an SDK that is: said, and tried again)
                 self._say(f"{lease.name}: {error}")
                 continue
@@ -79,6 +77,10 @@ class Reaping:
         for verdict in verdicts:
             self._say(f"{verdict.lease.name}: {verdict.status}: {verdict.reason}")
         return len(mine) == len(leases) and all(verdict.status == "proven" for verdict in verdicts)
+
+    def _check(self, lease: Lease, base: str) -> None:
+        if base_url(self._provider(lease.provider)) != base:
+            raise ConfigurationError("it was created at another base URL than the one set now; set that one again")
 
     def _provider(self, name: str) -> Provider:
         if name not in self._providers:
