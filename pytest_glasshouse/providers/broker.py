@@ -14,9 +14,8 @@ from pytest_glasshouse.providers import money
 from pytest_glasshouse.providers.base import Cleanup, Grant
 from pytest_glasshouse.providers.cleanup import Ending
 from pytest_glasshouse.providers.creating import hello
-from pytest_glasshouse.providers.fleet import Allocation, Fleet
-from pytest_glasshouse.providers.fleet import BrokerOptions as BrokerOptions
-from pytest_glasshouse.providers.opening import reference_source as reference_source
+from pytest_glasshouse.providers.fleet import Allocation, BrokerOptions, Fleet
+from pytest_glasshouse.providers.opening import reference_source
 from pytest_glasshouse.providers.renting import Renter
 from pytest_glasshouse.providers.timing import Clock
 from pytest_glasshouse.providers.watch import Watch
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.reaching import Road
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
+
+__all__ = ["Broker", "BrokerOptions"]
 
 #: How long a signal waits until the end of everything was asked for.
 _SIGNAL_WAIT_S = 5.0
@@ -123,6 +124,9 @@ class Broker:
             allocation = self._renter.rent(provider, row, key)
             allocation.grant_id = grant_id
             return self._grant(allocation)
+        except BudgetError as error:
+            self._stopped = self._stopped or str(error)
+            raise
         except InfrastructureError:
             self._refuse_over_budget()
             raise
@@ -156,18 +160,22 @@ class Broker:
         used = {each.provider.name: each.provider for each in self._fleet.allocations} or self._fleet.providers
         return tuple(instance for provider in used.values() for instance in self._fleet.patiently(provider, provider.list))
 
-    def fate(self, grant: Grant) -> str:
-        """Why a guest that stopped answering is gone, where broker or provider know; empty where they do not."""
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        """Why a guest that stopped answering is gone: `ended` by this broker, `lost` as the provider says, or nobody knows."""
         allocation = self._of(grant)
-        if allocation is None or not allocation.provider.rents or allocation.fate or self._stopped:
-            return self._stopped or ("" if allocation is None else allocation.fate)
+        if allocation is None:
+            return "", ""
+        if self._stopped or allocation.fate:
+            return "ended", self._stopped or allocation.fate
         try:
-            seen = allocation.provider.get(grant.instance_id)
-        except (GlasshouseError, OSError):
-            return ""
-        if seen is None:
-            return "the provider says that the allocation is gone"
-        return "" if seen.state == "running" else f"the provider says that the allocation is {seen.raw_state or seen.state}"
+            seen = allocation.provider.get(grant.instance_id) if allocation.provider.rents else None
+        except (GlasshouseError, OSError) as error:
+            return "lost", f"the provider does not say what became of the allocation: {error}"
+        if seen is None or not allocation.provider.rents:
+            return ("lost", "the provider says that the allocation is gone") if allocation.provider.rents else ("", "")
+        if seen.state == "running":
+            return "", ""
+        return "lost", f"the provider says that the allocation is {seen.raw_state or seen.state}"
 
     # -- the end
 

@@ -220,6 +220,7 @@ def last_words(allocation: Allocation) -> str:
 def _compare(name: str, *, promised: str, seen: str | None) -> None:
     if seen is not None and seen != promised:
         raise WrongGpuError(
-            f"allocation {name} has another GPU: expected {promised}, saw {seen}. It was ended before any leg; pick another offer",
+            f"allocation {name} has another GPU: expected {promised}, saw {seen}. It was ended before any leg; "
+            "pick another offer",
             allocation_id=name,
         )

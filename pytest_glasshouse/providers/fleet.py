@@ -139,13 +139,13 @@ class Fleet:
         if provider.rents:
             threading.Thread(target=farewell_quietly, args=(self.road(provider), lease), daemon=True).start()
         try:
-            gone = all([self._gone(provider, instance_id) for instance_id in list(lease.instance_ids)])
+            told = [self._gone(provider, instance_id) for instance_id in list(lease.instance_ids)]
         except (GlasshouseError, OSError) as error:
             lease.problem = str(error)
             self.ledger.write("not-ended", name=lease.name)
             return
         lease.ended = True
-        if gone:
+        if all(told):
             lease.quiet_at = self.clock.wall()
         self.ledger.write("ended", name=lease.name)
 

@@ -1,7 +1,7 @@
 """What a run will probably cost, before anything is rented, and what it has cost so far, by the clock.
 
-Everything here errs upwards: time counts from the intent until the provider says that there is none, and a part of a second is a second that is paid.
-This module knows prices and seconds. It refuses to know how anything is rented.
+Everything here errs upwards: time counts from the intent until the provider says that there is none, and a started second is
+paid. This module knows prices and seconds. It refuses to know how anything is rented.
 """
 
 from __future__ import annotations

@@ -20,8 +20,10 @@ RENTING = ("runpod", "vastai")
 
 
 def open_provider(name: str, faults: tuple[str, ...] = (), *, allow_simulated: bool = False) -> Provider:
-    """The provider called `name`. Raises `ConfigurationError` for an unknown one, for faults it does not play, without a
-    key, and for a base URL that is not the provider's own where `allow_simulated` is false.
+    """The provider called `name`. Raises `ConfigurationError` for what the user can fix.
+
+    That is an unknown name, faults it does not play, a key that is missing, and, where `allow_simulated` is false, a base
+    URL that is not the provider's own.
     """
     if name == "mock":
         from pytest_glasshouse.providers.mock import MockProvider
