@@ -97,7 +97,9 @@ class Fleet:
         """The provider called `name`, opened when it is first wanted. Raises `ConfigurationError`."""
         if name not in self.providers:
             options = self.options
-            self.providers[name] = open_provider(name, options.faults, allow_simulated=options.allow_simulated)
+            self.providers[name] = open_provider(
+                name, options.faults, allow_simulated=options.allow_simulated, max_price_usd_per_hour=options.max_price
+            )
         return self.providers[name]
 
     def timing(self, provider: Provider) -> Timing:

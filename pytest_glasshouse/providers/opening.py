@@ -5,6 +5,7 @@ A provider's base URL is its own, or `--glasshouse-allow-simulated` was given. A
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
@@ -19,7 +20,9 @@ NAMES = ("mock", "local", "runpod", "vastai")
 RENTING = ("runpod", "vastai")
 
 
-def open_provider(name: str, faults: tuple[str, ...] = (), *, allow_simulated: bool = False) -> Provider:
+def open_provider(
+    name: str, faults: tuple[str, ...] = (), *, allow_simulated: bool = False, max_price_usd_per_hour: float | None = None
+) -> Provider:
     """The provider called `name`. Raises `ConfigurationError` for what the user can fix.
 
     That is an unknown name, faults it does not play, a key that is missing, and, where `allow_simulated` is false, a base
@@ -37,7 +40,7 @@ def open_provider(name: str, faults: tuple[str, ...] = (), *, allow_simulated: b
         return LocalProvider()
     if name not in RENTING:
         raise ConfigurationError(f"provider {name!r}: expected one of {', '.join(NAMES)}")
-    provider = _renting(name)
+    provider = _renting(name, max_price_usd_per_hour)
     if provider.simulated and not allow_simulated:
         raise ConfigurationError(
             f"provider {name}: its base URL is not the provider's own, so nothing real can be rented there; "
@@ -46,8 +49,14 @@ def open_provider(name: str, faults: tuple[str, ...] = (), *, allow_simulated: b
     return provider
 
 
-def _renting(name: str) -> Provider:
-    raise ConfigurationError(f"provider {name} is not in this version")
+def _renting(name: str, max_price_usd_per_hour: float | None) -> Provider:
+    if name == "runpod":
+        from pytest_glasshouse.providers.runpod import open_runpod
+
+        return open_runpod(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
+    from pytest_glasshouse.providers.vastai import open_vastai
+
+    return open_vastai(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
 
 
 def base_url(provider: Provider) -> str:
