@@ -59,6 +59,20 @@ def _renting(name: str, max_price_usd_per_hour: float | None) -> Provider:
     return open_vastai(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
 
 
+def manual(provider: str, instance_id: str | None) -> str:
+    """What a person can do about an allocation that may still exist, without this project."""
+    if provider == "runpod":
+        api = f'curl -X DELETE https://api.runpod.io/v2/pods/{instance_id} -H "Authorization: Bearer $RUNPOD_API_KEY"'
+        return f"{api}, or the console at console.runpod.io" if instance_id else "end it in the console at console.runpod.io"
+    if provider == "vastai":
+        return (
+            f"vastai destroy instance {instance_id}, or the console at cloud.vast.ai"
+            if instance_id
+            else ("end it in the console at cloud.vast.ai")
+        )
+    return "end its processes on this machine"
+
+
 def base_url(provider: Provider) -> str:
     """Where it answers; empty for this machine."""
     return str(getattr(provider, "base_url", ""))

@@ -21,7 +21,7 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.cleanup import Ending
 from pytest_glasshouse.providers.ledger import Ledger, read
 from pytest_glasshouse.providers.opening import base_url, open_provider
-from pytest_glasshouse.providers.timing import Clock, Timing, timing_of
+from pytest_glasshouse.providers.timing import RENTED, Clock, Timing, timing_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Provider
     from pytest_glasshouse.providers.lease import Lease
 
-#: How long after a lease's deadline the run itself is trusted to end it.
-AFTER_DEADLINE_S = 30.0
-_LOOK_S = 5.0
+_LOOK_S = 1.0
+#: What is used where no timing was given: it only says how long this process goes on, and when it doubts its run.
+_USUAL = RENTED
 _LONGEST_PAUSE_S = 60.0
 
 
@@ -52,8 +52,8 @@ class Reaping:
 
     def overdue(self) -> list[Lease]:
         """Those that outlived their deadline while their run lives on: frozen, or at odds with its clock."""
-        now = self._clock.wall()
-        return [lease for lease in self.open_leases() if now > lease.deadline + AFTER_DEADLINE_S]
+        now, patience_s = self._clock.wall(), (self._timing or _USUAL).overdue_s
+        return [lease for lease in self.open_leases() if now > lease.deadline + patience_s]
 
     def end(self, leases: Sequence[Lease]) -> bool:
         """Try to end these and prove it. Whatever fails is said once and tried again by the caller."""
@@ -125,7 +125,7 @@ def _until_alone(reaping: Reaping) -> None:
 
 
 def _finish(reaping: Reaping, timing: Timing | None) -> int:
-    grace_s = (timing or Timing(poll_s=0, search_s=0, settle_s=0, give_up_s=0)).grace_s
+    grace_s = (timing or _USUAL).grace_s
     pause_s = 1.0
     while leases := reaping.open_leases():
         if reaping.end(leases):

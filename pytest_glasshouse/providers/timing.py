@@ -46,6 +46,8 @@ class Timing:
     reserve_s: float = 30.0
     #: How long an allocation may live, whatever happens: its absolute deadline is in its name.
     lifetime_s: float = 24 * 3600.0
+    #: How long after a lease's deadline the run itself is trusted to end it, before the reaper does.
+    overdue_s: float = 30.0
     #: How long the pieces of this run that outlive it (the reaper) go on past the deadline.
     grace_s: float = 24 * 3600.0
 

@@ -132,7 +132,7 @@ class Agents:
         self.refuses: BaseException | None = None
 
     def launch(self, lease: Lease, provider: Provider) -> Launch:
-        return Launch(name=lease.name, image="image@sha256:0", env={"SECRET": "s3cret"})
+        return Launch(name=lease.name, image="registry.example/guest@sha256:" + "0" * 64, env={"SECRET": "s3cret"})
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
         self.connected.append(access)
