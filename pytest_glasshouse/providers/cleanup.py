@@ -102,6 +102,12 @@ class Ending:
         return now - began > timing.give_up_s + search
 
     def _look(self, provider: Provider, mine: list[_Watched]) -> None:
+        unseen = [each for each in mine if not each.lease.seen_listed and each.lease.instance_ids and not each.accepted]
+        if unseen and (shown := self._listing(provider, unseen)) is not None:
+            # The positive control, as long as there is something to see.
+            for each in unseen:
+                if any(found.name == each.lease.name and found.state != "ended" for found in shown):
+                    self._seen(each.lease)
         for each in mine:
             each.doubt = ""
             for instance_id in each.lease.instance_ids - (each.accepted - each.alive):

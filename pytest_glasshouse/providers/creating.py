@@ -6,6 +6,7 @@ can tell. Boot and bootstrap have deadlines of their own. Ending what went wrong
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -66,6 +67,9 @@ class Creator:
             self.ledger.write("ambiguous", name=lease.name)
             if error.instance_id:
                 self._adopt(lease, error.instance_id)
+                with contextlib.suppress(GlasshouseError):
+                    # Seen in the listing before it is ended, or its absence there would show nothing.
+                    self.note_listing(allocation)
                 raise
             self._adopt(lease, self._search(allocation, error))
         except GlasshouseError:
