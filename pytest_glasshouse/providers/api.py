@@ -48,6 +48,16 @@ class Reply:
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
+    @property
+    def succeeded(self) -> bool:
+        """Whether the status says so."""
+        return 200 <= self.status < 300  # noqa: PLR2004
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the request may have been carried out all the same."""
+        return self.status >= 500 or self.status == 408  # noqa: PLR2004
+
     def json(self) -> Json:
         """The body as JSON. Raises `UnusableError`."""
         try:

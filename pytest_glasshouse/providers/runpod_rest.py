@@ -35,7 +35,7 @@ from pytest_glasshouse.wire.secret import Secret
 _LOG_S = 1.5
 _LOG_LINES = "200"
 _SSH = 22
-_PLURAL = {"pods"}
+_COUNTS = {"total", "count", "totalCount"}
 
 
 class RunPodRestProvider:
@@ -74,7 +74,7 @@ class RunPodRestProvider:
         lost: str
         try:
             reply = self._api.request("POST", "/v2/pods", body=_order(launch, offer.gpu_model, self._cloud))
-            if reply.status not in {200, 201}:
+            if not reply.succeeded:
                 raise self._not_created(reply, launch.name)
             return self._instance(reply.fields())
         except NotSentError:
@@ -93,12 +93,13 @@ class RunPodRestProvider:
     def list(self) -> tuple[Instance, ...]:
         """Every pod of this project. Raises where the listing could be a part of the whole."""
         fields = self._read("/v2/pods", "the listing")
-        more = sorted(set(fields) - _PLURAL)
-        if more:
-            raise ProviderError(f"runpod: the listing has fields nobody knows ({', '.join(more)[:80]}); it may have more pages")
-        pods = fields.get("pods")
+        pods = fields.pop("pods", None)
         if not isinstance(pods, list):
             raise ProviderError("runpod: the listing has no list of pods; expected the form of API v2")
+        # The published listing has no pages. Should it get some, the first must not be taken for the whole.
+        more = sorted(name for name, value in fields.items() if value and not (name in _COUNTS and value == len(pods)))
+        if more:
+            raise ProviderError(f"runpod: the listing has fields nobody knows ({self._api.said(more)}); it may have more pages")
         found = tuple(self._instance(pod) for pod in pods)
         return tuple(one for one in found if one.name.startswith(NAME_PREFIX))
 
@@ -154,6 +155,8 @@ class RunPodRestProvider:
 
     def _not_created(self, reply: Reply, name: str) -> GlasshouseError:
         detail = self._detail(reply)
+        if reply.undecided:
+            return UnusableError(f"status {reply.status}: {detail}")
         match reply.status:
             case 400 if meaning(detail) == "funds":
                 return FundsError(f"runpod: {detail}. Nothing was created; add credit to the account")
@@ -169,8 +172,6 @@ class RunPodRestProvider:
                 return LaunchRefusedError(
                     f"runpod: the request for {name} is refused as malformed: {detail}. Nothing was created"
                 )
-            case status if status >= 500:  # noqa: PLR2004
-                return UnusableError(f"status {status}: {detail}")
         return self._api.refusal(reply, f"creating {name}", detail)
 
     def _offer(self, gpu: dict[str, Json]) -> Offer | None:

@@ -44,6 +44,9 @@ AnswerT = TypeVar("AnswerT")
 class _SaidNoError(ProviderError):
     """GraphQL answered with an error; the text is its sentence, fit to be shown."""
 
+    #: Whether what was refused was only a question.
+    changed_nothing = False
+
 
 class RunPodSdkProvider:
     """Pods on RunPod."""
@@ -100,6 +103,9 @@ class RunPodSdkProvider:
             )
             return self._created(pod, launch.name, offer)
         except _SaidNoError as error:
+            # The SDK first asks what the GPU is; a refusal of that question made nothing.
+            if error.changed_nothing:
+                raise
             lost = self._unless_nothing_was_made(str(error), launch.name)
         except (NotSentError, RateLimitedError, NoCapacityError):
             raise
@@ -173,6 +179,8 @@ class RunPodSdkProvider:
             problem = CredentialsError("runpod: the API key is not accepted; check its value and its rights")
         except sdk_errors.QueryError as error:
             problem = self._refusal(str(error.message))
+            if isinstance(problem, _SaidNoError) and "mutation" not in str(error.query):
+                problem.changed_nothing = True
         except requests.exceptions.JSONDecodeError:
             problem = UnusableError("runpod: an answer that is not JSON")
         except requests.exceptions.RequestException as error:

@@ -47,6 +47,7 @@ _MOST_PAGES = 400
 _CAPACITY = {"no_such_ask"}
 _MALFORMED = {"invalid_args", "invalid_price", "no_ssh_key_for_vm"}
 _FUNDS = {"insufficient_credit", "insufficient_balance"}
+_REFUSALS = _CAPACITY | _MALFORMED | _FUNDS
 _OK = 200
 _GONE = 404
 
@@ -101,9 +102,9 @@ class VastProvider:
             reply = self._api.request("PUT", f"/api/v0/asks/{quote(offer.offer_id, safe='')}/", body=_order(launch))
             answer = _answer(reply)
             made = _contract(answer)
-            if reply.status == _OK and made is not None and answer.get("success") is not False:
+            if reply.succeeded and made is not None and answer.get("success") is not False:
                 return Instance(instance_id=made, name=launch.name, state="pending", price_usd_per_hour=offer.price_usd_per_hour)
-            if made is None and reply.status != _OK:
+            if made is None and (not reply.succeeded or str(answer.get("error")) in _REFUSALS):
                 raise self._not_created(reply, answer, launch.name)
             lost = f"status {reply.status}: {self._detail(answer)}"
         except NotSentError:
@@ -192,14 +193,16 @@ class VastProvider:
 
     def _not_created(self, reply: Reply, answer: Mapping[str, Json], name: str) -> GlasshouseError:
         error, detail = str(answer.get("error")), self._detail(answer)
-        if reply.status >= 500:  # noqa: PLR2004
+        if reply.undecided:
             return UnusableError(f"status {reply.status}: {detail}")
         if error in _FUNDS or "credit" in error:
             return FundsError(f"vastai: {detail}. Nothing was created for {name}; add credit to the account")
         if error in _CAPACITY or reply.status in {404, 410}:
             return NoCapacityError(f"vastai: the offer for {name} is gone ({detail}). Nothing was created; try the next offer")
-        if error in _MALFORMED or reply.status in {400, 422}:
+        if error in _MALFORMED or reply.status == 422:  # noqa: PLR2004
             return LaunchRefusedError(f"vastai: the request for {name} is refused as malformed: {detail}. Nothing was created")
+        if reply.status == 400:  # noqa: PLR2004
+            return NoCapacityError(f"vastai: the offer for {name} was refused: {detail}. Nothing was created; try the next offer")
         return self._api.refusal(reply, f"creating {name}", detail)
 
 
@@ -229,7 +232,7 @@ def _order(launch: Launch) -> Secret:
 
 def _answer(reply: Reply) -> dict[str, Json]:
     """The answer's fields; a success must have some, anything else may be plain text."""
-    return reply.fields() if reply.status == _OK else _problem(reply)
+    return reply.fields() if reply.succeeded else _problem(reply)
 
 
 def _problem(reply: Reply) -> dict[str, Json]:

@@ -203,6 +203,15 @@ class RunPodGraphQL:
         if not found:
             raise GraphQLError("Pod not found")
 
+    def _stop(self, arguments: dict[str, Any], request: Request, fault: Fault | None) -> Any:
+        del fault
+        pod_id = _own(_inputs(arguments, {"podId": _TEXT})["podId"], request)
+        found = self._cloud.get(pod_id)
+        if found is None:
+            raise GraphQLError("Pod not found")
+        self._cloud.kill(pod_id)
+        return _pod(found)
+
     def _myself(self, arguments: dict[str, Any], request: Request, fault: Fault | None) -> Any:
         del arguments, fault
         if request.scope is not None:
@@ -223,7 +232,11 @@ _QUERIES: dict[str, _Root] = {
     "pod": RunPodGraphQL._get,
     "myself": RunPodGraphQL._myself,
 }
-_MUTATIONS: dict[str, _Root] = {"podFindAndDeployOnDemand": RunPodGraphQL._deploy, "podTerminate": RunPodGraphQL._terminate}
+_MUTATIONS: dict[str, _Root] = {
+    "podFindAndDeployOnDemand": RunPodGraphQL._deploy,
+    "podTerminate": RunPodGraphQL._terminate,
+    "podStop": RunPodGraphQL._stop,
+}
 
 
 def _document(request: Request) -> str:

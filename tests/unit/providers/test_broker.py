@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,9 @@ def provider() -> ScriptedProvider:
 
 @pytest.fixture
 def broker(tmp_path: Path, provider: ScriptedProvider) -> Broker:
-    return Broker(BrokerOptions(provider="mock", run_id="unit", run_dir=tmp_path), providers={"mock": provider})
+    return Broker(
+        BrokerOptions(provider="mock", run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path), providers={"mock": provider}
+    )
 
 
 def _ledger(tmp_path: Path) -> list[str]:
@@ -159,7 +162,7 @@ def test_what_the_user_can_fix_is_said_before_anything_starts(
     tmp_path: Path, provider_name: str, faults: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        Broker(BrokerOptions(provider=provider_name, run_id="unit", run_dir=tmp_path, faults=faults))
+        Broker(BrokerOptions(provider=provider_name, run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path, faults=faults))
     assert not (tmp_path / "ledger.jsonl").exists()
 
 
