@@ -156,6 +156,7 @@ class Grant:
     reference_source: str
     dry_run: bool
     simulated: bool
+    rented: bool = False
     faults: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:

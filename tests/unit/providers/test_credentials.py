@@ -92,7 +92,7 @@ def test_without_its_package_the_sdk_says_how_to_get_it(monkeypatch: pytest.Monk
 def test_opening_a_provider_imports_neither_the_sdk_nor_urllib3_before_they_are_used() -> None:
     code = (
         "import sys, pytest_glasshouse.plugin\n"
-        "from pytest_glasshouse.providers.broker import open_provider\n"
+        "from pytest_glasshouse.providers.opening import open_provider\n"
         "open_provider('runpod'), open_provider('vastai')\n"
         "print(sorted({'runpod', 'urllib3', 'requests'} & set(sys.modules)))"
     )
