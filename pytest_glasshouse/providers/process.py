@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_glasshouse.providers.base import Instance, UnixAccess
+from pytest_glasshouse.providers.lease import NAME_PREFIX
 
-NAME_PREFIX = "glasshouse-"
 _DIRECTORY_PREFIX = "gh-"
 #: A guest that boots for ever, and still ends with its pipe.
 _STALLED = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[3], ignore_errors=True)"
