@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _PULL_WAIT_MS = 250
 #: An answer that takes longer than this is no answer: every operation of the agent is quick but `pull`.
 _TIMEOUT_S = 30.0
+#: How long a request to a guest elsewhere is tried again over a broken connection before the guest counts as gone.
+PATIENCE_S = 120.0
 #: Between two tries to reach a guest whose connection broke.
 _AGAIN_S = 0.2
 

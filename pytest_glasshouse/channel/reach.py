@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.channel.access import SshAccess
     from pytest_glasshouse.channel.launch import Keys
 
-#: How long a request to a guest elsewhere is tried again over a broken connection before the guest counts as gone.
-PATIENCE_S = 120.0
 _HELLO_S = 10.0
 _AGAIN_S = 0.5
 _TRY_S = 1.5
