@@ -24,8 +24,8 @@ from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, Unus
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
 from pytest_glasshouse.providers.launching import checked, environment
+from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.providers.offering import affordable, models_for
-from pytest_glasshouse.providers.process import NAME_PREFIX
 from pytest_glasshouse.providers.redaction import cleaned
 from pytest_glasshouse.providers.runpod import POLL_S, REST_STATES, Cloud, meaning
 from pytest_glasshouse.rows.spec import RowSpec

@@ -26,8 +26,8 @@ from pytest_glasshouse.providers.api import NotSentError, UnusableError, lost_cr
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url
 from pytest_glasshouse.providers.launching import pasteable
+from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.providers.offering import affordable, models_for
-from pytest_glasshouse.providers.process import NAME_PREFIX
 from pytest_glasshouse.providers.redaction import said
 from pytest_glasshouse.providers.runpod import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
 from pytest_glasshouse.rows.spec import RowSpec

@@ -25,9 +25,9 @@ from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, Unus
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
 from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
 from pytest_glasshouse.providers.launching import pasteable
+from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.providers.offering import affordable, models_for
 from pytest_glasshouse.providers.pace import Pace
-from pytest_glasshouse.providers.process import NAME_PREFIX
 from pytest_glasshouse.providers.redaction import cleaned
 from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for
 from pytest_glasshouse.wire.canonical import sha256_hex
