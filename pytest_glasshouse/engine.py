@@ -155,6 +155,7 @@ class Rooms:
                 budget_usd=options.budget_usd,
                 max_price=options.max_price_usd,
                 allow_simulated=options.allow_simulated,
+                image=options.image,
             ),
             tell=tell,
         )

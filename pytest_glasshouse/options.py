@@ -50,6 +50,7 @@ class Options:
     strict_memory: bool = False
     report: Path | None = None
     faults: tuple[str, ...] = ()
+    image: str | None = None
     model: str | None = None
     server: str | None = None
     server_key: str | None = None
@@ -174,6 +175,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         strict_memory=values.get("strict_memory", False),
         report=report,
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
+        image=values.get("image"),
         model=values.get("model"),
         server=values.get("server"),
         server_key=values.get("server_key"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_glasshouse.channel.guest import Channel, GuestChannel
+from pytest_glasshouse.channel.guest import PATIENCE_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.legs.order import leg_orders
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
@@ -179,7 +179,8 @@ class Allocation:
 
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:
-            return GuestChannel(self.grant.address, allocation_id=self.grant.allocation_id)
+            patience_s = PATIENCE_S if self.grant.rented else 0.0
+            return GuestChannel(self.grant.address, allocation_id=self.grant.allocation_id, patience_s=patience_s)
 
         if not self.grant.faults:
             return connect()

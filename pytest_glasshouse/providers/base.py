@@ -9,34 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pytest_glasshouse.channel.access import Access, SshAccess, UnixAccess
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
+__all__ = ["Access", "Cleanup", "Grant", "Instance", "Launch", "Offer", "Provider", "SshAccess", "State", "UnixAccess"]
+
 #: States a provider's own words are mapped to; a word nobody knows is `unknown`, never an error. A `running` instance
 #: is not ready yet: only its agent's answer says so. `stopped` and `failed` ones still bill, `ended` ones do not.
 State = Literal["pending", "running", "stopped", "failed", "lost", "ended", "unknown"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnixAccess:
-    """A guest on this machine: its agent's socket."""
-
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SshAccess:
-    """A guest elsewhere: where its `sshd` answers. An endpoint is never printed or published, so `repr` hides it."""
-
-    host: str = field(repr=False)
-    port: int = field(repr=False)
-    user: str = "root"
-
-
-Access = UnixAccess | SshAccess
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,6 +58,7 @@ class Broker:
         """`providers` are there already, by name; others are opened when a row wants them. `tell` hears how boots go on."""
         self._options = options
         self._fleet = Fleet(options, providers=providers, clock=clock or Clock(), road=road)
+        self._fleet.tell = tell
         self._renter = Renter(self._fleet, tell=tell, before=self._prepare)
         self._creating: list[str] = []
         self._stopped = ""
@@ -66,7 +67,7 @@ class Broker:
         self._start_reaper = start_reaper or self._own_reaper
         self._reaper: ReaperLike | None = None
         if options.provider != "row":
-            self._fleet.provider(options.provider)
+            self._fleet.road(self._fleet.provider(options.provider))
 
     # -- before the first grant
 

@@ -21,6 +21,7 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     WrongGpuError,
 )
+from pytest_glasshouse.rows.spec import SIMULATED_GPU
 
 if TYPE_CHECKING:
     import threading
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.reaching import Road
     from pytest_glasshouse.providers.timing import Clock, Timing
     from pytest_glasshouse.wire.canonical import Json
-
-#: What a pod without a GPU is called where the provider is simulated, and only there.
-SIMULATED_GPU = "simulated (CPU)"
 
 
 @dataclass(frozen=True, kw_only=True)

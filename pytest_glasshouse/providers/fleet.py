@@ -46,6 +46,8 @@ class BrokerOptions:
     budget_usd: float | None = None
     max_price: float | None = None
     allow_simulated: bool = False
+    #: The rented guest's image, pinned by digest.
+    image: str | None = None
     #: In place of what suits each provider.
     timing: Timing | None = None
 
@@ -91,6 +93,8 @@ class Fleet:
         self.allocations: list[Allocation] = []
         self.providers: dict[str, Provider] = dict(providers or {})
         self._road = road
+        #: Hears how far the boot of an allocation is: its name, and words.
+        self.tell: Callable[[str, str], None] = lambda _name, _what: None
         self._roads: dict[str, Road] = {}
 
     def provider(self, name: str) -> Provider:
@@ -109,7 +113,9 @@ class Fleet:
     def road(self, provider: Provider) -> Road:
         """How its guests are reached."""
         if provider.name not in self._roads:
-            self._roads[provider.name] = self._road or road_for(provider, self.options.run_dir)
+            self._roads[provider.name] = self._road or road_for(
+                provider, image=self.options.image, boot_timeout_s=self.options.boot_timeout_s, tell=self.tell
+            )
         return self._roads[provider.name]
 
     def leases(self) -> list[Lease]:

@@ -12,7 +12,7 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.reaching import Nearby, Road
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from pytest_glasshouse.providers.base import Provider
 
@@ -78,10 +78,21 @@ def base_url(provider: Provider) -> str:
     return str(getattr(provider, "base_url", ""))
 
 
-def road_for(provider: Provider, run_dir: Path) -> Road:
-    """How the guests of `provider` are reached."""
-    del run_dir
-    return Nearby()
+def road_for(
+    provider: Provider,
+    *,
+    image: str | None = None,
+    boot_timeout_s: float | None = None,
+    tell: Callable[[str, str], None] = lambda _name, _what: None,
+) -> Road:
+    """How the guests of `provider` are reached. Raises `ConfigurationError` for an image that is missing or not pinned."""
+    if not provider.rents:
+        return Nearby()
+    from pytest_glasshouse.providers.elsewhere import Elsewhere
+
+    road = Elsewhere(image=image, boot_timeout_s=boot_timeout_s, tell=tell)
+    road.image_for(provider)
+    return road
 
 
 def reference_source() -> str:

@@ -204,6 +204,10 @@ class Cloud:
         with self._lock:
             return tuple(one for one in self.rented.values() if one.bills)
 
+    def waiting(self) -> int:
+        """How many creates are still to land, whatever their answers said."""
+        return len(self._late)
+
     def billed_s(self, instance_id: str) -> float:
         """Seconds one has been paid for."""
         one = self.rented[instance_id]
