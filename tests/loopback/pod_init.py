@@ -85,6 +85,7 @@ def _empty() -> None:
 
 def main() -> int:
     restarts, log, command = sys.argv[1] == "restart", sys.argv[2], sys.argv[4:]
+    owner = os.getppid()
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child_ended, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
@@ -95,6 +96,9 @@ def main() -> int:
         ready, _, _ = select.select([0, child_ended], [], [], timeout)
         if 0 in ready and not os.read(0, 4096):
             _end_all()
+            if os.getppid() != owner:
+                # Whoever served this pod died without closing it: its disks go too.
+                shutil.rmtree(os.path.dirname(log), ignore_errors=True)
             return 0
         if child_ended in ready:
             os.read(child_ended, 4096)

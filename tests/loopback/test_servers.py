@@ -222,6 +222,7 @@ def test_pods_end_with_the_process_that_serves_them(tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
     until(lambda: not living())
+    until(lambda: not Path(root).parent.exists())
 
 
 def test_a_runpod_container_that_ends_starts_again_on_an_empty_disk() -> None:
