@@ -235,9 +235,10 @@ def test_a_runpod_container_that_ends_starts_again_on_an_empty_disk() -> None:
         server.cloud.vanish(one.instance_id)
 
 
-def test_a_vast_instance_that_ends_has_exited_and_bills_on() -> None:
+@pytest.mark.parametrize("command", [("sh", "-c", "exit 3"), ("true",), ("no-such-command",)])
+def test_a_vast_instance_that_ends_has_exited_and_bills_on(command: tuple[str, ...]) -> None:
     with vastai() as server:
-        one = server.cloud.create(order("sh", "-c", "exit 3"), None)
+        one = server.cloud.create(order(*command), None)
         path = f"/api/v0/instances/{one.instance_id}/?owner=me"
         until(lambda: ask(server, "GET", path)[1]["instances"]["actual_status"] == "exited")
         assert len(server.cloud.billing()) == 1
