@@ -221,6 +221,22 @@ class Run:
         return self.cleanup is not None and self.cleanup.status in ("proven", "nothing-rented")
 
     @property
+    def simulated(self) -> bool:
+        """Whether a provider stood in for the real one."""
+        return self.broker is not None and bool(self.broker.simulated)
+
+    @property
+    def by_hand(self) -> Iterator[str]:
+        """What a person can do about each allocation that may still exist."""
+        from pytest_glasshouse.providers.opening import RENTING, manual
+
+        for each in () if self.cleanup is None else self.cleanup.allocations:
+            name = each.get("provider")
+            if each["status"] != "proven" and name in RENTING:
+                yield f"{each['name']}: {each['detail']}"
+                yield f"  glasshouse reap --provider {name} --run {self.plan.run_id}; or {manual(name, each.get('instanceId'))}"
+
+    @property
     def leftovers(self) -> str:
         """The allocations that may still exist, by name."""
         told = () if self.cleanup is None else self.cleanup.allocations

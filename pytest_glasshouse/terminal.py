@@ -74,6 +74,7 @@ class Live:
         self._lock = threading.Lock()
         self._running: dict[str, str] = {}
         self._told: dict[str, tuple[object, float]] = {}
+        self._booting: dict[str, float] = {}
         self._column: int | None = None
         self._at_line_start = False
 
@@ -102,11 +103,9 @@ class Live:
 
     def tell_boot(self, name: str, what: str) -> None:
         """Show how far an allocation is that boots."""
-        self.show({"row_id": f"{name}-", "leg": "", "phase": what, "round": what}, worker=name)
-
-    def booted(self, name: str) -> None:
-        """Forget a boot's line."""
-        self.clear(worker=name)
+        began = self._booting.setdefault(name, time.monotonic())
+        event = {"row_id": "", "leg": what, "round": what, "elapsed_s": time.monotonic() - began}
+        self.show(event, worker=name)
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -18,7 +18,6 @@ from typing import Any
 
 from pytest_glasshouse.providers.ledger import LEDGER, read
 from pytest_glasshouse.providers.timing import Timing
-from tests.chaos.road import link_pids
 from tests.chaos.scenario import Scenario
 from tests.loopback.cloud import Cloud
 from tests.loopback.http import LoopbackServer
@@ -68,7 +67,7 @@ class Running:
         }  # fmt: skip
         settings = {
             "provider": provider, "run_id": self.run_id, "timing": TIMING.as_text(), "boot_s": BOOT_S, "train_s": TRAIN_S,
-            "api": server.url, "rows": scenario.rows, "workers": scenario.workers, "liars": sorted(scenario.liars),
+            "rows": scenario.rows, "workers": scenario.workers, "liars": sorted(scenario.liars),
         }  # fmt: skip
         self.log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen(
@@ -86,6 +85,10 @@ class Running:
     def workers(self) -> list[int]:
         told = (path.read_text() for path in self.folder.glob("worker*.pid"))
         return [int(text) for text in told if text]
+
+    def links(self) -> list[int]:
+        """The ssh clients that hold the tunnels: children of the harness."""
+        return [pid for pid in _children(self.process.pid) if b"ssh\0-F" in _command(pid)]
 
     def close(self) -> None:
         self.log.close()
@@ -124,11 +127,8 @@ def _kills(running: Running) -> None:
             _kill(process.pid)
         case "sigterm" | "sigint":
             _kill(process.pid, signal.SIGTERM if scenario.victim == "sigterm" else signal.SIGINT)
-        case "worker":
-            for pid in running.workers()[:1]:
-                _kill(pid)
-        case "link":
-            for pid in link_pids(running.folder):
+        case "worker" | "link":
+            for pid in running.workers()[:1] if scenario.victim == "worker" else running.links():
                 _kill(pid)
         case "host":
             # The whole tree, reaper first or last as the table has it: a machine that is gone asks nobody.
@@ -219,6 +219,24 @@ def _pids(text: str) -> list[int]:
             if text.encode() in command and state != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def _kill(pid: int, number: int = signal.SIGKILL) -> None:
