@@ -1,8 +1,9 @@
-"""The `glasshouse` command: reads what a run left behind, seals packages and serves. It needs the core only and rents nothing.
+"""The `glasshouse` command: reads what a run left behind, seals packages and serves. It rents nothing.
 
 What seals, serves and captures is in the `cli_*` modules beside this one.
 
-Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 12 redaction blocked, 13 the report does not validate.
+Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 10 an allocation may still exist, 12 redaction blocked,
+13 the report does not validate.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse import cli_package, cli_policy, cli_serve, cli_server
+from pytest_glasshouse import cli_doctor, cli_package, cli_policy, cli_reap, cli_serve, cli_server
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
@@ -42,9 +43,11 @@ examples:
   glasshouse policy capture --container IMAGE --out policy.json
   glasshouse register data.package --policy policy.json --server URL --server-key PUB --owner owner.key
   glasshouse outstanding --state DIRECTORY              keys that left and were never accounted for
+  glasshouse doctor --provider runpod                   what would keep rows from running here
+  glasshouse reap --expired                             end allocations that outlived their deadline
 
-exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 12 redaction blocked the report;
-13 the report does not validate
+exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 10 an allocation may still exist;
+12 redaction blocked the report; 13 the report does not validate
 """
 _CHECK = """\
 Derive every REPORT (a report or a bundle) again from its own data: schema, arithmetic, findings, journals, verdicts,
@@ -142,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
-    for module in (cli_serve, cli_package, cli_server, cli_policy):
+    for module in (cli_serve, cli_package, cli_server, cli_policy, cli_doctor, cli_reap):
         module.declare(commands)
     return parser
 

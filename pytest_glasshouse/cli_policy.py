@@ -85,7 +85,7 @@ def declare(commands: Any) -> None:
 def _capture(options: argparse.Namespace) -> int:
     from pytest_glasshouse.channel.archive import guest_archive
     from pytest_glasshouse.legs.policy import base_policy
-    from pytest_glasshouse.providers.broker import reference_source
+    from pytest_glasshouse.providers.opening import reference_source
     from pytest_glasshouse.wire.canonical import sha256_hex
 
     if options.version < 1 or options.completion_seconds < 1:

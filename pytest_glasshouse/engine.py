@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Event = Mapping[str, Any]
 
+#: Providers whose guests are processes of this machine.
+HERE = ("mock", "local")
+
 
 class CleanupLike(Protocol):
     """Whether everything that was created is gone."""
@@ -47,6 +50,13 @@ class BrokerLike(Grants, Protocol):
     """The only one that rents and ends."""
 
     def plan(self, worker: str, rows: Sequence[RowSpec]) -> Any: ...
+    @property
+    def rents(self) -> bool: ...
+    @property
+    def simulated(self) -> tuple[str, ...]: ...
+    @property
+    def over_budget(self) -> str: ...
+    def quote(self) -> Any: ...
     def end_all(self) -> CleanupLike: ...
     def signal_end(self) -> None: ...
     def secrets(self) -> tuple[str, ...]: ...
@@ -99,7 +109,9 @@ class Engine(Protocol):
     """Everything below the face that a run needs."""
 
     def check(self, options: Options) -> None: ...
-    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> BrokerLike: ...
+    def broker(
+        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+    ) -> BrokerLike: ...
     def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike: ...
     def connect(self, address: str, *, worker: str) -> ClientLike: ...
     def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage: ...
@@ -119,13 +131,16 @@ class Rooms:
 
     def check(self, options: Options) -> None:
         """Raise `ConfigurationError` for a provider that cannot work here. Starts nothing."""
-        from pytest_glasshouse.providers.broker import open_provider
+        from pytest_glasshouse.providers.opening import open_provider
 
-        open_provider(options.provider, options.faults)
+        if options.provider != "row":
+            open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated)
 
-    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> BrokerLike:
+    def broker(
+        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+    ) -> BrokerLike:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
-        _require_training(rows)
+        _require_training([row for row in rows if (row.provider if options.provider == "row" else options.provider) in HERE])
         if (outside := options.outside_server) is not None:
             from pytest_glasshouse.legs.trustees import check_outside
 
@@ -144,7 +159,10 @@ class Rooms:
                 faults=options.faults,
                 budget_usd=options.budget_usd,
                 max_price=options.max_price_usd,
-            )
+                allow_simulated=options.allow_simulated,
+                image=options.image,
+            ),
+            tell=tell,
         )
         return cast("BrokerLike", broker)
 
@@ -230,6 +248,8 @@ def _require_training(rows: Sequence[RowSpec]) -> None:
     """The guest of a mock or local allocation is this machine: it must have what its rows train with."""
     from importlib.util import find_spec
 
+    if not rows:
+        return
     wanted = {"torch"} | ({"transformers", "peft"} if any(row.workload == "lora" for row in rows) else set())
     missing = sorted(name for name in wanted if find_spec(name) is None)
     if missing:

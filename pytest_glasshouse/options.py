@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import Order
     from pytest_glasshouse.trust.policy import Policy
 
-#: Seconds an allocation may take until its agent answers.
-BOOT_TIMEOUT_S = {"mock": 15.0, "local": 60.0}
-
 Source = Literal["option", "environment", "ini", "default"]
 
 
@@ -47,12 +44,14 @@ class Options:
     max_overhead_pct: float | None = None
     publishable: bool = False
     allocation: str = "shared"
-    boot_timeout_s: float = BOOT_TIMEOUT_S["mock"]
+    boot_timeout_s: float | None = None
     leg_timeout_s: float | None = None
     allow_simulated: bool = False
+    sweeper: str | None = None
     strict_memory: bool = False
     report: Path | None = None
     faults: tuple[str, ...] = ()
+    image: str | None = None
     model: str | None = None
     server: str | None = None
     server_key: str | None = None
@@ -91,6 +90,7 @@ class Options:
             margin_pct=self.margin_pct,
             model=self.model,
             dry_run=self.provider == "mock",
+            own_provider=self.provider == "row",
         )
 
 
@@ -179,12 +179,14 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         max_overhead_pct=values.get("max_overhead"),
         publishable=values.get("publishable", False),
         allocation=values.get("allocation", "shared"),
-        boot_timeout_s=values.get("boot_timeout", BOOT_TIMEOUT_S[provider]),
+        boot_timeout_s=values.get("boot_timeout"),
         leg_timeout_s=values.get("leg_timeout"),
         allow_simulated=values.get("allow_simulated", False),
+        sweeper=values.get("sweeper"),
         strict_memory=values.get("strict_memory", False),
         report=report,
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
+        image=values.get("image"),
         model=values.get("model"),
         server=values.get("server"),
         server_key=values.get("server_key"),
@@ -201,7 +203,7 @@ def _check_together(options: Options) -> None:
         raise ConfigurationError(
             "--glasshouse-publishable: nothing on the mock provider is publishable; choose a provider with --glasshouse-provider"
         )
-    if options.faults and options.provider != "mock":
+    if options.faults and options.provider not in ("mock", "row"):
         raise ConfigurationError(f"--glasshouse-mock-fault: only the mock provider plays faults, not {options.provider}")
     _check_server(options)
     if options.report is not None:

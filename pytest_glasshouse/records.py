@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, InfrastructureError
+from pytest_glasshouse.errors import BudgetError, ConfigurationError, InfrastructureError
 
 if TYPE_CHECKING:
     from pytest_glasshouse.engine import Engine
@@ -58,6 +58,8 @@ def record_of_error(row_item: RowItem, options: Options, error: BaseException, *
     told = f"{type(error).__name__}: {text}"
     if skipped:
         ended = Ended(outcome="excluded", reason=f"skipped: {text}", decision="Not run")
+    elif isinstance(error, BudgetError):
+        ended = Ended(outcome="excluded", reason=told, decision="Not run; raise the budget and run it again")
     elif isinstance(error, InfrastructureError):
         ended = Ended(outcome="infrastructure", reason=told, decision="Nothing was judged; running again is safe")
     elif isinstance(error, ConfigurationError):

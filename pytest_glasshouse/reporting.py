@@ -80,10 +80,12 @@ class RunHooks:
         run = self.run
         if reporter is None or not run.begun:
             return
-        if run.options.provider == "mock":
+        if run.options.provider == "mock" or run.simulated:
             reporter.write_line(not_a_gate(len(run.selected.rows)), yellow=True)
         if not run.cleanup_is_proven:
             reporter.write_line(f"glasshouse: cleanup is not proven: {run.leftovers} may still exist", red=True)
+            for line in run.by_hand:
+                reporter.write_line(f"glasshouse: {line}", red=True)
 
 
 def _shown_path(path: Path, config: pytest.Config) -> str:

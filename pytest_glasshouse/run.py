@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
 
-EXIT_CLEANUP, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 12, 13, 14
+EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,10 @@ class Run:
 
     @classmethod
     def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
-        """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing."""
+        """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing.
+
+        Raises `ConfigurationError`, and `BudgetError` where the estimate is above the budget.
+        """
         from pytest_glasshouse.report.seal import report_key
         from pytest_glasshouse.report.writer import check_writable
 
@@ -142,8 +145,12 @@ class Run:
         run = cls(config, plan, selected)
         check_writable(run.report_path)
         if rows:
-            run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory)
+            run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
+            if run.broker.rents:
+                from pytest_glasshouse.consent import consent
+
+                consent(run.broker, run.options, config, os.environ)
             run._signals.install()
         return run
 
@@ -185,13 +192,16 @@ class Run:
             self._forget()
             return exitstatus if exitstatus or not self.selected.rows else int(pytest.ExitCode.TESTS_FAILED)
         code = self._report() or exitstatus
+        if self.broker is not None and self.broker.over_budget:
+            self.trouble.append(self.broker.over_budget)
+            code = EXIT_BUDGET
         if code == pytest.ExitCode.TESTS_FAILED and self._only_infrastructure():
             code = EXIT_INFRASTRUCTURE
         if code == pytest.ExitCode.OK and ((self.selected.rows and not self.measured) or self.outstanding):
             code = int(pytest.ExitCode.TESTS_FAILED)
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
-        if not self.trouble:
+        if self.published:
             self._forget()
         return code
 
@@ -211,6 +221,22 @@ class Run:
         if self.broker is None:
             return True
         return self.cleanup is not None and self.cleanup.status in ("proven", "nothing-rented")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a provider stood in for the real one."""
+        return self.broker is not None and bool(self.broker.simulated)
+
+    @property
+    def by_hand(self) -> Iterator[str]:
+        """What a person can do about each allocation that may still exist."""
+        from pytest_glasshouse.providers.opening import RENTING, manual
+
+        for each in () if self.cleanup is None else self.cleanup.allocations:
+            name = each.get("provider")
+            if each["status"] != "proven" and name in RENTING:
+                yield f"{each['name']}: {each['detail']}"
+                yield f"  glasshouse reap --provider {name} --run {self.plan.run_id}; or {manual(name, each.get('instanceId'))}"
 
     @property
     def leftovers(self) -> str:
@@ -304,7 +330,7 @@ class Run:
 
         for each in () if self.cleanup is None else self.cleanup.allocations:
             yield AllocationCleanup(
-                provider=self.options.provider,
+                provider=each.get("provider") or self.options.provider,
                 name=each["name"],
                 provider_instance_id=each.get("instanceId"),
                 status=each["status"],

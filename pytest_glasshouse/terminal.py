@@ -26,12 +26,13 @@ _NO_FIGURE = "-"
 def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], taken: Sequence[str]) -> list[str]:
     """The lines above the rows: what will happen, where, and that nothing is rented."""
     faults = f", faults: {' '.join(options.faults)}" if options.faults else ""
-    where = {"mock": "a dry run on this machine", "local": "this machine's own GPU"}[options.provider]
+    where = {
+        "mock": "a dry run on this machine; nothing is rented",
+        "local": "this machine's own GPU; nothing is rented",
+        "row": "where each row was published",
+    }.get(options.provider, "rented")
     lines = [
-        (
-            f"glasshouse: provider {options.provider} ({where}; nothing is rented), "
-            f"order {options.order or 'row'}, run {run_id}{faults}"
-        ),
+        (f"glasshouse: provider {options.provider} ({where}), order {options.order or 'row'}, run {run_id}{faults}"),
         f"glasshouse: {_count(rows, 'row')}{_changes(options)}",
         f"glasshouse: attestation server {'in this process' if options.server is None else options.server + ' (outside)'}",
     ]
@@ -73,6 +74,7 @@ class Live:
         self._lock = threading.Lock()
         self._running: dict[str, str] = {}
         self._told: dict[str, tuple[object, float]] = {}
+        self._booting: dict[str, float] = {}
         self._column: int | None = None
         self._at_line_start = False
 
@@ -98,6 +100,12 @@ class Live:
                 back = f"\x1b[A\x1b[{self._column}C" if self._column else ""
                 self._write(f"\r\x1b[2K{back}")
                 self._column = None
+
+    def tell_boot(self, name: str, what: str) -> None:
+        """Show how far an allocation is that boots."""
+        began = self._booting.setdefault(name, time.monotonic())
+        event = {"row_id": "", "leg": what, "round": what, "elapsed_s": time.monotonic() - began}
+        self.show(event, worker=name)
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -5,8 +5,10 @@ A remote guest is reached through the same socket forwarded by OpenSSH; this mod
 
 from __future__ import annotations
 
+import secrets
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_glasshouse.errors import GuestGoneError, ProtocolError
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 _PULL_WAIT_MS = 250
 #: An answer that takes longer than this is no answer: every operation of the agent is quick but `pull`.
 _TIMEOUT_S = 30.0
+#: How long a request to a guest elsewhere is tried again over a broken connection before the guest counts as gone.
+PATIENCE_S = 120.0
+#: Between two tries to reach a guest whose connection broke.
+_AGAIN_S = 0.2
 
 
 class Channel(Protocol):
@@ -43,18 +49,27 @@ class Channel(Protocol):
 
 
 class GuestChannel:
-    """One connection to an agent; requests are answered one after the other."""
+    """One conversation with an agent; requests are answered one after the other, each of them once.
 
-    def __init__(self, address: str, *, allocation_id: str, timeout_s: float = _TIMEOUT_S) -> None:
+    With `patience_s`, a connection that breaks is made again, and the request in flight is repeated under its own number:
+    an agent that carried it out already gives the answer it gave. A guest that cannot be reached for that long is gone.
+    """
+
+    def __init__(self, address: str, *, allocation_id: str, timeout_s: float = _TIMEOUT_S, patience_s: float = 0.0) -> None:
         self._allocation_id = allocation_id
+        self._address = address
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
         self._lock = threading.Lock()
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(timeout_s)
+        self._closed = threading.Event()
+        self._session = secrets.token_hex(8)
+        self._number = 0
+        self._socket: socket.socket | None = None
         try:
-            self._socket.connect(address)
+            self._socket = self._connect()
         except OSError as error:
-            self._socket.close()
-            raise self._gone(error) from None
+            if not patience_s:
+                raise self._gone(error) from None
 
     def request(self, op: str, fields: dict[str, Json] | None = None, payload: bytes | memoryview = b"") -> dict[str, Json]:
         """See `Channel.request`."""
@@ -78,23 +93,58 @@ class GuestChannel:
 
     def close(self) -> None:
         """See `Channel.close`."""
-        self._socket.close()
+        self._closed.set()
+        connection = self._socket
+        if connection is not None:
+            connection.close()
 
     def _exchange(self, op: str, fields: dict[str, Json], payload: bytes | memoryview) -> tuple[dict[str, Json], bytearray]:
         with self._lock:
-            try:
-                frames.send(self._socket, {"op": op, **fields}, payload)
-                received = frames.receive(self._socket)
-            except OSError as error:
-                raise self._gone(error) from None
-            except ProtocolError as error:
-                raise self._gone(error) from None
-        if received is None:
-            raise self._gone("connection closed")
-        reply, piece = received
+            self._number += 1
+            numbered: dict[str, Json] = {"op": op, "session": self._session, "number": self._number, **fields}
+            reply, piece = self._patiently(numbered, payload)
         if "error" in reply:
             raise ProtocolError(f"the guest refused {op}: {reply['error']}: {reply['detail']}", allocation_id=self._allocation_id)
         return reply, piece
+
+    def _patiently(self, message: dict[str, Json], payload: bytes | memoryview) -> tuple[dict[str, Json], bytearray]:
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._once(message, payload)
+            except OSError as error:
+                if self._socket is not None:
+                    self._socket.close()
+                    self._socket = None
+                if time.monotonic() >= until or self._closed.wait(_AGAIN_S):
+                    # Another agent may answer at this address later: it would not be the one that was talked to.
+                    self._patience_s = 0.0
+                    self._closed.set()
+                    raise self._gone(error) from None
+
+    def _once(self, message: dict[str, Json], payload: bytes | memoryview) -> tuple[dict[str, Json], bytearray]:
+        if self._socket is None:
+            if self._closed.is_set():
+                raise ConnectionError("hung up")
+            self._socket = self._connect()
+        frames.send(self._socket, message, payload)
+        try:
+            received = frames.receive(self._socket)
+        except ProtocolError as error:
+            raise ConnectionError(str(error)) from None
+        if received is None:
+            raise ConnectionError("connection closed")
+        return received
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(self._timeout_s)
+        try:
+            connection.connect(self._address)
+        except OSError:
+            connection.close()
+            raise
+        return connection
 
     def _gone(self, why: object) -> GuestGoneError:
         return GuestGoneError(f"guest of allocation {self._allocation_id} is gone ({why})", allocation_id=self._allocation_id)

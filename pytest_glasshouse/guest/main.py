@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     agent.add_argument("--directory", required=True)
     agent.add_argument("--allocation", required=True)
     agent.add_argument("--until-eof", action="store_true", help="end with standard input (a guest on the host's own machine)")
+    agent.add_argument("--contact", help="file to touch whenever the host is heard of (a rented guest)")
     leg = roles.add_parser("leg", help="run one leg (started by the agent)")
     leg.add_argument("--control", type=int, required=True)
     leg.add_argument("--tell-pid", type=int, required=True)
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             allocation=options.allocation,
             site_packages=options.site_packages,
             until_eof=options.until_eof,
+            contact=options.contact,
         )
     if options.role == "compile":
         from pytest_glasshouse.guest.training import import_training

@@ -7,9 +7,9 @@ a broken tool.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_glasshouse.channel.guest import Channel, GuestChannel
+from pytest_glasshouse.channel.guest import PATIENCE_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.legs.order import leg_orders
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
@@ -39,6 +39,10 @@ class Grants(Protocol):
 
     def play(self, grant: Grant, act: str) -> None:
         """One act of a mock fault."""
+        ...
+
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        """How the allocation of a guest that is gone ended, and a sentence about it: `("", "")` where nobody knows."""
         ...
 
 
@@ -113,8 +117,21 @@ class Allocation:
             declared=settings.declared,
             allocation=self._facts(),
             observation=observation,
-            ended=ended,
+            ended=self._explained(ended, observation["rounds"][-1]),
         )
+
+    def _explained(self, ended: Ended | None, notes: dict[str, Any]) -> Ended | None:
+        """Where a rented guest was lost, the reason is the broker's or the provider's to tell."""
+        if ended is None or ended.outcome != "excluded" or not self.grant.rented:
+            return ended
+        kind, told = self._grants.fate(self.grant)
+        if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):
+            # Without a signed exit nobody saw it zeroize: it was terminated, and no more is said.
+            notes["protected"]["terminated"] = told
+        if not kind:
+            return ended
+        outcome: Literal["excluded", "infrastructure"] = "excluded" if kind == "ended" else "infrastructure"
+        return Ended(outcome=outcome, reason=f"{told} ({ended.reason})", decision=ended.decision)
 
     def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> dict[str, Any]:
         settings = self._settings
@@ -162,7 +179,8 @@ class Allocation:
 
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:
-            return GuestChannel(self.grant.address, allocation_id=self.grant.allocation_id)
+            patience_s = PATIENCE_S if self.grant.rented else 0.0
+            return GuestChannel(self.grant.address, allocation_id=self.grant.allocation_id, patience_s=patience_s)
 
         if not self.grant.faults:
             return connect()

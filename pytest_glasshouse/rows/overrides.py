@@ -30,6 +30,7 @@ class Overrides:
     margin_pct: float | None = None
     model: str | None = None
     dry_run: bool = False
+    own_provider: bool = False
 
     def apply(self, declared: RowSpec) -> RowSpec:
         """The row that runs. A dry run shortens it last, so that rows of different length do not become the same row."""
@@ -51,7 +52,7 @@ class Overrides:
         return dataclasses.replace(declared, **changes)
 
     def _shortened(self, row: RowSpec) -> RowSpec:
-        if not self.dry_run:
+        if not self.dry_run and not (self.own_provider and row.provider == "mock"):
             return row
         if self.target_s is None and self.steps is None:
             row = dataclasses.replace(row, target_s=DRY_RUN_TARGET_S, steps=None)

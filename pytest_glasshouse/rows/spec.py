@@ -31,6 +31,9 @@ GPU_MODELS: dict[str, str] = {
     "rtx3090": "NVIDIA GeForce RTX 3090",
 }
 
+#: What a pod without a GPU is called where the provider is simulated, and only there.
+SIMULATED_GPU = "simulated (CPU)"
+
 #: Rows whose legs train at least this long are marked `sustained`.
 SUSTAINED_S = 900
 

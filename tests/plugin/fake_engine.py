@@ -47,6 +47,13 @@ class FakeBroker:
         if any(row.name.startswith("unconfigurable") for row in rows):
             raise ConfigurationError("row needs the extra train")
 
+    rents = False
+    simulated = ()
+    over_budget = ""
+
+    def quote(self) -> Any:
+        raise AssertionError("nothing here has a price")
+
     def acquire(self, row: RowSpec, *, worker: str) -> Any:
         log(f"acquire {row.name} {worker}")
         if row.name.startswith("nocapacity"):
@@ -131,7 +138,9 @@ class FakeEngine:
     def check(self, options: Options) -> None:
         raise ConfigurationError(f"provider {options.provider}: no NVIDIA GPU on this machine")
 
-    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> FakeBroker:
+    def broker(
+        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+    ) -> FakeBroker:
         assert rows
         assert run_id
         self.used = True
