@@ -21,6 +21,7 @@ from pytest_glasshouse.errors import (
     ProviderError,
     RateLimitedError,
 )
+from pytest_glasshouse.providers.base import Instance
 from pytest_glasshouse.providers.redaction import said
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.secret import Secret
@@ -57,6 +58,14 @@ class Reply:
     def undecided(self) -> bool:
         """Whether the request may have been carried out all the same."""
         return self.status >= 500 or self.status == 408  # noqa: PLR2004
+
+    @property
+    def says_gone(self) -> bool:
+        """Whether the API itself says that there is no such thing: a proxy's 404 is a page, and says nothing."""
+        try:
+            return self.status == 404 and bool(self.fields())  # noqa: PLR2004
+        except UnusableError:
+            return False
 
     def json(self) -> Json:
         """The body as JSON. Raises `UnusableError`."""
@@ -161,6 +170,13 @@ class ApiClient:
     def secrets(self) -> tuple[str, ...]:
         """What no text may hold."""
         return (self._key.reveal().decode(),)
+
+
+def asked_for(instance_id: str, answered: Instance) -> Instance:
+    """`answered`, if it is what was asked for. Raises `UnusableError`."""
+    if answered.instance_id != instance_id:
+        raise UnusableError("the API answered with another allocation than was asked for")
+    return answered
 
 
 def lost_create(provider: str, name: str, why: str, *, instance_id: str | None = None) -> AmbiguousCreateError:

@@ -20,7 +20,7 @@ from pytest_glasshouse.errors import (
     ProviderError,
     TerminateError,
 )
-from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, lost_create
+from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
 from pytest_glasshouse.providers.launching import checked, environment
@@ -86,9 +86,9 @@ class RunPodRestProvider:
     def get(self, instance_id: str) -> Instance | None:
         """One pod; None for 404."""
         reply = self._api.request("GET", f"/v2/pods/{quote(instance_id, safe='')}")
-        if reply.status == 404:  # noqa: PLR2004
+        if reply.says_gone:
             return None
-        return self._instance(self._fields(reply, "a pod"))
+        return asked_for(instance_id, self._instance(self._fields(reply, "a pod")))
 
     def list(self) -> tuple[Instance, ...]:
         """Every pod of this project. Raises where the listing could be a part of the whole."""
@@ -108,7 +108,7 @@ class RunPodRestProvider:
         problem: str
         try:
             reply = self._api.request("DELETE", f"/v2/pods/{quote(instance_id, safe='')}")
-            if reply.status in {200, 202, 204, 404}:
+            if reply.status in {200, 202, 204} or reply.says_gone:
                 return
             problem = str(self._api.refusal(reply, "the end of a pod", self._detail(reply)))
         except ProviderError as error:

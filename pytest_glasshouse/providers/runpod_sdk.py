@@ -22,7 +22,7 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     TerminateError,
 )
-from pytest_glasshouse.providers.api import NotSentError, UnusableError, lost_create
+from pytest_glasshouse.providers.api import NotSentError, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url
 from pytest_glasshouse.providers.launching import pasteable
@@ -122,7 +122,7 @@ class RunPodSdkProvider:
             if meaning(str(error)) == "gone":
                 return None
             raise
-        return None if pod is None else self._instance(pod)
+        return None if pod is None else asked_for(instance_id, self._instance(pod))
 
     def list(self) -> tuple[Instance, ...]:
         """Every pod of this project: GraphQL's listing has no pages."""

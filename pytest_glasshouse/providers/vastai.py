@@ -21,7 +21,7 @@ from pytest_glasshouse.errors import (
     ProviderError,
     TerminateError,
 )
-from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, lost_create
+from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
 from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
 from pytest_glasshouse.providers.launching import pasteable
@@ -49,7 +49,6 @@ _MALFORMED = {"invalid_args", "invalid_price", "no_ssh_key_for_vm"}
 _FUNDS = {"insufficient_credit", "insufficient_balance"}
 _REFUSALS = _CAPACITY | _MALFORMED | _FUNDS
 _OK = 200
-_GONE = 404
 
 
 def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
@@ -117,13 +116,13 @@ class VastProvider:
         """One instance; None for 404 and for `instances: null`."""
         self._paces["get"].wait()
         reply = self._api.request("GET", f"/api/v0/instances/{quote(instance_id, safe='')}/", query={"owner": "me"})
-        if reply.status == _GONE:
+        if reply.says_gone:
             return None
         fields = self._fields(reply, "an instance")
         if "instances" not in fields:
             raise UnusableError("vastai: an instance was asked for and none, not even null, was answered")
         found = fields["instances"]
-        return None if found is None else instance_from(found, said=self._api.said)
+        return None if found is None else asked_for(instance_id, instance_from(found, said=self._api.said))
 
     def list(self) -> tuple[Instance, ...]:
         """Every instance of this project, all pages. Raises where they are fewer than the total says."""
@@ -151,7 +150,7 @@ class VastProvider:
         problem: str
         try:
             reply = self._api.request("DELETE", f"/api/v0/instances/{quote(instance_id, safe='')}/", body=_json({}))
-            if reply.status == _GONE or (reply.status == _OK and _answer(reply).get("success") is True):
+            if reply.says_gone or (reply.status == _OK and _answer(reply).get("success") is True):
                 return
             detail = self._detail(_answer(reply) if reply.status == _OK else _problem(reply))
             problem = str(self._api.refusal(reply, "the end of an instance", detail))

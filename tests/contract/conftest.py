@@ -96,7 +96,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Subject]]:
         monkeypatch.setenv("VAST_URL" if name == "vastai" else "RUNPOD_API_BASE_URL", server.url)
         monkeypatch.setenv("VAST_API_KEY" if name == "vastai" else "RUNPOD_API_KEY", server.cloud.account_key)
         monkeypatch.setenv("GLASSHOUSE_RUNPOD_API", kind.rsplit("-", maxsplit=1)[-1])
-        return Subject(kind=kind, provider=open_provider(name, max_price_usd_per_hour=max_price), server=server)
+        return Subject(
+            kind=kind, provider=open_provider(name, allow_simulated=True, max_price_usd_per_hour=max_price), server=server
+        )
 
     yield make
     for server in servers:

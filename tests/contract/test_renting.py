@@ -197,6 +197,23 @@ def test_what_comes_back_after_its_end_is_listed_again(rented: Subject) -> None:
     rented.provider.terminate(made.instance_id)
 
 
+def test_an_end_that_was_accepted_and_not_carried_out_can_be_seen(rented: Subject) -> None:
+    made = rented.create()
+    rented.fault("silent", on="terminate")
+    rented.provider.terminate(made.instance_id)
+    assert [one.instance_id for one in rented.provider.list()] == [made.instance_id]
+    assert rented.provider.get(made.instance_id) is not None
+
+
+def test_what_has_ended_may_be_listed_a_moment_longer(rented: Subject) -> None:
+    made = rented.create()
+    rented.fault("lag", on="terminate", after_s=0.2)
+    rented.provider.terminate(made.instance_id)
+    assert rented.cloud.billing() == ()
+    assert len(rented.provider.list()) == 1
+    until(lambda: rented.provider.list() == ())
+
+
 def test_the_listing_is_whole_or_it_is_an_error(rented: Subject) -> None:
     for _ in range(3):
         rented.create()
@@ -297,12 +314,39 @@ def test_no_error_shows_a_key_a_value_or_an_address(rented: Subject, kind: str, 
     rented.fault(kind)
     with pytest.raises(GlasshouseError) as caught:
         rented.provider.create(offer, launch=launch)
-    told = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    _assert_nothing_shows(rented, caught.value, caplog.text)
+
+
+@pytest.mark.parametrize("kind", ["hang-up", "html-502", "500", "429", "401"])
+@pytest.mark.parametrize("operation", ["offers", "get", "list", "terminate", "account"])
+def test_no_error_of_another_request_shows_them_either(
+    rented: Subject, operation: Any, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    made = rented.create(env={"TOKEN": SECRET})
+    if operation == "account" and rented.kind == "runpod-rest":
+        operation = "list"  # it has no request of its own for that
+    ask: dict[str, Callable[[], Any]] = {
+        "offers": lambda: rented.provider.offers(row()),
+        "get": lambda: rented.provider.get(made.instance_id),
+        "list": rented.provider.list,
+        "terminate": lambda: rented.provider.terminate(made.instance_id),
+        "account": rented.provider.account,
+    }
+    rented.fault(kind, on=operation)
+    with pytest.raises(GlasshouseError) as caught:
+        ask[operation]()
+    _assert_nothing_shows(rented, caught.value, caplog.text)
+
+
+def _assert_nothing_shows(rented: Subject, error: BaseException, logged: str) -> None:
+    told = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    # The frames of this test hold the account itself; everything else is what a user's terminal would show.
     ours = "\n".join(line for line in told.splitlines() if "rented = " not in line)
     for hidden in (rented.cloud.account_key, SECRET, "Bearer", "podFindAndDeploy"):
         assert hidden not in ours
-        assert hidden not in caplog.text
-    assert "127.0.0.1" not in str(caught.value)
+        assert hidden not in logged
+    assert "127.0.0.1" not in str(error)
     assert rented.cloud.account_key not in repr(rented.provider) + repr(vars(rented.provider))
 
 

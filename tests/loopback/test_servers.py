@@ -200,7 +200,8 @@ def test_pods_end_with_the_process_that_serves_them(tmp_path: Path) -> None:
         "server = runpod()\none = server.cloud.create(order('python3', '-c', DAEMON), None)\n"
         "while len(one.pod.processes()) < 3: time.sleep(0.02)\nprint(one.pod.root, flush=True)\ntime.sleep(300)\n"
     )
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environ)
     assert process.stdout is not None
     root = process.stdout.readline().decode().strip()
@@ -221,6 +222,7 @@ def test_pods_end_with_the_process_that_serves_them(tmp_path: Path) -> None:
     process.wait()
     process.stdout.close()
     until(lambda: not living())
+    until(lambda: not Path(root).parent.exists())
 
 
 def test_a_runpod_container_that_ends_starts_again_on_an_empty_disk() -> None:
@@ -233,9 +235,10 @@ def test_a_runpod_container_that_ends_starts_again_on_an_empty_disk() -> None:
         server.cloud.vanish(one.instance_id)
 
 
-def test_a_vast_instance_that_ends_has_exited_and_bills_on() -> None:
+@pytest.mark.parametrize("command", [("sh", "-c", "exit 3"), ("true",), ("no-such-command",)])
+def test_a_vast_instance_that_ends_has_exited_and_bills_on(command: tuple[str, ...]) -> None:
     with vastai() as server:
-        one = server.cloud.create(order("sh", "-c", "exit 3"), None)
+        one = server.cloud.create(order(*command), None)
         path = f"/api/v0/instances/{one.instance_id}/?owner=me"
         until(lambda: ask(server, "GET", path)[1]["instances"]["actual_status"] == "exited")
         assert len(server.cloud.billing()) == 1
@@ -288,3 +291,11 @@ def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() 
         server.cloud.restart(one.instance_id)
         assert nonce() != first
         server.cloud.vanish(one.instance_id)
+
+
+def test_what_is_meant_to_be_left_behind_is_said() -> None:
+    with runpod(pods="none") as server:
+        server.cloud.create(order(), None)
+        server.cloud.forgive("this test is about leaving it")
+        server.cloud.assert_nothing_bills()
+        assert len(server.cloud.billing()) == 1

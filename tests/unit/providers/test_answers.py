@@ -256,6 +256,23 @@ def test_one_allocation_is_none_only_for_a_clear_no(rest: Provider, vast: Provid
         sdk.get("a")
 
 
+def test_a_page_that_was_not_found_says_nothing_about_an_allocation(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+    """A wrong address, or a proxy in between, would otherwise prove that everything is gone."""
+    answers.say(404, b"404 page not found")
+    for provider in (rest, vast):
+        with pytest.raises(ProviderError):
+            provider.get("7")
+        with pytest.raises(TerminateError):
+            provider.terminate("7")
+
+
+def test_another_allocation_than_was_asked_for_is_an_error(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+    answers.say(200, {"id": "other", "instances": {"id": 8}})
+    for provider in (rest, vast):
+        with pytest.raises(ProviderError, match="another allocation"):
+            provider.get("7")
+
+
 @pytest.mark.parametrize(("status", "value"), [(200, {"success": False}), (200, b""), (409, {}), (500, {}), (403, {}), (200, {})])
 def test_vast_has_ended_only_what_it_says_it_ended(vast: Provider, answers: OneAnswer, status: int, value: Any) -> None:
     answers.say(status, value)

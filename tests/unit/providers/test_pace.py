@@ -51,8 +51,9 @@ def test_each_kind_of_read_waits_ten_seconds_for_its_turn_and_an_end_never_waits
         provider.list()
         assert clock.slept == []
         provider.get(made.instance_id)
+        assert clock.slept == [10.0]
+        # By the time the one had waited, the other's ten seconds were over too.
         provider.list()
-        # By the time the first had waited, the other's ten seconds were over too.
         assert clock.slept == [10.0]
         provider.list()
         assert clock.slept == [10.0, 10.0]
