@@ -119,8 +119,10 @@ def test_restart_in_a_leg_ends_the_row_and_not_silently(rental: Rental) -> None:
             rental.server.cloud.restart(one.instance_id)
 
     ran = rental.run(meanwhile=restart)
-    assert ran.code != 0, ran.output
-    assert (ran.report["rows"], len(ran.report["excludedResults"]), ran.report["cleanup"]["status"]) == ([], 1, "proven")
+    assert ran.code == 14, ran.output
+    (row,) = ran.report["excludedResults"]
+    assert (row["outcome"], "it was restarted" in row["reason"]) == ("infrastructure", True)
+    assert (ran.report["rows"], ran.report["cleanup"]["status"]) == ([], "proven")
 
 
 @pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
