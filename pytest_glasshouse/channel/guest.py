@@ -15,7 +15,7 @@ from pytest_glasshouse.errors import GuestGoneError, ProtocolError
 from pytest_glasshouse.wire import frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_glasshouse.wire.canonical import Json
 
@@ -28,8 +28,17 @@ PATIENCE_S = 120.0
 _AGAIN_S = 0.2
 
 
+#: How often it is asked, while a guest cannot be reached, whether its provider still has it.
+_ASK_EVERY_S = 3.0
+
+
 class Channel(Protocol):
     """The operations the legs need; mock faults stand in front of a real one with the same shape."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the guest stopped answering and was given up."""
+        ...
 
     def request(self, op: str, fields: dict[str, Json] | None = None, payload: bytes | memoryview = b"") -> dict[str, Json]:
         """One operation of the agent. Raises `GuestGoneError` when it is gone, `ProtocolError` when it refuses."""
@@ -52,14 +61,25 @@ class GuestChannel:
     """One conversation with an agent; requests are answered one after the other, each of them once.
 
     With `patience_s`, a connection that breaks is made again, and the request in flight is repeated under its own number:
-    an agent that carried it out already gives the answer it gave. A guest that cannot be reached for that long is gone.
+    an agent that carried it out already gives the answer it gave. A guest that cannot be reached for that long is gone, and
+    so is one of which `lost` says, while it cannot be reached, that there is nothing to wait for.
     """
 
-    def __init__(self, address: str, *, allocation_id: str, timeout_s: float = _TIMEOUT_S, patience_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        allocation_id: str,
+        timeout_s: float = _TIMEOUT_S,
+        patience_s: float = 0.0,
+        lost: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._allocation_id = allocation_id
         self._address = address
         self._timeout_s = timeout_s
         self._patience_s = patience_s
+        self._lost = lost
+        self._given_up = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._session = secrets.token_hex(8)
@@ -70,6 +90,11 @@ class GuestChannel:
         except OSError as error:
             if not patience_s:
                 raise self._gone(error) from None
+
+    @property
+    def gone(self) -> bool:
+        """See `Channel.gone`."""
+        return self._given_up
 
     def request(self, op: str, fields: dict[str, Json] | None = None, payload: bytes | memoryview = b"") -> dict[str, Json]:
         """See `Channel.request`."""
@@ -109,6 +134,7 @@ class GuestChannel:
 
     def _patiently(self, message: dict[str, Json], payload: bytes | memoryview) -> tuple[dict[str, Json], bytearray]:
         until = time.monotonic() + self._patience_s
+        ask_at = time.monotonic() + _ASK_EVERY_S
         while True:
             try:
                 return self._once(message, payload)
@@ -116,9 +142,14 @@ class GuestChannel:
                 if self._socket is not None:
                     self._socket.close()
                     self._socket = None
-                if time.monotonic() >= until or self._closed.wait(_AGAIN_S):
+                lost = False
+                if until > time.monotonic() >= ask_at:
+                    lost = self._lost()
+                    ask_at = time.monotonic() + _ASK_EVERY_S
+                if lost or time.monotonic() >= until or self._closed.wait(_AGAIN_S):
                     # Another agent may answer at this address later: it would not be the one that was talked to.
                     self._patience_s = 0.0
+                    self._given_up = True
                     self._closed.set()
                     raise self._gone(error) from None
 

@@ -179,7 +179,8 @@ def sshd_command(settings: dict[str, Any], root: str, environment: Mapping[str, 
         "ClientAliveInterval 15",
         "ClientAliveCountMax 4",
         "LogLevel ERROR",
-        f'SetEnv {ROOT}="{root}" {PYTHON}="{sys.executable}"',
+        # A bash that thinks it is the first shell reads the user's start-up file, and whatever that does or waits for.
+        f'SetEnv {ROOT}="{root}" {PYTHON}="{sys.executable}" SHLVL="1"',
     ]
     private(os.path.join(root, "sshd_config"), "\n".join(lines) + "\n")
     if os.getuid() == 0:

@@ -117,12 +117,12 @@ class Allocation:
             declared=settings.declared,
             allocation=self._facts(),
             observation=observation,
-            ended=self._explained(ended, observation["rounds"][-1]),
+            ended=self._explained(ended, observation["rounds"][-1], gone=channel.gone),
         )
 
-    def _explained(self, ended: Ended | None, notes: dict[str, Any]) -> Ended | None:
+    def _explained(self, ended: Ended | None, notes: dict[str, Any], *, gone: bool) -> Ended | None:
         """Where a rented guest was lost, the reason is the broker's or the provider's to tell."""
-        if ended is None or ended.outcome != "excluded" or not self.grant.rented:
+        if ended is None or not gone or not self.grant.rented:
             return ended
         kind, told = self._grants.fate(self.grant)
         if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):
@@ -177,10 +177,16 @@ class Allocation:
             "rounds": [],
         }
 
+    def _lost(self) -> bool:
+        """Whether broker or provider know that there is no use in waiting for the guest."""
+        return self._grants.fate(self.grant)[0] in ("ended", "lost")
+
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:
             patience_s = PATIENCE_S if self.grant.rented else 0.0
-            return GuestChannel(self.grant.address, allocation_id=self.grant.allocation_id, patience_s=patience_s)
+            return GuestChannel(
+                self.grant.address, allocation_id=self.grant.allocation_id, patience_s=patience_s, lost=self._lost
+            )
 
         if not self.grant.faults:
             return connect()

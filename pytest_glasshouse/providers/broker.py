@@ -161,22 +161,30 @@ class Broker:
         used = {each.provider.name: each.provider for each in self._fleet.allocations} or self._fleet.providers
         return tuple(instance for provider in used.values() for instance in self._fleet.patiently(provider, provider.list))
 
-    def fate(self, grant: Grant) -> tuple[str, str]:
-        """Why a guest that stopped answering is gone: `ended` by this broker, `lost` as the provider says, or nobody knows."""
+    def fate(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (each answer is found out at another place)
+        """What became of an allocation whose guest does not answer, in a word and a sentence.
+
+        `ended` by this broker; `lost`, as the provider says; `unreachable` though the provider says that it runs; `unknown`
+        where the provider says nothing. Two empty texts for a guest of this machine.
+        """
         allocation = self._of(grant)
         if allocation is None:
             return "", ""
         if self._stopped or allocation.fate:
             return "ended", self._stopped or allocation.fate
-        try:
-            seen = allocation.provider.get(grant.instance_id) if allocation.provider.rents else None
-        except (GlasshouseError, OSError) as error:
-            return "lost", f"the provider does not say what became of the allocation: {error}"
-        if seen is None or not allocation.provider.rents:
-            return ("lost", "the provider says that the allocation is gone") if allocation.provider.rents else ("", "")
-        if seen.state == "running":
+        if not allocation.provider.rents:
             return "", ""
-        return "lost", f"the provider says that the allocation is {seen.raw_state or seen.state}"
+        try:
+            seen = allocation.provider.get(grant.instance_id)
+        except (GlasshouseError, OSError) as error:
+            return "unknown", f"the provider does not say what became of the allocation: {error}"
+        if seen is None:
+            return "lost", "the provider says that the allocation is gone"
+        if seen.state != "running":
+            return "lost", f"the provider says that the allocation is {seen.raw_state or seen.state}"
+        if seen.access != allocation.access:
+            return "lost", "the provider shows the allocation at another address than before: it was restarted"
+        return "unreachable", "the provider says that the allocation runs, and its guest cannot be reached"
 
     # -- the end
 

@@ -30,6 +30,8 @@ class Verdict:
     lease: Lease
     status: Status
     reason: str
+    #: Whether looking again could tell no more.
+    final: bool = False
 
 
 @dataclass(kw_only=True)
@@ -183,11 +185,11 @@ class Ending:
             reason = f"the listing showed it while it ran; {looked} show it no more"
         else:
             reason = "the listing never showed it while it ran, so its absence there shows nothing"
-            each.verdict = Verdict(lease=lease, status="unproven", reason=reason)
+            each.verdict = Verdict(lease=lease, status="unproven", reason=reason, final=True)
             return
         lease.gone_at = self._clock.wall()
         self._write("gone", lease)
-        each.verdict = Verdict(lease=lease, status="proven", reason=reason)
+        each.verdict = Verdict(lease=lease, status="proven", reason=reason, final=True)
 
     def _seen(self, lease: Lease) -> None:
         if not lease.seen_listed:

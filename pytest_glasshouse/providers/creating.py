@@ -88,6 +88,7 @@ class Creator:
         _compare(lease.name, promised=allocation.offer.gpu_model, seen=instance.gpu_model)
         self.tell(allocation, "bootstrap")
         assert instance.access is not None  # noqa: S101  (what `_until_reachable` waits for)
+        allocation.access = instance.access
         until = self.clock.monotonic() + self.timing.bootstrap_s
         allocation.address = self.road.connect(lease, instance.access, timeout_s=self.timing.bootstrap_s)
         if not allocation.provider.rents:

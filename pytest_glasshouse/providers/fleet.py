@@ -19,7 +19,7 @@ from pytest_glasshouse.providers.timing import Clock, Timing, timing_of
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_glasshouse.providers.base import Offer, Provider
+    from pytest_glasshouse.providers.base import Access, Offer, Provider
     from pytest_glasshouse.providers.lease import Lease
     from pytest_glasshouse.providers.reaching import Road
     from pytest_glasshouse.wire.canonical import Json
@@ -62,6 +62,8 @@ class Allocation:
     key: str
     ready: bool = False
     address: str = ""
+    #: Where the provider showed it when it was reached.
+    access: Access | None = None
     hello: dict[str, Json] = field(default_factory=dict)
     gpu_model: str = ""
     grant_id: str | None = None
@@ -146,6 +148,8 @@ class Fleet:
             return
         if provider.rents:
             threading.Thread(target=farewell_quietly, args=(self.road(provider), lease), daemon=True).start()
+        if provider.rents and not lease.seen_listed:
+            self._show(lease, provider)
         try:
             told = [self._gone(provider, instance_id) for instance_id in list(lease.instance_ids)]
         except (GlasshouseError, OSError) as error:
@@ -156,6 +160,16 @@ class Fleet:
         if all(told):
             lease.quiet_at = self.clock.wall()
         self.ledger.write("ended", name=lease.name)
+
+    def _show(self, lease: Lease, provider: Provider) -> None:
+        """The positive control, while there is still something to see: without it its end could never be proven."""
+        try:
+            shown = any(found.name == lease.name and found.state != "ended" for found in provider.list())
+        except (GlasshouseError, OSError):
+            return
+        if shown:
+            lease.seen_listed = True
+            self.ledger.write("listed", name=lease.name)
 
     def _gone(self, provider: Provider, instance_id: str) -> bool:
         provider.terminate(instance_id)

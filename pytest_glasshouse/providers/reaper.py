@@ -44,11 +44,12 @@ class Reaping:
         self._allow_simulated = allow_simulated
         self._clock = clock
         self._providers: dict[str, Provider] = {}
+        self._settled: set[str] = set()
         self.said = ""
 
     def open_leases(self) -> list[Lease]:
-        """What the ledger does not prove to be over."""
-        return [lease for lease in read(self._path)[0].values() if not lease.over]
+        """What the ledger does not prove to be over, and of which more could be learned."""
+        return [lease for lease in read(self._path)[0].values() if not lease.over and lease.name not in self._settled]
 
     def overdue(self) -> list[Lease]:
         """Those that outlived their deadline while their run lives on: frozen, or at odds with its clock."""
@@ -56,7 +57,10 @@ class Reaping:
         return [lease for lease in self.open_leases() if now > lease.deadline + patience_s]
 
     def end(self, leases: Sequence[Lease]) -> bool:
-        """Try to end these and prove it. Whatever fails is said once and tried again by the caller."""
+        """Try to end these and prove it, and say whether there is nothing more to do.
+
+        Whatever fails is said once and tried again by the caller. What no listing ever showed cannot be proven, only ended.
+        """
         bases = read(self._path)[1]
         mine = []
         for lease in leases:
@@ -76,7 +80,8 @@ class Reaping:
             return False
         for verdict in verdicts:
             self._say(f"{verdict.lease.name}: {verdict.status}: {verdict.reason}")
-        return len(mine) == len(leases) and all(verdict.status == "proven" for verdict in verdicts)
+        self._settled |= {verdict.lease.name for verdict in verdicts if verdict.final}
+        return len(mine) == len(leases) and all(verdict.final for verdict in verdicts)
 
     def _check(self, lease: Lease, base: str) -> None:
         if base_url(self._provider(lease.provider)) != base:

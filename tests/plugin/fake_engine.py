@@ -49,7 +49,7 @@ class FakeBroker:
 
     rents = False
     simulated = ()
-    over_budget = ""
+    over_budget = os.environ.get("FAKE_OVER_BUDGET", "")
 
     def quote(self) -> Any:
         raise AssertionError("nothing here has a price")

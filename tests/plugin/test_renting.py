@@ -19,7 +19,7 @@ from pytest_glasshouse.options import Options
 from pytest_glasshouse.providers.money import Line, Quote
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod
-from tests.plugin.conftest import ROWS
+from tests.plugin.conftest import ROWS, Project
 
 ARGUMENTS = ("--provider", "runpod", "--glasshouse-leg-seconds", "2")
 ALLOWED = (*ARGUMENTS, "--glasshouse-allow-simulated")
@@ -128,3 +128,16 @@ def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> N
     _consent({"CI": "true"}, budget_usd=5.0, sweeper="nightly-sweep")
     told = capsys.readouterr().out
     assert "estimate 2.00 USD; budget 5.00 USD, enforced while it runs" in told
+
+
+def test_run_that_the_budget_ended_exits_11_with_its_report(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_OVER_BUDGET", "the budget of 5 USD is reached: every allocation was ended at once")
+    result = project.rows("good", "lostcallback").spawn()
+    assert result.ret == 11
+    result.stdout.fnmatch_lines(["glasshouse: the budget of 5 USD is reached: *"])
+    assert len(project.report()["rows"]) == 1
+
+
+def test_cleanup_that_is_not_proven_outranks_the_budget(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_OVER_BUDGET", "the budget is reached")
+    assert project.rows("good").spawn("--glasshouse-mock-fault", "terminate-fails").ret == 10

@@ -19,7 +19,7 @@ from pytest_glasshouse.errors import (
     TerminateError,
     WrongGpuError,
 )
-from pytest_glasshouse.providers.base import Instance
+from pytest_glasshouse.providers.base import Instance, SshAccess
 from pytest_glasshouse.providers.lease import named
 from pytest_glasshouse.providers.ledger import read
 from pytest_glasshouse.rows.spec import RowSpec
@@ -405,9 +405,17 @@ def test_signal_ends_everything_before_anything_else(make_broker: MakeBroker, re
 def test_fate_of_a_pod_the_provider_lost_is_told(make_broker: MakeBroker, rented: Scripted) -> None:
     broker = make_broker()
     grant = broker.acquire(ROW)
-    assert broker.fate(grant) == ("", "")
+    assert broker.fate(grant)[0] == "unreachable"
     rented.vanish(grant.instance_id)
     assert broker.fate(grant) == ("lost", "the provider says that the allocation is gone")
+
+
+def test_pod_that_is_shown_elsewhere_was_restarted(make_broker: MakeBroker, rented: Scripted) -> None:
+    broker = make_broker()
+    grant = broker.acquire(ROW)
+    changed(rented, grant.instance_id, access=SshAccess(host="pod.invalid", port=33033))
+    assert broker.fate(grant)[0] == "lost"
+    assert ("restarted" in broker.fate(grant)[1], "33033" in broker.fate(grant)[1]) == (True, False)
 
 
 # -- the ledger
@@ -459,3 +467,17 @@ def test_foreign_instances_are_not_ours_to_judge(make_broker: MakeBroker, rented
     broker.acquire(ROW)
     assert broker.end_all().status == "proven"
     assert "elsewhere" in rented.alive
+
+
+def test_signal_right_after_the_create_leaves_a_proof_possible(make_broker: MakeBroker, rented: Scripted) -> None:
+    """Ended before any listing was read, its absence later would show nothing: it is looked at first."""
+    broker = make_broker()
+
+    def interrupted(_instance_id: str) -> None:
+        broker.signal_end()
+
+    rented.script["list"] = [ProviderError("503")]
+    rented.script["get"] = [interrupted]
+    with pytest.raises(InfrastructureError):
+        broker.acquire(ROW)
+    assert broker.end_all().status == "proven"
