@@ -228,7 +228,11 @@ def did_not_fit(outcome: Outcome) -> bool:
     return any(each is not None and each["reason"] == _NO_ROOM for each in failed)
 
 
-_INTERRUPTED = Ended(outcome="lost", reason="the run ended in the middle of this row", decision="Run it again; what is kept can be pooled with it")
+_INTERRUPTED = Ended(
+    outcome="lost",
+    reason="the run ended in the middle of this row",
+    decision="Run it again; what is kept can be pooled with it",
+)
 
 
 def _with_missing(ended: Ended, row: RowSpec, *, finished: int) -> Ended:
