@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.legs.trustees import OutsideServer
     from pytest_glasshouse.rows.overrides import Overrides
-    from pytest_glasshouse.rows.spec import Order
+    from pytest_glasshouse.rows.spec import Order, Preset
 
 #: Seconds an allocation may take until its agent answers.
 BOOT_TIMEOUT_S = {"mock": 15.0, "local": 60.0}
@@ -38,6 +38,7 @@ class Options:
     budget_usd: float | None = None
     max_price_usd: float | None = None
     rounds: int | None = None
+    preset: Preset | None = None
     fixed_order: bool = False
     leg_seconds: float | None = None
     leg_steps: int | None = None
@@ -79,6 +80,7 @@ class Options:
             rounds=self.rounds,
             margin_pct=self.margin_pct,
             model=self.model,
+            preset=self.preset,
             dry_run=self.provider == "mock",
         )
 
@@ -160,6 +162,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         budget_usd=values.get("budget"),
         max_price_usd=values.get("max_price"),
         rounds=values.get("rounds"),
+        preset=values.get("preset"),
         fixed_order=values.get("fixed_order", False),
         leg_seconds=values.get("leg_seconds"),
         leg_steps=values.get("leg_steps"),

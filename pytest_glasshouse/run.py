@@ -134,9 +134,6 @@ class Run:
 
         report_key(os.environ)
         rows = [each.row for each in selected.rows.values()]
-        for row in rows:
-            if row.order == "interleaved":
-                raise ConfigurationError(f"row {row.name!r}: field order: 'interleaved' is not in this version")
         run = cls(config, plan, selected)
         check_writable(run.report_path)
         if rows:

@@ -21,6 +21,7 @@ from pytest_glasshouse.guest.memory import wipe_bytes
 from pytest_glasshouse.guest.opener import derived_keys, open_package, seal_adapter, unseal_key
 from pytest_glasshouse.guest.scanned import Scanned
 from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
+from pytest_glasshouse.guest.turns import ControlTurns
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.journal import Journal
@@ -140,6 +141,7 @@ class Protected:
             on_started=lambda body: self._journal.append("train_started", body),
             on_progress=lambda body: self._journal.append("train_progress", body),
             on_trained=lambda trainer: self._scanned.trained(trainer.last_batch()),
+            turns=ControlTurns(self._control),
         )
 
     def _check_result(self, result: str, manifest: str) -> None:

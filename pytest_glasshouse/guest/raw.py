@@ -13,6 +13,7 @@ from pytest_glasshouse.guest import images
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import ALIGNMENT
 from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
+from pytest_glasshouse.guest.turns import ControlTurns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,7 @@ class Raw:
             base_sha256=self._base_sha256,
             on_started=on_started,
             on_progress=lambda body: self._control.tell("progress", body),
+            turns=ControlTurns(self._control),
         )
         trained.body["opened_at_ns"] = began
         self._control.tell("images", images.collect())

@@ -7,22 +7,25 @@ a broken tool.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pytest_glasshouse.channel.guest import Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.legs.order import leg_orders
+from pytest_glasshouse.legs.interleaved import InterleavedRound
+from pytest_glasshouse.legs.order import leg_orders, starting_orders
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.providers.mock_channel import FaultyChannel, poisoned
+from pytest_glasshouse.rows.interleaving import interleaving
 from pytest_glasshouse.workloads.base import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.providers.base import Grant, Instance
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.workloads.base import Material
@@ -69,7 +72,6 @@ class Allocation:
     def carry_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         """Run every round of `row`. See `RowSpec.run`."""
         settings = self._settings
-        orders = leg_orders(row.order, rounds=row.rounds, seed=settings.seed, fixed=settings.fixed_order)
         material = prepare(row.workload, seed=settings.seed, model=settings.model or row.model, data=row.data)
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)
@@ -78,7 +80,7 @@ class Allocation:
         ended: Ended | None = None
         cursor = 0
         try:
-            for number, order in enumerate(orders, 1):
+            for number, order in enumerate(self._orders(row), 1):
                 current = Round(
                     row=row,
                     grant=self.grant,
@@ -96,13 +98,11 @@ class Allocation:
                     plan_sha256=plan_sha256(observation["plan"]),
                     confidential=settings.confidential,
                     strict_memory=settings.strict_memory,
+                    design=interleaving(row) if row.order == "interleaved" and row.resident else None,
                 )
                 current.notes["order"] = list(order)
                 observation["rounds"].append(current.notes)
-                for leg in order:
-                    ended = protected.run(current) if leg == "protected" else raw.run(current)
-                    if ended is not None:
-                        break
+                ended = _round(current, order, protected, raw)
                 cursor = current.cursor
                 if ended is not None:
                     break
@@ -115,6 +115,14 @@ class Allocation:
             observation=observation,
             ended=ended,
         )
+
+    def _orders(self, row: RowSpec) -> Sequence[Sequence[Role]]:
+        """In which order the legs of each round run, or start."""
+        settings = self._settings
+        if row.order != "interleaved":
+            return leg_orders(row.order, rounds=row.rounds, seed=settings.seed, fixed=settings.fixed_order)
+        legs = cast("Sequence[Role]", interleaving(row).legs)
+        return starting_orders(legs, rounds=row.rounds, seed=settings.seed, fixed=settings.fixed_order)
 
     def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> dict[str, Any]:
         settings = self._settings
@@ -147,6 +155,7 @@ class Allocation:
                 "stepBudget": row.steps,
                 "warmupSec": f"{row.warmup_s:g}",
                 "strictMemory": settings.strict_memory,
+                **({"interleaving": interleaving(row).to_json(), "null": row.null} if row.order == "interleaved" else {}),
                 "subject": settings.subject,
             },
             "material": {
@@ -180,3 +189,14 @@ class Allocation:
             dry_run=self.grant.dry_run,
             simulated=self.grant.simulated,
         )
+
+
+def _round(current: Round, order: Sequence[Role], protected: ProtectedRuntime, raw: RawRunner) -> Ended | None:
+    """One round: legs that take turns, or one leg after the other."""
+    if current.design is not None:
+        return InterleavedRound(current, current.design, order).run(protected, raw)
+    for leg in order:
+        ended = protected.run(current) if leg == "protected" else raw.run(current)
+        if ended is not None:
+            return ended
+    return None
