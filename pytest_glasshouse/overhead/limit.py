@@ -35,9 +35,14 @@ class LimitJudgement:
         return self.verdict is LimitVerdict.WITHIN
 
 
-def judge_limit(log_ratios: Sequence[float], *, limit_pct: float, fixed_order: bool = False) -> LimitJudgement:
-    """Pass only if the upper bound is at most the limit; fail as `over` only if the lower bound is above it."""
-    bounds = one_sided_bounds_pct(log_ratios)
+def judge_limit(
+    log_ratios: Sequence[float], *, limit_pct: float, fixed_order: bool = False, first_rounds: int | None = None
+) -> LimitJudgement:
+    """Pass only if the upper bound is at most the limit; fail as `over` only if the lower bound is above it.
+
+    `first_rounds` as in `overhead.interval`.
+    """
+    bounds = one_sided_bounds_pct(log_ratios, first_rounds=first_rounds)
     if bounds is None:
         return _judgement(LimitVerdict.INCONCLUSIVE, "one round has no upper bound", limit_pct, None, None)
     low, high = bounds.low, bounds.high
