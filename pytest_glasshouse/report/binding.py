@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
-from pytest_glasshouse.legs.order import leg_orders
+from pytest_glasshouse.legs.order import leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
 from pytest_glasshouse.wire.tokens import peek
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     Faults = Iterator[tuple[str, str]]
 
@@ -106,7 +106,7 @@ def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
 
 def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
     try:
-        drawn = leg_orders(plan["order"], rounds=plan["rounds"], seed=plan["seed"], fixed=plan["fixedOrder"])
+        drawn, turns = _drawn(plan)
     except (GlasshouseError, KeyError, TypeError) as error:
         yield ".observation.plan", f"gives no order of legs ({type(error).__name__})"
         return
@@ -115,6 +115,27 @@ def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
             yield f".observation.rounds[{place}].round", f"is round {place + 1}"
         if observed.get("order") != list(order):
             yield f".observation.rounds[{place}].order", f"the plan's seed gives {' then '.join(order)}"
+        expected = turns(place + 1)
+        if observed.get("turns") != expected:
+            told = "has no turns" if expected is None else "is not what the plan's seed gives"
+            yield f".observation.rounds[{place}].turns", told
+
+
+def _drawn(plan: Mapping[str, Any]) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
+    """What the plan's seed gives: the order of legs in each round, and the turns of a round (None where it has none)."""
+    rounds, seed, fixed = plan["rounds"], plan["seed"], plan["fixedOrder"]
+    if plan["order"] != "interleaved":
+        return leg_orders(plan["order"], rounds=rounds, seed=seed, fixed=fixed), lambda _number: None
+    design = plan["interleaving"]
+    starts = starting_orders(design["legs"], rounds=rounds, seed=seed, fixed=fixed)
+    if not design["resident"]:
+        return starts, lambda _number: None
+
+    def turns(number: int) -> list[str]:
+        orders = turn_orders(design["legs"], number=number, pairs=design["pairs"], seed=seed)
+        return [role for pair in orders for role in pair]
+
+    return starts, turns
 
 
 def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: Mapping[str, Any], run_id: str) -> Faults:

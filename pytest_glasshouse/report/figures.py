@@ -83,7 +83,7 @@ def judged_figures(
         "roundsMeanPct": mean,
         "overheadCi95Pct": _pair(ci95),
         "overheadCi90Pct": _pair(interval_pct(ratios, level=0.90)),
-        "method": method(len(ratios)),
+        "method": method(len(ratios), order=order),
         "verdict": judged.verdict.value,
         "verdictReason": judged.reason,
         "moreRounds": judged.more_rounds,
@@ -105,12 +105,13 @@ def log_ratios(figures: Mapping[str, Any]) -> list[float]:
     return [log_ratio(each["protectedPerSec"], each["rawPerSec"]) for each in figures["roundFigures"]]
 
 
-def method(rounds: int) -> str:
+def method(rounds: int, *, order: str) -> str:
     """How the overhead and its interval were computed, in words that a table can carry."""
+    kind = "interleaved" if order == "interleaved" else "sequential"
     if rounds == 1:
-        return "ratio of rates, one sequential round, no interval"
+        return f"ratio of rates, one {kind} round, no interval"
     freedom = f"{rounds - 1} degrees of freedom"
-    return f"ratio of totals over {rounds} sequential rounds; t interval on the rounds' log ratios, {freedom}"
+    return f"ratio of totals over {rounds} {kind} rounds; t interval on the rounds' log ratios, {freedom}"
 
 
 def _pair(interval: Interval | None) -> list[float] | None:
@@ -151,7 +152,7 @@ def _beside(legs: Sequence[LegResult]) -> Figures:
 
 def _round_figures(each: RoundResult) -> Figures:
     ((protected, raw),) = measured_legs([each])
-    figures: Figures = {"round": each.number, "order": list(each.order)}
+    figures: Figures = {"round": each.number, "order": [leg for leg in each.order if leg in {"protected", "raw"}]}
     for name, leg in (("protected", protected), ("raw", raw)):
         figures |= {
             f"{name}Units": leg.units,

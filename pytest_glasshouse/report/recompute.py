@@ -24,7 +24,7 @@ from pytest_glasshouse.report.evidence import (
     treatment,
 )
 from pytest_glasshouse.report.figures import judged_figures, row_figures
-from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, workload_facts
+from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.wire.journal import replay
 
 if TYPE_CHECKING:
@@ -182,10 +182,11 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         **strict_memory(observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
+        **turns(observation, rounds),
     }
     for field, value in expected.items():
         if field not in _SENTENCES or derivation.words:
-            yield from _differences(f".{field}", value, record[field])
+            yield from _differences(f".{field}", value, record.get(field))
 
 
 def _finding_faults(record: Mapping[str, Any], expected: Sequence[Mapping[str, Any]]) -> Faults:

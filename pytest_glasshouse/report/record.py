@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.evidence import invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
 from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
+from pytest_glasshouse.report.turns import design, segments, steady
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -107,7 +108,7 @@ def build_record(
         **strict_memory(outcome.observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
-        "segments": [],
+        **turns(outcome.observation, rounds),
         "journal": journals(outcome.observation),
         **seen,
         **_flags(outcome),
@@ -160,6 +161,13 @@ def data_order_seeds(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
         {"round": each.number, "protected": protected.order_seed, "raw": raw.order_seed}
         for each, (protected, raw) in zip(rounds, measured_legs(rounds), strict=True)
     ]
+
+
+def turns(observation: dict[str, Any], rounds: Sequence[RoundResult]) -> dict[str, Any]:
+    """The segments of an interleaved row and the design they follow; `segments` is empty for other rows."""
+    told = design(observation)
+    settled = {"steady": steady(rounds)} if told else {}
+    return {**told, **settled, "segments": segments(rounds)}
 
 
 def _identity(outcome: Outcome, settings: RecordSettings) -> dict[str, Any]:

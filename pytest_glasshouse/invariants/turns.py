@@ -1,0 +1,128 @@
+"""Did the legs of an interleaved round take their turns as drawn, and was a leg that waited idle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.legs.turns import Turn, segments_of, turns_of
+from pytest_glasshouse.wire import evidence, tokens
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.invariants.finding import Observation
+
+#: Of the raw segments' time, how much processor time protected-side processes may use outside their own turns.
+IDLE_SHARE = 0.001
+#: A leg's clock and the agent's may differ by this much in one turn: the messages between them take a moment.
+_HANDOVER_NS = 250_000_000
+
+
+def paused_leg_idle(observation: Observation) -> Finding:
+    """No cost hides in the other leg's time: what the protected side does, it does in its own turns."""
+    return judge_rounds("paused leg idle", observation, _idle)
+
+
+def interleaved(observation: Observation) -> bool:
+    """Whether any round of a row was planned with legs that take turns."""
+    return any(isinstance(notes, dict) and "turns" in notes for notes in observation.get("rounds") or [])
+
+
+def _idle(desk: Desk) -> str:
+    if desk.maybe("turns") is None:
+        return "no leg was paused: they ran one after the other"
+    turns, claims = _signed(desk)
+    if "protected" not in claims["roles"]:
+        return "no protected leg took part"
+    raw_ns = _segments_ns(desk, claims["roles"])
+    used_ns = _outside_ns(turns)
+    share = used_ns / raw_ns
+    if share > IDLE_SHARE:
+        raise broken(
+            f"the protected leg used {used_ns / 1e9:.3f} s of processor time outside its own turns",
+            expected=f"at most {IDLE_SHARE:.1%} of the raw segments' {raw_ns / 1e9:.3f} s",
+            seen=f"{share:.2%}",
+            todo="do not use this row: a cost of protection was paid in the raw leg's time",
+        )
+    return f"{used_ns / 1e6:.3f} ms of processor time outside its own turns, {share:.4%} of {raw_ns / 1e9:.3f} s of raw segments"
+
+
+def _outside_ns(turns: tuple[Turn, ...]) -> int:
+    """Processor time of the protected side from its first border to its last, less what its own turns used."""
+    whole = turns[-1].after.cpu_ns["protected"] - turns[0].before.cpu_ns["protected"]
+    return whole - sum(turn.cpu_ns("protected") for turn in turns if turn.role == "protected")
+
+
+def _segments_ns(desk: Desk, roles: list[str]) -> int:
+    """The timed time of every raw leg, without wash-outs."""
+    told = [segments_of(desk.of(role, "callback")) for role in roles if role != "protected"]
+    total = sum(segment["elapsed_ns"] for segments in told for segment in segments.values())
+    if total <= 0:
+        raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
+    return total
+
+
+def in_turns(desk: Desk) -> str:
+    """Turns as the seed drew them, one at a time, each with the segment its leg tells of and nobody else's."""
+    turns, claims = _signed(desk)
+    drawn = desk.of("turns")
+    if claims["turns"] != drawn or len(turns) != len(drawn):
+        raise unseen(
+            f"{len(turns)} of {len(drawn)} turns were played", expected=f"{len(drawn)} turns", seen=f"{len(turns)} signed for"
+        )
+    for one, after in zip(turns, turns[1:], strict=False):
+        if after.before.t_ns < one.after.t_ns:
+            raise broken(
+                f"turns {one.number} and {after.number} overlapped",
+                expected="one leg at a time",
+                seen=f"{(one.after.t_ns - after.before.t_ns) / 1e9:.3f} s of overlap",
+                todo="do not use this row: the legs competed for the device",
+            )
+    for role in claims["roles"]:
+        _as_told(role, [turn for turn in turns if turn.role == role], segments_of(_end_of(desk, role)))
+    return f"{len(turns)} turns as drawn, one at a time"
+
+
+def _as_told(role: str, turns: list[Turn], told: dict[int, dict[str, int]]) -> None:
+    if list(told) != [turn.number for turn in turns]:
+        raise broken(
+            f"the {role} leg tells of other turns than it was given",
+            expected=f"{len(turns)} turns",
+            seen=f"{len(told)} segments",
+            todo="do not use this row",
+        )
+    for turn in turns:
+        segment = told[turn.number]
+        spare_ns = turn.elapsed_ns - segment["elapsed_ns"] - segment["wash_ns"]
+        if not 0 <= spare_ns <= _HANDOVER_NS:
+            raise broken(
+                f"the {role} leg's segment of turn {turn.number} is not as long as its turn",
+                expected=f"wash-out and segment within {turn.elapsed_ns / 1e9:.3f} s, with less than {_HANDOVER_NS / 1e9:g} s over",
+                seen=f"{(segment['elapsed_ns'] + segment['wash_ns']) / 1e9:.3f} s",
+                todo="do not use this row: a leg's clock is not the guest's, or a part of its turn was not timed",
+            )
+
+
+def _end_of(desk: Desk, role: str) -> dict[str, Any]:
+    if role == "protected":
+        return reading.entry(desk, "train_completed")
+    body: dict[str, Any] = desk.of(role, "callback")
+    return body
+
+
+def _signed(desk: Desk) -> tuple[tuple[Turn, ...], dict[str, Any]]:
+    """What the agent signed about the borders of this round's turns."""
+    token, met = desk.of("borders"), desk.of("guest")
+    agent = tokens.public_key(met[0]["ak"])
+    claims = reading.claims(desk, token, key=agent, typ=evidence.TYP_BORDERS, name="account of the turns")
+    if claims["nonce"] != desk.of("nonce"):
+        raise broken(
+            "the account of the turns is of another round",
+            expected=f"nonce {desk.of('nonce')}",
+            seen=f"nonce {claims['nonce']}",
+            todo="do not use this row",
+        )
+    turns = turns_of(claims)
+    if not turns:
+        raise unseen("no turn was played", expected="turns", seen="none")
+    return turns, claims
