@@ -5,21 +5,35 @@ A remark decides nothing and hides nothing. It is there when the figures show it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from pytest_glasshouse.overhead.estimate import Estimates
+    from pytest_glasshouse.overhead.effects import Outliers, Steadiness
+    from pytest_glasshouse.overhead.estimate import Figure
     from pytest_glasshouse.overhead.interval import Interval
 
 
-def remarks(estimated: Estimates) -> tuple[str, ...]:
+class Remarkable(Protocol):
+    """The part of a row's estimates (`overhead.estimate.Estimates`) that a reason may have to speak of."""
+
+    @property
+    def agree(self) -> bool | None: ...
+    @property
+    def trimmed(self) -> Figure: ...
+    @property
+    def outliers(self) -> Outliers: ...
+    @property
+    def steadiness(self) -> Sequence[Steadiness]: ...
+
+
+def remarks(estimated: Remarkable) -> tuple[str, ...]:
     """Every remark on a row's estimates, in a fixed order."""
     return tuple(_remarks(estimated))
 
 
-def _remarks(estimated: Estimates) -> Iterator[str]:
+def _remarks(estimated: Remarkable) -> Iterator[str]:
     trimmed = estimated.trimmed
     if estimated.agree is False:
         yield f"the trimmed companion disagrees: {trimmed.pct:+.2f} % {_shown(trimmed.ci95)}"

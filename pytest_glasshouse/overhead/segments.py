@@ -69,7 +69,8 @@ def round_segments(number: int, pairs: Sequence[Mapping[str, Any]]) -> RoundSegm
     """The segments of a round, from `pairs` as an observation holds them.
 
     Each pair is `{number, first, protected: {units, elapsed_ns, cpu_ns}, raw: {...}}` with `raw2` where a second raw
-    leg ran. Keys beyond these are the observer's own. Raises `ValueError` or `KeyError` for what is none.
+    leg ran; then each has its `position` among the three. Keys beyond these are the observer's own. Raises `ValueError`
+    or `KeyError` for what is none.
     """
     return RoundSegments(round=number, pairs=tuple(_pair(each) for each in pairs))
 
@@ -79,9 +80,12 @@ def _pair(given: Mapping[str, Any]) -> Pair:
     if first not in {"protected", "raw", "raw2"}:
         raise ValueError(f"first of a pair: expected protected, raw or raw2, saw {first!r}")
     again = given.get("raw2")
+    if again is not None:
+        # Of three turns the first may be the second raw leg's: what counts is which of the two compared ran before.
+        first = "protected" if given["protected"]["position"] < given["raw"]["position"] else "raw"
     return Pair(
         number=given["number"],
-        first=cast("Leg", first if first == "protected" else "raw"),
+        first=cast("Leg", first),
         protected=_segment(given["protected"]),
         raw=_segment(given["raw"]),
         raw2=None if again is None else _segment(again),

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.costs import price
 from pytest_glasshouse.report.evidence import invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
 from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
 from pytest_glasshouse.report.turns import design, segments, steady
@@ -85,7 +86,7 @@ def build_record(
             "unpublishableBecause": _once(["not measured", *_reasons(outcome, found, settings)]),
         }
         return {"list": "excludedResults", "record": excluded}
-    figures = row_figures(rounds)
+    figures = row_figures(rounds, usd_per_hour=price(outcome.observation))
     margin_pct = outcome.row.margin_pct if settings.margin_pct is None else settings.margin_pct
     judged = judged_figures(
         figures,

@@ -263,16 +263,17 @@ def test_neighbours_that_resemble_each_other_are_worth_less() -> None:
 def test_segments_are_read_from_an_observation() -> None:
     given = {
         "number": 1,
-        "first": "raw",
-        "protected": {"units": 90, "elapsed_ns": 10, "cpu_ns": 3},
-        "raw": {"units": 100, "elapsed_ns": 10, "cpu_ns": 4},
-        "raw2": {"units": 99, "elapsed_ns": 10},
+        "first": "raw2",
+        "protected": {"units": 90, "elapsed_ns": 10, "cpu_ns": 3, "position": 3},
+        "raw": {"units": 100, "elapsed_ns": 10, "cpu_ns": 4, "position": 2},
+        "raw2": {"units": 99, "elapsed_ns": 10, "position": 1},
     }
 
     (pair,) = round_segments(3, [given]).pairs
 
     assert pair.protected == Segment(units=90, elapsed_ns=10, cpu_ns=3)
     assert pair.raw2 == Segment(units=99, elapsed_ns=10)
+    assert pair.first == "raw"
 
 
 @pytest.mark.parametrize(
