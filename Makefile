@@ -34,7 +34,7 @@ schemas: $(STAMP)
 	$(BIN)/check-jsonschema --check-metaschema schemas/report-v1.schema.json
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 coverage: $(STAMP) ## branch coverage of the rooms that must be covered whole
 	$(BIN)/coverage erase

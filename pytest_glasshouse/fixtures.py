@@ -124,7 +124,7 @@ def judge(item: pytest.Item) -> None:
     if record is None:
         pytest.fail("the row was not recorded: call row_report.record(outcome) with what row.run(...) returned", pytrace=False)
     told, options = record["record"], item.config.stash[OPTIONS]
-    if record["list"] != "rows":
+    if record["list"] == "excludedResults":
         pytest.fail(
             f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}",
             pytrace=False,
@@ -143,7 +143,7 @@ def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
             f"{limit['judgement']}: expected a one-sided 95 % upper bound of at most {limit['limitPct']:g} % overhead, "
             f"saw {upper} ({limit['reason']})"
         )
-    if options.publishable and not told["publishable"]:
+    if options.publishable and not told.get("publishable", True):
         yield f"not publishable: {'; '.join(told['unpublishableBecause'])}"
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.errors import InfrastructureError, RedactionError, ReportError
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import ENGINE, OPTIONS, ROW
 from pytest_glasshouse.terminal import Live, open_live
@@ -198,7 +198,7 @@ class Run:
     @property
     def measured(self) -> int:
         """Rows with both legs measured and every finding held."""
-        return sum(each["list"] == "rows" for each in self.records.values())
+        return sum(each["list"] != "excludedResults" for each in self.records.values())
 
     @property
     def cleanup_is_proven(self) -> bool:

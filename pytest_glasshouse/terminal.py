@@ -168,10 +168,16 @@ def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
 def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The table of measured rows, then every other row with its reason and decision, then the tamper suite."""
     measured = [each["record"] for each in records if each["list"] == "rows"]
-    excluded = [each["record"] for each in records if each["list"] != "rows"]
+    nulls = [each["record"] for each in records if each["list"] == "nullRows"]
+    excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
     if measured:
         yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
             _measured(row) for row in measured
+        ])  # fmt: skip
+    if nulls:
+        yield ""
+        yield from table([("raw against raw", "rounds", "difference", "90 % interval", "inside its margin", "findings")] + [
+            _null(row) for row in nulls
         ])  # fmt: skip
     if excluded:
         yield ""
@@ -201,6 +207,18 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['overheadPct']:+.2f} %",
         _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
         row["verdict"],
+        findings(row["findings"]),
+    )
+
+
+def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
+    interval = row["differenceCi90Pct"]
+    return (
+        row["name"],
+        str(row["rounds"]),
+        f"{row['differencePct']:+.2f} %",
+        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        "yes" if row["qualifies"] else "no",
         findings(row["findings"]),
     )
 

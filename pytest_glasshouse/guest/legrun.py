@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import sources
 from pytest_glasshouse.guest.bytecode import ByteCode
+from pytest_glasshouse.guest.files import warmed
 from pytest_glasshouse.guest.gpu import GpuMemory
 from pytest_glasshouse.guest.images import Baseline, Images
 from pytest_glasshouse.guest.legscan import LegScan
@@ -150,6 +151,7 @@ class LegRun(threading.Thread):
             self._observe_end()
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        cache = warmed(cast("str | None", cast("dict[str, Json]", self._order["plan"])["base_directory"]))
         material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
         reading, writing = os.pipe()
         passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
@@ -171,7 +173,7 @@ class LegRun(threading.Thread):
         )
         resource.prlimit(self._process.pid, resource.RLIMIT_CORE, (0, 0))
         os.close(writing)
-        self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"]})
+        self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"], "cache": cache})
         for fd in material.values():
             os.close(fd)
         with os.fdopen(reading) as told:

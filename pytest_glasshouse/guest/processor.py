@@ -29,15 +29,15 @@ class Status:
 def processes(proc: Path = Path("/proc")) -> dict[int, Status]:
     """Every process there is to be seen."""
     found = {}
-    for entry in os.listdir(proc):
-        if not entry.isdigit():
+    for entry in proc.iterdir():
+        if not entry.name.isdigit():
             continue
         try:
-            text = (proc / entry / "stat").read_text(encoding="utf-8", errors="replace")
+            text = (entry / "stat").read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
         fields = text.rpartition(")")[2].split()
-        found[int(entry)] = Status(
+        found[int(entry.name)] = Status(
             parent=int(fields[_PPID]),
             session=int(fields[_SESSION]),
             reaped_ticks=int(fields[_CUTIME]) + int(fields[_CSTIME]),
@@ -47,7 +47,7 @@ def processes(proc: Path = Path("/proc")) -> dict[int, Status]:
 
 def family(root: int, everyone: dict[int, Status]) -> set[int]:
     """`root`, its session, and all their descendants."""
-    members = {pid for pid, status in everyone.items() if pid == root or status.session == root}
+    members = {pid for pid, status in everyone.items() if root in {pid, status.session}}
     grown = True
     while grown:
         more = {pid for pid, status in everyone.items() if status.parent in members} - members

@@ -149,12 +149,12 @@ def _countersigned(desk: Desk) -> str:
 
 
 def legs_in_order(observation: Observation) -> Finding:
-    """The second leg started after the first one's process was gone, and raw after zeroized; or, interleaved: one turn at a time."""
+    """The second leg started after the first one's process was gone, and raw after zeroized; or they took turns."""
     return judge_rounds("legs in order, not overlapping", observation, _in_order)
 
 
 def _in_order(desk: Desk) -> str:
-    if desk.maybe("turns") is not None:
+    if "turns" in desk.notes:
         return in_turns(desk)
     first, second = desk.of("order")
     desk.ran(first)

@@ -338,6 +338,7 @@ def _note_watch(notes: dict[str, Any], watch: LegWatch) -> None:
     if "exit" in watch.events:
         notes["exit"] = watch.events["exit"]["exit"]
     notes["images"] = watch.events.get("images")
+    notes["cache"] = watch.events.get("spawned", {}).get("cache")
     if "failed" in watch.events:
         notes["failed"] = watch.events["failed"]
 

@@ -62,9 +62,7 @@ class RawRunner:
 class RawLeg:
     """A raw leg that was started."""
 
-    def __init__(
-        self, current: Round, *, role: Role, material: dict[str, Json], watch: LegWatch, notes: dict[str, Any]
-    ) -> None:
+    def __init__(self, current: Round, *, role: Role, material: dict[str, Json], watch: LegWatch, notes: dict[str, Any]) -> None:
         self._current = current
         self._material = material
         self._notes = notes
@@ -82,6 +80,7 @@ class RawLeg:
         notes["failed"] = watch.events.get("failed")
         notes["images"] = watch.events.get("images")
         notes["started"] = watch.events.get("started")
+        notes["cache"] = watch.events.get("spawned", {}).get("cache")
         if "exit" in watch.events:
             notes["exit"] = watch.events["exit"]["exit"]
         if lost is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.channel.guest import Channel, lay
@@ -140,9 +140,14 @@ class Round:
             timeout_s=timeout,
             target_s=target,
             steps=self.row.steps,
-            tell=self.tell,
+            tell=self.tell if self.design is None else self._tell_quietly,
             moment=Progress(row_id=self.row.row_id, leg=leg, phase="start", round=self.number, rounds=self.rounds, elapsed_s=0.0),
         )
+
+    def _tell_quietly(self, moment: Progress) -> None:
+        """Legs that take turns are not shown beside each other: which is ahead is nobody's business before the row is over."""
+        if moment.phase not in {"train", "wait"}:
+            self.tell(replace(moment, fraction=None, rate=None))
 
     def trains_s(self) -> float:
         """How long a leg may be expected to live beside its set-up and end, in seconds: all turns of a round, if there are."""

@@ -46,7 +46,10 @@ class Turn:
 
 
 def turns_of(claims: Mapping[str, Any]) -> tuple[Turn, ...]:
-    """The turns that were played, of an agent's signed claims. Raises `KeyError`, `TypeError` or `ValueError` for another shape."""
+    """The turns that were played, of an agent's signed claims.
+
+    Raises `KeyError`, `TypeError` or `ValueError` for another shape.
+    """
     roles: list[str] = claims["roles"]
     played = zip(claims["turns"], claims["borders"], strict=False)
     return tuple(

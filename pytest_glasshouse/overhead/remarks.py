@@ -46,7 +46,8 @@ def _remarks(estimated: Remarkable) -> Iterator[str]:
         )
     for each in estimated.steadiness:
         if each.state not in {"steady", "too short to say"}:
-            yield f"the {each.leg} leg is not steady: {each.state}, {each.drift_pct:+.2f} % within its rounds"
+            word = "has" if each.state == "no steady state" else "is"
+            yield f"the {each.leg} leg {word} {each.state} ({each.drift_pct:+.2f} % within its rounds)"
 
 
 def _shown(interval: Interval | None) -> str:

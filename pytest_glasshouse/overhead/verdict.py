@@ -122,12 +122,13 @@ def _without_interval(rounds: int, *, fixed_order: bool, excluded: str | None) -
 
 
 def _unqualified(null: Null, margin_pct: float) -> Judgement:
-    """A null that is too wide may qualify with more rounds; one that lies outside the margin will not."""
+    """A null that is too wide may qualify with more rounds; one that lies beside 0 and outside the margin will not."""
     shown = "one round" if null.ci90 is None else f"{null.ci90.low:+.2f} to {null.ci90.high:+.2f} % at 90 %"
     reason = f"the null does not qualify: raw against raw by {null.kind} reads {shown}, not inside +-{margin_pct:g} %"
-    room = margin_pct - abs(null.pct)
-    wide = null.ci90 is not None and room > 0
-    more = _more(len(null.log_ratios), null.ci90.half_width, room) if null.ci90 is not None and wide else None
+    more = None
+    if null.ci90 is not None:
+        room = margin_pct if null.ci90.holds(0.0) else margin_pct - abs(null.pct)
+        more = _more(len(null.log_ratios), null.ci90.half_width, room) if room > 0 else None
     return Judgement(verdict=Verdict.INCONCLUSIVE, reason=reason, more_rounds=more)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Faults = Iterator[tuple[str, str]]
 
+_LISTS = ("rows", "excludedResults", "nullRows")
 _TOKENS = ("manifest", "grant", "evidence", "result", "receipt")
 #: A field of a record and the entry of the plan it must be. Numbers of the plan that may be broken are texts.
 _PLANNED = {
@@ -36,9 +37,9 @@ _PLACED = {
 
 def binding_faults(document: Mapping[str, Any]) -> Faults:
     """Every field of a report that is not the one the signed runs had."""
-    for name in ("rows", "excludedResults"):
+    for name in _LISTS:
         for place, record in enumerate(document[name]):
-            for below, text in _record(record, document["runId"], measured=name == "rows"):
+            for below, text in _record(record, document["runId"], measured=name != "excludedResults"):
                 yield f"$.{name}[{place}]{below}", text
             plan = record["observation"].get("plan")
             if isinstance(plan, dict) and plan.get("subject") != document["subject"]:
@@ -79,7 +80,7 @@ def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults
 
 def _nonces(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Path and value of every nonce of every round."""
-    for name in ("rows", "excludedResults"):
+    for name in _LISTS:
         for row, record in enumerate(document[name]):
             for place, observed in enumerate(observed_rounds(record["observation"])):
                 where = f"$.{name}[{row}].observation.rounds[{place}]"
@@ -95,6 +96,8 @@ def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
             name not in plan
             or (field not in record and plan[name] is None)
             or (field in {"seed", "marginPct"} and field not in record)
+            # A null row has none of what only a row with a protected leg has.
+            or (plan.get("null") is True and field not in record)
         ):
             continue
         value = record.get(field)

@@ -81,6 +81,18 @@ def stand_in(observation: Mapping[str, Any]) -> bool:
     return isinstance(material, dict) and material.get("standIn") is True
 
 
+def cache_state(observation: Mapping[str, Any]) -> dict[str, Any]:
+    """What was done to the page cache before each leg, where every leg says the same; nothing where they do not say."""
+    told = [
+        leg.get("cache")
+        for observed in observed_rounds(observation)
+        for name in ("protected", "raw", "raw2")
+        if isinstance(leg := observed.get(name), dict)
+    ]
+    alike = bool(told) and isinstance(told[0], dict) and all(each == told[0] for each in told)
+    return {"cacheState": told[0]} if alike else {}
+
+
 def strict_memory(observation: Mapping[str, Any]) -> dict[str, bool]:
     """Whether the legs ran under the strict memory profile; nothing in an observation from before there was one."""
     plan = observation.get("plan")

@@ -14,6 +14,7 @@ from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.overhead.rates import overhead_pct
 from pytest_glasshouse.report.costs import price
 from pytest_glasshouse.report.evidence import (
+    cache_state,
     invariant_key,
     journal_lines,
     journals,
@@ -25,6 +26,7 @@ from pytest_glasshouse.report.evidence import (
     treatment,
 )
 from pytest_glasshouse.report.figures import judged_figures, row_figures
+from pytest_glasshouse.report.null import null_figures
 from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.wire.journal import replay
 
@@ -94,6 +96,23 @@ def record_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str
         yield from _derived_faults(name, record, methodology, derivation)
     except (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         yield ".observation", f"cannot be derived from ({type(error).__name__})"
+
+
+def null_faults(record: Mapping[str, Any], derivation: Derivation) -> Faults:
+    """Paths below a null row, and what does not follow there."""
+    observation = record["observation"]
+    try:
+        yield from _finding_faults(record, [finding_json(each) for each in derivation.findings(observation)])
+        for place, each in enumerate(record["findings"]):
+            if each["finding"] != "held":
+                yield f".findings[{place}]", f"{each['invariant']} is {each['finding']}, and this is a measured row"
+        rounds = derivation.rounds(observation)
+        expected = {**null_figures(rounds, margin_pct=record["marginPct"]), **turns(observation, rounds)}
+    except (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        yield ".observation", f"cannot be derived from ({type(error).__name__})"
+        return
+    for field, value in expected.items():
+        yield from _differences(f".{field}", value, record.get(field))
 
 
 def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
@@ -182,6 +201,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         "journal": journals(observation),
         "treatment": treatment(observation),
         "standIn": stand_in(observation),
+        **cache_state(observation),
         **strict_memory(observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),

@@ -103,16 +103,18 @@ class RowSpec:
         self._number("margin_pct", self.margin_pct, above=0.0)
         self._whole("steps", self.steps)
         self._whole("rounds", self.rounds)
-        if self.preset is not None and self.preset not in get_args(Preset):
-            self._refuse("preset", "one of " + ", ".join(get_args(Preset)))
-        if self.order != "interleaved":
-            for field, usual in _INTERLEAVED.items():
-                if getattr(self, field) != usual:
-                    self._refuse(field, f"{usual!r}, for a row that is not interleaved")
+        self._interleaved()
         if self.workload == "lora" and not self.model:
             self._refuse("model", "a hub id or a directory, for a lora row")
         if self.workload == "mlp" and (self.model or self.data):
             self._refuse("model" if self.model else "data", "nothing, for an mlp row")
+
+    def _interleaved(self) -> None:
+        if self.preset is not None and self.preset not in get_args(Preset):
+            self._refuse("preset", "one of " + ", ".join(get_args(Preset)))
+        for field, usual in _INTERLEAVED.items():
+            if self.order != "interleaved" and getattr(self, field) != usual:
+                self._refuse(field, f"{usual!r}, for a row that is not interleaved")
 
     def _refuse(self, field: str, expected: str) -> None:
         seen = getattr(self, field, None)

@@ -278,9 +278,9 @@ def exit_claims(
 
 
 def borders_claims(*, nonce: str, roles: Sequence[str], turns: Sequence[str], borders: Sequence[Json]) -> dict[str, Json]:
-    """What the agent signs when an interleaved round's turns are over (`TYP_BORDERS`): who had which turn, and at each
-    border the time and how much processor every leg had used.
+    """What the agent signs when an interleaved round's turns are over (`TYP_BORDERS`).
 
-    A turn has two borders, each `[t_ns, cpu_ns, processes, cpu_ns, processes, ...]` with a pair of numbers for every role.
+    Who had which turn, and at each border the time and how much processor every leg had used. A turn has two borders, each
+    `[t_ns, cpu_ns, processes, cpu_ns, processes, ...]` with a pair of numbers for every role.
     """
     return {"nonce": nonce, "roles": [*roles], "turns": [*turns], "borders": [*borders]}

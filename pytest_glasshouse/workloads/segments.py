@@ -112,9 +112,7 @@ def measure_segments(
         elapsed_ns, cpu = clock_ns() - began, cpu_ns() - cpu_began
         left_over = stretch.unreported_ns
         units_before, elapsed_before = units_before + units, elapsed_before + elapsed_ns
-        done.append(
-            Segment(turn=turn, units=units, elapsed_ns=elapsed_ns, cpu_ns=cpu, wash_units=wash_units, wash_ns=wash_ns)
-        )
+        done.append(Segment(turn=turn, units=units, elapsed_ns=elapsed_ns, cpu_ns=cpu, wash_units=wash_units, wash_ns=wash_ns))
         turns.done(done[-1])
     return MeasuredSegments(
         segments=tuple(done), warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady, final_loss=trainer.check()
