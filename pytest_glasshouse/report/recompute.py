@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.overhead.rates import overhead_pct
+from pytest_glasshouse.report.costs import price
 from pytest_glasshouse.report.covariates import covariates, disturbances
 from pytest_glasshouse.report.evidence import (
     cache_state,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 _RELATIVE = 1e-12
 #: Sentences about a row that follow from its figures, compared where this very version wrote them.
 _SENTENCES = ("interpretation", "verdictReason", "method")
+#: Fields that every measured row has since there are any of them; reports from before have none, and need none.
+_SINCE = ("estimates", "nullQualifies", "fixedCosts", "totalCost", "priceUsdPerHour")
 #: Words of a finding that a person reads, under the row's seal. They are not compared: a sentence that a later version
 #: says otherwise leaves an old report as true as it was. Name, state and evidence of a finding are.
 _FREE_TEXT = ("reason", "expected", "seen", "todo")
@@ -188,7 +191,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         return
     yield from ((".observation", f"it must not be measured: {each}") for each in disturbances(observation))
     rounds = derivation.rounds(observation)
-    expected = row_figures(rounds)
+    expected = row_figures(rounds, usd_per_hour=price(observation))
     expected |= judged_figures(
         expected,
         order=record["order"],
@@ -207,7 +210,10 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         "workloadFacts": workload_facts(rounds),
         **turns(observation, rounds),
     }
+    older = not any(name in record for name in _SINCE)
     for field, value in expected.items():
+        if older and field in _SINCE:
+            continue
         if field not in _SENTENCES or derivation.words:
             yield from _differences(f".{field}", value, record.get(field))
 

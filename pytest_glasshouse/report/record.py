@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.costs import price
 from pytest_glasshouse.report.covariates import covariates, disturbances
 from pytest_glasshouse.report.evidence import cache_state, invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
 from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
@@ -88,11 +89,10 @@ def build_record(
             "unpublishableBecause": _once(["not measured", *_reasons(outcome, found, settings)]),
         }
         return {"list": "excludedResults", "record": excluded}
-    if outcome.row.null:
-        margin_pct = outcome.row.margin_pct if settings.margin_pct is None else settings.margin_pct
-        return {"list": "nullRows", "record": null_record(outcome, rounds, found, margin_pct=margin_pct, seed=settings.seed)}
-    figures = row_figures(rounds)
     margin_pct = outcome.row.margin_pct if settings.margin_pct is None else settings.margin_pct
+    if outcome.row.null:
+        return {"list": "nullRows", "record": null_record(outcome, rounds, found, margin_pct=margin_pct, seed=settings.seed)}
+    figures = row_figures(rounds, usd_per_hour=price(outcome.observation))
     judged = judged_figures(
         figures,
         order=outcome.row.order,
