@@ -100,6 +100,14 @@ def _work_between_turns(claims: dict[str, Any]) -> None:
         after[column] += 3_000_000
 
 
+def _work_in_its_turn_when_its_clock_has_stopped(claims: dict[str, Any]) -> None:
+    place = claims["turns"].index("protected")
+    column = 1 + 2 * claims["roles"].index("protected")
+    later = [claims["borders"][place][1], *(border for borders in claims["borders"][place + 1 :] for border in borders)]
+    for border in later:
+        border[column] += 30_000_000
+
+
 def _overlap(claims: dict[str, Any]) -> None:
     claims["borders"][1][0][0] = claims["borders"][0][1][0] - 1
 
@@ -125,6 +133,7 @@ def _other_round(claims: dict[str, Any]) -> None:
     [
         (_work_in_the_others_turn, {"paused leg idle"}, "outside its own turns"),
         (_work_between_turns, {"paused leg idle"}, "outside its own turns"),
+        (_work_in_its_turn_when_its_clock_has_stopped, {"paused leg idle"}, "while no clock of its ran"),
         (_overlap, {"legs in order, not overlapping"}, "overlapped"),
         (_turn_longer_than_its_segment, {"legs in order, not overlapping"}, "not as long as its turns"),
         (_turn_shorter_than_its_segment, {"legs in order, not overlapping"}, "not as long as its turns"),
@@ -153,7 +162,7 @@ def test_account_signed_by_nobody_breaks_the_finding(turns_run: Ran) -> None:
 
 def test_leg_that_tells_of_a_segment_too_many_breaks_the_finding(turns_run: Ran) -> None:
     observation = copy.deepcopy(turns_run.outcome.observation)
-    observation["rounds"][0]["raw"]["callback"]["segments"].append([99, 1, 1, 1, 1, 1])
+    observation["rounds"][0]["raw"]["callback"]["segments"].append([99, 1, 1, 1, 1, 1, 1])
     assert "other turns" in legs_in_order(observation).reason
 
 
