@@ -78,7 +78,8 @@ class Stage:
 class Wishes:
     """What a run decides about a row, beyond the row that runs.
 
-    `model` is where the row's model lies, if not where it says; `server` is the attestation server, if not one of this process.
+    `model` is where the row's model lies, if not where it says; `server` is the attestation server, if not one of this process;
+    `on_round` is given how an interleaved row stands after each of its rounds.
     """
 
     declared: RowSpec
@@ -89,6 +90,7 @@ class Wishes:
     model: str | None
     subject: dict[str, Any]
     strict_memory: bool = False
+    on_round: Callable[[Any], None] | None = None
     server: OutsideServer | None = None
 
 
@@ -174,7 +176,9 @@ class Rooms:
             strict_memory=wishes.strict_memory,
         )
         return Stage(
-            allocation=Allocation(grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json())),
+            allocation=Allocation(
+                grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json()), wishes.on_round
+            ),
             protected_runtime=ProtectedRuntime(self._trustees),
             raw_runner=RawRunner(),
         )

@@ -62,6 +62,14 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
     from pytest_glasshouse.run import engine_of
 
     door, options = _door(item), item.config.stash[OPTIONS]
+
+    def keep(outcome: Any) -> None:
+        from pytest_glasshouse.records import record_of
+
+        # What is not remembered is lost only if the row is, too.
+        with contextlib.suppress(GlasshouseError, OSError):
+            door.keep(item.nodeid, record_of(outcome, options, engine_of(item.config), seed=door.plan.seed))
+
     wishes = Wishes(
         declared=row_item.declared,
         run_id=door.plan.run_id,
@@ -71,6 +79,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         model=row_item.model,
         subject=door.plan.subject,
         strict_memory=options.strict_memory,
+        on_round=keep,
         server=options.outside_server,
     )
     grant = door.grants.acquire(row_item.row, worker=door.worker)

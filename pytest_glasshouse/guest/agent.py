@@ -21,6 +21,7 @@ from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.guest.bytecode import ByteCode
 from pytest_glasshouse.guest.conductor import Conductor
+from pytest_glasshouse.guest.covariates import Covariates
 from pytest_glasshouse.guest.images import Baseline
 from pytest_glasshouse.guest.legrun import LegRun
 from pytest_glasshouse.guest.spool import Spool
@@ -59,6 +60,7 @@ class Agent:
             site_packages=site_packages,
             environment={**GUEST_ENVIRONMENT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": str(directory)},
         )
+        self._covariates = Covariates(archive_fd=self._archive_fd, site_packages=site_packages)
         self._spool = Spool(directory / "spool.jsonl")
         self._store = Store()
         self._legs: dict[str, LegRun] = {}
@@ -175,8 +177,13 @@ class Agent:
             spool=self._spool,
         )
         self._conductors[name] = conductor
+        self._covariates.begin()
         conductor.start()
         return {}, b""
+
+    def on_covariates(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """What was sampled since a time on the guest's monotonic clock."""
+        return self._covariates.since(cast("int", request["since_ns"])), b""
 
     def on_dismiss(self, request: dict[str, Json], _payload: bytearray) -> Reply:
         """No more legs will come to an interleaved round: those that wait finish."""
@@ -205,6 +212,7 @@ class Agent:
             leg.kill()
         for leg in self._legs.values():
             leg.join(timeout=5)
+        self._covariates.end()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _leg(self, request: dict[str, Json]) -> LegRun:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_glasshouse.guest import images
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import ALIGNMENT
+from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
 from pytest_glasshouse.guest.turns import ControlTurns
 
@@ -49,14 +50,18 @@ class Raw:
             started.update(body)
             self._control.tell("started", body)
 
-        trained = train(
-            self._plan,
-            parts,
-            base_sha256=self._base_sha256,
-            on_started=on_started,
-            on_progress=lambda body: self._control.tell("progress", body),
-            turns=ControlTurns(self._control),
-        )
+        scribe = Scribe()
+        try:
+            trained = train(
+                self._plan,
+                parts,
+                base_sha256=self._base_sha256,
+                on_started=on_started,
+                on_progress=lambda body: scribe.hand(lambda: self._control.tell("progress", body)),
+                turns=ControlTurns(self._control, scribe),
+            )
+        finally:
+            scribe.close()
         trained.body["opened_at_ns"] = began
         self._control.tell("images", images.collect())
         self._control.tell_large("export", "adapter", trained.adapter)

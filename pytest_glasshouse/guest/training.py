@@ -103,14 +103,14 @@ def train(
     base_sha256: str | None,
     on_started: Callable[[dict[str, Json]], None],
     on_progress: Callable[[dict[str, Json]], None],
+    turns: Turns,
     on_trained: Callable[[Trainer], None] | None = None,
-    turns: Turns | None = None,
 ) -> Trained:
     """Train one leg from `parts` and release every tensor before returning.
 
     `on_started` gets the digest of the weights really loaded; `on_progress` is called at most once a second;
     `on_trained` once, when everything is measured and exported and the trainer is not yet closed. `turns` says when a leg
-    whose plan has segments may train.
+    whose plan has segments may train, and when everything a leg has said is where it goes.
     Raises `NonFiniteLossError` when a loss was not finite; the trainer is closed then, too. Raises
     `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`.
     """
@@ -140,7 +140,7 @@ def _run(
     *,
     load_ns: int,
     on_progress: Callable[[dict[str, Json]], None],
-    turns: Turns | None,
+    turns: Turns,
 ) -> Trained:
     before_prologue = time.perf_counter_ns()
     prologue = trainer.prologue(PROLOGUE_STEPS)
@@ -171,7 +171,7 @@ def _run(
 
 
 def _measured(
-    plan: TrainingPlan, trainer: Trainer, *, on_progress: Callable[[dict[str, Json]], None], turns: Turns | None
+    plan: TrainingPlan, trainer: Trainer, *, on_progress: Callable[[dict[str, Json]], None], turns: Turns
 ) -> dict[str, Json]:
     """What was timed: one stretch, or the segments of an interleaved round with their sums."""
 
@@ -185,6 +185,7 @@ def _measured(
             target_s=None if plan.target_ns is None else plan.target_ns / 1e9,
             steps=plan.steps,
             on_progress=told,
+            drain=turns.drain,
         )
         return {
             "units": whole.units,
@@ -195,8 +196,6 @@ def _measured(
             "stop_reason": whole.stop_reason,
             "final_loss": whole.final_loss,
         }
-    if turns is None:
-        raise ValueError("a plan with segments needs somebody who gives the turns")
     segment_ns = plan.segments["segment_ns"]
     parts = measure_segments(
         trainer,

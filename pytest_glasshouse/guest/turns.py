@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from pytest_glasshouse.guest.control import Control
+    from pytest_glasshouse.guest.scribe import Scribe
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.segments import Segment
 
 
 class ControlTurns:
-    """Turns as the agent gives them."""
+    """Turns as the agent gives them. What the scribe still has to say is said before anything is drained."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, scribe: Scribe) -> None:
         self._control = control
+        self._scribe = scribe
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
         self._control.tell("resident", {"warmup_units": warmup_units, "warmup_ns": warmup_ns, "steady": steady})
@@ -28,6 +30,7 @@ class ControlTurns:
         return cast("int", body["turn"]) if kind == "turn" else None
 
     def drain(self) -> None:
+        self._scribe.drain()
         self._control.tell("drain", {})
         self._control.hear("drained")
 

@@ -2,6 +2,7 @@
 
 from pytest_glasshouse.invariants.finding import Finding as Finding
 from pytest_glasshouse.invariants.judging import ALL as ALL
+from pytest_glasshouse.invariants.judging import NULL as NULL
 from pytest_glasshouse.invariants.judging import assert_held as assert_held
 from pytest_glasshouse.invariants.judging import judge as judge
 from pytest_glasshouse.invariants.lifecycle import journal_countersigned as journal_countersigned

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Of the raw segments' time, how much processor time protected-side processes may use outside their own turns.
 IDLE_SHARE = 0.001
+#: Processor time that handing over may take the protected leg more than the raw one, in each turn.
+_HANDOVER_NS = 1_000_000
 #: Of its turns, how much a leg may leave untimed: the messages between agent and leg take a moment, more on a busy machine.
 _UNTIMED_SHARE = 0.1
 
@@ -41,17 +43,32 @@ def _idle(desk: Desk) -> str:
     turns, claims = _signed(desk)
     if "protected" not in claims["roles"]:
         return "no protected leg took part"
-    raw_ns = _segments_ns(desk, claims["roles"])
-    used_ns = _outside_ns(turns)
-    share = used_ns / raw_ns
+    told = {role: segments_of(body) for role, body in reading.ends(desk).items()}
+    raw_ns = sum(part["elapsed_ns"] for role, parts in told.items() if role != "protected" for part in parts.values())
+    if raw_ns <= 0:
+        raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
+    outside_ns = _outside_ns(turns)
+    untimed_ns = _untimed_ns("protected", turns, told) - _untimed_ns("raw", turns, told)
+    handovers_ns = _HANDOVER_NS * sum(turn.role == "protected" for turn in turns)
+    share = outside_ns / raw_ns
+    told_share = (
+        f"{outside_ns / 1e6:.3f} ms of processor time outside its own turns, {share:.4%} of {raw_ns / 1e9:.3f} s of raw segments"
+    )
     if share > IDLE_SHARE:
         raise broken(
-            f"the protected leg used {used_ns / 1e9:.3f} s of processor time outside its own turns",
+            f"the protected leg used {outside_ns / 1e9:.3f} s of processor time outside its own turns",
             expected=f"at most {IDLE_SHARE:.1%} of the raw segments' {raw_ns / 1e9:.3f} s",
             seen=f"{share:.2%}",
             todo="do not use this row: a cost of protection was paid in the raw leg's time",
         )
-    return f"{used_ns / 1e6:.3f} ms of processor time outside its own turns, {share:.4%} of {raw_ns / 1e9:.3f} s of raw segments"
+    if untimed_ns > handovers_ns and untimed_ns > IDLE_SHARE * raw_ns:
+        raise broken(
+            f"the protected leg used {untimed_ns / 1e9:.3f} s of processor time more than the raw leg while no clock of its ran",
+            expected=f"at most {handovers_ns / 1e9:.3f} s for handing over",
+            seen=f"{untimed_ns / 1e9:.3f} s",
+            todo="do not use this row: a cost of protection was paid between segments",
+        )
+    return told_share
 
 
 def _outside_ns(turns: tuple[Turn, ...]) -> int:
@@ -60,13 +77,10 @@ def _outside_ns(turns: tuple[Turn, ...]) -> int:
     return whole - sum(turn.cpu_ns("protected") for turn in turns if turn.role == "protected")
 
 
-def _segments_ns(desk: Desk, roles: list[str]) -> int:
-    """The timed time of every raw leg, without wash-outs."""
-    told = [segments_of(desk.of(role, "callback")) for role in roles if role != "protected"]
-    total = sum(segment["elapsed_ns"] for segments in told for segment in segments.values())
-    if total <= 0:
-        raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
-    return total
+def _untimed_ns(role: str, turns: tuple[Turn, ...], told: dict[str, dict[int, dict[str, int]]]) -> int:
+    """What a leg used in its own turns, less what it counted in wash-outs and segments."""
+    counted = sum(part["cpu_ns"] + part["wash_cpu_ns"] for part in told[role].values())
+    return sum(turn.cpu_ns(role) for turn in turns if turn.role == role) - counted
 
 
 def in_turns(desk: Desk) -> str:

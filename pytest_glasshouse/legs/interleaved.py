@@ -65,6 +65,7 @@ class InterleavedRound:
             )
             refused = self._start(protected, raw)
             self._until(lambda: all(leg.watch.ended for leg in self._begun))
+            self._note_covariates()
         except (GuestGoneError, InfrastructureError) as error:
             return self._finish(Ended(outcome="excluded", reason=str(error), decision=EXCLUDED), None)
         return self._finish(None, refused)
@@ -104,6 +105,12 @@ class InterleavedRound:
             for leg in self._begun:
                 if not leg.watch.ended:
                     leg.watch.expect_in_time(elapsed_s)
+
+    def _note_covariates(self) -> None:
+        """What was sampled since the first of these legs was forked."""
+        if self._begun and "spawned" in self._begun[0].watch.timeline:
+            since = {"since_ns": self._begun[0].watch.timeline["spawned"]}
+            self._current.notes["covariates"] = self._current.channel.request("covariates", cast("dict[str, Json]", since))
 
     def _note(self, kind: str, body: dict[str, Any], elapsed_s: float) -> None:
         current = self._current

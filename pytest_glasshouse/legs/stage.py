@@ -6,7 +6,8 @@ a broken tool.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pytest_glasshouse.channel.guest import Channel, GuestChannel
@@ -63,14 +64,35 @@ class LegSettings:
 class Allocation:
     """One granted allocation; the `allocation` fixture's object."""
 
-    def __init__(self, grant: Grant, grants: Grants, settings: LegSettings, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        grant: Grant,
+        grants: Grants,
+        settings: LegSettings,
+        on_progress: Callable[[Progress], None],
+        on_round: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        """`on_round` is given, after each round of an interleaved row but the last, how the row stands if it ends there."""
         self.grant = grant
         self._grants = grants
         self._settings = settings
         self._on_progress = on_progress
+        self._on_round = on_round
 
     def carry_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
-        """Run every round of `row`. See `RowSpec.run`."""
+        """Run every round of `row`. See `RowSpec.run`.
+
+        Where the legs of an interleaved row do not fit on the device beside each other, the row is run anew with whole
+        lifecycles in turn, as another row; what the first attempt left is kept with it.
+        """
+        outcome = self._carried_out(row, protected, raw)
+        if not did_not_fit(outcome):
+            return outcome
+        again = self._carried_out(replace(row, resident=False), protected, raw)
+        again.observation["didNotFit"] = outcome.observation["rounds"]
+        return again
+
+    def _carried_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         settings = self._settings
         material = prepare(row.workload, seed=settings.seed, model=settings.model or row.model, data=row.data)
         if "nonfinite-loss" in self.grant.faults:
@@ -105,16 +127,18 @@ class Allocation:
                 ended = _round(current, order, protected, raw)
                 cursor = current.cursor
                 if ended is not None:
+                    ended = _with_missing(ended, row, finished=number - 1)
                     break
+                if self._on_round is not None and row.order == "interleaved" and number < row.rounds:
+                    so_far = copy.deepcopy(observation)
+                    self._on_round(self._outcome(row, so_far, _with_missing(_INTERRUPTED, row, finished=number)))
         finally:
             channel.close()
-        return Outcome(
-            row=row,
-            declared=settings.declared,
-            allocation=self._facts(),
-            observation=observation,
-            ended=ended,
-        )
+        return self._outcome(row, observation, ended)
+
+    def _outcome(self, row: RowSpec, observation: dict[str, Any], ended: Ended | None) -> Outcome:
+        declared = self._settings.declared
+        return Outcome(row=row, declared=declared, allocation=self._facts(), observation=observation, ended=ended)
 
     def _orders(self, row: RowSpec) -> Sequence[Sequence[Role]]:
         """In which order the legs of each round run, or start."""
@@ -189,6 +213,34 @@ class Allocation:
             dry_run=self.grant.dry_run,
             simulated=self.grant.simulated,
         )
+
+
+#: How torch calls it when the device's memory is used up.
+_NO_ROOM = "OutOfMemoryError"
+
+
+def did_not_fit(outcome: Outcome) -> bool:
+    """Whether an interleaved row ended in its first round because a leg found no room on the device."""
+    row, rounds = outcome.row, outcome.observation["rounds"]
+    if outcome.ended is None or row.order != "interleaved" or not row.resident or len(rounds) != 1:
+        return False
+    failed = [(rounds[0].get(role) or {}).get("failed") for role in ("protected", "raw", "raw2")]
+    return any(each is not None and each["reason"] == _NO_ROOM for each in failed)
+
+
+_INTERRUPTED = Ended(
+    outcome="lost",
+    reason="the run ended in the middle of this row",
+    decision="Run it again; what is kept can be pooled with it",
+)
+
+
+def _with_missing(ended: Ended, row: RowSpec, *, finished: int) -> Ended:
+    """Of a row with rounds that count by themselves: how many are kept, and how many more it needs."""
+    if row.order != "interleaved" or not finished:
+        return ended
+    told = f"{finished} of {row.rounds} rounds are finished and kept; {row.rounds - finished} more are needed"
+    return replace(ended, reason=f"{ended.reason}; {told}")
 
 
 def _round(current: Round, order: Sequence[Role], protected: ProtectedRuntime, raw: RawRunner) -> Ended | None:

@@ -15,7 +15,7 @@ from pytest_glasshouse.wire.tokens import peek
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_SEGMENT = ("turn", "units", "elapsed_ns", "cpu_ns", "wash_units", "wash_ns")
+_SEGMENT = ("turn", "units", "elapsed_ns", "cpu_ns", "wash_units", "wash_ns", "wash_cpu_ns")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,9 @@ def lifecycle(
     judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None,
 ) -> dict[str, int]:
     """How many protected lifecycles this row began and in how many of them everything a lifecycle answers for held."""
-    begun = [observed for observed in observed_rounds(observation) if protected_of(observed)]
+    # Lifecycles of a first attempt that did not fit on the device were begun too.
+    everything = [*observed_rounds(observation), *observed_rounds({"rounds": observation.get("didNotFit")})]
+    begun = [observed for observed in everything if protected_of(observed)]
     if not begun:
         return {"attempted": 0, "held": 0}
     if judge is None:

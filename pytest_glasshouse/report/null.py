@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.rates import log_ratio, overhead_pct, rate
+from pytest_glasshouse.report.covariates import covariates
 from pytest_glasshouse.report.turns import design, segments, steady
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def null_record(
         **design(outcome.observation),
         "steady": steady(rounds),
         "segments": segments(rounds),
+        **covariates(outcome.observation),
         "findings": list(found),
         "observation": outcome.observation,
         "dryRun": allocation.dry_run,

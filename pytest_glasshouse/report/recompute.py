@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.overhead.rates import overhead_pct
 from pytest_glasshouse.report.costs import price
+from pytest_glasshouse.report.covariates import covariates, disturbances
 from pytest_glasshouse.report.evidence import (
     cache_state,
     invariant_key,
@@ -188,6 +189,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         yield ".lifecycle", f"the observation gives {counted['held']} held of {counted['attempted']}"
     if name != "rows":
         return
+    yield from ((".observation", f"it must not be measured: {each}") for each in disturbances(observation))
     rounds = derivation.rounds(observation)
     expected = row_figures(rounds, usd_per_hour=price(observation))
     expected |= judged_figures(
@@ -202,6 +204,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         "treatment": treatment(observation),
         "standIn": stand_in(observation),
         **cache_state(observation),
+        **covariates(observation),
         **strict_memory(observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),

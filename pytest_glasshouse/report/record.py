@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.costs import price
+from pytest_glasshouse.report.covariates import covariates, disturbances
 from pytest_glasshouse.report.evidence import cache_state, invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
 from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
 from pytest_glasshouse.report.null import null_record
@@ -111,6 +112,7 @@ def build_record(
         "treatment": treatment(outcome.observation),
         "standIn": stand_in(outcome.observation),
         **cache_state(outcome.observation),
+        **covariates(outcome.observation),
         **strict_memory(outcome.observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
@@ -230,6 +232,8 @@ def _why_excluded(
     if not complete or outcome.allocation is None:
         reason = "not every leg of every round was measured" if not complete else "no allocation was observed"
         return {"outcome": "excluded", "reason": reason, "decision": _EXCLUDED}
+    if disturbed := disturbances(outcome.observation):
+        return {"outcome": "excluded", "reason": "; ".join(disturbed), "decision": _EXCLUDED}
     return None
 
 

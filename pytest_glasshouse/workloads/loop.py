@@ -42,13 +42,15 @@ def measure(
     target_s: float | None = None,
     steps: int | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
+    drain: Callable[[], None] = lambda: None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
 ) -> Measured:
     """Warm up, then train until `target_s` seconds have passed or `steps` units are done, whichever was asked for.
 
     `on_progress(units, elapsed_ns, loss)` is called at most once a second, inside the measured time. The losses are
-    looked at once a second whether or not anybody listens, so that listening costs nothing extra.
+    looked at once a second whether or not anybody listens, so that listening costs nothing extra. `drain()` returns when all
+    that was told of is written; it is inside the measured time, whose cost it is.
     Raises `NonFiniteLossError`.
     """
     if (target_s is None) == (steps is None):
@@ -57,9 +59,10 @@ def measure(
     warmup_units, warmup_ns = stretch.run(target_ns=round(warmup_s * NS), steps=None, on_progress=None)
     target_ns = None if target_s is None else round(target_s * NS)
     stretch.unreported_ns = 0
-    cpu_before = cpu_ns()
-    units, elapsed_ns = stretch.run(target_ns=target_ns, steps=steps, on_progress=on_progress)
-    cpu_after = cpu_ns()
+    cpu_before, began = cpu_ns(), clock_ns()
+    units, _ = stretch.run(target_ns=target_ns, steps=steps, on_progress=on_progress)
+    drain()
+    elapsed_ns, cpu_after = clock_ns() - began, cpu_ns()
     return Measured(
         units=units,
         elapsed_ns=elapsed_ns,

@@ -53,7 +53,7 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One timed stretch, and the discarded one before it. `cpu_ns` is the leg's own process over the timed stretch."""
+    """One timed stretch, and the discarded one before it. `cpu_ns` and `wash_cpu_ns` are of the leg's own process."""
 
     turn: int
     units: int
@@ -61,10 +61,11 @@ class Segment:
     cpu_ns: int
     wash_units: int
     wash_ns: int
+    wash_cpu_ns: int
 
     def to_json(self) -> list[int]:
         """In the order of the fields."""
-        return [self.turn, self.units, self.elapsed_ns, self.cpu_ns, self.wash_units, self.wash_ns]
+        return [self.turn, self.units, self.elapsed_ns, self.cpu_ns, self.wash_units, self.wash_ns, self.wash_cpu_ns]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,7 @@ def measure_segments(
     units_before = elapsed_before = left_over = 0
     while (turn := turns.wait()) is not None:
         stretch.unreported_ns = 0
+        wash_began = cpu_ns()
         wash_units, wash_ns = stretch.run(target_ns=round(plan.washout_s * NS), steps=None, on_progress=None)
         stretch.unreported_ns = left_over
         target_ns = None if plan.segment_s is None else round(plan.segment_s * NS)
@@ -112,7 +114,17 @@ def measure_segments(
         elapsed_ns, cpu = clock_ns() - began, cpu_ns() - cpu_began
         left_over = stretch.unreported_ns
         units_before, elapsed_before = units_before + units, elapsed_before + elapsed_ns
-        done.append(Segment(turn=turn, units=units, elapsed_ns=elapsed_ns, cpu_ns=cpu, wash_units=wash_units, wash_ns=wash_ns))
+        done.append(
+            Segment(
+                turn=turn,
+                units=units,
+                elapsed_ns=elapsed_ns,
+                cpu_ns=cpu,
+                wash_units=wash_units,
+                wash_ns=wash_ns,
+                wash_cpu_ns=cpu_began - wash_began,
+            )
+        )
         turns.done(done[-1])
     return MeasuredSegments(
         segments=tuple(done), warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady, final_loss=trainer.check()
