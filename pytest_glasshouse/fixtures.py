@@ -79,6 +79,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         model=row_item.model,
         subject=door.plan.subject,
         strict_memory=options.strict_memory,
+        half_width_pct=options.half_width_pct,
         on_round=keep,
         server=options.outside_server,
     )

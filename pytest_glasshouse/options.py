@@ -43,6 +43,7 @@ class Options:
     leg_seconds: float | None = None
     leg_steps: int | None = None
     margin_pct: float | None = None
+    half_width_pct: float | None = None
     seed: int | None = None
     max_overhead_pct: float | None = None
     publishable: bool = False
@@ -167,6 +168,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         leg_seconds=values.get("leg_seconds"),
         leg_steps=values.get("leg_steps"),
         margin_pct=values.get("margin"),
+        half_width_pct=values.get("half_width"),
         seed=values.get("seed"),
         max_overhead_pct=values.get("max_overhead"),
         publishable=values.get("publishable", False),

@@ -40,6 +40,11 @@ def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tupl
     return (named, *later)
 
 
+def extension_seed(seed: int) -> int:
+    """The seed of the orders of rounds a row is extended by: a design of their own, balanced like the first."""
+    return seed + 1
+
+
 def starting_orders(legs: Sequence[Role], *, rounds: int, seed: int, fixed: bool) -> tuple[tuple[Role, ...], ...]:
     """In which order the legs of each interleaved round start: balanced between two, drawn among three."""
     pairs = leg_orders("interleaved", rounds=rounds, seed=seed, fixed=fixed)

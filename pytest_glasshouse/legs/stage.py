@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from pytest_glasshouse.channel.guest import Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.legs.interleaved import InterleavedRound
-from pytest_glasshouse.legs.order import leg_orders, starting_orders
+from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
@@ -59,6 +59,11 @@ class LegSettings:
     confidential: bool = False
     strict_memory: bool = False
     subject: dict[str, Any] = field(default_factory=dict)
+    half_width_pct: float | None = None
+    """What rows are extended to after their first rounds, once, to at most `max_rounds` in all."""
+    max_rounds: int = 0
+    rounds_in_all: Callable[[dict[str, Any]], int] | None = None
+    """Decides it, from the observation of the first rounds."""
 
 
 class Allocation:
@@ -102,14 +107,15 @@ class Allocation:
         ended: Ended | None = None
         cursor = 0
         try:
-            for number, order in enumerate(self._orders(row), 1):
+            orders = list(self._orders(row, rounds=row.rounds, seed=settings.seed))
+            for number, order in enumerate(orders, 1):
                 current = Round(
                     row=row,
                     grant=self.grant,
                     channel=channel,
                     material=material,
                     number=number,
-                    rounds=row.rounds,
+                    rounds=len(orders),
                     seed=settings.seed,
                     run_id=settings.run_id,
                     subject=str(settings.subject.get("name", "")),
@@ -129,7 +135,10 @@ class Allocation:
                 if ended is not None:
                     ended = _with_missing(ended, row, finished=number - 1)
                     break
-                if self._on_round is not None and row.order == "interleaved" and number < row.rounds:
+                if number == row.rounds and self._extends(row) and settings.rounds_in_all is not None:
+                    more = settings.rounds_in_all(observation) - row.rounds
+                    orders += self._orders(row, rounds=max(0, more), seed=extension_seed(settings.seed))
+                if self._on_round is not None and row.order == "interleaved" and number < len(orders):
                     so_far = copy.deepcopy(observation)
                     self._on_round(self._outcome(row, so_far, _with_missing(_INTERRUPTED, row, finished=number)))
         finally:
@@ -140,13 +149,18 @@ class Allocation:
         declared = self._settings.declared
         return Outcome(row=row, declared=declared, allocation=self._facts(), observation=observation, ended=ended)
 
-    def _orders(self, row: RowSpec) -> Sequence[Sequence[Role]]:
-        """In which order the legs of each round run, or start."""
-        settings = self._settings
+    def _extends(self, row: RowSpec) -> bool:
+        return self._settings.half_width_pct is not None and not row.null
+
+    def _orders(self, row: RowSpec, *, rounds: int, seed: int) -> Sequence[Sequence[Role]]:
+        """In which order the legs of each of `rounds` rounds run, or start."""
+        if rounds == 0:
+            return ()
+        fixed = self._settings.fixed_order
         if row.order != "interleaved":
-            return leg_orders(row.order, rounds=row.rounds, seed=settings.seed, fixed=settings.fixed_order)
+            return leg_orders(row.order, rounds=rounds, seed=seed, fixed=fixed)
         legs = cast("Sequence[Role]", interleaving(row).legs)
-        return starting_orders(legs, rounds=row.rounds, seed=settings.seed, fixed=settings.fixed_order)
+        return starting_orders(legs, rounds=rounds, seed=seed, fixed=fixed)
 
     def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> dict[str, Any]:
         settings = self._settings
@@ -179,6 +193,11 @@ class Allocation:
                 "stepBudget": row.steps,
                 "warmupSec": f"{row.warmup_s:g}",
                 "strictMemory": settings.strict_memory,
+                **(
+                    {"halfWidthPct": f"{settings.half_width_pct:g}", "maxRounds": settings.max_rounds}
+                    if self._extends(row)
+                    else {}
+                ),
                 **({"interleaving": interleaving(row).to_json(), "null": row.null} if row.order == "interleaved" else {}),
                 "subject": settings.subject,
             },

@@ -15,6 +15,9 @@ from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, spread_of, t_q
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: The most rounds a row is extended to, however wide its interval: four times what a standard row has.
+MOST_ROUNDS = 24
+
 
 @dataclass(frozen=True, kw_only=True)
 class Extension:

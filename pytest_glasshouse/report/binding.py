@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
-from pytest_glasshouse.legs.order import leg_orders, starting_orders, turn_orders
+from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
 from pytest_glasshouse.wire.tokens import peek
@@ -66,8 +66,9 @@ def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults
         if isinstance(allocation, dict) and record[field] != allocation.get(name):
             yield f".{field}", "is not the allocation's"
     rounds = observed_rounds(observation)
-    if measured and len(rounds) != plan.get("rounds"):
-        yield ".observation.rounds", f"{len(rounds)} of the {plan.get('rounds')} rounds that were planned"
+    planned = _planned_rounds(record, plan)
+    if measured and len(rounds) != planned:
+        yield ".observation.rounds", f"{len(rounds)} of the {planned} rounds that were planned"
     yield from _orders(plan, rounds)
     for place, observed in enumerate(rounds):
         where = f".observation.rounds[{place}]"
@@ -107,9 +108,15 @@ def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
             yield f".{field}", f"the plan that was signed for has {plan[name]!r}"
 
 
+def _planned_rounds(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Any:
+    """The plan's rounds; in all, where it has a width to extend to, what the rule gave (`report.recompute` derives it again)."""
+    told = record.get("extension")
+    return told["rounds"] if plan.get("halfWidthPct") is not None and told is not None else plan.get("rounds")
+
+
 def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
     try:
-        drawn, turns = _drawn(plan)
+        drawn, turns = _drawn(plan, len(rounds))
     except (GlasshouseError, KeyError, TypeError) as error:
         yield ".observation.plan", f"gives no order of legs ({type(error).__name__})"
         return
@@ -124,13 +131,19 @@ def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
             yield f".observation.rounds[{place}].turns", told
 
 
-def _drawn(plan: Mapping[str, Any]) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
+def _drawn(plan: Mapping[str, Any], ran: int) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
     """What the plan's seed gives: the order of legs in each round, and the turns of a round (None where it has none)."""
     rounds, seed, fixed = plan["rounds"], plan["seed"], plan["fixedOrder"]
+    more = max(0, ran - rounds) if plan.get("halfWidthPct") is not None else 0
+    # The rounds that were planned, then those the row was extended by.
+    parts = [(rounds, seed), (more, extension_seed(seed))] if more else [(rounds, seed)]
     if plan["order"] != "interleaved":
-        return leg_orders(plan["order"], rounds=rounds, seed=seed, fixed=fixed), lambda _number: None
+        legs = [each for count, drawn in parts for each in leg_orders(plan["order"], rounds=count, seed=drawn, fixed=fixed)]
+        return tuple(legs), lambda _number: None
     design = plan["interleaving"]
-    starts = starting_orders(design["legs"], rounds=rounds, seed=seed, fixed=fixed)
+    starts = tuple(
+        each for count, drawn in parts for each in starting_orders(design["legs"], rounds=count, seed=drawn, fixed=fixed)
+    )
     if not design["resident"]:
         return starts, lambda _number: None
 

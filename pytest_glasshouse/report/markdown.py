@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.report import tables
 from pytest_glasshouse.report.wording import figure_with_interval
 
 if TYPE_CHECKING:
@@ -71,6 +72,13 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from _table(["Row", "Ran on", "Order", "Protected/s", "Raw/s", "Overhead", "Interval", "Verdict", "Status"], body)
     yield ""
     yield from (f"- {_cell(row['name'])}: {_cell(row['interpretation'])}" for row in rows)
+    titles = ("How sure", "Fixed and total cost", "Memory and exposure")
+    heads = (tables.SURE_HEAD, tables.COST_HEAD, tables.USE_HEAD)
+    bodies = (tables.sure(rows), tables.costs(rows), tables.uses(rows))
+    for title, head, body in zip(titles, heads, bodies, strict=True):
+        if body:
+            yield from _section(title)
+            yield from _table(head, body)
 
 
 def _target(row: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from pytest_glasshouse.report.evidence import (
     strict_memory,
     treatment,
 )
+from pytest_glasshouse.report.extension import extension, extension_figures
 from pytest_glasshouse.report.figures import judged_figures, row_figures
 from pytest_glasshouse.report.null import null_figures
 from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
@@ -128,8 +129,9 @@ def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
             yield f".{leg}Units", f"the rounds give {units}"
         if not math.isclose(seconds, row[f"{leg}ElapsedSec"], rel_tol=1e-9):
             yield f".{leg}ElapsedSec", f"the rounds give {seconds!r}"
-    if [each["round"] for each in row["roundFigures"]] != list(range(1, row["rounds"] + 1)):
-        yield ".roundFigures", f"expected rounds 1 to {row['rounds']}, each once, in order"
+    count = row["extension"]["rounds"] if "extension" in row else row["rounds"]
+    if [each["round"] for each in row["roundFigures"]] != list(range(1, count + 1)):
+        yield ".roundFigures", f"expected rounds 1 to {count}, each once, in order"
     if row["protectedAdapterSha256"] == row["rawAdapterSha256"]:
         yield ".rawAdapterSha256", "is the protected leg's digest too"
 
@@ -191,14 +193,20 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         return
     yield from ((".observation", f"it must not be measured: {each}") for each in disturbances(observation))
     rounds = derivation.rounds(observation)
-    expected = row_figures(rounds, usd_per_hour=price(observation))
+    extended = extension(observation, rounds)
+    first_rounds = None if extended is None else extended.first_rounds
+    expected = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(observation))
     expected |= judged_figures(
         expected,
         order=record["order"],
         margin_pct=record["marginPct"],
         fixed_order=record["fixedOrder"],
         max_overhead_pct=methodology["maxOverheadPct"],
+        first_rounds=first_rounds,
     )
+    expected |= extension_figures(extended, rounds)
+    if extended is None and "extension" in record:
+        yield ".extension", "the plan that was signed for has no width to extend to"
     expected |= {
         "journal": journals(observation),
         "treatment": treatment(observation),

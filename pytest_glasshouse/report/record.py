@@ -15,6 +15,7 @@ from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.costs import price
 from pytest_glasshouse.report.covariates import covariates, disturbances
 from pytest_glasshouse.report.evidence import cache_state, invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
+from pytest_glasshouse.report.extension import extension, extension_figures
 from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
 from pytest_glasshouse.report.null import null_record
 from pytest_glasshouse.report.turns import design, segments, steady
@@ -92,13 +93,16 @@ def build_record(
     margin_pct = outcome.row.margin_pct if settings.margin_pct is None else settings.margin_pct
     if outcome.row.null:
         return {"list": "nullRows", "record": null_record(outcome, rounds, found, margin_pct=margin_pct, seed=settings.seed)}
-    figures = row_figures(rounds, usd_per_hour=price(outcome.observation))
+    extended = extension(outcome.observation, rounds)
+    first_rounds = None if extended is None else extended.first_rounds
+    figures = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(outcome.observation))
     judged = judged_figures(
         figures,
         order=outcome.row.order,
         margin_pct=margin_pct,
         fixed_order=settings.fixed_order,
         max_overhead_pct=settings.max_overhead_pct,
+        first_rounds=first_rounds,
     )
     reasons = _reasons(outcome, found, settings)
     row = {
@@ -106,6 +110,7 @@ def build_record(
         "sameAllocation": states.pop("sameAllocation"),
         **figures,
         **judged,
+        **extension_figures(extended, rounds),
         "marginPct": margin_pct,
         "seed": settings.seed,
         **states,
@@ -228,7 +233,9 @@ def _why_excluded(
         return {"outcome": "failed", "reason": told, "decision": _EXCLUDED}
     if not found:
         return {"outcome": "error", "reason": "no finding was judged", "decision": _EXCLUDED}
-    complete = len(rounds) == outcome.row.rounds and all(_complete(each, outcome.row) for each in rounds)
+    extended = None if outcome.row.null else extension(outcome.observation, rounds)
+    planned = outcome.row.rounds if extended is None else extended.rounds
+    complete = len(rounds) == planned and all(_complete(each, outcome.row) for each in rounds)
     if not complete or outcome.allocation is None:
         reason = "not every leg of every round was measured" if not complete else "no allocation was observed"
         return {"outcome": "excluded", "reason": reason, "decision": _EXCLUDED}
