@@ -40,6 +40,11 @@ def _observation(rows: list[tuple[str, list[int | None]]]) -> dict[str, Any]:
     }
 
 
+def throttled() -> dict[str, Any]:
+    """An observation of a machine whose hardware throttles all the time."""
+    return _observation([(role, [1980, 0x8, 0]) for role in ("protected", "raw", "raw")])
+
+
 def _clocks(protected: int, first: int, second: int) -> dict[str, Any]:
     return _observation([("protected", [protected, 0, 0]), ("raw", [first, 0, 0]), ("raw", [second, 0, 0])])
 
