@@ -133,14 +133,16 @@ class Allocation:
                 ended = _round(current, order, protected, raw)
                 cursor = current.cursor
                 if ended is not None:
-                    ended = _with_missing(ended, row, finished=number - 1)
+                    ended = _with_missing(ended, row, finished=number - 1, planned=len(orders))
                     break
                 if number == row.rounds and self._extends(row) and settings.rounds_in_all is not None:
                     more = settings.rounds_in_all(observation) - row.rounds
                     orders += self._orders(row, rounds=max(0, more), seed=extension_seed(settings.seed))
                 if self._on_round is not None and row.order == "interleaved" and number < len(orders):
                     so_far = copy.deepcopy(observation)
-                    self._on_round(self._outcome(row, so_far, _with_missing(_INTERRUPTED, row, finished=number)))
+                    self._on_round(
+                        self._outcome(row, so_far, _with_missing(_INTERRUPTED, row, finished=number, planned=len(orders)))
+                    )
         finally:
             channel.close()
         return self._outcome(row, observation, ended)
@@ -254,11 +256,11 @@ _INTERRUPTED = Ended(
 )
 
 
-def _with_missing(ended: Ended, row: RowSpec, *, finished: int) -> Ended:
+def _with_missing(ended: Ended, row: RowSpec, *, finished: int, planned: int) -> Ended:
     """Of a row with rounds that count by themselves: how many are kept, and how many more it needs."""
     if row.order != "interleaved" or not finished:
         return ended
-    told = f"{finished} of {row.rounds} rounds are finished and kept; {row.rounds - finished} more are needed"
+    told = f"{finished} of {planned} rounds are finished and kept; {planned - finished} more are needed"
     return replace(ended, reason=f"{ended.reason}; {told}")
 
 

@@ -22,26 +22,23 @@ if TYPE_CHECKING:
 
 
 def null_record(
-    outcome: Outcome, rounds: Sequence[RoundResult], found: Sequence[Mapping[str, Any]], *, margin_pct: float, seed: int | None
+    common: Mapping[str, Any],
+    outcome: Outcome,
+    rounds: Sequence[RoundResult],
+    found: Sequence[Mapping[str, Any]],
+    *,
+    margin_pct: float,
+    seed: int | None,
 ) -> dict[str, Any]:
-    """The unsealed record of a null row whose rounds were all measured. Raises `ReportError` when one was not."""
-    row, allocation = outcome.row, outcome.allocation
+    """The unsealed record of a null row whose rounds were all measured: what every row has (`common`), and its difference.
+
+    Raises `ReportError` when a round was not measured.
+    """
+    allocation = outcome.allocation
     if allocation is None:
         raise ReportError("a null row's record needs its allocation")
     return {
-        "rowId": row.row_id,
-        "name": row.name,
-        "provider": allocation.provider,
-        "providerInstanceId": allocation.provider_instance_id,
-        "allocationName": allocation.name,
-        "namedGpuModel": row.gpu_model,
-        "gpuModel": allocation.gpu_model,
-        "gpuUuid": allocation.gpu_uuid,
-        "workload": row.workload,
-        "modelId": row.model,
-        "order": row.order,
-        "rounds": row.rounds,
-        "warmupSec": row.warmup_s,
+        **common,
         "marginPct": margin_pct,
         "seed": seed,
         **null_figures(rounds, margin_pct=margin_pct),

@@ -51,6 +51,10 @@ _SINCE = ("estimates", "nullQualifies", "fixedCosts", "totalCost", "priceUsdPerH
 _FREE_TEXT = ("reason", "expected", "seen", "todo")
 
 
+#: Fields a row has only where its observation gives them.
+_WHERE_SEEN = ("cacheState", "covariates", "interleaving", "steady")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Derivation:
     """The functions a report is derived with; None means the project's own."""
@@ -218,6 +222,9 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         "workloadFacts": workload_facts(rounds),
         **turns(observation, rounds),
     }
+    for optional in _WHERE_SEEN:
+        if optional in record and optional not in expected:
+            yield f".{optional}", "nothing in the observation gives it"
     older = not any(name in record for name in _SINCE)
     for field, value in expected.items():
         if older and field in _SINCE:

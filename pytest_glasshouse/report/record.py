@@ -92,7 +92,10 @@ def build_record(
         return {"list": "excludedResults", "record": excluded}
     margin_pct = outcome.row.margin_pct if settings.margin_pct is None else settings.margin_pct
     if outcome.row.null:
-        return {"list": "nullRows", "record": null_record(outcome, rounds, found, margin_pct=margin_pct, seed=settings.seed)}
+        return {
+            "list": "nullRows",
+            "record": null_record(common, outcome, rounds, found, margin_pct=margin_pct, seed=settings.seed),
+        }
     extended = extension(outcome.observation, rounds)
     first_rounds = None if extended is None else extended.first_rounds
     figures = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(outcome.observation))

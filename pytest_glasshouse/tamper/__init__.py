@@ -14,6 +14,7 @@ from pytest_glasshouse.tamper import (
     session,
     tokens,
     transport,
+    turns,
 )
 from pytest_glasshouse.tamper.case import Case, TamperResult, run_case
 
@@ -35,6 +36,7 @@ CASES: tuple[Case, ...] = (
     *completion.CASES,
     *log.CASES,
     *audit.CASES,
+    *turns.CASES,
     *transport.CASES,
     *hardware.CASES,
 )

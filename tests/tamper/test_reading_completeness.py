@@ -15,7 +15,7 @@ import pytest
 
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import opener
-from pytest_glasshouse.invariants import lifecycle, place, reading, trust, work
+from pytest_glasshouse.invariants import lifecycle, place, reading, trust, turns, work
 from pytest_glasshouse.tamper import Case, log, package, release
 from pytest_glasshouse.tamper.stage import Stage
 from pytest_glasshouse.wire import floe, journal
@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = 
         },
     ),
     "journal": ((journal,), lambda: {**_of_suite(*log.CASES), **reading_cases.journal()}),
-    "audit": ((reading, lifecycle, trust, place, work), reading_cases.audited),
+    "audit": ((reading, lifecycle, trust, place, turns, work), reading_cases.audited),
 }
 
 
