@@ -14,6 +14,7 @@ from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, Refuse
 from pytest_glasshouse.legs.order import turn_orders
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.raw import refuse_raw
 from pytest_glasshouse.legs.round import EXCLUDED, leg_notes
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class InterleavedRound:
     def run(self, protected: ProtectedRuntime, raw: RawRunner) -> Ended | None:
         """Start, follow and end every leg."""
         current, design = self._current, self._design
+        if current.confidential:
+            refuse_raw(current)
         orders = turn_orders(self._starts, number=current.number, pairs=design.pairs, seed=current.seed)
         turns = [role for pair in orders for role in pair]
         current.notes["turns"] = turns

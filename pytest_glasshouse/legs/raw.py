@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_glasshouse.channel.guest import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, IntegrityError, ProtocolError
@@ -33,9 +33,7 @@ class RawRunner:
     def begin(self, current: Round, role: Role = "raw") -> RawLeg:
         """Start a raw leg. The caller follows it and then calls `finish`. Raises `ConfigurationError` where none may run."""
         if current.confidential:
-            raise ConfigurationError(
-                f"row {current.row.name}: its package is confidential; a raw leg would publish what the package protects"
-            )
+            refuse_raw(current)
         current.meet_guest(role)
         notes = leg_notes(current.notes, role)
         leg_id = current.leg_id(role)
@@ -57,6 +55,13 @@ class RawRunner:
         watch = current.watch(role)
         current.begin(role, order)
         return RawLeg(current, role=role, material=material, watch=watch, notes=notes)
+
+
+def refuse_raw(current: Round) -> NoReturn:
+    """Raise `ConfigurationError`: the raw leg publishes what the package protects."""
+    raise ConfigurationError(
+        f"row {current.row.name}: its package is confidential; a raw leg would publish what the package protects"
+    )
 
 
 class RawLeg:
