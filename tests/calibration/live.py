@@ -44,7 +44,7 @@ class Design:
     """How long everything takes, in seconds. A sequential row is given as long as an interleaved one takes."""
 
     rounds: int = 5
-    pairs: int = 12
+    pairs: int = 10
     segment_s: float = 0.15
     washout_s: float = 0.02
     warmup_s: float = 0.2
@@ -116,6 +116,8 @@ class Bench:
         self._context.set_forkserver_preload(["tests.calibration.stepper"])
         self._spool = Spool(directory / "spool.jsonl")
         self._key = Ed25519PrivateKey.generate()
+        # Legs and neighbours share one core: who else is on the machine can go elsewhere.
+        self._core = max(os.sched_getaffinity(0))
 
     def start(self, body: Callable[..., None], *arguments: Any) -> tuple[Any, Connection[Any, Any]]:
         ours, theirs = self._context.Pipe()
@@ -127,7 +129,10 @@ class Bench:
     @contextmanager
     def neighbours(self, count: int, *, seed: int, busy_s: float) -> Iterator[None]:
         """The competing load of one row, seeded like everything else in it."""
-        started = [self._context.Process(target=neighbour, args=(seed + place, busy_s), daemon=True) for place in range(count)]
+        started = [
+            self._context.Process(target=neighbour, args=(seed + place, busy_s, self._core), daemon=True)
+            for place in range(count)
+        ]
         for each in started:
             each.start()
         try:
@@ -170,7 +175,7 @@ class Bench:
         before = len(self._spool.since(0, wait_s=0))
         legs: dict[Role, _Leg] = {}
         for role in order:
-            process, pipe = self.start(in_turns, work if role == "protected" else Work(), design.plan())
+            process, pipe = self.start(in_turns, work if role == "protected" else Work(), design.plan(), self._core)
             leg = legs[role] = _Leg(role=role, process=process, pipe=pipe, conductor=conductor)
             ready = threading.Event()
             threading.Thread(target=leg.listen, args=(ready,), daemon=True).start()
@@ -195,7 +200,7 @@ class Bench:
         (order,) = leg_orders("raw-first" if seed % 2 else "protected-first", rounds=1, seed=seed, fixed=True)
         with self.neighbours(design.neighbours, seed=seed, busy_s=design.busy_s):
             for role in order:
-                process, pipe = self.start(alone, work if role == "protected" else Work(), design.warmup_s, leg_s)
+                process, pipe = self.start(alone, work if role == "protected" else Work(), design.warmup_s, leg_s, self._core)
                 units, elapsed_ns = pipe.recv()
                 rates[role] = units / elapsed_ns
                 process.join()
@@ -246,7 +251,7 @@ def summary(result: dict[str, Any]) -> dict[str, Any]:
         by_truth.setdefault(f"{each['truth_pct']:.3f}", []).append(error)
     within = math.fsum(sum((e - _mean(own)) ** 2 for e in own) for own in by_truth.values())
     freedom = len(errors) - len(by_truth)
-    interleaved = math.sqrt(within / freedom)
+    interleaved = math.sqrt(within / freedom) if freedom else math.nan
     sequential = _spread(result["sequentialPct"])
     ratio, others = sequential / interleaved, len(result["sequentialPct"]) - 1
     return {
@@ -294,4 +299,5 @@ if __name__ == "__main__":
     )  # fmt: skip
     print(json.dumps(summary(found), indent=1))
     if len(sys.argv) > 3:
-        Path(sys.argv[3]).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps({**found, "summary": summary(found)}, indent=1)
+        Path(sys.argv[3]).write_text(text + "\n", encoding="utf-8")

@@ -6,7 +6,9 @@ A protected leg does `extra` more identical micro-steps for every `per` of its o
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, cast
@@ -95,22 +97,23 @@ class PipeTurns:
             self._stepper.micro()
 
 
-def in_turns(pipe: Connection[Any, Any], work: Work, plan: Plan) -> None:
+def in_turns(pipe: Connection[Any, Any], work: Work, plan: Plan, core: int) -> None:
     """The body of a resident process: one leg of an interleaved round."""
+    os.sched_setaffinity(0, {core})
     stepper = Stepper(work)
     measure_segments(cast("Trainer", stepper), plan=plan, turns=PipeTurns(pipe, stepper))
 
 
-def alone(pipe: Connection[Any, Any], work: Work, warmup_s: float, target_s: float) -> None:
+def alone(pipe: Connection[Any, Any], work: Work, warmup_s: float, target_s: float, core: int) -> None:
     """The body of a sequential leg: units and nanoseconds."""
+    os.sched_setaffinity(0, {core})
     found = measure(cast("Trainer", Stepper(work)), warmup_s=warmup_s, target_s=target_s)
     pipe.send((found.units, found.elapsed_ns))
 
 
-def neighbour(seed: int, busy_s: float) -> None:
-    """Somebody else on the machine, until killed: works and rests for log-normal times around `busy_s` seconds."""
-    import time
-
+def neighbour(seed: int, busy_s: float, core: int) -> None:
+    """Somebody else on the same core, until killed: works and rests for log-normal times around `busy_s` seconds."""
+    os.sched_setaffinity(0, {core})
     draw, stepper = np.random.default_rng(seed), Stepper(Work())
     while True:
         until = time.monotonic() + draw.lognormal(np.log(busy_s), 0.7)

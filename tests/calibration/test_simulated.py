@@ -28,8 +28,8 @@ ROUNDS = 6
 START_SPREAD = 0.002
 MARGIN_PCT = 1.0
 TRUTHS = (0.0, 0.5, 1.0, 2.0)
-#: The second run's; the rates stated below are the first run's, whose seed was 20 261 121.
-SEED = 20_261_122
+#: The third run's. The rates stated below are those of the first run, from seed 20 261 121; the second shared seeds with it.
+SEED = 31_000_000
 #: How far a share of ROWS rows may lie from what is true of all rows: four standard errors, in the default run only.
 SLACK = 0.0 if FULL else 4 * math.sqrt(0.05 * 0.95 / ROWS)
 

@@ -17,6 +17,16 @@ from pytest_glasshouse.rows.spec import RowSpec
 ROW = RowSpec(name="a", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0, rounds=4)
 
 
+class Grants:
+    """A provider that lists nothing and plays nothing."""
+
+    def listing(self) -> tuple[()]:
+        return ()
+
+    def play(self, grant: Grant, act: str) -> None:
+        raise AssertionError(act)
+
+
 class Leg:
     """A leg that takes no time and remembers when it ran."""
 
@@ -36,7 +46,7 @@ def carried_out(tmp_path: Path, row: RowSpec = ROW, **settings: Any) -> tuple[Ou
     )  # fmt: skip
     ran: list[tuple[int, str]] = []
     given = LegSettings(declared=row, run_id="r", seed=7, **settings)
-    allocation = Allocation(grant, cast("Any", None), given, lambda _: None)
+    allocation = Allocation(grant, Grants(), given, lambda _: None)
     with socket.socket(socket.AF_UNIX) as guest:
         # Somebody who can be reached and is asked nothing.
         guest.bind(grant.address)
