@@ -41,7 +41,10 @@ class GuestProcess:
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-S", "-X", "utf8", *self._code, "agent"]
+        # The agent too runs no byte code that lies beside a source: its cache begins empty, and becomes that of its legs.
+        cache = self.directory / "bytecode"
+        shutil.rmtree(cache, ignore_errors=True)
+        command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"pycache_prefix={cache}", *self._code, "agent"]
         command += ["--directory", str(self.directory), "--allocation", self._name, "--until-eof"]
         for path in self._site_packages:
             command += ["--site-packages", path]
@@ -87,7 +90,8 @@ def new_directory() -> Path:
 
 def listed() -> tuple[Instance, ...]:
     """Every guest process of this project on this machine, from the process table."""
-    found = []
+    # By instance: an agent and the launcher that waits for it are two processes with one command line.
+    found: dict[str, Instance] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -100,8 +104,8 @@ def listed() -> tuple[Instance, ...]:
             name = arguments[arguments.index(b"--allocation") + 1].decode(errors="replace")
             directory = arguments[arguments.index(b"--directory") + 1].decode(errors="replace")
             if name.startswith(NAME_PREFIX):
-                found.append(_instance(Path(directory), name))
-    return tuple(found)
+                found[directory] = _instance(Path(directory), name)
+    return tuple(found.values())
 
 
 def _instance(directory: Path, name: str) -> Instance:
