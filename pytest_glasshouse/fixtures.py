@@ -64,8 +64,11 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
     door, options = _door(item), item.config.stash[OPTIONS]
 
     def keep(outcome: Any) -> None:
-        from pytest_glasshouse.records import record_of
+        from pytest_glasshouse.records import record_of, width_of
 
+        finished, row = len(outcome.observation["rounds"]), outcome.row
+        moment = {"row_id": row.row_id, "leg": "", "phase": "interval", "round": finished, "rounds": row.rounds, "elapsed_s": 0.0}
+        door.on_progress({**moment, "half_width_pct": width_of(outcome, engine_of(item.config))})
         # What is not remembered is lost only if the row is, too.
         with contextlib.suppress(GlasshouseError, OSError):
             door.keep(item.nodeid, record_of(outcome, options, engine_of(item.config), seed=door.plan.seed))

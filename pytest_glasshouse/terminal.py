@@ -160,6 +160,7 @@ def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
         str(event.get("phase") or ""),
         f"{event['fraction']:.0%}" if event.get("fraction") is not None else "",
         f"{event['rate']:.1f}/s" if event.get("rate") is not None else "",
+        f"+-{event['half_width_pct']:.2f} points" if event.get("half_width_pct") is not None else "",
         f"{event.get('elapsed_s') or 0:.0f} s",
     ]
     return "  ".join(part for part in parts if part)

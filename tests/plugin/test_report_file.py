@@ -221,3 +221,4 @@ def test_interrupted_row_keeps_its_finished_rounds(project: Project) -> None:
     assert "2 of 3 rounds are finished and kept" in told["brokenoff"]["reason"]
     assert len(told["brokenoff"]["observation"]["rounds"]) == told["brokenoff"]["roundsCompleted"] == 2
     assert told["never"]["outcome"] == "excluded"
+    result.stdout.fnmatch_lines(["*brokenoff*interval*+-* points*"])
