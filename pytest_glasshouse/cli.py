@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse import cli_doctor, cli_package, cli_policy, cli_reap, cli_serve, cli_server
+from pytest_glasshouse import cli_doctor, cli_package, cli_policy, cli_pool, cli_reap, cli_serve, cli_server
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ examples:
   glasshouse check RUN.glasshouse.zip --trust lab.pub --require authentic
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
+  glasshouse pool A.json B.json C.json                  one interval over three allocations or more
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
   glasshouse keygen owner.key                           make an owner's key
   glasshouse serve --owner owner.key.pub                run the attestation server that rows of this owner share
@@ -145,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
-    for module in (cli_serve, cli_package, cli_server, cli_policy, cli_doctor, cli_reap):
+    for module in (cli_pool, cli_serve, cli_package, cli_server, cli_policy, cli_doctor, cli_reap):
         module.declare(commands)
     return parser
 

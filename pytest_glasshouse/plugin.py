@@ -158,7 +158,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         pytest.exit(f"glasshouse: {error}", returncode=EXIT_BUDGET)
     config.stash[RUN] = run
     config.pluginmanager.register(RunHooks(run), "glasshouse-run")
-    config.stash[DOOR] = Door(plan=run.plan, worker="main", grants=run.broker or NoGrants(), on_progress=run.live.show)
+    config.stash[DOOR] = Door(
+        plan=run.plan, worker="main", grants=run.broker or NoGrants(), on_progress=run.live.show, keep=run.keep
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

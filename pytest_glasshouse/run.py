@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.errors import GlasshouseError, InfrastructureError, RedactionError, ReportError
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import ENGINE, OPTIONS, ROW
 from pytest_glasshouse.terminal import Live, open_live
@@ -54,6 +54,8 @@ class Door:
     worker: str
     grants: Grants
     on_progress: Callable[[Event], None]
+    keep: Callable[[str, dict[str, Any]], None] = lambda _nodeid, _record: None
+    """Takes the record a row has so far, by node id: what is reported of it if it never ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +123,7 @@ class Run:
         self.published: tuple[Path, ...] = ()
         self.trouble: list[str] = []
         self.begun: list[str] = []
+        self._kept: dict[str, dict[str, Any]] = {}
         self._failed: set[str] = set()
         self.outstanding: tuple[dict[str, Any], ...] = ()
         self.unasked = ""
@@ -139,9 +142,6 @@ class Run:
 
         report_key(os.environ)
         rows = [each.row for each in selected.rows.values()]
-        for row in rows:
-            if row.order == "interleaved":
-                raise ConfigurationError(f"row {row.name!r}: field order: 'interleaved' is not in this version")
         run = cls(config, plan, selected)
         check_writable(run.report_path)
         if rows:
@@ -173,6 +173,13 @@ class Run:
             self.records[nodeid] = record
             RowJournal(self.directory).append(record)
             self.config.hook.pytest_glasshouse_row_finished(config=self.config, list_name=record["list"], record=record["record"])
+
+    def keep(self, nodeid: str, record: dict[str, Any]) -> None:
+        """Remember what a row that is still running has so far, on disk too: its finished rounds are not lost with it."""
+        from pytest_glasshouse.report.writer import RowJournal
+
+        self._kept[nodeid] = record
+        RowJournal(self.directory).append(record)
 
     def failed(self, nodeid: str) -> None:
         """A test, of ours or not, failed in some phase."""
@@ -213,7 +220,7 @@ class Run:
     @property
     def measured(self) -> int:
         """Rows with both legs measured and every finding held."""
-        return sum(each["list"] == "rows" for each in self.records.values())
+        return sum(each["list"] != "excludedResults" for each in self.records.values())
 
     @property
     def cleanup_is_proven(self) -> bool:
@@ -341,6 +348,8 @@ class Run:
         from pytest_glasshouse.legs.outcome import Ended
         from pytest_glasshouse.records import ended_record
 
+        if nodeid in self._kept:
+            return self._kept[nodeid]
         if nodeid in self.begun:
             how = f"the run ended by {self._interrupted}" if self._interrupted else "its process ended or was interrupted"
             reason = f"the row was started and left no record: {how}"

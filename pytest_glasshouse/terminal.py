@@ -168,6 +168,7 @@ def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
         str(event.get("phase") or ""),
         f"{event['fraction']:.0%}" if event.get("fraction") is not None else "",
         f"{event['rate']:.1f}/s" if event.get("rate") is not None else "",
+        f"+-{event['half_width_pct']:.2f} points" if event.get("half_width_pct") is not None else "",
         f"{event.get('elapsed_s') or 0:.0f} s",
     ]
     return "  ".join(part for part in parts if part)
@@ -176,10 +177,16 @@ def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
 def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The table of measured rows, then every other row with its reason and decision, then the tamper suite."""
     measured = [each["record"] for each in records if each["list"] == "rows"]
-    excluded = [each["record"] for each in records if each["list"] != "rows"]
+    nulls = [each["record"] for each in records if each["list"] == "nullRows"]
+    excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
     if measured:
         yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
             _measured(row) for row in measured
+        ])  # fmt: skip
+    if nulls:
+        yield ""
+        yield from table([("raw against raw", "rounds", "difference", "90 % interval", "inside its margin", "findings")] + [
+            _null(row) for row in nulls
         ])  # fmt: skip
     if excluded:
         yield ""
@@ -209,6 +216,18 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['overheadPct']:+.2f} %",
         _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
         row["verdict"],
+        findings(row["findings"]),
+    )
+
+
+def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
+    interval = row["differenceCi90Pct"]
+    return (
+        row["name"],
+        str(row["rounds"]),
+        f"{row['differencePct']:+.2f} %",
+        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        "yes" if row["qualifies"] else "no",
         findings(row["findings"]),
     )
 

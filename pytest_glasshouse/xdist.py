@@ -79,6 +79,8 @@ class Controller:
         run = self._config.stash.get(RUN, None)
         if run is not None and event.get("type") == "progress":
             run.live.show(event, worker=str(event.get("worker", "")))
+        elif run is not None and event.get("type") == "kept":
+            run.keep(str(event["nodeid"]), event["record"])
 
     def pytest_unconfigure(self) -> None:
         if self._server is not None:
@@ -128,6 +130,7 @@ def open_door(config: pytest.Config) -> Door:
         worker=name,
         grants=client,
         on_progress=lambda event: client.event({"type": "progress", "worker": name, **event}),
+        keep=lambda nodeid, record: client.event({"type": "kept", "nodeid": nodeid, "record": record}),
     )
 
 

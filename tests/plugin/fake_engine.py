@@ -113,6 +113,10 @@ class FakeAllocation:
         if kind == "terminated":
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
+        if kind == "brokenoff":
+            self._two_rounds_of_three(row)
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
         ended = None
         observation = example.observation(rounds=row.rounds, unseen=())
         if kind == "lostcallback":
@@ -129,6 +133,22 @@ class FakeAllocation:
             allocation=example.allocation(name="glasshouse-x-1"),
             observation=observation,
             ended=ended,
+        )
+
+    def _two_rounds_of_three(self, row: RowSpec) -> None:
+        """How a row stands after two of its rounds."""
+        assert self._wishes.on_round is not None
+        ended = Ended(
+            outcome="lost", reason="broken off; 2 of 3 rounds are finished and kept; 1 more are needed", decision="Again"
+        )
+        self._wishes.on_round(
+            Outcome(
+                row=row,
+                declared=self._wishes.declared,
+                allocation=example.allocation(name="glasshouse-x-1"),
+                observation=example.observation(rounds=2, unseen=()),
+                ended=ended,
+            )
         )
 
 

@@ -229,3 +229,15 @@ def test_tamper_results_reach_the_report_without_a_row(project: Project) -> None
     result.stdout.fnmatch_lines(["tamper: 1 of 1 refused as expected, 1 of 1 controls released"])
     assert [case["passed"] for case in project.report()["tamper"]] == [True, True]
     assert project.asked("plan") == []
+
+
+def test_interrupted_row_keeps_its_finished_rounds(project: Project) -> None:
+    """Hours of a night are not lost with the last minute of it."""
+    result = project.rows("good", "brokenoff", "never").spawn()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    told = {each["name"]: each for each in project.report()["excludedResults"]}
+    assert told["brokenoff"]["outcome"] == "lost"
+    assert "2 of 3 rounds are finished and kept" in told["brokenoff"]["reason"]
+    assert len(told["brokenoff"]["observation"]["rounds"]) == told["brokenoff"]["roundsCompleted"] == 2
+    assert told["never"]["outcome"] == "excluded"
+    result.stdout.fnmatch_lines(["*brokenoff*interval*+-* points*"])
