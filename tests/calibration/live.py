@@ -25,9 +25,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.guest.conductor import Conductor
 from pytest_glasshouse.guest.spool import Spool
-from pytest_glasshouse.invariants.turns import IDLE_SHARE, _outside_ns
+from pytest_glasshouse.invariants.turns import _HANDOVER_NS, IDLE_SHARE, _outside_ns, _untimed_ns
 from pytest_glasshouse.legs.order import Role, leg_orders, starting_orders, turn_orders
-from pytest_glasshouse.legs.turns import pairs_of, turns_of
+from pytest_glasshouse.legs.turns import pairs_of, segments_of, turns_of
 from pytest_glasshouse.overhead.estimate import estimates
 from pytest_glasshouse.overhead.segments import RoundSegments, round_segments
 from pytest_glasshouse.wire.tokens import peek
@@ -191,7 +191,12 @@ class Bench:
         pairs = pairs_of(notes, {role: {"segments": leg.segments} for role, leg in legs.items()})
         turns = turns_of(peek(token["borders"]))
         raw_ns = sum(pair["raw"]["elapsed_ns"] for pair in pairs)
-        return round_segments(number, pairs), _outside_ns(turns) / raw_ns
+        told: dict[str, dict[int, dict[str, int]]] = {role: segments_of({"segments": leg.segments}) for role, leg in legs.items()}
+        handovers_ns = _HANDOVER_NS * design.pairs
+        untimed_ns = _untimed_ns("protected", turns, told) - _untimed_ns("raw", turns, told)
+        # The finding's two rules: work in the raw leg's time, and work while no clock of the protected leg's ran.
+        shares = (_outside_ns(turns) / raw_ns, untimed_ns / raw_ns if untimed_ns > handovers_ns else 0.0)
+        return round_segments(number, pairs), max(shares)
 
     def sequential(self, design: Design, *, work: Work, seed: int, row_s: float) -> float:
         """A row as it was published: one leg after the other, for as long as an interleaved row takes. Percent."""

@@ -8,8 +8,9 @@ import random
 import pytest
 from scipy.stats import trim_mean
 
-from pytest_glasshouse.overhead.effects import effective_sample_size, lag_one, steadiness
-from pytest_glasshouse.overhead.estimate import Estimates, estimates, minimum_detectable_pct
+from pytest_glasshouse.overhead.effects import effective_sample_size, lag_one, outliers, steadiness
+from pytest_glasshouse.overhead.estimate import Estimates, Figure, _agree, estimates, minimum_detectable_pct
+from pytest_glasshouse.overhead.interval import Interval
 from pytest_glasshouse.overhead.remarks import remarks
 from pytest_glasshouse.overhead.segments import Leg, Pair, RoundSegments, Segment, round_segments
 
@@ -199,7 +200,7 @@ def test_round_too_short_to_split_leaves_no_null() -> None:
 
 def test_protected_leg_has_no_part_in_the_null() -> None:
     """A null that moved with the treatment would hide what it is there to show."""
-    plain, heavy = (estimates(trace(overhead_pct=pct, noise=0.0)) for pct in (0.0, 30.0))
+    plain, heavy = estimates(trace()), estimates(trace(drift={"protected": -0.5}, overhead_pct=30.0))
 
     assert plain.nulls[0].log_ratios == heavy.nulls[0].log_ratios
 
@@ -220,6 +221,33 @@ def test_spread_of_process_starts_is_what_pairs_do_not_explain() -> None:
     assert different.start_pct is not None
     assert alike.start_pct < 0.15
     assert 1.0 < different.start_pct < 2.5
+
+
+def test_spread_that_pairs_explain_is_no_spread_of_process_starts() -> None:
+    """Few noisy pairs make rounds differ; that is no evidence of processes that do."""
+    starts = [estimates(trace(rounds=12, pairs=4, noise=0.3, seed=seed)) for seed in range(8)]
+
+    ratios = [(each.start_pct or 0.0) / (each.between_pct or 1.0) for each in starts]
+    assert min(ratios) == 0.0
+    assert sum(ratios) / len(ratios) < 0.5
+
+
+def test_outlier_begins_at_five_median_absolute_deviations() -> None:
+    calm = [-1.0, 0.0, 1.0] * 7
+
+    assert outliers([[*calm, 4.9]]).raw == 0
+    assert outliers([[*calm, 5.1]]).raw == 1
+    assert outliers([[*calm, -5.1]]).protected == 1
+
+
+@pytest.mark.parametrize(("headline", "trimmed"), [((0.0, -1.0, 1.0), (0.5, 0.4, 0.6)), ((0.5, 0.4, 0.6), (0.0, -1.0, 1.0))])
+def test_estimates_agree_only_if_each_lies_in_the_others_interval(
+    headline: tuple[float, float, float], trimmed: tuple[float, float, float]
+) -> None:
+    one, other = (Figure(pct=pct, ci95=Interval(low=low, high=high), ci90=None) for pct, low, high in (headline, trimmed))
+
+    assert _agree(one, other) is False
+    assert _agree(one, one) is True
 
 
 def test_one_round_has_figures_and_no_interval() -> None:

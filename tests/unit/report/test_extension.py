@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.legs.order import leg_orders
 from pytest_glasshouse.overhead.interval import interval_pct
+from pytest_glasshouse.report.binding import _orders
 from pytest_glasshouse.report.figures import log_ratios
 from pytest_glasshouse.report.recompute import record_faults
 from tests.unit.report import example
@@ -69,6 +71,17 @@ def test_changed_extension_is_found(field: str, value: float) -> None:
     row["extension"][field] = value
 
     assert f".extension.{field}" in faults(row)
+
+
+def test_orders_of_the_extension_are_those_the_plans_seed_gives() -> None:
+    """Rounds that were added in an order of somebody's choice are no balanced design."""
+    plan = {**PLAN, "order": "raw-first", "seed": 7, "fixedOrder": False}
+    drawn = [*leg_orders("raw-first", rounds=2, seed=7, fixed=False), *leg_orders("raw-first", rounds=8, seed=8, fixed=False)]
+    rounds = [{"round": place, "order": list(order)} for place, order in enumerate(drawn, 1)]
+
+    assert list(_orders(plan, rounds)) == []
+    rounds[5]["order"] = list(reversed(drawn[5]))
+    assert [path for path, _ in _orders(plan, rounds)] == [".observation.rounds[5].order"]
 
 
 def test_extension_nobody_planned_is_found() -> None:
