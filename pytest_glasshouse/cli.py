@@ -2,7 +2,8 @@
 
 What seals, serves and captures is in the `cli_*` modules beside this one.
 
-Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 12 redaction blocked, 13 the report does not validate.
+Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 5 nothing to judge, 12 redaction blocked, 13 the report
+does not validate.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse import cli_package, cli_policy, cli_serve
+from pytest_glasshouse import cli_judge, cli_package, cli_policy, cli_render, cli_serve
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_glasshouse.report.check import Checked, Level
+    from pytest_glasshouse.report.recompute import Derivation
 
 EXIT_OK = 0
 EXIT_NO = 1
@@ -33,6 +35,8 @@ _EPILOG = """\
 examples:
   glasshouse check reports/RUN.json                     does the report follow from its own data?
   glasshouse check RUN.glasshouse.zip --trust lab.pub --require authentic
+  glasshouse gate reports/RUN.json --max-overhead 3     may the release go?
+  glasshouse compare BEFORE.json AFTER.json             the rows both have, and how far apart they are
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
@@ -41,8 +45,8 @@ examples:
   glasshouse seal data/ --owner owner.key --out data.package
   glasshouse policy capture --container IMAGE --out policy.json
 
-exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 12 redaction blocked the report;
-13 the report does not validate
+exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 5 nothing to judge; 12 redaction blocked the
+report; 13 the report does not validate
 """
 _CHECK = """\
 Derive every REPORT (a report or a bundle) again from its own data: schema, arithmetic, findings, journals, verdicts,
@@ -71,9 +75,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is the answer."""
+def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | None = None) -> int:
+    """Run one command; the exit code is the answer. `derivation` is what reports are derived with, by default the project's."""
     options = _parser().parse_args(arguments)
+    options.derivation = derivation
     try:
         code: int = options.run(options)
     except IntegrityError as error:
@@ -115,11 +120,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(run=_check, report_error_code=EXIT_USAGE)
 
-    render = commands.add_parser("render", help="a report as tables", description="Write a report's tables to standard output.")
-    render.add_argument("report", type=Path, metavar="REPORT", help="a report or a bundle")
-    render.add_argument("--markdown", action="store_true", required=True, help="as Markdown")
-    render.set_defaults(run=_render, report_error_code=EXIT_USAGE)
-
     export = commands.add_parser(
         "export",
         help="a row's protected runs as an in-toto Statement in a DSSE envelope",
@@ -140,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
-    for module in (cli_serve, cli_package, cli_policy):
+    for module in (cli_judge, cli_render, cli_serve, cli_package, cli_policy):
         module.declare(commands)
     return parser
 
@@ -153,7 +153,7 @@ def _check(options: argparse.Namespace) -> int:
     required = Level(options.require)
     passed = True
     for path in options.report:
-        checked = check_file(path, trust=trust)
+        checked = check_file(path, trust=trust, derivation=options.derivation)
         enough = checked.sound and checked.level.height >= required.height
         passed = passed and enough
         sys.stdout.write("\n".join(_told(path, checked, required)) + "\n")
@@ -173,19 +173,6 @@ def _told(path: Path, checked: Checked, required: Level) -> list[str]:
     if checked.level.height < required.height:
         lines.append(f"{path}: REFUSED: {required.value} was required")
     return lines
-
-
-def _render(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.check import load_document
-    from pytest_glasshouse.report.markdown import markdown
-
-    try:
-        data = options.report.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
-    sys.stdout.write(markdown(load_document(data)))
-    sys.stdout.flush()
-    return EXIT_OK
 
 
 def _export(options: argparse.Namespace) -> int:
