@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("report", nargs="+", type=Path, metavar="REPORT", help="a report or a .glasshouse.zip bundle")
     check.add_argument("--trust", action="append", type=Path, default=[], metavar="PUB", help=_TRUST)
     check.add_argument(
-        "--require", choices=_LEVELS, default="consistent", metavar="LEVEL", help=f"least level: {', '.join(_LEVELS)}"
+        "--require", choices=_LEVELS, metavar="LEVEL", help=f"least level: {', '.join(_LEVELS)} (default: consistent)"
     )
     check.set_defaults(run=_check, report_error_code=EXIT_USAGE)
 
@@ -150,13 +150,16 @@ def _check(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.check import Level, check_file
 
     trust = Trust.read(options.trust)
-    required = Level(options.require)
+    required = Level(options.require or Level.CONSISTENT)
     passed = True
     for path in options.report:
         checked = check_file(path, trust=trust, derivation=options.derivation)
-        enough = checked.sound and checked.level.height >= required.height
-        passed = passed and enough
-        sys.stdout.write("\n".join(_told(path, checked, required)) + "\n")
+        if checked.published is not None and options.require is None:
+            passed = passed and checked.sound
+        else:
+            passed = passed and checked.sound and checked.level.height >= required.height
+        told = _told(path, checked, required) if checked.published is None else _told_published(path, checked, options.require)
+        sys.stdout.write("\n".join(told) + "\n")
     return EXIT_OK if passed else EXIT_NO
 
 
@@ -172,6 +175,21 @@ def _told(path: Path, checked: Checked, required: Level) -> list[str]:
     lines += [told, *(f"  {each}" for each in checked.missing)]
     if checked.level.height < required.height:
         lines.append(f"{path}: REFUSED: {required.value} was required")
+    return lines
+
+
+def _told_published(path: Path, checked: Checked, required: str | None) -> list[str]:
+    """Results from before there were reports: what could be computed again, and what nobody can from this file."""
+    found = checked.published
+    assert found is not None  # noqa: S101  (for the type checker)
+    lines = [f"{path}: {fault}" for fault in checked.faults]
+    told = f"{found.recomputed} overhead(s) follow from the rates beside them, {len(checked.faults)} fault(s)"
+    told += f", {found.excluded} excluded result(s)" if found.excluded else ""
+    lines.append(f"{path}: published results, not a report: {told}")
+    lines += [f"  stated only: {', '.join(found.stated)}"] if found.stated else []
+    lines += [f"  cannot be shown: {each}" for each in checked.missing]
+    if required is not None:
+        lines.append(f"{path}: REFUSED: {required} was required, and results of this shape reach no level")
     return lines
 
 

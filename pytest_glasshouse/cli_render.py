@@ -15,11 +15,12 @@ EXIT_USAGE = 4
 def declare(commands: Any) -> None:
     """Add the subcommand."""
     render = commands.add_parser(
-        "render", help="a report as tables or as a badge", description="Write a report in another form.", allow_abbrev=False
+        "render", help="a report as tables, page or badge", description="Write a report in another form.", allow_abbrev=False
     )
     render.add_argument("report", type=Path, metavar="REPORT", help="a report or a bundle")
     form = render.add_mutually_exclusive_group(required=True)
     form.add_argument("--markdown", action="store_true", help="tables for a README or a job summary")
+    form.add_argument("--html", action="store_true", help="one page with plots, that needs no network")
     form.add_argument("--badge", action="store_true", help="an SVG with the upper bound of the overhead")
     render.add_argument("--max-overhead", type=float, metavar="P", help="the limit that colours the badge (default: the run's)")
     render.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
@@ -53,6 +54,11 @@ def _text(options: argparse.Namespace, data: bytes, document: dict[str, Any]) ->
 
         sound = check_bytes(data, derivation=options.derivation).sound
         return svg(badge(document, sound=sound, max_overhead_pct=options.max_overhead))
+    if options.html:
+        from pytest_glasshouse.report.check import check_bytes
+        from pytest_glasshouse.report.page import page
+
+        return page(document, check_bytes(data, derivation=options.derivation))
     from pytest_glasshouse.report.markdown import markdown
 
     return markdown(document)

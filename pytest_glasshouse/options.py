@@ -51,6 +51,7 @@ class Options:
     allow_simulated: bool = False
     strict_memory: bool = False
     report: Path | None = None
+    html: bool = False
     faults: tuple[str, ...] = ()
     model: str | None = None
     server: str | None = None
@@ -173,6 +174,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         allow_simulated=values.get("allow_simulated", False),
         strict_memory=values.get("strict_memory", False),
         report=report,
+        html=values.get("html", False),
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
         model=values.get("model"),
         server=values.get("server"),

@@ -15,6 +15,8 @@ from pytest_glasshouse.terminal import not_a_gate, summary
 if TYPE_CHECKING:
     from pytest_glasshouse.run import Run
 
+_KINDS = {".zip": "bundle", ".html": "page  "}
+
 
 class RunHooks:
     """Hears how tests begin and end, ends allocations before anything else ends, and writes the summary."""
@@ -58,7 +60,7 @@ class RunHooks:
             terminalreporter.write_line(line)
         terminalreporter.write_line("")
         for path in run.published:
-            terminalreporter.write_line(f"{'bundle' if path.suffix == '.zip' else 'report'}  {_shown_path(path, run.config)}")
+            terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
         for line in run.trouble:
             terminalreporter.write_line(f"glasshouse: {line}", red=True)
 

@@ -261,8 +261,23 @@ class Run:
             self.trouble.append(f"report not written: {error}. The rows are kept in {self.directory}")
             return int(pytest.ExitCode.TESTS_FAILED)
         self.published = (done.report, done.bundle)
+        if self.options.html:
+            self.published += (self._page(document, done.report),)
         self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)
         return 0
+
+    def _page(self, document: dict[str, Any], report: Path) -> Path:
+        """The report as a page beside it, made of nothing but what was just published."""
+        from pytest_glasshouse.report.bundle import report_bytes
+        from pytest_glasshouse.report.check import check_bytes
+        from pytest_glasshouse.report.page import page
+        from pytest_glasshouse.report.recompute import Derivation
+        from pytest_glasshouse.report.writer import replace
+
+        derivation = Derivation(results=self.engine.results, judge=self.engine.judge)
+        path = report.with_name((report.name.removesuffix(".json") or report.name) + ".html")
+        replace(path, page(document, check_bytes(report_bytes(document), derivation=derivation)).encode())
+        return path
 
     def _document(self, key: Ed25519PrivateKey) -> dict[str, Any]:
         from pytest_glasshouse.report.document import RunFacts, assemble

@@ -175,7 +175,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own (no provider of this version has one)", ini_type="bool"),
     Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
-    Setting("html", _later, "also write the report as a page (not in this version)", ini_type="bool"),
+    Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
     Setting("resume", _later, "keep the finished rows of an earlier run (not in this version)", "RUN"),
     Setting("mock_fault", _one_of("mock_fault", FAULTS), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
     Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
@@ -35,6 +36,7 @@ METHODOLOGY: dict[str, Any] = {
     "interval": "Student's t over the rounds' log ratios, rounds - 1 degrees of freedom",
     "lifecycleBound": "one-sided 95 % Clopper-Pearson lower bound",
     "minRounds": MIN_ROUNDS,
+    "invariantsRevision": newest(),
 }
 
 

@@ -125,6 +125,8 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "publishable and says why not": _publishable(unpublishableBecause=["for a reason"]),
         "publishable with a finding unseen": _publishable(observation=example.observation()),
         "publishable on a leak": _publishable_on_a_leak(),
+        "judged by a later revision": _of_document(lambda document: document["methodology"].update(invariantsRevision=99)),
+        "more held than begun": _of_document(lambda document: document["rows"][0]["lifecycle"].update(held=9)),
         "no JSON": b"{",
         "no object": b"[]",
         "no schema": b'{"schemaVersion": "1.0"}',

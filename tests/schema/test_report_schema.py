@@ -99,7 +99,7 @@ def test_example_validates_with_every_list_filled() -> None:
     assert all(WHOLE[name] for name in ("rows", "nullRows", "excludedResults", "tamper"))
 
 
-OPTIONAL = {"$schema", "targetSec", "stepBudget"}
+OPTIONAL = {"$schema", "targetSec", "stepBudget", "invariantsRevision"}
 DROPPED = [(path, name) for path, item in closed_objects() for name in item if name not in OPTIONAL and path[-1:] != ("raw",)]
 
 
@@ -244,7 +244,8 @@ def test_golden_report_still_validates_and_still_checks(path: Path) -> None:
     """A published document validates against its own version for ever."""
     document = validate(json.loads(path.read_bytes()))
 
-    assert check_bytes(path.read_bytes(), derivation=example.EXAMPLE).faults == ()
+    derivation = example.EXAMPLE if path.stem.endswith("example") else None  # the others were written by real runs
+    assert check_bytes(path.read_bytes(), derivation=derivation).faults == ()
     assert report_bytes(document) == path.read_bytes()
 
 
