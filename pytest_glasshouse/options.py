@@ -52,6 +52,7 @@ class Options:
     strict_memory: bool = False
     report: Path | None = None
     html: bool = False
+    resume: str | None = None
     faults: tuple[str, ...] = ()
     model: str | None = None
     server: str | None = None
@@ -175,6 +176,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         strict_memory=values.get("strict_memory", False),
         report=report,
         html=values.get("html", False),
+        resume=values.get("resume"),
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
         model=values.get("model"),
         server=values.get("server"),

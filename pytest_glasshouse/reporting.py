@@ -53,11 +53,15 @@ class RunHooks:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         run = self.run
-        if not run.begun and not run.tamper:
+        if not run.begun and not run.tamper and not run.kept:
             return
         terminalreporter.section("glasshouse")
         for line in summary(list(run.records.values()), run.tamper_shown):
             terminalreporter.write_line(line)
+        if run.kept:
+            terminalreporter.write_line("")
+            told = f"{len(run.kept)} of {len(run.selected.rows)} rows were judged in an earlier attempt and not measured again"
+            terminalreporter.write_line(f"attempt {run.plan.attempt}: {told}", yellow=True)
         terminalreporter.write_line("")
         for path in run.published:
             terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
@@ -72,7 +76,7 @@ class RunHooks:
     def _last_line(self, config: pytest.Config) -> None:
         reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
         run = self.run
-        if reporter is None or not run.begun:
+        if reporter is None or not (run.begun or run.kept):
             return
         if run.options.provider == "mock":
             reporter.write_line(not_a_gate(len(run.selected.rows)), yellow=True)

@@ -193,6 +193,8 @@ class Broker:
         allocation.instance_id = instance.instance_id
         self._ledger.write("created", name=name, instance=instance.instance_id)
         allocation.seen_listed = any(i.name == name for i in self._provider.list())
+        if allocation.seen_listed:
+            self._ledger.write("listed", name=name)
         try:
             self._boot(allocation)
         except GlasshouseError as error:

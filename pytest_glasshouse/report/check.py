@@ -180,7 +180,21 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
         passed = tamper_passed(case)
         if case["passed"] is not passed:
             yield Fault(path=f"$.tamper[{place}].passed", text=f"what the case met gives {passed}")
+    yield from _attempt_faults(document)
     yield from _cleanup_faults(document)
+
+
+def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    """A measured row was measured once, whatever number of attempts its run had."""
+    attempts = document.get("attempts")
+    if attempts is None:
+        return
+    for place, row in enumerate(document["rows"]):
+        told = {"rowId": row["rowId"], "outcome": "measured"}
+        if sum(each["finished"].count(told) for each in attempts) != 1:
+            yield Fault(path=f"$.rows[{place}].rowId", text="the attempts do not say that it was measured once")
+    if [each["attempt"] for each in attempts] != list(range(1, len(attempts) + 1)):
+        yield Fault(path="$.attempts", text="an attempt is missing")
 
 
 def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:

@@ -90,6 +90,8 @@ class RunFacts:
     outstanding_releases: Sequence[Mapping[str, Any]] = ()
     """As the server lists them: keys that went out and whose exit evidence did not come back."""
     cleanup: tuple[AllocationCleanup, ...] = ()
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    """Every attempt of the run, this one too; told only where there was more than one."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -142,6 +144,8 @@ def assemble(
         "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
         "extra": dict(run.extra),
     }
+    if len(run.attempts) > 1:
+        document["attempts"] = [dict(each) for each in run.attempts]
     return sealed(document, key=key)
 
 

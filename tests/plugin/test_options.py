@@ -41,7 +41,6 @@ BAD = [
     (["--glasshouse-model", "."], "has no config.json"),
     (["--glasshouse-publishable"], "choose a provider"),
     (["--glasshouse-preset", "quick"], "not in this version"),
-    (["--glasshouse-resume", "x"], "not in this version"),
     (["--glasshouse-half-width", "1"], "not in this version"),
     (["--glasshouse-server", "https://a:1"], "expected GLASSHOUSE_SERVER_KEY and GLASSHOUSE_OWNER_KEY beside it"),
     (["--glasshouse-server-key", "k"], "there is no GLASSHOUSE_SERVER that it could belong to"),
