@@ -32,6 +32,7 @@ imports: $(STAMP)
 
 schemas: $(STAMP)
 	$(BIN)/check-jsonschema --check-metaschema schemas/report-v1.schema.json
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml .github/examples/*.yml
 
 tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -227,6 +227,10 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
             report.glasshouse_word = "dry-run"
     if report.when == "teardown" and (told := payload(item)) is not None:
         report.glasshouse = told
+        if RECORD in item.stash:
+            from pytest_glasshouse.github_run import properties
+
+            report.user_properties += properties(item.stash[RECORD])
 
 
 def _check_provider(config: pytest.Config) -> None:

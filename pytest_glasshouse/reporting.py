@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,19 @@ class RunHooks:
             terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
         for line in run.trouble:
             terminalreporter.write_line(f"glasshouse: {line}", red=True)
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            self._tell_github(terminalreporter)
+
+    def _tell_github(self, reporter: pytest.TerminalReporter) -> None:
+        from pytest_glasshouse.github_run import annotated, summarise
+
+        run = self.run
+        left = "" if run.cleanup_is_proven else f"{run.leftovers} may still exist, and may still cost money"
+        reporter.ensure_newline()
+        for line in annotated(list(run.records.values()), cleanup=left, trouble=run.trouble):
+            reporter.write_line(line)
+        if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
+            summarise(run, Path(summary_file))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
