@@ -133,7 +133,7 @@ class History:
 
 def outcome_of(record: Mapping[str, Any]) -> str:
     """A record's outcome in one word."""
-    return "measured" if record["list"] == "rows" else str(record["record"]["outcome"])
+    return str(record["record"].get("outcome", "measured"))
 
 
 def _stays(record: Mapping[str, Any]) -> bool:

@@ -25,7 +25,7 @@ def annotated(records: Sequence[Mapping[str, Any]], *, cleanup: str, trouble: Se
     if cleanup:
         yield annotation("error", "glasshouse: cleanup is not proven", cleanup)
     yield from (annotation("error", "glasshouse", told) for told in trouble)
-    missed = [each["record"] for each in records if each["list"] != "rows"]
+    missed = [each["record"] for each in records if "outcome" in each["record"]]
     for row in missed[:SHOWN]:
         yield annotation("error", f"{row['name']}: {row['outcome']}", f"{row['reason']} ({row['decision']})")
     if len(missed) > SHOWN:
@@ -57,10 +57,10 @@ def properties(record: dict[str, Any]) -> list[tuple[str, str]]:
     told = record["record"]
     found: dict[str, Any] = {
         "rowId": told["rowId"],
-        "outcome": "measured" if record["list"] == "rows" else told["outcome"],
-        "verdict": told["verdict"],
+        "outcome": told.get("outcome", "measured"),
+        "verdict": told.get("verdict"),
         "dryRun": told["dryRun"],
-        "publishable": told["publishable"],
+        "publishable": told.get("publishable"),
         "gpuModel": told["gpuModel"],
     }
     if record["list"] == "rows":

@@ -168,6 +168,7 @@ class Run:
     @classmethod
     def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
         """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing."""
+        from pytest_glasshouse.report.progress import PROGRESS
         from pytest_glasshouse.report.seal import report_key
         from pytest_glasshouse.report.writer import check_writable
 
@@ -184,6 +185,10 @@ class Run:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory)
             run.broker.plan("main", rows)
             run._remember()
+            run.live.also_to(run.directory / PROGRESS)
+            spent = getattr(run.broker, "spent_usd", None)
+            if spent is not None:
+                run.live.money = spent
             run._signals.install()
         return run
 
