@@ -50,6 +50,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/opening.py
 	$(BIN)/python benchmarks/server.py
+	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -7,6 +7,7 @@ names its path.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -189,9 +190,9 @@ def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
     attempts = document.get("attempts")
     if attempts is None:
         return
+    measured = Counter(told["rowId"] for each in attempts for told in each["finished"] if told["outcome"] == "measured")
     for place, row in enumerate(document["rows"]):
-        told = {"rowId": row["rowId"], "outcome": "measured"}
-        if sum(each["finished"].count(told) for each in attempts) != 1:
+        if measured[row["rowId"]] != 1:
             yield Fault(path=f"$.rows[{place}].rowId", text="the attempts do not say that it was measured once")
     if [each["attempt"] for each in attempts] != list(range(1, len(attempts) + 1)):
         yield Fault(path="$.attempts", text="an attempt is missing")
