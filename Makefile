@@ -35,7 +35,7 @@ schemas: $(STAMP)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml .github/examples/*.yml
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 coverage: $(STAMP) ## branch coverage of the rooms that must be covered whole
 	$(BIN)/coverage erase

@@ -2,12 +2,18 @@
 
     GlasshouseError
     ├── ConfigurationError        the user can fix it; raised before anything is rented; exit 4
+    │   ├── CredentialsError      no key, or one the provider does not accept
+    │   ├── LaunchRefusedError    the provider calls the request itself wrong: never sent again
+    │   └── FundsError            the account has no money left
+    ├── BudgetError               the plan, or what was spent so far, is above the budget; exit 11
     ├── InfrastructureError       capacity, boot, channel, provider: nothing was judged, safe to retry
     │   ├── NoCapacityError
     │   ├── BootTimeoutError
     │   ├── WrongGpuError
     │   ├── AmbiguousCreateError  the create call's answer was lost: the allocation may exist
     │   ├── TerminateError        the allocation may still be billing
+    │   ├── ProviderError         the provider's API answered with what nobody can use, or not at all
+    │   │   └── RateLimitedError  and said when to ask again
     │   ├── GuestGoneError        the guest stopped answering
     │   └── EvidenceUnavailableError   a device has nothing to say about itself
     ├── ProtocolError             a message that does not follow the wire format
@@ -35,6 +41,22 @@ class ConfigurationError(GlasshouseError):
     """The user can fix it. Raised before anything is rented."""
 
 
+class CredentialsError(ConfigurationError):
+    """There is no key for the provider, or the provider does not accept it. The text never holds the key."""
+
+
+class LaunchRefusedError(ConfigurationError):
+    """The provider calls the request itself wrong. Sending it again would change nothing."""
+
+
+class FundsError(ConfigurationError):
+    """The account at the provider cannot pay for this."""
+
+
+class BudgetError(GlasshouseError):
+    """The estimate, or what was spent so far, is above the budget the user set."""
+
+
 class InfrastructureError(GlasshouseError):
     """Capacity, boot, channel or provider failed. Nothing was judged; running again is safe."""
 
@@ -57,6 +79,18 @@ class AmbiguousCreateError(InfrastructureError):
 
 class TerminateError(InfrastructureError):
     """The provider did not end the allocation: it may still be billing."""
+
+
+class ProviderError(InfrastructureError):
+    """The provider's API failed: no answer, a 5xx, or an answer that does not follow its own format."""
+
+
+class RateLimitedError(ProviderError):
+    """Too many requests. `retry_after_s` is how long the provider asked to be left alone, if it said."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, allocation_id: str | None = None) -> None:
+        super().__init__(message, allocation_id=allocation_id)
+        self.retry_after_s = retry_after_s
 
 
 class GuestGoneError(InfrastructureError):

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from pytest_glasshouse.guest.launcher import launch
+from pytest_glasshouse.guest.launcher import launch, launch_agent
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.role == "leg":
         launch(options.tell_pid)
+    elif options.role == "agent":
+        launch_agent()
     sys.path.extend(options.site_packages)
     # Imported only now: both need packages from the directories appended above.
     if options.role == "agent":

@@ -10,29 +10,76 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
-#: States a provider's own words are mapped to; a word nobody knows is `unknown`, never an error.
-State = Literal["pending", "running", "ended", "unknown"]
+#: States a provider's own words are mapped to; a word nobody knows is `unknown`, never an error. A `running` instance
+#: is not ready yet: only its agent's answer says so. `stopped` and `failed` ones still bill, `ended` ones do not.
+State = Literal["pending", "running", "stopped", "failed", "lost", "ended", "unknown"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnixAccess:
+    """A guest on this machine: its agent's socket."""
+
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SshAccess:
+    """A guest elsewhere: where its `sshd` answers. An endpoint is never printed or published, so `repr` hides it."""
+
+    host: str = field(repr=False)
+    port: int = field(repr=False)
+    user: str = "root"
+
+
+Access = UnixAccess | SshAccess
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """Something a provider would give for a row. `gpu_model` is what it promises; prices in USD per hour."""
+    """Something a provider would give for a row. `gpu_model` is what it promises; prices in USD per hour.
+
+    `offer_id` is the provider's own name for it, where it has one; only that provider reads it.
+    """
 
     provider: str
     gpu_model: str
     price_usd_per_hour: float = 0.0
+    offer_id: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What is started on an offer. `name` is unique and never used twice; `env` may hold secrets, so `repr` hides it.
+
+    `image` is pinned by digest. `start` is the command of the container's first process, `public_key` the run's SSH
+    key in OpenSSH's one-line form. A guest on this machine needs none of them.
+    """
+
+    name: str
+    image: str = ""
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    start: tuple[str, ...] = field(default=(), repr=False)
+    public_key: str = ""
+    disk_gb: int = 40
 
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """One allocation as the provider's listing shows it."""
+    """One allocation as the provider shows it. `raw_state` is its own word; `access` is None while nothing can be reached."""
 
     instance_id: str
     name: str
     state: State
+    raw_state: str = ""
+    access: Access | None = None
+    gpu_model: str | None = None
+    price_usd_per_hour: float | None = None
+    detail: str = ""
 
 
 class Provider(Protocol):
@@ -51,20 +98,20 @@ class Provider(Protocol):
         """What could be had for `row`, cheapest first. Raises `NoCapacityError` for nothing."""
         ...
 
-    def create(self, offer: Offer, *, name: str) -> Instance:
+    def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """Ask once. Raises `NoCapacityError` (nothing exists) or `AmbiguousCreateError` (it may exist)."""
         ...
 
+    def get(self, instance_id: str) -> Instance | None:
+        """One allocation now; None only where the provider says that there is none. Raises `InfrastructureError`."""
+        ...
+
     def list(self) -> tuple[Instance, ...]:
-        """Every allocation of this project the provider knows, whoever made it."""
+        """Every allocation of this project the provider knows, whoever made it: complete, or it raises."""
         ...
 
     def terminate(self, instance_id: str) -> None:
         """End one; ending one that is gone is no error. Raises `TerminateError`."""
-        ...
-
-    def address(self, instance_id: str) -> str:
-        """The unix socket at which its agent answers, or will."""
         ...
 
     def logs(self, instance_id: str) -> str:

@@ -24,7 +24,7 @@ from pytest_glasshouse.errors import (
     TerminateError,
     WrongGpuError,
 )
-from pytest_glasshouse.providers.base import Cleanup, Grant
+from pytest_glasshouse.providers.base import Cleanup, Grant, Launch, UnixAccess
 from pytest_glasshouse.providers.ledger import Ledger
 from pytest_glasshouse.providers.process import NAME_PREFIX
 
@@ -66,6 +66,7 @@ class _Allocation:
     offer: Offer
     key: str
     instance_id: str | None = None
+    address: str = ""
     hello: dict[str, Json] = field(default_factory=dict)
     seen_listed: bool = False
     ended: bool = False
@@ -153,7 +154,7 @@ class Broker:
 
     def secrets(self) -> tuple[str, ...]:
         """What must not be published: where the guests are."""
-        return tuple(self._provider.address(a.instance_id) for a in self._allocations if a.instance_id)
+        return tuple(a.address for a in self._allocations if a.address)
 
     def _refuse_when_ending(self) -> None:
         if self._ending.is_set():
@@ -191,6 +192,8 @@ class Broker:
             self._ledger.write("not-created", name=name)
             raise
         allocation.instance_id = instance.instance_id
+        if isinstance(instance.access, UnixAccess):
+            allocation.address = instance.access.path
         self._ledger.write("created", name=name, instance=instance.instance_id)
         allocation.seen_listed = any(i.name == name for i in self._provider.list())
         if allocation.seen_listed:
@@ -205,7 +208,7 @@ class Broker:
 
     def _create_once(self, offer: Offer, name: str) -> Instance:
         try:
-            return self._provider.create(offer, name=name)
+            return self._provider.create(offer, launch=Launch(name=name))
         except AmbiguousCreateError:
             # Never created again blindly: it may exist. Its name is unique, so the listing can tell.
             until = self._monotonic() + RECONCILE_S
@@ -244,8 +247,7 @@ class Broker:
             )
 
     def _hello(self, allocation: _Allocation, *, timeout_s: float) -> dict[str, Json]:
-        address = self._provider.address(cast("str", allocation.instance_id))
-        channel = GuestChannel(address, allocation_id=allocation.name, timeout_s=timeout_s)
+        channel = GuestChannel(allocation.address, allocation_id=allocation.name, timeout_s=timeout_s)
         try:
             return channel.request("hello")
         finally:
@@ -258,7 +260,7 @@ class Broker:
             allocation_id=allocation.name,
             provider=self._provider.name,
             instance_id=cast("str", allocation.instance_id),
-            address=self._provider.address(cast("str", allocation.instance_id)),
+            address=allocation.address,
             gpu_model=cast("str", hello["gpuModel"]),
             gpu_uuid=cast("str | None", hello["gpuUuid"]),
             device=cast("str", hello["device"]),

@@ -80,7 +80,8 @@ class BrokerServer:
             elif op == "release":
                 self._broker.release(Grant.from_json(body["grant"]), worker=worker)
             elif op == "listing":
-                return {"instances": [dataclasses.asdict(instance) for instance in self._broker.listing()]}
+                # How a guest is reached stays in the controller: a worker needs to know only what is listed.
+                return {"instances": [_listed(instance) for instance in self._broker.listing()]}
             elif op == "play":
                 self._broker.play(Grant.from_json(body["grant"]), body["act"])
             elif op == "event":
@@ -90,6 +91,10 @@ class BrokerServer:
         except GlasshouseError as error:
             return {"error": type(error).__name__, "detail": str(error), "allocationId": error.allocation_id}
         return {}
+
+
+def _listed(instance: Instance) -> dict[str, str]:
+    return {"instance_id": instance.instance_id, "name": instance.name, "state": instance.state}
 
 
 class BrokerClient:

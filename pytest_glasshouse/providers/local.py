@@ -6,7 +6,7 @@ from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import process
-from pytest_glasshouse.providers.base import Instance, Offer
+from pytest_glasshouse.providers.base import Instance, Launch, Offer
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -40,10 +40,14 @@ class LocalProvider:
             )
         return (Offer(provider=self.name, gpu_model=self._gpu_model),)
 
-    def create(self, offer: Offer, *, name: str) -> Instance:
+    def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """Start a guest on this machine."""
         del offer
-        return self._guests.start(name, self._archive)
+        return self._guests.start(launch.name, self._archive)
+
+    def get(self, instance_id: str) -> Instance | None:
+        """From the process table."""
+        return process.seen(instance_id)
 
     def list(self) -> tuple[Instance, ...]:
         """From the process table."""
@@ -52,10 +56,6 @@ class LocalProvider:
     def terminate(self, instance_id: str) -> None:
         """Kill the guest and remove its directory."""
         self._guests.end(instance_id)
-
-    def address(self, instance_id: str) -> str:
-        """The agent's socket."""
-        return self._guests.address(instance_id)
 
     def logs(self, instance_id: str) -> str:
         """What the agent printed."""

@@ -14,7 +14,7 @@ from pytest_glasshouse.channel.archive import build_archive, guest_archive
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, NoCapacityError, TerminateError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import process
-from pytest_glasshouse.providers.base import Instance, Offer
+from pytest_glasshouse.providers.base import Instance, Launch, Offer
 from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -66,14 +66,20 @@ class MockProvider:
         promised = GPU_MODELS["h100"] if "wrong-gpu" in self._faults else str(real)
         return (Offer(provider=self.name, gpu_model=promised),)
 
-    def create(self, offer: Offer, *, name: str) -> Instance:
+    def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """Start a guest; its archive may be damaged on the way, its answer may be lost, it may never boot."""
         del offer
         archive = _one_byte_differs(self._archive) if "attestation-reject" in self._faults else self._archive
-        instance = self._guests.start(name, archive, stalled="boot-stall" in self._faults)
+        instance = self._guests.start(launch.name, archive, stalled="boot-stall" in self._faults)
         if "create-lost" in self._faults:
-            raise AmbiguousCreateError(f"mock: the answer to creating {name} was lost (fault create-lost)", allocation_id=name)
+            raise AmbiguousCreateError(
+                f"mock: the answer to creating {launch.name} was lost (fault create-lost)", allocation_id=launch.name
+            )
         return instance
+
+    def get(self, instance_id: str) -> Instance | None:
+        """From the process table."""
+        return process.seen(instance_id)
 
     def list(self) -> tuple[Instance, ...]:
         """From the process table."""
@@ -84,10 +90,6 @@ class MockProvider:
         if "terminate-fails" in self._faults:
             raise TerminateError(f"mock: {instance_id} was not ended (fault terminate-fails)", allocation_id=instance_id)
         self._guests.end(instance_id)
-
-    def address(self, instance_id: str) -> str:
-        """The agent's socket."""
-        return self._guests.address(instance_id)
 
     def logs(self, instance_id: str) -> str:
         """What the agent printed."""

@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_glasshouse.providers.base import Instance
+from pytest_glasshouse.providers.base import Instance, UnixAccess
 
 NAME_PREFIX = "glasshouse-"
 _DIRECTORY_PREFIX = "gh-"
@@ -41,7 +41,10 @@ class GuestProcess:
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-S", "-X", "utf8", *self._code, "agent"]
+        # The agent too runs no byte code that lies beside a source: its cache begins empty, and becomes that of its legs.
+        cache = self.directory / "bytecode"
+        shutil.rmtree(cache, ignore_errors=True)
+        command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"pycache_prefix={cache}", *self._code, "agent"]
         command += ["--directory", str(self.directory), "--allocation", self._name, "--until-eof"]
         for path in self._site_packages:
             command += ["--site-packages", path]
@@ -87,7 +90,8 @@ def new_directory() -> Path:
 
 def listed() -> tuple[Instance, ...]:
     """Every guest process of this project on this machine, from the process table."""
-    found = []
+    # By instance: an agent and the launcher that waits for it are two processes with one command line.
+    found: dict[str, Instance] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -100,8 +104,18 @@ def listed() -> tuple[Instance, ...]:
             name = arguments[arguments.index(b"--allocation") + 1].decode(errors="replace")
             directory = arguments[arguments.index(b"--directory") + 1].decode(errors="replace")
             if name.startswith(NAME_PREFIX):
-                found.append(Instance(instance_id=Path(directory).name, name=name, state="running"))
-    return tuple(found)
+                found[directory] = _instance(Path(directory), name)
+    return tuple(found.values())
+
+
+def _instance(directory: Path, name: str) -> Instance:
+    socket = UnixAccess(path=str(directory / "agent.sock"))
+    return Instance(instance_id=directory.name, name=name, state="running", raw_state="process", access=socket)
+
+
+def seen(instance_id: str) -> Instance | None:
+    """One guest of this machine, if the process table has it."""
+    return next((instance for instance in listed() if instance.instance_id == instance_id), None)
 
 
 class GuestProcesses:
@@ -115,15 +129,11 @@ class GuestProcesses:
         """Start one guest; a stalled one is a process that never answers."""
         directory = new_directory()
         self._guests[directory.name] = GuestProcess(directory, name, archive, stalled=stalled, site_packages=self._site_packages)
-        return Instance(instance_id=directory.name, name=name, state="pending")
+        return _instance(directory, name)
 
     def get(self, instance_id: str) -> GuestProcess:
         """One of ours."""
         return self._guests[instance_id]
-
-    def address(self, instance_id: str) -> str:
-        """Its agent's socket."""
-        return str(self.get(instance_id).directory / "agent.sock")
 
     def logs(self, instance_id: str) -> str:
         """The last lines its agent printed."""

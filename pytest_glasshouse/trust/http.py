@@ -70,9 +70,9 @@ class Embedded:
         self.server.close()
 
 
-def serve_embedded(server: AttestationServer) -> Embedded:
+def serve_embedded(server: AttestationServer, *, limits: Limits = Limits()) -> Embedded:  # noqa: B008  (frozen)
     """Serve on a free port of 127.0.0.1, in a thread."""
-    return listen(server, _LOOPBACK, limits=Limits())
+    return listen(server, _LOOPBACK, limits=limits)
 
 
 def check_address(host: str, *, tls: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,11 @@ def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) ->
     )
 
 
+def run_id() -> str:
+    """One of its own for every run: allocations are told apart by it, and tests run side by side."""
+    return f"test-{secrets.token_hex(4)}"
+
+
 @dataclass
 class Ran:
     """One row that was carried out, and what became of its allocation."""
@@ -60,7 +66,7 @@ def carry_out(
     **settings: Any,
 ) -> Ran:
     """Rent, run and end, as the face does."""
-    broker = Broker(BrokerOptions(provider="mock", run_id="test", run_dir=run_dir, faults=faults))
+    broker = Broker(BrokerOptions(provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults))
     if archive is not None:
         # A guest of the test's own, whose digest the host expects as it would expect the mock's saboteur.
         provider = MockProvider(archive=archive)

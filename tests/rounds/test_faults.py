@@ -15,7 +15,7 @@ from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.providers.mock import FAULTS
 from pytest_glasshouse.providers.process import listed
 from pytest_glasshouse.tamper.observed import FAULT_BREAKS, OBSERVED_CASES, ObservedCase
-from tests.rounds.conftest import Ran, carry_out, short_row
+from tests.rounds.conftest import Ran, carry_out, run_id, short_row
 
 #: Faults that end before anything can be judged, or that a row survives.
 _ELSEWHERE = {
@@ -91,7 +91,7 @@ def test_create_whose_answer_is_lost_is_adopted_and_the_row_runs(tmp_path: Path)
 
 
 def _broker(tmp_path: Path, fault: str, boot_timeout_s: float = 15.0) -> Broker:
-    options = BrokerOptions(provider="mock", run_id="test", run_dir=tmp_path, faults=(fault,), boot_timeout_s=boot_timeout_s)
+    options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path, faults=(fault,), boot_timeout_s=boot_timeout_s)
     return Broker(options)
 
 

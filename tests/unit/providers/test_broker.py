@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, InfrastructureError, TerminateError
-from pytest_glasshouse.providers.base import Grant, Instance, Offer
+from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer, row_from_json
 from pytest_glasshouse.providers.mock import MockProvider
@@ -30,10 +31,10 @@ class ScriptedProvider(MockProvider):
         self.create_first: Callable[[str], None] = lambda _name: None
         self.created: list[str] = []
 
-    def create(self, offer: Offer, *, name: str) -> Instance:
-        self.create_first(name)
-        self.created.append(name)
-        return super().create(offer, name=name)
+    def create(self, offer: Offer, *, launch: Launch) -> Instance:
+        self.create_first(launch.name)
+        self.created.append(launch.name)
+        return super().create(offer, launch=launch)
 
     def list(self) -> tuple[Instance, ...]:
         if self.lag:
@@ -54,7 +55,7 @@ def provider() -> ScriptedProvider:
 
 @pytest.fixture
 def broker(tmp_path: Path, provider: ScriptedProvider) -> Broker:
-    made = Broker(BrokerOptions(provider="mock", run_id="unit", run_dir=tmp_path))
+    made = Broker(BrokerOptions(provider="mock", run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path))
     made._provider = provider
     return made
 
@@ -144,7 +145,10 @@ def test_ambiguous_create_that_is_never_found_stays_unproven_and_is_not_repeated
 
     provider.create_first = lost
     clock = iter(range(1000))
-    broker = Broker(BrokerOptions(provider="mock", run_id="unit", run_dir=tmp_path), monotonic=lambda: float(next(clock)))
+    broker = Broker(
+        BrokerOptions(provider="mock", run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path),
+        monotonic=lambda: float(next(clock)),
+    )
     broker._provider = provider
     with pytest.raises(AmbiguousCreateError):
         broker.acquire(ROW)
@@ -178,7 +182,7 @@ def test_what_the_user_can_fix_is_said_before_anything_starts(
     tmp_path: Path, provider_name: str, faults: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        Broker(BrokerOptions(provider=provider_name, run_id="unit", run_dir=tmp_path, faults=faults))
+        Broker(BrokerOptions(provider=provider_name, run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path, faults=faults))
     assert not (tmp_path / "ledger.jsonl").exists()
 
 
