@@ -91,9 +91,10 @@ def record(number: int) -> Record:
 
 def document(rows: int, key: Ed25519PrivateKey) -> dict[str, Any]:
     cleanup = AllocationCleanup(provider="mock", name=_PLACE.name, provider_instance_id=None, status="proven", reason="simulated")
+    subject = {"name": "scale", "version": None, "wheelSha256": None, "gitCommit": None, "dirty": None}
     facts = RunFacts(
         run_id="scale", created_at="2026-01-01T00:00:00Z", generated_by=generated_by(), environment=host_environment(),
-        subject={"name": "scale", "version": None, "wheelSha256": None, "gitCommit": None, "dirty": None}, seed=1, cleanup=(cleanup,),
+        subject=subject, seed=1, cleanup=(cleanup,),
     )  # fmt: skip
     return assemble(facts, [record(number) for number in range(rows)], key=key)
 
