@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse import cli_judge, cli_package, cli_policy, cli_render, cli_serve, cli_watch
+from pytest_glasshouse import cli_completion, cli_judge, cli_package, cli_policy, cli_render, cli_serve, cli_watch
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
-    for module in (cli_judge, cli_render, cli_watch, cli_serve, cli_package, cli_policy):
+    for module in (cli_judge, cli_render, cli_watch, cli_serve, cli_package, cli_policy, cli_completion):
         module.declare(commands)
     return parser
 
