@@ -14,7 +14,7 @@ from pytest_glasshouse.report.plot_timeline import legend, phases, timeline_plot
 from pytest_glasshouse.report.wording import figure_with_interval, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from pytest_glasshouse.report.plot import Scale
 
@@ -40,9 +40,11 @@ def row_details(document: Mapping[str, Any], row: Mapping[str, Any], *, is_open:
         paragraph(row["interpretation"]),
         _facts(row),
         _null(document, row),
+        _estimates(row),
         _throughput(row),
         _rounds(row),
         *_lifecycle(row),
+        _costs(row),
         _covariates(row),
         findings(row),
     ]
@@ -114,14 +116,16 @@ def _null(document: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     band = null_band(document, row)
     if band is None:
         return paragraph("No null (raw against raw) was measured for this row.", "soft")
-    return paragraph(f"Raw against raw: {signed(band[0])} to {signed(band[1])} % (90 % interval).")
+    whose = "in the same rounds" if "estimates" in row else "by a null row on the same allocation"
+    return paragraph(f"Raw against raw, {whose}: {signed(band[0])} to {signed(band[1])} % (90 % interval).")
 
 
 def _throughput(row: Mapping[str, Any]) -> str:
     plot = rate_plot(row)
     if not plot:
         return ""
-    key = '<p><span class="key protected">protected</span> &nbsp; <span class="key raw">raw</span></p>'
+    legs = ["protected", "raw", *(["raw2"] if any(each["leg"] == "raw2" for each in row.get("segments") or ()) else [])]
+    key = "<p>" + " ".join(f'<span class="key {leg}">{leg}</span>' for leg in legs) + "</p>"
     note = "" if row.get("segments") else paragraph("Dashed: the average of a leg whose log keeps no progress.", "soft")
     return f"<h4>Throughput over time</h4>{key}{plot}{note}{_segments(row)}"
 
@@ -165,12 +169,56 @@ def _lifecycle(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _covariates(row: Mapping[str, Any]) -> str:
-    """Whatever summaries of clocks, temperature, power and neighbours a row has, one line per segment or leg."""
-    told = row.get("covariates")
-    lines: Sequence[Any] = told if isinstance(told, list) else []
-    flat = [{name: value for name, value in each.items() if not isinstance(value, dict | list)} for each in lines]
-    names = list(dict.fromkeys(name for each in flat for name in each))
-    if not names:
+    """Means of clocks, temperature, power and neighbours while each leg was timed; columns nobody saw are left out."""
+    told = [(each["round"], leg, means) for each in row.get("covariates", ()) for leg, means in each["legs"].items()]
+    names = [name for name in dict.fromkeys(name for _, _, means in told for name in means) if any(m[name] for _, _, m in told)]
+    reasons = {name: why for each in row.get("covariates", ()) for name, why in each["reasons"].items()}
+    if not told:
         return ""
-    body = [[each.get(name) for name in names] for each in flat]
-    return folded("Covariates", table(f"Covariates of {row['name']}, summaries", names, body))
+    body = [[number, leg, *(_short(means.get(name)) for name in names)] for number, leg, means in told]
+    shown = table(f"Covariates of {row['name']}, means while timed", ["round", "leg", *names], body)
+    return folded("Covariates", shown + facts((f"{name}, not seen", why) for name, why in reasons.items()))
+
+
+def _estimates(row: Mapping[str, Any]) -> str:
+    """What stands beside the headline of an interleaved row: the second estimator, each null, what could have been seen."""
+    found = row.get("estimates")
+    if found is None:
+        return ""
+    trimmed = _bounds(found["trimmedCi95Pct"], "95")
+    pairs: list[tuple[str, Any]] = [("trimmed mean of pairs", f"{signed(found['trimmedPct'])} % {trimmed}")]
+    if found["agree"] is False:
+        pairs.append(("estimators", "they disagree; the verdict says why"))
+    pairs += [(f"null, {each['kind']}", f"{signed(each['pct'])} % {_bounds(each['ci90Pct'], '90')}") for each in found["nulls"]]
+    pairs += [
+        ("least effect this design sees", _short(found["minimumDetectablePct"], " points")),
+        ("pairs", f"{found['pairs']}, worth {_short(found['effectivePairs'])} independent ones"),
+    ]
+    return facts(pairs)
+
+
+def _costs(row: Mapping[str, Any]) -> str:
+    """Fixed costs of each lifecycle, and what protection costs a job of some hours."""
+    parts = []
+    if row.get("fixedCosts"):
+        body = [
+            (each["leg"], each["phase"], f"{each['meanSec']:.3f}", _bounds(each["ci95Sec"], "95")) for each in row["fixedCosts"]
+        ]
+        head = ("leg", "phase", "mean, s", "interval, s")
+        parts.append(folded("Fixed costs", table(f"Fixed costs per round of {row['name']}", head, body, numbers=(2,))))
+    if row.get("totalCost"):
+        jobs = [
+            (f"{each['hours']} h", f"{signed(each['pct'])} %", _bounds(each["ci95Pct"], "95"), _short(each["usd"]))
+            for each in row["totalCost"]
+        ]
+        head = ("job", "cost of protection", "interval", "USD")
+        parts.append(folded("Total cost by length of job", table(f"Total cost of {row['name']}", head, jobs, numbers=(1, 3))))
+    return "".join(parts)
+
+
+def _bounds(interval: Any, level: str) -> str:
+    return "(single sample)" if interval is None else f"({level} % interval {signed(interval[0])} to {signed(interval[1])})"
+
+
+def _short(value: Any, unit: str = "") -> str | None:
+    return None if value is None else f"{value:.4g}{unit}"

@@ -65,9 +65,10 @@ code{font:.8125rem/1.4 ui-monospace,"DejaVu Sans Mono",monospace;overflow-wrap:a
 .plot .alone{fill:var(--card);stroke:var(--protected);stroke-width:2}
 .plot .protected{stroke:var(--protected);fill:var(--protected);stroke-width:2}
 .plot .raw{stroke:var(--raw);fill:var(--raw);stroke-width:2}
+.plot .raw2{stroke:var(--null);fill:var(--null);stroke-width:2}
 .plot .average{stroke-dasharray:5 3}.plot circle.average,.plot rect.average{fill:none}
 .key::before{content:"";display:inline-block;width:.8em;height:.8em;margin-right:.35em;vertical-align:-.05em;background:currentColor}
-.key{margin-right:.9em}.key.protected{color:var(--protected)}.key.protected::before{border-radius:50%}.key.raw{color:var(--raw)}
+.key{margin-right:.9em}.key.protected{color:var(--protected)}.key.protected::before{border-radius:50%}.key.raw2{color:var(--soft)}.key.raw2::before{background:var(--null)}.key.raw{color:var(--raw)}
 @media(max-width:30rem){body{padding:.7rem}dl{grid-template-columns:1fr}dt{margin-top:.3rem}
 .plot text{font-size:14px}.plot.big text{font-size:18px}}
 @media print{body{max-width:none;font-size:10pt}.card,tr,svg{break-inside:avoid}

@@ -25,8 +25,8 @@ def common_scale(rows: Sequence[Mapping[str, Any]]) -> Scale:
 
 def null_band(document: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float] | None:
     """The 90 % interval of raw against raw that this row is compared with: its own, else that of its allocation."""
-    own = row.get("null")
-    found = own.get("ci90Pct") or own.get("differenceCi90Pct") if isinstance(own, dict) else None
+    nulls = row["estimates"]["nulls"] if "estimates" in row else []
+    found = next((each["ci90Pct"] for each in reversed(nulls) if each["ci90Pct"] is not None), None)
     if found is None:
         same = (each for each in document["nullRows"] if each["allocationName"] == row["allocationName"])
         found = next((each["differenceCi90Pct"] for each in same if each["workload"] == row["workload"]), None)

@@ -13,6 +13,7 @@ from pytest_glasshouse.report.plot import Scale, box, line, number, svg, text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+_LEGS = ("protected", "raw", "raw2")
 _WIDTH, _LEFT, _RIGHT, _BAR = 640, 72, 632, 18
 #: What ends at a moment of the timeline, in words, and its colour class. Moments that are not here belong to the next one.
 _PHASES = {
@@ -47,9 +48,9 @@ class Phase:
 
 def phases(observation: Mapping[str, Any]) -> list[tuple[int, list[Phase]]]:
     """Number and phases of every round whose legs left a timeline."""
-    found = []
+    found: list[tuple[int, list[Phase]]] = []
     for place, observed in enumerate(observed_rounds(observation), start=1):
-        times = {leg: _times(observed.get(leg)) for leg in ("protected", "raw")}
+        times = {leg: _times(observed.get(leg)) for leg in _LEGS}
         moments = [moment for each in times.values() for moment in each.values()]
         if moments:
             began = min(moments)
@@ -60,7 +61,7 @@ def phases(observation: Mapping[str, Any]) -> list[tuple[int, list[Phase]]]:
 def timeline_plot(name: str, number_of_round: int, found: Sequence[Phase]) -> str:
     """The plot of one round."""
     title = f"Lifecycle of {name}, round {number_of_round}, in seconds from its beginning; the table has the figures"
-    return svg(_parts(found), width=_WIDTH, height=86, title=title)
+    return svg(_parts(found), width=_WIDTH, height=34 + 26 * len(_present(found)), title=title)
 
 
 def legend(found: Sequence[Phase]) -> str:
@@ -71,17 +72,23 @@ def legend(found: Sequence[Phase]) -> str:
 
 def _parts(found: Sequence[Phase]) -> Iterator[str]:
     x = Scale(low=0.0, high=max(each.end_s for each in found) or 1.0, left=_LEFT, right=_RIGHT)
-    for row, leg in enumerate(("protected", "raw")):
+    legs = _present(found)
+    axis = 10 + 26 * len(legs)
+    for row, leg in enumerate(legs):
         top = 8 + row * (_BAR + 8)
         yield text(_LEFT - 6, top + 13, leg, anchor="end")
         for each in found:
             if each.leg == leg:
                 told = f"{each.name}: {each.seconds:.3f} s"
                 yield box(x.at(each.begin_s), top, x.at(each.end_s) - x.at(each.begin_s), _BAR, each.css, told)
-    yield line(_LEFT, 62, _RIGHT, 62, "axis")
+    yield line(_LEFT, axis, _RIGHT, axis, "axis")
     for tick in x.ticks(6):
-        yield line(x.at(tick), 62, x.at(tick), 66, "axis")
-        yield text(x.at(tick), 79, f"{number(tick)} s")
+        yield line(x.at(tick), axis, x.at(tick), axis + 4, "axis")
+        yield text(x.at(tick), axis + 17, f"{number(tick)} s")
+
+
+def _present(found: Sequence[Phase]) -> list[str]:
+    return [leg for leg in _LEGS if any(each.leg == leg for each in found)]
 
 
 def _times(leg: Any) -> dict[str, int]:

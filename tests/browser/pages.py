@@ -28,9 +28,16 @@ def report_with_everything() -> dict[str, Any]:
         "overheadPct": 0.61, "overheadCi95Pct": [0.22, 1.0], "overheadCi90Pct": [0.3, 0.9], "dryRun": False,
         "gpuModel": "NVIDIA H100 80GB HBM3", "segments": list(_segments()),
         "covariates": [
-            {"round": 1, "pair": pair, "leg": leg, "smClockMeanMhz": 1755.2, "temperatureMaxC": 61, "powerMeanW": 512.3}
-            for pair in (1, 2) for leg in ("protected", "raw")
+            {"round": number, "samples": 40, "reasons": {"memory_mhz": "not supported"},
+             "legs": {leg: {"samples": 20, "smClockMhz": 1755.2, "temperatureC": 61.0, "memoryClockMhz": None} for leg in ("protected", "raw")}}
+            for number in (1, 2)
         ],
+        "estimates": {
+            "trimmedPct": 0.58, "trimmedCi95Pct": [0.2, 0.9], "agree": False, "minimumDetectablePct": 0.4, "pairs": 24,
+            "effectivePairs": 21.3, "nulls": [{"kind": "split halves", "pct": 0.05, "ci90Pct": [-0.21, 0.32]}],
+        },
+        "fixedCosts": [{"leg": "protected", "phase": "attest", "meanSec": 0.012, "ci95Sec": [0.01, 0.014]}],
+        "totalCost": [{"hours": 24, "pct": 0.62, "ci95Pct": [0.2, 1.0], "usd": 0.31, "usdCi95": None}],
     }  # fmt: skip
     row["roundFigures"] = [{**row["roundFigures"][0], "round": number} for number in range(1, 7)]
     document["nullRows"] = [
@@ -45,7 +52,8 @@ def report_with_everything() -> dict[str, Any]:
         "overheadCi95Pct": [-1327.0, 89.0],
     }
     alone = {**copy.deepcopy(row), "rowId": "alone-000000000000", "name": "single", "overheadCi95Pct": None, "segments": []}
-    del alone["covariates"]
+    for name in ("covariates", "estimates", "fixedCosts", "totalCost"):
+        del alone[name]
     document["rows"] += [wide, alone]
     excluded = {
         name: row[name]
