@@ -21,6 +21,7 @@ def declare(commands: Any) -> None:
     form = render.add_mutually_exclusive_group(required=True)
     form.add_argument("--markdown", action="store_true", help="tables for a README or a job summary")
     form.add_argument("--html", action="store_true", help="one page with plots, that needs no network")
+    form.add_argument("--excerpt", action="store_true", help="its rows as JSON in the shape that was published, without evidence")
     form.add_argument("--badge", action="store_true", help="an SVG with the upper bound of the overhead")
     render.add_argument("--max-overhead", type=float, metavar="P", help="the limit that colours the badge (default: the run's)")
     render.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
@@ -59,6 +60,10 @@ def _text(options: argparse.Namespace, data: bytes, document: dict[str, Any]) ->
         from pytest_glasshouse.report.page import page
 
         return page(document, check_bytes(data, derivation=options.derivation))
+    if options.excerpt:
+        from pytest_glasshouse.report.excerpt import excerpt
+
+        return excerpt(document)
     from pytest_glasshouse.report.markdown import markdown
 
     return markdown(document)

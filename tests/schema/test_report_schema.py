@@ -20,7 +20,8 @@ from pytest_glasshouse.report.schema import load_schema, schema_faults, validate
 from tests.unit.report import example
 
 ROOT = Path(__file__).parents[2]
-GOLDENS = sorted((ROOT / "tests" / "data" / "reports").glob("*.json"))
+#: Reports that earlier versions wrote, and every one that was published.
+GOLDENS = sorted([*(ROOT / "tests" / "data" / "reports").glob("*.json"), *(ROOT / "reports" / "published").rglob("*.json")])
 SCHEMA = load_schema()
 DOCUMENT = example.document(
     example.measured(given=example.settings(max_overhead_pct=5.0)),
