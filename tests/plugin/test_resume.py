@@ -106,34 +106,26 @@ def test_run_with_nothing_left_says_the_same_again(project: Project, outcomes: O
     assert acquired(project) == ["good", "free"]
 
 
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda told: told["subject"].update(gitCommit="1" * 40), "judges pytest-glasshouse at 111111111111"),
-        (lambda told: told.update(provider="local"), "the run was on provider local"),
-    ],
-)
-def test_another_run_is_not_taken_for_this_one(killed: Project, spoil: Callable[[dict[str, Any]], None], says: str) -> None:
-    path = run_directory(killed) / PLAN
-    told = json.loads(path.read_text("utf-8"))
-    spoil(told)
-    path.write_text(json.dumps(told), "utf-8")
+def test_another_run_is_not_taken_for_this_one(killed: Project) -> None:
+    """Nor is it resumed with fewer rows than finished, nor from nothing; each is a usage error that says what to do."""
+    directory = run_directory(killed)
+    plan = json.loads((directory / PLAN).read_text("utf-8"))
+    spoilt = {
+        "judges pytest-glasshouse at 111111111111": {**plan, "subject": {**plan["subject"], "gitCommit": "1" * 40}},
+        "the run was on provider local": {**plan, "provider": "local"},
+        "cannot be read (KeyError)": {},
+    }
+    for says, told in spoilt.items():
+        (directory / PLAN).write_text(json.dumps(told), "utf-8")
+        result = killed.run("--glasshouse-resume", str(directory))
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*{says.replace('(', '[(]').replace(')', '[)]')}*"])
+    (directory / PLAN).write_text(json.dumps(plan), "utf-8")
 
-    result = killed.run("--glasshouse-resume", str(path.parent))
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*{says}*"])
-
-
-def test_rows_that_finished_have_to_be_selected(killed: Project) -> None:
-    result = killed.run("--glasshouse-resume", str(run_directory(killed)), "-k", "good-5")
-
+    result = killed.run("--glasshouse-resume", str(directory), "-k", "good-5")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*finished earlier and is not selected now*"])
-
-
-def test_run_that_is_not_there_is_a_usage_error(killed: Project) -> None:
-    shutil.rmtree(run_directory(killed))
+    shutil.rmtree(directory)
     assert killed.run("--glasshouse-resume", "20261121-000000-abcdef").ret == pytest.ExitCode.USAGE_ERROR
 
 

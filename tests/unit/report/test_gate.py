@@ -38,13 +38,17 @@ def good(*, rounds: int = 6, name: str = "mlp-h100-60s", **changes: Any) -> Any:
     return example.publishable(**given)
 
 
+#: Made once; who changes one makes another.
+GOOD = good()
+
+
 def report(*records: Any, **changes: Any) -> dict[str, Any]:
     """A sealed report without a tamper suite."""
-    return example.assembled(records or (good(),), **changes)
+    return example.assembled(records or (GOOD,), **changes)
 
 
 def with_facts(*records: Any, **changes: Any) -> dict[str, Any]:
-    return example.document(*(records or (good(),)), **changes)
+    return example.document(*(records or (GOOD,)), **changes)
 
 
 def ruled(document: dict[str, Any], policy: GatePolicy = LIMIT, *, now: datetime = MADE_AT, trust: Trust | None = None) -> Gated:
