@@ -286,6 +286,11 @@ class Run:
             "rows": {each.row.row_id: each.row.name for each in self.selected.rows.values()},
         }
         kept = [self.selected.rows[nodeid].row.row_id for nodeid in sorted(self.kept)]
+        # A kill between a row's record and the line that says so leaves the record, which is what counts.
+        said = {told["rowId"] for each in self.history.attempts() for told in each["finished"]}
+        for nodeid in sorted(self.kept):
+            if self.selected.rows[nodeid].row.row_id not in said:
+                self.history.finish(self.selected.rows[nodeid].row.row_id, outcome_of(self.records[nodeid]))
         self.history.start(plan, attempt=self.plan.attempt, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", kept=kept)
 
     def _on_signal(self, name: str) -> None:

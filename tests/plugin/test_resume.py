@@ -43,6 +43,10 @@ def acquired(project: Project) -> list[str]:
 
 def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, outcomes: Outcomes) -> None:
     named = run_directory(killed).name.removesuffix(".run")
+    history = run_directory(killed) / HISTORY  # as if it had been killed between the third record and the line that says so
+    lines = history.read_text("utf-8").splitlines()
+    third = max(place for place, line in enumerate(lines) if "finish" in line)
+    history.write_text("\n".join(lines[:third] + lines[third + 1 :]) + '\n{"event": "fin', "utf-8")
     result = killed.run("--glasshouse-resume", named)
 
     assert result.ret == 0
@@ -137,4 +141,6 @@ def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
         file.write('{"event": "fin')
 
     assert [each["begun"] for each in history.attempts()] == [["row-1"]]
+    history.finish("row-1", "measured")
+    assert history.attempts()[0]["finished"] == [{"rowId": "row-1", "outcome": "measured"}]
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700

@@ -154,3 +154,22 @@ def test_long_token_takes_no_time_by_its_square() -> None:
         return time.process_time() - began
 
     assert min(seconds(40_000) / seconds(10_000) for _ in range(3)) < 10
+
+
+def _token(claims: dict[str, str], signature: str) -> str:
+    parts = (json.dumps({"alg": "Ed25519"}), json.dumps(claims))
+    return ".".join([*(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts), signature])
+
+
+def test_signature_that_looks_like_a_service_token_by_chance_stops_nothing() -> None:
+    """Met in a report of ten thousand rows: a seal's 86 characters held `-sk-`."""
+    chance = "A" * 30 + "-sk-" + "b1" * 26
+
+    assert hits({"seal": _token({"iss": "somebody"}, chance), "ak": chance[:43]}) == []
+
+
+def test_service_token_is_found_in_words_and_inside_a_tokens_claims() -> None:
+    secret = "sk-" + "a1B2" * 8
+
+    assert [hit.rule for hit in hits({"reason": f"refused: {secret}"})] == ["service-token"]
+    assert [hit.rule for hit in hits({"grant": _token({"note": secret}, "A" * 86)})] == ["service-token"]
