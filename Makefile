@@ -32,6 +32,7 @@ imports: $(STAMP)
 
 schemas: $(STAMP)
 	$(BIN)/check-jsonschema --check-metaschema schemas/report-v1.schema.json
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml .github/examples/*.yml
 
 tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -55,6 +56,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/opening.py
 	$(BIN)/python benchmarks/server.py
+	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -137,15 +137,18 @@ def judge(item: pytest.Item) -> None:
     record = item.stash.get(RECORD, None)
     if record is None:
         pytest.fail("the row was not recorded: call row_report.record(outcome) with what row.run(...) returned", pytrace=False)
-    told, options = record["record"], item.config.stash[OPTIONS]
-    if record["list"] == "excludedResults":
-        pytest.fail(
-            f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}",
-            pytrace=False,
-        )
+    failure = failure_of(record, item.config.stash[OPTIONS])
+    if failure:
+        pytest.fail(failure, pytrace=False)
+
+
+def failure_of(record: dict[str, Any], options: Options) -> str:
+    """Why the test of a row with this record fails; empty where it passes."""
+    told = record["record"]
+    if record["list"] != "rows":
+        return f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}"
     faults = list(_misses(told, options))
-    if faults:
-        pytest.fail(f"{told['name']}: " + "\n".join(faults), pytrace=False)
+    return f"{told['name']}: " + "\n".join(faults) if faults else ""
 
 
 def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:

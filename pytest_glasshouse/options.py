@@ -52,6 +52,8 @@ class Options:
     sweeper: str | None = None
     strict_memory: bool = False
     report: Path | None = None
+    html: bool = False
+    resume: str | None = None
     faults: tuple[str, ...] = ()
     image: str | None = None
     model: str | None = None
@@ -190,6 +192,8 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         sweeper=values.get("sweeper"),
         strict_memory=values.get("strict_memory", False),
         report=report,
+        html=values.get("html", False),
+        resume=values.get("resume"),
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
         image=values.get("image"),
         model=values.get("model"),

@@ -67,7 +67,8 @@ class Controller:
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and config.get_verbosity() >= 0:
             reporter.ensure_newline()
-            for line in header(run.options, run_id=plan.run_id, rows=len(selected.rows), notes=selected.notes, taken=()):
+            notes = (*selected.notes, *plan.notes)
+            for line in header(run.options, run_id=plan.run_id, rows=len(selected.rows), notes=notes, taken=()):
                 reporter.write_line(line)
         if run.broker is not None:
             self._server = run.engine.serve(run.broker, self._on_event)

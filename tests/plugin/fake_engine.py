@@ -77,6 +77,9 @@ class FakeBroker:
     def signal_end(self) -> None:
         log("signal_end")
 
+    def listing(self) -> tuple[Any, ...]:
+        return ()
+
     def secrets(self) -> tuple[str, ...]:
         return ("a-secret-socket-name",)
 
@@ -109,6 +112,9 @@ class FakeAllocation:
         if kind == "guestgone":
             raise InfrastructureError("the guest at /tmp/x.sock is gone")
         if kind == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "killedonce" and not Path("killed").exists():
+            Path("killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "terminated":
             os.kill(os.getpid(), signal.SIGTERM)

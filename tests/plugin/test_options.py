@@ -40,8 +40,6 @@ BAD = [
     (["--glasshouse-model", "."], "has no config.json"),
     (["--glasshouse-publishable"], "choose a provider"),
     (["--glasshouse-preset", "quickly"], "Did you mean quick?"),
-    (["--glasshouse-html"], "not in this version"),
-    (["--glasshouse-resume", "x"], "not in this version"),
     (["--glasshouse-half-width", "0"], "a finite number above 0"),
     (["--glasshouse-server", "https://a:1"], "expected GLASSHOUSE_SERVER_KEY and GLASSHOUSE_OWNER_KEY beside it"),
     (["--glasshouse-server-key", "k"], "there is no GLASSHOUSE_SERVER that it could belong to"),

@@ -60,6 +60,18 @@ def test_server_that_cannot_be_asked_at_the_end_is_said(project: Project, monkey
     assert project.report()["summary"]["outstandingReleases"] == []
 
 
+def test_page_lies_beside_the_report_and_holds_nothing_else(project: Project) -> None:
+    project.rows("good").run("--glasshouse-html").stdout.fnmatch_lines(["page    reports/*.html"])
+    (page,) = (project.pytester.path / "reports").glob("*.html")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert f"Glasshouse report {project.report()['runId']}" in page.read_text(encoding="utf-8")
+
+
+def test_no_page_is_written_where_redaction_stopped_the_report(project: Project) -> None:
+    assert project.rows("leaky").run("--glasshouse-html").ret == 12
+    assert not list(project.pytester.path.rglob("*.html"))
+
+
 def test_allocation_is_given_back_after_each_row_and_ended_before_the_report(project: Project) -> None:
     project.rows("good", "toolbroken").run()
     assert [line.split()[0] for line in project.asked("")] == [
