@@ -112,5 +112,6 @@ def _same_allocation(desk: Desk) -> str:
 
 def _stands_in(desk: Desk, guest: Mapping[str, Any]) -> bool:
     """Only a simulated provider's pod may have no GPU: there a CPU stands in, and the allocation's model says so."""
-    simulated = desk.of_row("plan")["simulated"] and desk.of_row("allocation")["gpuModel"] == SIMULATED_GPU
-    return bool(simulated) and str(guest["gpuModel"]).startswith("CPU (")
+    if desk.of_row("allocation")["gpuModel"] != SIMULATED_GPU:
+        return False
+    return bool(desk.of_row("plan")["simulated"]) and str(guest["gpuModel"]).startswith("CPU (")

@@ -13,7 +13,8 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.report.authenticity import Trust
 from pytest_glasshouse.wire.tokens import public_text
 
-KEY = public_text(Ed25519PrivateKey.generate().public_key())
+# Always the same: parameters that differ from worker to worker are different tests.
+KEY = public_text(Ed25519PrivateKey.from_private_bytes(bytes(32)).public_key())
 OTHER_KIND = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
