@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse import cli_doctor, cli_package, cli_policy, cli_reap, cli_serve
+from pytest_glasshouse import cli_doctor, cli_package, cli_policy, cli_reap, cli_serve, cli_server
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ examples:
   glasshouse serve --owner owner.key.pub                run the attestation server that rows of this owner share
   glasshouse seal data/ --owner owner.key --out data.package
   glasshouse policy capture --container IMAGE --out policy.json
+  glasshouse register data.package --policy policy.json --server URL --server-key PUB --owner owner.key
+  glasshouse outstanding --state DIRECTORY              keys that left and were never accounted for
   glasshouse doctor --provider runpod                   what would keep rows from running here
   glasshouse reap --expired                             end allocations that outlived their deadline
 
@@ -143,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
-    for module in (cli_serve, cli_package, cli_policy, cli_doctor, cli_reap):
+    for module in (cli_serve, cli_package, cli_server, cli_policy, cli_doctor, cli_reap):
         module.declare(commands)
     return parser
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.broker import Broker
     from pytest_glasshouse.providers.broker_socket import BrokerClient
     from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.trust.policy import Policy
 
 Event = Mapping[str, Any]
 
@@ -88,7 +89,8 @@ class Stage:
 class Wishes:
     """What a run decides about a row, beyond the row that runs.
 
-    `model` is where the row's model lies, if not where it says; `server` is the attestation server, if not one of this process.
+    `model` is where the row's model lies, if not where it says; `server` is the attestation server, if not one of this process;
+    `demands` is the owner's policy file, if there is one.
     """
 
     declared: RowSpec
@@ -100,6 +102,7 @@ class Wishes:
     subject: dict[str, Any]
     strict_memory: bool = False
     server: OutsideServer | None = None
+    demands: Policy | None = None
 
 
 class Engine(Protocol):
@@ -115,6 +118,7 @@ class Engine(Protocol):
     def results(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def judge(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def outstanding(self) -> Sequence[dict[str, Any]]: ...
+    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None: ...
     def close(self) -> None: ...
 
 
@@ -141,6 +145,7 @@ class Rooms:
             from pytest_glasshouse.legs.trustees import check_outside
 
             check_outside(outside)
+        _ = options.demands  # a policy file that cannot be used is told now
         from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 
         broker = Broker(
@@ -193,7 +198,7 @@ class Rooms:
         )
         return Stage(
             allocation=Allocation(grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json())),
-            protected_runtime=ProtectedRuntime(self._trustees),
+            protected_runtime=ProtectedRuntime(self._trustees, demands=wishes.demands),
             raw_runner=RawRunner(),
         )
 
@@ -212,6 +217,22 @@ class Rooms:
     def outstanding(self) -> Sequence[dict[str, Any]]:
         """Key releases of this process that no leg has completed."""
         return [] if self._trustees is None else self._trustees.outstanding()
+
+    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None:
+        """Key releases of a whole run that no leg has completed, by the word of the server outside; None where there is none.
+
+        Raises a `GlasshouseError` when it cannot be asked.
+        """
+        if (outside := options.outside_server) is None:
+            return None
+        from pytest_glasshouse.legs.trustees import Trustees
+
+        trustees = self._trustees or Trustees(outside)
+        try:
+            return trustees.outstanding_of(run_id)
+        finally:
+            if trustees is not self._trustees:
+                trustees.close()
 
     def close(self) -> None:
         """Stop what runs in this process and forget its keys."""

@@ -72,6 +72,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         subject=door.plan.subject,
         strict_memory=options.strict_memory,
         server=options.outside_server,
+        demands=options.demands,
     )
     grant = door.grants.acquire(row_item.row, worker=door.worker)
     try:

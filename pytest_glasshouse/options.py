@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.trustees import OutsideServer
     from pytest_glasshouse.rows.overrides import Overrides
     from pytest_glasshouse.rows.spec import Order
+    from pytest_glasshouse.trust.policy import Policy
 
 Source = Literal["option", "environment", "ini", "default"]
 
@@ -56,6 +57,7 @@ class Options:
     server_key: str | None = None
     server_ca: Path | None = None
     owner_key: Path | None = None
+    policy: Path | None = None
 
     @property
     def outside_server(self) -> OutsideServer | None:
@@ -65,6 +67,15 @@ class Options:
         from pytest_glasshouse.legs.trustees import OutsideServer
 
         return OutsideServer(url=self.server, key=self.server_key, owner_key=self.owner_key, authority=self.server_ca)
+
+    @property
+    def demands(self) -> Policy | None:
+        """What the policy file asks of every allocation. Raises `ConfigurationError` for a file that is no such policy."""
+        if self.policy is None:
+            return None
+        from pytest_glasshouse.legs.policy import read_demands
+
+        return read_demands(self.policy)
 
     @property
     def overrides(self) -> Overrides:
@@ -181,6 +192,7 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         server_key=values.get("server_key"),
         server_ca=values.get("server_ca"),
         owner_key=values.get("owner_key"),
+        policy=values.get("policy"),
     )
 
 

@@ -59,6 +59,14 @@ class RunHooks:
         terminalreporter.write_line("")
         for path in run.published:
             terminalreporter.write_line(f"{'bundle' if path.suffix == '.zip' else 'report'}  {_shown_path(path, run.config)}")
+        if run.outstanding:
+            told = (
+                f"{len(run.outstanding)} key release(s) of this run were never completed: a key is out, and its leg's end unseen"
+            )
+            terminalreporter.write_line(f"glasshouse: {told}", red=True)
+        if run.unasked:
+            told = f"outstanding releases as seen here: the server could not be asked ({run.unasked})"
+            terminalreporter.write_line(f"glasshouse: {told}", red=True)
         for line in run.trouble:
             terminalreporter.write_line(f"glasshouse: {line}", red=True)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError, RedactionError, ReportError
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import ENGINE, OPTIONS, ROW
 from pytest_glasshouse.terminal import Live, open_live
@@ -122,6 +122,8 @@ class Run:
         self.trouble: list[str] = []
         self.begun: list[str] = []
         self._failed: set[str] = set()
+        self.outstanding: tuple[dict[str, Any], ...] = ()
+        self.unasked = ""
         self._outstanding: dict[str, list[dict[str, Any]]] = {}
         self._signals = Signals(self._on_signal)
         self._interrupted = ""
@@ -195,7 +197,7 @@ class Run:
             code = EXIT_BUDGET
         if code == pytest.ExitCode.TESTS_FAILED and self._only_infrastructure():
             code = EXIT_INFRASTRUCTURE
-        if code == pytest.ExitCode.OK and self.selected.rows and not self.measured:
+        if code == pytest.ExitCode.OK and ((self.selected.rows and not self.measured) or self.outstanding):
             code = int(pytest.ExitCode.TESTS_FAILED)
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
@@ -273,6 +275,7 @@ class Run:
         }
         try:
             taint = (*environment_taint(os.environ), *(() if self.broker is None else self.broker.secrets()))
+            self.outstanding = self._outstanding_releases()
             key = report_key(os.environ)  # once: without one of the user's it is made here
             document = self._document(key)
             self.tamper_shown = document["tamper"]
@@ -306,11 +309,21 @@ class Run:
             seed=self.plan.seed,
             margin_pct=options.margin_pct or 1.0,
             max_overhead_pct=options.max_overhead_pct,
-            outstanding_releases=tuple(each for told in self._outstanding.values() for each in told),
+            outstanding_releases=self.outstanding,
             cleanup=tuple(self._cleanups()),
         )
         tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
         return assemble(facts, list(self.records.values()), tamper=tamper, key=key)
+
+    def _outstanding_releases(self) -> tuple[dict[str, Any], ...]:
+        """By the word of a server outside, which knows also those of a worker that died; else by what each process saw last."""
+        told: Sequence[dict[str, Any]] | None = None
+        if self.begun:
+            try:
+                told = self.engine.outstanding_of(self.options, self.plan.run_id)
+            except GlasshouseError as error:
+                self.unasked = str(error)
+        return tuple(told if told is not None else (each for seen in self._outstanding.values() for each in seen))
 
     def _cleanups(self) -> Iterator[Any]:
         from pytest_glasshouse.report.document import AllocationCleanup

@@ -182,6 +182,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),
     Setting("server_ca", _path, "PEM file that vouches for its TLS certificate, where no public authority does", "FILE"),
     Setting("owner_key", _path, "the owner's key that the server works for: a file made by `glasshouse keygen`", "FILE"),
+    Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
     Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
 )  # fmt: skip

@@ -250,6 +250,7 @@ class LegRun(threading.Thread):
             manifest_version=cast("int", challenge["manifest_version"]),
             container=self._container,
             observed=cast("dict[str, Json]", self._ready["antidebug"]),
+            memory=cast("dict[str, Json]", self._ready["memory"]),
             state_head=cast("str", body["head"]),
         )
         claims.update(sources.submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))

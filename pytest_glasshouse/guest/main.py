@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.role == "compile":
         from pytest_glasshouse.guest.training import import_training
 
-        import_training(options.workload)
+        import_training(options.workload, "cpu")
         return 0
     from pytest_glasshouse.guest.leg import run_leg
 

@@ -101,7 +101,9 @@ def answers(path: str) -> bool:
 
 def start(directory: str, allocation: str, site_packages: Sequence[str], contact: str) -> None:
     """Start the agent so that it outlives this connection, and wait until it listens."""
-    command = [sys.executable, "-I", "-S", "-X", "utf8", os.path.join(directory, "guest.zip"), "agent"]
+    cache = os.path.join(directory, "bytecode")
+    command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"pycache_prefix={cache}"]
+    command += [os.path.join(directory, "guest.zip"), "agent"]
     command += ["--directory", directory, "--allocation", allocation, "--contact", contact]
     for path in site_packages:
         command += ["--site-packages", path]

@@ -41,6 +41,25 @@ def test_bundle_lies_beside_the_report(project: Project) -> None:
     assert sorted(path.name for path in (project.pytester.path / "out").iterdir()) == ["mine.glasshouse.zip", "mine.json"]
 
 
+def test_release_nobody_completed_is_in_the_report_and_fails_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is fine, and a worker that died took a key with it: only the server outside knows."""
+    monkeypatch.setenv("FAKE_OUTSTANDING", "one")
+    result = project.rows("good").run()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*1 key release(s) of this run were never completed*"])
+    (release,) = project.report()["summary"]["outstandingReleases"]
+    assert (release["nonce"], release["deadline"]) == ("a" * 64, 20)
+
+
+def test_server_that_cannot_be_asked_at_the_end_is_said(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is listed then is what the run saw, and nobody may take it for the server's word."""
+    monkeypatch.setenv("FAKE_OUTSTANDING", "unreachable")
+    result = project.rows("good").run()
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*as seen here: the server could not be asked*"])
+    assert project.report()["summary"]["outstandingReleases"] == []
+
+
 def test_allocation_is_given_back_after_each_row_and_ended_before_the_report(project: Project) -> None:
     project.rows("good", "toolbroken").run()
     assert [line.split()[0] for line in project.asked("")] == [
