@@ -19,7 +19,6 @@ BAD = [
     (["--order", "protected"], "Did you mean protected-first?"),
     (["--glasshouse-order=interleaved"], "'interleaved' is not in this version"),
     (["--provider", "mok"], "Did you mean mock?"),
-    (["--provider", "row"], "'row' is not in this version"),
     (["--provider", "local"], "no NVIDIA GPU on this machine"),
     (["--glasshouse-mock-fault", "boot-stal"], "Did you mean boot-stall?"),
     (["--glasshouse-mock-fault", "deferred-cost"], "'deferred-cost' is not in this version"),

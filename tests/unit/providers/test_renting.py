@@ -321,6 +321,15 @@ def test_everything_is_priced_before_anything_is_rented(make_broker: MakeBroker,
     assert rented.calls == []
 
 
+def test_each_row_may_go_where_it_was_published(make_broker: MakeBroker, rented: Scripted) -> None:
+    """`--provider row`: what runs on this machine costs nothing and is not priced."""
+    broker = make_broker(provider="row")
+    broker.plan("main", [dataclasses.replace(ROW, provider="runpod"), dataclasses.replace(OTHER, provider="mock")])
+    told = broker.quote()
+    assert (broker.rents, [(line.provider, line.rows) for line in told.lines]) == (True, [("runpod", 1)])
+    assert broker.acquire(dataclasses.replace(ROW, provider="runpod")).provider == "runpod"
+
+
 def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: Scripted, time: FakeTime, agents: Agents) -> None:
     """Two USD per hour each: an hour of two allocations is four USD, and what ending takes is kept back."""
     broker = make_broker(budget_usd=4.0, allocation="row")
