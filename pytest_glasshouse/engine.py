@@ -60,6 +60,7 @@ class BrokerLike(Grants, Protocol):
     def end_all(self) -> CleanupLike: ...
     def signal_end(self) -> None: ...
     def secrets(self) -> tuple[str, ...]: ...
+    def listing(self) -> Sequence[Any]: ...
 
 
 class ClientLike(Grants, Protocol):
@@ -90,7 +91,8 @@ class Wishes:
     """What a run decides about a row, beyond the row that runs.
 
     `model` is where the row's model lies, if not where it says; `server` is the attestation server, if not one of this process;
-    `demands` is the owner's policy file, if there is one.
+    `demands` is the owner's policy file, if there is one. `on_round` is given how an interleaved row stands after each of its
+    rounds.
     """
 
     declared: RowSpec
@@ -101,6 +103,8 @@ class Wishes:
     model: str | None
     subject: dict[str, Any]
     strict_memory: bool = False
+    half_width_pct: float | None = None
+    on_round: Callable[[Any], None] | None = None
     server: OutsideServer | None = None
     demands: Policy | None = None
 
@@ -183,6 +187,7 @@ class Rooms:
         """The objects that run a row on a granted allocation."""
         from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
         from pytest_glasshouse.legs.trustees import Trustees
+        from pytest_glasshouse.overhead.extension import MOST_ROUNDS
 
         if self._trustees is None:
             self._trustees = Trustees(wishes.server)
@@ -195,9 +200,14 @@ class Rooms:
             model=wishes.model,
             subject=wishes.subject,
             strict_memory=wishes.strict_memory,
+            half_width_pct=wishes.half_width_pct,
+            max_rounds=MOST_ROUNDS,
+            rounds_in_all=_rounds_in_all,
         )
         return Stage(
-            allocation=Allocation(grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json())),
+            allocation=Allocation(
+                grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json()), wishes.on_round
+            ),
             protected_runtime=ProtectedRuntime(self._trustees, demands=wishes.demands),
             raw_runner=RawRunner(),
         )
@@ -242,6 +252,15 @@ class Rooms:
         if self._trustees is not None:
             self._trustees.close()
             self._trustees = None
+
+
+def _rounds_in_all(observation: dict[str, Any]) -> int:
+    """How many rounds a row is to have, decided once from its first ones: those it has where there is nothing to decide."""
+    from pytest_glasshouse.legs.results import results
+    from pytest_glasshouse.report.extension import extension
+
+    decided = extension(observation, results(observation))
+    return len(observation["rounds"]) if decided is None else decided.rounds
 
 
 def _require_training(rows: Sequence[RowSpec]) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.legs.trustees import OutsideServer
     from pytest_glasshouse.rows.overrides import Overrides
-    from pytest_glasshouse.rows.spec import Order
+    from pytest_glasshouse.rows.spec import Order, Preset
     from pytest_glasshouse.trust.policy import Policy
 
 Source = Literal["option", "environment", "ini", "default"]
@@ -36,10 +36,12 @@ class Options:
     budget_usd: float | None = None
     max_price_usd: float | None = None
     rounds: int | None = None
+    preset: Preset | None = None
     fixed_order: bool = False
     leg_seconds: float | None = None
     leg_steps: int | None = None
     margin_pct: float | None = None
+    half_width_pct: float | None = None
     seed: int | None = None
     max_overhead_pct: float | None = None
     publishable: bool = False
@@ -50,6 +52,8 @@ class Options:
     sweeper: str | None = None
     strict_memory: bool = False
     report: Path | None = None
+    html: bool = False
+    resume: str | None = None
     faults: tuple[str, ...] = ()
     image: str | None = None
     model: str | None = None
@@ -89,6 +93,7 @@ class Options:
             rounds=self.rounds,
             margin_pct=self.margin_pct,
             model=self.model,
+            preset=self.preset,
             dry_run=self.provider == "mock",
             own_provider=self.provider == "row",
         )
@@ -171,10 +176,12 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         budget_usd=values.get("budget"),
         max_price_usd=values.get("max_price"),
         rounds=values.get("rounds"),
+        preset=values.get("preset"),
         fixed_order=values.get("fixed_order", False),
         leg_seconds=values.get("leg_seconds"),
         leg_steps=values.get("leg_steps"),
         margin_pct=values.get("margin"),
+        half_width_pct=values.get("half_width"),
         seed=values.get("seed"),
         max_overhead_pct=values.get("max_overhead"),
         publishable=values.get("publishable", False),
@@ -185,6 +192,8 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         sweeper=values.get("sweeper"),
         strict_memory=values.get("strict_memory", False),
         report=report,
+        html=values.get("html", False),
+        resume=values.get("resume"),
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
         image=values.get("image"),
         model=values.get("model"),

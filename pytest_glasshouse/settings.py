@@ -39,10 +39,7 @@ FAULTS = [
 ]
 
 #: Values that are read and understood, and whose capability comes with a later version.
-LATER: Mapping[str, tuple[str, ...]] = {
-    "order": ("interleaved",),
-    "mock_fault": ("deferred-cost",),
-}
+LATER: Mapping[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -152,18 +149,18 @@ def _model(text: str) -> str:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("order", _one_of("order", ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first", "ORDER", "--order"),
+    Setting("order", _one_of("order", ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first; or interleaved: both in turns", "ORDER", "--order"),
     Setting("provider", _one_of("provider", PROVIDERS),
             "where the legs run: mock (a dry run on this machine), local (this machine's own NVIDIA GPU), runpod, vastai (rented), row (where each row was published)", "NAME", "--provider"),
     Setting("budget", _number(), "most that this run may spend; renting without one needs a terminal and a yes", "USD", "--budget", "float"),
     Setting("max_price", _number(), "most that an allocation may cost per hour", "USD", ini_type="float"),
     Setting("rounds", _whole(1), "rounds per row, in place of each row's own", "N", ini_type="int"),
     Setting("fixed_order", _switch, "keep one order in all rounds of a row", ini_type="bool"),
-    Setting("preset", _later, "rounds and segments of interleaved rows (not in this version)", "NAME"),
+    Setting("preset", _one_of("preset", PRESETS), "rounds and segments of interleaved rows: quick, standard, publish", "NAME"),
     Setting("leg_seconds", _number(), "let every leg train this long, in place of each row's target", "SECONDS", ini_type="float"),
     Setting("leg_steps", _whole(1), "let every leg train this many steps or epochs, in place of each row's target", "N", ini_type="int"),
     Setting("margin", _number(), "equivalence margin in percentage points, in place of each row's own (1)", "POINTS", ini_type="float"),
-    Setting("half_width", _later, "half width of the interval to extend to (not in this version)", "POINTS", ini_type="float"),
+    Setting("half_width", _number(), "half width of the interval that rows are extended to, once, after their first rounds", "POINTS", ini_type="float"),
     Setting("seed", _whole(0), "seed of every random choice of the run; drawn and recorded if not given", "N", ini_type="int"),
     Setting("max_overhead", _number(positive=False),
             "a row passes only if its one-sided 95 %% upper bound is at most this", "PERCENT", ini_type="float"),
@@ -175,8 +172,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("sweeper", _text, "name of the scheduled job that runs `glasshouse reap --expired`; needed to rent where CI is set", "NAME"),
     Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
-    Setting("html", _later, "also write the report as a page (not in this version)", ini_type="bool"),
-    Setting("resume", _later, "keep the finished rows of an earlier run (not in this version)", "RUN"),
+    Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
+    Setting("resume", _text, "go on with an earlier run: keep its judged rows, run the rest (run id, or its directory)", "RUN"),
     Setting("mock_fault", _one_of("mock_fault", FAULTS), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
     Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),

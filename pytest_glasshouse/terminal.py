@@ -12,7 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.outlook import Outlook, Outlooks, duration
+from pytest_glasshouse.report.progress import ProgressFile
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     import pytest
 
     from pytest_glasshouse.options import Options
@@ -77,13 +83,23 @@ class Live:
         self._booting: dict[str, float] = {}
         self._column: int | None = None
         self._at_line_start = False
+        self._outlooks = Outlooks()
+        self._file: ProgressFile | None = None
+        #: US dollars spent so far; None where nothing is rented.
+        self.money: Callable[[], float | None] = lambda: None
+
+    def also_to(self, path: Path) -> None:
+        """Let `glasshouse watch` see it too."""
+        self._file = ProgressFile(path)
 
     def show(self, event: Mapping[str, Any], *, worker: str = "") -> None:
         """Show one progress event."""
         with self._lock:
-            line = progress_line(event, worker=worker)
+            line = progress_line(event, worker=worker, outlook=self._outlooks.see(event, worker=worker), spent_usd=self.money())
+            self._running[worker] = line
+            if self._file is not None:
+                self._file.write(self._running, at=time.monotonic())
             if self._terminal:
-                self._running[worker] = line
                 self._overwrite("  |  ".join(self._running.values())[: self._columns - 1])
             elif self._worth_a_line(event, worker):
                 newline = "\n" if not self._at_line_start and self._width() else ""
@@ -156,8 +172,12 @@ def open_live(config: pytest.Config) -> Live:
     )
 
 
-def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
-    """What a progress event says, in one line."""
+def progress_line(
+    event: Mapping[str, Any], *, worker: str = "", outlook: Outlook | None = None, spent_usd: float | None = None
+) -> str:
+    """What a progress event says, in one line: of the interval its width, and never where it lies."""
+    eta = None if outlook is None else outlook.eta_s
+    width = None if outlook is None else outlook.half_width_pct
     name = str(event.get("row_id", "")).rpartition("-")[0]
     rounds = event.get("rounds") or 1
     parts = [
@@ -168,7 +188,11 @@ def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
         str(event.get("phase") or ""),
         f"{event['fraction']:.0%}" if event.get("fraction") is not None else "",
         f"{event['rate']:.1f}/s" if event.get("rate") is not None else "",
+        f"+-{event['half_width_pct']:.2f} points" if event.get("half_width_pct") is not None else "",
         f"{event.get('elapsed_s') or 0:.0f} s",
+        f"row done in about {duration(eta)}" if eta is not None else "",
+        f"interval +-{width:.2f} points wide" if width is not None else "",
+        f"{spent_usd:.2f} USD so far" if spent_usd is not None else "",
     ]
     return "  ".join(part for part in parts if part)
 
@@ -176,10 +200,16 @@ def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
 def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The table of measured rows, then every other row with its reason and decision, then the tamper suite."""
     measured = [each["record"] for each in records if each["list"] == "rows"]
-    excluded = [each["record"] for each in records if each["list"] != "rows"]
+    nulls = [each["record"] for each in records if each["list"] == "nullRows"]
+    excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
     if measured:
         yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
             _measured(row) for row in measured
+        ])  # fmt: skip
+    if nulls:
+        yield ""
+        yield from table([("raw against raw", "rounds", "difference", "90 % interval", "inside its margin", "findings")] + [
+            _null(row) for row in nulls
         ])  # fmt: skip
     if excluded:
         yield ""
@@ -209,6 +239,18 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['overheadPct']:+.2f} %",
         _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
         row["verdict"],
+        findings(row["findings"]),
+    )
+
+
+def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
+    interval = row["differenceCi90Pct"]
+    return (
+        row["name"],
+        str(row["rounds"]),
+        f"{row['differencePct']:+.2f} %",
+        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        "yes" if row["qualifies"] else "no",
         findings(row["findings"]),
     )
 

@@ -67,7 +67,8 @@ class Controller:
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and config.get_verbosity() >= 0:
             reporter.ensure_newline()
-            for line in header(run.options, run_id=plan.run_id, rows=len(selected.rows), notes=selected.notes, taken=()):
+            notes = (*selected.notes, *plan.notes)
+            for line in header(run.options, run_id=plan.run_id, rows=len(selected.rows), notes=notes, taken=()):
                 reporter.write_line(line)
         if run.broker is not None:
             self._server = run.engine.serve(run.broker, self._on_event)
@@ -79,6 +80,8 @@ class Controller:
         run = self._config.stash.get(RUN, None)
         if run is not None and event.get("type") == "progress":
             run.live.show(event, worker=str(event.get("worker", "")))
+        elif run is not None and event.get("type") == "kept":
+            run.keep(str(event["nodeid"]), event["record"])
 
     def pytest_unconfigure(self) -> None:
         if self._server is not None:
@@ -128,6 +131,7 @@ def open_door(config: pytest.Config) -> Door:
         worker=name,
         grants=client,
         on_progress=lambda event: client.event({"type": "progress", "worker": name, **event}),
+        keep=lambda nodeid, record: client.event({"type": "kept", "nodeid": nodeid, "record": record}),
     )
 
 

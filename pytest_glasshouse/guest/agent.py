@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.guest.bytecode import ByteCode
+from pytest_glasshouse.guest.conductor import Conductor
+from pytest_glasshouse.guest.covariates import Covariates
 from pytest_glasshouse.guest.images import Baseline
 from pytest_glasshouse.guest.legrun import LegRun
 from pytest_glasshouse.guest.sessions import Reply, Sessions
@@ -61,9 +63,11 @@ class Agent:
             site_packages=site_packages,
             environment={**GUEST_ENVIRONMENT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": str(directory)},
         )
+        self._covariates = Covariates(archive_fd=self._archive_fd, site_packages=site_packages)
         self._spool = Spool(directory / "spool.jsonl")
         self._store = Store()
         self._legs: dict[str, LegRun] = {}
+        self._conductors: dict[str, Conductor] = {}
         self._ops: dict[str, Callable[[dict[str, Json], bytearray], Reply]] = {
             name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
         }
@@ -136,11 +140,13 @@ class Agent:
         return {}, b""
 
     def on_start(self, request: dict[str, Json], _payload: bytearray) -> Reply:
-        """Start one leg; a leg's id is used once."""
+        """Start one leg; a leg's id is used once. `round` names the interleaved round it belongs to, `role` its part there."""
         leg_id = cast("str", request["leg"])
         if leg_id in self._legs:
             raise ProtocolError(f"leg {leg_id} was started before")
-        if any(not leg.ended for leg in self._legs.values()):
+        named = cast("str | None", request.get("round"))
+        conductor = None if named is None else self._conductors[named]
+        if any(not leg.ended and (conductor is None or leg.conductor is not conductor) for leg in self._legs.values()):
             raise ProtocolError("another leg is running")
         order = dict(cast("dict[str, Json]", request["order"]))
         plan = cast("dict[str, Json]", order["plan"])
@@ -160,9 +166,40 @@ class Agent:
             key=self._key,
             store=self._store,
             spool=self._spool,
+            conductor=conductor,
+            role=cast("str", request.get("role", "")),
         )
+        if conductor is not None:
+            conductor.join_in(cast("str", request["role"]), run)
         self._legs[leg_id] = run
         run.start()
+        return {}, b""
+
+    def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Prepare an interleaved round: its legs in the order they will start in, and whose each turn is."""
+        name = cast("str", request["round"])
+        if name in self._conductors:
+            raise ProtocolError(f"round {name} was conducted before")
+        conductor = Conductor(
+            name=name,
+            nonce=cast("str", request["nonce"]),
+            roles=cast("list[str]", request["roles"]),
+            turns=cast("list[str]", request["turns"]),
+            key=self._key,
+            spool=self._spool,
+        )
+        self._conductors[name] = conductor
+        self._covariates.begin()
+        conductor.start()
+        return {}, b""
+
+    def on_covariates(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """What was sampled since a time on the guest's monotonic clock."""
+        return self._covariates.since(cast("int", request["since_ns"])), b""
+
+    def on_dismiss(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """No more legs will come to an interleaved round: those that wait finish."""
+        self._conductors[cast("str", request["round"])].dismiss()
         return {}, b""
 
     def on_answer(self, request: dict[str, Json], _payload: bytearray) -> Reply:
@@ -196,6 +233,7 @@ class Agent:
             leg.kill()
         for leg in self._legs.values():
             leg.join(timeout=5)
+        self._covariates.end()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _leg(self, request: dict[str, Json]) -> LegRun:

@@ -27,7 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     leg.add_argument("--tell-pid", type=int, required=True)
     compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
     compiler.add_argument("--workload", required=True)
-    for role in (agent, leg, compiler):
+    sampler = roles.add_parser("covariates", help="sample clocks, power and load once a second (started by the agent)")
+    for role in (agent, leg, compiler, sampler):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
@@ -46,6 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
             until_eof=options.until_eof,
             contact=options.contact,
         )
+    if options.role == "covariates":
+        from pytest_glasshouse.guest.covariates import serve_samples
+
+        return serve_samples()
     if options.role == "compile":
         from pytest_glasshouse.guest.training import import_training
 

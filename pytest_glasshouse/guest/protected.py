@@ -22,7 +22,9 @@ from pytest_glasshouse.guest.memory import Arena, wipe_bytes
 from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
 from pytest_glasshouse.guest.ring import Carried, Ring, carry_package, ring_for_package
 from pytest_glasshouse.guest.scanned import Scanned
+from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
+from pytest_glasshouse.guest.turns import ControlTurns
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.journal import Journal
@@ -157,14 +159,20 @@ class Protected:
         self._scanned.wiped()
 
     def _train(self, opened: Opened | Carried, base: str | None) -> Trained:
-        return train(
-            self._plan,
-            opened.parts,
-            base_sha256=base,
-            on_started=lambda body: self._journal.append("train_started", body),
-            on_progress=lambda body: self._journal.append("train_progress", body),
-            on_trained=lambda trainer: self._scanned.trained(trainer.last_batch()),
-        )
+        # While it trains, the journal is the scribe's: this thread touches it again when the scribe is done.
+        scribe = Scribe()
+        try:
+            return train(
+                self._plan,
+                opened.parts,
+                base_sha256=base,
+                on_started=lambda body: self._journal.append("train_started", body),
+                on_progress=lambda body: scribe.hand(lambda: self._journal.append("train_progress", body)),
+                on_trained=lambda trainer: self._scanned.trained(trainer.last_batch()),
+                turns=ControlTurns(self._control, scribe),
+            )
+        finally:
+            scribe.close()
 
     def _check_result(self, result: str, manifest: str) -> None:
         evidence.verify_result(

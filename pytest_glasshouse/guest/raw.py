@@ -14,7 +14,9 @@ from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import ALIGNMENT
 from pytest_glasshouse.guest.ring import carry_material
+from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
+from pytest_glasshouse.guest.turns import ControlTurns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,13 +50,18 @@ class Raw:
             started.update(body)
             self._control.tell("started", body)
 
-        trained = train(
-            self._plan,
-            parts,
-            base_sha256=self._base_sha256,
-            on_started=on_started,
-            on_progress=lambda body: self._control.tell("progress", body),
-        )
+        scribe = Scribe()
+        try:
+            trained = train(
+                self._plan,
+                parts,
+                base_sha256=self._base_sha256,
+                on_started=on_started,
+                on_progress=lambda body: scribe.hand(lambda: self._control.tell("progress", body)),
+                turns=ControlTurns(self._control, scribe),
+            )
+        finally:
+            scribe.close()
         trained.body["opened_at_ns"] = began
         self._control.tell("images", images.collect())
         self._control.tell_large("export", "adapter", trained.adapter)

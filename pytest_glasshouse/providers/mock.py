@@ -26,7 +26,7 @@ CHANNEL_FAULTS = (
     "journal-truncated", "reboot-between-legs",
 )  # fmt: skip
 #: Played by the saboteur inside the guest.
-GUEST_FAULTS = ("zeroize-skipped", "key-unattested", "weights-foreign", "adapter-untrained", "adapter-copied")
+GUEST_FAULTS = ("zeroize-skipped", "key-unattested", "weights-foreign", "adapter-untrained", "adapter-copied", "deferred-cost")
 FAULTS = (*PROVIDER_FAULTS, *CHANNEL_FAULTS, *GUEST_FAULTS)
 
 _SABOTEUR_MAIN = """import sys

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
@@ -35,6 +36,7 @@ METHODOLOGY: dict[str, Any] = {
     "interval": "Student's t over the rounds' log ratios, rounds - 1 degrees of freedom",
     "lifecycleBound": "one-sided 95 % Clopper-Pearson lower bound",
     "minRounds": MIN_ROUNDS,
+    "invariantsRevision": newest(),
 }
 
 
@@ -88,6 +90,8 @@ class RunFacts:
     outstanding_releases: Sequence[Mapping[str, Any]] = ()
     """As the server lists them: keys that went out and whose exit evidence did not come back."""
     cleanup: tuple[AllocationCleanup, ...] = ()
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    """Every attempt of the run, this one too; told only where there was more than one."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -108,7 +112,7 @@ def assemble(
     _refuse_twice(settled)
     lists = {
         name: [sealed(each["record"], key=key) for each in settled if each["list"] == name]
-        for name in ("rows", "excludedResults")
+        for name in ("rows", "excludedResults", "nullRows")
     }
     shown = [_tamper(each) for each in tamper]
     document = {
@@ -132,7 +136,7 @@ def assemble(
         },
         "claims": {"claimed": list(CLAIMS), "notClaimed": list(NOT_CLAIMED), "notShown": not_shown(lists)},
         "rows": lists["rows"],
-        "nullRows": [],
+        "nullRows": lists["nullRows"],
         "excludedResults": lists["excludedResults"],
         "tamper": shown,
         "summary": summary(lists, shown, [_outstanding(each) for each in run.outstanding_releases]),
@@ -140,6 +144,8 @@ def assemble(
         "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
         "extra": dict(run.extra),
     }
+    if len(run.attempts) > 1:
+        document["attempts"] = [dict(each) for each in run.attempts]
     return sealed(document, key=key)
 
 
@@ -149,16 +155,17 @@ def summary(
     outstanding: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Counts per outcome and the lifecycle's own figure, over every lifecycle begun."""
-    rows, excluded = lists["rows"], lists["excludedResults"]
+    rows, excluded, nulls = lists["rows"], lists["excludedResults"], lists.get("nullRows", ())
     outcomes = Counter(each["outcome"] for each in excluded)
     every = [*rows, *excluded]
     held = sum(each["lifecycle"]["held"] for each in every)
     attempted = sum(each["lifecycle"]["attempted"] for each in every)
     return {
-        "selected": len(every),
+        "selected": len(every) + len(nulls),
         "measured": len(rows),
         **{outcome: outcomes[outcome] for outcome in OUTCOMES},
-        "dryRun": sum(each["dryRun"] for each in every),
+        **({"nullMeasured": len(nulls), "nullQualifying": sum(each["qualifies"] for each in nulls)} if nulls else {}),
+        "dryRun": sum(each["dryRun"] for each in [*every, *nulls]),
         "publishable": sum(each["publishable"] for each in rows),
         "measuredOnNamedGpu": sum(measured_on_named_gpu(each) for each in rows),
         "tamperPassed": sum(each["passed"] for each in tamper),
@@ -202,7 +209,7 @@ def _refuse_twice(records: Sequence[Record]) -> None:
 
 def _after_cleanup(record: Mapping[str, Any], unproven: Mapping[str, str]) -> dict[str, Any]:
     status = unproven.get(record["allocationName"] or "")
-    if status is None:
+    if status is None or "publishable" not in record:
         return dict(record)
     reasons = [*record["unpublishableBecause"], f"cleanup {status}"]
     return {**record, "publishable": False, "unpublishableBecause": list(dict.fromkeys(reasons))}

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pytest_glasshouse.rows.spec import Order, RowSpec
+from pytest_glasshouse.rows.interleaving import DEFAULT_PRESET, PRESET_ROUNDS
+from pytest_glasshouse.rows.spec import Order, Preset, RowSpec
 
 #: What every target and warm-up become in a dry run that does not set its own target.
 DRY_RUN_TARGET_S = 2.0
@@ -29,6 +30,7 @@ class Overrides:
     rounds: int | None = None
     margin_pct: float | None = None
     model: str | None = None
+    preset: Preset | None = None
     dry_run: bool = False
     own_provider: bool = False
 
@@ -41,6 +43,11 @@ class Overrides:
         changes: dict[str, Any] = {}
         if self.order is not None:
             changes["order"] = self.order
+        if (self.order or declared.order) == "interleaved":
+            changes |= self._interleaved(declared)
+        elif declared.order == "interleaved":
+            # What only an interleaved row has; such a row is left out of the run.
+            changes |= {"preset": None, "null": False, "resident": True}
         if self.target_s is not None or self.steps is not None:
             changes |= {"target_s": self.target_s, "steps": self.steps}
         if self.rounds is not None:
@@ -49,7 +56,14 @@ class Overrides:
             changes["margin_pct"] = self.margin_pct
         if self.model is not None and declared.workload == "lora":
             changes["model"] = self.model
-        return dataclasses.replace(declared, **changes)
+        return dataclasses.replace(declared, **changes) if changes else declared
+
+    def _interleaved(self, declared: RowSpec) -> dict[str, Any]:
+        """A row that becomes interleaved gets the rounds of a preset: it was declared with another order's."""
+        preset = self.preset or (None if declared.order == "interleaved" else DEFAULT_PRESET)
+        if preset is None:
+            return {}
+        return {"preset": self.preset or declared.preset, "rounds": PRESET_ROUNDS[preset]}
 
     def _shortened(self, row: RowSpec) -> RowSpec:
         if not self.dry_run and not (self.own_provider and row.provider == "mock"):
@@ -77,10 +91,13 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
     left_out: list[Collapsed[KeyT]] = []
     for alike in _groups(rows, overrides):
         stays = next((member for member in alike if overrides.chosen(member[1]) == member[1]), alike[0])
+        if len(alike) == 1:
+            continue
+        meant = _meaning(stays[1])
         for member in alike:
             if member is stays:
                 continue
-            made_equal = _meaning(member[1]) != _meaning(stays[1])
+            made_equal = _meaning(member[1]) != meant
             if made_equal or member[1].row_id == stays[1].row_id:
                 left_out.append(Collapsed(key=member[0], row=member[1], same_as=stays[1]))
     return tuple(left_out)

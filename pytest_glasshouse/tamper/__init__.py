@@ -15,6 +15,7 @@ from pytest_glasshouse.tamper import (
     session,
     tokens,
     transport,
+    turns,
 )
 from pytest_glasshouse.tamper.case import Case, TamperResult, run_case
 
@@ -37,6 +38,7 @@ CASES: tuple[Case, ...] = (
     *question.CASES,
     *log.CASES,
     *audit.CASES,
+    *turns.CASES,
     *transport.CASES,
     *hardware.CASES,
 )

@@ -6,7 +6,7 @@ RFC 9711 (EAT), draft-ietf-rats-ear (EAR), RFC 7800 (`cnf`), RFC 9180 (HPKE).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidSignature
@@ -30,6 +30,7 @@ TYP_RESULT = "ear+jwt"
 TYP_HEAD = "glasshouse-head+jwt"
 TYP_EXIT = "glasshouse-exit+jwt"
 TYP_RECEIPT = "glasshouse-receipt+jwt"
+TYP_BORDERS = "glasshouse-borders+jwt"
 
 #: The profile this evidence follows. Software-only: it makes none of EAT's hardware statements.
 EAT_PROFILE = "tag:pytest-glasshouse,2026:eat/software/1"
@@ -280,3 +281,12 @@ def exit_claims(
         "scan": dict(scan),
         "images": {"status": "unseen", "reason": "not observed"} if images is None else dict(images),
     }
+
+
+def borders_claims(*, nonce: str, roles: Sequence[str], turns: Sequence[str], borders: Sequence[Json]) -> dict[str, Json]:
+    """What the agent signs when an interleaved round's turns are over (`TYP_BORDERS`).
+
+    Who had which turn, and at each border the time and how much processor every leg had used. A turn has two borders, each
+    `[t_ns, cpu_ns, processes, cpu_ns, processes, ...]` with a pair of numbers for every role.
+    """
+    return {"nonce": nonce, "roles": [*roles], "turns": [*turns], "borders": [*borders]}

@@ -139,7 +139,13 @@ class LoraTrainer:
     def facts(self) -> Facts:
         trainable, total = _counted(self._model)
         facts = devices.facts_of(self._device, trainable=trainable, total=total, dtype="bfloat16")
-        return {**facts, "adapterDtype": str(self._parameters[0].dtype).removeprefix("torch."), **_versions()}
+        shapes = {f"1x{self._tokens.shape[1]}": 1}
+        return {
+            **facts,
+            "batchesPerUnit": shapes,
+            "adapterDtype": str(self._parameters[0].dtype).removeprefix("torch."),
+            **_versions(),
+        }
 
 
 def count_parameters(model_config: Mapping[str, Any]) -> tuple[int, int]:

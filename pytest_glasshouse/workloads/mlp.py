@@ -140,7 +140,11 @@ class MlpTrainer:
 
     def facts(self) -> Facts:
         trainable = sum(math.prod(weight.shape) for weight in self._weights.values())
-        return devices.facts_of(self._device, trainable=trainable, total=trainable, dtype="float32")
+        facts = devices.facts_of(self._device, trainable=trainable, total=trainable, dtype="float32")
+        # What one unit takes: its batches by shape, every epoch alike.
+        batches, rest = divmod(self._sizes["samples"], self._sizes["batch"])
+        shape = f"{self._sizes['batch']}x{self._sizes['features']}"
+        return {**facts, "batchesPerUnit": {shape: batches + (rest > 0)}}
 
     def _expect_shapes(self) -> None:
         sizes = self._sizes

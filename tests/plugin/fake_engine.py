@@ -77,6 +77,9 @@ class FakeBroker:
     def signal_end(self) -> None:
         log("signal_end")
 
+    def listing(self) -> tuple[Any, ...]:
+        return ()
+
     def secrets(self) -> tuple[str, ...]:
         return ("a-secret-socket-name",)
 
@@ -110,8 +113,15 @@ class FakeAllocation:
             raise InfrastructureError("the guest at /tmp/x.sock is gone")
         if kind == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "killedonce" and not Path("killed").exists():
+            Path("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         if kind == "terminated":
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        if kind == "brokenoff":
+            self._two_rounds_of_three(row)
+            os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         ended = None
         observation = example.observation(rounds=row.rounds, unseen=())
@@ -129,6 +139,22 @@ class FakeAllocation:
             allocation=example.allocation(name="glasshouse-x-1"),
             observation=observation,
             ended=ended,
+        )
+
+    def _two_rounds_of_three(self, row: RowSpec) -> None:
+        """How a row stands after two of its rounds."""
+        assert self._wishes.on_round is not None
+        ended = Ended(
+            outcome="lost", reason="broken off; 2 of 3 rounds are finished and kept; 1 more are needed", decision="Again"
+        )
+        self._wishes.on_round(
+            Outcome(
+                row=row,
+                declared=self._wishes.declared,
+                allocation=example.allocation(name="glasshouse-x-1"),
+                observation=example.observation(rounds=2, unseen=()),
+                ended=ended,
+            )
         )
 
 

@@ -91,6 +91,12 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return carry_out(short_row(), tmp_path_factory.mktemp("run"))
 
 
+@pytest.fixture(scope="session")
+def turns_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One mlp row whose legs take turns, without any fault: two pairs of a quarter of a second."""
+    return carry_out(short_row(order="interleaved", target_s=0.5), tmp_path_factory.mktemp("turns"))
+
+
 @pytest.fixture
 def good_observation(good_run: Ran) -> dict[str, Any]:
     """Its observation."""

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.invariants import ALL, Finding
-from pytest_glasshouse.tamper import audit
+from pytest_glasshouse.tamper import audit, turns
 from pytest_glasshouse.tamper.finished import Edit, Finished, untouched
 from pytest_glasshouse.tamper.stage import Stage
 from pytest_glasshouse.wire import floe
@@ -154,6 +154,8 @@ def audited() -> dict[str, Ask]:
     """Every audit case of the suite: what is found in a round where one thing is said otherwise, and in one that is right."""
     edits = {"finished": untouched, **audit.EDITS}
     observations = {name: _finished(edit) for name, edit in edits.items()}
+    taking_turns = {"finished in turns": untouched, **turns.EDITS}
+    observations |= {name: _finished(edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
     return {
         f"{name} ({invariant.__name__})": partial(_found, invariant, observation)
         for name, observation in observations.items()
@@ -161,9 +163,9 @@ def audited() -> dict[str, Ask]:
     }
 
 
-def _finished(edit: Edit) -> dict[str, Any]:
+def _finished(edit: Edit, **changes: Any) -> dict[str, Any]:
     with Stage() as stage:
-        return Finished(stage, edit).observation
+        return Finished(stage, edit, **changes).observation
 
 
 def _found(invariant: Callable[[dict[str, Any]], Finding], observation: dict[str, Any]) -> object:
