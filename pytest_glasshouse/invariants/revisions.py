@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants.judging import ALL
+from pytest_glasshouse.invariants.judging import ALL, applicable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,8 +53,8 @@ def invariants_of(revision: int, *, ladder: Sequence[Revision] = LADDER, now: Se
 
 
 def judge_as(observation: Observation, revision: int) -> tuple[Finding, ...]:
-    """Every invariant of a revision judged, in the order of `ALL`."""
-    return tuple(invariant(observation) for invariant in invariants_of(revision))
+    """Every invariant of a revision that a row of this kind answers for, judged in the order of `ALL`."""
+    return tuple(invariant(observation) for invariant in invariants_of(revision, now=applicable(observation)))
 
 
 def _name(invariant: Invariant) -> str:
