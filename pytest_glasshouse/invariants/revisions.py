@@ -53,7 +53,7 @@ def invariants_of(revision: int, *, ladder: Sequence[Revision] = LADDER, now: Se
 
 
 def judge_as(observation: Observation, revision: int) -> tuple[Finding, ...]:
-    """Every invariant of a revision that a row of this kind answers for, in the order of `ALL`."""
+    """Every invariant of a revision that a row of this kind answers for, judged in the order of `ALL`."""
     return tuple(invariant(observation) for invariant in invariants_of(revision, now=applicable(observation)))
 
 

@@ -132,6 +132,10 @@ class RunPodRestProvider:
         self._fields(reply, "the listing")
         return Account(server_time_s=reply.server_time_s)
 
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be published: the account's key, wherever it came from."""
+        return self._api.secrets()
+
     def play(self, instance_id: str, act: str) -> None:
         """Nothing is played on what is paid for."""
         raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")

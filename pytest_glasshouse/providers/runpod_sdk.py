@@ -160,6 +160,10 @@ class RunPodSdkProvider:
         balance = answer.get("clientBalance") if isinstance(answer, dict) else None
         return Account(balance_usd=float(balance) if isinstance(balance, int | float) else None)
 
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be published: the account's key, wherever it came from."""
+        return (self._key.reveal().decode(),)
+
     def play(self, instance_id: str, act: str) -> None:
         """Nothing is played on what is paid for."""
         raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")

@@ -178,6 +178,10 @@ class VastProvider:
         balance = float(credit) if isinstance(credit, int | float) and not isinstance(credit, bool) else None
         return Account(balance_usd=balance, server_time_s=reply.server_time_s)
 
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be published: the account's key, wherever it came from."""
+        return self._api.secrets()
+
     def play(self, instance_id: str, act: str) -> None:
         """Nothing is played on what is paid for."""
         raise ConfigurationError(f"provider vastai plays no faults; {act} on {instance_id} was asked for")

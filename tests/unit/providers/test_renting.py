@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ from pytest_glasshouse.errors import (
     WrongGpuError,
 )
 from pytest_glasshouse.providers.base import Instance, SshAccess
+from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.providers.lease import named
 from pytest_glasshouse.providers.ledger import read
 from pytest_glasshouse.rows.spec import RowSpec
@@ -273,6 +277,39 @@ def test_dead_worker_loses_its_pod_and_the_next_row_rents_another(make_broker: M
     assert broker.acquire(OTHER, worker="gw1").instance_id == "pod2"
 
 
+def test_workers_on_different_gpus_do_not_wait_for_each_other(make_broker: MakeBroker, rented: Scripted) -> None:
+    """Rows fan out over allocations; on one allocation they run one after the other."""
+    broker = make_broker()
+    server = BrokerServer(broker, on_event=lambda _event: None)
+    clients = [BrokerClient(server.address, worker=f"gw{number}") for number in range(3)]
+    first = clients[0].acquire(ROW)
+    elsewhere = clients[1].acquire(dataclasses.replace(ROW, gpu="a4000"))
+    assert len({first.instance_id, elsewhere.instance_id}) == len(rented.billing()) == 2
+    waiting: list[str] = []
+    third = threading.Thread(target=lambda: waiting.append(clients[2].acquire(OTHER).instance_id))
+    third.start()
+    third.join(timeout=0.2)
+    assert waiting == []
+    assert clients[1].fate(elsewhere)[0] == "unreachable"
+    clients[0].release(first)
+    third.join(timeout=10)
+    assert waiting == [first.instance_id]
+    for client in clients:
+        client.close()
+    server.close()
+
+
+def test_key_of_the_account_is_tainted_wherever_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".runpod").mkdir()
+    (tmp_path / ".runpod" / "config.toml").write_text('[default]\napi_key = "a-key-from-a-file"\n')
+    for name in ("RUNPOD_API_KEY", "GLASSHOUSE_RUNPOD_API", "RUNPOD_API_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    image = "registry.example/guest@sha256:" + "0" * 64
+    broker = Broker(BrokerOptions(provider="runpod", run_id="unit", run_dir=tmp_path, image=image))
+    assert "a-key-from-a-file" in broker.secrets()
+
+
 # -- money
 
 
@@ -282,6 +319,15 @@ def test_everything_is_priced_before_anything_is_rented(make_broker: MakeBroker,
     with pytest.raises(BudgetError, match=r"the estimate is 0\.\d\d USD and the budget 0\.01 USD: nothing was rented"):
         broker.quote()
     assert rented.calls == []
+
+
+def test_each_row_may_go_where_it_was_published(make_broker: MakeBroker, rented: Scripted) -> None:
+    """`--provider row`: what runs on this machine costs nothing and is not priced."""
+    broker = make_broker(provider="row")
+    broker.plan("main", [dataclasses.replace(ROW, provider="runpod"), dataclasses.replace(OTHER, provider="mock")])
+    told = broker.quote()
+    assert (broker.rents, [(line.provider, line.rows) for line in told.lines]) == (True, [("runpod", 1)])
+    assert broker.acquire(dataclasses.replace(ROW, provider="runpod")).provider == "runpod"
 
 
 def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: Scripted, time: FakeTime, agents: Agents) -> None:
