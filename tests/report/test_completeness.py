@@ -168,6 +168,18 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "null row with a finding unseen": _of_null(_null_unseen),
         "null row without its second leg": _of_null(lambda null: null["observation"]["rounds"][0].update(raw2=None)),
         "row on a machine that throttled": _disturbed(),
+        "row that was extended though nobody planned it": _of_document(
+            lambda document: document["rows"][0].update(
+                extension={
+                    "halfWidthPct": 1.0,
+                    "firstRounds": 2,
+                    "firstCi95Pct": None,
+                    "spreadPct": 1.0,
+                    "wanted": 2,
+                    "rounds": 2,
+                }
+            )
+        ),
         "row that tells of means nobody sampled": _of_document(lambda document: document["rows"][0].update(covariates=[])),
         "judged by a later revision": _of_document(lambda document: document["methodology"].update(invariantsRevision=99)),
         "more held than begun": _of_document(lambda document: document["rows"][0]["lifecycle"].update(held=9)),
