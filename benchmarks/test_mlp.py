@@ -16,6 +16,7 @@ from pytest_glasshouse.invariants import (
     legs_in_order,
     losses_finite,
     memory_scanned_clean,
+    paused_leg_idle,
     raw_callback_completed,
     runtime_zeroized,
     same_allocation,
@@ -48,4 +49,5 @@ def test_mlp(row: RowSpec, allocation: Any, protected_runtime: Any, raw_runner: 
         losses_finite,
         same_allocation,
         same_work,
+        paused_leg_idle,
     )

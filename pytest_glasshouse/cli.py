@@ -1,9 +1,9 @@
-"""The `glasshouse` command: reads what a run left behind, seals packages and serves. It needs the core only and rents nothing.
+"""The `glasshouse` command: reads what a run left behind, seals packages and serves. It rents nothing.
 
 What seals, serves and captures is in the `cli_*` modules beside this one.
 
-Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 5 nothing to judge, 12 redaction blocked, 13 the report
-does not validate.
+Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 5 nothing to judge, 10 an allocation may still exist,
+12 redaction blocked, 13 the report does not validate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse import cli_completion, cli_judge, cli_package, cli_policy, cli_render, cli_serve, cli_watch
+from pytest_glasshouse import (
+    cli_completion,
+    cli_doctor,
+    cli_judge,
+    cli_package,
+    cli_policy,
+    cli_pool,
+    cli_reap,
+    cli_render,
+    cli_serve,
+    cli_server,
+    cli_watch,
+)
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
@@ -40,14 +52,19 @@ examples:
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse watch RUN                                  follow a run from another terminal
+  glasshouse pool A.json B.json C.json                  one interval over three allocations or more
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
   glasshouse keygen owner.key                           make an owner's key
   glasshouse serve --owner owner.key.pub                run the attestation server that rows of this owner share
   glasshouse seal data/ --owner owner.key --out data.package
   glasshouse policy capture --container IMAGE --out policy.json
+  glasshouse register data.package --policy policy.json --server URL --server-key PUB --owner owner.key
+  glasshouse outstanding --state DIRECTORY              keys that left and were never accounted for
+  glasshouse doctor --provider runpod                   what would keep rows from running here
+  glasshouse reap --expired                             end allocations that outlived their deadline
 
-exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 5 nothing to judge; 12 redaction blocked the
-report; 13 the report does not validate
+exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 5 nothing to judge; 10 an allocation may still
+exist; 12 redaction blocked the report; 13 the report does not validate
 """
 _CHECK = """\
 Derive every REPORT (a report or a bundle) again from its own data: schema, arithmetic, findings, journals, verdicts,
@@ -141,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
-    for module in (cli_judge, cli_render, cli_watch, cli_serve, cli_package, cli_policy, cli_completion):
+    reading = (cli_judge, cli_pool, cli_render, cli_watch)
+    for module in (*reading, cli_serve, cli_package, cli_server, cli_policy, cli_doctor, cli_reap, cli_completion):
         module.declare(commands)
     return parser
 

@@ -62,6 +62,17 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
     from pytest_glasshouse.run import engine_of
 
     door, options = _door(item), item.config.stash[OPTIONS]
+
+    def keep(outcome: Any) -> None:
+        from pytest_glasshouse.records import record_of, width_of
+
+        finished, row = len(outcome.observation["rounds"]), outcome.row
+        moment = {"row_id": row.row_id, "leg": "", "phase": "interval", "round": finished, "rounds": row.rounds, "elapsed_s": 0.0}
+        door.on_progress({**moment, "half_width_pct": width_of(outcome, engine_of(item.config))})
+        # What is not remembered is lost only if the row is, too.
+        with contextlib.suppress(GlasshouseError, OSError):
+            door.keep(item.nodeid, record_of(outcome, options, engine_of(item.config), seed=door.plan.seed))
+
     wishes = Wishes(
         declared=row_item.declared,
         run_id=door.plan.run_id,
@@ -71,7 +82,10 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         model=row_item.model,
         subject=door.plan.subject,
         strict_memory=options.strict_memory,
+        half_width_pct=options.half_width_pct,
+        on_round=keep,
         server=options.outside_server,
+        demands=options.demands,
     )
     grant = door.grants.acquire(row_item.row, worker=door.worker)
     try:
@@ -131,7 +145,7 @@ def judge(item: pytest.Item) -> None:
 def failure_of(record: dict[str, Any], options: Options) -> str:
     """Why the test of a row with this record fails; empty where it passes."""
     told = record["record"]
-    if record["list"] != "rows":
+    if record["list"] == "excludedResults":
         return f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}"
     faults = list(_misses(told, options))
     return f"{told['name']}: " + "\n".join(faults) if faults else ""
@@ -146,7 +160,7 @@ def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
             f"{limit['judgement']}: expected a one-sided 95 % upper bound of at most {limit['limitPct']:g} % overhead, "
             f"saw {upper} ({limit['reason']})"
         )
-    if options.publishable and not told["publishable"]:
+    if options.publishable and not told.get("publishable", True):
         yield f"not publishable: {'; '.join(told['unpublishableBecause'])}"
 
 

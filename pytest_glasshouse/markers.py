@@ -13,6 +13,6 @@ MARKERS = {
     "qwen": "rows that train a LoRA adapter on a causal LM",
     "smoke": "the rows that show in about a minute whether everything works",
     "sustained": "rows whose legs train 15 minutes or longer",
-    "null": "rows of raw against raw (none in this version)",
+    "null": "rows of raw against raw",
     "tamper": "attacks on the lifecycle that must be refused",
 }

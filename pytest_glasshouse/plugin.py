@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse import options as _options
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
+from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError, InvariantBroken
 from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
     _glasshouse_stage,
     allocation,
@@ -152,9 +152,15 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         run = Run.open(config, _plan(config), selected)
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
+    except BudgetError as error:
+        from pytest_glasshouse.run import EXIT_BUDGET
+
+        pytest.exit(f"glasshouse: {error}", returncode=EXIT_BUDGET)
     config.stash[RUN] = run
     config.pluginmanager.register(RunHooks(run), "glasshouse-run")
-    config.stash[DOOR] = Door(plan=run.plan, worker="main", grants=run.broker or NoGrants(), on_progress=run.live.show)
+    config.stash[DOOR] = Door(
+        plan=run.plan, worker="main", grants=run.broker or NoGrants(), on_progress=run.live.show, keep=run.keep
+    )
 
 
 @pytest.hookimpl(tryfirst=True)

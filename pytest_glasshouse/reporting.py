@@ -66,6 +66,14 @@ class RunHooks:
         terminalreporter.write_line("")
         for path in run.published:
             terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
+        if run.outstanding:
+            told = (
+                f"{len(run.outstanding)} key release(s) of this run were never completed: a key is out, and its leg's end unseen"
+            )
+            terminalreporter.write_line(f"glasshouse: {told}", red=True)
+        if run.unasked:
+            told = f"outstanding releases as seen here: the server could not be asked ({run.unasked})"
+            terminalreporter.write_line(f"glasshouse: {told}", red=True)
         for line in run.trouble:
             terminalreporter.write_line(f"glasshouse: {line}", red=True)
         if os.environ.get("GITHUB_ACTIONS") == "true":
@@ -92,10 +100,12 @@ class RunHooks:
         run = self.run
         if reporter is None or not (run.begun or run.kept):
             return
-        if run.options.provider == "mock":
+        if run.options.provider == "mock" or run.simulated:
             reporter.write_line(not_a_gate(len(run.selected.rows)), yellow=True)
         if not run.cleanup_is_proven:
             reporter.write_line(f"glasshouse: cleanup is not proven: {run.leftovers} may still exist", red=True)
+            for line in run.by_hand:
+                reporter.write_line(f"glasshouse: {line}", red=True)
 
 
 def _shown_path(path: Path, config: pytest.Config) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from pytest_glasshouse.attempts import History, outcome_of, refuse_another
-from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError, RedactionError, ReportError
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import EARLIER, ENGINE, OPTIONS, ROW
 from pytest_glasshouse.terminal import Live, open_live
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
 
-EXIT_CLEANUP, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 12, 13, 14
+EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,8 @@ class Door:
     worker: str
     grants: Grants
     on_progress: Callable[[Event], None]
+    keep: Callable[[str, dict[str, Any]], None] = lambda _nodeid, _record: None
+    """Takes the record a row has so far, by node id: what is reported of it if it never ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,30 +162,37 @@ class Run:
         self.published: tuple[Path, ...] = ()
         self.trouble: list[str] = []
         self.begun: list[str] = []
+        self._kept: dict[str, dict[str, Any]] = {}
         self._failed: set[str] = set()
+        self.outstanding: tuple[dict[str, Any], ...] = ()
+        self.unasked = ""
         self._outstanding: dict[str, list[dict[str, Any]]] = {}
         self._signals = Signals(self._on_signal)
         self._interrupted = ""
 
     @classmethod
     def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
-        """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing."""
+        """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing.
+
+        Raises `ConfigurationError`, and `BudgetError` where the estimate is above the budget.
+        """
         from pytest_glasshouse.report.progress import PROGRESS
         from pytest_glasshouse.report.seal import report_key
         from pytest_glasshouse.report.writer import check_writable
 
         report_key(os.environ)
         rows = [each.row for each in selected.rows.values()]
-        for row in rows:
-            if row.order == "interleaved":
-                raise ConfigurationError(f"row {row.name!r}: field order: 'interleaved' is not in this version")
         run = cls(config, plan, selected)
         if run.earlier is not None:
             refuse_another(run.earlier, provider=run.options.provider, subject=plan.subject, rows=[row.row_id for row in rows])
         check_writable(run.report_path)
         if rows:
-            run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory)
+            run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
+            if run.broker.rents:
+                from pytest_glasshouse.consent import consent
+
+                consent(run.broker, run.options, config, os.environ)
             run._remember()
             run.live.also_to(run.directory / PROGRESS)
             spent = getattr(run.broker, "spent_usd", None)
@@ -214,6 +223,13 @@ class Run:
             self.history.finish(record["record"]["rowId"], outcome_of(record))
             self.config.hook.pytest_glasshouse_row_finished(config=self.config, list_name=record["list"], record=record["record"])
 
+    def keep(self, nodeid: str, record: dict[str, Any]) -> None:
+        """Remember what a row that is still running has so far, on disk too: its finished rounds are not lost with it."""
+        from pytest_glasshouse.report.writer import RowJournal
+
+        self._kept[nodeid] = record
+        RowJournal(self.directory).append(record)
+
     def failed(self, nodeid: str) -> None:
         """A test, of ours or not, failed in some phase."""
         self._failed.add(nodeid)
@@ -232,13 +248,16 @@ class Run:
             self._forget()
             return exitstatus if exitstatus or not self.selected.rows else int(pytest.ExitCode.TESTS_FAILED)
         code = self._report() or exitstatus
+        if self.broker is not None and self.broker.over_budget:
+            self.trouble.append(self.broker.over_budget)
+            code = EXIT_BUDGET
         if code == pytest.ExitCode.TESTS_FAILED and self._only_infrastructure():
             code = EXIT_INFRASTRUCTURE
-        if code == pytest.ExitCode.OK and self.selected.rows and not self.measured:
+        if code == pytest.ExitCode.OK and ((self.selected.rows and not self.measured) or self.outstanding):
             code = int(pytest.ExitCode.TESTS_FAILED)
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
-        if not self.trouble:
+        if self.published:
             self._forget()
         return code
 
@@ -250,7 +269,7 @@ class Run:
     @property
     def measured(self) -> int:
         """Rows with both legs measured and every finding held."""
-        return sum(each["list"] == "rows" for each in self.records.values())
+        return sum(each["list"] != "excludedResults" for each in self.records.values())
 
     @property
     def cleanup_is_proven(self) -> bool:
@@ -260,6 +279,22 @@ class Run:
         if any(each.status != "proven" for each in self._earlier_cleanups()):
             return False
         return self.cleanup is not None and self.cleanup.status in ("proven", "nothing-rented")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a provider stood in for the real one."""
+        return self.broker is not None and bool(self.broker.simulated)
+
+    @property
+    def by_hand(self) -> Iterator[str]:
+        """What a person can do about each allocation that may still exist."""
+        from pytest_glasshouse.providers.opening import RENTING, manual
+
+        for each in () if self.cleanup is None else self.cleanup.allocations:
+            name = each.get("provider")
+            if each["status"] != "proven" and name in RENTING:
+                yield f"{each['name']}: {each['detail']}"
+                yield f"  glasshouse reap --provider {name} --run {self.plan.run_id}; or {manual(name, each.get('instanceId'))}"
 
     @property
     def leftovers(self) -> str:
@@ -324,6 +359,7 @@ class Run:
         }
         try:
             taint = (*environment_taint(os.environ), *(() if self.broker is None else self.broker.secrets()))
+            self.outstanding = self._outstanding_releases()
             key = report_key(os.environ)  # once: without one of the user's it is made here
             document = self._document(key)
             self.tamper_shown = document["tamper"]
@@ -372,12 +408,22 @@ class Run:
             seed=self.plan.seed,
             margin_pct=options.margin_pct or 1.0,
             max_overhead_pct=options.max_overhead_pct,
-            outstanding_releases=tuple(each for told in self._outstanding.values() for each in told),
+            outstanding_releases=self.outstanding,
             attempts=tuple(self.history.attempts()),
             cleanup=tuple(self._cleanups()),
         )
         tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
         return assemble(facts, list(self.records.values()), tamper=tamper, key=key)
+
+    def _outstanding_releases(self) -> tuple[dict[str, Any], ...]:
+        """By the word of a server outside, which knows also those of a worker that died; else by what each process saw last."""
+        told: Sequence[dict[str, Any]] | None = None
+        if self.begun:
+            try:
+                told = self.engine.outstanding_of(self.options, self.plan.run_id)
+            except GlasshouseError as error:
+                self.unasked = str(error)
+        return tuple(told if told is not None else (each for seen in self._outstanding.values() for each in seen))
 
     def _cleanups(self) -> Iterator[Any]:
         from pytest_glasshouse.report.document import AllocationCleanup
@@ -385,7 +431,7 @@ class Run:
         yield from self._earlier_cleanups()
         for each in () if self.cleanup is None else self.cleanup.allocations:
             yield AllocationCleanup(
-                provider=self.options.provider,
+                provider=each.get("provider") or self.options.provider,
                 name=each["name"],
                 provider_instance_id=each.get("instanceId"),
                 status=each["status"],
@@ -420,6 +466,8 @@ class Run:
         from pytest_glasshouse.legs.outcome import Ended
         from pytest_glasshouse.records import ended_record
 
+        if nodeid in self._kept:
+            return self._kept[nodeid]
         if nodeid in self.begun:
             how = f"the run ended by {self._interrupted}" if self._interrupted else "its process ended or was interrupted"
             reason = f"the row was started and left no record: {how}"

@@ -65,11 +65,12 @@ def leave_out(items: list[pytest.Item], options: Options) -> tuple[list[pytest.I
     gone: dict[int, pytest.Item] = {}
     notes: list[str] = []
     rows = [(item, found.declared) for item in items if (found := item.stash.get(ROW, None)) is not None]
-    if options.order is not None:
+    if options.order not in {None, "interleaved"}:
         for item, declared in rows:
             if declared.order == "interleaved":
                 gone[id(item)] = item
-                notes.append(f"{declared.name}: left out, --order {options.order} runs no interleaved rows")
+                kind = "null" if declared.null else "interleaved"
+                notes.append(f"{declared.name}: left out, --order {options.order} runs no {kind} rows")
     for collapsed in collapse([(item, row) for item, row in rows if id(item) not in gone], options.overrides):
         gone[id(collapsed.key)] = collapsed.key
         notes.append(f"{collapsed.row.name}: left out, it is the same as {collapsed.same_as.name} in this run")

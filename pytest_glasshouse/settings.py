@@ -39,11 +39,7 @@ FAULTS = [
 ]
 
 #: Values that are read and understood, and whose capability comes with a later version.
-LATER: Mapping[str, tuple[str, ...]] = {
-    "order": ("interleaved",),
-    "provider": ("runpod", "vastai", "row"),
-    "mock_fault": ("deferred-cost",),
-}
+LATER: Mapping[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -153,26 +149,27 @@ def _model(text: str) -> str:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("order", _one_of("order", ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first", "ORDER", "--order"),
+    Setting("order", _one_of("order", ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first; or interleaved: both in turns", "ORDER", "--order"),
     Setting("provider", _one_of("provider", PROVIDERS),
-            "where the legs run: mock (a dry run on this machine), local (this machine's own NVIDIA GPU)", "NAME", "--provider"),
-    Setting("budget", _number(), "most that this run may spend", "USD", "--budget", "float"),
+            "where the legs run: mock (a dry run on this machine), local (this machine's own NVIDIA GPU), runpod, vastai (rented), row (where each row was published)", "NAME", "--provider"),
+    Setting("budget", _number(), "most that this run may spend; renting without one needs a terminal and a yes", "USD", "--budget", "float"),
     Setting("max_price", _number(), "most that an allocation may cost per hour", "USD", ini_type="float"),
     Setting("rounds", _whole(1), "rounds per row, in place of each row's own", "N", ini_type="int"),
     Setting("fixed_order", _switch, "keep one order in all rounds of a row", ini_type="bool"),
-    Setting("preset", _later, "rounds and segments of interleaved rows (not in this version)", "NAME"),
+    Setting("preset", _one_of("preset", PRESETS), "rounds and segments of interleaved rows: quick, standard, publish", "NAME"),
     Setting("leg_seconds", _number(), "let every leg train this long, in place of each row's target", "SECONDS", ini_type="float"),
     Setting("leg_steps", _whole(1), "let every leg train this many steps or epochs, in place of each row's target", "N", ini_type="int"),
     Setting("margin", _number(), "equivalence margin in percentage points, in place of each row's own (1)", "POINTS", ini_type="float"),
-    Setting("half_width", _later, "half width of the interval to extend to (not in this version)", "POINTS", ini_type="float"),
+    Setting("half_width", _number(), "half width of the interval that rows are extended to, once, after their first rounds", "POINTS", ini_type="float"),
     Setting("seed", _whole(0), "seed of every random choice of the run; drawn and recorded if not given", "N", ini_type="int"),
     Setting("max_overhead", _number(positive=False),
             "a row passes only if its one-sided 95 %% upper bound is at most this", "PERCENT", ini_type="float"),
     Setting("publishable", _switch, "a row that is not publishable fails (for a release gate; needs a provider)", ini_type="bool"),
     Setting("allocation", _one_of("allocation", ALLOCATIONS), "shared (one per provider, GPU and image) or row (one per row)", "HOW"),
-    Setting("boot_timeout", _number(), "seconds until a new allocation must answer (mock: 15)", "SECONDS", ini_type="float"),
+    Setting("boot_timeout", _number(), "seconds until a new allocation must run (mock: 15, local: 60, runpod: 1200, vastai: 900)", "SECONDS", ini_type="float"),
     Setting("leg_timeout", _number(), "seconds until a leg must have ended", "SECONDS", ini_type="float"),
-    Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own (no provider of this version has one)", ini_type="bool"),
+    Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own; its rows are dry runs", ini_type="bool"),
+    Setting("sweeper", _text, "name of the scheduled job that runs `glasshouse reap --expired`; needed to rent where CI is set", "NAME"),
     Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
     Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
@@ -182,5 +179,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),
     Setting("server_ca", _path, "PEM file that vouches for its TLS certificate, where no public authority does", "FILE"),
     Setting("owner_key", _path, "the owner's key that the server works for: a file made by `glasshouse keygen`", "FILE"),
+    Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
+    Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
 )  # fmt: skip

@@ -32,12 +32,13 @@ _NO_FIGURE = "-"
 def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], taken: Sequence[str]) -> list[str]:
     """The lines above the rows: what will happen, where, and that nothing is rented."""
     faults = f", faults: {' '.join(options.faults)}" if options.faults else ""
-    where = {"mock": "a dry run on this machine", "local": "this machine's own GPU"}[options.provider]
+    where = {
+        "mock": "a dry run on this machine; nothing is rented",
+        "local": "this machine's own GPU; nothing is rented",
+        "row": "where each row was published",
+    }.get(options.provider, "rented")
     lines = [
-        (
-            f"glasshouse: provider {options.provider} ({where}; nothing is rented), "
-            f"order {options.order or 'row'}, run {run_id}{faults}"
-        ),
+        (f"glasshouse: provider {options.provider} ({where}), order {options.order or 'row'}, run {run_id}{faults}"),
         f"glasshouse: {_count(rows, 'row')}{_changes(options)}",
         f"glasshouse: attestation server {'in this process' if options.server is None else options.server + ' (outside)'}",
     ]
@@ -79,6 +80,7 @@ class Live:
         self._lock = threading.Lock()
         self._running: dict[str, str] = {}
         self._told: dict[str, tuple[object, float]] = {}
+        self._booting: dict[str, float] = {}
         self._column: int | None = None
         self._at_line_start = False
         self._outlooks = Outlooks()
@@ -114,6 +116,12 @@ class Live:
                 back = f"\x1b[A\x1b[{self._column}C" if self._column else ""
                 self._write(f"\r\x1b[2K{back}")
                 self._column = None
+
+    def tell_boot(self, name: str, what: str) -> None:
+        """Show how far an allocation is that boots."""
+        began = self._booting.setdefault(name, time.monotonic())
+        event = {"row_id": "", "leg": what, "round": what, "elapsed_s": time.monotonic() - began}
+        self.show(event, worker=name)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -180,6 +188,7 @@ def progress_line(
         str(event.get("phase") or ""),
         f"{event['fraction']:.0%}" if event.get("fraction") is not None else "",
         f"{event['rate']:.1f}/s" if event.get("rate") is not None else "",
+        f"+-{event['half_width_pct']:.2f} points" if event.get("half_width_pct") is not None else "",
         f"{event.get('elapsed_s') or 0:.0f} s",
         f"row done in about {duration(eta)}" if eta is not None else "",
         f"interval +-{width:.2f} points wide" if width is not None else "",
@@ -191,10 +200,16 @@ def progress_line(
 def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The table of measured rows, then every other row with its reason and decision, then the tamper suite."""
     measured = [each["record"] for each in records if each["list"] == "rows"]
-    excluded = [each["record"] for each in records if each["list"] != "rows"]
+    nulls = [each["record"] for each in records if each["list"] == "nullRows"]
+    excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
     if measured:
         yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
             _measured(row) for row in measured
+        ])  # fmt: skip
+    if nulls:
+        yield ""
+        yield from table([("raw against raw", "rounds", "difference", "90 % interval", "inside its margin", "findings")] + [
+            _null(row) for row in nulls
         ])  # fmt: skip
     if excluded:
         yield ""
@@ -224,6 +239,18 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
         f"{row['overheadPct']:+.2f} %",
         _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
         row["verdict"],
+        findings(row["findings"]),
+    )
+
+
+def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
+    interval = row["differenceCi90Pct"]
+    return (
+        row["name"],
+        str(row["rounds"]),
+        f"{row['differencePct']:+.2f} %",
+        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        "yes" if row["qualifies"] else "no",
         findings(row["findings"]),
     )
 

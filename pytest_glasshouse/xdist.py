@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import BudgetError, ConfigurationError
 from pytest_glasshouse.reporting import RunHooks
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run import Door, NoGrants, Plan, Run, Selected, engine_of
+from pytest_glasshouse.run import EXIT_BUDGET, Door, NoGrants, Plan, Run, Selected, engine_of
 from pytest_glasshouse.selection import RowItem
 from pytest_glasshouse.stash import RUN
 from pytest_glasshouse.terminal import header
@@ -56,6 +56,8 @@ class Controller:
                 self._open(self._folder, _selected(json.loads(told.read_text(encoding="utf-8"))))
             except ConfigurationError as error:
                 raise pytest.UsageError(str(error)) from None
+            except BudgetError as error:
+                pytest.exit(f"glasshouse: {error}", returncode=EXIT_BUDGET)
 
     def _open(self, folder: Path, selected: Selected) -> None:
         config, plan = self._config, self._make_plan()
@@ -78,6 +80,8 @@ class Controller:
         run = self._config.stash.get(RUN, None)
         if run is not None and event.get("type") == "progress":
             run.live.show(event, worker=str(event.get("worker", "")))
+        elif run is not None and event.get("type") == "kept":
+            run.keep(str(event["nodeid"]), event["record"])
 
     def pytest_unconfigure(self) -> None:
         if self._server is not None:
@@ -127,6 +131,7 @@ def open_door(config: pytest.Config) -> Door:
         worker=name,
         grants=client,
         on_progress=lambda event: client.event({"type": "progress", "worker": name, **event}),
+        keep=lambda nodeid, record: client.event({"type": "kept", "nodeid": nodeid, "record": record}),
     )
 
 

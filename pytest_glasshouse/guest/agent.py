@@ -6,6 +6,7 @@ keeps the spool. It holds no data key, knows no faults and judges nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -20,8 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.guest.bytecode import ByteCode
+from pytest_glasshouse.guest.conductor import Conductor
+from pytest_glasshouse.guest.covariates import Covariates
 from pytest_glasshouse.guest.images import Baseline
 from pytest_glasshouse.guest.legrun import LegRun
+from pytest_glasshouse.guest.sessions import Reply, Sessions
 from pytest_glasshouse.guest.spool import Spool
 from pytest_glasshouse.guest.store import Store, sealed_copy
 from pytest_glasshouse.wire import evidence, frames, tokens
@@ -33,16 +37,17 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.wire.canonical import Json
 
-Reply = tuple[dict[str, "Json"], bytes]
-
 _LONGEST_PULL_S = 10.0
 
 
 class Agent:
     """Serves the host's requests `{op, ...}`; each method `on_<op>` is one of them."""
 
-    def __init__(self, *, directory: Path, allocation: str, site_packages: list[str]) -> None:
+    def __init__(self, *, directory: Path, allocation: str, site_packages: list[str], contact: Path | None = None) -> None:
+        """`contact` is the file whose time tells the pod's watchdog when the host was last heard of."""
         self._directory = directory
+        self._contact = contact
+        self._sessions = Sessions()
         self._allocation = allocation
         self._site_packages = site_packages
         self._key = Ed25519PrivateKey.generate()
@@ -58,15 +63,26 @@ class Agent:
             site_packages=site_packages,
             environment={**GUEST_ENVIRONMENT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": str(directory)},
         )
+        self._covariates = Covariates(archive_fd=self._archive_fd, site_packages=site_packages)
         self._spool = Spool(directory / "spool.jsonl")
         self._store = Store()
         self._legs: dict[str, LegRun] = {}
+        self._conductors: dict[str, Conductor] = {}
         self._ops: dict[str, Callable[[dict[str, Json], bytearray], Reply]] = {
             name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
         }
 
     def handle(self, request: dict[str, Json], payload: bytearray) -> Reply:
-        """Answer one request; what is wrong with it is the answer."""
+        """Answer one request, carried out once however often it comes; what is wrong with it is the answer."""
+        if self._contact is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._contact)
+        try:
+            return self._sessions.answer(request, lambda: self._handle(request, payload))
+        except ProtocolError as error:
+            return {"error": "ProtocolError", "detail": str(error)}, b""
+
+    def _handle(self, request: dict[str, Json], payload: bytearray) -> Reply:
         op = request.get("op")
         if not isinstance(op, str) or op not in self._ops:
             return {"error": "ProtocolError", "detail": f"no operation {op!r}"}, b""
@@ -124,11 +140,13 @@ class Agent:
         return {}, b""
 
     def on_start(self, request: dict[str, Json], _payload: bytearray) -> Reply:
-        """Start one leg; a leg's id is used once."""
+        """Start one leg; a leg's id is used once. `round` names the interleaved round it belongs to, `role` its part there."""
         leg_id = cast("str", request["leg"])
         if leg_id in self._legs:
             raise ProtocolError(f"leg {leg_id} was started before")
-        if any(not leg.ended for leg in self._legs.values()):
+        named = cast("str | None", request.get("round"))
+        conductor = None if named is None else self._conductors[named]
+        if any(not leg.ended and (conductor is None or leg.conductor is not conductor) for leg in self._legs.values()):
             raise ProtocolError("another leg is running")
         order = dict(cast("dict[str, Json]", request["order"]))
         plan = cast("dict[str, Json]", order["plan"])
@@ -148,9 +166,40 @@ class Agent:
             key=self._key,
             store=self._store,
             spool=self._spool,
+            conductor=conductor,
+            role=cast("str", request.get("role", "")),
         )
+        if conductor is not None:
+            conductor.join_in(cast("str", request["role"]), run)
         self._legs[leg_id] = run
         run.start()
+        return {}, b""
+
+    def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Prepare an interleaved round: its legs in the order they will start in, and whose each turn is."""
+        name = cast("str", request["round"])
+        if name in self._conductors:
+            raise ProtocolError(f"round {name} was conducted before")
+        conductor = Conductor(
+            name=name,
+            nonce=cast("str", request["nonce"]),
+            roles=cast("list[str]", request["roles"]),
+            turns=cast("list[str]", request["turns"]),
+            key=self._key,
+            spool=self._spool,
+        )
+        self._conductors[name] = conductor
+        self._covariates.begin()
+        conductor.start()
+        return {}, b""
+
+    def on_covariates(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """What was sampled since a time on the guest's monotonic clock."""
+        return self._covariates.since(cast("int", request["since_ns"])), b""
+
+    def on_dismiss(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+        """No more legs will come to an interleaved round: those that wait finish."""
+        self._conductors[cast("str", request["round"])].dismiss()
         return {}, b""
 
     def on_answer(self, request: dict[str, Json], _payload: bytearray) -> Reply:
@@ -169,12 +218,22 @@ class Agent:
         events = self._spool.since(cast("int", request["cursor"]), wait_s=wait_s)
         return {"events": cast("Json", events)}, b""
 
+    def on_farewell(self, _request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Zeroize at once: kill every leg, remove what was written, and tell the pod's watchdog that all is over."""
+        for leg in self._legs.values():
+            leg.kill()
+        shutil.rmtree(self._directory / "legs", ignore_errors=True)
+        if self._contact is not None:
+            self._contact.with_name("shutdown").touch()
+        return {}, b""
+
     def end(self) -> None:
         """Kill every leg and remove everything this guest ever wrote."""
         for leg in self._legs.values():
             leg.kill()
         for leg in self._legs.values():
             leg.join(timeout=5)
+        self._covariates.end()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _leg(self, request: dict[str, Json]) -> LegRun:
@@ -201,10 +260,11 @@ class Agent:
         }
 
 
-def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool) -> int:
+def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool, contact: str | None = None) -> int:
     """Serve the host on `<directory>/agent.sock` until told to end; with `until_eof`, until standard input ends."""
     root = Path(directory)
-    agent = Agent(directory=root, allocation=allocation, site_packages=site_packages)
+    heard = None if contact is None else Path(contact)
+    agent = Agent(directory=root, allocation=allocation, site_packages=site_packages, contact=heard)
     listener = socket.socket(socket.AF_UNIX)
     path = root / "agent.sock"
     path.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, cast
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError, RefusedError
 from pytest_glasshouse.guest import sources
 from pytest_glasshouse.guest.bytecode import ByteCode
+from pytest_glasshouse.guest.files import warmed
 from pytest_glasshouse.guest.gpu import GpuMemory
 from pytest_glasshouse.guest.images import Baseline, Images
 from pytest_glasshouse.guest.legscan import LegScan
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from pytest_glasshouse.guest.conductor import Conductor
     from pytest_glasshouse.guest.spool import Spool
     from pytest_glasshouse.guest.store import Store
     from pytest_glasshouse.wire.canonical import Json
@@ -70,8 +72,13 @@ class LegRun(threading.Thread):
         key: Ed25519PrivateKey,
         store: Store,
         spool: Spool,
+        conductor: Conductor | None = None,
+        role: str = "",
     ) -> None:
         super().__init__(name=f"leg-{leg_id}", daemon=True)
+        self.conductor = conductor
+        self._role = role
+        self._commands: queue.Queue[tuple[str, int]] = queue.Queue()
         self._leg_id = leg_id
         self._order = order
         self._workspace = workspace
@@ -101,9 +108,24 @@ class LegRun(threading.Thread):
         """Hand the leg what the server said, as the host relayed it."""
         self._answers.put((kind, body))
 
+    def command(self, kind: str, turn: int) -> None:
+        """Give the leg its turn, or tell it that there are no more; its own thread passes it on."""
+        self._commands.put((kind, turn))
+
+    @property
+    def process_group(self) -> int:
+        """The launcher's process id; everything the leg starts is in its session or below it."""
+        return 0 if self._process is None else self._process.pid
+
+    @property
+    def thread(self) -> int:
+        """The identifier of this thread, which works for this leg and for no other."""
+        return self.ident or 0
+
     def kill(self) -> None:
         """End the leg at once; its exit is still observed and signed."""
         self._answers.put(("ended", {}))
+        self._commands.put(("ended", 0))
         process = self._process
         if process is not None and process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
@@ -133,6 +155,7 @@ class LegRun(threading.Thread):
             self._observe_end()
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+        cache = warmed(cast("str | None", cast("dict[str, Json]", self._order["plan"])["base_directory"]))
         material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
         reading, writing = os.pipe()
         passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
@@ -154,7 +177,7 @@ class LegRun(threading.Thread):
         )
         resource.prlimit(self._process.pid, resource.RLIMIT_CORE, (0, 0))
         os.close(writing)
-        self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"]})
+        self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"], "cache": cache})
         for fd in material.values():
             os.close(fd)
         with os.fdopen(reading) as told:
@@ -192,12 +215,29 @@ class LegRun(threading.Thread):
         elif kind == "head":
             self._head = cast("str", body["head"])
             self._spool.append(self._leg_id, "head", body)
+        elif kind in ("resident", "turn-done"):
+            self._on_turn(ours, kind, body)
+        elif kind == "drain":
+            # Everything the leg said before is in the spool: this thread takes one message after the other.
+            frames.send(ours, {"type": "drained", "body": {}})
         elif kind in ("memory", "scan"):
             self._on_memory(ours, kind, body, self._leg_pid)
         elif kind in ("ready", "attest", "images"):
             {"ready": self._on_ready, "attest": self._on_attest, "images": self._on_images}[kind](ours, body)
         else:
             raise ProtocolError(f"a leg says nothing of type {kind!r}")
+
+    def _on_turn(self, ours: Witnessed, kind: str, body: dict[str, Json]) -> None:
+        """The leg waits: for the conductor of its round, on this thread, which has nothing else to do."""
+        if self.conductor is None:
+            raise ProtocolError("a leg that trains alone has no turns")
+        if kind == "resident":
+            self._spool.append(self._leg_id, "resident", body)
+        self.conductor.arrived(self._role)
+        command, turn = self._commands.get()
+        if command == "ended":
+            raise ProtocolError("the leg was ended while it waited for its turn")
+        frames.send(ours, {"type": command, "body": {"turn": turn}})
 
     def _on_ready(self, ours: Witnessed, body: dict[str, Json]) -> None:
         self._ready = body
@@ -250,6 +290,7 @@ class LegRun(threading.Thread):
             manifest_version=cast("int", challenge["manifest_version"]),
             container=self._container,
             observed=cast("dict[str, Json]", self._ready["antidebug"]),
+            memory=cast("dict[str, Json]", self._ready["memory"]),
             state_head=cast("str", body["head"]),
         )
         claims.update(sources.submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
@@ -302,6 +343,8 @@ class LegRun(threading.Thread):
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
         self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
         self._ended.set()
+        if self.conductor is not None:
+            self.conductor.left(self._role)
 
     @property
     def _archive(self) -> str:

@@ -21,12 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
     agent.add_argument("--directory", required=True)
     agent.add_argument("--allocation", required=True)
     agent.add_argument("--until-eof", action="store_true", help="end with standard input (a guest on the host's own machine)")
+    agent.add_argument("--contact", help="file to touch whenever the host is heard of (a rented guest)")
     leg = roles.add_parser("leg", help="run one leg (started by the agent)")
     leg.add_argument("--control", type=int, required=True)
     leg.add_argument("--tell-pid", type=int, required=True)
     compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
     compiler.add_argument("--workload", required=True)
-    for role in (agent, leg, compiler):
+    sampler = roles.add_parser("covariates", help="sample clocks, power and load once a second (started by the agent)")
+    for role in (agent, leg, compiler, sampler):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
@@ -43,11 +45,16 @@ def main(arguments: list[str] | None = None) -> int:
             allocation=options.allocation,
             site_packages=options.site_packages,
             until_eof=options.until_eof,
+            contact=options.contact,
         )
+    if options.role == "covariates":
+        from pytest_glasshouse.guest.covariates import serve_samples
+
+        return serve_samples()
     if options.role == "compile":
         from pytest_glasshouse.guest.training import import_training
 
-        import_training(options.workload)
+        import_training(options.workload, "cpu")
         return 0
     from pytest_glasshouse.guest.leg import run_leg
 

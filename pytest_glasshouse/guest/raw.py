@@ -10,15 +10,20 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.guest import images
+from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import ALIGNMENT
+from pytest_glasshouse.guest.ring import carry_material
+from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
+from pytest_glasshouse.guest.turns import ControlTurns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_glasshouse.guest.control import Control
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.base import Parts
 
 
 class Raw:
@@ -32,29 +37,31 @@ class Raw:
         self._material = material
 
     def run(self) -> None:
-        """Copy the parts into the arena, train, export, call back with the round's nonce."""
+        """Copy the parts into the arena, or through the ring onto a GPU, train, export, call back with the round's nonce."""
         began = time.monotonic_ns()
-        arena = Arena(sum(-(-len(part) // ALIGNMENT) * ALIGNMENT for part in self._material.values()))
-        parts = {}
-        offset = 0
-        for name, part in self._material.items():
-            parts[name] = arena.view[offset : offset + len(part)]
-            parts[name][:] = part
-            offset += -(-len(part) // ALIGNMENT) * ALIGNMENT
-        import_training(self._plan.workload)
+        parts = self._loaded() if self._plan.device != "cuda" else {}
+        import_training(self._plan.workload, self._plan.device)
+        if self._plan.device == "cuda":
+            # What the protected leg's package goes through, too, and only once torch is there.
+            parts = carry_material(self._material, TorchMemory("cuda"))
         started: dict[str, Json] = {}
 
         def on_started(body: dict[str, Json]) -> None:
             started.update(body)
             self._control.tell("started", body)
 
-        trained = train(
-            self._plan,
-            parts,
-            base_sha256=self._base_sha256,
-            on_started=on_started,
-            on_progress=lambda body: self._control.tell("progress", body),
-        )
+        scribe = Scribe()
+        try:
+            trained = train(
+                self._plan,
+                parts,
+                base_sha256=self._base_sha256,
+                on_started=on_started,
+                on_progress=lambda body: scribe.hand(lambda: self._control.tell("progress", body)),
+                turns=ControlTurns(self._control, scribe),
+            )
+        finally:
+            scribe.close()
         trained.body["opened_at_ns"] = began
         self._control.tell("images", images.collect())
         self._control.tell_large("export", "adapter", trained.adapter)
@@ -62,3 +69,13 @@ class Raw:
             "callback",
             {"nonce": self._nonce, "status": "completed", "adapter": trained.adapter_sha256, **started, **trained.body},
         )
+
+    def _loaded(self) -> Parts:
+        arena = Arena(sum(-(-len(part) // ALIGNMENT) * ALIGNMENT for part in self._material.values()))
+        parts = {}
+        offset = 0
+        for name, part in self._material.items():
+            parts[name] = arena.view[offset : offset + len(part)]
+            parts[name][:] = part
+            offset += -(-len(part) // ALIGNMENT) * ALIGNMENT
+        return parts

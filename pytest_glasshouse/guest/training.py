@@ -18,19 +18,21 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads.base import Device, open_trainer
+from pytest_glasshouse.workloads.device import begin
 from pytest_glasshouse.workloads.loop import measure
-from pytest_glasshouse.workloads.model_files import verify_base
+from pytest_glasshouse.workloads.model_files import VerifiedBase
+from pytest_glasshouse.workloads.segments import Plan, measure_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.workloads.base import Trainer
+    from pytest_glasshouse.workloads.base import Parts, Trainer
+    from pytest_glasshouse.workloads.segments import Turns
 
 PROLOGUE_STEPS = 32
 
@@ -45,7 +47,10 @@ _OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """How long and in which order one leg trains. Exactly one of `target_ns` and `steps` is set."""
+    """How long and in which order one leg trains. Exactly one of `target_ns` and `steps` is set.
+
+    `segments` is None for a leg that trains in one go; else `{warmup_limit_ns, washout_ns, segment_ns, segment_steps}`.
+    """
 
     workload: str
     device: Device
@@ -54,6 +59,7 @@ class TrainingPlan:
     steps: int | None
     order_seed: int
     base_directory: str | None
+    segments: Mapping[str, int | None] | None
 
     @classmethod
     def from_json(cls, body: Mapping[str, Json]) -> TrainingPlan:
@@ -62,10 +68,14 @@ class TrainingPlan:
         return cls(**fields)  # type: ignore[arg-type]
 
 
-def import_training(workload: str) -> None:
-    """Load everything training will load, so that it is there before anything is measured, in both legs alike."""
+def import_training(workload: str, device: Device) -> None:
+    """Load everything training will load, so that it is there before anything is measured, in both legs alike.
+
+    A GPU's libraries too: the process was forked before this, and a library that comes later would be a change.
+    """
     for name in _IMPORTS[workload]:
         importlib.import_module(name)
+    begin(device)
     # Crypto libraries load themselves on first use; a rehearsal in both legs keeps that out of the training's time
     # and leaves the legs with the same modules and libraries.
     signer, opener = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
@@ -92,23 +102,24 @@ class Trained:
 
 def train(
     plan: TrainingPlan,
-    parts: Mapping[str, memoryview],
+    parts: Parts,
     *,
     base_sha256: str | None,
     on_started: Callable[[dict[str, Json]], None],
     on_progress: Callable[[dict[str, Json]], None],
+    turns: Turns,
     on_trained: Callable[[Trainer], None] | None = None,
 ) -> Trained:
     """Train one leg from `parts` and release every tensor before returning.
 
     `on_started` gets the digest of the weights really loaded; `on_progress` is called at most once a second;
-    `on_trained` once, when everything is measured and exported and the trainer is not yet closed.
+    `on_trained` once, when everything is measured and exported and the trainer is not yet closed. `turns` says when a leg
+    whose plan has segments may train, and when everything a leg has said is where it goes.
     Raises `NonFiniteLossError` when a loss was not finite; the trainer is closed then, too. Raises
-    `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`.
+    `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`, or was changed until training was over.
     """
     began = time.perf_counter_ns()
-    if plan.base_directory is not None and verify_base(Path(plan.base_directory)) != base_sha256:
-        raise IntegrityError("base", "the base model on disk is not the one the manifest pins")
+    base = None if plan.base_directory is None else VerifiedBase(Path(plan.base_directory), base_sha256)
     trainer = open_trainer(
         plan.workload,
         parts,
@@ -116,9 +127,13 @@ def train(
         device=plan.device,
     )
     try:
+        if base is not None:
+            base.check()  # what was loaded is what was verified
         loaded = time.perf_counter_ns()
         on_started({"initial": trainer.initial_sha256(), "order_seed": plan.order_seed, "device": plan.device})
-        trained = _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress)
+        trained = _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress, turns=turns)
+        if base is not None:
+            base.check()  # and is what it was trained on: tensors may have stayed mapped from the files
         if on_trained is not None:
             on_trained(trainer)
         return trained
@@ -126,44 +141,92 @@ def train(
         trainer.close()
 
 
-def _run(plan: TrainingPlan, trainer: Trainer, *, load_ns: int, on_progress: Callable[[dict[str, Json]], None]) -> Trained:
+def _run(
+    plan: TrainingPlan,
+    trainer: Trainer,
+    *,
+    load_ns: int,
+    on_progress: Callable[[dict[str, Json]], None],
+    turns: Turns,
+) -> Trained:
     before_prologue = time.perf_counter_ns()
     prologue = trainer.prologue(PROLOGUE_STEPS)
     trainer.check()
     trainer.reset(plan.order_seed)
     trainer.synchronize()
     after_prologue = time.perf_counter_ns()
-    measured = measure(
-        trainer,
-        warmup_s=plan.warmup_ns / 1e9,
-        target_s=None if plan.target_ns is None else plan.target_ns / 1e9,
-        steps=plan.steps,
-        on_progress=lambda units, elapsed_ns, loss: on_progress({"units": units, "elapsed_ns": elapsed_ns, "loss": loss}),
-    )
+    measured = _measured(plan, trainer, on_progress=on_progress, turns=turns)
     before_export = time.perf_counter_ns()
     adapter = trainer.export()
     after_export = time.perf_counter_ns()
+    phases: dict[str, Json] = {
+        "load_ns": load_ns,
+        "prologue_ns": after_prologue - before_prologue,
+        "export_ns": after_export - before_export,
+    }
     return Trained(
         adapter=adapter,
         adapter_sha256=tensor_digest(adapter),
         body={
-            "units": measured.units,
-            "elapsed_ns": measured.elapsed_ns,
-            "warmup_units": measured.warmup_units,
-            "warmup_ns": measured.warmup_ns,
-            "cpu_ns": measured.cpu_ns,
-            "stop_reason": measured.stop_reason,
-            "final_loss": measured.final_loss,
+            **measured,
             "prologue": list(prologue),
-            "phases": {
-                "load_ns": load_ns,
-                "prologue_ns": after_prologue - before_prologue,
-                "export_ns": after_export - before_export,
-            },
+            "phases": phases,
             "facts": trainer.facts(),
             "context": context(),
         },
     )
+
+
+def _measured(
+    plan: TrainingPlan, trainer: Trainer, *, on_progress: Callable[[dict[str, Json]], None], turns: Turns
+) -> dict[str, Json]:
+    """What was timed: one stretch, or the segments of an interleaved round with their sums."""
+
+    def told(units: int, elapsed_ns: int, loss: str) -> None:
+        on_progress({"units": units, "elapsed_ns": elapsed_ns, "loss": loss})
+
+    if plan.segments is None:
+        whole = measure(
+            trainer,
+            warmup_s=plan.warmup_ns / 1e9,
+            target_s=None if plan.target_ns is None else plan.target_ns / 1e9,
+            steps=plan.steps,
+            on_progress=told,
+            drain=turns.drain,
+        )
+        return {
+            "units": whole.units,
+            "elapsed_ns": whole.elapsed_ns,
+            "warmup_units": whole.warmup_units,
+            "warmup_ns": whole.warmup_ns,
+            "cpu_ns": whole.cpu_ns,
+            "stop_reason": whole.stop_reason,
+            "final_loss": whole.final_loss,
+        }
+    segment_ns = plan.segments["segment_ns"]
+    parts = measure_segments(
+        trainer,
+        plan=Plan(
+            warmup_s=plan.warmup_ns / 1e9,
+            warmup_limit_s=(plan.segments["warmup_limit_ns"] or 0) / 1e9,
+            washout_s=(plan.segments["washout_ns"] or 0) / 1e9,
+            segment_s=None if segment_ns is None else segment_ns / 1e9,
+            segment_steps=plan.segments["segment_steps"],
+        ),
+        turns=turns,
+        on_progress=told,
+    )
+    return {
+        "units": sum(each.units for each in parts.segments),
+        "elapsed_ns": sum(each.elapsed_ns for each in parts.segments),
+        "warmup_units": parts.warmup_units,
+        "warmup_ns": parts.warmup_ns,
+        "steady": parts.steady,
+        "cpu_ns": sum(each.cpu_ns for each in parts.segments),
+        "stop_reason": "time" if plan.steps is None else "steps",
+        "final_loss": parts.final_loss,
+        "segments": [[*each.to_json()] for each in parts.segments],
+    }
 
 
 def context() -> dict[str, Json]:

@@ -2,6 +2,7 @@
 
 from pytest_glasshouse.invariants.finding import Finding as Finding
 from pytest_glasshouse.invariants.judging import ALL as ALL
+from pytest_glasshouse.invariants.judging import NULL as NULL
 from pytest_glasshouse.invariants.judging import assert_held as assert_held
 from pytest_glasshouse.invariants.judging import judge as judge
 from pytest_glasshouse.invariants.lifecycle import journal_countersigned as journal_countersigned
@@ -13,6 +14,7 @@ from pytest_glasshouse.invariants.place import same_allocation as same_allocatio
 from pytest_glasshouse.invariants.trust import attestation_verified as attestation_verified
 from pytest_glasshouse.invariants.trust import key_released_after_attestation as key_released_after_attestation
 from pytest_glasshouse.invariants.trust import weights_from_package as weights_from_package
+from pytest_glasshouse.invariants.turns import paused_leg_idle as paused_leg_idle
 from pytest_glasshouse.invariants.work import adapter_digests_distinct as adapter_digests_distinct
 from pytest_glasshouse.invariants.work import adapters_trained as adapters_trained
 from pytest_glasshouse.invariants.work import losses_finite as losses_finite

@@ -13,6 +13,7 @@ from pytest_glasshouse.invariants.lifecycle import (
 )
 from pytest_glasshouse.invariants.place import raw_callback_completed, same_allocation
 from pytest_glasshouse.invariants.trust import attestation_verified, key_released_after_attestation, weights_from_package
+from pytest_glasshouse.invariants.turns import interleaved, is_null, paused_leg_idle
 from pytest_glasshouse.invariants.work import adapter_digests_distinct, adapters_trained, losses_finite, same_work
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ ALL: tuple[Invariant, ...] = (
     losses_finite,
     same_allocation,
     same_work,
+    paused_leg_idle,
+)
+
+#: What a row of raw against raw answers for.
+NULL: tuple[Invariant, ...] = (
+    raw_callback_completed,
+    legs_in_order,
+    adapter_digests_distinct,
+    adapters_trained,
+    losses_finite,
+    same_allocation,
+    same_work,
 )
 
 
@@ -50,8 +63,19 @@ class Carried(Protocol):
 
 
 def judge(observation: Observation) -> tuple[Finding, ...]:
-    """Every invariant judged from one observation, in the order of `ALL`."""
-    return tuple(invariant(observation) for invariant in ALL)
+    """Every invariant judged from one observation, in the order of `ALL`.
+
+    `paused leg idle` is one of interleaved rounds only: where no leg is ever paused it would hold by definition. A null
+    row has no protected leg, and is judged by what raw legs answer for.
+    """
+    return tuple(invariant(observation) for invariant in applicable(observation))
+
+
+def applicable(observation: Observation) -> tuple[Invariant, ...]:
+    """The invariants a row of this kind answers for."""
+    if is_null(observation):
+        return NULL
+    return ALL if interleaved(observation) else tuple(each for each in ALL if each is not paused_leg_idle)
 
 
 def assert_held(outcome: Carried, *invariants: Invariant) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.invariants import reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.turns import in_turns
 from pytest_glasshouse.wire import evidence, journal
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -25,6 +26,13 @@ def runtime_zeroized(observation: Observation) -> Finding:
 
 def _zeroized(desk: Desk) -> str:
     desk.ran("protected")
+    if "terminated" in desk.notes["protected"]:
+        raise broken(
+            "the allocation was ended before the leg had left exit evidence",
+            expected="a signed exit",
+            seen=str(desk.of("protected", "terminated")),
+            todo="nothing is known of what the guest held; run the row again",
+        )
     head = reading.head_claims(desk)
     entries = reading.entries(desk)
     if entries[-1].type != "zeroized":
@@ -148,11 +156,13 @@ def _countersigned(desk: Desk) -> str:
 
 
 def legs_in_order(observation: Observation) -> Finding:
-    """The second leg started after the first one's process was gone, and raw after zeroized."""
+    """The second leg started after the first one's process was gone, and raw after zeroized; or they took turns."""
     return judge_rounds("legs in order, not overlapping", observation, _in_order)
 
 
 def _in_order(desk: Desk) -> str:
+    if "turns" in desk.notes:
+        return in_turns(desk)
     first, second = desk.of("order")
     desk.ran(first)
     desk.ran(second)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_glasshouse.invariants.finding import Observation
 
 
@@ -18,37 +21,41 @@ def raw_callback_completed(observation: Observation) -> Finding:
 
 
 def _callback(desk: Desk) -> str:
-    desk.ran("raw")
-    callback = desk.maybe("raw", "callback")
+    return " and ".join(_callback_of(desk, leg) for leg in reading.raw_legs(desk))
+
+
+def _callback_of(desk: Desk, leg: str) -> str:
+    desk.ran(leg)
+    callback = desk.maybe(leg, "callback")
     if callback is None:
-        failed = desk.maybe("raw", "failed")
+        failed = desk.maybe(leg, "failed")
         if failed is not None:
-            raise unseen(f"the raw leg failed: {failed['reason']}", expected="a completion callback", seen=failed["reason"])
-        left = reading.exit_claims(desk, "raw")
+            raise unseen(f"the {leg} leg failed: {failed['reason']}", expected="a completion callback", seen=failed["reason"])
+        left = reading.exit_claims(desk, leg)
         raise broken(
-            "the raw callback never reported completion",
+            f"the {leg} callback never reported completion",
             expected="a callback with the round's nonce",
             seen=f"the leg's process ended with status {left['exit_status']} and no callback",
             todo="the row is excluded; run it again",
         )
     if (callback["nonce"], callback["status"]) != (desk.of("nonce"), "completed"):
         raise broken(
-            "the raw callback is of another round",
+            f"the {leg} callback is of another round",
             expected=f"completed, nonce {desk.of('nonce')}",
             seen=f"{callback['status']}, nonce {callback['nonce']}",
             todo="do not use this row",
         )
-    left = reading.exit_claims(desk, "raw")
+    left = reading.exit_claims(desk, leg)
     if left["exit_status"] != 0 or left["nonce"] != desk.of("nonce"):
         raise broken(
-            "the raw leg's process did not end well",
+            f"the {leg} leg's process did not end well",
             expected="exit status 0",
             seen=f"exit status {left['exit_status']}",
             todo="do not use this row",
         )
     if left["head"] != sha256_hex(canonical(callback)):
         raise broken(
-            "the raw callback is not the one the agent signed for",
+            f"the {leg} callback is not the one the agent signed for",
             expected=f"callback {left['head']}",
             seen=f"callback {sha256_hex(canonical(callback))}",
             todo="do not use this row: its figures were changed on the way",
@@ -64,8 +71,8 @@ def same_allocation(observation: Observation) -> Finding:
 def _same_allocation(desk: Desk) -> str:
     met = desk.of("guest")
     legs = {seen["leg"] for seen in met}
-    if legs != {"protected", "raw"}:
-        raise unseen("the guest was not met before both legs", expected="both legs", seen=", ".join(sorted(legs)) or "neither")
+    if legs != set(reading.legs(desk)):
+        raise unseen("the guest was not met before both legs", expected="every leg", seen=", ".join(sorted(legs)) or "none")
     allocation = desk.of_row("allocation")
     first = desk.of_row("rounds")[0]["guest"][0]
     for seen in met:
@@ -78,7 +85,7 @@ def _same_allocation(desk: Desk) -> str:
             )
         wanted = {
             "allocation": allocation["name"],
-            "gpuModel": allocation["gpuModel"],
+            "gpuModel": first["gpuModel"] if _stands_in(desk, first) else allocation["gpuModel"],
             "gpuUuid": allocation["gpuUuid"],
             "bootId": first["bootId"],
             "agentNonce": first["agentNonce"],
@@ -101,3 +108,9 @@ def _same_allocation(desk: Desk) -> str:
                 todo="do not use this row",
             )
     return f"{len(met)} meetings with one guest, listed each time"
+
+
+def _stands_in(desk: Desk, guest: Mapping[str, Any]) -> bool:
+    """Only a simulated provider's pod may have no GPU: there a CPU stands in, and the allocation's model says so."""
+    simulated = desk.of_row("plan")["simulated"] and desk.of_row("allocation")["gpuModel"] == SIMULATED_GPU
+    return bool(simulated) and str(guest["gpuModel"]).startswith("CPU (")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.invariants.finding import broken, unseen
+from pytest_glasshouse.invariants.finding import Verdict, broken, unseen
 from pytest_glasshouse.wire import evidence, journal, tokens
 
 if TYPE_CHECKING:
@@ -96,3 +96,28 @@ def entry(desk: Desk, step: str) -> dict[str, Any]:
         if found.type == step:
             return cast("dict[str, Any]", found.body)
     raise unseen(f"the journal has no {step}", expected=step, seen="none")
+
+
+def legs(desk: Desk) -> tuple[str, ...]:
+    """The legs of a round: a protected and a raw one, and a second raw one beside them or in the protected one's place."""
+    order = desk.notes.get("order") or ("protected", "raw")
+    return tuple(leg for leg in ("protected", "raw", "raw2") if leg in order)
+
+
+def raw_legs(desk: Desk) -> tuple[str, ...]:
+    """The legs of a round that are not protected."""
+    return tuple(leg for leg in legs(desk) if leg != "protected")
+
+
+def ends(desk: Desk) -> dict[str, dict[str, Any]]:
+    """What each leg said when its training was over: the protected one in its journal, the others in their callbacks."""
+    present = legs(desk)
+    for leg in present:
+        desk.ran(leg)
+    found: dict[str, dict[str, Any]] = {}
+    if "protected" in present:
+        try:
+            found["protected"] = entry(desk, "train_completed")
+        except Verdict as verdict:
+            raise unseen(f"the protected leg's training was not seen: {verdict.reason}") from None
+    return found | {leg: desk.of(leg, "callback") for leg in raw_legs(desk)}

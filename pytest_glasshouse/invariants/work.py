@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import reading
-from pytest_glasshouse.invariants.finding import Desk, Finding, Verdict, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.trust import weights_from_package
 
 if TYPE_CHECKING:
@@ -28,14 +28,14 @@ def adapter_digests_distinct(observation: Observation) -> Finding:
 
 def _distinct(desk: Desk) -> str:
     digests = _adapters(desk)
-    if digests["protected"] == digests["raw"]:
+    if len(set(digests.values())) < len(digests):
         raise broken(
-            "both legs exported the same adapter",
-            expected="two adapters",
-            seen=f"{digests['protected']} twice",
+            "two legs exported the same adapter",
+            expected="an adapter of each leg's own",
+            seen=", ".join(f"{leg}: {digest}" for leg, digest in digests.items()),
             todo="do not use this row: one leg's result was copied or neither was trained",
         )
-    return f"{digests['protected'][:16]} and {digests['raw'][:16]}"
+    return " and ".join(digest[:16] for digest in digests.values())
 
 
 def adapters_trained(observation: Observation) -> Finding:
@@ -53,16 +53,18 @@ def _trained(desk: Desk) -> str:
                 seen=f"{digest}, the initial one",
                 todo="do not use this row: that leg trained nothing",
             )
-    return "both differ from the initial weights"
+    return f"{'both' if len(digests) == 2 else 'all'} differ from the initial weights"  # noqa: PLR2004
 
 
 def _adapters(desk: Desk) -> dict[str, str]:
     """Each leg's adapter digest: computed from the exported bytes by the host, and as the leg itself signed or said."""
-    desk.ran("protected")
-    desk.ran("raw")
-    told = {"protected": reading.head_claims(desk)["adapter"], "raw": desk.of("raw", "callback")["adapter"]}
-    if not told["protected"]:
+    present = reading.legs(desk)
+    for leg in present:
+        desk.ran(leg)
+    told = {"protected": reading.head_claims(desk)["adapter"]} if "protected" in present else {}
+    if not told.get("protected", "none expected"):
         raise unseen("the protected leg exported no adapter")
+    told |= {leg: desk.of(leg, "callback")["adapter"] for leg in reading.raw_legs(desk)}
     for leg, digest in told.items():
         computed = desk.of(leg, "adapterSha256")
         if computed != digest:
@@ -90,7 +92,7 @@ def _finite(desk: Desk) -> str:
                 seen=str(failed["detail"]),
                 todo="check the data and the initial weights, or lower the learning rate",
             )
-    bodies = _bodies(desk)
+    bodies = reading.ends(desk)
     for leg, body in bodies.items():
         for loss in (*body["prologue"], body["final_loss"]):
             if not math.isfinite(float(loss)):
@@ -100,7 +102,7 @@ def _finite(desk: Desk) -> str:
                     seen=loss,
                     todo="check the data and the initial weights, or lower the learning rate",
                 )
-    return f"final losses {bodies['protected']['final_loss']} and {bodies['raw']['final_loss']}"
+    return f"final losses {' and '.join(body['final_loss'] for body in bodies.values())}"
 
 
 def same_work(observation: Observation) -> Finding:
@@ -117,53 +119,57 @@ def same_work(observation: Observation) -> Finding:
 
 
 def _same(desk: Desk) -> str:
-    bodies = _bodies(desk)
-    raw, protected = bodies["raw"], bodies["protected"]
-    tolerance = 0.0 if protected["facts"]["device"] == "cpu" else GPU_LOSS_TOLERANCE
-    pairs = list(zip(protected["prologue"], raw["prologue"], strict=False))
-    if len(protected["prologue"]) != len(raw["prologue"]) or not pairs:
+    """Every other leg's work is the (first) raw leg's."""
+    bodies = reading.ends(desk)
+    compared = [_like_raw(desk, leg, bodies[leg], bodies["raw"]) for leg in bodies if leg != "raw"]
+    treatment = f"nothing differs but {', '.join(TREATMENT)}" if "protected" in bodies else "nothing differs"
+    return f"{compared[0]} prologue losses agree; {treatment}"
+
+
+def _like_raw(desk: Desk, leg: str, ours: dict[str, Any], raw: dict[str, Any]) -> int:
+    """How many losses of the prologue were compared."""
+    tolerance = 0.0 if ours["facts"]["device"] == "cpu" else GPU_LOSS_TOLERANCE
+    pairs = list(zip(ours["prologue"], raw["prologue"], strict=False))
+    if len(ours["prologue"]) != len(raw["prologue"]) or not pairs:
         raise broken(
             "the legs' prologues have different lengths",
             expected=f"{len(raw['prologue'])} losses",
-            seen=f"{len(protected['prologue'])}",
+            seen=f"{len(ours['prologue'])}",
             todo="do not use this row",
         )
-    for step, (ours, theirs) in enumerate(pairs, 1):
-        if not math.isclose(float(ours), float(theirs), rel_tol=tolerance, abs_tol=0.0):
+    for step, (mine, theirs) in enumerate(pairs, 1):
+        if not math.isclose(float(mine), float(theirs), rel_tol=tolerance, abs_tol=0.0):
             raise broken(
                 f"the legs did different work: prologue losses differ at step {step}",
                 expected=f"loss {theirs} (raw)",
-                seen=f"loss {ours} (protected)",
+                seen=f"loss {mine} ({leg})",
                 todo="do not use this row: data, weights or arithmetic differ",
             )
-    for name, ours, theirs in _settings(desk, protected, raw):
-        if ours != theirs:
+    for name, mine, theirs in _settings(desk, leg, ours, raw):
+        if mine != theirs:
             raise broken(
                 f"the legs' {name} differ beyond the treatment",
                 expected=f"raw: {theirs}",
-                seen=f"protected: {ours}",
+                seen=f"{leg}: {mine}",
                 todo="do not use this row: a difference that is no protection was measured",
             )
-    return f"{len(pairs)} prologue losses agree; nothing differs but {', '.join(TREATMENT)}"
+    return len(pairs)
 
 
-def _settings(desk: Desk, protected: dict[str, Any], raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    ours, theirs = dict(desk.of("protected", "trainingPlan")), dict(desk.of("raw", "trainingPlan"))
-    for plan in (ours, theirs):
-        plan.pop("order_seed")
+def _settings(desk: Desk, leg: str, body: dict[str, Any], raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    ours, theirs = dict(desk.of(leg, "trainingPlan")), dict(desk.of("raw", "trainingPlan"))
+    if ours.pop("order_seed") == theirs.pop("order_seed"):
+        raise broken(
+            "the legs took their batches in the same order",
+            expected="a data order of each leg's own",
+            seen="one seed twice",
+            todo="do not use this row: the legs' adapters cannot be told apart",
+        )
     found = [("training plan", ours, theirs)]
-    names = sorted(protected["context"].keys() | raw["context"].keys())
-    found += [(name.replace("_", " "), protected["context"].get(name), raw["context"].get(name)) for name in names]
-    facts = [{k: v for k, v in body["facts"].items() if k not in _MEASURED_FACTS} for body in (protected, raw)]
-    images = [desk.of(leg, "images") for leg in ("protected", "raw")]
-    return [*found, ("workload facts", facts[0], facts[1]), ("loaded code", images[0], images[1])]
-
-
-def _bodies(desk: Desk) -> dict[str, dict[str, Any]]:
-    desk.ran("protected")
-    desk.ran("raw")
-    try:
-        protected = reading.entry(desk, "train_completed")
-    except Verdict as verdict:
-        raise unseen(f"the protected leg's training was not seen: {verdict.reason}") from None
-    return {"protected": protected, "raw": desk.of("raw", "callback")}
+    names = sorted(body["context"].keys() | raw["context"].keys())
+    found += [(name.replace("_", " "), body["context"].get(name), raw["context"].get(name)) for name in names]
+    facts = [{k: v for k, v in each["facts"].items() if k not in _MEASURED_FACTS} for each in (body, raw)]
+    images = [desk.of(each, "images") for each in (leg, "raw")]
+    found += [("workload facts", facts[0], facts[1]), ("loaded code", images[0], images[1])]
+    caches = [desk.maybe(each, "cache") for each in (leg, "raw")]
+    return [*found, ("cache state", caches[0], caches[1])]

@@ -18,54 +18,35 @@ from pytest_glasshouse.errors import (
     ProtocolError,
     RefusedError,
 )
-from pytest_glasshouse.guest.images import NOTHING_FOREIGN
 from pytest_glasshouse.legs.outcome import Ended
+from pytest_glasshouse.legs.policy import policy_for
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
-from pytest_glasshouse.trust.policy import Policy, Recorded, Required
 from pytest_glasshouse.trust.sealing import Sealed, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.wire.tokens import public_text, thumbprint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.legs.trustees import Trustees
     from pytest_glasshouse.legs.watch import LegWatch
-    from pytest_glasshouse.providers.base import Grant
-    from pytest_glasshouse.trust.references import Hardware
+    from pytest_glasshouse.trust.policy import Policy
     from pytest_glasshouse.wire.canonical import Json
 
 _GRANT_S = 3600
 #: What a leg is told when the server could not be asked. No server says it.
 NO_ANSWER = "no-answer"
-#: What the evidence must carry beside the archive; their values are recorded, not compared.
-_RECORDED = (
-    "interpreter", "stdlib", "packages", "images", "system", "hooks", "bytecode", "python", "kernel", "torch",
-    "transformers", "peft", "driver", "gpu-model", "gpu-uuid",
-)  # fmt: skip
-
-
-def policy_for(grant: Grant, *, completion_s: int, hardware: Hardware | None = None) -> Policy:
-    """The owner's policy for one allocation: the archive must be the one the host built, the rest is recorded."""
-    components: dict[str, Required | Recorded] = {name: Recorded() for name in _RECORDED}
-    components["archive"] = Required(sha256=grant.archive_sha256)
-    # The one reference value that needs nobody's word: nothing foreign may be loaded.
-    components["foreign"] = Required(sha256=NOTHING_FOREIGN)
-    return Policy(
-        name=f"{grant.allocation_id}/{completion_s}",
-        version=1,
-        components=components,
-        container=grant.allocation_id,
-        completion_s=completion_s,
-        hardware=hardware,
-    )
 
 
 class ProtectedRuntime:
     """Runs protected legs; the `protected_runtime` fixture's object."""
 
-    def __init__(self, trustees: Trustees, *, hardware: Hardware | None = None) -> None:
+    def __init__(self, trustees: Trustees, *, demands: Policy | None = None) -> None:
+        """`demands` is a policy whose every demand is made on each allocation, beside what the host asks by itself."""
         self._trustees = trustees
-        self._hardware = hardware
+        self._demands = demands
 
     @property
     def keys(self) -> dict[str, Json]:
@@ -76,23 +57,28 @@ class ProtectedRuntime:
 
     def run(self, current: Round) -> Ended | None:
         """One whole protected lifecycle. Returns how the row ended if it ended here, else None."""
-        notes = leg_notes(current.notes, "protected")
-        try:
-            return self._lifecycle(current, notes)
-        except GuestGoneError as error:
-            return Ended(outcome="excluded", reason=f"protected leg: {error}", decision=EXCLUDED)
-        except RefusedError as error:
-            notes["refusal"] = {"reason": error.reason}
-            return Ended(
-                outcome="failed",
-                reason=f"the attestation server refused: {error.reason}",
-                decision="no key was released; the protected leg did not train",
-            )
 
-    def _lifecycle(self, current: Round, notes: dict[str, Any]) -> Ended | None:
+        def lifecycle() -> Ended | None:
+            begun = self.begin(current)
+            lost = current.follow(begun.watch, begun.on_event)
+            return begun.finish(lost)
+
+        return guarded(current, lifecycle)
+
+    def begin(self, current: Round) -> ProtectedLeg:
+        """Steps 1 to 3: the leg is started. The caller follows it, gives its events to it and then calls `finish`.
+
+        Raises `RefusedError` when the server will not have it.
+        """
+        notes = leg_notes(current.notes, "protected")
         # 1. The owner seals a package for this round and registers it with its policy.
         sealed = self._seal(current)
-        policy = policy_for(current.grant, completion_s=_completion_s(current), hardware=self._hardware)
+        policy = policy_for(
+            archive_sha256=current.grant.archive_sha256,
+            allocation=current.grant.allocation_id,
+            completion_s=_completion_s(current),
+            demands=self._demands,
+        )
         notes.update(manifest=sealed.manifest, policy=policy.to_json(), policySha256=policy.sha256)
         notes["plan"] = current.plan_sha256
         self._register(sealed, policy)
@@ -117,28 +103,9 @@ class ProtectedRuntime:
             "owner_key": self._trustees.owner.public_text,
             "material": {"package": f"{leg_id}-package"},
         }
-        current.channel.request("start", {"leg": leg_id, "order": order})
+        current.begin("protected", order)
         relay = _Relay(self._trustees, current, sealed, policy, notes)
-        lost = current.follow(watch, relay.on_event)
-        _note_watch(notes, watch)
-        if lost is not None:
-            return lost
-        current.channel.request("drop", {"name": f"{leg_id}-package"})
-        if relay.refused is not None:
-            raise relay.refused
-
-        # 4. Head and exit are countersigned; the adapter is opened by its owner and digested again.
-        self._complete(relay, notes)
-        self._open_adapter(current, sealed, relay, notes)
-        if "failed" in watch.events:
-            failed = watch.events["failed"]
-            notes["failed"] = failed
-            return Ended(
-                outcome="failed",
-                reason=f"protected leg failed: {failed['reason']}",
-                decision="the row ended here; a raw leg after it would compare with nothing",
-            )
-        return None
+        return ProtectedLeg(self._trustees, current, sealed=sealed, relay=relay, watch=watch, notes=notes)
 
     def _seal(self, current: Round) -> Sealed:
         material = current.material
@@ -187,7 +154,48 @@ class ProtectedRuntime:
         notes.update(grant=grant, ak=proved["ak"], proof=proved["proof"])
         self._trustees.client.enrol(grant=grant, ak=cast("str", proved["ak"]), proof=cast("str", proved["proof"]))
 
-    def _complete(self, relay: _Relay, notes: dict[str, Any]) -> None:
+
+class ProtectedLeg:
+    """A protected leg that was started: its events go to `on_event`, and `finish` is step 4."""
+
+    role: Role = "protected"
+
+    def __init__(
+        self, trustees: Trustees, current: Round, *, sealed: Sealed, relay: _Relay, watch: LegWatch, notes: dict[str, Any]
+    ) -> None:
+        self._trustees = trustees
+        self._current = current
+        self._sealed = sealed
+        self._relay = relay
+        self._notes = notes
+        self.watch = watch
+        self.on_event = relay.on_event
+
+    def finish(self, lost: Ended | None) -> Ended | None:
+        """What is left to do when the leg has ended, or when its guest was lost. Raises `RefusedError` if it was refused."""
+        notes, watch, current = self._notes, self.watch, self._current
+        _note_watch(notes, watch)
+        if lost is not None:
+            return lost
+        current.channel.request("drop", {"name": f"{current.leg_id('protected')}-package"})
+        if self._relay.refused is not None:
+            raise self._relay.refused
+
+        # 4. Head and exit are countersigned; the adapter is opened by its owner and digested again.
+        self._complete()
+        self._open_adapter()
+        if "failed" in watch.events:
+            failed = watch.events["failed"]
+            notes["failed"] = failed
+            return Ended(
+                outcome="failed",
+                reason=f"protected leg failed: {failed['reason']}",
+                decision="the row ended here; a raw leg after it would compare with nothing",
+            )
+        return None
+
+    def _complete(self) -> None:
+        notes, relay = self._notes, self._relay
         if not (notes.get("head") and notes.get("exit") and relay.nonce):
             return
         try:
@@ -197,17 +205,35 @@ class ProtectedRuntime:
         except RefusedError as error:
             notes["completeRefusal"] = {"reason": error.reason}
 
-    def _open_adapter(self, current: Round, sealed: Sealed, relay: _Relay, notes: dict[str, Any]) -> None:
+    def _open_adapter(self) -> None:
+        notes, current = self._notes, self._current
         name = f"{current.leg_id('protected')}-adapter"
         try:
             exported = current.channel.fetch(name)
             notes["sealedAdapterSha256"] = sha256_hex(exported)
-            adapter = self._trustees.owner.open_adapter(exported, manifest_sha256=sealed.manifest_sha256, nonce=relay.nonce)
+            adapter = self._trustees.owner.open_adapter(
+                exported, manifest_sha256=self._sealed.manifest_sha256, nonce=self._relay.nonce
+            )
             notes["adapterSha256"] = tensor_digest(adapter)
             current.channel.request("drop", {"name": name})
         except (ProtocolError, IntegrityError):
             # Nothing was exported, or not by this session: the finding says so from what is missing.
             notes["adapterSha256"] = None
+
+
+def guarded(current: Round, lifecycle: Callable[[], Ended | None]) -> Ended | None:
+    """Carry a protected lifecycle out; a guest that is gone and a server that refuses end the row, and are written down."""
+    try:
+        return lifecycle()
+    except GuestGoneError as error:
+        return Ended(outcome="excluded", reason=f"protected leg: {error}", decision=EXCLUDED)
+    except RefusedError as error:
+        leg_notes(current.notes, "protected")["refusal"] = {"reason": error.reason}
+        return Ended(
+            outcome="failed",
+            reason=f"the attestation server refused: {error.reason}",
+            decision="no key was released; the protected leg did not train",
+        )
 
 
 class _Relay:
@@ -295,11 +321,14 @@ def _note_watch(notes: dict[str, Any], watch: LegWatch) -> None:
     if "exit" in watch.events:
         notes["exit"] = watch.events["exit"]["exit"]
     notes["images"] = watch.events.get("images")
+    notes["cache"] = watch.events.get("spawned", {}).get("cache")
     if "failed" in watch.events:
         notes["failed"] = watch.events["failed"]
 
 
 def _completion_s(current: Round) -> int:
+    if current.design is not None:
+        return int(current.trains_s() * 2 + 1800)
     target = current.row.target_s or 24 * 3600
     return int(target * 2 + current.row.warmup_s + 1800)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_glasshouse.channel.guest import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, IntegrityError, ProtocolError
@@ -11,6 +11,10 @@ from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.wire.tensors import tensor_digest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.legs.order import Role
+    from pytest_glasshouse.legs.watch import LegWatch
     from pytest_glasshouse.wire.canonical import Json
 
 
@@ -19,26 +23,26 @@ class RawRunner:
 
     def run(self, current: Round) -> Ended | None:
         """One raw leg. Returns how the row ended if it ended here, else None."""
-        if current.confidential:
-            raise ConfigurationError(
-                f"row {current.row.name}: its package is confidential; a raw leg would publish what the package protects"
-            )
-        try:
-            return self._leg(current)
-        except GuestGoneError as error:
-            leg_notes(current.notes, "raw")
-            return Ended(outcome="excluded", reason=f"raw leg: {error}", decision=EXCLUDED)
 
-    def _leg(self, current: Round) -> Ended | None:
-        current.meet_guest("raw")
-        notes = leg_notes(current.notes, "raw")
-        leg_id = current.leg_id("raw")
+        def leg() -> Ended | None:
+            begun = self.begin(current)
+            return begun.finish(current.follow(begun.watch, begun.on_event))
+
+        return guarded(current, "raw", leg)
+
+    def begin(self, current: Round, role: Role = "raw") -> RawLeg:
+        """Start a raw leg. The caller follows it and then calls `finish`. Raises `ConfigurationError` where none may run."""
+        if current.confidential:
+            refuse_raw(current)
+        current.meet_guest(role)
+        notes = leg_notes(current.notes, role)
+        leg_id = current.leg_id(role)
         material: dict[str, Json] = {}
         for name, part in current.material.parts.items():
             put(current.channel, f"{leg_id}-{name}", part)
             material[name] = f"{leg_id}-{name}"
         base = current.material.base
-        plan = current.training_plan("raw")
+        plan = current.training_plan(role)
         notes["trainingPlan"] = {**plan, "base_directory": plan["base_directory"] is not None}
         order: dict[str, Json] = {
             "kind": "raw",
@@ -48,26 +52,62 @@ class RawRunner:
             "base_sha256": None if base is None else base.sha256,
             "material": material,
         }
-        watch = current.watch("raw")
-        current.channel.request("start", {"leg": leg_id, "order": order})
-        lost = current.follow(watch, lambda _kind, _body: None)
+        watch = current.watch(role)
+        current.begin(role, order)
+        return RawLeg(current, role=role, material=material, watch=watch, notes=notes)
+
+
+def refuse_raw(current: Round) -> NoReturn:
+    """Raise `ConfigurationError`: the raw leg publishes what the package protects."""
+    raise ConfigurationError(
+        f"row {current.row.name}: its package is confidential; a raw leg would publish what the package protects"
+    )
+
+
+class RawLeg:
+    """A raw leg that was started."""
+
+    def __init__(self, current: Round, *, role: Role, material: dict[str, Json], watch: LegWatch, notes: dict[str, Any]) -> None:
+        self._current = current
+        self._material = material
+        self._notes = notes
+        self.role = role
+        self.watch = watch
+
+    def on_event(self, kind: str, body: dict[str, Json]) -> None:
+        """A raw leg asks for nothing."""
+
+    def finish(self, lost: Ended | None) -> Ended | None:
+        """What is left to do when the leg has ended, or when its guest was lost."""
+        notes, watch, channel = self._notes, self.watch, self._current.channel
         notes["timeline"] = watch.timeline
         notes["callback"] = watch.events.get("callback")
         notes["failed"] = watch.events.get("failed")
         notes["images"] = watch.events.get("images")
         notes["started"] = watch.events.get("started")
+        notes["cache"] = watch.events.get("spawned", {}).get("cache")
         if "exit" in watch.events:
             notes["exit"] = watch.events["exit"]["exit"]
         if lost is not None:
             return lost
-        for item in material.values():
-            current.channel.request("drop", {"name": item})
+        for item in self._material.values():
+            channel.request("drop", {"name": item})
+        name = f"{watch.leg_id}-adapter"
         try:
-            notes["adapterSha256"] = tensor_digest(current.channel.fetch(f"{leg_id}-adapter"))
-            current.channel.request("drop", {"name": f"{leg_id}-adapter"})
+            notes["adapterSha256"] = tensor_digest(channel.fetch(name))
+            channel.request("drop", {"name": name})
         except (ProtocolError, IntegrityError):
             notes["adapterSha256"] = None
         return _ended(notes["callback"], notes["failed"])
+
+
+def guarded(current: Round, role: Role, leg: Callable[[], Ended | None]) -> Ended | None:
+    """Carry a raw leg out; a guest that is gone ends the row, and is written down."""
+    try:
+        return leg()
+    except GuestGoneError as error:
+        leg_notes(current.notes, role)
+        return Ended(outcome="excluded", reason=f"{role} leg: {error}", decision=EXCLUDED)
 
 
 def _ended(callback: object, failed: dict[str, Json] | None) -> Ended | None:

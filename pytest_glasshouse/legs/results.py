@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.legs.turns import pairs_of
 from pytest_glasshouse.wire import journal
 
 _LOOKS = ("loaded", "trained", "wiped")
@@ -24,7 +25,7 @@ class LegResult:
     looks at the leg's memory are in none of them: they are `scan_ns`, and how much plaintext the leg held is `exposure_*`.
     """
 
-    leg: Literal["protected", "raw"]
+    leg: Literal["protected", "raw", "raw2"]
     unit: str
     units: int
     elapsed_ns: int
@@ -43,30 +44,54 @@ class LegResult:
     scan_ns: int | None = None
     exposure_byte_s: int | None = None
     exposure_peak_bytes: int | None = None
+    steady: bool | None = None
+    """Whether the warm-up ended because the rate had settled; None where it ended by the clock alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RoundResult:
-    """One round's figures; a leg that left none is None."""
+    """One round's figures; a leg that left none is None.
+
+    `order` is in which the legs ran, or started. An interleaved round has `pairs`, as `overhead.segments` reads them;
+    `raw2` is a second raw leg, beside the first or in place of a protected one.
+    """
 
     number: int
-    order: tuple[str, str]
+    order: tuple[str, ...]
     protected: LegResult | None
     raw: LegResult | None
+    raw2: LegResult | None = None
+    pairs: tuple[dict[str, Any], ...] = ()
 
 
 def results(observation: dict[str, Any]) -> tuple[RoundResult, ...]:
     """The figures of every round; legs that did not complete have none."""
     unit = _UNITS[observation["material"]["workload"]]
-    return tuple(
-        RoundResult(
-            number=notes["round"],
-            order=cast("tuple[str, str]", tuple(notes["order"])),
-            protected=_protected(notes["protected"], unit) if notes["protected"] else None,
-            raw=_raw(notes["raw"], unit) if notes["raw"] else None,
-        )
-        for notes in observation.get("rounds", [])
+    return tuple(_round(notes, unit) for notes in observation.get("rounds", []))
+
+
+def _round(notes: dict[str, Any], unit: str) -> RoundResult:
+    bodies = {role: body for role in ("protected", "raw", "raw2") if (body := _end_of(notes, role)) is not None}
+    return RoundResult(
+        number=notes["round"],
+        order=tuple(notes["order"]),
+        protected=_protected(notes["protected"], unit) if notes["protected"] else None,
+        raw=_raw("raw", notes["raw"], unit) if notes["raw"] else None,
+        raw2=_raw("raw2", notes["raw2"], unit) if notes.get("raw2") else None,
+        pairs=pairs_of(notes, bodies),
     )
+
+
+def _end_of(notes: dict[str, Any], role: str) -> dict[str, Any] | None:
+    """What a leg said when its training was over."""
+    told = notes.get(role) or {}
+    if role != "protected":
+        return cast("dict[str, Any] | None", told.get("callback"))
+    try:
+        entries = journal.replay(told["journal"], told["challenge"]["nonce"])
+    except (IntegrityError, KeyError):
+        return None
+    return next((cast("dict[str, Any]", entry.body) for entry in entries if entry.type == "train_completed"), None)
 
 
 def _protected(notes: dict[str, Any], unit: str) -> LegResult | None:
@@ -91,17 +116,17 @@ def _protected(notes: dict[str, Any], unit: str) -> LegResult | None:
     return _leg("protected", unit, bodies["train_completed"], timeline, "train_started", notes, phases, zeroize, bodies)
 
 
-def _raw(notes: dict[str, Any], unit: str) -> LegResult | None:
+def _raw(leg: Literal["raw", "raw2"], notes: dict[str, Any], unit: str) -> LegResult | None:
     body = notes.get("callback")
     if body is None or not notes.get("adapterSha256"):
         return None
     phases = {"start": _between(notes["timeline"], "spawned", "started")}
     bodies = {"train_started": body}
-    return _leg("raw", unit, body, notes["timeline"], "started", notes, phases, None, bodies)
+    return _leg(leg, unit, body, notes["timeline"], "started", notes, phases, None, bodies)
 
 
 def _leg(
-    leg: Literal["protected", "raw"],
+    leg: Literal["protected", "raw", "raw2"],
     unit: str,
     body: dict[str, Any],
     timeline: dict[str, int],
@@ -132,6 +157,7 @@ def _leg(
         scan_ns=sum(taken) if (taken := [took for stage in _LOOKS if (took := _look(timeline, stage)) is not None]) else None,
         exposure_byte_s=bodies.get("zeroized", {}).get("exposure_byte_s"),
         exposure_peak_bytes=bodies.get("zeroized", {}).get("exposure_peak_bytes"),
+        steady=body.get("steady"),
     )
 
 

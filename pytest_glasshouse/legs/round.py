@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.channel.guest import Channel, lay
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError
@@ -20,8 +20,9 @@ from pytest_glasshouse.legs.watch import LegWatch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pytest_glasshouse.legs.order import Leg
+    from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.providers.base import Grant, Instance
+    from pytest_glasshouse.rows.interleaving import Interleaving
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import Material
@@ -50,23 +51,25 @@ class Round:
     plan_sha256: str
     confidential: bool = False
     strict_memory: bool = False
+    design: Interleaving | None = None
+    """How the legs take turns; None where they run one after the other."""
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.nonce = secrets.token_hex(32)
         self.notes.update({"round": self.number, "nonce": self.nonce, "guest": [], "protected": None, "raw": None})
 
-    def leg_id(self, leg: Leg) -> str:
+    def leg_id(self, leg: Role) -> str:
         """Unique on the allocation: it names the leg's workspace and exports there."""
         return f"{leg}-{self.nonce[:12]}"
 
-    def order_seed(self, leg: Leg) -> int:
+    def order_seed(self, leg: Role) -> int:
         """The seed of this leg's data order: recorded, and another one for every leg and round."""
         drawn = hashlib.sha256(f"glasshouse-order/1\n{self.seed}\n{self.number}\n{leg}".encode()).digest()
         # 48 bits: canonical JSON and the journal hold integers up to 2^53.
         return int.from_bytes(drawn[:6], "big")
 
-    def training_plan(self, leg: Leg) -> dict[str, Json]:
+    def training_plan(self, leg: Role) -> dict[str, Json]:
         """What the guest's `TrainingPlan` reads."""
         base = self.material.base
         directory = None if base is None else str(base.directory or base.sha256[:16])
@@ -79,9 +82,31 @@ class Round:
             "steps": self.row.steps,
             "order_seed": self.order_seed(leg),
             "base_directory": directory,
+            "segments": self._segments(),
         }
 
-    def meet_guest(self, leg: Leg) -> None:
+    def _segments(self) -> dict[str, Json] | None:
+        design = self.design
+        if design is None:
+            return None
+        return {
+            "warmup_limit_ns": round(design.warmup_limit_s * 1e9),
+            "washout_ns": round(design.washout_s * 1e9),
+            "segment_ns": None if design.segment_s is None else round(design.segment_s * 1e9),
+            "segment_steps": design.segment_steps,
+        }
+
+    def begin(self, leg: Role, order: dict[str, Json]) -> None:
+        """Start a leg: alone, or as one of this round's legs that take turns."""
+        joins: dict[str, Json] = {} if self.design is None else {"round": self.conductor, "role": leg}
+        self.channel.request("start", {"leg": self.leg_id(leg), "order": order, **joins})
+
+    @property
+    def conductor(self) -> str:
+        """What the agent calls this round's turns."""
+        return f"turns-{self.nonce[:12]}"
+
+    def meet_guest(self, leg: Role) -> None:
         """Ask the guest who it is and the provider what it lists, right before a leg; lay out its base model."""
         hello = self.channel.request("hello")
         seen = {
@@ -104,10 +129,10 @@ class Round:
             for name, content in base.files.items():
                 lay(self.channel, f"{base.sha256[:16]}/{name}", content)
 
-    def watch(self, leg: Leg) -> LegWatch:
+    def watch(self, leg: Role) -> LegWatch:
         """A watch on one leg with this round's deadline."""
         target = self.row.target_s
-        timeout = self.leg_timeout_s or ALLOWANCE_S + self.row.warmup_s + (target * 1.5 if target else 24 * 3600)
+        timeout = self.leg_timeout_s or ALLOWANCE_S + self.trains_s()
         return LegWatch(
             self.channel,
             leg_id=self.leg_id(leg),
@@ -115,9 +140,23 @@ class Round:
             timeout_s=timeout,
             target_s=target,
             steps=self.row.steps,
-            tell=self.tell,
+            tell=self.tell if self.design is None else self._tell_quietly,
             moment=Progress(row_id=self.row.row_id, leg=leg, phase="start", round=self.number, rounds=self.rounds, elapsed_s=0.0),
         )
+
+    def _tell_quietly(self, moment: Progress) -> None:
+        """Legs that take turns are not shown beside each other: which is ahead is nobody's business before the row is over."""
+        if moment.phase not in {"train", "wait"}:
+            self.tell(replace(moment, fraction=None, rate=None))
+
+    def trains_s(self) -> float:
+        """How long a leg may be expected to live beside its set-up and end, in seconds: all turns of a round, if there are."""
+        target = self.row.target_s
+        if self.design is None or target is None:
+            return self.row.warmup_s + (target * 1.5 if target else 24 * 3600)
+        turns = len(self.design.legs) * self.design.pairs
+        turn_s = (self.design.segment_s or 0.0) + self.design.washout_s
+        return len(self.design.legs) * (self.design.warmup_limit_s + ALLOWANCE_S) + turns * (turn_s * 1.5 + 1)
 
     def follow(self, watch: LegWatch, on_event: Callable[[str, dict[str, Json]], None]) -> Ended | None:
         """Follow a leg to its exit; a guest that is lost on the way ends the row, and is no error of ours."""
@@ -136,8 +175,8 @@ def relative(timeline: dict[str, int], origin_ns: int) -> dict[str, int]:
     return {name: t_ns - origin_ns for name, t_ns in timeline.items()}
 
 
-def leg_notes(notes: dict[str, Any], leg: Literal["protected", "raw"]) -> dict[str, Any]:
+def leg_notes(notes: dict[str, Any], leg: Role) -> dict[str, Any]:
     """The notes of one leg, begun if need be."""
-    if notes[leg] is None:
+    if notes.get(leg) is None:
         notes[leg] = {}
     return cast("dict[str, Any]", notes[leg])

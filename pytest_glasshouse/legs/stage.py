@@ -6,23 +6,27 @@ a broken tool.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+import copy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from pytest_glasshouse.channel.guest import Channel, GuestChannel
+from pytest_glasshouse.channel.guest import PATIENCE_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.legs.order import leg_orders
+from pytest_glasshouse.legs.interleaved import InterleavedRound
+from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.providers.mock_channel import FaultyChannel, poisoned
+from pytest_glasshouse.rows.interleaving import interleaving
 from pytest_glasshouse.workloads.base import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.providers.base import Grant, Instance
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.workloads.base import Material
@@ -41,6 +45,10 @@ class Grants(Protocol):
         """One act of a mock fault."""
         ...
 
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        """How the allocation of a guest that is gone ended, and a sentence about it: `("", "")` where nobody knows."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class LegSettings:
@@ -55,21 +63,46 @@ class LegSettings:
     confidential: bool = False
     strict_memory: bool = False
     subject: dict[str, Any] = field(default_factory=dict)
+    half_width_pct: float | None = None
+    """What rows are extended to after their first rounds, once, to at most `max_rounds` in all."""
+    max_rounds: int = 0
+    rounds_in_all: Callable[[dict[str, Any]], int] | None = None
+    """Decides it, from the observation of the first rounds."""
 
 
 class Allocation:
     """One granted allocation; the `allocation` fixture's object."""
 
-    def __init__(self, grant: Grant, grants: Grants, settings: LegSettings, on_progress: Callable[[Progress], None]) -> None:
+    def __init__(
+        self,
+        grant: Grant,
+        grants: Grants,
+        settings: LegSettings,
+        on_progress: Callable[[Progress], None],
+        on_round: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        """`on_round` is given, after each round of an interleaved row but the last, how the row stands if it ends there."""
         self.grant = grant
         self._grants = grants
         self._settings = settings
         self._on_progress = on_progress
+        self._on_round = on_round
 
     def carry_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
-        """Run every round of `row`. See `RowSpec.run`."""
+        """Run every round of `row`. See `RowSpec.run`.
+
+        Where the legs of an interleaved row do not fit on the device beside each other, the row is run anew with whole
+        lifecycles in turn, as another row; what the first attempt left is kept with it.
+        """
+        outcome = self._carried_out(row, protected, raw)
+        if not did_not_fit(outcome):
+            return outcome
+        again = self._carried_out(replace(row, resident=False), protected, raw)
+        again.observation["didNotFit"] = outcome.observation["rounds"]
+        return again
+
+    def _carried_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         settings = self._settings
-        orders = leg_orders(row.order, rounds=row.rounds, seed=settings.seed, fixed=settings.fixed_order)
         material = prepare(row.workload, seed=settings.seed, model=settings.model or row.model, data=row.data)
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)
@@ -78,6 +111,7 @@ class Allocation:
         ended: Ended | None = None
         cursor = 0
         try:
+            orders = list(self._orders(row, rounds=row.rounds, seed=settings.seed))
             for number, order in enumerate(orders, 1):
                 current = Round(
                     row=row,
@@ -85,7 +119,7 @@ class Allocation:
                     channel=channel,
                     material=material,
                     number=number,
-                    rounds=row.rounds,
+                    rounds=len(orders),
                     seed=settings.seed,
                     run_id=settings.run_id,
                     subject=str(settings.subject.get("name", "")),
@@ -96,25 +130,56 @@ class Allocation:
                     plan_sha256=plan_sha256(observation["plan"]),
                     confidential=settings.confidential,
                     strict_memory=settings.strict_memory,
+                    design=interleaving(row) if row.order == "interleaved" and row.resident else None,
                 )
                 current.notes["order"] = list(order)
                 observation["rounds"].append(current.notes)
-                for leg in order:
-                    ended = protected.run(current) if leg == "protected" else raw.run(current)
-                    if ended is not None:
-                        break
+                ended = _round(current, order, protected, raw)
                 cursor = current.cursor
                 if ended is not None:
+                    ended = _with_missing(ended, row, finished=number - 1, planned=len(orders))
                     break
+                if number == row.rounds and self._extends(row) and settings.rounds_in_all is not None:
+                    more = settings.rounds_in_all(observation) - row.rounds
+                    orders += self._orders(row, rounds=max(0, more), seed=extension_seed(settings.seed))
+                if self._on_round is not None and row.order == "interleaved" and number < len(orders):
+                    so_far = copy.deepcopy(observation)
+                    self._on_round(
+                        self._outcome(row, so_far, _with_missing(_INTERRUPTED, row, finished=number, planned=len(orders)))
+                    )
         finally:
             channel.close()
-        return Outcome(
-            row=row,
-            declared=settings.declared,
-            allocation=self._facts(),
-            observation=observation,
-            ended=ended,
-        )
+        return self._outcome(row, observation, self._explained(ended, observation["rounds"][-1], gone=channel.gone))
+
+    def _outcome(self, row: RowSpec, observation: dict[str, Any], ended: Ended | None) -> Outcome:
+        declared = self._settings.declared
+        return Outcome(row=row, declared=declared, allocation=self._facts(), observation=observation, ended=ended)
+
+    def _extends(self, row: RowSpec) -> bool:
+        return self._settings.half_width_pct is not None and not row.null
+
+    def _orders(self, row: RowSpec, *, rounds: int, seed: int) -> Sequence[Sequence[Role]]:
+        """In which order the legs of each of `rounds` rounds run, or start."""
+        if rounds == 0:
+            return ()
+        fixed = self._settings.fixed_order
+        if row.order != "interleaved":
+            return leg_orders(row.order, rounds=rounds, seed=seed, fixed=fixed)
+        legs = cast("Sequence[Role]", interleaving(row).legs)
+        return starting_orders(legs, rounds=rounds, seed=seed, fixed=fixed)
+
+    def _explained(self, ended: Ended | None, notes: dict[str, Any], *, gone: bool) -> Ended | None:
+        """Where a rented guest was lost, the reason is the broker's or the provider's to tell."""
+        if ended is None or not gone or not self.grant.rented:
+            return ended
+        kind, told = self._grants.fate(self.grant)
+        if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):
+            # Without a signed exit nobody saw it zeroize: it was terminated, and no more is said.
+            notes["protected"]["terminated"] = told
+        if not kind:
+            return ended
+        outcome: Literal["excluded", "infrastructure"] = "excluded" if kind == "ended" else "infrastructure"
+        return Ended(outcome=outcome, reason=f"{told} ({ended.reason})", decision=ended.decision)
 
     def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> dict[str, Any]:
         settings = self._settings
@@ -147,6 +212,12 @@ class Allocation:
                 "stepBudget": row.steps,
                 "warmupSec": f"{row.warmup_s:g}",
                 "strictMemory": settings.strict_memory,
+                **(
+                    {"halfWidthPct": f"{settings.half_width_pct:g}", "maxRounds": settings.max_rounds}
+                    if self._extends(row)
+                    else {}
+                ),
+                **({"interleaving": interleaving(row).to_json(), "null": row.null} if row.order == "interleaved" else {}),
                 "subject": settings.subject,
             },
             "material": {
@@ -160,9 +231,16 @@ class Allocation:
             "rounds": [],
         }
 
+    def _lost(self) -> bool:
+        """Whether broker or provider know that there is no use in waiting for the guest."""
+        return self._grants.fate(self.grant)[0] in ("ended", "lost")
+
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:
-            return GuestChannel(self.grant.address, allocation_id=self.grant.allocation_id)
+            patience_s = PATIENCE_S if self.grant.rented else 0.0
+            return GuestChannel(
+                self.grant.address, allocation_id=self.grant.allocation_id, patience_s=patience_s, lost=self._lost
+            )
 
         if not self.grant.faults:
             return connect()
@@ -180,3 +258,42 @@ class Allocation:
             dry_run=self.grant.dry_run,
             simulated=self.grant.simulated,
         )
+
+
+#: How torch calls it when the device's memory is used up.
+_NO_ROOM = "OutOfMemoryError"
+
+
+def did_not_fit(outcome: Outcome) -> bool:
+    """Whether an interleaved row ended in its first round because a leg found no room on the device."""
+    row, rounds = outcome.row, outcome.observation["rounds"]
+    if outcome.ended is None or row.order != "interleaved" or not row.resident or len(rounds) != 1:
+        return False
+    failed = [(rounds[0].get(role) or {}).get("failed") for role in ("protected", "raw", "raw2")]
+    return any(each is not None and each["reason"] == _NO_ROOM for each in failed)
+
+
+_INTERRUPTED = Ended(
+    outcome="lost",
+    reason="the run ended in the middle of this row",
+    decision="Run it again; what is kept can be pooled with it",
+)
+
+
+def _with_missing(ended: Ended, row: RowSpec, *, finished: int, planned: int) -> Ended:
+    """Of a row with rounds that count by themselves: how many are kept, and how many more it needs."""
+    if row.order != "interleaved" or not finished:
+        return ended
+    told = f"{finished} of {planned} rounds are finished and kept; {planned - finished} more are needed"
+    return replace(ended, reason=f"{ended.reason}; {told}")
+
+
+def _round(current: Round, order: Sequence[Role], protected: ProtectedRuntime, raw: RawRunner) -> Ended | None:
+    """One round: legs that take turns, or one leg after the other."""
+    if current.design is not None:
+        return InterleavedRound(current, current.design, order).run(protected, raw)
+    for leg in order:
+        ended = protected.run(current) if leg == "protected" else raw.run(current)
+        if ended is not None:
+            return ended
+    return None

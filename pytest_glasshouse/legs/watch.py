@@ -27,6 +27,7 @@ _PHASES = {
     "adapter_exported": "zeroize",
     "zeroized": "exit",
     "callback": "exit",
+    "resident": "wait",
 }
 
 
@@ -63,6 +64,31 @@ class LegWatch:
         self.journal: list[str] = []
         self.events: dict[str, dict[str, Json]] = {}
 
+    @property
+    def leg_id(self) -> str:
+        """Whose events these are."""
+        return self._leg_id
+
+    @property
+    def ended(self) -> bool:
+        """Whether the agent has signed this leg's exit."""
+        return "exit" in self.events
+
+    def note(self, event: dict[str, Json], elapsed_s: float) -> tuple[str, dict[str, Json]]:
+        """Take one of this leg's events; its kind and body."""
+        kind, body = cast("str", event["type"]), cast("dict[str, Json]", event["body"])
+        self._note(kind, body, cast("int", event["t_ns"]), elapsed_s)
+        return kind, body
+
+    def expect_in_time(self, elapsed_s: float) -> None:
+        """Kill the leg and raise `LegDeadlineError` when its time is over."""
+        if elapsed_s > self._timeout_s:
+            self._channel.request("kill", {"leg": self._leg_id})
+            raise LegDeadlineError(
+                f"the {self._leg} leg did not end within {self._timeout_s:g} s (last phase: {self._phase}) and was killed; "
+                "raise --glasshouse-leg-timeout"
+            )
+
     def until_exit(self, cursor: int, on_event: Callable[[str, dict[str, Json]], None]) -> int:
         """Follow from `cursor` until the exit event; returns the cursor behind it.
 
@@ -74,17 +100,11 @@ class LegWatch:
                 cursor = cast("int", event["seq"]) + 1
                 if event["leg"] != self._leg_id:
                     continue
-                kind, body = cast("str", event["type"]), cast("dict[str, Json]", event["body"])
-                self._note(kind, body, cast("int", event["t_ns"]), time.monotonic() - began)
+                kind, body = self.note(event, time.monotonic() - began)
                 if kind == "exit":
                     return cursor
                 on_event(kind, body)
-            if time.monotonic() - began > self._timeout_s:
-                self._channel.request("kill", {"leg": self._leg_id})
-                raise LegDeadlineError(
-                    f"the {self._leg} leg did not end within {self._timeout_s:g} s (last phase: {self._phase}) and was killed; "
-                    "raise --glasshouse-leg-timeout"
-                )
+            self.expect_in_time(time.monotonic() - began)
         raise AssertionError("follow ends only with an exception")
 
     def _note(self, kind: str, body: dict[str, Json], t_ns: int, elapsed_s: float) -> None:

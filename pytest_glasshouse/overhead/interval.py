@@ -1,13 +1,17 @@
 """Intervals over rounds: Student's t on the rounds' log ratios, and never on anything below a round.
 
 A process start is a random draw (autotuning, allocator layout), so a round is the unit and the degrees of freedom
-are rounds - 1. scipy is imported inside the functions that need it.
+are rounds - 1. Where a row was extended once after its first rounds (`overhead.extension`), `first_rounds` says after how
+many: spread and degrees of freedom are then those of the first rounds alone, which keeps the interval exact although
+their spread chose how many more there are (C. Stein, Ann. Math. Statist. 16, 1945). scipy is imported inside the
+functions that need it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
@@ -30,6 +34,10 @@ class Interval:
         """Whether the whole interval lies strictly inside plus or minus the margin."""
         return -margin_pct < self.low and self.high < margin_pct
 
+    def holds(self, value_pct: float, *, slack_pct: float = 0.0) -> bool:
+        """Whether the value lies in the interval, its ends (and `slack_pct` beyond them) included."""
+        return self.low - slack_pct <= value_pct <= self.high + slack_pct
+
     @property
     def half_width(self) -> float:
         return (self.high - self.low) / 2
@@ -42,29 +50,45 @@ def mean_overhead_pct(log_ratios: Sequence[float]) -> float:
     return overhead_of_log_ratio(math.fsum(log_ratios) / len(log_ratios))
 
 
-def interval_pct(log_ratios: Sequence[float], *, level: float) -> Interval | None:
+def interval_pct(log_ratios: Sequence[float], *, level: float, first_rounds: int | None = None) -> Interval | None:
     """The two-sided t interval at `level` (0.95 or 0.90), in percent; None below two rounds."""
     if len(log_ratios) < MIN_FOR_INTERVAL:
         return None
-    middle, reach = _middle_and_reach(log_ratios, tail=(1 - level) / 2)
+    middle, reach = middle_and_reach(log_ratios, tail=(1 - level) / 2, first_rounds=first_rounds)
     return Interval(low=overhead_of_log_ratio(middle + reach), high=overhead_of_log_ratio(middle - reach))
 
 
-def one_sided_bounds_pct(log_ratios: Sequence[float], *, level: float = 0.95) -> Interval | None:
+def one_sided_bounds_pct(log_ratios: Sequence[float], *, level: float = 0.95, first_rounds: int | None = None) -> Interval | None:
     """The one-sided lower and upper bound, each at `level`, in percent; None below two rounds."""
     if len(log_ratios) < MIN_FOR_INTERVAL:
         return None
-    middle, reach = _middle_and_reach(log_ratios, tail=1 - level)
+    middle, reach = middle_and_reach(log_ratios, tail=1 - level, first_rounds=first_rounds)
     return Interval(low=overhead_of_log_ratio(middle + reach), high=overhead_of_log_ratio(middle - reach))
 
 
-def _middle_and_reach(log_ratios: Sequence[float], *, tail: float) -> tuple[float, float]:
+def middle_and_reach(values: Sequence[float], *, tail: float, first_rounds: int | None = None) -> tuple[float, float]:
+    """Mean and half-width of Student's t interval of `values`, in their own unit, leaving `tail` on each side."""
+    n = len(values)
+    middle = math.fsum(values) / n
+    spread, freedom = spread_of(values, first_rounds=first_rounds)
+    return middle, t_quantile(1 - tail, freedom) * spread / math.sqrt(n)
+
+
+def spread_of(values: Sequence[float], *, first_rounds: int | None = None) -> tuple[float, int]:
+    """The standard deviation of one round, and its degrees of freedom. Raises `ValueError` below two values."""
+    stage = values if first_rounds is None else values[:first_rounds]
+    if len(stage) < MIN_FOR_INTERVAL:
+        raise ValueError(f"a spread needs two rounds or more, saw {len(stage)}")
+    middle = math.fsum(stage) / len(stage)
+    return math.sqrt(math.fsum((value - middle) ** 2 for value in stage) / (len(stage) - 1)), len(stage) - 1
+
+
+@cache
+def t_quantile(probability: float, freedom: int) -> float:
+    """Student's t: the value below which `probability` lies."""
     from scipy.stats import t
 
-    n = len(log_ratios)
-    middle = math.fsum(log_ratios) / n
-    spread = math.sqrt(math.fsum((value - middle) ** 2 for value in log_ratios) / (n - 1))
-    return middle, float(t.ppf(1 - tail, n - 1)) * spread / math.sqrt(n)
+    return float(t.ppf(probability, freedom))
 
 
 def proportion_lower_bound(held: int, attempted: int, *, level: float = 0.95) -> float | None:

@@ -7,7 +7,7 @@ comparison, and its verdict says so instead of claiming a gain.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from pytest_glasshouse.overhead.interval import Interval, interval_pct, mean_ove
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pytest_glasshouse.overhead.null import Null
 
 #: Below this many rounds an interval is shown and no verdict is drawn from it.
 MIN_ROUNDS = 5
@@ -36,7 +38,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A verdict, why, and for `inconclusive` about how many rounds more would decide it (None: more would not)."""
+    """A verdict, why, and about how many rounds more would decide it (None: it is decided, or rounds would not)."""
 
     verdict: Verdict
     reason: str
@@ -48,22 +50,60 @@ def verdict(
     *,
     margin_pct: float,
     fixed_order: bool = False,
-    null90: Interval | None = None,
+    nulls: Sequence[Null] = (),
     excluded: str | None = None,
+    remarks: Sequence[str] = (),
+    first_rounds: int | None = None,
 ) -> Judgement:
-    """Judge a row. `log_ratios` has one value per round; `null90` is the 90 % interval of raw against raw, if measured.
+    """Judge a row. `log_ratios` has one value per round; `nulls` are raw against raw in the same rounds, and all must qualify.
 
+    `remarks` say what else a reader has to know (`overhead.remarks`); they go into the reason and decide nothing.
     The caller owes that every finding of the row was judged first: `excluded` is the reason when one did not hold.
     """
+    judged = _verdict(log_ratios, margin_pct, fixed_order=fixed_order, nulls=nulls, excluded=excluded, first_rounds=first_rounds)
+    return replace(judged, reason="; ".join((judged.reason, *remarks)))
+
+
+def _verdict(
+    log_ratios: Sequence[float],
+    margin_pct: float,
+    *,
+    fixed_order: bool,
+    nulls: Sequence[Null],
+    excluded: str | None,
+    first_rounds: int | None,
+) -> Judgement:
     without = _without_interval(len(log_ratios), fixed_order=fixed_order, excluded=excluded)
     if without is not None:
         return without
-    if null90 is None:
+    if not nulls:
         return Judgement(verdict=Verdict.INCONCLUSIVE, reason="no null was measured")
-    if not null90.inside(margin_pct):
-        reason = f"the null does not qualify: raw against raw is not inside +-{margin_pct:g} % at 90 %"
-        return Judgement(verdict=Verdict.INCONCLUSIVE, reason=reason)
-    return _by_interval(log_ratios, margin_pct)
+    for null in nulls:
+        if not null.qualifies(margin_pct):
+            return _unqualified(null, margin_pct)
+    ci95, ci90 = (interval_pct(log_ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
+    if ci95 is None or ci90 is None:
+        raise ValueError("a verdict by interval needs two rounds or more")
+    more = _more(len(log_ratios), ci95.half_width, _nearer(mean_overhead_pct(log_ratios), margin_pct))
+    return by_interval(ci95, ci90, margin_pct=margin_pct, more_rounds=more)
+
+
+def by_interval(ci95: Interval, ci90: Interval, *, margin_pct: float, more_rounds: int | None = None) -> Judgement:
+    """What two intervals of the same figure allow to be said; `more_rounds` is told where they decide nothing."""
+    within = ci90.inside(margin_pct)
+    if ci95.low > 0 and within:
+        reason = f"the 95 % interval lies above 0 and the 90 % interval inside +-{margin_pct:g} %"
+        return Judgement(verdict=Verdict.BELOW_MARGIN, reason=reason)
+    if ci95.low > 0:
+        beyond = f", beyond the margin of {margin_pct:g} %" if ci95.low > margin_pct else ""
+        return Judgement(verdict=Verdict.MEASURABLE, reason=f"the 95 % interval lies above 0{beyond}")
+    if within:
+        return Judgement(verdict=Verdict.EQUIVALENT, reason=f"the 90 % interval lies inside +-{margin_pct:g} %")
+    if ci95.high < 0:
+        reason = "the 95 % interval lies below 0 and not inside the margin: audit the comparison"
+        return Judgement(verdict=Verdict.IMPLAUSIBLE_NEGATIVE, reason=reason)
+    reason = f"the interval neither excludes 0 nor lies inside +-{margin_pct:g} %"
+    return Judgement(verdict=Verdict.INCONCLUSIVE, reason=reason, more_rounds=more_rounds)
 
 
 def _without_interval(rounds: int, *, fixed_order: bool, excluded: str | None) -> Judgement | None:
@@ -76,33 +116,27 @@ def _without_interval(rounds: int, *, fixed_order: bool, excluded: str | None) -
         reason = "every round ran in the same order, so an order effect cannot be told from the treatment"
         return Judgement(verdict=Verdict.SINGLE_ORDER, reason=reason)
     if rounds < MIN_ROUNDS:
-        return Judgement(verdict=Verdict.TOO_FEW_ROUNDS, reason=f"{rounds} rounds; a verdict needs {MIN_ROUNDS}")
+        reason = f"{rounds} rounds; a verdict needs {MIN_ROUNDS}"
+        return Judgement(verdict=Verdict.TOO_FEW_ROUNDS, reason=reason, more_rounds=MIN_ROUNDS - rounds)
     return None
 
 
-def _by_interval(log_ratios: Sequence[float], margin_pct: float) -> Judgement:
-    ci95, ci90 = interval_pct(log_ratios, level=0.95), interval_pct(log_ratios, level=0.90)
-    if ci95 is None or ci90 is None:
-        raise ValueError("a verdict by interval needs two rounds or more")
-    within = ci90.inside(margin_pct)
-    if ci95.low > 0 and within:
-        reason = f"the 95 % interval lies above 0 and the 90 % interval inside +-{margin_pct:g} %"
-        return Judgement(verdict=Verdict.BELOW_MARGIN, reason=reason)
-    if ci95.low > 0:
-        return Judgement(verdict=Verdict.MEASURABLE, reason="the 95 % interval lies above 0")
-    if within:
-        return Judgement(verdict=Verdict.EQUIVALENT, reason=f"the 90 % interval lies inside +-{margin_pct:g} %")
-    if ci95.high < 0:
-        reason = "the 95 % interval lies below 0 and not inside the margin: audit the comparison"
-        return Judgement(verdict=Verdict.IMPLAUSIBLE_NEGATIVE, reason=reason)
-    more = _more_rounds(log_ratios, ci95, margin_pct)
-    reason = f"the interval neither excludes 0 nor lies inside +-{margin_pct:g} %"
+def _unqualified(null: Null, margin_pct: float) -> Judgement:
+    """A null that is too wide may qualify with more rounds; one that lies beside 0 and outside the margin will not."""
+    shown = "one round" if null.ci90 is None else f"{null.ci90.low:+.2f} to {null.ci90.high:+.2f} % at 90 %"
+    reason = f"the null does not qualify: raw against raw by {null.kind} reads {shown}, not inside +-{margin_pct:g} %"
+    more = None
+    if null.ci90 is not None:
+        room = margin_pct if null.ci90.holds(0.0) else margin_pct - abs(null.pct)
+        more = _more(len(null.log_ratios), null.ci90.half_width, room) if room > 0 else None
     return Judgement(verdict=Verdict.INCONCLUSIVE, reason=reason, more_rounds=more)
 
 
-def _more_rounds(log_ratios: Sequence[float], ci95: Interval, margin_pct: float) -> int:
-    """Rounds until the half-width, falling with the root of the rounds, is short enough for the nearer of both answers."""
-    middle = abs(mean_overhead_pct(log_ratios))
-    wanted = max(margin_pct - middle, middle)
-    needed = math.ceil(len(log_ratios) * (ci95.half_width / wanted) ** 2)
-    return max(1, needed - len(log_ratios))
+def _nearer(pct: float, margin_pct: float) -> float:
+    """The half-width that would decide: to fit inside the margin or to exclude 0, whichever takes less."""
+    return max(margin_pct - abs(pct), abs(pct))
+
+
+def _more(rounds: int, half_width: float, wanted: float) -> int:
+    """Rounds until the half-width, falling with the root of the rounds, is as short as wanted."""
+    return max(1, math.ceil(rounds * (half_width / wanted) ** 2) - rounds)

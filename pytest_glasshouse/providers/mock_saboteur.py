@@ -7,6 +7,9 @@ policy refuses the guest before a key is released. Nothing under `guest/` knows 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.guest import main as guest_main
@@ -17,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.segments import Segment
+
+#: How much of each segment's work is put off until the leg's clock has stopped.
+_PUT_OFF = 0.05
 
 
 def main(faults: tuple[str, ...]) -> int:
@@ -46,9 +53,7 @@ def _bring_own_weights() -> None:
     honest = protected.train
 
     def train(plan: Any, parts: Any, **rest: Any) -> Any:
-        initial = parts["initial"]
-        initial[:] = _turned(bytes(initial))
-        return honest(plan, parts, **rest)
+        return honest(plan, {**parts, "initial": memoryview(_turned(bytes(parts["initial"])))}, **rest)
 
     protected.train = train
 
@@ -60,6 +65,25 @@ def _export_initial() -> None:
 def _export_the_same() -> None:
     protected.train = _exporting(protected.train, _turned)
     raw.train = _exporting(raw.train, _turned)
+
+
+def _defer_cost() -> None:
+    honest = protected.ControlTurns
+
+    class Deferring(honest):  # type: ignore[misc, valid-type]
+        """Hands what protection costs to a thread that works while the other leg is timed."""
+
+        def done(self, segment: Segment) -> None:
+            super().done(segment)
+            threading.Thread(target=_hash_for, args=(round(segment.elapsed_ns * _PUT_OFF),)).start()
+
+    protected.ControlTurns = Deferring  # type: ignore[misc]
+
+
+def _hash_for(cpu_ns: int) -> None:
+    until, block = time.thread_time_ns() + cpu_ns, bytes(1 << 16)
+    while time.thread_time_ns() < until:
+        hashlib.sha256(block)
 
 
 def _exporting(honest: Callable[..., training.Trained], instead: Callable[[bytes], bytes]) -> Any:
@@ -85,4 +109,5 @@ _ARRANGE: dict[str, Callable[[], None]] = {
     "weights-foreign": _bring_own_weights,
     "adapter-untrained": _export_initial,
     "adapter-copied": _export_the_same,
+    "deferred-cost": _defer_cost,
 }

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_glasshouse.providers.base import Instance, UnixAccess
+from pytest_glasshouse.providers.lease import NAME_PREFIX
 
-NAME_PREFIX = "glasshouse-"
 _DIRECTORY_PREFIX = "gh-"
 #: A guest that boots for ever, and still ends with its pipe.
 _STALLED = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[3], ignore_errors=True)"
@@ -49,7 +49,7 @@ class GuestProcess:
         for path in self._site_packages:
             command += ["--site-packages", path]
         with (self.directory / "agent.log").open("ab") as log:
-            return subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -62,6 +62,8 @@ class GuestProcess:
                 },
                 start_new_session=True,
             )
+        _wait_until_shown(process)
+        return process
 
     def reboot(self) -> None:
         """End the agent and start another in the same directory, as a container restart does."""
@@ -76,6 +78,13 @@ class GuestProcess:
         self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()
+
+
+def _wait_until_shown(process: subprocess.Popen[bytes]) -> None:
+    """Until the process table has its command line: for an instant after its start it shows none, and no listing finds it."""
+    table = Path("/proc") / str(process.pid) / "cmdline"
+    while process.poll() is None and b"--allocation" not in table.read_bytes():
+        os.sched_yield()
 
 
 def new_directory() -> Path:

@@ -11,16 +11,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
-from pytest_glasshouse.legs.order import leg_orders
+from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
+from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
 from pytest_glasshouse.wire.tokens import peek
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     Faults = Iterator[tuple[str, str]]
 
+_LISTS = ("rows", "excludedResults", "nullRows")
 _TOKENS = ("manifest", "grant", "evidence", "result", "receipt")
 #: A field of a record and the entry of the plan it must be. Numbers of the plan that may be broken are texts.
 _PLANNED = {
@@ -36,9 +38,9 @@ _PLACED = {
 
 def binding_faults(document: Mapping[str, Any]) -> Faults:
     """Every field of a report that is not the one the signed runs had."""
-    for name in ("rows", "excludedResults"):
+    for name in _LISTS:
         for place, record in enumerate(document[name]):
-            for below, text in _record(record, document["runId"], measured=name == "rows"):
+            for below, text in _record(record, document["runId"], measured=name != "excludedResults"):
                 yield f"$.{name}[{place}]{below}", text
             plan = record["observation"].get("plan")
             if isinstance(plan, dict) and plan.get("subject") != document["subject"]:
@@ -65,8 +67,9 @@ def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults
         if isinstance(allocation, dict) and record[field] != allocation.get(name):
             yield f".{field}", "is not the allocation's"
     rounds = observed_rounds(observation)
-    if measured and len(rounds) != plan.get("rounds"):
-        yield ".observation.rounds", f"{len(rounds)} of the {plan.get('rounds')} rounds that were planned"
+    planned = _planned_rounds(record, plan)
+    if measured and len(rounds) != planned:
+        yield ".observation.rounds", f"{len(rounds)} of the {planned} rounds that were planned"
     yield from _orders(plan, rounds)
     for place, observed in enumerate(rounds):
         where = f".observation.rounds[{place}]"
@@ -79,7 +82,7 @@ def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults
 
 def _nonces(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Path and value of every nonce of every round."""
-    for name in ("rows", "excludedResults"):
+    for name in _LISTS:
         for row, record in enumerate(document[name]):
             for place, observed in enumerate(observed_rounds(record["observation"])):
                 where = f"$.{name}[{row}].observation.rounds[{place}]"
@@ -95,6 +98,8 @@ def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
             name not in plan
             or (field not in record and plan[name] is None)
             or (field in {"seed", "marginPct"} and field not in record)
+            # A null row has none of what only a row with a protected leg has.
+            or (plan.get("null") is True and field not in record)
         ):
             continue
         value = record.get(field)
@@ -104,9 +109,15 @@ def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
             yield f".{field}", f"the plan that was signed for has {plan[name]!r}"
 
 
+def _planned_rounds(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Any:
+    """The plan's rounds; in all, where it has a width to extend to, what the rule gave (`report.recompute` derives it again)."""
+    told = record.get("extension")
+    return told["rounds"] if plan.get("halfWidthPct") is not None and told is not None else plan.get("rounds")
+
+
 def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
     try:
-        drawn = leg_orders(plan["order"], rounds=plan["rounds"], seed=plan["seed"], fixed=plan["fixedOrder"])
+        drawn, turns = _drawn(plan, len(rounds))
     except (GlasshouseError, KeyError, TypeError) as error:
         yield ".observation.plan", f"gives no order of legs ({type(error).__name__})"
         return
@@ -115,6 +126,33 @@ def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
             yield f".observation.rounds[{place}].round", f"is round {place + 1}"
         if observed.get("order") != list(order):
             yield f".observation.rounds[{place}].order", f"the plan's seed gives {' then '.join(order)}"
+        expected = turns(place + 1)
+        if observed.get("turns") != expected:
+            told = "has no turns" if expected is None else "is not what the plan's seed gives"
+            yield f".observation.rounds[{place}].turns", told
+
+
+def _drawn(plan: Mapping[str, Any], ran: int) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
+    """What the plan's seed gives: the order of legs in each round, and the turns of a round (None where it has none)."""
+    rounds, seed, fixed = plan["rounds"], plan["seed"], plan["fixedOrder"]
+    more = max(0, ran - rounds) if plan.get("halfWidthPct") is not None else 0
+    # The rounds that were planned, then those the row was extended by.
+    parts = [(rounds, seed), (more, extension_seed(seed))] if more else [(rounds, seed)]
+    if plan["order"] != "interleaved":
+        legs = [each for count, drawn in parts for each in leg_orders(plan["order"], rounds=count, seed=drawn, fixed=fixed)]
+        return tuple(legs), lambda _number: None
+    design = plan["interleaving"]
+    starts = tuple(
+        each for count, drawn in parts for each in starting_orders(design["legs"], rounds=count, seed=drawn, fixed=fixed)
+    )
+    if not design["resident"]:
+        return starts, lambda _number: None
+
+    def turns(number: int) -> list[str]:
+        orders = turn_orders(design["legs"], number=number, pairs=design["pairs"], seed=seed)
+        return [role for pair in orders for role in pair]
+
+    return starts, turns
 
 
 def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: Mapping[str, Any], run_id: str) -> Faults:
@@ -142,7 +180,11 @@ def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: 
             if name in told and told[name].get(field) != value:
                 yield f".protected.{name}", f"its {field} is not this run's, row's and round's"
     components = told.get("evidence", {}).get("components")
-    for component, field in (("gpu-model", "gpuModel"), ("gpu-uuid", "gpuUuid")):
+    measured = [("gpu-model", "gpuModel"), ("gpu-uuid", "gpuUuid")]
+    if observation["plan"]["simulated"] and allocation["gpuModel"] == SIMULATED_GPU:
+        # A CPU stands in, on a simulated provider and nowhere else; the row is a dry run whatever its agent measured.
+        measured = measured[1:]
+    for component, field in measured:
         if isinstance(components, dict) and components.get(component) != _digest(allocation, field):
             yield f".protected.evidence.{component}", "the agent measured another GPU"
 

@@ -20,7 +20,7 @@ from pytest_glasshouse.report.authenticity import Trust, unproven_signatures, wi
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
 from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.published_shape import NOT_VERIFIABLE, PublishedFound, check_published, is_published
-from pytest_glasshouse.report.recompute import Derivation, record_faults
+from pytest_glasshouse.report.recompute import Derivation, null_faults, record_faults
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import schema_faults
 from pytest_glasshouse.report.seal import verify_seal
@@ -147,9 +147,12 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
             if record["rowId"] in seen:
                 yield Fault(path=f"{path}.rowId", text=f"the same row is at {seen[record['rowId']]}")
             seen.setdefault(record["rowId"], path)
-            if name != "nullRows":
-                for below, text in record_faults(name, record, document["methodology"], derivation):
-                    yield Fault(path=f"{path}{below}", text=text)
+            if name == "nullRows":
+                faults = null_faults(record, derivation)
+            else:
+                faults = record_faults(name, record, document["methodology"], derivation)
+            for below, text in faults:
+                yield Fault(path=f"{path}{below}", text=text)
             yield from _seal_faults(path, record, document)
     yield from (Fault(path=path, text=text) for path, text in derivation.bound(document))
     yield from _whole_faults(document)
@@ -157,11 +160,11 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
 
 
 def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
-    lists = {"rows": document["rows"], "excludedResults": document["excludedResults"]}
+    lists = {name: document[name] for name in ("rows", "excludedResults", "nullRows")}
     impossible = [
         f"$.{name}[{place}].lifecycle"
-        for name, records in lists.items()
-        for place, record in enumerate(records)
+        for name in ("rows", "excludedResults")
+        for place, record in enumerate(lists[name])
         if record["lifecycle"]["held"] > record["lifecycle"]["attempted"]
     ]
     if impossible:
@@ -169,7 +172,7 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
         return
     expected = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
     for name, value in expected.items():
-        if document["summary"][name] != value:
+        if document["summary"].get(name) != value:
             yield Fault(path=f"$.summary.{name}", text=f"the records give {value}")
     if document["policySha256"] != policy_sha256(lists):
         yield Fault(path="$.policySha256", text="the rounds ran under another policy")
@@ -203,14 +206,14 @@ def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:
     worst = next((word for word in ("leak", "unproven") if word in statuses.values()), "proven")
     if document["cleanup"]["status"] != worst:
         yield Fault(path="$.cleanup.status", text=f"the allocations give {worst}")
-    for name in ("rows", "excludedResults"):
+    for name in ("rows", "excludedResults", "nullRows"):
         for place, record in enumerate(document[name]):
             allocation = record["allocationName"]
             if allocation is None:
                 continue
             if allocation not in statuses:
                 yield Fault(path=f"$.{name}[{place}].allocationName", text="no cleanup is reported for this allocation")
-            elif statuses[allocation] != "proven" and record["publishable"]:
+            elif statuses[allocation] != "proven" and record.get("publishable"):
                 yield Fault(path=f"$.{name}[{place}].publishable", text="the cleanup of its allocation is not proven")
 
 

@@ -112,7 +112,7 @@ def assemble(
     _refuse_twice(settled)
     lists = {
         name: [sealed(each["record"], key=key) for each in settled if each["list"] == name]
-        for name in ("rows", "excludedResults")
+        for name in ("rows", "excludedResults", "nullRows")
     }
     shown = [_tamper(each) for each in tamper]
     document = {
@@ -136,7 +136,7 @@ def assemble(
         },
         "claims": {"claimed": list(CLAIMS), "notClaimed": list(NOT_CLAIMED), "notShown": not_shown(lists)},
         "rows": lists["rows"],
-        "nullRows": [],
+        "nullRows": lists["nullRows"],
         "excludedResults": lists["excludedResults"],
         "tamper": shown,
         "summary": summary(lists, shown, [_outstanding(each) for each in run.outstanding_releases]),
@@ -155,16 +155,17 @@ def summary(
     outstanding: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Counts per outcome and the lifecycle's own figure, over every lifecycle begun."""
-    rows, excluded = lists["rows"], lists["excludedResults"]
+    rows, excluded, nulls = lists["rows"], lists["excludedResults"], lists.get("nullRows", ())
     outcomes = Counter(each["outcome"] for each in excluded)
     every = [*rows, *excluded]
     held = sum(each["lifecycle"]["held"] for each in every)
     attempted = sum(each["lifecycle"]["attempted"] for each in every)
     return {
-        "selected": len(every),
+        "selected": len(every) + len(nulls),
         "measured": len(rows),
         **{outcome: outcomes[outcome] for outcome in OUTCOMES},
-        "dryRun": sum(each["dryRun"] for each in every),
+        **({"nullMeasured": len(nulls), "nullQualifying": sum(each["qualifies"] for each in nulls)} if nulls else {}),
+        "dryRun": sum(each["dryRun"] for each in [*every, *nulls]),
         "publishable": sum(each["publishable"] for each in rows),
         "measuredOnNamedGpu": sum(measured_on_named_gpu(each) for each in rows),
         "tamperPassed": sum(each["passed"] for each in tamper),
@@ -208,7 +209,7 @@ def _refuse_twice(records: Sequence[Record]) -> None:
 
 def _after_cleanup(record: Mapping[str, Any], unproven: Mapping[str, str]) -> dict[str, Any]:
     status = unproven.get(record["allocationName"] or "")
-    if status is None:
+    if status is None or "publishable" not in record:
         return dict(record)
     reasons = [*record["unpublishableBecause"], f"cleanup {status}"]
     return {**record, "publishable": False, "unpublishableBecause": list(dict.fromkeys(reasons))}

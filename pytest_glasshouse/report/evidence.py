@@ -81,6 +81,18 @@ def stand_in(observation: Mapping[str, Any]) -> bool:
     return isinstance(material, dict) and material.get("standIn") is True
 
 
+def cache_state(observation: Mapping[str, Any]) -> dict[str, Any]:
+    """What was done to the page cache before each leg, where every leg says the same; nothing where they do not say."""
+    told = [
+        leg.get("cache")
+        for observed in observed_rounds(observation)
+        for name in ("protected", "raw", "raw2")
+        if isinstance(leg := observed.get(name), dict)
+    ]
+    alike = bool(told) and isinstance(told[0], dict) and all(each == told[0] for each in told)
+    return {"cacheState": told[0]} if alike else {}
+
+
 def strict_memory(observation: Mapping[str, Any]) -> dict[str, bool]:
     """Whether the legs ran under the strict memory profile; nothing in an observation from before there was one."""
     plan = observation.get("plan")
@@ -94,7 +106,9 @@ def lifecycle(
     judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None,
 ) -> dict[str, int]:
     """How many protected lifecycles this row began and in how many of them everything a lifecycle answers for held."""
-    begun = [observed for observed in observed_rounds(observation) if protected_of(observed)]
+    # Lifecycles of a first attempt that did not fit on the device were begun too.
+    everything = [*observed_rounds(observation), *observed_rounds({"rounds": observation.get("didNotFit")})]
+    begun = [observed for observed in everything if protected_of(observed)]
     if not begun:
         return {"attempted": 0, "held": 0}
     if judge is None:

@@ -13,7 +13,10 @@ from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct
 from pytest_glasshouse.overhead.limit import judge_limit
 from pytest_glasshouse.overhead.rates import log_ratio, overhead_pct, rate
+from pytest_glasshouse.overhead.remarks import remarks
 from pytest_glasshouse.overhead.verdict import verdict
+from pytest_glasshouse.report.costs import cost_figures
+from pytest_glasshouse.report.estimates import estimate_figures, told
 from pytest_glasshouse.report.wording import interpretation
 
 if TYPE_CHECKING:
@@ -40,8 +43,11 @@ def measured_legs(rounds: Sequence[RoundResult]) -> list[tuple[LegResult, LegRes
     return legs
 
 
-def row_figures(rounds: Sequence[RoundResult]) -> Figures:
-    """Totals over the rounds, per-round figures and what differs by leg: everything that needs no setting."""
+def row_figures(rounds: Sequence[RoundResult], *, first_rounds: int | None = None, usd_per_hour: float | None = None) -> Figures:
+    """Totals over the rounds, per-round figures, estimates and costs: everything that needs no setting of the run.
+
+    `first_rounds` as in `overhead.interval`, for a row that was extended; `usd_per_hour` where a price is known.
+    """
     legs = measured_legs(rounds)
     units = {one.unit for pair in legs for one in pair}
     if len(units) != 1:
@@ -62,6 +68,8 @@ def row_figures(rounds: Sequence[RoundResult]) -> Figures:
         "rawFinalLoss": _finite("raw", raw[-1].final_loss),
         "stopReason": stops.pop() if len(stops) == 1 else "mixed",
         "roundFigures": [_round_figures(each) for each in rounds],
+        **estimate_figures(rounds, first_rounds=first_rounds),
+        **cost_figures(legs, usd_per_hour=usd_per_hour),
     }
 
 
@@ -72,18 +80,33 @@ def judged_figures(
     margin_pct: float,
     fixed_order: bool,
     max_overhead_pct: float | None,
+    first_rounds: int | None = None,
 ) -> Figures:
-    """Interval, verdict, limit and their wording, from the per-round figures and the settings of the run."""
+    """Interval, null, verdict, limit and their wording, from the row's figures and the settings of the run."""
     ratios = log_ratios(figures)
-    ci95 = interval_pct(ratios, level=0.95)
-    judged = verdict(ratios, margin_pct=margin_pct, fixed_order=fixed_order)
+    ci95, ci90 = (interval_pct(ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
+    estimated = told(figures)
+    nulls = () if estimated is None else estimated.nulls
+    judged = verdict(
+        ratios,
+        margin_pct=margin_pct,
+        fixed_order=fixed_order,
+        nulls=nulls,
+        remarks=() if estimated is None else remarks(estimated),
+        first_rounds=first_rounds,
+    )
     mean = mean_overhead_pct(ratios)
-    limit = None if max_overhead_pct is None else judge_limit(ratios, limit_pct=max_overhead_pct, fixed_order=fixed_order)
+    limit = (
+        None
+        if max_overhead_pct is None
+        else judge_limit(ratios, limit_pct=max_overhead_pct, fixed_order=fixed_order, first_rounds=first_rounds)
+    )
     return {
         "roundsMeanPct": mean,
         "overheadCi95Pct": _pair(ci95),
-        "overheadCi90Pct": _pair(interval_pct(ratios, level=0.90)),
-        "method": method(len(ratios)),
+        "overheadCi90Pct": _pair(ci90),
+        **({"nullQualifies": all(null.qualifies(margin_pct) for null in nulls)} if nulls else {}),
+        "method": method(len(ratios), order=order),
         "verdict": judged.verdict.value,
         "verdictReason": judged.reason,
         "moreRounds": judged.more_rounds,
@@ -105,12 +128,13 @@ def log_ratios(figures: Mapping[str, Any]) -> list[float]:
     return [log_ratio(each["protectedPerSec"], each["rawPerSec"]) for each in figures["roundFigures"]]
 
 
-def method(rounds: int) -> str:
+def method(rounds: int, *, order: str) -> str:
     """How the overhead and its interval were computed, in words that a table can carry."""
+    kind = "interleaved" if order == "interleaved" else "sequential"
     if rounds == 1:
-        return "ratio of rates, one sequential round, no interval"
+        return f"ratio of rates, one {kind} round, no interval"
     freedom = f"{rounds - 1} degrees of freedom"
-    return f"ratio of totals over {rounds} sequential rounds; t interval on the rounds' log ratios, {freedom}"
+    return f"ratio of totals over {rounds} {kind} rounds; t interval on the rounds' log ratios, {freedom}"
 
 
 def _pair(interval: Interval | None) -> list[float] | None:
@@ -151,7 +175,7 @@ def _beside(legs: Sequence[LegResult]) -> Figures:
 
 def _round_figures(each: RoundResult) -> Figures:
     ((protected, raw),) = measured_legs([each])
-    figures: Figures = {"round": each.number, "order": list(each.order)}
+    figures: Figures = {"round": each.number, "order": [leg for leg in each.order if leg in {"protected", "raw"}]}
     for name, leg in (("protected", protected), ("raw", raw)):
         figures |= {
             f"{name}Units": leg.units,

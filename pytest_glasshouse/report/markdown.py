@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.report import tables
 from pytest_glasshouse.report.wording import figure_with_interval
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"**{counts['dryRun']} of {counts['selected']} rows are a dry run: they say nothing about a GPU and gate nothing.**"
     yield from _rows(document["rows"])
+    yield from _nulls(document["nullRows"])
     yield from _excluded(document["excludedResults"])
     yield from _tamper(document["tamper"])
     yield from _lifecycle(counts)
@@ -71,6 +73,13 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from _table(["Row", "Ran on", "Order", "Protected/s", "Raw/s", "Overhead", "Interval", "Verdict", "Status"], body)
     yield ""
     yield from (f"- {_cell(row['name'])}: {_cell(row['interpretation'])}" for row in rows)
+    titles = ("How sure", "Fixed and total cost", "Memory and exposure")
+    heads = (tables.SURE_HEAD, tables.COST_HEAD, tables.USE_HEAD)
+    bodies = (tables.sure(rows), tables.costs(rows), tables.uses(rows))
+    for title, head, body in zip(titles, heads, bodies, strict=True):
+        if body:
+            yield from _section(title)
+            yield from _table(head, body)
 
 
 def _target(row: Mapping[str, Any]) -> str:
@@ -84,6 +93,20 @@ def _status(row: Mapping[str, Any]) -> str:
     words += [row["limit"]["judgement"] + " of " + f"{row['limit']['limitPct']:g} %"] if row["limit"] else []
     words += [f"{row['attestation']}, {row['runtimeState']}"]
     return "; ".join(words)
+
+
+def _nulls(nulls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Raw against raw: what the allocation shows where nothing differs."""
+    if not nulls:
+        return
+    body = []
+    for row in nulls:
+        interval = row["differenceCi90Pct"]
+        bounds = "single sample" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f} %"
+        inside = f"{'inside' if row['qualifies'] else 'not inside'} +-{row['marginPct']:g} %"
+        body.append([row["name"], row["gpuModel"], str(row["rounds"]), f"{row['differencePct']:+.2f} %", bounds, inside])
+    yield from _section("Raw against raw")
+    yield from _table(["Row", "Ran on", "Rounds", "Difference", "90 % interval", "Margin"], body)
 
 
 def _excluded(excluded: Sequence[Mapping[str, Any]]) -> Iterator[str]:

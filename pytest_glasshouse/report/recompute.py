@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.overhead.rates import overhead_pct
+from pytest_glasshouse.report.costs import price
+from pytest_glasshouse.report.covariates import covariates, disturbances
 from pytest_glasshouse.report.evidence import (
+    cache_state,
     invariant_key,
     journal_lines,
     journals,
@@ -23,8 +26,10 @@ from pytest_glasshouse.report.evidence import (
     strict_memory,
     treatment,
 )
+from pytest_glasshouse.report.extension import extension, extension_figures
 from pytest_glasshouse.report.figures import judged_figures, row_figures
-from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, workload_facts
+from pytest_glasshouse.report.null import null_figures
+from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.wire.journal import replay
 
 if TYPE_CHECKING:
@@ -39,9 +44,15 @@ if TYPE_CHECKING:
 _RELATIVE = 1e-12
 #: Sentences about a row that follow from its figures, compared where this very version wrote them.
 _SENTENCES = ("interpretation", "verdictReason", "method")
+#: Fields that every measured row has since there are any of them; reports from before have none, and need none.
+_SINCE = ("estimates", "nullQualifies", "fixedCosts", "totalCost", "priceUsdPerHour")
 #: Words of a finding that a person reads, under the row's seal. They are not compared: a sentence that a later version
 #: says otherwise leaves an old report as true as it was. Name, state and evidence of a finding are.
 _FREE_TEXT = ("reason", "expected", "seen", "todo")
+
+
+#: Fields a row has only where its observation gives them.
+_WHERE_SEEN = ("cacheState", "covariates", "interleaving", "steady")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +106,23 @@ def record_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str
         yield ".observation", f"cannot be derived from ({type(error).__name__})"
 
 
+def null_faults(record: Mapping[str, Any], derivation: Derivation) -> Faults:
+    """Paths below a null row, and what does not follow there."""
+    observation = record["observation"]
+    try:
+        yield from _finding_faults(record, [finding_json(each) for each in derivation.findings(observation)])
+        for place, each in enumerate(record["findings"]):
+            if each["finding"] != "held":
+                yield f".findings[{place}]", f"{each['invariant']} is {each['finding']}, and this is a measured row"
+        rounds = derivation.rounds(observation)
+        expected = {**null_figures(rounds, margin_pct=record["marginPct"]), **turns(observation, rounds)}
+    except (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        yield ".observation", f"cannot be derived from ({type(error).__name__})"
+        return
+    for field, value in expected.items():
+        yield from _differences(f".{field}", value, record.get(field))
+
+
 def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
     """What can be seen in the figures alone, as a reader with a pocket calculator would."""
     yield from _rate_faults("", row)
@@ -107,8 +135,9 @@ def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
             yield f".{leg}Units", f"the rounds give {units}"
         if not math.isclose(seconds, row[f"{leg}ElapsedSec"], rel_tol=1e-9):
             yield f".{leg}ElapsedSec", f"the rounds give {seconds!r}"
-    if [each["round"] for each in row["roundFigures"]] != list(range(1, row["rounds"] + 1)):
-        yield ".roundFigures", f"expected rounds 1 to {row['rounds']}, each once, in order"
+    count = row["extension"]["rounds"] if "extension" in row else row["rounds"]
+    if [each["round"] for each in row["roundFigures"]] != list(range(1, count + 1)):
+        yield ".roundFigures", f"expected rounds 1 to {count}, each once, in order"
     if row["protectedAdapterSha256"] == row["rawAdapterSha256"]:
         yield ".rawAdapterSha256", "is the protected leg's digest too"
 
@@ -174,26 +203,42 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         yield ".lifecycle", f"the observation gives {counted['held']} held of {counted['attempted']}"
     if name != "rows":
         return
+    yield from ((".observation", f"it must not be measured: {each}") for each in disturbances(observation))
     rounds = derivation.rounds(observation)
-    expected = row_figures(rounds)
+    extended = extension(observation, rounds)
+    first_rounds = None if extended is None else extended.first_rounds
+    expected = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(observation))
     expected |= judged_figures(
         expected,
         order=record["order"],
         margin_pct=record["marginPct"],
         fixed_order=record["fixedOrder"],
         max_overhead_pct=methodology["maxOverheadPct"],
+        first_rounds=first_rounds,
     )
+    expected |= extension_figures(extended, rounds)
+    if extended is None and "extension" in record:
+        yield ".extension", "the plan that was signed for has no width to extend to"
     expected |= {
         "journal": journals(observation),
         "treatment": treatment(observation),
         "standIn": stand_in(observation),
+        **cache_state(observation),
+        **covariates(observation),
         **strict_memory(observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
+        **turns(observation, rounds),
     }
+    for optional in _WHERE_SEEN:
+        if optional in record and optional not in expected:
+            yield f".{optional}", "nothing in the observation gives it"
+    older = not any(name in record for name in _SINCE)
     for field, value in expected.items():
+        if older and field in _SINCE:
+            continue
         if field not in _SENTENCES or derivation.words:
-            yield from _differences(f".{field}", value, record[field])
+            yield from _differences(f".{field}", value, record.get(field))
 
 
 def _finding_faults(record: Mapping[str, Any], expected: Sequence[Mapping[str, Any]]) -> Faults:

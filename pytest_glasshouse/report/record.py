@@ -12,8 +12,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.report.evidence import invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
+from pytest_glasshouse.report.costs import price
+from pytest_glasshouse.report.covariates import covariates, disturbances
+from pytest_glasshouse.report.evidence import cache_state, invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
+from pytest_glasshouse.report.extension import extension, extension_figures
 from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
+from pytest_glasshouse.report.null import null_record
+from pytest_glasshouse.report.turns import design, segments, steady
+from pytest_glasshouse.rows.interleaving import interleaving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,7 +36,7 @@ _DIGEST_IN_TEXT = re.compile(r"(?<![0-9A-Za-z])([0-9a-f]{16})[0-9a-f]{48}(?![0-9
 
 #: A record as it travels from the test to the report: the name of its list and the object that goes there.
 Record = dict[str, Any]
-ListName = Literal["rows", "excludedResults"]
+ListName = Literal["rows", "nullRows", "excludedResults"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +67,7 @@ def build_record(
     *,
     judge: Judge | None = None,
 ) -> Record:
-    """The unsealed record of one row: `{"list": "rows" | "excludedResults", "record": {...}}`.
+    """The unsealed record of one row: `{"list": "rows" | "nullRows" | "excludedResults", "record": {...}}`.
 
     A row is measured when it did not end early, both legs of every round it asked for are there, and every finding held
     or is waived. Anything else is an excluded result and carries no rate and no overhead.
@@ -74,7 +80,7 @@ def build_record(
     if why is not None:
         excluded = {
             **common,
-            "roundsCompleted": sum(each.protected is not None and each.raw is not None for each in rounds),
+            "roundsCompleted": sum(_complete(each, outcome.row) for each in rounds),
             **why,
             "verdict": Verdict.EXCLUDED.value,
             **states,
@@ -84,14 +90,22 @@ def build_record(
             "unpublishableBecause": _once(["not measured", *_reasons(outcome, found, settings)]),
         }
         return {"list": "excludedResults", "record": excluded}
-    figures = row_figures(rounds)
     margin_pct = outcome.row.margin_pct if settings.margin_pct is None else settings.margin_pct
+    if outcome.row.null:
+        return {
+            "list": "nullRows",
+            "record": null_record(common, outcome, rounds, found, margin_pct=margin_pct, seed=settings.seed),
+        }
+    extended = extension(outcome.observation, rounds)
+    first_rounds = None if extended is None else extended.first_rounds
+    figures = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(outcome.observation))
     judged = judged_figures(
         figures,
         order=outcome.row.order,
         margin_pct=margin_pct,
         fixed_order=settings.fixed_order,
         max_overhead_pct=settings.max_overhead_pct,
+        first_rounds=first_rounds,
     )
     reasons = _reasons(outcome, found, settings)
     row = {
@@ -99,15 +113,18 @@ def build_record(
         "sameAllocation": states.pop("sameAllocation"),
         **figures,
         **judged,
+        **extension_figures(extended, rounds),
         "marginPct": margin_pct,
         "seed": settings.seed,
         **states,
         "treatment": treatment(outcome.observation),
         "standIn": stand_in(outcome.observation),
+        **cache_state(outcome.observation),
+        **covariates(outcome.observation),
         **strict_memory(outcome.observation),
         "dataOrderSeeds": data_order_seeds(rounds),
         "workloadFacts": workload_facts(rounds),
-        "segments": [],
+        **turns(outcome.observation, rounds),
         "journal": journals(outcome.observation),
         **seen,
         **_flags(outcome),
@@ -162,6 +179,13 @@ def data_order_seeds(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
     ]
 
 
+def turns(observation: dict[str, Any], rounds: Sequence[RoundResult]) -> dict[str, Any]:
+    """The segments of an interleaved row and the design they follow; `segments` is empty for other rows."""
+    told = design(observation)
+    settled = {"steady": steady(rounds)} if told else {}
+    return {**told, **settled, "segments": segments(rounds)}
+
+
 def _identity(outcome: Outcome, settings: RecordSettings) -> dict[str, Any]:
     row, allocation = outcome.row, outcome.allocation
     as_declared = _work(row) == _work(outcome.declared)
@@ -212,11 +236,24 @@ def _why_excluded(
         return {"outcome": "failed", "reason": told, "decision": _EXCLUDED}
     if not found:
         return {"outcome": "error", "reason": "no finding was judged", "decision": _EXCLUDED}
-    complete = len(rounds) == outcome.row.rounds and all(each.protected and each.raw for each in rounds)
+    extended = None if outcome.row.null else extension(outcome.observation, rounds)
+    planned = outcome.row.rounds if extended is None else extended.rounds
+    complete = len(rounds) == planned and all(_complete(each, outcome.row) for each in rounds)
     if not complete or outcome.allocation is None:
         reason = "not every leg of every round was measured" if not complete else "no allocation was observed"
         return {"outcome": "excluded", "reason": reason, "decision": _EXCLUDED}
+    if disturbed := disturbances(outcome.observation):
+        return {"outcome": "excluded", "reason": "; ".join(disturbed), "decision": _EXCLUDED}
     return None
+
+
+def _complete(each: RoundResult, row: RowSpec) -> bool:
+    """Whether every leg of a round was measured, and in an interleaved one every turn."""
+    if row.order != "interleaved":
+        return each.protected is not None and each.raw is not None
+    planned = interleaving(row)
+    measured = all(getattr(each, role) is not None for role in planned.legs)
+    return measured and len(each.pairs) == (planned.pairs if planned.resident else 0)
 
 
 def _passes(found: Mapping[str, Any], settings: RecordSettings) -> bool:

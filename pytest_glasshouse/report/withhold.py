@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.report.writer import Published
 
-_RECORD_PATH = re.compile(r"\$\.(rows|excludedResults)\[(\d+)\]")
+_RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
 _RECORD_TEXT = re.compile(r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason)")
 _RUN_TEXT = re.compile(r"\$\.(?:environment|subject|cleanup|tamper|methodology|generatedBy)\b[\w.\[\]]*")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
@@ -71,14 +71,14 @@ def withheld(document: dict[str, Any], found: Iterable[tuple[str, str]]) -> dict
     for (name, place), rule in rows.items():
         document["excludedResults"].append(_withheld_row(document[name][place], rule))
         document[name][place] = None
-    for name in ("rows", "excludedResults"):
+    for name in ("rows", "excludedResults", "nullRows"):
         document[name] = [each for each in document[name] if each is not None]
     return document
 
 
 def resealed(document: dict[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:
     """What follows from the records computed again, and every seal made anew by `key`."""
-    lists = {name: [sealed(each, key=key) for each in document[name]] for name in ("rows", "excludedResults")}
+    lists = {name: [sealed(each, key=key) for each in document[name]] for name in ("rows", "excludedResults", "nullRows")}
     document |= lists
     document["claims"]["notShown"] = not_shown(lists)
     document["summary"] = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
@@ -116,7 +116,7 @@ def _withheld_row(record: dict[str, Any], rule: str) -> dict[str, Any]:
         "runtimeState": "unseen",
         "rawCallback": "unseen",
         "sameAllocation": None,
-        "lifecycle": {"attempted": record["lifecycle"]["attempted"], "held": 0},
+        "lifecycle": {"attempted": record.get("lifecycle", {"attempted": 0})["attempted"], "held": 0},
         "observation": {},
         "publishable": False,
         "unpublishableBecause": ["not measured", "withheld by the redaction gate"],

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pytest_glasshouse.rows.spec import Order, RowSpec
+from pytest_glasshouse.rows.interleaving import DEFAULT_PRESET, PRESET_ROUNDS
+from pytest_glasshouse.rows.spec import Order, Preset, RowSpec
 
 #: What every target and warm-up become in a dry run that does not set its own target.
 DRY_RUN_TARGET_S = 2.0
@@ -29,7 +30,9 @@ class Overrides:
     rounds: int | None = None
     margin_pct: float | None = None
     model: str | None = None
+    preset: Preset | None = None
     dry_run: bool = False
+    own_provider: bool = False
 
     def apply(self, declared: RowSpec) -> RowSpec:
         """The row that runs. A dry run shortens it last, so that rows of different length do not become the same row."""
@@ -40,6 +43,11 @@ class Overrides:
         changes: dict[str, Any] = {}
         if self.order is not None:
             changes["order"] = self.order
+        if (self.order or declared.order) == "interleaved":
+            changes |= self._interleaved(declared)
+        elif declared.order == "interleaved":
+            # What only an interleaved row has; such a row is left out of the run.
+            changes |= {"preset": None, "null": False, "resident": True}
         if self.target_s is not None or self.steps is not None:
             changes |= {"target_s": self.target_s, "steps": self.steps}
         if self.rounds is not None:
@@ -50,8 +58,15 @@ class Overrides:
             changes["model"] = self.model
         return dataclasses.replace(declared, **changes) if changes else declared
 
+    def _interleaved(self, declared: RowSpec) -> dict[str, Any]:
+        """A row that becomes interleaved gets the rounds of a preset: it was declared with another order's."""
+        preset = self.preset or (None if declared.order == "interleaved" else DEFAULT_PRESET)
+        if preset is None:
+            return {}
+        return {"preset": self.preset or declared.preset, "rounds": PRESET_ROUNDS[preset]}
+
     def _shortened(self, row: RowSpec) -> RowSpec:
-        if not self.dry_run:
+        if not self.dry_run and not (self.own_provider and row.provider == "mock"):
             return row
         if self.target_s is None and self.steps is None:
             row = dataclasses.replace(row, target_s=DRY_RUN_TARGET_S, steps=None)

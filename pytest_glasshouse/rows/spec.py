@@ -22,6 +22,7 @@ Order = Literal["raw-first", "protected-first", "interleaved"]
 Gpu = Literal["h100", "pro6000", "a4000", "rtx4090", "rtx3090", "anygpu"]
 WorkloadName = Literal["mlp", "lora"]
 Kind = Literal["smoke", "sustained", "null"]
+Preset = Literal["quick", "standard", "publish"]
 
 #: The GPU a row names, as NVML spells it. `anygpu` names none.
 GPU_MODELS: dict[str, str] = {
@@ -32,8 +33,14 @@ GPU_MODELS: dict[str, str] = {
     "rtx3090": "NVIDIA GeForce RTX 3090",
 }
 
+#: What a pod without a GPU is called where the provider is simulated, and only there.
+SIMULATED_GPU = "simulated (CPU)"
+
 #: Rows whose legs train at least this long are marked `sustained`.
 SUSTAINED_S = 900
+
+#: What only an interleaved row may set, and what it is elsewhere.
+_INTERLEAVED: Mapping[str, object] = {"preset": None, "null": False, "resident": True}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
@@ -78,6 +85,12 @@ class RowSpec:
     data: str | None = None
     """Path of a text file to train on instead of the corpus in the tree (lora rows)."""
     margin_pct: float = 1.0
+    preset: Preset | None = None
+    """How an interleaved row is cut into rounds, pairs and legs."""
+    null: bool = False
+    """Raw against raw: what this allocation shows where nothing differs (interleaved rows)."""
+    resident: bool = True
+    """Whether both legs of an interleaved row fit on the device beside each other; else whole lifecycles alternate."""
     smoke: bool = False
     published: Published | None = None
 
@@ -94,10 +107,18 @@ class RowSpec:
         self._number("margin_pct", self.margin_pct, above=0.0)
         self._whole("steps", self.steps)
         self._whole("rounds", self.rounds)
+        self._interleaved()
         if self.workload == "lora" and not self.model:
             self._refuse("model", "a hub id or a directory, for a lora row")
         if self.workload == "mlp" and (self.model or self.data):
             self._refuse("model" if self.model else "data", "nothing, for an mlp row")
+
+    def _interleaved(self) -> None:
+        if self.preset is not None and self.preset not in get_args(Preset):
+            self._refuse("preset", "one of " + ", ".join(get_args(Preset)))
+        for field, usual in _INTERLEAVED.items():
+            if self.order != "interleaved" and getattr(self, field) != usual:
+                self._refuse(field, f"{usual!r}, for a row that is not interleaved")
 
     def _refuse(self, field: str, expected: str) -> None:
         seen = getattr(self, field, None)
@@ -129,10 +150,16 @@ class RowSpec:
 
     @cached_property
     def row_id(self) -> str:
-        """Name and the first 12 hex digits of the SHA-256 of what the row means (`published` and `smoke` mean nothing)."""
+        """Name and the first 12 hex digits of the SHA-256 of what the row means (`published` and `smoke` mean nothing).
+
+        What only an interleaved row sets is part of it where it is set, so that rows keep the ids they always had.
+        """
         content = dataclasses.asdict(self)
         for told_about_it in ("published", "smoke"):
             del content[told_about_it]
+        for field, usual in _INTERLEAVED.items():
+            if content[field] == usual:
+                del content[field]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return f"{self.name}-{digest[:12]}"
 
@@ -141,6 +168,7 @@ class RowSpec:
         """The markers this row carries, from its fields."""
         workload = {"mlp": "mlp", "lora": "qwen"}[self.workload]
         kinds = (["smoke"] if self.smoke else []) + (["sustained"] if (self.target_s or 0) >= SUSTAINED_S else [])
+        kinds += ["null"] if self.null else []
         return (self.gpu, workload, *kinds)
 
     def run(self, allocation: Stage[OutcomeT_co], protected_runtime: Any, raw_runner: Any) -> OutcomeT_co:

@@ -10,10 +10,12 @@ from pytest_glasshouse.tamper import (
     hardware,
     log,
     package,
+    question,
     release,
     session,
     tokens,
     transport,
+    turns,
 )
 from pytest_glasshouse.tamper.case import Case, TamperResult, run_case
 
@@ -33,8 +35,10 @@ CASES: tuple[Case, ...] = (
     *release.CASES,
     *package.CASES,
     *completion.CASES,
+    *question.CASES,
     *log.CASES,
     *audit.CASES,
+    *turns.CASES,
     *transport.CASES,
     *hardware.CASES,
 )

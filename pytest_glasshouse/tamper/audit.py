@@ -6,7 +6,7 @@ The reason is the name of the first finding that breaks, or `unseen: <name>` whe
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -30,10 +30,11 @@ _SCANNED = "memory scanned clean"
 _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
 
 
-def audit(stage: Stage, edit: Edit) -> None:
+def audit(stage: Stage, edit: Edit, *, turns: Sequence[str] = ()) -> None:
     """Judge a finished round as a check does; raise `RefusedError` with what does not hold."""
-    as_it_is = {each.invariant: each.finding for each in judge(Finished(stage).observation)}
-    found = [each for each in judge(Finished(stage, edit).observation) if each.finding != as_it_is[each.invariant]]
+    as_it_is = {each.invariant: each.finding for each in judge(Finished(stage, turns=turns).observation)}
+    changed = judge(Finished(stage, edit, turns=turns).observation)
+    found = [each for each in changed if each.finding != as_it_is[each.invariant]]
     for state, reason in (("broken", "{}"), ("unseen", "unseen: {}")):
         for each in found:
             if each.finding == state:
@@ -229,6 +230,7 @@ CASES = (
     _kept("raw-callback-time-scaled", _CALLBACK, lambda _, notes: notes["raw"]["callback"].update(units=2)),
     _kept("raw-exit-and-nobody-met", f"unseen: {_CALLBACK}", lambda _, notes: notes["guest"].pop()),
     # Order, place and work.
+    _leg("terminated", _ZEROIZED, "protected", terminated="the budget is reached"),
     _leg("started-before-zeroized", _ORDER, "raw", timeline={"spawned": 15, "exit": 50}),
     _leg("started-before-the-process-was-gone", _ORDER, "raw", timeline={"spawned": 25, "exit": 50}),
     _met("bootId", "another"),

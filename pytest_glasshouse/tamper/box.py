@@ -236,6 +236,10 @@ class _Nobody:
     def play(self, grant: Grant, act: str) -> None:
         raise GlasshouseError(f"no fault is played here: {act} on {grant.allocation_id}")
 
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        del grant
+        return "", ""
+
 
 def _workload() -> dict[str, bytes]:
     source = (importlib.resources.files("pytest_glasshouse.tamper") / "idle_workload.py").read_bytes()

@@ -180,7 +180,8 @@ class _Impostor:
             "sig": tokens.public_text(self._signer.public_key()),
         }
         nothing: dict[str, list[str]] = {"maps": [], "modules": [], "hooks": []}
-        self._say("ready", {"cnf": cnf, "antidebug": evidence.ANTIDEBUG_STRICT, "images": nothing})
+        memory = {"locked": True, "bytes": 4096}
+        self._say("ready", {"cnf": cnf, "antidebug": evidence.ANTIDEBUG_STRICT, "memory": memory, "images": nothing})
         while (received := frames.receive(self._socket)) is not None:
             body = received[0].get("body")
             if received[0].get("type") == "challenge" and isinstance(body, dict):

@@ -32,7 +32,10 @@ FAULT_BREAKS: dict[str, tuple[str, ...]] = {
     "nonfinite-loss": ("losses finite",),
     "reboot-between-legs": ("same allocation",),
     "work-differs": ("same work",),
+    "deferred-cost": ("paused leg idle",),
 }
+#: Faults that only a row whose legs take turns can show.
+INTERLEAVED_FAULTS = ("deferred-cost",)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,7 +89,7 @@ class Stage:
 
     def make_policy(
         self, *, name: str = "stage", version: int = 1, archive: str | None = COMPONENTS["archive"], limit: int = _PLENTY,
-        manifest_version: int = 1,
+        manifest_version: int = 1, locked: bool = False,
     ) -> Policy:  # fmt: skip
         """The policy the stage's evidence satisfies."""
         components: dict[str, Component] = {
@@ -99,7 +99,7 @@ class Stage:
         }
         return Policy(
             name=name, version=version, components=components, container=CONTAINER, release_limit=limit,
-            manifest_version=manifest_version,
+            manifest_version=manifest_version, locked=locked,
         )  # fmt: skip
 
     def registration(self, sealed: Sealed, policy: Policy, *, owner: Owner | None = None, hpke: str | None = None) -> str:
@@ -202,7 +202,7 @@ class Attempt:
             jti=secrets.token_hex(16), nonce=self.nonce, policy=str(challenge["policy"]), plan=PLAN,
             hpke=self.hpke.public_key(), sig=self.sig.public_key(), components=COMPONENTS,
             manifest=stage.sealed.manifest_sha256, manifest_version=1, container=CONTAINER, observed=ev.ANTIDEBUG_STRICT,
-            state_head=self.journal.head,
+            memory={"locked": True, "bytes": 4096}, state_head=self.journal.head,
         )  # fmt: skip
         self._right = copy.deepcopy(self.claims)
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pytest_glasshouse.errors import IntegrityError, RefusedError
+from pytest_glasshouse.trust import outstanding
 from pytest_glasshouse.trust.admission import Admission, Run
 from pytest_glasshouse.trust.audit import Audit, AuditLine, Decision, name_digest, no_audit
 from pytest_glasshouse.trust.hardware import appraise_hardware, worst
@@ -62,7 +63,9 @@ class _Session:
 
 
 class AttestationServer:
-    """Register, enrol, challenge, release, complete; each takes and returns a JSON object and raises `RefusedError`.
+    """Register, enrol, challenge, release, complete, tell what is not completed.
+
+    Each takes and returns a JSON object and raises `RefusedError`.
 
     `owner` is the one key registrations and grants are believed from. `clock` gives wall seconds. A ledger or an audit that
     is given is the caller's to close.
@@ -82,6 +85,7 @@ class AttestationServer:
         self._ledger = Ledger() if ledger is None else ledger
         self._own_ledger = ledger is None
         self._audit = audit
+        self._owner = owner
         self._clock = clock
         self._caps = caps
         self._random_bytes = random_bytes
@@ -116,6 +120,10 @@ class AttestationServer:
     def complete(self, message: Message) -> dict[str, Json]:
         """`{head, exit, nonce}` -> `{receipt}`: the journal's head, countersigned once."""
         return self._transaction("complete", self._complete, message, decision="completed")
+
+    def tell_outstanding(self, message: Message) -> dict[str, Json]:
+        """`{query}` -> `{outstanding}`: the owner asks which keys are out and not accounted for; the answer is signed."""
+        return self._transaction("outstanding", self._tell_outstanding, message)
 
     def keys(self) -> dict[str, Json]:
         """`{server, keys}`: this server's name, and a token by it with the key data keys are sealed to. Secret to nobody."""
@@ -346,6 +354,11 @@ class AttestationServer:
             done = Completion(nonce=release.nonce, head_sha256=head_sha256, exit_sha256=exit_sha256, receipt=receipt)
             self._ledger.record_completion(done)
         return {"receipt": done.receipt}
+
+    # -------------------------------------------------------------------------------------- 4. what is not completed
+
+    def _tell_outstanding(self, message: Message) -> dict[str, Json]:
+        return outstanding.answer(message, owner=self._owner, signing=self._signing, ledger=self._ledger, now=self._clock())
 
     def _receipt(self, release: Release, head_sha256: str, exit_sha256: str) -> str:
         claims: dict[str, Json] = {

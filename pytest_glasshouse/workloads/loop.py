@@ -42,23 +42,27 @@ def measure(
     target_s: float | None = None,
     steps: int | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
+    drain: Callable[[], None] = lambda: None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
 ) -> Measured:
     """Warm up, then train until `target_s` seconds have passed or `steps` units are done, whichever was asked for.
 
     `on_progress(units, elapsed_ns, loss)` is called at most once a second, inside the measured time. The losses are
-    looked at once a second whether or not anybody listens, so that listening costs nothing extra.
+    looked at once a second whether or not anybody listens, so that listening costs nothing extra. `drain()` returns when all
+    that was told of is written; it is inside the measured time, whose cost it is.
     Raises `NonFiniteLossError`.
     """
     if (target_s is None) == (steps is None):
         raise ValueError("expected exactly one of target_s and steps")
-    stretch = _Stretch(trainer, clock_ns)
+    stretch = Stretch(trainer, clock_ns)
     warmup_units, warmup_ns = stretch.run(target_ns=round(warmup_s * NS), steps=None, on_progress=None)
     target_ns = None if target_s is None else round(target_s * NS)
-    cpu_before = cpu_ns()
-    units, elapsed_ns = stretch.run(target_ns=target_ns, steps=steps, on_progress=on_progress)
-    cpu_after = cpu_ns()
+    stretch.unreported_ns = 0
+    cpu_before, began = cpu_ns(), clock_ns()
+    units, _ = stretch.run(target_ns=target_ns, steps=steps, on_progress=on_progress)
+    drain()
+    elapsed_ns, cpu_after = clock_ns() - began, cpu_ns()
     return Measured(
         units=units,
         elapsed_ns=elapsed_ns,
@@ -70,13 +74,18 @@ def measure(
     )
 
 
-class _Stretch:
-    """Runs chunks of steps; what it learns of their pace in the warm-up serves the measured part."""
+class Stretch:
+    """Runs chunks of steps; what it learns of their pace in the warm-up serves the measured part.
+
+    `unreported_ns` is how much of what was run nobody has been told of; a stretch that goes on where another stopped is
+    given what that one left.
+    """
 
     def __init__(self, trainer: Trainer, clock_ns: Callable[[], int]) -> None:
         self._trainer = trainer
         self._clock_ns = clock_ns
         self._step_ns = _CHUNK_NS
+        self.unreported_ns = 0
 
     def run(
         self, *, target_ns: int | None, steps: int | None, on_progress: Callable[[int, int, str], None] | None
@@ -84,7 +93,7 @@ class _Stretch:
         """Units done and nanoseconds taken, the device waited for at both ends."""
         self._trainer.synchronize()
         began = self._clock_ns()
-        units, elapsed, reported = 0, 0, 0
+        units, elapsed, reported = 0, 0, -self.unreported_ns
         while (target_ns is None or elapsed < target_ns) and (steps is None or units < steps):
             chunk = max(1, min(_CHUNK_NS, _CHUNK_NS if target_ns is None else target_ns - elapsed) // self._step_ns)
             chunk = chunk if steps is None else min(chunk, steps - units)
@@ -99,4 +108,5 @@ class _Stretch:
                 loss = self._trainer.check()
                 if on_progress is not None:
                     on_progress(units, elapsed, loss)
+        self.unreported_ns = elapsed - reported
         return units, elapsed

@@ -82,11 +82,23 @@ def test_order_leaves_interleaved_rows_out_visibly(project: Project) -> None:
     result.stdout.fnmatch_lines(["*mixed: left out, --order raw-first runs no interleaved rows"])
 
 
-def test_interleaved_row_is_refused_before_anything_starts(project: Project) -> None:
-    result = project.rows("good", ("mixed", "h100", "interleaved")).run()
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: row 'mixed': field order: 'interleaved' is not in this version"])
-    assert project.asked("acquire") == []
+def test_order_leaves_null_rows_out_visibly(project: Project) -> None:
+    project.pytester.makepyfile(test_rows=NULLS)
+    result = project.run("--order", "protected-first")
+    result.stdout.fnmatch_lines(["*1 deselected*", "*same: left out, --order protected-first runs no null rows"])
+
+
+NULLS = """
+import pytest
+from pytest_glasshouse.rows import RowSpec
+
+ROWS = [RowSpec(name="good", workload="mlp", gpu="h100", order="raw-first", target_s=60),
+        RowSpec(name="same", workload="mlp", gpu="h100", order="interleaved", target_s=60, null=True)]
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row(row, allocation, protected_runtime, raw_runner, row_report):
+    row_report.record(row.run(allocation, protected_runtime, raw_runner))
+"""
 
 
 def test_unregistered_marker_that_looks_like_ours_is_named(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""One real run, made once: two rows of two rounds and one that was excluded, on the mock provider, published as the face does."""
+"""One real run, made once: two rows of two rounds, one whose legs take turns, a null row and one that was excluded, on the mock provider, published as the face does."""
 
 from __future__ import annotations
 
@@ -77,6 +77,8 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     rows = [
         (broker, short_row(name="one", rounds=2)),
         (broker, short_row(name="two", order="protected-first", rounds=2)),
+        (broker, short_row(name="turns", order="interleaved", target_s=0.2)),
+        (broker, short_row(name="null", order="interleaved", target_s=0.2, null=True)),
         (lossy, short_row(name="lost-callback", order="protected-first")),
     ]
     cleanups = []
@@ -86,7 +88,7 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         trustees.close()
         for each in (broker, lossy):
             cleanups += each.end_all().allocations
-    assert [record["list"] for record in records] == ["rows", "rows", "excludedResults"], records
+    assert [record["list"] for record in records] == ["rows", "rows", "rows", "nullRows", "excludedResults"], records
     proven = [
         AllocationCleanup(
             provider="mock", name=each["name"], provider_instance_id=each.get("instanceId"), status="proven", reason="gone"

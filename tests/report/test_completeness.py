@@ -25,7 +25,7 @@ from tests.report.conftest import RealRun
 from tests.report.test_forger import LIES
 from tests.report.test_statement import CHANGED_ENVELOPES, changed, rezipped
 from tests.tamper.removal import Ask, unnoticed_in
-from tests.unit.report import example, test_check
+from tests.unit.report import example, test_check, test_turns
 from tests.unit.report.test_bundle import archive
 
 _KEYS = Trust(keys=test_check.ALL_KEYS, witnesses=test_check.text_of("server"))
@@ -104,6 +104,28 @@ def _publishable_on_a_leak() -> bytes:
     return report_bytes(test_check.resealed(document, key=example.KEYS.report))
 
 
+def _of_null(edit: Edit) -> bytes:
+    """A null row with an edit, sealed anew."""
+    document = example.document(example.null_row())
+    edit(document["nullRows"][0])
+    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+
+
+def _null_unseen(null: dict[str, Any]) -> None:
+    null["observation"]["allocation"]["unseen"] = ["same work"]
+    place = [each["invariant"] for each in null["findings"]].index("same work")
+    null["findings"][place] = recompute.finding_json(example.finding("same work", "unseen"))
+
+
+def _disturbed() -> bytes:
+    """A measured row whose machine throttled, raw against raw too."""
+    observation = {**example.observation(), **test_turns.throttled()}
+    observation["rounds"] = [{**example.observed_round(1), **observation["rounds"][0]}]
+    document = example.document(example.measured())
+    document["rows"][0]["observation"] = observation
+    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+
+
 def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
     data: dict[str, bytes] = {
         "as it is": report_bytes(test_check.DOCUMENT),
@@ -143,6 +165,14 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "more held than begun": _of_document(lambda document: document["rows"][0]["lifecycle"].update(held=9)),
         "measured in two attempts": _of_document(lambda document: document.update(attempts=_attempts(2, numbers=(1, 2)))),
         "an attempt missing": _of_document(lambda document: document.update(attempts=_attempts(1, numbers=(1, 3)))),
+        "null row": _of_null(lambda _: None),
+        "null row with another difference": _of_null(lambda null: null.update(differencePct=0.0)),
+        "null row that qualifies": _of_null(lambda null: null.update(qualifies=not null["qualifies"])),
+        "null row without a finding": _of_null(lambda null: null["findings"].pop()),
+        "null row with a finding unseen": _of_null(_null_unseen),
+        "null row without its second leg": _of_null(lambda null: null["observation"]["rounds"][0].update(raw2=None)),
+        "row on a machine that throttled": _disturbed(),
+        "row that tells of means nobody sampled": _of_document(lambda document: document["rows"][0].update(covariates=[])),
         "no JSON": b"{",
         "no object": b"[]",
         "no schema": b'{"schemaVersion": "1.0"}',
@@ -266,6 +296,8 @@ def _edits() -> dict[str, Edit]:
             for name in tokens
             for field in ("run", "round_nonce", "row", "sub", "package", "policy", "allocation", "plan", "manifest", "container")
         },
+        "turns drawn otherwise": lambda document: document["rows"][2]["observation"]["rounds"][0]["turns"].reverse(),
+        "turns nobody planned": lambda document: first(document).update(turns=["raw"]),
         **{f"measured another {name}": partial(_component, name=name) for name in ("gpu-model", "gpu-uuid")},
     }
 

@@ -66,12 +66,11 @@ def carry_out(
     **settings: Any,
 ) -> Ran:
     """Rent, run and end, as the face does."""
-    broker = Broker(BrokerOptions(provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults))
     if archive is not None:
         # A guest of the test's own, whose digest the host expects as it would expect the mock's saboteur.
         provider = MockProvider(archive=archive)
-    if provider is not None:
-        broker._provider = provider
+    options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults)
+    broker = Broker(options, providers={} if provider is None else {"mock": provider})
     trustees = Trustees()
     try:
         grant = broker.acquire(row)
@@ -90,6 +89,12 @@ def carry_out(
 def good_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One mlp row, raw-first, without any fault."""
     return carry_out(short_row(), tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def turns_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """One mlp row whose legs take turns, without any fault: two pairs of a quarter of a second."""
+    return carry_out(short_row(order="interleaved", target_s=0.5), tmp_path_factory.mktemp("turns"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.invariants import ALL, Finding
-from pytest_glasshouse.tamper import audit
+from pytest_glasshouse.tamper import audit, turns
 from pytest_glasshouse.tamper.finished import Edit, Finished, untouched
 from pytest_glasshouse.tamper.stage import Stage
 from pytest_glasshouse.wire import floe
@@ -52,7 +52,17 @@ def opener() -> dict[str, Ask]:
     def with_byte(place: int, value: int) -> bytes:
         return sealed[:place] + bytes([value]) + sealed[place + 1 :]
 
+    def by_segments(message: bytes = sealed, key: bytes = key) -> bytes:
+        room, slot = memoryview(bytearray(floe.scratch_bytes())), memoryview(bytearray(64))
+        return b"".join(map(bytes, floe.decrypt_segments(key, b"aad", message, lambda size: slot[:size], scratch=room)))
+
     return {
+        "floe-by-segments": by_segments,
+        "floe-by-segments-with-a-short-key": lambda: by_segments(
+            by_hand(key[:31], b"aad", b"plain", segment=64, rotation=20), key[:31]
+        ),
+        "floe-by-segments-tag-bit": lambda: by_segments(with_byte(len(sealed) - 1, sealed[-1] ^ 1)),
+        "floe-by-segments-commitment-bit": lambda: by_segments(with_byte(50, sealed[50] ^ 1)),
         "floe-sealed-under-a-short-key": lambda: len(floe.encrypt(key[:31], b"aad", b"")),
         "floe-opened-with-a-short-key": lambda: floe.decrypt(key[:31], b"aad", sealed),
         "floe-keys-of-a-short-key": lambda: len(floe.derive_keys(key[:31], b"aad", sealed, memoryview(bytearray(200)))),
@@ -144,6 +154,8 @@ def audited() -> dict[str, Ask]:
     """Every audit case of the suite: what is found in a round where one thing is said otherwise, and in one that is right."""
     edits = {"finished": untouched, **audit.EDITS}
     observations = {name: _finished(edit) for name, edit in edits.items()}
+    taking_turns = {"finished in turns": untouched, **turns.EDITS}
+    observations |= {name: _finished(edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
     return {
         f"{name} ({invariant.__name__})": partial(_found, invariant, observation)
         for name, observation in observations.items()
@@ -151,9 +163,9 @@ def audited() -> dict[str, Ask]:
     }
 
 
-def _finished(edit: Edit) -> dict[str, Any]:
+def _finished(edit: Edit, **changes: Any) -> dict[str, Any]:
     with Stage() as stage:
-        return Finished(stage, edit).observation
+        return Finished(stage, edit, **changes).observation
 
 
 def _found(invariant: Callable[[dict[str, Any]], Finding], observation: dict[str, Any]) -> object:

@@ -15,7 +15,7 @@ import pytest
 
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.tamper import CASES, Case, run_case
-from pytest_glasshouse.trust import admission, hardware, server, spdm, verifier
+from pytest_glasshouse.trust import admission, hardware, outstanding, server, spdm, verifier
 
 need = verifier.need
 
@@ -48,7 +48,7 @@ def _checks(module: ModuleType) -> list[Check]:
     return found
 
 
-MODULES = (verifier, server, admission, hardware, spdm)
+MODULES = (verifier, server, admission, hardware, outstanding, spdm)
 CHECKS = [check for module in MODULES for check in _checks(module)]
 
 
@@ -87,5 +87,5 @@ def test_the_checks_are_found() -> None:
 
 def test_every_step_of_appraisal_has_a_case() -> None:
     """Steps are numbered in the code, and cases name the step that catches them."""
-    steps = {f"appraise {number}" for number in range(1, 12)}
+    steps = {f"appraise {number}" for number in range(1, 13)}
     assert steps <= {case.caught_by for case in CASES}

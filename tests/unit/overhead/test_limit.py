@@ -37,5 +37,28 @@ def test_one_round_is_inconclusive_however_low() -> None:
     assert found.upper95_pct is None
 
 
+def test_rounds_that_agree_by_chance_do_not_pass() -> None:
+    """A machine with two speeds gives equal rounds, and an interval that is a point, in half of all pairs of rounds."""
+    four = judge_limit(SPOT_ON[:4], limit_pct=3.0)
+
+    assert four.verdict is LimitVerdict.INCONCLUSIVE
+    assert "to pass takes 5" in four.reason
+    assert judge_limit(SPOT_ON, limit_pct=3.0).passed
+
+
+def test_few_rounds_may_still_be_over() -> None:
+    assert judge_limit(SPOT_ON[:2], limit_pct=1.0).verdict is LimitVerdict.OVER
+
+
+def test_extended_rounds_are_bounded_by_the_spread_of_the_first() -> None:
+    calm = [*ROUNDS, *[math.log1p(-0.02)] * 20]
+
+    plain, extended = judge_limit(calm, limit_pct=2.02), judge_limit(calm, limit_pct=2.02, first_rounds=5)
+
+    assert plain.upper95_pct is not None
+    assert extended.upper95_pct is not None
+    assert plain.upper95_pct < extended.upper95_pct
+
+
 def test_rounds_in_one_order_are_inconclusive() -> None:
     assert judge_limit(ROUNDS, limit_pct=3.0, fixed_order=True).verdict is LimitVerdict.INCONCLUSIVE

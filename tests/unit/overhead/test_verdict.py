@@ -7,10 +7,17 @@ from itertools import cycle, islice
 
 import pytest
 
-from pytest_glasshouse.overhead.interval import Interval
+from pytest_glasshouse.overhead.interval import Interval, interval_pct
+from pytest_glasshouse.overhead.null import Null
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS, Judgement, Verdict, verdict
 
-GOOD_NULL = Interval(low=-0.2, high=0.2)
+
+def null(low: float, high: float, *, rounds: int = 6) -> Null:
+    """A null with this 90 % interval."""
+    return Null(kind="split halves", log_ratios=(0.0,) * rounds, pct=(low + high) / 2, ci90=Interval(low=low, high=high))
+
+
+GOOD_NULL = null(-0.2, 0.2)
 
 
 def rounds(overhead_pct: float, *, spread: float = 0.05, count: int = 6) -> list[float]:
@@ -21,14 +28,14 @@ def rounds(overhead_pct: float, *, spread: float = 0.05, count: int = 6) -> list
 
 def judged(overhead_pct: float, *, spread: float = 0.05, count: int = 6) -> Judgement:
     """A verdict with a good null and a margin of one point."""
-    return verdict(rounds(overhead_pct, spread=spread, count=count), margin_pct=1.0, null90=GOOD_NULL)
+    return verdict(rounds(overhead_pct, spread=spread, count=count), margin_pct=1.0, nulls=[GOOD_NULL])
 
 
 CASES = [
     (verdict([], margin_pct=1.0), Verdict.EXCLUDED),
     (verdict(rounds(1), margin_pct=1.0, excluded="a finding did not hold"), Verdict.EXCLUDED),
     (judged(1, count=1), Verdict.SINGLE_SAMPLE),
-    (verdict(rounds(1), margin_pct=1.0, fixed_order=True, null90=GOOD_NULL), Verdict.SINGLE_ORDER),
+    (verdict(rounds(1), margin_pct=1.0, fixed_order=True, nulls=[GOOD_NULL]), Verdict.SINGLE_ORDER),
     (judged(1, count=2), Verdict.TOO_FEW_ROUNDS),
     (judged(1, count=MIN_ROUNDS - 1), Verdict.TOO_FEW_ROUNDS),
     (judged(3), Verdict.MEASURABLE),
@@ -40,7 +47,7 @@ CASES = [
     (judged(-1.0), Verdict.IMPLAUSIBLE_NEGATIVE),
     (judged(0.5, spread=4), Verdict.INCONCLUSIVE),
     (verdict(rounds(3), margin_pct=1.0), Verdict.INCONCLUSIVE),
-    (verdict(rounds(3), margin_pct=1.0, null90=Interval(low=-1.5, high=0.1)), Verdict.INCONCLUSIVE),
+    (verdict(rounds(3), margin_pct=1.0, nulls=[null(-1.5, 0.1)]), Verdict.INCONCLUSIVE),
 ]
 
 
@@ -71,8 +78,95 @@ def test_one_round_in_fixed_order_is_a_single_sample() -> None:
 
 def test_more_rounds_are_named_only_where_rounds_would_decide() -> None:
     for found, _ in CASES:
-        by_rounds = found.verdict is Verdict.INCONCLUSIVE and "null" not in found.reason
-        assert (found.more_rounds is not None) is by_rounds
+        open_still = found.verdict in {Verdict.INCONCLUSIVE, Verdict.TOO_FEW_ROUNDS}
+        assert (found.more_rounds is not None) is (open_still and "no null" not in found.reason)
+
+
+def test_too_few_rounds_say_how_many_more_a_verdict_needs() -> None:
+    assert judged(1, count=2).more_rounds == MIN_ROUNDS - 2
+
+
+def test_one_null_that_does_not_qualify_is_enough_to_say_nothing() -> None:
+    found = verdict(rounds(3), margin_pct=1.0, nulls=[GOOD_NULL, null(-0.2, 1.0)])
+
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert "-0.20 to +1.00" in found.reason
+
+
+def test_null_outside_the_margin_is_not_mended_by_more_rounds() -> None:
+    assert verdict(rounds(3), margin_pct=1.0, nulls=[null(1.1, 1.5)]).more_rounds is None
+    assert verdict(rounds(3), margin_pct=1.0, nulls=[null(-1.5, 1.5)]).more_rounds == 8
+
+
+def test_null_of_one_round_qualifies_for_nothing() -> None:
+    """Half-width None is not half-width 0."""
+    lonely = Null(kind="split halves", log_ratios=(0.0,), pct=0.0, ci90=None)
+
+    assert not lonely.qualifies(100.0)
+
+
+def _spread_for(overhead_pct: float, edge: str, at_pct: float) -> float:
+    """The spread in points at which one end of six rounds' interval lies at `at_pct`, by bisection."""
+    level = 0.90 if edge.endswith("90") else 0.95
+    low, high = 1e-6, 50.0
+    for _ in range(200):
+        middle = (low + high) / 2
+        found = interval_pct(rounds(overhead_pct, spread=middle), level=level)
+        assert found is not None
+        reached = found.high >= at_pct if edge.startswith("high") else found.low <= at_pct
+        low, high = (low, middle) if reached else (middle, high)
+    return (low + high) / 2
+
+
+@pytest.mark.parametrize(
+    ("overhead", "edge", "at", "inner", "outer"),
+    [
+        (0.2, "high90", 1.0, Verdict.EQUIVALENT, Verdict.INCONCLUSIVE),
+        (-0.2, "low90", -1.0, Verdict.EQUIVALENT, Verdict.INCONCLUSIVE),
+        (0.7, "high90", 1.0, Verdict.BELOW_MARGIN, Verdict.MEASURABLE),
+        (0.4, "low95", 0.0, Verdict.BELOW_MARGIN, Verdict.EQUIVALENT),
+        (3.0, "low95", 0.0, Verdict.MEASURABLE, Verdict.INCONCLUSIVE),
+        (-3.0, "high95", 0.0, Verdict.IMPLAUSIBLE_NEGATIVE, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_verdict_turns_where_an_end_of_the_interval_crosses_its_border(
+    overhead: float, edge: str, at: float, inner: Verdict, outer: Verdict
+) -> None:
+    """A millionth of the spread on either side of the border is another verdict: it lies where it is said to lie."""
+    border = _spread_for(overhead, edge, at)
+
+    assert judged(overhead, spread=border * (1 - 1e-6)).verdict is inner
+    assert judged(overhead, spread=border * (1 + 1e-6)).verdict is outer
+
+
+def test_overhead_beyond_the_margin_says_so_only_when_the_whole_interval_is() -> None:
+    assert "beyond the margin" in judged(3).reason
+    assert "beyond the margin" not in judged(1.0).reason
+
+
+def test_remarks_reach_the_reason_and_change_no_verdict() -> None:
+    for remarks in ((), ("the trimmed companion disagrees", "an outlier")):
+        found = verdict(rounds(3), margin_pct=1.0, nulls=[GOOD_NULL], remarks=remarks)
+        assert found.verdict is Verdict.MEASURABLE
+        assert all(each in found.reason for each in remarks)
+
+
+def test_margin_is_the_rows_own() -> None:
+    """The same figures are equivalent within two points and measurable against half a one."""
+    wide = verdict(rounds(0.0, spread=0.9), margin_pct=2.0, nulls=[GOOD_NULL])
+    narrow = verdict(rounds(0.0, spread=0.9), margin_pct=0.5, nulls=[GOOD_NULL])
+
+    assert (wide.verdict, narrow.verdict) == (Verdict.EQUIVALENT, Verdict.INCONCLUSIVE)
+
+
+def test_extended_row_is_judged_by_the_spread_of_its_first_rounds() -> None:
+    """Later rounds that happen to agree must not make the interval of an extended row narrower than Stein's."""
+    calm = [*rounds(0.5, spread=1.1), *rounds(0.5, spread=0.001, count=12)]
+
+    assert (
+        verdict(calm, margin_pct=1.0, nulls=[GOOD_NULL]).verdict
+        is not verdict(calm, margin_pct=1.0, nulls=[GOOD_NULL], first_rounds=6).verdict
+    )
 
 
 def test_more_rounds_grow_with_the_spread() -> None:

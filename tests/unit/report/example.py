@@ -193,6 +193,16 @@ def measured(*, rounds: int = 1, name: str = "mlp-h100-60s", given: RecordSettin
     return record_of(outcome, given)
 
 
+def null_row(*, rounds: int = 2, unseen: tuple[str, ...] = ()) -> Record:
+    """The record of raw against raw, its legs in turn because they do not fit beside each other."""
+    spec = row(name="mlp-h100-null", order="interleaved", null=True, resident=False, rounds=rounds)
+    seen = observation(rounds=rounds, unseen=unseen)
+    seen["plan"] = {"null": True}
+    for observed in seen["rounds"]:
+        observed |= {"nonce": digest(f"null {observed['round']}"), "protected": None, "raw2": observed["raw"]}
+    return record_of(Outcome(row=spec, declared=spec, allocation=allocation(), observation=seen))
+
+
 def publishable(**changes: Any) -> Record:
     """A row as declared, on the GPU it names, with nothing unseen."""
     real = allocation(provider="local", gpu_model="NVIDIA H100 80GB HBM3", gpu_uuid="GPU-5e0c", dry_run=False)
@@ -344,8 +354,9 @@ def _round_result(observed: dict[str, Any]) -> RoundResult:
     return RoundResult(
         number=number,
         order=("protected", "raw") if number % 2 else ("raw", "protected"),
-        protected=leg_result("protected", number, units=1980 + number),
+        protected=leg_result("protected", number, units=1980 + number) if observed.get("protected") else None,
         raw=leg_result("raw", number, units=2000 + 2 * number) if raw.get("callback") else None,
+        raw2=leg_result("raw2", number, units=2003 - number) if observed.get("raw2") else None,
     )
 
 

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from pytest_glasshouse.overhead.interval import Interval
+from pytest_glasshouse.overhead.null import Null
 from pytest_glasshouse.overhead.verdict import Judgement, Verdict, verdict
 from pytest_glasshouse.report.markdown import markdown
 from pytest_glasshouse.report.wording import CLAIMS, NOT_CLAIMED, figure_with_interval, interpretation, signed
@@ -131,9 +132,19 @@ def test_figure_without_interval_is_a_single_sample() -> None:
 
 
 def test_implausible_negative_says_so_itself() -> None:
-    judged = verdict([0.05, 0.051, 0.05, 0.049, 0.05], margin_pct=1.0, null90=Interval(low=-0.1, high=0.1))
+    null = Null(kind="split halves", log_ratios=(0.0,) * 5, pct=0.0, ci90=Interval(low=-0.1, high=0.1))
+    judged = verdict([0.05, 0.051, 0.05, 0.049, 0.05], margin_pct=1.0, nulls=[null])
 
     text = interpretation(judged, overhead_pct=-5.1, ci95=Interval(low=-5.2, high=-5.0), order="interleaved")
 
     assert "implausible negative" in text
     assert "reflects order" not in text
+
+
+def test_raw_against_raw_is_shown_with_its_interval() -> None:
+    """A difference without it says nothing of the allocation."""
+    page = markdown(example.document(example.null_row()))
+    (line,) = [each for each in page.splitlines() if each.startswith("| mlp-h100-null ")]
+    assert "+-1 %" in line
+    assert " to " in line
+    assert "single sample" in markdown(example.document(example.null_row(rounds=1)))

@@ -25,7 +25,11 @@ CHANGES: dict[str, Any] = {
     "model": "some/model",
     "data": "some.txt",
     "margin_pct": 2.0,
+    "preset": "quick",
+    "null": True,
+    "resident": False,
 }
+INTERLEAVED = ("preset", "null", "resident")
 
 
 @pytest.mark.parametrize(
@@ -50,6 +54,9 @@ CHANGES: dict[str, Any] = {
         ("margin_pct", 0),
         ("model", "some/model"),
         ("data", "text.txt"),
+        ("preset", "quick"),
+        ("null", True),
+        ("resident", False),
     ],
 )
 def test_malformed_row_is_refused_naming_row_and_field(field: str, value: object) -> None:
@@ -73,6 +80,7 @@ def test_row_id_changes_with_everything_a_row_means() -> None:
     told_about_it = {"published", "smoke"}
     assert set(CHANGES) | told_about_it == {field.name for field in dataclasses.fields(RowSpec)}
     ids = {_changed(field).row_id for field in CHANGES}
+    assert RowSpec(**{**GOOD, "order": "interleaved"}).row_id not in {_changed(field).row_id for field in INTERLEAVED}
     assert len(ids) == len(CHANGES)
     assert base.row_id not in ids
 
@@ -81,6 +89,8 @@ def _changed(field: str) -> RowSpec:
     content = {**GOOD, field: CHANGES[field]}
     if field == "steps":
         content["target_s"] = None
+    if field in INTERLEAVED:
+        content["order"] = "interleaved"
     if field in ("model", "data", "workload"):
         content |= {"workload": "lora", "model": "some/model" if field != "workload" else "third/model"}
     return RowSpec(**{**content, "name": content["name"]})

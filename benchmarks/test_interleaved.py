@@ -1,0 +1,53 @@
+"""Rows whose legs take turns: ours, for every GPU that was published on and for any GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_glasshouse.invariants import (
+    adapter_digests_distinct,
+    adapters_trained,
+    assert_held,
+    attestation_verified,
+    journal_countersigned,
+    key_released_after_attestation,
+    legs_in_order,
+    losses_finite,
+    memory_scanned_clean,
+    paused_leg_idle,
+    raw_callback_completed,
+    runtime_zeroized,
+    same_allocation,
+    same_work,
+    weights_from_package,
+)
+from pytest_glasshouse.rows import INTERLEAVED_ROWS
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.fixtures import RowReport
+    from pytest_glasshouse.rows import RowSpec
+
+
+@pytest.mark.parametrize("row", INTERLEAVED_ROWS)
+def test_interleaved(row: RowSpec, allocation: Any, protected_runtime: Any, raw_runner: Any, row_report: RowReport) -> None:
+    outcome = row.run(allocation, protected_runtime, raw_runner)
+    row_report.record(outcome)
+    assert_held(
+        outcome,
+        attestation_verified,
+        key_released_after_attestation,
+        weights_from_package,
+        runtime_zeroized,
+        memory_scanned_clean,
+        journal_countersigned,
+        raw_callback_completed,
+        legs_in_order,
+        adapter_digests_distinct,
+        adapters_trained,
+        losses_finite,
+        same_allocation,
+        same_work,
+        paused_leg_idle,
+    )

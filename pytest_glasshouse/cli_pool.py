@@ -1,0 +1,77 @@
+"""`glasshouse pool REPORT...`: the interval over several allocations, the only figure that may carry a GPU's name.
+
+Reads reports and checks each first; the arithmetic is `overhead.pool`'s and the sorting `report.pooling`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pytest_glasshouse.errors import ConfigurationError
+
+EXIT_NO = 1
+EXIT_USAGE = 4
+EXIT_NOTHING = 5
+_POOL = """\
+Pool the rounds of several REPORTs (reports or bundles) over their allocations: random effects (Paule-Mandel) with the
+interval of Hartung, Knapp, Sidik and Jonkman; Student's t over allocations where one of them has a single round. Given
+twice: all completed rounds, those of excluded rows too, which is the headline; and the rounds of rows whose null qualified.
+
+It takes three allocations. With fewer there is no figure, and no GPU is named. The same GPU rented twice is one.
+
+exit codes: 0 at least one pool; 1 a report has faults; 4 a report cannot be used; 5 nothing with three allocations
+"""
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommand."""
+    pool = commands.add_parser(
+        "pool",
+        help="one interval over several allocations",
+        description=_POOL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    pool.add_argument("report", nargs="+", type=Path, metavar="REPORT", help="a report or a .glasshouse.zip bundle")
+    pool.add_argument("--margin", type=_points, metavar="POINTS", help="equivalence margin (default: the narrowest of the rows)")
+    pool.set_defaults(run=_pool, report_error_code=EXIT_USAGE)
+
+
+def _pool(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.authenticity import Trust
+    from pytest_glasshouse.report.check import check_file, load_document
+    from pytest_glasshouse.report.pooling import groups, told
+
+    documents = []
+    for path in options.report:
+        checked = check_file(path, trust=Trust.read(()))
+        if not checked.sound:
+            sys.stdout.write(f"{path}: FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; nothing was pooled\n")
+            return EXIT_NO
+        documents.append(load_document(_read(path)))
+    margins = [row["marginPct"] for document in documents for row in document["rows"]]
+    margin_pct = options.margin if options.margin is not None else min(margins, default=1.0)
+    found = groups(documents)
+    for group in found:
+        sys.stdout.write("\n".join(told(group, margin_pct=margin_pct)) + "\n")
+    if not any(group.pooled(margin_pct=margin_pct)[0] for group in found):
+        sys.stdout.write("nothing to pool: fewer than three allocations of anything\n")
+        return EXIT_NOTHING
+    return 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _points(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected points above 0, saw {text}")
+    return value

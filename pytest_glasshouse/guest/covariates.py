@@ -1,0 +1,188 @@
+"""What else went on while legs trained: clocks, heat, power and throttling of the GPU, and how busy the processors were.
+
+Sampled once a second in a process of its own, so that no leg pays for it in its own time. What cannot be read is null,
+and why is said once; nothing is ever made up. Knows NVML's answers and /proc; refuses to judge them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.guest.launcher import die_with_parent
+from pytest_glasshouse.guest.processor import family, processes
+from pytest_glasshouse.wire.canonical import canonical, parse_object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_glasshouse.wire.canonical import Json
+
+PERIOD_S = 1.0
+#: What one sample holds, in this order: times in nanoseconds of the monotonic clock, shares in thousandths.
+FIELDS = (
+    "t_ns", "sm_mhz", "memory_mhz", "temperature_c", "power_mw", "energy_mj", "throttle_reasons", "other_processes",
+    "load_milli", "busy_milli", "steal_milli",
+)  # fmt: skip
+_GPU = FIELDS[1:8]
+_HOST = FIELDS[8:]
+#: Columns of the first line of /proc/stat, behind its name.
+_IDLE, _IOWAIT, _STEAL = 3, 4, 7
+#: More samples than this are thinned out by the reader; a day is 86 400.
+_MOST = 200_000
+
+
+class Sampler:
+    """Takes samples. `agent` is the process whose descendants the legs are, `nvml` pynvml or what stands in for it."""
+
+    def __init__(
+        self,
+        *,
+        agent: int,
+        nvml: Any = None,
+        proc: Path = Path("/proc"),
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._agent = agent
+        self._proc = proc
+        self._clock_ns = clock_ns
+        self._ticks: list[int] = []
+        #: By field, why it is null.
+        self.reasons: dict[str, str] = {}
+        self._nvml, self._device = self._open(nvml)
+
+    def _open(self, nvml: Any) -> tuple[Any, Any]:
+        if nvml is None:
+            import pynvml
+
+            nvml = pynvml
+        try:
+            nvml.nvmlInit()
+            return nvml, nvml.nvmlDeviceGetHandleByIndex(0)
+        except nvml.NVMLError:
+            self.reasons.update(dict.fromkeys(_GPU, "no NVIDIA driver on this machine"))
+            return nvml, None
+
+    def sample(self) -> list[int | None]:
+        """One sample, in the order of `FIELDS`."""
+        return [self._clock_ns(), *self._gpu(), *self._host()]
+
+    def _gpu(self) -> list[int | None]:
+        nvml, device = self._nvml, self._device
+        if device is None:
+            return [None] * len(_GPU)
+        reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
+        asked: dict[str, Callable[[], Any]] = {
+            "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
+            "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
+            "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
+            "power_mw": lambda: nvml.nvmlDeviceGetPowerUsage(device),
+            "energy_mj": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(device),
+            "throttle_reasons": lambda: reasons(device),
+        }
+        return [*(self._asked(name, ask) for name, ask in asked.items()), self._others()]
+
+    def _others(self) -> int | None:
+        """Processes on the GPU that are not the agent's; null where the driver names processes we cannot see."""
+        try:
+            pids = {int(each.pid) for each in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._device)}
+        except self._nvml.NVMLError as error:
+            self.reasons["other_processes"] = f"NVML does not tell: {error}"
+            return None
+        everyone = processes(self._proc)
+        if pids and pids.isdisjoint(everyone):
+            self.reasons["other_processes"] = "the driver names processes of another process namespace"
+            return None
+        return len(pids - family(self._agent, everyone))
+
+    def _asked(self, name: str, ask: Callable[[], Any]) -> int | None:
+        try:
+            return int(ask())
+        except self._nvml.NVMLError as error:
+            self.reasons[name] = f"NVML does not tell: {error}"
+            return None
+
+    def _host(self) -> list[int | None]:
+        try:
+            load = round(float((self._proc / "loadavg").read_text(encoding="ascii").split()[0]) * 1000)
+            line = (self._proc / "stat").read_text(encoding="ascii").partition("\n")[0]
+            ticks = [int(field) for field in line.split()[1:]]
+        except (OSError, ValueError, IndexError):
+            self.reasons.update(dict.fromkeys(_HOST, "/proc does not tell"))
+            return [None] * len(_HOST)
+        before, self._ticks = self._ticks, ticks
+        passed = [now - then for now, then in zip(ticks, before, strict=False)]
+        total = sum(passed[: _STEAL + 1])
+        if not total:
+            # The first sample has nothing to be compared with.
+            return [load, None, None]
+        busy = total - passed[_IDLE] - passed[_IOWAIT] - passed[_STEAL]
+        return [load, round(1000 * busy / total), round(1000 * passed[_STEAL] / total)]
+
+
+def serve_samples() -> int:
+    """The sampling process: one line on standard output every second, until nobody reads or the agent's thread is gone."""
+    die_with_parent()
+    sampler = Sampler(agent=os.getppid())
+    while True:
+        line: dict[str, Json] = {"sample": [*sampler.sample()], "reasons": {**sampler.reasons}}
+        try:
+            os.write(1, canonical(line) + b"\n")
+        except OSError:
+            return 0
+        time.sleep(PERIOD_S)
+
+
+class Covariates(threading.Thread):
+    """The agent's side: starts the sampling process when first asked to, and keeps what it says."""
+
+    def __init__(self, *, archive_fd: int, site_packages: Sequence[str]) -> None:
+        super().__init__(name="covariates", daemon=True)
+        self._archive_fd = archive_fd
+        self._site_packages = site_packages
+        self._lock = threading.Lock()
+        self._samples: list[list[Json]] = []
+        self._reasons: dict[str, Json] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        """Start sampling, once."""
+        with self._lock:
+            if not self.is_alive():
+                self.start()
+
+    def run(self) -> None:
+        """The thread's body: the process dies with it."""
+        command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", f"/proc/self/fd/{self._archive_fd}", "covariates"]
+        for directory in self._site_packages:
+            command += ["--site-packages", directory]
+        self._process = subprocess.Popen(  # noqa: S603
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(self._archive_fd,)
+        )
+        if self._process.stdout is None:
+            return
+        for line in self._process.stdout:
+            told = parse_object(line)
+            sample, reasons = told["sample"], told["reasons"]
+            if isinstance(sample, list) and isinstance(reasons, dict):
+                with self._lock:
+                    self._samples.append(sample)
+                    del self._samples[:-_MOST]
+                    self._reasons = reasons
+
+    def since(self, t_ns: int) -> dict[str, Json]:
+        """Samples from `t_ns` on, with what their columns are and why some are null."""
+        with self._lock:
+            samples: list[Json] = [[*sample] for sample in self._samples if isinstance(sample[0], int) and sample[0] >= t_ns]
+            return {"fields": [*FIELDS], "samples": samples, "reasons": {**self._reasons}}
+
+    def end(self) -> None:
+        """Stop sampling."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()

@@ -1,0 +1,141 @@
+"""Did the legs of an interleaved round take their turns as drawn, and was a leg that waited idle."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.legs.turns import Turn, segments_of, turns_of
+from pytest_glasshouse.wire import evidence, tokens
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.invariants.finding import Observation
+
+#: Of the raw segments' time, how much processor time protected-side processes may use outside their own turns.
+IDLE_SHARE = 0.001
+#: Processor time that handing over may take the protected leg more than the raw one, in each turn.
+_HANDOVER_NS = 1_000_000
+#: Of its turns, how much a leg may leave untimed: the messages between agent and leg take a moment, more on a busy machine.
+_UNTIMED_SHARE = 0.1
+
+
+def paused_leg_idle(observation: Observation) -> Finding:
+    """No cost hides in the other leg's time: what the protected side does, it does in its own turns."""
+    return judge_rounds("paused leg idle", observation, _idle)
+
+
+def interleaved(observation: Observation) -> bool:
+    """Whether any round of a row was planned with legs that take turns."""
+    return any(isinstance(notes, dict) and "turns" in notes for notes in observation.get("rounds") or [])
+
+
+def is_null(observation: Observation) -> bool:
+    """Whether a row was planned as raw against raw."""
+    plan = observation.get("plan")
+    return isinstance(plan, dict) and plan.get("null") is True
+
+
+def _idle(desk: Desk) -> str:
+    if "turns" not in desk.notes:
+        return "no leg was paused: they ran one after the other"
+    turns, claims = _signed(desk)
+    if "protected" not in claims["roles"]:
+        return "no protected leg took part"
+    told = {role: segments_of(body) for role, body in reading.ends(desk).items()}
+    raw_ns = sum(part["elapsed_ns"] for role, parts in told.items() if role != "protected" for part in parts.values())
+    if raw_ns <= 0:
+        raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
+    outside_ns = _outside_ns(turns)
+    untimed_ns = _untimed_ns("protected", turns, told) - _untimed_ns("raw", turns, told)
+    handovers_ns = _HANDOVER_NS * sum(turn.role == "protected" for turn in turns)
+    share = outside_ns / raw_ns
+    told_share = (
+        f"{outside_ns / 1e6:.3f} ms of processor time outside its own turns, {share:.4%} of {raw_ns / 1e9:.3f} s of raw segments"
+    )
+    if share > IDLE_SHARE:
+        raise broken(
+            f"the protected leg used {outside_ns / 1e9:.3f} s of processor time outside its own turns",
+            expected=f"at most {IDLE_SHARE:.1%} of the raw segments' {raw_ns / 1e9:.3f} s",
+            seen=f"{share:.2%}",
+            todo="do not use this row: a cost of protection was paid in the raw leg's time",
+        )
+    if untimed_ns > handovers_ns and untimed_ns > IDLE_SHARE * raw_ns:
+        raise broken(
+            f"the protected leg used {untimed_ns / 1e9:.3f} s of processor time more than the raw leg while no clock of its ran",
+            expected=f"at most {handovers_ns / 1e9:.3f} s for handing over",
+            seen=f"{untimed_ns / 1e9:.3f} s",
+            todo="do not use this row: a cost of protection was paid between segments",
+        )
+    return told_share
+
+
+def _outside_ns(turns: tuple[Turn, ...]) -> int:
+    """Processor time of the protected side from its first border to its last, less what its own turns used."""
+    whole = turns[-1].after.cpu_ns["protected"] - turns[0].before.cpu_ns["protected"]
+    return whole - sum(turn.cpu_ns("protected") for turn in turns if turn.role == "protected")
+
+
+def _untimed_ns(role: str, turns: tuple[Turn, ...], told: dict[str, dict[int, dict[str, int]]]) -> int:
+    """What a leg used in its own turns, less what it counted in wash-outs and segments."""
+    counted = sum(part["cpu_ns"] + part["wash_cpu_ns"] for part in told[role].values())
+    return sum(turn.cpu_ns(role) for turn in turns if turn.role == role) - counted
+
+
+def in_turns(desk: Desk) -> str:
+    """Turns as the seed drew them, one at a time, each with the segment its leg tells of and nobody else's."""
+    turns, claims = _signed(desk)
+    drawn = desk.of("turns")
+    if claims["turns"] != drawn or len(turns) != len(drawn):
+        raise unseen(
+            f"{len(turns)} of {len(drawn)} turns were played", expected=f"{len(drawn)} turns", seen=f"{len(turns)} signed for"
+        )
+    for one, after in pairwise(turns):
+        if after.before.t_ns < one.after.t_ns:
+            raise broken(
+                f"turns {one.number} and {after.number} overlapped",
+                expected="one leg at a time",
+                seen=f"{(one.after.t_ns - after.before.t_ns) / 1e9:.3f} s of overlap",
+                todo="do not use this row: the legs competed for the device",
+            )
+    for role, body in reading.ends(desk).items():
+        _as_told(role, [turn for turn in turns if turn.role == role], segments_of(body))
+    return f"{len(turns)} turns as drawn, one at a time"
+
+
+def _as_told(role: str, turns: list[Turn], told: dict[int, dict[str, int]]) -> None:
+    if list(told) != [turn.number for turn in turns]:
+        raise broken(
+            f"the {role} leg tells of other turns than it was given",
+            expected=f"{len(turns)} turns",
+            seen=f"{len(told)} segments",
+            todo="do not use this row",
+        )
+    spare_ns = [turn.elapsed_ns - told[turn.number]["elapsed_ns"] - told[turn.number]["wash_ns"] for turn in turns]
+    turn_ns = sum(turn.elapsed_ns for turn in turns)
+    if min(spare_ns) < 0 or sum(spare_ns) > _UNTIMED_SHARE * turn_ns:
+        raise broken(
+            f"the {role} leg's segments are not as long as its turns",
+            expected=f"wash-outs and segments within each turn, and at most {_UNTIMED_SHARE:.0%} of the turns beside them",
+            seen=f"{sum(spare_ns) / 1e9:.3f} s of {turn_ns / 1e9:.3f} s untimed, at least {min(spare_ns) / 1e9:.3f} s in each",
+            todo="do not use this row: a leg's clock is not the guest's, or part of its turns was not timed",
+        )
+
+
+def _signed(desk: Desk) -> tuple[tuple[Turn, ...], dict[str, Any]]:
+    """What the agent signed about the borders of this round's turns."""
+    token, met = desk.of("borders"), desk.of("guest")
+    agent = tokens.public_key(met[0]["ak"])
+    claims = reading.claims(desk, token, key=agent, typ=evidence.TYP_BORDERS, name="account of the turns")
+    if claims["nonce"] != desk.of("nonce"):
+        raise broken(
+            "the account of the turns is of another round",
+            expected=f"nonce {desk.of('nonce')}",
+            seen=f"nonce {claims['nonce']}",
+            todo="do not use this row",
+        )
+    turns = turns_of(claims)
+    if not turns:
+        raise unseen("no turn was played", expected="turns", seen="none")
+    return turns, claims

@@ -1,0 +1,163 @@
+"""One interleaved round from the host's side: every leg started and warm, their turns followed, every leg ended.
+
+The agent gives the turns; this module draws whose each one is, starts the legs one after the other, and writes down what
+the agent signed about the borders between turns. It judges nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from pytest_glasshouse.channel.guest import follow
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
+from pytest_glasshouse.legs.order import turn_orders
+from pytest_glasshouse.legs.outcome import Ended
+from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.raw import refuse_raw
+from pytest_glasshouse.legs.round import EXCLUDED, leg_notes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_glasshouse.legs.order import Role
+    from pytest_glasshouse.legs.protected import ProtectedRuntime
+    from pytest_glasshouse.legs.raw import RawRunner
+    from pytest_glasshouse.legs.round import Round
+    from pytest_glasshouse.legs.watch import LegWatch
+    from pytest_glasshouse.rows.interleaving import Interleaving
+    from pytest_glasshouse.wire.canonical import Json
+
+
+class BegunLeg(Protocol):
+    """A leg that was started."""
+
+    @property
+    def role(self) -> Role: ...
+    @property
+    def watch(self) -> LegWatch: ...
+    @property
+    def on_event(self) -> Callable[[str, dict[str, Json]], None]: ...
+    def finish(self, lost: Ended | None) -> Ended | None: ...
+
+
+class InterleavedRound:
+    """One round whose legs are resident together. `run` returns how the row ended if it ended here, else None."""
+
+    def __init__(self, current: Round, design: Interleaving, starts: Sequence[Role]) -> None:
+        self._current = current
+        self._design = design
+        self._starts = tuple(starts)
+        self._begun: list[BegunLeg] = []
+        self._turn = 0
+
+    def run(self, protected: ProtectedRuntime, raw: RawRunner) -> Ended | None:
+        """Start, follow and end every leg."""
+        current, design = self._current, self._design
+        if current.confidential:
+            refuse_raw(current)
+        orders = turn_orders(self._starts, number=current.number, pairs=design.pairs, seed=current.seed)
+        turns = [role for pair in orders for role in pair]
+        current.notes["turns"] = turns
+        for role in self._starts:
+            current.notes.setdefault(role, None)
+        try:
+            current.channel.request(
+                "conduct",
+                {"round": current.conductor, "nonce": current.nonce, "roles": [*self._starts], "turns": [*turns]},
+            )
+            refused = self._start(protected, raw)
+            self._until(lambda: all(leg.watch.ended for leg in self._begun))
+            self._note_covariates()
+        except (GuestGoneError, InfrastructureError) as error:
+            self._end_those_left()
+            return self._finish(Ended(outcome="excluded", reason=str(error), decision=EXCLUDED), None)
+        return self._finish(None, refused)
+
+    def _start(self, protected: ProtectedRuntime, raw: RawRunner) -> RefusedError | None:
+        """One leg after the other, each warm before the next is started: nobody sets up in another's time."""
+        for role in self._starts:
+            try:
+                leg: BegunLeg = protected.begin(self._current) if role == "protected" else raw.begin(self._current, role)
+            except RefusedError as error:
+                # It was refused before it began: those that wait for it are told that it will not come.
+                self._current.channel.request("dismiss", {"round": self._current.conductor})
+                return error
+            self._begun.append(leg)
+            self._until(lambda watch=leg.watch: watch.ended or "resident" in watch.events)  # type: ignore[misc]
+            if leg.watch.ended:
+                return None
+        return None
+
+    def _end_those_left(self) -> None:
+        """End legs that nobody follows any more: a row after this one would find them beside its own."""
+        with contextlib.suppress(GuestGoneError, ProtocolError):
+            for leg in self._begun:
+                if not leg.watch.ended:
+                    self._current.channel.request("kill", {"leg": leg.watch.leg_id})
+
+    def _until(self, over: Callable[[], bool]) -> None:
+        current = self._current
+        began = time.monotonic()
+        by_id = {leg.watch.leg_id: leg for leg in self._begun}
+        for events in follow(current.channel, current.cursor):
+            elapsed_s = time.monotonic() - began
+            for event in events:
+                current.cursor = cast("int", event["seq"]) + 1
+                leg = by_id.get(cast("str", event["leg"]))
+                if leg is not None:
+                    kind, body = leg.watch.note(event, elapsed_s)
+                    if kind != "exit":
+                        leg.on_event(kind, body)
+                elif event["leg"] == current.conductor:
+                    self._note(cast("str", event["type"]), cast("dict[str, Any]", event["body"]), elapsed_s)
+            if over():
+                return
+            for leg in self._begun:
+                if not leg.watch.ended:
+                    leg.watch.expect_in_time(elapsed_s)
+
+    def _note_covariates(self) -> None:
+        """What was sampled since the first of these legs was forked."""
+        if self._begun and "spawned" in self._begun[0].watch.timeline:
+            since = {"since_ns": self._begun[0].watch.timeline["spawned"]}
+            self._current.notes["covariates"] = self._current.channel.request("covariates", cast("dict[str, Json]", since))
+
+    def _note(self, kind: str, body: dict[str, Any], elapsed_s: float) -> None:
+        current = self._current
+        if kind == "borders":
+            current.notes["borders"] = body["borders"]
+        elif kind == "turn":
+            # No rate: which of the legs is ahead is nobody's business before the row is over.
+            current.tell(
+                Progress(
+                    row_id=current.row.row_id,
+                    leg="both",
+                    phase="turns",
+                    round=current.number,
+                    rounds=current.rounds,
+                    elapsed_s=elapsed_s,
+                    fraction=body["turn"] / body["turns"],
+                )
+            )
+
+    def _finish(self, lost: Ended | None, refused: RefusedError | None) -> Ended | None:
+        """What each leg leaves, in the order they started; the protected leg's end is the row's, if it is one."""
+        ends: dict[Role, Ended | None] = {}
+        for leg in self._begun:
+            try:
+                ends[leg.role] = leg.finish(lost)
+            except RefusedError as error:
+                refused = error
+            except GuestGoneError as error:
+                ends[leg.role] = Ended(outcome="excluded", reason=f"{leg.role} leg: {error}", decision=EXCLUDED)
+        if refused is not None:
+            leg_notes(self._current.notes, "protected")["refusal"] = {"reason": refused.reason}
+            return Ended(
+                outcome="failed",
+                reason=f"the attestation server refused: {refused.reason}",
+                decision="no key was released; the protected leg did not train",
+            )
+        told = [ends.get(role) for role in ("protected", *self._starts)]
+        return next((end for end in told if end is not None), lost)

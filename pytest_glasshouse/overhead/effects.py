@@ -1,0 +1,147 @@
+"""What may disturb a comparison of segments: order, position, outliers by leg, autocorrelation, legs that are not steady.
+
+None of these decides a verdict; they reach its reason. Values are log ratios or log rates, one list per round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import TYPE_CHECKING, Literal
+
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, middle_and_reach
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.overhead.segments import Leg, RoundSegments
+
+Values = Sequence[Sequence[float]]
+
+#: A pair is an outlier beyond this many median absolute deviations from its round's median.
+OUTLIER_MADS = 5.0
+#: Outliers fall on one leg's side when so uneven a split has a smaller chance than this.
+SIGNIFICANT = 0.05
+#: A leg whose rate moves by less than this from the first to the second half of its rounds is steady, in percent.
+STEADY_PCT = 1.0
+#: Log ratios that differ by less are the same.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """A difference in points with its 95 % interval over rounds."""
+
+    pct: float
+    ci95: Interval | None
+
+    @property
+    def seen(self) -> bool:
+        """Whether the interval excludes 0."""
+        return self.ci95 is not None and not self.ci95.holds(0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outliers:
+    """Pairs far from their round's median, by the leg that was slow in them, and how likely so uneven a split is.
+
+    `p` is that of a two-sided binomial test; None where no pair is an outlier.
+    """
+
+    protected: int
+    raw: int
+    p: float | None
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether they fall on one leg's side."""
+        return self.p is not None and self.p < SIGNIFICANT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steadiness:
+    """Whether a leg's rate stood still inside its rounds. `drift_pct` is second half against first, by the mean over rounds."""
+
+    leg: Leg
+    state: Literal["steady", "warming up", "slowing down", "no steady state", "too short to say"]
+    drift_pct: float | None
+
+
+def order_effects(rounds: Sequence[RoundSegments]) -> list[float]:
+    """By round: mean log ratio of pairs that began protected minus that of pairs that began raw; rounds with both only."""
+    found = []
+    for each in rounds:
+        by_first: dict[str, list[float]] = {"protected": [], "raw": []}
+        for pair in each.pairs:
+            by_first[pair.first].append(math.log(pair.protected.per_ns) - math.log(pair.raw.per_ns))
+        if by_first["protected"] and by_first["raw"]:
+            found.append(_mean(by_first["protected"]) - _mean(by_first["raw"]))
+    return found
+
+
+def position_effects(pairs: Values) -> list[float]:
+    """By round: mean log ratio of its later half of pairs minus that of its earlier half."""
+    return [_mean(values[-(len(values) // 2) :]) - _mean(values[: len(values) // 2]) for values in pairs if len(values) > 1]
+
+
+def effect(by_round: Sequence[float]) -> Effect | None:
+    """The mean of a difference of log ratios over rounds, as points of overhead; None without a round that shows it."""
+    if not by_round:
+        return None
+    if len(by_round) < MIN_FOR_INTERVAL:
+        return Effect(pct=-100 * by_round[0], ci95=None)
+    middle, reach = middle_and_reach(by_round, tail=0.025)
+    return Effect(pct=-100 * middle, ci95=Interval(low=-100 * (middle + reach), high=-100 * (middle - reach)))
+
+
+def outliers(pairs: Values) -> Outliers:
+    """Count pairs beyond five median absolute deviations (of the whole row) from their round's median, by the slow leg."""
+    from scipy.stats import binomtest
+
+    away = [value - median(values) for values in pairs for value in values]
+    limit = max(OUTLIER_MADS * median(abs(value) for value in away), _ROUNDING)
+    protected, raw = sum(value < -limit for value in away), sum(value > limit for value in away)
+    p = float(binomtest(protected, protected + raw).pvalue) if protected + raw else None
+    return Outliers(protected=protected, raw=raw, p=p)
+
+
+def lag_one(rounds: Values) -> float | None:
+    """Autocorrelation of neighbours inside rounds, around each round's mean; None where nothing varies."""
+    centred = [[value - _mean(values) for value in values] for values in rounds]
+    squares = math.fsum(value * value for values in centred for value in values)
+    if squares == 0 or all(len(values) < MIN_FOR_INTERVAL for values in centred):
+        return None
+    products = math.fsum(a * b for values in centred for a, b in pairwise(values))
+    return products / squares
+
+
+def effective_sample_size(count: int, autocorrelation: float | None) -> float:
+    """How many independent values `count` neighbours with this lag-1 autocorrelation are worth; never more than `count`."""
+    if autocorrelation is None or autocorrelation <= 0:
+        return float(count)
+    return count * (1 - autocorrelation) / (1 + autocorrelation)
+
+
+def steadiness(rounds: Sequence[RoundSegments], leg: Leg) -> Steadiness:
+    """Compare the halves of every round: moving the same way in all of them is a drift, moving anyhow is no steady state."""
+    drifts = []
+    for each in rounds:
+        rates = [math.log(getattr(pair, leg).per_ns) for pair in each.pairs]
+        if len(rates) > 3:  # noqa: PLR2004  (two in each half)
+            drifts.append(median(rates[-(len(rates) // 2) :]) - median(rates[: len(rates) // 2]))
+    if not drifts:
+        return Steadiness(leg=leg, state="too short to say", drift_pct=None)
+    drift_pct = math.expm1(_mean(drifts)) * 100
+    tolerance = math.log1p(STEADY_PCT / 100)
+    if _mean([abs(value) for value in drifts]) <= tolerance:
+        return Steadiness(leg=leg, state="steady", drift_pct=drift_pct)
+    if all(value > 0 for value in drifts):
+        return Steadiness(leg=leg, state="warming up", drift_pct=drift_pct)
+    if all(value < 0 for value in drifts):
+        return Steadiness(leg=leg, state="slowing down", drift_pct=drift_pct)
+    return Steadiness(leg=leg, state="no steady state", drift_pct=drift_pct)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

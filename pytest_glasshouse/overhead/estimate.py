@@ -1,0 +1,168 @@
+"""What the segments of interleaved rounds say of a row: estimates, spreads, effects, and how sure each is.
+
+The unit of every interval here is the round. Pairs are never counted as if they were independent of the process they
+ran in; their number only says how finely a round was cut. This module knows log ratios and refuses to know verdicts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.overhead.effects import (
+    Effect,
+    Outliers,
+    Steadiness,
+    effect,
+    effective_sample_size,
+    lag_one,
+    order_effects,
+    outliers,
+    position_effects,
+    steadiness,
+)
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, interval_pct, mean_overhead_pct, spread_of, t_quantile
+from pytest_glasshouse.overhead.null import Null, measured_nulls
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_glasshouse.overhead.segments import Pair, RoundSegments
+
+#: Share cut from each end of a round's pairs for the companion.
+TRIM = 0.2
+#: The chance with which `minimum_detectable_pct` is detected.
+POWER = 0.80
+#: Points by which equal figures may differ in arithmetic.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """An overhead in percent with its intervals; None where one round has none."""
+
+    pct: float
+    ci95: Interval | None
+    ci90: Interval | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimates:
+    """Everything the segments of a row say. Percent of throughput unless a name says otherwise.
+
+    `agree` is whether headline and companion lie in each other's 95 % interval (None for one round). `between_pct` is
+    the spread of the rounds' log ratios, `within_pct` that of the pairs inside their rounds, `start_pct` what of the
+    first the second does not explain: the spread a process start brings with it. All three are standard deviations.
+    """
+
+    log_ratios: tuple[float, ...]
+    headline: Figure
+    trimmed: Figure
+    agree: bool | None
+    outliers: Outliers
+    nulls: tuple[Null, ...]
+    minimum_detectable_pct: float | None
+    between_pct: float | None
+    within_pct: float | None
+    start_pct: float | None
+    order: Effect | None
+    position: Effect | None
+    pairs: int
+    autocorrelation: float | None
+    common_autocorrelation: float | None
+    effective_pairs: float
+    steadiness: tuple[Steadiness, ...]
+
+
+def estimates(rounds: Sequence[RoundSegments], *, first_rounds: int | None = None) -> Estimates:
+    """All estimates of a row from its rounds' segments. Raises `ValueError` when there is no round."""
+    if not rounds:
+        raise ValueError("no round was measured")
+    ratios = [totals_log_ratio(each.pairs) for each in rounds]
+    pairs = [[pair_log_ratio(pair) for pair in each.pairs] for each in rounds]
+    headline = _figure(ratios, first_rounds)
+    trimmed = _figure([trimmed_mean(values) for values in pairs], first_rounds)
+    between = spread_of(ratios)[0] if len(ratios) >= MIN_FOR_INTERVAL else None
+    within = _within(pairs)
+    lagged = lag_one(pairs)
+    total = sum(map(len, pairs))
+    return Estimates(
+        log_ratios=tuple(ratios),
+        headline=headline,
+        trimmed=trimmed,
+        agree=_agree(headline, trimmed),
+        outliers=outliers(pairs),
+        nulls=measured_nulls(rounds, first_rounds=first_rounds),
+        minimum_detectable_pct=minimum_detectable_pct(ratios, first_rounds=first_rounds),
+        between_pct=None if between is None else between * 100,
+        within_pct=None if within is None else within * 100,
+        start_pct=_start(between, within, pairs),
+        order=effect(order_effects(rounds)),
+        position=effect(position_effects(pairs)),
+        pairs=total,
+        autocorrelation=lagged,
+        common_autocorrelation=lag_one([[_common(pair) for pair in each.pairs] for each in rounds]),
+        effective_pairs=effective_sample_size(total, lagged),
+        steadiness=tuple(steadiness(rounds, leg) for leg in ("protected", "raw")),
+    )
+
+
+def totals_log_ratio(pairs: Sequence[Pair]) -> float:
+    """A round's headline: the logarithm of protected over raw rate, each units over seconds in total."""
+    protected = math.log(sum(each.protected.units for each in pairs)) - math.log(sum(each.protected.elapsed_ns for each in pairs))
+    raw = math.log(sum(each.raw.units for each in pairs)) - math.log(sum(each.raw.elapsed_ns for each in pairs))
+    return protected - raw
+
+
+def pair_log_ratio(pair: Pair) -> float:
+    """The logarithm of protected over raw rate in one pair."""
+    return math.log(pair.protected.per_ns) - math.log(pair.raw.per_ns)
+
+
+def trimmed_mean(values: Sequence[float]) -> float:
+    """A round's companion: the mean without the lowest and the highest fifth (`scipy.stats.trim_mean`)."""
+    from scipy.stats import trim_mean
+
+    return float(trim_mean(values, TRIM))
+
+
+def minimum_detectable_pct(log_ratios: Sequence[float], *, first_rounds: int | None = None) -> float | None:
+    """The overhead that a row like this one finds above 0 with 80 % chance: (t.975 + t.80) standard errors."""
+    if len(log_ratios) < MIN_FOR_INTERVAL:
+        return None
+    spread, freedom = spread_of(log_ratios, first_rounds=first_rounds)
+    return (t_quantile(0.975, freedom) + t_quantile(POWER, freedom)) * spread / math.sqrt(len(log_ratios)) * 100
+
+
+def _figure(log_ratios: Sequence[float], first_rounds: int | None) -> Figure:
+    ci95, ci90 = (interval_pct(log_ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
+    return Figure(pct=mean_overhead_pct(log_ratios), ci95=ci95, ci90=ci90)
+
+
+def _agree(headline: Figure, trimmed: Figure) -> bool | None:
+    if headline.ci95 is None or trimmed.ci95 is None:
+        return None
+    return headline.ci95.holds(trimmed.pct, slack_pct=_ROUNDING) and trimmed.ci95.holds(headline.pct, slack_pct=_ROUNDING)
+
+
+def _within(pairs: Sequence[Sequence[float]]) -> float | None:
+    """The pooled standard deviation of pairs around the mean of their round."""
+    freedom = sum(len(values) - 1 for values in pairs)
+    if freedom == 0:
+        return None
+    squares = math.fsum((value - math.fsum(values) / len(values)) ** 2 for values in pairs for value in values)
+    return math.sqrt(squares / freedom)
+
+
+def _start(between: float | None, within: float | None, pairs: Sequence[Sequence[float]]) -> float | None:
+    """Kalibera and Jones' corrected variance components (2013): T2^2 = S2^2 - S1^2 / r1, not below 0."""
+    if between is None or within is None:
+        return None
+    per_round = len(pairs) / math.fsum(1 / len(values) for values in pairs)
+    return math.sqrt(max(0.0, between**2 - within**2 / per_round)) * 100
+
+
+def _common(pair: Pair) -> float:
+    """What both legs of a pair share: the logarithm of their mean rate."""
+    return (math.log(pair.protected.per_ns) + math.log(pair.raw.per_ns)) / 2

@@ -1,0 +1,84 @@
+"""Raw against raw, in the same rounds: what the allocation shows where nothing differs.
+
+A null qualifies when its 90 % interval lies inside the margin; without one that does, a row says nothing. Two kinds:
+halves of the raw leg's own segments, and a second raw process (R'), which brings its own process start with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pytest_glasshouse.overhead.interval import Interval, interval_pct
+from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_glasshouse.overhead.segments import RoundSegments, Segment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Null:
+    """One null over the rounds, as an overhead in percent of what is no treatment. `ci90` is None below two rounds."""
+
+    kind: Literal["split halves", "second raw leg"]
+    log_ratios: tuple[float, ...]
+    pct: float
+    ci90: Interval | None
+
+    def qualifies(self, margin_pct: float) -> bool:
+        """Whether the 90 % interval lies inside the margin."""
+        return self.ci90 is not None and self.ci90.inside(margin_pct)
+
+
+def measured_nulls(rounds: Sequence[RoundSegments], *, first_rounds: int | None = None) -> tuple[Null, ...]:
+    """Every null the segments allow. A round too short to be split counts in none."""
+    halves = [value for each in rounds if (value := split_halves(each)) is not None]
+    again = [value for each in rounds if (value := second_raw(each)) is not None]
+    found: list[Null] = []
+    if len(halves) == len(rounds):
+        found.append(_null("split halves", halves, first_rounds))
+    if len(again) == len(rounds):
+        found.append(_null("second raw leg", again, first_rounds))
+    return tuple(found)
+
+
+def split_halves(each: RoundSegments) -> float | None:
+    """The log ratio of totals of two halves of a round's raw segments; None below four segments.
+
+    Of two neighbours one goes to either half, drawn by a digest of round and place: fixed before any row was measured,
+    and in step with nothing that recurs. An odd last segment is left out.
+    """
+    raw = [pair.raw for pair in each.pairs]
+    halves: tuple[list[Segment], list[Segment]] = ([], [])
+    for place in range(0, len(raw) - 1, 2):
+        swapped = hashlib.sha256(f"glasshouse-null/1\n{each.round}\n{place}".encode()).digest()[0] & 1
+        halves[swapped].append(raw[place])
+        halves[1 - swapped].append(raw[place + 1])
+    if len(halves[0]) < 2:  # noqa: PLR2004  (one segment is not half of anything)
+        return None
+    return _log_rate(halves[0]) - _log_rate(halves[1])
+
+
+def second_raw(each: RoundSegments) -> float | None:
+    """The log ratio of totals of the second raw leg over the first; None unless every pair has both."""
+    again = [pair.raw2 for pair in each.pairs if pair.raw2 is not None]
+    if len(again) != len(each.pairs):
+        return None
+    return _log_rate(again) - _log_rate([pair.raw for pair in each.pairs])
+
+
+def _log_rate(segments: Sequence[Segment]) -> float:
+    return math.log(sum(each.units for each in segments)) - math.log(sum(each.elapsed_ns for each in segments))
+
+
+def _null(kind: Literal["split halves", "second raw leg"], log_ratios: Sequence[float], first_rounds: int | None) -> Null:
+    return Null(
+        kind=kind,
+        log_ratios=tuple(log_ratios),
+        pct=overhead_of_log_ratio(math.fsum(log_ratios) / len(log_ratios)),
+        ci90=interval_pct(log_ratios, level=0.90, first_rounds=first_rounds),
+    )

@@ -1,0 +1,54 @@
+"""What a verdict's reason has to say beside the verdict: estimates that disagree, one-sided outliers, unsteady legs.
+
+A remark decides nothing and hides nothing. It is there when the figures show it and not otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_glasshouse.overhead.effects import Outliers, Steadiness
+    from pytest_glasshouse.overhead.estimate import Figure
+    from pytest_glasshouse.overhead.interval import Interval
+
+
+class Remarkable(Protocol):
+    """The part of a row's estimates (`overhead.estimate.Estimates`) that a reason may have to speak of."""
+
+    @property
+    def agree(self) -> bool | None: ...
+    @property
+    def trimmed(self) -> Figure: ...
+    @property
+    def outliers(self) -> Outliers: ...
+    @property
+    def steadiness(self) -> Sequence[Steadiness]: ...
+
+
+def remarks(estimated: Remarkable) -> tuple[str, ...]:
+    """Every remark on a row's estimates, in a fixed order."""
+    return tuple(_remarks(estimated))
+
+
+def _remarks(estimated: Remarkable) -> Iterator[str]:
+    trimmed = estimated.trimmed
+    if estimated.agree is False:
+        yield f"the trimmed companion disagrees: {trimmed.pct:+.2f} % {_shown(trimmed.ci95)}"
+    seen = estimated.outliers
+    if seen.one_sided:
+        leg, count = max(("protected", seen.protected), ("raw", seen.raw), key=lambda each: each[1])
+        yield (
+            f"{count} of {seen.protected + seen.raw} outlier pairs are slow in the {leg} leg (p = {seen.p:.2g}): "
+            "a cost that comes now and then, on one side"
+        )
+    for each in estimated.steadiness:
+        if each.state not in {"steady", "too short to say"}:
+            word = "has" if each.state == "no steady state" else "is"
+            yield f"the {each.leg} leg {word} {each.state} ({each.drift_pct:+.2f} % within its rounds)"
+
+
+def _shown(interval: Interval | None) -> str:
+    return "(no interval)" if interval is None else f"(95 % interval {interval.low:+.2f} to {interval.high:+.2f})"

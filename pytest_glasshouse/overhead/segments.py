@@ -1,0 +1,96 @@
+"""Timed stretches of interleaved rounds, as estimates take them: pairs of raw and protected segments, by round.
+
+This module knows the shape in which an observation holds them (`pairs` of a round) and refuses what cannot be one.
+It computes nothing. Times are whole nanoseconds of the guest's clock, units those of the workload.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+Leg = Literal["protected", "raw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """One leg's timed stretch after its wash-out: whole steps, device-synchronised, drained.
+
+    `cpu_ns` is the processor time of the leg's processes in it, None where it was not read.
+    """
+
+    units: int
+    elapsed_ns: int
+    cpu_ns: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("units", self.units), ("elapsed_ns", self.elapsed_ns)):
+            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+                raise ValueError(f"a segment's {name}: expected a whole number above 0, saw {value!r}")
+
+    @property
+    def per_ns(self) -> float:
+        """Units per nanosecond."""
+        return self.units / self.elapsed_ns
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A protected and a raw segment, one right after the other, `first` drawn at random.
+
+    `number` counts from 1 within its round. `raw2` is the second raw leg's segment in R/R' triples.
+    """
+
+    number: int
+    first: Leg
+    protected: Segment
+    raw: Segment
+    raw2: Segment | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSegments:
+    """All pairs of one round, in the order they ran."""
+
+    round: int
+    pairs: tuple[Pair, ...]
+
+    def __post_init__(self) -> None:
+        if not self.pairs:
+            raise ValueError(f"round {self.round} has no pair of segments")
+        if [each.number for each in self.pairs] != list(range(1, len(self.pairs) + 1)):
+            raise ValueError(f"round {self.round}: expected pairs 1 to {len(self.pairs)}, each once, in order")
+
+
+def round_segments(number: int, pairs: Sequence[Mapping[str, Any]]) -> RoundSegments:
+    """The segments of a round, from `pairs` as an observation holds them.
+
+    Each pair is `{number, first, protected: {units, elapsed_ns, cpu_ns}, raw: {...}}` with `raw2` where a second raw
+    leg ran; then each has its `position` among the three. Keys beyond these are the observer's own. Raises `ValueError`
+    or `KeyError` for what is none.
+    """
+    return RoundSegments(round=number, pairs=tuple(_pair(each) for each in pairs))
+
+
+def _pair(given: Mapping[str, Any]) -> Pair:
+    first = given["first"]
+    if first not in {"protected", "raw", "raw2"}:
+        raise ValueError(f"first of a pair: expected protected, raw or raw2, saw {first!r}")
+    again = given.get("raw2")
+    if again is not None:
+        # Of three turns the first may be the second raw leg's: what counts is which of the two compared ran before.
+        first = "protected" if given["protected"]["position"] < given["raw"]["position"] else "raw"
+    return Pair(
+        number=given["number"],
+        first=cast("Leg", first),
+        protected=_segment(given["protected"]),
+        raw=_segment(given["raw"]),
+        raw2=None if again is None else _segment(again),
+    )
+
+
+def _segment(given: Mapping[str, Any]) -> Segment:
+    return Segment(units=given["units"], elapsed_ns=given["elapsed_ns"], cpu_ns=given.get("cpu_ns"))

@@ -1,0 +1,81 @@
+"""A row's fixed costs and what whole jobs cost with them, as the report holds them; the arithmetic is `overhead.cost`'s."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.overhead.cost import JOB_HOURS, RoundCost, job_cost, seconds
+from pytest_glasshouse.overhead.rates import log_ratio, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_glasshouse.legs.results import LegResult
+
+    Legs = Sequence[tuple[LegResult, LegResult]]
+
+#: What is told of either leg, in the order it happens. `setup` holds the first four, and what else comes before the load is done.
+_PHASES = {"protected": ("attest", "release", "open", "load"), "raw": ("load",)}
+
+
+def cost_figures(legs: Legs, *, usd_per_hour: float | None) -> dict[str, Any]:
+    """`fixedCosts`, `totalCost` and `priceUsdPerHour`, from both legs of every round, protected first.
+
+    The total cost is left empty where a round's zeroize was not seen to its end.
+    """
+    fixed = [*_fixed("protected", [pair[0] for pair in legs]), *_fixed("raw", [pair[1] for pair in legs])]
+    zeroized = [_seconds(pair[0].zeroize_ns) for pair in legs if pair[0].zeroize_ns is not None]
+    if len(zeroized) == len(legs):
+        fixed.append(_told("protected", "zeroize", zeroized))
+    rounds = [
+        RoundCost(
+            protected_setup_s=_seconds(protected.setup_ns),
+            raw_setup_s=_seconds(raw.setup_ns),
+            zeroize_s=zeroize_s,
+            log_ratio=log_ratio(_rate(protected), _rate(raw)),
+        )
+        for (protected, raw), zeroize_s in zip(legs, zeroized, strict=False)
+    ]
+    total = [_job(rounds, hours, usd_per_hour) for hours in JOB_HOURS] if len(zeroized) == len(legs) else []
+    return {"fixedCosts": fixed, "totalCost": total, "priceUsdPerHour": usd_per_hour}
+
+
+def price(observation: Mapping[str, Any]) -> float | None:
+    """What the allocation cost, USD per hour, as the observation has it; None where nobody said."""
+    allocation = observation.get("allocation")
+    told = allocation.get("priceUsdPerHour") if isinstance(allocation, dict) else None
+    return float(told) if told is not None else None
+
+
+def _fixed(name: str, legs: Sequence[LegResult]) -> list[dict[str, Any]]:
+    found = [_told(name, "setup", [_seconds(leg.setup_ns) for leg in legs])]
+    for phase in _PHASES[name]:
+        taken = [_seconds(leg.phases_ns[phase]) for leg in legs if phase in leg.phases_ns]
+        if len(taken) == len(legs):
+            found.append(_told(name, phase, taken))
+    found.append(_told(name, "warmup", [_seconds(leg.warmup_ns) for leg in legs]))
+    return found
+
+
+def _told(leg: str, phase: str, taken: Sequence[float]) -> dict[str, Any]:
+    found = seconds(taken)
+    return {"leg": leg, "phase": phase, "meanSec": found.mean, "ci95Sec": None if found.ci95 is None else list(found.ci95)}
+
+
+def _job(rounds: Sequence[RoundCost], hours: int, usd_per_hour: float | None) -> dict[str, Any]:
+    found = job_cost(rounds, hours=hours, usd_per_hour=usd_per_hour)
+    return {
+        "hours": hours,
+        "pct": found.pct,
+        "ci95Pct": None if found.ci95 is None else [found.ci95.low, found.ci95.high],
+        "usd": found.usd,
+        "usdCi95": None if found.usd_ci95 is None else list(found.usd_ci95),
+    }
+
+
+def _rate(leg: LegResult) -> float:
+    return rate(leg.units, _seconds(leg.elapsed_ns))
+
+
+def _seconds(nanoseconds: int) -> float:
+    return nanoseconds / 1e9

@@ -1,0 +1,55 @@
+"""Whether and how far a row was to be extended, from its observation: the plan that was signed for, and its first rounds.
+
+The run asks this once, after the first rounds, and `check` asks it again: a row with another number of rounds stopped where
+it liked. The rule is `overhead.extension`'s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.overhead.extension import Extension, rounds_needed
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, interval_pct
+from pytest_glasshouse.overhead.rates import log_ratio, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_glasshouse.legs.results import RoundResult
+
+
+def extension(observation: Mapping[str, Any], rounds: Sequence[RoundResult]) -> Extension | None:
+    """The decision after the first rounds; None where no width was asked for or the first rounds are not complete."""
+    plan = observation.get("plan")
+    if not isinstance(plan, dict) or plan.get("halfWidthPct") is None:
+        return None
+    first = first_log_ratios(rounds, plan["rounds"])
+    if len(first) < max(MIN_FOR_INTERVAL, plan["rounds"]):
+        return None
+    return rounds_needed(first, half_width_pct=float(plan["halfWidthPct"]), max_rounds=plan["maxRounds"])
+
+
+def first_log_ratios(rounds: Sequence[RoundResult], count: int) -> list[float]:
+    """The log ratios of the first `count` rounds, of those with both legs."""
+    return [
+        log_ratio(rate(each.protected.units, each.protected.elapsed_ns / 1e9), rate(each.raw.units, each.raw.elapsed_ns / 1e9))
+        for each in rounds[:count]
+        if each.protected is not None and each.raw is not None
+    ]
+
+
+def extension_figures(decided: Extension | None, rounds: Sequence[RoundResult]) -> dict[str, Any]:
+    """`{"extension": {...}}`, with the interval as it was when the decision was made; nothing where there was none."""
+    if decided is None:
+        return {}
+    interim = interval_pct(first_log_ratios(rounds, decided.first_rounds), level=0.95)
+    return {
+        "extension": {
+            "halfWidthPct": decided.half_width_pct,
+            "firstRounds": decided.first_rounds,
+            "firstCi95Pct": None if interim is None else [interim.low, interim.high],
+            "spreadPct": decided.spread_pct,
+            "wanted": decided.wanted,
+            "rounds": decided.rounds,
+        }
+    }

@@ -1,0 +1,79 @@
+"""A null row's record: raw against raw, so whatever differs is this allocation's own doing.
+
+It has no protected leg, no overhead and no verdict: one difference with its interval, and whether that lies inside the
+margin. This module knows rounds with two raw legs; `check` computes every figure again with it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.overhead.interval import interval_pct
+from pytest_glasshouse.overhead.rates import log_ratio, overhead_pct, rate
+from pytest_glasshouse.report.covariates import covariates
+from pytest_glasshouse.report.turns import design, segments, steady
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_glasshouse.legs.outcome import Outcome
+    from pytest_glasshouse.legs.results import LegResult, RoundResult
+
+
+def null_record(
+    common: Mapping[str, Any],
+    outcome: Outcome,
+    rounds: Sequence[RoundResult],
+    found: Sequence[Mapping[str, Any]],
+    *,
+    margin_pct: float,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The unsealed record of a null row whose rounds were all measured: what every row has (`common`), and its difference.
+
+    Raises `ReportError` when a round was not measured.
+    """
+    allocation = outcome.allocation
+    if allocation is None:
+        raise ReportError("a null row's record needs its allocation")
+    return {
+        **common,
+        "marginPct": margin_pct,
+        "seed": seed,
+        **null_figures(rounds, margin_pct=margin_pct),
+        **design(outcome.observation),
+        "steady": steady(rounds),
+        "segments": segments(rounds),
+        **covariates(outcome.observation),
+        "findings": list(found),
+        "observation": outcome.observation,
+        "dryRun": allocation.dry_run,
+        "simulated": allocation.simulated,
+    }
+
+
+def null_figures(rounds: Sequence[RoundResult], *, margin_pct: float) -> dict[str, Any]:
+    """`differencePct` is of the second raw leg's rate against the first's, over all rounds; its interval is over rounds."""
+    legs = [(each.raw, each.raw2) for each in rounds]
+    complete = [(first, second) for first, second in legs if first is not None and second is not None]
+    if not complete or len(complete) != len(legs):
+        raise ReportError("a null row's figures need both raw legs of every round")
+    firsts, seconds = [pair[0] for pair in complete], [pair[1] for pair in complete]
+    ratios = [log_ratio(_rate([second]), _rate([first])) for first, second in complete]
+    ci90, ci95 = interval_pct(ratios, level=0.90), interval_pct(ratios, level=0.95)
+    return {
+        "unit": firsts[0].unit,
+        "firstUnits": sum(leg.units for leg in firsts),
+        "secondUnits": sum(leg.units for leg in seconds),
+        "firstElapsedSec": sum(leg.elapsed_ns for leg in firsts) / 1e9,
+        "secondElapsedSec": sum(leg.elapsed_ns for leg in seconds) / 1e9,
+        "differencePct": overhead_pct(_rate(seconds), _rate(firsts)),
+        "differenceCi90Pct": None if ci90 is None else [ci90.low, ci90.high],
+        "differenceCi95Pct": None if ci95 is None else [ci95.low, ci95.high],
+        "qualifies": ci90 is not None and ci90.inside(margin_pct),
+    }
+
+
+def _rate(legs: Sequence[LegResult]) -> float:
+    return rate(sum(leg.units for leg in legs), sum(leg.elapsed_ns for leg in legs) / 1e9)

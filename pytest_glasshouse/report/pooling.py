@@ -1,0 +1,133 @@
+"""Rows of several reports, sorted into pools: same workload, same kind of GPU, same kind of order, one value per round.
+
+Every completed round counts, those of excluded rows too: a pool of what came out well would say what one hoped for. Beside
+it the rounds of rows whose null qualified. An allocation is a GPU where its identity is known: rented twice it is still one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import GlasshouseError, ReportError
+from pytest_glasshouse.overhead.pool import MIN_ALLOCATIONS, Pooled, pool
+from pytest_glasshouse.overhead.rates import log_ratio, rate
+from pytest_glasshouse.report.figures import log_ratios
+from pytest_glasshouse.report.wording import figure_with_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytest_glasshouse.legs.results import RoundResult
+
+    Derive = Callable[[dict[str, Any]], Sequence[RoundResult]]
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Kind:
+    """What rounds must have in common to be pooled. `gpu_model` is what ran, and is named only by a pool that may."""
+
+    workload: str
+    model: str
+    gpu_model: str
+    order: str
+    dry_run: bool
+
+    def told(self, *, gpu: bool) -> str:
+        """The kind in words; with the GPU's name only if `gpu`, and never in a dry run."""
+        where = f" on {self.gpu_model}" if gpu and not self.dry_run else ""
+        model = f" {self.model}" if self.model else ""
+        return f"{self.workload}{model}{where}, {self.order}" + (", dry run" if self.dry_run else "")
+
+
+@dataclass(kw_only=True)
+class Group:
+    """The log ratios of one kind by allocation: of all completed rounds, and of qualifying rows."""
+
+    kind: Kind
+    completed: dict[str, list[float]] = field(default_factory=dict)
+    qualifying: dict[str, list[float]] = field(default_factory=dict)
+
+    def pooled(self, *, margin_pct: float) -> tuple[Pooled | None, Pooled | None]:
+        """All completed rounds, the headline; and qualifying ones. None where there are fewer than three allocations."""
+        return (
+            pool(list(self.completed.values()), margin_pct=margin_pct),
+            pool(list(self.qualifying.values()), margin_pct=margin_pct),
+        )
+
+
+def groups(documents: Sequence[Mapping[str, Any]], *, derive: Derive | None = None) -> list[Group]:
+    """Sort the rows of checked reports. Raises `ReportError` when the same row of the same run is given twice.
+
+    `derive` reads rounds from an observation (`legs.results.results`).
+    """
+    if derive is None:
+        from pytest_glasshouse.legs.results import results
+
+        derive = results
+    found: dict[Kind, Group] = {}
+    seen: set[tuple[str, str]] = set()
+    for document in documents:
+        for row in (*document["rows"], *document["excludedResults"]):
+            name = (document["runId"], row["rowId"])
+            if name in seen:
+                raise ReportError(f"row {row['name']} of run {document['runId']} is given twice; name every report once")
+            seen.add(name)
+            ratios = _ratios(row, derive)
+            if not ratios:
+                continue
+            group = found.setdefault(_kind(row), Group(kind=_kind(row)))
+            where = row["gpuUuid"] or f"{document['runId']} {row['allocationName']}"
+            group.completed.setdefault(where, []).extend(ratios)
+            if row.get("nullQualifies"):
+                group.qualifying.setdefault(where, []).extend(ratios)
+    return [found[kind] for kind in sorted(found)]
+
+
+def told(group: Group, *, margin_pct: float) -> Iterator[str]:
+    """A group in lines, its figures with their intervals; what is too little says so and names no GPU."""
+    completed, qualifying = group.pooled(margin_pct=margin_pct)
+    count, rounds = len(group.completed), sum(map(len, group.completed.values()))
+    yield f"{group.kind.told(gpu=completed is not None)}: {count} allocation(s), {rounds} round(s)"
+    yield f"  all completed rounds: {_shown(completed, group.completed)}"
+    yield f"  qualifying rows:      {_shown(qualifying, group.qualifying)}"
+    if completed is not None:
+        between = "unknown" if completed.between_pct is None else f"{completed.between_pct:.2f} points"
+        yield f"  by {completed.estimator}; between allocations {between}"
+
+
+def _shown(found: Pooled | None, given: Mapping[str, Sequence[float]]) -> str:
+    if found is None:
+        return f"no figure, and no GPU is named: {len(given)} allocation(s), a pool takes {MIN_ALLOCATIONS}"
+    figure = figure_with_interval(found.pct, (found.ci95.low, found.ci95.high))
+    return (
+        f"{figure}, {found.allocations} allocations, {found.rounds} rounds: {found.judged.verdict.value} ({found.judged.reason})"
+    )
+
+
+def _kind(row: Mapping[str, Any]) -> Kind:
+    return Kind(
+        workload=row["workload"],
+        model=row["modelId"] or "",
+        gpu_model=row["gpuModel"] or "",
+        order="interleaved" if row["order"] == "interleaved" else "sequential",
+        dry_run=row["dryRun"],
+    )
+
+
+def _ratios(row: Mapping[str, Any], derive: Derive) -> list[float]:
+    """One log ratio for every round of which both legs were measured."""
+    if "roundFigures" in row:
+        return log_ratios(row)
+    if not row["observation"]:
+        return []
+    try:
+        rounds = derive(row["observation"])
+        return [
+            log_ratio(*(rate(leg.units, leg.elapsed_ns / 1e9) for leg in (each.protected, each.raw)))
+            for each in rounds
+            if each.protected is not None and each.raw is not None
+        ]
+    except (GlasshouseError, KeyError, TypeError, ValueError):
+        # What an excluded row left behind may be anything; what cannot be read is no completed round.
+        return []

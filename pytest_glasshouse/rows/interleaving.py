@@ -1,0 +1,90 @@
+"""How an interleaved round is cut into turns: the defaults per workload and target, and the presets.
+
+Knows seconds, counts and what a row declares. Refuses to know how turns are given. The lengths come from the simulation
+behind the design: eight or nine pairs of 20 s segments with 4 s of wash-out are near the best for switches of a second or
+less; what is shorter is scaled down alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.rows.spec import RowSpec
+
+#: Rounds of a row that is interleaved by an option or a preset. A verdict needs five.
+PRESET_ROUNDS = {"quick": 3, "standard": 6, "publish": 10}
+DEFAULT_PRESET = "standard"
+#: Where both a protected and two raw legs are resident.
+TRIPLES = ("publish",)
+
+_PAIRS = 8
+_SEGMENT_S = 20.0
+#: A segment shorter than this holds too few steps of the workload.
+_SHORTEST_S = {"mlp": 0.25, "lora": 0.5}
+_WASHOUT_SHARE = 0.2
+_SHORTEST_WASHOUT_S = 0.1
+#: Beyond this many, what the agent signs about the turns would not fit one message.
+_MOST_PAIRS = 120
+_WARMUP_LIMIT = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interleaving:
+    """One round's design. Exactly one of `segment_s` and `segment_steps` is set; a row's target is shared by its pairs.
+
+    `legs` are those that take turns, `resident` whether they stay loaded beside each other: where they do not fit on one
+    device, whole lifecycles alternate in random order instead.
+    """
+
+    preset: str | None
+    legs: tuple[str, ...]
+    pairs: int
+    segment_s: float | None
+    segment_steps: int | None
+    washout_s: float
+    warmup_limit_s: float
+    resident: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """For the plan that is signed for: numbers that may be broken are texts there."""
+        told = asdict(self) | {"legs": list(self.legs)}
+        names = {
+            "segment_s": "segmentSec", "segment_steps": "segmentSteps", "washout_s": "washoutSec",
+            "warmup_limit_s": "warmupLimitSec",
+        }  # fmt: skip
+        return {names.get(name, name): f"{value:g}" if isinstance(value, float) else value for name, value in told.items()}
+
+
+def interleaving(row: RowSpec) -> Interleaving:
+    """The design of an interleaved row, from what it declares."""
+    if row.null:
+        legs: tuple[str, ...] = ("raw", "raw2")
+    else:
+        legs = ("protected", "raw", "raw2") if row.preset in TRIPLES else ("protected", "raw")
+    pairs, segment_s, segment_steps = _cut(row)
+    scale = segment_s if segment_s is not None else _SEGMENT_S
+    return Interleaving(
+        preset=row.preset,
+        legs=legs,
+        pairs=pairs,
+        segment_s=segment_s,
+        segment_steps=segment_steps,
+        washout_s=max(_SHORTEST_WASHOUT_S, _WASHOUT_SHARE * scale),
+        warmup_limit_s=_WARMUP_LIMIT * row.warmup_s,
+        resident=row.resident,
+    )
+
+
+def _cut(row: RowSpec) -> tuple[int, float | None, int | None]:
+    if row.steps is not None:
+        pairs = min(_PAIRS, row.steps)
+        return pairs, None, -(-row.steps // pairs)
+    target_s = row.target_s or 0.0
+    shortest = _SHORTEST_S[row.workload]
+    segment_s = min(_SEGMENT_S, max(shortest, target_s / _PAIRS))
+    pairs = min(_MOST_PAIRS, max(2, round(target_s / segment_s)))
+    if pairs == _MOST_PAIRS or target_s < 2 * shortest:
+        segment_s = target_s / pairs
+    return pairs, segment_s, None

@@ -1,0 +1,109 @@
+"""The auditor on an interleaved round: turns, segments or processor time said otherwise, validly signed.
+
+As `audit`, with a round whose legs took turns. What a leg does outside its own turns must show, wherever it does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.tamper.audit import audit
+from pytest_glasshouse.tamper.case import Case
+from pytest_glasshouse.tamper.finished import HANDOVER_NS, SEGMENT_NS, Edit
+from pytest_glasshouse.wire import journal, tokens
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+TURNS = ("protected", "raw", "raw", "protected")
+#: What each case of this module says otherwise.
+EDITS: dict[str, Edit] = {}
+
+_IDLE, _ORDER, _WORK = "paused leg idle", "legs in order, not overlapping", "same work"
+#: Where the protected leg's processor time stands in a border.
+_PROTECTED = 1
+
+
+def _case(name: str, reason: str, edit: Edit) -> Case:
+    EDITS[f"turns-{name}"] = edit
+    return Case(
+        name=f"turns-{name}",
+        play=lambda stage: audit(stage, edit, turns=TURNS),
+        expected_reason=reason,
+        caught_by=reason.removeprefix("unseen: "),
+        withheld="journal",
+    )
+
+
+def _borders(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -> Case:
+    def edit(about: str, content: Any) -> None:
+        if about == "borders":
+            change(content)
+
+    return _case(name, reason, edit)
+
+
+def _noted(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -> Case:
+    def edit(about: str, content: Any) -> None:
+        if about == "observation":
+            change(content["rounds"][0])
+
+    return _case(name, reason, edit)
+
+
+def _told(name: str, reason: str, change: Callable[[list[list[int]]], None]) -> Case:
+    """The protected leg's own account, in its journal."""
+
+    def edit(about: str, content: Any) -> None:
+        if about == "entries":
+            change(content[journal.STEPS.index("train_completed")][1]["segments"])
+
+    return _case(name, reason, edit)
+
+
+def _used(claims: dict[str, Any], place: int, *, of_turn: int, ns: int) -> None:
+    """The protected leg used so much more from one border on: `place` 0 before the turn, 1 at its end."""
+    flat = [border for borders in claims["borders"] for border in borders]
+    for border in flat[2 * of_turn + place :]:
+        border[_PROTECTED] += ns
+
+
+def _no_segment(about: str, content: Any) -> None:
+    if about == "callback":
+        content["segments"] = []
+
+
+def _by_a_stranger(notes: dict[str, Any]) -> None:
+    claims = tokens.peek(notes["borders"])
+    notes["borders"] = tokens.sign(claims, key=Ed25519PrivateKey.generate(), typ="glasshouse-borders+jwt")
+
+
+def _one_seed(notes: dict[str, Any]) -> None:
+    notes["raw"]["trainingPlan"]["order_seed"] = notes["protected"]["trainingPlan"]["order_seed"]
+
+
+def _cold(notes: dict[str, Any]) -> None:
+    notes["protected"]["cache"], notes["raw"]["cache"] = {"state": "pre-read"}, {"state": "evicted"}
+
+
+CASES = (
+    _borders("work-in-the-other-legs-turn", _IDLE, lambda c: _used(c, 1, of_turn=1, ns=SEGMENT_NS // 100)),
+    _borders("work-between-turns", _IDLE, lambda c: _used(c, 0, of_turn=1, ns=SEGMENT_NS // 100)),
+    _borders("work-when-no-clock-runs", _IDLE, lambda c: _used(c, 1, of_turn=0, ns=SEGMENT_NS // 100)),
+    _borders("overlapping", _ORDER, lambda c: c["borders"][1][0].__setitem__(0, 0)),
+    _borders("not-played", f"unseen: {_ORDER}", lambda c: c["borders"].pop()),
+    _borders("none-played", f"unseen: {_ORDER}", lambda c: c["borders"].clear()),
+    _borders("longer-than-told", _ORDER, lambda c: c["borders"][-1][1].__setitem__(0, c["borders"][-1][1][0] + SEGMENT_NS)),
+    _borders("shorter-than-told", _ORDER, lambda c: c["borders"][-1][1].__setitem__(0, c["borders"][-1][0][0] + HANDOVER_NS)),
+    _borders("of-another-round", _ORDER, lambda c: c.update(nonce=sha256_hex(b"another round"))),
+    _borders("borders-of-another-shape", f"unseen: {_ORDER}", lambda c: c["borders"][0][0].pop()),
+    _told("segment-missing", _ORDER, lambda told: told.__delitem__(0)),
+    _told("segment-of-another-turn", _ORDER, lambda told: told[0].__setitem__(0, 2)),
+    _noted("drawn-otherwise", f"unseen: {_ORDER}", lambda notes: notes["turns"].reverse() or notes["turns"].append("raw")),
+    _noted("signed-by-a-stranger", _ORDER, _by_a_stranger),
+    _noted("nobody-signed", f"unseen: {_ORDER}", lambda notes: notes.pop("borders")),
+    _case("no-segment-of-the-raw-leg", _ORDER, _no_segment),
+    _noted("one-data-order", _WORK, _one_seed),
+    _noted("another-cache", _WORK, _cold),
+)

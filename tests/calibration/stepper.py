@@ -1,0 +1,122 @@
+"""A leg that costs nothing to start: whole micro-steps of numpy, in turns, through the product's own `measure_segments`.
+
+A protected leg does `extra` more identical micro-steps for every `per` of its own, so that under any load it truly costs
+1 - per / (per + extra). Deferred, the same work is put off to a thread that does it while the leg is paused.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any, cast
+
+import numpy as np
+
+from pytest_glasshouse.workloads.base import Trainer
+from pytest_glasshouse.workloads.loop import measure
+from pytest_glasshouse.workloads.segments import Plan, Segment, measure_segments
+
+_SIDE = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one leg does beside its steps."""
+
+    extra: int = 0
+    per: int = 1
+    deferred: bool = False
+
+    @property
+    def truth_pct(self) -> float:
+        """The overhead this is, in percent."""
+        return (1 - self.per / (self.per + self.extra)) * 100
+
+
+class Stepper:
+    """The part of a `Trainer` that measuring needs."""
+
+    def __init__(self, work: Work) -> None:
+        draw = np.random.default_rng(1)
+        self._left, self._right = draw.random((_SIDE, _SIDE)), draw.random((_SIDE, _SIDE))
+        self._out = np.empty((_SIDE, _SIDE))
+        self._work = work
+        self._since = 0
+        self.put_off = 0
+
+    def step(self) -> None:
+        self.micro()
+        self._since += 1
+        if self._since == self._work.per:
+            self._since = 0
+            if self._work.deferred:
+                self.put_off += self._work.extra
+            else:
+                for _ in range(self._work.extra):
+                    self.micro()
+
+    def micro(self) -> None:
+        np.dot(self._left, self._right, out=self._out)
+
+    def synchronize(self) -> None:
+        """numpy is done when it returns."""
+
+    def check(self) -> str:
+        return repr(float(self._out[0, 0]))
+
+
+class PipeTurns:
+    """Turns through a pipe: waiting is a blocking read, draining a question that is answered."""
+
+    def __init__(self, pipe: Connection[Any, Any], stepper: Stepper) -> None:
+        self._pipe = pipe
+        self._stepper = stepper
+
+    def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
+        self._pipe.send(("resident", steady))
+
+    def wait(self) -> int | None:
+        kind, turn = self._pipe.recv()
+        return cast("int", turn) if kind == "turn" else None
+
+    def drain(self) -> None:
+        self._pipe.send(("drain", None))
+        self._pipe.recv()
+
+    def done(self, segment: Segment) -> None:
+        self._pipe.send(("turn-done", segment.to_json()))
+        if self._stepper.put_off:
+            threading.Thread(target=self._catch_up).start()
+
+    def _catch_up(self) -> None:
+        while self._stepper.put_off > 0:
+            self._stepper.put_off -= 1
+            self._stepper.micro()
+
+
+def in_turns(pipe: Connection[Any, Any], work: Work, plan: Plan, core: int) -> None:
+    """The body of a resident process: one leg of an interleaved round."""
+    os.sched_setaffinity(0, {core})
+    stepper = Stepper(work)
+    measure_segments(cast("Trainer", stepper), plan=plan, turns=PipeTurns(pipe, stepper))
+
+
+def alone(pipe: Connection[Any, Any], work: Work, warmup_s: float, target_s: float, core: int) -> None:
+    """The body of a sequential leg: units and nanoseconds."""
+    os.sched_setaffinity(0, {core})
+    found = measure(cast("Trainer", Stepper(work)), warmup_s=warmup_s, target_s=target_s)
+    pipe.send((found.units, found.elapsed_ns))
+
+
+def neighbour(seed: int, busy_s: float, core: int) -> None:
+    """Somebody else on the same core, until killed: works and rests for log-normal times around `busy_s` seconds."""
+    os.sched_setaffinity(0, {core})
+    draw, stepper = np.random.default_rng(seed), Stepper(Work())
+    while True:
+        until = time.monotonic() + draw.lognormal(np.log(busy_s), 0.7)
+        while time.monotonic() < until:
+            stepper.micro()
+        time.sleep(draw.lognormal(np.log(busy_s), 0.7))

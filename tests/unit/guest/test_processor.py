@@ -1,0 +1,96 @@
+"""Processor time of a leg is read from the kernel, whatever the leg does to look idle."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pytest_glasshouse.guest.processor import Meter, Status, clock_ns, family, processes
+
+MS = 1_000_000
+
+
+@contextmanager
+def _process(code: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python process in a session of its own that says something when it has done its work, and then waits."""
+    script = f"import os, sys, time\n{code}\nprint('done', flush=True)\nsys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", script],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+
+def _told(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    assert process.stdout.readline() == "done\n"
+
+
+_BURN = "until = time.process_time() + 0.03\nwhile time.process_time() < until: pass"
+
+
+def test_process_that_waits_uses_nothing_and_one_that_works_is_seen() -> None:
+    with _process(_BURN) as process:
+        _told(process)
+        meter = Meter(root=process.pid)
+        first = meter.read_ns(processes())
+        assert first >= 30 * MS
+        assert meter.read_ns(processes()) == first
+
+
+def test_child_in_a_session_of_its_own_is_still_the_legs() -> None:
+    """A daemon would otherwise work unseen."""
+    child = f"if os.fork() == 0:\n os.setsid()\n {_BURN.replace(chr(10), chr(10) + ' ')}\n print('done', flush=True); sys.stdin.read(); os._exit(0)\ntime.sleep(0)\nsys.stdin.read(); os.wait(); sys.exit()"
+    with _process(child) as process:
+        _told(process)
+        meter = Meter(root=process.pid)
+        assert meter.read_ns(processes()) >= clock_ns(process.pid) + 30 * MS
+        assert meter.processes == 2
+
+
+def test_child_that_has_ended_is_counted_too() -> None:
+    burn = _BURN.replace("0.03", "0.05").replace("\n", "\n ")
+    with _process(f"if os.fork() == 0:\n {burn}\n os._exit(0)\nos.wait()") as process:
+        _told(process)
+        assert Meter(root=process.pid).read_ns(processes()) >= 40 * MS
+
+
+def test_agents_own_thread_counts_for_the_leg_it_serves() -> None:
+    meter = Meter(root=0, threads=(threading.get_ident(),))
+    before = meter.read_ns({})
+    until = time.thread_time_ns() + 5 * MS
+    while time.thread_time_ns() < until:
+        pass
+    assert meter.read_ns({}) - before >= 5 * MS
+
+
+def test_family_is_the_session_and_all_its_descendants() -> None:
+    def one(parent: int, session: int) -> Status:
+        return Status(parent=parent, session=session, reaped_ticks=0)
+
+    everyone = {1: one(0, 1), 10: one(1, 10), 11: one(10, 10), 12: one(11, 12), 13: one(12, 13), 20: one(1, 20)}
+    assert family(10, everyone) == {10, 11, 12, 13}
+
+
+def test_process_that_is_gone_is_no_error() -> None:
+    with _process("") as process:
+        _told(process)
+    assert clock_ns(process.pid) == 0
+
+
+def test_this_process_is_among_all(tmp_path: Path) -> None:
+    assert processes()[os.getpid()].parent == os.getppid()
+    assert processes(tmp_path) == {}

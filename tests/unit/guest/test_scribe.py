@@ -1,0 +1,106 @@
+"""The training thread hands over and goes on: what is said is said elsewhere, in order, and nothing is lost."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from pytest_glasshouse.guest.control import Control
+from pytest_glasshouse.guest.scribe import Scribe
+from pytest_glasshouse.guest.turns import ControlTurns
+from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.journal import Journal
+from pytest_glasshouse.workloads.segments import Plan, measure_segments
+from tests.unit.workloads.test_loop import MS, FakeTrainer
+
+
+def test_acts_are_done_in_order_by_another_thread_and_drained() -> None:
+    scribe, done = Scribe(), []
+    for number in range(100):
+        scribe.hand(lambda number=number: done.append((number, threading.get_ident())))  # type: ignore[misc]
+    scribe.drain()
+    scribe.close()
+    assert [number for number, _ in done] == list(range(100))
+    assert {thread for _, thread in done}.isdisjoint({threading.get_ident()})
+
+
+def test_act_that_fails_is_raised_where_the_leg_waits() -> None:
+    """A journal that cannot be written must not look written."""
+    scribe = Scribe()
+    scribe.hand(lambda: cast("Any", None).missing())
+    with pytest.raises(AttributeError):
+        scribe.drain()
+    scribe.close()
+
+
+def test_scribe_that_is_closed_has_done_what_it_was_handed() -> None:
+    scribe, done = Scribe(), []
+    scribe.hand(lambda: done.append(1))
+    scribe.close()
+    assert done == [1]
+
+
+class CountedTrainer(FakeTrainer):
+    """Notes, at every step, how often its thread has read or written so far."""
+
+    def __init__(self) -> None:
+        super().__init__(MS)
+        self.calls: list[int] = []
+
+    def step(self) -> None:
+        super().step()
+        if self.steps % 100 == 0:
+            told = dict(line.split(": ") for line in Path("/proc/thread-self/io").read_text().splitlines())
+            self.calls.append(int(told["syscr"]) + int(told["syscw"]))
+
+
+def _serve(connection: socket.socket, turns: list[int]) -> None:
+    """An agent in a thread: gives the turns, answers what is to be drained."""
+    while (received := frames.receive(connection)) is not None:
+        kind = received[0]["type"]
+        if kind == "drain":
+            frames.send(connection, {"type": "drained", "body": {}})
+        elif kind in ("resident", "turn-done"):
+            turn = turns.pop(0) if turns else 0
+            frames.send(connection, {"type": "turn" if turn else "finish", "body": {"turn": turn}})
+
+
+def test_training_thread_makes_no_call_for_what_it_says_while_it_trains() -> None:
+    """10 000 steps with a journal line every second of them: the thread's own reads and writes stay where they were."""
+    ours, theirs = socket.socketpair()
+    agent = threading.Thread(target=_serve, args=(theirs, [1]), daemon=True)
+    agent.start()
+    control, scribe, trainer = Control(ours), Scribe(), CountedTrainer()
+    lines: list[str] = []
+
+    def write(line: str) -> None:
+        lines.append(line)
+        control.tell("journal", {"line": line})
+
+    journal = Journal("nonce", write, lambda: 0)
+    journal.append("anti_debug_ready", {"wall": "2026-11-20T17:00:00Z"})
+    plan = Plan(warmup_s=0.6, warmup_limit_s=0.6, washout_s=0.1, segment_s=10.0, segment_steps=None)
+    measured = measure_segments(
+        trainer,
+        plan=plan,
+        turns=ControlTurns(control, scribe),
+        on_progress=lambda units, _ns, _loss: scribe.hand(lambda: journal.append("train_progress", {"units": units})),
+        clock_ns=trainer.clock,
+    )
+    scribe.close()
+    ours.close()
+    agent.join(10)
+    theirs.close()
+    assert len(lines) == 11
+    (segment,) = measured.segments
+    assert segment.units == 10_000
+    # Each look at the counter is itself a read or two; nothing else may be.
+    within = trainer.calls[-100:]
+    each = {later - earlier for earlier, later in pairwise(within)}
+    assert len(each) == 1
+    assert each <= {1, 2, 3, 4}

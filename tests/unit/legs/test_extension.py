@@ -1,0 +1,93 @@
+"""A row is extended once, after its first rounds, by what the rule says of them; and never by looking again."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from pytest_glasshouse.legs.order import extension_seed, leg_orders
+from pytest_glasshouse.legs.outcome import Outcome
+from pytest_glasshouse.legs.stage import Allocation, LegSettings
+from pytest_glasshouse.providers.base import Grant
+from pytest_glasshouse.rows.spec import RowSpec
+
+ROW = RowSpec(name="a", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0, rounds=4)
+
+
+class Grants:
+    """A provider that lists nothing and plays nothing."""
+
+    def listing(self) -> tuple[()]:
+        return ()
+
+    def play(self, grant: Grant, act: str) -> None:
+        raise AssertionError(act)
+
+
+class Leg:
+    """A leg that takes no time and remembers when it ran."""
+
+    keys: dict[str, Any] = {}  # noqa: RUF012  (nothing is put in)
+
+    def __init__(self, name: str, ran: list[tuple[int, str]]) -> None:
+        self._name, self._ran = name, ran
+
+    def run(self, current: Any) -> None:
+        self._ran.append((current.number, self._name))
+
+
+def carried_out(tmp_path: Path, row: RowSpec = ROW, **settings: Any) -> tuple[Outcome, list[tuple[int, str]]]:
+    grant = Grant(
+        grant_id="g", allocation_id="a", provider="mock", instance_id="i", address=str(tmp_path / "agent.sock"), gpu_model="CPU", gpu_uuid=None,
+        device="cpu", dry_run=True, simulated=False, faults=(), archive_sha256="0" * 64, reference_source="checkout",
+    )  # fmt: skip
+    ran: list[tuple[int, str]] = []
+    given = LegSettings(declared=row, run_id="r", seed=7, **settings)
+    allocation = Allocation(grant, Grants(), given, lambda _: None)
+    with socket.socket(socket.AF_UNIX) as guest:
+        # Somebody who can be reached and is asked nothing.
+        guest.bind(grant.address)
+        guest.listen()
+        outcome = allocation.carry_out(row, cast("Any", Leg("protected", ran)), cast("Any", Leg("raw", ran)))
+    return outcome, ran
+
+
+def test_rule_is_asked_once_after_the_first_rounds(tmp_path: Path) -> None:
+    asked: list[int] = []
+
+    def rule(observation: dict[str, Any]) -> int:
+        asked.append(len(observation["rounds"]))
+        return 7
+
+    outcome, ran = carried_out(tmp_path, half_width_pct=0.5, max_rounds=24, rounds_in_all=rule)
+
+    assert asked == [4]
+    assert len(outcome.observation["rounds"]) == 7
+    assert [number for number, _ in ran] == [number for number in range(1, 8) for _ in range(2)]
+    plan = outcome.observation["plan"]
+    assert (plan["rounds"], plan["halfWidthPct"], plan["maxRounds"]) == (4, "0.5", 24)
+
+
+def test_rounds_of_the_extension_have_a_balanced_design_of_their_own(tmp_path: Path) -> None:
+    outcome, _ = carried_out(tmp_path, half_width_pct=0.5, max_rounds=24, rounds_in_all=lambda _: 8)
+
+    orders = [tuple(each["order"]) for each in outcome.observation["rounds"]]
+    assert orders[:4] == list(leg_orders("raw-first", rounds=4, seed=7, fixed=False))
+    assert orders[4:] == list(leg_orders("raw-first", rounds=4, seed=extension_seed(7), fixed=False))
+
+
+@pytest.mark.parametrize("in_all", [4, 2])
+def test_rounds_that_are_enough_are_left_as_they_are(tmp_path: Path, in_all: int) -> None:
+    outcome, _ = carried_out(tmp_path, half_width_pct=0.5, max_rounds=24, rounds_in_all=lambda _: in_all)
+
+    assert len(outcome.observation["rounds"]) == 4
+
+
+def test_row_without_a_width_is_not_extended(tmp_path: Path) -> None:
+    outcome, _ = carried_out(tmp_path, rounds_in_all=lambda _: 9)
+
+    assert len(outcome.observation["rounds"]) == 4
+    assert "halfWidthPct" not in outcome.observation["plan"]
