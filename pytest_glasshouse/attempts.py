@@ -195,6 +195,8 @@ def _ledger(path: Path) -> Iterator[dict[str, Any]]:
     """Every allocation that may have existed, whether the listing showed it while it ran, and whether it was ended."""
     found: dict[str, dict[str, Any]] = {}
     for told in _lines(path):
+        if "name" not in told or "step" not in told:
+            continue
         entry = found.setdefault(told["name"], {"name": told["name"], "instance": None, "listed": False})
         if told["step"] == "not-created":
             del found[told["name"]]

@@ -145,7 +145,7 @@ def judge(item: pytest.Item) -> None:
 def failure_of(record: dict[str, Any], options: Options) -> str:
     """Why the test of a row with this record fails; empty where it passes."""
     told = record["record"]
-    if record["list"] != "rows":
+    if record["list"] == "excludedResults":
         return f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}"
     faults = list(_misses(told, options))
     return f"{told['name']}: " + "\n".join(faults) if faults else ""

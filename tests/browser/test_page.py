@@ -17,7 +17,8 @@ from pytest_glasshouse.report.page import page
 from tests.browser.driver import Browser, browser
 from tests.browser.pages import many, report_with_everything, written_by_a_run
 
-_DESKTOP, _PHONE = {"width": 1280, "height": 900}, {"width": 360, "height": 740, "mobile": True}
+_DESKTOP: dict[str, Any] = {"width": 1280, "height": 900}
+_PHONE: dict[str, Any] = {"width": 360, "height": 740, "mobile": True}
 SERIOUS = {"serious", "critical"}
 
 

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.report import check as checking
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.check import Level, check_bytes
 from pytest_glasshouse.report.schema import schema_faults
 from tests.report.forger import recomputed
-from tests.report.test_forger import Ed25519PrivateKey
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "reports" / "report-1.0-mock.json").read_bytes())
 #: How many leaves the default run tries, drawn with the seed below; `make soak` tries all of them.
@@ -123,12 +122,12 @@ def test_measured_figures_verdicts_and_evidence_are_caught_without_any_seal() ->
         if next(schema_faults(document), None) is not None:
             continue
         kept = {name: copy.deepcopy(document[name]) for name in ("rows", "summary", "claims", "policySha256")}
-        sealed = checking_sealed({**document, **kept}, key)
+        sealed = sealed_again({**document, **kept}, key)
         faults = [fault.path for fault in check_bytes(report_bytes(sealed)).faults if not fault.path.endswith("seal")]
         assert faults, json_path(path)
 
 
-def checking_sealed(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
+def sealed_again(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
     """Every seal made anew by `key`, nothing else touched."""
     from pytest_glasshouse.report.seal import sealed
     from pytest_glasshouse.wire.tokens import public_text
@@ -151,7 +150,6 @@ def test_report_without_a_revision_is_judged_by_the_first() -> None:
     """As those were that were written before there was the word."""
     document = recomputed(copy.deepcopy(GOLDEN), key=Ed25519PrivateKey.generate())
     del document["methodology"]["invariantsRevision"]
-    sealed = checking_sealed(document, Ed25519PrivateKey.generate())
+    sealed = sealed_again(document, Ed25519PrivateKey.generate())
 
     assert check_bytes(report_bytes(sealed)).faults == ()
-    assert checking.newest() >= 1
