@@ -5,7 +5,7 @@ JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-.PHONY: calibrate help demo test lint types imports schemas tests coverage soak bench clean
+.PHONY: help demo test lint types imports schemas tests coverage soak chaos calibrate bench clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -32,6 +32,7 @@ imports: $(STAMP)
 
 schemas: $(STAMP)
 	$(BIN)/check-jsonschema --check-metaschema schemas/report-v1.schema.json
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml .github/examples/*.yml
 
 tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -45,6 +46,9 @@ coverage: $(STAMP) ## branch coverage of the rooms that must be covered whole
 soak: $(STAMP) ## every loop of 100 repetitions or more; the same code runs at small n in `make test`
 	SOAK=1 $(BIN)/python -m pytest -m soak tests
 
+chaos: $(STAMP) ## 300 runs with faults and kills at random points; three of them run in `make test`
+	CHAOS=1 $(BIN)/python -m pytest -m chaos tests/chaos -s
+
 calibrate: $(STAMP) ## an hour: rows of known truth on this machine, and simulated traces in full; every figure is printed
 	CALIBRATE=1 $(BIN)/python -m pytest -s tests/calibration
 
@@ -52,6 +56,7 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/opening.py
 	$(BIN)/python benchmarks/server.py
+	$(BIN)/python benchmarks/scale.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*

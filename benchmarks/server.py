@@ -92,7 +92,7 @@ class Guest:
             ak=self._ak.public_key(), sub=sub, aud=place.kid, iat=int(str(challenge["issued_at"])), jti=secrets.token_hex(16),
             nonce=nonce, policy=place.policy.sha256, plan=PLAN, hpke=self._hpke.public_key(), sig=self._sig.public_key(),
             components=COMPONENTS, manifest=place.sealed.manifest_sha256, manifest_version=1, container=CONTAINER,
-            observed=ev.ANTIDEBUG_STRICT, state_head=journal.head,
+            observed=ev.ANTIDEBUG_STRICT, memory={"locked": True, "bytes": 4096}, state_head=journal.head,
         )  # fmt: skip
         client.release(evidence=tokens.sign(claims, key=self._ak, typ=ev.TYP_EVIDENCE), log=lines)
         said = ev.head_claims(nonce=nonce, head=journal.head, count=len(STEPS), adapter=sha256_hex(b"adapter"))

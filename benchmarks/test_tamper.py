@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.tamper import CASES, Case, run_case
+from pytest_glasshouse.tamper import CASES, Case, TamperResult, executes, run_case
+from pytest_glasshouse.tamper.box import Boxes
 
 if TYPE_CHECKING:
     from pytest_glasshouse.fixtures import RowReport
+
+
+def _judge(case: Case | executes.GuestCase, result: TamperResult) -> None:
+    assert result.control_released, f"{case.name}: even the unchanged message was refused, so a refusal means nothing"
+    expected = case.expected_reason or "nothing: released"
+    seen = result.seen_reason or "nothing: released"
+    assert expected == seen, f"{case.name}: expected refusal {expected}, saw {seen}; look at {case.caught_by}"
+    assert result.released is (case.expected_reason is None), f"{case.name}: a {case.withheld} came out"
+    assert result.expected_nonce == result.seen_nonce, f"{case.name}: the nonce is {result.seen_nonce}"
 
 
 @pytest.mark.tamper
@@ -18,9 +30,26 @@ def test_tamper(case: Case, row_report: RowReport) -> None:
     """Refused, for this reason and no other, and the same message without the mutation is released."""
     result = run_case(case)
     row_report.record_tamper(result)
-    assert result.control_released, f"{case.name}: even the unchanged message was refused, so a refusal means nothing"
-    expected = case.expected_reason or "nothing: released"
-    seen = result.seen_reason or "nothing: released"
-    assert expected == seen, f"{case.name}: expected refusal {expected}, saw {seen}; look at {case.caught_by}"
-    assert result.released is (case.expected_reason is None), f"{case.name}: a {case.withheld} came out"
-    assert result.expected_nonce == result.seen_nonce, f"{case.name}: the nonce is {result.seen_nonce}"
+    _judge(case, result)
+
+
+@pytest.fixture(scope="module", name="boxes")
+def shared_boxes() -> Iterator[Boxes]:
+    """Guests on this machine, started when the first case needs them."""
+    boxes = Boxes()
+    yield boxes
+    boxes.close()
+
+
+@pytest.mark.tamper
+@pytest.mark.parametrize("case", executes.CASES, ids=[case.name for case in executes.CASES])
+def test_what_executes(case: executes.GuestCase, boxes: Boxes, row_report: RowReport) -> None:
+    """The same against a real agent and a real leg: planted code gets no key, never runs, or is seen."""
+    try:
+        result = executes.run_guest_case(case, boxes)
+    except executes.NotPlayedError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"not played: {error}")
+    row_report.record_tamper(result)
+    _judge(case, result)

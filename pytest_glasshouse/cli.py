@@ -1,8 +1,9 @@
-"""The `glasshouse` command: reads what a run left behind, seals packages and serves. It needs the core only and rents nothing.
+"""The `glasshouse` command: reads what a run left behind, seals packages and serves. It rents nothing.
 
 What seals, serves and captures is in the `cli_*` modules beside this one.
 
-Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 12 redaction blocked, 13 the report does not validate.
+Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 5 nothing to judge, 10 an allocation may still exist,
+12 redaction blocked, 13 the report does not validate.
 """
 
 from __future__ import annotations
@@ -14,13 +15,26 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from pytest_glasshouse import cli_package, cli_policy, cli_pool, cli_serve
+from pytest_glasshouse import (
+    cli_completion,
+    cli_doctor,
+    cli_judge,
+    cli_package,
+    cli_policy,
+    cli_pool,
+    cli_reap,
+    cli_render,
+    cli_serve,
+    cli_server,
+    cli_watch,
+)
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_glasshouse.report.check import Checked, Level
+    from pytest_glasshouse.report.recompute import Derivation
 
 EXIT_OK = 0
 EXIT_NO = 1
@@ -33,17 +47,24 @@ _EPILOG = """\
 examples:
   glasshouse check reports/RUN.json                     does the report follow from its own data?
   glasshouse check RUN.glasshouse.zip --trust lab.pub --require authentic
+  glasshouse gate reports/RUN.json --max-overhead 3     may the release go?
+  glasshouse compare BEFORE.json AFTER.json             the rows both have, and how far apart they are
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
   glasshouse pool A.json B.json C.json                  one interval over three allocations or more
+  glasshouse watch RUN                                  follow a run from another terminal
   glasshouse redact RUN_DIRECTORY                       publish a run that redaction stopped
   glasshouse keygen owner.key                           make an owner's key
   glasshouse serve --owner owner.key.pub                run the attestation server that rows of this owner share
   glasshouse seal data/ --owner owner.key --out data.package
   glasshouse policy capture --container IMAGE --out policy.json
+  glasshouse register data.package --policy policy.json --server URL --server-key PUB --owner owner.key
+  glasshouse outstanding --state DIRECTORY              keys that left and were never accounted for
+  glasshouse doctor --provider runpod                   what would keep rows from running here
+  glasshouse reap --expired                             end allocations that outlived their deadline
 
-exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 12 redaction blocked the report;
-13 the report does not validate
+exit codes: 0 yes; 1 no; 4 the command line or a file it names is wrong; 5 nothing to judge; 10 an allocation may still
+exist; 12 redaction blocked the report; 13 the report does not validate
 """
 _CHECK = """\
 Derive every REPORT (a report or a bundle) again from its own data: schema, arithmetic, findings, journals, verdicts,
@@ -72,9 +93,10 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is the answer."""
+def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | None = None) -> int:
+    """Run one command; the exit code is the answer. `derivation` is what reports are derived with, by default the project's."""
     options = _parser().parse_args(arguments)
+    options.derivation = derivation
     try:
         code: int = options.run(options)
     except IntegrityError as error:
@@ -112,14 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("report", nargs="+", type=Path, metavar="REPORT", help="a report or a .glasshouse.zip bundle")
     check.add_argument("--trust", action="append", type=Path, default=[], metavar="PUB", help=_TRUST)
     check.add_argument(
-        "--require", choices=_LEVELS, default="consistent", metavar="LEVEL", help=f"least level: {', '.join(_LEVELS)}"
+        "--require", choices=_LEVELS, metavar="LEVEL", help=f"least level: {', '.join(_LEVELS)} (default: consistent)"
     )
     check.set_defaults(run=_check, report_error_code=EXIT_USAGE)
-
-    render = commands.add_parser("render", help="a report as tables", description="Write a report's tables to standard output.")
-    render.add_argument("report", type=Path, metavar="REPORT", help="a report or a bundle")
-    render.add_argument("--markdown", action="store_true", required=True, help="as Markdown")
-    render.set_defaults(run=_render, report_error_code=EXIT_USAGE)
 
     export = commands.add_parser(
         "export",
@@ -141,7 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     redact.add_argument("run_directory", type=Path, metavar="RUN_DIRECTORY", help="the directory named when it was stopped")
     redact.add_argument("--report", type=Path, metavar="PATH", help="where to write (default: where the run wanted its report)")
     redact.set_defaults(run=_redact, report_error_code=EXIT_REPORT)
-    for module in (cli_pool, cli_serve, cli_package, cli_policy):
+    judging, running = (cli_judge, cli_pool, cli_render), (cli_watch, cli_doctor, cli_reap)
+    for module in (*judging, *running, cli_serve, cli_package, cli_server, cli_policy, cli_completion):
         module.declare(commands)
     return parser
 
@@ -151,13 +169,16 @@ def _check(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.check import Level, check_file
 
     trust = Trust.read(options.trust)
-    required = Level(options.require)
+    required = Level(options.require or Level.CONSISTENT)
     passed = True
     for path in options.report:
-        checked = check_file(path, trust=trust)
-        enough = checked.sound and checked.level.height >= required.height
-        passed = passed and enough
-        sys.stdout.write("\n".join(_told(path, checked, required)) + "\n")
+        checked = check_file(path, trust=trust, derivation=options.derivation)
+        if checked.published is not None and options.require is None:
+            passed = passed and checked.sound
+        else:
+            passed = passed and checked.sound and checked.level.height >= required.height
+        told = _told(path, checked, required) if checked.published is None else _told_published(path, checked, options.require)
+        sys.stdout.write("\n".join(told) + "\n")
     return EXIT_OK if passed else EXIT_NO
 
 
@@ -176,17 +197,19 @@ def _told(path: Path, checked: Checked, required: Level) -> list[str]:
     return lines
 
 
-def _render(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.check import load_document
-    from pytest_glasshouse.report.markdown import markdown
-
-    try:
-        data = options.report.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
-    sys.stdout.write(markdown(load_document(data)))
-    sys.stdout.flush()
-    return EXIT_OK
+def _told_published(path: Path, checked: Checked, required: str | None) -> list[str]:
+    """Results from before there were reports: what could be computed again, and what nobody can from this file."""
+    found = checked.published
+    assert found is not None  # noqa: S101  (for the type checker)
+    lines = [f"{path}: {fault}" for fault in checked.faults]
+    told = f"{found.recomputed} overhead(s) follow from the rates beside them, {len(checked.faults)} fault(s)"
+    told += f", {found.excluded} excluded result(s)" if found.excluded else ""
+    lines.append(f"{path}: published results, not a report: {told}")
+    lines += [f"  stated only: {', '.join(found.stated)}"] if found.stated else []
+    lines += [f"  cannot be shown: {each}" for each in checked.missing]
+    if required is not None:
+        lines.append(f"{path}: REFUSED: {required} was required, and results of this shape reach no level")
+    return lines
 
 
 def _export(options: argparse.Namespace) -> int:

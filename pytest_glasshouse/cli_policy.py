@@ -11,19 +11,23 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.trust.policy import Policy
+    from pytest_glasshouse.trust.policy import Policy, Required
+    from pytest_glasshouse.trust.references import Hardware
     from pytest_glasshouse.wire.canonical import Json
 
 _CAPTURE = """\
 Write the policy that a guest running exactly this installation's code satisfies: the digest of the guest archive is
 required, every other component is recorded. Read it, then pin it by the digest that is printed. Never capture from the
 machine that will be judged: whatever runs there would become what is expected.
+
+What the machine must be is yours to say: --require pins a component (its digest stands in the evidence of a run on a machine
+you trust), --require-locked and --hardware ask for more. Rows are held to it with `pytest --glasshouse-policy FILE`, where
+container and deadline are each allocation's and row's own.
 
 With --wheel the archive's digest is that of the code in a wheel of pytest-glasshouse, which need not be installed.
 """
@@ -48,6 +52,18 @@ def declare(commands: Any) -> None:
     capture.add_argument(
         "--completion-seconds", type=int, default=3600, metavar="S", help="until exit evidence is due (default: 3600)"
     )
+    capture.add_argument(
+        "--require", action="append", default=[], metavar="COMPONENT=SHA256", help="demand this digest of a component; repeatable"
+    )
+    capture.add_argument(
+        "--require-locked", action="store_true", help="demand memory that is never swapped out for the opened package"
+    )
+    capture.add_argument(
+        "--hardware",
+        type=Path,
+        metavar="FILE",
+        help="demand evidence of devices: a JSON file with the policy's `hardware` section",
+    )
     capture.add_argument("--wheel", type=Path, metavar="FILE", help="take the code from this wheel")
     capture.add_argument("--out", type=Path, metavar="FILE", help="write here (default: standard output)")
     capture.set_defaults(run=_capture, report_error_code=4)
@@ -68,8 +84,8 @@ def declare(commands: Any) -> None:
 
 def _capture(options: argparse.Namespace) -> int:
     from pytest_glasshouse.channel.archive import guest_archive
-    from pytest_glasshouse.legs.protected import policy_for
-    from pytest_glasshouse.providers.broker import reference_source
+    from pytest_glasshouse.legs.policy import base_policy
+    from pytest_glasshouse.providers.opening import reference_source
     from pytest_glasshouse.wire.canonical import sha256_hex
 
     if options.version < 1 or options.completion_seconds < 1:
@@ -78,10 +94,19 @@ def _capture(options: argparse.Namespace) -> int:
         archive, source = guest_archive(), f"this installation ({reference_source()})"
     else:
         archive, source = _archive_of_wheel(options.wheel), f"wheel {options.wheel.name}"
-    # Only what a policy takes from a grant: where it runs, and what code must run there.
-    place: Any = SimpleNamespace(archive_sha256=sha256_hex(archive), allocation_id=options.container)
-    captured = policy_for(place, completion_s=options.completion_seconds)
-    policy = dataclasses.replace(captured, name=options.name or options.container, version=options.version)
+    captured = base_policy(
+        name=options.name or options.container,
+        archive_sha256=sha256_hex(archive),
+        container=options.container,
+        completion_s=options.completion_seconds,
+    )
+    policy = dataclasses.replace(
+        captured,
+        version=options.version,
+        components={**captured.components, **_required(options.require, captured)},
+        hardware=None if options.hardware is None else _hardware(options.hardware),
+        locked=options.require_locked,
+    )
     text = json.dumps(policy.to_json(), indent=2, sort_keys=True) + "\n"
     if options.out is None:
         sys.stdout.write(text)
@@ -92,6 +117,33 @@ def _capture(options: argparse.Namespace) -> int:
             raise ConfigurationError(f"--out {options.out}: cannot be written ({error.strerror})") from None
     sys.stderr.write(f"policy {policy.sha256}, reference values from {source}\n")
     return 0
+
+
+def _required(given: list[str], captured: Policy) -> dict[str, Required]:
+    from pytest_glasshouse.trust.policy import Required
+    from pytest_glasshouse.wire.canonical import is_sha256
+
+    found = {}
+    for text in given:
+        name, _, digest = text.partition("=")
+        if name not in captured.components or name in ("archive", "foreign") or not is_sha256(digest):
+            raise ConfigurationError(f"--require {text}: expected COMPONENT=SHA256 of a component that is recorded otherwise")
+        found[name] = Required(sha256=digest)
+    return found
+
+
+def _hardware(path: Path) -> Hardware:
+    from pytest_glasshouse.trust.references import Hardware
+    from pytest_glasshouse.wire.canonical import parse_object
+
+    try:
+        return Hardware.from_json(parse_object(path.read_bytes()))
+    except OSError as error:
+        raise ConfigurationError(f"--hardware {path}: cannot be read ({error.strerror})") from None
+    except IntegrityError as error:
+        raise ConfigurationError(
+            f"--hardware {path}: expected a policy's hardware section; {error.detail or error.reason}"
+        ) from None
 
 
 def _archive_of_wheel(path: Path) -> bytes:
@@ -107,13 +159,13 @@ def _archive_of_wheel(path: Path) -> bytes:
 
 
 def _show(options: argparse.Namespace) -> int:
-    policy = _read(options.file)
+    policy = read_policy(options.file)
     sys.stdout.write(f"policy {policy.sha256}\n" + "".join(f"  {name}: {value}\n" for name, value in _demands(policy).items()))
     return 0
 
 
 def _diff(options: argparse.Namespace) -> int:
-    first, second = _demands(_read(options.first)), _demands(_read(options.second))
+    first, second = _demands(read_policy(options.first)), _demands(read_policy(options.second))
     lines = list(_differences(first, second))
     sys.stdout.write("".join(f"{line}\n" for line in lines) or "the same policy\n")
     return 1 if lines else 0
@@ -141,7 +193,8 @@ def _word(value: Json) -> str:
     return value if isinstance(value, str) and value.isprintable() else json.dumps(value, sort_keys=True)
 
 
-def _read(path: Path) -> Policy:
+def read_policy(path: Path) -> Policy:
+    """The policy in a file. Raises `ConfigurationError`."""
     from pytest_glasshouse.trust.policy import Policy
     from pytest_glasshouse.wire.canonical import parse_object
 

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.broker import Broker
     from pytest_glasshouse.providers.broker_socket import BrokerClient
     from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.trust.policy import Policy
 
 Event = Mapping[str, Any]
+
+#: Providers whose guests are processes of this machine.
+HERE = ("mock", "local")
 
 
 class CleanupLike(Protocol):
@@ -46,9 +50,17 @@ class BrokerLike(Grants, Protocol):
     """The only one that rents and ends."""
 
     def plan(self, worker: str, rows: Sequence[RowSpec]) -> Any: ...
+    @property
+    def rents(self) -> bool: ...
+    @property
+    def simulated(self) -> tuple[str, ...]: ...
+    @property
+    def over_budget(self) -> str: ...
+    def quote(self) -> Any: ...
     def end_all(self) -> CleanupLike: ...
     def signal_end(self) -> None: ...
     def secrets(self) -> tuple[str, ...]: ...
+    def listing(self) -> Sequence[Any]: ...
 
 
 class ClientLike(Grants, Protocol):
@@ -79,7 +91,8 @@ class Wishes:
     """What a run decides about a row, beyond the row that runs.
 
     `model` is where the row's model lies, if not where it says; `server` is the attestation server, if not one of this process;
-    `on_round` is given how an interleaved row stands after each of its rounds.
+    `demands` is the owner's policy file, if there is one. `on_round` is given how an interleaved row stands after each of its
+    rounds.
     """
 
     declared: RowSpec
@@ -93,19 +106,23 @@ class Wishes:
     half_width_pct: float | None = None
     on_round: Callable[[Any], None] | None = None
     server: OutsideServer | None = None
+    demands: Policy | None = None
 
 
 class Engine(Protocol):
     """Everything below the face that a run needs."""
 
     def check(self, options: Options) -> None: ...
-    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> BrokerLike: ...
+    def broker(
+        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+    ) -> BrokerLike: ...
     def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike: ...
     def connect(self, address: str, *, worker: str) -> ClientLike: ...
     def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage: ...
     def results(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def judge(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def outstanding(self) -> Sequence[dict[str, Any]]: ...
+    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None: ...
     def close(self) -> None: ...
 
 
@@ -118,17 +135,21 @@ class Rooms:
 
     def check(self, options: Options) -> None:
         """Raise `ConfigurationError` for a provider that cannot work here. Starts nothing."""
-        from pytest_glasshouse.providers.broker import open_provider
+        from pytest_glasshouse.providers.opening import open_provider
 
-        open_provider(options.provider, options.faults)
+        if options.provider != "row":
+            open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated)
 
-    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> BrokerLike:
+    def broker(
+        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+    ) -> BrokerLike:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
-        _require_training(rows)
+        _require_training([row for row in rows if (row.provider if options.provider == "row" else options.provider) in HERE])
         if (outside := options.outside_server) is not None:
             from pytest_glasshouse.legs.trustees import check_outside
 
             check_outside(outside)
+        _ = options.demands  # a policy file that cannot be used is told now
         from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 
         broker = Broker(
@@ -142,7 +163,10 @@ class Rooms:
                 faults=options.faults,
                 budget_usd=options.budget_usd,
                 max_price=options.max_price_usd,
-            )
+                allow_simulated=options.allow_simulated,
+                image=options.image,
+            ),
+            tell=tell,
         )
         return cast("BrokerLike", broker)
 
@@ -184,7 +208,7 @@ class Rooms:
             allocation=Allocation(
                 grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json()), wishes.on_round
             ),
-            protected_runtime=ProtectedRuntime(self._trustees),
+            protected_runtime=ProtectedRuntime(self._trustees, demands=wishes.demands),
             raw_runner=RawRunner(),
         )
 
@@ -203,6 +227,22 @@ class Rooms:
     def outstanding(self) -> Sequence[dict[str, Any]]:
         """Key releases of this process that no leg has completed."""
         return [] if self._trustees is None else self._trustees.outstanding()
+
+    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None:
+        """Key releases of a whole run that no leg has completed, by the word of the server outside; None where there is none.
+
+        Raises a `GlasshouseError` when it cannot be asked.
+        """
+        if (outside := options.outside_server) is None:
+            return None
+        from pytest_glasshouse.legs.trustees import Trustees
+
+        trustees = self._trustees or Trustees(outside)
+        try:
+            return trustees.outstanding_of(run_id)
+        finally:
+            if trustees is not self._trustees:
+                trustees.close()
 
     def close(self) -> None:
         """Stop what runs in this process and forget its keys."""
@@ -227,6 +267,8 @@ def _require_training(rows: Sequence[RowSpec]) -> None:
     """The guest of a mock or local allocation is this machine: it must have what its rows train with."""
     from importlib.util import find_spec
 
+    if not rows:
+        return
     wanted = {"torch"} | ({"transformers", "peft"} if any(row.workload == "lora" for row in rows) else set())
     missing = sorted(name for name in wanted if find_spec(name) is None)
     if missing:

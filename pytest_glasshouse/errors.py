@@ -74,7 +74,14 @@ class WrongGpuError(InfrastructureError):
 
 
 class AmbiguousCreateError(InfrastructureError):
-    """The answer to the create call was lost: the allocation may exist and may be billing."""
+    """The answer to the create call was lost: the allocation may exist and may be billing.
+
+    `instance_id` is set where the provider refused and still named something it had made.
+    """
+
+    def __init__(self, message: str, *, allocation_id: str | None = None, instance_id: str | None = None) -> None:
+        super().__init__(message, allocation_id=allocation_id)
+        self.instance_id = instance_id
 
 
 class TerminateError(InfrastructureError):

@@ -64,8 +64,11 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
     door, options = _door(item), item.config.stash[OPTIONS]
 
     def keep(outcome: Any) -> None:
-        from pytest_glasshouse.records import record_of
+        from pytest_glasshouse.records import record_of, width_of
 
+        finished, row = len(outcome.observation["rounds"]), outcome.row
+        moment = {"row_id": row.row_id, "leg": "", "phase": "interval", "round": finished, "rounds": row.rounds, "elapsed_s": 0.0}
+        door.on_progress({**moment, "half_width_pct": width_of(outcome, engine_of(item.config))})
         # What is not remembered is lost only if the row is, too.
         with contextlib.suppress(GlasshouseError, OSError):
             door.keep(item.nodeid, record_of(outcome, options, engine_of(item.config), seed=door.plan.seed))
@@ -82,6 +85,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         half_width_pct=options.half_width_pct,
         on_round=keep,
         server=options.outside_server,
+        demands=options.demands,
     )
     grant = door.grants.acquire(row_item.row, worker=door.worker)
     try:
@@ -133,15 +137,18 @@ def judge(item: pytest.Item) -> None:
     record = item.stash.get(RECORD, None)
     if record is None:
         pytest.fail("the row was not recorded: call row_report.record(outcome) with what row.run(...) returned", pytrace=False)
-    told, options = record["record"], item.config.stash[OPTIONS]
+    failure = failure_of(record, item.config.stash[OPTIONS])
+    if failure:
+        pytest.fail(failure, pytrace=False)
+
+
+def failure_of(record: dict[str, Any], options: Options) -> str:
+    """Why the test of a row with this record fails; empty where it passes."""
+    told = record["record"]
     if record["list"] == "excludedResults":
-        pytest.fail(
-            f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}",
-            pytrace=False,
-        )
+        return f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}"
     faults = list(_misses(told, options))
-    if faults:
-        pytest.fail(f"{told['name']}: " + "\n".join(faults), pytrace=False)
+    return f"{told['name']}: " + "\n".join(faults) if faults else ""
 
 
 def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:

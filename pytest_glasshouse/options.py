@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.trustees import OutsideServer
     from pytest_glasshouse.rows.overrides import Overrides
     from pytest_glasshouse.rows.spec import Order, Preset
-
-#: Seconds an allocation may take until its agent answers.
-BOOT_TIMEOUT_S = {"mock": 15.0, "local": 60.0}
+    from pytest_glasshouse.trust.policy import Policy
 
 Source = Literal["option", "environment", "ini", "default"]
 
@@ -48,17 +46,22 @@ class Options:
     max_overhead_pct: float | None = None
     publishable: bool = False
     allocation: str = "shared"
-    boot_timeout_s: float = BOOT_TIMEOUT_S["mock"]
+    boot_timeout_s: float | None = None
     leg_timeout_s: float | None = None
     allow_simulated: bool = False
+    sweeper: str | None = None
     strict_memory: bool = False
     report: Path | None = None
+    html: bool = False
+    resume: str | None = None
     faults: tuple[str, ...] = ()
+    image: str | None = None
     model: str | None = None
     server: str | None = None
     server_key: str | None = None
     server_ca: Path | None = None
     owner_key: Path | None = None
+    policy: Path | None = None
 
     @property
     def outside_server(self) -> OutsideServer | None:
@@ -68,6 +71,15 @@ class Options:
         from pytest_glasshouse.legs.trustees import OutsideServer
 
         return OutsideServer(url=self.server, key=self.server_key, owner_key=self.owner_key, authority=self.server_ca)
+
+    @property
+    def demands(self) -> Policy | None:
+        """What the policy file asks of every allocation. Raises `ConfigurationError` for a file that is no such policy."""
+        if self.policy is None:
+            return None
+        from pytest_glasshouse.legs.policy import read_demands
+
+        return read_demands(self.policy)
 
     @property
     def overrides(self) -> Overrides:
@@ -83,6 +95,7 @@ class Options:
             model=self.model,
             preset=self.preset,
             dry_run=self.provider == "mock",
+            own_provider=self.provider == "row",
         )
 
 
@@ -173,17 +186,22 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         max_overhead_pct=values.get("max_overhead"),
         publishable=values.get("publishable", False),
         allocation=values.get("allocation", "shared"),
-        boot_timeout_s=values.get("boot_timeout", BOOT_TIMEOUT_S[provider]),
+        boot_timeout_s=values.get("boot_timeout"),
         leg_timeout_s=values.get("leg_timeout"),
         allow_simulated=values.get("allow_simulated", False),
+        sweeper=values.get("sweeper"),
         strict_memory=values.get("strict_memory", False),
         report=report,
+        html=values.get("html", False),
+        resume=values.get("resume"),
         faults=tuple(dict.fromkeys(values.get("mock_fault", ()))),
+        image=values.get("image"),
         model=values.get("model"),
         server=values.get("server"),
         server_key=values.get("server_key"),
         server_ca=values.get("server_ca"),
         owner_key=values.get("owner_key"),
+        policy=values.get("policy"),
     )
 
 
@@ -194,7 +212,7 @@ def _check_together(options: Options) -> None:
         raise ConfigurationError(
             "--glasshouse-publishable: nothing on the mock provider is publishable; choose a provider with --glasshouse-provider"
         )
-    if options.faults and options.provider != "mock":
+    if options.faults and options.provider not in ("mock", "row"):
         raise ConfigurationError(f"--glasshouse-mock-fault: only the mock provider plays faults, not {options.provider}")
     _check_server(options)
     if options.report is not None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse import options as _options
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
+from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError, InvariantBroken
 from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
     _glasshouse_stage,
     allocation,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from pytest_glasshouse.run import Plan, Selected
+    from pytest_glasshouse.run import Door, Plan, Selected
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -119,7 +119,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
         config.stash[OPTIONS],
         run_id=_plan(config).run_id,
         rows=rows,
-        notes=config.stash.get(NOTES, ()),
+        notes=(*config.stash.get(NOTES, ()), *_plan(config).notes),
         taken=config.stash.get(TAKEN, ()),
     )
     return lines[1:] if config.option.collectonly else lines
@@ -152,6 +152,10 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         run = Run.open(config, _plan(config), selected)
     except ConfigurationError as error:
         raise pytest.UsageError(str(error)) from None
+    except BudgetError as error:
+        from pytest_glasshouse.run import EXIT_BUDGET
+
+        pytest.exit(f"glasshouse: {error}", returncode=EXIT_BUDGET)
     config.stash[RUN] = run
     config.pluginmanager.register(RunHooks(run), "glasshouse-run")
     config.stash[DOOR] = Door(
@@ -161,10 +165,17 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if reports(item) and DOOR not in item.config.stash and _is_worker(item.config):
-        from pytest_glasshouse.xdist import open_door
+    if reports(item):
+        _door(item)
 
-        item.config.stash[DOOR] = open_door(item.config)
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    if ROW not in item.stash or item.config.option.setuponly:
+        return None
+    from pytest_glasshouse.kept import stands
+
+    return stands(item, _door(item)) or None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -190,6 +201,8 @@ def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -
     word = getattr(report, "glasshouse_word", None)
     if word == "dry-run" and report.passed:
         return "dry-run", "d", ("DRY-RUN", {"yellow": True})
+    if word == "kept":
+        return ("kept", "k", ("KEPT", {"yellow": True})) if report.passed else None
     if word == "error" and report.failed:
         return "error", "E", "ERROR"
     return None
@@ -220,6 +233,10 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
             report.glasshouse_word = "dry-run"
     if report.when == "teardown" and (told := payload(item)) is not None:
         report.glasshouse = told
+        if RECORD in item.stash:
+            from pytest_glasshouse.github_run import properties
+
+            report.user_properties += properties(item.stash[RECORD])
 
 
 def _check_provider(config: pytest.Config) -> None:
@@ -229,6 +246,16 @@ def _check_provider(config: pytest.Config) -> None:
         from pytest_glasshouse.run import engine_of
 
         engine_of(config).check(options)
+
+
+def _door(item: pytest.Item) -> Door | None:
+    """The way to the run; a worker opens its own before its first row."""
+    config = item.config
+    if DOOR not in config.stash and _is_worker(config):
+        from pytest_glasshouse.xdist import open_door
+
+        config.stash[DOOR] = open_door(config)
+    return config.stash.get(DOOR, None)
 
 
 def _suggest_markers(config: pytest.Config) -> None:
@@ -248,7 +275,10 @@ def _plan(config: pytest.Config) -> Plan:
     if PLAN not in config.stash:
         from pytest_glasshouse.run import new_plan
 
-        config.stash[PLAN] = new_plan(config)
+        try:
+            config.stash[PLAN] = new_plan(config)
+        except ConfigurationError as error:
+            raise pytest.UsageError(str(error)) from None
     return config.stash[PLAN]
 
 

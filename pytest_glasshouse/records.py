@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, InfrastructureError
+from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError, InfrastructureError
 
 if TYPE_CHECKING:
     from pytest_glasshouse.engine import Engine
@@ -36,6 +36,23 @@ def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int) 
     )
 
 
+def width_of(outcome: Outcome, engine: Engine) -> float | None:
+    """Half the 95 % interval's width that a row's finished rounds give, in points; None where there is no interval yet.
+
+    Its width and never its position: whoever sees where an interval lies may stop when they like it.
+    """
+    from pytest_glasshouse.overhead.interval import interval_pct
+    from pytest_glasshouse.report.figures import log_ratios, row_figures
+
+    if outcome.row.null:
+        return None
+    try:
+        interval = interval_pct(log_ratios(row_figures(engine.results(outcome.observation))), level=0.95)
+    except GlasshouseError:
+        return None
+    return None if interval is None else interval.half_width
+
+
 def ended_record(row_item: RowItem, options: Options, ended: Ended, *, seed: int) -> Record:
     """The record of a row that never came to an outcome of its own."""
     from pytest_glasshouse.legs.outcome import Outcome
@@ -58,6 +75,8 @@ def record_of_error(row_item: RowItem, options: Options, error: BaseException, *
     told = f"{type(error).__name__}: {text}"
     if skipped:
         ended = Ended(outcome="excluded", reason=f"skipped: {text}", decision="Not run")
+    elif isinstance(error, BudgetError):
+        ended = Ended(outcome="excluded", reason=told, decision="Not run; raise the budget and run it again")
     elif isinstance(error, InfrastructureError):
         ended = Ended(outcome="infrastructure", reason=told, decision="Nothing was judged; running again is safe")
     elif isinstance(error, ConfigurationError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ from pytest_glasshouse.terminal import not_a_gate, summary
 
 if TYPE_CHECKING:
     from pytest_glasshouse.run import Run
+
+_KINDS = {".zip": "bundle", ".html": "page  "}
 
 
 class RunHooks:
@@ -51,16 +54,41 @@ class RunHooks:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         run = self.run
-        if not run.begun and not run.tamper:
+        if not run.begun and not run.tamper and not run.kept:
             return
         terminalreporter.section("glasshouse")
         for line in summary(list(run.records.values()), run.tamper_shown):
             terminalreporter.write_line(line)
+        if run.kept:
+            terminalreporter.write_line("")
+            told = f"{len(run.kept)} of {len(run.selected.rows)} rows were judged in an earlier attempt and not measured again"
+            terminalreporter.write_line(f"attempt {run.plan.attempt}: {told}", yellow=True)
         terminalreporter.write_line("")
         for path in run.published:
-            terminalreporter.write_line(f"{'bundle' if path.suffix == '.zip' else 'report'}  {_shown_path(path, run.config)}")
+            terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
+        if run.outstanding:
+            told = (
+                f"{len(run.outstanding)} key release(s) of this run were never completed: a key is out, and its leg's end unseen"
+            )
+            terminalreporter.write_line(f"glasshouse: {told}", red=True)
+        if run.unasked:
+            told = f"outstanding releases as seen here: the server could not be asked ({run.unasked})"
+            terminalreporter.write_line(f"glasshouse: {told}", red=True)
         for line in run.trouble:
             terminalreporter.write_line(f"glasshouse: {line}", red=True)
+        if os.environ.get("GITHUB_ACTIONS") == "true":
+            self._tell_github(terminalreporter)
+
+    def _tell_github(self, reporter: pytest.TerminalReporter) -> None:
+        from pytest_glasshouse.github_run import annotated, summarise
+
+        run = self.run
+        left = "" if run.cleanup_is_proven else f"{run.leftovers} may still exist, and may still cost money"
+        reporter.ensure_newline()
+        for line in annotated(list(run.records.values()), cleanup=left, trouble=run.trouble):
+            reporter.write_line(line)
+        if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
+            summarise(run, Path(summary_file))
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_unconfigure(self, config: pytest.Config) -> None:
@@ -70,12 +98,14 @@ class RunHooks:
     def _last_line(self, config: pytest.Config) -> None:
         reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
         run = self.run
-        if reporter is None or not run.begun:
+        if reporter is None or not (run.begun or run.kept):
             return
-        if run.options.provider == "mock":
+        if run.options.provider == "mock" or run.simulated:
             reporter.write_line(not_a_gate(len(run.selected.rows)), yellow=True)
         if not run.cleanup_is_proven:
             reporter.write_line(f"glasshouse: cleanup is not proven: {run.leftovers} may still exist", red=True)
+            for line in run.by_hand:
+                reporter.write_line(f"glasshouse: {line}", red=True)
 
 
 def _shown_path(path: Path, config: pytest.Config) -> str:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pytest_glasshouse.errors import InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.attempts import History, outcome_of, refuse_another
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError, RedactionError, ReportError
 from pytest_glasshouse.signals import Signals
-from pytest_glasshouse.stash import ENGINE, OPTIONS, ROW
+from pytest_glasshouse.stash import EARLIER, ENGINE, OPTIONS, ROW
 from pytest_glasshouse.terminal import Live, open_live
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
 
-EXIT_CLEANUP, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 12, 13, 14
+EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,10 @@ class Plan:
     run_id: str
     seed: int
     subject: dict[str, Any] = field(default_factory=dict)
+    attempt: int = 1
+    kept: dict[str, str] = field(default_factory=dict)
+    """Rows that an earlier attempt judged, by id: how their tests fail, or nothing."""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +90,37 @@ def new_plan(config: pytest.Config) -> Plan:
     """A new run's id, its seed (drawn unless given) and what it judges."""
     from pytest_glasshouse.report.environment import subject
 
-    seed = config.stash[OPTIONS].seed
+    options = config.stash[OPTIONS]
+    if options.resume is not None:
+        return _resumed(config)
+    seed = options.seed
     return Plan(
         run_id=new_run_id(),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         subject=subject(config.rootpath),
+    )
+
+
+def _resumed(config: pytest.Config) -> Plan:
+    """The plan of a run that goes on: its id and seed, and the rows that stay."""
+    from pytest_glasshouse.attempts import read
+    from pytest_glasshouse.fixtures import failure_of
+    from pytest_glasshouse.report.environment import subject
+
+    options = config.stash[OPTIONS]
+    reports = options.report.parent if options.report is not None else config.rootpath / "reports"
+    earlier = read(str(options.resume), reports)
+    if options.seed not in (None, earlier.seed):
+        raise ConfigurationError(f"--glasshouse-seed {options.seed}: run {earlier.run_id} has seed {earlier.seed}")
+    config.stash[EARLIER] = earlier
+    attempt = len(earlier.attempts) + 1
+    return Plan(
+        run_id=earlier.run_id,
+        seed=earlier.seed if earlier.seed is not None else secrets.randbelow(2**31),
+        subject=subject(config.rootpath),
+        attempt=attempt,
+        kept={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
+        notes=(f"attempt {attempt} of this run: {len(earlier.records)} row(s) kept as they were judged before",),
     )
 
 
@@ -111,13 +142,21 @@ class Run:
         self.options = config.stash[OPTIONS]
         self.plan = plan
         self.selected = selected
-        self.report_path = self.options.report or config.rootpath / "reports" / f"{plan.run_id}.json"
+        self.earlier = config.stash.get(EARLIER, None)
+        default = config.rootpath / "reports" / f"{plan.run_id}.json" if self.earlier is None else self.earlier.report
+        self.report_path = self.options.report or default
         self.directory = self.report_path.parent / f"{plan.run_id}.run"
         self.engine = engine_of(config)
         self.live: Live = open_live(config)
         self.broker: BrokerLike | None = None
         self.cleanup: CleanupLike | None = None
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, dict[str, Any]] = {
+            nodeid: self.earlier.records[each.row.row_id]
+            for nodeid, each in selected.rows.items()
+            if self.earlier is not None and each.row.row_id in self.earlier.records
+        }
+        self.kept = frozenset(self.records)
+        self.history = History(self.directory)
         self.tamper: list[dict[str, Any]] = []
         self.tamper_shown: list[dict[str, Any]] = []
         self.published: tuple[Path, ...] = ()
@@ -125,23 +164,40 @@ class Run:
         self.begun: list[str] = []
         self._kept: dict[str, dict[str, Any]] = {}
         self._failed: set[str] = set()
+        self.outstanding: tuple[dict[str, Any], ...] = ()
+        self.unasked = ""
         self._outstanding: dict[str, list[dict[str, Any]]] = {}
         self._signals = Signals(self._on_signal)
         self._interrupted = ""
 
     @classmethod
     def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
-        """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing."""
+        """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing.
+
+        Raises `ConfigurationError`, and `BudgetError` where the estimate is above the budget.
+        """
+        from pytest_glasshouse.report.progress import PROGRESS
         from pytest_glasshouse.report.seal import report_key
         from pytest_glasshouse.report.writer import check_writable
 
         report_key(os.environ)
         rows = [each.row for each in selected.rows.values()]
         run = cls(config, plan, selected)
+        if run.earlier is not None:
+            refuse_another(run.earlier, provider=run.options.provider, subject=plan.subject, rows=[row.row_id for row in rows])
         check_writable(run.report_path)
         if rows:
-            run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory)
+            run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
+            if run.broker.rents:
+                from pytest_glasshouse.consent import consent
+
+                consent(run.broker, run.options, config, os.environ)
+            run._remember()
+            run.live.also_to(run.directory / PROGRESS)
+            spent = getattr(run.broker, "spent_usd", None)
+            if spent is not None:
+                run.live.money = spent
             run._signals.install()
         return run
 
@@ -149,8 +205,9 @@ class Run:
 
     def begin(self, nodeid: str) -> None:
         """A test with something to report starts."""
-        if nodeid in self.selected.rows:
+        if nodeid in self.selected.rows and nodeid not in self.kept:
             self.begun.append(nodeid)
+            self.history.begin(self.selected.rows[nodeid].row.row_id)
 
     def take(self, nodeid: str, payload: str, *, worker: str = "") -> None:
         """Keep what a finished test reported, on disk before anything else happens."""
@@ -163,6 +220,7 @@ class Run:
         if record is not None:
             self.records[nodeid] = record
             RowJournal(self.directory).append(record)
+            self.history.finish(record["record"]["rowId"], outcome_of(record))
             self.config.hook.pytest_glasshouse_row_finished(config=self.config, list_name=record["list"], record=record["record"])
 
     def keep(self, nodeid: str, record: dict[str, Any]) -> None:
@@ -186,17 +244,20 @@ class Run:
     def finish(self, exitstatus: int) -> int:
         """Write the report and say with what code the run ends."""
         self.live.close()
-        if not self.begun and not self.tamper:
+        if not self.begun and not self.tamper and not self.kept:
             self._forget()
             return exitstatus if exitstatus or not self.selected.rows else int(pytest.ExitCode.TESTS_FAILED)
         code = self._report() or exitstatus
+        if self.broker is not None and self.broker.over_budget:
+            self.trouble.append(self.broker.over_budget)
+            code = EXIT_BUDGET
         if code == pytest.ExitCode.TESTS_FAILED and self._only_infrastructure():
             code = EXIT_INFRASTRUCTURE
-        if code == pytest.ExitCode.OK and self.selected.rows and not self.measured:
+        if code == pytest.ExitCode.OK and ((self.selected.rows and not self.measured) or self.outstanding):
             code = int(pytest.ExitCode.TESTS_FAILED)
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
-        if not self.trouble:
+        if self.published:
             self._forget()
         return code
 
@@ -212,16 +273,60 @@ class Run:
 
     @property
     def cleanup_is_proven(self) -> bool:
-        """Whether nothing of this run can still exist."""
+        """Whether nothing of this run, its earlier attempts too, can still exist."""
         if self.broker is None:
             return True
+        if any(each.status != "proven" for each in self._earlier_cleanups()):
+            return False
         return self.cleanup is not None and self.cleanup.status in ("proven", "nothing-rented")
+
+    @property
+    def simulated(self) -> bool:
+        """Whether a provider stood in for the real one."""
+        return self.broker is not None and bool(self.broker.simulated)
+
+    @property
+    def by_hand(self) -> Iterator[str]:
+        """What a person can do about each allocation that may still exist."""
+        from pytest_glasshouse.providers.opening import RENTING, manual
+
+        for each in () if self.cleanup is None else self.cleanup.allocations:
+            name = each.get("provider")
+            if each["status"] != "proven" and name in RENTING:
+                yield f"{each['name']}: {each['detail']}"
+                yield f"  glasshouse reap --provider {name} --run {self.plan.run_id}; or {manual(name, each.get('instanceId'))}"
 
     @property
     def leftovers(self) -> str:
         """The allocations that may still exist, by name."""
         told = () if self.cleanup is None else self.cleanup.allocations
         return ", ".join(str(each["name"]) for each in told if each["status"] != "proven") or "an allocation of this run"
+
+    def _remember(self) -> None:
+        """Write down what a later attempt has to agree with, before the first row."""
+        from pytest_glasshouse.report.writer import RowJournal
+
+        earlier = self.earlier
+        if earlier is not None and not self.history.attempts():
+            self.history.restore(earlier.attempts)
+            journal = RowJournal(self.directory)
+            for record in earlier.records.values():
+                journal.append(record)
+        plan = {
+            "runId": self.plan.run_id,
+            "seed": self.plan.seed,
+            "subject": self.plan.subject,
+            "provider": self.options.provider,
+            "report": str(self.report_path.absolute()),
+            "rows": {each.row.row_id: each.row.name for each in self.selected.rows.values()},
+        }
+        kept = [self.selected.rows[nodeid].row.row_id for nodeid in sorted(self.kept)]
+        # A kill between a row's record and the line that says so leaves the record, which is what counts.
+        said = {told["rowId"] for each in self.history.attempts() for told in each["finished"]}
+        for nodeid in sorted(self.kept):
+            if self.selected.rows[nodeid].row.row_id not in said:
+                self.history.finish(self.selected.rows[nodeid].row.row_id, outcome_of(self.records[nodeid]))
+        self.history.start(plan, attempt=self.plan.attempt, at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", kept=kept)
 
     def _on_signal(self, name: str) -> None:
         self._interrupted = name
@@ -254,6 +359,7 @@ class Run:
         }
         try:
             taint = (*environment_taint(os.environ), *(() if self.broker is None else self.broker.secrets()))
+            self.outstanding = self._outstanding_releases()
             key = report_key(os.environ)  # once: without one of the user's it is made here
             document = self._document(key)
             self.tamper_shown = document["tamper"]
@@ -268,8 +374,23 @@ class Run:
             self.trouble.append(f"report not written: {error}. The rows are kept in {self.directory}")
             return int(pytest.ExitCode.TESTS_FAILED)
         self.published = (done.report, done.bundle)
+        if self.options.html:
+            self.published += (self._page(document, done.report),)
         self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)
         return 0
+
+    def _page(self, document: dict[str, Any], report: Path) -> Path:
+        """The report as a page beside it, made of nothing but what was just published."""
+        from pytest_glasshouse.report.bundle import report_bytes
+        from pytest_glasshouse.report.check import check_bytes
+        from pytest_glasshouse.report.page import page
+        from pytest_glasshouse.report.recompute import Derivation
+        from pytest_glasshouse.report.writer import replace
+
+        derivation = Derivation(results=self.engine.results, judge=self.engine.judge)
+        path = report.with_name((report.name.removesuffix(".json") or report.name) + ".html")
+        replace(path, page(document, check_bytes(report_bytes(document), derivation=derivation)).encode())
+        return path
 
     def _document(self, key: Ed25519PrivateKey) -> dict[str, Any]:
         from pytest_glasshouse.report.document import RunFacts, assemble
@@ -287,22 +408,58 @@ class Run:
             seed=self.plan.seed,
             margin_pct=options.margin_pct or 1.0,
             max_overhead_pct=options.max_overhead_pct,
-            outstanding_releases=tuple(each for told in self._outstanding.values() for each in told),
+            outstanding_releases=self.outstanding,
+            attempts=tuple(self.history.attempts()),
             cleanup=tuple(self._cleanups()),
         )
         tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
         return assemble(facts, list(self.records.values()), tamper=tamper, key=key)
 
+    def _outstanding_releases(self) -> tuple[dict[str, Any], ...]:
+        """By the word of a server outside, which knows also those of a worker that died; else by what each process saw last."""
+        told: Sequence[dict[str, Any]] | None = None
+        if self.begun:
+            try:
+                told = self.engine.outstanding_of(self.options, self.plan.run_id)
+            except GlasshouseError as error:
+                self.unasked = str(error)
+        return tuple(told if told is not None else (each for seen in self._outstanding.values() for each in seen))
+
     def _cleanups(self) -> Iterator[Any]:
         from pytest_glasshouse.report.document import AllocationCleanup
 
+        yield from self._earlier_cleanups()
         for each in () if self.cleanup is None else self.cleanup.allocations:
             yield AllocationCleanup(
-                provider=self.options.provider,
+                provider=each.get("provider") or self.options.provider,
                 name=each["name"],
                 provider_instance_id=each.get("instanceId"),
                 status=each["status"],
                 reason=each.get("detail") or "the provider's listing showed it while it ran and shows it no more",
+            )
+
+    def _earlier_cleanups(self) -> Iterator[Any]:
+        """What became of the allocations of earlier attempts: by their report, or by their ledger and the listing of now."""
+        from pytest_glasshouse.report.document import AllocationCleanup
+
+        if self.earlier is None or self.broker is None:
+            return
+        alive = {each.name for each in self.broker.listing()}
+        for each in self.earlier.allocations:
+            status: Any = each.get("status")
+            reason = each.get("reason", "")
+            if each["name"] in alive:
+                status, reason = "leak", "an earlier attempt made it, and the listing still shows it"
+            elif status is None and each["listed"]:
+                status, reason = "proven", "the listing showed it in an earlier attempt and shows it no more"
+            elif status is None:
+                status, reason = "unproven", "an earlier attempt asked for it, and no listing ever showed it"
+            yield AllocationCleanup(
+                provider=self.options.provider,
+                name=each["name"],
+                provider_instance_id=each["instance"],
+                status=status,
+                reason=reason,
             )
 
     def _without_record(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:

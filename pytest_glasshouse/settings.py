@@ -39,9 +39,7 @@ FAULTS = [
 ]
 
 #: Values that are read and understood, and whose capability comes with a later version.
-LATER: Mapping[str, tuple[str, ...]] = {
-    "provider": ("runpod", "vastai", "row"),
-}
+LATER: Mapping[str, tuple[str, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -153,8 +151,8 @@ def _model(text: str) -> str:
 SETTINGS: tuple[Setting, ...] = (
     Setting("order", _one_of("order", ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first; or interleaved: both in turns", "ORDER", "--order"),
     Setting("provider", _one_of("provider", PROVIDERS),
-            "where the legs run: mock (a dry run on this machine), local (this machine's own NVIDIA GPU)", "NAME", "--provider"),
-    Setting("budget", _number(), "most that this run may spend", "USD", "--budget", "float"),
+            "where the legs run: mock (a dry run on this machine), local (this machine's own NVIDIA GPU), runpod, vastai (rented), row (where each row was published)", "NAME", "--provider"),
+    Setting("budget", _number(), "most that this run may spend; renting without one needs a terminal and a yes", "USD", "--budget", "float"),
     Setting("max_price", _number(), "most that an allocation may cost per hour", "USD", ini_type="float"),
     Setting("rounds", _whole(1), "rounds per row, in place of each row's own", "N", ini_type="int"),
     Setting("fixed_order", _switch, "keep one order in all rounds of a row", ini_type="bool"),
@@ -168,17 +166,20 @@ SETTINGS: tuple[Setting, ...] = (
             "a row passes only if its one-sided 95 %% upper bound is at most this", "PERCENT", ini_type="float"),
     Setting("publishable", _switch, "a row that is not publishable fails (for a release gate; needs a provider)", ini_type="bool"),
     Setting("allocation", _one_of("allocation", ALLOCATIONS), "shared (one per provider, GPU and image) or row (one per row)", "HOW"),
-    Setting("boot_timeout", _number(), "seconds until a new allocation must answer (mock: 15)", "SECONDS", ini_type="float"),
+    Setting("boot_timeout", _number(), "seconds until a new allocation must run (mock: 15, local: 60, runpod: 1200, vastai: 900)", "SECONDS", ini_type="float"),
     Setting("leg_timeout", _number(), "seconds until a leg must have ended", "SECONDS", ini_type="float"),
-    Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own (no provider of this version has one)", ini_type="bool"),
+    Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own; its rows are dry runs", ini_type="bool"),
+    Setting("sweeper", _text, "name of the scheduled job that runs `glasshouse reap --expired`; needed to rent where CI is set", "NAME"),
     Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
-    Setting("html", _later, "also write the report as a page (not in this version)", ini_type="bool"),
-    Setting("resume", _later, "keep the finished rows of an earlier run (not in this version)", "RUN"),
+    Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
+    Setting("resume", _text, "go on with an earlier run: keep its judged rows, run the rest (run id, or its directory)", "RUN"),
     Setting("mock_fault", _one_of("mock_fault", FAULTS), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
     Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),
     Setting("server_ca", _path, "PEM file that vouches for its TLS certificate, where no public authority does", "FILE"),
     Setting("owner_key", _path, "the owner's key that the server works for: a file made by `glasshouse keygen`", "FILE"),
+    Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
+    Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
 )  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pytest_glasshouse.attempts import Earlier
     from pytest_glasshouse.engine import Engine
     from pytest_glasshouse.options import Options
     from pytest_glasshouse.run import Door, Plan, Run
@@ -22,6 +23,8 @@ TAKEN: pytest.StashKey[Sequence[str]] = pytest.StashKey()
 ENGINE: pytest.StashKey[Engine] = pytest.StashKey()
 #: On the config: what every process of the run agrees on.
 PLAN: pytest.StashKey[Plan] = pytest.StashKey()
+#: On the config of the process that rents: the run that this one goes on with.
+EARLIER: pytest.StashKey[Earlier] = pytest.StashKey()
 #: On the config of the process that rents (the controller, or the only one): this run, once rows were selected.
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 #: On the config of the process that runs row tests: the way to the broker.

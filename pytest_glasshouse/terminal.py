@@ -12,7 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.outlook import Outlook, Outlooks, duration
+from pytest_glasshouse.report.progress import ProgressFile
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     import pytest
 
     from pytest_glasshouse.options import Options
@@ -26,12 +32,13 @@ _NO_FIGURE = "-"
 def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], taken: Sequence[str]) -> list[str]:
     """The lines above the rows: what will happen, where, and that nothing is rented."""
     faults = f", faults: {' '.join(options.faults)}" if options.faults else ""
-    where = {"mock": "a dry run on this machine", "local": "this machine's own GPU"}[options.provider]
+    where = {
+        "mock": "a dry run on this machine; nothing is rented",
+        "local": "this machine's own GPU; nothing is rented",
+        "row": "where each row was published",
+    }.get(options.provider, "rented")
     lines = [
-        (
-            f"glasshouse: provider {options.provider} ({where}; nothing is rented), "
-            f"order {options.order or 'row'}, run {run_id}{faults}"
-        ),
+        (f"glasshouse: provider {options.provider} ({where}), order {options.order or 'row'}, run {run_id}{faults}"),
         f"glasshouse: {_count(rows, 'row')}{_changes(options)}",
         f"glasshouse: attestation server {'in this process' if options.server is None else options.server + ' (outside)'}",
     ]
@@ -73,15 +80,26 @@ class Live:
         self._lock = threading.Lock()
         self._running: dict[str, str] = {}
         self._told: dict[str, tuple[object, float]] = {}
+        self._booting: dict[str, float] = {}
         self._column: int | None = None
         self._at_line_start = False
+        self._outlooks = Outlooks()
+        self._file: ProgressFile | None = None
+        #: US dollars spent so far; None where nothing is rented.
+        self.money: Callable[[], float | None] = lambda: None
+
+    def also_to(self, path: Path) -> None:
+        """Let `glasshouse watch` see it too."""
+        self._file = ProgressFile(path)
 
     def show(self, event: Mapping[str, Any], *, worker: str = "") -> None:
         """Show one progress event."""
         with self._lock:
-            line = progress_line(event, worker=worker)
+            line = progress_line(event, worker=worker, outlook=self._outlooks.see(event, worker=worker), spent_usd=self.money())
+            self._running[worker] = line
+            if self._file is not None:
+                self._file.write(self._running, at=time.monotonic())
             if self._terminal:
-                self._running[worker] = line
                 self._overwrite("  |  ".join(self._running.values())[: self._columns - 1])
             elif self._worth_a_line(event, worker):
                 newline = "\n" if not self._at_line_start and self._width() else ""
@@ -98,6 +116,12 @@ class Live:
                 back = f"\x1b[A\x1b[{self._column}C" if self._column else ""
                 self._write(f"\r\x1b[2K{back}")
                 self._column = None
+
+    def tell_boot(self, name: str, what: str) -> None:
+        """Show how far an allocation is that boots."""
+        began = self._booting.setdefault(name, time.monotonic())
+        event = {"row_id": "", "leg": what, "round": what, "elapsed_s": time.monotonic() - began}
+        self.show(event, worker=name)
 
     def close(self) -> None:
         """Give the descriptor back."""
@@ -148,8 +172,12 @@ def open_live(config: pytest.Config) -> Live:
     )
 
 
-def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
-    """What a progress event says, in one line."""
+def progress_line(
+    event: Mapping[str, Any], *, worker: str = "", outlook: Outlook | None = None, spent_usd: float | None = None
+) -> str:
+    """What a progress event says, in one line: of the interval its width, and never where it lies."""
+    eta = None if outlook is None else outlook.eta_s
+    width = None if outlook is None else outlook.half_width_pct
     name = str(event.get("row_id", "")).rpartition("-")[0]
     rounds = event.get("rounds") or 1
     parts = [
@@ -160,7 +188,11 @@ def progress_line(event: Mapping[str, Any], *, worker: str = "") -> str:
         str(event.get("phase") or ""),
         f"{event['fraction']:.0%}" if event.get("fraction") is not None else "",
         f"{event['rate']:.1f}/s" if event.get("rate") is not None else "",
+        f"+-{event['half_width_pct']:.2f} points" if event.get("half_width_pct") is not None else "",
         f"{event.get('elapsed_s') or 0:.0f} s",
+        f"row done in about {duration(eta)}" if eta is not None else "",
+        f"interval +-{width:.2f} points wide" if width is not None else "",
+        f"{spent_usd:.2f} USD so far" if spent_usd is not None else "",
     ]
     return "  ".join(part for part in parts if part)
 

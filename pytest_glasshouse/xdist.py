@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import BudgetError, ConfigurationError
 from pytest_glasshouse.reporting import RunHooks
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run import Door, NoGrants, Plan, Run, Selected, engine_of
+from pytest_glasshouse.run import EXIT_BUDGET, Door, NoGrants, Plan, Run, Selected, engine_of
 from pytest_glasshouse.selection import RowItem
 from pytest_glasshouse.stash import RUN
 from pytest_glasshouse.terminal import header
@@ -56,6 +56,8 @@ class Controller:
                 self._open(self._folder, _selected(json.loads(told.read_text(encoding="utf-8"))))
             except ConfigurationError as error:
                 raise pytest.UsageError(str(error)) from None
+            except BudgetError as error:
+                pytest.exit(f"glasshouse: {error}", returncode=EXIT_BUDGET)
 
     def _open(self, folder: Path, selected: Selected) -> None:
         config, plan = self._config, self._make_plan()
@@ -65,7 +67,8 @@ class Controller:
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and config.get_verbosity() >= 0:
             reporter.ensure_newline()
-            for line in header(run.options, run_id=plan.run_id, rows=len(selected.rows), notes=selected.notes, taken=()):
+            notes = (*selected.notes, *plan.notes)
+            for line in header(run.options, run_id=plan.run_id, rows=len(selected.rows), notes=notes, taken=()):
                 reporter.write_line(line)
         if run.broker is not None:
             self._server = run.engine.serve(run.broker, self._on_event)

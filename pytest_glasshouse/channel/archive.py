@@ -24,6 +24,11 @@ _MAIN = "import sys\n\nfrom pytest_glasshouse.guest.main import main\n\nsys.exit
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
+def honest_main() -> str:
+    """What an honest guest's archive starts with."""
+    return _MAIN
+
+
 @cache
 def guest_archive() -> bytes:
     """The archive every honest guest runs."""

@@ -5,25 +5,40 @@ A remote guest is reached through the same socket forwarded by OpenSSH; this mod
 
 from __future__ import annotations
 
+import secrets
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_glasshouse.errors import GuestGoneError, ProtocolError
 from pytest_glasshouse.wire import frames
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_glasshouse.wire.canonical import Json
 
 _PULL_WAIT_MS = 250
 #: An answer that takes longer than this is no answer: every operation of the agent is quick but `pull`.
 _TIMEOUT_S = 30.0
+#: How long a request to a guest elsewhere is tried again over a broken connection before the guest counts as gone.
+PATIENCE_S = 120.0
+#: Between two tries to reach a guest whose connection broke.
+_AGAIN_S = 0.2
+
+
+#: How often it is asked, while a guest cannot be reached, whether its provider still has it.
+_ASK_EVERY_S = 3.0
 
 
 class Channel(Protocol):
     """The operations the legs need; mock faults stand in front of a real one with the same shape."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether the guest stopped answering and was given up."""
+        ...
 
     def request(self, op: str, fields: dict[str, Json] | None = None, payload: bytes | memoryview = b"") -> dict[str, Json]:
         """One operation of the agent. Raises `GuestGoneError` when it is gone, `ProtocolError` when it refuses."""
@@ -43,18 +58,43 @@ class Channel(Protocol):
 
 
 class GuestChannel:
-    """One connection to an agent; requests are answered one after the other."""
+    """One conversation with an agent; requests are answered one after the other, each of them once.
 
-    def __init__(self, address: str, *, allocation_id: str, timeout_s: float = _TIMEOUT_S) -> None:
+    With `patience_s`, a connection that breaks is made again, and the request in flight is repeated under its own number:
+    an agent that carried it out already gives the answer it gave. A guest that cannot be reached for that long is gone, and
+    so is one of which `lost` says, while it cannot be reached, that there is nothing to wait for.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        allocation_id: str,
+        timeout_s: float = _TIMEOUT_S,
+        patience_s: float = 0.0,
+        lost: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._allocation_id = allocation_id
+        self._address = address
+        self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._lost = lost
+        self._given_up = False
         self._lock = threading.Lock()
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(timeout_s)
+        self._closed = threading.Event()
+        self._session = secrets.token_hex(8)
+        self._number = 0
+        self._socket: socket.socket | None = None
         try:
-            self._socket.connect(address)
+            self._socket = self._connect()
         except OSError as error:
-            self._socket.close()
-            raise self._gone(error) from None
+            if not patience_s:
+                raise self._gone(error) from None
+
+    @property
+    def gone(self) -> bool:
+        """See `Channel.gone`."""
+        return self._given_up
 
     def request(self, op: str, fields: dict[str, Json] | None = None, payload: bytes | memoryview = b"") -> dict[str, Json]:
         """See `Channel.request`."""
@@ -78,23 +118,64 @@ class GuestChannel:
 
     def close(self) -> None:
         """See `Channel.close`."""
-        self._socket.close()
+        self._closed.set()
+        connection = self._socket
+        if connection is not None:
+            connection.close()
 
     def _exchange(self, op: str, fields: dict[str, Json], payload: bytes | memoryview) -> tuple[dict[str, Json], bytearray]:
         with self._lock:
-            try:
-                frames.send(self._socket, {"op": op, **fields}, payload)
-                received = frames.receive(self._socket)
-            except OSError as error:
-                raise self._gone(error) from None
-            except ProtocolError as error:
-                raise self._gone(error) from None
-        if received is None:
-            raise self._gone("connection closed")
-        reply, piece = received
+            self._number += 1
+            numbered: dict[str, Json] = {"op": op, "session": self._session, "number": self._number, **fields}
+            reply, piece = self._patiently(numbered, payload)
         if "error" in reply:
             raise ProtocolError(f"the guest refused {op}: {reply['error']}: {reply['detail']}", allocation_id=self._allocation_id)
         return reply, piece
+
+    def _patiently(self, message: dict[str, Json], payload: bytes | memoryview) -> tuple[dict[str, Json], bytearray]:
+        until = time.monotonic() + self._patience_s
+        ask_at = time.monotonic() + _ASK_EVERY_S
+        while True:
+            try:
+                return self._once(message, payload)
+            except OSError as error:
+                if self._socket is not None:
+                    self._socket.close()
+                    self._socket = None
+                lost = False
+                if until > time.monotonic() >= ask_at:
+                    lost = self._lost()
+                    ask_at = time.monotonic() + _ASK_EVERY_S
+                if lost or time.monotonic() >= until or self._closed.wait(_AGAIN_S):
+                    # Another agent may answer at this address later: it would not be the one that was talked to.
+                    self._patience_s = 0.0
+                    self._given_up = True
+                    self._closed.set()
+                    raise self._gone(error) from None
+
+    def _once(self, message: dict[str, Json], payload: bytes | memoryview) -> tuple[dict[str, Json], bytearray]:
+        if self._socket is None:
+            if self._closed.is_set():
+                raise ConnectionError("hung up")
+            self._socket = self._connect()
+        frames.send(self._socket, message, payload)
+        try:
+            received = frames.receive(self._socket)
+        except ProtocolError as error:
+            raise ConnectionError(str(error)) from None
+        if received is None:
+            raise ConnectionError("connection closed")
+        return received
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(self._timeout_s)
+        try:
+            connection.connect(self._address)
+        except OSError:
+            connection.close()
+            raise
+        return connection
 
     def _gone(self, why: object) -> GuestGoneError:
         return GuestGoneError(f"guest of allocation {self._allocation_id} is gone ({why})", allocation_id=self._allocation_id)

@@ -6,6 +6,7 @@ keeps the spool. It holds no data key, knows no faults and judges nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
@@ -24,6 +25,7 @@ from pytest_glasshouse.guest.conductor import Conductor
 from pytest_glasshouse.guest.covariates import Covariates
 from pytest_glasshouse.guest.images import Baseline
 from pytest_glasshouse.guest.legrun import LegRun
+from pytest_glasshouse.guest.sessions import Reply, Sessions
 from pytest_glasshouse.guest.spool import Spool
 from pytest_glasshouse.guest.store import Store, sealed_copy
 from pytest_glasshouse.wire import evidence, frames, tokens
@@ -35,16 +37,17 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.wire.canonical import Json
 
-Reply = tuple[dict[str, "Json"], bytes]
-
 _LONGEST_PULL_S = 10.0
 
 
 class Agent:
     """Serves the host's requests `{op, ...}`; each method `on_<op>` is one of them."""
 
-    def __init__(self, *, directory: Path, allocation: str, site_packages: list[str]) -> None:
+    def __init__(self, *, directory: Path, allocation: str, site_packages: list[str], contact: Path | None = None) -> None:
+        """`contact` is the file whose time tells the pod's watchdog when the host was last heard of."""
         self._directory = directory
+        self._contact = contact
+        self._sessions = Sessions()
         self._allocation = allocation
         self._site_packages = site_packages
         self._key = Ed25519PrivateKey.generate()
@@ -70,7 +73,16 @@ class Agent:
         }
 
     def handle(self, request: dict[str, Json], payload: bytearray) -> Reply:
-        """Answer one request; what is wrong with it is the answer."""
+        """Answer one request, carried out once however often it comes; what is wrong with it is the answer."""
+        if self._contact is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._contact)
+        try:
+            return self._sessions.answer(request, lambda: self._handle(request, payload))
+        except ProtocolError as error:
+            return {"error": "ProtocolError", "detail": str(error)}, b""
+
+    def _handle(self, request: dict[str, Json], payload: bytearray) -> Reply:
         op = request.get("op")
         if not isinstance(op, str) or op not in self._ops:
             return {"error": "ProtocolError", "detail": f"no operation {op!r}"}, b""
@@ -206,6 +218,15 @@ class Agent:
         events = self._spool.since(cast("int", request["cursor"]), wait_s=wait_s)
         return {"events": cast("Json", events)}, b""
 
+    def on_farewell(self, _request: dict[str, Json], _payload: bytearray) -> Reply:
+        """Zeroize at once: kill every leg, remove what was written, and tell the pod's watchdog that all is over."""
+        for leg in self._legs.values():
+            leg.kill()
+        shutil.rmtree(self._directory / "legs", ignore_errors=True)
+        if self._contact is not None:
+            self._contact.with_name("shutdown").touch()
+        return {}, b""
+
     def end(self) -> None:
         """Kill every leg and remove everything this guest ever wrote."""
         for leg in self._legs.values():
@@ -239,10 +260,11 @@ class Agent:
         }
 
 
-def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool) -> int:
+def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool, contact: str | None = None) -> int:
     """Serve the host on `<directory>/agent.sock` until told to end; with `until_eof`, until standard input ends."""
     root = Path(directory)
-    agent = Agent(directory=root, allocation=allocation, site_packages=site_packages)
+    heard = None if contact is None else Path(contact)
+    agent = Agent(directory=root, allocation=allocation, site_packages=site_packages, contact=heard)
     listener = socket.socket(socket.AF_UNIX)
     path = root / "agent.sock"
     path.unlink(missing_ok=True)

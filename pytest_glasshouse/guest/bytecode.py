@@ -38,6 +38,8 @@ class ByteCode:
                 return
             if self._compiled and not self.intact():
                 return
+            # The agent reads the same cache and, from here on, writes to it as little as a leg does.
+            sys.dont_write_bytecode = True
             command = [sys.executable, "-I", "-S", "-X", "utf8", *self.option(), f"/proc/self/fd/{self._archive_fd}"]
             command += ["compile", "--workload", workload]
             for path in self._site_packages:

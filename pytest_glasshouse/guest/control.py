@@ -27,7 +27,7 @@ class Control:
         frames.send(self._connection, {"type": kind, "body": body}, payload)
 
     def hand(self, kind: str, body: dict[str, Json], descriptors: list[int]) -> None:
-        """Send one message and, behind it, descriptors that the agent takes with `socket.recv_fds(connection, 1, ...)`."""
+        """Send one message and, behind it, descriptors that the agent takes with `Witnessed.descriptors`."""
         self.tell(kind, body)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
         self._connection.sendmsg([b"\0"], [rights])

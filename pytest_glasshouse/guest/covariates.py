@@ -58,7 +58,9 @@ class Sampler:
 
     def _open(self, nvml: Any) -> tuple[Any, Any]:
         if nvml is None:
-            import pynvml as nvml
+            import pynvml
+
+            nvml = pynvml
         try:
             nvml.nvmlInit()
             return nvml, nvml.nvmlDeviceGetHandleByIndex(0)

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 _NOT_HASHED = {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "site-packages", "dist-packages"}
 _MAP_FIELDS = 6
+#: Where the interpreter's own importers come from: code frozen into the executable that is measured.
+_INTERPRETERS_OWN = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", "<frozen zipimport>"}
 
 
 def collect() -> dict[str, Json]:
-    """This process's executable mappings `[path, device:inode]`, modules `[name, file]` and import hooks."""
+    """This process's executable mappings `[path, device:inode]`, modules `[name, file]` and import hooks `[name, file]`."""
     maps: dict[str, str] = {}
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         fields = line.split(maxsplit=5)
@@ -40,16 +42,26 @@ def collect() -> dict[str, Json]:
         origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
         if isinstance(origin, str) and origin.startswith("/"):
             modules[name] = origin
-    hooks = [f"{_of(finder).__module__}.{_of(finder).__qualname__}" for finder in sys.meta_path]
+    hooks: list[Json] = [[_named(hook), _written_in(hook)] for hook in (*sys.meta_path, *sys.path_hooks)]
     return {
         "maps": [[path, maps[path]] for path in sorted(maps)],
         "modules": [[name, modules[name]] for name in sorted(modules)],
-        "hooks": [*hooks],
+        "hooks": hooks,
     }
 
 
-def _of(finder: object) -> type:
-    return finder if isinstance(finder, type) else type(finder)
+def _named(hook: object) -> str:
+    named = hook if hasattr(hook, "__qualname__") else type(hook)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _written_in(hook: object) -> str:
+    """The file whose code a hook runs: a hook can bring any code under any module's name, so its own is what is asked for."""
+    for name in ("find_spec", "__init__"):
+        code = getattr(getattr(hook, name, None), "__code__", None)
+        if code is not None:
+            return str(code.co_filename)
+    return str(getattr(getattr(hook, "__code__", None), "co_filename", ""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +139,14 @@ class Baseline:
                 files[name] = digest
             else:
                 foreign.append(f"{name}: not as installed")
-        hooks = tuple(cast("list[str]", told["hooks"]))
-        return Images(files=files, system=system, hooks=hooks, foreign=tuple(sorted(foreign)))
+        hooks = cast("list[list[str]]", told["hooks"])
+        foreign += [f"{name}: an import hook nobody installed" for name, path in hooks if not self._is_hook(path, archive)]
+        return Images(files=files, system=system, hooks=tuple(name for name, _ in hooks), foreign=tuple(sorted(foreign)))
+
+    def _is_hook(self, path: str, archive: str) -> bool:
+        if path in _INTERPRETERS_OWN or path.startswith(archive):
+            return True
+        return Path(path).is_file() and self._hash(path) == self._expected(path)
 
     def _expected(self, path: str) -> str | None:
         real = os.path.realpath(path)

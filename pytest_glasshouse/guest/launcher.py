@@ -1,7 +1,9 @@
-"""Starts a leg behind its fences: non-dumpable first, then a fork without exec, so the leg is so from its first instruction.
+"""Starts a leg, or the agent, behind its fences: non-dumpable first, then a fork without exec.
 
-Standard library only, and little of it: nothing of site-packages is loaded before the fences stand. A launcher serves one
-leg, so that every process start is a draw of its own (address layout, allocator), and forks before any CUDA is touched.
+What is forked is so from its first instruction, and has memory of its own: a descriptor of `/proc/PID/mem` that somebody
+opened before the fences stood shows the launcher's, which never holds a secret. Standard library only, and little of it:
+nothing of site-packages is loaded before the fences stand. A launcher serves one process, so that every process start is a
+draw of its own (address layout, allocator), and forks before any CUDA is touched.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import resource
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -44,7 +47,21 @@ def launch(tell_pid: int) -> None:
         os.close(tell_pid)
         return
     os.write(tell_pid, str(pid).encode())
-    # The leg's sockets are the leg's alone: its agent must see them close.
+    _wait_for(pid)
+
+
+def launch_agent() -> None:
+    """Return in the agent, which was forked. Its key signs evidence: whoever reads that can attest what he likes."""
+    raise_fences()
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent()
+        return
+    _wait_for(pid)
+
+
+def _wait_for(pid: int) -> NoReturn:
+    # The child's sockets are the child's alone: its agent must see them close.
     os.closerange(3, 256)
     status = 1
     with contextlib.suppress(ChildProcessError):

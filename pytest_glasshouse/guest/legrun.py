@@ -1,7 +1,8 @@
 """The agent's side of one leg: start it, listen on its socketpair, see it end, sign what was seen.
 
 The agent is the attesting environment: the measurements in the evidence are its own, the leg only names its two
-ephemeral keys. One thread per leg forks it, serves it and waits for it, so the leg dies with that thread.
+ephemeral keys, and only the process that was forked for it can name them. One thread per leg forks it, serves it and waits
+for it, so the leg dies with that thread.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.errors import GlasshouseError, ProtocolError
+from pytest_glasshouse.errors import GlasshouseError, ProtocolError, RefusedError
 from pytest_glasshouse.guest import sources
 from pytest_glasshouse.guest.bytecode import ByteCode
 from pytest_glasshouse.guest.files import warmed
@@ -30,6 +31,7 @@ from pytest_glasshouse.guest.gpu import GpuMemory
 from pytest_glasshouse.guest.images import Baseline, Images
 from pytest_glasshouse.guest.legscan import LegScan
 from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
+from pytest_glasshouse.guest.witness import Witnessed, is_child
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
@@ -136,7 +138,8 @@ class LegRun(threading.Thread):
 
     def run(self) -> None:
         """The thread's body: nothing that goes wrong here is silent, the exit event is always written."""
-        ours, theirs = socket.socketpair()
+        end, theirs = socket.socketpair()
+        ours = Witnessed(end)
         try:
             self._workspace.mkdir(parents=True)
             self._bytecode.build(cast("str", cast("dict[str, Json]", self._order["plan"])["workload"]))
@@ -144,7 +147,8 @@ class LegRun(threading.Thread):
             theirs.close()
             self._serve(ours, process)
         except (OSError, GlasshouseError, KeyError, TypeError, ValueError) as error:
-            self._spool.append(self._leg_id, "failed", {"reason": type(error).__name__, "detail": str(error)[:500]})
+            reason = getattr(error, "reason", type(error).__name__)
+            self._spool.append(self._leg_id, "failed", {"reason": reason, "detail": str(error)[:500]})
         finally:
             ours.close()
             theirs.close()
@@ -178,10 +182,15 @@ class LegRun(threading.Thread):
             os.close(fd)
         with os.fdopen(reading) as told:
             # The launcher names the child it forked; it says nothing when it could not.
-            self._leg_pid = int(told.read() or self._process.pid)
+            named = told.read()
+        self._leg_pid = int(named or self._process.pid)
+        if named and not is_child(self._leg_pid, self._process.pid):
+            raise RefusedError("sender", "the launcher named a process that it did not fork, or that is gone")
         return self._process
 
-    def _serve(self, ours: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    def _serve(self, ours: Witnessed, process: subprocess.Popen[bytes]) -> None:
+        # From here on what is not said by the leg itself ends it.
+        ours.pid = self._leg_pid
         order: dict[str, Json] = {**self._order, "material": dict(self._material_fds)}
         frames.send(ours, {"type": "begin", "body": order})
         while (received := frames.receive(ours)) is not None:
@@ -193,7 +202,7 @@ class LegRun(threading.Thread):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_S)
 
-    def _take(self, ours: socket.socket, kind: str, body: dict[str, Json], payload: bytearray) -> None:
+    def _take(self, ours: Witnessed, kind: str, body: dict[str, Json], payload: bytearray) -> None:
         if kind in _PASSED_ON:
             self._spool.append(self._leg_id, kind, body)
             if kind == "callback":
@@ -218,7 +227,7 @@ class LegRun(threading.Thread):
         else:
             raise ProtocolError(f"a leg says nothing of type {kind!r}")
 
-    def _on_turn(self, ours: socket.socket, kind: str, body: dict[str, Json]) -> None:
+    def _on_turn(self, ours: Witnessed, kind: str, body: dict[str, Json]) -> None:
         """The leg waits: for the conductor of its round, on this thread, which has nothing else to do."""
         if self.conductor is None:
             raise ProtocolError("a leg that trains alone has no turns")
@@ -230,7 +239,7 @@ class LegRun(threading.Thread):
             raise ProtocolError("the leg was ended while it waited for its turn")
         frames.send(ours, {"type": command, "body": {"turn": turn}})
 
-    def _on_ready(self, ours: socket.socket, body: dict[str, Json]) -> None:
+    def _on_ready(self, ours: Witnessed, body: dict[str, Json]) -> None:
         self._ready = body
         self._images = self._look(body["images"])
         self._components.update(self._images.components, bytecode=self._bytecode.digest)
@@ -249,7 +258,7 @@ class LegRun(threading.Thread):
             return images
         return dataclasses.replace(images, foreign=(*images.foreign, "byte-code cache: not as built"))
 
-    def _on_images(self, _ours: socket.socket, body: dict[str, Json]) -> None:
+    def _on_images(self, _ours: Witnessed, body: dict[str, Json]) -> None:
         """The second look, when training is over: what was measured is still what ran, and nothing foreign came later."""
         now, then = self._look(body), self._images
         self._spool.append(self._leg_id, "images", {**now.components, "bytecode": self._bytecode.digest})
@@ -261,7 +270,7 @@ class LegRun(threading.Thread):
         status = "changed" if changed or now.hooks != then.hooks else "unchanged"
         self._later = {"status": status, "late": late, "changed": [*sorted(changed)]}
 
-    def _on_attest(self, ours: socket.socket, body: dict[str, Json]) -> None:
+    def _on_attest(self, ours: Witnessed, body: dict[str, Json]) -> None:
         challenge = self._challenge
         elapsed_s = (time.monotonic_ns() - self._challenged_ns) // 1_000_000_000
         cnf = evidence.read_cnf(self._ready["cnf"])
@@ -281,6 +290,7 @@ class LegRun(threading.Thread):
             manifest_version=cast("int", challenge["manifest_version"]),
             container=self._container,
             observed=cast("dict[str, Json]", self._ready["antidebug"]),
+            memory=cast("dict[str, Json]", self._ready["memory"]),
             state_head=cast("str", body["head"]),
         )
         claims.update(sources.submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
@@ -291,7 +301,7 @@ class LegRun(threading.Thread):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")
         frames.send(ours, {"type": kind, "body": answer})
 
-    def _on_memory(self, ours: socket.socket, kind: str, body: dict[str, Json], pid: int) -> None:
+    def _on_memory(self, ours: Witnessed, kind: str, body: dict[str, Json], pid: int) -> None:
         """Take the leg's memory, or look at it while the leg waits: both ends of a look are events, so its time is known."""
         if kind == "memory":
             self._scan.attach(ours, body, pid=pid)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,6 +19,7 @@ from pytest_glasshouse.wire import frames
 
 if TYPE_CHECKING:
     from pytest_glasshouse.guest.scan import Found
+    from pytest_glasshouse.guest.witness import Witnessed
     from pytest_glasshouse.wire.canonical import Json
 
 STAGES = ("loaded", "trained", "wiped")
@@ -37,11 +37,9 @@ class LegScan:
         self._control: set[int] = set()
         self._looks: dict[str, Found] = {}
 
-    def attach(self, connection: socket.socket, body: dict[str, Json], *, pid: int) -> None:
+    def attach(self, connection: Witnessed, body: dict[str, Json], *, pid: int) -> None:
         """Take the leg's descriptors; they must be those of process `pid`, or a memory file it answers reads through."""
-        _, self._descriptors, _, _ = socket.recv_fds(connection, 1, 2)
-        if len(self._descriptors) != 2:  # noqa: PLR2004
-            raise ProtocolError(f"a leg shows its memory with two descriptors; saw {len(self._descriptors)}")
+        self._descriptors = connection.descriptors(2)
         window, maps = self._descriptors
         _expect_target(maps, f"/proc/{pid}/maps")
         if body.get("served"):
@@ -115,7 +113,7 @@ class LegScan:
 class _ServedMemory:
     """Read by asking the leg, which writes what is asked for into a memory file both hold."""
 
-    def __init__(self, connection: socket.socket, window: int, maps: int) -> None:
+    def __init__(self, connection: Witnessed, window: int, maps: int) -> None:
         self._connection, self._window, self._maps = connection, window, maps
 
     def ranges(self) -> list[tuple[int, int]]:

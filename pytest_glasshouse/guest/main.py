@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from pytest_glasshouse.guest.launcher import launch
+from pytest_glasshouse.guest.launcher import launch, launch_agent
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     agent.add_argument("--directory", required=True)
     agent.add_argument("--allocation", required=True)
     agent.add_argument("--until-eof", action="store_true", help="end with standard input (a guest on the host's own machine)")
+    agent.add_argument("--contact", help="file to touch whenever the host is heard of (a rented guest)")
     leg = roles.add_parser("leg", help="run one leg (started by the agent)")
     leg.add_argument("--control", type=int, required=True)
     leg.add_argument("--tell-pid", type=int, required=True)
@@ -32,6 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.role == "leg":
         launch(options.tell_pid)
+    elif options.role == "agent":
+        launch_agent()
     sys.path.extend(options.site_packages)
     # Imported only now: both need packages from the directories appended above.
     if options.role == "agent":
@@ -42,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             allocation=options.allocation,
             site_packages=options.site_packages,
             until_eof=options.until_eof,
+            contact=options.contact,
         )
     if options.role == "covariates":
         from pytest_glasshouse.guest.covariates import serve_samples
@@ -50,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.role == "compile":
         from pytest_glasshouse.guest.training import import_training
 
-        import_training(options.workload)
+        import_training(options.workload, "cpu")
         return 0
     from pytest_glasshouse.guest.leg import run_leg
 

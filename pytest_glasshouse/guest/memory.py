@@ -53,6 +53,16 @@ class Arena:
             return True
         return False
 
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return self._address
+
+    @property
+    def mapped_bytes(self) -> int:
+        """How much is mapped: never nothing."""
+        return len(self._map)
+
     def wipe(self) -> None:
         """Overwrite everything with zeros. Views stay valid and read zeros."""
         if not self.closed:

@@ -36,8 +36,13 @@ class Opened:
     parts: Mapping[str, memoryview]
     header: PackageHeader
 
+    @property
+    def host_bytes(self) -> int:
+        """How much plaintext the host holds."""
+        return len(self.arena)
+
     def close(self) -> None:
-        """Wipe the plaintext and give the memory back."""
+        """Wipe the plaintext and give the memory back. May be called again."""
         self.arena.wipe()
         for view in self.parts.values():
             with contextlib.suppress(BufferError):  # a tensor still lies on it: the memory stays mapped, wiped
@@ -64,33 +69,37 @@ def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private:
     return Secret.take(key)
 
 
-def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, Json], *, threads: int | None = None) -> Opened:
+def arena_bytes(package: floe.Buffer) -> int:
+    """How much memory `package` will need, by its own word; 0 for one that has no good header and will not open."""
+    try:
+        return _layout(parse_header(package))[1]
+    except IntegrityError:
+        return 0
+
+
+def open_package(
+    package: floe.Buffer,
+    data_key: Secret,
+    manifest: Mapping[str, Json],
+    *,
+    threads: int | None = None,
+    arena: Arena | None = None,
+) -> Opened:
     """Open `package`, whose header must be the one `manifest` (verified claims) names, with `threads` or as many as help.
 
-    Raises `IntegrityError`: `pkg-format`, `pkg-header`, `pkg-length`, `pkg-commit` or `pkg-integrity`. No plaintext is
-    left behind then. The caller still owes wiping `data_key`.
+    Into `arena`, of `arena_bytes(package)`, or into one made here. Raises `IntegrityError`: `pkg-format`, `pkg-header`,
+    `pkg-length`, `pkg-commit` or `pkg-integrity`. No plaintext is left behind then. The caller still owes wiping `data_key`.
     """
-    header = parse_header(package)
-    if header.sha256 != manifest.get("header_sha256"):
-        raise IntegrityError("pkg-header", "not the header the manifest names")
-    starts: list[int] = []
-    size = 0
-    for part in header.parts:
-        starts.append(size)
-        size += -(-part.size // ALIGNMENT) * ALIGNMENT
+    header = checked_header(package, manifest)
+    starts, size = _layout(header)
     hands = threads or min(THREADS_LIMIT, len(os.sched_getaffinity(0)))
-    arena = Arena(size)
+    arena = Arena(size) if arena is None else arena
     scratch = Secret(floe.scratch_bytes(hands))
     parts: dict[str, memoryview] = {}
     whole = False
     try:
-        body = memoryview(package).cast("B")[header.body :]
         for index, part in enumerate(header.parts):
-            place = body[part.offset : part.offset + part.length]
-            if bytes(place[: floe.HEADER_BYTES]).hex() != part.commit:
-                raise IntegrityError("pkg-commit", part.name)
-            if floe.segment_length(place) != header.segment:
-                raise IntegrityError("pkg-format", "segment")
+            place = checked_message(package, header, index)
             view = arena.view[starts[index] : starts[index] + part.size]
             floe.decrypt_into(data_key.view, header.context(index), place, view, scratch=scratch.view, threads=hands)
             parts[part.name] = view
@@ -100,6 +109,35 @@ def open_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, 
         if not whole:
             arena.wipe()
     return Opened(arena=arena, parts=parts, header=header)
+
+
+def checked_header(package: floe.Buffer, manifest: Mapping[str, Json]) -> PackageHeader:
+    """The package's header, which must be the one the manifest names."""
+    header = parse_header(package)
+    if header.sha256 != manifest.get("header_sha256"):
+        raise IntegrityError("pkg-header", "not the header the manifest names")
+    return header
+
+
+def checked_message(package: floe.Buffer, header: PackageHeader, index: int) -> memoryview:
+    """The message of one part, which must begin as the header says: that binds every byte of it."""
+    part = header.parts[index]
+    place = memoryview(package).cast("B")[header.body + part.offset : header.body + part.offset + part.length]
+    if bytes(place[: floe.HEADER_BYTES]).hex() != part.commit:
+        raise IntegrityError("pkg-commit", part.name)
+    if floe.segment_length(place) != header.segment:
+        raise IntegrityError("pkg-format", "segment")
+    return place
+
+
+def _layout(header: PackageHeader) -> tuple[list[int], int]:
+    """Where each part begins in an arena, and how long that is."""
+    starts: list[int] = []
+    size = 0
+    for part in header.parts:
+        starts.append(size)
+        size += -(-part.size // ALIGNMENT) * ALIGNMENT
+    return starts, size
 
 
 @contextlib.contextmanager

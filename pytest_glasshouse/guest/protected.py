@@ -16,9 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.guest import antidebug, images
+from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.exposure import Exposure
-from pytest_glasshouse.guest.memory import wipe_bytes
-from pytest_glasshouse.guest.opener import derived_keys, open_package, seal_adapter, unseal_key
+from pytest_glasshouse.guest.memory import Arena, wipe_bytes
+from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
+from pytest_glasshouse.guest.ring import Carried, Ring, carry_package, ring_for_package
 from pytest_glasshouse.guest.scanned import Scanned
 from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
@@ -31,6 +33,7 @@ from pytest_glasshouse.workloads.base import NonFiniteLossError
 
 if TYPE_CHECKING:
     from pytest_glasshouse.guest.control import Control
+    from pytest_glasshouse.guest.memory import Secret
     from pytest_glasshouse.guest.opener import Opened
     from pytest_glasshouse.wire.canonical import Json
 
@@ -49,7 +52,7 @@ class Protected:
     def run(self) -> None:
         """Carry out the lifecycle; see the numbered steps below."""
         # 1. The fences stand since the launcher's; they are observed after everything the training needs was imported.
-        import_training(self._plan.workload)
+        import_training(self._plan.workload, self._plan.device)
         observed = antidebug.observe()
         self._scanned = Scanned(self._control)
         # No key exists before the fences do.
@@ -60,8 +63,15 @@ class Protected:
             "sig": tokens.public_text(self._signer.public_key()),
         }
 
-        # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key.
-        ready: dict[str, Json] = {"cnf": cast("Json", self._cnf), "antidebug": observed, "images": images.collect()}
+        # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key. The memory the package
+        #    will be opened into is there already, so that it can be said whether it is locked.
+        room = self._room()
+        ready: dict[str, Json] = {
+            "cnf": cast("Json", self._cnf),
+            "antidebug": observed,
+            "memory": {"locked": room.locked, "bytes": room.size},
+            "images": images.collect(),
+        }
         self._control.tell("ready", ready)
         _, self._challenge = self._control.hear("challenge")
         self._nonce = cast("str", self._challenge["nonce"])
@@ -90,21 +100,35 @@ class Protected:
             # 4. The package, authenticated in full before training reads any of it.
             before = time.monotonic_ns()
             claims = tokens.verify(self._manifest_token, key=self._owner_key, typ=evidence.TYP_MANIFEST)
-            opened = open_package(self._package, key, claims)
+            self._exposure.change(room.size)
+            opened = self._open(room, key, claims)
             open_ns = time.monotonic_ns() - before
-            self._exposure.change(len(opened.arena))
+            self._exposure.change(opened.host_bytes - room.size)
             with derived_keys(self._package, key, opened.header) as derived:
-                self._scanned.loaded(key.view, derived, opened.parts[CANARY])
+                self._scanned.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))
         finally:
             key.close()
         self._exposure.change(-len(key))
         try:
             self._train_and_leave(opened, claims, manifest, open_ns)
         finally:
-            opened.arena.wipe()
+            opened.close()
 
-    def _train_and_leave(self, opened: Opened, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
+    def _room(self) -> Arena | Ring:
+        """Where the package will be opened: all of it into one arena, or through a ring where a GPU is to have it."""
+        if self._plan.device == "cuda":
+            return ring_for_package(self._package, TorchMemory("cuda"))
+        return Arena(arena_bytes(self._package))
+
+    def _open(self, room: Arena | Ring, key: Secret, claims: dict[str, Json]) -> Opened | Carried:
+        if isinstance(room, Ring):
+            return carry_package(self._package, key, claims, room)
+        return open_package(self._package, key, claims, arena=room)
+
+    def _train_and_leave(self, opened: Opened | Carried, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
         verified: dict[str, Json] = {"manifest": manifest, "open_ns": open_ns, "locked": int(opened.arena.locked)}
+        if isinstance(opened, Carried):
+            verified.update(ring_bytes=len(opened.arena), pinned=int(opened.pinned))
         self._journal.append("package_verified", verified)
 
         # 5. Train. The treatment ends here: this is the code the raw leg runs.
@@ -134,7 +158,7 @@ class Protected:
         # 8. The agent looks for what must be gone, while this process still is.
         self._scanned.wiped()
 
-    def _train(self, opened: Opened, base: str | None) -> Trained:
+    def _train(self, opened: Opened | Carried, base: str | None) -> Trained:
         # While it trains, the journal is the scribe's: this thread touches it again when the scribe is done.
         scribe = Scribe()
         try:
@@ -161,12 +185,13 @@ class Protected:
             **self._cnf,
         )
 
-    def _zeroize(self, opened: Opened) -> None:
+    def _zeroize(self, opened: Opened | Carried) -> None:
         began = time.monotonic_ns()
         gc.collect()
+        held = opened.host_bytes
         opened.close()
         zeroize_ns = time.monotonic_ns() - began
-        self._exposure.change(-len(opened.arena))
+        self._exposure.change(-held)
         wiped: dict[str, Json] = {"wiped_bytes": len(opened.arena), "zeroize_ns": zeroize_ns, **self._exposure.to_json()}
         self._journal.append("zeroized", wiped)
 

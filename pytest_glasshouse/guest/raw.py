@@ -10,8 +10,10 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.guest import images
+from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import ALIGNMENT
+from pytest_glasshouse.guest.ring import carry_material
 from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
 from pytest_glasshouse.guest.turns import ControlTurns
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.guest.control import Control
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.base import Parts
 
 
 class Raw:
@@ -34,16 +37,13 @@ class Raw:
         self._material = material
 
     def run(self) -> None:
-        """Copy the parts into the arena, train, export, call back with the round's nonce."""
+        """Copy the parts into the arena, or through the ring onto a GPU, train, export, call back with the round's nonce."""
         began = time.monotonic_ns()
-        arena = Arena(sum(-(-len(part) // ALIGNMENT) * ALIGNMENT for part in self._material.values()))
-        parts = {}
-        offset = 0
-        for name, part in self._material.items():
-            parts[name] = arena.view[offset : offset + len(part)]
-            parts[name][:] = part
-            offset += -(-len(part) // ALIGNMENT) * ALIGNMENT
-        import_training(self._plan.workload)
+        parts = self._loaded() if self._plan.device != "cuda" else {}
+        import_training(self._plan.workload, self._plan.device)
+        if self._plan.device == "cuda":
+            # What the protected leg's package goes through, too, and only once torch is there.
+            parts = carry_material(self._material, TorchMemory("cuda"))
         started: dict[str, Json] = {}
 
         def on_started(body: dict[str, Json]) -> None:
@@ -69,3 +69,13 @@ class Raw:
             "callback",
             {"nonce": self._nonce, "status": "completed", "adapter": trained.adapter_sha256, **started, **trained.body},
         )
+
+    def _loaded(self) -> Parts:
+        arena = Arena(sum(-(-len(part) // ALIGNMENT) * ALIGNMENT for part in self._material.values()))
+        parts = {}
+        offset = 0
+        for name, part in self._material.items():
+            parts[name] = arena.view[offset : offset + len(part)]
+            parts[name][:] = part
+            offset += -(-len(part) // ALIGNMENT) * ALIGNMENT
+        return parts

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads.base import Device, open_trainer
+from pytest_glasshouse.workloads.device import begin
 from pytest_glasshouse.workloads.loop import measure
-from pytest_glasshouse.workloads.model_files import verify_base
+from pytest_glasshouse.workloads.model_files import VerifiedBase
 from pytest_glasshouse.workloads.segments import Plan, measure_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.workloads.base import Trainer
+    from pytest_glasshouse.workloads.base import Parts, Trainer
     from pytest_glasshouse.workloads.segments import Turns
 
 PROLOGUE_STEPS = 32
@@ -68,10 +68,14 @@ class TrainingPlan:
         return cls(**fields)  # type: ignore[arg-type]
 
 
-def import_training(workload: str) -> None:
-    """Load everything training will load, so that it is there before anything is measured, in both legs alike."""
+def import_training(workload: str, device: Device) -> None:
+    """Load everything training will load, so that it is there before anything is measured, in both legs alike.
+
+    A GPU's libraries too: the process was forked before this, and a library that comes later would be a change.
+    """
     for name in _IMPORTS[workload]:
         importlib.import_module(name)
+    begin(device)
     # Crypto libraries load themselves on first use; a rehearsal in both legs keeps that out of the training's time
     # and leaves the legs with the same modules and libraries.
     signer, opener = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
@@ -98,7 +102,7 @@ class Trained:
 
 def train(
     plan: TrainingPlan,
-    parts: Mapping[str, memoryview],
+    parts: Parts,
     *,
     base_sha256: str | None,
     on_started: Callable[[dict[str, Json]], None],
@@ -112,11 +116,10 @@ def train(
     `on_trained` once, when everything is measured and exported and the trainer is not yet closed. `turns` says when a leg
     whose plan has segments may train, and when everything a leg has said is where it goes.
     Raises `NonFiniteLossError` when a loss was not finite; the trainer is closed then, too. Raises
-    `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`.
+    `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`, or was changed until training was over.
     """
     began = time.perf_counter_ns()
-    if plan.base_directory is not None and verify_base(Path(plan.base_directory)) != base_sha256:
-        raise IntegrityError("base", "the base model on disk is not the one the manifest pins")
+    base = None if plan.base_directory is None else VerifiedBase(Path(plan.base_directory), base_sha256)
     trainer = open_trainer(
         plan.workload,
         parts,
@@ -124,9 +127,13 @@ def train(
         device=plan.device,
     )
     try:
+        if base is not None:
+            base.check()  # what was loaded is what was verified
         loaded = time.perf_counter_ns()
         on_started({"initial": trainer.initial_sha256(), "order_seed": plan.order_seed, "device": plan.device})
         trained = _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress, turns=turns)
+        if base is not None:
+            base.check()  # and is what it was trained on: tensors may have stayed mapped from the files
         if on_trained is not None:
             on_trained(trainer)
         return trained

@@ -26,6 +26,13 @@ def runtime_zeroized(observation: Observation) -> Finding:
 
 def _zeroized(desk: Desk) -> str:
     desk.ran("protected")
+    if "terminated" in desk.notes["protected"]:
+        raise broken(
+            "the allocation was ended before the leg had left exit evidence",
+            expected="a signed exit",
+            seen=str(desk.of("protected", "terminated")),
+            todo="nothing is known of what the guest held; run the row again",
+        )
     head = reading.head_claims(desk)
     entries = reading.entries(desk)
     if entries[-1].type != "zeroized":

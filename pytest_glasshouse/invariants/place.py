@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_glasshouse.invariants.finding import Observation
 
 
@@ -82,7 +85,7 @@ def _same_allocation(desk: Desk) -> str:
             )
         wanted = {
             "allocation": allocation["name"],
-            "gpuModel": allocation["gpuModel"],
+            "gpuModel": first["gpuModel"] if _stands_in(desk, first) else allocation["gpuModel"],
             "gpuUuid": allocation["gpuUuid"],
             "bootId": first["bootId"],
             "agentNonce": first["agentNonce"],
@@ -105,3 +108,10 @@ def _same_allocation(desk: Desk) -> str:
                 todo="do not use this row",
             )
     return f"{len(met)} meetings with one guest, listed each time"
+
+
+def _stands_in(desk: Desk, guest: Mapping[str, Any]) -> bool:
+    """Only a simulated provider's pod may have no GPU: there a CPU stands in, and the allocation's model says so."""
+    if desk.of_row("allocation")["gpuModel"] != SIMULATED_GPU:
+        return False
+    return bool(desk.of_row("plan")["simulated"]) and str(guest["gpuModel"]).startswith("CPU (")

@@ -6,11 +6,12 @@ the agent signed about the borders between turns. It judges nothing.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pytest_glasshouse.channel.guest import follow
-from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, RefusedError
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
 from pytest_glasshouse.legs.order import turn_orders
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress
@@ -70,6 +71,7 @@ class InterleavedRound:
             self._until(lambda: all(leg.watch.ended for leg in self._begun))
             self._note_covariates()
         except (GuestGoneError, InfrastructureError) as error:
+            self._end_those_left()
             return self._finish(Ended(outcome="excluded", reason=str(error), decision=EXCLUDED), None)
         return self._finish(None, refused)
 
@@ -87,6 +89,13 @@ class InterleavedRound:
             if leg.watch.ended:
                 return None
         return None
+
+    def _end_those_left(self) -> None:
+        """End legs that nobody follows any more: a row after this one would find them beside its own."""
+        with contextlib.suppress(GuestGoneError, ProtocolError):
+            for leg in self._begun:
+                if not leg.watch.ended:
+                    self._current.channel.request("kill", {"leg": leg.watch.leg_id})
 
     def _until(self, over: Callable[[], bool]) -> None:
         current = self._current

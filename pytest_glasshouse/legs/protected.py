@@ -18,10 +18,9 @@ from pytest_glasshouse.errors import (
     ProtocolError,
     RefusedError,
 )
-from pytest_glasshouse.guest.images import NOTHING_FOREIGN
 from pytest_glasshouse.legs.outcome import Ended
+from pytest_glasshouse.legs.policy import policy_for
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
-from pytest_glasshouse.trust.policy import Policy, Recorded, Required
 from pytest_glasshouse.trust.sealing import Sealed, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
@@ -33,42 +32,21 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.legs.trustees import Trustees
     from pytest_glasshouse.legs.watch import LegWatch
-    from pytest_glasshouse.providers.base import Grant
-    from pytest_glasshouse.trust.references import Hardware
+    from pytest_glasshouse.trust.policy import Policy
     from pytest_glasshouse.wire.canonical import Json
 
 _GRANT_S = 3600
 #: What a leg is told when the server could not be asked. No server says it.
 NO_ANSWER = "no-answer"
-#: What the evidence must carry beside the archive; their values are recorded, not compared.
-_RECORDED = (
-    "interpreter", "stdlib", "packages", "images", "system", "hooks", "bytecode", "python", "kernel", "torch",
-    "transformers", "peft", "driver", "gpu-model", "gpu-uuid",
-)  # fmt: skip
-
-
-def policy_for(grant: Grant, *, completion_s: int, hardware: Hardware | None = None) -> Policy:
-    """The owner's policy for one allocation: the archive must be the one the host built, the rest is recorded."""
-    components: dict[str, Required | Recorded] = {name: Recorded() for name in _RECORDED}
-    components["archive"] = Required(sha256=grant.archive_sha256)
-    # The one reference value that needs nobody's word: nothing foreign may be loaded.
-    components["foreign"] = Required(sha256=NOTHING_FOREIGN)
-    return Policy(
-        name=f"{grant.allocation_id}/{completion_s}",
-        version=1,
-        components=components,
-        container=grant.allocation_id,
-        completion_s=completion_s,
-        hardware=hardware,
-    )
 
 
 class ProtectedRuntime:
     """Runs protected legs; the `protected_runtime` fixture's object."""
 
-    def __init__(self, trustees: Trustees, *, hardware: Hardware | None = None) -> None:
+    def __init__(self, trustees: Trustees, *, demands: Policy | None = None) -> None:
+        """`demands` is a policy whose every demand is made on each allocation, beside what the host asks by itself."""
         self._trustees = trustees
-        self._hardware = hardware
+        self._demands = demands
 
     @property
     def keys(self) -> dict[str, Json]:
@@ -95,7 +73,12 @@ class ProtectedRuntime:
         notes = leg_notes(current.notes, "protected")
         # 1. The owner seals a package for this round and registers it with its policy.
         sealed = self._seal(current)
-        policy = policy_for(current.grant, completion_s=_completion_s(current), hardware=self._hardware)
+        policy = policy_for(
+            archive_sha256=current.grant.archive_sha256,
+            allocation=current.grant.allocation_id,
+            completion_s=_completion_s(current),
+            demands=self._demands,
+        )
         notes.update(manifest=sealed.manifest, policy=policy.to_json(), policySha256=policy.sha256)
         notes["plan"] = current.plan_sha256
         self._register(sealed, policy)

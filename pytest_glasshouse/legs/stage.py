@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from pytest_glasshouse.channel.guest import Channel, GuestChannel
+from pytest_glasshouse.channel.guest import PATIENCE_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.legs.interleaved import InterleavedRound
 from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders
@@ -43,6 +43,10 @@ class Grants(Protocol):
 
     def play(self, grant: Grant, act: str) -> None:
         """One act of a mock fault."""
+        ...
+
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        """How the allocation of a guest that is gone ended, and a sentence about it: `("", "")` where nobody knows."""
         ...
 
 
@@ -145,7 +149,7 @@ class Allocation:
                     )
         finally:
             channel.close()
-        return self._outcome(row, observation, ended)
+        return self._outcome(row, observation, self._explained(ended, observation["rounds"][-1], gone=channel.gone))
 
     def _outcome(self, row: RowSpec, observation: dict[str, Any], ended: Ended | None) -> Outcome:
         declared = self._settings.declared
@@ -163,6 +167,19 @@ class Allocation:
             return leg_orders(row.order, rounds=rounds, seed=seed, fixed=fixed)
         legs = cast("Sequence[Role]", interleaving(row).legs)
         return starting_orders(legs, rounds=rounds, seed=seed, fixed=fixed)
+
+    def _explained(self, ended: Ended | None, notes: dict[str, Any], *, gone: bool) -> Ended | None:
+        """Where a rented guest was lost, the reason is the broker's or the provider's to tell."""
+        if ended is None or not gone or not self.grant.rented:
+            return ended
+        kind, told = self._grants.fate(self.grant)
+        if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):
+            # Without a signed exit nobody saw it zeroize: it was terminated, and no more is said.
+            notes["protected"]["terminated"] = told
+        if not kind:
+            return ended
+        outcome: Literal["excluded", "infrastructure"] = "excluded" if kind == "ended" else "infrastructure"
+        return Ended(outcome=outcome, reason=f"{told} ({ended.reason})", decision=ended.decision)
 
     def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> dict[str, Any]:
         settings = self._settings
@@ -214,9 +231,16 @@ class Allocation:
             "rounds": [],
         }
 
+    def _lost(self) -> bool:
+        """Whether broker or provider know that there is no use in waiting for the guest."""
+        return self._grants.fate(self.grant)[0] in ("ended", "lost")
+
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:
-            return GuestChannel(self.grant.address, allocation_id=self.grant.allocation_id)
+            patience_s = PATIENCE_S if self.grant.rented else 0.0
+            return GuestChannel(
+                self.grant.address, allocation_id=self.grant.allocation_id, patience_s=patience_s, lost=self._lost
+            )
 
         if not self.grant.faults:
             return connect()

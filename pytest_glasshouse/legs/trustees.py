@@ -95,6 +95,18 @@ class Trustees:
             return self._embedded.server.outstanding()
         return list(self._awaited.values())
 
+    def outstanding_of(self, run: str) -> list[dict[str, Json]]:
+        """Releases of a whole run that were never completed, whichever process asked for them: by the server's word.
+
+        With "" of every run of this owner. Raises what the client raises when the server cannot be asked.
+        """
+        query = self.owner.query(server=self.server_key, run=run, now=int(time.time()))
+        return [*self.client.outstanding(query, server=self.server_key).releases]
+
+    def releases(self) -> int:
+        """How many data keys left the embedded server; 0 where the server is an outside one, which counts for itself."""
+        return self._embedded.server.releases() if self._embedded is not None else 0
+
     def close(self) -> None:
         """Stop serving."""
         self.client.close()

@@ -9,34 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pytest_glasshouse.channel.access import Access, SshAccess, UnixAccess
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
+__all__ = ["Access", "Cleanup", "Grant", "Instance", "Launch", "Offer", "Provider", "SshAccess", "State", "UnixAccess"]
+
 #: States a provider's own words are mapped to; a word nobody knows is `unknown`, never an error. A `running` instance
 #: is not ready yet: only its agent's answer says so. `stopped` and `failed` ones still bill, `ended` ones do not.
 State = Literal["pending", "running", "stopped", "failed", "lost", "ended", "unknown"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnixAccess:
-    """A guest on this machine: its agent's socket."""
-
-    path: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SshAccess:
-    """A guest elsewhere: where its `sshd` answers. An endpoint is never printed or published, so `repr` hides it."""
-
-    host: str = field(repr=False)
-    port: int = field(repr=False)
-    user: str = "root"
-
-
-Access = UnixAccess | SshAccess
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +67,23 @@ class Instance:
     detail: str = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What the provider says of the account, for a preflight. None where its API does not tell."""
+
+    balance_usd: float | None = None
+    #: The provider's clock, seconds since 1970.
+    server_time_s: float | None = None
+
+
 class Provider(Protocol):
     """One place to get allocations from."""
 
     name: str
+    #: Whether its API is not the provider's own, so that nothing here is rented for real.
+    simulated: bool
+    #: How long to leave between two reads of the same kind. A provider that would be annoyed by less waits by itself.
+    poll_s: float
     #: Whether an allocation costs money, and whether its rows can be published.
     rents: bool
     dry_run: bool
@@ -99,7 +97,7 @@ class Provider(Protocol):
         ...
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
-        """Ask once. Raises `NoCapacityError` (nothing exists) or `AmbiguousCreateError` (it may exist)."""
+        """Ask once. Raises `AmbiguousCreateError` when it may exist; after any other error nothing exists."""
         ...
 
     def get(self, instance_id: str) -> Instance | None:
@@ -116,6 +114,10 @@ class Provider(Protocol):
 
     def logs(self, instance_id: str) -> str:
         """What its guest printed, for error texts."""
+        ...
+
+    def account(self) -> Account:
+        """Whether the key is accepted, and what there is to spend. Raises `CredentialsError`, `ProviderError`."""
         ...
 
     def play(self, instance_id: str, act: str) -> None:
@@ -139,6 +141,7 @@ class Grant:
     reference_source: str
     dry_run: bool
     simulated: bool
+    rented: bool = False
     faults: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Json]:

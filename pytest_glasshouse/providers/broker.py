@@ -1,342 +1,343 @@
 """The broker: the only one that creates and ends allocations. It lives in the controller.
 
-It promises that an intent is on disk before the one create call, that nothing is created twice, that one machine is
-granted to one row at a time, and that `end_all` says truthfully whether everything is gone. It judges no row.
+It promises that everything is priced before the first grant, that one allocation is granted to one row at a time, that
+budget and deadlines end what is above them, and that `end_all` says truthfully whether everything is gone. It judges no row.
 """
 
 from __future__ import annotations
 
-import contextlib
 import secrets
-import threading
-import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from pytest_glasshouse.channel.guest import GuestChannel
-from pytest_glasshouse.errors import (
-    AmbiguousCreateError,
-    BootTimeoutError,
-    ConfigurationError,
-    GlasshouseError,
-    GuestGoneError,
-    InfrastructureError,
-    TerminateError,
-    WrongGpuError,
-)
-from pytest_glasshouse.providers.base import Cleanup, Grant, Launch, UnixAccess
-from pytest_glasshouse.providers.ledger import Ledger
-from pytest_glasshouse.providers.process import NAME_PREFIX
+from pytest_glasshouse.errors import BudgetError, GlasshouseError, GuestGoneError, InfrastructureError, NoCapacityError
+from pytest_glasshouse.providers import money
+from pytest_glasshouse.providers.base import Cleanup, Grant
+from pytest_glasshouse.providers.cleanup import Ending
+from pytest_glasshouse.providers.creating import hello
+from pytest_glasshouse.providers.fleet import Allocation, BrokerOptions, Fleet
+from pytest_glasshouse.providers.opening import reference_source
+from pytest_glasshouse.providers.renting import Renter
+from pytest_glasshouse.providers.timing import Clock
+from pytest_glasshouse.providers.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_glasshouse.providers.base import Instance, Offer, Provider
+    from pytest_glasshouse.providers.reaching import Road
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
-#: How long an allocation may live at most; its absolute deadline is part of its name.
-LIFETIME_S = 24 * 3600
-#: How long an ambiguous create is searched for by name before it counts as lost.
-RECONCILE_S = 5.0
-#: How long an allocation that was ended may still be listed before it counts as a leak.
-SETTLE_S = 2.0
-_POLL_S = 0.05
+__all__ = ["Broker", "BrokerOptions"]
+
+#: How long a signal waits until the end of everything was asked for.
+_SIGNAL_WAIT_S = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class BrokerOptions:
-    """What the broker needs to know of the run."""
+class ReaperLike(Protocol):
+    """What outlives the run."""
 
-    provider: str
-    run_id: str
-    run_dir: Path
-    allocation: Literal["shared", "row"] = "shared"
-    boot_timeout_s: float = 15.0
-    leg_timeout_s: float | None = None
-    faults: tuple[str, ...] = ()
-    budget_usd: float | None = None
-    max_price: float | None = None
-
-
-@dataclass(kw_only=True)
-class _Allocation:
-    name: str
-    offer: Offer
-    key: str
-    instance_id: str | None = None
-    address: str = ""
-    hello: dict[str, Json] = field(default_factory=dict)
-    seen_listed: bool = False
-    ended: bool = False
-    problem: str = ""
-    grant_id: str | None = None
+    def dismiss(self, *, wait: bool) -> None:
+        """The run is over: look at the ledger, and exit once everything in it is proven to be gone."""
+        ...
 
 
 class Broker:
     """Grants allocations. Made without side effects; raises `ConfigurationError` for what the user can fix."""
 
-    def __init__(self, options: BrokerOptions, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        options: BrokerOptions,
+        *,
+        providers: Mapping[str, Provider] | None = None,
+        clock: Clock | None = None,
+        road: Road | None = None,
+        tell: Callable[[str, str], None] = lambda _name, _what: None,
+        start_reaper: Callable[[], ReaperLike] | None = None,
+    ) -> None:
+        """`providers` are there already, by name; others are opened when a row wants them. `tell` hears how boots go on."""
         self._options = options
-        self._provider = open_provider(options.provider, options.faults)
-        self._monotonic = monotonic
-        self._ledger = Ledger(options.run_dir / "ledger.jsonl")
-        self._changed = threading.Condition()
-        self._allocations: list[_Allocation] = []
-        self._ending = threading.Event()
-        self._planned: dict[str, tuple[str, ...]] = {}
+        self._fleet = Fleet(options, providers=providers, clock=clock or Clock(), road=road)
+        self._fleet.tell = tell
+        self._renter = Renter(self._fleet, tell=tell, before=self._prepare)
+        self._creating: list[str] = []
+        self._stopped = ""
+        self._planned: dict[str, tuple[RowSpec, ...]] = {}
+        self._watch: Watch | None = None
+        self._start_reaper = start_reaper or self._own_reaper
+        self._reaper: ReaperLike | None = None
+        if options.provider != "row":
+            self._fleet.road(self._fleet.provider(options.provider))
+
+    # -- before the first grant
 
     def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
-        """Hear which rows a worker selected, before its first grant."""
-        with self._changed:
-            self._planned[worker] = tuple(row.row_id for row in rows)
+        """Hear which rows a worker selected, before its first grant. Opens every provider they need, and rents nothing."""
+        for row in rows:
+            self._fleet.provider(self._where(row))
+        with self._fleet.changed:
+            self._planned[worker] = tuple(rows)
+
+    @property
+    def rents(self) -> bool:
+        """Whether what was planned costs money."""
+        return any(self._fleet.provider(self._where(row)).rents for row in self._rows())
+
+    @property
+    def simulated(self) -> tuple[str, ...]:
+        """The providers in use that are not the real ones."""
+        return tuple(sorted(name for name, provider in self._fleet.providers.items() if provider.simulated))
+
+    def quote(self) -> money.Quote:
+        """Price every planned row that would be rented. Raises `BudgetError` above the budget, `ConfigurationError`."""
+        priced: list[tuple[RowSpec, Offer]] = []
+        without: list[str] = []
+        for row in self._rows():
+            provider = self._fleet.provider(self._where(row))
+            if not provider.rents:
+                continue
+            try:
+                priced.append((row, self._renter.offers(provider, row)[0]))
+            except NoCapacityError:
+                without.append(row.name)
+        told = money.quote(priced, shared=self._options.allocation == "shared", without=without)
+        told.check(self._options.budget_usd)
+        return told
+
+    # -- while rows run
 
     def acquire(self, row: RowSpec, *, worker: str = "main") -> Grant:
         """Wait for an allocation for `row`, creating it where there is none.
 
-        Raises a subclass of `InfrastructureError`, or `ConfigurationError` when the provider cannot serve the row.
+        Raises a subclass of `InfrastructureError`, `BudgetError` once the budget is reached, or `ConfigurationError` when
+        the provider cannot serve the row.
         """
-        with self._changed:
-            while self._provider.this_machine and any(a.grant_id and not a.ended for a in self._allocations):
-                self._changed.wait(timeout=1.0)
-                self._refuse_when_ending()
-            self._refuse_when_ending()
-            offer = self._provider.offers(row)[0]
-            allocation = self._reusable(row, offer) or self._create(row, offer)
-            allocation.grant_id = f"{worker}-{secrets.token_hex(4)}"
+        provider = self._fleet.provider(self._where(row))
+        key = "this machine" if provider.this_machine else f"{provider.name}/{row.gpu}"
+        grant_id = f"{worker}-{secrets.token_hex(4)}"
+        while (found := self._claim(key, grant_id)) is not None:
+            if self._still_the_same(found):
+                return self._grant(found)
+            # A guest that is gone or came back as another is not given to a row as if nothing had happened.
+            self._fleet.end(found, "its guest stopped answering, or came back as another")
+            self._free(found)
+        try:
+            allocation = self._renter.rent(provider, row, key)
+            allocation.grant_id = grant_id
             return self._grant(allocation)
+        except BudgetError as error:
+            self._stopped = self._stopped or str(error)
+            raise
+        except InfrastructureError:
+            self._refuse_over_budget()
+            raise
+        finally:
+            with self._fleet.changed:
+                self._creating.remove(key)
+                self._fleet.changed.notify_all()
 
     def release(self, grant: Grant, *, worker: str = "main") -> None:
         """Give a grant back; with one allocation per row, the allocation ends here."""
         del worker
-        with self._changed:
-            for allocation in self._allocations:
-                if allocation.grant_id == grant.grant_id:
-                    allocation.grant_id = None
-                    if self._options.allocation == "row":
-                        self._end(allocation)
-            self._changed.notify_all()
+        allocation = self._of(grant)
+        if allocation is not None:
+            if self._options.allocation == "row":
+                self._fleet.end(allocation, "its row is done")
+            self._free(allocation)
 
     def abandon(self, worker: str) -> None:
         """A worker died: end what it held, since nobody knows what still runs there."""
-        with self._changed:
-            for allocation in self._allocations:
-                if allocation.grant_id and allocation.grant_id.startswith(f"{worker}-"):
-                    self._end(allocation)
-                    allocation.grant_id = None
-            self._changed.notify_all()
+        for allocation in list(self._fleet.allocations):
+            if allocation.grant_id and allocation.grant_id.startswith(f"{worker}-"):
+                self._fleet.end(allocation, "the worker that used it is gone")
+                self._free(allocation)
 
     def play(self, grant: Grant, act: str) -> None:
         """Let the mock provider play one act of a fault on a granted allocation."""
-        self._provider.play(grant.instance_id, act)
+        self._fleet.provider(grant.provider).play(grant.instance_id, act)
 
     def listing(self) -> tuple[Instance, ...]:
-        """The provider's own listing, now."""
-        return self._provider.list()
+        """What the providers in use list, now; a provider that is busy for a moment is asked again."""
+        used = {each.provider.name: each.provider for each in self._fleet.allocations} or self._fleet.providers
+        return tuple(instance for provider in used.values() for instance in self._fleet.patiently(provider, provider.list))
+
+    def fate(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (each answer is found out at another place)
+        """What became of an allocation whose guest does not answer, in a word and a sentence.
+
+        `ended` by this broker; `lost`, as the provider says; `unreachable` though the provider says that it runs; `unknown`
+        where the provider says nothing. Two empty texts for a guest of this machine.
+        """
+        allocation = self._of(grant)
+        if allocation is None:
+            return "", ""
+        if self._stopped or allocation.fate:
+            return "ended", self._stopped or allocation.fate
+        if not allocation.provider.rents:
+            return "", ""
+        try:
+            seen = allocation.provider.get(grant.instance_id)
+        except (GlasshouseError, OSError) as error:
+            return "unknown", f"the provider does not say what became of the allocation: {error}"
+        if seen is None:
+            return "lost", "the provider says that the allocation is gone"
+        if seen.state != "running":
+            return "lost", f"the provider says that the allocation is {seen.raw_state or seen.state}"
+        if seen.access != allocation.access:
+            return "lost", "the provider shows the allocation at another address than before: it was restarted"
+        return "unreachable", "the provider says that the allocation runs, and its guest cannot be reached"
+
+    # -- the end
+
+    @property
+    def over_budget(self) -> str:
+        """What to say where the budget ended the run; empty otherwise."""
+        return self._stopped
+
+    def check_limits(self) -> None:
+        """End what is above the budget or past its deadline. Called twice a second while anything exists."""
+        fleet, now, budget = self._fleet, self._fleet.clock.wall(), self._options.budget_usd
+        if budget is not None and not self._stopped:
+            leases = [lease for lease in fleet.leases() if lease.intent_at]
+            reserve_s = max((fleet.timing(each.provider).reserve_s for each in list(fleet.allocations)), default=0.0)
+            if money.seconds_left(leases, budget_usd=budget, now=now) <= reserve_s:
+                self._stopped = (
+                    f"the budget of {budget:g} USD is reached: {money.spent_usd(leases, now):.2f} USD by the clock. "
+                    "Every allocation was ended at once"
+                )
+                fleet.end_now(self._stopped)
+        for each in list(fleet.allocations):
+            if not each.lease.over and not each.fate and now >= each.lease.deadline:
+                fleet.end(each, "its total deadline is over; it was ended")
 
     def signal_end(self) -> None:
-        """End everything at once, from a signal handler: no lock is taken and no proof is made."""
-        self._ending.set()
-        for allocation in list(self._allocations):
-            if allocation.instance_id and not allocation.ended:
-                with contextlib.suppress(GlasshouseError, OSError, KeyError):
-                    self._provider.terminate(allocation.instance_id)
+        """End everything at once, from a signal handler: no lock is taken here and no proof is made."""
+        if self._watch is not None:
+            self._watch.ring(wait_s=_SIGNAL_WAIT_S)
 
     def end_all(self) -> Cleanup:
         """End everything and say whether it is proven. May be called again; the last answer counts."""
-        self._ending.set()
-        with self._changed:
-            for allocation in self._allocations:
-                self._end(allocation)
-            self._changed.notify_all()
-            return self._proof()
+        fleet = self._fleet
+        fleet.ending.set()
+        with fleet.changed:
+            fleet.changed.notify_all()
+        if self._watch is not None:
+            self._watch.close()
+        for lease in (open_ones := [lease for lease in fleet.leases() if not lease.over and lease.intent_at]):
+            lease.ambiguous = lease.ambiguous or not lease.instance_ids
+        timings = {name: fleet.timing(provider) for name, provider in fleet.providers.items()}
+        ending = Ending(open_ones, providers=fleet.providers, timings=timings, clock=fleet.clock, ledger=fleet.ledger)
+        verdicts = {verdict.lease.name: verdict for verdict in ending.prove()}
+        for each in fleet.allocations:
+            fleet.road(each.provider).leave(each.lease)
+        told: list[dict[str, Json]] = []
+        for each in fleet.allocations:
+            if each.lease.void or not each.lease.intent_at:
+                continue
+            verdict = verdicts.get(each.lease.name)
+            told.append({
+                "name": each.lease.name, "provider": each.lease.provider, "instanceId": each.instance_id or None,
+                "status": "proven" if verdict is None else verdict.status,
+                "detail": "proven before" if verdict is None else verdict.reason,
+            })  # fmt: skip
+        cleanup = _cleanup(told)
+        if self._reaper is not None:
+            self._reaper.dismiss(wait=cleanup.status in ("proven", "nothing-rented"))
+        return cleanup
 
     def secrets(self) -> tuple[str, ...]:
-        """What must not be published: where the guests are."""
-        return tuple(a.address for a in self._allocations if a.address)
+        """What must not be published: where the guests are, keys, the providers' credentials."""
+        fleet = self._fleet
+        own = [each for provider in fleet.providers.values() for each in getattr(provider, "secrets", tuple)()]
+        reached = [each for provider in fleet.providers.values() for each in fleet.road(provider).secrets()]
+        return tuple(dict.fromkeys(each for each in [*own, *reached] if each))
 
-    def _refuse_when_ending(self) -> None:
-        if self._ending.is_set():
-            raise InfrastructureError("the run is ending; nothing more is granted")
+    # -- inside
 
-    def _reusable(self, row: RowSpec, offer: Offer) -> _Allocation | None:
-        for allocation in self._allocations:
-            if allocation.ended or allocation.key != self._key(row, offer) or self._options.allocation == "row":
-                continue
-            try:
-                if self._hello(allocation, timeout_s=2.0)["agentNonce"] == allocation.hello["agentNonce"]:
-                    return allocation
-            except GuestGoneError:
-                pass
-            # A guest that is gone or came back as another is not given to a row as if nothing had happened.
-            self._end(allocation)
-        return None
+    def _where(self, row: RowSpec) -> str:
+        return row.provider if self._options.provider == "row" else self._options.provider
 
-    def _key(self, row: RowSpec, offer: Offer) -> str:
-        return "this machine" if self._provider.this_machine else f"{offer.provider}/{row.gpu}/{offer.gpu_model}"
+    def _rows(self) -> list[RowSpec]:
+        return list({row.row_id: row for planned in self._planned.values() for row in planned}.values())
 
-    def _create(self, row: RowSpec, offer: Offer) -> _Allocation:
-        deadline = int(time.time()) + LIFETIME_S
-        name = f"{NAME_PREFIX}{self._options.run_id}-{len(self._allocations) + 1}-{deadline}"
-        allocation = _Allocation(name=name, offer=offer, key=self._key(row, offer))
-        self._ledger.write("intent", name=name, provider=self._provider.name)
-        self._allocations.append(allocation)
+    def _claim(self, key: str, grant_id: str) -> Allocation | None:
+        """Wait until nobody uses what `key` names; then an allocation that is ready, or the right to create one."""
+        fleet = self._fleet
+        shared = self._options.allocation == "shared"
+        with fleet.changed:
+            while True:
+                self._refuse_over_budget()
+                if fleet.ending.is_set():
+                    raise InfrastructureError("the run is ending; nothing more is granted")
+                mine = [each for each in fleet.allocations if each.key == key and each.usable]
+                busy = key in self._creating or any(each.grant_id for each in mine)
+                if not busy or not (shared or key == "this machine"):
+                    break
+                fleet.changed.wait(timeout=1.0)
+            found = next((each for each in mine if each.ready and not each.grant_id), None) if shared else None
+            if found is None:
+                self._creating.append(key)
+            else:
+                found.grant_id = grant_id
+            return found
+
+    def _free(self, allocation: Allocation) -> None:
+        with self._fleet.changed:
+            allocation.grant_id = None
+            self._fleet.changed.notify_all()
+
+    def _refuse_over_budget(self) -> None:
+        if self._stopped:
+            raise BudgetError(f"{self._stopped}; nothing more is granted")
+
+    def _of(self, grant: Grant) -> Allocation | None:
+        return next((each for each in self._fleet.allocations if each.lease.name == grant.allocation_id), None)
+
+    def _still_the_same(self, allocation: Allocation) -> bool:
         try:
-            instance = self._create_once(offer, name)
-        except AmbiguousCreateError:
-            raise
-        except GlasshouseError:
-            allocation.ended = True
-            self._allocations.remove(allocation)
-            self._ledger.write("not-created", name=name)
-            raise
-        allocation.instance_id = instance.instance_id
-        if isinstance(instance.access, UnixAccess):
-            allocation.address = instance.access.path
-        self._ledger.write("created", name=name, instance=instance.instance_id)
-        allocation.seen_listed = any(i.name == name for i in self._provider.list())
-        try:
-            self._boot(allocation)
-        except GlasshouseError as error:
-            self._end(allocation)
-            error.allocation_id = name
-            raise
-        return allocation
+            return hello(allocation, timeout_s=5.0)["agentNonce"] == allocation.hello["agentNonce"]
+        except GuestGoneError:
+            return False
 
-    def _create_once(self, offer: Offer, name: str) -> Instance:
-        try:
-            return self._provider.create(offer, launch=Launch(name=name))
-        except AmbiguousCreateError:
-            # Never created again blindly: it may exist. Its name is unique, so the listing can tell.
-            until = self._monotonic() + RECONCILE_S
-            while self._monotonic() < until:
-                for instance in self._provider.list():
-                    if instance.name == name:
-                        self._ledger.write("adopted", name=name, instance=instance.instance_id)
-                        return instance
-                self._ending.wait(_POLL_S)
-            raise
+    def _prepare(self, provider: Provider) -> None:
+        """What has to stand before the first thing exists: the watch, and for what costs money the reaper."""
+        with self._fleet.changed:
+            if self._watch is None:
+                self._watch = Watch(
+                    look=self.check_limits, end_now=lambda: self._fleet.end_now("the run was interrupted; it was ended")
+                )
+            if provider.rents and self._reaper is None:
+                self._reaper = self._start_reaper()
 
-    def _boot(self, allocation: _Allocation) -> None:
-        limit = self._options.boot_timeout_s
-        until = self._monotonic() + limit
-        while True:
-            self._refuse_when_ending()
-            try:
-                allocation.hello = self._hello(allocation, timeout_s=max(until - self._monotonic(), 0.01))
-                break
-            except GuestGoneError:
-                if self._monotonic() >= until:
-                    tail = self._provider.logs(cast("str", allocation.instance_id)).strip().splitlines()[-1:]
-                    raise BootTimeoutError(
-                        f"allocation {allocation.name} did not boot: expected its agent within {limit:g} s, saw no answer"
-                        f"{'; its last words: ' + tail[0] if tail else ''}. It was ended. Raise --glasshouse-boot-timeout "
-                        "or try again",
-                        allocation_id=allocation.name,
-                    ) from None
-                self._ending.wait(_POLL_S)
-        seen, promised = allocation.hello["gpuModel"], allocation.offer.gpu_model
-        if seen != promised:
-            raise WrongGpuError(
-                f"allocation {allocation.name} has another GPU: expected {promised}, saw {seen}. It was ended before any leg; "
-                "pick another offer",
-                allocation_id=allocation.name,
-            )
+    def _own_reaper(self) -> ReaperLike:
+        from pytest_glasshouse.providers.reaping import Reaper
 
-    def _hello(self, allocation: _Allocation, *, timeout_s: float) -> dict[str, Json]:
-        channel = GuestChannel(allocation.address, allocation_id=allocation.name, timeout_s=timeout_s)
-        try:
-            return channel.request("hello")
-        finally:
-            channel.close()
+        options = self._options
+        return Reaper.start(self._fleet.ledger.path, timing=options.timing, allow_simulated=options.allow_simulated)
 
-    def _grant(self, allocation: _Allocation) -> Grant:
-        hello = allocation.hello
+    def _grant(self, allocation: Allocation) -> Grant:
+        provider, greeting = allocation.provider, allocation.hello
         return Grant(
             grant_id=cast("str", allocation.grant_id),
-            allocation_id=allocation.name,
-            provider=self._provider.name,
-            instance_id=cast("str", allocation.instance_id),
+            allocation_id=allocation.lease.name,
+            provider=provider.name,
+            instance_id=allocation.instance_id,
             address=allocation.address,
-            gpu_model=cast("str", hello["gpuModel"]),
-            gpu_uuid=cast("str | None", hello["gpuUuid"]),
-            device=cast("str", hello["device"]),
-            archive_sha256=self._provider.archive_sha256,
+            gpu_model=allocation.gpu_model,
+            gpu_uuid=cast("str | None", greeting["gpuUuid"]),
+            device=cast("str", greeting["device"]),
+            archive_sha256=provider.archive_sha256,
             reference_source=reference_source(),
-            dry_run=self._provider.dry_run,
-            simulated=False,
-            faults=self._options.faults,
+            dry_run=provider.dry_run or provider.simulated,
+            simulated=provider.simulated,
+            rented=provider.rents,
+            faults=self._options.faults if provider.name == "mock" else (),
         )
 
-    def _end(self, allocation: _Allocation) -> None:
-        if allocation.ended or allocation.instance_id is None:
-            return
-        try:
-            self._provider.terminate(allocation.instance_id)
-        except TerminateError as error:
-            allocation.problem = str(error)
-            self._ledger.write("not-ended", name=allocation.name)
-            return
-        allocation.ended = True
-        self._ledger.write("ended", name=allocation.name)
 
-    def _listed_when_settled(self) -> set[str]:
-        """Names the listing shows, once it has had a moment to forget what was just ended."""
-        ended = {allocation.name for allocation in self._allocations if allocation.ended}
-        until = self._monotonic() + SETTLE_S
-        while True:
-            alive = {instance.name for instance in self._provider.list()}
-            if not alive & ended or self._monotonic() >= until:
-                return alive
-            time.sleep(_POLL_S)
-
-    def _proof(self) -> Cleanup:
-        if not self._allocations:
-            return Cleanup(status="nothing-rented")
-        alive = self._listed_when_settled()
-        told: list[dict[str, Json]] = []
-        for allocation in self._allocations:
-            if allocation.name in alive:
-                status = "leak"
-            elif allocation.seen_listed and allocation.ended:
-                status = "proven"
-            else:
-                # The listing never showed it while it ran, so its absence there shows nothing.
-                status = "unproven"
-            told.append({"name": allocation.name, "status": status, "detail": allocation.problem})
-        seen = {entry["status"] for entry in told}
-        worst: Literal["leak", "unproven", "proven"] = (
-            "leak" if "leak" in seen else "unproven" if "unproven" in seen else "proven"
-        )
-        named = ", ".join(cast("str", entry["name"]) for entry in told if entry["status"] == worst)
-        detail = "" if worst == "proven" else f"{worst}: {named}"
-        return Cleanup(status=worst, allocations=tuple(told), detail=detail)
-
-
-def open_provider(name: str, faults: tuple[str, ...] = ()) -> Provider:
-    """The provider called `name`. Raises `ConfigurationError` for an unknown one and for faults it does not play."""
-    if name == "mock":
-        from pytest_glasshouse.providers.mock import MockProvider
-
-        return MockProvider(faults)
-    if faults:
-        raise ConfigurationError(f"faults are played by the mock provider only; provider {name} was chosen")
-    if name == "local":
-        from pytest_glasshouse.providers.local import LocalProvider
-
-        return LocalProvider()
-    raise ConfigurationError(f"provider {name!r}: expected mock or local")
-
-
-def reference_source() -> str:
-    """Where the guest archive's reference value comes from: `wheel`, or `checkout` for an editable install."""
-    import importlib.metadata
-    import json
-
-    try:
-        told = importlib.metadata.distribution("pytest-glasshouse").read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        return "checkout"
-    editable = bool(told) and json.loads(told or "{}").get("dir_info", {}).get("editable", False)
-    return "checkout" if editable else "wheel"
+def _cleanup(told: list[dict[str, Json]]) -> Cleanup:
+    if not told:
+        return Cleanup(status="nothing-rented")
+    seen = {entry["status"] for entry in told}
+    worst: Literal["leak", "unproven", "proven"] = "leak" if "leak" in seen else "unproven" if "unproven" in seen else "proven"
+    those = ", ".join(f"{entry['name']} ({entry['detail']})" for entry in told if entry["status"] == worst)
+    return Cleanup(status=worst, allocations=tuple(told), detail="" if worst == "proven" else f"{worst}: {those}")

@@ -82,6 +82,8 @@ class BrokerServer:
             elif op == "listing":
                 # How a guest is reached stays in the controller: a worker needs to know only what is listed.
                 return {"instances": [_listed(instance) for instance in self._broker.listing()]}
+            elif op == "fate":
+                return {"fate": list(self._broker.fate(Grant.from_json(body["grant"])))}
             elif op == "play":
                 self._broker.play(Grant.from_json(body["grant"]), body["act"])
             elif op == "event":
@@ -128,6 +130,11 @@ class BrokerClient:
     def play(self, grant: Grant, act: str) -> None:
         """See `Broker.play`."""
         self._ask("play", {"grant": grant.to_json(), "act": act})
+
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        """See `Broker.fate`."""
+        kind, told = self._ask("fate", {"grant": grant.to_json()})["fate"]
+        return str(kind), str(told)
 
     def event(self, body: dict[str, Any]) -> None:
         """Tell the controller something to show."""

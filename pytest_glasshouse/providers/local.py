@@ -6,7 +6,7 @@ from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import process
-from pytest_glasshouse.providers.base import Instance, Launch, Offer
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -18,6 +18,8 @@ class LocalProvider:
     rents = False
     dry_run = False
     this_machine = True
+    simulated = False
+    poll_s = 0.05
 
     def __init__(self) -> None:
         found = machine.gpus()
@@ -60,6 +62,10 @@ class LocalProvider:
     def logs(self, instance_id: str) -> str:
         """What the agent printed."""
         return self._guests.logs(instance_id)
+
+    def account(self) -> Account:
+        """Nothing is paid for."""
+        return Account()
 
     def play(self, instance_id: str, act: str) -> None:
         """The local provider plays nothing."""

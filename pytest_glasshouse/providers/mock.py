@@ -14,7 +14,7 @@ from pytest_glasshouse.channel.archive import build_archive, guest_archive
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, NoCapacityError, TerminateError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import process
-from pytest_glasshouse.providers.base import Instance, Launch, Offer
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
 from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -46,6 +46,8 @@ class MockProvider:
     rents = False
     dry_run = True
     this_machine = True
+    simulated = False
+    poll_s = 0.05
 
     def __init__(self, faults: tuple[str, ...] = (), *, site_packages: Sequence[str] = (), archive: bytes | None = None) -> None:
         """`site_packages` and `archive` stand in for this installation's: what a test plants there is the guest's."""
@@ -94,6 +96,10 @@ class MockProvider:
     def logs(self, instance_id: str) -> str:
         """What the agent printed."""
         return self._guests.logs(instance_id)
+
+    def account(self) -> Account:
+        """Nothing is paid for."""
+        return Account()
 
     def play(self, instance_id: str, act: str) -> None:
         """`kill` or `reboot` the guest."""

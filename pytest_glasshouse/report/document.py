@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
@@ -35,6 +36,7 @@ METHODOLOGY: dict[str, Any] = {
     "interval": "Student's t over the rounds' log ratios, rounds - 1 degrees of freedom",
     "lifecycleBound": "one-sided 95 % Clopper-Pearson lower bound",
     "minRounds": MIN_ROUNDS,
+    "invariantsRevision": newest(),
 }
 
 
@@ -88,6 +90,8 @@ class RunFacts:
     outstanding_releases: Sequence[Mapping[str, Any]] = ()
     """As the server lists them: keys that went out and whose exit evidence did not come back."""
     cleanup: tuple[AllocationCleanup, ...] = ()
+    attempts: tuple[Mapping[str, Any], ...] = ()
+    """Every attempt of the run, this one too; told only where there was more than one."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -140,6 +144,8 @@ def assemble(
         "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
         "extra": dict(run.extra),
     }
+    if len(run.attempts) > 1:
+        document["attempts"] = [dict(each) for each in run.attempts]
     return sealed(document, key=key)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from importlib import metadata
 from typing import Any
+
+from pytest_glasshouse.wire.canonical import is_sha256
 
 _PACKAGES = (
     "pytest-glasshouse", "pytest", "pytest-xdist", "cryptography", "joserfc", "rfc8785", "jsonschema", "scipy", "numpy",
@@ -40,7 +43,7 @@ def subject(directory: str | os.PathLike[str], *, name: str | None = None, versi
     return {
         "name": distribution,
         "version": version or _version(distribution),
-        "wheelSha256": None,
+        "wheelSha256": _wheel(distribution),
         "gitCommit": commit,
         "dirty": None if status is None else bool(status),
     }
@@ -51,6 +54,17 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _wheel(name: str) -> str | None:
+    """The digest of the file the distribution was installed from, where the installer left word of it (PEP 610)."""
+    try:
+        told = json.loads(metadata.distribution(name).read_text("direct_url.json") or "{}")
+    except (metadata.PackageNotFoundError, ValueError):
+        return None
+    archive = told.get("archive_info") if isinstance(told, dict) else None
+    digest = archive.get("hashes", {}).get("sha256") if isinstance(archive, dict) else None
+    return digest if isinstance(digest, str) and is_sha256(digest) else None
 
 
 def _git(directory: str | os.PathLike[str], *arguments: str) -> str | None:

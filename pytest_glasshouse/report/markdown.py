@@ -33,6 +33,7 @@ def _lines(document: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield f"**{counts['dryRun']} of {counts['selected']} rows are a dry run: they say nothing about a GPU and gate nothing.**"
     yield from _rows(document["rows"])
+    yield from _nulls(document["nullRows"])
     yield from _excluded(document["excludedResults"])
     yield from _tamper(document["tamper"])
     yield from _lifecycle(counts)
@@ -92,6 +93,20 @@ def _status(row: Mapping[str, Any]) -> str:
     words += [row["limit"]["judgement"] + " of " + f"{row['limit']['limitPct']:g} %"] if row["limit"] else []
     words += [f"{row['attestation']}, {row['runtimeState']}"]
     return "; ".join(words)
+
+
+def _nulls(nulls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Raw against raw: what the allocation shows where nothing differs."""
+    if not nulls:
+        return
+    body = []
+    for row in nulls:
+        interval = row["differenceCi90Pct"]
+        bounds = "single sample" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f} %"
+        inside = f"{'inside' if row['qualifies'] else 'not inside'} +-{row['marginPct']:g} %"
+        body.append([row["name"], row["gpuModel"], str(row["rounds"]), f"{row['differencePct']:+.2f} %", bounds, inside])
+    yield from _section("Raw against raw")
+    yield from _table(["Row", "Ran on", "Rounds", "Difference", "90 % interval", "Margin"], body)
 
 
 def _excluded(excluded: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -64,6 +64,8 @@ class Derivation:
     binding: Callable[[Mapping[str, Any]], Faults] | None = None
     words: bool = True
     """Whether sentences that follow from figures are compared: another version may say them otherwise."""
+    revision: int | None = None
+    """The invariants' revision the report was judged by; None is this version's own."""
 
     def rounds(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
         if self.results is not None:
@@ -75,9 +77,9 @@ class Derivation:
     def findings(self, observation: dict[str, Any]) -> Sequence[Finding]:
         if self.judge is not None:
             return self.judge(observation)
-        from pytest_glasshouse.invariants import judge
+        from pytest_glasshouse.invariants.revisions import judge_as, newest
 
-        return judge(observation)
+        return judge_as(observation, newest() if self.revision is None else self.revision)
 
     def bound(self, document: Mapping[str, Any]) -> Faults:
         if self.binding is not None:
@@ -188,9 +190,15 @@ def _journal_faults(observation: Mapping[str, Any]) -> Faults:
 
 def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str, Any], derivation: Derivation) -> Faults:
     observation = record["observation"]
-    yield from _finding_faults(record, [finding_json(each) for each in derivation.findings(observation)])
+    findings = derivation.findings(observation)
+    yield from _finding_faults(record, [finding_json(each) for each in findings])
     waived = {each["invariant"]: each["reason"] for each in record["waived"]}
-    counted = lifecycle(observation, waived=waived, judge=derivation.findings)
+
+    def judged(part: dict[str, Any]) -> Sequence[Finding]:
+        """A row of one round is its only round: it was judged above."""
+        return findings if part == observation else derivation.findings(part)
+
+    counted = lifecycle(observation, waived=waived, judge=judged)
     if record["lifecycle"] != counted:
         yield ".lifecycle", f"the observation gives {counted['held']} held of {counted['attempted']}"
     if name != "rows":

@@ -32,6 +32,7 @@ class Overrides:
     model: str | None = None
     preset: Preset | None = None
     dry_run: bool = False
+    own_provider: bool = False
 
     def apply(self, declared: RowSpec) -> RowSpec:
         """The row that runs. A dry run shortens it last, so that rows of different length do not become the same row."""
@@ -55,7 +56,7 @@ class Overrides:
             changes["margin_pct"] = self.margin_pct
         if self.model is not None and declared.workload == "lora":
             changes["model"] = self.model
-        return dataclasses.replace(declared, **changes)
+        return dataclasses.replace(declared, **changes) if changes else declared
 
     def _interleaved(self, declared: RowSpec) -> dict[str, Any]:
         """A row that becomes interleaved gets the rounds of a preset: it was declared with another order's."""
@@ -65,7 +66,7 @@ class Overrides:
         return {"preset": self.preset or declared.preset, "rounds": PRESET_ROUNDS[preset]}
 
     def _shortened(self, row: RowSpec) -> RowSpec:
-        if not self.dry_run:
+        if not self.dry_run and not (self.own_provider and row.provider == "mock"):
             return row
         if self.target_s is None and self.steps is None:
             row = dataclasses.replace(row, target_s=DRY_RUN_TARGET_S, steps=None)
@@ -90,10 +91,13 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
     left_out: list[Collapsed[KeyT]] = []
     for alike in _groups(rows, overrides):
         stays = next((member for member in alike if overrides.chosen(member[1]) == member[1]), alike[0])
+        if len(alike) == 1:
+            continue
+        meant = _meaning(stays[1])
         for member in alike:
             if member is stays:
                 continue
-            made_equal = _meaning(member[1]) != _meaning(stays[1])
+            made_equal = _meaning(member[1]) != meant
             if made_equal or member[1].row_id == stays[1].row_id:
                 left_out.append(Collapsed(key=member[0], row=member[1], same_as=stays[1]))
     return tuple(left_out)

@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol, TypeVar, get_args
 
 from pytest_glasshouse.errors import ConfigurationError
@@ -31,6 +32,9 @@ GPU_MODELS: dict[str, str] = {
     "rtx4090": "NVIDIA GeForce RTX 4090",
     "rtx3090": "NVIDIA GeForce RTX 3090",
 }
+
+#: What a pod without a GPU is called where the provider is simulated, and only there.
+SIMULATED_GPU = "simulated (CPU)"
 
 #: Rows whose legs train at least this long are marked `sustained`.
 SUSTAINED_S = 900
@@ -144,7 +148,7 @@ class RowSpec:
         """The GPU this row names, as NVML spells it; None for a row for any GPU."""
         return GPU_MODELS.get(self.gpu)
 
-    @property
+    @cached_property
     def row_id(self) -> str:
         """Name and the first 12 hex digits of the SHA-256 of what the row means (`published` and `smoke` mean nothing).
 

@@ -230,6 +230,7 @@ CASES = (
     _kept("raw-callback-time-scaled", _CALLBACK, lambda _, notes: notes["raw"]["callback"].update(units=2)),
     _kept("raw-exit-and-nobody-met", f"unseen: {_CALLBACK}", lambda _, notes: notes["guest"].pop()),
     # Order, place and work.
+    _leg("terminated", _ZEROIZED, "protected", terminated="the budget is reached"),
     _leg("started-before-zeroized", _ORDER, "raw", timeline={"spawned": 15, "exit": 50}),
     _leg("started-before-the-process-was-gone", _ORDER, "raw", timeline={"spawned": 25, "exit": 50}),
     _met("bootId", "another"),

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
+from pytest_glasshouse.tamper.session import others_are_served
 from pytest_glasshouse.tamper.stage import SUB, Stage
+from pytest_glasshouse.trust.limits import Caps
 from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.wire.canonical import sha256_hex
-from pytest_glasshouse.wire.evidence import hpke_text, prove_enrolment
+from pytest_glasshouse.wire.canonical import Json, sha256_hex
+from pytest_glasshouse.wire.evidence import TYP_GRANT, TYP_REGISTRATION, hpke_text, prove_enrolment
 from pytest_glasshouse.wire.secret import Secret
-from pytest_glasshouse.wire.tokens import public_text
+from pytest_glasshouse.wire.tokens import peek, public_text, sign
 
 _OTHER_SUB = "run-1/row-1/round-2"
 
@@ -52,6 +56,22 @@ def _key_for_another_server(stage: Stage) -> None:
 def _key_cut(stage: Stage) -> None:
     sealed = stage.seal()
     stage.register(dataclasses.replace(sealed, data_key=Secret(sealed.data_key.reveal()[:31])), stage.policy)
+
+
+def _registration_with(**more: Json) -> Callable[[Stage], None]:
+    def play(stage: Stage) -> None:
+        claims = {**peek(stage.registration(stage.seal(), stage.policy)), **more}
+        stage.client.register(sign(claims, key=stage.owner_signing, typ=TYP_REGISTRATION))
+
+    return play
+
+
+def _grant_with(**more: Json) -> Callable[[Stage], None]:
+    def play(stage: Stage) -> None:
+        claims = {**peek(stage.grant(_OTHER_SUB)), **more}
+        stage.enrol(_OTHER_SUB, grant=sign(claims, key=stage.owner_signing, typ=TYP_GRANT))
+
+    return play
 
 
 def _policy_rolled_back(stage: Stage) -> None:
@@ -141,11 +161,57 @@ def _grant_renewed(stage: Stage) -> None:
     stage.enrol(SUB, grant=stage.grant(SUB, limit=2000))
 
 
+def _packages_all_taken(stage: Stage) -> None:
+    stage.caps = Caps(packages=2)
+    stage.restart()
+    stage.register(stage.seal(), stage.policy)
+    stage.register(stage.sealed, stage.policy)  # whoever is in may ask again
+    stage.register(stage.seal(), stage.policy)
+
+
+def _sessions_all_taken(stage: Stage) -> None:
+    """By two runs, neither of which has too many."""
+    stage.caps = Caps(sessions=2)
+    stage.restart()
+    leave = stage.grant(_OTHER_SUB, run="run-2")
+    for _ in range(2):  # whoever is in may ask again
+        stage.enrol(_OTHER_SUB, grant=leave)
+    stage.enrol("run-3/row-1/round-1", grant=stage.grant("run-3/row-1/round-1", run="run-3"))
+
+
+def _sessions_flood_of_a_run(stage: Stage) -> None:
+    """One run's valid grants, one session after the other: the others' sessions have room, and are served."""
+    stage.caps = Caps(sessions=8, sessions_of_a_run=5)
+    stage.restart()
+    refused = None
+    for number in range(8):
+        try:
+            stage.enrol(f"flood-{number}")
+        except RefusedError as refusal:
+            refused = refusal
+            break
+    with contextlib.suppress(RefusedError):
+        stage.enrol("theirs", grant=stage.grant("theirs", run="run-2"))
+    others_are_served(stage, "theirs")
+    if refused is not None:
+        raise refused
+
+
+def _of_another_run(stage: Stage) -> None:
+    """A grant lets its own session in, not the one of another run that evidence is then about."""
+    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, run="run-2"))
+    attempt = stage.attempt(_OTHER_SUB)
+    attempt.claims["sub"] = "run-3/row-1/round-1"
+    attempt.release()
+
+
 CASES = (
     _case("registration-by-a-stranger", "jws-header", "register 1", _by_a_stranger),
     _case("registration-for-another-server", "registration", "register 1", _registration_for_another_server),
     _case("registration-of-a-foreign-manifest", "jws-header", "register 2", _foreign_manifest),
     _case("registration-of-an-old-manifest", "manifest-version", "register 2", _manifest_too_old),
+    _case("registration-with-a-claim-nobody-asked-for", "claims-set", "register 1", _registration_with(force=1)),
+    _case("registration-of-a-policy-that-is-none", "claims-type", "register 1", _registration_with(policy="any")),
     _case("policy-rolled-back", "policy-rollback", "register 3", _policy_rolled_back),
     _case("policy-rolled-back-after-restart", "policy-rollback", "register 3", _policy_rolled_back_after_restart),
     _case("policy-changed-under-its-version", "policy-rollback", "register 3", _policy_changed),
@@ -155,6 +221,8 @@ CASES = (
     _case("grant-by-a-stranger", "jws-header", "enrol 1", _grant_by_a_stranger),
     _case("grant-for-another-server", "grant", "enrol 1", _grant_for_another_server),
     _case("grant-expired", "grant", "enrol 1", _grant_expired),
+    _case("grant-with-a-claim-nobody-asked-for", "claims-set", "enrol 1", _grant_with(force=1)),
+    _case("grant-of-a-limit-in-words", "claims-type", "enrol 1", _grant_with(release_limit="1000")),
     _case("grant-without-releases", "grant", "enrol 1", _grant_without_releases),
     _case("grant-for-an-unknown-package", "grant", "enrol 1", _grant_for_unknown_package),
     _case("grant-under-another-policy", "grant", "enrol 1", _grant_under_another_policy),
@@ -165,4 +233,8 @@ CASES = (
     _case("grant-replayed-by-another-key", "grant", "enrol 3", _grant_replayed_by_another_key),
     _case("session-taken-by-another-key", "grant", "enrol 3", _session_taken),
     _case("session-granted-again", "grant", "enrol 3", _grant_renewed),
+    _case("grant-of-another-run", "jwt-claims", "appraise 2", _of_another_run),
+    _case("packages-all-taken", "busy", "register 4", _packages_all_taken),
+    _case("sessions-all-taken", "busy", "enrol 3", _sessions_all_taken),
+    _case("enrolment-flood-of-one-run", "busy", "enrol 3", _sessions_flood_of_a_run),
 )

@@ -111,6 +111,20 @@ def _without_reference(stage: Stage) -> None:
         stage.sealed = sealed
 
 
+def _unlocked(stage: Stage) -> None:
+    """A policy that wants memory which is never swapped out: who has it is given the key, who was refused it is not."""
+    policy = stage.make_policy(name="locked", locked=True)
+    stage.sealed = stage.seal()
+    stage.register(stage.sealed, policy)
+    for sub in (f"{SUB}/locked", f"{SUB}/unlocked"):
+        stage.enrol(sub, grant=stage.grant(sub, policy=policy.sha256))
+    stage.attempt(f"{SUB}/locked").release()
+    stage.count_from_here()
+    attempt = stage.attempt(f"{SUB}/unlocked")
+    attempt.claims["memory"] = {"locked": False, "bytes": 4096}
+    attempt.release()
+
+
 _MEASURED = ("anti_debug_ready", "measured")
 
 PUBLISHED = (
@@ -208,6 +222,16 @@ CASES = (
     _case("log-lines-swapped", "log-chain", "10", _log(lambda lines: lines[::-1])),
     _case("log-line-respaced", "log-format", "10", _log(lambda lines: [lines[0], lines[1].replace(":", ": ", 1)])),
     _case("log-line-without-its-end", "log-format", "10", _log(lambda lines: [lines[0], lines[1][:-1]])),
+    _case("memory-as-a-word", "claims-type", "3", _set(memory="locked")),
+    _case("memory-locked-as-one", "claims-type", "3", _within("memory", locked=1)),
+    _case("memory-field-nobody-asked-for", "claims-type", "3", _within("memory", swap=False)),
+    Case(
+        name="memory-not-locked",
+        play=_unlocked,
+        expected_reason="memory-unlocked",
+        caught_by="appraise 12",
+        nonce="spent",
+    ),
     _case("cnf-empty", "cnf", "11", _set(cnf={})),
     _case("cnf-as-a-word", "cnf", "11", _set(cnf="key")),
     _case("cnf-key-cut", "cnf", "11", _within("cnf", hpke=b64u(bytes(31)))),

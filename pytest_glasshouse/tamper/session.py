@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case, Nonce
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
-from pytest_glasshouse.trust.server import CHALLENGE_TTL_S, OPEN_CHALLENGES
+from pytest_glasshouse.trust.limits import Caps
+from pytest_glasshouse.trust.server import CHALLENGE_TTL_S
 from pytest_glasshouse.wire.canonical import Json
 
 Play = Callable[[Stage], None]
@@ -151,8 +153,48 @@ def _limit_after_restart(stage: Stage) -> None:
 
 
 def _flood(stage: Stage) -> None:
-    for _ in range(OPEN_CHALLENGES + 1):
+    for _ in range(Caps().open_challenges + 1):
         stage.client.challenge(sub=SUB, plan=PLAN)
+
+
+def _all_open(stage: Stage) -> None:
+    """Two runs together take all that the server holds."""
+    stage.caps = Caps(challenges=2)
+    stage.restart()
+    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, run="run-2"))
+    for sub in (SUB, _OTHER_SUB, SUB):
+        stage.client.challenge(sub=sub, plan=PLAN)
+
+
+def _flood_of_a_run(stage: Stage) -> None:
+    """One run asks and spends in every session it has: it is refused what would be the others', and they are served."""
+    stage.caps = Caps(challenges=8, challenges_of_a_run=6)
+    stage.restart()
+    stage.enrol("theirs", grant=stage.grant("theirs", run="run-2"))
+    refused = None
+    for number in range(9):
+        sub = f"flood-{number}"
+        try:
+            stage.enrol(sub)
+            attempt = stage.attempt(sub)
+        except RefusedError as refusal:
+            refused = refusal
+            break
+        attempt.claims["container"] = "another"
+        with contextlib.suppress(RefusedError):
+            attempt.release()
+    others_are_served(stage, "theirs")
+    if refused is not None:
+        raise refused
+
+
+def others_are_served(stage: Stage, sub: str) -> None:
+    """Another run's whole lifecycle, in the middle of a flood. What it is refused is not what the flood is refused."""
+    try:
+        stage.attempt(sub).live_through()
+    except RefusedError as refusal:
+        raise RefusedError("others-harmed", refusal.reason) from None
+    stage.count_from_here()
 
 
 def _short_grant(stage: Stage) -> None:
@@ -210,6 +252,8 @@ CASES = (
     _case("release-limit-of-the-policy", "release-limit", "release 5", _limited_package, nonce="spent"),
     _case("release-limit-after-restart", "release-limit", "release 5", _limit_after_restart, nonce="spent"),
     _case("challenge-flood", "busy", "challenge", _flood),
+    _case("challenges-all-taken", "busy", "challenge", _all_open),
+    _case("challenge-flood-of-one-run", "busy", "challenge", _flood_of_a_run),
     _case("challenge-for-nobody", "sub", "challenge", _unknown_sub),
     _case("challenge-without-a-plan", "malformed", "challenge", _plan_no_digest),
     _case("challenge-randomness-repeats", "internal", "challenge", _repeating_randomness),

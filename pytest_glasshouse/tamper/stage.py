@@ -22,6 +22,7 @@ from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.trust.client import AttestationClient
 from pytest_glasshouse.trust.http import Embedded, serve_embedded
 from pytest_glasshouse.trust.ledger import Ledger
+from pytest_glasshouse.trust.limits import Caps, Limits
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.trust.policy import Component, Policy, Recorded, Required
 from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
@@ -46,13 +47,16 @@ class Stage:
 
     def __init__(self) -> None:
         self.now = _NOON
-        self.owner = Owner.generate()
+        # Kept beside the owner, who signs nothing but what is in order.
+        self.owner_signing = Ed25519PrivateKey.generate()
+        self.owner = Owner(signing=self.owner_signing, sealing=X25519PrivateKey.generate())
         self.ak = Ed25519PrivateKey.generate()
         self.sealed = self.seal()
         self.policy = self.make_policy()
         self.ledger = Ledger()
         self.attacked: Attempt | None = None
         self.random_bytes = os.urandom
+        self.caps, self.limits = Caps(), Limits()
         self._counted = 0
         self.embedded = self._serve()
         self.client = AttestationClient(self.embedded.url)
@@ -60,8 +64,10 @@ class Stage:
         self.enrol(SUB)
 
     def _serve(self) -> Embedded:
-        server = AttestationServer(owner=self.owner.public, ledger=self.ledger, clock=lambda: self.now, random_bytes=self._draw)
-        return serve_embedded(server)
+        server = AttestationServer(
+            owner=self.owner.public, ledger=self.ledger, clock=lambda: self.now, random_bytes=self._draw, caps=self.caps
+        )  # fmt: skip
+        return serve_embedded(server, limits=self.limits)
 
     def _draw(self, size: int) -> bytes:
         return self.random_bytes(size)
@@ -83,7 +89,7 @@ class Stage:
 
     def make_policy(
         self, *, name: str = "stage", version: int = 1, archive: str | None = COMPONENTS["archive"], limit: int = _PLENTY,
-        manifest_version: int = 1,
+        manifest_version: int = 1, locked: bool = False,
     ) -> Policy:  # fmt: skip
         """The policy the stage's evidence satisfies."""
         components: dict[str, Component] = {
@@ -93,7 +99,7 @@ class Stage:
         }
         return Policy(
             name=name, version=version, components=components, container=CONTAINER, release_limit=limit,
-            manifest_version=manifest_version,
+            manifest_version=manifest_version, locked=locked,
         )  # fmt: skip
 
     def registration(self, sealed: Sealed, policy: Policy, *, owner: Owner | None = None, hpke: str | None = None) -> str:
@@ -117,11 +123,12 @@ class Stage:
         policy: str | None = None,
         expires_in: int = 86_400,
         limit: int = _PLENTY,
+        run: str = "run-1",
     ) -> str:
         """A grant for `sub`."""
         return (owner or self.owner).grant(
             server=server.public_key() if server else self.embedded.public_key,
-            run="run-1",
+            run=run,
             sub=sub,
             package=package or self.sealed.manifest_sha256,
             policy_sha256=policy or self.policy.sha256,
@@ -195,7 +202,7 @@ class Attempt:
             jti=secrets.token_hex(16), nonce=self.nonce, policy=str(challenge["policy"]), plan=PLAN,
             hpke=self.hpke.public_key(), sig=self.sig.public_key(), components=COMPONENTS,
             manifest=stage.sealed.manifest_sha256, manifest_version=1, container=CONTAINER, observed=ev.ANTIDEBUG_STRICT,
-            state_head=self.journal.head,
+            memory={"locked": True, "bytes": 4096}, state_head=self.journal.head,
         )  # fmt: skip
         self._right = copy.deepcopy(self.claims)
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.stage import Attempt, Stage
+from pytest_glasshouse.tamper.stage import PLAN, SUB, Attempt, Stage
+from pytest_glasshouse.trust.limits import BURST_S, Limits
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, canonical
 
 Body = Callable[[Attempt], bytes]
@@ -43,16 +44,26 @@ def _without_log(attempt: Attempt) -> bytes:
 
 def _dots(stage: Stage) -> None:
     """Sent by hand: an honest client's library would tidy the path away."""
-    attempt = stage.attempt()
-    body = _right(attempt)
+    _by_hand(stage, "/v1/challenge/../release", _right(stage.attempt()))
+
+
+def _by_hand(stage: Stage, path: str, body: bytes) -> None:
     connection = http.client.HTTPConnection(stage.embedded.url.removeprefix("http://"))
     try:
-        connection.request("POST", "/v1/challenge/../release", body, {"Content-Type": "application/json"})
+        connection.request("POST", path, body, {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())
     finally:
         connection.close()
     if "reason" in answer:
         raise RefusedError(answer["reason"])
+
+
+def _too_often(stage: Stage) -> None:
+    """More requests than a peer may make, each a right one. By hand: an honest client takes it for a bad line."""
+    stage.limits = Limits(rate_per_s=1.0)
+    stage.restart()
+    for _ in range(int(BURST_S) + 1):
+        _by_hand(stage, "/v1/challenge", canonical({"sub": SUB, "plan": PLAN}))
 
 
 CASES = (
@@ -79,6 +90,7 @@ CASES = (
     _case("content-type-form", "content-type", _right, kind="application/x-www-form-urlencoded"),
     _case("content-type-with-charset", "content-type", _right, kind="application/json; charset=utf-16"),
     _case("path-unknown", "not-found", _right, path="/v1/key"),
+    Case(name="http-too-often", play=_too_often, expected_reason="rate", caught_by="transport"),
     Case(name="http-path-with-dots", play=_dots, expected_reason="not-found", caught_by="transport", nonce="open"),
     _case("path-with-query", "not-found", _right, path="/v1/release?force=1"),
     _case("path-of-another-message", "malformed", _right, path="/v1/complete"),

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.trust.ledger import Ledger
+from pytest_glasshouse.trust.limits import Caps
 from pytest_glasshouse.trust.messages import Message, text
 from pytest_glasshouse.trust.owner import GRANT_SHAPE, REGISTRATION_SHAPE
 from pytest_glasshouse.trust.policy import Policy
@@ -26,9 +27,7 @@ from pytest_glasshouse.wire.floe import KEY_BYTES
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import expect, public_key, thumbprint, verify
 
-#: What is held at once, and for how long after a grant's end or a registration nobody uses.
-PACKAGES = 1024
-RUNS = 8192
+#: For how long something is held after a grant's end, or a registration that nobody uses.
 KEEP_S = 24 * 3600
 
 
@@ -61,11 +60,12 @@ class Run:
 class Admission:
     """Registrations and enrolments at the server whose key is named `server`. Its caller runs one call at a time."""
 
-    def __init__(self, *, owner: Ed25519PublicKey, server: str, ledger: Ledger, clock: Callable[[], int]) -> None:
+    def __init__(self, *, owner: Ed25519PublicKey, server: str, ledger: Ledger, clock: Callable[[], int], caps: Caps) -> None:
         self._owner = owner
         self._server = server
         self._ledger = ledger
         self._clock = clock
+        self._caps = caps
         self._sealing = X25519PrivateKey.generate()
         self.hpke_public = hpke_text(self._sealing.public_key())
         self.packages: dict[str, Package] = {}
@@ -103,8 +103,7 @@ class Admission:
         need(self.packages.get(manifest, package) == package, "registration", "registered otherwise before")
         now = self._clock()
         self._forget_old(now)
-        if manifest not in self.packages and len(self.packages) >= PACKAGES:
-            raise RefusedError("busy", "packages")
+        need(manifest in self.packages or len(self.packages) < self._caps.packages, "busy", "packages")
         self._ledger.record_policy(name=policy.name, version=policy.version, sha256=policy.sha256)
         self.packages[manifest] = package
         self._registered_at[manifest] = now
@@ -158,8 +157,10 @@ class Admission:
         )
         # 3. A session's name belongs to the first grant and key that took it.
         self._forget_old(self._clock())
-        if run.sub not in self.runs and len(self.runs) >= RUNS:
-            raise RefusedError("busy", "sessions")
+        if run.sub not in self.runs:
+            need(len(self.runs) < self._caps.sessions, "busy", "sessions")
+            of_this_run = sum(each.run == run.run for each in self.runs.values())
+            need(of_this_run < self._caps.sessions_of_a_run, "busy", "sessions of this run")
         taken = self.runs.get(run.sub, run)
         need((taken.kid, taken.grant_sha256) == (run.kid, run.grant_sha256), "grant", "sub is taken")
         self.runs.setdefault(run.sub, run)

@@ -1,6 +1,6 @@
 """Speaks to an attestation server over HTTP, for the host that relays.
 
-Knows the five messages. Refuses to try any of them twice (a lost reply to a release means attesting anew) but the last:
+Knows the six messages. Refuses to try any of them twice (a lost reply to a release means attesting anew) but the last:
 the same head gets the same receipt, so a server that restarts meanwhile costs a leg nothing.
 """
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError, RefusedError
+from pytest_glasshouse.trust.outstanding import Outstanding, read_answer
 from pytest_glasshouse.trust.published import Published, read_published
 from pytest_glasshouse.wire.canonical import Json, canonical, parse_object
 
@@ -76,6 +77,10 @@ class AttestationClient:
                 if time.monotonic() + _AGAIN_AFTER_S >= until:
                     raise
             time.sleep(_AGAIN_AFTER_S)
+
+    def outstanding(self, query: str, *, server: Ed25519PublicKey) -> Outstanding:
+        """Releases that nobody has completed, by the word of `server`. `query` is the owner's (`Owner.query`)."""
+        return read_answer(self.ask("/v1/outstanding", {"query": query}), server=server, query=query)
 
     def ask(self, path: str, message: dict[str, Json]) -> dict[str, Json]:
         """One message, one answer."""

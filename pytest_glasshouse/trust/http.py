@@ -31,6 +31,7 @@ MESSAGES: dict[str, frozenset[str]] = {
     "/v1/challenge": frozenset({"sub", "plan"}),
     "/v1/release": frozenset({"evidence", "log"}),
     "/v1/complete": frozenset({"head", "exit", "nonce"}),
+    "/v1/outstanding": frozenset({"query"}),
 }
 KEYS_PATH = "/v1/keys"
 _STATUS = {"malformed": 400, "not-found": 404, "too-large": 413, "content-type": 415, "busy": 429, "rate": 429}
@@ -70,9 +71,9 @@ class Embedded:
         self.server.close()
 
 
-def serve_embedded(server: AttestationServer) -> Embedded:
+def serve_embedded(server: AttestationServer, *, limits: Limits = Limits()) -> Embedded:  # noqa: B008  (frozen)
     """Serve on a free port of 127.0.0.1, in a thread."""
-    return listen(server, _LOOPBACK, limits=Limits())
+    return listen(server, _LOOPBACK, limits=limits)
 
 
 def check_address(host: str, *, tls: bool) -> None:
@@ -127,6 +128,7 @@ class _Server(ThreadingHTTPServer):
             "/v1/challenge": server.challenge,
             "/v1/release": server.release,
             "/v1/complete": server.complete,
+            "/v1/outstanding": server.tell_outstanding,
         }
         self.keys = server.keys
         self.limits = limits

@@ -5,6 +5,7 @@ Knows files and their modes. Refuses a private key that others may read, and to 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -110,9 +111,10 @@ def _create(path: Path, content: bytes, mode: int) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.link(draft, path)
-    except FileExistsError:
-        raise ConfigurationError(f"{path}: exists, and a key is not written over; choose another name") from None
     except OSError as error:
+        if path.exists():
+            raise ConfigurationError(f"{path}: exists, and a key is not written over; choose another name") from None
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written there is nothing to take away
+            draft.unlink()

@@ -178,10 +178,11 @@ class Ledger:
         row = self._db.execute(f"SELECT {_COMPLETION} FROM completion WHERE nonce = ?", (nonce,)).fetchone()  # noqa: S608
         return None if row is None else Completion(**dict(zip(_COMPLETION.split(", "), row, strict=True)))
 
-    def outstanding(self) -> list[dict[str, Json]]:
-        """Releases that nobody has completed, oldest first."""
-        query = f"SELECT {_OUTSTANDING} FROM release WHERE nonce NOT IN (SELECT nonce FROM completion) ORDER BY rowid"  # noqa: S608
-        return [dict(zip(_OUTSTANDING.split(", "), row, strict=True)) for row in self._db.execute(query)]
+    def outstanding(self, *, run: str = "") -> list[dict[str, Json]]:
+        """Releases that nobody has completed, oldest first; of one run, or with "" of all."""
+        query = f"SELECT {_OUTSTANDING} FROM release WHERE nonce NOT IN (SELECT nonce FROM completion)"  # noqa: S608
+        found = self._db.execute(f"{query} AND (? = '' OR run = ?) ORDER BY rowid", (run, run))
+        return [dict(zip(_OUTSTANDING.split(", "), row, strict=True)) for row in found]
 
     def dump(self) -> Iterator[str]:
         """All of it as SQL text, for eyes and for searches."""

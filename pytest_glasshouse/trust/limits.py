@@ -1,6 +1,6 @@
-"""What one client may take of the server: connections, time on them, requests per second.
+"""What one client or one run may take of the server: connections, time on them, requests per second, and what is held for it.
 
-Knows sockets and addresses. Refuses to know messages; the limits on those are where they are read.
+Knows sockets, addresses and numbers. Refuses to know messages; the limits on those are where they are read.
 """
 
 from __future__ import annotations
@@ -29,6 +29,21 @@ class Limits:
     connections: int = CONNECTIONS
     request_s: float = REQUEST_S
     rate_per_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caps:
+    """What a server holds at once. No run may take all of it: what one run floods is there for the others.
+
+    `challenges` are nonces, spent ones too until they expire; `open_challenges` are the unspent ones of one session.
+    """
+
+    packages: int = 1024
+    sessions: int = 8192
+    sessions_of_a_run: int = 2048
+    challenges: int = 4096
+    challenges_of_a_run: int = 2048
+    open_challenges: int = 4
 
 
 class Peers:

@@ -13,12 +13,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.trust.outstanding import query_claims
 from pytest_glasshouse.trust.policy import Policy
 from pytest_glasshouse.wire.canonical import Json, b64u, canonical, parse_object, sha256_hex, unb64u
 from pytest_glasshouse.wire.evidence import (
     SUITE,
     TYP_GRANT,
     TYP_MANIFEST,
+    TYP_QUERY,
     TYP_REGISTRATION,
     adapter_info,
     hpke_key,
@@ -132,6 +134,10 @@ class Owner:
             "data_key": b64u(SUITE.encrypt(data_key.reveal(), hpke_key(server_hpke), info=info)),
         }
         return sign(claims, key=self._signing, typ=TYP_REGISTRATION)
+
+    def query(self, *, server: Ed25519PublicKey, run: str, now: int) -> str:
+        """The question which releases of `run` (or, with "", of all) `server` has seen no end of. `now` is in wall seconds."""
+        return sign(query_claims(owner=self.public, server=server, run=run, now=now), key=self._signing, typ=TYP_QUERY)
 
     def keep(self, data_key: Secret, *, manifest_sha256: str) -> bytes:
         """The data key of a package, sealed to this owner, to lie on disk until it is registered."""

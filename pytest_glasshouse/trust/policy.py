@@ -20,6 +20,8 @@ _SHAPE: dict[str, type] = {
     "format": str, "name": str, "version": int, "eat_profile": str, "components": dict, "container": str,
     "antidebug": dict, "manifest_version": int, "release_limit": int, "freshness_s": int, "completion_s": int,
 }  # fmt: skip
+#: Sections that stand in a policy only when they ask for something.
+_OPTIONAL = {"hardware", "locked"}
 _ANTIDEBUG_SHAPE: dict[str, type] = {"profile": str, "version": int}
 FORMAT = "glasshouse-policy/1"
 
@@ -41,7 +43,10 @@ Component = Required | Recorded
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """One version of a named policy. `version` may only grow for a name, `manifest_version` is the least accepted."""
+    """One version of a named policy. `version` may only grow for a name, `manifest_version` is the least accepted.
+
+    `locked` demands that the package is opened into memory that is never swapped out.
+    """
 
     name: str
     version: int
@@ -55,6 +60,7 @@ class Policy:
     antidebug_profile: str = ANTIDEBUG_PROFILE
     antidebug_version: int = field(default=ANTIDEBUG_VERSION)
     hardware: Hardware | None = None
+    locked: bool = False
 
     def to_json(self) -> dict[str, Json]:
         """The policy as it is registered and hashed."""
@@ -62,10 +68,12 @@ class Policy:
             name: {"required": item.sha256} if isinstance(item, Required) else {"recorded": True}
             for name, item in self.components.items()
         }
-        # A policy that asks nothing of hardware has no such section, so its name is what it always was.
+        # A policy that asks nothing of hardware or memory has no such section, so its name is what it always was.
         hardware: dict[str, Json] = {} if self.hardware is None else {"hardware": self.hardware.to_json()}
+        locked: dict[str, Json] = {"locked": True} if self.locked else {}
         return {
             **hardware,
+            **locked,
             "format": FORMAT,
             "name": self.name,
             "version": self.version,
@@ -92,7 +100,9 @@ class Policy:
     @classmethod
     def _read(cls, value: dict[str, Json]) -> Policy:
         hardware = Hardware.from_json(value["hardware"]) if "hardware" in value else None
-        expect({name: item for name, item in value.items() if name != "hardware"}, _SHAPE)
+        if value.get("locked", True) is not True:
+            raise IntegrityError("policy", "locked is true, or is not there")
+        expect({name: item for name, item in value.items() if name not in _OPTIONAL}, _SHAPE)
         antidebug, components = value["antidebug"], value["components"]
         assert isinstance(antidebug, dict)  # noqa: S101  (expect said so; for the type checker)
         assert isinstance(components, dict)  # noqa: S101
@@ -108,6 +118,7 @@ class Policy:
             antidebug_profile=str(antidebug["profile"]),
             antidebug_version=int(str(antidebug["version"])),
             hardware=hardware,
+            locked="locked" in value,
             **{name: int(str(number)) for name, number in numbers.items()},
         )
 

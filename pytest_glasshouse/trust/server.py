@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pytest_glasshouse.errors import IntegrityError, RefusedError
+from pytest_glasshouse.trust import outstanding
 from pytest_glasshouse.trust.admission import Admission, Run
 from pytest_glasshouse.trust.audit import Audit, AuditLine, Decision, name_digest, no_audit
 from pytest_glasshouse.trust.hardware import appraise_hardware, worst
 from pytest_glasshouse.trust.ledger import Completion, Ledger, Release
+from pytest_glasshouse.trust.limits import Caps
 from pytest_glasshouse.trust.messages import Message, lines, shaped, text
 from pytest_glasshouse.trust.published import TYP_KEYS
 from pytest_glasshouse.trust.verifier import Expected, appraise, need
@@ -45,9 +47,6 @@ from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import peek_kid, public_key, public_text, sign, thumbprint, verify
 
 CHALLENGE_TTL_S = 60
-OPEN_CHALLENGES = 4
-#: Nonces of all sessions together, spent ones too until they expire.
-CHALLENGES = 4096
 RESULT_LIFETIME_S = 300
 
 
@@ -64,7 +63,9 @@ class _Session:
 
 
 class AttestationServer:
-    """Register, enrol, challenge, release, complete; each takes and returns a JSON object and raises `RefusedError`.
+    """Register, enrol, challenge, release, complete, tell what is not completed.
+
+    Each takes and returns a JSON object and raises `RefusedError`.
 
     `owner` is the one key registrations and grants are believed from. `clock` gives wall seconds. A ledger or an audit that
     is given is the caller's to close.
@@ -79,11 +80,14 @@ class AttestationServer:
         random_bytes: Callable[[int], bytes] = os.urandom,
         signing: Ed25519PrivateKey | None = None,
         audit: Audit = no_audit,
+        caps: Caps = Caps(),  # noqa: B008  (frozen)
     ) -> None:
         self._ledger = Ledger() if ledger is None else ledger
         self._own_ledger = ledger is None
         self._audit = audit
+        self._owner = owner
         self._clock = clock
+        self._caps = caps
         self._random_bytes = random_bytes
         self._signing = Ed25519PrivateKey.generate() if signing is None else signing
         self._sessions: dict[str, _Session] = {}
@@ -92,7 +96,7 @@ class AttestationServer:
         self._overdue: set[str] = set()
         self.public_key = self._signing.public_key()
         self.kid = thumbprint(self.public_key)
-        self._admission = Admission(owner=owner, server=self.kid, ledger=self._ledger, clock=clock)
+        self._admission = Admission(owner=owner, server=self.kid, ledger=self._ledger, clock=clock, caps=caps)
         self.hpke_public = self._admission.hpke_public
 
     # ------------------------------------------------------------------------------------------------ what is asked
@@ -116,6 +120,10 @@ class AttestationServer:
     def complete(self, message: Message) -> dict[str, Json]:
         """`{head, exit, nonce}` -> `{receipt}`: the journal's head, countersigned once."""
         return self._transaction("complete", self._complete, message, decision="completed")
+
+    def tell_outstanding(self, message: Message) -> dict[str, Json]:
+        """`{query}` -> `{outstanding}`: the owner asks which keys are out and not accounted for; the answer is signed."""
+        return self._transaction("outstanding", self._tell_outstanding, message)
 
     def keys(self) -> dict[str, Json]:
         """`{server, keys}`: this server's name, and a token by it with the key data keys are sealed to. Secret to nobody."""
@@ -193,10 +201,11 @@ class AttestationServer:
         now = self._clock()
         need(now < run.expires, "grant", "expired")
         self._forget_expired(now)
-        still_open = [session for session in self._sessions.values() if session.run is run and not session.spent]
-        need(len(still_open) < OPEN_CHALLENGES, "busy")
-        if len(self._sessions) >= CHALLENGES:
-            raise RefusedError("busy", "all sessions together")
+        still_open = sum(session.run is run and not session.spent for session in self._sessions.values())
+        need(still_open < self._caps.open_challenges, "busy", "open challenges of this session")
+        of_this_run = sum(session.run.run == run.run for session in self._sessions.values())
+        need(of_this_run < self._caps.challenges_of_a_run, "busy", "challenges of this run")
+        need(len(self._sessions) < self._caps.challenges, "busy", "all sessions together")
         nonce = self._random_bytes(32).hex()
         need(nonce not in self._sessions, "internal", "randomness")
         attempt = self._ledger.attempt(subject=run.subject, row=run.row, run=run.run)
@@ -345,6 +354,11 @@ class AttestationServer:
             done = Completion(nonce=release.nonce, head_sha256=head_sha256, exit_sha256=exit_sha256, receipt=receipt)
             self._ledger.record_completion(done)
         return {"receipt": done.receipt}
+
+    # -------------------------------------------------------------------------------------- 4. what is not completed
+
+    def _tell_outstanding(self, message: Message) -> dict[str, Json]:
+        return outstanding.answer(message, owner=self._owner, signing=self._signing, ledger=self._ledger, now=self._clock())
 
     def _receipt(self, release: Release, head_sha256: str, exit_sha256: str) -> str:
         claims: dict[str, Json] = {

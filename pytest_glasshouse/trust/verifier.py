@@ -18,6 +18,7 @@ from pytest_glasshouse.wire.evidence import (
     EVIDENCE_LIFETIME_S,
     EVIDENCE_SHAPE,
     FRESHNESS_AHEAD_S,
+    MEMORY_SHAPE,
     STATE,
     STATE_SHAPE,
     Cnf,
@@ -63,6 +64,8 @@ def appraise(claims: Mapping[str, Json], log: Sequence[str], *, expected: Expect
     antidebug, state, components = _object(claims, "antidebug"), _object(claims, "state"), _object(claims, "components")
     need(_exact(antidebug, ANTIDEBUG_SHAPE), "claims-type", "antidebug")
     need(_exact(state, STATE_SHAPE), "claims-type", "state")
+    memory = _object(claims, "memory")
+    need(_exact(memory, MEMORY_SHAPE), "claims-type", "memory")
     need(all(is_sha256(digest) for digest in components.values()), "claims-type", "components")
     # 4. Fresh: the nonce says so first, the time second.
     iat, exp = _number(claims, "iat"), _number(claims, "exp")
@@ -99,7 +102,10 @@ def appraise(claims: Mapping[str, Json], log: Sequence[str], *, expected: Expect
     need(entries[-1].body.get("composite") == claims["composite"], "state", "composite")
     need(state["head"] == head_of(log, expected.nonce), "state", "head")
     # 11. Two keys that can be used.
-    return read_cnf(claims["cnf"])
+    cnf = read_cnf(claims["cnf"])
+    # 12. Memory that is never swapped out, where the policy asks for it.
+    need(memory["locked"] is True or not expected.policy.locked, "memory-unlocked")
+    return cnf
 
 
 def _typed(claims: Mapping[str, Json], shape: Mapping[str, type]) -> bool:

@@ -23,6 +23,8 @@ from pytest_glasshouse.wire.tokens import expect, public_key, public_text, thumb
 TYP_REGISTRATION = "glasshouse-registration+jwt"
 TYP_MANIFEST = "glasshouse-manifest+jwt"
 TYP_GRANT = "glasshouse-grant+jwt"
+TYP_QUERY = "glasshouse-query+jwt"
+TYP_OUTSTANDING = "glasshouse-outstanding+jwt"
 TYP_EVIDENCE = "eat+jwt"
 TYP_RESULT = "ear+jwt"
 TYP_HEAD = "glasshouse-head+jwt"
@@ -86,8 +88,10 @@ SCAN_KINDS = (SCAN_KEY, SCAN_KEY_HALF, SCAN_DERIVED, SCAN_CANARY, SCAN_BATCH)
 EVIDENCE_SHAPE: dict[str, type] = {
     "iss": str, "sub": str, "aud": str, "iat": int, "exp": int, "jti": str, "eat_nonce": str, "eat_profile": str,
     "policy": str, "plan": str, "cnf": dict, "composite": str, "components": dict, "manifest": str,
-    "manifest_version": int, "container": str, "antidebug": dict, "state": dict,
+    "manifest_version": int, "container": str, "antidebug": dict, "memory": dict, "state": dict,
 }  # fmt: skip
+#: The memory the package will be opened into: whether it is locked (never swapped out), and how many bytes.
+MEMORY_SHAPE: dict[str, type] = {"locked": bool, "bytes": int}
 ANTIDEBUG_SHAPE: dict[str, type] = {"enabled": bool, "profile": str, "version": int, "observed": dict}
 STATE_SHAPE: dict[str, type] = {"name": str, "head": str}
 CNF_SHAPE: dict[str, type] = {"hpke": str, "sig": str}
@@ -176,12 +180,13 @@ def evidence_claims(
     manifest_version: int,
     container: str,
     observed: Mapping[str, Json],
+    memory: Mapping[str, Json],
     state_head: str,
 ) -> dict[str, Json]:
     """The claims of evidence, to be signed by the attestation key `ak` as `TYP_EVIDENCE`.
 
     `aud` is the server key's thumbprint, `iat` the challenge's `issued_at` plus whole seconds elapsed on a monotonic
-    clock, `state_head` the head of the journal after `measured`.
+    clock, `memory` is shaped as `MEMORY_SHAPE`, `state_head` is the head of the journal after `measured`.
     """
     return {
         "iss": thumbprint(ak),
@@ -206,6 +211,7 @@ def evidence_claims(
             "version": ANTIDEBUG_VERSION,
             "observed": dict(observed),
         },
+        "memory": dict(memory),
         "state": {"name": STATE, "head": state_head},
     }
 

@@ -16,7 +16,7 @@ import hmac
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import TypeAlias
 
 from cryptography.exceptions import InvalidTag
@@ -126,6 +126,41 @@ def decrypt_into(
         # Not raised inside an except block: the error would carry the frames, and they the cipher, past this call.
         if opening.refused is not None:
             raise IntegrityError("pkg-integrity", f"segment {opening.refused}")
+    finally:
+        keys.wipe()
+
+
+def decrypt_segments(
+    key: Buffer,
+    aad: bytes,
+    ciphertext: Buffer,
+    take: Callable[[int], memoryview],
+    *,
+    scratch: memoryview,
+    rotation: int = ROTATION,
+) -> Generator[memoryview]:
+    """Decrypt one FLOE message segment by segment, in order, for those who have no room for all of it.
+
+    `take(n)` gives the memory for the next `n` bytes of plaintext; it is yielded when they are authenticated. The message is
+    whole when the generator ends by itself. Raises as `decrypt_into`; the memory taken last holds anything then. `scratch` has
+    `scratch_bytes()`. Close the generator: it wipes the keys.
+    """
+    _check_key(key)
+    view = memoryview(ciphertext).cast("B")
+    segment = segment_length(view)
+    plain_length(len(view), segment=segment)
+    body = view[HEADER_BYTES:]
+    keys = _Keys(key, bytes(view[:42]), aad, rotation, scratch)
+    try:
+        if not hmac.compare_digest(keys.header_tag, view[42:HEADER_BYTES]):
+            raise IntegrityError("pkg-commit", "another key or another context")
+        slot, count = keys.slot(0), _count(len(body), segment)
+        for number in range(count):
+            place = body[number * segment : (number + 1) * segment]
+            out = take(len(place) - SEGMENT_OVERHEAD)
+            if not _open_segment(slot, number, place, out, final=number == count - 1):
+                raise IntegrityError("pkg-integrity", f"segment {number}")
+            yield out
     finally:
         keys.wipe()
 

@@ -12,13 +12,12 @@ messages mean is not known here.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import canonical, parse_strict
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
@@ -31,7 +30,19 @@ CHUNK = 4 * 1024 * 1024
 _HEAD = struct.Struct(">II")
 
 
-def send(connection: socket.socket, message: Mapping[str, Json], payload: bytes | memoryview = b"") -> None:
+class Sending(Protocol):
+    """What of a socket `send` needs."""
+
+    def sendall(self, data: bytes | memoryview, /) -> None: ...
+
+
+class Receiving(Protocol):
+    """What of a socket `receive` needs."""
+
+    def recv_into(self, view: memoryview, /) -> int: ...
+
+
+def send(connection: Sending, message: Mapping[str, Json], payload: bytes | memoryview = b"") -> None:
     """Send one frame. Raises `ProtocolError` when it is too large, `OSError` when the peer is gone."""
     text = canonical(dict(message))
     if len(text) > MAX_JSON or len(payload) > MAX_PAYLOAD:
@@ -41,7 +52,7 @@ def send(connection: socket.socket, message: Mapping[str, Json], payload: bytes 
         connection.sendall(payload)
 
 
-def receive(connection: socket.socket) -> tuple[dict[str, Json], bytearray] | None:
+def receive(connection: Receiving) -> tuple[dict[str, Json], bytearray] | None:
     """Receive one frame; None when the peer closed between frames.
 
     Raises `ProtocolError` when the bytes are not a frame or end inside one.
@@ -72,7 +83,7 @@ def pieces(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
         yield offset, view[offset : offset + CHUNK]
 
 
-def _exactly(connection: socket.socket, length: int, *, may_end: bool = False) -> bytearray | None:
+def _exactly(connection: Receiving, length: int, *, may_end: bool = False) -> bytearray | None:
     buffer = bytearray(length)
     view = memoryview(buffer)
     filled = 0

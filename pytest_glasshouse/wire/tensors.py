@@ -40,7 +40,7 @@ ITEM_BYTES: Mapping[str, int] = {
 }
 
 _DOMAIN = b"pytest-glasshouse/tensors/v1\n"
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 100_000_000
 
 
@@ -54,14 +54,17 @@ class TensorEntry:
     end: int
 
 
-def parse_safetensors(buffer: Buffer) -> dict[str, TensorEntry]:
+def parse_safetensors(buffer: Buffer, *, total: int | None = None) -> dict[str, TensorEntry]:
     """Every tensor by name, in sorted order; what the caller still owes is the meaning of the bytes.
+
+    With `total` given, `buffer` is only the beginning (`head_bytes`) of one of that many bytes.
 
     Refuses, with `IntegrityError("malformed")`, whatever the real library refuses and what it tolerates:
     repeated names, unknown fields, gaps, overlaps and bytes that belong to no tensor.
     """
     view = memoryview(buffer).cast("B")
-    header, data_start = _header(view)
+    total = len(view) if total is None else total
+    header, data_start = _header(view, total)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         _refuse("__metadata__ is not a map of text")
@@ -71,8 +74,8 @@ def parse_safetensors(buffer: Buffer) -> dict[str, TensorEntry]:
         if entry.start != reached:
             _refuse("tensors overlap or leave a gap")
         reached = entry.end
-    if reached != len(view):
-        _refuse(f"tensors end at byte {reached}, the buffer at {len(view)}")
+    if reached != total:
+        _refuse(f"tensors end at byte {reached}, the buffer at {total}")
     return entries
 
 
@@ -88,10 +91,15 @@ def tensor_digest(buffer: Buffer) -> str:
 
 
 def digest_of_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], Buffer]]) -> str:
-    """`tensor_digest` of (name, dtype, shape, bytes) where they lie, for tensors that must not be copied into a file first."""
+    """`tensor_digest` of (name, dtype, shape, bytes) where they lie, for tensors that must not be copied into a file first.
+
+    They come in the order of their names, one at a time: none is asked for before the last one was digested.
+    """
     digest = hashlib.sha256(_DOMAIN)
-    last = None
-    for name, dtype, shape, content in sorted(tensors, key=lambda tensor: tensor[0]):
+    last: str | None = None
+    for name, dtype, shape, content in tensors:
+        if last is not None and name <= last:
+            _refuse("tensors are not in the order of their names")
         last = name
         for text in (name, dtype):
             encoded = text.encode()
@@ -105,14 +113,19 @@ def digest_of_tensors(tensors: Iterable[tuple[str, str, tuple[int, ...], Buffer]
     return digest.hexdigest()
 
 
-def _header(view: memoryview) -> tuple[dict[str, Any], int]:
-    if len(view) < _LENGTH_BYTES:
+def head_bytes(first: Buffer) -> int:
+    """How many bytes the head of a safetensors buffer has; `first` is its first eight."""
+    return LENGTH_BYTES + int.from_bytes(first[:LENGTH_BYTES], "little")
+
+
+def _header(view: memoryview, total: int) -> tuple[dict[str, Any], int]:
+    if len(view) < LENGTH_BYTES:
         _refuse(f"{len(view)} bytes are too few")
-    length = int.from_bytes(view[:_LENGTH_BYTES], "little")
-    if length > min(_MAX_HEADER_BYTES, len(view) - _LENGTH_BYTES):
+    length = head_bytes(view) - LENGTH_BYTES
+    if length > min(_MAX_HEADER_BYTES, total - LENGTH_BYTES, len(view) - LENGTH_BYTES):
         _refuse(f"a header of {length} bytes does not fit")
-    header: dict[str, Any] = parse_object(bytes(view[_LENGTH_BYTES : _LENGTH_BYTES + length]), limit=_MAX_HEADER_BYTES)
-    return header, _LENGTH_BYTES + length
+    header: dict[str, Any] = parse_object(bytes(view[LENGTH_BYTES : LENGTH_BYTES + length]), limit=_MAX_HEADER_BYTES)
+    return header, LENGTH_BYTES + length
 
 
 def _entry(name: str, described: object, data_start: int) -> TensorEntry:

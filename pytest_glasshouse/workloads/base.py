@@ -8,7 +8,7 @@ parts come in as memory and adapters go out as bytes, so both legs run exactly t
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from pytest_glasshouse.workloads.resident import Resident
+
 Device = Literal["cuda", "cpu"]
 WorkloadName = Literal["mlp", "lora"]
 Facts = dict[str, Any]
+Parts: TypeAlias = "Mapping[str, memoryview | Resident]"
 
 PROLOGUE_STEPS = 32
 """Steps both legs take first, from the same weights and data, so that *same work* can be seen."""
@@ -115,8 +118,8 @@ def prepare(workload: WorkloadName, *, seed: int, model: str | None = None, data
     raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
 
 
-def open_trainer(name: str, parts: Mapping[str, memoryview], *, base_dir: Path | None = None, device: Device) -> Trainer:
-    """The guest's half: the workload on `device`, its tensors lying in `parts` where the device is the CPU.
+def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, device: Device) -> Trainer:
+    """The guest's half: the workload on `device`, its tensors lying in `parts` where those lie on the device already.
 
     The caller keeps the parts mapped and unchanged until `close()`. Canary and other parts the workload does not
     know are left alone. Raises `IntegrityError` when the parts do not fit the model they are for.

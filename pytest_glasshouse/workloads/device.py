@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire.canonical import parse_object
-from pytest_glasshouse.wire.tensors import digest_of_tensors, parse_safetensors
+from pytest_glasshouse.wire.tensors import ITEM_BYTES, LENGTH_BYTES, digest_of_tensors, head_bytes, parse_safetensors
+from pytest_glasshouse.workloads.resident import Resident, Rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.workloads.base import Device, Facts
+    from pytest_glasshouse.wire.tensors import TensorEntry
+    from pytest_glasshouse.workloads.base import Device, Facts, Parts
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
@@ -30,14 +32,20 @@ def settle(device: Device) -> None:
         torch.set_num_threads(1)
 
 
-def part(parts: Mapping[str, memoryview], name: str) -> memoryview:
-    """The part called `name`, as bytes."""
+def part(parts: Parts, name: str) -> memoryview | Resident:
+    """The part called `name`: bytes on the host, or on the device."""
     if name not in parts:
         raise IntegrityError("parts", f"expected a part {name!r}; saw {', '.join(sorted(parts)) or 'none'}")
-    return memoryview(parts[name]).cast("B")
+    found = parts[name]
+    return found if isinstance(found, Resident) else memoryview(found).cast("B")
 
 
-def read_config(parts: Mapping[str, memoryview], *, workload: str) -> dict[str, Any]:
+def on_device(parts: Parts, device: Device) -> bool:
+    """Whether what a trainer takes from the parts is the trainer's to zero: nobody else's memory, or not the host's."""
+    return device == "cuda" or any(isinstance(each, Resident) for each in parts.values())
+
+
+def read_config(parts: Parts, *, workload: str) -> dict[str, Any]:
     """The workload's configuration, which must be one of `workload`."""
     config: dict[str, Any] = parse_object(bytes(part(parts, "config")))
     if config.get("workload") != workload:
@@ -45,14 +53,20 @@ def read_config(parts: Mapping[str, memoryview], *, workload: str) -> dict[str, 
     return config
 
 
-def tensors_in(buffer: memoryview, device: Device) -> dict[str, Any]:
-    """The tensors of a safetensors buffer: views into it on the CPU, copies on a GPU."""
+def tensors_in(buffer: memoryview | Resident, device: Device) -> dict[str, Any]:
+    """The tensors of a safetensors buffer: views into it where it lies on the device, else copies there."""
     import torch
 
     tensors = {}
-    for name, entry in parse_safetensors(buffer).items():
+    for name, entry in _entries(buffer).items():
         if entry.dtype not in _DTYPES or entry.start == entry.end:
             raise IntegrityError("parts", f"tensor {name!r}: expected numbers of a known dtype; saw {entry.dtype} {entry.shape}")
+        if isinstance(buffer, Resident):
+            octets = buffer.octets[entry.start : entry.end]
+            # A tensor begins where its numbers can be addressed; a header of odd length puts it elsewhere.
+            octets = octets.clone() if entry.start % ITEM_BYTES[entry.dtype] else octets
+            tensors[name] = octets.view(getattr(torch, _DTYPES[entry.dtype])).view(entry.shape)
+            continue
         with warnings.catch_warnings():
             # torch cannot mark a tensor read-only; nothing here writes into a part.
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
@@ -61,10 +75,22 @@ def tensors_in(buffer: memoryview, device: Device) -> dict[str, Any]:
     return tensors
 
 
-def rows_in(buffer: memoryview, name: str) -> list[memoryview]:
-    """The rows of one tensor of a safetensors buffer, as bytes where they lie."""
-    entry = parse_safetensors(buffer)[name]
+def _entries(buffer: memoryview | Resident) -> dict[str, TensorEntry]:
+    if not isinstance(buffer, Resident):
+        return parse_safetensors(buffer)
+    try:
+        first = buffer.read(0, min(LENGTH_BYTES, len(buffer)))
+        return parse_safetensors(buffer.read(0, min(head_bytes(first), len(buffer))), total=len(buffer))
+    finally:
+        buffer.rewind()
+
+
+def rows_in(buffer: memoryview | Resident, name: str) -> Sequence[memoryview] | Rows:
+    """The rows of one tensor of a safetensors buffer, as bytes where they lie; read back from a device when asked for."""
+    entry = _entries(buffer)[name]
     size = (entry.end - entry.start) // entry.shape[0]
+    if isinstance(buffer, Resident):
+        return Rows(buffer, entry.start, size)
     return [buffer[at : at + size] for at in range(entry.start, entry.end, size)]
 
 
@@ -74,14 +100,33 @@ def digest(tensors: Mapping[str, Any]) -> str:
 
     names = {getattr(torch, torch_name): name for name, torch_name in _DTYPES.items()}
     return digest_of_tensors(
-        (name, names[tensor.dtype], tuple(tensor.shape), memoryview(_octets(tensor))) for name, tensor in tensors.items()
+        (name, names[tensor.dtype], tuple(tensor.shape), octets)
+        for name, tensor in sorted(tensors.items())
+        for octets in _octets(tensor)
     )
 
 
-def _octets(tensor: Any) -> Any:
+def _octets(tensor: Any) -> Iterator[memoryview]:
+    """One tensor's bytes. From a GPU they are a copy, of one tensor at a time, which is overwritten when it was looked at."""
     import torch
 
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+    on_host = tensor.detach().cpu().contiguous()
+    yield memoryview(on_host.view(-1).view(torch.uint8).numpy())
+    if on_host.data_ptr() != tensor.data_ptr():
+        on_host.zero_()
+
+
+def begin(device: Device) -> None:
+    """Let the device load whatever it loads late, once, before anybody looks at what is loaded; in both legs alike."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+        for dtype in (torch.float32, torch.bfloat16):
+            # One small product and its gradient: context, cuBLAS and its kernels.
+            square = torch.ones((16, 16), device=device, dtype=dtype, requires_grad=True)
+            (square @ square).sum().backward()  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
 
 
 def synchronize(device: Device) -> None:

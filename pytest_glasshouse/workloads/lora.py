@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_glasshouse.workloads.base import Device, Facts
+    from pytest_glasshouse.workloads.base import Device, Facts, Parts
 
 _PROLOGUE_ORDER = 0
 
@@ -26,15 +26,16 @@ _PROLOGUE_ORDER = 0
 class LoraTrainer:
     """Trains an adapter on the model in `base_dir`; see `Trainer` for what each method promises.
 
-    The caller has compared `verify_base(base_dir)` with the manifest.
+    The caller has verified `base_dir` (`VerifiedBase`) and checks again when everything is loaded and when training is over.
     """
 
     unit = "steps"
 
-    def __init__(self, parts: Mapping[str, memoryview], *, base_dir: Path, device: Device) -> None:
+    def __init__(self, parts: Parts, *, base_dir: Path, device: Device) -> None:
         devices.settle(device)
         config = devices.read_config(parts, workload="lora")
         self._device = device
+        self._owns_parts = devices.on_device(parts, device)
         self._learning_rate = float(config["optimizer"]["learningRate"])
         self._clip_norm = float(config["optimizer"]["clipNorm"])
         self._tokens = _tokens(devices.tensors_in(devices.part(parts, "tokens"), device), config["sequenceTokens"])
@@ -128,7 +129,7 @@ class LoraTrainer:
         devices.zero(devices.optimizer_tensors(self._optimizer))
         devices.zero(parameter.grad for parameter in self._parameters)
         devices.zero([*self._parameters, self._loss])
-        if self._device == "cuda":
+        if self._owns_parts:
             devices.zero([self._tokens, *self._initial.values()])
         self.synchronize()
         self.__dict__ = {"_device": self._device}

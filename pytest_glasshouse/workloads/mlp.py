@@ -15,9 +15,7 @@ from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.mlp_material import layer_sizes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pytest_glasshouse.workloads.base import Device, Facts
+    from pytest_glasshouse.workloads.base import Device, Facts, Parts
 
 _PROLOGUE_ORDER = 0
 
@@ -27,12 +25,13 @@ class MlpTrainer:
 
     unit = "epochs"
 
-    def __init__(self, parts: Mapping[str, memoryview], *, device: Device) -> None:
+    def __init__(self, parts: Parts, *, device: Device) -> None:
         import torch
 
         devices.settle(device)
         config = devices.read_config(parts, workload="mlp")
         self._device = device
+        self._owns_parts = devices.on_device(parts, device)
         self._sizes: dict[str, int] = config["sizes"]
         self._learning_rate = float(config["optimizer"]["learningRate"])
         self._momentum_kept = float(config["optimizer"]["momentum"])
@@ -132,7 +131,7 @@ class MlpTrainer:
         # A pass over zeros with weights of zero overwrites the activations and gradients left in freed memory.
         self._train_on_batch()
         devices.zero(kept)
-        if self._device == "cuda":
+        if self._owns_parts:
             devices.zero([self._features, self._labels, *self._initial.values()])
         self.synchronize()
         self.__dict__ = {"_device": self._device}

@@ -1,19 +1,20 @@
 """A base model as files: which of them count, and the one digest that pins them.
 
-Knows file names and bytes; the guest calls `verify_base` before anything is loaded. Refuses to know how a model is built.
+Knows file names and bytes; the guest makes a `VerifiedBase` before anything is loaded. Refuses to know how a model is built.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 #: Everything that loading reads has one of these suffixes: pickles are refused by the loader and code is never run.
@@ -21,21 +22,57 @@ COVERED_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja
 
 _DOMAIN = b"pytest-glasshouse/base-model/v1\n"
 _CHUNK_BYTES = 1 << 22
+#: Longer than a tick of the clock that files are stamped with.
+_TICK_NS = 20_000_000
 
 
 def verify_base(directory: Path) -> str:
-    """The digest of the model lying in `directory`; the caller compares it with the manifest's before loading.
+    """The digest of the model lying in `directory`, to be compared with the manifest's.
 
     Covers every top-level file that loading could read, so an added file changes it as a changed one does.
     """
     if not (directory / "config.json").is_file():
         raise IntegrityError("base-model", "expected config.json; not there")
-    digests = {}
-    for path in sorted(directory.iterdir()):
-        if path.is_file() and covered(path.name):
-            digests[path.name] = _file_sha256(path)
+    digests = {path.name: _file_sha256(path) for path in _covered_files(directory)}
     _refuse_outside(directory, digests)
     return _combined(digests)
+
+
+class VerifiedBase:
+    """A base model that was verified, and can tell later whether its files are still those that were.
+
+    Loading reads the files a second time, and on the CPU the tensors may stay mapped from them. Whoever writes to one,
+    replaces or adds one meanwhile changes its change time, which only the kernel sets, or its inode, or the list.
+    """
+
+    def __init__(self, directory: Path, expected: str | None, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        """Raises `IntegrityError("base")` unless the digest is `expected`."""
+        self._directory = directory
+        self._seen = _identities(directory)
+        latest = max((changed for *_, changed in self._seen.values()), default=0)
+        while 0 <= clock_ns() - latest < _TICK_NS:
+            # A write within one tick of the kernel's clock would leave the change time as it is.
+            time.sleep(_TICK_NS / 1e9)
+        if verify_base(directory) != expected:
+            raise IntegrityError("base", "the base model on disk is not the one the manifest pins")
+        self.check()
+
+    def check(self) -> None:
+        """Refuse (`base`) files that are not those that were verified."""
+        if _identities(self._directory) != self._seen:
+            raise IntegrityError("base", "the base model was changed while it was in use")
+
+
+def _identities(directory: Path) -> dict[str, tuple[int, int, int, int]]:
+    found = {}
+    for path in _covered_files(directory):
+        status = path.stat()
+        found[path.name] = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
+    return found
+
+
+def _covered_files(directory: Path) -> list[Path]:
+    return [path for path in sorted(directory.iterdir()) if path.is_file() and covered(path.name)]
 
 
 def digest_of_files(files: Mapping[str, bytes]) -> str:

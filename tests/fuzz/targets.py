@@ -170,6 +170,7 @@ def _messages() -> tuple[tuple[str, dict[str, Any]], ...]:
         ("/v1/challenge", {"sub": SUB, "plan": PLAN}),
         # Evidence of a session that is over: whatever becomes of it, it must not be released.
         ("/v1/release", {"evidence": attempt.token().replace(".", "..", 1), "log": attempt.log}),
+        ("/v1/outstanding", {"query": stage.owner.query(server=stage.embedded.public_key, run="", now=stage.now)}),
         ("/v1/complete", {"head": head, "exit": attempt.exit(head), "nonce": attempt.nonce}),
     )
 

@@ -47,6 +47,13 @@ class FakeBroker:
         if any(row.name.startswith("unconfigurable") for row in rows):
             raise ConfigurationError("row needs the extra train")
 
+    rents = False
+    simulated = ()
+    over_budget = os.environ.get("FAKE_OVER_BUDGET", "")
+
+    def quote(self) -> Any:
+        raise AssertionError("nothing here has a price")
+
     def acquire(self, row: RowSpec, *, worker: str) -> Any:
         log(f"acquire {row.name} {worker}")
         if row.name.startswith("nocapacity"):
@@ -69,6 +76,9 @@ class FakeBroker:
 
     def signal_end(self) -> None:
         log("signal_end")
+
+    def listing(self) -> tuple[Any, ...]:
+        return ()
 
     def secrets(self) -> tuple[str, ...]:
         return ("a-secret-socket-name",)
@@ -103,8 +113,15 @@ class FakeAllocation:
             raise InfrastructureError("the guest at /tmp/x.sock is gone")
         if kind == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
+        if kind == "killedonce" and not Path("killed").exists():
+            Path("killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
         if kind == "terminated":
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        if kind == "brokenoff":
+            self._two_rounds_of_three(row)
+            os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         ended = None
         observation = example.observation(rounds=row.rounds, unseen=())
@@ -124,6 +141,22 @@ class FakeAllocation:
             ended=ended,
         )
 
+    def _two_rounds_of_three(self, row: RowSpec) -> None:
+        """How a row stands after two of its rounds."""
+        assert self._wishes.on_round is not None
+        ended = Ended(
+            outcome="lost", reason="broken off; 2 of 3 rounds are finished and kept; 1 more are needed", decision="Again"
+        )
+        self._wishes.on_round(
+            Outcome(
+                row=row,
+                declared=self._wishes.declared,
+                allocation=example.allocation(name="glasshouse-x-1"),
+                observation=example.observation(rounds=2, unseen=()),
+                ended=ended,
+            )
+        )
+
 
 class FakeEngine:
     used = False
@@ -131,7 +164,9 @@ class FakeEngine:
     def check(self, options: Options) -> None:
         raise ConfigurationError(f"provider {options.provider}: no NVIDIA GPU on this machine")
 
-    def broker(self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path) -> FakeBroker:
+    def broker(
+        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+    ) -> FakeBroker:
         assert rows
         assert run_id
         self.used = True
@@ -157,6 +192,15 @@ class FakeEngine:
 
     def outstanding(self) -> Sequence[dict[str, Any]]:
         return []
+
+    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None:
+        """Where the project says so, the server outside has seen no end of a release, or cannot be asked."""
+        told = os.environ.get("FAKE_OUTSTANDING")
+        if told == "unreachable":
+            raise InfrastructureError("the attestation server did not answer: NewConnectionError")
+        if told is None:
+            return None
+        return [{"sub": f"{run_id}/row", "nonce": "a" * 64, "manifest": "b" * 64, "released_at": 10, "deadline": 20}]
 
     def close(self) -> None:
         if self.used:

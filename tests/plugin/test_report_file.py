@@ -41,6 +41,37 @@ def test_bundle_lies_beside_the_report(project: Project) -> None:
     assert sorted(path.name for path in (project.pytester.path / "out").iterdir()) == ["mine.glasshouse.zip", "mine.json"]
 
 
+def test_release_nobody_completed_is_in_the_report_and_fails_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row is fine, and a worker that died took a key with it: only the server outside knows."""
+    monkeypatch.setenv("FAKE_OUTSTANDING", "one")
+    result = project.rows("good").run()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*1 key release(s) of this run were never completed*"])
+    (release,) = project.report()["summary"]["outstandingReleases"]
+    assert (release["nonce"], release["deadline"]) == ("a" * 64, 20)
+
+
+def test_server_that_cannot_be_asked_at_the_end_is_said(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is listed then is what the run saw, and nobody may take it for the server's word."""
+    monkeypatch.setenv("FAKE_OUTSTANDING", "unreachable")
+    result = project.rows("good").run()
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*as seen here: the server could not be asked*"])
+    assert project.report()["summary"]["outstandingReleases"] == []
+
+
+def test_page_lies_beside_the_report_and_holds_nothing_else(project: Project) -> None:
+    project.rows("good").run("--glasshouse-html").stdout.fnmatch_lines(["page    reports/*.html"])
+    (page,) = (project.pytester.path / "reports").glob("*.html")
+    assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    assert f"Glasshouse report {project.report()['runId']}" in page.read_text(encoding="utf-8")
+
+
+def test_no_page_is_written_where_redaction_stopped_the_report(project: Project) -> None:
+    assert project.rows("leaky").run("--glasshouse-html").ret == 12
+    assert not list(project.pytester.path.rglob("*.html"))
+
+
 def test_allocation_is_given_back_after_each_row_and_ended_before_the_report(project: Project) -> None:
     project.rows("good", "toolbroken").run()
     assert [line.split()[0] for line in project.asked("")] == [
@@ -210,3 +241,15 @@ def test_tamper_results_reach_the_report_without_a_row(project: Project) -> None
     result.stdout.fnmatch_lines(["tamper: 1 of 1 refused as expected, 1 of 1 controls released"])
     assert [case["passed"] for case in project.report()["tamper"]] == [True, True]
     assert project.asked("plan") == []
+
+
+def test_interrupted_row_keeps_its_finished_rounds(project: Project) -> None:
+    """Hours of a night are not lost with the last minute of it."""
+    result = project.rows("good", "brokenoff", "never").spawn()
+    assert result.ret == pytest.ExitCode.INTERRUPTED
+    told = {each["name"]: each for each in project.report()["excludedResults"]}
+    assert told["brokenoff"]["outcome"] == "lost"
+    assert "2 of 3 rounds are finished and kept" in told["brokenoff"]["reason"]
+    assert len(told["brokenoff"]["observation"]["rounds"]) == told["brokenoff"]["roundsCompleted"] == 2
+    assert told["never"]["outcome"] == "excluded"
+    result.stdout.fnmatch_lines(["*brokenoff*interval*+-* points*"])

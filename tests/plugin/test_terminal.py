@@ -156,3 +156,9 @@ def test_table_is_aligned_without_trailing_blanks() -> None:
 def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
     judged = [{"finding": word} for word in ("held", "broken", "unseen", "held")]
     assert findings(judged) == "2 of 4 held, 1 broken, 1 unseen"
+
+
+def test_progress_line_shows_how_wide_an_interval_is_and_not_where() -> None:
+    """Whoever sees where it lies may stop when they like it."""
+    line = progress_line({**EVENT, "leg": "", "phase": "interval", "round": 3, "rounds": 6, "half_width_pct": 0.754})
+    assert line.split("  ")[1:4] == ["round 3 of 6", "interval", "+-0.75 points"]

@@ -134,6 +134,8 @@ def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
         "receipt", "server", ev.TYP_RECEIPT, **server, sub=sub, plan=plan, manifest=manifest, head_sha256=head, exit_sha256=leaving,
         result_sha256=result,
     )  # fmt: skip
+    if observed.get("borders"):
+        observed["borders"] = tokens.sign(tokens.peek(observed["borders"]), key=keys.agent, typ=ev.TYP_BORDERS)
     if raw:
         callback = raw.get("callback")
         bound = {"head": sha256_hex(canonical(callback))} if callback else {}

@@ -84,6 +84,20 @@ def _publishable(**changes: Any) -> bytes:
     return report_bytes(test_check.resealed(document, key=example.KEYS.report))
 
 
+def _attempts(times: int, *, numbers: tuple[int, int]) -> list[dict[str, Any]]:
+    finished = [{"rowId": test_check.DOCUMENT["rows"][0]["rowId"], "outcome": "measured"}]
+    return [
+        {
+            "attempt": number,
+            "startedAt": "2026-11-20T17:00:00Z",
+            "kept": [],
+            "begun": [],
+            "finished": finished if place < times else [],
+        }
+        for place, number in enumerate(numbers)
+    ]
+
+
 def _publishable_on_a_leak() -> bytes:
     document = example.document(example.publishable())
     document["cleanup"]["allocations"][0]["status"] = document["cleanup"]["status"] = "leak"
@@ -154,7 +168,23 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "null row with a finding unseen": _of_null(_null_unseen),
         "null row without its second leg": _of_null(lambda null: null["observation"]["rounds"][0].update(raw2=None)),
         "row on a machine that throttled": _disturbed(),
+        "row that was extended though nobody planned it": _of_document(
+            lambda document: document["rows"][0].update(
+                extension={
+                    "halfWidthPct": 1.0,
+                    "firstRounds": 2,
+                    "firstCi95Pct": None,
+                    "spreadPct": 1.0,
+                    "wanted": 2,
+                    "rounds": 2,
+                }
+            )
+        ),
         "row that tells of means nobody sampled": _of_document(lambda document: document["rows"][0].update(covariates=[])),
+        "judged by a later revision": _of_document(lambda document: document["methodology"].update(invariantsRevision=99)),
+        "more held than begun": _of_document(lambda document: document["rows"][0]["lifecycle"].update(held=9)),
+        "measured in two attempts": _of_document(lambda document: document.update(attempts=_attempts(2, numbers=(1, 2)))),
+        "an attempt missing": _of_document(lambda document: document.update(attempts=_attempts(1, numbers=(1, 3)))),
         "no JSON": b"{",
         "no object": b"[]",
         "no schema": b'{"schemaVersion": "1.0"}',
@@ -278,6 +308,8 @@ def _edits() -> dict[str, Edit]:
             for name in tokens
             for field in ("run", "round_nonce", "row", "sub", "package", "policy", "allocation", "plan", "manifest", "container")
         },
+        "turns drawn otherwise": lambda document: document["rows"][2]["observation"]["rounds"][0]["turns"].reverse(),
+        "turns nobody planned": lambda document: first(document).update(turns=["raw"]),
         **{f"measured another {name}": partial(_component, name=name) for name in ("gpu-model", "gpu-uuid")},
     }
 

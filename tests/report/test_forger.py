@@ -143,7 +143,7 @@ def _excluded_as_measured(document: dict[str, Any]) -> None:
     """The lost raw callback is made up, and the row moved."""
     excluded, row = document["excludedResults"].pop(), copy.deepcopy(document["rows"][1])
     document["rows"].append({name: excluded.get(name, value) for name, value in row.items() if name not in {"rounds", "verdict"}})
-    observed = document["rows"][2]["observation"]["rounds"][0]
+    observed = document["rows"][-1]["observation"]["rounds"][0]
     callback = copy.deepcopy(document["rows"][1]["observation"]["rounds"][0]["raw"]["callback"])
     observed["raw"]["callback"] = {**callback, "nonce": observed["nonce"]}
     observed["raw"]["adapterSha256"] = callback["adapter"]
@@ -192,7 +192,7 @@ LIES = (
     Lie(name="another order", edit=_order, seen_at=("protected.evidence",)),
     Lie(name="a longer target", edit=_longer_target, seen_at=("targetSec",)),
     Lie(name="another workload", edit=_other_work, seen_at=("workload",)),
-    Lie(name="excluded row made measured", edit=_excluded_as_measured, seen_at=("rows[2]",)),
+    Lie(name="excluded row made measured", edit=_excluded_as_measured, seen_at=("rows[3]",)),
     Lie(name="another provider", edit=_real_provider, seen_at=(".dryRun", ".provider")),
     Lie(name="another run", edit=_other_run, seen_at=("protected.manifest",)),
     Lie(name="another subject", edit=_other_subject, seen_at=("plan.subject",)),

@@ -98,7 +98,7 @@ def test_statement_that_is_not_the_reports_is_a_fault_and_is_not_exported(
     real_run: RealRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Validly signed by the report key, about another row."""
-    ours, theirs = (f"rows/{row['rowId']}/{attest.MEMBER}" for row in real_run.document["rows"])
+    ours, theirs = (f"rows/{row['rowId']}/{attest.MEMBER}" for row in real_run.document["rows"][:2])
     swapped = rezipped(real_run.bundle, {ours: unzipped(real_run.bundle)[theirs]})
     (tmp_path / "swapped.zip").write_bytes(swapped)
 

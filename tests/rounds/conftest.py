@@ -66,12 +66,11 @@ def carry_out(
     **settings: Any,
 ) -> Ran:
     """Rent, run and end, as the face does."""
-    broker = Broker(BrokerOptions(provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults))
     if archive is not None:
         # A guest of the test's own, whose digest the host expects as it would expect the mock's saboteur.
         provider = MockProvider(archive=archive)
-    if provider is not None:
-        broker._provider = provider
+    options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults)
+    broker = Broker(options, providers={} if provider is None else {"mock": provider})
     trustees = Trustees()
     try:
         grant = broker.acquire(row)

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.guest import machine
+from pytest_glasshouse.legs.policy import base_policy
 from pytest_glasshouse.legs.stage import ProtectedRuntime
 from pytest_glasshouse.trust.references import Hardware
+from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU
 from tests.rounds.conftest import carry_out, short_row
 
 
 @pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; what it says depends on its mode")
 def test_no_key_where_a_required_gpu_has_nothing_to_show(tmp_path: Path) -> None:
+    captured = base_policy(name="gpu", archive_sha256=sha256_hex(guest_archive()), container="any", completion_s=60)
+    demands = dataclasses.replace(captured, hardware=Hardware(required=(NVIDIA_GPU,)))
     ran = carry_out(
         short_row(),
         tmp_path,
-        runtime=lambda trustees: ProtectedRuntime(trustees, hardware=Hardware(required=(NVIDIA_GPU,))),
+        runtime=lambda trustees: ProtectedRuntime(trustees, demands=demands),
     )
     (observed,) = ran.outcome.observation["rounds"]
     protected = observed["protected"]

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.guest.legscan import LegScan
+from pytest_glasshouse.guest.witness import Witnessed
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.tamper.observed import _resign_exit
@@ -186,14 +187,16 @@ def test_leg_of_any_user_can_show_its_memory(user: str, does: str, status: str) 
     command = [sys.executable, "-c", _LEG, str(theirs.fileno()), does, user]
     root = str(Path(__file__).resolve().parents[2])
     with ours, theirs:
+        witnessed = Witnessed(ours)
         leg = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env={"PYTHONPATH": root})
         theirs.close()
+        witnessed.pid = leg.pid
         scan, served = LegScan(), None
-        while (received := frames.receive(ours)) is not None:
+        while (received := frames.receive(witnessed)) is not None:
             message: Any = received[0]
             if message["type"] == "memory":
                 served = message["body"]["served"]
-                scan.attach(ours, message["body"], pid=leg.pid)
+                scan.attach(witnessed, message["body"], pid=leg.pid)
             else:
                 scan.look(message["body"]["stage"], message["body"])
                 frames.send(ours, {"type": "scanned", "body": {}})
@@ -211,8 +214,10 @@ def test_descriptors_of_another_process_are_refused() -> None:
     ours, theirs = socket.socketpair()
     scan = LegScan()
     with ours, theirs, Path("/proc/self/maps").open("rb") as maps, Path("/proc/self/mem").open("rb") as mem:
+        witnessed = Witnessed(ours)
+        witnessed.pid = os.getpid()
         socket.send_fds(theirs, [b"\0"], [mem.fileno(), maps.fileno()])
         with pytest.raises(ProtocolError, match="its own memory"):
-            scan.attach(ours, {"served": False}, pid=1)
+            scan.attach(witnessed, {"served": False}, pid=1)
     scan.close()
     assert scan.claims()["status"] == "unseen"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.legs.policy import base_policy
 from pytest_glasshouse.trust.keyfiles import write_owner
 from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.service.serving import Serving, serving
 
 ROWS = """
@@ -52,7 +56,10 @@ def run(project: Path, environment: dict[str, str], *arguments: str) -> subproce
 
 
 def test_workers_share_one_server_and_the_report_says_so(server: Serving, project: Path) -> None:
-    done = run(project, server.environment(), "-n", "2")
+    captured = base_policy(name="lab", archive_sha256=sha256_hex(guest_archive()), container="any", completion_s=60)
+    policy = dataclasses.replace(captured, version=3, locked=True)
+    (project / "policy.json").write_text(json.dumps(policy.to_json()))
+    done = run(project, server.environment(), "-n", "2", "--glasshouse-policy", "policy.json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"glasshouse: attestation server {server.url} (outside)" in done.stdout
     (path,) = (project / "reports").glob("*.json")
@@ -62,6 +69,9 @@ def test_workers_share_one_server_and_the_report_says_so(server: Serving, projec
         assert row["observation"]["keys"] == {
             "server": server.key, "owner": server.owner.public_text, "attestationServer": "outside",
         }  # fmt: skip
+        for each in row["observation"]["rounds"]:
+            asked = each["protected"]["policy"]
+            assert (asked["name"].split("/")[0], asked["version"], asked["locked"]) == ("lab", 3, True)
     assert report["keys"]["servers"] == [server.key]
     assert report["summary"]["outstandingReleases"] == []
     assert server.url not in path.read_text()

@@ -52,7 +52,17 @@ def opener() -> dict[str, Ask]:
     def with_byte(place: int, value: int) -> bytes:
         return sealed[:place] + bytes([value]) + sealed[place + 1 :]
 
+    def by_segments(message: bytes = sealed, key: bytes = key) -> bytes:
+        room, slot = memoryview(bytearray(floe.scratch_bytes())), memoryview(bytearray(64))
+        return b"".join(map(bytes, floe.decrypt_segments(key, b"aad", message, lambda size: slot[:size], scratch=room)))
+
     return {
+        "floe-by-segments": by_segments,
+        "floe-by-segments-with-a-short-key": lambda: by_segments(
+            by_hand(key[:31], b"aad", b"plain", segment=64, rotation=20), key[:31]
+        ),
+        "floe-by-segments-tag-bit": lambda: by_segments(with_byte(len(sealed) - 1, sealed[-1] ^ 1)),
+        "floe-by-segments-commitment-bit": lambda: by_segments(with_byte(50, sealed[50] ^ 1)),
         "floe-sealed-under-a-short-key": lambda: len(floe.encrypt(key[:31], b"aad", b"")),
         "floe-opened-with-a-short-key": lambda: floe.decrypt(key[:31], b"aad", sealed),
         "floe-keys-of-a-short-key": lambda: len(floe.derive_keys(key[:31], b"aad", sealed, memoryview(bytearray(200)))),

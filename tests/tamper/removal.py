@@ -28,7 +28,7 @@ REFUSING_CALLS = {
 #: Exceptions that say no. Others (`TypeError` for a wrong use, `ConfigurationError` for the user's own files) are not about what was received.
 REFUSALS = {"IntegrityError", "RefusedError", "ReportError", "Verdict", "broken", "unseen"}
 #: Generators that give what was read, and no faults.
-GIVING = {"_nonces", "_keys_in", "derived_keys"}
+GIVING = {"_nonces", "_keys_in", "derived_keys", "decrypt_segments"}
 #: Names of tables whose every entry must be equal to something.
 TABLES = {"bound", "expected", "observed", "wanted", "fields", "told_twice"}
 _SWITCH, _TABLE = "__glasshouse_check__", "__glasshouse_table__"

@@ -16,8 +16,9 @@ import pytest
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.invariants import lifecycle, place, reading, trust, turns, work
-from pytest_glasshouse.tamper import Case, log, package, release
+from pytest_glasshouse.tamper import Case, completion, enrolment, evidence, log, package, release, session, tokens
 from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.trust import admission, server
 from pytest_glasshouse.wire import floe, journal
 from pytest_glasshouse.wire import package as wire_package
 from tests.tamper import reading_cases
@@ -37,6 +38,7 @@ def _of_suite(*cases: Case) -> dict[str, Ask]:
     return {case.name: partial(_played, case) for case in cases}
 
 
+_CNF = [case for case in evidence.CASES if case.expected_reason == "cnf"]
 ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = {
     "opener": (
         (floe, wire_package, opener),
@@ -46,6 +48,11 @@ ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = 
         },
     ),
     "journal": ((journal,), lambda: {**_of_suite(*log.CASES), **reading_cases.journal()}),
+    # Beside its `need` calls, which `test_completeness.py` takes away: what refuses where a value is missing.
+    "server": (
+        (admission, server),
+        lambda: _of_suite(*enrolment.CASES, *session.CASES, *completion.CASES, *tokens.CASES, *evidence.PUBLISHED, *_CNF),
+    ),
     "audit": ((reading, lifecycle, trust, place, turns, work), reading_cases.audited),
 }
 

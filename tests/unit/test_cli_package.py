@@ -17,6 +17,7 @@ from pytest_glasshouse.guest.opener import open_package
 from pytest_glasshouse.trust.keyfiles import read_owner
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.trust.policy import Policy, Required
+from pytest_glasshouse.trust.references import Hardware
 from pytest_glasshouse.trust.sealing import read_manifest
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -129,6 +130,21 @@ def test_a_policy_is_captured_shown_and_compared(tmp_path: Path, capsys: pytest.
     assert told.endswith("container: image-1 -> image-2\nversion: 1 -> 2\n")
 
 
+def test_a_captured_policy_can_ask_for_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    digest = sha256_hex(b"torch as it should be")
+    (tmp_path / "hardware.json").write_text('{"required":["nvidia-gpu"]}')
+    more = ["--require-locked", "--hardware", tmp_path / "hardware.json", "--require", f"torch={digest}"]
+    assert run("policy", "capture", "--container", "c", "--out", tmp_path / "policy.json", *more) == 0
+    policy = Policy.from_json(json.loads((tmp_path / "policy.json").read_text()))
+    assert (policy.locked, policy.hardware, policy.components["torch"]) == (
+        True, Hardware(required=("nvidia-gpu",)), Required(sha256=digest),
+    )  # fmt: skip
+    assert run("policy", "show", tmp_path / "policy.json") == 0
+    told = capsys.readouterr().out
+    assert 'hardware: {"required": ["nvidia-gpu"]}' in told
+    assert "locked: true" in told
+
+
 def test_a_wheel_of_the_same_code_gives_the_same_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = Path(pytest_glasshouse.__file__).parent
     with zipfile.ZipFile(tmp_path / "it.whl", "w") as wheel:
@@ -165,6 +181,16 @@ def test_a_wheel_of_the_same_code_gives_the_same_policy(tmp_path: Path, capsys: 
         ("policy", "capture"),
         ("policy", "capture", "--container", "c", "--version", "0"),
         ("policy", "capture", "--container", "c", "--wheel", "package"),
+        ("policy", "capture", "--container", "c", "--require", "torch=short"),
+        ("policy", "capture", "--container", "c", "--require", "archive=" + "0" * 64),
+        ("policy", "capture", "--container", "c", "--require", "moon=" + "0" * 64),
+        ("policy", "capture", "--container", "c", "--hardware", "none"),
+        ("policy", "capture", "--container", "c", "--hardware", "package"),
+        ("register", "package", "--policy", "none"),
+        ("register", "package"),
+        ("outstanding",),
+        ("outstanding", "--state", "none"),
+        ("outstanding", "--state", "none", "--server", "http://127.0.0.1:1"),
         ("policy", "show", "none"),
         ("policy", "show", "package"),
         ("policy", "diff", "none", "none"),

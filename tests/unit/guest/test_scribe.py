@@ -75,8 +75,14 @@ def test_training_thread_makes_no_call_for_what_it_says_while_it_trains() -> Non
     ours, theirs = socket.socketpair()
     agent = threading.Thread(target=_serve, args=(theirs, [1]), daemon=True)
     agent.start()
-    control, scribe, trainer, lines = Control(ours), Scribe(), CountedTrainer(), []
-    journal = Journal("nonce", lambda line: (lines.append(line), control.tell("journal", {"line": line}))[0], lambda: 0)
+    control, scribe, trainer = Control(ours), Scribe(), CountedTrainer()
+    lines: list[str] = []
+
+    def write(line: str) -> None:
+        lines.append(line)
+        control.tell("journal", {"line": line})
+
+    journal = Journal("nonce", write, lambda: 0)
     journal.append("anti_debug_ready", {"wall": "2026-11-20T17:00:00Z"})
     plan = Plan(warmup_s=0.6, warmup_limit_s=0.6, washout_s=0.1, segment_s=10.0, segment_steps=None)
     measured = measure_segments(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, InfrastructureError, TerminateError
+from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, TerminateError
 from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer, row_from_json
@@ -55,9 +55,9 @@ def provider() -> ScriptedProvider:
 
 @pytest.fixture
 def broker(tmp_path: Path, provider: ScriptedProvider) -> Broker:
-    made = Broker(BrokerOptions(provider="mock", run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path))
-    made._provider = provider
-    return made
+    return Broker(
+        BrokerOptions(provider="mock", run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path), providers={"mock": provider}
+    )
 
 
 def _ledger(tmp_path: Path) -> list[str]:
@@ -71,7 +71,7 @@ def test_intent_is_on_disk_before_anything_is_created(tmp_path: Path, broker: Br
     broker.acquire(ROW)
     broker.end_all()
     assert seen == [["intent"]]
-    assert _ledger(tmp_path) == ["intent", "created", "ended"]
+    assert _ledger(tmp_path) == ["intent", "created", "listed", "ended", "gone"]
 
 
 def test_second_row_gets_the_same_allocation(broker: Broker, provider: ScriptedProvider) -> None:
@@ -134,26 +134,6 @@ def test_listing_that_forgets_a_moment_later_is_no_leak(broker: Broker, provider
     broker.acquire(ROW)
     provider.lag = 3
     assert broker.end_all().status == "proven"
-
-
-def test_ambiguous_create_that_is_never_found_stays_unproven_and_is_not_repeated(
-    tmp_path: Path, provider: ScriptedProvider
-) -> None:
-    def lost(name: str) -> None:
-        provider.created.append(name)
-        raise AmbiguousCreateError("lost", allocation_id=name)
-
-    provider.create_first = lost
-    clock = iter(range(1000))
-    broker = Broker(
-        BrokerOptions(provider="mock", run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path),
-        monotonic=lambda: float(next(clock)),
-    )
-    broker._provider = provider
-    with pytest.raises(AmbiguousCreateError):
-        broker.acquire(ROW)
-    assert len(provider.created) == 1
-    assert broker.end_all().status == "unproven"
 
 
 def test_nothing_is_granted_once_the_run_is_ending(broker: Broker) -> None:

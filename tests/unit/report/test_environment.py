@@ -65,3 +65,19 @@ def test_host_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_environment_is_json() -> None:
     assert json.loads(json.dumps(host_environment())) == host_environment()
+
+
+def test_subject_installed_from_a_file_is_named_by_the_files_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate compares it with the wheel that is to be released."""
+    information = tmp_path / "lab_trainer-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-trainer\nVersion: 1.0\n", "utf-8")
+    told = {"url": "file:///w.whl", "archive_info": {"hashes": {"sha256": "ab" * 32}}}
+    (information / "direct_url.json").write_text(json.dumps(told), "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    assert subject(tmp_path, name="lab-trainer")["wheelSha256"] == "ab" * 32
+    (information / "direct_url.json").write_text('{"url": "file:///src", "dir_info": {"editable": true}}', "utf-8")
+    assert subject(tmp_path, name="lab-trainer")["wheelSha256"] is None
+    (information / "direct_url.json").write_text("not JSON", "utf-8")
+    assert subject(tmp_path, name="lab-trainer")["wheelSha256"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.parse
 from typing import Any
 
@@ -140,3 +141,35 @@ def test_credentials_of_the_environment_are_tainted_by_the_names_of_their_variab
     environ = {"RUNPOD_API_KEY": "k" * 20, "HF_TOKEN": "t" * 20, "HOME": "/somewhere/else", "X_TOKEN": "short"}
 
     assert sorted(environment_taint(environ)) == ["k" * 20, "t" * 20]
+
+
+def test_long_token_takes_no_time_by_its_square() -> None:
+    """Twice the length takes about twice the time; by its square it would take four times, and reports are full of tokens."""
+
+    def seconds(length: int) -> float:
+        text = "aB3-_" * (length // 5)
+        began = time.process_time()
+        for _ in range(3):
+            hits({"note": text})
+        return time.process_time() - began
+
+    assert min(seconds(40_000) / seconds(10_000) for _ in range(3)) < 10
+
+
+def _token(claims: dict[str, str], signature: str) -> str:
+    parts = (json.dumps({"alg": "Ed25519"}), json.dumps(claims))
+    return ".".join([*(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts), signature])
+
+
+def test_signature_that_looks_like_a_service_token_by_chance_stops_nothing() -> None:
+    """Met in a report of ten thousand rows: a seal's 86 characters held `-sk-`."""
+    chance = "A" * 30 + "-sk-" + "b1" * 26
+
+    assert hits({"seal": _token({"iss": "somebody"}, chance), "ak": chance[:43]}) == []
+
+
+def test_service_token_is_found_in_words_and_inside_a_tokens_claims() -> None:
+    secret = "sk-" + "a1B2" * 8
+
+    assert [hit.rule for hit in hits({"reason": f"refused: {secret}"})] == ["service-token"]
+    assert [hit.rule for hit in hits({"grant": _token({"note": secret}, "A" * 86)})] == ["service-token"]

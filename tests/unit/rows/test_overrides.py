@@ -65,3 +65,11 @@ def test_one_row_in_two_tests_runs_once() -> None:
 def test_published_h100_rows_collapse_under_one_order() -> None:
     h100 = tuple(row for row in MLP_ROWS if row.gpu == "h100")
     assert left_out(h100, Overrides(order="protected-first", dry_run=True)) == ["h100-60s-raw-first", "h100-1800s-raw-first"]
+
+
+def test_rows_that_go_where_they_were_published_are_shortened_on_the_mock_alone() -> None:
+    """`--provider row`: a rented row keeps its length, a dry run does not."""
+    overrides = Overrides(own_provider=True)
+    rented = a_row(provider="runpod")
+    assert overrides.apply(rented) == rented
+    assert overrides.apply(a_row(provider="mock")).target_s == 2.0

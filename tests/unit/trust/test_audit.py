@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -100,3 +101,17 @@ def test_an_overdue_release_is_told_once(stage: Stage, lines: list[AuditLine]) -
 def test_a_name_has_one_digest_and_no_two_kinds_share_it() -> None:
     assert name_digest("sub", "x") == name_digest("sub", "x") != name_digest("nonce", "x")
     assert name_digest("sub", "") == ""
+
+
+def test_half_a_line_is_no_line() -> None:
+    """A full disk or pipe takes a part of it: the decision is refused, as one that could not be written at all."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.read(reading, 4096)
+    with pytest.raises(OSError, match="short write"):
+        AuditLog(writing)(AuditLine(event="release", decision="released", kid="k" * 8192))
+    os.close(reading)
+    os.close(writing)

@@ -13,11 +13,12 @@ import pytest
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, RefusedError
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
 from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.trust.http import listen
+from pytest_glasshouse.trust.http import listen, serve_embedded
 from pytest_glasshouse.trust.limits import Limits
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.trust.published import read_published
 from pytest_glasshouse.trust.server import AttestationServer
+from pytest_glasshouse.wire.canonical import Json
 
 
 @pytest.fixture(name="stage")
@@ -175,3 +176,19 @@ def test_closing_waits_for_the_answer_under_way(stage: Stage) -> None:
         stage.embedded.server._one_at_a_time.release()
         assert asking.result(20).keys() == {"result", "sealed"}
         closing.result(20)
+
+
+def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(stage: Stage) -> None:
+    """Whatever goes wrong inside, what leaves is a refusal without a trace of it."""
+
+    class Broken(AttestationServer):
+        def release(self, message: object) -> dict[str, Json]:
+            raise RuntimeError("the key is hunter2")
+
+    broken = serve_embedded(Broken(owner=stage.owner.public))
+    client = AttestationClient(broken.url)
+    with pytest.raises(RefusedError) as caught:
+        client.release(evidence="e", log=[])
+    assert (caught.value.reason, "hunter2" in str(caught.value)) == ("internal", False)
+    client.close()
+    broken.close()

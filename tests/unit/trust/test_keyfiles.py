@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.trust.keyfiles import read_owner, read_public, server_key, write_owner
 from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.published import published_claims, read_published
+from pytest_glasshouse.trust.published import TYP_KEYS, published_claims, read_published
+from pytest_glasshouse.wire.evidence import hpke_text
 from pytest_glasshouse.wire.secret import Secret
-from pytest_glasshouse.wire.tokens import public_text, sign
+from pytest_glasshouse.wire.tokens import public_text, sign, thumbprint
 
 SPKI = PublicFormat.SubjectPublicKeyInfo
 
@@ -125,3 +126,27 @@ def test_published_keys_are_believed_from_the_pinned_server_only() -> None:
     for answer in ({"keys": forged}, {"keys": other_kind}, {"keys": 1}, {}):
         with pytest.raises(IntegrityError):
             read_published(answer, server=ours.public_key())  # type: ignore[arg-type]
+
+
+def test_published_keys_in_another_servers_name_are_refused() -> None:
+    """Signed by the pinned key, and saying that they are somebody else's."""
+    server, other, owner = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), Owner.generate()
+    right = published_claims(server=server.public_key(), owner=owner.public, hpke=hpke_text(owner.hpke_public), now=1)
+    read_published({"keys": sign(right, key=server, typ=TYP_KEYS)}, server=server.public_key())
+    for changes in ({"iss": thumbprint(other.public_key())}, {"server": public_text(other.public_key())}):
+        with pytest.raises(IntegrityError, match="jwt-claims"):
+            read_published({"keys": sign({**right, **changes}, key=server, typ=TYP_KEYS)}, server=server.public_key())
+
+
+def test_state_that_cannot_be_kept_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match=r"--state .*cannot be made"):
+        server_key(tmp_path / "file" / "state")
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        write_owner(tmp_path / "file" / "owner.key", Owner.generate())
+
+
+def test_a_public_key_file_that_is_no_text_is_no_key(tmp_path: Path) -> None:
+    (tmp_path / "key.pub").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigurationError, match="saw none"):
+        read_public(str(tmp_path / "key.pub"), what="x")

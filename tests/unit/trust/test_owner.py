@@ -7,7 +7,9 @@ import pickle
 import pytest
 
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.guest.opener import seal_adapter
 from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.wire.evidence import hpke_text
 from pytest_glasshouse.wire.secret import Secret
 
 
@@ -33,3 +35,17 @@ def test_what_is_no_owner_is_refused(text: bytes) -> None:
         Owner.from_text(Secret(text))
     assert caught.value.reason == "malformed"
     assert caught.value.__cause__ is None
+
+
+def test_an_adapter_opens_for_this_package_and_session_only() -> None:
+    owner = Owner.generate()
+    manifest = {"owner_hpke": hpke_text(owner.hpke_public)}
+    sealed = seal_adapter(b"adapter", manifest=manifest, manifest_sha256="m", nonce="n")
+    assert owner.open_adapter(sealed, manifest_sha256="m", nonce="n") == b"adapter"
+    for other, package, nonce, blob in (
+        (owner, "another", "n", sealed), (owner, "m", "another", sealed), (owner, "m", "n", sealed[:-1]), (owner, "m", "n", b""),
+        (Owner.generate(), "m", "n", sealed),
+    ):  # fmt: skip
+        with pytest.raises(IntegrityError) as caught:
+            other.open_adapter(blob, manifest_sha256=package, nonce=nonce)
+        assert caught.value.reason == "adapter"

@@ -64,3 +64,10 @@ def test_a_sealed_package_is_not_shown_with_its_key() -> None:
     sealed = a_package()
     assert repr(sealed.data_key.reveal()) not in repr(sealed)
     assert repr(sealed.canary.reveal()) not in repr(sealed)
+
+
+def test_a_manifest_in_somebody_elses_name_is_refused() -> None:
+    """The owner's signature under another's name: whoever reads `iss` would believe it was his."""
+    claims = read_manifest(a_package().manifest, owner=OWNER.public)
+    with pytest.raises(IntegrityError, match="manifest: iss"):
+        read_manifest(OWNER.sign_manifest({**claims, "iss": Owner.generate().kid}), owner=OWNER.public)

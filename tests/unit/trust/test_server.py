@@ -219,25 +219,6 @@ def test_a_closed_server_knows_nothing(stage: Stage) -> None:
     assert refusal_of(attempt.release) == "jws-header"
 
 
-def test_what_is_held_at_once_has_an_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood, even of its own owner, must not grow until the server is killed."""
-    stage.attempt()
-    with monkeypatch.context() as patch:
-        patch.setattr(server_module, "CHALLENGES", 1)
-        assert refusal_of(stage.attempt) == "busy"
-    with monkeypatch.context() as patch:
-        first = stage.grant("first")
-        stage.enrol("first", grant=first)
-        patch.setattr(admission, "RUNS", 2)
-        assert refusal_of(lambda: stage.enrol("another")) == "busy"
-        stage.enrol("first", grant=first)  # whoever is in may ask again
-    with monkeypatch.context() as patch:
-        patch.setattr(admission, "PACKAGES", 1)
-        assert refusal_of(lambda: stage.register(stage.seal(), stage.policy)) == "busy"
-        stage.register(stage.sealed, stage.policy)
-    stage.attempt().live_through()
-
-
 def test_keys_nobody_uses_any_more_are_forgotten(stage: Stage) -> None:
     """A server that runs for months holds what it needs today; a leg under way is completed all the same."""
     held = stage.embedded.server._admission

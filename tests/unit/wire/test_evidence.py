@@ -29,10 +29,12 @@ def test_the_evidence_has_exactly_the_claims_of_its_shape() -> None:
     claims = ev.evidence_claims(
         ak=SERVER.public_key(), sub="s", aud="a", iat=10, jti="j", nonce="n", policy=DIGEST, plan=DIGEST,
         hpke=X25519PrivateKey.generate().public_key(), sig=SERVER.public_key(), components={"a": DIGEST}, manifest=DIGEST,
-        manifest_version=1, container="c", observed=ev.ANTIDEBUG_STRICT, state_head=DIGEST,
+        manifest_version=1, container="c", observed=ev.ANTIDEBUG_STRICT, memory={"locked": True, "bytes": 1},
+        state_head=DIGEST,
     )  # fmt: skip
     expect(claims, ev.EVIDENCE_SHAPE)
     expect(claims["antidebug"], ev.ANTIDEBUG_SHAPE)  # type: ignore[arg-type]
+    expect(claims["memory"], ev.MEMORY_SHAPE)  # type: ignore[arg-type]
     expect(claims["state"], ev.STATE_SHAPE)  # type: ignore[arg-type]
     ev.read_cnf(claims["cnf"])
     assert claims["exp"] == 10 + ev.EVIDENCE_LIFETIME_S

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.wire.tensors import TensorEntry, parse_safetensors, tensor_digest
+from pytest_glasshouse.wire.tensors import TensorEntry, digest_of_tensors, parse_safetensors, tensor_digest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -125,3 +125,12 @@ def test_every_cut_of_a_good_file_is_refused() -> None:
     for length in range(len(buffer)):
         with pytest.raises(IntegrityError):
             parse_safetensors(buffer[:length])
+
+
+def test_tensors_that_come_in_another_order_are_refused() -> None:
+    """They are digested as they come, one at a time: another order, or one twice, would be another digest of the same tensors."""
+    one, two = ("a", "U8", (1,), b"x"), ("b", "U8", (1,), b"y")
+    assert digest_of_tensors([one, two]) == digest_of_tensors(iter((one, two)))
+    for listed in ([two, one], [one, one]):
+        with pytest.raises(IntegrityError, match="order of their names"):
+            digest_of_tensors(listed)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.workloads.model_files import digest_of_files, verify_base
+from pytest_glasshouse.workloads.model_files import VerifiedBase, digest_of_files, verify_base
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -66,3 +68,77 @@ def test_an_index_that_leaves_the_directory_is_refused(model: Path) -> None:
 def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"config\.json"):
         verify_base(tmp_path)
+
+
+def a_model(directory: Path) -> str:
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_bytes(b"{}")
+    (directory / "model.safetensors").write_bytes(b"weights")
+    return verify_base(directory)
+
+
+def rewritten(directory: Path) -> None:
+    """In place, and back again: the bytes are the verified ones when anybody looks."""
+    path = directory / "model.safetensors"
+    for content in (b"evil!!!", b"weights"):
+        with path.open("r+b") as file:
+            file.write(content)
+
+
+def replaced(directory: Path) -> None:
+    (directory / "new").write_bytes(b"weights")
+    (directory / "new").replace(directory / "model.safetensors")
+
+
+def added(directory: Path) -> None:
+    (directory / "adapter_config.json").write_bytes(b"{}")
+
+
+def removed(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+
+
+def backdated(directory: Path) -> None:
+    """Whoever may write may also say when he did; the kernel notes that, too."""
+    path = directory / "model.safetensors"
+    status = path.stat()
+    path.write_bytes(b"evil!!!")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize("change", [rewritten, replaced, added, removed, backdated])
+def test_a_base_that_was_changed_since_it_was_verified_is_refused(tmp_path: Path, change: Callable[[Path], None]) -> None:
+    """Loading reads the files again: between the two somebody could train the adapter on weights of his own."""
+    base = VerifiedBase(tmp_path, a_model(tmp_path))
+    base.check()
+    change(tmp_path)
+    with pytest.raises(IntegrityError, match="changed while it was in use"):
+        base.check()
+
+
+def test_a_base_that_nobody_touches_stays_verified(tmp_path: Path) -> None:
+    """Reading, and files that loading never reads, are nobody's business."""
+    base = VerifiedBase(tmp_path, a_model(tmp_path))
+    (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "notes.md").write_bytes(b"x")
+    base.check()
+
+
+def test_another_base_is_refused(tmp_path: Path) -> None:
+    a_model(tmp_path)
+    with pytest.raises(IntegrityError, match="not the one the manifest pins"):
+        VerifiedBase(tmp_path, "0" * 64)
+
+
+def test_files_of_this_very_moment_are_waited_for(tmp_path: Path) -> None:
+    """Within one tick of the kernel's clock a second write would leave no trace."""
+    expected = a_model(tmp_path)
+    latest = max(path.stat().st_ctime_ns for path in tmp_path.iterdir())
+    asked: list[int] = []
+
+    def clock_ns() -> int:
+        asked.append(latest + len(asked) * 15_000_000)
+        return asked[-1]
+
+    VerifiedBase(tmp_path, expected, clock_ns=clock_ns)
+    assert len(asked) == 3

@@ -12,9 +12,12 @@ import pytest
 from safetensors.numpy import load, save
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.guest.device_memory import TorchMemory
+from pytest_glasshouse.guest.ring import carry_material
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
 from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Trainer, open_trainer
+from pytest_glasshouse.workloads.resident import Resident
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -226,3 +229,38 @@ def test_last_batch_is_what_was_trained_on_last_and_lies_in_the_parts(bench: Ben
     assert all(bytes(row) == bytes(len(row)) for row in rows)
     trainer.step()
     assert len(trainer.last_batch()) == len(first)
+
+
+def test_parts_on_a_device_train_alike_and_are_zeroed(bench: Bench) -> None:
+    """On a GPU the parts come through the ring and lie nowhere on the host; the CPU stands in for it here."""
+    memory = TorchMemory("cpu")
+    parts = carry_material(bench.mapped_parts(), memory)
+    places = [part.octets for part in parts.values() if isinstance(part, Resident)]
+    resident: Any = open_trainer(bench.name, parts, base_dir=bench.base_dir, device="cpu")
+    ordinary: Any = bench.trainer()
+    assert resident.initial_sha256() == bench.material.initial_sha256
+    assert resident.prologue(3) == ordinary.prologue(3)
+    for trainer in (resident, ordinary):
+        trainer.reset(3)
+        trainer.step()
+    assert [bytes(row) for row in resident.last_batch()] == [bytes(row) for row in ordinary.last_batch()] != []
+    resident.close()
+    data = parts["data" if bench.name == "mlp" else "tokens"]
+    assert isinstance(data, Resident)
+    for name, entry in parse_safetensors(bench.material.parts["data" if bench.name == "mlp" else "tokens"]).items():
+        assert not data.octets[entry.start : entry.end].any(), name
+    for part in parts.values():
+        if isinstance(part, Resident):
+            part.close()
+    assert not any(bool(place.any()) for place in places)
+
+
+def test_tensors_that_begin_at_an_odd_place_are_read_all_the_same(mapped: Mapped, mlp_material: Material) -> None:
+    """A safetensors header may have any length; a device's memory is not addressed at any."""
+    shifted = {}
+    for name in ("data", "initial"):
+        whole = mlp_material.parts[name]
+        head = int.from_bytes(whole[:8], "little")
+        shifted[name] = (head + 1).to_bytes(8, "little") + whole[8 : 8 + head] + b" " + whole[8 + head :]
+    parts = carry_material(mapped({**mlp_material.parts, **shifted}), TorchMemory("cpu"))
+    assert open_trainer("mlp", parts, device="cpu").initial_sha256() == mlp_material.initial_sha256

@@ -1,0 +1,220 @@
+"""Attempts of one run: what an earlier one left behind, which of its rows stay as they are, and the history that says so.
+
+A row that was judged stays, good or bad. What was never judged (not started, lost, infrastructure) runs again, and the
+report names every attempt it was begun in. This module refuses to resume anything but the same run: the same rows, provider
+and subject, since every finished row was signed for with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_glasshouse.errors import ConfigurationError, ReportError
+
+PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
+#: Outcomes after which nothing was judged: these rows run again.
+AGAIN = frozenset({"lost", "infrastructure"})
+_NOT_STARTED = "the run ended before this row was started"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """An earlier attempt's run. `records` are its judged rows by row id, `allocations` what its ledger or report names."""
+
+    run_id: str
+    seed: int | None
+    subject: dict[str, Any]
+    provider: str
+    report: Path
+    records: dict[str, dict[str, Any]]
+    attempts: tuple[dict[str, Any], ...]
+    allocations: tuple[dict[str, Any], ...] = field(default=())
+
+
+def find(named: str, reports: Path) -> Path:
+    """The run directory, or the report, that `named` means: a path to either, or a run id below `reports`."""
+    given = Path(named).expanduser()
+    for path in (given, reports / f"{named}.run", reports / f"{named}.json"):
+        if (path / PLAN).is_file() or (path.is_file() and path.suffix == ".json"):
+            return path
+    told = f"expected a run id or a run directory, saw neither {reports / named}.run nor {named}.json there"
+    raise ConfigurationError(f"--glasshouse-resume {named}: {told}")
+
+
+def read(named: str, reports: Path) -> Earlier:
+    """What the run left: its directory if it was killed, its report if it ended. Raises `ConfigurationError`."""
+    path = find(named, reports)
+    try:
+        return _of_directory(path) if path.is_dir() else _of_report(path)
+    except (OSError, ValueError, KeyError, TypeError, ReportError) as error:
+        raise ConfigurationError(f"--glasshouse-resume {named}: {path} cannot be read ({type(error).__name__})") from error
+
+
+def refuse_another(earlier: Earlier, *, provider: str, subject: Mapping[str, Any], rows: Sequence[str]) -> None:
+    """Raise `ConfigurationError` unless this is the same run going on."""
+    if provider != earlier.provider:
+        raise ConfigurationError(
+            f"--glasshouse-resume: the run was on provider {earlier.provider}, and this one is on {provider}"
+        )
+    if dict(subject) != earlier.subject:
+        raise ConfigurationError(
+            f"--glasshouse-resume: run {earlier.run_id} judges {_subject(earlier.subject)}, and here is {_subject(subject)}: "
+            "start a new run"
+        )
+    gone = sorted(set(earlier.records) - set(rows))
+    if gone:
+        raise ConfigurationError(
+            f"--glasshouse-resume: {', '.join(gone)} finished earlier and is not selected now; select the same rows"
+        )
+
+
+def _subject(subject: Mapping[str, Any]) -> str:
+    commit = subject.get("gitCommit")
+    return f"{subject.get('name')} at {commit[:12] if commit else 'no commit'}{' with changes' if subject.get('dirty') else ''}"
+
+
+class History:
+    """What happens in an attempt, one JSON line each in the run directory: begun, finished. A kill leaves what there was."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / HISTORY
+
+    def start(self, plan: Mapping[str, Any], *, attempt: int, at: str, kept: Sequence[str]) -> None:
+        """A new attempt begins; `plan` is what every attempt of the run agrees on."""
+        from pytest_glasshouse.report.writer import private_directory, replace
+
+        directory = private_directory(self._path.parent)
+        replace(directory / PLAN, json.dumps(plan).encode(), mode=0o600)
+        self._tell({"event": "start", "attempt": attempt, "at": at, "kept": list(kept)})
+
+    def restore(self, attempts: Sequence[Mapping[str, Any]]) -> None:
+        """Earlier attempts that only a report remembers."""
+        for each in attempts:
+            self._tell({"event": "start", "attempt": each["attempt"], "at": each["startedAt"], "kept": each["kept"]})
+            for row_id in each["begun"]:
+                self._tell({"event": "begin", "rowId": row_id})
+            for told in each["finished"]:
+                self._tell({"event": "finish", **told})
+
+    def begin(self, row_id: str) -> None:
+        """A row starts."""
+        self._tell({"event": "begin", "rowId": row_id})
+
+    def finish(self, row_id: str, outcome: str) -> None:
+        """A row has its record."""
+        self._tell({"event": "finish", "rowId": row_id, "outcome": outcome})
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """Every attempt so far, as the report has them."""
+        found: list[dict[str, Any]] = []
+        for told in _lines(self._path):
+            if told["event"] == "start":
+                started = {"attempt": told["attempt"], "startedAt": told["at"], "kept": told["kept"]}
+                found.append({**started, "begun": [], "finished": []})
+            elif told["event"] == "begin":
+                found[-1]["begun"].append(told["rowId"])
+            else:
+                found[-1]["finished"].append({"rowId": told["rowId"], "outcome": told["outcome"]})
+        return found
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+            os.write(descriptor, ("\n" * torn + json.dumps(event) + "\n").encode())
+        finally:
+            os.close(descriptor)
+
+
+def outcome_of(record: Mapping[str, Any]) -> str:
+    """A record's outcome in one word."""
+    return str(record["record"].get("outcome", "measured"))
+
+
+def _stays(record: Mapping[str, Any]) -> bool:
+    told = record["record"]
+    return outcome_of(record) not in AGAIN and told.get("reason") != _NOT_STARTED
+
+
+def _of_directory(path: Path) -> Earlier:
+    from pytest_glasshouse.report.writer import RowJournal
+
+    plan = json.loads((path / PLAN).read_text("utf-8"))
+    records = {each["record"]["rowId"]: each for each in RowJournal(path).read() if _stays(each)}
+    return Earlier(
+        run_id=plan["runId"],
+        seed=plan["seed"],
+        subject=plan["subject"],
+        provider=plan["provider"],
+        report=Path(plan["report"]),
+        records=records,
+        attempts=tuple(History(path).attempts()),
+        allocations=tuple(_ledger(path / LEDGER)),
+    )
+
+
+def _of_report(path: Path) -> Earlier:
+    from pytest_glasshouse.report.check import load_document
+
+    document = load_document(path.read_bytes())
+    records: list[dict[str, Any]] = [
+        {"list": name, "record": {field: value for field, value in each.items() if field != "seal"}}
+        for name in ("rows", "excludedResults")
+        for each in document[name]
+    ]
+    judged = {each["record"]["rowId"]: each for each in records if _stays(each)}
+    first = {
+        "attempt": 1, "startedAt": document["createdAt"], "kept": [],
+        "begun": [each["record"]["rowId"] for each in records if each["record"].get("reason") != _NOT_STARTED],
+        "finished": [{"rowId": each["record"]["rowId"], "outcome": outcome_of(each)} for each in records
+                     if each["record"].get("reason") != _NOT_STARTED],
+    }  # fmt: skip
+    return Earlier(
+        run_id=document["runId"],
+        seed=document["methodology"]["seed"],
+        subject=document["subject"],
+        provider=document["methodology"]["provider"],
+        report=path,
+        records=judged,
+        attempts=tuple(document.get("attempts") or [first]),
+        allocations=tuple(
+            {"name": each["name"], "instance": each["providerInstanceId"], "status": each["status"], "reason": each["reason"]}
+            for each in document["cleanup"]["allocations"]
+        ),
+    )
+
+
+def _ledger(path: Path) -> Iterator[dict[str, Any]]:
+    """Every allocation that may have existed, whether the listing showed it while it ran, and whether it was ended."""
+    found: dict[str, dict[str, Any]] = {}
+    for told in _lines(path):
+        if "name" not in told or "step" not in told:
+            continue
+        entry = found.setdefault(told["name"], {"name": told["name"], "instance": None, "listed": False})
+        if told["step"] == "not-created":
+            del found[told["name"]]
+        elif told["step"] in {"created", "adopted"}:
+            entry["instance"] = told.get("instance")
+        elif told["step"] == "listed":
+            entry["listed"] = True
+    yield from found.values()
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole lines of a journal; one that a kill tore was never relied on."""
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue

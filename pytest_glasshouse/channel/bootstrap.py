@@ -1,0 +1,161 @@
+"""Copies the guest archive to a rented guest, brings what its image lacks, and has the agent started there.
+
+One SSH command whose standard input and output are a conversation with `guest/pod_install.py`. It may be repeated: an
+agent that runs is found again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.resources
+import json
+import shlex
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.channel import wheels as pinned
+from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, Doorway, last_line, ssh_client
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError
+from pytest_glasshouse.guest.pod import PYTHON
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+#: Reads the installer from standard input first, so that it needs no place on the guest's disk.
+_LOADER = "import sys;b=sys.stdin.buffer;exec(compile(b.read(int(b.readline())),'pod_install','exec'))"
+
+_LAST_WORDS_S = 2.0
+
+_PHASES = {
+    "copy": "copying the guest's code",
+    "install": "installing what the image lacks",
+    "agent": "starting the agent",
+}
+
+
+class Refused(InfrastructureError):  # noqa: N818  (the guest's own words follow)
+    """The guest was reached and cannot serve: repeating would change nothing."""
+
+
+def bootstrap(
+    doorway: Doorway,
+    *,
+    archive: bytes,
+    allocation: str,
+    timeout_s: float,
+    tell: Callable[[str], None],
+    needed: Mapping[str, str] = pinned.NEEDED,
+    fetch: Callable[..., tuple[pinned.Wheel, ...]] = pinned.wheels,
+) -> str:
+    """Have the agent run on the guest; the path of its socket there.
+
+    Raises `GuestGoneError` where the connection fails (worth another try) and `Refused` with the guest's reason.
+    """
+    remote = f'"${{{PYTHON}:-python3}}" -I -c {shlex.quote(_LOADER)}'
+    client = subprocess.Popen(  # noqa: S603
+        doorway.command(ALIAS, remote),
+        executable=ssh_client(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    late = threading.Timer(max(timeout_s, 0.1), client.kill)
+    late.start()
+    try:
+        talk = _Talk(client)
+        return _converse(talk, archive, allocation, needed=needed, fetch=fetch, tell=tell)
+    except (OSError, EOFError, ValueError):
+        # A client that gave up says why before it is gone.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            client.wait(_LAST_WORDS_S)
+        client.kill()
+        _, said = client.communicate()
+        status = client.returncode
+        why = last_line(said.decode("utf-8", errors="replace"), status if status > 0 else CONNECTION_FAILED)
+        raise GuestGoneError(
+            f"guest of allocation {allocation} cannot be reached over SSH yet ({why})", allocation_id=allocation
+        ) from None
+    finally:
+        late.cancel()
+        client.kill()
+        client.communicate()
+
+
+class _Talk:
+    """JSON lines both ways, and raw bytes one way."""
+
+    def __init__(self, client: subprocess.Popen[bytes]) -> None:
+        assert client.stdin is not None  # noqa: S101
+        assert client.stdout is not None  # noqa: S101
+        self._in, self._out = client.stdin, client.stdout
+
+    def say(self, message: dict[str, Any]) -> None:
+        self._in.write(json.dumps(message).encode() + b"\n")
+        self._in.flush()
+
+    def pour(self, content: bytes) -> None:
+        self._in.write(content)
+        self._in.flush()
+
+    def hear(self) -> dict[str, Any]:
+        line = self._out.readline(1 << 16)
+        if not line:
+            raise EOFError
+        heard = json.loads(line)
+        if not isinstance(heard, dict):
+            raise ValueError("not an object")  # noqa: TRY004  (handled with every other bad line)
+        return heard
+
+
+def _converse(
+    talk: _Talk,
+    archive: bytes,
+    allocation: str,
+    *,
+    needed: Mapping[str, str],
+    fetch: Callable[..., tuple[pinned.Wheel, ...]],
+    tell: Callable[[str], None],
+) -> str:
+    code = (importlib.resources.files("pytest_glasshouse.guest") / "pod_install.py").read_bytes()
+    talk.pour(b"%d\n" % len(code) + code)
+    talk.say({"allocation": allocation, "packages": dict(needed), "python": list(pinned.PYTHON)})
+    while True:
+        heard = talk.hear()
+        if "error" in heard:
+            raise Refused(f"allocation {allocation} cannot run the agent: {heard['error']}", allocation_id=allocation)
+        if "need" in heard:
+            _send_files(talk, heard["need"], archive, fetch=fetch, tell=tell)
+        elif "phase" in heard:
+            tell(_PHASES.get(str(heard["phase"]), "installing"))
+        elif "ready" in heard:
+            return str(heard["ready"]["socket"])
+
+
+def _send_files(
+    talk: _Talk,
+    need: dict[str, Any],
+    archive: bytes,
+    *,
+    fetch: Callable[..., tuple[pinned.Wheel, ...]],
+    tell: Callable[[str], None],
+) -> None:
+    if need["running"]:
+        talk.say({})
+        return
+    with contextlib.ExitStack() as stack:
+        found: tuple[pinned.Wheel, ...] = ()
+        if need["missing"]:
+            tell(f"fetching what the image lacks: {', '.join(map(str, need['missing']))}")
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ghw-")))
+            found = fetch(need["missing"], python=str(need["python"]), machine=str(need["machine"]), directory=directory)
+    announced = {"name": "guest.zip", "size": len(archive), "sha256": sha256_hex(archive)}
+    listed = [{"name": wheel.name, "size": len(wheel.content), "sha256": wheel.sha256} for wheel in found]
+    talk.say({"archive": announced, "wheels": listed})
+    talk.pour(archive)
+    for wheel in found:
+        talk.pour(wheel.content)

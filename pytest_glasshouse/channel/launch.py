@@ -1,0 +1,83 @@
+"""What a rented guest is started with: keys of its own, a deadline, and the first process that keeps both.
+
+One set of keys per allocation. The provider sees the launch, so nothing in it opens anything but this allocation: the host
+key and the watchdog's settings. The account's key and the SSH client's private key stay here.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import json
+import zlib
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pytest_glasshouse.guest.pod import SETTINGS
+
+#: How long a guest goes on without hearing of its host. A cut connection is back, or given up, long before.
+LEASE_S = 900.0
+#: The variable that carries the first process's code.
+CODE = "GLASSHOUSE_INIT"
+
+_START = f"import os,base64,zlib;exec(zlib.decompress(base64.b64decode(os.environ['{CODE}'])).decode())"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keys:
+    """The run's SSH keys for one allocation, in OpenSSH's text forms. `repr` shows the public halves."""
+
+    client_private: str = field(repr=False)
+    client_public: str
+    host_private: str = field(repr=False)
+    host_public: str
+
+
+def new_keys() -> Keys:
+    """Two Ed25519 key pairs: one to come in with, one to be recognised by."""
+    client, host = _pair(), _pair()
+    return Keys(client_private=client[0], client_public=client[1], host_private=host[0], host_public=host[1])
+
+
+def pod_environment(
+    keys: Keys,
+    *,
+    deadline: float,
+    contact_by: float,
+    ends: Literal["runpod", "vastai", ""],
+    api: str,
+    lease_s: float = LEASE_S,
+) -> dict[str, str]:
+    """The variables of the guest's first process; `deadline` and `contact_by` in seconds since the epoch.
+
+    `api` is the address at which the instance ends itself, with the key the provider gave it for that.
+    """
+    settings = {
+        "deadline": deadline,
+        "contact_by": contact_by,
+        "lease_s": lease_s,
+        "host_key": keys.host_private,
+        "authorized_key": keys.client_public,
+        "ends": ends,
+        "api": api,
+    }
+    code = (importlib.resources.files("pytest_glasshouse.guest") / "pod.py").read_bytes()
+    return {
+        SETTINGS: base64.b64encode(json.dumps(settings).encode()).decode(),
+        CODE: base64.b64encode(zlib.compress(code, 9)).decode(),
+    }
+
+
+def pod_start() -> tuple[str, ...]:
+    """The command of the guest's first process. Any image with Python 3 and OpenSSH's server will do."""
+    return ("python3", "-I", "-S", "-c", _START)
+
+
+def _pair() -> tuple[str, str]:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+    key = Ed25519PrivateKey.generate()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    return private.decode(), public.decode()

@@ -1,0 +1,227 @@
+"""`glasshouse doctor`: what would keep rows from running here or at a provider, one line each, with the fix.
+
+It reads and rents nothing. A check that could not be made is said to be unknown; it is never fine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, NoCapacityError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.providers.base import Account, Provider
+
+EXIT_OK, EXIT_NO = 0, 1
+#: A clock that is off by more than this makes deadlines in names mean something else at the provider.
+SKEW_S = 30.0
+_DISK_GB = 5.0
+_LOCKED_BYTES = 256 << 20
+
+_DOCTOR = """\
+Look at everything a run with this provider needs and say of each, in one line, whether it is there and else how to get it.
+Nothing is rented or changed. Exit 0 when nothing is missing, 1 otherwise.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One thing that was looked at. `warn` is worth knowing and stops nothing."""
+
+    mark: Literal["ok", "warn", "FAIL"]
+    what: str
+    told: str
+    fix: str = ""
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommand."""
+    doctor = commands.add_parser(
+        "doctor", help="look for what would keep rows from running", description=_DOCTOR,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    doctor.add_argument(
+        "--provider", choices=("mock", "local", "runpod", "vastai"), default="mock", metavar="NAME",
+        help="mock (default), local, runpod or vastai",
+    )  # fmt: skip
+    doctor.add_argument("--allow-simulated", action="store_true", help="accept a base URL that is not the provider's own")
+    doctor.set_defaults(run=_doctor, report_error_code=4)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    allowed = options.allow_simulated or os.environ.get("GLASSHOUSE_ALLOW_SIMULATED", "").lower() in ("1", "yes", "true", "on")
+    lines = list(_renting(options.provider, allow_simulated=allowed) if _rents(options.provider) else _here(options.provider))
+    for line in lines:
+        fix = f" -> {line.fix}" if line.fix else ""
+        sys.stdout.write(f"{line.mark:4}  {line.what}: {line.told}{fix}\n")
+    return EXIT_NO if any(line.mark == "FAIL" for line in lines) else EXIT_OK
+
+
+def _rents(name: str) -> bool:
+    from pytest_glasshouse.providers.opening import RENTING
+
+    return name in RENTING
+
+
+def _here(name: str) -> Iterator[Line]:
+    yield _torch()
+    if name == "local":
+        yield _gpu()
+    yield _socket()
+    yield _disk()
+    yield _locks()
+
+
+def _renting(name: str, *, allow_simulated: bool) -> Iterator[Line]:
+    from pytest_glasshouse.providers.opening import open_provider
+
+    yield _ssh()
+    try:
+        provider = open_provider(name, allow_simulated=allow_simulated)
+    except ConfigurationError as error:
+        yield Line(mark="FAIL", what="provider", told=str(error), fix="set what it names")
+        return
+    if provider.simulated:
+        yield Line(mark="warn", what="base URL", told="not the provider's own: simulated, its rows are dry runs")
+    try:
+        before, account, after = time.time(), provider.account(), time.time()
+    except GlasshouseError as error:
+        yield Line(mark="FAIL", what="key", told=str(error), fix="check key and network, then run doctor again")
+        return
+    yield Line(mark="ok", what="key", told="accepted")
+    yield _balance(account)
+    yield _skew(account, (before + after) / 2, (after - before) / 2)
+    yield _asked("offers", lambda: _offers(provider))
+    yield _asked("leftovers", lambda: _leftovers(provider))
+    yield _disk()
+
+
+def _asked(what: str, ask: Callable[[], Line]) -> Line:
+    try:
+        return ask()
+    except NoCapacityError as error:
+        return Line(mark="warn", what=what, told=str(error))
+    except GlasshouseError as error:
+        return Line(mark="FAIL", what=what, told=f"unknown: {error}", fix="run doctor again in a minute")
+
+
+def _balance(account: Account) -> Line:
+    if account.balance_usd is None:
+        return Line(mark="warn", what="balance", told="this API does not tell", fix="look at the provider's console")
+    mark: Literal["ok", "FAIL"] = "ok" if account.balance_usd > 0 else "FAIL"
+    return Line(mark=mark, what="balance", told=f"{account.balance_usd:.2f} USD", fix="" if mark == "ok" else "add credit")
+
+
+def _skew(account: Account, here_s: float, doubt_s: float) -> Line:
+    if account.server_time_s is None:
+        return Line(mark="warn", what="clock", told="the provider's answer has no time to compare with")
+    # The header has whole seconds.
+    skew_s = max(abs(here_s - account.server_time_s) - doubt_s - 1.0, 0.0)
+    if skew_s > SKEW_S:
+        fix = "set this machine's clock (NTP): deadlines of allocations are absolute"
+        return Line(mark="FAIL", what="clock", told=f"{skew_s:.0f} s away from the provider's", fix=fix)
+    return Line(mark="ok", what="clock", told=f"within {skew_s + doubt_s + 1.0:.0f} s of the provider's")
+
+
+def _offers(provider: Provider) -> Line:
+    from pytest_glasshouse.rows.published import PUBLISHED_ROWS
+
+    wanted = {row.gpu: row for row in PUBLISHED_ROWS if row.provider == provider.name}
+    found, missing = [], []
+    for gpu, row in sorted(wanted.items()):
+        try:
+            cheapest = provider.offers(row)[0]
+        except NoCapacityError:
+            missing.append(gpu)
+            continue
+        found.append(f"{gpu} {cheapest.price_usd_per_hour:.2f} USD per hour")
+    if not found:
+        return Line(mark="warn", what="offers", told=f"none now for {', '.join(missing)}", fix="try later")
+    return Line(mark="ok", what="offers", told=", ".join(found) + (f"; none now for {', '.join(missing)}" if missing else ""))
+
+
+def _leftovers(provider: Provider) -> Line:
+    from pytest_glasshouse.providers.lease import named
+
+    left = [instance for instance in provider.list() if instance.state != "ended"]
+    if not left:
+        return Line(mark="ok", what="leftovers", told="none")
+    now = time.time()
+    over = sum(1 for each in left if (told := named(each.name)) is not None and told.deadline < now)
+    return Line(
+        mark="FAIL" if over else "warn",
+        what="leftovers",
+        told=f"{len(left)} allocations of this project exist, {over} of them past their deadline",
+        fix=f"glasshouse reap --provider {provider.name}{' --expired' if over else ' --dry-run'}",
+    )
+
+
+def _ssh() -> Line:
+    found = shutil.which("ssh")
+    if found is None:
+        return Line(mark="FAIL", what="ssh", told="no OpenSSH client on PATH", fix="install it (Debian: openssh-client)")
+    return Line(mark="ok", what="ssh", told="found")
+
+
+def _torch() -> Line:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
+    if missing:
+        fix = "pip install 'pytest-glasshouse[train]'"
+        return Line(mark="FAIL", what="training", told=f"{' and '.join(missing)} not installed", fix=fix)
+    return Line(mark="ok", what="training", told="torch, transformers and peft are installed")
+
+
+def _gpu() -> Line:
+    from pytest_glasshouse.guest import machine
+
+    found = machine.gpus()
+    if not found:
+        fix = "check nvidia-smi; without a GPU use --provider mock"
+        return Line(mark="FAIL", what="GPU", told="NVML shows no NVIDIA GPU", fix=fix)
+    return Line(mark="ok", what="GPU", told=", ".join(gpu.model for gpu in found))
+
+
+def _socket() -> Line:
+    import socket
+
+    from pytest_glasshouse.providers.process import new_directory
+
+    try:
+        directory = new_directory()
+        try:
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(directory / "agent.sock"))
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+    except OSError as error:
+        fix = "set TMPDIR to a short path that allows unix sockets"
+        return Line(mark="FAIL", what="sockets", told=f"a unix socket cannot be made: {error.strerror}", fix=fix)
+    return Line(mark="ok", what="sockets", told="a unix socket can be made")
+
+
+def _disk() -> Line:
+    free_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    if free_gb < _DISK_GB:
+        fix = "free some, or point TMPDIR elsewhere"
+        return Line(mark="warn", what="disk", told=f"{free_gb:.1f} GB free for temporary files", fix=fix)
+    return Line(mark="ok", what="disk", told=f"{free_gb:.0f} GB free for temporary files")
+
+
+def _locks() -> Line:
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    if limit != resource.RLIM_INFINITY and limit < _LOCKED_BYTES:
+        told = f"{limit >> 20} MiB may be locked; what does not fit is recorded as `locked: false`"
+        return Line(mark="warn", what="memory locks", told=told, fix="raise `ulimit -l`")
+    return Line(mark="ok", what="memory locks", told="unlimited" if limit == resource.RLIM_INFINITY else f"{limit >> 20} MiB")

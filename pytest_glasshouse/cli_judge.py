@@ -1,0 +1,192 @@
+"""`glasshouse gate`, `compare` and `history`: several answers from reports. Reads files and the clock.
+
+This module refuses to judge: it turns flags and a table into a policy, and what `report.gate`, `report.compare` and
+`report.history` say into lines and an exit code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_glasshouse.report.gate import Gated
+
+EXIT_NO = 1
+EXIT_USAGE = 4
+EXIT_NOTHING = 5
+_POLICY_FILE = Path("pyproject.toml")
+_GATE = """\
+Judge whether REPORT (a report or a bundle) may let a release through. Whatever the policy, it must be free of faults,
+every row in it measured on the GPU it names, every tamper case refused, no key outstanding, cleanup proven, the tree
+without uncommitted changes and the attestation policy not lenient. The rest is asked for with flags, or in pyproject.toml:
+
+  [tool.glasshouse.gate]
+  rows = ["h100-*"]          # patterns; each must match a measured row
+  max-overhead = 3.0         # percent; the one-sided 95 % upper bound of every row must be at most this
+  min-rounds = 5
+  publishable = true
+  level = "authentic"        # with trust = ["lab.pub"]
+  max-age = 24               # hours
+  min-lifecycle = 0.95       # least 95 % lower bound of the share of lifecycles that held
+
+exit codes: 0 passed; 1 failed or inconclusive; 4 the report or the policy cannot be used; 5 nothing to judge
+"""
+
+
+_COMPARE = """\
+Compare the rows that reports A and B both measured: the overhead in each and the difference, B minus A, in percentage points
+of the raw rate, with its 95 % interval (Welch's t over the rounds of both). One round on either side has no interval.
+
+Rows on unlike machines (another GPU or provider, a dry run against a real one) are refused unless --allow-unlike.
+
+exit codes: 0 compared; 1 a report has faults; 4 unusable, or machines unlike; 5 no row in common
+"""
+_HISTORY = "List every row's overhead over the reports below a directory, oldest first. Faulty ones are named and left out."
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommands."""
+    gate = commands.add_parser(
+        "gate", help="let a release through, or not", description=_GATE,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    gate.add_argument("report", type=Path, metavar="REPORT", help="a report or a bundle")
+    gate.add_argument("--row", action="append", dest="rows", metavar="PATTERN", help="a row that must be measured; repeatable")
+    gate.add_argument("--max-overhead", type=float, metavar="P", help="percent that every row's upper bound may reach")
+    gate.add_argument("--min-rounds", type=int, metavar="N", help="rounds that every row must have")
+    gate.add_argument("--publishable", action="store_true", default=None, help="every row must be publishable")
+    gate.add_argument("--require", dest="level", metavar="LEVEL", help="consistent, authentic or witnessed")
+    gate.add_argument("--trust", action="append", type=Path, metavar="PUB", help="a public key file; repeatable")
+    which = gate.add_mutually_exclusive_group()
+    which.add_argument("--subject", type=Path, metavar="FILE", help="the file (a wheel) that the report must be about")
+    which.add_argument("--commit", metavar="SHA", help="the commit that the report must be about")
+    gate.add_argument("--max-age", type=float, metavar="H", help="hours since the report was made")
+    gate.add_argument("--min-lifecycle", type=float, metavar="SHARE", help="least 95 %% lower bound of lifecycles that held")
+    gate.add_argument("--allow-dirty", action="store_true", default=None, help="accept a tree with uncommitted changes")
+    gate.add_argument(
+        "--allow-lenient-policy", action="store_true", default=None, help="accept waived findings and lenient policies"
+    )
+    gate.add_argument(
+        "--policy", type=Path, metavar="TOML", help="where [tool.glasshouse.gate] stands (default: ./pyproject.toml, if any)"
+    )
+    gate.add_argument("--json", action="store_true", help="the ruling as JSON")
+    gate.set_defaults(run=_gate, report_error_code=EXIT_USAGE)
+
+    compare = commands.add_parser(
+        "compare", help="two reports, row by row", description=_COMPARE,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    compare.add_argument("before", type=Path, metavar="A")
+    compare.add_argument("after", type=Path, metavar="B")
+    compare.add_argument("--allow-unlike", action="store_true", help="compare rows that ran on unlike machines, and say so")
+    compare.set_defaults(run=_compare, report_error_code=EXIT_USAGE)
+
+    history = commands.add_parser(
+        "history", help="each row's figures over the reports of a directory", description=_HISTORY, allow_abbrev=False
+    )
+    history.add_argument("directory", type=Path, metavar="DIR")
+    history.add_argument("--row", metavar="PATTERN", default="*", help="rows whose name matches (default: all)")
+    history.set_defaults(run=_history, report_error_code=EXIT_USAGE)
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.authenticity import Trust
+    from pytest_glasshouse.report.check import check_bytes, load_document
+    from pytest_glasshouse.report.gate import gate
+    from pytest_glasshouse.report.gate_policy import FIELDS, policy_of, read_table
+
+    path = options.policy or _POLICY_FILE
+    table = read_table(path, required=options.policy is not None)
+    flags = {name: getattr(options, name.replace("-", "_")) for name in FIELDS}
+    policy = policy_of(table, flags, subject=options.subject)
+    try:
+        data = options.report.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
+    document = load_document(data)
+    trust = Trust.read([*(path.parent / each for each in _trusted(table)), *(options.trust or ())])
+    gated = gate(document, check_bytes(data, trust=trust, derivation=options.derivation), policy, now=datetime.now(UTC))
+    lines = [_json(gated)] if options.json else list(_told(options.report, gated))
+    if not options.json and policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
+        lines.insert(-1, "no limit was asked for: the overhead of no row was judged (--max-overhead)")
+    sys.stdout.write("\n".join(lines) + "\n")
+    if os.environ.get("GITHUB_ACTIONS") == "true" and gated.ruling.code:
+        from pytest_glasshouse.report.github import annotation
+
+        sys.stderr.write(annotation("error", "glasshouse gate", gated.sentence) + "\n")
+    return gated.ruling.code
+
+
+def _trusted(table: Mapping[str, Any]) -> list[str]:
+    trusted = table.get("trust", [])
+    if not isinstance(trusted, list) or not all(isinstance(each, str) for each in trusted):
+        raise ConfigurationError(f"gate: trust: expected a list of key files, saw {trusted!r}")
+    return trusted
+
+
+def _told(path: Path, gated: Gated) -> Iterator[str]:
+    yield from (f"{path}: {each}" for each in gated.objections)
+    yield gated.sentence
+
+
+def _json(gated: Gated) -> str:
+    told = {
+        "ruling": gated.ruling.value,
+        "exitCode": gated.ruling.code,
+        "level": gated.level.value,
+        "judged": gated.judged,
+        "selected": gated.selected,
+        "objections": [{"path": each.path, "text": each.text, "undecided": each.undecided} for each in gated.objections],
+        "sentence": gated.sentence,
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.compare import compare, lines
+
+    before, after = (_sound(path, options) for path in (options.before, options.after))
+    if before is None or after is None:
+        return EXIT_NO
+    compared = compare(before, after)
+    unlike = [each for each in compared.pairs if each.unlike]
+    if unlike and not options.allow_unlike:
+        told = "; ".join(f"{each.name}: {each.unlike}" for each in unlike)
+        raise ConfigurationError(f"unlike machines: {told}. Their difference is no change of protection (--allow-unlike)")
+    sys.stdout.write("\n".join(lines(compared, names=(options.before.name, options.after.name))) + "\n")
+    return 0 if compared.pairs else EXIT_NOTHING
+
+
+def _sound(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The report's document, or None after its faults were told."""
+    from pytest_glasshouse.report.check import check_bytes, load_document
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
+    document = load_document(data)
+    faults = check_bytes(data, derivation=options.derivation).faults
+    for fault in faults:
+        sys.stdout.write(f"{path}: {fault}\n")
+    return None if faults else document
+
+
+def _history(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.history import history, lines
+
+    if not options.directory.is_dir():
+        raise ConfigurationError(f"{options.directory}: expected a directory with reports")
+    found = history(options.directory, pattern=options.row, derivation=options.derivation)
+    sys.stdout.write("\n".join(lines(found)) + "\n")
+    return 0 if found.entries else EXIT_NOTHING

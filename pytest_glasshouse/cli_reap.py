@@ -1,0 +1,183 @@
+"""`glasshouse reap`: find allocations of this project that a provider still lists, and end them.
+
+It needs no ledger: an allocation's name says whose it is and until when it may live. A listing that fails is never zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.providers.base import Instance, Provider
+    from pytest_glasshouse.providers.lease import Lease, Named
+
+EXIT_OK, EXIT_LEFT, EXIT_CLEANUP = 0, 1, 10
+
+_REAP = """\
+List the allocations of this project that a provider still has, then end them and prove that they are gone. Without
+--expired that includes allocations of runs that are still going on, so it asks first; --expired takes only those whose
+deadline, which is part of their name, is over: nobody can want them any more, and a scheduled job may end them unasked.
+
+exit codes: 0 nothing is left; 1 something is left and was not to be ended; 10 something may be left; 4 wrong usage
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One allocation a provider lists. `named` is None where the name begins like ours and says no more."""
+
+    provider: Provider
+    instance: Instance
+    named: Named | None
+
+    def expired(self, now: float) -> bool:
+        """Whether its own name says that its time is over."""
+        return self.named is not None and now > self.named.deadline
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommand."""
+    reap = commands.add_parser(
+        "reap",
+        help="end allocations that were left behind",
+        description=_REAP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    reap.add_argument(
+        "--provider", action="append", choices=("runpod", "vastai"), metavar="NAME",
+        help="runpod or vastai; repeatable (default: every one there is a key for)",
+    )  # fmt: skip
+    reap.add_argument("--expired", action="store_true", help="only those whose deadline is over; asks nothing")
+    reap.add_argument("--run", dest="run_id", metavar="RUN", help="only those of this run")
+    reap.add_argument("--dry-run", action="store_true", help="list them and end nothing")
+    reap.add_argument("--yes", action="store_true", help="end them without asking")
+    reap.add_argument("--allow-simulated", action="store_true", help="accept a base URL that is not the provider's own")
+    reap.set_defaults(run=_reap, report_error_code=4)
+
+
+def _reap(options: argparse.Namespace) -> int:
+    doubts: list[str] = []
+    found = list(_find(_providers(options), doubts))
+    now = time.time()
+    if options.run_id:
+        found = [each for each in found if each.named is not None and each.named.run_id == options.run_id]
+    mine = [each for each in found if each.named is not None and (not options.expired or each.expired(now))]
+    for each in found:
+        _say(_line(each, now, taken=each in mine))
+    for doubt in doubts:
+        _say(doubt)
+    if not mine:
+        _say("nothing to end")
+        return EXIT_CLEANUP if doubts else EXIT_OK
+    if options.dry_run or not (options.expired or options.yes or _agreed(len(mine))):
+        _say(f"{len(mine)} left and not ended{'' if options.dry_run else '; --yes ends them'}")
+        return EXIT_CLEANUP if doubts else EXIT_LEFT
+    return max(_end(mine), EXIT_CLEANUP if doubts else EXIT_OK)
+
+
+def _providers(options: argparse.Namespace) -> list[Provider]:
+    from pytest_glasshouse.providers.opening import RENTING, open_provider
+
+    allowed = options.allow_simulated or os.environ.get("GLASSHOUSE_ALLOW_SIMULATED", "").lower() in ("1", "yes", "true", "on")
+    opened = []
+    for name in options.provider or RENTING:
+        try:
+            opened.append(open_provider(name, allow_simulated=allowed))
+        except CredentialsError:
+            if options.provider:
+                raise
+    if not opened:
+        raise ConfigurationError("no provider to look at: expected RUNPOD_API_KEY or VAST_API_KEY, saw neither")
+    return opened
+
+
+def _find(providers: list[Provider], doubts: list[str]) -> Iterator[Found]:
+    from pytest_glasshouse.providers.lease import named
+
+    for provider in providers:
+        try:
+            listed = _patiently(provider)
+        except GlasshouseError as error:
+            doubts.append(f"{provider.name}: its listing failed, so nobody knows what is left: {error}")
+            continue
+        for instance in listed:
+            if instance.state != "ended":
+                yield Found(provider=provider, instance=instance, named=named(instance.name))
+
+
+def _patiently(provider: Provider) -> tuple[Instance, ...]:
+    from pytest_glasshouse.errors import ProviderError
+    from pytest_glasshouse.providers.timing import timing_of
+
+    poll_s = timing_of(rents=True, simulated=provider.simulated, poll_s=provider.poll_s).poll_s
+    for pause_s in (poll_s, poll_s * 3):
+        try:
+            return provider.list()
+        except ProviderError:
+            time.sleep(pause_s)
+    return provider.list()
+
+
+def _line(found: Found, now: float, *, taken: bool) -> str:
+    instance = found.instance
+    price = "" if instance.price_usd_per_hour is None else f", {instance.price_usd_per_hour:.2f} USD per hour"
+    if found.named is None:
+        told = "its name says no run and no deadline; left alone"
+    else:
+        until = datetime.fromtimestamp(found.named.deadline, UTC)
+        over = "expired" if found.expired(now) else "until"
+        told = f"run {found.named.run_id}, {over} {until:%Y-%m-%d %H:%M:%S} UTC{'' if taken else '; left alone'}"
+    return f"{found.provider.name} {instance.instance_id}  {instance.name}  {instance.state}{price}  {told}"
+
+
+def _agreed(count: int) -> bool:
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    return input(f"glasshouse reap: end {'it' if count == 1 else f'these {count}'}? [yes/no] ").strip().lower() in ("y", "yes")
+
+
+def _end(mine: list[Found]) -> int:
+    from pytest_glasshouse.providers.cleanup import Ending
+    from pytest_glasshouse.providers.opening import manual
+    from pytest_glasshouse.providers.timing import Clock, timing_of
+
+    providers = {each.provider.name: each.provider for each in mine}
+    timings = {p.name: timing_of(rents=True, simulated=p.simulated, poll_s=p.poll_s) for p in providers.values()}
+    leases = list({each.instance.name: _lease(each, mine) for each in mine}.values())
+    verdicts = Ending(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
+    for verdict in verdicts:
+        done = "ended" if verdict.status == "proven" else verdict.status.upper()
+        _say(f"{done}: {verdict.lease.name}: {verdict.reason}")
+        if verdict.status != "proven":
+            for instance_id in sorted(verdict.lease.instance_ids):
+                _say(f"  by hand: {manual(verdict.lease.provider, instance_id)}")
+    return EXIT_OK if all(verdict.status == "proven" for verdict in verdicts) else EXIT_CLEANUP
+
+
+def _lease(found: Found, mine: list[Found]) -> Lease:
+    from pytest_glasshouse.providers.lease import Lease
+
+    same = {each.instance.instance_id for each in mine if each.instance.name == found.instance.name}
+    return Lease(
+        name=found.instance.name,
+        provider=found.provider.name,
+        intent_at=time.time(),
+        deadline=float(found.named.deadline if found.named else 0),
+        instance_ids=same,
+        seen_listed=True,
+    )
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"glasshouse reap: {line}\n")
+    sys.stdout.flush()

@@ -1,0 +1,69 @@
+"""`glasshouse render`: a report as tables, as a page, or as a badge. Shows what a report says and judges nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pytest_glasshouse.errors import ConfigurationError
+
+EXIT_USAGE = 4
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommand."""
+    render = commands.add_parser(
+        "render", help="a report as tables, page or badge", description="Write a report in another form.", allow_abbrev=False
+    )
+    render.add_argument("report", type=Path, metavar="REPORT", help="a report or a bundle")
+    form = render.add_mutually_exclusive_group(required=True)
+    form.add_argument("--markdown", action="store_true", help="tables for a README or a job summary")
+    form.add_argument("--html", action="store_true", help="one page with plots, that needs no network")
+    form.add_argument("--excerpt", action="store_true", help="its rows as JSON in the shape that was published, without evidence")
+    form.add_argument("--badge", action="store_true", help="an SVG with the upper bound of the overhead")
+    render.add_argument("--max-overhead", type=float, metavar="P", help="the limit that colours the badge (default: the run's)")
+    render.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    render.set_defaults(run=_render, report_error_code=EXIT_USAGE)
+
+
+def _render(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.report.check import load_document
+    from pytest_glasshouse.report.writer import replace
+
+    try:
+        data = options.report.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
+    text = _text(options, data, load_document(data))
+    if options.out is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        try:
+            replace(options.out, text.encode())
+        except OSError as error:
+            raise ConfigurationError(f"--out {options.out}: cannot be written ({error.strerror})") from error
+    return 0
+
+
+def _text(options: argparse.Namespace, data: bytes, document: dict[str, Any]) -> str:
+    if options.badge:
+        from pytest_glasshouse.report.badge import badge, svg
+        from pytest_glasshouse.report.check import check_bytes
+
+        sound = check_bytes(data, derivation=options.derivation).sound
+        return svg(badge(document, sound=sound, max_overhead_pct=options.max_overhead))
+    if options.html:
+        from pytest_glasshouse.report.check import check_bytes
+        from pytest_glasshouse.report.page import page
+
+        return page(document, check_bytes(data, derivation=options.derivation))
+    if options.excerpt:
+        from pytest_glasshouse.report.excerpt import excerpt
+
+        return excerpt(document)
+    from pytest_glasshouse.report.markdown import markdown
+
+    return markdown(document)

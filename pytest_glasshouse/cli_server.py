@@ -1,0 +1,185 @@
+"""`glasshouse register` and `outstanding`: what an owner tells a running attestation server, and what he asks it.
+
+This module knows the command line and files. It refuses to talk to a server whose key was not given, and to print a key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, ProtocolError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.legs.trustees import Trustees
+    from pytest_glasshouse.trust.outstanding import Outstanding
+
+Answer = TypeVar("Answer")
+
+_REGISTER = """\
+Hand a sealed package over to a running server: its manifest (PACKAGE.manifest), the policy that evidence must satisfy, and
+the data key (PACKAGE.key), sealed anew so that only this server can read it. The package itself stays where it is. A
+server forgets data keys when it restarts: register again then. Registering twice is as good as once.
+"""
+_OUTSTANDING = """\
+List the data keys that left and whose leg nobody has seen the end of: from a running server, whose answer is signed, or with
+--state from the ledger of one that is down. A release is open until its deadline and overdue from then on.
+
+exit codes: 0 none is overdue; 1 at least one is, or the server refused; 4 the command line, or the server cannot be asked
+"""
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommands."""
+    register = commands.add_parser(
+        "register", help="register a sealed package with a running server", description=_REGISTER,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    register.add_argument(
+        "package", type=Path, metavar="PACKAGE", help="as `glasshouse seal` wrote it, with its two files beside it"
+    )
+    register.add_argument("--policy", required=True, type=Path, metavar="FILE", help="as `glasshouse policy capture` wrote it")
+    _add_server(register)
+    register.set_defaults(run=_register, report_error_code=4)
+
+    listing = commands.add_parser(
+        "outstanding", help="data keys that left and were never accounted for", description=_OUTSTANDING,
+        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+    )  # fmt: skip
+    listing.add_argument(
+        "--state", type=Path, metavar="DIR", help="the state directory of a server that is down, in place of a server"
+    )
+    listing.add_argument("--run-id", default="", metavar="RUN", help="of this run only")
+    _add_server(listing)
+    listing.set_defaults(run=_outstanding, report_error_code=4)
+
+
+def _add_server(parser: Any) -> None:
+    parser.add_argument("--server", metavar="URL", help="the server (default: GLASSHOUSE_SERVER)")
+    parser.add_argument("--server-key", metavar="PUB", help="its public key: a file, or the key (default: GLASSHOUSE_SERVER_KEY)")
+    parser.add_argument(
+        "--server-ca", type=Path, metavar="PEM", help="vouches for its certificate (default: GLASSHOUSE_SERVER_CA)"
+    )
+    parser.add_argument("--owner", type=Path, metavar="FILE", help="the owner's key (default: GLASSHOUSE_OWNER_KEY)")
+
+
+def _register(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.cli_policy import read_policy
+    from pytest_glasshouse.trust.sealing import read_manifest
+    from pytest_glasshouse.wire.canonical import sha256_hex
+
+    policy = read_policy(options.policy)
+    manifest = _read(_beside(options.package, ".manifest")).decode("ascii", "replace").strip()
+    kept = _read(_beside(options.package, ".key"))
+    header = _header_sha256(options.package)
+    trustees = _meet(options)
+    try:
+        owner, digest = trustees.owner, sha256_hex(manifest.encode())
+        claims = read_manifest(manifest, owner=owner.public)
+        if claims["header_sha256"] != header:
+            raise ConfigurationError(f"{options.package}: the manifest beside it describes another package")
+        registration = owner.register(
+            server=trustees.server_key,
+            server_hpke=trustees.server_hpke,
+            manifest=manifest,
+            policy=policy,
+            data_key=owner.take(kept, manifest_sha256=digest),
+        )
+        answer = _asked(lambda: trustees.client.register(registration))
+    finally:
+        trustees.close()
+    sys.stdout.write(f"registered  {answer['manifest']}\npolicy      {answer['policy']}\n")
+    return 0
+
+
+def _outstanding(options: argparse.Namespace) -> int:
+    if options.state is not None and options.server is not None:
+        raise ConfigurationError("--state, --server: a ledger or a server; give one")
+    told = _of_ledger(options) if options.state is not None else _of_server(options)
+    for each in told.releases:
+        word = "overdue" if each in told.overdue() else "open"
+        due = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(str(each["deadline"]))))
+        sys.stdout.write(f"{word:7}  due {due}  {each['sub']}\n")
+    more = f", the oldest {len(told.releases)} are listed" if len(told.releases) < told.total else ""
+    sys.stdout.write(f"{told.total} outstanding, {len(told.overdue())} overdue{more}\n")
+    return 1 if told.overdue() else 0
+
+
+def _of_server(options: argparse.Namespace) -> Outstanding:
+    trustees = _meet(options)
+    try:
+        query = trustees.owner.query(server=trustees.server_key, run=options.run_id, now=int(time.time()))
+        return _asked(lambda: trustees.client.outstanding(query, server=trustees.server_key))
+    finally:
+        trustees.close()
+
+
+def _of_ledger(options: argparse.Namespace) -> Outstanding:
+    from contextlib import closing
+
+    from pytest_glasshouse.trust.ledger import Ledger
+    from pytest_glasshouse.trust.outstanding import Outstanding
+
+    path = options.state / "ledger.sqlite3"
+    if not path.is_file():
+        raise ConfigurationError(f"--state {options.state}: expected a ledger there, saw none")
+    with closing(Ledger(path)) as ledger:
+        found = ledger.outstanding(run=options.run_id)
+    return Outstanding(at=int(time.time()), total=len(found), releases=tuple(found))
+
+
+def _meet(options: argparse.Namespace) -> Trustees:
+    """Owner and server, the server known by its key. Raises `ConfigurationError` for what is missing or does not fit."""
+    from pytest_glasshouse.legs.trustees import OutsideServer, Trustees
+
+    names = {"server": "GLASSHOUSE_SERVER", "server_key": "GLASSHOUSE_SERVER_KEY", "owner": "GLASSHOUSE_OWNER_KEY"}
+    given = {name: getattr(options, name) or os.environ.get(variable) for name, variable in names.items()}
+    missing = [f"--{name.replace('_', '-')} (or {variable})" for name, variable in names.items() if not given[name]]
+    if missing:
+        raise ConfigurationError(f"expected {', '.join(missing)}; saw none")
+    authority = options.server_ca or os.environ.get("GLASSHOUSE_SERVER_CA")
+    return Trustees(
+        OutsideServer(
+            url=str(given["server"]),
+            key=str(given["server_key"]),
+            owner_key=Path(str(given["owner"])).expanduser(),
+            authority=Path(authority) if authority else None,
+        )
+    )
+
+
+def _asked(ask: Callable[[], Answer]) -> Answer:
+    try:
+        return ask()
+    except RefusedError as refusal:
+        sys.stderr.write(f"the server refused: {refusal.reason}\n")
+        raise SystemExit(1) from None
+    except (InfrastructureError, ProtocolError) as error:
+        raise ConfigurationError(f"{error}; nothing is known") from None
+
+
+def _header_sha256(path: Path) -> str:
+    from pytest_glasshouse.errors import IntegrityError
+    from pytest_glasshouse.wire.package import parse_header
+
+    try:
+        return parse_header(_read(path)).sha256
+    except IntegrityError:
+        raise ConfigurationError(f"{path}: expected a package as `glasshouse seal` writes it, saw something else") from None
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None

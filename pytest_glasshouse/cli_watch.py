@@ -1,0 +1,84 @@
+"""`glasshouse watch`: what a run does now, from another terminal, by reading its directory. It changes nothing there."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pytest_glasshouse.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+EXIT_USAGE = 4
+_WATCH = """\
+Follow a run of this machine: RUN is its id or its directory. With a terminal, one line that lives; without, one line for each
+change. It ends when the run does.
+"""
+
+
+def declare(commands: Any) -> None:
+    """Add the subcommand."""
+    watch = commands.add_parser("watch", help="follow a run from another terminal", description=_WATCH, allow_abbrev=False)
+    watch.add_argument("run_name", metavar="RUN", help="run id, or its directory reports/<run-id>.run")
+    watch.add_argument("--once", action="store_true", help="say what it does now, and end")
+    watch.set_defaults(run=_watch, report_error_code=EXIT_USAGE)
+
+
+def _watch(options: argparse.Namespace) -> int:
+    directory = _directory(options.run_name)
+    follow(directory, sys.stdout, terminal=sys.stdout.isatty(), once=options.once, sleep=time.sleep)
+    return 0
+
+
+def _directory(named: str) -> Path:
+    for path in (Path(named), Path("reports") / f"{named}.run"):
+        if path.is_dir():
+            return path
+    raise ConfigurationError(f"{named}: expected a run that is going on, saw neither that directory nor reports/{named}.run")
+
+
+def follow(directory: Path, out: TextIO, *, terminal: bool, once: bool, sleep: Callable[[float], None]) -> None:
+    """Write what is new once a second until the run directory is gone."""
+    told = ""
+    while directory.is_dir():
+        line = _line(directory)
+        if line != told:
+            out.write(f"\r\x1b[2K{line}" if terminal else f"{line}\n")
+            out.flush()
+            told = line
+        if once:
+            break
+        sleep(1.0)
+    out.write("\n" if terminal else "")
+    if not once:
+        out.write("the run has ended\n")
+
+
+def _line(directory: Path) -> str:
+    from pytest_glasshouse.report.progress import read_progress
+
+    ended, rows = _count(directory)
+    running = "  |  ".join(str(line) for _, line in sorted(read_progress(directory).items()))
+    return f"{ended} of {rows} rows ended" + (f"  |  {running}" if running else "")
+
+
+def _count(directory: Path) -> tuple[int, int]:
+    """Rows that ended and all of them. A row that was tried again has a line for each time: it counts once."""
+    from pytest_glasshouse.report.writer import ROWS
+
+    try:
+        rows = len(json.loads((directory / "plan.json").read_text("utf-8"))["rows"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0
+    ended = set()
+    try:
+        for line in (directory / ROWS).read_bytes().splitlines():
+            ended.add(json.loads(line)["record"]["rowId"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return len(ended), rows

@@ -1,0 +1,66 @@
+"""Before anything is rented: whether it may be, and whether somebody wants to pay for it.
+
+Renting takes a budget, or a person at a terminal who says yes to the price table. A key in the environment is neither.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import pytest
+
+    from pytest_glasshouse.engine import BrokerLike
+    from pytest_glasshouse.options import Options
+
+
+def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:
+    """Show the price table and return, or raise: `ConfigurationError` without consent, `BudgetError` above the budget."""
+    with _uncaptured(config):
+        someone = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+        if options.budget_usd is None and not someone:
+            raise ConfigurationError(
+                f"provider {options.provider} rents: expected --glasshouse-budget USD, saw none, and there is no terminal to ask "
+                "at. Nothing was rented"
+            )
+        if environ.get("CI") and not options.sweeper and not broker.simulated:
+            raise ConfigurationError(
+                "CI is set: expected glasshouse_sweeper to name the scheduled job that runs `glasshouse reap --expired`, saw "
+                "none. A CI machine may kill this run and its reaper; nothing was rented"
+            )
+        from pytest_glasshouse.providers.money import table
+
+        for name in broker.simulated:
+            _say(f"SIMULATED: provider {name} answers at a base URL that is not its own; its rows are dry runs, not publishable")
+        told = broker.quote()
+        for line in table(told, budget_usd=options.budget_usd):
+            _say(line)
+        if options.budget_usd is None and input("glasshouse: rent this? [yes/no] ").strip().lower() not in ("y", "yes"):
+            raise ConfigurationError("not rented: the answer was no")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"glasshouse: {line}\n")
+    sys.stdout.flush()
+
+
+@contextmanager
+def _uncaptured(config: pytest.Config) -> Iterator[None]:
+    """The real standard streams, for as long as it takes to ask."""
+    capture = config.pluginmanager.get_plugin("capturemanager")
+    if capture is None:
+        yield
+        return
+    capturing = capture.is_globally_capturing()
+    capture.suspend_global_capture(in_=True)
+    try:
+        yield
+    finally:
+        capture.resume_global_capture()
+        if not capturing:
+            capture.suspend_global_capture()

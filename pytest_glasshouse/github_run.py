@@ -1,0 +1,70 @@
+"""A run on GitHub Actions: annotations for what failed, and the report's tables as the job's summary.
+
+Only the process that writes the report speaks, so that rows on several workers are told once. Failures in set-up and
+clean-up are told too; they are the ones a plain list of failed tests leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.report.github import SHOWN, annotation
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.run import Run
+
+#: GitHub refuses a step's summary above a mebibyte; the rest of a longer one is in the report.
+MOST_SUMMARY = 500_000
+
+
+def annotated(records: Sequence[Mapping[str, Any]], *, cleanup: str, trouble: Sequence[str]) -> Iterator[str]:
+    """Workflow commands: cleanup first, since it may cost money; then what kept the report back; then rows."""
+    if cleanup:
+        yield annotation("error", "glasshouse: cleanup is not proven", cleanup)
+    yield from (annotation("error", "glasshouse", told) for told in trouble)
+    missed = [each["record"] for each in records if "outcome" in each["record"]]
+    for row in missed[:SHOWN]:
+        yield annotation("error", f"{row['name']}: {row['outcome']}", f"{row['reason']} ({row['decision']})")
+    if len(missed) > SHOWN:
+        yield annotation("error", "glasshouse", f"{len(missed) - SHOWN} more rows were not measured; see the job summary")
+    dry = sum(each["record"]["dryRun"] for each in records if each["list"] == "rows")
+    if dry:
+        yield annotation("notice", "glasshouse", f"{dry} of {len(records)} rows are a dry run; not a gate")
+
+
+def summarise(run: Run, path: Path) -> None:
+    """Add the report's tables to the job's summary. A file that cannot be written is no reason to fail a run."""
+    from pytest_glasshouse.report.markdown import markdown
+
+    text = f"glasshouse published no report: {'; '.join(run.trouble) or 'nothing was begun'}\n"
+    if run.published:
+        document = json.loads(run.published[0].read_bytes())
+        text = markdown(document)
+    if len(text.encode()) > MOST_SUMMARY:
+        text = text.encode()[:MOST_SUMMARY].decode(errors="ignore") + "\n\n(cut; the report has the rest)\n"
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        return
+
+
+def properties(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """What JUnit XML says of a row: scalars as text, and no figure without its interval beside it."""
+    told = record["record"]
+    found: dict[str, Any] = {
+        "rowId": told["rowId"],
+        "outcome": told.get("outcome", "measured"),
+        "verdict": told.get("verdict"),
+        "dryRun": told["dryRun"],
+        "publishable": told.get("publishable"),
+        "gpuModel": told["gpuModel"],
+    }
+    if record["list"] == "rows":
+        interval = told["overheadCi95Pct"]
+        shown = "single sample" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+        found |= {"overheadPct": f"{told['overheadPct']:.4f}", "overheadCi95Pct": shown}
+    return [(f"glasshouse.{name}", str(value)) for name, value in found.items() if value is not None]

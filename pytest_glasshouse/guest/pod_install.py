@@ -1,0 +1,181 @@
+"""Run by the host over SSH on a rented guest: checks what is there, installs what is missing, starts the agent.
+
+It travels as text and runs on the image's own Python before anything is installed: standard library only, nothing of this
+package. It may be run again: an agent that answers is left alone. Standard input carries JSON lines and raw bytes, standard
+output JSON lines: `{"phase"}` to show, `{"need"}` once, then `{"ready"}` or `{"error"}`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_START_S = 60.0
+#: `sun_path` holds 108 bytes, and the agent binds under a longer name first.
+_LONGEST_SOCKET = 100
+
+
+class InstallError(Exception):
+    """What cannot be done, in one line for the user."""
+
+
+def tell(**fields: Any) -> None:
+    """One line to the host."""
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
+
+
+def hear() -> dict[str, Any]:
+    """One line from the host."""
+    line = sys.stdin.buffer.readline()
+    if not line:
+        raise InstallError("the host hung up")
+    heard = json.loads(line)
+    if not isinstance(heard, dict):
+        raise InstallError("the host said something else than an object")
+    return heard
+
+
+def take(directory: str, files: Sequence[dict[str, Any]]) -> None:
+    """Files that follow as raw bytes; each must be the one that was announced."""
+    for file in files:
+        content = sys.stdin.buffer.read(file["size"])
+        if hashlib.sha256(content).hexdigest() != file["sha256"]:
+            raise InstallError("{} did not arrive as it was sent".format(file["name"]))
+        with open(os.path.join(directory, os.path.basename(file["name"])), "wb") as out:
+            out.write(content)
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version, to compare: `50.0.2` is (50, 0, 2)."""
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def missing(packages: dict[str, str], paths: list[str]) -> list[str]:
+    """Which of `packages` (name to oldest version that will do) `paths` lack."""
+    there: dict[str, str] = {}
+    for found in importlib.metadata.distributions(path=paths):
+        name = found.metadata["Name"]
+        if name:
+            there.setdefault(name.lower().replace("_", "-"), found.version)
+    return sorted(name for name, oldest in packages.items() if numbers(there.get(name, "")) < numbers(oldest))
+
+
+def install(directory: str, wheels: Sequence[dict[str, Any]]) -> str:
+    """Install wheels that lie in `directory`, each held against its hash once more by pip."""
+    site = os.path.join(directory, "site")
+    requirements = os.path.join(directory, "requirements.txt")
+    pins = [f"{os.path.join(directory, os.path.basename(one['name']))} --hash=sha256:{one['sha256']}\n" for one in wheels]
+    with open(requirements, "w", encoding="utf-8") as out:
+        out.writelines(pins)
+    options = ["--no-index", "--no-deps", "--require-hashes", "--no-compile", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-I", "-m", "pip", "install", *options, "--target", site, "--requirement", requirements]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise InstallError("pip could not install the wheels: {}".format(" ".join(done.stderr.split()[-40:])))
+    return site
+
+
+def answers(path: str) -> bool:
+    """Whether an agent listens at `path`."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+def start(directory: str, allocation: str, site_packages: Sequence[str], contact: str) -> None:
+    """Start the agent so that it outlives this connection, and wait until it listens."""
+    cache = os.path.join(directory, "bytecode")
+    command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"pycache_prefix={cache}"]
+    command += [os.path.join(directory, "guest.zip"), "agent"]
+    command += ["--directory", directory, "--allocation", allocation, "--contact", contact]
+    for path in site_packages:
+        command += ["--site-packages", path]
+    environment = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
+    for name in ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    log = open(os.path.join(directory, "agent.log"), "ab")  # noqa: SIM115
+    agent = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=directory, env=environment, start_new_session=True
+    )
+    until = time.monotonic() + _START_S
+    path = os.path.join(directory, "agent.sock")
+    while not answers(path):
+        if agent.poll() is not None or time.monotonic() >= until:
+            with open(log.name, encoding="utf-8", errors="replace") as said:
+                last = said.read().strip().splitlines()[-1:]
+            raise InstallError("the agent did not start: %s" % (last[0] if last else "it printed nothing"))
+        time.sleep(0.02)
+
+
+def run() -> None:
+    """The whole conversation."""
+    order = hear()
+    root = os.environ.get("GLASSHOUSE_POD_ROOT") or "/var/lib/glasshouse"
+    contact, directory = os.path.join(root, "contact"), os.path.join(root, "agent")
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    with open(contact, "ab"):
+        os.utime(contact)
+    socket_path = os.path.join(directory, "agent.sock")
+    if len(socket_path) > _LONGEST_SOCKET:
+        raise InstallError("the pod's directory is too long for a unix socket")
+    if answers(socket_path):
+        tell(need={"running": True})
+        hear()
+        tell(ready={"socket": socket_path})
+        return
+    if sys.version_info < tuple(order["python"]):
+        wanted = ".".join(map(str, order["python"]))
+        raise InstallError(f"expected Python {wanted} or newer in the image, saw {sys.version.split()[0]}; choose another image")
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(directory, mode=0o700)
+    own = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
+    needed = missing(order["packages"], list(dict.fromkeys(own)))
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    tell(need={"running": False, "python": version, "machine": platform.machine(), "missing": needed})
+    files = hear()
+    tell(phase="copy")
+    take(directory, [files["archive"]])
+    os.rename(os.path.join(directory, os.path.basename(files["archive"]["name"])), os.path.join(directory, "guest.zip"))
+    take(directory, files["wheels"])
+    if files["wheels"]:
+        tell(phase="install")
+        own.insert(0, install(directory, files["wheels"]))
+    still = missing(order["packages"], list(dict.fromkeys(own)))
+    if still:
+        raise InstallError("expected {}; not there after the installation".format(", ".join(still)))
+    tell(phase="agent")
+    start(directory, order["allocation"], list(dict.fromkeys(own)), contact)
+    tell(ready={"socket": socket_path})
+
+
+def main() -> int:
+    """Run it, and say in one line what went wrong."""
+    try:
+        run()
+    except (InstallError, OSError, ValueError, KeyError) as error:
+        text = str(error) if isinstance(error, InstallError) else f"{type(error).__name__}: {error}"
+        tell(error=text[:500])
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""A socket on which every byte must come from one process: the kernel says who sent it, not the sender.
+
+An agent's socketpair is not enough: a process of the same user that took the leg's end while it could would speak there as
+the leg, and have a key released to keys of its own. What this module refuses, it refuses before the bytes are looked at.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.errors import ProtocolError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: `struct ucred`: process, user, group.
+_CREDENTIALS = struct.Struct("iII")
+_MOST_DESCRIPTORS = 8
+_ROOM = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
+
+
+class Witnessed:
+    """The agent's end of a leg's socketpair. To be made before the other end is given away.
+
+    Reading raises `RefusedError("sender")` for anything that `pid`, once it is known, did not send itself.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self._connection = connection
+        self.pid = 0
+
+    def recv_into(self, view: memoryview) -> int:
+        """As a socket's. Descriptors nobody asked for are closed."""
+        count, _ = self._received(view)
+        return count
+
+    def descriptors(self, count: int) -> list[int]:
+        """The byte and the descriptors behind a message. Raises `ProtocolError` when it is another number of them."""
+        byte = bytearray(1)
+        _, taken = self._received(memoryview(byte), keep=True)
+        if len(taken) != count:
+            _close(taken)
+            raise ProtocolError(f"expected {count} descriptors from the leg; saw {len(taken)}")
+        return taken
+
+    def sendall(self, data: bytes | memoryview) -> None:
+        """As a socket's."""
+        self._connection.sendall(data)
+
+    def close(self) -> None:
+        """As a socket's."""
+        self._connection.close()
+
+    def _received(self, view: memoryview, *, keep: bool = False) -> tuple[int, list[int]]:
+        count, ancillary, _, _ = self._connection.recvmsg_into([view], _ROOM, socket.MSG_CMSG_CLOEXEC)
+        senders, taken = set(), array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+                senders.add(_CREDENTIALS.unpack(data[: _CREDENTIALS.size])[0])
+            elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                taken.frombytes(data[: len(data) - len(data) % taken.itemsize])
+        foreign = bool(count) and senders != {self.pid}
+        if foreign or not keep:
+            _close(taken)
+        if foreign:
+            raise RefusedError("sender", f"expected the leg, process {self.pid}; saw {sorted(senders)}")
+        return count, list(taken)
+
+
+def is_child(pid: int, parent: int) -> bool:
+    """Whether `pid` was forked by `parent`, which still lives."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return False
+    return int(fields[1]) == parent
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -1,0 +1,71 @@
+"""How each revision of the invariants judged. A report is judged for ever as it was when it was written.
+
+A finding carries the digest of what was read for it, so an invariant that reads more gives another digest of the same run.
+Who changes what an invariant reads or decides, or adds one, adds a `Revision` here: the function as it was stays, by
+its name, in `before`, and what did not exist yet in `added`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.invariants import revision_1
+from pytest_glasshouse.invariants.judging import ALL, applicable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_glasshouse.invariants.finding import Finding, Observation
+
+    Invariant = Callable[[Observation], Finding]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revision:
+    """One change of the invariants: what judged until then, by function name, and what there was not."""
+
+    number: int
+    before: Mapping[str, Callable[[Observation], Finding]] = field(default_factory=lambda: MappingProxyType({}))
+    added: frozenset[str] = frozenset()
+
+
+#: Every revision after the first, in order. An entry is never removed.
+LADDER: tuple[Revision, ...] = (
+    # Legs that take turns, and simulated pods without a GPU: more is read, so digests differ.
+    Revision(
+        number=2,
+        before=MappingProxyType({"same_allocation": revision_1.same_allocation, "same_work": revision_1.same_work}),
+        added=frozenset({"paused_leg_idle"}),
+    ),
+)
+
+
+def newest(ladder: Sequence[Revision] = LADDER) -> int:
+    """The revision that judges now."""
+    return ladder[-1].number if ladder else 1
+
+
+def invariants_of(revision: int, *, ladder: Sequence[Revision] = LADDER, now: Sequence[Invariant] = ALL) -> tuple[Invariant, ...]:
+    """The invariants as they were in `revision`. Raises `ValueError` for one that this version does not know."""
+    if not 1 <= revision <= newest(ladder):
+        raise ValueError(f"revision {revision} of the invariants is not one of 1 to {newest(ladder)}")
+    found = {_name(each): each for each in now}
+    for step in reversed(ladder):
+        if step.number <= revision:
+            break
+        found = {name: step.before.get(name, each) for name, each in found.items() if name not in step.added}
+    return tuple(found.values())
+
+
+def judge_as(observation: Observation, revision: int) -> tuple[Finding, ...]:
+    """Every invariant that a revision judged such a row by, in the order of `ALL`."""
+    now = invariants_of(revision, now=applicable(observation))
+    return tuple(invariant(observation) for invariant in now)
+
+
+def _name(invariant: Invariant) -> str:
+    name = getattr(invariant, "__name__", "")
+    return str(name)

@@ -1,0 +1,63 @@
+"""The owner's policy for one allocation: what the host knows by itself, and what a policy file asks beside it.
+
+Knows which components evidence carries. Refuses a file that asks for components nobody reports, or for another guest than
+this installation's: every leg would be refused for it, an allocation later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.guest.images import NOTHING_FOREIGN
+from pytest_glasshouse.trust.policy import Component, Policy, Recorded, Required
+from pytest_glasshouse.wire.canonical import parse_object, sha256_hex
+
+#: What the evidence must carry beside the archive; their values are recorded, not compared, unless a policy file says so.
+_RECORDED = (
+    "interpreter", "stdlib", "packages", "images", "system", "hooks", "bytecode", "python", "kernel", "torch",
+    "transformers", "peft", "driver", "gpu-model", "gpu-uuid",
+)  # fmt: skip
+
+
+def base_policy(*, name: str, archive_sha256: str, container: str, completion_s: int) -> Policy:
+    """What the host can ask by itself: the archive is the one it built, nothing foreign is loaded, the rest is recorded."""
+    components: dict[str, Component] = {each: Recorded() for each in _RECORDED}
+    components["archive"] = Required(sha256=archive_sha256)
+    # The one reference value that needs nobody's word: nothing foreign may be loaded.
+    components["foreign"] = Required(sha256=NOTHING_FOREIGN)
+    return Policy(name=name, version=1, components=components, container=container, completion_s=completion_s)
+
+
+def policy_for(*, archive_sha256: str, allocation: str, completion_s: int, demands: Policy | None = None) -> Policy:
+    """The policy of one allocation. All that `demands` asks is asked; place and deadline are the allocation's and the row's."""
+    if demands is None:
+        return base_policy(
+            name=f"{allocation}/{completion_s}", archive_sha256=archive_sha256, container=allocation, completion_s=completion_s
+        )
+    name = f"{demands.name}/{allocation}/{completion_s}"
+    return dataclasses.replace(demands, name=name, container=allocation, completion_s=completion_s)
+
+
+@functools.cache
+def read_demands(path: Path) -> Policy:
+    """The policy file of a run, read once. Raises `ConfigurationError`."""
+    what = f"--glasshouse-policy {path}"
+    try:
+        policy = Policy.from_json(parse_object(path.read_bytes()))
+    except OSError as error:
+        raise ConfigurationError(f"{what}: cannot be read ({error.strerror})") from None
+    except IntegrityError as error:
+        raise ConfigurationError(f"{what}: expected a policy, saw something else ({error.detail or error.reason})") from None
+    known = {*_RECORDED, "archive", "foreign"}
+    if odd := sorted(policy.components.keys() ^ known):
+        raise ConfigurationError(f"{what}: expected exactly the components that evidence carries; {', '.join(odd)} differ")
+    wanted, ours = policy.components["archive"], sha256_hex(guest_archive())
+    if not isinstance(wanted, Required) or wanted.sha256 != ours:
+        raise ConfigurationError(f"{what}: expected the guest archive {ours} of this installation; capture the policy anew")
+    if policy.components["foreign"] != Required(sha256=NOTHING_FOREIGN):
+        raise ConfigurationError(f"{what}: component foreign: nothing foreign may be loaded; capture the policy anew")
+    return policy

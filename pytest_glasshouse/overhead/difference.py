@@ -1,0 +1,52 @@
+"""How far two measurements of one row lie apart: Welch's t on the rounds' log ratios. Pure; knows nothing of reports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval
+from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What the second costs beyond the first, in percent of the first's protected rate; None where one round has no interval.
+
+    For small overheads this is the difference of the two in percentage points.
+    """
+
+    points: float
+    ci95: Interval | None
+
+
+def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
+    """The difference of two rows' mean log ratios with its two-sided 95 % interval (B. L. Welch, Biometrika 34, 1947)."""
+    if not before or not after:
+        raise ValueError("a difference needs a round on both sides")
+    middle = _mean(after) - _mean(before)
+    if min(len(before), len(after)) < MIN_FOR_INTERVAL:
+        return Difference(points=overhead_of_log_ratio(middle), ci95=None)
+    first, second = _variance_of_mean(before), _variance_of_mean(after)
+    if first + second == 0.0:
+        exact = overhead_of_log_ratio(middle)
+        return Difference(points=exact, ci95=Interval(low=exact, high=exact))
+    from scipy.stats import t
+
+    freedom = (first + second) ** 2 / (first**2 / (len(before) - 1) + second**2 / (len(after) - 1))
+    reach = float(t.ppf(0.975, freedom)) * math.sqrt(first + second)
+    interval = Interval(low=overhead_of_log_ratio(middle + reach), high=overhead_of_log_ratio(middle - reach))
+    return Difference(points=overhead_of_log_ratio(middle), ci95=interval)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _variance_of_mean(values: Sequence[float]) -> float:
+    middle = _mean(values)
+    return math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1) / len(values)

@@ -1,0 +1,213 @@
+"""Ending allocations, and saying truthfully whether they are gone: proven, leak or unproven.
+
+Proven means: the provider accepted each end, `get` says of each instance that there is none, and complete listings that had
+shown the allocation while it ran show it no more, several times over a while. An answer that failed is never zero.
+Used alike by the broker at the end of a run, by the reaper that outlives it, and by `glasshouse reap`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from pytest_glasshouse.errors import GlasshouseError, RateLimitedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_glasshouse.providers.base import Instance, Provider
+    from pytest_glasshouse.providers.lease import Lease
+    from pytest_glasshouse.providers.ledger import Ledger
+    from pytest_glasshouse.providers.timing import Clock, Timing
+
+Status = Literal["proven", "leak", "unproven"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is known of one lease, and how it is known."""
+
+    lease: Lease
+    status: Status
+    reason: str
+    #: Whether looking again could tell no more.
+    final: bool = False
+
+
+@dataclass(kw_only=True)
+class _Watched:
+    lease: Lease
+    timing: Timing
+    accepted: set[str] = field(default_factory=set)
+    alive: set[str] = field(default_factory=set)
+    clean_looks: int = 0
+    clean_since: float = 0.0
+    doubt: str = ""
+    verdict: Verdict | None = None
+
+
+class Ending:
+    """Ends leases at one or more providers. `step` is one look at each that is still open; `prove` looks until it knows."""
+
+    def __init__(
+        self,
+        leases: Sequence[Lease],
+        *,
+        providers: Mapping[str, Provider],
+        timings: Mapping[str, Timing],
+        clock: Clock,
+        ledger: Ledger | None,
+    ) -> None:
+        self._providers = providers
+        self._clock = clock
+        self._ledger = ledger
+        self._pause_s = 0.0
+        self._watched = [_Watched(lease=lease, timing=timings[lease.provider]) for lease in leases]
+
+    def prove(self, *, give_up: Callable[[], bool] = lambda: False) -> tuple[Verdict, ...]:
+        """Look until everything is proven, or the time for it is over, or `give_up` says so; one verdict per lease."""
+        began = self._clock.monotonic()
+        dirty = 0
+        while not self.step() and not give_up():
+            if all(each.verdict or self._overdue(each, began) for each in self._watched):
+                break
+            dirty = 0 if all(each.verdict or each.clean_looks for each in self._watched) else dirty + 1
+            self._clock.wait(self._interval(dirty))
+        return self.verdicts()
+
+    def step(self) -> bool:
+        """One look: end what is there, list, get. Says whether every lease is proven to be gone."""
+        self._pause_s = 0.0
+        for name in {each.lease.provider for each in self._watched if not each.verdict}:
+            mine = [each for each in self._watched if each.lease.provider == name and not each.verdict]
+            self._look(self._providers[name], mine)
+        return all(each.verdict for each in self._watched)
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What is known now. What was not proven is a leak where it was last seen, and unproven where nobody could tell."""
+        return tuple(each.verdict or _not_proven(each) for each in self._watched)
+
+    def _interval(self, dirty: int) -> float:
+        open_ones = [each.timing for each in self._watched if not each.verdict]
+        if not open_ones:
+            return 0.0
+        timing = max(open_ones, key=lambda each: each.poll_s)
+        steady = max(timing.poll_s, timing.settle_s / max(timing.looks - 1, 1))
+        backoff = min(timing.poll_s * 2 ** min(dirty, 10), max(steady, timing.poll_s * 6)) if dirty else steady
+        return max(backoff, self._pause_s)
+
+    def _overdue(self, each: _Watched, began: float) -> bool:
+        now, lease, timing = self._clock.monotonic(), each.lease, each.timing
+        search = max(lease.intent_at + timing.search_s - self._clock.wall(), 0.0) if lease.ambiguous else 0.0
+        if each.clean_looks and not each.doubt:
+            return now - began > timing.give_up_s + search + timing.settle_s
+        return now - began > timing.give_up_s + search
+
+    def _look(self, provider: Provider, mine: list[_Watched]) -> None:
+        unseen = [each for each in mine if not each.lease.seen_listed and each.lease.instance_ids and not each.accepted]
+        if unseen and (shown := self._listing(provider, unseen)) is not None:
+            # The positive control, as long as there is something to see.
+            for each in unseen:
+                if any(found.name == each.lease.name and found.state != "ended" for found in shown):
+                    self._seen(each.lease)
+        for each in mine:
+            each.doubt = ""
+            for instance_id in each.lease.instance_ids - (each.accepted - each.alive):
+                self._terminate(provider, each, instance_id)
+        listing = self._listing(provider, mine)
+        for each in mine:
+            if listing is None:
+                continue
+            self._read(provider, each, [found for found in listing if found.name == each.lease.name])
+        for each in mine:
+            self._conclude(each)
+
+    def _listing(self, provider: Provider, mine: list[_Watched]) -> tuple[Instance, ...] | None:
+        try:
+            return provider.list()
+        except (GlasshouseError, OSError) as error:
+            self._heed(error)
+            for each in mine:
+                each.doubt = f"the listing failed: {error}"
+            return None
+
+    def _read(self, provider: Provider, each: _Watched, found: list[Instance]) -> None:
+        before = set(each.lease.instance_ids)
+        alive = {instance.instance_id for instance in found if instance.state != "ended"}
+        if found:
+            self._seen(each.lease)
+        for instance in found:
+            each.lease.instance_ids.add(instance.instance_id)
+            if instance.instance_id not in before and instance.state != "ended":
+                # It appeared after its end was asked for, or a lost answer hid it.
+                self._write("adopted", each.lease, instance=instance.instance_id)
+                self._terminate(provider, each, instance.instance_id)
+        for instance_id in each.lease.instance_ids:
+            try:
+                now = provider.get(instance_id)
+            except (GlasshouseError, OSError) as error:
+                self._heed(error)
+                each.doubt = f"its state could not be read: {error}"
+            else:
+                if now is not None and now.state != "ended":
+                    alive.add(instance_id)
+        each.alive = alive
+
+    def _terminate(self, provider: Provider, each: _Watched, instance_id: str) -> None:
+        try:
+            provider.terminate(instance_id)
+        except (GlasshouseError, OSError) as error:
+            self._heed(error)
+            each.lease.problem = str(error)
+            self._write("not-ended", each.lease)
+            return
+        if instance_id not in each.accepted:
+            each.accepted.add(instance_id)
+            each.lease.ended = True
+            self._write("ended", each.lease)
+
+    def _conclude(self, each: _Watched) -> None:
+        lease, timing, now = each.lease, each.timing, self._clock.monotonic()
+        if each.doubt or each.alive:
+            each.clean_looks = 0
+            return
+        if not each.clean_looks:
+            each.clean_since = now
+        each.clean_looks += 1
+        searched_s = self._clock.wall() - lease.intent_at
+        settled = each.clean_looks >= timing.looks and now - each.clean_since >= timing.settle_s
+        if not settled or (lease.ambiguous and searched_s < timing.search_s):
+            return
+        looked = f"{each.clean_looks} complete listing{'s' if each.clean_looks > 1 else ''} over {now - each.clean_since:.0f} s"
+        if not lease.instance_ids:
+            reason = f"its create call's answer was lost; searched by name for {searched_s:.0f} s, {looked}: it never existed"
+        elif lease.seen_listed:
+            reason = f"the listing showed it while it ran; {looked} show it no more"
+        else:
+            reason = "the listing never showed it while it ran, so its absence there shows nothing"
+            each.verdict = Verdict(lease=lease, status="unproven", reason=reason, final=True)
+            return
+        lease.gone_at = self._clock.wall()
+        self._write("gone", lease)
+        each.verdict = Verdict(lease=lease, status="proven", reason=reason, final=True)
+
+    def _seen(self, lease: Lease) -> None:
+        if not lease.seen_listed:
+            lease.seen_listed = True
+            self._write("listed", lease)
+
+    def _heed(self, error: Exception) -> None:
+        if isinstance(error, RateLimitedError) and error.retry_after_s:
+            self._pause_s = max(self._pause_s, error.retry_after_s)
+
+    def _write(self, step: str, lease: Lease, **fields: str) -> None:
+        if self._ledger is not None:
+            self._ledger.write(step, name=lease.name, **fields)
+
+
+def _not_proven(each: _Watched) -> Verdict:
+    if each.alive:
+        why = each.lease.problem or each.doubt or "its end was accepted, and it is still there"
+        return Verdict(lease=each.lease, status="leak", reason=f"still listed: {why}")
+    why = each.doubt or each.lease.problem or "not searched for long enough"
+    return Verdict(lease=each.lease, status="unproven", reason=why)

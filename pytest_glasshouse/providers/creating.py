@@ -1,0 +1,229 @@
+"""One allocation from intent to a guest that answers, or an error that leaves nothing unsaid.
+
+The intent is on disk before the one create call. A lost answer is never asked for again: the name is unique, so the listing
+can tell. Boot and bootstrap have deadlines of their own. Ending what went wrong is the broker's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.errors import (
+    AmbiguousCreateError,
+    BootTimeoutError,
+    GlasshouseError,
+    GuestGoneError,
+    InfrastructureError,
+    ProviderError,
+    RateLimitedError,
+    WrongGpuError,
+)
+from pytest_glasshouse.rows.spec import SIMULATED_GPU
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from pytest_glasshouse.providers.base import Instance
+    from pytest_glasshouse.providers.fleet import Allocation
+    from pytest_glasshouse.providers.lease import Lease
+    from pytest_glasshouse.providers.ledger import Ledger
+    from pytest_glasshouse.providers.reaching import Road
+    from pytest_glasshouse.providers.timing import Clock, Timing
+    from pytest_glasshouse.wire.canonical import Json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Creator:
+    """Creates and boots. `ending` stops every wait; `tell` hears how far a boot is."""
+
+    clock: Clock
+    ledger: Ledger
+    road: Road
+    ending: threading.Event
+    boot_timeout_s: float
+    timing: Timing
+    tell: Callable[[Allocation, str], None]
+
+    def create(self, allocation: Allocation) -> None:
+        """Intent, one create call, and a search by name where its answer was lost.
+
+        Raises what the provider raised (then nothing exists), or `AmbiguousCreateError` (then nobody knows).
+        """
+        lease, provider = allocation.lease, allocation.provider
+        launch = self.road.launch(lease, provider)
+        lease.intent_at = self.clock.wall()
+        self.ledger.intent(lease, base_url=str(getattr(provider, "base_url", "")))
+        try:
+            # Until the answer is here nobody knows: an interrupt in the middle of the call leaves it so.
+            lease.ambiguous = True
+            instance = provider.create(allocation.offer, launch=launch)
+        except AmbiguousCreateError as error:
+            self.ledger.write("ambiguous", name=lease.name)
+            if error.instance_id:
+                self._adopt(lease, error.instance_id)
+                with contextlib.suppress(GlasshouseError):
+                    # Seen in the listing before it is ended, or its absence there would show nothing.
+                    self.note_listing(allocation)
+                raise
+            self._adopt(lease, self._search(allocation, error))
+        except GlasshouseError:
+            lease.ambiguous, lease.void = False, True
+            self.ledger.write("not-created", name=lease.name)
+            raise
+        else:
+            lease.ambiguous = False
+            lease.instance_ids.add(instance.instance_id)
+            if instance.price_usd_per_hour:
+                lease.price_usd_per_hour = max(lease.price_usd_per_hour, instance.price_usd_per_hour)
+            self.ledger.write("created", name=lease.name, instance=instance.instance_id)
+
+    def boot(self, allocation: Allocation) -> None:
+        """Wait until it can be reached, reach it, and compare its GPU with what was promised."""
+        lease = allocation.lease
+        instance = self._until_reachable(allocation)
+        _compare(lease.name, promised=allocation.offer.gpu_model, seen=instance.gpu_model)
+        self.tell(allocation, "bootstrap")
+        assert instance.access is not None  # noqa: S101  (what `_until_reachable` waits for)
+        allocation.access = instance.access
+        until = self.clock.monotonic() + self.timing.bootstrap_s
+        allocation.address = self.road.connect(lease, instance.access, timeout_s=self.timing.bootstrap_s)
+        if not allocation.provider.rents:
+            until = self.clock.monotonic() + self.boot_timeout_s
+        allocation.hello = self._first_hello(allocation, until)
+        self.refuse_when_ending()
+        model = cast("str", allocation.hello["gpuModel"])
+        if allocation.provider.simulated and allocation.hello["device"] == "cpu":
+            allocation.gpu_model = SIMULATED_GPU
+            return
+        _compare(lease.name, promised=allocation.offer.gpu_model, seen=model)
+        allocation.gpu_model = model
+
+    def refuse_when_ending(self) -> None:
+        """Nothing goes on once the run is ending."""
+        if self.ending.is_set():
+            raise InfrastructureError("the run is ending; nothing more is granted")
+
+    def note_listing(self, allocation: Allocation) -> tuple[Instance, ...]:
+        """The positive control: what the listing shows of this lease while it runs. A second instance ends them all."""
+        lease = allocation.lease
+        found = tuple(i for i in allocation.provider.list() if i.name == lease.name and i.state != "ended")
+        if found and not lease.seen_listed:
+            lease.seen_listed = True
+            self.ledger.write("listed", name=lease.name)
+        for instance in found:
+            self._adopt(lease, instance.instance_id)
+        if len(found) > 1:
+            raise InfrastructureError(
+                f"allocation {lease.name} exists {len(found)} times: expected one, for its name is unique. All were ended; "
+                "run again",
+                allocation_id=lease.name,
+            )
+        return found
+
+    def _adopt(self, lease: Lease, instance_id: str) -> None:
+        if instance_id not in lease.instance_ids:
+            lease.instance_ids.add(instance_id)
+            self.ledger.write("adopted", name=lease.name, instance=instance_id)
+
+    def _search(self, allocation: Allocation, lost: AmbiguousCreateError) -> str:
+        lease, doubt = allocation.lease, ""
+        while True:
+            try:
+                found = self.note_listing(allocation)
+            except ProviderError as error:
+                doubt = f"; the last listing failed: {error}"
+            else:
+                doubt = ""
+                if found:
+                    return found[0].instance_id
+            searched_s = self.clock.wall() - lease.intent_at
+            if searched_s >= self.timing.search_s or self.clock.until(self.ending, self.timing.poll_s):
+                raise AmbiguousCreateError(
+                    f"{lost}. Searched by its name for {searched_s:.0f} s and not found{doubt}; it is searched for again "
+                    "when the run ends",
+                    allocation_id=lease.name,
+                )
+
+    def _until_reachable(self, allocation: Allocation) -> Instance:
+        lease, limit = allocation.lease, self.boot_timeout_s
+        until = self.clock.monotonic() + limit
+        seen = "no answer"
+        while True:
+            self.refuse_when_ending()
+            pause = self.timing.poll_s
+            try:
+                if not lease.seen_listed:
+                    self.note_listing(allocation)
+                instance = allocation.provider.get(allocation.instance_id)
+            except RateLimitedError as error:
+                seen, pause = str(error), max(pause, error.retry_after_s or 0.0)
+            except ProviderError as error:
+                seen = str(error)
+            else:
+                if instance is None or instance.state in ("failed", "stopped", "lost", "ended"):
+                    raise self._dead(allocation, instance)
+                seen = f"state {instance.raw_state or instance.state}{': ' + instance.detail if instance.detail else ''}"
+                if instance.state == "running" and instance.access is not None:
+                    return instance
+            self.tell(allocation, seen)
+            if self.clock.monotonic() >= until:
+                raise self._too_late(allocation, f"expected it to run within {limit:g} s, saw {seen}")
+            self.clock.until(self.ending, pause)
+
+    def _first_hello(self, allocation: Allocation, until: float) -> dict[str, Json]:
+        while True:
+            self.refuse_when_ending()
+            try:
+                return hello(allocation, timeout_s=max(until - self.clock.monotonic(), 0.01))
+            except GuestGoneError:
+                if self.clock.monotonic() >= until:
+                    limit = self.timing.bootstrap_s if allocation.provider.rents else self.boot_timeout_s
+                    raise self._too_late(allocation, f"expected its agent within {limit:g} s, saw no answer") from None
+                self.clock.until(self.ending, min(self.timing.poll_s, 0.5))
+
+    def _too_late(self, allocation: Allocation, what: str) -> BootTimeoutError:
+        return BootTimeoutError(
+            f"allocation {allocation.lease.name} did not boot: {what}{last_words(allocation)}. It was ended. "
+            "Raise --glasshouse-boot-timeout or try again",
+            allocation_id=allocation.lease.name,
+        )
+
+    def _dead(self, allocation: Allocation, instance: Instance | None) -> InfrastructureError:
+        state = "is gone" if instance is None else f"is {instance.raw_state or instance.state}"
+        detail = f" ({instance.detail})" if instance is not None and instance.detail else ""
+        return InfrastructureError(
+            f"allocation {allocation.lease.name} did not boot: the provider says that it {state}{detail}"
+            f"{last_words(allocation)}. It was ended; try again",
+            allocation_id=allocation.lease.name,
+        )
+
+
+def hello(allocation: Allocation, *, timeout_s: float) -> dict[str, Json]:
+    """Ask the guest who it is. Raises `GuestGoneError`."""
+    channel = GuestChannel(allocation.address, allocation_id=allocation.lease.name, timeout_s=timeout_s)
+    try:
+        return channel.request("hello")
+    finally:
+        channel.close()
+
+
+def last_words(allocation: Allocation) -> str:
+    """The last line its guest printed, where the provider has it."""
+    try:
+        tail = allocation.provider.logs(allocation.instance_id).strip().splitlines()[-1:]
+    except (GlasshouseError, OSError):
+        return ""
+    return f"; its last words: {tail[0]}" if tail else ""
+
+
+def _compare(name: str, *, promised: str, seen: str | None) -> None:
+    if seen is not None and seen != promised:
+        raise WrongGpuError(
+            f"allocation {name} has another GPU: expected {promised}, saw {seen}. It was ended before any leg; "
+            "pick another offer",
+            allocation_id=name,
+        )

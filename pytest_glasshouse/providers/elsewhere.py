@@ -1,0 +1,122 @@
+"""The way to rented guests: what each is started with, the SSH connection to it, and its farewell.
+
+One set of keys per lease, made before the launch and forgotten with the lease. Who asks the provider is the broker; what a
+provider is called, and where it answers, is all that is known of it here.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Literal, cast
+
+from pytest_glasshouse.channel.access import SshAccess
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.channel.launch import Keys, new_keys, pod_environment, pod_start
+from pytest_glasshouse.channel.reach import Reach
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.base import Launch
+from pytest_glasshouse.providers.timing import BOOT_TIMEOUT_S
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.providers.base import Access, Provider
+    from pytest_glasshouse.providers.lease import Lease
+
+_PINNED = re.compile(r"[a-z0-9][A-Za-z0-9._/:-]*@sha256:[0-9a-f]{64}")
+#: How much longer than its boot deadline a guest waits for its host: the host ends a late one first.
+_CONTACT_GRACE_S = 600.0
+
+
+class Elsewhere:
+    """Launches, connections and farewells of the rented guests of one run."""
+
+    def __init__(
+        self,
+        *,
+        image: str | None,
+        boot_timeout_s: float | None = None,
+        tell: Callable[[str, str], None] = lambda _name, _what: None,
+        wall: Callable[[], float] = time.time,
+        archive: Callable[[], bytes] = guest_archive,
+    ) -> None:
+        """`image` is pinned by digest. Raises `ConfigurationError` for one that is not; None is an error at the first launch."""
+        if image is not None and not _PINNED.fullmatch(image):
+            raise ConfigurationError(
+                f"image {image!r}: expected one that is pinned by its digest, such as registry/name@sha256:<64 hex digits>; "
+                "a tag may be another image tomorrow"
+            )
+        self._image = image
+        self._boot_timeout_s = boot_timeout_s
+        self._tell = tell
+        self._wall = wall
+        self._archive = archive
+        self._keys: dict[str, Keys] = {}
+        self._reached: dict[str, Reach] = {}
+        self._secrets: dict[str, None] = {}
+
+    def launch(self, lease: Lease, provider: Provider) -> Launch:
+        """A pod that ends itself at the lease's deadline. Raises `ConfigurationError` where no image was chosen."""
+        keys = self._keys[lease.name] = new_keys()
+        boot_s = self._boot_timeout_s or BOOT_TIMEOUT_S.get(provider.name, 900.0)
+        environment = pod_environment(
+            keys,
+            deadline=lease.deadline,
+            contact_by=self._wall() + boot_s + _CONTACT_GRACE_S,
+            ends=cast('Literal["runpod", "vastai"]', provider.name),
+            api=str(getattr(provider, "base_url", "")),
+        )
+        self._remember(*(line for key in (keys.client_private, keys.host_private) for line in key.splitlines()[1:-1]))
+        return Launch(name=lease.name, image=self.image_for(provider), env=environment, start=pod_start())
+
+    def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
+        """See `Road.connect`."""
+        if not isinstance(access, SshAccess):
+            raise ConfigurationError(f"allocation {lease.name} is on this machine; expected one that is reached over SSH")
+        reach = self._reached.get(lease.name)
+        if reach is None:
+            reach = self._reached[lease.name] = Reach(self._keys[lease.name], allocation=lease.name, archive=self._archive())
+        path = reach.connect(access, timeout_s=timeout_s, tell=lambda what: self._tell(lease.name, what))
+        self._remember(*reach.secrets())
+        return path
+
+    def farewell(self, lease: Lease) -> None:
+        """See `Road.farewell`."""
+        reach = self._reached.get(lease.name)
+        if reach is not None:
+            reach.farewell()
+
+    def leave(self, lease: Lease) -> None:
+        """See `Road.leave`."""
+        self._keys.pop(lease.name, None)
+        reach = self._reached.pop(lease.name, None)
+        if reach is not None:
+            reach.close()
+
+    def secrets(self) -> tuple[str, ...]:
+        """Endpoints and keys of every guest this run ever reached."""
+        return tuple(self._secrets)
+
+    def _remember(self, *values: str) -> None:
+        self._secrets.update(dict.fromkeys(values))
+
+    def image_for(self, provider: Provider) -> str:
+        """What a guest of `provider` runs. Raises `ConfigurationError` where no image was chosen."""
+        if self._image is not None:
+            return self._image
+        if provider.simulated:
+            # Nothing is pulled there; the name says so, and the digest is that of what an image would be built from.
+            return f"simulated/glasshouse-guest@sha256:{sha256_hex(dockerfile())}"
+        raise ConfigurationError(
+            f"provider {provider.name}: expected the guest's image, pinned by its digest, in --glasshouse-image, "
+            "GLASSHOUSE_IMAGE or the ini glasshouse_image; saw none. see docs/guest-image.md. Nothing was rented"
+        )
+
+
+def dockerfile() -> bytes:
+    """The recipe of the guest image that this version was written for."""
+    import importlib.resources
+
+    return (importlib.resources.files("pytest_glasshouse.channel") / "image" / "Dockerfile").read_bytes()

@@ -1,0 +1,186 @@
+"""The allocations of one run and what they are reached, timed, written down and ended with. Shared by broker and renter.
+
+It knows how to end one allocation or all of them at once. It refuses to know rows and grants.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from pytest_glasshouse.errors import GlasshouseError, NoCapacityError, ProviderError, RateLimitedError
+from pytest_glasshouse.providers.ledger import LEDGER, Ledger
+from pytest_glasshouse.providers.opening import open_provider, road_for
+from pytest_glasshouse.providers.reaching import farewell_quietly
+from pytest_glasshouse.providers.timing import Clock, Timing, timing_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pytest_glasshouse.providers.base import Access, Offer, Provider
+    from pytest_glasshouse.providers.lease import Lease
+    from pytest_glasshouse.providers.reaching import Road
+    from pytest_glasshouse.wire.canonical import Json
+
+#: How often a provider that is too busy for a moment is asked again.
+ASKED_AGAIN = 4
+#: How long the ends of all allocations, side by side, are waited for before the proof begins.
+_END_WAIT_S = 30.0
+
+ReadT = TypeVar("ReadT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokerOptions:
+    """What the broker needs to know of the run. `provider` may be `row`: then each row's own."""
+
+    provider: str
+    run_id: str
+    run_dir: Path
+    allocation: Literal["shared", "row"] = "shared"
+    boot_timeout_s: float | None = None
+    leg_timeout_s: float | None = None
+    faults: tuple[str, ...] = ()
+    budget_usd: float | None = None
+    max_price: float | None = None
+    allow_simulated: bool = False
+    #: The rented guest's image, pinned by digest.
+    image: str | None = None
+    #: In place of what suits each provider.
+    timing: Timing | None = None
+
+
+@dataclass(kw_only=True)
+class Allocation:
+    """One lease and what the broker knows of its guest."""
+
+    lease: Lease
+    provider: Provider
+    offer: Offer
+    key: str
+    ready: bool = False
+    address: str = ""
+    #: Where the provider showed it when it was reached.
+    access: Access | None = None
+    hello: dict[str, Json] = field(default_factory=dict)
+    gpu_model: str = ""
+    grant_id: str | None = None
+    #: Why it was ended before its time.
+    fate: str = ""
+
+    @property
+    def instance_id(self) -> str:
+        """The instance everything happens on."""
+        return next(iter(self.lease.instance_ids), "")
+
+    @property
+    def usable(self) -> bool:
+        """Whether a row may still get it."""
+        return not (self.lease.over or self.lease.ended or self.fate)
+
+
+class Fleet:
+    """See the module. `changed` guards the list of allocations and who uses them; no call to a provider is made under it."""
+
+    def __init__(
+        self, options: BrokerOptions, *, providers: Mapping[str, Provider] | None, clock: Clock, road: Road | None
+    ) -> None:
+        self.options = options
+        self.clock = clock
+        self.ledger = Ledger(options.run_dir / LEDGER, wall=clock.wall)
+        self.changed = threading.Condition()
+        self.ending = threading.Event()
+        self.allocations: list[Allocation] = []
+        self.providers: dict[str, Provider] = dict(providers or {})
+        self._road = road
+        #: Hears how far the boot of an allocation is: its name, and words.
+        self.tell: Callable[[str, str], None] = lambda _name, _what: None
+        self._roads: dict[str, Road] = {}
+
+    def provider(self, name: str) -> Provider:
+        """The provider called `name`, opened when it is first wanted. Raises `ConfigurationError`."""
+        if name not in self.providers:
+            options = self.options
+            self.providers[name] = open_provider(
+                name, options.faults, allow_simulated=options.allow_simulated, max_price_usd_per_hour=options.max_price
+            )
+        return self.providers[name]
+
+    def timing(self, provider: Provider) -> Timing:
+        """How long things may take there."""
+        return self.options.timing or timing_of(rents=provider.rents, simulated=provider.simulated, poll_s=provider.poll_s)
+
+    def road(self, provider: Provider) -> Road:
+        """How its guests are reached."""
+        if provider.name not in self._roads:
+            self._roads[provider.name] = self._road or road_for(
+                provider, image=self.options.image, boot_timeout_s=self.options.boot_timeout_s, tell=self.tell
+            )
+        return self._roads[provider.name]
+
+    def leases(self) -> list[Lease]:
+        """Everything that was ever meant to exist."""
+        return [allocation.lease for allocation in list(self.allocations)]
+
+    def patiently(self, provider: Provider, read: Callable[[], ReadT]) -> ReadT:
+        """A read, asked again after a failure of the moment. Never a create: asking twice for a reading costs nothing."""
+        pause_s = self.timing(provider).poll_s
+        attempt = 0
+        while True:
+            try:
+                return read()
+            except NoCapacityError:
+                raise
+            except ProviderError as error:
+                if attempt == ASKED_AGAIN or self.ending.is_set():
+                    raise
+                asked = error.retry_after_s if isinstance(error, RateLimitedError) else None
+                self.clock.until(self.ending, max(pause_s * 2**attempt, asked or 0.0))
+                attempt += 1
+
+    def end(self, allocation: Allocation, why: str) -> None:
+        """Ask the guest to zeroize and the provider to end it, now. Proof comes later; what fails here is tried again there."""
+        lease, provider = allocation.lease, allocation.provider
+        allocation.fate = allocation.fate or why
+        if not lease.instance_ids or lease.over:
+            return
+        if provider.rents:
+            threading.Thread(target=farewell_quietly, args=(self.road(provider), lease), daemon=True).start()
+        if provider.rents and not lease.seen_listed:
+            self._show(lease, provider)
+        try:
+            told = [self._gone(provider, instance_id) for instance_id in list(lease.instance_ids)]
+        except (GlasshouseError, OSError) as error:
+            lease.problem = str(error)
+            self.ledger.write("not-ended", name=lease.name)
+            return
+        lease.ended = True
+        if all(told):
+            lease.quiet_at = self.clock.wall()
+        self.ledger.write("ended", name=lease.name)
+
+    def _show(self, lease: Lease, provider: Provider) -> None:
+        """The positive control, while there is still something to see: without it its end could never be proven."""
+        try:
+            shown = any(found.name == lease.name and found.state != "ended" for found in provider.list())
+        except (GlasshouseError, OSError):
+            return
+        if shown:
+            lease.seen_listed = True
+            self.ledger.write("listed", name=lease.name)
+
+    def _gone(self, provider: Provider, instance_id: str) -> bool:
+        provider.terminate(instance_id)
+        seen = provider.get(instance_id)
+        return seen is None or seen.state == "ended"
+
+    def end_now(self, why: str) -> None:
+        """Every allocation at once, side by side: one that hangs must not keep the others alive."""
+        self.ending.set()
+        enders = [threading.Thread(target=self.end, args=(each, why), daemon=True) for each in list(self.allocations)]
+        for ender in enders:
+            ender.start()
+        for ender in enders:
+            ender.join(timeout=_END_WAIT_S)

@@ -1,0 +1,69 @@
+"""One allocation as this project remembers it: its name, what is known of it, and what it may cost.
+
+The name says whose it is and until when it may live, so that whoever finds it in a listing needs nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+NAME_PREFIX = "glasshouse-"
+_NAME = re.compile(rf"{NAME_PREFIX}(?P<run>[A-Za-z0-9-]{{1,32}})-(?P<number>\d{{1,4}})-(?P<deadline>\d{{10}})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What a name says."""
+
+    run_id: str
+    number: int
+    deadline: int
+
+    def __str__(self) -> str:
+        return f"{NAME_PREFIX}{self.run_id}-{self.number}-{self.deadline}"
+
+
+def named(name: str) -> Named | None:
+    """What `name` says, or None where it is none of ours."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    return Named(run_id=found["run"], number=int(found["number"]), deadline=int(found["deadline"]))
+
+
+@dataclass(kw_only=True)
+class Lease:
+    """One name and everything that exists under it. Instance ids are a set: an answer that was lost may hide a second one."""
+
+    name: str
+    provider: str
+    #: USD per hour, and when it began (wall clock): from the intent on, because the provider may bill from then.
+    price_usd_per_hour: float = 0.0
+    intent_at: float = 0.0
+    #: Absolute, in seconds since the epoch: the same as in the name.
+    deadline: float = 0.0
+    instance_ids: set[str] = field(default_factory=set)
+    #: Whether a listing showed it while it ran: without that, its absence from a listing shows nothing.
+    seen_listed: bool = False
+    #: The create call's answer was lost (or never came): whether it exists is not known.
+    ambiguous: bool = False
+    #: The provider said that nothing was created.
+    void: bool = False
+    #: The provider accepted its end; when it first said that there is none; when that was proven, or nothing was ever there.
+    ended: bool = False
+    quiet_at: float | None = None
+    gone_at: float | None = None
+    problem: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether it can cost nothing more."""
+        return self.void or self.gone_at is not None
+
+    def cost_usd(self, now: float) -> float:
+        """What it has cost by the clock, counted from the intent until the provider said that there is none."""
+        if self.void:
+            return 0.0
+        until = next((at for at in (self.quiet_at, self.gone_at) if at is not None), now)
+        return max(until - self.intent_at, 0.0) / 3600 * self.price_usd_per_hour

@@ -1,0 +1,135 @@
+"""What a run will probably cost, before anything is rented, and what it has cost so far, by the clock.
+
+Everything here errs upwards: time counts from the intent until the provider says that there is none, and a started second is
+paid. This module knows prices and seconds. It refuses to know how anything is rented.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.errors import BudgetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pytest_glasshouse.providers.base import Offer
+    from pytest_glasshouse.providers.lease import Lease
+    from pytest_glasshouse.rows.spec import RowSpec
+
+#: What an allocation usually takes beside its legs: boot with a cold image, bootstrap, and the proof that it is gone.
+BOOT_S = 420.0
+CLEANUP_S = 90.0
+#: What a leg usually takes beside warm-up and target: imports, attestation, loading, export, zeroize.
+SETUP_S = 45.0
+#: What a unit of work is taken for where the target is a number of them: nobody knows it before the first run.
+STEP_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """What one allocation is planned to do: so many rows, so long, at this price."""
+
+    provider: str
+    gpu_model: str
+    price_usd_per_hour: float
+    rows: int
+    seconds: float
+    allocations: int = 1
+
+    @property
+    def cost_usd(self) -> float:
+        """What it will probably cost."""
+        return self.seconds / 3600 * self.price_usd_per_hour
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """The price table of a run. Made before anything is rented; a row that no offer fits is in `without`."""
+
+    lines: tuple[Line, ...]
+    without: tuple[str, ...] = ()
+
+    @property
+    def cost_usd(self) -> float:
+        """The estimate for everything together."""
+        return sum(line.cost_usd for line in self.lines)
+
+    def check(self, budget_usd: float | None) -> None:
+        """Raises `BudgetError` where the estimate is above the budget."""
+        if budget_usd is not None and self.cost_usd > budget_usd:
+            raise BudgetError(
+                f"the estimate is {self.cost_usd:.2f} USD and the budget {budget_usd:.2f} USD: nothing was rented. "
+                "Select fewer rows, shorten them with --glasshouse-leg-seconds, or raise --glasshouse-budget"
+            )
+
+
+def row_seconds(row: RowSpec) -> float:
+    """How long a row will probably take on an allocation that is ready."""
+    leg = row.target_s if row.target_s is not None else (row.steps or 0) * STEP_S
+    return row.rounds * 2 * (row.warmup_s + leg + SETUP_S)
+
+
+def quote(priced: Sequence[tuple[RowSpec, Offer]], *, shared: bool, without: Sequence[str] = ()) -> Quote:
+    """The table for rows and the offer each would get. With `shared`, rows of one provider and GPU run on one allocation."""
+    groups: dict[tuple[str, str, str], list[tuple[RowSpec, Offer]]] = {}
+    for row, offer in priced:
+        groups.setdefault((offer.provider, row.gpu, offer.gpu_model), []).append((row, offer))
+    lines = []
+    for (provider, _, gpu_model), group in sorted(groups.items()):
+        allocations = 1 if shared else len(group)
+        lines.append(
+            Line(
+                provider=provider,
+                gpu_model=gpu_model,
+                price_usd_per_hour=max(offer.price_usd_per_hour for _, offer in group),
+                rows=len(group),
+                seconds=allocations * (BOOT_S + CLEANUP_S) + sum(row_seconds(row) for row, _ in group),
+                allocations=allocations,
+            )
+        )
+    return Quote(lines=tuple(lines), without=tuple(without))
+
+
+def table(told: Quote, *, budget_usd: float | None) -> Iterator[str]:
+    """The price table as lines."""
+    cells = [("provider", "gpu", "rows", "time", "USD/h", "USD")]
+    cells += [
+        (
+            line.provider,
+            line.gpu_model,
+            str(line.rows),
+            duration(line.seconds),
+            f"{line.price_usd_per_hour:.2f}",
+            f"{line.cost_usd:.2f}",
+        )
+        for line in told.lines
+    ]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    for row in cells:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    for name in told.without:
+        yield f"no offer now: {name}"
+    limit = "no budget" if budget_usd is None else f"budget {budget_usd:.2f} USD, enforced while it runs"
+    yield f"estimate {told.cost_usd:.2f} USD; {limit}"
+
+
+def duration(seconds: float) -> str:
+    """Hours and minutes, rounded up."""
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h"
+
+
+def spent_usd(leases: Iterable[Lease], now: float) -> float:
+    """What all leases together have cost until `now` (wall clock)."""
+    return sum(lease.cost_usd(now) for lease in leases)
+
+
+def seconds_left(leases: Iterable[Lease], *, budget_usd: float, now: float) -> float:
+    """How long the leases that still cost something may go on at their prices; never below 0, endless where none costs."""
+    known = list(leases)
+    rate = sum(lease.price_usd_per_hour for lease in known if not lease.over and lease.quiet_at is None)
+    left = max(budget_usd - spent_usd(known, now), 0.0)
+    return left / rate * 3600 if rate > 0 else math.inf

@@ -1,0 +1,34 @@
+"""Which offers a user's price cap leaves, cheapest first. It knows no provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pytest_glasshouse.errors import NoCapacityError
+from pytest_glasshouse.providers.base import Offer
+from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
+
+
+def models_for(row: RowSpec) -> tuple[str, ...]:
+    """The GPU models that would do for `row`."""
+    return (row.gpu_model,) if row.gpu_model is not None else tuple(GPU_MODELS.values())
+
+
+def affordable(
+    offers: Iterable[Offer], *, row: RowSpec, provider: str, max_price_usd_per_hour: float | None
+) -> tuple[Offer, ...]:
+    """Offers within the cap. Raises `NoCapacityError`, which names the cheapest one seen."""
+    ordered = tuple(sorted(offers, key=lambda offer: (offer.price_usd_per_hour, offer.gpu_model, offer.offer_id)))
+    wanted = row.gpu_model or "a GPU"
+    if not ordered:
+        raise NoCapacityError(f"{provider}: nothing offered for {wanted} now. Nothing was created; try again later")
+    within = tuple(
+        offer for offer in ordered if max_price_usd_per_hour is None or offer.price_usd_per_hour <= max_price_usd_per_hour
+    )
+    if not within:
+        cheapest = ordered[0]
+        raise NoCapacityError(
+            f"{provider}: every offer for {wanted} is above {max_price_usd_per_hour:g} USD per hour; the cheapest seen is "
+            f"{cheapest.price_usd_per_hour:g} ({cheapest.gpu_model}). Nothing was created; raise --glasshouse-max-price or wait"
+        )
+    return within

@@ -1,0 +1,146 @@
+"""The reaper: ends a run's allocations when the run cannot. A process of its own, in a session of its own.
+
+It watches the end of its standard input, which only the run's process holds open, and the deadlines in the run's ledger. After
+either it ends what the ledger leaves open and exits once that is proven. It survives the run's SIGKILL; whoever kills it too
+is left with the guest's own watchdog and `glasshouse reap --expired`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.cleanup import Ending
+from pytest_glasshouse.providers.ledger import Ledger, read
+from pytest_glasshouse.providers.opening import base_url, open_provider
+from pytest_glasshouse.providers.timing import RENTED, Clock, Timing, timing_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_glasshouse.providers.base import Provider
+    from pytest_glasshouse.providers.lease import Lease
+
+_LOOK_S = 1.0
+#: What is used where no timing was given: it only says how long this process goes on, and when it doubts its run.
+_USUAL = RENTED
+_LONGEST_PAUSE_S = 60.0
+
+
+class Reaping:
+    """One ledger being watched."""
+
+    def __init__(self, path: Path, *, timing: Timing | None, allow_simulated: bool, clock: Clock) -> None:
+        self._path = path
+        self._timing = timing
+        self._allow_simulated = allow_simulated
+        self._clock = clock
+        self._providers: dict[str, Provider] = {}
+        self._settled: set[str] = set()
+        self.said = ""
+
+    def open_leases(self) -> list[Lease]:
+        """What the ledger does not prove to be over, and of which more could be learned."""
+        return [lease for lease in read(self._path)[0].values() if not lease.over and lease.name not in self._settled]
+
+    def overdue(self) -> list[Lease]:
+        """Those that outlived their deadline while their run lives on: frozen, or at odds with its clock."""
+        now, patience_s = self._clock.wall(), (self._timing or _USUAL).overdue_s
+        return [lease for lease in self.open_leases() if now > lease.deadline + patience_s]
+
+    def end(self, leases: Sequence[Lease]) -> bool:
+        """Try to end these and prove it, and say whether there is nothing more to do.
+
+        Whatever fails is said once and tried again by the caller. What no listing ever showed cannot be proven, only ended.
+        """
+        bases = read(self._path)[1]
+        mine = []
+        for lease in leases:
+            try:
+                self._check(lease, bases[lease.name])
+            except Exception as error:  # noqa: BLE001  (a key that is gone, an SDK that is: said, and tried again)
+                self._say(f"{lease.name}: {error}")
+                continue
+            lease.ambiguous = lease.ambiguous or not lease.instance_ids
+            mine.append(lease)
+        timings = {name: self._timing_of(provider) for name, provider in self._providers.items()}
+        ending = Ending(mine, providers=self._providers, timings=timings, clock=self._clock, ledger=Ledger(self._path))
+        try:
+            verdicts = ending.prove()
+        except Exception as error:  # noqa: BLE001  (this process must not die of what it did not foresee)
+            self._say(f"{type(error).__name__}: {error}")
+            return False
+        for verdict in verdicts:
+            self._say(f"{verdict.lease.name}: {verdict.status}: {verdict.reason}")
+        self._settled |= {verdict.lease.name for verdict in verdicts if verdict.final}
+        return len(mine) == len(leases) and all(verdict.final for verdict in verdicts)
+
+    def _check(self, lease: Lease, base: str) -> None:
+        if base_url(self._provider(lease.provider)) != base:
+            raise ConfigurationError("it was created at another base URL than the one set now; set that one again")
+
+    def _provider(self, name: str) -> Provider:
+        if name not in self._providers:
+            self._providers[name] = open_provider(name, allow_simulated=self._allow_simulated)
+        return self._providers[name]
+
+    def _timing_of(self, provider: Provider) -> Timing:
+        return self._timing or timing_of(rents=provider.rents, simulated=provider.simulated, poll_s=provider.poll_s)
+
+    def _say(self, text: str) -> None:
+        if text != self.said:
+            self.said = text
+            sys.stderr.write(f"{int(self._clock.wall())} {text}\n")
+            sys.stderr.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Watch, end, prove, exit: 0 once everything is proven, 1 where the time for it is over."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("ledger", type=Path)
+    parser.add_argument("--timing", default="")
+    parser.add_argument("--allow-simulated", action="store_true")
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    timing = Timing.from_text(options.timing) if options.timing else None
+    reaping = Reaping(options.ledger, timing=timing, allow_simulated=options.allow_simulated, clock=Clock())
+    with contextlib.suppress(OSError):
+        os.write(1, b"+")
+    os.close(1)
+    _until_alone(reaping)
+    return _finish(reaping, timing)
+
+
+def _until_alone(reaping: Reaping) -> None:
+    while True:
+        ready, _, _ = select.select([0], [], [], _LOOK_S)
+        if ready and not os.read(0, 64):
+            return
+        if overdue := reaping.overdue():
+            reaping.end(overdue)
+
+
+def _finish(reaping: Reaping, timing: Timing | None) -> int:
+    grace_s = (timing or _USUAL).grace_s
+    pause_s = 1.0
+    while leases := reaping.open_leases():
+        if reaping.end(leases):
+            continue
+        if time.time() > max(lease.deadline for lease in leases) + grace_s:
+            return 1
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

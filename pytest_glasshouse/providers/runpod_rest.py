@@ -1,0 +1,242 @@
+"""RunPod through its REST API v2, on urllib3. Request and answer fields as published in August 2026.
+
+One create request, sent once. An answer that is not understood is an error, but for what a state is called: that is `unknown`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import cast
+from urllib.parse import quote
+
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.errors import (
+    ConfigurationError,
+    FundsError,
+    GlasshouseError,
+    LaunchRefusedError,
+    NoCapacityError,
+    ProviderError,
+    TerminateError,
+)
+from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess
+from pytest_glasshouse.providers.credentials import RUNPOD_URL
+from pytest_glasshouse.providers.launching import checked, environment
+from pytest_glasshouse.providers.lease import NAME_PREFIX
+from pytest_glasshouse.providers.offering import affordable, models_for
+from pytest_glasshouse.providers.redaction import cleaned
+from pytest_glasshouse.providers.runpod import POLL_S, REST_STATES, Cloud, meaning
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.canonical import Json, sha256_hex
+from pytest_glasshouse.wire.secret import Secret
+
+_LOG_S = 1.5
+_LOG_LINES = "200"
+_SSH = 22
+_COUNTS = {"total", "count", "totalCount"}
+
+
+class RunPodRestProvider:
+    """Pods on RunPod."""
+
+    name = "runpod"
+    rents = True
+    dry_run = False
+    this_machine = False
+    poll_s = POLL_S
+
+    def __init__(
+        self, *, key: Secret, base_url: str, cloud: Cloud = "SECURE", max_price_usd_per_hour: float | None = None
+    ) -> None:
+        self.base_url = base_url
+        self.simulated = base_url != RUNPOD_URL
+        self.archive_sha256 = sha256_hex(guest_archive())
+        self._api = ApiClient(provider=self.name, base_url=base_url, key=key)
+        self._cloud: Cloud = cloud
+        self._max_price = max_price_usd_per_hour
+
+    def offers(self, row: RowSpec) -> tuple[Offer, ...]:
+        """GPU types with stock, at the list price of the chosen cloud."""
+        query = {"include": "AVAILABILITY", "product": "POD", "cloud": self._cloud}
+        gpus = self._read("/v2/catalog/gpus", "the catalog", query=query).get("gpus")
+        if not isinstance(gpus, list):
+            raise ProviderError("runpod: the catalog has no list of gpus; expected the form of API v2")
+        found = (self._offer(gpu) for gpu in gpus if isinstance(gpu, dict) and gpu.get("id") in models_for(row))
+        return affordable(
+            (offer for offer in found if offer), row=row, provider=self.name, max_price_usd_per_hour=self._max_price
+        )
+
+    def create(self, offer: Offer, *, launch: Launch) -> Instance:
+        """One POST. `AmbiguousCreateError` unless the answer says that nothing was made."""
+        checked(launch)
+        lost: str
+        try:
+            reply = self._api.request("POST", "/v2/pods", body=_order(launch, offer.gpu_model, self._cloud))
+            if not reply.succeeded:
+                raise self._not_created(reply, launch.name)
+            return self._instance(reply.fields())
+        except NotSentError:
+            raise
+        except UnusableError as error:
+            lost = str(error)
+        raise lost_create(self.name, launch.name, lost)
+
+    def get(self, instance_id: str) -> Instance | None:
+        """One pod; None for 404."""
+        reply = self._api.request("GET", f"/v2/pods/{quote(instance_id, safe='')}")
+        if reply.says_gone:
+            return None
+        return asked_for(instance_id, self._instance(self._fields(reply, "a pod")))
+
+    def list(self) -> tuple[Instance, ...]:
+        """Every pod of this project. Raises where the listing could be a part of the whole."""
+        fields = self._read("/v2/pods", "the listing")
+        pods = fields.pop("pods", None)
+        if not isinstance(pods, list):
+            raise ProviderError("runpod: the listing has no list of pods; expected the form of API v2")
+        # The published listing has no pages. Should it get some, the first must not be taken for the whole.
+        more = sorted(name for name, value in fields.items() if value and not (name in _COUNTS and value == len(pods)))
+        if more:
+            raise ProviderError(f"runpod: the listing has fields nobody knows ({self._api.said(more)}); it may have more pages")
+        found = tuple(self._instance(pod) for pod in pods)
+        return tuple(one for one in found if one.name.startswith(NAME_PREFIX))
+
+    def terminate(self, instance_id: str) -> None:
+        """Delete it; one that is gone already is fine."""
+        problem: str
+        try:
+            reply = self._api.request("DELETE", f"/v2/pods/{quote(instance_id, safe='')}")
+            if reply.status in {200, 202, 204} or reply.says_gone:
+                return
+            problem = str(self._api.refusal(reply, "the end of a pod", self._detail(reply)))
+        except ProviderError as error:
+            problem = str(error)
+        raise TerminateError(f"{problem}. Pod {instance_id} may still be billing", allocation_id=instance_id)
+
+    def logs(self, instance_id: str) -> str:
+        """The last lines its container printed; empty where they cannot be had."""
+        path = f"/v2/pods/{quote(instance_id, safe='')}/logs"
+        try:
+            reply = self._api.request("GET", path, query={"source": "container", "tail": _LOG_LINES}, read_s=_LOG_S)
+        except ProviderError:
+            return ""
+        if reply.status != 200:  # noqa: PLR2004
+            return ""
+        return cleaned("\n".join(_lines(reply.body.decode(errors="replace"))), secrets=self._api.secrets())
+
+    def account(self) -> Account:
+        """Whether the key may list; API v2 tells no balance."""
+        reply = self._api.request("GET", "/v2/pods")
+        self._fields(reply, "the listing")
+        return Account(server_time_s=reply.server_time_s)
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be published: the account's key, wherever it came from."""
+        return self._api.secrets()
+
+    def play(self, instance_id: str, act: str) -> None:
+        """Nothing is played on what is paid for."""
+        raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")
+
+    def _read(self, path: str, what: str, *, query: dict[str, str] | None = None) -> dict[str, Json]:
+        return self._fields(self._api.request("GET", path, query=query), what)
+
+    def _fields(self, reply: Reply, what: str) -> dict[str, Json]:
+        if reply.status != 200:  # noqa: PLR2004
+            raise self._api.refusal(reply, what, self._detail(reply))
+        return reply.fields()
+
+    def _detail(self, reply: Reply) -> str:
+        try:
+            fields = reply.fields()
+        except UnusableError:
+            return "no problem document"
+        errors = fields.get("errors")
+        more = f" ({'; '.join(str(one) for one in errors)})" if isinstance(errors, list) else ""
+        return self._api.said(f"{fields.get('detail', '')}{more}")
+
+    def _not_created(self, reply: Reply, name: str) -> GlasshouseError:
+        detail = self._detail(reply)
+        if reply.undecided:
+            return UnusableError(f"status {reply.status}: {detail}")
+        match reply.status:
+            case 400 if meaning(detail) == "funds":
+                return FundsError(f"runpod: {detail}. Nothing was created; add credit to the account")
+            case 400:
+                # It has no code that tells missing capacity from a broken rule; either way nothing was made.
+                return NoCapacityError(
+                    f"runpod: 400 for {name}: {detail}. Nothing was created; try again later. If every offer says so, the "
+                    "request is wrong"
+                )
+            case 403:
+                return NoCapacityError(f"runpod: this account may not use that pool: {detail}. Nothing was created")
+            case 422:
+                return LaunchRefusedError(
+                    f"runpod: the request for {name} is refused as malformed: {detail}. Nothing was created"
+                )
+        return self._api.refusal(reply, f"creating {name}", detail)
+
+    def _offer(self, gpu: dict[str, Json]) -> Offer | None:
+        price = gpu.get("price")
+        usd = price.get(self._cloud.lower()) if isinstance(price, dict) else None
+        offered = gpu.get(self._cloud.lower()) is not False and gpu.get("availability") != "NONE"
+        if not offered or not isinstance(usd, int | float) or isinstance(usd, bool) or usd <= 0:
+            return None
+        model = str(gpu["id"])
+        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=float(usd), offer_id=model)
+
+    def _instance(self, pod: Json) -> Instance:
+        if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
+            raise UnusableError("a pod without an id")
+        gpu, cost, raw = pod.get("gpu"), pod.get("cost"), str(pod.get("status"))
+        return Instance(
+            instance_id=str(pod["id"]),
+            name=str(pod.get("name") or ""),
+            state=REST_STATES.get(raw, "unknown"),
+            raw_state=self._api.said(raw),
+            access=_access(pod),
+            gpu_model=str(gpu["id"]) if isinstance(gpu, dict) and gpu.get("id") else None,
+            price_usd_per_hour=float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+        )
+
+
+def _order(launch: Launch, gpu_model: str, cloud: Cloud) -> Secret:
+    """The create request's body. It may hold secrets, so it is one."""
+    body: dict[str, Json] = {
+        "name": launch.name,
+        "image": launch.image,
+        "cloud": cloud,
+        "gpu": {"id": gpu_model, "count": 1},
+        "disk": launch.disk_gb,
+        "ports": [f"{_SSH}/tcp"],
+        "env": cast("dict[str, Json]", environment(launch)),
+    }
+    if launch.start:
+        body["args"] = shlex.join(launch.start)
+    return Secret(json.dumps(body).encode())
+
+
+def _access(pod: dict[str, Json]) -> SshAccess | None:
+    runtime = pod.get("runtime")
+    ports = runtime.get("ports") if isinstance(runtime, dict) else None
+    for port in ports if isinstance(ports, list) else []:
+        if isinstance(port, dict) and port.get("private") == _SSH and port.get("type") == "tcp":
+            host, public = port.get("ip"), port.get("public")
+            if isinstance(host, str) and host and isinstance(public, int) and public:
+                return SshAccess(host=host, port=public)
+    return None
+
+
+def _lines(stream: str) -> list[str]:
+    found = []
+    for line in stream.splitlines():
+        if line.startswith("data:"):
+            try:
+                event = json.loads(line.removeprefix("data:"))
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                found.append(str(event.get("line", "")))
+    return found

@@ -1,0 +1,292 @@
+"""RunPod through its published Python SDK, which speaks GraphQL until RunPod retires that early in 2027.
+
+The SDK is imported here and nowhere else, when this provider is opened: it takes about two seconds. It pastes values between
+quotes, puts whole requests into its errors and retries nothing; so values are made harmless first, and its errors end here.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.errors import (
+    ConfigurationError,
+    CredentialsError,
+    FundsError,
+    GlasshouseError,
+    NoCapacityError,
+    ProviderError,
+    RateLimitedError,
+    TerminateError,
+)
+from pytest_glasshouse.providers.api import NotSentError, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess
+from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url
+from pytest_glasshouse.providers.launching import pasteable
+from pytest_glasshouse.providers.lease import NAME_PREFIX
+from pytest_glasshouse.providers.offering import affordable, models_for
+from pytest_glasshouse.providers.redaction import said
+from pytest_glasshouse.providers.runpod import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.secret import Secret
+
+_ACCOUNT = "query { myself { clientBalance currentSpendPerHr } }"
+_MALFORMED = ("syntax error", "is not defined by type", "got invalid value", "cannot query field", "must be a valid")
+_SSH = 22
+
+AnswerT = TypeVar("AnswerT")
+
+
+class _SaidNoError(ProviderError):
+    """GraphQL answered with an error; the text is its sentence, fit to be shown."""
+
+    #: Whether what was refused was only a question.
+    changed_nothing = False
+
+
+class RunPodSdkProvider:
+    """Pods on RunPod."""
+
+    name = "runpod"
+    rents = True
+    dry_run = False
+    this_machine = False
+    poll_s = POLL_S
+
+    def __init__(
+        self, *, key: Secret, base_url: str, cloud: Cloud = "SECURE", max_price_usd_per_hour: float | None = None
+    ) -> None:
+        try:
+            import runpod
+        except ImportError:
+            raise ConfigurationError(
+                "GLASSHOUSE_RUNPOD_API=sdk needs the runpod package: pip install 'pytest-glasshouse[runpod]', or unset the "
+                "variable to use API v2, which needs none"
+            ) from None
+        self.base_url = base_url
+        self.simulated = base_url != RUNPOD_URL
+        self.archive_sha256 = sha256_hex(guest_archive())
+        self._sdk: Any = runpod
+        self._key = key
+        self._cloud: Cloud = cloud
+        self._max_price = max_price_usd_per_hour
+        # GraphQL shows a pod's GPU by a display name; which model that is, its own catalog tells.
+        self._models: dict[str, str] = {}
+
+    def offers(self, row: RowSpec) -> tuple[Offer, ...]:
+        """GPU types with stock, at the list price of the chosen cloud."""
+        found = [offer for model in models_for(row) if (offer := self._offer(model)) is not None]
+        return affordable(found, row=row, provider=self.name, max_price_usd_per_hour=self._max_price)
+
+    def create(self, offer: Offer, *, launch: Launch) -> Instance:
+        """One mutation. `AmbiguousCreateError` unless the answer says that nothing was made."""
+        pasted = pasteable(launch)
+        lost: str
+        try:
+            pod = self._ask(
+                lambda: self._sdk.create_pod(
+                    pasted.name,
+                    image_name=pasted.image,
+                    gpu_type_id=offer.gpu_model,
+                    cloud_type=self._cloud,
+                    # Keys are this run's own, in the environment; the account's are not asked for.
+                    start_ssh=False,
+                    container_disk_in_gb=launch.disk_gb,
+                    docker_args=shlex.join(pasted.start),
+                    ports=f"{_SSH}/tcp",
+                    env=dict(pasted.env),
+                )
+            )
+            return self._created(pod, launch.name, offer)
+        except _SaidNoError as error:
+            # The SDK first asks what the GPU is; a refusal of that question made nothing.
+            if error.changed_nothing:
+                raise
+            lost = self._unless_nothing_was_made(str(error), launch.name)
+        except (NotSentError, RateLimitedError, NoCapacityError):
+            raise
+        except ProviderError as error:
+            lost = str(error)
+        raise lost_create(self.name, launch.name, lost)
+
+    def get(self, instance_id: str) -> Instance | None:
+        """One pod; None where RunPod says that there is none."""
+        pod_id = _plain_id(instance_id)
+        try:
+            pod = self._ask(lambda: self._sdk.get_pod(pod_id))
+        except _SaidNoError as error:
+            if meaning(str(error)) == "gone":
+                return None
+            raise
+        return None if pod is None else asked_for(instance_id, self._instance(pod))
+
+    def list(self) -> tuple[Instance, ...]:
+        """Every pod of this project: GraphQL's listing has no pages."""
+        pods = self._ask(self._sdk.get_pods)
+        if not isinstance(pods, list):
+            raise ProviderError("runpod: the listing is not a list of pods")
+        found = tuple(self._instance(pod) for pod in pods)
+        return tuple(one for one in found if one.name.startswith(NAME_PREFIX))
+
+    def terminate(self, instance_id: str) -> None:
+        """Delete it; one that is gone already is fine."""
+        pod_id = _plain_id(instance_id)
+        problem: str
+        try:
+            self._ask(lambda: self._sdk.terminate_pod(pod_id))
+        except _SaidNoError as error:
+            if meaning(str(error)) == "gone":
+                return
+            problem = str(error)
+        except (ProviderError, CredentialsError) as error:
+            problem = str(error)
+        else:
+            return
+        raise TerminateError(f"{problem}. Pod {instance_id} may still be billing", allocation_id=instance_id)
+
+    def logs(self, instance_id: str) -> str:
+        """GraphQL has no logs."""
+        return f"(pod {instance_id}: RunPod's SDK shows no logs; GLASSHOUSE_RUNPOD_API=rest does)"
+
+    def account(self) -> Account:
+        """What the account holds. The SDK shows no clock."""
+        from runpod.api.graphql import run_graphql_query
+
+        answer = self._ask(lambda: run_graphql_query(_ACCOUNT)["data"]["myself"])
+        balance = answer.get("clientBalance") if isinstance(answer, dict) else None
+        return Account(balance_usd=float(balance) if isinstance(balance, int | float) else None)
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be published: the account's key, wherever it came from."""
+        return (self._key.reveal().decode(),)
+
+    def play(self, instance_id: str, act: str) -> None:
+        """Nothing is played on what is paid for."""
+        raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")
+
+    def _ask(self, question: Callable[[], AnswerT]) -> AnswerT:
+        """Call the SDK. Its errors hold whole requests and addresses, so none leaves this function, not even as a context."""
+        import requests
+        import runpod.error as sdk_errors
+
+        if base_url(os.environ, URL_VARIABLE, RUNPOD_URL) != self.base_url:
+            raise ConfigurationError(f"{URL_VARIABLE} changed while the provider was in use; nothing was asked")
+        self._sdk.api_key = self._key.reveal().decode()
+        problem: GlasshouseError
+        try:
+            return question()
+        except sdk_errors.AuthenticationError:
+            problem = CredentialsError("runpod: the API key is not accepted; check its value and its rights")
+        except sdk_errors.QueryError as error:
+            problem = self._refusal(str(error.message))
+            if isinstance(problem, _SaidNoError) and "mutation" not in str(error.query):
+                problem.changed_nothing = True
+        except requests.exceptions.JSONDecodeError:
+            problem = UnusableError("runpod: an answer that is not JSON")
+        except requests.exceptions.RequestException as error:
+            problem = _of_request(error)
+        except (KeyError, TypeError, ValueError) as error:
+            if str(error).startswith("No GPU found"):
+                problem = NoCapacityError("runpod: it does not know this GPU any more. Nothing was created")
+            else:
+                problem = UnusableError(f"runpod: an answer in a form that its SDK does not expect ({type(error).__name__})")
+        raise problem
+
+    def _refusal(self, message: str) -> GlasshouseError:
+        text = said(message, secrets=(self._key.reveal().decode(),))
+        if "unauthorized" in message.lower():
+            return CredentialsError(f"runpod: {text}. The API key is not accepted for this; check its rights")
+        if meaning(message) == "rate":
+            return RateLimitedError(f"runpod: {text}")
+        return _SaidNoError(f"runpod: {text}")
+
+    def _unless_nothing_was_made(self, sentence: str, name: str) -> str:
+        """`sentence`, or an error where it says that nothing was made."""
+        match meaning(sentence):
+            case "capacity":
+                raise NoCapacityError(f"{sentence} Nothing was created for {name}; try again later")
+            case "funds":
+                raise FundsError(f"{sentence} Nothing was created for {name}; add credit to the account")
+        if any(sign in sentence.lower() for sign in _MALFORMED):
+            from pytest_glasshouse.errors import LaunchRefusedError
+
+            raise LaunchRefusedError(f"{sentence} The request for {name} is refused as malformed; nothing was created")
+        return sentence
+
+    def _offer(self, model: str) -> Offer | None:
+        try:
+            gpu = self._ask(lambda: self._sdk.get_gpu(model))
+        except NoCapacityError:
+            return None
+        self._models[str(gpu.get("displayName"))] = model
+        secure = self._cloud == "SECURE"
+        price, offered = (
+            gpu.get("securePrice" if secure else "communityPrice"),
+            gpu.get("secureCloud" if secure else "communityCloud"),
+        )
+        lowest = gpu.get("lowestPrice")
+        in_stock = not isinstance(lowest, dict) or lowest.get("uninterruptablePrice") is not None
+        if offered is False or not in_stock or not isinstance(price, int | float) or price <= 0:
+            return None
+        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=float(price), offer_id=model)
+
+    def _created(self, pod: Any, name: str, offer: Offer) -> Instance:
+        if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
+            raise UnusableError("runpod: the answer names no pod")
+        return Instance(
+            instance_id=pod["id"], name=name, state="pending", raw_state="", price_usd_per_hour=offer.price_usd_per_hour
+        )
+
+    def _instance(self, pod: Any) -> Instance:
+        if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
+            raise UnusableError("runpod: a pod without an id")
+        raw, machine, cost = str(pod.get("desiredStatus")), pod.get("machine"), pod.get("costPerHr")
+        state = GRAPHQL_STATES.get(raw, "unknown")
+        if state == "running" and not pod.get("runtime"):
+            state = "pending"
+        shown = machine.get("gpuDisplayName") if isinstance(machine, dict) else None
+        return Instance(
+            instance_id=pod["id"],
+            name=str(pod.get("name") or ""),
+            state=state,
+            raw_state=said(raw),
+            access=_access(pod),
+            gpu_model=self._models.get(str(shown), str(shown) if shown and self._models else None),
+            price_usd_per_hour=float(cost) if isinstance(cost, int | float) else None,
+        )
+
+
+def _plain_id(instance_id: str) -> str:
+    """An id that can stand between quotes; anything else is none of RunPod's."""
+    if not instance_id.isascii() or not instance_id.replace("-", "").replace("_", "").isalnum():
+        raise ProviderError("runpod: what is asked for is not the id of a pod")
+    return instance_id
+
+
+def _of_request(error: Any) -> ProviderError:
+    import requests
+
+    causes = [error, *getattr(error, "args", ())]
+    causes += [getattr(cause, "reason", None) for cause in causes]
+    refused = any(type(cause).__name__ in {"NewConnectionError", "ConnectTimeoutError"} for cause in causes)
+    if refused or isinstance(error, requests.exceptions.ConnectTimeout):
+        return NotSentError("runpod: no connection to its API; nothing was asked. Check the network")
+    body = getattr(getattr(error, "request", None), "body", None)
+    if body is not None and b"gpuTypes" in (body if isinstance(body, bytes) else str(body).encode()):
+        return NotSentError("runpod: its API did not answer what a GPU costs; nothing was created")
+    return UnusableError(f"runpod: the connection to its API broke before an answer ({type(error).__name__})")
+
+
+def _access(pod: dict[str, Any]) -> SshAccess | None:
+    runtime = pod.get("runtime")
+    ports = runtime.get("ports") if isinstance(runtime, dict) else None
+    for port in ports if isinstance(ports, list) else []:
+        if isinstance(port, dict) and port.get("privatePort") == _SSH and port.get("type") == "tcp" and port.get("isIpPublic"):
+            host, public = port.get("ip"), port.get("publicPort")
+            if isinstance(host, str) and host and isinstance(public, int) and public:
+                return SshAccess(host=host, port=public)
+    return None

@@ -1,0 +1,269 @@
+"""Vast.ai, through the few endpoints that are needed, on urllib3. The `vastai` package is not used: it retries creates.
+
+Any field of an answer may be null. One create request, sent once; an id in a refusal is an instance all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.errors import (
+    ConfigurationError,
+    FundsError,
+    GlasshouseError,
+    LaunchRefusedError,
+    NoCapacityError,
+    ProviderError,
+    TerminateError,
+)
+from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
+from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
+from pytest_glasshouse.providers.launching import pasteable
+from pytest_glasshouse.providers.lease import NAME_PREFIX
+from pytest_glasshouse.providers.offering import affordable, models_for
+from pytest_glasshouse.providers.pace import Pace
+from pytest_glasshouse.providers.redaction import cleaned
+from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.secret import Secret
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.wire.canonical import Json
+
+URL_VARIABLE = "VAST_URL"
+#: Vast.ai refuses an endpoint that one key asks more often than every few seconds.
+POLL_S = 10.0
+#: Another server's limits are its own.
+SIMULATED_POLL_S = 0.1
+_PAGE = 25
+_MOST_PAGES = 400
+_CAPACITY = {"no_such_ask"}
+_MALFORMED = {"invalid_args", "invalid_price", "no_ssh_key_for_vm"}
+_FUNDS = {"insufficient_credit", "insufficient_balance"}
+_REFUSALS = _CAPACITY | _MALFORMED | _FUNDS
+_OK = 200
+
+
+def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
+    """Vast.ai as the environment names it. Raises `ConfigurationError`; rents nothing."""
+    url = base_url(environ, URL_VARIABLE, VAST_URL)
+    return VastProvider(key=vast_key(environ), base_url=url, max_price_usd_per_hour=max_price_usd_per_hour)
+
+
+class VastProvider:
+    """Instances on Vast.ai. Reads wait until ten seconds have gone by since the last of their kind."""
+
+    name = "vastai"
+    rents = True
+    dry_run = False
+    this_machine = False
+
+    def __init__(
+        self,
+        *,
+        key: Secret,
+        base_url: str,
+        max_price_usd_per_hour: float | None = None,
+        poll_s: float | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.base_url = base_url
+        self.simulated = base_url != VAST_URL
+        self.poll_s = (SIMULATED_POLL_S if self.simulated else POLL_S) if poll_s is None else poll_s
+        self.archive_sha256 = sha256_hex(guest_archive())
+        self._api = ApiClient(provider=self.name, base_url=base_url, key=key)
+        self._max_price = max_price_usd_per_hour
+        self._paces = {what: Pace(self.poll_s, monotonic=monotonic, sleep=sleep) for what in ("offers", "get", "list", "logs")}
+
+    def offers(self, row: RowSpec) -> tuple[Offer, ...]:
+        """Verified single-GPU machines with open ports, on demand."""
+        models = models_for(row)
+        self._paces["offers"].wait()
+        reply = self._api.request("POST", "/api/v0/bundles/", body=_json(search_for(models)))
+        found = self._fields(reply, "the search for offers").get("offers")
+        if not isinstance(found, list):
+            raise ProviderError("vastai: the search has no list of offers")
+        offers = [offer for one in found if (offer := offer_from(one)) is not None and offer.gpu_model in models]
+        return affordable(offers, row=row, provider=self.name, max_price_usd_per_hour=self._max_price)
+
+    def create(self, offer: Offer, *, launch: Launch) -> Instance:
+        """One PUT. `AmbiguousCreateError` unless the answer says that nothing was made."""
+        lost, made = "", None
+        try:
+            reply = self._api.request("PUT", f"/api/v0/asks/{quote(offer.offer_id, safe='')}/", body=_order(launch))
+            answer = _answer(reply)
+            made = _contract(answer)
+            if reply.succeeded and made is not None and answer.get("success") is not False:
+                return Instance(instance_id=made, name=launch.name, state="pending", price_usd_per_hour=offer.price_usd_per_hour)
+            if made is None and (not reply.succeeded or str(answer.get("error")) in _REFUSALS):
+                raise self._not_created(reply, answer, launch.name)
+            lost = f"status {reply.status}: {self._detail(answer)}"
+        except NotSentError:
+            raise
+        except UnusableError as error:
+            lost = str(error)
+        raise lost_create(self.name, launch.name, lost, instance_id=made)
+
+    def get(self, instance_id: str) -> Instance | None:
+        """One instance; None for 404 and for `instances: null`."""
+        self._paces["get"].wait()
+        reply = self._api.request("GET", f"/api/v0/instances/{quote(instance_id, safe='')}/", query={"owner": "me"})
+        if reply.says_gone:
+            return None
+        fields = self._fields(reply, "an instance")
+        if "instances" not in fields:
+            raise UnusableError("vastai: an instance was asked for and none, not even null, was answered")
+        found = fields["instances"]
+        return None if found is None else asked_for(instance_id, instance_from(found, said=self._api.said))
+
+    def list(self) -> tuple[Instance, ...]:
+        """Every instance of this project, all pages. Raises where they are fewer than the total says."""
+        rows: list[Json] = []
+        token, total = None, None
+        for _ in range(_MOST_PAGES):
+            self._paces["list"].wait()
+            query = {"select_filters": "{}", "order_by": '[{"col":"id","dir":"asc"}]', "limit": str(_PAGE)}
+            query |= {"after_token": token} if token else {}
+            fields = self._fields(self._api.request("GET", "/api/v1/instances/", query=query), "the listing")
+            page, following, total = fields.get("instances"), fields.get("next_token"), fields.get("total_instances")
+            if not isinstance(page, list) or not isinstance(total, int) or (following is not None and following == token):
+                raise ProviderError("vastai: the listing has no instances, no total, or a page that follows itself")
+            rows += page
+            token = str(following) if following else None
+            if token is None:
+                break
+        found = {one.instance_id: one for one in (instance_from(row, said=self._api.said) for row in rows)}
+        if token is not None or len(found) != total:
+            raise ProviderError(f"vastai: the listing shows {len(found)} of {total} instances; it cannot prove anything")
+        return tuple(one for one in found.values() if one.name.startswith(NAME_PREFIX))
+
+    def terminate(self, instance_id: str) -> None:
+        """Destroy it; one that is gone already is fine."""
+        problem: str
+        try:
+            reply = self._api.request("DELETE", f"/api/v0/instances/{quote(instance_id, safe='')}/", body=_json({}))
+            if reply.says_gone or (reply.status == _OK and _answer(reply).get("success") is True):
+                return
+            detail = self._detail(_answer(reply) if reply.status == _OK else _problem(reply))
+            problem = str(self._api.refusal(reply, "the end of an instance", detail))
+        except ProviderError as error:
+            problem = str(error)
+        raise TerminateError(f"{problem}. Instance {instance_id} may still be billing", allocation_id=instance_id)
+
+    def logs(self, instance_id: str) -> str:
+        """What its container printed, if it is ready to be read at once; empty otherwise."""
+        self._paces["logs"].wait()
+        try:
+            path = f"/api/v0/instances/request_logs/{quote(instance_id, safe='')}/"
+            url = _answer(self._api.request("PUT", path, body=_json({"tail": "200"}))).get("result_url")
+            if not isinstance(url, str) or not url:
+                return ""
+            text = _fetched(url, self._api)
+        except ProviderError:
+            return ""
+        return cleaned(text, secrets=self._api.secrets())
+
+    def account(self) -> Account:
+        """What the account holds."""
+        reply = self._api.request("GET", "/api/v0/users/current/")
+        credit = self._fields(reply, "the account").get("credit")
+        balance = float(credit) if isinstance(credit, int | float) and not isinstance(credit, bool) else None
+        return Account(balance_usd=balance, server_time_s=reply.server_time_s)
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be published: the account's key, wherever it came from."""
+        return self._api.secrets()
+
+    def play(self, instance_id: str, act: str) -> None:
+        """Nothing is played on what is paid for."""
+        raise ConfigurationError(f"provider vastai plays no faults; {act} on {instance_id} was asked for")
+
+    def _fields(self, reply: Reply, what: str) -> dict[str, Json]:
+        if reply.status != _OK:
+            raise self._api.refusal(reply, what, self._detail(_problem(reply)))
+        return reply.fields()
+
+    def _detail(self, answer: Mapping[str, Json]) -> str:
+        return self._api.said(" ".join(str(answer[name]) for name in ("error", "msg") if answer.get(name)))
+
+    def _not_created(self, reply: Reply, answer: Mapping[str, Json], name: str) -> GlasshouseError:
+        error, detail = str(answer.get("error")), self._detail(answer)
+        if reply.undecided:
+            return UnusableError(f"status {reply.status}: {detail}")
+        if error in _FUNDS or "credit" in error:
+            return FundsError(f"vastai: {detail}. Nothing was created for {name}; add credit to the account")
+        if error in _CAPACITY or reply.status in {404, 410}:
+            return NoCapacityError(f"vastai: the offer for {name} is gone ({detail}). Nothing was created; try the next offer")
+        if error in _MALFORMED or reply.status == 422:  # noqa: PLR2004
+            return LaunchRefusedError(f"vastai: the request for {name} is refused as malformed: {detail}. Nothing was created")
+        if reply.status == 400:  # noqa: PLR2004
+            return NoCapacityError(f"vastai: the offer for {name} was refused: {detail}. Nothing was created; try the next offer")
+        return self._api.refusal(reply, f"creating {name}", detail)
+
+
+def _json(value: Json) -> Secret:
+    return Secret(json.dumps(value).encode())
+
+
+def _order(launch: Launch) -> Secret:
+    """The create request's body. It may hold secrets, so it is one. `args` keeps the image's own ssh out of the way."""
+    pasted = pasteable(launch)
+    return _json(
+        {
+            "client_id": "me",
+            "image": pasted.image,
+            "env": {**pasted.env, "-p 22:22": "1"},
+            "price": None,
+            "disk": launch.disk_gb,
+            "label": pasted.name,
+            "runtype": "args",
+            "onstart": pasted.start[0] if pasted.start else None,
+            "args": list(pasted.start[1:]),
+            "cancel_unavail": True,
+            "force": False,
+        }
+    )
+
+
+def _answer(reply: Reply) -> dict[str, Json]:
+    """The answer's fields; a success must have some, anything else may be plain text."""
+    return reply.fields() if reply.succeeded else _problem(reply)
+
+
+def _problem(reply: Reply) -> dict[str, Json]:
+    try:
+        return reply.fields()
+    except UnusableError:
+        kind = reply.headers.get("content-type", "")
+        return {"msg": reply.body[:200].decode(errors="replace") if kind.startswith("text/plain") else "no reason given"}
+
+
+def _contract(answer: Mapping[str, Json]) -> str | None:
+    """The id of what was made. It can stand in a refusal too."""
+    made = answer.get("new_contract")
+    return str(made) if isinstance(made, int | str) and not isinstance(made, bool) and made else None
+
+
+def _fetched(url: str, api: ApiClient) -> str:
+    """A log file. Elsewhere than at the API it is read without the key."""
+    if url.startswith("/"):
+        reply = api.request("GET", url)
+        return reply.body.decode(errors="replace") if reply.status == _OK else ""
+    import urllib3
+
+    if not url.startswith("https://"):
+        return ""
+    try:
+        with urllib3.PoolManager(num_pools=1) as pool:
+            answer = pool.request("GET", url, retries=False, redirect=False, timeout=5.0)
+            return answer.data[-20000:].decode(errors="replace") if answer.status == _OK else ""
+    except urllib3.exceptions.HTTPError:
+        return ""

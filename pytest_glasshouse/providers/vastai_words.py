@@ -1,0 +1,108 @@
+"""Vast.ai's words in ours: GPU names, states, instances. Pure; it sends nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from pytest_glasshouse.providers.api import UnusableError
+from pytest_glasshouse.providers.base import Instance, Offer, SshAccess, State
+from pytest_glasshouse.wire.canonical import Json
+
+#: Vast.ai's name of a GPU, and what its driver calls it.
+GPU_NAMES: dict[str, str] = {
+    "H100 SXM": "NVIDIA H100 80GB HBM3",
+    "RTX PRO 6000 S": "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+    "RTX A4000": "NVIDIA RTX A4000",
+    "RTX 4090": "NVIDIA GeForce RTX 4090",
+    "RTX 3090": "NVIDIA GeForce RTX 3090",
+}
+#: `actual_status`. `unknown` and `offline` are theirs for a machine that went silent: it never comes back by itself.
+STATES: dict[str | None, State] = {
+    None: "pending",
+    "created": "pending",
+    "loading": "pending",
+    "rebooting": "pending",
+    "running": "running",
+    "stopped": "stopped",
+    "frozen": "stopped",
+    "exited": "stopped",
+    "unknown": "lost",
+    "offline": "lost",
+}
+_FAILURES = ("error", "failed", "oci runtime")
+#: Storage priced into the offers, as large as a launch's disk is by default.
+_DISK_GB = 40.0
+_OFFERS = 20
+
+
+def search_for(models: Sequence[str]) -> dict[str, Json]:
+    """The query for single GPUs of `models`, on machines that are verified, reliable and reachable."""
+    names: list[Json] = [name for name, model in GPU_NAMES.items() if model in models]
+    return {
+        "verified": {"eq": True},
+        "external": {"eq": False},
+        "rentable": {"eq": True},
+        "rented": {"eq": False},
+        "gpu_name": {"in": names},
+        "num_gpus": {"eq": 1},
+        "direct_port_count": {"gte": 2},
+        "reliability": {"gt": 0.98},
+        "order": [["dph_total", "asc"]],
+        "type": "on-demand",
+        "limit": _OFFERS,
+        "allocated_storage": _DISK_GB,
+    }
+
+
+def offer_from(one: Json) -> Offer | None:
+    """One offer; None for one that lacks what an offer needs."""
+    if not isinstance(one, dict):
+        return None
+    model, price, ask = GPU_NAMES.get(str(one.get("gpu_name"))), number(one.get("dph_total")), one.get("id")
+    if model is None or price is None or price <= 0 or one.get("num_gpus") != 1 or not isinstance(ask, int):
+        return None
+    return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=str(ask))
+
+
+def instance_from(row: Json, *, said: Callable[[object], str]) -> Instance:
+    """One instance; every field but its id may be null. Raises `UnusableError`."""
+    if not isinstance(row, dict) or not isinstance(row.get("id"), int) or isinstance(row["id"], bool):
+        raise UnusableError("vastai: an instance without an id")
+    raw, message, gpu = row.get("actual_status"), str(row.get("status_msg") or ""), row.get("gpu_name")
+    return Instance(
+        instance_id=str(row["id"]),
+        name=str(row.get("label") or ""),
+        state=_state(row),
+        raw_state=said("null" if raw is None else raw),
+        access=_access(row),
+        gpu_model=None if gpu is None else GPU_NAMES.get(str(gpu), said(gpu)),
+        price_usd_per_hour=number(row.get("dph_total")),
+        detail=said(message),
+    )
+
+
+def number(value: Json) -> float | None:
+    """A JSON number as a float."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def _state(row: Mapping[str, Json]) -> State:
+    raw = row.get("actual_status")
+    state = STATES.get(raw, "unknown") if raw is None or isinstance(raw, str) else "unknown"
+    message = str(row.get("status_msg") or "").lower()
+    if state == "pending" and any(sign in message for sign in _FAILURES):
+        return "failed"
+    if state == "running" and row.get("intended_status") not in {None, "running"}:
+        return "stopped"
+    return state
+
+
+def _access(row: Mapping[str, Json]) -> SshAccess | None:
+    """The machine's own port for 22/tcp. `ssh_host` and `ssh_port` are a relay's, and not used."""
+    ports, host = row.get("ports"), row.get("public_ipaddr")
+    mapped = ports.get("22/tcp") if isinstance(ports, dict) else None
+    first = mapped[0] if isinstance(mapped, list) and mapped else None
+    port = first.get("HostPort") if isinstance(first, dict) else None
+    if not isinstance(host, str) or not host.strip() or not isinstance(port, int | str) or not str(port).isdigit():
+        return None
+    return SshAccess(host=host.strip(), port=int(port))

@@ -1,0 +1,80 @@
+"""A badge: the upper bound of a report's overhead as a small SVG. Never a point estimate, and grey where there is no bound.
+
+This module knows colours and words. What a row's bound is, and whether it is under a limit, is `judge_limit`'s, as for the
+plugin and the gate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.overhead.limit import LimitVerdict, judge_limit
+from pytest_glasshouse.report.document import measured_on_named_gpu
+from pytest_glasshouse.report.figures import log_ratios
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+LABEL = "protection overhead"
+_GREY, _RED, _GREEN, _BLUE = "#6a737d", "#b3261e", "#1a7f37", "#0a5ea8"
+_CHARACTER_PX, _PADDING_PX = 6.6, 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Badge:
+    """What a badge says and in which colour."""
+
+    message: str
+    colour: str
+
+
+def badge(document: Mapping[str, Any], *, sound: bool, max_overhead_pct: float | None = None) -> Badge:
+    """The badge of a report: its worst row decides. `sound` is whether `check` found no fault."""
+    without = _without_bound(document, sound=sound)
+    if without is not None:
+        return without
+    own = document["methodology"]["maxOverheadPct"]
+    limit_pct = own if max_overhead_pct is None else max_overhead_pct
+    asked = math.inf if limit_pct is None else limit_pct
+    rows = document["rows"]
+    judged = [judge_limit(log_ratios(row), limit_pct=asked, fixed_order=row["fixedOrder"]) for row in rows]
+    bounds = [each.upper95_pct for each in judged if each.upper95_pct is not None]
+    if len(bounds) < len(judged) or any(row["fixedOrder"] for row in rows):
+        return Badge(message="no bound yet", colour=_GREY)
+    message = f"at most {max(bounds):.2f} %"
+    words = {each.verdict for each in judged}
+    if limit_pct is None or words == {LimitVerdict.WITHIN}:
+        return Badge(message=message, colour=_BLUE if limit_pct is None else _GREEN)
+    word = LimitVerdict.OVER if LimitVerdict.OVER in words else LimitVerdict.INCONCLUSIVE
+    return Badge(message=f"{message} ({word.value})", colour=_RED if word is LimitVerdict.OVER else _GREY)
+
+
+def _without_bound(document: Mapping[str, Any], *, sound: bool) -> Badge | None:
+    """What is said where no figure may be shown; None where the rows' bounds decide."""
+    rows, excluded = document["rows"], document["excludedResults"]
+    if not sound:
+        return Badge(message="report faulty", colour=_RED)
+    if excluded:
+        return Badge(message=f"{len(excluded)} row(s) not measured", colour=_RED)
+    if not rows:
+        return Badge(message="not measured", colour=_GREY)
+    if not all(measured_on_named_gpu(row) and not row["simulated"] for row in rows):
+        return Badge(message="dry run", colour=_GREY)
+    return None
+
+
+def svg(shown: Badge) -> str:
+    """The badge as a standalone SVG: no font, script or address from anywhere."""
+    left, right = (round(len(text) * _CHARACTER_PX + 2 * _PADDING_PX) for text in (LABEL, shown.message))
+    title = escape(f"{LABEL}: {shown.message}")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" aria-label="{title}">'
+        f"<title>{title}</title>"
+        f'<rect width="{left}" height="20" fill="#24292f"/><rect x="{left}" width="{right}" height="20" fill="{shown.colour}"/>'
+        f'<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle">'
+        f'<text x="{left / 2:g}" y="14">{escape(LABEL)}</text>'
+        f'<text x="{left + right / 2:g}" y="14">{escape(shown.message)}</text></g></svg>\n'
+    )

@@ -1,0 +1,97 @@
+"""Two reports, row by row: the rows both measured, what each says, and how far apart they are.
+
+This module knows which rows are the same (their content is, so their ids are) and which machines are alike. It refuses to
+call a difference a regression: that is for who knows what changed between the two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.overhead.difference import Difference, difference
+from pytest_glasshouse.report.figures import log_ratios
+from pytest_glasshouse.report.wording import figure_with_interval, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+#: What has to be equal for a difference to say something about protection.
+_MACHINE = {
+    "gpuModel": "GPU",
+    "provider": "provider",
+    "dryRun": "dry run",
+    "standIn": "stand-in model",
+    "strictMemory": "strict memory",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One row in both reports. `unlike` says in what the machines differ; empty where they do not."""
+
+    row_id: str
+    name: str
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    difference: Difference
+    unlike: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """The rows of both reports, and those that only one of them measured."""
+
+    pairs: tuple[Pair, ...]
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Compared:
+    """Pair the measured rows of two reports by their ids."""
+    first, second = ({row["rowId"]: row for row in document["rows"]} for document in (before, after))
+    return Compared(
+        pairs=tuple(_pair(row, second[row_id]) for row_id, row in first.items() if row_id in second),
+        only_before=tuple(row["name"] for row_id, row in first.items() if row_id not in second),
+        only_after=tuple(row["name"] for row_id, row in second.items() if row_id not in first),
+    )
+
+
+def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pair:
+    differing = [
+        f"{word} {before.get(field)!s} and {after.get(field)!s}"
+        for field, word in _MACHINE.items()
+        if before.get(field) != after.get(field)
+    ]
+    return Pair(
+        row_id=before["rowId"],
+        name=before["name"],
+        before=before,
+        after=after,
+        difference=difference(log_ratios(before), log_ratios(after)),
+        unlike=", ".join(differing),
+    )
+
+
+def lines(compared: Compared, *, names: Sequence[str]) -> Iterator[str]:
+    """The comparison in words, one block per row."""
+    for pair in compared.pairs:
+        yield pair.name + (f" (UNLIKE MACHINES: {pair.unlike})" if pair.unlike else f" on {pair.before['gpuModel']}")
+        for label, name, row in (("A", names[0], pair.before), ("B", names[1], pair.after)):
+            interval = row["overheadCi95Pct"]
+            shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+            yield f"  {label}  {shown}; {row['verdict']}; {row['rounds']} round(s), {name}"
+        yield f"  B - A  {_shown(pair.difference)}"
+    for label, only in (("A", compared.only_before), ("B", compared.only_after)):
+        if only:
+            yield f"only {label} measured: {', '.join(only)}"
+    if not compared.pairs:
+        yield "no row was measured in both reports"
+
+
+def _shown(found: Difference) -> str:
+    if found.ci95 is None:
+        return f"{signed(found.points)} points (single sample: no interval, so nothing can be said)"
+    interval = f"95 % interval {signed(found.ci95.low)} to {signed(found.ci95.high)}"
+    apart = found.ci95.low > 0 or found.ci95.high < 0
+    return f"{signed(found.points)} points ({interval}): {'0 is outside' if apart else '0 is inside: no difference shown'}"

@@ -1,0 +1,80 @@
+"""A report's rows in the shape in which results were published: `validResults`, `excludedResults`, and no evidence.
+
+For those who read that shape. It names the report it was taken from by its digest; whoever wants more than arithmetic needs that.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_RATE_DIGITS, _PERCENT_DIGITS = 3, 2
+
+
+def excerpt(document: Mapping[str, Any]) -> str:
+    """The excerpt as JSON text. Rates have three decimals and percentages two, as published."""
+    subject = document["subject"]
+    told = {
+        "title": f"Glasshouse report {document['runId']}",
+        "date": document["createdAt"][:10],
+        "methodology": {
+            "sameInstance": all(row["sameAllocation"] is True for row in document["rows"]),
+            "formula": document["methodology"]["formula"],
+            "interval": document["methodology"]["interval"],
+        },
+        "validResults": [_row(row) for row in document["rows"]],
+        "excludedResults": [_excluded(row) for row in document["excludedResults"]],
+        "summary": {
+            "measured": document["summary"]["measured"],
+            "selected": document["summary"]["selected"],
+            "dryRun": document["summary"]["dryRun"],
+            "publishable": document["summary"]["publishable"],
+            "cleanup": document["cleanup"]["status"],
+            "lifecycle": document["summary"]["lifecycle"],
+        },
+        "subject": {name: subject[name] for name in ("name", "version", "gitCommit", "wheelSha256")},
+        "reportSha256": sha256_hex(report_bytes(document)),
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    unit = row["unit"].capitalize()
+    interval = row["overheadCi95Pct"]
+    return {
+        "name": row["name"],
+        **_place(row),
+        "rounds": row["rounds"],
+        f"protected{unit}PerSec": round(row["protectedPerSec"], _RATE_DIGITS),
+        f"raw{unit}PerSec": round(row["rawPerSec"], _RATE_DIGITS),
+        "protectedUnits": row["protectedUnits"],
+        "rawUnits": row["rawUnits"],
+        "protectedElapsedSec": row["protectedElapsedSec"],
+        "rawElapsedSec": row["rawElapsedSec"],
+        "overheadPct": round(row["overheadPct"], _PERCENT_DIGITS),
+        "overheadCi95Pct": None if interval is None else [round(value, _PERCENT_DIGITS) for value in interval],
+        "verdict": row["verdict"],
+        "attestation": row["attestation"],
+        "runtimeState": row["runtimeState"],
+        "sameAllocation": row["sameAllocation"],
+        "dryRun": row["dryRun"],
+        "publishable": row["publishable"],
+        "interpretation": row["interpretation"],
+    }
+
+
+def _excluded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": row["name"], **_place(row), "outcome": row["outcome"], "reason": row["reason"], "decision": row["decision"]}
+
+
+def _place(row: Mapping[str, Any]) -> dict[str, Any]:
+    length = {"durationSec": row["targetSec"]} if "targetSec" in row else {"stepBudget": row["stepBudget"]}
+    model = {"modelId": row["modelId"]} if row["modelId"] is not None else {}
+    where = {name: row[name] for name in ("provider", "gpuModel", "workload")}
+    return {**where, **model, "order": row["order"], **length}

@@ -1,0 +1,228 @@
+"""Whether a report may let a release through. Pure: a checked report, a policy and a clock's reading go in, a ruling comes out.
+
+This module knows what a gate may ask for. It refuses to judge what `check` judges (that is handed in) and to find a row
+green that did not happen: an excluded row fails the gate, a dry run is nothing to judge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.overhead.limit import LimitVerdict, judge_limit
+from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.check import Checked, Level
+from pytest_glasshouse.report.document import measured_on_named_gpu
+from pytest_glasshouse.report.figures import log_ratios
+from pytest_glasshouse.report.leniency import row_lenient
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+#: A clock may be a little ahead of ours; a report from the future is stale in the other direction.
+AHEAD_S = 300
+_SHORT_COMMIT = 7
+
+
+class Ruling(StrEnum):
+    """What the gate says; `code` is the exit code."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"
+    NOTHING = "nothing to judge"
+
+    @property
+    def code(self) -> int:
+        return {Ruling.PASSED: 0, Ruling.NOTHING: 5}.get(self, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePolicy:
+    """What must hold beyond a report that follows from its own data. Hours, percent; None asks for nothing."""
+
+    rows: tuple[str, ...] = ()
+    """Patterns of row names or ids; each must match a measured row."""
+    max_overhead_pct: float | None = None
+    min_rounds: int | None = None
+    publishable: bool = False
+    level: Level = Level.CONSISTENT
+    commit: str | None = None
+    subject_sha256: str | None = None
+    max_age_h: float | None = None
+    min_lifecycle: float | None = None
+    """Least one-sided 95 % lower bound of the share of lifecycles that held, 0 to 1."""
+    allow_dirty: bool = False
+    allow_lenient_policy: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objection:
+    """One thing the gate holds against the report. `undecided`: more rounds could still decide it."""
+
+    path: str
+    text: str
+    undecided: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gated:
+    """The ruling, everything held against the report, and how many rows were judged."""
+
+    ruling: Ruling
+    objections: tuple[Objection, ...]
+    judged: int
+    selected: int
+    level: Level
+
+    @property
+    def sentence(self) -> str:
+        """The last line."""
+        rows = f"{self.judged} of {self.selected} rows judged"
+        if self.ruling is Ruling.PASSED:
+            return f"GATE PASSED: {rows}, report {self.level.value}"
+        first = f"; first: {self.objections[0]}" if self.objections else ""
+        return f"GATE {self.ruling.value.upper()}: {len(self.objections)} objection(s), {rows}{first}"
+
+
+def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
+    """Judge a report that validates. `checked` is what `check` found in it; `now` is in UTC."""
+    judged = [(place, row) for place, row in enumerate(document["rows"]) if _counts(row)]
+    objections = [
+        *_soundness(checked, policy),
+        *_whole(document, policy, now),
+        *_excluded(document),
+        *_missing(document, policy, [row for _, row in judged]),
+        *(each for place, row in enumerate(document["rows"]) for each in _row(f"$.rows[{place}]", row, policy)),
+    ]
+    return Gated(
+        ruling=_ruling(document, checked, objections, judged),
+        objections=tuple(objections),
+        judged=len(judged),
+        selected=document["summary"]["selected"],
+        level=checked.level,
+    )
+
+
+def _counts(row: Mapping[str, Any]) -> bool:
+    """Whether a measured row says anything about a GPU."""
+    return measured_on_named_gpu(row) and not row["simulated"]
+
+
+def _ruling(document: Mapping[str, Any], checked: Checked, objections: Sequence[Objection], judged: Sequence[Any]) -> Ruling:
+    broken = not checked.sound or any(each["outcome"] == "failed" for each in document["excludedResults"])
+    if not judged and not broken and not document["summary"]["outstandingReleases"]:
+        return Ruling.NOTHING
+    if not objections:
+        return Ruling.PASSED
+    return Ruling.INCONCLUSIVE if all(each.undecided for each in objections) else Ruling.FAILED
+
+
+def _soundness(checked: Checked, policy: GatePolicy) -> Iterator[Objection]:
+    yield from (Objection(path=fault.path, text=fault.text) for fault in checked.faults)
+    if checked.sound and checked.level.height < policy.level.height:
+        why = checked.missing[0] if checked.missing else "nothing more is shown"
+        yield Objection(path="$", text=f"it is {checked.level.value}, and {policy.level.value} was required: {why}")
+
+
+def _whole(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> Iterator[Objection]:
+    summary, subject = document["summary"], document["subject"]
+    for place, each in enumerate(summary["outstandingReleases"]):
+        text = f"a key went out for {each['sub']} and its exit evidence did not come back"
+        yield Objection(path=f"$.summary.outstandingReleases[{place}]", text=text)
+    if document["cleanup"]["status"] != "proven":
+        yield Objection(
+            path="$.cleanup.status", text=f"cleanup is {document['cleanup']['status']}: an allocation may still exist"
+        )
+    for place, case in enumerate(document["tamper"]):
+        if not case["passed"]:
+            yield Objection(path=f"$.tamper[{place}]", text=f"tamper case {case['name']} was not refused as expected")
+    lower = summary["lifecycle"]["lower95"]
+    if policy.min_lifecycle is not None and (lower is None or lower < policy.min_lifecycle):
+        seen = "nothing was begun" if lower is None else f"at least {lower:.3f}"
+        yield Objection(
+            path="$.summary.lifecycle.lower95", text=f"{seen} of lifecycles held; {policy.min_lifecycle:g} was required"
+        )
+    yield from _subject(subject, policy)
+    if policy.max_age_h is not None:
+        yield from _age(document["createdAt"], policy.max_age_h, now)
+
+
+def _subject(subject: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
+    if subject["dirty"] and not policy.allow_dirty:
+        yield Objection(path="$.subject.dirty", text="the tree had changes that no commit names; commit them and run again")
+    commit = subject["gitCommit"]
+    if policy.commit is not None and not _same_commit(policy.commit, commit):
+        seen = "no commit" if commit is None else f"commit {commit[:12]}"
+        yield Objection(path="$.subject.gitCommit", text=f"the report judges {seen}, not {policy.commit[:12]}")
+    digest = subject["wheelSha256"]
+    if policy.subject_sha256 is not None and digest != policy.subject_sha256:
+        seen = "no file" if digest is None else f"a file with digest {digest[:16]}"
+        yield Objection(path="$.subject.wheelSha256", text=f"the report judges {seen}, not {policy.subject_sha256[:16]}")
+
+
+def _same_commit(wanted: str, seen: str | None) -> bool:
+    return seen is not None and len(wanted) >= _SHORT_COMMIT and seen.startswith(wanted.lower())
+
+
+def _age(created_at: str, max_age_h: float, now: datetime) -> Iterator[Objection]:
+    age_s = (now - datetime.fromisoformat(created_at).astimezone(UTC)).total_seconds()
+    if age_s > max_age_h * 3600:
+        yield Objection(path="$.createdAt", text=f"it is {age_s / 3600:.1f} h old; at most {max_age_h:g} h were allowed")
+    elif age_s < -AHEAD_S:
+        yield Objection(path="$.createdAt", text=f"it is from {-age_s / 3600:.1f} h in the future; compare the clocks")
+
+
+def _excluded(document: Mapping[str, Any]) -> Iterator[Objection]:
+    for place, each in enumerate(document["excludedResults"]):
+        text = f"{each['name']} ({each['order']}) was not measured: {each['outcome']}: {each['reason']}"
+        yield Objection(path=f"$.excludedResults[{place}]", text=text)
+
+
+def _missing(document: Mapping[str, Any], policy: GatePolicy, judged: Sequence[Mapping[str, Any]]) -> Iterator[Objection]:
+    if not document["rows"] and not document["excludedResults"]:
+        yield Objection(path="$.rows", text="the report has no row")
+    for pattern in policy.rows:
+        if not any(fnmatchcase(row[name], pattern) for row in judged for name in ("name", "rowId")):
+            yield Objection(path="$.rows", text=f"no measured row matches {pattern!r}, which is required")
+
+
+def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
+    if not _counts(row):
+        what = "a dry run" if row["dryRun"] else "simulated" if row["simulated"] else f"measured on {row['gpuModel']}"
+        yield Objection(path=path, text=f"{row['name']} is {what}: it says nothing about the GPU it names")
+        return
+    if row["verdict"] == Verdict.IMPLAUSIBLE_NEGATIVE.value:
+        yield Objection(path=f"{path}.verdict", text=f"{row['name']}: {row['verdictReason']}")
+    if policy.publishable and not row["publishable"]:
+        because = "; ".join(row["unpublishableBecause"])
+        yield Objection(path=f"{path}.publishable", text=f"{row['name']} is not publishable: {because}")
+    if policy.min_rounds is not None and row["rounds"] < policy.min_rounds:
+        text = f"{row['name']} has {row['rounds']} round(s); at least {policy.min_rounds} were required"
+        yield Objection(path=f"{path}.rounds", text=text)
+    if not policy.allow_lenient_policy:
+        yield from (Objection(path=path, text=f"{row['name']}: {why}") for why in row_lenient(row))
+    yield from _overhead(path, row, policy)
+
+
+def _overhead(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
+    # A limit that the run was given stays a limit: the gate may ask for a stricter or a milder one, not for none.
+    own = row["limit"]["limitPct"] if row["limit"] else None
+    wanted = own if policy.max_overhead_pct is None else policy.max_overhead_pct
+    if wanted is None:
+        return
+    limit = judge_limit(log_ratios(row), limit_pct=wanted, fixed_order=row["fixedOrder"])
+    if limit.passed:
+        return
+    shown = "no bound" if limit.upper95_pct is None else f"upper bound {limit.upper95_pct:+.2f} %"
+    yield Objection(
+        path=f"{path}.overheadPct",
+        text=f"{row['name']}: {limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason} ({shown})",
+        undecided=limit.verdict is LimitVerdict.INCONCLUSIVE,
+    )

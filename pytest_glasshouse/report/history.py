@@ -1,0 +1,82 @@
+"""A directory of reports as one list: what every row's figure was, and when. A report with faults is named and left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.report.bundle import SUFFIX
+from pytest_glasshouse.report.check import check_bytes, load_document
+from pytest_glasshouse.report.wording import figure_with_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from pytest_glasshouse.report.recompute import Derivation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One row in one report."""
+
+    created_at: str
+    run_id: str
+    commit: str | None
+    row: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Every row found, oldest first, and each file that was left out with the reason."""
+
+    entries: tuple[Entry, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def history(directory: Path, *, pattern: str = "*", derivation: Derivation | None = None) -> History:
+    """Read every report and bundle below `directory`. A run that is there as both counts once."""
+    entries: list[Entry] = []
+    left_out: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for path in sorted([*directory.rglob("*.json"), *directory.rglob(f"*{SUFFIX}")]):
+        if any(part.endswith(".run") for part in path.relative_to(directory).parts):
+            continue
+        try:
+            data = path.read_bytes()
+            document = load_document(data)
+        except (OSError, ReportError) as error:
+            left_out.append((path.name, str(error)[:200]))
+            continue
+        if document["runId"] in seen:
+            continue
+        faults = check_bytes(data, derivation=derivation).faults
+        if faults:
+            left_out.append((path.name, f"{len(faults)} fault(s); first: {faults[0]}"))
+            continue
+        seen.add(document["runId"])
+        entries += [_entry(document, row) for row in document["rows"] if fnmatchcase(row["name"], pattern)]
+    return History(entries=tuple(sorted(entries, key=lambda each: (each.created_at, each.run_id))), left_out=tuple(left_out))
+
+
+def _entry(document: Mapping[str, Any], row: Mapping[str, Any]) -> Entry:
+    return Entry(created_at=document["createdAt"], run_id=document["runId"], commit=document["subject"]["gitCommit"], row=row)
+
+
+def lines(found: History) -> Iterator[str]:
+    """One block per row and machine, one line per report."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in found.entries:
+        groups.setdefault((entry.row["rowId"], entry.row["gpuModel"]), []).append(entry)
+    for (_, gpu), entries in groups.items():
+        yield f"{entries[0].row['name']} on {gpu}"
+        for entry in entries:
+            interval = entry.row["overheadCi95Pct"]
+            shown = figure_with_interval(entry.row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+            words = [shown, entry.row["verdict"], *(["dry run"] if entry.row["dryRun"] else [])]
+            yield f"  {entry.created_at}  {(entry.commit or 'no commit')[:12]:12}  {'; '.join(words)}  ({entry.run_id})"
+    yield from (f"left out: {name}: {why}" for name, why in found.left_out)
+    if not found.entries:
+        yield "no measured row was found"

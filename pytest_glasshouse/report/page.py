@@ -1,0 +1,219 @@
+"""A report as one HTML page that needs nothing else: no script, no font, no address. It adds nothing to the report.
+
+The policy in its head forbids the browser every request; the report itself is inside, compressed, to be taken out again.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.check import Level
+from pytest_glasshouse.report.page_parts import Code, Word, facts, folded, items, paragraph, say, table
+from pytest_glasshouse.report.page_rows import excluded_details, row_card, row_details
+from pytest_glasshouse.report.page_style import style_sheet
+from pytest_glasshouse.report.plot_interval import common_scale
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_glasshouse.report.check import Checked
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+#: Rows that are open when the page is; more would make a long report slow to draw.
+_OPEN = 3
+#: A larger report (compressed, in bytes) is not put into the page: the page names the file instead.
+MOST_INSIDE = 550_000
+
+
+def page(document: Mapping[str, Any], checked: Checked) -> str:
+    """The whole page. `checked` is what `check` found when the page was made; the page says so at its top."""
+    title = f"Glasshouse report {document['runId']}"
+    body = "".join(_body(document, checked))
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{say(_POLICY)}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer">'
+        f"<title>{say(title)}</title><style>{style_sheet()}</style></head><body>"
+        f'<a class="skip" href="#rows">To the rows</a><main><h1>{say(title)}</h1>{body}</main></body></html>\n'
+    )
+
+
+def _body(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
+    yield from _top(document, checked)
+    yield from _rows(document)
+    yield from _excluded(document)
+    yield from _nulls(document)
+    yield from _tamper(document)
+    yield from _ends(document)
+    yield from _claims(document)
+    yield from _methodology(document)
+    yield _digests(document)
+    yield _download(document)
+
+
+def _top(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
+    counts, maker, subject = document["summary"], document["generatedBy"], document["subject"]
+    commit = subject["gitCommit"]
+    dirty = " with uncommitted changes" if subject["dirty"] else ""
+    yield paragraph(
+        f"{counts['measured']} of {counts['selected']} rows measured, {counts['measuredOnNamedGpu']} of them on the GPU they "
+        f"name, {counts['publishable']} publishable."
+    )
+    if counts["dryRun"]:
+        told = f"{counts['dryRun']} of {counts['selected']} rows are a dry run: they say nothing about a GPU and gate nothing."
+        yield f'<p class="banner warn">{say(told)}</p>'
+    yield _checked(checked)
+    yield facts(
+        [
+            ("made", f"{document['createdAt']} by {maker['name']} {maker['version']}"),
+            ("subject", f"{subject['name']} {subject['version'] or ''}" + (f" at {commit[:12]}{dirty}" if commit else "")),
+            ("root of trust", document["attestationRoot"]),
+        ]
+    )
+
+
+def _checked(checked: Checked) -> str:
+    if not checked.sound:
+        told = f"FAULTY: {len(checked.faults)} fault(s) when this page was made. Believe nothing on it."
+        faults = items(map(str, checked.faults[:3])) + (folded("All of them", items(map(str, checked.faults))))
+        return f'<div class="banner bad" role="note"><p>{say(told)}</p>{faults}</div>'
+    word = {Level.CONSISTENT: "no fault found; whose keys signed it is for the reader to say"}.get(
+        checked.level, "no fault found"
+    )
+    return paragraph(f"Checked when this page was made: {checked.level.value}, {word}.")
+
+
+def _rows(document: Mapping[str, Any]) -> Iterator[str]:
+    rows = document["rows"]
+    yield '<h2 id="rows">Rows</h2>'
+    if not rows:
+        yield paragraph("No row was measured.")
+        return
+    yield paragraph(
+        "Point: overhead. Line: its 95 % interval over rounds; a hollow point is a single sample and has none. Light band: the "
+        "equivalence margin. Dark band: raw against raw, where it was measured. An arrow points to what is beyond the scale.",
+        "soft",
+    )
+    scale = common_scale(rows)
+    yield f'<div class="cards">{"".join(row_card(document, row, scale) for row in rows)}</div>'
+    yield "<h2>Row by row</h2>"
+    yield from (row_details(document, row, is_open=place < _OPEN) for place, row in enumerate(rows))
+
+
+def _excluded(document: Mapping[str, Any]) -> Iterator[str]:
+    excluded = document["excludedResults"]
+    if excluded:
+        yield "<h2>Not measured</h2>"
+        yield from (excluded_details(row) for row in excluded)
+
+
+def _nulls(document: Mapping[str, Any]) -> Iterator[str]:
+    rows = document["nullRows"]
+    if rows:
+        body = [
+            (each["name"], each["gpuModel"], each["rounds"], _interval(each["differenceCi90Pct"]), f"{each['marginPct']:g}",
+             "yes" if each["qualifies"] else "no")
+            for each in rows
+        ]  # fmt: skip
+        yield "<h2>Raw against raw</h2>"
+        head = ("row", "ran on", "rounds", "90 % interval, %", "margin", "qualifies")
+        yield table("Null rows: the same leg twice", head, body, numbers=(2,))
+
+
+def _interval(interval: Any) -> str:
+    return "single sample" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
+
+
+def _tamper(document: Mapping[str, Any]) -> Iterator[str]:
+    cases = document["tamper"]
+    if not cases:
+        return
+    passed = sum(each["passed"] for each in cases)
+    body = [
+        (each["name"], each["expectedReason"] or "released", each["seenReason"] or ("released" if each["released"] else "none"),
+         "yes" if each["released"] else "no", each["seenNonce"], Word("pass" if each["passed"] else "FAIL"))
+        for each in cases
+    ]  # fmt: skip
+    yield "<h2>Tamper suite</h2>"
+    yield paragraph(f"{passed} of {len(cases)} cases as expected, the control, which must be released, among them.")
+    head = ("case", "expected", "seen", "key released", "nonce", "result")
+    yield folded("Every case", table("Tamper cases", head, body), is_open=passed < len(cases))
+
+
+def _ends(document: Mapping[str, Any]) -> Iterator[str]:
+    lifecycle, cleanup = document["summary"]["lifecycle"], document["cleanup"]
+    yield "<h2>Lifecycle and cleanup</h2>"
+    if lifecycle["attempted"]:
+        yield paragraph(
+            f"Held in {lifecycle['held']} of {lifecycle['attempted']} lifecycles begun: with 95 % confidence at least "
+            f"{lifecycle['lower95'] * 100:.1f} % of them."
+        )
+    outstanding = document["summary"]["outstandingReleases"]
+    if outstanding:
+        told = f"{len(outstanding)} outstanding release(s): a key went out and its exit evidence did not come back."
+        yield f'<p class="banner bad">{say(told)}</p>'
+    body = [(each["name"], each["provider"], Word(each["status"]), each["reason"]) for each in cleanup["allocations"]]
+    yield paragraph(f"Cleanup: {cleanup['status']}.")
+    if body:
+        yield table("Allocations", ("allocation", "provider", "cleanup", "reason"), body)
+
+
+def _claims(document: Mapping[str, Any]) -> Iterator[str]:
+    claims = document["claims"]
+    for title, name in (("What is claimed", "claimed"), ("What is not claimed", "notClaimed"), ("Not shown here", "notShown")):
+        if claims[name]:
+            yield f"<h2>{title}</h2>{items(claims[name])}"
+
+
+def _methodology(document: Mapping[str, Any]) -> Iterator[str]:
+    method = document["methodology"]
+    yield "<h2>Methodology</h2>"
+    yield paragraph(
+        "Each row runs the same training twice on one allocation: a protected leg (sealed data, attestation, key only after it, "
+        "sealed result, zeroized) and a raw leg without any of that. The overhead is how much slower the protected leg trains; "
+        "attestation, loading, warm-up and zeroizing are figures of their own. A round is one whole execution of both legs and "
+        "the unit of the statistics: one round is a single sample without an error bar. Protection adds work and takes none, "
+        "so a figure below zero is order, warm state or noise."
+    )
+    told = {name: method[name] for name in ("formula", "totals", "interval", "lifecycleBound") if name in method}
+    yield items(told.values())
+    names = ("order", "provider", "preset", "seed", "marginPct", "maxOverheadPct", "minRounds", "invariantsRevision")
+    yield facts((name, method.get(name)) for name in names)
+    environment = document["environment"]
+    packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    yield folded(
+        "Host", facts([*((name, environment[name]) for name in environment if name != "packages"), ("packages", packages)])
+    )
+
+
+def _digests(document: Mapping[str, Any]) -> str:
+    body: list[tuple[str, str, Code]] = [("report", "policy", Code(document["policySha256"] or "none"))]
+    body += [("report", f"{name} key", Code(key)) for name, keys in _keys(document) for key in keys]
+    for row in document["rows"]:
+        body += [(row["name"], f"{leg} adapter, last round", Code(row[f"{leg}AdapterSha256"])) for leg in ("protected", "raw")]
+        body += [
+            (row["name"], f"journal head, round {each['round']}", Code(each["headSha256"] or "none")) for each in row["journal"]
+        ]
+    listed = table("SHA-256 digests and public keys", ("of", "what", "value"), body)
+    return f"<h2>Evidence digests</h2>{folded('Digests and keys', listed)}"
+
+
+def _keys(document: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    keys = document["keys"]
+    return [("report", [keys["report"]]), ("server", keys["servers"]), ("owner", keys["owners"])]
+
+
+def _download(document: Mapping[str, Any]) -> str:
+    """The report inside the page, or its file's name where it would make the page too large."""
+    name = f"{document['runId']}.json"
+    packed = gzip.compress(report_bytes(document), compresslevel=9, mtime=0)
+    if len(packed) > MOST_INSIDE:
+        link = f'<a href="{say(name)}" download>{say(name)}</a>'
+        return f"<h2>The report itself</h2><p>It is too large to stand in this page: {link}, beside it.</p>"
+    data = base64.b64encode(packed).decode()
+    link = f'<a download="{say(name)}.gz" href="data:application/gzip;base64,{data}">{say(name)}.gz</a>'
+    told = f"{len(packed) / 1000:,.0f} kB; unpack it and read it with <code>glasshouse check</code>"
+    return f"<h2>The report itself</h2><p>{link} ({told}).</p>"

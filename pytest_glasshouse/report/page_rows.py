@@ -1,0 +1,224 @@
+"""A row on the page: its figure against the null, its rates over time, its lifecycle, its findings and what they were read from.
+
+What a row does not have (segments, covariates, a null) has no place on the page; nothing is drawn for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.report.page_parts import Code, Word, facts, folded, paragraph, say, table
+from pytest_glasshouse.report.plot_interval import interval_plot, null_band
+from pytest_glasshouse.report.plot_rate import rate_plot
+from pytest_glasshouse.report.plot_timeline import legend, phases, timeline_plot
+from pytest_glasshouse.report.wording import figure_with_interval, signed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from pytest_glasshouse.report.plot import Scale
+
+#: With more segments than this a table of them all helps nobody; the report has them.
+_MOST_SEGMENTS = 400
+
+
+def row_card(document: Mapping[str, Any], row: Mapping[str, Any], scale: Scale) -> str:
+    """The short form: figure, interval plot, verdict, and where to read on."""
+    interval = row["overheadCi95Pct"]
+    shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+    words = [row["verdict"], *(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
+    return (
+        f'<div class="card"><h3><a href="#{say(row["rowId"])}">{say(row["name"])}</a></h3>'
+        f'<p class="figure">{say(shown)}</p>{interval_plot(row, scale, null_band(document, row))}'
+        f"{paragraph(', '.join(words) + '; ' + row['gpuModel'], 'soft')}</div>"
+    )
+
+
+def row_details(document: Mapping[str, Any], row: Mapping[str, Any], *, is_open: bool) -> str:
+    """The long form, folded."""
+    parts = [
+        paragraph(row["interpretation"]),
+        _facts(row),
+        _null(document, row),
+        _estimates(row),
+        _throughput(row),
+        _rounds(row),
+        *_lifecycle(row),
+        _costs(row),
+        _covariates(row),
+        findings(row),
+    ]
+    inside = "".join(part for part in parts if part)
+    return f'<section id="{say(row["rowId"])}">{folded(row["name"], inside, is_open=is_open)}</section>'
+
+
+def excluded_details(row: Mapping[str, Any]) -> str:
+    """A row that was not measured: what happened, what was decided, and what was seen."""
+    inside = facts([("outcome", row["outcome"]), ("reason", row["reason"]), ("decision", row["decision"]), *_where(row)])
+    inside += "".join(_lifecycle(row)) + findings(row)
+    return f'<section id="{say(row["rowId"])}">{folded(row["name"] + ": " + row["outcome"], inside)}</section>'
+
+
+def findings(row: Mapping[str, Any]) -> str:
+    """Every finding with its words and the digest of what it was computed from."""
+    judged = row["findings"]
+    held = sum(each["finding"] == "held" for each in judged)
+    caption = f"Findings of {row['name']}: {held} of {len(judged)} held"
+    body = [(each["invariant"], Word(each["finding"]), each["reason"], Code(each["evidence"][:16] + "...")) for each in judged]
+    head = ("invariant", "finding", "reason", "evidence SHA-256")
+    waived = "".join(paragraph(f"Waived: {each['invariant']}: {each['reason']}") for each in row["waived"])
+    return folded(f"Findings: {held} of {len(judged)} held", table(caption, head, body) + waived, is_open=held < len(judged))
+
+
+def _where(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    target = f"{row['targetSec']:g} s" if "targetSec" in row else f"{row['stepBudget']} steps"
+    named = row["namedGpuModel"]
+    return [
+        ("ran on", row["gpuModel"]),
+        ("names", named if named != row["gpuModel"] else None),
+        ("provider", row["provider"]),
+        ("order", f"{row['order']}{', fixed' if row['fixedOrder'] else ''}"),
+        ("target", f"{target} per leg, {row['rounds']} round(s)"),
+        ("not publishable", "; ".join(row["unpublishableBecause"])),
+    ]
+
+
+def _facts(row: Mapping[str, Any]) -> str:
+    unit = row["unit"]
+    limit = row["limit"]
+    return facts(
+        [
+            (
+                "protected",
+                f"{row['protectedPerSec']:,.3f} {unit}/s: {row['protectedUnits']:,} in {row['protectedElapsedSec']:,.3f} s",
+            ),
+            ("raw", f"{row['rawPerSec']:,.3f} {unit}/s: {row['rawUnits']:,} in {row['rawElapsedSec']:,.3f} s"),
+            ("limit", f"{limit['judgement']} of {limit['limitPct']:g} %: {limit['reason']}" if limit else None),
+            ("method", row["method"]),
+            ("margin", f"{row['marginPct']:g} points"),
+            ("lifecycle", f"{row['attestation']}, {row['runtimeState']}, raw callback {row['rawCallback']}"),
+            ("zeroize", f"{row['zeroizeSec']:.3f} s" if row["zeroizeSec"] is not None else None),
+            ("memory scan", f"{row['scanSec']:.3f} s, in no measured time" if "scanSec" in row else None),
+            ("plaintext in host memory", _exposure(row)),
+            ("protected leg also did", ", ".join(row["treatment"])),
+            *_where(row),
+        ]
+    )
+
+
+def _exposure(row: Mapping[str, Any]) -> str | None:
+    if "exposureByteSec" not in row:
+        return None
+    return f"{row['exposureByteSec'] / 1e6:,.3f} MB s, at most {row['exposurePeakBytes'] / 1e6:,.3f} MB at once"
+
+
+def _null(document: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    band = null_band(document, row)
+    if band is None:
+        return paragraph("No null (raw against raw) was measured for this row.", "soft")
+    whose = "in the same rounds" if "estimates" in row else "by a null row on the same allocation"
+    return paragraph(f"Raw against raw, {whose}: {signed(band[0])} to {signed(band[1])} % (90 % interval).")
+
+
+def _throughput(row: Mapping[str, Any]) -> str:
+    plot = rate_plot(row)
+    if not plot:
+        return ""
+    legs = ["protected", "raw", *(["raw2"] if any(each["leg"] == "raw2" for each in row.get("segments") or ()) else [])]
+    key = "<p>" + " ".join(f'<span class="key {leg}">{leg}</span>' for leg in legs) + "</p>"
+    note = "" if row.get("segments") else paragraph("Dashed: the average of a leg whose log keeps no progress.", "soft")
+    return f"<h4>Throughput over time</h4>{key}{plot}{note}{_segments(row)}"
+
+
+def _segments(row: Mapping[str, Any]) -> str:
+    segments = row.get("segments") or []
+    if not segments or len(segments) > _MOST_SEGMENTS:
+        return ""
+    body = [
+        (each["round"], each["pair"], each["position"], each["leg"], each["units"], f"{each['elapsedSec']:.3f}",
+         f"{each['units'] / each['elapsedSec']:,.3f}" if each["elapsedSec"] else "")
+        for each in segments
+    ]  # fmt: skip
+    head = ("round", "pair", "position", "leg", row["unit"], "seconds", f"{row['unit']}/s")
+    return folded("Segments", table(f"Segments of {row['name']}", head, body, numbers=(0, 1, 2, 4, 5, 6)))
+
+
+def _rounds(row: Mapping[str, Any]) -> str:
+    if row["rounds"] == 1:
+        return ""
+    body = [
+        (each["round"], " then ".join(each["order"]), f"{each['protectedPerSec']:,.3f}", f"{each['rawPerSec']:,.3f}",
+         f"{signed(each['overheadPct'])} %")
+        for each in row["roundFigures"]
+    ]  # fmt: skip
+    head = ("round", "order", "protected/s", "raw/s", "overhead (one sample each)")
+    return table(f"Rounds of {row['name']}", head, body, numbers=(0, 2, 3, 4))
+
+
+def _lifecycle(row: Mapping[str, Any]) -> Iterator[str]:
+    rounds = phases(row["observation"])
+    if not rounds:
+        return
+    yield "<h4>Lifecycle</h4>" + legend([each for _, found in rounds for each in found])
+    for number, found in rounds:
+        yield timeline_plot(row["name"], number, found)
+        body = [(each.leg, each.name, f"{each.begin_s:.3f}", f"{each.seconds:.3f}") for each in found]
+        caption = f"Round {number} of {row['name']} on the guest's clock"
+        phase_table = table(caption, ("leg", "phase", "begins, s", "takes, s"), body, numbers=(2, 3))
+        yield folded(f"Seconds of each phase, round {number}", phase_table)
+
+
+def _covariates(row: Mapping[str, Any]) -> str:
+    """Means of clocks, temperature, power and neighbours while each leg was timed; columns nobody saw are left out."""
+    told = [(each["round"], leg, means) for each in row.get("covariates", ()) for leg, means in each["legs"].items()]
+    names = [name for name in dict.fromkeys(name for _, _, means in told for name in means) if any(m[name] for _, _, m in told)]
+    reasons = {name: why for each in row.get("covariates", ()) for name, why in each["reasons"].items()}
+    if not told:
+        return ""
+    body = [[number, leg, *(_short(means.get(name)) for name in names)] for number, leg, means in told]
+    shown = table(f"Covariates of {row['name']}, means while timed", ["round", "leg", *names], body)
+    return folded("Covariates", shown + facts((f"{name}, not seen", why) for name, why in reasons.items()))
+
+
+def _estimates(row: Mapping[str, Any]) -> str:
+    """What stands beside the headline of an interleaved row: the second estimator, each null, what could have been seen."""
+    found = row.get("estimates")
+    if found is None:
+        return ""
+    trimmed = _bounds(found["trimmedCi95Pct"], "95")
+    pairs: list[tuple[str, Any]] = [("trimmed mean of pairs", f"{signed(found['trimmedPct'])} % {trimmed}")]
+    if found["agree"] is False:
+        pairs.append(("estimators", "they disagree; the verdict says why"))
+    pairs += [(f"null, {each['kind']}", f"{signed(each['pct'])} % {_bounds(each['ci90Pct'], '90')}") for each in found["nulls"]]
+    pairs += [
+        ("least effect this design sees", _short(found["minimumDetectablePct"], " points")),
+        ("pairs", f"{found['pairs']}, worth {_short(found['effectivePairs'])} independent ones"),
+    ]
+    return facts(pairs)
+
+
+def _costs(row: Mapping[str, Any]) -> str:
+    """Fixed costs of each lifecycle, and what protection costs a job of some hours."""
+    parts = []
+    if row.get("fixedCosts"):
+        body = [
+            (each["leg"], each["phase"], f"{each['meanSec']:.3f}", _bounds(each["ci95Sec"], "95")) for each in row["fixedCosts"]
+        ]
+        head = ("leg", "phase", "mean, s", "interval, s")
+        parts.append(folded("Fixed costs", table(f"Fixed costs per round of {row['name']}", head, body, numbers=(2,))))
+    if row.get("totalCost"):
+        jobs = [
+            (f"{each['hours']} h", f"{signed(each['pct'])} %", _bounds(each["ci95Pct"], "95"), _short(each["usd"]))
+            for each in row["totalCost"]
+        ]
+        head = ("job", "cost of protection", "interval", "USD")
+        parts.append(folded("Total cost by length of job", table(f"Total cost of {row['name']}", head, jobs, numbers=(1, 3))))
+    return "".join(parts)
+
+
+def _bounds(interval: Any, level: str) -> str:
+    return "(single sample)" if interval is None else f"({level} % interval {signed(interval[0])} to {signed(interval[1])})"
+
+
+def _short(value: Any, unit: str = "") -> str | None:
+    return None if value is None else f"{value:.4g}{unit}"

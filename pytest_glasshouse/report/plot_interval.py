@@ -1,0 +1,71 @@
+"""A row's overhead with its interval, against zero, the margin and the null's band, all rows on one scale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.report.plot import Scale, box, line, number, round_step, svg, text
+from pytest_glasshouse.report.wording import figure_with_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _MIDDLE = 320, 56, 8, 312, 20
+#: A scale never reaches further: an interval that does is drawn with an arrow at its end.
+_WIDEST_PCT = 100.0
+
+
+def common_scale(rows: Sequence[Mapping[str, Any]]) -> Scale:
+    """One symmetric scale for all rows. The middle one of them fits: a wild row must not press all others flat."""
+    reaches = sorted(max(map(abs, row["overheadCi95Pct"] or [row["overheadPct"]])) for row in rows)
+    wanted = max(1.25 * reaches[len(reaches) // 2], 2 * max(row["marginPct"] for row in rows))
+    step = round_step(min(wanted, _WIDEST_PCT) / 2)
+    return Scale(low=-2 * step, high=2 * step, left=_LEFT, right=_RIGHT)
+
+
+def null_band(document: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The 90 % interval of raw against raw that this row is compared with: its own, else that of its allocation."""
+    nulls = row["estimates"]["nulls"] if "estimates" in row else []
+    found = next((each["ci90Pct"] for each in reversed(nulls) if each["ci90Pct"] is not None), None)
+    if found is None:
+        same = (each for each in document["nullRows"] if each["allocationName"] == row["allocationName"])
+        found = next((each["differenceCi90Pct"] for each in same if each["workload"] == row["workload"]), None)
+    return (found[0], found[1]) if found else None
+
+
+def interval_plot(row: Mapping[str, Any], scale: Scale, band: tuple[float, float] | None) -> str:
+    """The plot of one row."""
+    interval = row["overheadCi95Pct"]
+    shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+    null = "" if band is None else f"; raw against raw {number(round(band[0], 2))} to {number(round(band[1], 2))} %"
+    return svg(_parts(row, scale, band), width=_WIDTH, height=_HEIGHT, title=f"Overhead of {row['name']}: {shown}{null}")
+
+
+def _parts(row: Mapping[str, Any], scale: Scale, band: tuple[float, float] | None) -> Iterator[str]:
+    margin = row["marginPct"]
+    yield box(scale.at(-margin), 4, scale.at(margin) - scale.at(-margin), 32, "margin", f"margin: plus or minus {margin:g} %")
+    if band is not None:
+        yield box(scale.at(band[0]), 8, scale.at(band[1]) - scale.at(band[0]), 24, "null", "raw against raw, 90 % interval")
+    yield line(scale.at(0), 2, scale.at(0), 38, "zero")
+    interval = row["overheadCi95Pct"]
+    if interval is not None:
+        low, high = scale.at(interval[0]), scale.at(interval[1])
+        yield line(low, _MIDDLE, high, _MIDDLE, "interval")
+        yield from (_end(value, scale) for value in interval)
+    if scale.low <= row["overheadPct"] <= scale.high:
+        kind = "point" if interval is not None else "point alone"
+        yield f'<circle cx="{scale.at(row["overheadPct"]):g}" cy="{_MIDDLE}" r="4.5" class="{kind}"/>'
+    elif interval is None:
+        yield _end(row["overheadPct"], scale)
+    for tick in scale.ticks(4):
+        anchor = "start" if tick == scale.low else "end" if tick == scale.high else "middle"
+        yield line(scale.at(tick), 38, scale.at(tick), 41, "axis")
+        yield text(scale.at(tick), 52, f"{number(tick, sign=True)} %", anchor=anchor)
+
+
+def _end(value: float, scale: Scale) -> str:
+    x = scale.at(value)
+    if scale.low <= value <= scale.high:
+        return line(x, _MIDDLE - 5, x, _MIDDLE + 5, "interval")
+    back = 7 if value < scale.low else -7
+    return f'<path d="M{x + back:g} {_MIDDLE - 5}L{x:g} {_MIDDLE}L{x + back:g} {_MIDDLE + 5}" class="interval open"/>'

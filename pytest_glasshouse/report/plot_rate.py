@@ -1,0 +1,110 @@
+"""Throughput over time: by segment where a row has segments, else by what each leg's own log kept.
+
+A sequential leg's log has a line every so often (the protected leg's journal) or none that was kept (the raw leg): then its
+average stands for it, and the plot says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.report.evidence import journal_lines, observed_rounds
+from pytest_glasshouse.report.plot import Scale, box, line, number, svg, text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 190, 56, 632, 12, 150
+_MARK = 3.5
+#: More marks than this are one grey smear; whole rounds are then drawn by their averages.
+_MOST_MARKS = 1500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """A leg at one rate: where on the time axis (seconds), units per second, and whether it is only an average."""
+
+    leg: str
+    begin_s: float
+    end_s: float
+    rate: float
+    average: bool
+
+
+def stretches(row: Mapping[str, Any]) -> list[Stretch]:
+    """Every stretch of a row in order of time, rounds one after the other."""
+    found: list[Stretch] = []
+    clock = 0.0
+    segments = row.get("segments") or []
+    if 0 < len(segments) <= _MOST_MARKS:
+        for each in sorted(segments, key=lambda each: (each["round"], each["pair"], each["position"])):
+            begin, clock = clock, clock + each["elapsedSec"]
+            if each["elapsedSec"] > 0:
+                rate = each["units"] / each["elapsedSec"]
+                found.append(Stretch(leg=each["leg"], begin_s=begin, end_s=clock, rate=rate, average=False))
+        return found
+    observed = observed_rounds(row["observation"])
+    for place, figures in enumerate(row["roundFigures"]):
+        for leg in figures["order"]:
+            kept = _progress(observed[place]) if leg == "protected" and place < len(observed) and not segments else []
+            begin, clock = clock, clock + figures[f"{leg}ElapsedSec"]
+            average = Stretch(leg=leg, begin_s=begin, end_s=clock, rate=figures[f"{leg}PerSec"], average=True)
+            found += list(_between(begin, kept)) or [average]
+    return found
+
+
+def rate_plot(row: Mapping[str, Any]) -> str:
+    """The plot of one row; empty where nothing was timed."""
+    found = stretches(row)
+    if not found:
+        return ""
+    top = max(each.rate for each in found)
+    low = min(each.rate for each in found)
+    floor = max(0.0, low - 0.5 * (top - low) - 0.02 * top)
+    x = Scale(low=0.0, high=max(each.end_s for each in found), left=_LEFT, right=_RIGHT)
+    y = Scale(low=floor, high=top + 0.1 * (top - floor), left=_BOTTOM, right=_TOP)
+    title = f"{row['unit']} per second over measured time of {row['name']}, {number(round(low, 2))} to {number(round(top, 2))}"
+    return svg(_parts(row, found, x, y), width=_WIDTH, height=_HEIGHT, title=title)
+
+
+def _parts(row: Mapping[str, Any], found: list[Stretch], x: Scale, y: Scale) -> Iterator[str]:
+    for tick in y.ticks(4):
+        yield line(_LEFT, y.at(tick), _RIGHT, y.at(tick), "grid")
+        yield text(_LEFT - 6, y.at(tick) + 4, number(tick), anchor="end")
+    for tick in x.ticks(6):
+        yield line(x.at(tick), _BOTTOM, x.at(tick), _BOTTOM + 4, "axis")
+        yield text(x.at(tick), _BOTTOM + 17, number(tick))
+    yield line(_LEFT, _BOTTOM, _RIGHT, _BOTTOM, "axis")
+    yield text((_LEFT + _RIGHT) / 2, _HEIGHT - 6, f"measured seconds, rounds one after the other; {row['unit']}/s upwards")
+    for each in found:
+        css = f"{each.leg}{' average' if each.average else ''}"
+        height, middle = y.at(each.rate), x.at((each.begin_s + each.end_s) / 2)
+        yield line(x.at(each.begin_s), height, x.at(each.end_s), height, css)
+        if each.leg == "protected":
+            yield f'<circle cx="{middle:g}" cy="{height:g}" r="{_MARK}" class="{each.leg}"/>'
+        else:
+            yield box(middle - _MARK, height - _MARK, 2 * _MARK, 2 * _MARK, each.leg)
+
+
+def _progress(observed: Mapping[str, Any]) -> list[tuple[float, int]]:
+    """Seconds and units of every progress line of the protected leg, and of its end."""
+    found = []
+    for told in journal_lines(observed):
+        try:
+            entry = json.loads(told)
+            if entry["type"] in {"train_progress", "train_completed"}:
+                found.append((entry["body"]["elapsed_ns"] / 1e9, int(entry["body"]["units"])))
+        except (ValueError, KeyError, TypeError):
+            return []
+    return found
+
+
+def _between(begin_s: float, kept: list[tuple[float, int]]) -> Iterator[Stretch]:
+    before_s, before = 0.0, 0
+    for seconds, units in kept:
+        if seconds > before_s and units >= before:
+            rate = (units - before) / (seconds - before_s)
+            yield Stretch(leg="protected", begin_s=begin_s + before_s, end_s=begin_s + seconds, rate=rate, average=False)
+        before_s, before = seconds, units

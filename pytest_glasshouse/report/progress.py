@@ -1,0 +1,43 @@
+"""The run directory's file of what runs now: written by the run, read by `glasshouse watch`. Nothing in it is evidence."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PROGRESS = "progress.json"
+#: A watcher looks once a second; writing more often would only wear the disk.
+EVERY_S = 1.0
+
+
+class ProgressFile:
+    """The lines of all workers, put in place whole and not more often than once a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._written = float("-inf")
+
+    def write(self, lines: Mapping[str, str], *, at: float) -> None:
+        """`at` is a monotonic time in seconds. A directory that is gone is the run's end, and no error."""
+        if at - self._written < EVERY_S or not self._path.parent.is_dir():
+            return
+        self._written = at
+        partial = self._path.with_suffix(".partial")
+        try:
+            partial.write_text(json.dumps(dict(lines)), encoding="utf-8")
+            partial.replace(self._path)
+        except OSError:
+            return
+
+
+def read_progress(directory: Path) -> dict[str, Any]:
+    """Worker to line; nothing where nothing was written yet or the run ended meanwhile."""
+    try:
+        told = json.loads((directory / PROGRESS).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return told if isinstance(told, dict) else {}

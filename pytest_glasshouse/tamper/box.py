@@ -1,0 +1,272 @@
+"""A guest on this machine to be attacked: a real agent, real legs, a real server, and a place to plant things in.
+
+Knows how to start a box once and to play one protected leg on it after the other, without a raw leg and with a workload that
+trains nothing. Refuses to know attacks: `tamper.executes` does. What a box's guest has installed are links to what is installed
+here, except for one module that every leg imports and one package of the box's own, both named in a RECORD.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import importlib.resources
+import shutil
+import sysconfig
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pytest_glasshouse.channel.archive import build_archive, honest_main
+from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.errors import GlasshouseError, GuestGoneError
+from pytest_glasshouse.invariants import attestation_verified
+from pytest_glasshouse.legs.outcome import Ended
+from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.protected import ProtectedRuntime
+from pytest_glasshouse.legs.round import Round
+from pytest_glasshouse.legs.stage import Allocation, LegSettings
+from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.providers import process
+from pytest_glasshouse.providers.base import Grant, Instance
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.trust.sealing import Sealed
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+#: A module of one file that every leg imports, named in its distribution's RECORD.
+VICTIM = "typing_extensions.py"
+_BOOT_S = 60.0
+_EXTRA = '''"""An installed library that runs the start-up file it finds beside it, as some do."""
+
+from pathlib import Path
+
+
+def step():
+    """What is called while training; a start-up file may put something else here."""
+
+
+_startup = Path(__file__).with_name("glasshouse_extra.startup")
+if _startup.is_file():
+    exec(compile(_startup.read_text(), str(_startup), "exec"))
+'''
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(kw_only=True)
+class Played:
+    """One leg that was played: what the host wrote down of it, and how many data keys left the server for it."""
+
+    observation: dict[str, Any]
+    released: int
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was refused: by the server, by its agent, or by whoever judges the attestation. None when it was not."""
+        notes = self.observation["rounds"][0]["protected"]
+        for what in ("refusal", "failed"):
+            if what in notes:
+                return str(notes[what]["reason"])
+        finding = attestation_verified(self.observation)
+        return None if finding.finding == "held" else finding.invariant
+
+    @property
+    def detail(self) -> str:
+        """What the attestation's finding names."""
+        return attestation_verified(self.observation).reason
+
+
+@dataclass(kw_only=True)
+class Box:
+    """One guest; a context manager. `main` and `extra` replace files of its archive, whose digest its policy expects."""
+
+    main: str = field(default_factory=honest_main)
+    extra: dict[str, bytes] = field(default_factory=dict)
+    #: Called with the first process of the guest, as soon as it exists.
+    on_spawned: Callable[[int], None] = lambda _pid: None
+    trustees: Trustees = field(default_factory=Trustees, init=False)
+    sealed: list[Sealed] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="glasshouse-box-"))
+        #: Empty, and before everything that is installed: what is planted here shadows it.
+        self.front = self.folder / "front"
+        self.front.mkdir()
+        self.site = _installation(self.folder / "site")
+        #: What planted code leaves to show that it ran.
+        self.marker = self.folder / "ran"
+        self._archive = build_archive({**_workload(), "__main__.py": self.main.encode(), **self.extra})
+        self._name = f"glasshouse-tamper-{self.folder.name.rpartition('-')[2]}"
+        self.directory = process.new_directory()
+        self._guest = process.GuestProcess(
+            self.directory, self._name, self._archive, site_packages=(str(self.front), str(self.site))
+        )
+        self.on_spawned(self._guest.process.pid)
+        self._control: bool | None = None
+        self._untouched = self._state()
+        self._hello = self._wait()
+
+    def _wait(self) -> dict[str, Any]:
+        until = time.monotonic() + _BOOT_S
+        while True:
+            try:
+                channel = GuestChannel(str(self.directory / "agent.sock"), allocation_id=self._name)
+            except GuestGoneError:
+                if time.monotonic() > until or self._guest.process.poll() is not None:
+                    raise
+                threading.Event().wait(0.01)
+            else:
+                with contextlib.closing(channel):
+                    return dict(channel.request("hello"))
+
+    @property
+    def spoken(self) -> tuple[str, ...]:
+        """Words of the agent's that lie in its memory and in no file."""
+        return str(self._hello["ak"]), str(self._hello["agentNonce"])
+
+    def launchers(self) -> Iterator[int]:
+        """Launchers of legs of this guest that are there now."""
+        agents = [self._guest.process.pid, *children(self._guest.process.pid)]
+        for pid in [child for agent in agents for child in children(agent)]:
+            with contextlib.suppress(OSError):
+                if b"--control" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    yield pid
+
+    def control(self) -> bool:
+        """Whether a leg is released and leaves well when nothing is planted. Played once: cases undo what they plant."""
+        if self._control is None:
+            played = self.play()
+            self._control = played.released == 1 and played.reason is None and not self.marker.exists()
+        return self._control and self._untouched == self._state()
+
+    def _state(self) -> list[tuple[str, int]]:
+        entries = [*self.front.iterdir(), *(each for each in self.site.iterdir() if not each.is_symlink())]
+        # Byte code beside the sources changes nothing where nobody reads it.
+        return sorted((each.name, each.stat().st_size if each.is_file() else 0) for each in entries if each.name != "__pycache__")
+
+    def play(self, *, on_progress: OnProgress = lambda _moment: None, target_s: float = 0.02) -> Played:
+        """One protected leg, from seal to receipt or refusal."""
+        self.marker.unlink(missing_ok=True)
+        row = RowSpec(name="tamper", workload="mlp", gpu="anygpu", order="protected-first", target_s=target_s, warmup_s=0.0)
+        wishes = LegSettings(declared=row, run_id="tamper", seed=7, leg_timeout_s=_BOOT_S)
+        allocation = Allocation(self._grant(), _Nobody(self), wishes, on_progress)
+        before = self._released()
+        outcome = row.run(allocation, _Remembering(self.trustees, self.sealed), _NoRaw())
+        return Played(observation=outcome.observation, released=self._released() - before)
+
+    def _released(self) -> int:
+        return self.trustees.releases()
+
+    def _grant(self) -> Grant:
+        hello = self._hello
+        return Grant(
+            grant_id="tamper", allocation_id=self._name, provider="mock", instance_id=self.directory.name,
+            address=str(self.directory / "agent.sock"), gpu_model=str(hello["gpuModel"]), gpu_uuid=hello["gpuUuid"],
+            device="cpu", archive_sha256=sha256_hex(self._archive), reference_source="checkout", dry_run=True, simulated=False,
+        )  # fmt: skip
+
+    def listing(self) -> tuple[Instance, ...]:
+        """As a provider would list it."""
+        return (Instance(instance_id=self.directory.name, name=self._name, state="running"),)
+
+    def close(self) -> None:
+        """End the guest and remove what was planted."""
+        self._guest.kill()
+        self.trustees.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Boxes:
+    """The boxes that cases share: each is started when the first case needs it. `extra` replaces files in all of them."""
+
+    def __init__(self, extra: dict[str, bytes] | None = None) -> None:
+        self._extra = extra or {}
+        self._open: dict[str, Box] = {}
+
+    def get(self, name: str, main: str | None) -> Box:
+        """The box of this name, which starts with `main`."""
+        if name not in self._open:
+            self._open[name] = Box(main=main or honest_main(), extra=self._extra)
+        return self._open[name]
+
+    def close(self) -> None:
+        """End them all."""
+        for name in list(self._open):
+            self._open.pop(name).close()
+
+
+class _Remembering(ProtectedRuntime):
+    """Keeps what it sealed, so that an attack can look for it."""
+
+    def __init__(self, trustees: Trustees, kept: list[Sealed]) -> None:
+        super().__init__(trustees)
+        self._kept = kept
+
+    def _seal(self, current: Round) -> Sealed:
+        self._kept.append(super()._seal(current))
+        return self._kept[-1]
+
+
+class _NoRaw:
+    """Where a raw leg would be."""
+
+    def run(self, current: Round) -> Ended:
+        del current
+        return Ended(outcome="excluded", reason="no raw leg is played", decision="")
+
+
+class _Nobody:
+    """The broker of a guest that nobody rented."""
+
+    def __init__(self, box: Box) -> None:
+        self.listing = box.listing
+
+    def play(self, grant: Grant, act: str) -> None:
+        raise GlasshouseError(f"no fault is played here: {act} on {grant.allocation_id}")
+
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        del grant
+        return "", ""
+
+
+def _workload() -> dict[str, bytes]:
+    source = (importlib.resources.files("pytest_glasshouse.tamper") / "idle_workload.py").read_bytes()
+    return {"torch.py": b"", "pytest_glasshouse/workloads/mlp.py": source}
+
+
+def _installation(folder: Path) -> Path:
+    """Links to everything that is installed here; the victim is a copy of its own, the extra package is ours."""
+    folder.mkdir()
+    for kind in ("purelib", "platlib"):
+        for entry in Path(sysconfig.get_path(kind)).iterdir():
+            if entry.name not in (VICTIM, "__pycache__") and not entry.name.endswith(".pth"):
+                with contextlib.suppress(FileExistsError):
+                    (folder / entry.name).symlink_to(entry)
+    shutil.copy2(Path(sysconfig.get_path("purelib")) / VICTIM, folder / VICTIM)
+    (folder / "glasshouse_extra.py").write_text(_EXTRA, encoding="utf-8")
+    digest = base64.urlsafe_b64encode(hashlib.sha256(_EXTRA.encode()).digest()).rstrip(b"=").decode()
+    about = folder / "glasshouse_extra-1.dist-info"
+    about.mkdir()
+    (about / "RECORD").write_text(f"glasshouse_extra.py,sha256={digest},{len(_EXTRA)}\n", encoding="utf-8")
+    return folder
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` forked and that are there now."""
+    found: list[int] = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in tasks.read_text(encoding="ascii").split()]
+    return found

@@ -1,0 +1,77 @@
+"""The way to a chaos pod: the real launch (first process, sshd, watchdog), the real SSH tunnel, and a tiny agent at its end.
+
+Only the installation of the real agent is left out, because that brings torch.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pytest_glasshouse.channel.access import SshAccess
+from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.channel.ssh import ALIAS, Doorway, Tunnel
+from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
+from pytest_glasshouse.providers.base import Access
+from pytest_glasshouse.providers.elsewhere import Elsewhere
+from pytest_glasshouse.providers.lease import Lease
+
+_AGENT = Path(__file__).with_name("agent.py")
+_TRY_S = 3.0
+
+
+class Road(Elsewhere):
+    """See `providers.reaching.Road`. `folder` is where the run's judge reads."""
+
+    def __init__(self, folder: Path, *, train_s: float, boot_s: float) -> None:
+        super().__init__(image=None, boot_timeout_s=boot_s)
+        self._folder = folder
+        self._train_s = train_s
+        self._ways: dict[str, tuple[Doorway, Tunnel]] = {}
+
+    def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
+        assert isinstance(access, SshAccess)
+        until = time.monotonic() + timeout_s
+        doorway = Doorway(self._keys[lease.name])
+        doorway.point_to(access)
+        remote = self._started(doorway, until, lease.name)
+        tunnel = Tunnel(doorway, remote)
+        self._ways[lease.name] = (doorway, tunnel)
+        if not tunnel.wait_until_up(max(until - time.monotonic(), 0.1)):
+            raise BootTimeoutError(f"allocation {lease.name}: no tunnel", allocation_id=lease.name)
+        return str(doorway.socket)
+
+    def _started(self, doorway: Doorway, until: float, name: str) -> str:
+        words = [sys.executable, "-I", "-S", str(_AGENT), str(self._train_s), str(self._folder / "done")]
+        while True:
+            try:
+                done = subprocess.run(
+                    doorway.command(ALIAS, shlex.join(words)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                    timeout=_TRY_S, check=True,
+                )  # fmt: skip
+                return done.stdout.strip()
+            except (subprocess.SubprocessError, OSError):
+                if time.monotonic() > until:
+                    raise BootTimeoutError(f"allocation {name} was not reached in time", allocation_id=name) from None
+                time.sleep(0.1)
+
+    def farewell(self, lease: Lease) -> None:
+        way = self._ways.get(lease.name)
+        if way is None:
+            return
+        try:
+            channel = GuestChannel(str(way[0].socket), allocation_id=lease.name, timeout_s=1.0)
+            channel.request("farewell")
+            channel.close()
+        except (GuestGoneError, GlasshouseError):
+            return
+
+    def leave(self, lease: Lease) -> None:
+        super().leave(lease)
+        way = self._ways.pop(lease.name, None)
+        if way is not None:
+            way[1].close()
+            way[0].remove()

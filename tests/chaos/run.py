@@ -1,0 +1,255 @@
+"""One chaos run from its plan to its judgement. Several may run side by side in threads: each has its own account and processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pytest_glasshouse.providers.ledger import LEDGER, read
+from pytest_glasshouse.providers.timing import Timing
+from tests.chaos.scenario import Scenario
+from tests.loopback.cloud import Cloud
+from tests.loopback.http import LoopbackServer
+from tests.loopback.providers import runpod, vastai
+
+#: Deadlines of seconds. An allocation lives at most 8 s, its watchdog ends it then.
+TIMING = Timing(
+    poll_s=0.1, search_s=1.2, settle_s=0.3, give_up_s=8.0, bootstrap_s=4.0, reserve_s=0.0, lifetime_s=8.0, overdue_s=0.5,
+    grace_s=30.0,
+)  # fmt: skip
+BOOT_S = 3.0
+TRAIN_S = 0.3
+#: How long a run may take that nobody kills, and how long those who outlive it have, from the last deadline on.
+_RUN_S, _AFTER_S = 60.0, 20.0
+_LOOK_S = 0.02
+
+
+@dataclass
+class Judged:
+    """What became of one run. `wrong` is empty where everything held."""
+
+    scenario: Scenario
+    wrong: list[str] = field(default_factory=list)
+    instances: int = 0
+    green: int = 0
+    released: int = 0
+    refused: int = 0
+    #: Who saw the last meter stop: the run, the reaper, the guests' watchdogs, or the sweep.
+    ended_by: str = "nothing was rented"
+    seconds: float = 0.0
+
+
+class Running:
+    """One run's processes."""
+
+    def __init__(self, scenario: Scenario, server: LoopbackServer) -> None:
+        self.scenario = scenario
+        self.server = server
+        self.folder = Path(tempfile.mkdtemp(prefix="ghc-"))
+        self.run_id = f"chaos-{scenario.seed}"
+        provider, _, api = scenario.provider.partition("-")
+        url, key = ("VAST_URL", "VAST_API_KEY") if provider == "vastai" else ("RUNPOD_API_BASE_URL", "RUNPOD_API_KEY")
+        self.provider = provider
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("RUNPOD_", "VAST_", "GLASSHOUSE_"))},
+            url: server.url, key: server.cloud.account_key, "GLASSHOUSE_RUNPOD_API": api, "HOME": "/nonexistent",
+        }  # fmt: skip
+        settings = {
+            "provider": provider, "run_id": self.run_id, "timing": TIMING.as_text(), "boot_s": BOOT_S, "train_s": TRAIN_S,
+            "rows": scenario.rows, "workers": scenario.workers, "liars": sorted(scenario.liars),
+        }  # fmt: skip
+        self.log = (self.folder / "log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.harness", str(self.folder), json.dumps(settings)],
+            env=self.environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, start_new_session=True,
+        )  # fmt: skip
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def reaper(self) -> int:
+        return next((pid for pid in _pids(str(self.folder / LEDGER)) if pid != self.process.pid), 0)
+
+    def workers(self) -> list[int]:
+        told = (path.read_text() for path in self.folder.glob("worker*.pid"))
+        return [int(text) for text in told if text]
+
+    def links(self) -> list[int]:
+        """The ssh clients that hold the tunnels: children of the harness."""
+        return [pid for pid in _children(self.process.pid) if b"ssh\0-F" in _command(pid)]
+
+    def close(self) -> None:
+        self.log.close()
+        for pid in {self.process.pid, *_pids(str(self.folder))}:
+            _kill(pid)
+        self.process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def play(scenario: Scenario) -> Judged:
+    """Run it, kill what the plan kills, wait for whoever is left to end things, and judge."""
+    began = time.monotonic()
+    with (vastai if scenario.provider == "vastai" else runpod)(pods="start") as server:
+        server.cloud.faults.add(*scenario.faults)
+        running = Running(scenario, server)
+        judged = Judged(scenario)
+        try:
+            _kills(running)
+            _wait_and_judge(running, judged)
+        finally:
+            running.close()
+    judged.seconds = time.monotonic() - began
+    return judged
+
+
+def _kills(running: Running) -> None:
+    scenario, process = running.scenario, running.process
+    _until(lambda: (running.folder / LEDGER).exists() or process.poll() is not None, _RUN_S)
+    _until(lambda: process.poll() is not None, scenario.at_s)
+    cloud = running.server.cloud
+    of_the_cloud = {"pod": cloud.kill, "machine": cloud.vanish, "restart": cloud.restart}
+    if scenario.victim in of_the_cloud:
+        _each(cloud, of_the_cloud[scenario.victim])
+    match scenario.victim:
+        case "harness":
+            _kill(process.pid)
+        case "sigterm" | "sigint":
+            _kill(process.pid, signal.SIGTERM if scenario.victim == "sigterm" else signal.SIGINT)
+        case "worker" | "link":
+            for pid in running.workers()[:1] if scenario.victim == "worker" else running.links():
+                _kill(pid)
+        case "host":
+            # The whole tree, reaper first or last as the table has it: a machine that is gone asks nobody.
+            for pid in [process.pid, *running.workers(), *_pids(str(running.folder))]:
+                _kill(pid)
+        case "frozen":
+            _kill(process.pid, signal.SIGSTOP)
+
+
+def _wait_and_judge(running: Running, judged: Judged) -> None:
+    scenario, process, cloud = running.scenario, running.process, running.server.cloud
+    if scenario.victim == "frozen":
+        _until(lambda: not cloud.billing() and not cloud.waiting(), TIMING.lifetime_s + TIMING.overdue_s + _AFTER_S)
+        _kill(process.pid, signal.SIGCONT)
+        _kill(process.pid)
+    elif not _until(lambda: process.poll() is not None, _RUN_S):
+        judged.wrong.append(f"the run did not end within {_RUN_S:g} s")
+        _kill(process.pid)
+    process.wait()
+    end = running.lines("end")
+    if end and end[-1]["status"] in ("proven", "nothing-rented") and cloud.billing():
+        judged.wrong.append(f"the run said {end[-1]['status']} and {len(cloud.billing())} were billing")
+    judged.instances = len(cloud.rented)
+    _who_ended_it(running, judged, said=bool(end))
+    _judge_rows(running, judged)
+    if not _until(lambda: not running.reaper(), TIMING.grace_s):
+        judged.wrong.append("the reaper is still there though nothing bills")
+
+
+def _who_ended_it(running: Running, judged: Judged, *, said: bool) -> None:
+    cloud = running.server.cloud
+
+    def over() -> bool:
+        return not cloud.billing() and not cloud.waiting()
+
+    deadline = max((lease.deadline for lease in read(running.folder / LEDGER)[0].values()), default=time.time())
+    if not cloud.rented and over():
+        return
+    if over():
+        judged.ended_by = "the run" if said else "reaper"
+    elif (
+        running.reaper() and _until(lambda: over() or not running.reaper(), max(deadline - time.time(), 0) + _AFTER_S) and over()
+    ):
+        judged.ended_by = "reaper" if time.time() < deadline else "reaper or watchdog"
+    elif _until(over, max(deadline - time.time(), 0) + 3.0):
+        judged.ended_by = "watchdog"
+    else:
+        judged.ended_by = "sweep"
+    judged.instances = len(cloud.rented)
+    if judged.ended_by == "sweep":
+        swept = subprocess.run(
+            [sys.executable, "-m", "pytest_glasshouse", "reap", "--expired", "--provider", running.provider, "--allow-simulated"],
+            env=running.environment, capture_output=True, text=True, timeout=_RUN_S, check=False,
+        )  # fmt: skip
+        if not over():
+            judged.wrong.append(f"still billing after every deadline and the sweep (exit {swept.returncode}): {swept.stdout}")
+
+
+def _judge_rows(running: Running, judged: Judged) -> None:
+    finished = set((running.folder / "done").read_text().split()) if (running.folder / "done").exists() else set()
+    for row in running.lines("rows"):
+        if row["outcome"] == "green":
+            judged.green += 1
+            if row["nonce"] not in finished:
+                judged.wrong.append(f"{row['row']} is green and its leg never ended")
+    for key in running.lines("keys"):
+        judged.released += key["released"]
+        judged.refused += key["liar"]
+        if key["liar"] and key["released"]:
+            judged.wrong.append("a key was released for evidence that is wrong")
+
+
+def _each(cloud: Cloud, act: Callable[[str], None]) -> None:
+    for one in cloud.billing():
+        act(one.instance_id)
+
+
+def _pids(text: str) -> list[int]:
+    """Processes with `text` in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if text.encode() in command and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _kill(pid: int, number: int = signal.SIGKILL) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _until(what: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            return False
+        threading.Event().wait(_LOOK_S)
+    return True

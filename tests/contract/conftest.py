@@ -1,0 +1,129 @@
+"""The providers of this project, each ready to be used as any other: what a suite for all of them needs to know of one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.guest import machine
+from pytest_glasshouse.providers.base import Instance, Launch, Offer, Provider
+from pytest_glasshouse.providers.opening import open_provider
+from pytest_glasshouse.rows.spec import RowSpec
+from tests.loopback.faults import Fault
+from tests.loopback.http import LoopbackServer
+from tests.loopback.providers import runpod, vastai
+
+RENTED = ("runpod-rest", "runpod-sdk", "vastai")
+#: `local` stands only where there is a GPU; everything else runs everywhere.
+OWNED = ("mock", "local") if machine.gpus() else ("mock",)
+IMAGE = "example/guest@sha256:" + "5" * 64
+
+_numbers = count(1)
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """A provider under test, and the account behind it where it rents."""
+
+    kind: str
+    provider: Provider
+    server: LoopbackServer | None = None
+    made: list[Instance] = field(default_factory=list)
+
+    @property
+    def cloud(self) -> Any:
+        assert self.server is not None
+        return self.server.cloud
+
+    def fault(self, kind: Any, **fields: Any) -> None:
+        """Script one fault."""
+        self.cloud.faults.add(Fault(kind=kind, **fields))
+
+    def launch(self, *start: str, **fields: Any) -> Launch:
+        """A launch with a name of its own."""
+        name = f"glasshouse-contract-{next(_numbers)}-{int(time.time()) + 600}"
+        if self.server is None:
+            return Launch(name=name)
+        return Launch(name=name, image=IMAGE, start=start or ("sleep", "60"), **fields)
+
+    def offer(self) -> Offer:
+        return self.provider.offers(row())[0]
+
+    def create(self, *start: str, **fields: Any) -> Instance:
+        """Create one that works."""
+        instance = self.provider.create(self.offer(), launch=self.launch(*start, **fields))
+        self.made.append(instance)
+        return instance
+
+    def end(self) -> None:
+        """End whatever there is."""
+        for instance in self.made:
+            self.provider.terminate(instance.instance_id)
+        if self.server is not None:
+            for one in self.provider.list():
+                self.provider.terminate(one.instance_id)
+
+
+def row(gpu: Any = None) -> RowSpec:
+    return RowSpec(name="contract", workload="mlp", gpu=gpu or "anygpu", order="raw-first", target_s=1.0)
+
+
+def until(happens: Callable[[], Any], *, limit_s: float = 10.0) -> Any:
+    """What `happens` returns as soon as it is something."""
+    waited = time.monotonic() + limit_s
+    while not (found := happens()):
+        assert time.monotonic() < waited, "it does not happen"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Subject]]:
+    """Open a provider by its kind, over a loopback account of its own where it rents."""
+    servers: list[LoopbackServer] = []
+
+    def make(kind: str, *, max_price: float | None = None, pods: str | Sequence[str] = "none", **options: Any) -> Subject:
+        if kind not in RENTED:
+            return Subject(kind=kind, provider=open_provider(kind))
+        server = (vastai if kind == "vastai" else runpod)(pods=pods, **options)
+        servers.append(server)
+        name = kind.split("-", maxsplit=1)[0]
+        monkeypatch.setenv("VAST_URL" if name == "vastai" else "RUNPOD_API_BASE_URL", server.url)
+        monkeypatch.setenv("VAST_API_KEY" if name == "vastai" else "RUNPOD_API_KEY", server.cloud.account_key)
+        monkeypatch.setenv("GLASSHOUSE_RUNPOD_API", kind.rsplit("-", maxsplit=1)[-1])
+        return Subject(
+            kind=kind, provider=open_provider(name, allow_simulated=True, max_price_usd_per_hour=max_price), server=server
+        )
+
+    yield make
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(params=[*OWNED, *RENTED])
+def subject(request: pytest.FixtureRequest, opened: Callable[..., Subject]) -> Iterator[Subject]:
+    """Each provider in turn."""
+    one = opened(request.param)
+    yield one
+    one.end()
+
+
+@pytest.fixture(params=RENTED)
+def rented(request: pytest.FixtureRequest, opened: Callable[..., Subject]) -> Iterator[Subject]:
+    """Each provider that rents, in turn. Its pods run nothing."""
+    one = opened(request.param)
+    yield one
+    one.end()
+
+
+@pytest.fixture(params=RENTED)
+def running(request: pytest.FixtureRequest, opened: Callable[..., Subject]) -> Iterator[Subject]:
+    """The same, with pods that run their start command."""
+    one = opened(request.param, pods="start")
+    yield one
+    one.end()

@@ -1,0 +1,85 @@
+"""What every provider promises, whoever it is: mock and local, RunPod by either API, Vast.ai."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.providers.base import SshAccess, UnixAccess
+from pytest_glasshouse.wire.canonical import sha256_hex
+from tests.contract.conftest import Subject, row
+
+
+def test_offers_say_what_and_for_how_much_cheapest_first(subject: Subject) -> None:
+    offers = subject.provider.offers(row())
+    assert offers
+    assert all(offer.gpu_model and offer.provider == subject.provider.name for offer in offers)
+    prices = [offer.price_usd_per_hour for offer in offers]
+    assert prices == sorted(prices)
+    assert all(price > 0 for price in prices) == subject.provider.rents
+
+
+def test_an_allocation_is_shown_under_its_name_until_it_is_ended(subject: Subject) -> None:
+    made = subject.create()
+    shown = subject.provider.get(made.instance_id)
+    assert shown is not None
+    assert (shown.instance_id, shown.name) == (made.instance_id, made.name)
+    assert [one.instance_id for one in subject.provider.list() if one.name == made.name] == [made.instance_id]
+    subject.provider.terminate(made.instance_id)
+    assert subject.provider.get(made.instance_id) is None
+    assert made.name not in {one.name for one in subject.provider.list()}
+
+
+def test_a_running_allocation_says_how_it_is_reached(subject: Subject) -> None:
+    made = subject.create()
+    shown = subject.provider.get(made.instance_id)
+    assert shown is not None
+    assert shown.state == "running"
+    assert isinstance(shown.access, SshAccess if subject.provider.rents else UnixAccess)
+
+
+def test_two_allocations_are_told_apart(subject: Subject) -> None:
+    first, second = subject.create(), subject.create()
+    assert first.instance_id != second.instance_id
+    subject.provider.terminate(first.instance_id)
+    assert subject.provider.get(first.instance_id) is None
+    assert subject.provider.get(second.instance_id) is not None
+
+
+def test_ending_what_is_gone_is_no_error(subject: Subject) -> None:
+    """Cleanup runs more than once: after a signal, at the end, in the reaper."""
+    made = subject.create()
+    for _ in range(3):
+        subject.provider.terminate(made.instance_id)
+
+
+def test_what_was_never_there_is_none_and_can_be_ended(subject: Subject) -> None:
+    assert subject.provider.get("404404") is None
+    subject.provider.terminate("404404")
+
+
+def test_logs_are_text(subject: Subject) -> None:
+    made = subject.create()
+    assert isinstance(subject.provider.logs(made.instance_id), str)
+
+
+def test_the_guest_archive_is_this_installations(subject: Subject) -> None:
+    assert subject.provider.archive_sha256 == sha256_hex(guest_archive())
+
+
+def test_an_account_can_be_looked_at_before_anything_is_rented(subject: Subject) -> None:
+    account = subject.provider.account()
+    assert account.balance_usd == (25.0 if subject.kind in {"runpod-sdk", "vastai"} else None)
+
+
+def test_a_loopback_address_is_said_to_be_simulated(subject: Subject) -> None:
+    assert subject.provider.simulated == subject.provider.rents
+    assert not subject.provider.this_machine or not subject.provider.rents
+
+
+def test_faults_are_played_by_the_mock_alone(subject: Subject) -> None:
+    if subject.kind == "mock":
+        return
+    with pytest.raises(ConfigurationError, match="plays no faults"):
+        subject.provider.play("404404", "kill")

@@ -1,0 +1,58 @@
+"""A pod with an `sshd` of its own, reached as a rented box is: by the port its provider shows, with a key of the run."""
+
+from __future__ import annotations
+
+import getpass
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.providers.base import SshAccess
+from tests.contract.conftest import RENTED, Subject
+
+SSHD = """
+set -e
+[ "$(id -u)" != 0 ] || mkdir -p /run/sshd
+ssh-keygen -q -t ed25519 -N "" -f "$HOME/host"
+printf '%s\\n' "$PUBLIC_KEY" > "$HOME/keys"
+exec /usr/sbin/sshd -D -e -f /dev/null -p "$GLASSHOUSE_POD_PORT" -h "$HOME/host" -o ListenAddress=127.0.0.1 \\
+    -o AuthorizedKeysFile="$HOME/keys" -o StrictModes=no -o PidFile=none -o UsePAM=no -o PasswordAuthentication=no
+"""
+
+
+@pytest.mark.parametrize("kind", RENTED)
+def test_a_pod_is_reached_with_the_runs_key_where_its_provider_says(
+    kind: str, opened: Callable[..., Subject], tmp_path: Path
+) -> None:
+    rented = opened(kind, pods="start")
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "run", "-f", str(key)], check=True)
+    made = rented.create("sh", "-c", SSHD, public_key=key.with_suffix(".pub").read_text().strip())
+    pod = rented.cloud.rented[made.instance_id].pod
+    shown = rented.provider.get(made.instance_id)
+    assert shown is not None
+    assert isinstance(shown.access, SshAccess)
+    command = [
+        "ssh", "-F", "none", "-i", str(key), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new",
+        "-o", f"UserKnownHostsFile={tmp_path / 'known'}", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5",
+        "-p", str(shown.access.port), f"{getpass.getuser()}@{shown.access.host}", "readlink /proc/$PPID/cwd; echo $SSH_CONNECTION",
+    ]  # fmt: skip
+    end = time.monotonic() + 15
+    while (told := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+        assert time.monotonic() < end, (told.stderr, pod.logs())
+        time.sleep(0.05)
+    assert told.stdout.split()[-1] == str(shown.access.port)
+    # A session has a process group and an environment of its own; it belongs to the pod all the same, and ends with it.
+    session = subprocess.Popen([*command[:-1], "echo $$; exec sleep 300"], stdout=subprocess.PIPE)
+    assert session.stdout is not None
+    inside = int(session.stdout.readline())
+    assert Path(f"/proc/{inside}").exists()
+    rented.provider.terminate(made.instance_id)
+    assert not Path(f"/proc/{inside}").exists()
+    assert session.wait(timeout=10) == 255
+    session.stdout.close()
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "refused" in refused.stderr

@@ -1,0 +1,119 @@
+"""Rented rows from pytest's command line to the report: real client, real sshd, real bootstrap, real legs, on loopback providers.
+
+`CI` fails what a developer's machine without sshd skips.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.loopback.http import LoopbackServer
+from tests.loopback.providers import runpod, vastai
+
+#: Short enough for the suite; the published lengths are in `benchmarks/`.
+ROWS = """
+import pytest
+from pytest_glasshouse.invariants import assert_held, attestation_verified, raw_callback_completed, runtime_zeroized
+from pytest_glasshouse.rows import RowSpec
+
+ROWS = [RowSpec(name=name, workload="mlp", gpu=gpu, order="protected-first", target_s=target, warmup_s=0.05, margin_pct=1.0 + place)
+        for place, (name, gpu, target) in enumerate({rows!r})]
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row(row, allocation, protected_runtime, raw_runner, row_report):
+    outcome = row.run(allocation, protected_runtime, raw_runner)
+    row_report.record(outcome)
+    assert_held(outcome, attestation_verified, runtime_zeroized, raw_callback_completed)
+"""
+
+
+@dataclass
+class Ran:
+    """One pytest run that ended, everything it wrote, and every command line seen meanwhile."""
+
+    code: int
+    output: str
+    report: dict[str, Any]
+    files: dict[str, bytes]
+    commands: set[bytes]
+
+
+@dataclass
+class Rental:
+    """A project, a loopback account, and pytest in a process of its own between them."""
+
+    server: LoopbackServer
+    folder: Path
+    provider: str
+    environment: Mapping[str, str]
+    rows: list[tuple[str, str, float]] = field(default_factory=lambda: [("short", "a4000", 0.2)])
+
+    def run(self, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> Ran:
+        (self.folder / "test_rows.py").write_text(ROWS.format(rows=self.rows))
+        (self.folder / "pytest.ini").write_text("[pytest]\n")
+        report = self.folder / "reports" / "report.json"
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--provider", self.provider, "--budget", "5",
+                "--glasshouse-allow-simulated", "--glasshouse-report", str(report), *arguments,
+            ],
+            cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True,
+        )  # fmt: skip
+        commands: set[bytes] = set()
+        over = threading.Event()
+        threads = [threading.Thread(target=_watch, args=(commands, over)), threading.Thread(target=meanwhile)]
+        for thread in threads:
+            thread.start()
+        output, _ = process.communicate(timeout=240)
+        over.set()
+        for thread in threads:
+            thread.join()
+        files = {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        document = json.loads(report.read_text()) if report.exists() else {}
+        return Ran(code=process.returncode, output=output, report=document, files=files, commands=commands)
+
+    def secrets(self) -> list[str]:
+        """Keys and endpoints of everything that was ever rented here."""
+        cloud = self.server.cloud
+        found = [cloud.account_key]
+        for one in cloud.rented.values():
+            found += [one.pod_key, *(value for name, value in one.order.env.items() if name.startswith("GLASSHOUSE_POD"))]
+            found += [f"127.0.0.1:{one.port}"] if one.port else []
+        return found
+
+
+def _watch(commands: set[bytes], over: threading.Event) -> None:
+    while not over.wait(0.2):
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit():
+                    commands.add((entry / "cmdline").read_bytes())
+            except OSError:
+                continue
+
+
+@pytest.fixture
+def rental(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rental]:
+    """`provider-api`, such as `runpod-rest`, as an indirect parameter."""
+    if not shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
+        if os.environ.get("CI"):
+            pytest.fail("expected a real sshd; install openssh-server")
+        pytest.skip("needs openssh-server")
+    provider, _, api = str(request.param).partition("-")
+    url, key = ("VAST_URL", "VAST_API_KEY") if provider == "vastai" else ("RUNPOD_API_BASE_URL", "RUNPOD_API_KEY")
+    kept = {n: v for n, v in os.environ.items() if not n.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_"))}
+    with (vastai if provider == "vastai" else runpod)(pods="start") as server:
+        environment = {**kept, url: server.url, key: server.cloud.account_key, "HOME": "/nonexistent"}
+        yield Rental(server, tmp_path, provider, {**environment, "GLASSHOUSE_RUNPOD_API": api} if api else environment)

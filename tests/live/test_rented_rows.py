@@ -1,0 +1,139 @@
+"""A rented row, whole: from the price table to the proof that nothing bills, on every way to rent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.report.check import check_file
+from tests.live.conftest import Ran, Rental
+from tests.loopback.faults import Fault
+
+#: Seconds for which the connection is cut in the middle of a leg.
+CUT_S = 30.0 if os.environ.get("SOAK") else 4.0
+
+
+def _until(what: Callable[[], bool], seconds: float = 90.0) -> bool:
+    end = time.monotonic() + seconds
+    while not what():
+        if time.monotonic() > end:
+            return False
+        threading.Event().wait(0.05)
+    return True
+
+
+def _nothing_secret(ran: Ran, rental: Rental) -> None:
+    """Over reports, logs, captured output and every command line of the machine while it ran."""
+    everything = {"output": ran.output.encode(), "process list": b"\n".join(ran.commands), **ran.files}
+    found = [
+        f"secret {n} in {where}" for n, s in enumerate(rental.secrets()) for where, t in everything.items() if s.encode() in t
+    ]
+    assert found == []
+
+
+def _training(rental: Rental) -> Path | None:
+    """The spool of the one pod, once its first leg trains."""
+    for one in rental.server.cloud.billing():
+        if one.pod is not None:
+            for spool in one.pod.root.rglob("spool.jsonl"):
+                if '"train_progress"' in spool.read_text().replace("\\", ""):
+                    return spool
+    return None
+
+
+@pytest.mark.parametrize("rental", ["runpod-rest", "runpod-sdk", "vastai"], indirect=True)
+def test_row_on_a_rented_pod_is_carried_out_whole(rental: Rental) -> None:
+    ran = rental.run()
+    assert ran.code == 0, ran.output
+    (one,) = rental.server.cloud.rented.values()
+    (row,) = ran.report["rows"]
+    assert (row["provider"], row["providerInstanceId"]) == (rental.provider, one.instance_id)
+    assert (row["gpuModel"], row["simulated"], row["dryRun"], row["publishable"]) == ("simulated (CPU)", True, True, False)
+    assert (row["attestation"], row["runtimeState"], row["rawCallback"], row["sameAllocation"]) == (
+        "verified", "zeroized", "completed", True,
+    )  # fmt: skip
+    assert "simulated provider" in row["unpublishableBecause"]
+    assert ran.report["cleanup"]["status"] == "proven"
+    assert "SIMULATED" in ran.output
+    assert check_file(rental.folder / "reports" / "report.json").faults == ()
+    assert rental.server.cloud.billing() == ()
+    _nothing_secret(ran, rental)
+
+
+@pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
+def test_pod_that_vanishes_in_a_leg_is_infrastructure_over_several_processes_too(rental: Rental) -> None:
+    """Nothing was judged broken and trying again is safe: exit 14."""
+    pytest.importorskip("xdist")
+    rental.rows = [("long", "a4000", 60.0)]
+
+    def vanish() -> None:
+        assert _until(lambda: _training(rental) is not None)
+        for one in rental.server.cloud.billing():
+            rental.server.cloud.vanish(one.instance_id)
+
+    ran = rental.run("-n1", meanwhile=vanish)
+    assert ran.code == 14, ran.output
+    (row,) = ran.report["excludedResults"]
+    assert (row["outcome"], "the provider says that the allocation is gone" in row["reason"]) == ("infrastructure", True)
+    assert ran.report["cleanup"]["status"] == "proven"
+
+
+@pytest.mark.parametrize("rental", ["vastai"], indirect=True)
+def test_cut_connection_loses_no_event_and_does_not_fail_the_row(rental: Rental) -> None:
+    """Every sshd of the pod stands still for a while: no packet is answered, and the leg goes on."""
+    rental.rows = [("long", "a4000", CUT_S + 2.0)]
+    cut: list[float] = []
+
+    def stop() -> None:
+        assert _until(lambda: _training(rental) is not None)
+        (one,) = rental.server.cloud.billing()
+        assert one.pod is not None
+        servers = [pid for pid in one.pod.processes() if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        for pid in servers:
+            os.kill(pid, signal.SIGSTOP)
+        threading.Event().wait(CUT_S)
+        for pid in servers:
+            os.kill(pid, signal.SIGCONT)
+        cut.append(CUT_S)
+
+    ran = rental.run(meanwhile=stop)
+    assert (ran.code, cut) == (0, [CUT_S]), ran.output
+    (row,) = ran.report["rows"]
+    assert {finding["finding"] for finding in row["findings"]} == {"held"}
+
+
+@pytest.mark.parametrize("rental", ["vastai"], indirect=True)
+def test_restart_in_a_leg_ends_the_row_and_not_silently(rental: Rental) -> None:
+    """An empty disk, another boot, another agent: what ran before is not this allocation any more."""
+    rental.rows = [("long", "a4000", 60.0)]
+
+    def restart() -> None:
+        assert _until(lambda: _training(rental) is not None)
+        for one in rental.server.cloud.billing():
+            rental.server.cloud.restart(one.instance_id)
+
+    ran = rental.run(meanwhile=restart)
+    assert ran.code == 14, ran.output
+    (row,) = ran.report["excludedResults"]
+    assert (row["outcome"], "it was restarted" in row["reason"]) == ("infrastructure", True)
+    assert (ran.report["rows"], ran.report["cleanup"]["status"]) == ([], "proven")
+
+
+@pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
+def test_cleanup_that_is_not_proven_names_what_may_bill_and_how_to_end_it(rental: Rental) -> None:
+    rental.server.cloud.faults.add(Fault(kind="refused", on="terminate", times=10_000))
+    ran = rental.run("--glasshouse-boot-timeout", "20")
+    (one,) = rental.server.cloud.rented.values()
+    assert ran.code == 10, ran.output
+    last = ran.output.strip().splitlines()[-4:]
+    assert any("cleanup is not proven" in line and one.order.name in line for line in last)
+    assert any(f"DELETE https://api.runpod.io/v2/pods/{one.instance_id}" in line for line in last)
+    rental.server.cloud.faults = type(rental.server.cloud.faults)()
+    # The reaper of that run lives on, and ends it as soon as the provider lets it.
+    assert _until(lambda: rental.server.cloud.billing() == ())

@@ -1,0 +1,324 @@
+"""The truth behind the APIs: what exists, what it costs, and what becomes of it. APIs only show it, in their own words.
+
+Everything that was ever created stays in `rented`, so that a test can ask of each of them whether it still bills.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from tests.loopback.faults import Fault, Operation, Script
+from tests.loopback.pods import BOOT_VARIABLE, PORT_VARIABLE, Pod, free_port
+
+#: States in plain words; an API says them in its own.
+State = Literal["provisioning", "running", "exited", "error", "unheard-of"]
+
+#: USD per hour of the GPUs on offer: id as the driver says it, and price.
+PRICES: dict[str, float] = {
+    "NVIDIA H100 80GB HBM3": 2.69,
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": 1.79,
+    "NVIDIA RTX A4000": 0.25,
+    "NVIDIA GeForce RTX 4090": 0.69,
+    "NVIDIA GeForce RTX 3090": 0.46,
+}
+OTHER_GPU = "NVIDIA RTX A5000"
+
+
+@dataclass(kw_only=True)
+class Order:
+    """What a create request asks for, whichever API it came by."""
+
+    name: str
+    image: str
+    gpu: str
+    command: Sequence[str]
+    env: Mapping[str, str] = field(repr=False)
+    ports: Sequence[str]
+    disk_gb: int
+
+
+@dataclass(kw_only=True)
+class Rented:
+    """One instance, from its creation on and for ever."""
+
+    instance_id: str
+    order: Order
+    gpu: str
+    price_usd_per_hour: float
+    created_s: float
+    pod_key: str = field(repr=False)
+    state: State = "provisioning"
+    ended_s: float | None = None
+    #: Until when the listing shows it though it has ended, or hides it though it lives.
+    listed_until_s: float | None = None
+    hidden: bool = False
+    boot_id: str = ""
+    port: int | None = None
+    pod: Pod | None = None
+
+    @property
+    def bills(self) -> bool:
+        """Whether somebody pays for it now."""
+        return self.ended_s is None
+
+
+class RefusedError(Exception):
+    """The cloud refuses; `why` is one of the words the APIs translate."""
+
+    def __init__(self, why: Literal["no-capacity", "no-funds", "bad-request", "internal", "late", "null", "contract"]) -> None:
+        super().__init__(why)
+        self.why = why
+        self.instance_id: str | None = None
+
+
+class Cloud:
+    """One provider's account. `pods` says what a pod is: its start command, another command, or no process at all.
+
+    `injected` gives the variables the provider itself sets in an instance. `clock` is what bills.
+    """
+
+    #: Every cloud of this process; the fixture that judges them empties it.
+    opened: ClassVar[list[Cloud]] = []
+
+    def __init__(
+        self,
+        *,
+        injected: Callable[[Rented], Mapping[str, str]],
+        new_id: Callable[[], str],
+        restarts: bool,
+        pods: Literal["start", "none"] | Sequence[str] = "start",
+        boot_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        prices: Mapping[str, float] | None = None,
+    ) -> None:
+        self.faults = Script()
+        self.rented: dict[str, Rented] = {}
+        self.asked: list[Operation] = []
+        self.account_key = f"account-{secrets.token_hex(16)}"
+        self.balance_usd = 25.0
+        self.prices = dict(PRICES if prices is None else prices)
+        self.pods = pods
+        self.boot_s = boot_s
+        self.clock = clock
+        self._injected, self._new_id, self._restarts = injected, new_id, restarts
+        self._lock = threading.RLock()
+        self._timers: list[threading.Timer] = []
+        self._late: list[Callable[[], None]] = []
+        self._root = Path(tempfile.mkdtemp(prefix="gp-"))
+        self.closing = threading.Event()
+        self._forgiven = ""
+        Cloud.opened.append(self)
+
+    # What the APIs do.
+
+    def create(self, order: Order, fault: Fault | None) -> Rented:
+        """Make an instance. Raises `RefusedError`, after some faults with something made all the same."""
+        kind = fault.kind if fault else None
+        if kind in {"no-capacity", "no-funds", "bad-request"}:
+            raise RefusedError(kind)
+        if fault and kind == "late-create":
+            self._land_later(fault.after_s, lambda: self._make(order, None))
+            raise RefusedError("late")
+        if order.gpu not in self.prices and order.gpu:
+            raise RefusedError("no-capacity")
+        made = self._make(order, fault)
+        if kind in {"null-pod", "new-contract-in-error"}:
+            refusal = RefusedError("null" if kind == "null-pod" else "contract")
+            refusal.instance_id = made.instance_id
+            raise refusal
+        return made
+
+    def get(self, instance_id: str) -> Rented | None:
+        """One that exists, as far as the provider says."""
+        with self._lock:
+            found = self.rented.get(instance_id)
+            return found if found is not None and self._shown(found) else None
+
+    def list(self) -> list[Rented]:
+        """Every one that exists, as far as the provider says."""
+        with self._lock:
+            return [one for one in self.rented.values() if self._shown(one)]
+
+    def terminate(self, instance_id: str, fault: Fault | None) -> bool:
+        """End one; False where there is none. Raises `RefusedError`."""
+        kind = fault.kind if fault else None
+        with self._lock:
+            found = self.rented.get(instance_id)
+            if found is None or not found.bills or found.hidden:
+                return False
+            if kind == "refused":
+                raise RefusedError("internal")
+            if kind == "silent":
+                return True
+            if fault and kind == "comes-back":
+                found.hidden = True
+                self.later(fault.after_s, lambda: self._show_again(found))
+                return True
+            if fault and kind == "lag":
+                found.listed_until_s = time.monotonic() + fault.after_s
+            self._stop_billing(found)
+            return True
+
+    # What happens to instances.
+
+    def vanish(self, instance_id: str) -> None:
+        """The machine is gone, and the bill with it."""
+        with self._lock:
+            self._stop_billing(self.rented[instance_id])
+
+    def kill(self, instance_id: str) -> None:
+        """Every process in it dies and nothing starts again. It bills on."""
+        with self._lock:
+            found = self.rented[instance_id]
+            found.state = "exited"
+            self._end_pod(found)
+
+    def restart(self, instance_id: str) -> None:
+        """The machine reboots: an empty disk, another boot id, another port; the same instance."""
+        with self._lock:
+            found = self.rented[instance_id]
+            if found.bills:
+                self._end_pod(found)
+                self._start_pod(found)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do something later, unless the cloud closes before."""
+        timer = threading.Timer(seconds, lambda: None if self.closing.is_set() else act())
+        timer.daemon = True
+        self._timers.append(timer)
+        timer.start()
+
+    # What tests ask.
+
+    def billing(self) -> tuple[Rented, ...]:
+        """Everything somebody pays for now, shown or hidden."""
+        with self._lock:
+            return tuple(one for one in self.rented.values() if one.bills)
+
+    def waiting(self) -> int:
+        """How many creates are still to land, whatever their answers said."""
+        return len(self._late)
+
+    def billed_s(self, instance_id: str) -> float:
+        """Seconds one has been paid for."""
+        one = self.rented[instance_id]
+        return (self.clock() if one.ended_s is None else one.ended_s) - one.created_s
+
+    def cost_usd(self) -> float:
+        """What all of them have cost."""
+        return sum(self.billed_s(one.instance_id) / 3600 * one.price_usd_per_hour for one in self.rented.values())
+
+    def assert_nothing_bills(self) -> None:
+        """What was ever created has ended, and what was still to appear appears now, so that it counts."""
+        while self._late:
+            self._late.pop()()
+        if self._forgiven:
+            return
+        left = [f"{one.order.name} ({one.instance_id}, {one.state})" for one in self.billing()]
+        assert left == [], f"still billing: {', '.join(left)}"
+
+    def forgive(self, why: str) -> None:
+        """What bills at the end of this test is meant to: `why` it is."""
+        self._forgiven = why
+
+    def close(self) -> None:
+        """End every pod, whatever it is, and remove every disk."""
+        self.closing.set()
+        for timer in self._timers:
+            timer.cancel()
+        with self._lock:
+            for one in self.rented.values():
+                self._end_pod(one)
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    # Behind them.
+
+    def _make(self, order: Order, fault: Fault | None) -> Rented:
+        kind = fault.kind if fault else None
+        with self._lock:
+            made = Rented(
+                instance_id=self._new_id(),
+                order=order,
+                gpu=OTHER_GPU if kind == "wrong-gpu" else order.gpu,
+                price_usd_per_hour=self.prices.get(order.gpu, 0.0),
+                created_s=self.clock(),
+                pod_key=f"pod-{secrets.token_hex(16)}",
+            )
+            self.rented[made.instance_id] = made
+            if kind == "error-state":
+                made.state = "error"
+            elif kind == "unknown-state":
+                made.state = "unheard-of"
+            elif kind == "no-start":
+                made.state = "running"
+            elif kind != "stuck":
+                if self.boot_s:
+                    self.later(self.boot_s, lambda: self._boot(made))
+                else:
+                    self._boot(made)
+            if fault and kind == "vanish":
+                self.later(fault.after_s, lambda: self.vanish(made.instance_id))
+            if fault and kind == "restart":
+                self.later(fault.after_s, lambda: self.restart(made.instance_id))
+            return made
+
+    def _boot(self, made: Rented) -> None:
+        with self._lock:
+            if made.bills and not self.closing.is_set():
+                self._start_pod(made)
+
+    def _start_pod(self, made: Rented) -> None:
+        made.state = "running"
+        made.boot_id = str(uuid.uuid4())
+        made.port = free_port() if "22/tcp" in made.order.ports else None
+        if self.pods == "none":
+            return
+        command = list(made.order.command) if self.pods == "start" else list(self.pods)
+        env = {**made.order.env, **self._injected(made), BOOT_VARIABLE: made.boot_id}
+        if made.port is not None:
+            env[PORT_VARIABLE] = str(made.port)
+        made.pod = Pod(self._root / f"{made.instance_id}-{secrets.token_hex(2)}", command, env, restarts=self._restarts)
+
+    def _end_pod(self, made: Rented) -> None:
+        if made.pod is not None:
+            made.pod.end()
+            made.pod = None
+        made.port = None
+
+    def _stop_billing(self, one: Rented) -> None:
+        if one.bills:
+            one.ended_s = self.clock()
+            self._end_pod(one)
+
+    def _show_again(self, one: Rented) -> None:
+        with self._lock:
+            one.hidden = False
+
+    def _shown(self, one: Rented) -> bool:
+        if one.pod is not None and one.pod.exited and one.state == "running":
+            one.state = "exited"
+        if one.bills:
+            return not one.hidden
+        return one.listed_until_s is not None and time.monotonic() < one.listed_until_s
+
+    def _land_later(self, seconds: float, land: Callable[[], object]) -> None:
+        """`land` runs once: after `seconds`, or when somebody asks whether anything bills."""
+        once = threading.Lock()
+
+        def run() -> None:
+            if once.acquire(blocking=False):
+                land()
+                if run in self._late:
+                    self._late.remove(run)
+
+        self._late.append(run)
+        self.later(seconds, run)

@@ -1,0 +1,28 @@
+"""After every test: what it rented on a loopback provider has stopped billing.
+
+Loaded for the whole suite, so that no test that uses a loopback provider can forget it. A test that means to leave something
+behind says `server.cloud.forgive("why")`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.loopback.cloud import Cloud
+
+
+@pytest.fixture(autouse=True)
+def nothing_bills() -> Iterator[None]:
+    """Judge every cloud that the test opened, closed or not."""
+    before = len(Cloud.opened)
+    yield
+    opened = Cloud.opened[before:]
+    del Cloud.opened[before:]
+    try:
+        for cloud in opened:
+            cloud.assert_nothing_bills()
+    finally:
+        for cloud in opened:
+            cloud.close()

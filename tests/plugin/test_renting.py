@@ -1,0 +1,143 @@
+"""What has to be true before anything is rented, seen from outside: a real pytest, a real client, a loopback provider."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.consent import consent
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.options import Options
+from pytest_glasshouse.providers.money import Line, Quote
+from tests.loopback.http import LoopbackServer
+from tests.loopback.providers import runpod
+from tests.plugin.conftest import ROWS, Project
+
+ARGUMENTS = ("--provider", "runpod", "--glasshouse-leg-seconds", "2")
+ALLOWED = (*ARGUMENTS, "--glasshouse-allow-simulated")
+
+
+@pytest.fixture
+def server() -> Iterator[LoopbackServer]:
+    with runpod(pods="none") as made:
+        yield made
+
+
+def _environment(server: LoopbackServer) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_")) and name != "CI"
+    }
+    return {**kept, "RUNPOD_API_BASE_URL": server.url, "RUNPOD_API_KEY": server.cloud.account_key, "HOME": "/nonexistent"}
+
+
+def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    (folder / "test_rows.py").write_text(ROWS.format(rows=[("good", "h100", "raw-first")]))
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, env=_environment(server),
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False, **more,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (ALLOWED, 4, "expected --glasshouse-budget USD, saw none, and there is no terminal to ask at. Nothing was rented"),
+        ((*ARGUMENTS, "--budget", "5"), 4, "accept a simulated provider with --glasshouse-allow-simulated"),
+        ((*ALLOWED, "--budget", "0.01"), 11, "and the budget 0.01 USD: nothing was rented"),
+        ((*ALLOWED, "--budget", "nothing"), 4, "expected a finite number above 0"),
+    ],
+    ids=["no-budget", "loopback", "too-dear", "no-number"],
+)
+def test_refusal_says_why_and_rents_nothing(
+    server: LoopbackServer, tmp_path: Path, arguments: Sequence[str], code: int, told: str
+) -> None:
+    result = _pytest(server, tmp_path, *arguments)
+    assert (result.returncode, told in result.stdout + result.stderr) == (code, True), result.stdout + result.stderr
+    assert ("create" in server.cloud.asked, server.cloud.account_key in result.stdout + result.stderr) == (False, False)
+
+
+def test_too_dear_is_said_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", "-n1")
+    assert result.returncode == 11, result.stdout + result.stderr
+    assert server.cloud.rented == {}
+
+
+def test_key_in_the_environment_asks_nobody_anything(server: LoopbackServer, tmp_path: Path) -> None:
+    """A key is not a wish to rent: without a provider named, the run is a dry run on this machine."""
+    result = _pytest(server, tmp_path, "--glasshouse-mock-fault", "no-capacity")
+    assert "nothing is rented" in result.stdout
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("answer", ["no", ""])
+def test_terminal_is_shown_the_price_and_asked(server: LoopbackServer, tmp_path: Path, answer: str) -> None:
+    """Also where pytest captures: the question and the answer go past it."""
+    (tmp_path / "test_rows.py").write_text(ROWS.format(rows=[("good", "h100", "raw-first")]))
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *ALLOWED], cwd=tmp_path, env=_environment(server),
+        stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    shown = ""
+    try:
+        while "[yes/no]" not in shown:
+            shown += os.read(ours, 4096).decode()
+        os.write(ours, f"{answer}\n".encode())
+        while process.poll() is None or "not rented" not in shown:
+            shown += os.read(ours, 4096).decode()
+    except OSError:
+        pass  # the terminal's other end is closed: it is over
+    finally:
+        process.wait(timeout=60)
+        os.close(ours)
+    assert (process.returncode, server.cloud.rented) == (4, {})
+    assert all(told in shown for told in ("NVIDIA H100 80GB HBM3", "2.69", "no budget", "SIMULATED", "not rented")), shown
+
+
+class _Broker:
+    rents = True
+    simulated: tuple[str, ...] = ()
+
+    def quote(self) -> Quote:
+        return Quote(lines=(Line(provider="runpod", gpu_model="GPU", price_usd_per_hour=2.0, rows=1, seconds=3600.0),))
+
+
+def _consent(environ: Mapping[str, str], **options: Any) -> None:
+    config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=lambda _name: None))
+    consent(_Broker(), Options(provider="runpod", **options), config, environ)  # type: ignore[arg-type]
+
+
+def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> None:
+    """A CI machine that is thrown away takes the run's reaper with it."""
+    with pytest.raises(ConfigurationError, match="expected glasshouse_sweeper to name the scheduled job"):
+        _consent({"CI": "true"}, budget_usd=5.0)
+    _consent({"CI": "true"}, budget_usd=5.0, sweeper="nightly-sweep")
+    told = capsys.readouterr().out
+    assert "estimate 2.00 USD; budget 5.00 USD, enforced while it runs" in told
+
+
+def test_run_that_the_budget_ended_exits_11_with_its_report(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_OVER_BUDGET", "the budget of 5 USD is reached: every allocation was ended at once")
+    result = project.rows("good", "lostcallback").spawn()
+    assert result.ret == 11
+    result.stdout.fnmatch_lines(["glasshouse: the budget of 5 USD is reached: *"])
+    assert len(project.report()["rows"]) == 1
+
+
+def test_cleanup_that_is_not_proven_outranks_the_budget(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_OVER_BUDGET", "the budget is reached")
+    assert project.rows("good").spawn("--glasshouse-mock-fault", "terminate-fails").ret == 10

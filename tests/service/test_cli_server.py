@@ -1,0 +1,133 @@
+"""`glasshouse register` and `outstanding` against a real `glasshouse serve`: the package's own key comes out of it again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.cli import main
+from pytest_glasshouse.tamper.stage import COMPONENTS, CONTAINER, SUB
+from pytest_glasshouse.trust.policy import Policy, Recorded
+from pytest_glasshouse.trust.sealing import Sealed
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.package import parse_header
+from pytest_glasshouse.wire.secret import Secret
+from tests.service.serving import OutsideStage, Serving, serving
+
+POLICY = Policy(
+    name="by hand", version=1, components={name: Recorded() for name in COMPONENTS}, container=CONTAINER, completion_s=1
+)
+
+
+def run(*arguments: str | Path) -> int:
+    try:
+        return main([str(each) for each in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.fixture(name="server")
+def a_server(tmp_path: Path) -> Iterator[Serving]:
+    with serving(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(name="said")
+def what_a_user_says(server: Serving) -> list[str | Path]:
+    return ["--server", server.url, "--server-key", server.state / "server.pub", "--owner", server.owner_key]
+
+
+@pytest.fixture(name="package")
+def a_package(server: Serving, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """Sealed and described by hand."""
+    (tmp_path / "train.txt").write_bytes(b"every good boy does fine " * 40)
+    (tmp_path / "policy.json").write_text(json.dumps(POLICY.to_json()))
+    assert run("seal", tmp_path / "train.txt", "--owner", server.owner_key, "--out", tmp_path / "package") == 0
+    capsys.readouterr()
+    return tmp_path / "package"
+
+
+def released(server: Serving, package: Path) -> tuple[bytes, bytes]:
+    """The key a guest gets under a grant for the package, and the key that is kept beside it."""
+    manifest = package.with_name("package.manifest").read_text().strip()
+    digest = sha256_hex(manifest.encode())
+    kept = server.owner.take(package.with_name("package.key").read_bytes(), manifest_sha256=digest)
+    with OutsideStage(server) as stage:
+        content = package.read_bytes()
+        stage.sealed = Sealed(
+            package=content, manifest=manifest, manifest_sha256=digest, header_sha256=parse_header(content).sha256,
+            data_key=kept, canary=Secret(b"not known here"),
+        )  # fmt: skip
+        stage.policy = POLICY
+        stage.enrol(f"{SUB}/by-hand", grant=stage.grant(f"{SUB}/by-hand"))
+        attempt = stage.attempt(f"{SUB}/by-hand")
+        key = attempt.unseal(attempt.release())
+        return bytes(key.view), kept.reveal()
+
+
+def test_a_registered_package_gives_its_key_to_a_guest_with_good_evidence(
+    server: Serving, package: Path, said: list[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    register: list[Any] = ["register", package, "--policy", package.with_name("policy.json"), *said]
+    assert run(*register) == 0
+    told = capsys.readouterr().out
+    assert POLICY.sha256 in told
+    key, kept = released(server, package)
+    assert key == kept
+    assert run(*register) == 0  # again is as good as once
+    server.end(signal.SIGKILL)
+    server.start()
+    assert run(*register) == 0  # and needed after a restart
+
+
+def test_a_release_without_an_end_is_listed_open_then_overdue(
+    server: Serving, package: Path, said: list[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("outstanding", *said) == 0
+    assert run("register", package, "--policy", package.with_name("policy.json"), *said) == 0
+    released(server, package)
+    capsys.readouterr()
+    until = time.monotonic() + 20
+    while run("outstanding", "--run-id", "run-1", *said) == 0 and time.monotonic() < until:
+        assert "open " in capsys.readouterr().out
+    assert f"overdue  due 20" in capsys.readouterr().out  # noqa: F541
+    assert run("outstanding", "--run-id", "run-2", *said) == 0
+    assert capsys.readouterr().out == "0 outstanding, 0 overdue\n"
+    # While the server runs the ledger is its own; when it is down the same is read from there.
+    assert run("outstanding", "--state", server.state) == 4
+    server.end()
+    assert run("outstanding", "--state", server.state) == 1
+    assert capsys.readouterr().out.endswith("1 outstanding, 1 overdue\n")
+    assert run("outstanding", *said) == 4
+
+
+def test_what_does_not_belong_together_is_not_registered(
+    server: Serving, package: Path, said: list[str | Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong file costs an error in one line, and neither server nor terminal ever sees a key."""
+    folder, policy = package.parent, package.with_name("policy.json")
+    other = folder / "other"
+    assert run("seal", folder / "train.txt", "--owner", server.owner_key, "--out", other) == 0
+    (folder / "mixed").write_bytes(package.read_bytes())
+    (folder / "mixed.manifest").write_bytes((folder / "other.manifest").read_bytes())
+    (folder / "mixed.key").write_bytes((folder / "other.key").read_bytes())
+    assert run("register", folder / "mixed", "--policy", policy, *said) == 4
+    (folder / "mixed.manifest").write_bytes((folder / "package.manifest").read_bytes())
+    assert run("register", folder / "mixed", "--policy", policy, *said) == 1  # the key of another package
+    assert run("register", policy, "--policy", policy, *said) == 4
+    assert run("register", folder / "none", "--policy", policy, *said) == 4
+    assert run("register", package, "--policy", package, *said) == 4
+    assert run("register", package, "--policy", policy) == 4
+    newer, older = folder / "newer.json", folder / "older.json"
+    newer.write_text(json.dumps({**POLICY.to_json(), "version": 3}))
+    older.write_text(json.dumps({**POLICY.to_json(), "version": 2}))
+    assert run("register", other, "--policy", newer, *said) == 0
+    capsys.readouterr()
+    assert run("register", package, "--policy", older, *said) == 1
+    assert "policy-rollback" in capsys.readouterr().err

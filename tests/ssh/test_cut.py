@@ -1,0 +1,93 @@
+"""A leg goes on while its host cannot be heard, and nothing it said meanwhile is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_glasshouse.channel.access import SshAccess
+from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.providers.base import Grant, Instance
+from tests.rounds.conftest import short_row
+from tests.ssh.conftest import MakePod, MakeReach
+from tests.ssh.proxy import Link
+
+
+class OneGuest:
+    """The provider's side of one pod that is simply there."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def listing(self) -> tuple[Instance, ...]:
+        return (Instance(instance_id="pod1", name=self.name, state="running"),)
+
+    def play(self, grant: Grant, act: str) -> None:
+        raise AssertionError(act)
+
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        return "", ""
+
+
+@pytest.fixture
+def links() -> Iterator[list[Link]]:
+    made: list[Link] = []
+    yield made
+    for link in made:
+        link.close()
+
+
+_CUTS = [
+    pytest.param(1.5, False, id="dropped"),
+    pytest.param(30.0, True, id="silent-for-30-s", marks=pytest.mark.soak),
+    pytest.param(30.0, False, id="dropped-for-30-s", marks=pytest.mark.soak),
+]
+
+
+@pytest.mark.parametrize(("cut_s", "silent"), _CUTS)
+def test_a_link_that_is_cut_during_a_leg_loses_no_event_and_fails_no_row(
+    make_pod: MakePod, reach_to: MakeReach, links: list[Link], cut_s: float, silent: bool
+) -> None:
+    pod = make_pod()
+    link = Link(pod.port)
+    links.append(link)
+    reach = reach_to(pod)
+    through = SshAccess(host="127.0.0.1", port=link.port, user=os.environ.get("USER", "root"))
+    path = reach.connect(through, timeout_s=60)
+    row = short_row(order="protected-first", target_s=cut_s / 2)
+    with contextlib.closing(GuestChannel(path, allocation_id=pod.name)) as channel:
+        hello = channel.request("hello")
+    grant = Grant(
+        grant_id="g", allocation_id=pod.name, provider="runpod", instance_id="pod1", address=path,
+        gpu_model=str(hello["gpuModel"]), gpu_uuid=None, device="cpu", archive_sha256=str(hello["archiveSha256"]),
+        reference_source="checkout", dry_run=True, simulated=True, rented=True,
+    )  # fmt: skip
+    cut_in: set[str] = set()
+
+    def cut_once_per_leg(progress: Progress) -> None:
+        if progress.phase == "train" and progress.leg not in cut_in:
+            cut_in.add(progress.leg)
+            link.cut(silent=silent)
+            threading.Timer(cut_s, link.heal).start()
+
+    trustees = Trustees()
+    try:
+        wishes = LegSettings(declared=row, run_id="cut", seed=7)
+        outcome = row.run(
+            Allocation(grant, OneGuest(pod.name), wishes, cut_once_per_leg), ProtectedRuntime(trustees), RawRunner()
+        )
+    finally:
+        trustees.close()
+    assert outcome.ended is None
+    assert cut_in == {"protected", "raw"}
+    assert link.connections >= 3
+    broken = {one.invariant: one.reason for one in judge(outcome.observation) if one.finding != "held"}
+    assert broken == {}

@@ -1,0 +1,88 @@
+"""What an image lacks arrives as a wheel that is pinned, or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.channel.bootstrap import Refused, bootstrap
+from pytest_glasshouse.channel.ssh import Doorway
+from pytest_glasshouse.channel.wheels import NEEDED, PINNED, Wheel, wheels
+from pytest_glasshouse.errors import ConfigurationError, GuestGoneError
+from tests.ssh.conftest import MakePod, SshPod
+
+
+def _wheel() -> Wheel:
+    """A real wheel, small enough to write here."""
+    info = "gh_probe-1.0.dist-info"
+    files = {
+        "gh_probe.py": "there = True\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: gh-probe\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    content = buffer.getvalue()
+    return Wheel(name="gh_probe-1.0-py3-none-any.whl", content=content, sha256=hashlib.sha256(content).hexdigest())
+
+
+def _until_reached(pod: SshPod, wheel: Wheel, told: list[str], asked: list[Any]) -> str:
+    doorway = Doorway(pod.keys)
+    doorway.point_to(pod.access)
+
+    def fetch(missing: list[str], **where: Any) -> tuple[Wheel, ...]:
+        asked.append((missing, where["machine"]))
+        return (wheel,)
+
+    try:
+        while True:
+            try:
+                return bootstrap(
+                    doorway,
+                    archive=guest_archive(),
+                    allocation=pod.name,
+                    timeout_s=60,
+                    tell=told.append,
+                    needed={**NEEDED, "gh-probe": "1"},
+                    fetch=fetch,
+                )
+            except GuestGoneError:
+                continue
+    finally:
+        doorway.remove()
+
+
+def test_a_missing_package_is_installed_beside_the_agent(make_pod: MakePod) -> None:
+    pod, told, asked = make_pod(), list[str](), list[Any]()
+    assert _until_reached(pod, _wheel(), told, asked).endswith("agent.sock")
+    assert asked[0][0] == ["gh-probe"]
+    assert (pod.root / "agent" / "site" / "gh_probe.py").exists()
+    assert "installing what the image lacks" in told
+
+
+def test_a_wheel_that_is_not_what_was_announced_stops_the_installation(make_pod: MakePod) -> None:
+    pod, wheel = make_pod(), _wheel()
+    with pytest.raises(Refused, match="did not arrive as it was sent"):
+        _until_reached(pod, dataclasses.replace(wheel, content=wheel.content[:-1] + b"x"), [], [])
+    assert not (pod.root / "agent" / "site").exists()
+
+
+def test_every_package_a_guest_needs_is_pinned_by_hash() -> None:
+    names = {pin.partition("==")[0] for pin in PINNED}
+    assert set(NEEDED) <= names
+    assert all(len(digest) == 64 for digests in PINNED.values() for digest in digests)
+
+
+def test_a_machine_nothing_is_pinned_for_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"cryptography.*aarch64.*expected x86_64"):
+        wheels(["cryptography"], python="3.12", machine="aarch64", directory=tmp_path)

@@ -1,0 +1,139 @@
+"""The first process of a rented guest: when it ends the instance, and how."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.guest import pod
+from tests.ssh.conftest import MakePod
+
+SETTINGS = {"deadline": 1000.0, "contact_by": 500.0, "lease_s": 60.0, "ends": "", "api": ""}
+
+
+def test_the_deadline_is_absolute_whoever_was_heard_of(tmp_path: Path) -> None:
+    """A container that is started again must not get its time again."""
+    (tmp_path / "contact").touch()
+    os.utime(tmp_path / "contact", (999, 999))
+    assert pod.Watchdog(SETTINGS, str(tmp_path), began=0.0).verdict(999.9) is None
+    for began in (0.0, 999.0):
+        assert "absolute deadline" in str(pod.Watchdog(SETTINGS, str(tmp_path), began=began).verdict(1000.0))
+
+
+def test_a_host_that_never_comes_ends_it(tmp_path: Path) -> None:
+    watchdog = pod.Watchdog(SETTINGS, str(tmp_path), began=0.0)
+    assert watchdog.verdict(499.0) is None
+    assert "never made contact" in str(watchdog.verdict(500.0))
+
+
+def test_a_restarted_container_gets_a_moment_and_no_more(tmp_path: Path) -> None:
+    watchdog = pod.Watchdog(SETTINGS, str(tmp_path), began=700.0)
+    assert watchdog.verdict(759.0) is None
+    assert "never made contact" in str(watchdog.verdict(760.0))
+
+
+def test_a_host_that_falls_silent_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "contact").touch()
+    os.utime(tmp_path / "contact", (600, 600))
+    watchdog = pod.Watchdog(SETTINGS, str(tmp_path), began=0.0)
+    assert watchdog.verdict(659.0) is None
+    assert "not heard of for 60 s" in str(watchdog.verdict(660.0))
+
+
+def test_a_host_that_says_farewell_ends_it(tmp_path: Path) -> None:
+    (tmp_path / "shutdown").touch()
+    assert "over" in str(pod.Watchdog(SETTINGS, str(tmp_path), began=0.0).verdict(1.0))
+
+
+class Api(http.server.ThreadingHTTPServer):
+    """Refuses the first `refusals` calls, as an API in trouble does."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.refusals = refusals
+        self.calls: list[tuple[str, str, str, Any]] = []
+        self.called = threading.Event()
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: Api
+
+    def _answer(self) -> None:
+        size = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(size)) if size else None
+        self.server.calls.append((self.command, self.path, self.headers["Authorization"], body))
+        refused = len(self.server.calls) <= self.server.refusals
+        self.send_response(503 if refused else 204)
+        self.end_headers()
+        if not refused:
+            self.server.called.set()
+
+    do_DELETE = do_POST = _answer  # noqa: N815  (the names the standard library looks for)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api(request: pytest.FixtureRequest) -> Iterator[Api]:
+    server = Api(getattr(request, "param", 0))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def _address(api: Api) -> str:
+    return f"http://127.0.0.1:{api.server_address[1]}"
+
+
+@pytest.mark.parametrize("api", [4], indirect=True)
+def test_the_end_is_asked_for_until_it_is_granted_and_the_key_is_never_printed(
+    api: Api, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**SETTINGS, "ends": "runpod", "api": _address(api)}
+    waits: list[float] = []
+    pod.end(
+        settings,
+        str(tmp_path / "x"),
+        "time",
+        {"RUNPOD_POD_ID": "pod1", "RUNPOD_API_KEY": "secret-key"},
+        wait=waits.append,
+        attempts=2,
+    )
+    assert [(method, path) for method, path, _, _ in api.calls] == [
+        ("DELETE", "/v2/pods/pod1"),
+        ("POST", "/graphql"),
+        ("POST", "/v2/pods/pod1/action"),
+        ("DELETE", "/v2/pods/pod1"),
+        ("POST", "/graphql"),
+    ]
+    assert {key for _, _, key, _ in api.calls} == {"Bearer secret-key"}
+    assert waits == [1.0, 2.0]
+    assert "secret-key" not in "".join(capfd.readouterr())
+
+
+def test_a_vast_instance_ends_itself_with_its_own_key(api: Api, tmp_path: Path) -> None:
+    settings = {**SETTINGS, "ends": "vastai", "api": _address(api)}
+    pod.end(
+        settings, str(tmp_path / "x"), "time", {"CONTAINER_ID": "7", "CONTAINER_API_KEY": "k"}, wait=lambda _s: None, attempts=1
+    )
+    assert api.calls == [("DELETE", "/api/v0/instances/7/", "Bearer k", {})]
+
+
+def test_a_real_pod_past_its_deadline_wipes_its_disk_and_asks_for_its_end(make_pod: MakePod, api: Api) -> None:
+    """It does not exit: a container whose first process ends is started again and bills on."""
+    made = make_pod(deadline=time.time() + 0.5, ends="runpod", api=_address(api))
+    assert api.called.wait(20)
+    assert api.calls[0][:3] == ("DELETE", "/v2/pods/pod1", "Bearer pod-key")
+    assert made.process.poll() is None
+    assert not (made.root / "host_key").exists()
+    assert len([pid for pid in made.processes() if pid != made.process.pid]) == 0

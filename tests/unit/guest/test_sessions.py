@@ -1,0 +1,61 @@
+"""A request that arrives twice is carried out once."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.guest.sessions import Reply, Sessions
+
+
+def test_repetition_gets_the_first_answer_and_nothing_happens_twice() -> None:
+    sessions, done = Sessions(), list[int]()
+
+    def carry_out() -> Reply:
+        done.append(1)
+        return {"count": len(done)}, b""
+
+    first = sessions.answer({"session": "a", "number": 1}, carry_out)
+    assert sessions.answer({"session": "a", "number": 1}, carry_out) == first
+    assert len(done) == 1
+    assert sessions.answer({"session": "b", "number": 1}, carry_out)[0] == {"count": 2}
+    assert sessions.answer({"session": "a", "number": 2}, carry_out)[0] == {"count": 3}
+
+
+def test_a_number_from_the_past_is_refused() -> None:
+    sessions = Sessions()
+    for number in (1, 2):
+        sessions.answer({"session": "a", "number": number}, lambda: ({}, b""))
+    with pytest.raises(ProtocolError, match="request 1 of a conversation that is at 2"):
+        sessions.answer({"session": "a", "number": 1}, lambda: ({}, b""))
+
+
+def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
+    sessions, begun, go, done = Sessions(), threading.Event(), threading.Event(), list[int]()
+
+    def slowly() -> Reply:
+        begun.set()
+        go.wait(10)
+        done.append(1)
+        return {"slow": True}, b""
+
+    replies: list[Reply] = []
+    ask = lambda: replies.append(sessions.answer({"session": "a", "number": 1}, slowly))  # noqa: E731
+    both = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    begun.wait(10)
+    go.set()
+    for thread in both:
+        thread.join(10)
+    assert replies == [({"slow": True}, b"")] * 2
+    assert done == [1]
+
+
+def test_conversations_that_are_quiet_are_forgotten_so_that_memory_is_bounded() -> None:
+    sessions = Sessions()
+    for number in range(200):
+        sessions.answer({"session": str(number), "number": 1}, lambda: ({}, bytes(10)))
+    assert len(sessions._sessions) == 64

@@ -1,0 +1,85 @@
+"""A policy file for a run asks beside what the host asks by itself, and is refused early where no leg could satisfy it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.legs.policy import base_policy, policy_for, read_demands
+from pytest_glasshouse.options import Options
+from pytest_glasshouse.trust.policy import Policy, Recorded, Required
+from pytest_glasshouse.trust.references import Hardware
+from pytest_glasshouse.wire.canonical import sha256_hex
+
+ARCHIVE = sha256_hex(guest_archive())
+OTHER = sha256_hex(b"another")
+BASE = base_policy(name="lab", archive_sha256=ARCHIVE, container="image", completion_s=60)
+
+
+def written(tmp_path: Path, policy: Policy, **changes: Any) -> Path:
+    path = tmp_path / "policy.json"
+    path.write_text(json.dumps({**policy.to_json(), **changes}))
+    return path
+
+
+def of(demands: Policy | None) -> Policy:
+    return policy_for(archive_sha256=ARCHIVE, allocation="box-1", completion_s=90, demands=demands)
+
+
+def test_every_demand_of_the_file_is_made_on_each_allocation(tmp_path: Path) -> None:
+    """What is dropped on the way is not demanded, and nobody would notice."""
+    asked = dataclasses.replace(
+        BASE, version=7, hardware=Hardware(required=("nvidia-gpu",)), locked=True, freshness_s=30, release_limit=2,
+        components={**BASE.components, "torch": Required(sha256=OTHER)},
+    )  # fmt: skip
+    made = of(read_demands(written(tmp_path, asked)))
+    assert made == dataclasses.replace(asked, name="lab/box-1/90", container="box-1", completion_s=90)
+
+
+def test_without_a_file_the_host_asks_for_its_own_archive_and_nothing_foreign() -> None:
+    made = of(None)
+    assert (made.name, made.container, made.components["archive"]) == ("box-1/90", "box-1", Required(sha256=ARCHIVE))
+    assert {name for name, item in made.components.items() if isinstance(item, Required)} == {"archive", "foreign"}
+    assert (made.hardware, made.locked) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("components", "told"),
+    [
+        ({"archive": Required(sha256=OTHER)}, "the guest archive"),
+        ({"archive": Required(sha256=None)}, "the guest archive"),
+        ({"archive": Recorded()}, "the guest archive"),
+        ({"foreign": Recorded()}, "nothing foreign may be loaded"),
+        ({"moon": Recorded()}, "moon differ"),
+    ],
+)
+def test_a_policy_no_leg_could_satisfy_or_that_is_laxer_than_none_is_refused(
+    tmp_path: Path, components: dict[str, Any], told: str
+) -> None:
+    changed = dataclasses.replace(BASE, components={**BASE.components, **components})
+    with pytest.raises(ConfigurationError, match=told):
+        read_demands(written(tmp_path, changed))
+
+
+def test_a_component_left_out_is_refused(tmp_path: Path) -> None:
+    kept = {name: item for name, item in BASE.components.items() if name != "torch"}
+    with pytest.raises(ConfigurationError, match="torch differ"):
+        read_demands(written(tmp_path, dataclasses.replace(BASE, components=kept)))
+
+
+@pytest.mark.parametrize("changes", [{"locked": False}, {"locked": 1}, {"locked": None}, {"format": "x"}], ids=str)
+def test_what_is_no_policy_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """`locked: false` would read as a demand that is not made."""
+    with pytest.raises(ConfigurationError, match="expected a policy"):
+        Options(policy=written(tmp_path, BASE, **changes)).demands  # noqa: B018
+
+
+def test_a_file_that_is_not_there_is_told() -> None:
+    with pytest.raises(ConfigurationError, match=r"--glasshouse-policy nowhere\.json: cannot be read"):
+        read_demands(Path("nowhere.json"))

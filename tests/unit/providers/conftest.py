@@ -1,0 +1,55 @@
+"""A broker over a scripted provider that rents: no process, no network, a clock that only waiting moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from tests.unit.providers.scripted import Agents, FakeTime, NoReaper, Scripted
+
+MakeBroker = Callable[..., Broker]
+
+
+@pytest.fixture
+def time() -> FakeTime:
+    return FakeTime()
+
+
+@pytest.fixture
+def rented(time: FakeTime) -> Iterator[Scripted]:
+    """A provider; whatever a test did with it, nothing of it bills at the end."""
+    provider = Scripted(time)
+    yield provider
+    assert provider.billing() == set()
+
+
+@pytest.fixture
+def agents() -> Iterator[Agents]:
+    made = Agents()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def make_broker(tmp_path: Path, time: FakeTime, rented: Scripted, agents: Agents) -> Iterator[MakeBroker]:
+    made: list[Broker] = []
+
+    def make(**options: Any) -> Broker:
+        fields = {"provider": "runpod", "run_id": "unit", "run_dir": tmp_path, "budget_usd": 50.0, **options}
+        broker = Broker(
+            BrokerOptions(**fields),
+            providers={"runpod": rented},
+            clock=time.clock,
+            road=agents,
+            start_reaper=NoReaper,
+        )
+        made.append(broker)
+        return broker
+
+    yield make
+    for broker in made:
+        broker.end_all()

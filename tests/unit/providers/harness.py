@@ -1,0 +1,49 @@
+"""A run that rents, as a process of its own, for tests that kill it. Real broker, real client, real reaper; guests say hello.
+
+    python -m tests.unit.providers.harness PROVIDER RUN_DIRECTORY TIMING ROWS
+
+It prints one line per grant and then waits for its standard input's end.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.providers.timing import Timing
+from pytest_glasshouse.rows.spec import RowSpec
+from tests.unit.providers.scripted import Agents
+
+ROWS = [
+    RowSpec(name="one", workload="mlp", gpu="a4000", order="raw-first", target_s=1.0),
+    RowSpec(name="two", workload="mlp", gpu="h100", order="raw-first", target_s=1.0),
+]
+
+
+def main() -> None:
+    """Rent, say so, wait, end."""
+    provider, directory, timing, rows = sys.argv[1:]
+    agents = Agents()
+    agents.hello["device"] = "cpu"
+    options = BrokerOptions(
+        provider=provider,
+        run_id=Path(directory).name,
+        run_dir=Path(directory),
+        budget_usd=5.0,
+        allow_simulated=True,
+        timing=Timing.from_text(timing),
+        boot_timeout_s=20.0,
+    )
+    broker = Broker(options, road=agents)
+    for row in ROWS[: int(rows)]:
+        grant = broker.acquire(row)
+        sys.stdout.write(f"granted {grant.instance_id}\n")
+        sys.stdout.flush()
+    sys.stdin.read()
+    sys.stdout.write(f"{broker.end_all().status}\n")
+    agents.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,316 @@
+"""Answers that no loopback server gives: each provider over a server that says exactly one thing."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import (
+    AmbiguousCreateError,
+    ConfigurationError,
+    CredentialsError,
+    FundsError,
+    GlasshouseError,
+    LaunchRefusedError,
+    NoCapacityError,
+    ProviderError,
+    RateLimitedError,
+    TerminateError,
+)
+from pytest_glasshouse.providers.base import Launch, Offer, Provider
+from pytest_glasshouse.providers.runpod import open_runpod
+from pytest_glasshouse.providers.vastai import open_vastai
+
+LAUNCH = Launch(name="glasshouse-answers-1-1", image="example/guest:1", start=("true",))
+
+
+class OneAnswer:
+    """A server on loopback whose only answer can be set."""
+
+    def __init__(self) -> None:
+        self.status, self.body, self.headers = 200, b"{}", {"Content-Type": "application/json"}
+        answers = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it so)
+                del format, args
+
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                self.send_response(answers.status)
+                for name, value in answers.headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(answers.body)))
+                self.end_headers()
+                self.wfile.write(answers.body)
+
+            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  (the names of http.server)
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def say(self, status: int, value: Any, **headers: str) -> None:
+        self.status, self.body = status, value if isinstance(value, bytes) else json.dumps(value).encode()
+        self.headers = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def answers() -> Iterator[OneAnswer]:
+    server = OneAnswer()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def rest(answers: OneAnswer) -> Provider:
+    return open_runpod({"RUNPOD_API_KEY": "key-of-the-test", "RUNPOD_API_BASE_URL": answers.url})
+
+
+@pytest.fixture
+def sdk(answers: OneAnswer, monkeypatch: pytest.MonkeyPatch) -> Provider:
+    monkeypatch.setenv("RUNPOD_API_BASE_URL", answers.url)
+    environ = {"RUNPOD_API_KEY": "key-of-the-test", "RUNPOD_API_BASE_URL": answers.url, "GLASSHOUSE_RUNPOD_API": "sdk"}
+    return open_runpod(environ)
+
+
+@pytest.fixture
+def vast(answers: OneAnswer) -> Provider:
+    return open_vastai({"VAST_API_KEY": "key-of-the-test", "VAST_URL": answers.url})
+
+
+def create(provider: Provider) -> Callable[[], object]:
+    offer = Offer(provider=provider.name, gpu_model="NVIDIA RTX A4000", price_usd_per_hour=0.2, offer_id="1002")
+    return lambda: provider.create(offer, launch=LAUNCH)
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "expected"),
+    [
+        (200, {}, AmbiguousCreateError),
+        (201, {"id": ""}, AmbiguousCreateError),
+        (201, {"id": 7}, AmbiguousCreateError),
+        (201, [], AmbiguousCreateError),
+        (201, b"", AmbiguousCreateError),
+        (202, {}, AmbiguousCreateError),
+        (204, b"", AmbiguousCreateError),
+        (408, {}, AmbiguousCreateError),
+        (504, b"<html>", AmbiguousCreateError),
+        (301, b"", ProviderError),
+        (400, {"detail": "Insufficient balance"}, FundsError),
+        (400, {"detail": "something else"}, NoCapacityError),
+        (401, {"detail": "no"}, CredentialsError),
+        (402, {"detail": "no"}, FundsError),
+        (403, {"detail": "no access to this pool"}, NoCapacityError),
+        (404, {"detail": "no"}, ProviderError),
+        (410, {"detail": "retired"}, ProviderError),
+        (422, {"detail": "no", "errors": ["$: bogus"]}, LaunchRefusedError),
+        (429, b"slow", RateLimitedError),
+    ],
+)
+def test_runpods_answers_to_a_create(
+    rest: Provider, answers: OneAnswer, status: int, value: Any, expected: type[Exception]
+) -> None:
+    answers.say(status, value)
+    with pytest.raises(expected) as caught:
+        create(rest)()
+    assert type(caught.value) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "expected"),
+    [
+        (200, {"success": True}, AmbiguousCreateError),
+        (200, {}, AmbiguousCreateError),
+        (200, b"<html>", AmbiguousCreateError),
+        (202, {"success": True}, AmbiguousCreateError),
+        (200, {"success": False, "new_contract": 5}, AmbiguousCreateError),
+        (400, {"success": False, "error": "bid", "new_contract": 5}, AmbiguousCreateError),
+        (500, {"new_contract": 5}, AmbiguousCreateError),
+        (503, b"", AmbiguousCreateError),
+        (408, b"", AmbiguousCreateError),
+        (200, {"success": False, "error": "no_such_ask"}, NoCapacityError),
+        (400, {"success": False, "error": "no_such_ask"}, NoCapacityError),
+        (404, {}, NoCapacityError),
+        (410, {}, NoCapacityError),
+        (400, {"success": False, "error": "a code nobody knows"}, NoCapacityError),
+        (400, {"success": False, "error": "invalid_price"}, LaunchRefusedError),
+        (400, {"success": False, "error": "insufficient_credit"}, FundsError),
+        (401, {}, CredentialsError),
+        (403, {}, CredentialsError),
+        (429, b"API requests too frequent", RateLimitedError),
+        (302, b"", ProviderError),
+    ],
+)
+def test_vasts_answers_to_a_create(
+    vast: Provider, answers: OneAnswer, status: int, value: Any, expected: type[Exception]
+) -> None:
+    answers.say(status, value)
+    with pytest.raises(expected) as caught:
+        create(vast)()
+    assert type(caught.value) is expected
+    if isinstance(caught.value, AmbiguousCreateError):
+        assert caught.value.instance_id == ("5" if isinstance(value, dict) and "new_contract" in value else None)
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "expected"),
+    [
+        (200, {"errors": [{"message": "Something went wrong."}]}, ProviderError),
+        (200, {"data": {"gpuTypes": []}}, NoCapacityError),
+        (200, {"errors": [{"message": "Unauthorized"}]}, CredentialsError),
+        (200, {"errors": [{"message": "Too many requests"}]}, RateLimitedError),
+        (401, {}, CredentialsError),
+        (403, {"message": "forbidden"}, AmbiguousCreateError),
+        (200, {"data": {"gpuTypes": [{}], "podFindAndDeployOnDemand": None}}, AmbiguousCreateError),
+        (200, {"data": {"gpuTypes": [{}], "podFindAndDeployOnDemand": {"id": None}}}, AmbiguousCreateError),
+        (200, b"<html>", AmbiguousCreateError),
+    ],
+)
+def test_graphqls_answers_to_a_create(
+    sdk: Provider, answers: OneAnswer, status: int, value: Any, expected: type[Exception]
+) -> None:
+    answers.say(status, value)
+    with pytest.raises(expected) as caught:
+        create(sdk)()
+    assert expected in type(caught.value).__mro__
+    assert isinstance(caught.value, AmbiguousCreateError) == (expected is AmbiguousCreateError)
+
+
+@pytest.mark.parametrize(
+    "value", [{}, [], None, {"pods": None}, {"pods": [{}]}, {"pods": [None]}, {"pods": [{"id": ""}]}, b"<html>"]
+)
+def test_a_runpod_listing_of_another_form_is_an_error(rest: Provider, answers: OneAnswer, value: Any) -> None:
+    answers.say(200, value)
+    with pytest.raises(ProviderError):
+        rest.list()
+
+
+@pytest.mark.parametrize(
+    ("more", "whole"), [({"total": 0}, True), ({"next": None}, True), ({"total": 3}, False), ({"cursor": "a"}, False)]
+)
+def test_a_runpod_listing_with_unknown_fields_is_whole_only_if_they_cannot_mean_more(
+    rest: Provider, answers: OneAnswer, more: dict[str, Any], *, whole: bool
+) -> None:
+    answers.say(200, {"pods": [], **more})
+    if whole:
+        assert rest.list() == ()
+    else:
+        with pytest.raises(ProviderError, match="more pages"):
+            rest.list()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {},
+        {"instances": None, "next_token": None, "total_instances": 0},
+        {"instances": []},
+        {"instances": [], "total_instances": 1, "next_token": None},
+        {"instances": [{"id": 1}, {"id": 1}], "total_instances": 2, "next_token": None},
+        {"instances": [{"id": 1}], "total_instances": 2, "next_token": "same"},
+        {"instances": [None], "total_instances": 1, "next_token": None},
+    ],
+)
+def test_a_vast_listing_that_does_not_add_up_is_an_error(vast: Provider, answers: OneAnswer, value: Any) -> None:
+    answers.say(200, value)
+    with pytest.raises(ProviderError):
+        vast.list()
+
+
+@pytest.mark.parametrize("value", [{"myself": None}, {"myself": {"pods": None}}, {}, None, {"myself": {"pods": [{"id": None}]}}])
+def test_a_graphql_listing_of_another_form_is_an_error(sdk: Provider, answers: OneAnswer, value: Any) -> None:
+    answers.say(200, {"data": value})
+    with pytest.raises(ProviderError):
+        sdk.list()
+
+
+def test_one_allocation_is_none_only_for_a_clear_no(rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer) -> None:
+    answers.say(404, {"detail": "gone"})
+    assert rest.get("a") is None
+    assert vast.get("7") is None
+    answers.say(200, {"instances": None})
+    assert vast.get("7") is None
+    with pytest.raises(ProviderError):
+        rest.get("a")
+    answers.say(200, {})
+    with pytest.raises(ProviderError):
+        vast.get("7")
+    answers.say(200, {"errors": [{"message": "Pod not found"}]})
+    assert sdk.get("a") is None
+    answers.say(200, {"errors": [{"message": "Something went wrong"}]})
+    with pytest.raises(ProviderError):
+        sdk.get("a")
+
+
+def test_a_page_that_was_not_found_says_nothing_about_an_allocation(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+    """A wrong address, or a proxy in between, would otherwise prove that everything is gone."""
+    answers.say(404, b"404 page not found")
+    for provider in (rest, vast):
+        with pytest.raises(ProviderError):
+            provider.get("7")
+        with pytest.raises(TerminateError):
+            provider.terminate("7")
+
+
+def test_another_allocation_than_was_asked_for_is_an_error(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+    answers.say(200, {"id": "other", "instances": {"id": 8}})
+    for provider in (rest, vast):
+        with pytest.raises(ProviderError, match="another allocation"):
+            provider.get("7")
+
+
+@pytest.mark.parametrize(("status", "value"), [(200, {"success": False}), (200, b""), (409, {}), (500, {}), (403, {}), (200, {})])
+def test_vast_has_ended_only_what_it_says_it_ended(vast: Provider, answers: OneAnswer, status: int, value: Any) -> None:
+    answers.say(status, value)
+    with pytest.raises(TerminateError):
+        vast.terminate("7")
+
+
+def test_a_redirect_is_not_followed_with_the_key(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+    answers.say(302, b"", Location="https://elsewhere.example/")
+    for provider in (rest, vast):
+        with pytest.raises(ProviderError, match="302"):
+            provider.list()
+
+
+def test_a_date_for_retry_after_is_no_number_of_seconds(rest: Provider, answers: OneAnswer) -> None:
+    answers.say(429, {}, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")
+    with pytest.raises(RateLimitedError) as caught:
+        rest.list()
+    assert caught.value.retry_after_s is None
+
+
+def test_an_address_that_changes_in_use_is_noticed(sdk: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDK reads it at every call; a simulated provider must not become the real one halfway."""
+    monkeypatch.delenv("RUNPOD_API_BASE_URL")
+    with pytest.raises(ConfigurationError, match="changed while"):
+        sdk.list()
+
+
+def test_an_id_that_would_end_its_quotes_is_not_sent(sdk: Provider) -> None:
+    with pytest.raises(ProviderError, match="not the id of a pod"):
+        sdk.get('a"}) { id } #')
+
+
+def test_no_answer_is_shown_with_the_key_in_it(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+    """A provider may repeat the key in its error."""
+    answers.say(403, {"detail": "key key-of-the-test has no rights", "msg": "key key-of-the-test has no rights"})
+    for provider in (rest, vast):
+        with pytest.raises(GlasshouseError) as caught:
+            provider.list()
+        assert "key-of-the-test" not in str(caught.value)
+        assert "has no rights" in str(caught.value)

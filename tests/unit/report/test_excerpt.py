@@ -1,0 +1,49 @@
+"""The published shape comes out of a report, and follows from its own rates again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.cli import main
+from pytest_glasshouse.report.check import check_bytes, load_document
+from pytest_glasshouse.report.excerpt import excerpt
+from pytest_glasshouse.report.redaction import hits
+from tests.unit.report import example
+
+GOLDEN = Path(__file__).parents[2] / "data" / "reports" / "report-1.0-mock.json"
+
+
+@pytest.mark.parametrize("document", [example.document(), load_document(GOLDEN.read_bytes())], ids=["example", "run"])
+def test_excerpt_is_checked_like_what_was_published(document: dict[str, object]) -> None:
+    checked = check_bytes(excerpt(document).encode())
+
+    assert checked.faults == ()
+    assert checked.published is not None
+    assert checked.published.recomputed == len(document["rows"])  # type: ignore[arg-type]
+    assert hits(json.loads(excerpt(document))) == []
+
+
+def test_excerpt_has_the_published_names_and_no_figure_alone() -> None:
+    told = json.loads(excerpt(example.document()))
+    row = told["validResults"][0]
+
+    assert {"provider", "gpuModel", "durationSec", "order", "protectedEpochsPerSec", "rawEpochsPerSec", "overheadPct", "attestation",
+            "runtimeState", "interpretation"} <= row.keys()  # fmt: skip
+    assert (row["overheadCi95Pct"], row["verdict"]) == (None, "single sample")
+    assert told["excludedResults"][0]["decision"] == "Excluded from overhead calculation"
+
+
+def test_changed_excerpt_is_faulty() -> None:
+    told = json.loads(excerpt(example.document()))
+    told["validResults"][0]["overheadPct"] += 0.5
+
+    assert [fault.path for fault in check_bytes(json.dumps(told).encode()).faults] == ["$.validResults[0].overheadPct"]
+
+
+def test_command_writes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", str(GOLDEN), "--excerpt"]) == 0
+    assert json.loads(capsys.readouterr().out)["reportSha256"] == hashlib.sha256(GOLDEN.read_bytes()).hexdigest()

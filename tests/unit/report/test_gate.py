@@ -1,0 +1,243 @@
+"""The gate lets nothing through that was not measured, and says of everything else why not."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import ConfigurationError, ReportError
+from pytest_glasshouse.report.authenticity import Trust
+from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.check import Level, check_bytes, load_document
+from pytest_glasshouse.report.gate import Gated, GatePolicy, Ruling, gate
+from pytest_glasshouse.report.gate_policy import policy_of, read_table
+from pytest_glasshouse.wire.tokens import public_text
+from tests.unit.report import example
+
+MADE_AT = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
+LIMIT = GatePolicy(max_overhead_pct=3.0)
+
+
+def good(*, rounds: int = 6, name: str = "mlp-h100-60s", **changes: Any) -> Any:
+    """A row as declared on the GPU it names, under a policy that asks for all."""
+    declared = example.row(name=name, rounds=rounds)
+    seen = example.observation(rounds=rounds, unseen=())
+    for observed in seen["rounds"]:
+        observed["protected"]["policy"] |= {
+            "antidebug": {"profile": "strict", "version": 1},
+            "release_limit": 1,
+        }
+    given = {"row": declared, "declared": declared, "observation": seen, "rounds": rounds, "name": name, **changes}
+    return example.publishable(**given)
+
+
+#: Made once; who changes one makes another.
+GOOD = good()
+
+
+def report(*records: Any, **changes: Any) -> dict[str, Any]:
+    """A sealed report without a tamper suite."""
+    return example.assembled(records or (GOOD,), **changes)
+
+
+def with_facts(*records: Any, **changes: Any) -> dict[str, Any]:
+    return example.document(*(records or (GOOD,)), **changes)
+
+
+def ruled(document: dict[str, Any], policy: GatePolicy = LIMIT, *, now: datetime = MADE_AT, trust: Trust | None = None) -> Gated:
+    data = report_bytes(document)
+    checked = check_bytes(data, trust=trust or Trust(), derivation=example.EXAMPLE)
+    return gate(load_document(data), checked, policy, now=now)
+
+
+def tampered() -> dict[str, Any]:
+    document = report()
+    document["rows"][0]["overheadPct"] = 0.01
+    return example.sealed_again(document)
+
+
+def lenient(edit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    row = good()
+    for observed in row["record"]["observation"]["rounds"]:
+        edit(observed["protected"]["policy"])
+    return report(row)
+
+
+def waiving() -> dict[str, Any]:
+    seen = example.observation(rounds=6)
+    return report(good(observation=seen, given=example.settings(overridden=(), waived=example.WAIVED)))
+
+
+def golden() -> dict[str, Any]:
+    """A report that an earlier version of this project wrote."""
+    return load_document((Path(__file__).parents[2] / "data/reports/report-1.0-example.json").read_bytes())
+
+
+def same_order() -> dict[str, Any]:
+    return report(good(given=example.settings(overridden=(), fixed_order=True)))
+
+
+def outstanding(*records: Any) -> dict[str, Any]:
+    release = {"nonce": "n", "sub": "run/row", "run": "r", "manifest": example.digest("m"), "released_at": 1, "deadline": 2}
+    return with_facts(*records, outstanding_releases=(release,))
+
+
+def dirty() -> dict[str, Any]:
+    return with_facts(subject={**example.facts().subject, "dirty": True})
+
+
+def leaky() -> dict[str, Any]:
+    proven = example.facts().cleanup[0]
+    return with_facts(cleanup=(dataclasses.replace(proven, status="leak", reason="still listed"),))
+
+
+def unrefused() -> dict[str, Any]:
+    return report(tamper=(dataclasses.replace(example.tamper()[0], released=True),))
+
+
+CASES: list[tuple[str, Callable[[], dict[str, Any]], GatePolicy, int, str]] = [
+    ("passing", report, LIMIT, 0, "GATE PASSED: 1 of 1 rows judged"),
+    ("passing with everything asked for", with_facts, GatePolicy(
+        rows=("mlp-h100-*",), max_overhead_pct=3.0, min_rounds=6, publishable=True, commit="0" * 12, max_age_h=1,
+        min_lifecycle=0.5), 0, "GATE PASSED"),
+    ("over the limit", report, GatePolicy(max_overhead_pct=0.5), 1, "over the limit"),
+    ("inconclusive", lambda: report(good(rounds=2)), GatePolicy(max_overhead_pct=1.05), 1, "GATE INCONCLUSIVE"),
+    ("single sample", lambda: report(good(rounds=1)), LIMIT, 1, "GATE INCONCLUSIVE: 1 objection(s)"),
+    ("single order", same_order, LIMIT, 1, "GATE INCONCLUSIVE"),
+    ("limit of the run itself", lambda: report(good(rounds=1, given=example.settings(overridden=(), max_overhead_pct=3.0))),
+     GatePolicy(), 1, "inconclusive of 3 %"),
+    ("too few rounds", lambda: report(good(rounds=2)), GatePolicy(min_rounds=5), 1, "has 2 round(s)"),
+    ("dry run", lambda: report(example.measured(rounds=6)), LIMIT, 5, "GATE NOTHING TO JUDGE"),
+    ("dry run beside a real row", lambda: report(good(), example.measured(name="dry")), LIMIT, 1, "is a dry run"),
+    ("excluded only", lambda: report(example.excluded()), GatePolicy(), 5, "was not measured: excluded"),
+    ("excluded beside a measured row", lambda: report(good(), example.excluded()), LIMIT, 1, "was not measured: excluded"),
+    ("failed only", lambda: report(example.excluded_by(example.finding("runtime zeroized", "broken"))), GatePolicy(), 1, "failed"),
+    ("lost only", lambda: report(example.lost()), GatePolicy(), 5, "was not measured: lost"),
+    ("empty", lambda: example.assembled(()), GatePolicy(), 5, "the report has no row"),
+    ("tampered", tampered, LIMIT, 1, "$.rows[0].overheadPct"),
+    ("other commit", with_facts, GatePolicy(commit="1" * 40), 1, "not 111111111111"),
+    ("other file", with_facts, GatePolicy(subject_sha256=example.digest("wheel")), 1, "the report judges no file"),
+    ("dirty tree", dirty, LIMIT, 1, "had changes that no commit names"),
+    ("dirty tree, allowed", dirty, GatePolicy(allow_dirty=True), 0, "GATE PASSED"),
+    ("lenient policy: code", lambda: lenient(lambda each: each["components"].update(archive={"recorded": True})), LIMIT, 1, "guest's code"),
+    ("lenient policy: anti-debug", lambda: lenient(lambda each: each["antidebug"].update(version=0)), LIMIT, 1, "anti-debug"),
+    ("lenient policy: releases", lambda: lenient(lambda each: each.update(release_limit=9)), LIMIT, 1, "released 9 times"),
+    ("lenient policy, allowed", lambda: lenient(lambda each: each.update(release_limit=9)), GatePolicy(allow_lenient_policy=True), 0, "PASSED"),
+    ("waived finding", waiving, LIMIT, 1, "waives memory scanned clean"),
+    ("not publishable", waiving, GatePolicy(publishable=True, allow_lenient_policy=True), 1, "is not publishable: memory scanned"),
+    ("row missing", report, GatePolicy(rows=("a4000-*",)), 1, "no measured row matches 'a4000-*'"),
+    ("row required was excluded", lambda: report(good(), example.excluded()), GatePolicy(rows=("mlp-h100-30m",)), 1, "no measured row matches"),
+    ("outstanding release", outstanding, LIMIT, 1, "exit evidence did not come back"),
+    ("outstanding release and nothing measured", lambda: outstanding(example.excluded()), GatePolicy(), 1, "exit evidence"),
+    ("cleanup not proven", leaky, LIMIT, 1, "an allocation may still exist"),
+    ("tamper case not refused", unrefused, LIMIT, 1, "was not refused as expected"),
+    ("too few lifecycles", report, GatePolicy(min_lifecycle=0.99), 1, "0.99 was required"),
+    ("not authentic", report, GatePolicy(level=Level.AUTHENTIC), 1, "authentic was required: the report key"),
+    ("older report", golden, GatePolicy(), 5, "GATE NOTHING TO JUDGE"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "policy", "code", "says"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_gate_answers_each_kind_of_report(make: Callable[[], dict[str, Any]], policy: GatePolicy, code: int, says: str) -> None:
+    gated = ruled(make(), policy)
+
+    assert gated.ruling.code == code, [str(each) for each in gated.objections]
+    assert says in "\n".join([*map(str, gated.objections), gated.sentence])
+
+
+def test_implausible_negative_row_fails_the_gate() -> None:
+    """It stays a row with its figure; it lets nothing through."""
+    document = report()
+    row = {**document["rows"][0], "verdict": "implausible negative"}
+    gated = ruled(example.sealed_again({**document, "rows": [row]}), GatePolicy())
+
+    assert any(each.path == "$.rows[0].verdict" for each in gated.objections)
+
+
+@pytest.mark.parametrize(
+    ("now", "code"),
+    [(MADE_AT + timedelta(hours=23), 0), (MADE_AT + timedelta(hours=25), 1), (MADE_AT - timedelta(hours=1), 1)],
+    ids=["fresh", "stale", "from the future"],
+)
+def test_age_counts_in_both_directions(now: datetime, code: int) -> None:
+    assert ruled(with_facts(), GatePolicy(max_age_h=24), now=now).ruling.code == code
+
+
+def test_level_counts_with_the_readers_keys() -> None:
+    keys = frozenset(public_text(getattr(example.KEYS, name).public_key()) for name in ("report", "server", "owner"))
+
+    assert ruled(report(), GatePolicy(level=Level.AUTHENTIC), trust=Trust(keys=keys)).ruling is Ruling.PASSED
+
+
+def test_report_of_a_version_nobody_knows_cannot_be_used() -> None:
+    document = copy.deepcopy(report())
+    document["schemaVersion"] = "0.9"
+
+    with pytest.raises(ReportError, match=r"schemaVersion: expected one of"):
+        load_document(report_bytes(document))
+
+
+def test_table_gives_the_policy_and_a_flag_wins(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_text(
+        '[tool.glasshouse.gate]\nrows = ["h100-*"]\nmax-overhead = 3\nmin-rounds = 5\nlevel = "authentic"\nmax-age = 24\n',
+        "utf-8",
+    )
+    table = read_table(path, required=False)
+
+    assert policy_of(table, {"max-overhead": 2.0, "publishable": None}) == GatePolicy(
+        rows=("h100-*",), max_overhead_pct=2.0, min_rounds=5, level=Level.AUTHENTIC, max_age_h=24
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("max_overhead = 3", "max_overhead: expected one of"),
+        ('max-overhead = "3"', "max-overhead: expected a number"),
+        ("max-overhead = nan", "max-overhead: expected a number"),
+        ("min-rounds = true", "min-rounds: expected a whole number"),
+        ("min-lifecycle = 95", "expected a share from 0 to 1"),
+        ('level = "verified"', "level: expected one of consistent"),
+        ('commit = "main"', "commit: expected 7 to 40"),
+        ('rows = "h100-*"', "rows: expected a list"),
+        ("publishable = 1", "publishable: expected true or false"),
+        ("max-age = 0", "max-age: expected a number"),
+    ],
+)
+def test_misspelt_policy_is_refused(tmp_path: Path, line: str, says: str) -> None:
+    """A limit that is ignored is no limit."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text(f"[tool.glasshouse.gate]\n{line}\n", "utf-8")
+
+    with pytest.raises(ConfigurationError, match=says):
+        policy_of(read_table(path, required=True), {})
+
+
+def test_policy_file_that_was_named_must_hold_a_policy(tmp_path: Path) -> None:
+    (tmp_path / "other.toml").write_text("[tool.other]\n", "utf-8")
+
+    with pytest.raises(ConfigurationError, match="saw none"):
+        read_table(tmp_path / "other.toml", required=True)
+    with pytest.raises(ConfigurationError, match="no such file"):
+        read_table(tmp_path / "missing.toml", required=True)
+    assert read_table(tmp_path / "other.toml", required=False) == {}
+
+
+def test_subject_is_compared_by_its_bytes(tmp_path: Path) -> None:
+    wheel = tmp_path / "a.whl"
+    wheel.write_bytes(b"wheel")
+    policy = policy_of({}, {}, subject=wheel)
+    document = with_facts(subject={**example.facts().subject, "wheelSha256": policy.subject_sha256})
+
+    assert ruled(document, policy).ruling is Ruling.PASSED
+    wheel.write_bytes(b"another")
+    assert ruled(document, policy_of({}, {}, subject=wheel)).ruling is Ruling.FAILED
+    json.dumps(document)

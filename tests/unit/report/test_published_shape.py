@@ -1,0 +1,76 @@
+"""Results from before there were reports: their arithmetic is checked, and nothing they state is called shown."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.cli import main
+from pytest_glasshouse.report.check import Level, check_bytes
+from pytest_glasshouse.report.published_shape import check_published, is_published
+from tests.unit.report import example
+
+ROWS = json.loads((Path(__file__).parents[2] / "data" / "published_rows.json").read_bytes())
+SHAPE: dict[str, Any] = {
+    "title": "Same-instance overhead",
+    "validResults": [
+        {
+            "provider": "runpod", "gpuModel": "NVIDIA H100 80GB HBM3", "durationSec": 1800, "order": "raw-first",
+            "protectedEpochsPerSec": 580.205, "rawEpochsPerSec": 707.995, "overheadPct": 18.05,
+            "attestation": "verified", "runtimeState": "zeroized",
+        },
+    ],
+    "excludedResults": [{"order": "protected-first", "reason": "the raw callback was lost", "decision": "Excluded"}],
+    "modelRow": {"steps": 8, "protectedStepsPerSec": 2.028, "rawStepsPerSec": 2.25, "overheadPct": 9.86,
+                 "protectedTrainElapsedSec": 3.944, "rawTrainElapsedSec": 3.555},
+}  # fmt: skip
+
+
+def test_every_published_overhead_follows_from_its_rates() -> None:
+    assert (check_published(ROWS).faults, check_published(ROWS).recomputed) == ((), 22)
+    assert (check_published(SHAPE).faults, check_published(SHAPE).recomputed) == ((), 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "where"),
+    [
+        (("validResults", 0, "overheadPct"), 17.05, "$.validResults[0].overheadPct"),
+        (("validResults", 0, "rawEpochsPerSec"), 717.995, "$.validResults[0].overheadPct"),
+        (("validResults", 0, "rawEpochsPerSec"), None, "$.validResults[0].overheadPct"),
+        (("validResults", 0, "overheadPct"), "18.05", "$.validResults[0].overheadPct"),
+        (("modelRow", "overheadPct"), 8.86, "$.modelRow.overheadPct"),
+        (("modelRow", "protectedStepsPerSec"), 2.128, "$.modelRow.protectedRate"),
+    ],
+)
+def test_changed_figure_is_named_with_its_place(path: tuple[Any, ...], value: Any, where: str) -> None:
+    document = copy.deepcopy(SHAPE)
+    holder: Any = document
+    for step in path[:-1]:
+        holder = holder[step]
+    holder[path[-1]] = value
+
+    assert [at for at, _ in check_published(document).faults] == [where]
+
+
+def test_a_report_is_not_of_this_shape() -> None:
+    assert not is_published(example.document())
+    assert not is_published([])
+    assert not is_published({"rows": 1})
+
+
+def test_check_says_what_cannot_be_verified_and_reaches_no_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "published.json"
+    path.write_text(json.dumps(SHAPE), "utf-8")
+
+    assert check_bytes(path.read_bytes()).level is Level.NOTHING
+    assert main(["check", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "2 overhead(s) follow from the rates beside them, 0 fault(s), 1 excluded result(s)" in told
+    assert "stated only: attestation, runtimeState" in told
+    assert "verified" not in told.replace("attestation: verified", "")
+    assert main(["check", str(path), "--require", "consistent"]) == 1
+    assert main(["gate", str(path)]) == 4

@@ -1,0 +1,54 @@
+"""Completion knows every command and option there is, and works in a real shell."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.cli import _parser, main
+
+
+def completed(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What bash offers after these words; the last is being typed."""
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    ask = f'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _glasshouse; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    script.write_text(capsys.readouterr().out + ask, "utf-8")
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("glasshouse ga", ["gate"]),
+        ("glasshouse gate --max-o", ["--max-overhead"]),
+        ("glasshouse render r.json --h", ["--help", "--html"]),
+        ("glasshouse policy --wh", ["--wheel"]),
+        ("glasshouse gate rep", []),
+    ],
+)
+def test_bash_offers_what_there_is(words: str, offered: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sorted(completed(words, tmp_path, capsys)) == offered
+
+
+def test_every_command_is_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    offered = completed("glasshouse ''", tmp_path, capsys)
+
+    (commands,) = [each.choices for each in _parser()._actions if each.dest == "command"]
+    assert commands is not None
+    assert offered == list(commands)
+
+
+def test_fish_script_names_every_command_once(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["completion", "fish"])
+    told = capsys.readouterr().out
+
+    assert told.count("-a gate ") == 1
+    assert "from gate' -l max-overhead" in told
+    if shutil.which("fish"):
+        subprocess.run(["fish", "--no-execute"], input=told, text=True, check=True)

@@ -1,0 +1,137 @@
+"""`gate`, `compare`, `history` and `render --badge` as a shell sees them: exit codes and last lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.cli import main
+from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.writer import publish
+from tests.unit.report import example
+from tests.unit.report.test_gate import good, report
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory: no policy of this project is picked up."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    return tmp_path
+
+
+def written(document: dict[str, Any], name: str = "run.json") -> str:
+    Path(name).write_bytes(report_bytes(document))
+    return name
+
+
+def run(*arguments: str) -> int:
+    try:
+        return main(arguments, derivation=example.EXAMPLE)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+def test_gate_passes_and_says_so_in_its_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("gate", written(report()), "--max-overhead", "3") == 0
+
+    assert capsys.readouterr().out.splitlines() == ["GATE PASSED: 1 of 1 rows judged, report consistent"]
+
+
+def test_gate_without_a_limit_says_that_no_overhead_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("gate", written(report())) == 0
+    assert "no limit was asked for" in capsys.readouterr().out
+
+
+def test_gate_takes_a_bundle(here: Path) -> None:
+    done = publish(report(), report=here / "run.json", run_directory=here / "run")
+
+    assert run("gate", str(done.bundle), "--max-overhead", "3") == 0
+
+
+def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pyproject.toml").write_text("[tool.glasshouse.gate]\nmax-overhead = 0.5\n", "utf-8")
+    name = written(report())
+
+    assert run("gate", name) == 1
+    assert "over the limit of 0.5 %" in capsys.readouterr().out
+    assert run("gate", name, "--max-overhead", "3") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("missing.json",), "cannot be read"),
+        (("run.json", "--min-rounds", "0"), "min-rounds: expected"),
+        (("run.json", "--require", "certain"), "level: expected one of"),
+        (("run.json", "--subject", "missing.whl"), "--subject missing.whl"),
+        (("run.json", "--subject", "run.json", "--commit", "1234567"), "not allowed with"),
+        (("run.json", "--policy", "missing.toml"), "no such file"),
+        (("run.json", "--max-overhead", "much"), "invalid float"),
+        (("empty.json",), "not strict JSON"),
+        (("other.json",), "schemaVersion"),
+    ],
+)
+def test_what_cannot_be_used_is_4_in_one_line(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    written(report())
+    written({**report(), "schemaVersion": "0.9"}, "other.json")
+    Path("empty.json").write_text("", "utf-8")
+
+    assert run("gate", *arguments) == 4
+
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+def test_gate_in_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("gate", written(report(good(rounds=1))), "--max-overhead", "3", "--json") == 1
+
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ruling"], told["exitCode"], told["objections"][0]["undecided"]) == ("inconclusive", 1, True)
+
+
+def test_gate_annotates_on_github(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+
+    assert run("gate", written(report(example.excluded()))) == 5
+    assert capsys.readouterr().err.startswith("::error title=glasshouse gate::GATE NOTHING TO JUDGE")
+
+
+def test_compare_answers_and_refuses_unlike_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    other = example.allocation(provider="local", gpu_model="NVIDIA RTX A4000", gpu_uuid="GPU-1", dry_run=False)
+    one, two, unlike = written(report()), written(report(), "two.json"), written(report(good(allocation=other)), "unlike.json")
+
+    assert run("compare", one, two) == 0
+    assert "B - A  0.00 points" in capsys.readouterr().out
+    assert run("compare", one, unlike) == 4
+    assert "unlike machines" in capsys.readouterr().err
+    assert run("compare", one, unlike, "--allow-unlike") == 0
+    assert "UNLIKE MACHINES" in capsys.readouterr().out
+    assert run("compare", one, written(report(good(name="another")), "three.json")) == 5
+
+
+def test_compare_of_a_faulty_report_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
+    faulty = report()
+    faulty["rows"][0]["overheadPct"] = 0.01
+
+    assert run("compare", written(report()), written(faulty, "faulty.json")) == 1
+    assert "faulty.json: $.rows[0].overheadPct" in capsys.readouterr().out
+
+
+def test_history_of_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
+    written(report())
+
+    assert run("history", ".") == 0
+    assert "mlp-h100-60s on NVIDIA H100" in capsys.readouterr().out
+    assert run("history", ".", "--row", "none*") == 5
+    assert run("history", "missing") == 4
+
+
+def test_badge_goes_where_it_is_told(here: Path) -> None:
+    assert run("render", written(report()), "--badge", "--max-overhead", "3", "--out", "badge.svg") == 0
+    assert "at most" in (here / "badge.svg").read_text("utf-8")
+    assert run("render", "run.json", "--badge", "--out", "missing/badge.svg") == 4

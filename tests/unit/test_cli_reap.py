@@ -1,0 +1,121 @@
+"""`glasshouse reap` and `glasshouse doctor` against loopback providers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_glasshouse.cli import main
+from tests.loopback.cloud import Order
+from tests.loopback.faults import Fault
+from tests.loopback.http import LoopbackServer
+from tests.loopback.providers import runpod, vastai
+
+PROVIDERS = {"runpod": (runpod, "RUNPOD_API_BASE_URL", "RUNPOD_API_KEY"), "vastai": (vastai, "VAST_URL", "VAST_API_KEY")}
+
+
+@pytest.fixture(params=PROVIDERS)
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
+    make, url, key = PROVIDERS[request.param]
+    for name in ("RUNPOD_API_KEY", "VAST_API_KEY", "GLASSHOUSE_ALLOW_SIMULATED", "GLASSHOUSE_RUNPOD_API"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/nonexistent")
+    with make(pods="none") as made:
+        monkeypatch.setenv(url, made.url)
+        monkeypatch.setenv(key, made.cloud.account_key)
+        made.name = request.param
+        yield made
+
+
+def _exists(server: LoopbackServer, run: str, *, deadline_in_s: float) -> str:
+    name = f"glasshouse-{run}-1-{int(time.time() + deadline_in_s)}"
+    gpu = "NVIDIA RTX A4000"
+    order = Order(name=name, image="x", gpu=gpu, command=(), env={}, ports=("22/tcp",), disk_gb=10)
+    server.cloud.create(order, None)
+    return name
+
+
+def test_expired_allocations_end_without_ledger_and_others_live_on(
+    server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last resort of a run whose every process is gone: a scheduled job that knows nothing but the account's key."""
+    over, going = _exists(server, "dead", deadline_in_s=-1), _exists(server, "alive", deadline_in_s=600)
+    assert main(["reap", "--expired", "--allow-simulated"]) == 0
+    told = capsys.readouterr().out
+    assert f"ended: {over}: " in told
+    assert [one.order.name for one in server.cloud.billing()] == [going]
+    assert main(["reap", "--yes", "--run", "alive", "--allow-simulated"]) == 0
+    assert server.cloud.billing() == ()
+
+
+def test_listing_comes_first_and_ends_nothing(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    name = _exists(server, "dead", deadline_in_s=-1)
+    assert main(["reap", "--expired", "--dry-run", "--allow-simulated"]) == 1
+    assert (name in capsys.readouterr().out, len(server.cloud.billing())) == (True, 1)
+    assert main(["reap", "--expired", "--allow-simulated"]) == 0
+
+
+def test_living_allocations_are_not_ended_without_a_yes(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    _exists(server, "alive", deadline_in_s=600)
+    assert main(["reap", "--allow-simulated"]) == 1
+    assert (len(server.cloud.billing()), "--yes ends them" in capsys.readouterr().out) == (1, True)
+    assert main(["reap", "--yes", "--allow-simulated"]) == 0
+
+
+def test_failed_listing_is_not_an_empty_one(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.cloud.faults.add(Fault(kind="503", on="list", times=9))
+    assert main(["reap", "--expired", "--allow-simulated"]) == 10
+    assert "nobody knows what is left" in capsys.readouterr().out
+
+
+def test_terminate_that_is_refused_twice_is_tried_again(server: LoopbackServer) -> None:
+    _exists(server, "dead", deadline_in_s=-1)
+    server.cloud.faults.add(Fault(kind="refused", on="terminate", times=2))
+    assert main(["reap", "--expired", "--allow-simulated"]) == 0
+
+
+def test_loopback_provider_is_refused_unless_it_was_asked_for(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reap", "--expired", "--provider", server.name]) == 4
+    assert "not the provider's own" in capsys.readouterr().err
+
+
+def test_without_any_key_there_is_nothing_to_look_at(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
+    monkeypatch.delenv("VAST_API_KEY", raising=False)
+    assert main(["reap", "--expired", "--allow-simulated"]) == 4
+    assert "expected RUNPOD_API_KEY or VAST_API_KEY" in capsys.readouterr().err
+
+
+def test_doctor_says_everything_in_one_line_each(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 0
+    told = dict(line[4:].strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(told) == ["ssh", "base URL", "key", "balance", "clock", "offers", "leftovers", "disk"]
+    assert (told["key"], told["leftovers"]) == ("accepted", "none")
+    assert "a4000 0.25 USD per hour" in told["offers"]
+
+
+def test_doctor_finds_what_was_left_and_says_how_to_end_it(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    _exists(server, "dead", deadline_in_s=-1)
+    assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
+    assert f"-> glasshouse reap --provider {server.name} --expired" in capsys.readouterr().out
+    assert main(["reap", "--expired", "--allow-simulated"]) == 0
+
+
+def test_doctor_names_a_key_that_is_not_accepted(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RUNPOD_API_KEY", "not-the-key-at-all")
+    monkeypatch.setenv("VAST_API_KEY", "not-the-key-at-all")
+    assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
+    told = capsys.readouterr().out
+    assert ("FAIL  key" in told, "not-the-key-at-all" in told) == (True, False)
+
+
+def test_doctor_looks_at_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert all(what in told for what in ("training: ", "sockets: ", "disk: ", "memory locks: "))

@@ -1,0 +1,78 @@
+"""The workflow examples: what a schema cannot say of them. People copy these; a mistake in them costs them money."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pytest_glasshouse.cli import _parser
+from pytest_glasshouse.settings import SETTINGS
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / ".github" / "examples").glob("*.yml"))
+RENTING = [path for path in EXAMPLES if path.stem in {"nightly", "release"}]
+#: Commands that examples use; `glasshouse reap` ends what was left.
+FLAGS = {setting.flag for setting in SETTINGS} | {setting.short for setting in SETTINGS if setting.short}
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = YAML(typ="safe").load(path.read_text("utf-8"))
+    return found
+
+
+def steps(path: Path) -> list[dict[str, Any]]:
+    return [step for job in read(path)["jobs"].values() for step in job["steps"]]
+
+
+def commands(path: Path) -> list[str]:
+    return [step["run"] for step in steps(path) if "run" in step]
+
+
+def test_there_is_an_example_for_each_purpose() -> None:
+    assert [path.stem for path in EXAMPLES] == ["nightly", "pull-request", "release", "sweeper"]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_what_runs_long_is_the_steps_first_process(path: Path) -> None:
+    """Otherwise a cancelled job signals a shell, and pytest never hears that it has ten seconds to end what it rented."""
+    for command in commands(path):
+        if "pytest benchmarks" in command:
+            assert command.startswith("exec "), command
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_least_rights_and_no_expression_inside_a_command(path: Path) -> None:
+    assert read(path)["permissions"] == {"contents": "read"}
+    assert not [command for command in commands(path) if "${{" in command]
+    assert all(job["timeout-minutes"] for job in read(path)["jobs"].values())
+
+
+@pytest.mark.parametrize("path", RENTING, ids=lambda path: path.stem)
+def test_who_rents_has_a_budget_a_sweeper_and_a_last_word(path: Path) -> None:
+    document = read(path)
+    assert document["concurrency"]["cancel-in-progress"] is False
+    (job,) = document["jobs"].values()
+    assert job["env"]["GLASSHOUSE_SWEEPER"] == read(ROOT / ".github/examples/sweeper.yml")["name"]
+    (rows,) = [step for step in job["steps"] if "pytest benchmarks" in step.get("run", "")]
+    assert "--budget" in rows["run"]
+    after = job["steps"][job["steps"].index(rows) + 1 :]
+    assert any(step.get("if") == "always()" and "glasshouse reap" in step["run"] for step in after if "run" in step)
+
+
+def test_key_is_given_to_no_pull_request() -> None:
+    assert "secrets." not in (ROOT / ".github/examples/pull-request.yml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_option_in_an_example_exists(path: Path) -> None:
+    for command in commands(path):
+        words = shlex.split(command.replace("$GITHUB_SHA", "0" * 40))
+        used = {word.partition("=")[0] for word in words if word.startswith("--glasshouse") or word in {"--budget", "--provider"}}
+        if "pytest" in words:
+            assert used <= FLAGS
+        if words[:3] == ["exec", "glasshouse", "gate"]:
+            assert _parser().parse_args(words[2:]).command == "gate"

@@ -1,0 +1,121 @@
+"""The owner asks which keys are out; the answer is the asked server's own, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.tamper.stage import SUB, Stage
+from pytest_glasshouse.trust.ledger import Ledger, Release
+from pytest_glasshouse.trust.outstanding import LISTED, OUTSTANDING_SHAPE, Outstanding, answer, read_answer
+from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.wire import tokens
+from pytest_glasshouse.wire.canonical import Json, sha256_hex
+from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING
+
+NOW = 1_800_000_000
+
+
+@pytest.fixture(name="stage")
+def a_stage() -> Iterator[Stage]:
+    with Stage() as stage:
+        yield stage
+
+
+def asked(stage: Stage, run: str = "") -> Outstanding:
+    server = stage.embedded.public_key
+    return stage.client.outstanding(stage.owner.query(server=server, run=run, now=stage.now), server=server)
+
+
+def test_a_release_is_told_until_it_is_completed_also_after_a_restart(stage: Stage) -> None:
+    attempt = stage.attempt()
+    attempt.release()
+    (told,) = asked(stage).releases
+    assert (told["nonce"], told["sub"], told["run"]) == (attempt.nonce, SUB, "run-1")
+    stage.restart()
+    assert asked(stage, "run-1").releases == (told,)
+    assert asked(stage, "run-2").releases == ()
+    attempt.run_journal()
+    attempt.complete()
+    assert (asked(stage).releases, asked(stage).total) == ((), 0)
+
+
+def test_it_is_overdue_from_its_deadline_on(stage: Stage) -> None:
+    stage.attempt().release()
+    stage.now += stage.policy.completion_s - 1
+    assert (len(asked(stage).releases), asked(stage).overdue()) == (1, ())
+    stage.now += 1
+    assert asked(stage).overdue() == asked(stage).releases
+
+
+def ledger_of(number: int) -> Ledger:
+    ledger = Ledger()
+    for place in range(number):
+        ledger.record_release(
+            Release(
+                nonce=f"{place:064x}", sub="s", run="r", manifest="m", policy="p", plan="p", ak="a", sig="s", attempt=1,
+                result_sha256="r", released_at=NOW, deadline=NOW + 1,
+            )
+        )  # fmt: skip
+    return ledger
+
+
+def test_more_than_one_answer_holds_are_counted() -> None:
+    """An answer of any size would be a way to be made to read for ever; a list that is cut says so."""
+    owner, signing = Owner.generate(), Ed25519PrivateKey.generate()
+    server = signing.public_key()
+    query = owner.query(server=server, run="", now=NOW)
+    ledger = ledger_of(LISTED + 1)
+    said = answer({"query": query}, owner=owner.public, signing=signing, ledger=ledger, now=NOW)
+    told = read_answer(said, server=server, query=query)
+    assert (told.total, len(told.releases), told.releases[0]["nonce"]) == (LISTED + 1, LISTED, "0" * 64)
+
+
+SIGNING = Ed25519PrivateKey.generate()
+RIGHT: dict[str, Json] = {
+    "iss": tokens.thumbprint(SIGNING.public_key()), "iat": NOW, "query_sha256": sha256_hex(b"query"), "total": 1,
+    "releases": [{"nonce": "n", "sub": "s", "run": "r", "manifest": "m", "released_at": 1, "deadline": 2}],
+}  # fmt: skip
+
+
+def read(key: Ed25519PrivateKey = SIGNING, typ: str = TYP_OUTSTANDING, **changes: Json) -> Outstanding:
+    said = tokens.sign({**RIGHT, **changes}, key=key, typ=typ)
+    return read_answer({"outstanding": said}, server=SIGNING.public_key(), query="query")
+
+
+def test_the_right_answer_is_read() -> None:
+    assert RIGHT.keys() == OUTSTANDING_SHAPE.keys()
+    assert read().total == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"iss": "somebody"},
+        {"query_sha256": sha256_hex(b"another")},
+        {"total": 0},
+        {"total": 2},
+        {"releases": []},
+        {"releases": [7]},
+        {"releases": [{"nonce": "n"}]},
+        {"total": "1"},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_an_answer_that_says_something_else_is_refused(changes: dict[str, Json]) -> None:
+    """Nothing outstanding is good news, and good news must be the server's, whole, and to this question."""
+    with pytest.raises(IntegrityError):
+        read(**changes)
+
+
+def test_another_servers_answer_or_another_token_is_refused() -> None:
+    with pytest.raises(IntegrityError):
+        read(key=Ed25519PrivateKey.generate())
+    with pytest.raises(IntegrityError):
+        read(typ="glasshouse-receipt+jwt")
+    with pytest.raises(IntegrityError):
+        read_answer({}, server=SIGNING.public_key(), query="query")
