@@ -195,9 +195,7 @@ class Run:
                 consent(run.broker, run.options, config, os.environ)
             run._remember()
             run.live.also_to(run.directory / PROGRESS)
-            spent = getattr(run.broker, "spent_usd", None)
-            if spent is not None:
-                run.live.money = spent
+            run.live.money = run.broker.spent_usd
             run._signals.install()
         return run
 

@@ -193,6 +193,11 @@ class Broker:
         """What to say where the budget ended the run; empty otherwise."""
         return self._stopped
 
+    def spent_usd(self) -> float | None:
+        """What the run's allocations have cost until now, by the clock and their prices; None where nothing is rented."""
+        leases = [lease for lease in self._fleet.leases() if lease.intent_at and self._fleet.provider(lease.provider).rents]
+        return money.spent_usd(leases, self._fleet.clock.wall()) if leases else None
+
     def check_limits(self) -> None:
         """End what is above the budget or past its deadline. Called twice a second while anything exists."""
         fleet, now, budget = self._fleet, self._fleet.clock.wall(), self._options.budget_usd

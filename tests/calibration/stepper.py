@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from pytest_glasshouse.guest.launcher import die_with_parent
 from pytest_glasshouse.workloads.base import Trainer
 from pytest_glasshouse.workloads.loop import measure
 from pytest_glasshouse.workloads.segments import Plan, Segment, measure_segments
@@ -97,23 +98,29 @@ class PipeTurns:
             self._stepper.micro()
 
 
+def _settle(core: int) -> None:
+    """Work on this core only, and no longer than whoever started this: a killed calibration leaves nobody busy."""
+    die_with_parent()
+    os.sched_setaffinity(0, {core})
+
+
 def in_turns(pipe: Connection[Any, Any], work: Work, plan: Plan, core: int) -> None:
     """The body of a resident process: one leg of an interleaved round."""
-    os.sched_setaffinity(0, {core})
+    _settle(core)
     stepper = Stepper(work)
     measure_segments(cast("Trainer", stepper), plan=plan, turns=PipeTurns(pipe, stepper))
 
 
 def alone(pipe: Connection[Any, Any], work: Work, warmup_s: float, target_s: float, core: int) -> None:
     """The body of a sequential leg: units and nanoseconds."""
-    os.sched_setaffinity(0, {core})
+    _settle(core)
     found = measure(cast("Trainer", Stepper(work)), warmup_s=warmup_s, target_s=target_s)
     pipe.send((found.units, found.elapsed_ns))
 
 
 def neighbour(seed: int, busy_s: float, core: int) -> None:
     """Somebody else on the same core, until killed: works and rests for log-normal times around `busy_s` seconds."""
-    os.sched_setaffinity(0, {core})
+    _settle(core)
     draw, stepper = np.random.default_rng(seed), Stepper(Work())
     while True:
         until = time.monotonic() + draw.lognormal(np.log(busy_s), 0.7)

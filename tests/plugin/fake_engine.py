@@ -54,6 +54,10 @@ class FakeBroker:
     def quote(self) -> Any:
         raise AssertionError("nothing here has a price")
 
+    def spent_usd(self) -> float | None:
+        spent = os.environ.get("FAKE_SPENT_USD")
+        return None if spent is None else float(spent)
+
     def acquire(self, row: RowSpec, *, worker: str) -> Any:
         log(f"acquire {row.name} {worker}")
         if row.name.startswith("nocapacity"):

@@ -141,3 +141,9 @@ def test_run_that_the_budget_ended_exits_11_with_its_report(project: Project, mo
 def test_cleanup_that_is_not_proven_outranks_the_budget(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_OVER_BUDGET", "the budget is reached")
     assert project.rows("good").spawn("--glasshouse-mock-fault", "terminate-fails").ret == 10
+
+
+def test_line_of_a_row_says_what_was_spent_so_far(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "USD so far" not in project.rows("good").spawn().stdout.str()
+    monkeypatch.setenv("FAKE_SPENT_USD", "1.5")
+    project.spawn().stdout.fnmatch_lines(["*1.50 USD so far*"])

@@ -129,7 +129,7 @@ def test_allocation_that_does_not_end_is_a_leak_named_by_name(tmp_path: Path) ->
     cleanup = broker.end_all()
     assert cleanup.status == "leak"
     assert grant.allocation_id in cleanup.detail
-    broker._provider._guests.end(grant.instance_id)  # type: ignore[attr-defined]
+    broker._fleet.providers["mock"]._guests.end(grant.instance_id)  # type: ignore[attr-defined]
     assert grant.allocation_id not in {instance.name for instance in listed()}
 
 

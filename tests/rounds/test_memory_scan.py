@@ -37,9 +37,9 @@ from pytest_glasshouse.guest import protected
 
 kept, honest = [], protected.open_package
 
-def open_package(package, key, claims):
+def open_package(package, key, claims, **named):
     kept.append(AESGCM(key.view))
-    return honest(package, key, claims)
+    return honest(package, key, claims, **named)
 
 protected.open_package = open_package
 """

@@ -54,7 +54,8 @@ from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.stash import ENGINE
 
-GENERATE, HELD = "PrivateKey.generate()", "self._scanned.loaded(key.view, derived, opened.parts[CANARY])"
+GENERATE = "PrivateKey.generate()"
+HELD = 'self._scanned.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))'
 WAIT = HELD + '''
                 from pathlib import Path
                 box = Path.cwd().parents[1]
@@ -81,7 +82,7 @@ class Engine(Rooms):
         assert honest.count(GENERATE) == 2 and honest.count(HELD) == 1
         held = honest.replace(GENERATE, DRAWN.format("hpke"), 1).replace(GENERATE, DRAWN.format("sig"), 1).replace(HELD, WAIT)
         extra = {"__main__.py": honest_main().encode(), "pytest_glasshouse/guest/protected.py": held.encode()}
-        broker._provider = MockProvider(archive=build_archive(extra))
+        broker._fleet.providers["mock"] = MockProvider(archive=build_archive(extra))
         return broker
 
     def stage(self, *given):

@@ -337,6 +337,7 @@ def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: S
     time.now += 3500
     broker.check_limits()
     assert rented.billing() == {"pod1", "pod2"}
+    assert broker.spent_usd() == pytest.approx(4.0 * 3500 / 3600, abs=0.01)
     time.now += 80
     broker.check_limits()
     assert rented.billing() == set()
