@@ -106,6 +106,8 @@ class Cloud:
         self.account_key = f"account-{secrets.token_hex(16)}"
         self.balance_usd = 25.0
         self.prices = dict(PRICES if prices is None else prices)
+        #: What an instance costs, in times what was offered.
+        self.surcharge = 1.0
         self.pods = pods
         self.boot_s = boot_s
         self.clock = clock
@@ -249,7 +251,7 @@ class Cloud:
                 instance_id=self._new_id(),
                 order=order,
                 gpu=OTHER_GPU if kind == "wrong-gpu" else order.gpu,
-                price_usd_per_hour=self.prices.get(order.gpu, 0.0),
+                price_usd_per_hour=self.prices.get(order.gpu, 0.0) * self.surcharge,
                 created_s=self.clock(),
                 pod_key=f"pod-{secrets.token_hex(16)}",
             )

@@ -17,6 +17,7 @@ from pytest_glasshouse.consent import consent
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.options import Options
 from pytest_glasshouse.providers.money import Line, Quote
+from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod
 from tests.plugin.conftest import ROWS, Project
@@ -81,14 +82,13 @@ def test_key_in_the_environment_asks_nobody_anything(server: LoopbackServer, tmp
     assert server.requests == []
 
 
-@pytest.mark.parametrize("answer", ["no", ""])
-def test_terminal_is_shown_the_price_and_asked(server: LoopbackServer, tmp_path: Path, answer: str) -> None:
-    """Also where pytest captures: the question and the answer go past it."""
-    (tmp_path / "test_rows.py").write_text(ROWS.format(rows=[("good", "h100", "raw-first")]))
-    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+def _at_a_terminal(server: LoopbackServer, folder: Path, answer: str) -> tuple[int, str]:
+    """Exit code of a pytest without a budget whose question is answered, and all that its terminal showed."""
+    (folder / "test_rows.py").write_text(ROWS.format(rows=[("good", "h100", "raw-first")]))
+    (folder / "pytest.ini").write_text("[pytest]\n")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *ALLOWED], cwd=tmp_path, env=_environment(server),
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *ALLOWED], cwd=folder, env=_environment(server),
         stdin=theirs, stdout=theirs, stderr=theirs,
     )  # fmt: skip
     os.close(theirs)
@@ -97,15 +97,29 @@ def test_terminal_is_shown_the_price_and_asked(server: LoopbackServer, tmp_path:
         while "[yes/no]" not in shown:
             shown += os.read(ours, 4096).decode()
         os.write(ours, f"{answer}\n".encode())
-        while process.poll() is None or "not rented" not in shown:
+        while True:
             shown += os.read(ours, 4096).decode()
     except OSError:
         pass  # the terminal's other end is closed: it is over
     finally:
         process.wait(timeout=60)
         os.close(ours)
-    assert (process.returncode, server.cloud.rented) == (4, {})
+    return process.returncode, shown
+
+
+@pytest.mark.parametrize("answer", ["no", ""])
+def test_terminal_is_shown_the_price_and_asked(server: LoopbackServer, tmp_path: Path, answer: str) -> None:
+    """Also where pytest captures: the question and the answer go past it."""
+    code, shown = _at_a_terminal(server, tmp_path, answer)
+    assert (code, "create" in server.cloud.asked) == (4, False)
     assert all(told in shown for told in ("NVIDIA H100 80GB HBM3", "2.69", "no budget", "SIMULATED", "not rented")), shown
+
+
+def test_yes_at_the_terminal_rents(server: LoopbackServer, tmp_path: Path) -> None:
+    """Here the provider has nothing left when it is asked, so that the run ends there."""
+    server.cloud.faults.add(Fault(kind="no-capacity", on="create", times=100))
+    code, shown = _at_a_terminal(server, tmp_path, "yes")
+    assert (code, "create" in server.cloud.asked, server.cloud.rented) == (14, True, {}), shown
 
 
 class _Broker:
