@@ -12,6 +12,7 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.limit import LimitVerdict, judge_limit
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.check import Checked, Level
@@ -148,6 +149,12 @@ def _whole(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> It
         seen = "nothing was begun" if lower is None else f"at least {lower:.3f}"
         yield Objection(
             path="$.summary.lifecycle.lower95", text=f"{seen} of lifecycles held; {policy.min_lifecycle:g} was required"
+        )
+    revision = document["methodology"].get("invariantsRevision", 1)
+    if revision < newest() and not policy.allow_lenient_policy:
+        yield Objection(
+            path="$.methodology.invariantsRevision",
+            text=f"revision {revision} of the invariants judged it, which asks less than revision {newest()}; run the rows again",
         )
     yield from _subject(subject, policy)
     if policy.max_age_h is not None:

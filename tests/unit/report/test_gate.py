@@ -80,6 +80,12 @@ def golden() -> dict[str, Any]:
     return load_document((Path(__file__).parents[2] / "data/reports/report-1.0-example.json").read_bytes())
 
 
+def judged_by_an_older_revision() -> dict[str, Any]:
+    document = report()
+    document["methodology"]["invariantsRevision"] = 1
+    return example.sealed_again(document)
+
+
 def same_order() -> dict[str, Any]:
     return report(good(given=example.settings(overridden=(), fixed_order=True)))
 
@@ -130,6 +136,7 @@ CASES: list[tuple[str, Callable[[], dict[str, Any]], GatePolicy, int, str]] = [
     ("lenient policy: anti-debug", lambda: lenient(lambda each: each["antidebug"].update(version=0)), LIMIT, 1, "anti-debug"),
     ("lenient policy: releases", lambda: lenient(lambda each: each.update(release_limit=9)), LIMIT, 1, "released 9 times"),
     ("lenient policy, allowed", lambda: lenient(lambda each: each.update(release_limit=9)), GatePolicy(allow_lenient_policy=True), 0, "PASSED"),
+    ("older invariants", judged_by_an_older_revision, LIMIT, 1, "revision 1 of the invariants judged it"),
     ("waived finding", waiving, LIMIT, 1, "waives memory scanned clean"),
     ("not publishable", waiving, GatePolicy(publishable=True, allow_lenient_policy=True), 1, "is not publishable: memory scanned"),
     ("row missing", report, GatePolicy(rows=("a4000-*",)), 1, "no measured row matches 'a4000-*'"),
