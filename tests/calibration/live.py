@@ -175,7 +175,7 @@ class Bench:
         before = len(self._spool.since(0, wait_s=0))
         legs: dict[Role, _Leg] = {}
         for role in order:
-            process, pipe = self.start(in_turns, work if role == "protected" else Work(), design.plan(), self._core)
+            process, pipe = self.start(in_turns, work if role == "protected" else work.raw, design.plan(), self._core)
             leg = legs[role] = _Leg(role=role, process=process, pipe=pipe, conductor=conductor)
             ready = threading.Event()
             threading.Thread(target=leg.listen, args=(ready,), daemon=True).start()
@@ -205,7 +205,7 @@ class Bench:
         (order,) = leg_orders("raw-first" if seed % 2 else "protected-first", rounds=1, seed=seed, fixed=True)
         with self.neighbours(design.neighbours, seed=seed, busy_s=design.busy_s):
             for role in order:
-                process, pipe = self.start(alone, work if role == "protected" else Work(), design.warmup_s, leg_s, self._core)
+                process, pipe = self.start(alone, work if role == "protected" else work.raw, design.warmup_s, leg_s, self._core)
                 units, elapsed_ns = pipe.recv()
                 rates[role] = units / elapsed_ns
                 process.join()

@@ -1,7 +1,8 @@
 """A leg that costs nothing to start: whole micro-steps of numpy, in turns, through the product's own `measure_segments`.
 
-A protected leg does `extra` more identical micro-steps for every `per` of its own, so that under any load it truly costs
-1 - per / (per + extra). Deferred, the same work is put off to a thread that does it while the leg is paused.
+A step is `per` identical micro-steps in one loop, and `extra` more of them in a protected leg, so that under any load it truly
+costs 1 - per / (per + extra): counting a step is the same work in both legs, and some ten thousandths of one. Deferred,
+the extra work is put off to a thread that does it while the leg is paused.
 """
 
 from __future__ import annotations
@@ -25,11 +26,16 @@ _SIDE = 96
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What one leg does beside its steps."""
+    """What a step of one leg is."""
 
     extra: int = 0
-    per: int = 1
+    per: int = 20
     deferred: bool = False
+
+    @property
+    def raw(self) -> Work:
+        """The same without what it costs."""
+        return Work(per=self.per)
 
     @property
     def truth_pct(self) -> float:
@@ -44,20 +50,14 @@ class Stepper:
         draw = np.random.default_rng(1)
         self._left, self._right = draw.random((_SIDE, _SIDE)), draw.random((_SIDE, _SIDE))
         self._out = np.empty((_SIDE, _SIDE))
-        self._work = work
-        self._since = 0
+        self._micros = work.per + (0 if work.deferred else work.extra)
+        self._deferred = work.extra if work.deferred else 0
         self.put_off = 0
 
     def step(self) -> None:
-        self.micro()
-        self._since += 1
-        if self._since == self._work.per:
-            self._since = 0
-            if self._work.deferred:
-                self.put_off += self._work.extra
-            else:
-                for _ in range(self._work.extra):
-                    self.micro()
+        for _ in range(self._micros):
+            self.micro()
+        self.put_off += self._deferred
 
     def micro(self) -> None:
         np.dot(self._left, self._right, out=self._out)
