@@ -146,6 +146,10 @@ class Rooms:
     ) -> BrokerLike:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
         _require_training([row for row in rows if (row.provider if options.provider == "row" else options.provider) in HERE])
+        from pytest_glasshouse.workloads.base import check
+
+        for row in rows:
+            check(row.workload, data=row.data)
         if (outside := options.outside_server) is not None:
             from pytest_glasshouse.legs.trustees import check_outside
 

@@ -118,6 +118,14 @@ def prepare(workload: WorkloadName, *, seed: int, model: str | None = None, data
     raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
 
 
+def check(workload: WorkloadName, *, data: str | None = None) -> None:
+    """Raise `ConfigurationError` for what `prepare` would lack on this machine, wherever the row runs: nobody rents for that."""
+    if workload == "lora":
+        from pytest_glasshouse.workloads import lora_material
+
+        lora_material.check(data=data)
+
+
 def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, device: Device) -> Trainer:
     """The guest's half: the workload on `device`, its tensors lying in `parts` where those lie on the device already.
 

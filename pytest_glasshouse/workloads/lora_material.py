@@ -38,6 +38,13 @@ _LARGE_HIDDEN = 2048
 PROBE = "The quick brown fox jumps over the lazy dog, 1234567890 times; it's naïve?\n"
 
 
+def check(*, data: str | None) -> None:
+    """Raise `ConfigurationError` for what `prepare` lacks on this machine: packages, or a text that can be read."""
+    _need_train_extra()
+    if data is not None:
+        _read_text(Path(data))
+
+
 def prepare(*, seed: int, model: str | None, data: str | None) -> Material:
     """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what the user can put right."""
     import numpy as np
@@ -129,7 +136,10 @@ def _need_train_extra() -> None:
 
     missing = [name for name in ("tokenizers", "huggingface_hub") if find_spec(name) is None]
     if missing:
-        raise ConfigurationError(f"a lora row needs {', '.join(missing)}: pip install 'pytest-glasshouse[train]'")
+        raise ConfigurationError(
+            f"a lora row needs {', '.join(missing)} on the machine that starts it, wherever it runs: "
+            "pip install 'pytest-glasshouse[train]'"
+        )
 
 
 def _file(base: BaseModel, name: str) -> bytes:

@@ -68,6 +68,18 @@ def test_refusal_says_why_and_rents_nothing(
     assert ("create" in server.cloud.asked, server.cloud.account_key in result.stdout + result.stderr) == (False, False)
 
 
+def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server: LoopbackServer, tmp_path: Path) -> None:
+    (tmp_path / "test_lora.py").write_text(
+        "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
+        "ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', steps=8, model='some/model', data='gone.txt')\n"
+        "@pytest.mark.parametrize('row', [ROW])\n"
+        "def test_row(row, allocation): ...\n"
+    )
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "test_lora.py")
+    assert (result.returncode, "data gone.txt: expected" in result.stdout + result.stderr) == (4, True), result.stdout
+    assert server.requests == []
+
+
 def test_too_dear_is_said_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", "-n1")
