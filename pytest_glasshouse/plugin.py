@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse import options as _options
-from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError, InvariantBroken
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
 from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
     _glasshouse_stage,
     allocation,
@@ -146,16 +146,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if selected is None:
         return
     from pytest_glasshouse.reporting import RunHooks
-    from pytest_glasshouse.run import Door, NoGrants, Run
+    from pytest_glasshouse.run import Door, NoGrants, Run, refuse
 
     try:
         run = Run.open(config, _plan(config), selected)
-    except ConfigurationError as error:
-        raise pytest.UsageError(str(error)) from None
-    except BudgetError as error:
-        from pytest_glasshouse.run import EXIT_BUDGET
-
-        pytest.exit(f"glasshouse: {error}", returncode=EXIT_BUDGET)
+    except GlasshouseError as error:
+        refuse(error)
     config.stash[RUN] = run
     config.pluginmanager.register(RunHooks(run), "glasshouse-run")
     config.stash[DOOR] = Door(

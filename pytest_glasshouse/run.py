@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
 from pytest_glasshouse.attempts import History, outcome_of, refuse_another
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError, InfrastructureError, RedactionError, ReportError
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import EARLIER, ENGINE, OPTIONS, ROW
 from pytest_glasshouse.terminal import Live, open_live
@@ -174,7 +174,8 @@ class Run:
     def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
         """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing.
 
-        Raises `ConfigurationError`, and `BudgetError` where the estimate is above the budget.
+        Raises `ConfigurationError`, `BudgetError` where the estimate is above the budget, and `InfrastructureError` where a
+        provider cannot be asked. See `refuse`.
         """
         from pytest_glasshouse.report.progress import PROGRESS
         from pytest_glasshouse.report.seal import report_key
@@ -475,6 +476,16 @@ class Run:
                 outcome="excluded", reason="the run ended before this row was started", decision="Not run; run it again"
             )
         return ended_record(row_item, self.options, ended, seed=self.plan.seed)
+
+
+def refuse(error: GlasshouseError) -> NoReturn:
+    """End pytest because a run could not be opened: one line, and the code that says why. Nothing was rented yet."""
+    told = str(error)
+    if isinstance(error, ConfigurationError):
+        raise pytest.UsageError(told) from None
+    if "nothing was rented" not in told.lower():
+        told = f"{told.rstrip('.')}. Nothing was rented"
+    pytest.exit(f"glasshouse: {told}", returncode=EXIT_BUDGET if isinstance(error, BudgetError) else EXIT_INFRASTRUCTURE)
 
 
 def selected_of(items: Sequence[pytest.Item], notes: Sequence[str] = ()) -> Selected:

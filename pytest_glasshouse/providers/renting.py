@@ -32,9 +32,9 @@ class Renter:
         self._tell = tell
         self._before = before
 
-    def offers(self, provider: Provider, row: RowSpec) -> tuple[Offer, ...]:
+    def offers(self, provider: Provider, row: RowSpec, *, say: Callable[[str], None] = lambda _line: None) -> tuple[Offer, ...]:
         """What may be had for `row` within the price cap, in the provider's order. Raises `NoCapacityError`."""
-        offers = self._fleet.patiently(provider, lambda: provider.offers(row))
+        offers = self._fleet.patiently(provider, lambda: provider.offers(row), say=say)
         cap = self._fleet.options.max_price
         affordable = tuple(offer for offer in offers if cap is None or offer.price_usd_per_hour <= cap)
         if not affordable:
