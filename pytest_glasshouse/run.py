@@ -19,8 +19,15 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from pytest_glasshouse.attempts import History, outcome_of, refuse_another
-from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError, InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.attempts import History, agreed, outcome_of, refuse_another, stays
+from pytest_glasshouse.errors import (
+    BudgetError,
+    ConfigurationError,
+    GlasshouseError,
+    InfrastructureError,
+    RedactionError,
+    ReportError,
+)
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import EARLIER, ENGINE, OPTIONS, ROW
 from pytest_glasshouse.terminal import Live, open_live
@@ -185,7 +192,9 @@ class Run:
         rows = [each.row for each in selected.rows.values()]
         run = cls(config, plan, selected)
         if run.earlier is not None:
-            refuse_another(run.earlier, provider=run.options.provider, subject=plan.subject, rows=[row.row_id for row in rows])
+            refuse_another(
+                run.earlier, provider=run.options.provider, subject=plan.subject, rows=rows, options=agreed(run.options)
+            )
         check_writable(run.report_path)
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
@@ -271,6 +280,11 @@ class Run:
         return sum(each["list"] != "excludedResults" for each in self.records.values())
 
     @property
+    def unjudged(self) -> int:
+        """Rows that a later attempt would run."""
+        return sum(not stays(each) for each in self.records.values())
+
+    @property
     def cleanup_is_proven(self) -> bool:
         """Whether nothing of this run, its earlier attempts too, can still exist."""
         if self.broker is None:
@@ -316,6 +330,7 @@ class Run:
             "seed": self.plan.seed,
             "subject": self.plan.subject,
             "provider": self.options.provider,
+            "options": agreed(self.options),
             "report": str(self.report_path.absolute()),
             "rows": {each.row.row_id: each.row.name for each in self.selected.rows.values()},
         }
