@@ -17,35 +17,20 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ConfigurationError, ReportError
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
 
 PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
 #: Outcomes after which nothing was judged: these rows run again.
 AGAIN = frozenset({"lost", "infrastructure"})
 _NOT_STARTED = "the run ended before this row was started"
-#: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
-_AGREED: Mapping[str, str] = {
-    "order": "order",
-    "rounds": "rounds",
-    "preset": "preset",
-    "fixed-order": "fixed_order",
-    "leg-seconds": "leg_seconds",
-    "leg-steps": "leg_steps",
-    "margin": "margin_pct",
-    "half-width": "half_width_pct",
-    "max-overhead": "max_overhead_pct",
-    "strict-memory": "strict_memory",
-    "model": "model",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
     """An earlier attempt's run. `records` are its judged rows by row id, `allocations` what its ledger or report names.
 
-    `rows` are all its rows, name by row id, and `options` those of `agreed` that are known of it. `work` is what a report says
-    that each row did, by row id; a directory has none, and needs none, since it knows every option.
+    `rows` are all its rows, name by row id; `options` is what is known of what it asked for (`run.agreed`). `work` is what a
+    report says that each row did, by row id; a directory has none, and needs none, since it knows every option.
     """
 
     run_id: str
@@ -59,11 +44,6 @@ class Earlier:
     options: Mapping[str, Any]
     work: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     allocations: tuple[dict[str, Any], ...] = field(default=())
-
-
-def agreed(options: Options) -> dict[str, Any]:
-    """What every attempt of a run has to ask for alike."""
-    return {name: getattr(options, where) for name, where in _AGREED.items()}
 
 
 def find(named: str, reports: Path) -> Path:
@@ -104,7 +84,7 @@ def read(named: str, reports: Path) -> Earlier:
 def refuse_another(
     earlier: Earlier, *, provider: str, subject: Mapping[str, Any], rows: Sequence[RowSpec], options: Mapping[str, Any]
 ) -> None:
-    """Raise `ConfigurationError` unless this is the same run going on; `options` are those of `agreed`."""
+    """Raise `ConfigurationError` unless this is the same run going on; `options` are what `run.agreed` says."""
     if provider != earlier.provider:
         raise ConfigurationError(
             f"--glasshouse-resume: the run was on provider {earlier.provider}, and this one is on {provider}"

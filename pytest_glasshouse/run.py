@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from pytest_glasshouse.attempts import History, agreed, outcome_of, refuse_another, stays
+from pytest_glasshouse.attempts import History, outcome_of, refuse_another, stays
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
@@ -38,11 +38,26 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.engine import BrokerLike, CleanupLike, Engine, Event, Grants
+    from pytest_glasshouse.options import Options
     from pytest_glasshouse.report.document import TamperShown
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
 
 EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
+#: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
+_AGREED: Mapping[str, str] = {
+    "order": "order",
+    "rounds": "rounds",
+    "preset": "preset",
+    "fixed-order": "fixed_order",
+    "leg-seconds": "leg_seconds",
+    "leg-steps": "leg_steps",
+    "margin": "margin_pct",
+    "half-width": "half_width_pct",
+    "max-overhead": "max_overhead_pct",
+    "strict-memory": "strict_memory",
+    "model": "model",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +101,11 @@ def engine_of(config: pytest.Config) -> Engine:
     if ENGINE not in config.stash:
         config.stash[ENGINE] = Rooms()
     return config.stash[ENGINE]
+
+
+def agreed(options: Options) -> dict[str, Any]:
+    """What every attempt of a run has to ask for alike."""
+    return {name: getattr(options, where) for name, where in _AGREED.items()}
 
 
 def new_run_id() -> str:

@@ -42,6 +42,10 @@ FAULTS = [
 LATER: Mapping[str, tuple[str, ...]] = {}
 
 
+#: Variables that are read elsewhere and are no option of pytest.
+OTHER_VARIABLES = ("GLASSHOUSE_INIT", "GLASSHOUSE_RUNPOD_API", "GLASSHOUSE_RUNPOD_CLOUD", "GLASSHOUSE_SIGNING_KEY")
+
+
 @dataclass(frozen=True)
 class Setting:
     """One option: its name in every place a user may write it, and how its text becomes a value."""

@@ -135,7 +135,8 @@ class FakeAllocation:
             observation["allocation"]["broken"] = ["raw callback completed"]
             ended = Ended(outcome="excluded", reason="the raw callback never came", decision="Excluded from overhead")
         if kind == "broken":
-            observation["allocation"]["broken"] = ["runtime zeroized"]
+            more = ["raw callback completed"] * row.name.endswith("-two")
+            observation["allocation"]["broken"] = ["runtime zeroized", *more]
         if kind == "leaky":
             observation["allocation"]["address"] = "a-secret-socket-name"
         return Outcome(

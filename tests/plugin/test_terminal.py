@@ -90,6 +90,26 @@ def test_broken_invariant_shows_its_table_without_a_traceback(project: Project) 
     result.stdout.no_fnmatch_line("*raise InvariantBroken*")
 
 
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
+def test_failure_names_also_what_its_test_does_not_assert(project: Project, workers: tuple[str, ...]) -> None:
+    """Else a test that asserts three of all invariants would tell of fewer broken ones than the summary."""
+    if workers:
+        pytest.importorskip("xdist")
+    project.rows("broken-two")
+    path = project.pytester.path / "test_rows.py"
+    path.write_text(
+        "from pytest_glasshouse.errors import InvariantBroken\n"
+        + path.read_text("utf-8").rstrip()
+        + "\n    raise InvariantBroken('1 of the 3 invariants this test asserts did not hold\\n  BROKEN  runtime zeroized: why')\n",
+        "utf-8",
+    )
+    result = project.spawn(*workers)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    lines = ["1 of the 3 invariants this test asserts did not hold", "*this row has more that did not hold*"]
+    result.stdout.fnmatch_lines([*lines, "  BROKEN  raw callback completed: *"])
+    assert result.stdout.str().count("BROKEN  runtime zeroized") == 1
+
+
 def test_quiet_run_has_no_header(project: Project) -> None:
     project.rows("good").run("-q").stdout.no_fnmatch_line("glasshouse: provider*")
 
