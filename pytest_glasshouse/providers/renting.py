@@ -25,7 +25,10 @@ CANDIDATES = 5
 
 
 class Renter:
-    """Rents for one fleet. `tell(name, what)` hears how a boot goes on; `before` is called before the first create."""
+    """Rents for one fleet. `before` is called before the first create.
+
+    `tell(name, what)` hears how a boot goes on, and nothing as `what` once it is over, well or not.
+    """
 
     def __init__(self, fleet: Fleet, *, tell: Callable[[str, str], None], before: Callable[[Provider], None]) -> None:
         self._fleet = fleet
@@ -84,6 +87,8 @@ class Renter:
                     error.allocation_id = lease.name
                 self._fleet.end(allocation, str(error) or type(error).__name__)
             raise
+        finally:
+            self._tell(allocation.lease.name, "")
         with self._fleet.changed:
             allocation.ready = True
 

@@ -155,6 +155,17 @@ def test_live_line_without_a_terminal_comes_once_for_each_leg(pipe: tuple[int, C
     live.close()
 
 
+def test_boot_that_is_over_leaves_the_line(pipe: tuple[int, Callable[[], str]]) -> None:
+    writer, read = pipe
+    live = Live(writer, terminal=True)
+    live.tell_boot("glasshouse-x-1", "bootstrap")
+    assert "bootstrap" in read()
+    live.tell_boot("glasshouse-x-1", "")
+    live.show(EVENT)
+    assert read() == "\r\x1b[2Kh100-60s  raw  train  2 s"
+    live.close()
+
+
 def test_live_line_survives_a_closed_standard_output(pipe: tuple[int, Callable[[], str]]) -> None:
     writer, _ = pipe
     os.close(writer)
@@ -181,4 +192,4 @@ def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
 def test_progress_line_shows_how_wide_an_interval_is_and_not_where() -> None:
     """Whoever sees where it lies may stop when they like it."""
     line = progress_line({**EVENT, "leg": "", "phase": "interval", "round": 3, "rounds": 6, "half_width_pct": 0.754})
-    assert line.split("  ")[1:4] == ["round 3 of 6", "interval", "+-0.75 points"]
+    assert line.split("  ")[1:] == ["round 3 of 6", "round over", "interval +-0.75 points"]
