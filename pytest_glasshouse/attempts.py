@@ -12,9 +12,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, ReportError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.rows.spec import RowSpec
 
 PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
 #: Outcomes after which nothing was judged: these rows run again.
@@ -24,7 +27,11 @@ _NOT_STARTED = "the run ended before this row was started"
 
 @dataclass(frozen=True, kw_only=True)
 class Earlier:
-    """An earlier attempt's run. `records` are its judged rows by row id, `allocations` what its ledger or report names."""
+    """An earlier attempt's run. `records` are its judged rows by row id, `allocations` what its ledger or report names.
+
+    `rows` are all its rows, name by row id; `options` is what is known of what it asked for (`run.agreed`). `work` is what a
+    report says that each row did, by row id; a directory has none, and needs none, since it knows every option.
+    """
 
     run_id: str
     seed: int | None
@@ -33,17 +40,36 @@ class Earlier:
     report: Path
     records: dict[str, dict[str, Any]]
     attempts: tuple[dict[str, Any], ...]
+    rows: Mapping[str, str]
+    options: Mapping[str, Any]
+    work: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     allocations: tuple[dict[str, Any], ...] = field(default=())
 
 
 def find(named: str, reports: Path) -> Path:
-    """The run directory, or the report, that `named` means: a path to either, or a run id below `reports`."""
+    """The run directory, or the report, that `named` means: a path to either, or the id of a run that left one in `reports`."""
     given = Path(named).expanduser()
     for path in (given, reports / f"{named}.run", reports / f"{named}.json"):
         if (path / PLAN).is_file() or (path.is_file() and path.suffix == ".json"):
             return path
-    told = f"expected a run id or a run directory, saw neither {reports / named}.run nor {named}.json there"
-    raise ConfigurationError(f"--glasshouse-resume {named}: {told}")
+    found = [path for path in sorted(reports.glob("*.json")) if _run_of(path) == named]
+    if len(found) == 1:
+        return found[0]
+    several = f" ({', '.join(path.name for path in found)} all say that they are its report: name one)" if found else ""
+    raise ConfigurationError(
+        f"--glasshouse-resume {named}: expected a run id, a run directory (.run) or a report (.json); in {reports} there is "
+        f"neither {named}.run nor the report of a run of that id{several}"
+    )
+
+
+def _run_of(report: Path) -> str | None:
+    """Whose report a file is; None where it is none."""
+    try:
+        told = json.loads(report.read_bytes())
+    except (OSError, ValueError):
+        return None
+    run_id = told.get("runId") if isinstance(told, dict) else None
+    return run_id if isinstance(run_id, str) else None
 
 
 def read(named: str, reports: Path) -> Earlier:
@@ -55,8 +81,10 @@ def read(named: str, reports: Path) -> Earlier:
         raise ConfigurationError(f"--glasshouse-resume {named}: {path} cannot be read ({type(error).__name__})") from error
 
 
-def refuse_another(earlier: Earlier, *, provider: str, subject: Mapping[str, Any], rows: Sequence[str]) -> None:
-    """Raise `ConfigurationError` unless this is the same run going on."""
+def refuse_another(
+    earlier: Earlier, *, provider: str, subject: Mapping[str, Any], rows: Sequence[RowSpec], options: Mapping[str, Any]
+) -> None:
+    """Raise `ConfigurationError` unless this is the same run going on; `options` are what `run.agreed` says."""
     if provider != earlier.provider:
         raise ConfigurationError(
             f"--glasshouse-resume: the run was on provider {earlier.provider}, and this one is on {provider}"
@@ -66,11 +94,46 @@ def refuse_another(earlier: Earlier, *, provider: str, subject: Mapping[str, Any
             f"--glasshouse-resume: run {earlier.run_id} judges {_subject(earlier.subject)}, and here is {_subject(subject)}: "
             "start a new run"
         )
-    gone = sorted(set(earlier.records) - set(rows))
-    if gone:
+    other = [
+        f"--glasshouse-{name} ({_given(earlier.options[name])}; here {_given(value)})"
+        for name, value in options.items()
+        if name in earlier.options and earlier.options[name] != value
+    ]
+    other = other or [told for row in rows if (told := _other_work(earlier, row))]
+    if other:
         raise ConfigurationError(
-            f"--glasshouse-resume: {', '.join(gone)} finished earlier and is not selected now; select the same rows"
+            f"--glasshouse-resume: run {earlier.run_id} was started with other options: {', '.join(other)}. Give the same "
+            "options, or start a new run"
         )
+    _refuse_other_rows(earlier, rows)
+
+
+def _refuse_other_rows(earlier: Earlier, rows: Sequence[RowSpec]) -> None:
+    now = {row.row_id for row in rows}
+    if gone := sorted(set(earlier.rows) - now):
+        raise ConfigurationError(f"--glasshouse-resume: of the run and not selected now: {', '.join(gone)}; select the same rows")
+    if new := sorted(now - set(earlier.rows)):
+        raise ConfigurationError(f"--glasshouse-resume: selected now and not of the run: {', '.join(new)}; select the same rows")
+
+
+def _other_work(earlier: Earlier, row: RowSpec) -> str:
+    """How a row of the run differs from the one that has its name now; empty where it does not, or nobody knows."""
+    known = [] if row.row_id in earlier.rows else [row_id for row_id, name in earlier.rows.items() if name == row.name]
+    if len(known) != 1 or known[0] not in earlier.work:
+        return ""
+    was, work = earlier.work[known[0]], _work_of(row)
+    told = [f"{name} {_given(was[name])}; here {_given(work[name])}" for name in work if was[name] != work[name]]
+    return f"row {row.name} ({', '.join(told)})" if told else ""
+
+
+def _work_of(row: RowSpec) -> dict[str, Any]:
+    return {"order": row.order, "rounds": row.rounds, "seconds": row.target_s, "steps": row.steps, "model": row.model}
+
+
+def _given(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return "given" if value else "none given"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _subject(subject: Mapping[str, Any]) -> str:
@@ -138,7 +201,8 @@ def outcome_of(record: Mapping[str, Any]) -> str:
     return str(record["record"].get("outcome", "measured"))
 
 
-def _stays(record: Mapping[str, Any]) -> bool:
+def stays(record: Mapping[str, Any]) -> bool:
+    """Whether a row was judged: its record stays as it is."""
     told = record["record"]
     return outcome_of(record) not in AGAIN and told.get("reason") != _NOT_STARTED
 
@@ -147,7 +211,7 @@ def _of_directory(path: Path) -> Earlier:
     from pytest_glasshouse.report.writer import RowJournal
 
     plan = json.loads((path / PLAN).read_text("utf-8"))
-    records = {each["record"]["rowId"]: each for each in RowJournal(path).read() if _stays(each)}
+    records = {each["record"]["rowId"]: each for each in RowJournal(path).read() if stays(each)}
     return Earlier(
         run_id=plan["runId"],
         seed=plan["seed"],
@@ -156,6 +220,8 @@ def _of_directory(path: Path) -> Earlier:
         report=Path(plan["report"]),
         records=records,
         attempts=tuple(History(path).attempts()),
+        rows=dict(plan["rows"]),
+        options=dict(plan["options"]),
         allocations=tuple(_ledger(path / LEDGER)),
     )
 
@@ -166,10 +232,10 @@ def _of_report(path: Path) -> Earlier:
     document = load_document(path.read_bytes())
     records: list[dict[str, Any]] = [
         {"list": name, "record": {field: value for field, value in each.items() if field != "seal"}}
-        for name in ("rows", "excludedResults")
+        for name in ("rows", "nullRows", "excludedResults")
         for each in document[name]
     ]
-    judged = {each["record"]["rowId"]: each for each in records if _stays(each)}
+    judged = {each["record"]["rowId"]: each for each in records if stays(each)}
     first = {
         "attempt": 1, "startedAt": document["createdAt"], "kept": [],
         "begun": [each["record"]["rowId"] for each in records if each["record"].get("reason") != _NOT_STARTED],
@@ -184,11 +250,25 @@ def _of_report(path: Path) -> Earlier:
         report=path,
         records=judged,
         attempts=tuple(document.get("attempts") or [first]),
+        rows={each["record"]["rowId"]: each["record"]["name"] for each in records},
+        options={
+            "order": None if (order := document["methodology"]["order"]) == "row" else order,
+            "max-overhead": document["methodology"]["maxOverheadPct"],
+            "fixed-order": any(each["record"].get("fixedOrder") for each in records),
+        },
+        work={each["record"]["rowId"]: _work_told(each["record"]) for each in records},
         allocations=tuple(
             {"name": each["name"], "instance": each["providerInstanceId"], "status": each["status"], "reason": each["reason"]}
             for each in document["cleanup"]["allocations"]
         ),
     )
+
+
+def _work_told(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "order": record["order"], "rounds": record["rounds"], "seconds": record.get("targetSec"),
+        "steps": record.get("stepBudget"), "model": record["modelId"],
+    }  # fmt: skip
 
 
 def _ledger(path: Path) -> Iterator[dict[str, Any]]:

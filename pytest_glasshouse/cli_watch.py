@@ -63,7 +63,9 @@ def _line(directory: Path) -> str:
     from pytest_glasshouse.report.progress import read_progress
 
     ended, rows = _count(directory)
-    running = "  |  ".join(str(line) for _, line in sorted(read_progress(directory).items()))
+    # What ran last stays in the file until something else runs; after the last row nothing does.
+    lines = {} if rows and ended == rows else read_progress(directory)
+    running = "  |  ".join(str(line) for _, line in sorted(lines.items()))
     return f"{ended} of {rows} rows ended" + (f"  |  {running}" if running else "")
 
 

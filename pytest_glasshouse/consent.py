@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:
-    """Show the price table and return, or raise: `ConfigurationError` without consent, `BudgetError` above the budget."""
+    """Show the price table and return, or raise: `ConfigurationError` without consent, `BudgetError` above the budget.
+
+    What keeps the provider from telling its prices is an `InfrastructureError`; waiting for it is said.
+    """
     with _uncaptured(config):
         someone = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
         if options.budget_usd is None and not someone:
@@ -37,7 +40,7 @@ def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ
 
         for name in broker.simulated:
             _say(f"SIMULATED: provider {name} answers at a base URL that is not its own; its rows are dry runs, not publishable")
-        told = broker.quote()
+        told = broker.quote(say=_say)
         for line in table(told, budget_usd=options.budget_usd):
             _say(line)
         if options.budget_usd is None and input("glasshouse: rent this? [yes/no] ").strip().lower() not in ("y", "yes"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.settings import SETTINGS, Setting
+from pytest_glasshouse.settings import OTHER_VARIABLES, SETTINGS, Setting
 
 if TYPE_CHECKING:
     import pytest
@@ -138,6 +138,16 @@ def read(config: pytest.Config, environ: Mapping[str, str]) -> Options:
     options = _assemble(values, sources, config)
     _check_together(options)
     return options
+
+
+def misspelt(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """A note for each variable that is nobody's and looks like one of ours. Its value is not shown: it may be a secret."""
+    from difflib import get_close_matches
+
+    known = [setting.variable for setting in SETTINGS] + list(OTHER_VARIABLES)
+    strange = [name for name in sorted(environ) if name.startswith("GLAS") and name not in known]
+    close = [(name, get_close_matches(name, known, n=1, cutoff=0.88)) for name in strange]
+    return tuple(f"{name} in the environment is read by nobody. Did you mean {found[0]}?" for name, found in close if found)
 
 
 def _written(setting: Setting, config: pytest.Config, environ: Mapping[str, str]) -> tuple[Source, str, str | list[str] | None]:

@@ -10,16 +10,26 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _LEGS = ("protected", "raw")
+#: What legs that take turns are called together.
+_TURNS = "both"
 _ROUNDS_FOR_A_WIDTH = 2
+#: The phase of the event that comes after each round.
+ROUND_OVER = "interval"
 
 
 @dataclass(kw_only=True)
 class _Row:
     row_id: str
-    took_s: dict[tuple[int, str], float] = field(default_factory=dict)
+    #: When each round, and each leg, was first heard of: monotonic seconds.
+    began: dict[int, float] = field(default_factory=dict)
+    legs: dict[tuple[int, str], float] = field(default_factory=dict)
+    #: When a leg first said how much of its training is done, and how much that was. Its pace is counted from there.
+    trains: dict[tuple[int, str], tuple[float, float]] = field(default_factory=dict)
+    #: How long a round took, for those that are over.
+    took_s: dict[int, float] = field(default_factory=dict)
     rates: dict[tuple[int, str], float] = field(default_factory=dict)
     now: tuple[int, str] | None = None
     half_width_pct: float | None = None
@@ -39,8 +49,8 @@ class Outlooks:
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
 
-    def see(self, event: Mapping[str, Any], *, worker: str = "") -> Outlook:
-        """Take a progress event in and say what is to be expected now."""
+    def see(self, event: Mapping[str, Any], *, at: float, worker: str = "") -> Outlook:
+        """Take a progress event in, heard `at` (monotonic seconds), and say what is to be expected now."""
         row_id = str(event.get("row_id", ""))
         row = self._rows.get(worker)
         if row is None or row.row_id != row_id:
@@ -49,12 +59,10 @@ class Outlooks:
         if leg != row.now and leg[1] in _LEGS:
             row.now = leg
             self._measure(row)
-        if leg[1] in _LEGS:
-            row.took_s[leg] = float(event.get("elapsed_s") or 0.0)
-            if event.get("rate") is not None:
-                row.rates[leg] = float(event["rate"])
+        if leg[1] in _LEGS and event.get("rate") is not None:
+            row.rates[leg] = float(event["rate"])
         told = event.get("half_width_pct")
-        return Outlook(eta_s=_eta(row, event, leg), half_width_pct=row.half_width_pct if told is None else float(told))
+        return Outlook(eta_s=_eta(row, event, leg, at), half_width_pct=row.half_width_pct if told is None else float(told))
 
     def _measure(self, row: _Row) -> None:
         """Between two legs, when nothing is being timed: scipy is no neighbour for a measurement on this machine."""
@@ -73,17 +81,64 @@ class Outlooks:
         row.half_width_pct = None if interval is None else interval.half_width
 
 
-def _eta(row: _Row, event: Mapping[str, Any], leg: tuple[int, str]) -> float | None:
-    """The rest of this leg at its pace so far, and the legs to come as long as those before took on average."""
-    fraction, elapsed = event.get("fraction"), float(event.get("elapsed_s") or 0.0)
-    ended = [seconds for each, seconds in row.took_s.items() if each != leg]
-    rest = elapsed * (1 - fraction) / fraction if fraction else None
-    if rest is None and sum(ended) > elapsed * len(ended):
-        rest = sum(ended) / len(ended) - elapsed
-    if rest is None or leg[1] not in _LEGS:
+def _eta(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -> float | None:
+    """Until the row's end: the rest of this round, and the rounds to come as long as those that are over, or as this one."""
+    number, to_come = leg[0], max(int(event.get("rounds") or 1) - leg[0], 0)
+    _tick(row, event, leg, at)
+    if number in row.took_s:
+        rest, this = 0.0, row.took_s[number]
+    else:
+        spent = at - row.began[number]
+        usual = _mean(row.took_s.values())
+        guess = None if usual is None else usual - spent
+        rest_or_none = guess if guess is not None and guess > 0 else _rest(row, event, leg, at)
+        if rest_or_none is None:
+            return None
+        rest, this = rest_or_none, spent + rest_or_none
+    return rest + to_come * (_mean(row.took_s.values()) or this)
+
+
+def _tick(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -> None:
+    """Note what begins and ends with this event."""
+    if leg[0] not in row.began:
+        if row.began:
+            row.took_s.setdefault(max(row.began), at - row.began[max(row.began)])
+        row.began[leg[0]] = at
+    if event.get("phase") == ROUND_OVER:
+        row.took_s.setdefault(leg[0], at - row.began[leg[0]])
+    row.legs.setdefault(leg, at)
+    if event.get("fraction") is not None:
+        row.trains.setdefault(leg, (at, float(event["fraction"])))
+
+
+def _rest(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -> float | None:
+    """The rest of a round of which none is over: of what trains by its pace, and a second leg as long as the first."""
+    rest = _training(row, event, leg, at)
+    if leg[1] not in _LEGS or (leg[0], _TURNS) in row.legs:
         return rest
-    usual = (sum(ended) + elapsed + rest) / (len(ended) + 1)
-    return float(rest + usual * max(len(_LEGS) * int(event.get("rounds") or 1) - len(ended) - 1, 0))
+    other = (leg[0], next(each for each in _LEGS if each != leg[1]))
+    spent = at - row.legs[leg]
+    if other not in row.legs:
+        return None if rest is None else 2 * rest + spent
+    if other not in row.trains:
+        return None
+    left = max(row.legs[leg] - row.legs[other] - spent, 0.0)
+    return left if rest is None or event.get("fraction") is None else rest
+
+
+def _training(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -> float | None:
+    """The rest of the training; none once something of it was told and nothing is told any more."""
+    turns = (leg[0], _TURNS)
+    if event.get("fraction") is None:
+        return 0.0 if leg in row.trains or turns in row.trains else None
+    since, done = row.trains[leg]
+    fraction = float(event["fraction"])
+    return (at - since) * (1 - fraction) / (fraction - done) if fraction > done else None
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return sum(known) / len(known) if known else None
 
 
 def duration(seconds: float) -> str:

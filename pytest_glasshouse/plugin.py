@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse import options as _options
-from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError, InvariantBroken
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
 from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
     _glasshouse_stage,
     allocation,
@@ -99,14 +99,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not any(ROW in item.stash for item in items):
         _suggest_markers(config)
         return
-    from pytest_glasshouse.selection import leave_out
+    from pytest_glasshouse.selection import leave_out, without_effect
 
     gone, notes = leave_out(items, config.stash[OPTIONS])
-    config.stash[NOTES] = notes
     if gone:
         left = {id(item) for item in gone}
         items[:] = [item for item in items if id(item) not in left]
         config.hook.pytest_deselected(items=gone)
+    idle = without_effect((item.stash[ROW] for item in items if ROW in item.stash), config.stash[OPTIONS])
+    config.stash[NOTES] = (*_options.misspelt(os.environ), *notes, *idle)
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest.Item]) -> list[str]:
@@ -146,16 +147,12 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if selected is None:
         return
     from pytest_glasshouse.reporting import RunHooks
-    from pytest_glasshouse.run import Door, NoGrants, Run
+    from pytest_glasshouse.run import Door, NoGrants, Run, refuse
 
     try:
         run = Run.open(config, _plan(config), selected)
-    except ConfigurationError as error:
-        raise pytest.UsageError(str(error)) from None
-    except BudgetError as error:
-        from pytest_glasshouse.run import EXIT_BUDGET
-
-        pytest.exit(f"glasshouse: {error}", returncode=EXIT_BUDGET)
+    except GlasshouseError as error:
+        refuse(error)
     config.stash[RUN] = run
     config.pluginmanager.register(RunHooks(run), "glasshouse-run")
     config.stash[DOOR] = Door(
@@ -217,7 +214,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
     """Give the report what travels on it: the record, the word for its outcome, and an error's text without a traceback."""
     from pytest_glasshouse.fixtures import is_dry_run, payload
-    from pytest_glasshouse.records import record_of_error
+    from pytest_glasshouse.records import not_held_beside, record_of_error
 
     row_item = item.stash.get(ROW, None)
     error = None if call.excinfo is None else call.excinfo.value
@@ -225,7 +222,10 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
         plan, options = item.config.stash[DOOR].plan, item.config.stash[OPTIONS]
         item.stash[RECORD] = record_of_error(row_item, options, error, skipped=report.skipped, seed=plan.seed)
     if isinstance(error, GlasshouseError | InvariantBroken) and call.excinfo is not None and report.failed:
-        report.longrepr = call.excinfo.getrepr(style="value")
+        shown = call.excinfo.getrepr(style="value")
+        if isinstance(error, InvariantBroken) and (others := not_held_beside(item.stash.get(RECORD, None), str(error))):
+            shown.addsection("this row has more that did not hold", "\n".join(others))
+        report.longrepr = shown
     if report.when == "call":
         if isinstance(error, GlasshouseError):
             report.glasshouse_word = "error"

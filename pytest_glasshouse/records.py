@@ -86,6 +86,16 @@ def record_of_error(row_item: RowItem, options: Options, error: BaseException, *
     return ended_record(row_item, options, ended, seed=seed)
 
 
+def not_held_beside(record: Record | None, told: str) -> tuple[str, ...]:
+    """A line for each finding of the row that did not hold and that `told`, a test's own table, does not name."""
+    found = [] if record is None else [each for each in record["record"]["findings"] if each["finding"] != "held"]
+    return tuple(
+        f"  {each['finding'].upper():6}  {each['invariant']}: {each['reason']}"
+        for each in found
+        if f"{each['invariant']}:" not in told
+    )
+
+
 def without_paths(text: str) -> str:
     """The first line, with absolute paths and addresses taken out: an error's text may name this machine's."""
     line = (text.strip().splitlines() or [""])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,6 +67,11 @@ class RunHooks:
         terminalreporter.write_line("")
         for path in run.published:
             terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
+        if run.published and run.unjudged:
+            told = f"{run.unjudged} of {len(run.selected.rows)} rows were not judged"
+            how = "to run them and keep the others, repeat the command"
+            again = shlex.quote(_shown_path(run.published[0], run.config))
+            terminalreporter.write_line(f"glasshouse: {told}; {how} with --glasshouse-resume {again}", yellow=True)
         if run.outstanding:
             told = (
                 f"{len(run.outstanding)} key release(s) of this run were never completed: a key is out, and its leg's end unseen"

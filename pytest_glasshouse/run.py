@@ -15,12 +15,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from pytest_glasshouse.attempts import History, outcome_of, refuse_another
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError, RedactionError, ReportError
+from pytest_glasshouse.attempts import History, outcome_of, refuse_another, stays
+from pytest_glasshouse.errors import (
+    BudgetError,
+    ConfigurationError,
+    GlasshouseError,
+    InfrastructureError,
+    RedactionError,
+    ReportError,
+)
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import EARLIER, ENGINE, OPTIONS, ROW
 from pytest_glasshouse.terminal import Live, open_live
@@ -31,11 +38,26 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.engine import BrokerLike, CleanupLike, Engine, Event, Grants
+    from pytest_glasshouse.options import Options
     from pytest_glasshouse.report.document import TamperShown
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
 
 EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
+#: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
+_AGREED: Mapping[str, str] = {
+    "order": "order",
+    "rounds": "rounds",
+    "preset": "preset",
+    "fixed-order": "fixed_order",
+    "leg-seconds": "leg_seconds",
+    "leg-steps": "leg_steps",
+    "margin": "margin_pct",
+    "half-width": "half_width_pct",
+    "max-overhead": "max_overhead_pct",
+    "strict-memory": "strict_memory",
+    "model": "model",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +101,11 @@ def engine_of(config: pytest.Config) -> Engine:
     if ENGINE not in config.stash:
         config.stash[ENGINE] = Rooms()
     return config.stash[ENGINE]
+
+
+def agreed(options: Options) -> dict[str, Any]:
+    """What every attempt of a run has to ask for alike."""
+    return {name: getattr(options, where) for name, where in _AGREED.items()}
 
 
 def new_run_id() -> str:
@@ -174,7 +201,8 @@ class Run:
     def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
         """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing.
 
-        Raises `ConfigurationError`, and `BudgetError` where the estimate is above the budget.
+        Raises `ConfigurationError`, `BudgetError` where the estimate is above the budget, and `InfrastructureError` where a
+        provider cannot be asked. See `refuse`.
         """
         from pytest_glasshouse.report.progress import PROGRESS
         from pytest_glasshouse.report.seal import report_key
@@ -184,7 +212,9 @@ class Run:
         rows = [each.row for each in selected.rows.values()]
         run = cls(config, plan, selected)
         if run.earlier is not None:
-            refuse_another(run.earlier, provider=run.options.provider, subject=plan.subject, rows=[row.row_id for row in rows])
+            refuse_another(
+                run.earlier, provider=run.options.provider, subject=plan.subject, rows=rows, options=agreed(run.options)
+            )
         check_writable(run.report_path)
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
@@ -270,6 +300,11 @@ class Run:
         return sum(each["list"] != "excludedResults" for each in self.records.values())
 
     @property
+    def unjudged(self) -> int:
+        """Rows that a later attempt would run."""
+        return sum(not stays(each) for each in self.records.values())
+
+    @property
     def cleanup_is_proven(self) -> bool:
         """Whether nothing of this run, its earlier attempts too, can still exist."""
         if self.broker is None:
@@ -315,6 +350,7 @@ class Run:
             "seed": self.plan.seed,
             "subject": self.plan.subject,
             "provider": self.options.provider,
+            "options": agreed(self.options),
             "report": str(self.report_path.absolute()),
             "rows": {each.row.row_id: each.row.name for each in self.selected.rows.values()},
         }
@@ -475,6 +511,16 @@ class Run:
                 outcome="excluded", reason="the run ended before this row was started", decision="Not run; run it again"
             )
         return ended_record(row_item, self.options, ended, seed=self.plan.seed)
+
+
+def refuse(error: GlasshouseError) -> NoReturn:
+    """End pytest because a run could not be opened: one line, and the code that says why. Nothing was rented yet."""
+    told = str(error)
+    if isinstance(error, ConfigurationError):
+        raise pytest.UsageError(told) from None
+    if "nothing was rented" not in told.lower():
+        told = f"{told.rstrip('.')}. Nothing was rented"
+    pytest.exit(f"glasshouse: {told}", returncode=EXIT_BUDGET if isinstance(error, BudgetError) else EXIT_INFRASTRUCTURE)
 
 
 def selected_of(items: Sequence[pytest.Item], notes: Sequence[str] = ()) -> Selected:

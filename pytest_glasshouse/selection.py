@@ -77,6 +77,19 @@ def leave_out(items: list[pytest.Item], options: Options) -> tuple[list[pytest.I
     return list(gone.values()), tuple(notes)
 
 
+def without_effect(rows: Iterable[RowItem], options: Options) -> tuple[str, ...]:
+    """A note for each option that changes none of the rows that run: whoever gave it expects something of it."""
+    running = [each.row for each in rows]
+    notes = []
+    if options.preset is not None and not any(row.order == "interleaved" for row in running):
+        notes.append(
+            f"--glasshouse-preset {options.preset} changes nothing here: no interleaved row is selected (--order interleaved)"
+        )
+    if options.model is not None and not any(row.workload == "lora" for row in running):
+        notes.append("--glasshouse-model changes nothing here: no lora row is selected")
+    return tuple(notes)
+
+
 def unknown_markers(expression: str, known: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Names in a `-m` expression that nobody registered and that look like one of our markers: (name, marker)."""
     from difflib import get_close_matches

@@ -42,6 +42,10 @@ FAULTS = [
 LATER: Mapping[str, tuple[str, ...]] = {}
 
 
+#: Variables that are read elsewhere and are no option of pytest.
+OTHER_VARIABLES = ("GLASSHOUSE_INIT", "GLASSHOUSE_RUNPOD_API", "GLASSHOUSE_RUNPOD_CLOUD", "GLASSHOUSE_SIGNING_KEY")
+
+
 @dataclass(frozen=True)
 class Setting:
     """One option: its name in every place a user may write it, and how its text becomes a value."""
@@ -173,7 +177,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
     Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
-    Setting("resume", _text, "go on with an earlier run: keep its judged rows, run the rest (run id, or its directory)", "RUN"),
+    Setting("resume", _text, "go on with an earlier run: keep its judged rows, run the rest (run id, its directory, or its report)", "RUN"),
     Setting("mock_fault", _one_of("mock_fault", FAULTS), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
     Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.outlook import Outlook, Outlooks, duration
+from pytest_glasshouse.outlook import ROUND_OVER, Outlook, Outlooks, duration
 from pytest_glasshouse.report.progress import ProgressFile
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ class Live:
     def show(self, event: Mapping[str, Any], *, worker: str = "") -> None:
         """Show one progress event."""
         with self._lock:
-            line = progress_line(event, worker=worker, outlook=self._outlooks.see(event, worker=worker), spent_usd=self.money())
+            outlook = self._outlooks.see(event, at=time.monotonic(), worker=worker)
+            line = progress_line(event, worker=worker, outlook=outlook, spent_usd=self.money())
             self._running[worker] = line
             if self._file is not None:
                 self._file.write(self._running, at=time.monotonic())
@@ -118,7 +119,12 @@ class Live:
                 self._column = None
 
     def tell_boot(self, name: str, what: str) -> None:
-        """Show how far an allocation is that boots."""
+        """Show how far an allocation is that boots; with nothing as `what`, that it does no more."""
+        if not what:
+            self._booting.pop(name, None)
+            with self._lock:
+                self._running.pop(name, None)
+            return
         began = self._booting.setdefault(name, time.monotonic())
         event = {"row_id": "", "leg": what, "round": what, "elapsed_s": time.monotonic() - began}
         self.show(event, worker=name)
@@ -175,9 +181,10 @@ def open_live(config: pytest.Config) -> Live:
 def progress_line(
     event: Mapping[str, Any], *, worker: str = "", outlook: Outlook | None = None, spent_usd: float | None = None
 ) -> str:
-    """What a progress event says, in one line: of the interval its width, and never where it lies."""
+    """What a progress event says, in one line: of the interval half its width, and never where it lies."""
     eta = None if outlook is None else outlook.eta_s
-    width = None if outlook is None else outlook.half_width_pct
+    over = event.get("phase") == ROUND_OVER
+    width = event.get("half_width_pct") if outlook is None else outlook.half_width_pct
     name = str(event.get("row_id", "")).rpartition("-")[0]
     rounds = event.get("rounds") or 1
     parts = [
@@ -185,13 +192,12 @@ def progress_line(
         name,
         str(event.get("leg") or ""),
         f"round {event.get('round')} of {rounds}" if rounds > 1 else "",
-        str(event.get("phase") or ""),
+        "round over" if over else str(event.get("phase") or ""),
         f"{event['fraction']:.0%}" if event.get("fraction") is not None else "",
         f"{event['rate']:.1f}/s" if event.get("rate") is not None else "",
-        f"+-{event['half_width_pct']:.2f} points" if event.get("half_width_pct") is not None else "",
-        f"{event.get('elapsed_s') or 0:.0f} s",
+        "" if over else f"{event.get('elapsed_s') or 0:.0f} s",
         f"row done in about {duration(eta)}" if eta is not None else "",
-        f"interval +-{width:.2f} points wide" if width is not None else "",
+        f"interval +-{width:.2f} points" if width is not None else "",
         f"{spent_usd:.2f} USD so far" if spent_usd is not None else "",
     ]
     return "  ".join(part for part in parts if part)

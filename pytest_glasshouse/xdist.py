@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.errors import BudgetError, ConfigurationError
+from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.reporting import RunHooks
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run import EXIT_BUDGET, Door, NoGrants, Plan, Run, Selected, engine_of
+from pytest_glasshouse.run import Door, NoGrants, Plan, Run, Selected, engine_of, refuse
 from pytest_glasshouse.selection import RowItem
 from pytest_glasshouse.stash import RUN
 from pytest_glasshouse.terminal import header
@@ -54,10 +54,8 @@ class Controller:
         if told.is_file():
             try:
                 self._open(self._folder, _selected(json.loads(told.read_text(encoding="utf-8"))))
-            except ConfigurationError as error:
-                raise pytest.UsageError(str(error)) from None
-            except BudgetError as error:
-                pytest.exit(f"glasshouse: {error}", returncode=EXIT_BUDGET)
+            except GlasshouseError as error:
+                refuse(error)
 
     def _open(self, folder: Path, selected: Selected) -> None:
         config, plan = self._config, self._make_plan()

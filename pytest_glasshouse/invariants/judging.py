@@ -89,7 +89,7 @@ def assert_held(outcome: Carried, *invariants: Invariant) -> None:
     failed = [finding for finding in findings if finding.finding != "held"]
     if failed:
         ended = getattr(outcome, "ended", None)
-        head = f"{len(failed)} of {len(findings)} invariants did not hold"
+        head = f"{len(failed)} of the {len(findings)} invariants this test asserts did not hold"
         if ended is not None:
             head += f"; the row ended early: {ended.reason} ({ended.decision})"
         raise InvariantBroken("\n".join((head, *table(failed))))

@@ -88,8 +88,11 @@ class Broker:
         """The providers in use that are not the real ones."""
         return tuple(sorted(name for name, provider in self._fleet.providers.items() if provider.simulated))
 
-    def quote(self) -> money.Quote:
-        """Price every planned row that would be rented. Raises `BudgetError` above the budget, `ConfigurationError`."""
+    def quote(self, *, say: Callable[[str], None] = lambda _line: None) -> money.Quote:
+        """Price every planned row that would be rented; `say` hears each time a provider has to be asked again.
+
+        Raises `BudgetError` above the budget, `ConfigurationError`, and `InfrastructureError` where a provider tells no prices.
+        """
         priced: list[tuple[RowSpec, Offer]] = []
         without: list[str] = []
         for row in self._rows():
@@ -97,7 +100,7 @@ class Broker:
             if not provider.rents:
                 continue
             try:
-                priced.append((row, self._renter.offers(provider, row)[0]))
+                priced.append((row, self._renter.offers(provider, row, say=say)[0]))
             except NoCapacityError:
                 without.append(row.name)
         told = money.quote(priced, shared=self._options.allocation == "shared", without=without)

@@ -124,8 +124,10 @@ class Fleet:
         """Everything that was ever meant to exist."""
         return [allocation.lease for allocation in list(self.allocations)]
 
-    def patiently(self, provider: Provider, read: Callable[[], ReadT]) -> ReadT:
-        """A read, asked again after a failure of the moment. Never a create: asking twice for a reading costs nothing."""
+    def patiently(
+        self, provider: Provider, read: Callable[[], ReadT], *, say: Callable[[str], None] = lambda _line: None
+    ) -> ReadT:
+        """A read, asked again after a failure of the moment, as `say` hears. Never a create: a reading twice costs nothing."""
         pause_s = self.timing(provider).poll_s
         attempt = 0
         while True:
@@ -137,8 +139,10 @@ class Fleet:
                 if attempt == ASKED_AGAIN or self.ending.is_set():
                     raise
                 asked = error.retry_after_s if isinstance(error, RateLimitedError) else None
-                self.clock.until(self.ending, max(pause_s * 2**attempt, asked or 0.0))
+                wait_s = max(pause_s * 2**attempt, asked or 0.0)
                 attempt += 1
+                say(f"{error}; asked again in {wait_s:g} s (try {attempt + 1} of {ASKED_AGAIN + 1})")
+                self.clock.until(self.ending, wait_s)
 
     def end(self, allocation: Allocation, why: str) -> None:
         """Ask the guest to zeroize and the provider to end it, now. Proof comes later; what fails here is tried again there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from pytest_glasshouse.errors import NoCapacityError
@@ -12,6 +13,17 @@ from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 def models_for(row: RowSpec) -> tuple[str, ...]:
     """The GPU models that would do for `row`."""
     return (row.gpu_model,) if row.gpu_model is not None else tuple(GPU_MODELS.values())
+
+
+def price_from(told: object) -> float | None:
+    """A price in US dollars per hour; None for what cannot be one. Python reads NaN out of JSON, and no budget is above that."""
+    if isinstance(told, bool) or not isinstance(told, int | float):
+        return None
+    try:
+        price = float(told)
+    except OverflowError:
+        return None
+    return price if math.isfinite(price) and price > 0 else None
 
 
 def affordable(

@@ -25,16 +25,19 @@ CANDIDATES = 5
 
 
 class Renter:
-    """Rents for one fleet. `tell(name, what)` hears how a boot goes on; `before` is called before the first create."""
+    """Rents for one fleet. `before` is called before the first create.
+
+    `tell(name, what)` hears how a boot goes on, and nothing as `what` once it is over, well or not.
+    """
 
     def __init__(self, fleet: Fleet, *, tell: Callable[[str, str], None], before: Callable[[Provider], None]) -> None:
         self._fleet = fleet
         self._tell = tell
         self._before = before
 
-    def offers(self, provider: Provider, row: RowSpec) -> tuple[Offer, ...]:
+    def offers(self, provider: Provider, row: RowSpec, *, say: Callable[[str], None] = lambda _line: None) -> tuple[Offer, ...]:
         """What may be had for `row` within the price cap, in the provider's order. Raises `NoCapacityError`."""
-        offers = self._fleet.patiently(provider, lambda: provider.offers(row))
+        offers = self._fleet.patiently(provider, lambda: provider.offers(row), say=say)
         cap = self._fleet.options.max_price
         affordable = tuple(offer for offer in offers if cap is None or offer.price_usd_per_hour <= cap)
         if not affordable:
@@ -84,6 +87,8 @@ class Renter:
                     error.allocation_id = lease.name
                 self._fleet.end(allocation, str(error) or type(error).__name__)
             raise
+        finally:
+            self._tell(allocation.lease.name, "")
         with self._fleet.changed:
             allocation.ready = True
 

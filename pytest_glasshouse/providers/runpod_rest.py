@@ -25,7 +25,7 @@ from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, S
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
 from pytest_glasshouse.providers.launching import checked, environment
 from pytest_glasshouse.providers.lease import NAME_PREFIX
-from pytest_glasshouse.providers.offering import affordable, models_for
+from pytest_glasshouse.providers.offering import affordable, models_for, price_from
 from pytest_glasshouse.providers.redaction import cleaned
 from pytest_glasshouse.providers.runpod import POLL_S, REST_STATES, Cloud, meaning
 from pytest_glasshouse.rows.spec import RowSpec
@@ -180,12 +180,12 @@ class RunPodRestProvider:
 
     def _offer(self, gpu: dict[str, Json]) -> Offer | None:
         price = gpu.get("price")
-        usd = price.get(self._cloud.lower()) if isinstance(price, dict) else None
+        usd = price_from(price.get(self._cloud.lower()) if isinstance(price, dict) else None)
         offered = gpu.get(self._cloud.lower()) is not False and gpu.get("availability") != "NONE"
-        if not offered or not isinstance(usd, int | float) or isinstance(usd, bool) or usd <= 0:
+        if not offered or usd is None:
             return None
         model = str(gpu["id"])
-        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=float(usd), offer_id=model)
+        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=usd, offer_id=model)
 
     def _instance(self, pod: Json) -> Instance:
         if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:

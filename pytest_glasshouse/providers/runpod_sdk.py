@@ -27,7 +27,7 @@ from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, S
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url
 from pytest_glasshouse.providers.launching import pasteable
 from pytest_glasshouse.providers.lease import NAME_PREFIX
-from pytest_glasshouse.providers.offering import affordable, models_for
+from pytest_glasshouse.providers.offering import affordable, models_for, price_from
 from pytest_glasshouse.providers.redaction import said
 from pytest_glasshouse.providers.runpod import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
 from pytest_glasshouse.rows.spec import RowSpec
@@ -225,14 +225,14 @@ class RunPodSdkProvider:
         self._models[str(gpu.get("displayName"))] = model
         secure = self._cloud == "SECURE"
         price, offered = (
-            gpu.get("securePrice" if secure else "communityPrice"),
+            price_from(gpu.get("securePrice" if secure else "communityPrice")),
             gpu.get("secureCloud" if secure else "communityCloud"),
         )
         lowest = gpu.get("lowestPrice")
         in_stock = not isinstance(lowest, dict) or lowest.get("uninterruptablePrice") is not None
-        if offered is False or not in_stock or not isinstance(price, int | float) or price <= 0:
+        if offered is False or not in_stock or price is None:
             return None
-        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=float(price), offer_id=model)
+        return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=price, offer_id=model)
 
     def _created(self, pod: Any, name: str, offer: Offer) -> Instance:
         if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:

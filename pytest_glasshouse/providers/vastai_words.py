@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pytest_glasshouse.providers.api import UnusableError
 from pytest_glasshouse.providers.base import Instance, Offer, SshAccess, State
+from pytest_glasshouse.providers.offering import price_from
 from pytest_glasshouse.wire.canonical import Json
 
 #: Vast.ai's name of a GPU, and what its driver calls it.
@@ -58,8 +59,8 @@ def offer_from(one: Json) -> Offer | None:
     """One offer; None for one that lacks what an offer needs."""
     if not isinstance(one, dict):
         return None
-    model, price, ask = GPU_NAMES.get(str(one.get("gpu_name"))), number(one.get("dph_total")), one.get("id")
-    if model is None or price is None or price <= 0 or one.get("num_gpus") != 1 or not isinstance(ask, int):
+    model, price, ask = GPU_NAMES.get(str(one.get("gpu_name"))), price_from(one.get("dph_total")), one.get("id")
+    if model is None or price is None or one.get("num_gpus") != 1 or not isinstance(ask, int):
         return None
     return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=str(ask))
 

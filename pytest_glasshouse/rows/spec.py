@@ -11,10 +11,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
 
 from pytest_glasshouse.errors import ConfigurationError
 
@@ -23,6 +23,9 @@ Gpu = Literal["h100", "pro6000", "a4000", "rtx4090", "rtx3090", "anygpu"]
 WorkloadName = Literal["mlp", "lora"]
 Kind = Literal["smoke", "sustained", "null"]
 Preset = Literal["quick", "standard", "publish"]
+
+#: The fields that are one of a few words, and every row has to set.
+_CHOICES: Mapping[str, Any] = {"workload": WorkloadName, "gpu": Gpu, "order": Order}
 
 #: The GPU a row names, as NVML spells it. `anygpu` names none.
 GPU_MODELS: dict[str, str] = {
@@ -63,11 +66,42 @@ class Published:
     label: str | None = None
 
 
+class _ByName(type):
+    """Refuses a field that is misspelt or left out with the words for a value that cannot be, and not with a `TypeError`."""
+
+    if not TYPE_CHECKING:
+
+        def __call__(cls, *unnamed: object, **told: object) -> object:
+            fields = {each.name: each.default is dataclasses.MISSING for each in dataclasses.fields(cls)}
+            row = f"row {told['name']!r}" if "name" in told else "a row"
+            known = f"A row has {', '.join(fields)}"
+            if unnamed:
+                raise ConfigurationError(f"{row}: expected every field by its name; saw {len(unnamed)} without. {known}")
+            if unknown := [name for name in told if name not in fields]:
+                close = _close(unknown[0], fields)
+                raise ConfigurationError(f"{row}: no field {unknown[0]}. {f'Did you mean {close}? ' if close else ''}{known}")
+            if missing := [name for name, needed in fields.items() if needed and name not in told]:
+                allowed = get_args(_CHOICES.get(missing[0]))
+                expected = f"one of {', '.join(allowed)}" if allowed else "a name"
+                more = f" (nor {', '.join(missing[1:])})" if missing[1:] else ""
+                raise ConfigurationError(f"{row}: field {missing[0]}: expected {expected}; saw none{more}")
+            return super().__call__(**told)
+
+
+def _close(name: str, fields: Iterable[str]) -> str:
+    """The field that a misspelt name probably means: it may lack its unit."""
+    from difflib import get_close_matches
+
+    fields = list(fields)
+    begun = [field for field in fields if field.rpartition("_")[0] == name]
+    return next(iter(begun or get_close_matches(name, fields, n=1, cutoff=0.5)), "")
+
+
 @dataclass(frozen=True, kw_only=True)
-class RowSpec:
+class RowSpec(metaclass=_ByName):
     """One benchmark row. Exactly one of `target_s` (seconds) and `steps` (units of the workload) is set.
 
-    Raises `ConfigurationError`, naming row and field, when a field cannot be.
+    Raises `ConfigurationError`, naming row and field, when a field cannot be, is none of a row's, or is left out.
     """
 
     name: str
@@ -97,7 +131,7 @@ class RowSpec:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             self._refuse("name", "1 to 80 of A-Z a-z 0-9 _ . -, starting with a letter or digit")
-        for field, allowed in (("workload", WorkloadName), ("gpu", Gpu), ("order", Order)):
+        for field, allowed in _CHOICES.items():
             if getattr(self, field) not in get_args(allowed):
                 self._refuse(field, "one of " + ", ".join(get_args(allowed)))
         if (self.target_s is None) == (self.steps is None):

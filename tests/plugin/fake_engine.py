@@ -51,7 +51,8 @@ class FakeBroker:
     simulated = ()
     over_budget = os.environ.get("FAKE_OVER_BUDGET", "")
 
-    def quote(self) -> Any:
+    def quote(self, *, say: Callable[[str], None]) -> Any:
+        del say
         raise AssertionError("nothing here has a price")
 
     def spent_usd(self) -> float | None:
@@ -134,7 +135,8 @@ class FakeAllocation:
             observation["allocation"]["broken"] = ["raw callback completed"]
             ended = Ended(outcome="excluded", reason="the raw callback never came", decision="Excluded from overhead")
         if kind == "broken":
-            observation["allocation"]["broken"] = ["runtime zeroized"]
+            more = ["raw callback completed"] * row.name.endswith("-two")
+            observation["allocation"]["broken"] = ["runtime zeroized", *more]
         if kind == "leaky":
             observation["allocation"]["address"] = "a-secret-socket-name"
         return Outcome(

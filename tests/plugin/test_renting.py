@@ -6,7 +6,7 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +87,44 @@ def test_too_dear_is_said_over_several_processes_too(server: LoopbackServer, tmp
     assert server.cloud.rented == {}
 
 
+@pytest.mark.parametrize(
+    ("kind", "times", "code", "told", "workers"),
+    [
+        ("503", 100, 14, "was answered 503", ()),
+        ("503", 100, 14, "was answered 503", ("-n1",)),
+        ("401", 1, 4, "The API key is not accepted for this", ()),
+        ("429", 1, 11, "Too many requests", ()),
+    ],
+    ids=["answers-503", "answers-503-over-processes", "key-rejected", "busy-once"],
+)
+def test_provider_that_tells_no_prices_ends_the_run_in_one_line(
+    server: LoopbackServer, tmp_path: Path, kind: Any, times: int, code: int, told: str, workers: Sequence[str]
+) -> None:
+    """The provider's trouble and not the plugin's: no traceback, waiting for it is said, and 14 says that a retry is safe."""
+    if workers:
+        pytest.importorskip("xdist")
+    server.cloud.faults.add(Fault(kind=kind, on="offers", times=times))
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", *workers)
+    shown = result.stdout + result.stderr
+    assert (result.returncode, told in shown) == (code, True), shown
+    assert "INTERNALERROR" not in shown
+    assert "Traceback" not in shown
+    assert ("asked again in 0.2 s (try 2 of 5)" in shown) == (code != 4), shown
+    if code == 14:
+        (line,) = [line for line in shown.splitlines() if "Nothing was rented" in line]
+        assert told in line
+    assert "create" not in server.cloud.asked
+
+
+def test_provider_that_cannot_be_reached_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    with runpod(pods="none") as gone:
+        pass
+    result = _pytest(gone, tmp_path, *ALLOWED, "--budget", "5")
+    assert result.returncode == 14, result.stdout + result.stderr
+    assert "no connection to its API; nothing was asked. Check the network. Nothing was rented" in result.stdout
+    assert "INTERNALERROR" not in result.stdout
+
+
 def test_key_in_the_environment_asks_nobody_anything(server: LoopbackServer, tmp_path: Path) -> None:
     """A key is not a wish to rent: without a provider named, the run is a dry run on this machine."""
     result = _pytest(server, tmp_path, "--glasshouse-mock-fault", "no-capacity")
@@ -138,7 +176,8 @@ class _Broker:
     rents = True
     simulated: tuple[str, ...] = ()
 
-    def quote(self) -> Quote:
+    def quote(self, *, say: Callable[[str], None]) -> Quote:
+        del say
         return Quote(lines=(Line(provider="runpod", gpu_model="GPU", price_usd_per_hour=2.0, rows=1, seconds=3600.0),))
 
 

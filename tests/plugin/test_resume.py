@@ -128,9 +128,66 @@ def test_another_run_is_not_taken_for_this_one(killed: Project) -> None:
 
     result = killed.run("--glasshouse-resume", str(directory), "-k", "good-5")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["*finished earlier and is not selected now*"])
+    result.stderr.fnmatch_lines(["*of the run and not selected now: good-1-*"])
     shutil.rmtree(directory)
     assert killed.run("--glasshouse-resume", "20261121-000000-abcdef").ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_interrupted_run_says_how_to_go_on_and_its_report_may_lie_anywhere(project: Project, outcomes: Outcomes) -> None:
+    elsewhere = ("--glasshouse-report", "elsewhere/mine.json")
+    result = project.rows("good-1", "broken", "good-2").run("-x", *elsewhere)
+    told = (
+        "glasshouse: 1 of 3 rows were not judged; to run them and keep the others, repeat the command with --glasshouse-resume *"
+    )
+    result.stdout.fnmatch_lines([told])
+    (line,) = [line for line in result.outlines if "--glasshouse-resume" in line]
+    path = project.pytester.path / line.split()[-1]
+    first = path.read_bytes()
+    run_id = json.loads(first)["runId"]
+
+    for named in (("--glasshouse-resume", line.split()[-1]), ("--glasshouse-resume", run_id, *elsewhere)):
+        path.write_bytes(first)
+        result = project.run(*named)
+        report = json.loads(path.read_bytes())
+        assert (report["runId"], outcomes(report)["good-2"]) == (run_id, "measured")
+        result.stdout.no_fnmatch_line("*were not judged*")
+    (path.parent / "copy.json").write_bytes(first)
+    project.run("--glasshouse-resume", run_id, *elsewhere).stderr.fnmatch_lines(["*(copy.json, mine.json all say *name one)*"])
+    refused = project.run("--glasshouse-resume", "nobody", *elsewhere)
+    refused.stderr.fnmatch_lines(["*expected a run id, a run directory (.run) or a report (.json)*"])
+
+
+def test_other_options_are_another_run(killed: Project) -> None:
+    """Neither a directory nor a report is gone on with under other options: its rows would be others under the same id."""
+    named = run_directory(killed).name.removesuffix(".run")
+    log = acquired(killed)
+    for options, told in {
+        ("--order", "protected-first"): "--glasshouse-order (none given; here protected-first)",
+        ("--glasshouse-rounds", "3"): "--glasshouse-rounds (none given; here 3)",
+        ("--glasshouse-max-overhead", "2.5"): "--glasshouse-max-overhead (none given; here 2.5)",
+    }.items():
+        result = killed.run("--glasshouse-resume", named, *options)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*was started with other options: {told}. Give the same options, or start a new run*"])
+    assert acquired(killed) == log
+    assert killed.reports() == []
+
+
+def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
+    project.rows("good-1", "broken", "good-2").run("-x", "--glasshouse-rounds", "2", "--order", "protected-first")
+    (path,) = project.reports()
+    before = path.read_bytes()
+    for options, told in {
+        (): "--glasshouse-order (protected-first; here none given)",
+        (
+            "--order",
+            "protected-first",
+        ): "row good-1 (rounds 2; here 1), row broken (rounds 2; here 1), row good-2 (rounds 2; here 1)",
+    }.items():
+        result = project.run("--glasshouse-resume", str(path), *options)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"*was started with other options: {told}. Give the same options, or start a new run*"])
+    assert path.read_bytes() == before
 
 
 def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+import pytest_glasshouse
+from pytest_glasshouse.settings import OTHER_VARIABLES, SETTINGS
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -86,6 +91,39 @@ def test_order_leaves_null_rows_out_visibly(project: Project) -> None:
     project.pytester.makepyfile(test_rows=NULLS)
     result = project.run("--order", "protected-first")
     result.stdout.fnmatch_lines(["*1 deselected*", "*same: left out, --order protected-first runs no null rows"])
+
+
+def test_option_that_changes_no_row_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So is a variable that nobody reads: what somebody asked for is not dropped in silence."""
+    project.rows("good", ("mixed", "h100", "interleaved"))
+    monkeypatch.setenv("GLASSHOUSE_ORDR", "a-value-that-is-not-shown")
+    monkeypatch.setenv("GLASHOUSE_BUDGET", "5")
+    monkeypatch.setenv("GLASSHOUSE_TEAM", "mine")
+    asked = ("--glasshouse-preset", "standard", "--glasshouse-model", "nope", "-k")
+    result = project.run(*asked, "good")
+    result.stdout.fnmatch_lines(
+        [
+            "glasshouse: GLASHOUSE_BUDGET in the environment is read by nobody. Did you mean GLASSHOUSE_BUDGET?",
+            "glasshouse: GLASSHOUSE_ORDR in the environment is read by nobody. Did you mean GLASSHOUSE_ORDER?",
+            "glasshouse: --glasshouse-preset standard changes nothing here: no interleaved row is selected *",
+            "glasshouse: --glasshouse-model changes nothing here: no lora row is selected",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*a-value-that-is-not-shown*")
+    result.stdout.no_fnmatch_line("*GLASSHOUSE_TEAM*")
+    monkeypatch.delenv("GLASSHOUSE_ORDR")
+    result = project.run(*asked, "mixed", "--collect-only")
+    result.stdout.no_fnmatch_line("*--glasshouse-preset*changes nothing*")
+
+
+def test_every_variable_that_is_read_is_known() -> None:
+    """Or the right name would be called a misspelling of another."""
+    texts = [path.read_text("utf-8") for path in Path(pytest_glasshouse.__file__).parent.rglob("*.py")]
+    read = {name for text in texts for name in re.findall(r'environ(?:\.get\(|\[)"(GLASSHOUSE_[A-Z_]+)"', text)}
+    read |= {name for text in texts for name in re.findall(r'^[A-Z_]+ = "(GLASSHOUSE_[A-Z_]+)"$', text, re.MULTILINE)}
+    known = {setting.variable for setting in SETTINGS} | set(OTHER_VARIABLES)
+    assert "GLASSHOUSE_SIGNING_KEY" in read
+    assert {name for name in read - known if not name.startswith(("GLASSHOUSE_POD", "GLASSHOUSE_B64"))} == set()
 
 
 NULLS = """

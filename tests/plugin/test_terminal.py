@@ -90,6 +90,26 @@ def test_broken_invariant_shows_its_table_without_a_traceback(project: Project) 
     result.stdout.no_fnmatch_line("*raise InvariantBroken*")
 
 
+@pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
+def test_failure_names_also_what_its_test_does_not_assert(project: Project, workers: tuple[str, ...]) -> None:
+    """Else a test that asserts three of all invariants would tell of fewer broken ones than the summary."""
+    if workers:
+        pytest.importorskip("xdist")
+    project.rows("broken-two")
+    path = project.pytester.path / "test_rows.py"
+    path.write_text(
+        "from pytest_glasshouse.errors import InvariantBroken\n"
+        + path.read_text("utf-8").rstrip()
+        + "\n    raise InvariantBroken('1 of the 3 invariants this test asserts did not hold\\n  BROKEN  runtime zeroized: why')\n",
+        "utf-8",
+    )
+    result = project.spawn(*workers)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    lines = ["1 of the 3 invariants this test asserts did not hold", "*this row has more that did not hold*"]
+    result.stdout.fnmatch_lines([*lines, "  BROKEN  raw callback completed: *"])
+    assert result.stdout.str().count("BROKEN  runtime zeroized") == 1
+
+
 def test_quiet_run_has_no_header(project: Project) -> None:
     project.rows("good").run("-q").stdout.no_fnmatch_line("glasshouse: provider*")
 
@@ -135,6 +155,17 @@ def test_live_line_without_a_terminal_comes_once_for_each_leg(pipe: tuple[int, C
     live.close()
 
 
+def test_boot_that_is_over_leaves_the_line(pipe: tuple[int, Callable[[], str]]) -> None:
+    writer, read = pipe
+    live = Live(writer, terminal=True)
+    live.tell_boot("glasshouse-x-1", "bootstrap")
+    assert "bootstrap" in read()
+    live.tell_boot("glasshouse-x-1", "")
+    live.show(EVENT)
+    assert read() == "\r\x1b[2Kh100-60s  raw  train  2 s"
+    live.close()
+
+
 def test_live_line_survives_a_closed_standard_output(pipe: tuple[int, Callable[[], str]]) -> None:
     writer, _ = pipe
     os.close(writer)
@@ -161,4 +192,4 @@ def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
 def test_progress_line_shows_how_wide_an_interval_is_and_not_where() -> None:
     """Whoever sees where it lies may stop when they like it."""
     line = progress_line({**EVENT, "leg": "", "phase": "interval", "round": 3, "rounds": 6, "half_width_pct": 0.754})
-    assert line.split("  ")[1:4] == ["round 3 of 6", "interval", "+-0.75 points"]
+    assert line.split("  ")[1:] == ["round 3 of 6", "round over", "interval +-0.75 points"]

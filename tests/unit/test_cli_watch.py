@@ -37,6 +37,14 @@ def test_each_change_is_one_line_and_the_end_is_said(directory: Path) -> None:
     assert out.getvalue() == "1 of 2 rows ended  |  b  raw  train  40%\nthe run has ended\n"
 
 
+def test_nothing_runs_once_every_row_has_ended(directory: Path) -> None:
+    (directory / "rows.jsonl").write_text('{"record": {"rowId": "a"}}\n{"record": {"rowId": "b"}}\n', "utf-8")
+    out = io.StringIO()
+    follow(directory, out, terminal=False, once=True, sleep=lambda _: None)
+
+    assert out.getvalue() == "2 of 2 rows ended\n"
+
+
 def test_once_is_once(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(directory.parent.parent)
 

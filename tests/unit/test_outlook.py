@@ -19,23 +19,56 @@ def event(
     }  # fmt: skip
 
 
-def test_nothing_is_foretold_before_there_is_a_pace() -> None:
-    assert Outlooks().see(event("raw", 1, 1.0)).eta_s is None
-
-
-def test_the_other_leg_is_expected_to_take_as_long() -> None:
+def etas(*events: tuple[float, dict[str, object]]) -> list[int | None]:
+    """What is foretold after each event, in whole seconds."""
     outlooks = Outlooks()
+    seen = [outlooks.see(each, at=at).eta_s for at, each in events]
+    return [None if eta is None else round(eta) for eta in seen]
 
-    assert outlooks.see(event("raw", 1, 10.0, 0.5)).eta_s == pytest.approx(10 + 20)
-    outlooks.see(event("raw", 1, 20.0, 1.0))
-    assert outlooks.see(event("protected", 1, 5.0)).eta_s == pytest.approx(15)
+
+def test_nothing_is_foretold_before_there_is_a_pace() -> None:
+    assert etas((0, event("raw", 1, 0.0)), (9, event("raw", 1, 9.0)), (10, event("raw", 1, 10.0, 0.1))) == [None, None, None]
+
+
+def test_what_comes_before_the_training_says_nothing_of_its_pace() -> None:
+    """A row of two legs of 40 s, 10 of them before the training: the time left counts down, and does not leap."""
+    legs = [
+        moment
+        for start, leg in ((0, "raw"), (40, "protected"))
+        for moment in (
+            (start, event(leg, 1, 0.0)), (start + 13, event(leg, 1, 13.0, 0.1)), (start + 16, event(leg, 1, 16.0, 0.2)),
+            (start + 25, event(leg, 1, 25.0, 0.5)), (start + 39, event(leg, 1, 39.0)),
+        )
+    ]  # fmt: skip
+    assert etas(*legs) == [None, None, 64, 55, 39, 40, 27, 24, 15, 1]
+
+
+def test_rounds_to_come_take_as_long_as_those_before() -> None:
+    """Also between rounds, where no leg runs, and in legs that have not begun to train."""
+    over = {**event("", 1, 0.0, rounds=3), "phase": "interval"}
+    told = etas(
+        (0, event("raw", 1, 0.0, rounds=3)), (10, event("protected", 1, 0.0, rounds=3)), (20, over),
+        (20, event("raw", 2, 0.0, rounds=3)), (25, event("raw", 2, 5.0, rounds=3)),
+        (40, {**over, "round": 2}), (41, event("raw", 3, 0.0, rounds=3)), (55, event("protected", 3, 5.0, 0.5, rounds=3)),
+    )  # fmt: skip
+    assert told == [None, None, 40, 40, 35, 20, 20, 6]
+
+
+def test_turns_are_foretold_as_one_leg() -> None:
+    """Legs that take turns are loaded one after the other, and that says nothing of how long they train."""
+    told = etas(
+        (0, event("raw", 1, 0.0, rounds=2)), (3, event("protected", 1, 0.0, rounds=2)), (8, event("both", 1, 5.0, 0.1, rounds=2)),
+        (18, event("both", 1, 15.0, 0.6, rounds=2)), (26, event("raw", 1, 1.0, rounds=2)),
+    )  # fmt: skip
+    assert told == [None, None, None, 8 + 26, 26]
 
 
 def test_another_row_begins_anew() -> None:
     outlooks = Outlooks()
-    outlooks.see(event("raw", 1, 20.0, 1.0))
+    outlooks.see(event("raw", 1, 10.0, 0.5), at=10)
+    outlooks.see(event("raw", 1, 20.0, 1.0), at=20)
 
-    assert outlooks.see({**event("raw", 1, 1.0), "row_id": "row-2"}).eta_s is None
+    assert outlooks.see({**event("raw", 1, 1.0), "row_id": "row-2"}, at=21).eta_s is None
 
 
 def test_width_is_that_of_the_rounds_that_are_whole() -> None:
@@ -43,8 +76,8 @@ def test_width_is_that_of_the_rounds_that_are_whole() -> None:
     outlooks = Outlooks()
     seen = None
     for number, (protected, raw) in enumerate(rates, 1):
-        seen = outlooks.see(event("protected", number, 2.0, 1.0, protected, 3))
-        outlooks.see(event("raw", number, 2.0, 1.0, raw, 3))
+        seen = outlooks.see(event("protected", number, 2.0, 1.0, protected, 3), at=number)
+        outlooks.see(event("raw", number, 2.0, 1.0, raw, 3), at=number)
     expected = interval_pct([log_ratio(*pair) for pair in rates[:2]], level=0.95)
 
     assert expected is not None
@@ -56,10 +89,11 @@ def test_line_shows_the_width_and_never_where_the_interval_lies() -> None:
     outlooks = Outlooks()
     for number in (1, 2, 3):
         for leg, rate in (("protected", 80.0 + number), ("raw", 100.0)):
-            outlook = outlooks.see(event(leg, number, 2.0, 1.0, rate, 3))
+            outlook = outlooks.see(event(leg, number, 2.0, 1.0, rate, 3), at=number)
     line = progress_line(event("raw", 3, 2.0, 1.0, 100.0, 3), outlook=outlook, spent_usd=1.234)
 
-    assert "points wide" in line
+    assert line.count("points") == 1
+    assert "wide" not in line
     assert "1.23 USD so far" in line
     assert "%" not in line.replace("100%", "")
 

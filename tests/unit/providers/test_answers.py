@@ -25,6 +25,7 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.base import Launch, Offer, Provider
 from pytest_glasshouse.providers.runpod import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
+from pytest_glasshouse.rows import RowSpec
 
 LAUNCH = Launch(name="glasshouse-answers-1-1", image="example/guest:1", start=("true",))
 
@@ -236,6 +237,20 @@ def test_a_graphql_listing_of_another_form_is_an_error(sdk: Provider, answers: O
     answers.say(200, {"data": value})
     with pytest.raises(ProviderError):
         sdk.list()
+
+
+@pytest.mark.parametrize("price", [b"NaN", b"Infinity", b"1e999", b"1" + 400 * b"0", b"-1", b"true", b'"2.69"', b"null"])
+def test_a_price_that_is_none_is_no_offer(rest: Provider, vast: Provider, answers: OneAnswer, price: bytes) -> None:
+    """Nothing is above a budget that is compared with NaN."""
+    row = RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60)
+    catalog = b'{"gpus": [{"id": "NVIDIA H100 80GB HBM3", "price": {"secure": %s}}]}'
+    search = b'{"offers": [{"id": 7, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": %s}]}'
+    for provider, body in ((rest, catalog), (vast, search)):
+        answers.say(200, body % b"2.5")
+        assert [offer.price_usd_per_hour for offer in provider.offers(row)] == [2.5]
+        answers.say(200, body % price)
+        with pytest.raises(NoCapacityError):
+            provider.offers(row)
 
 
 def test_one_allocation_is_none_only_for_a_clear_no(rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer) -> None:

@@ -468,6 +468,14 @@ def test_pod_that_is_shown_elsewhere_was_restarted(make_broker: MakeBroker, rent
 # -- the ledger
 
 
+def test_end_of_a_boot_is_told_like_its_beginning(make_broker: MakeBroker) -> None:
+    """Or what shows it would show it for ever."""
+    told: list[tuple[str, str]] = []
+    grant = make_broker(tell=lambda name, what: told.append((name, what))).acquire(ROW)
+    assert (grant.allocation_id, "bootstrap") in told
+    assert told[-1] == (grant.allocation_id, "")
+
+
 def test_ledger_tells_what_could_be_alive(make_broker: MakeBroker, rented: Scripted, tmp_path: Path) -> None:
     broker = make_broker()
     grant = broker.acquire(ROW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from typing import Any
@@ -30,6 +31,33 @@ CHANGES: dict[str, Any] = {
     "resident": False,
 }
 INTERLEAVED = ("preset", "null", "resident")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({**GOOD, "target": 600}, "row 'mine': no field target. Did you mean target_s? A row has name, workload, gpu, order, "),
+        ({**GOOD, "gpus": "h100"}, "row 'mine': no field gpus. Did you mean gpu? A row has name, "),
+        ({**GOOD, "colour": "red"}, "row 'mine': no field colour. A row has name, "),
+        ({"name": "mine", "workload": "mlp", "order": "raw-first"}, "row 'mine': field gpu: expected one of h100, pro6000, "),
+        ({"name": "mine", "workload": "mlp", "gpu": "h100"}, "row 'mine': field order: expected one of raw-first, "),
+        ({"name": "mine"}, "row 'mine': field workload: expected one of mlp, lora; saw none (nor gpu, order)"),
+        ({}, "a row: field name: expected a name; saw none (nor workload, gpu, order)"),
+    ],
+)
+def test_fields_that_are_misspelt_or_missing_are_told_like_values(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RowSpec(**fields)
+    assert str(caught.value).startswith(told)
+    assert "\n" not in str(caught.value)
+
+
+def test_fields_go_by_name_only_and_a_row_can_be_copied() -> None:
+    build: Any = RowSpec
+    with pytest.raises(ConfigurationError, match="row 'mine': expected every field by its name; saw 1 without"):
+        build("mlp", **GOOD)
+    row = RowSpec(**GOOD)
+    assert copy.deepcopy(row) == copy.copy(row) == row
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,25 @@
+"""What a test that asserts some invariants says of those that did not hold."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.errors import InvariantBroken
+from pytest_glasshouse.invariants import Finding
+from pytest_glasshouse.invariants.judging import assert_held
+
+
+def test_count_is_of_what_the_test_asserts() -> None:
+    """A row is judged by all invariants; a test that asserts two of them does not speak for the others."""
+    words: Any = ("held", "broken")
+    asserted: list[Any] = [
+        lambda _seen, word=word: Finding(invariant=f"{word} one", finding=word, evidence="", reason="why") for word in words
+    ]
+    outcome: Any = SimpleNamespace(observation={}, ended=None)
+    with pytest.raises(
+        InvariantBroken, match=r"^1 of the 2 invariants this test asserts did not hold\n  BROKEN  broken one: why"
+    ):
+        assert_held(outcome, *asserted)
