@@ -38,7 +38,10 @@ def run(*arguments: str) -> int:
 def test_gate_passes_and_says_so_in_its_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report()), "--max-overhead", "3") == 0
 
-    assert capsys.readouterr().out.splitlines() == ["GATE PASSED: 1 of 1 rows judged, report consistent"]
+    assert capsys.readouterr().out.splitlines() == [
+        "no policy: there is no pyproject.toml in this directory",
+        "GATE PASSED: 1 of 1 rows judged, report consistent",
+    ]
 
 
 def test_gate_without_a_limit_says_that_no_overhead_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +60,9 @@ def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFi
     name = written(report())
 
     assert run("gate", name) == 1
-    assert "over the limit of 0.5 %" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith("policy: [tool.glasshouse.gate] in pyproject.toml\n")
+    assert "over the limit of 0.5 %" in told
     assert run("gate", name, "--max-overhead", "3") == 0
 
 
@@ -65,8 +70,8 @@ def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFi
     ("arguments", "says"),
     [
         (("missing.json",), "cannot be read"),
-        (("run.json", "--min-rounds", "0"), "min-rounds: expected"),
-        (("run.json", "--require", "certain"), "level: expected one of"),
+        (("run.json", "--min-rounds", "0"), "--min-rounds: expected"),
+        (("run.json", "--require", "certain"), "--require: expected one of"),
         (("run.json", "--subject", "missing.whl"), "--subject missing.whl"),
         (("run.json", "--subject", "run.json", "--commit", "1234567"), "not allowed with"),
         (("run.json", "--policy", "missing.toml"), "no such file"),
@@ -87,10 +92,19 @@ def test_what_cannot_be_used_is_4_in_one_line(arguments: tuple[str, ...], says: 
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("header", ["tool.glasshouse.gates", "tool.glashouse.gate"])
+def test_misspelt_policy_of_the_project_is_4_and_never_no_policy(header: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pyproject.toml").write_text(f"[{header}]\nmax-overhead = 0.5\n", "utf-8")
+
+    assert run("gate", written(report())) == 4
+    assert "did you mean" in capsys.readouterr().err
+
+
 def test_gate_in_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report(good(rounds=1))), "--max-overhead", "3", "--json") == 1
 
     told = json.loads(capsys.readouterr().out)
+    assert told["policy"].startswith("no policy: ")
     assert (told["ruling"], told["exitCode"], told["objections"][0]["undecided"]) == ("inconclusive", 1, True)
 
 
