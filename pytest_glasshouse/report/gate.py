@@ -163,7 +163,10 @@ def _whole(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> It
 
 def _subject(subject: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
     if subject["dirty"] and not policy.allow_dirty:
-        yield Objection(path="$.subject.dirty", text="the tree had changes that no commit names; commit them and run again")
+        yield Objection(
+            path="$.subject.dirty",
+            text="the tree had changes, or test files that ran, that no commit names; commit them and run again",
+        )
     commit = subject["gitCommit"]
     if policy.commit is not None and not _same_commit(policy.commit, commit):
         seen = "no commit" if commit is None else f"commit {commit[:12]}"
