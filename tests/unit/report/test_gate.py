@@ -139,8 +139,9 @@ CASES: list[tuple[str, Callable[[], dict[str, Any]], GatePolicy, int, str]] = [
     ("older invariants", judged_by_an_older_revision, LIMIT, 1, "revision 1 of the invariants judged it"),
     ("waived finding", waiving, LIMIT, 1, "waives memory scanned clean"),
     ("not publishable", waiving, GatePolicy(publishable=True, allow_lenient_policy=True), 1, "is not publishable: memory scanned"),
-    ("row missing", report, GatePolicy(rows=("a4000-*",)), 1, "no measured row matches 'a4000-*'"),
-    ("row required was excluded", lambda: report(good(), example.excluded()), GatePolicy(rows=("mlp-h100-30m",)), 1, "no measured row matches"),
+    ("row missing", report, GatePolicy(rows=("a4000-*",)), 1, "no row matches 'a4000-*'"),
+    ("row required was excluded", lambda: report(good(), example.excluded()), GatePolicy(rows=("mlp-h100-30m",)), 1,
+     "'mlp-h100-30m' is required and matched only by mlp-h100-30m, which is excluded"),
     ("outstanding release", outstanding, LIMIT, 1, "exit evidence did not come back"),
     ("outstanding release and nothing measured", lambda: outstanding(example.excluded()), GatePolicy(), 1, "exit evidence"),
     ("cleanup not proven", leaky, LIMIT, 1, "an allocation may still exist"),
@@ -157,6 +158,25 @@ def test_gate_answers_each_kind_of_report(make: Callable[[], dict[str, Any]], po
 
     assert gated.ruling.code == code, [str(each) for each in gated.objections]
     assert says in "\n".join([*map(str, gated.objections), gated.sentence])
+
+
+def test_cause_comes_first_and_names_what_was_asked_for() -> None:
+    """A dry run of a required row in a dirty tree: nothing else matters before the row is measured."""
+    dry = example.measured(name="mlp-10min", rounds=6)
+    document = with_facts(dry, subject={**example.facts().subject, "dirty": True})
+    told = [each.text for each in ruled(document, GatePolicy(rows=("mlp-*",))).objections]
+
+    assert told[:2] == [
+        f"mlp-10min is a dry run: it says nothing about the {document['rows'][0]['namedGpuModel']} it names",
+        "'mlp-*' is required and matched only by mlp-10min, which is a dry run",
+    ]
+
+
+def test_dry_run_of_a_row_for_any_gpu_names_no_gpu() -> None:
+    document = report(example.measured(row=example.row(gpu="anygpu", rounds=6), rounds=6))
+    (objection, *_) = ruled(document).objections
+
+    assert objection.text.endswith("is a dry run: it says nothing about any GPU")
 
 
 def test_implausible_negative_row_fails_the_gate() -> None:
