@@ -145,6 +145,25 @@ def test_history_of_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("history", "missing") == 4
 
 
+@pytest.mark.parametrize("form", ["--markdown", "--html", "--excerpt", "--badge"])
+def test_every_form_of_a_faulty_report_is_called_faulty(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever copies the figures has to see that nobody vouches for them."""
+    faulty = report()
+    faulty["rows"][0]["overheadPct"] = 0.01
+
+    assert run("render", written(report(), "sound.json"), form) == 0
+    sound = capsys.readouterr()
+    assert run("render", written(faulty), form) == 0
+    told = capsys.readouterr()
+
+    assert "FAULTY" not in sound.out + sound.err
+    assert told.err.startswith("glasshouse render: run.json: FAULTY: ")
+    assert "$.rows[0].overheadPct" in told.err
+    assert told.err.endswith("see glasshouse check run.json\n")
+    if form == "--markdown":
+        assert told.out.splitlines()[2].startswith("**FAULTY: ")
+
+
 def test_badge_goes_where_it_is_told(here: Path) -> None:
     assert run("render", written(report()), "--badge", "--max-overhead", "3", "--out", "badge.svg") == 0
     assert "at most" in (here / "badge.svg").read_text("utf-8")

@@ -67,7 +67,10 @@ def test_living_allocations_are_not_ended_without_a_yes(server: LoopbackServer, 
 def test_failed_listing_is_not_an_empty_one(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.cloud.faults.add(Fault(kind="503", on="list", times=9))
     assert main(["reap", "--expired", "--allow-simulated"]) == 10
-    assert "nobody knows what is left" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "nobody knows what is left" in told
+    assert "nothing to end" not in told
+    assert "something may be left that costs money" in told.splitlines()[-1]
 
 
 def test_terminate_that_is_refused_twice_is_tried_again(server: LoopbackServer) -> None:
