@@ -51,7 +51,10 @@ Rows on unlike machines (another GPU or provider, a dry run against a real one) 
 
 exit codes: 0 compared; 1 a report has faults; 4 unusable, or machines unlike; 5 no row in common
 """
-_HISTORY = "List every row's overhead over the reports below a directory, oldest first. Faulty ones are named and left out."
+_HISTORY = """\
+List every row's overhead over the reports below a directory, oldest first. Faulty ones are named and left out; other JSON files
+are counted, and virtual environments are not searched.
+"""
 
 
 def declare(commands: Any) -> None:

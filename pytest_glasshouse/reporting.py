@@ -66,6 +66,8 @@ class RunHooks:
         terminalreporter.write_line("")
         for path in run.published:
             terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
+        if run.replaced:
+            terminalreporter.write_line("glasshouse: the report replaced a file that stood there before this run", yellow=True)
         if run.outstanding:
             told = (
                 f"{len(run.outstanding)} key release(s) of this run were never completed: a key is out, and its leg's end unseen"

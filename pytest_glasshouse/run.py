@@ -171,6 +171,7 @@ class Run:
         self.tamper: list[dict[str, Any]] = []
         self.tamper_shown: list[dict[str, Any]] = []
         self.published: tuple[Path, ...] = ()
+        self.replaced = False
         self.trouble: list[str] = []
         self.begun: list[str] = []
         self._kept: dict[str, dict[str, Any]] = {}
@@ -384,6 +385,7 @@ class Run:
             self.trouble.append(f"report not written: {error}. The rows are kept in {self.directory}")
             return int(pytest.ExitCode.TESTS_FAILED)
         self.published = (done.report, done.bundle)
+        self.replaced = done.replaced and self.earlier is None
         if self.options.html:
             self.published += (self._page(document, done.report),)
         self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)

@@ -67,6 +67,13 @@ def _git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(root), *identity, *arguments], check=True, capture_output=True)
 
 
+def test_report_that_replaces_a_file_says_so(project: Project) -> None:
+    project.rows("good")
+    project.run("--glasshouse-report", "out/mine.json").stdout.no_fnmatch_line("*the report replaced a file*")
+    again = project.run("--glasshouse-report", "out/mine.json")
+    again.stdout.fnmatch_lines(["report  out/mine.json", "*the report replaced a file that stood there before this run"])
+
+
 def test_release_nobody_completed_is_in_the_report_and_fails_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every row is fine, and a worker that died took a key with it: only the server outside knows."""
     monkeypatch.setenv("FAKE_OUTSTANDING", "one")

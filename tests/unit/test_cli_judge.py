@@ -75,8 +75,16 @@ def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFi
         (("run.json", "--subject", "missing.whl"), "--subject missing.whl"),
         (("run.json", "--subject", "run.json", "--commit", "1234567"), "not allowed with"),
         (("run.json", "--policy", "missing.toml"), "no such file"),
-        (("run.json", "--max-overhead", "much"), "invalid float"),
-        (("empty.json",), "not strict JSON"),
+        (
+            ("run.json", "--max-overhead", "much"),
+            "argument --max-overhead: expected a number, saw 'much' (see glasshouse gate --help)",
+        ),
+        (("run.json", "--min-rounds", "2.5"), "argument --min-rounds: expected a whole number, saw '2.5'"),
+        (("run.json", "--max-overhed", "3"), "--max-overhed 3; did you mean --max-overhead? (see glasshouse gate --help)"),
+        (("run.json", "--max-overhed=3"), "--max-overhed=3; did you mean --max-overhead? (see glasshouse gate --help)"),
+        (("run.json", "another.json"), "unrecognized arguments: another.json (see glasshouse gate --help)"),
+        (("empty.json",), "empty.json: not strict JSON"),
+        (("other.json",), "other.json: "),
         (("other.json",), "schemaVersion"),
     ],
 )
@@ -98,6 +106,19 @@ def test_misspelt_policy_of_the_project_is_4_and_never_no_policy(header: str, ca
 
     assert run("gate", written(report())) == 4
     assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("gate", "{}"), ("render", "{}", "--markdown"), ("compare", "{}", "{}"), ("export", "{}", "--row", "a")],
+    ids=["gate", "render", "compare", "export"],
+)
+@pytest.mark.parametrize("text", ["{}", "[tool]"], ids=["another shape", "no JSON"])
+def test_file_that_is_no_report_is_named(arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("what.json").write_text(text, "utf-8")
+
+    assert run(*(each.replace("{}", "what.json") for each in arguments)) == 4
+    assert capsys.readouterr().err.startswith(f"glasshouse {arguments[0]}: what.json: ")
 
 
 def test_gate_in_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
