@@ -11,9 +11,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_glasshouse import (
     cli_completion,
@@ -87,10 +88,40 @@ _TRUST = "a public key file: PEM, or lines of `[witness] BASE64URL-KEY`; repeata
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line and exit code 4 for a usage error, as pytest has it."""
+    """One line and exit code 4 for a usage error, as pytest has it, by the command whose help tells more."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.register("type", float, _number)
+        self.register("type", int, _whole)
+
+    def parse_known_args(  # type: ignore[override]  # the signature has overloads that nothing here needs
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse does it, but a command refuses by itself what it does not know; argparse leaves that to `glasshouse`."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            close = get_close_matches(unknown[0].partition("=")[0], options, n=1, cutoff=0.7)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {close[0]}?' if close else ''}")
+        return known, unknown
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, saw {text!r}") from None
+
+
+def _whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, saw {text!r}") from None
 
 
 def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | None = None) -> int:
@@ -215,15 +246,11 @@ def _told_published(path: Path, checked: Checked, required: str | None) -> list[
 def _export(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.attest import exported
     from pytest_glasshouse.report.bundle import REPORT_MEMBER, unzipped
-    from pytest_glasshouse.report.check import load_document
+    from pytest_glasshouse.report.check import read_document
     from pytest_glasshouse.report.writer import replace
 
-    try:
-        data = options.bundle.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{options.bundle}: cannot be read ({error.strerror})") from error
+    data, document = read_document(options.bundle)
     files = unzipped(data) if data.startswith(b"PK") else {REPORT_MEMBER: data}
-    document = load_document(files[REPORT_MEMBER])
     envelope = exported(document, files, options.row)
     if options.out is None:
         sys.stdout.write(envelope.decode())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, NoCapacityError
+from pytest_glasshouse.errors import ConfigurationError, FundsError, GlasshouseError, NoCapacityError
 
 if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Account, Provider
@@ -87,14 +87,14 @@ def _renting(name: str, *, allow_simulated: bool) -> Iterator[Line]:
     try:
         provider = open_provider(name, allow_simulated=allow_simulated)
     except ConfigurationError as error:
-        yield Line(mark="FAIL", what="provider", told=str(error), fix="set what it names")
+        yield Line(mark="FAIL", what="provider", told=str(error))
         return
     if provider.simulated:
         yield Line(mark="warn", what="base URL", told="not the provider's own: simulated, its rows are dry runs")
     try:
         before, account, after = time.time(), provider.account(), time.time()
     except GlasshouseError as error:
-        yield Line(mark="FAIL", what="key", told=str(error), fix="check key and network, then run doctor again")
+        yield Line(mark="FAIL", what="key", told=str(error), fix=_fix(error))
         return
     yield Line(mark="ok", what="key", told="accepted")
     yield _balance(account)
@@ -110,7 +110,15 @@ def _asked(what: str, ask: Callable[[], Line]) -> Line:
     except NoCapacityError as error:
         return Line(mark="warn", what=what, told=str(error))
     except GlasshouseError as error:
-        return Line(mark="FAIL", what=what, told=f"unknown: {error}", fix="run doctor again in a minute")
+        return Line(mark="FAIL", what=what, told=f"unknown: {error}", fix=_fix(error))
+
+
+def _fix(error: GlasshouseError) -> str:
+    """What to do, where the error's own text does not end with it."""
+    from pytest_glasshouse.providers.api import NotSentError
+
+    told = isinstance(error, ConfigurationError | FundsError | NotSentError)
+    return "" if told else "run doctor again in a minute"
 
 
 def _balance(account: Account) -> Line:

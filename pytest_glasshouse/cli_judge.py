@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from pytest_glasshouse.report.gate import Gated
 
@@ -51,7 +51,10 @@ Rows on unlike machines (another GPU or provider, a dry run against a real one) 
 
 exit codes: 0 compared; 1 a report has faults; 4 unusable, or machines unlike; 5 no row in common
 """
-_HISTORY = "List every row's overhead over the reports below a directory, oldest first. Faulty ones are named and left out."
+_HISTORY = """\
+List every row's overhead over the reports below a directory, oldest first. Faulty ones are named and left out; other JSON files
+are counted, and virtual environments are not searched.
+"""
 
 
 def declare(commands: Any) -> None:
@@ -101,22 +104,17 @@ def declare(commands: Any) -> None:
 
 def _gate(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.authenticity import Trust
-    from pytest_glasshouse.report.check import check_bytes, load_document
+    from pytest_glasshouse.report.check import check_bytes, read_document
     from pytest_glasshouse.report.gate import gate
-    from pytest_glasshouse.report.gate_policy import FIELDS, policy_of, read_table
+    from pytest_glasshouse.report.gate_policy import FIELDS, policy_of, read_table, trusted_of
 
-    path = options.policy or _POLICY_FILE
-    table = read_table(path, required=options.policy is not None)
+    table = read_table(options.policy or _POLICY_FILE, required=options.policy is not None)
     flags = {name: getattr(options, name.replace("-", "_")) for name in FIELDS}
     policy = policy_of(table, flags, subject=options.subject)
-    try:
-        data = options.report.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
-    document = load_document(data)
-    trust = Trust.read([*(path.parent / each for each in _trusted(table)), *(options.trust or ())])
+    data, document = read_document(options.report)
+    trust = Trust.read([*trusted_of(table), *(options.trust or ())])
     gated = gate(document, check_bytes(data, trust=trust, derivation=options.derivation), policy, now=datetime.now(UTC))
-    lines = [_json(gated)] if options.json else list(_told(options.report, gated))
+    lines = [_json(gated, table.told)] if options.json else [table.told, *_told(options.report, gated)]
     if not options.json and policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
         lines.insert(-1, "no limit was asked for: the overhead of no row was judged (--max-overhead)")
     sys.stdout.write("\n".join(lines) + "\n")
@@ -127,20 +125,14 @@ def _gate(options: argparse.Namespace) -> int:
     return gated.ruling.code
 
 
-def _trusted(table: Mapping[str, Any]) -> list[str]:
-    trusted = table.get("trust", [])
-    if not isinstance(trusted, list) or not all(isinstance(each, str) for each in trusted):
-        raise ConfigurationError(f"gate: trust: expected a list of key files, saw {trusted!r}")
-    return trusted
-
-
 def _told(path: Path, gated: Gated) -> Iterator[str]:
     yield from (f"{path}: {each}" for each in gated.objections)
     yield gated.sentence
 
 
-def _json(gated: Gated) -> str:
+def _json(gated: Gated, policy: str) -> str:
     told = {
+        "policy": policy,
         "ruling": gated.ruling.value,
         "exitCode": gated.ruling.code,
         "level": gated.level.value,
@@ -169,13 +161,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _sound(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
     """The report's document, or None after its faults were told."""
-    from pytest_glasshouse.report.check import check_bytes, load_document
+    from pytest_glasshouse.report.check import check_bytes, read_document
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
-    document = load_document(data)
+    data, document = read_document(path)
     faults = check_bytes(data, derivation=options.derivation).faults
     for fault in faults:
         sys.stdout.write(f"{path}: {fault}\n")

@@ -10,8 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pytest_glasshouse.errors import ConfigurationError
-
 EXIT_NO = 1
 EXIT_USAGE = 4
 EXIT_NOTHING = 5
@@ -42,7 +40,7 @@ def declare(commands: Any) -> None:
 
 def _pool(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.authenticity import Trust
-    from pytest_glasshouse.report.check import check_file, load_document
+    from pytest_glasshouse.report.check import check_file, read_document
     from pytest_glasshouse.report.pooling import groups, told
 
     documents = []
@@ -51,7 +49,7 @@ def _pool(options: argparse.Namespace) -> int:
         if not checked.sound:
             sys.stdout.write(f"{path}: FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; nothing was pooled\n")
             return EXIT_NO
-        documents.append(load_document(_read(path)))
+        documents.append(read_document(path)[1])
     margins = [row["marginPct"] for document in documents for row in document["rows"]]
     margin_pct = options.margin if options.margin is not None else min(margins, default=1.0)
     found = groups(documents)
@@ -63,15 +61,11 @@ def _pool(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
-
-
 def _points(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, saw {text!r}") from None
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected points above 0, saw {text}")
     return value

@@ -76,8 +76,12 @@ def _reap(options: argparse.Namespace) -> int:
         _say(_line(each, now, taken=each in mine))
     for doubt in doubts:
         _say(doubt)
-    if not mine:
+    if doubts:
+        told = f"{len(mine)} found to end, but not every listing could be read: something may be left that costs money"
+        _say(f"{told}. Run it again, or look at the provider's console")
+    elif not mine:
         _say("nothing to end")
+    if not mine:
         return EXIT_CLEANUP if doubts else EXIT_OK
     if options.dry_run or not (options.expired or options.yes or _agreed(len(mine))):
         _say(f"{len(mine)} left and not ended{'' if options.dry_run else '; --yes ends them'}")

@@ -1,13 +1,20 @@
-"""`glasshouse render`: a report as tables, as a page, or as a badge. Shows what a report says and judges nothing."""
+"""`glasshouse render`: a report as tables, as a page, or as a badge. Shows what a report says.
+
+It judges nothing, but a report that does not follow from its own data is called faulty, on standard error and where a form has
+room for it.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.report.check import Checked
 
 EXIT_USAGE = 4
 
@@ -29,14 +36,15 @@ def declare(commands: Any) -> None:
 
 
 def _render(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.check import load_document
+    from pytest_glasshouse.report.check import check_bytes, read_document
     from pytest_glasshouse.report.writer import replace
 
-    try:
-        data = options.report.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{options.report}: cannot be read ({error.strerror})") from error
-    text = _text(options, data, load_document(data))
+    data, document = read_document(options.report)
+    checked = check_bytes(data, derivation=options.derivation)
+    text = _text(options, document, checked)
+    if not checked.sound:
+        told = f"FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; see glasshouse check {options.report}"
+        sys.stderr.write(f"glasshouse render: {options.report}: {told}\n")
     if options.out is None:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -48,22 +56,19 @@ def _render(options: argparse.Namespace) -> int:
     return 0
 
 
-def _text(options: argparse.Namespace, data: bytes, document: dict[str, Any]) -> str:
+def _text(options: argparse.Namespace, document: dict[str, Any], checked: Checked) -> str:
     if options.badge:
         from pytest_glasshouse.report.badge import badge, svg
-        from pytest_glasshouse.report.check import check_bytes
 
-        sound = check_bytes(data, derivation=options.derivation).sound
-        return svg(badge(document, sound=sound, max_overhead_pct=options.max_overhead))
+        return svg(badge(document, sound=checked.sound, max_overhead_pct=options.max_overhead))
     if options.html:
-        from pytest_glasshouse.report.check import check_bytes
         from pytest_glasshouse.report.page import page
 
-        return page(document, check_bytes(data, derivation=options.derivation))
+        return page(document, checked)
     if options.excerpt:
         from pytest_glasshouse.report.excerpt import excerpt
 
         return excerpt(document)
     from pytest_glasshouse.report.markdown import markdown
 
-    return markdown(document)
+    return markdown(document, faults=len(checked.faults))

@@ -33,8 +33,9 @@ def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ
             )
         if environ.get("CI") and not options.sweeper and not broker.simulated:
             raise ConfigurationError(
-                "CI is set: expected glasshouse_sweeper to name the scheduled job that runs `glasshouse reap --expired`, saw "
-                "none. A CI machine may kill this run and its reaper; nothing was rented"
+                "CI is set: expected --glasshouse-sweeper NAME (or GLASSHOUSE_SWEEPER, or glasshouse_sweeper in the ini file), "
+                "the name of the scheduled job that runs `glasshouse reap --expired`, saw none. A CI machine may kill this run "
+                "and its reaper; nothing was rented"
             )
         from pytest_glasshouse.providers.money import table
 

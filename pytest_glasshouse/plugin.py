@@ -288,7 +288,8 @@ def _selected(session: pytest.Session) -> Selected | None:
         return None
     from pytest_glasshouse.run import selected_of
 
-    return selected_of(ours, session.config.stash.get(NOTES, ()))
+    files = sorted({str(item.path) for item in session.items})
+    return selected_of(ours, session.config.stash.get(NOTES, ()), files=files)
 
 
 def _spec() -> ModuleType | None:

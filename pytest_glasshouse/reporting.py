@@ -72,6 +72,8 @@ class RunHooks:
             how = "to run them and keep the others, repeat the command"
             again = shlex.quote(_shown_path(run.published[0], run.config))
             terminalreporter.write_line(f"glasshouse: {told}; {how} with --glasshouse-resume {again}", yellow=True)
+        if run.replaced:
+            terminalreporter.write_line("glasshouse: the report replaced a file that stood there before this run", yellow=True)
         if run.outstanding:
             told = (
                 f"{len(run.outstanding)} key release(s) of this run were never completed: a key is out, and its leg's end unseen"

@@ -6,6 +6,7 @@ that the report is written also after an interrupt. It refuses to judge a row.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -92,6 +93,8 @@ class Selected:
     rows: Mapping[str, RowItem]
     others: int = 0
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    """The files of all tests that run, also of those with nothing to report."""
 
 
 def engine_of(config: pytest.Config) -> Engine:
@@ -126,6 +129,14 @@ def new_plan(config: pytest.Config) -> Plan:
         seed=secrets.randbelow(2**31) if seed is None else seed,
         subject=subject(config.rootpath),
     )
+
+
+def _with_tests(subject: Mapping[str, Any], config: pytest.Config, selected: Selected) -> dict[str, Any]:
+    """The subject, dirty also where a test file that runs is in no commit."""
+    from pytest_glasshouse.report.environment import unnamed
+
+    untold = subject.get("gitCommit") is not None and unnamed(config.rootpath, selected.files)
+    return {**subject, "dirty": True} if untold else dict(subject)
 
 
 def _resumed(config: pytest.Config) -> Plan:
@@ -187,6 +198,7 @@ class Run:
         self.tamper: list[dict[str, Any]] = []
         self.tamper_shown: list[dict[str, Any]] = []
         self.published: tuple[Path, ...] = ()
+        self.replaced = False
         self.trouble: list[str] = []
         self.begun: list[str] = []
         self._kept: dict[str, dict[str, Any]] = {}
@@ -209,6 +221,7 @@ class Run:
         from pytest_glasshouse.report.writer import check_writable
 
         report_key(os.environ)
+        plan = dataclasses.replace(plan, subject=_with_tests(plan.subject, config, selected))
         rows = [each.row for each in selected.rows.values()]
         run = cls(config, plan, selected)
         if run.earlier is not None:
@@ -408,6 +421,7 @@ class Run:
             self.trouble.append(f"report not written: {error}. The rows are kept in {self.directory}")
             return int(pytest.ExitCode.TESTS_FAILED)
         self.published = (done.report, done.bundle)
+        self.replaced = done.replaced and self.earlier is None
         if self.options.html:
             self.published += (self._page(document, done.report),)
         self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)
@@ -523,7 +537,7 @@ def refuse(error: GlasshouseError) -> NoReturn:
     pytest.exit(f"glasshouse: {told}", returncode=EXIT_BUDGET if isinstance(error, BudgetError) else EXIT_INFRASTRUCTURE)
 
 
-def selected_of(items: Sequence[pytest.Item], notes: Sequence[str] = ()) -> Selected:
+def selected_of(items: Sequence[pytest.Item], notes: Sequence[str] = (), *, files: Sequence[str] = ()) -> Selected:
     """What `items`, which all have something to report, are."""
     rows = {item.nodeid: item.stash[ROW] for item in items if ROW in item.stash}
-    return Selected(rows=rows, others=len(items) - len(rows), notes=tuple(notes))
+    return Selected(rows=rows, others=len(items) - len(rows), notes=tuple(notes), files=tuple(files))

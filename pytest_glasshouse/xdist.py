@@ -72,7 +72,7 @@ class Controller:
             self._server = run.engine.serve(run.broker, self._on_event)
         _no_blind_restart(config)
         address = None if self._server is None else self._server.address
-        _write(folder / "run.json", {"plan": dataclasses.asdict(plan), "address": address})
+        _write(folder / "run.json", {"plan": dataclasses.asdict(run.plan), "address": address})
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         run = self._config.stash.get(RUN, None)
@@ -103,6 +103,7 @@ def tell_controller(config: pytest.Config, selected: Selected) -> None:
         "rows": {nodeid: [each.declared.to_dict(), each.row.to_dict()] for nodeid, each in selected.rows.items()},
         "others": selected.others,
         "notes": list(selected.notes),
+        "files": list(selected.files),
     }
     worker = _worker_input(config)
     _write(Path(worker[FOLDER]) / f"{worker['workerid']}.json", told)
@@ -113,7 +114,7 @@ def _selected(told: Mapping[str, Any]) -> Selected:
         nodeid: RowItem(declared=RowSpec.from_dict(declared), row=RowSpec.from_dict(row))
         for nodeid, (declared, row) in told["rows"].items()
     }
-    return Selected(rows=rows, others=told["others"], notes=tuple(told["notes"]))
+    return Selected(rows=rows, others=told["others"], notes=tuple(told["notes"]), files=tuple(told["files"]))
 
 
 def open_door(config: pytest.Config) -> Door:

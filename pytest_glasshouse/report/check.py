@@ -113,6 +113,17 @@ def load_document(data: bytes) -> dict[str, Any]:
         raise ReportError(f"not strict JSON ({error.reason})") from error
 
 
+def read_document(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """A file's bytes and its document, validated and nothing more. Raises `ReportError`, which names the file."""
+    try:
+        data = path.read_bytes()
+        return data, load_document(data)
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read ({error.strerror})") from error
+    except ReportError as error:
+        raise ReportError(f"{path}: {error}") from error
+
+
 def _nothing(*faults: Fault) -> Checked:
     return Checked(faults=faults, level=Level.NOTHING, missing=("it does not follow the schema",), rows=0, excluded=0)
 

@@ -7,9 +7,13 @@ import os
 import platform
 import subprocess
 from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.wire.canonical import is_sha256
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _PACKAGES = (
     "pytest-glasshouse", "pytest", "pytest-xdist", "cryptography", "joserfc", "rfc8785", "jsonschema", "scipy", "numpy",
@@ -49,6 +53,26 @@ def subject(directory: str | os.PathLike[str], *, name: str | None = None, versi
     }
 
 
+def unnamed(directory: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """Which test files, and conftest.py files above them, lie in the git tree of `directory` and in no commit of it.
+
+    What ran from such a file is what no commit names, however clean git finds the rest. Where git does not say what it
+    tracks, that is every one of them. Files outside the tree, and other files in it that git does not track, do not count.
+    """
+    top = _git(directory, "rev-parse", "--show-toplevel")
+    if top is None:
+        return ()
+    root = Path(top).resolve()
+    # The link and not what it leads to is what git tracks.
+    tests = {Path(file).parent.resolve() / Path(file).name for file in files}
+    inside = {file for file in tests if file.is_relative_to(root)}
+    above = {folder / "conftest.py" for file in inside for folder in file.parents if folder.is_relative_to(root)}
+    listed = _git(root, "ls-files", "-z", "--recurse-submodules")
+    tracked = set() if listed is None else set(listed.split("\0"))
+    ran = {file.relative_to(root).as_posix() for file in inside | {each for each in above if each.is_file()}}
+    return tuple(sorted(ran - tracked))
+
+
 def _version(name: str) -> str | None:
     try:
         return metadata.version(name)
@@ -70,7 +94,7 @@ def _wheel(name: str) -> str | None:
 def _git(directory: str | os.PathLike[str], *arguments: str) -> str | None:
     command = ["git", "-C", os.fspath(directory), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

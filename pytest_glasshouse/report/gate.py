@@ -95,12 +95,15 @@ class Gated:
 def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
     """Judge a report that validates. `checked` is what `check` found in it; `now` is in UTC."""
     judged = [(place, row) for place, row in enumerate(document["rows"]) if _counts(row)]
+    # What was not measured stands before what is missing because of it: the first objection is the cause.
     objections = [
-        *_soundness(checked, policy),
-        *_whole(document, policy, now),
+        *(Objection(path=fault.path, text=fault.text) for fault in checked.faults),
         *_excluded(document),
-        *_missing(document, policy, [row for _, row in judged]),
-        *(each for place, row in enumerate(document["rows"]) for each in _row(f"$.rows[{place}]", row, policy)),
+        *_dry(document),
+        *_missing(document, policy),
+        *_level(checked, policy),
+        *_whole(document, policy, now),
+        *(each for place, row in judged for each in _row(f"$.rows[{place}]", row, policy)),
     ]
     return Gated(
         ruling=_ruling(document, checked, objections, judged),
@@ -125,8 +128,7 @@ def _ruling(document: Mapping[str, Any], checked: Checked, objections: Sequence[
     return Ruling.INCONCLUSIVE if all(each.undecided for each in objections) else Ruling.FAILED
 
 
-def _soundness(checked: Checked, policy: GatePolicy) -> Iterator[Objection]:
-    yield from (Objection(path=fault.path, text=fault.text) for fault in checked.faults)
+def _level(checked: Checked, policy: GatePolicy) -> Iterator[Objection]:
     if checked.sound and checked.level.height < policy.level.height:
         why = checked.missing[0] if checked.missing else "nothing more is shown"
         yield Objection(path="$", text=f"it is {checked.level.value}, and {policy.level.value} was required: {why}")
@@ -163,7 +165,10 @@ def _whole(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> It
 
 def _subject(subject: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
     if subject["dirty"] and not policy.allow_dirty:
-        yield Objection(path="$.subject.dirty", text="the tree had changes that no commit names; commit them and run again")
+        yield Objection(
+            path="$.subject.dirty",
+            text="the tree had changes, or test files that ran, that no commit names; commit them and run again",
+        )
     commit = subject["gitCommit"]
     if policy.commit is not None and not _same_commit(policy.commit, commit):
         seen = "no commit" if commit is None else f"commit {commit[:12]}"
@@ -192,19 +197,40 @@ def _excluded(document: Mapping[str, Any]) -> Iterator[Objection]:
         yield Objection(path=f"$.excludedResults[{place}]", text=text)
 
 
-def _missing(document: Mapping[str, Any], policy: GatePolicy, judged: Sequence[Mapping[str, Any]]) -> Iterator[Objection]:
+def _dry(document: Mapping[str, Any]) -> Iterator[Objection]:
+    for place, row in enumerate(document["rows"]):
+        if not _counts(row):
+            named = row["namedGpuModel"]
+            about = "any GPU" if named is None else f"the {named} it names"
+            yield Objection(path=f"$.rows[{place}]", text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
+
+
+def _instead(row: Mapping[str, Any]) -> str:
+    """What a row is that does not count."""
+    return "a dry run" if row["dryRun"] else "simulated" if row["simulated"] else f"measured on {row['gpuModel']}"
+
+
+def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
     if not document["rows"] and not document["excludedResults"]:
         yield Objection(path="$.rows", text="the report has no row")
     for pattern in policy.rows:
-        if not any(fnmatchcase(row[name], pattern) for row in judged for name in ("name", "rowId")):
-            yield Objection(path="$.rows", text=f"no measured row matches {pattern!r}, which is required")
+        rows = [row for row in document["rows"] if _matches(row, pattern)]
+        if any(_counts(row) for row in rows):
+            continue
+        instead = [f"{row['name']}, which is {_instead(row)}" for row in rows]
+        instead += [f"{row['name']}, which is {row['outcome']}" for row in document["excludedResults"] if _matches(row, pattern)]
+        if instead:
+            text = f"{pattern!r} is required and matched only by {'; '.join(dict.fromkeys(instead))}"
+        else:
+            text = f"no row matches {pattern!r}, which is required"
+        yield Objection(path="$.rows", text=text)
+
+
+def _matches(row: Mapping[str, Any], pattern: str) -> bool:
+    return any(fnmatchcase(row[name], pattern) for name in ("name", "rowId"))
 
 
 def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
-    if not _counts(row):
-        what = "a dry run" if row["dryRun"] else "simulated" if row["simulated"] else f"measured on {row['gpuModel']}"
-        yield Objection(path=path, text=f"{row['name']} is {what}: it says nothing about the GPU it names")
-        return
     if row["verdict"] == Verdict.IMPLAUSIBLE_NEGATIVE.value:
         yield Objection(path=f"{path}.verdict", text=f"{row['name']}: {row['verdictReason']}")
     if policy.publishable and not row["publishable"]:

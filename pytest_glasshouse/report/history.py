@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.check import check_bytes, load_document
+from pytest_glasshouse.report.published_shape import is_published
 from pytest_glasshouse.report.wording import figure_with_interval
 
 if TYPE_CHECKING:
@@ -34,31 +36,53 @@ class History:
 
     entries: tuple[Entry, ...]
     left_out: tuple[tuple[str, str], ...]
+    """Path below the directory, and why."""
+    others: int = 0
+    """JSON files that are no report and do not look like one."""
 
 
 def history(directory: Path, *, pattern: str = "*", derivation: Derivation | None = None) -> History:
-    """Read every report and bundle below `directory`. A run that is there as both counts once."""
+    """Read every report and bundle below `directory`, outside virtual environments. A run that is there as both counts once."""
     entries: list[Entry] = []
     left_out: list[tuple[str, str]] = []
     seen: set[str] = set()
+    others = 0
+    installed = [each.parent for each in directory.rglob("pyvenv.cfg")]
     for path in sorted([*directory.rglob("*.json"), *directory.rglob(f"*{SUFFIX}")]):
-        if any(part.endswith(".run") for part in path.relative_to(directory).parts):
+        name = path.relative_to(directory)
+        if any(part.endswith(".run") for part in name.parts) or any(path.is_relative_to(each) for each in installed):
             continue
         try:
             data = path.read_bytes()
             document = load_document(data)
-        except (OSError, ReportError) as error:
-            left_out.append((path.name, str(error)[:200]))
+        except OSError as error:
+            left_out.append((str(name), f"cannot be read ({error.strerror})"))
+            continue
+        except ReportError as error:
+            if _is_none(data):
+                others += 1
+            else:
+                left_out.append((str(name), str(error)[:200]))
             continue
         if document["runId"] in seen:
             continue
         faults = check_bytes(data, derivation=derivation).faults
         if faults:
-            left_out.append((path.name, f"{len(faults)} fault(s); first: {faults[0]}"))
+            left_out.append((str(name), f"{len(faults)} fault(s); first: {faults[0]}"))
             continue
         seen.add(document["runId"])
         entries += [_entry(document, row) for row in document["rows"] if fnmatchcase(row["name"], pattern)]
-    return History(entries=tuple(sorted(entries, key=lambda each: (each.created_at, each.run_id))), left_out=tuple(left_out))
+    entries.sort(key=lambda each: (each.created_at, each.run_id))
+    return History(entries=tuple(entries), left_out=tuple(left_out), others=others)
+
+
+def _is_none(data: bytes) -> bool:
+    """Whether this is whole JSON with nothing of a report. What is torn, or no JSON, may have been one."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return False
+    return not (isinstance(document, dict) and ({"schemaVersion", "runId"} & document.keys() or is_published(document)))
 
 
 def _entry(document: Mapping[str, Any], row: Mapping[str, Any]) -> Entry:
@@ -78,5 +102,7 @@ def lines(found: History) -> Iterator[str]:
             words = [shown, entry.row["verdict"], *(["dry run"] if entry.row["dryRun"] else [])]
             yield f"  {entry.created_at}  {(entry.commit or 'no commit')[:12]:12}  {'; '.join(words)}  ({entry.run_id})"
     yield from (f"left out: {name}: {why}" for name, why in found.left_out)
+    if found.others:
+        yield f"passed over: {found.others} JSON file(s) that are no report"
     if not found.entries:
         yield "no measured row was found"

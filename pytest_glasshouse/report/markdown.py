@@ -14,15 +14,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-def markdown(document: Mapping[str, Any]) -> str:
-    """The whole page: rows, excluded results, tamper cases, cleanup, claims."""
-    return "\n".join(_lines(document)) + "\n"
+def markdown(document: Mapping[str, Any], *, faults: int = 0) -> str:
+    """The whole page: rows, excluded results, tamper cases, cleanup, claims. `faults` is how many `check` found in it."""
+    return "\n".join(_lines(document, faults)) + "\n"
 
 
-def _lines(document: Mapping[str, Any]) -> Iterator[str]:
+def _lines(document: Mapping[str, Any], faults: int) -> Iterator[str]:
     counts = document["summary"]
     yield f"# Glasshouse report {document['runId']}"
     yield ""
+    if faults:
+        yield f"**FAULTY: {faults} fault(s). What follows does not follow from the report's own data; see `glasshouse check`.**"
+        yield ""
     maker = document["generatedBy"]
     yield f"{document['createdAt']}, {maker['name']} {maker['version']}. Subject: {_subject(document)}."
     yield (

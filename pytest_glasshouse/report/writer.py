@@ -36,6 +36,8 @@ class Published:
 
     report: Path
     bundle: Path
+    replaced: bool = False
+    """Whether another report stood there before."""
 
 
 class RowJournal:
@@ -93,11 +95,11 @@ def publish(
         quarantine(document, report=report, run_directory=run_directory, found=found)
         places = "; ".join(dict.fromkeys(map(str, found)))
         raise RedactionError(f"report not published: {len(found)} forbidden value(s): {places}. Values are withheld")
-    bundle = bundle_path(report)
+    bundle, replaced = bundle_path(report), report.exists()
     report.parent.mkdir(parents=True, exist_ok=True)
     replace(bundle, zipped(document, key=key))
     replace(report, report_bytes(document))
-    return Published(report=report, bundle=bundle)
+    return Published(report=report, bundle=bundle, replaced=replaced)
 
 
 def bundle_path(report: Path) -> Path:

@@ -188,7 +188,9 @@ def _consent(environ: Mapping[str, str], **options: Any) -> None:
 
 def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> None:
     """A CI machine that is thrown away takes the run's reaper with it."""
-    with pytest.raises(ConfigurationError, match="expected glasshouse_sweeper to name the scheduled job"):
+    with pytest.raises(
+        ConfigurationError, match=r"--glasshouse-sweeper NAME \(or GLASSHOUSE_SWEEPER, or glasshouse_sweeper in the ini file\)"
+    ):
         _consent({"CI": "true"}, budget_usd=5.0)
     _consent({"CI": "true"}, budget_usd=5.0, sweeper="nightly-sweep")
     told = capsys.readouterr().out

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tests.plugin.conftest import Project
 
@@ -39,6 +42,36 @@ def test_bundle_lies_beside_the_report(project: Project) -> None:
         ["report  out/mine.json", "bundle  out/mine.*"]
     )
     assert sorted(path.name for path in (project.pytester.path / "out").iterdir()) == ["mine.glasshouse.zip", "mine.json"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("-n", "1")], ids=["alone", "with a worker"])
+def test_test_file_that_no_commit_names_makes_the_tree_dirty(project: Project, arguments: tuple[str, ...]) -> None:
+    """What ran from it is in no commit; a tree with nothing but that file beside it looks clean to git."""
+    root = project.rows("good").pytester.path
+    _git(root, "init")
+    _git(root, "commit", "--allow-empty", "-m", "one")
+    project.run(*arguments)
+    before = project.report()["subject"]
+    shutil.rmtree(root / "reports")
+    _git(root, "add", *(path.name for path in root.glob("*.py")))
+    _git(root, "commit", "-m", "two")
+    (root / "notes.txt").write_text("nobody's business", encoding="utf-8")
+    project.run(*arguments)
+    after = project.report()["subject"]
+
+    assert (before["dirty"], after["dirty"]) == (True, False)
+
+
+def _git(root: Path, *arguments: str) -> None:
+    identity = ["-c", "user.name=A", "-c", "user.email=a@example.invalid", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "-C", str(root), *identity, *arguments], check=True, capture_output=True)
+
+
+def test_report_that_replaces_a_file_says_so(project: Project) -> None:
+    project.rows("good")
+    project.run("--glasshouse-report", "out/mine.json").stdout.no_fnmatch_line("*the report replaced a file*")
+    again = project.run("--glasshouse-report", "out/mine.json")
+    again.stdout.fnmatch_lines(["report  out/mine.json", "*the report replaced a file that stood there before this run"])
 
 
 def test_release_nobody_completed_is_in_the_report_and_fails_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,10 @@ def run(*arguments: str) -> int:
 def test_gate_passes_and_says_so_in_its_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report()), "--max-overhead", "3") == 0
 
-    assert capsys.readouterr().out.splitlines() == ["GATE PASSED: 1 of 1 rows judged, report consistent"]
+    assert capsys.readouterr().out.splitlines() == [
+        "no policy: there is no pyproject.toml in this directory",
+        "GATE PASSED: 1 of 1 rows judged, report consistent",
+    ]
 
 
 def test_gate_without_a_limit_says_that_no_overhead_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +60,9 @@ def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFi
     name = written(report())
 
     assert run("gate", name) == 1
-    assert "over the limit of 0.5 %" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert told.startswith("policy: [tool.glasshouse.gate] in pyproject.toml\n")
+    assert "over the limit of 0.5 %" in told
     assert run("gate", name, "--max-overhead", "3") == 0
 
 
@@ -65,13 +70,21 @@ def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFi
     ("arguments", "says"),
     [
         (("missing.json",), "cannot be read"),
-        (("run.json", "--min-rounds", "0"), "min-rounds: expected"),
-        (("run.json", "--require", "certain"), "level: expected one of"),
+        (("run.json", "--min-rounds", "0"), "--min-rounds: expected"),
+        (("run.json", "--require", "certain"), "--require: expected one of"),
         (("run.json", "--subject", "missing.whl"), "--subject missing.whl"),
         (("run.json", "--subject", "run.json", "--commit", "1234567"), "not allowed with"),
         (("run.json", "--policy", "missing.toml"), "no such file"),
-        (("run.json", "--max-overhead", "much"), "invalid float"),
-        (("empty.json",), "not strict JSON"),
+        (
+            ("run.json", "--max-overhead", "much"),
+            "argument --max-overhead: expected a number, saw 'much' (see glasshouse gate --help)",
+        ),
+        (("run.json", "--min-rounds", "2.5"), "argument --min-rounds: expected a whole number, saw '2.5'"),
+        (("run.json", "--max-overhed", "3"), "--max-overhed 3; did you mean --max-overhead? (see glasshouse gate --help)"),
+        (("run.json", "--max-overhed=3"), "--max-overhed=3; did you mean --max-overhead? (see glasshouse gate --help)"),
+        (("run.json", "another.json"), "unrecognized arguments: another.json (see glasshouse gate --help)"),
+        (("empty.json",), "empty.json: not strict JSON"),
+        (("other.json",), "other.json: "),
         (("other.json",), "schemaVersion"),
     ],
 )
@@ -87,10 +100,32 @@ def test_what_cannot_be_used_is_4_in_one_line(arguments: tuple[str, ...], says: 
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("header", ["tool.glasshouse.gates", "tool.glashouse.gate"])
+def test_misspelt_policy_of_the_project_is_4_and_never_no_policy(header: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("pyproject.toml").write_text(f"[{header}]\nmax-overhead = 0.5\n", "utf-8")
+
+    assert run("gate", written(report())) == 4
+    assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("gate", "{}"), ("render", "{}", "--markdown"), ("compare", "{}", "{}"), ("export", "{}", "--row", "a")],
+    ids=["gate", "render", "compare", "export"],
+)
+@pytest.mark.parametrize("text", ["{}", "[tool]"], ids=["another shape", "no JSON"])
+def test_file_that_is_no_report_is_named(arguments: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("what.json").write_text(text, "utf-8")
+
+    assert run(*(each.replace("{}", "what.json") for each in arguments)) == 4
+    assert capsys.readouterr().err.startswith(f"glasshouse {arguments[0]}: what.json: ")
+
+
 def test_gate_in_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report(good(rounds=1))), "--max-overhead", "3", "--json") == 1
 
     told = json.loads(capsys.readouterr().out)
+    assert told["policy"].startswith("no policy: ")
     assert (told["ruling"], told["exitCode"], told["objections"][0]["undecided"]) == ("inconclusive", 1, True)
 
 
@@ -129,6 +164,25 @@ def test_history_of_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
     assert "mlp-h100-60s on NVIDIA H100" in capsys.readouterr().out
     assert run("history", ".", "--row", "none*") == 5
     assert run("history", "missing") == 4
+
+
+@pytest.mark.parametrize("form", ["--markdown", "--html", "--excerpt", "--badge"])
+def test_every_form_of_a_faulty_report_is_called_faulty(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever copies the figures has to see that nobody vouches for them."""
+    faulty = report()
+    faulty["rows"][0]["overheadPct"] = 0.01
+
+    assert run("render", written(report(), "sound.json"), form) == 0
+    sound = capsys.readouterr()
+    assert run("render", written(faulty), form) == 0
+    told = capsys.readouterr()
+
+    assert "FAULTY" not in sound.out + sound.err
+    assert told.err.startswith("glasshouse render: run.json: FAULTY: ")
+    assert "$.rows[0].overheadPct" in told.err
+    assert told.err.endswith("see glasshouse check run.json\n")
+    if form == "--markdown":
+        assert told.out.splitlines()[2].startswith("**FAULTY: ")
 
 
 def test_badge_goes_where_it_is_told(here: Path) -> None:

@@ -67,7 +67,10 @@ def test_living_allocations_are_not_ended_without_a_yes(server: LoopbackServer, 
 def test_failed_listing_is_not_an_empty_one(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.cloud.faults.add(Fault(kind="503", on="list", times=9))
     assert main(["reap", "--expired", "--allow-simulated"]) == 10
-    assert "nobody knows what is left" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "nobody knows what is left" in told
+    assert "nothing to end" not in told
+    assert "something may be left that costs money" in told.splitlines()[-1]
 
 
 def test_terminate_that_is_refused_twice_is_tried_again(server: LoopbackServer) -> None:
@@ -113,6 +116,22 @@ def test_doctor_names_a_key_that_is_not_accepted(
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
     told = capsys.readouterr().out
     assert ("FAIL  key" in told, "not-the-key-at-all" in told) == (True, False)
+    assert "->" not in told[told.index("FAIL  key") :], "the error says what to do, and once is enough"
+
+
+def test_doctor_says_once_what_to_do_without_a_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("VAST_API_KEY", raising=False)
+    assert main(["doctor", "--provider", "vastai"]) == 1
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.endswith("expected it in VAST_API_KEY. Make one in the provider's console")
+
+
+def test_doctor_without_an_answer_says_when_to_try_again(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.cloud.faults.add(Fault(kind="503", on="list", times=9))
+    assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+    assert "answered 503" in told
+    assert told.endswith(" -> run doctor again in a minute")
 
 
 def test_doctor_looks_at_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:

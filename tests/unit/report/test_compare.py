@@ -60,15 +60,26 @@ def test_history_is_in_order_counts_a_run_once_and_names_what_it_left_out(tmp_pa
     faulty = report(real(), run_id="run-3")
     faulty["rows"][0]["overheadPct"] = 0.01
     (tmp_path / "faulty.json").write_bytes(report_bytes(faulty))
-    (tmp_path / "other.json").write_text("{}", "utf-8")
+    (tmp_path / "deeper").mkdir()
+    for name, text in {
+        "other": "{}",
+        "list": "[1]",
+        "deeper/torn": '{"schemaVersion": "1.',
+        "deeper/old": '{"runId": "r"}',
+    }.items():
+        (tmp_path / f"{name}.json").write_text(text, "utf-8")
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "pyvenv.cfg").write_text("", "utf-8")
+    (tmp_path / "venv" / "run-9.json").write_text('{"runId": "r"}', "utf-8")
 
     found = history(tmp_path, derivation=example.EXAMPLE)
 
     assert [entry.run_id for entry in found.entries] == ["run-2", "run-1"]
-    assert [name for name, _ in found.left_out] == ["faulty.json", "other.json"]
+    assert [name for name, _ in found.left_out] == ["deeper/old.json", "deeper/torn.json", "faulty.json"]
     told = "\n".join(history_lines(found))
     assert "95 % interval" in told
     assert "left out: faulty.json" in told
+    assert "passed over: 2 JSON file(s) that are no report" in told
     assert history(tmp_path, pattern="a4000*", derivation=example.EXAMPLE).entries == ()
     assert "no measured row was found" in "\n".join(history_lines(history(tmp_path, pattern="x", derivation=example.EXAMPLE)))
 

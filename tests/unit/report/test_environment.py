@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.report import environment
-from pytest_glasshouse.report.environment import generated_by, host_environment, subject
+from pytest_glasshouse.report.environment import generated_by, host_environment, subject, unnamed
 from pytest_glasshouse.report.redaction import hits
 
 
@@ -55,6 +55,42 @@ def test_subject_in_a_git_tree_names_commit_and_changes(tmp_path: Path) -> None:
 
     assert len(clean["gitCommit"]) == 40
     assert (clean["dirty"], subject(tmp_path)["dirty"]) == (False, True)
+
+
+def test_test_files_that_no_commit_names_are_found_and_nothing_else(tmp_path: Path) -> None:
+    """What ran is what the report judges; a report or a virtual environment beside it is not."""
+    git(tmp_path, "init")
+    rows, others = tmp_path / "rows", tmp_path / "others"
+    for folder in (rows, others):
+        folder.mkdir()
+        (folder / "test_it.py").write_text("", encoding="utf-8")
+    git(tmp_path, "add", "rows")
+    git(tmp_path, "commit", "-m", "one")
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "conftest.py").write_text("", encoding="utf-8")
+    inside, outside = rows / "test_it.py", tmp_path.parent / "test_outside.py"
+
+    assert unnamed(tmp_path, [inside, outside]) == ()
+    assert unnamed(rows, [inside, others / "test_it.py"]) == ("others/test_it.py",)
+    (tmp_path / "conftest.py").write_text("", encoding="utf-8")
+    assert unnamed(tmp_path, [inside]) == ("conftest.py",)
+    (tmp_path / ".gitignore").write_text("conftest.py\n", encoding="utf-8")
+    assert unnamed(tmp_path, [inside]) == ("conftest.py",)
+    git(tmp_path, "add", "-f", "conftest.py")
+    assert unnamed(tmp_path, [inside]) == ()
+
+
+def test_link_to_a_test_file_is_what_git_tracks(tmp_path: Path) -> None:
+    git(tmp_path, "init")
+    (tmp_path / "other").write_text("", encoding="utf-8")
+    (tmp_path / "test_link.py").symlink_to("other")
+    git(tmp_path, "add", "test_link.py")
+
+    assert unnamed(tmp_path, [tmp_path / "test_link.py"]) == ()
+
+
+def test_outside_a_git_tree_no_file_can_be_named(tmp_path: Path) -> None:
+    assert unnamed(tmp_path, [tmp_path / "test_it.py"]) == ()
 
 
 def test_host_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pytest_glasshouse.report.authenticity import Trust
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.check import Level, check_bytes, load_document
 from pytest_glasshouse.report.gate import Gated, GatePolicy, Ruling, gate
-from pytest_glasshouse.report.gate_policy import policy_of, read_table
+from pytest_glasshouse.report.gate_policy import policy_of, read_table, trusted_of
 from pytest_glasshouse.wire.tokens import public_text
 from tests.unit.report import example
 
@@ -130,7 +130,7 @@ CASES: list[tuple[str, Callable[[], dict[str, Any]], GatePolicy, int, str]] = [
     ("tampered", tampered, LIMIT, 1, "$.rows[0].overheadPct"),
     ("other commit", with_facts, GatePolicy(commit="1" * 40), 1, "not 111111111111"),
     ("other file", with_facts, GatePolicy(subject_sha256=example.digest("wheel")), 1, "the report judges no file"),
-    ("dirty tree", dirty, LIMIT, 1, "had changes that no commit names"),
+    ("dirty tree", dirty, LIMIT, 1, "that no commit names"),
     ("dirty tree, allowed", dirty, GatePolicy(allow_dirty=True), 0, "GATE PASSED"),
     ("lenient policy: code", lambda: lenient(lambda each: each["components"].update(archive={"recorded": True})), LIMIT, 1, "guest's code"),
     ("lenient policy: anti-debug", lambda: lenient(lambda each: each["antidebug"].update(version=0)), LIMIT, 1, "anti-debug"),
@@ -139,8 +139,9 @@ CASES: list[tuple[str, Callable[[], dict[str, Any]], GatePolicy, int, str]] = [
     ("older invariants", judged_by_an_older_revision, LIMIT, 1, "revision 1 of the invariants judged it"),
     ("waived finding", waiving, LIMIT, 1, "waives memory scanned clean"),
     ("not publishable", waiving, GatePolicy(publishable=True, allow_lenient_policy=True), 1, "is not publishable: memory scanned"),
-    ("row missing", report, GatePolicy(rows=("a4000-*",)), 1, "no measured row matches 'a4000-*'"),
-    ("row required was excluded", lambda: report(good(), example.excluded()), GatePolicy(rows=("mlp-h100-30m",)), 1, "no measured row matches"),
+    ("row missing", report, GatePolicy(rows=("a4000-*",)), 1, "no row matches 'a4000-*'"),
+    ("row required was excluded", lambda: report(good(), example.excluded()), GatePolicy(rows=("mlp-h100-30m",)), 1,
+     "'mlp-h100-30m' is required and matched only by mlp-h100-30m, which is excluded"),
     ("outstanding release", outstanding, LIMIT, 1, "exit evidence did not come back"),
     ("outstanding release and nothing measured", lambda: outstanding(example.excluded()), GatePolicy(), 1, "exit evidence"),
     ("cleanup not proven", leaky, LIMIT, 1, "an allocation may still exist"),
@@ -157,6 +158,25 @@ def test_gate_answers_each_kind_of_report(make: Callable[[], dict[str, Any]], po
 
     assert gated.ruling.code == code, [str(each) for each in gated.objections]
     assert says in "\n".join([*map(str, gated.objections), gated.sentence])
+
+
+def test_cause_comes_first_and_names_what_was_asked_for() -> None:
+    """A dry run of a required row in a dirty tree: nothing else matters before the row is measured."""
+    dry = example.measured(name="mlp-10min", rounds=6)
+    document = with_facts(dry, subject={**example.facts().subject, "dirty": True})
+    told = [each.text for each in ruled(document, GatePolicy(rows=("mlp-*",))).objections]
+
+    assert told[:2] == [
+        f"mlp-10min is a dry run: it says nothing about the {document['rows'][0]['namedGpuModel']} it names",
+        "'mlp-*' is required and matched only by mlp-10min, which is a dry run",
+    ]
+
+
+def test_dry_run_of_a_row_for_any_gpu_names_no_gpu() -> None:
+    document = report(example.measured(row=example.row(gpu="anygpu", rounds=6), rounds=6))
+    (objection, *_) = ruled(document).objections
+
+    assert objection.text.endswith("is a dry run: it says nothing about any GPU")
 
 
 def test_implausible_negative_row_fails_the_gate() -> None:
@@ -207,8 +227,11 @@ def test_table_gives_the_policy_and_a_flag_wins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("max_overhead = 3", "max_overhead: expected one of"),
-        ('max-overhead = "3"', "max-overhead: expected a number"),
+        ("max_overhead = 3", "gate.max_overhead: .* did you mean max-overhead"),
+        ("max-overheads = 3", "gate.max-overheads: .* did you mean max-overhead"),
+        ("limit = 3", "gate.limit: .* expected one of rows, max-overhead"),
+        ('max-overhead = "3"', r"pyproject.toml: tool.glasshouse.gate.max-overhead: expected a number, saw '3'"),
+        ('trust = "lab.pub"', r"pyproject.toml: tool.glasshouse.gate.trust: expected a list of key files"),
         ("max-overhead = nan", "max-overhead: expected a number"),
         ("min-rounds = true", "min-rounds: expected a whole number"),
         ("min-lifecycle = 95", "expected a share from 0 to 1"),
@@ -225,7 +248,56 @@ def test_misspelt_policy_is_refused(tmp_path: Path, line: str, says: str) -> Non
     path.write_text(f"[tool.glasshouse.gate]\n{line}\n", "utf-8")
 
     with pytest.raises(ConfigurationError, match=says):
-        policy_of(read_table(path, required=True), {})
+        _read_whole(path)
+
+
+def _read_whole(path: Path) -> None:
+    table = read_table(path, required=True)
+    trusted_of(table)
+    policy_of(table, {})
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["found", "named"])
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("tool.glasshouse.gates", r"tool.glasshouse.gates: .* did you mean gate\?"),
+        ("tool.glasshouse.judge", r"tool.glasshouse.judge: .* expected one of gate"),
+        ("tool.glashouse.gate", r"\[tool.glashouse\]: did you mean \[tool.glasshouse\]\?"),
+        ("tool.Glasshouse.gate", r"\[tool.Glasshouse\]: did you mean"),
+        ("tool.glass-house.gate", r"\[tool.glass-house\]: did you mean"),
+        ("tool.pytest-glasshouse.gate", r"\[tool.pytest-glasshouse\]: did you mean"),
+        ("tools.glasshouse.gate", r"\[tools.glasshouse\]: did you mean"),
+        ("glasshouse.gate", r"\[glasshouse\]: did you mean"),
+    ],
+)
+def test_policy_under_a_misspelt_table_is_refused(tmp_path: Path, header: str, says: str, *, required: bool) -> None:
+    """A table that nobody reads takes the whole policy away, and the gate would say that it passed."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text(f"[{header}]\nmax-overhead = 3\n", "utf-8")
+
+    with pytest.raises(ConfigurationError, match=says):
+        read_table(path, required=required)
+
+
+@pytest.mark.parametrize("text", ["tool = 3", "tool.glasshouse = 3", "tool.glasshouse.gate = 3"])
+def test_policy_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "pyproject.toml"
+    path.write_text(text, "utf-8")
+
+    with pytest.raises(ConfigurationError, match="expected a table"):
+        read_table(path, required=False)
+
+
+def test_tables_of_others_are_no_business_of_the_gate(tmp_path: Path) -> None:
+    path = tmp_path / "pyproject.toml"
+    others = (
+        '[project]\nname = "glasshouse"\n[project.scripts]\nglasshouse = "a:b"\n[dependency-groups]\nglasshouse = ["a"]\n'
+        "[tool.pytest.ini_options]\n[tool.greenhouse]\n[tool.hatch.envs.glasshouse]\n"
+    )
+    path.write_text(others, "utf-8")
+
+    assert read_table(path, required=False).told == f"no policy: {path} has no table [tool.glasshouse.gate]"
 
 
 def test_policy_file_that_was_named_must_hold_a_policy(tmp_path: Path) -> None:
@@ -235,16 +307,16 @@ def test_policy_file_that_was_named_must_hold_a_policy(tmp_path: Path) -> None:
         read_table(tmp_path / "other.toml", required=True)
     with pytest.raises(ConfigurationError, match="no such file"):
         read_table(tmp_path / "missing.toml", required=True)
-    assert read_table(tmp_path / "other.toml", required=False) == {}
+    assert read_table(tmp_path / "other.toml", required=False).values is None
 
 
 def test_subject_is_compared_by_its_bytes(tmp_path: Path) -> None:
     wheel = tmp_path / "a.whl"
     wheel.write_bytes(b"wheel")
-    policy = policy_of({}, {}, subject=wheel)
+    policy = policy_of(None, {}, subject=wheel)
     document = with_facts(subject={**example.facts().subject, "wheelSha256": policy.subject_sha256})
 
     assert ruled(document, policy).ruling is Ruling.PASSED
     wheel.write_bytes(b"another")
-    assert ruled(document, policy_of({}, {}, subject=wheel)).ruling is Ruling.FAILED
+    assert ruled(document, policy_of(None, {}, subject=wheel)).ruling is Ruling.FAILED
     json.dumps(document)
