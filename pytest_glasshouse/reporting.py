@@ -67,25 +67,32 @@ class RunHooks:
         terminalreporter.write_line("")
         for path in run.published:
             terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
-        if run.published and run.unjudged:
-            told = f"{run.unjudged} of {len(run.selected.rows)} rows were not judged"
-            how = "to run them and keep the others, repeat the command"
-            again = shlex.quote(_shown_path(run.published[0], run.config))
-            terminalreporter.write_line(f"glasshouse: {told}; {how} with --glasshouse-resume {again}", yellow=True)
-        if run.replaced:
-            terminalreporter.write_line("glasshouse: the report replaced a file that stood there before this run", yellow=True)
-        if run.outstanding:
-            told = (
-                f"{len(run.outstanding)} key release(s) of this run were never completed: a key is out, and its leg's end unseen"
-            )
-            terminalreporter.write_line(f"glasshouse: {told}", red=True)
-        if run.unasked:
-            told = f"outstanding releases as seen here: the server could not be asked ({run.unasked})"
-            terminalreporter.write_line(f"glasshouse: {told}", red=True)
-        for line in run.trouble:
+        for line in self._notes():
+            terminalreporter.write_line(f"glasshouse: {line}", yellow=True)
+        for line in self._warnings():
             terminalreporter.write_line(f"glasshouse: {line}", red=True)
         if os.environ.get("GITHUB_ACTIONS") == "true":
             self._tell_github(terminalreporter)
+
+    def _notes(self) -> Iterator[str]:
+        run = self.run
+        if run.published and run.unjudged:
+            again = shlex.quote(_shown_path(run.published[0], run.config))
+            yield (
+                f"{run.unjudged} of {len(run.selected.rows)} rows were not judged; to run them and keep the others, repeat the "
+                f"command with --glasshouse-resume {again}"
+            )
+        if run.replaced:
+            yield "the report replaced a file that stood there before this run"
+
+    def _warnings(self) -> Iterator[str]:
+        run = self.run
+        if run.outstanding:
+            many = f"{len(run.outstanding)} key release(s)"
+            yield f"{many} of this run were never completed: a key is out, and its leg's end unseen"
+        if run.unasked:
+            yield f"outstanding releases as seen here: the server could not be asked ({run.unasked})"
+        yield from run.trouble
 
     def _tell_github(self, reporter: pytest.TerminalReporter) -> None:
         from pytest_glasshouse.github_run import annotated, summarise

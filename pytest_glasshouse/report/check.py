@@ -95,7 +95,7 @@ def check_bytes(data: bytes, *, trust: Trust = Trust(), derivation: Derivation |
         return _published(check_published(document))
     faults = [Fault(path=path, text=text) for path, _, text in (each.partition(": ") for each in schema_faults(document))]
     if faults or not isinstance(document, dict):
-        return _nothing(*faults)
+        return _nothing(*faults, *_changed_rows(document))
     faults += _document_faults(document, derivation or Derivation())
     if len(files) > 1:
         faults += _member_faults(document, files)
@@ -233,6 +233,18 @@ def _seal_faults(path: str, body: dict[str, Any], document: dict[str, Any]) -> I
         verify_seal(body, key=public_key(document["keys"]["report"]))
     except IntegrityError as error:
         yield Fault(path=f"{path}.seal", text=str(error))
+
+
+def _changed_rows(document: Any) -> Iterator[Fault]:
+    """The rows of a document that does not follow the schema whose own seals say that they were changed."""
+    key = document.get("keys") if isinstance(document, dict) else None
+    if not isinstance(key, dict) or not isinstance(key.get("report"), str):
+        return
+    for name in ("rows", "excludedResults", "nullRows"):
+        records = document.get(name)
+        for place, record in enumerate(records if isinstance(records, list) else ()):
+            if isinstance(record, dict):
+                yield from _seal_faults(f"$.{name}[{place}]", record, document)
 
 
 def _member_faults(document: dict[str, Any], files: dict[str, bytes]) -> Iterator[Fault]:
