@@ -19,7 +19,7 @@ from pytest_glasshouse.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER
 if TYPE_CHECKING:
     from pytest_glasshouse.engine import Stage
     from pytest_glasshouse.options import Options
-    from pytest_glasshouse.run import Door
+    from pytest_glasshouse.plan import Door
 
 
 class RowReport:
@@ -32,8 +32,8 @@ class RowReport:
         """Record a row's outcome, measured or not, or a result of the tamper suite; returns what goes into the report."""
         if hasattr(outcome, "expected_reason"):
             return self.record_tamper(outcome)
+        from pytest_glasshouse.plan import engine_of
         from pytest_glasshouse.records import record_of
-        from pytest_glasshouse.run import engine_of
 
         config = self._item.config
         record = record_of(outcome, config.stash[OPTIONS], engine_of(config), seed=_door(self._item).plan.seed)
@@ -59,7 +59,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
     if row_item is None:
         raise ConfigurationError(f"{item.name}: expected a parameter that is a RowSpec, saw none; parametrize the test with rows")
     from pytest_glasshouse.engine import Wishes
-    from pytest_glasshouse.run import engine_of
+    from pytest_glasshouse.plan import engine_of
 
     door, options = _door(item), item.config.stash[OPTIONS]
 
@@ -169,7 +169,7 @@ def payload(item: pytest.Item) -> str | None:
     row, tamper = item.stash.get(RECORD, None), item.stash.get(TAMPER, [])
     if row is None and not tamper:
         return None
-    from pytest_glasshouse.run import engine_of
+    from pytest_glasshouse.plan import engine_of
 
     told = {"row": row, "tamper": tamper, "outstanding": list(engine_of(item.config).outstanding())}
     return json.dumps(told, allow_nan=False)

@@ -9,7 +9,7 @@ import pytest
 from pytest_glasshouse.stash import ROW
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.run import Door
+    from pytest_glasshouse.plan import Door
 
 
 def stands(item: pytest.Item, door: Door | None) -> bool:

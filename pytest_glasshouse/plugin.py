@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from pytest_glasshouse.run import Door, Plan, Selected
+    from pytest_glasshouse.plan import Door, Plan, Selected
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -146,8 +146,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     selected = _selected(session)
     if selected is None:
         return
+    from pytest_glasshouse.plan import Door
     from pytest_glasshouse.reporting import RunHooks
-    from pytest_glasshouse.run import Door, NoGrants, Run, refuse
+    from pytest_glasshouse.run import NoGrants, Run, refuse
 
     try:
         run = Run.open(config, _plan(config), selected)
@@ -243,7 +244,7 @@ def _check_provider(config: pytest.Config) -> None:
     """A provider named on the command line is checked at once; one from the ini only when there are rows."""
     options = config.stash[OPTIONS]
     if options.provider != "mock":
-        from pytest_glasshouse.run import engine_of
+        from pytest_glasshouse.plan import engine_of
 
         engine_of(config).check(options)
 
@@ -273,7 +274,7 @@ def _suggest_markers(config: pytest.Config) -> None:
 def _plan(config: pytest.Config) -> Plan:
     """What every process of this run agrees on, made once."""
     if PLAN not in config.stash:
-        from pytest_glasshouse.run import new_plan
+        from pytest_glasshouse.plan import new_plan
 
         try:
             config.stash[PLAN] = new_plan(config)
@@ -286,7 +287,7 @@ def _selected(session: pytest.Session) -> Selected | None:
     ours = [item for item in session.items if reports(item)]
     if not ours:
         return None
-    from pytest_glasshouse.run import selected_of
+    from pytest_glasshouse.plan import selected_of
 
     files = sorted({str(item.path) for item in session.items})
     return selected_of(ours, session.config.stash.get(NOTES, ()), files=files)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,137 +27,20 @@ from pytest_glasshouse.errors import (
     RedactionError,
     ReportError,
 )
+from pytest_glasshouse.plan import Plan, Selected, agreed, engine_of, with_tests
 from pytest_glasshouse.signals import Signals
-from pytest_glasshouse.stash import EARLIER, ENGINE, OPTIONS, ROW
+from pytest_glasshouse.stash import EARLIER, OPTIONS
 from pytest_glasshouse.terminal import Live, open_live
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.engine import BrokerLike, CleanupLike, Engine, Event, Grants
-    from pytest_glasshouse.options import Options
+    from pytest_glasshouse.engine import BrokerLike, CleanupLike
     from pytest_glasshouse.report.document import TamperShown
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
 
 EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
-#: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
-_AGREED: Mapping[str, str] = {
-    "order": "order",
-    "rounds": "rounds",
-    "preset": "preset",
-    "fixed-order": "fixed_order",
-    "leg-seconds": "leg_seconds",
-    "leg-steps": "leg_steps",
-    "margin": "margin_pct",
-    "half-width": "half_width_pct",
-    "max-overhead": "max_overhead_pct",
-    "strict-memory": "strict_memory",
-    "model": "model",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What every process of a run agrees on."""
-
-    run_id: str
-    seed: int
-    subject: dict[str, Any] = field(default_factory=dict)
-    attempt: int = 1
-    kept: dict[str, str] = field(default_factory=dict)
-    """Rows that an earlier attempt judged, by id: how their tests fail, or nothing."""
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Door:
-    """What the fixtures of this process need of the run."""
-
-    plan: Plan
-    worker: str
-    grants: Grants
-    on_progress: Callable[[Event], None]
-    keep: Callable[[str, dict[str, Any]], None] = lambda _nodeid, _record: None
-    """Takes the record a row has so far, by node id: what is reported of it if it never ends."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Selected:
-    """The tests of a run that have something to report: rows by node id, and whether there are others (tamper)."""
-
-    rows: Mapping[str, RowItem]
-    others: int = 0
-    notes: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-    """The files of all tests that run, also of those with nothing to report."""
-
-
-def engine_of(config: pytest.Config) -> Engine:
-    """What carries rows out in this pytest process."""
-    from pytest_glasshouse.engine import Rooms
-
-    if ENGINE not in config.stash:
-        config.stash[ENGINE] = Rooms()
-    return config.stash[ENGINE]
-
-
-def agreed(options: Options) -> dict[str, Any]:
-    """What every attempt of a run has to ask for alike."""
-    return {name: getattr(options, where) for name, where in _AGREED.items()}
-
-
-def new_run_id() -> str:
-    """Time and chance: sorts by time, and two runs that start together differ."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
-
-
-def new_plan(config: pytest.Config) -> Plan:
-    """A new run's id, its seed (drawn unless given) and what it judges."""
-    from pytest_glasshouse.report.environment import subject
-
-    options = config.stash[OPTIONS]
-    if options.resume is not None:
-        return _resumed(config)
-    seed = options.seed
-    return Plan(
-        run_id=new_run_id(),
-        seed=secrets.randbelow(2**31) if seed is None else seed,
-        subject=subject(config.rootpath),
-    )
-
-
-def _with_tests(subject: Mapping[str, Any], config: pytest.Config, selected: Selected) -> dict[str, Any]:
-    """The subject, dirty also where a test file that runs is in no commit."""
-    from pytest_glasshouse.report.environment import unnamed
-
-    untold = subject.get("gitCommit") is not None and unnamed(config.rootpath, selected.files)
-    return {**subject, "dirty": True} if untold else dict(subject)
-
-
-def _resumed(config: pytest.Config) -> Plan:
-    """The plan of a run that goes on: its id and seed, and the rows that stay."""
-    from pytest_glasshouse.attempts import read
-    from pytest_glasshouse.fixtures import failure_of
-    from pytest_glasshouse.report.environment import subject
-
-    options = config.stash[OPTIONS]
-    reports = options.report.parent if options.report is not None else config.rootpath / "reports"
-    earlier = read(str(options.resume), reports)
-    if options.seed not in (None, earlier.seed):
-        raise ConfigurationError(f"--glasshouse-seed {options.seed}: run {earlier.run_id} has seed {earlier.seed}")
-    config.stash[EARLIER] = earlier
-    attempt = len(earlier.attempts) + 1
-    return Plan(
-        run_id=earlier.run_id,
-        seed=earlier.seed if earlier.seed is not None else secrets.randbelow(2**31),
-        subject=subject(config.rootpath),
-        attempt=attempt,
-        kept={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
-        notes=(f"attempt {attempt} of this run: {len(earlier.records)} row(s) kept as they were judged before",),
-    )
 
 
 class NoGrants:
@@ -221,7 +102,7 @@ class Run:
         from pytest_glasshouse.report.writer import check_writable
 
         report_key(os.environ)
-        plan = dataclasses.replace(plan, subject=_with_tests(plan.subject, config, selected))
+        plan = dataclasses.replace(plan, subject=with_tests(plan.subject, config, selected))
         rows = [each.row for each in selected.rows.values()]
         run = cls(config, plan, selected)
         if run.earlier is not None:
@@ -535,9 +416,3 @@ def refuse(error: GlasshouseError) -> NoReturn:
     if "nothing was rented" not in told.lower():
         told = f"{told.rstrip('.')}. Nothing was rented"
     pytest.exit(f"glasshouse: {told}", returncode=EXIT_BUDGET if isinstance(error, BudgetError) else EXIT_INFRASTRUCTURE)
-
-
-def selected_of(items: Sequence[pytest.Item], notes: Sequence[str] = (), *, files: Sequence[str] = ()) -> Selected:
-    """What `items`, which all have something to report, are."""
-    rows = {item.nodeid: item.stash[ROW] for item in items if ROW in item.stash}
-    return Selected(rows=rows, others=len(items) - len(rows), notes=tuple(notes), files=tuple(files))

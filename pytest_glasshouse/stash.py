@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.attempts import Earlier
     from pytest_glasshouse.engine import Engine
     from pytest_glasshouse.options import Options
-    from pytest_glasshouse.run import Door, Plan, Run
+    from pytest_glasshouse.plan import Door, Plan
+    from pytest_glasshouse.run import Run
     from pytest_glasshouse.selection import RowItem
 
 #: On the config: what the user asked for.

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.plan import Door, Plan, Selected, engine_of
 from pytest_glasshouse.reporting import RunHooks
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run import Door, NoGrants, Plan, Run, Selected, engine_of, refuse
+from pytest_glasshouse.run import NoGrants, Run, refuse
 from pytest_glasshouse.selection import RowItem
 from pytest_glasshouse.stash import RUN
 from pytest_glasshouse.terminal import header
