@@ -140,6 +140,7 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "grant missing": _of_round(lambda protected: protected.pop("grant")),
         "sealed and then changed": _of_document(lambda document: document.update(runId="other")),
         "row sealed and then changed": _of_document(lambda document: document["rows"][0].update(name="other")),
+        "row changed against the schema": _of_document(lambda document: document["rows"][0].update(more=1)),
         "seal of a stranger": report_bytes(seal.sealed(test_check.DOCUMENT, key=example.Keys().report)),
         "bundle": bundle.zipped(test_check.DOCUMENT, key=example.KEYS.report),
         "bundle without a member": _rezipped({"keys/report.pub": None}),
@@ -197,6 +198,8 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
     stranger, name = example.Keys(), _statement()
     asks |= {
         "a file that is not there": lambda: check.check_file(Path("none.json")),
+        "a file that is not there to be read": lambda: check.read_document(Path("none.json")),
+        "a file that is no report": lambda: check.read_document(Path(__file__)),
         "a document that is no JSON": lambda: check.load_document(b"{"),
         "a document of another shape": lambda: check.load_document(b"{}"),
         "nothing trusted": lambda: check_bytes(data["as it is"], derivation=example.EXAMPLE).missing,
