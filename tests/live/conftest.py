@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -104,6 +106,14 @@ def _watch(commands: set[bytes], over: threading.Event) -> None:
                 continue
 
 
+def _end_reapers(folder: Path) -> None:
+    """A reaper goes on until zero is proven. Its provider is gone now, so it never will be."""
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and f"{folder}/" in (entry / "cmdline").read_text():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
 @pytest.fixture
 def rental(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rental]:
     """`provider-api`, such as `runpod-rest`, as an indirect parameter."""
@@ -117,3 +127,4 @@ def rental(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rental]:
     with (vastai if provider == "vastai" else runpod)(pods="start") as server:
         environment = {**kept, url: server.url, key: server.cloud.account_key, "HOME": "/nonexistent"}
         yield Rental(server, tmp_path, provider, {**environment, "GLASSHOUSE_RUNPOD_API": api} if api else environment)
+    _end_reapers(tmp_path)
