@@ -57,6 +57,7 @@ class Round:
 
     def __post_init__(self) -> None:
         self.nonce = secrets.token_hex(32)
+        self._laid = False
         self.notes.update({"round": self.number, "nonce": self.nonce, "guest": [], "protected": None, "raw": None})
 
     def leg_id(self, leg: Role) -> str:
@@ -125,7 +126,9 @@ class Round:
         }
         self.notes["guest"].append(seen)
         base = self.material.base
-        if base is not None and base.directory is None:
+        # Once a round: a leg that is resident refuses to go on with files that were written again.
+        if base is not None and base.directory is None and not self._laid:
+            self._laid = True
             for name, content in base.files.items():
                 lay(self.channel, f"{base.sha256[:16]}/{name}", content)
 

@@ -178,6 +178,13 @@ def test_legs_with_one_data_order_or_another_cache_did_not_do_the_same_work(turn
     assert "cache state" in same_work(observation).reason
 
 
+def test_lora_row_takes_turns_on_one_base_model(tmp_path: Path) -> None:
+    """Both legs are resident on the same files, and each refuses to go on with files that were written again."""
+    ran = carry_out(short_row("lora", order="interleaved", target_s=0.4), tmp_path)
+    assert ran.outcome.ended is None
+    assert [(f.invariant, f.reason) for f in judge(ran.outcome.observation) if f.finding != "held"] == []
+
+
 def test_raw_against_raw_is_judged_by_what_raw_legs_answer_for(tmp_path: Path) -> None:
     """A null row: no key, no lifecycle, and nothing else is different."""
     ran = carry_out(short_row(order="interleaved", null=True, target_s=0.2), tmp_path)
