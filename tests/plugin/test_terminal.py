@@ -107,7 +107,9 @@ def test_failure_names_also_what_its_test_does_not_assert(project: Project, work
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     lines = ["1 of the 3 invariants this test asserts did not hold", "*this row has more that did not hold*"]
     result.stdout.fnmatch_lines([*lines, "  BROKEN  raw callback completed: *"])
-    assert result.stdout.str().count("BROKEN  runtime zeroized") == 1
+    # Where CI is set, pytest's own last summary says it all again.
+    shown = result.stdout.str().partition("short test summary info")[0]
+    assert shown.count("BROKEN  runtime zeroized") == 1
 
 
 def test_quiet_run_has_no_header(project: Project) -> None:
