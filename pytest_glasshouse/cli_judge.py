@@ -77,7 +77,10 @@ def declare(commands: Any) -> None:
     gate.add_argument("--min-lifecycle", type=float, metavar="SHARE", help="least 95 %% lower bound of lifecycles that held")
     gate.add_argument("--allow-dirty", action="store_true", default=None, help="accept a tree with uncommitted changes")
     gate.add_argument(
-        "--allow-lenient-policy", action="store_true", default=None, help="accept waived findings and lenient policies"
+        "--allow-lenient-policy",
+        action="store_true",
+        default=None,
+        help="accept waived findings, lenient policies and older invariants",
     )
     gate.add_argument(
         "--policy", type=Path, metavar="TOML", help="where [tool.glasshouse.gate] stands (default: ./pyproject.toml, if any)"

@@ -170,6 +170,8 @@ def _subject(subject: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objecti
             text="the tree had changes, or test files that ran, that no commit names; commit them and run again",
         )
     commit = subject["gitCommit"]
+    if commit is not None and subject["dirty"] is None and not policy.allow_dirty:
+        yield Objection(path="$.subject.dirty", text="whether the tree had changes is not known: git did not answer; run again")
     if policy.commit is not None and not _same_commit(policy.commit, commit):
         seen = "no commit" if commit is None else f"commit {commit[:12]}"
         yield Objection(path="$.subject.gitCommit", text=f"the report judges {seen}, not {policy.commit[:12]}")

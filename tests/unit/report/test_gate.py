@@ -99,6 +99,10 @@ def dirty() -> dict[str, Any]:
     return with_facts(subject={**example.facts().subject, "dirty": True})
 
 
+def unknown_tree() -> dict[str, Any]:
+    return with_facts(subject={**example.facts().subject, "dirty": None})
+
+
 def leaky() -> dict[str, Any]:
     proven = example.facts().cleanup[0]
     return with_facts(cleanup=(dataclasses.replace(proven, status="leak", reason="still listed"),))
@@ -131,6 +135,7 @@ CASES: list[tuple[str, Callable[[], dict[str, Any]], GatePolicy, int, str]] = [
     ("other commit", with_facts, GatePolicy(commit="1" * 40), 1, "not 111111111111"),
     ("other file", with_facts, GatePolicy(subject_sha256=example.digest("wheel")), 1, "the report judges no file"),
     ("dirty tree", dirty, LIMIT, 1, "that no commit names"),
+    ("tree nobody could ask about", unknown_tree, LIMIT, 1, "whether the tree had changes is not known"),
     ("dirty tree, allowed", dirty, GatePolicy(allow_dirty=True), 0, "GATE PASSED"),
     ("lenient policy: code", lambda: lenient(lambda each: each["components"].update(archive={"recorded": True})), LIMIT, 1, "guest's code"),
     ("lenient policy: anti-debug", lambda: lenient(lambda each: each["antidebug"].update(version=0)), LIMIT, 1, "anti-debug"),
