@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import json
+import math
 from typing import NoReturn, TypeAlias
 
 import rfc8785
@@ -44,7 +45,7 @@ def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool 
             raw.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
-            parse_float=None if floats else _no_float,
+            parse_float=_finite if floats else _no_float,
         )
     except IntegrityError:
         raise
@@ -71,6 +72,13 @@ def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 
 def _no_constant(text: str) -> NoReturn:
     raise IntegrityError("malformed", f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise IntegrityError("malformed", "a number beyond what a double holds")
+    return value
 
 
 def _no_float(_text: str) -> NoReturn:

@@ -1,0 +1,66 @@
+"""Foreign text made fit for one line of a terminal, a CI log, or a Markdown table.
+
+Foreign is every word this process did not write itself: of a provider, a guest, a report, a file's name. Shown as it
+comes, it can move a cursor, colour a verdict, begin a line of its own, or give a CI runner a command. What secrets and
+addresses look like is not known here (`providers.redaction`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+#: How much of a foreign text one line shows by default, in characters.
+SHOWN = 240
+_CUT = "…"
+#: What GitHub Actions reads as a command: `::name::` at the beginning of a line, `##[name]` anywhere in it (actions/runner,
+#: ActionCommand.cs). Other CI systems read `##vso[` and `##teamcity[` the same way.
+_COMMAND = re.compile(r":(?=:)|#(?=#\w*\[)")
+#: Categories of characters that are no text: controls, formats (bidirectional overrides, zero width), surrogates, private
+#: and unassigned ones, and separators of lines and paragraphs. Unicode 15, chapter 4.5.
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+#: A letter with more marks than any language stacks on it paints over its neighbour lines.
+_MARKS = 4
+
+
+def printable(text: object, *, limit: int = SHOWN) -> str:
+    """`text` as one line of at most `limit` characters and a mark where it was cut.
+
+    Whatever is not visible is spelled as an escape, backslash and hex digits, and so is what a CI runner would obey. Spaces of any kind are plain ones; a run of them is one.
+    """
+    whole = str(text)
+    line = _COMMAND.sub(lambda found: _escape(found[0]), "".join(_shown(whole[: limit + 1])).strip())
+    return line if len(whole) <= limit and len(line) <= limit else line[:limit] + _CUT
+
+
+def printable_lines(text: object, *, lines: int = 40, limit: int = SHOWN) -> list[str]:
+    """The first `lines` lines of `text`, each `printable`, and a last one that says how many were left out."""
+    every = str(text)[: lines * limit * 4].splitlines()
+    kept = [printable(line, limit=limit) for line in every[:lines]]
+    return kept if len(every) <= lines else [*kept, f"… {len(every) - lines} more lines"]
+
+
+def markdown(text: object, *, limit: int = SHOWN) -> str:
+    """`printable`, and no character of it means anything to Markdown or HTML: fit for a table's cell."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$@-])", r"\\\1", printable(text, limit=limit)).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def _shown(text: str) -> list[str]:
+    shown: list[str] = []
+    marks = 0
+    for letter in text:
+        category = unicodedata.category(letter)
+        marks = marks + 1 if category in {"Mn", "Me"} else 0
+        if category == "Zs" or letter in "\t\n\r":
+            if shown and shown[-1] != " ":
+                shown.append(" ")
+        elif category in _INVISIBLE or marks > _MARKS:
+            shown.append(_escape(letter))
+        else:
+            shown.append(letter)
+    return shown
+
+
+def _escape(letter: str) -> str:
+    code = ord(letter)
+    return f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004
