@@ -26,7 +26,8 @@ _MARKS = 4
 def printable(text: object, *, limit: int = SHOWN) -> str:
     """`text` as one line of at most `limit` characters and a mark where it was cut.
 
-    Whatever is not visible is spelled as an escape, backslash and hex digits, and so is what a CI runner would obey. Spaces of any kind are plain ones; a run of them is one.
+    Whatever is not visible is spelled as an escape, backslash and hex digits, and so is what a CI runner would obey.
+    Spaces of any kind are plain ones; a run of them is one.
     """
     whole = str(text)
     line = _COMMAND.sub(lambda found: _escape(found[0]), "".join(_shown(whole[: limit + 1])).strip())
