@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_glasshouse.channel.places import short_directory
+from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.providers.base import Instance, UnixAccess
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 
@@ -88,13 +88,8 @@ def _wait_until_shown(process: subprocess.Popen[bytes]) -> None:
 
 
 def new_directory() -> Path:
-    """A directory of its own for one guest, short enough for a unix socket's path."""
-    for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108
-        path = Path(base) / f"{_DIRECTORY_PREFIX}{secrets.token_hex(5)}"
-        if len(str(path / "agent.sock.new")) < 100:  # noqa: PLR2004  (sun_path holds 108 bytes)
-            path.mkdir(mode=0o700)
-            return path
-    raise OSError("no temporary directory with a path short enough for a unix socket")
+    """A directory of its own for one guest, short enough for a unix socket's path. Raises `ConfigurationError`."""
+    return short_directory(_DIRECTORY_PREFIX)
 
 
 def listed() -> tuple[Instance, ...]:
@@ -113,7 +108,9 @@ def listed() -> tuple[Instance, ...]:
             name = arguments[arguments.index(b"--allocation") + 1].decode(errors="replace")
             directory = arguments[arguments.index(b"--directory") + 1].decode(errors="replace")
             if name.startswith(NAME_PREFIX):
-                found[directory] = _instance(Path(directory), name)
+                # Anybody's process may have such arguments; ours has a directory that this module named.
+                with contextlib.suppress(IntegrityError):
+                    found[directory] = _instance(Path(directory), name)
     return tuple(found.values())
 
 

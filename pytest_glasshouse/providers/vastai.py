@@ -6,6 +6,7 @@ Any field of an answer may be null. One create request, sent once; an id in a re
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -22,14 +23,14 @@ from pytest_glasshouse.errors import (
     TerminateError,
 )
 from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
-from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
 from pytest_glasshouse.providers.launching import pasteable
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.providers.offering import affordable, models_for
 from pytest_glasshouse.providers.pace import Pace
 from pytest_glasshouse.providers.redaction import cleaned
-from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for
+from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for, whole
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
@@ -114,8 +115,9 @@ class VastProvider:
 
     def get(self, instance_id: str) -> Instance | None:
         """One instance; None for 404 and for `instances: null`."""
+        path = _path(instance_id)
         self._paces["get"].wait()
-        reply = self._api.request("GET", f"/api/v0/instances/{quote(instance_id, safe='')}/", query={"owner": "me"})
+        reply = self._api.request("GET", path, query={"owner": "me"})
         if reply.says_gone:
             return None
         fields = self._fields(reply, "an instance")
@@ -149,7 +151,7 @@ class VastProvider:
         """Destroy it; one that is gone already is fine."""
         problem: str
         try:
-            reply = self._api.request("DELETE", f"/api/v0/instances/{quote(instance_id, safe='')}/", body=_json({}))
+            reply = self._api.request("DELETE", _path(instance_id), body=_json({}))
             if reply.says_gone or (reply.status == _OK and _answer(reply).get("success") is True):
                 return
             detail = self._detail(_answer(reply) if reply.status == _OK else _problem(reply))
@@ -162,7 +164,7 @@ class VastProvider:
         """What its container printed, if it is ready to be read at once; empty otherwise."""
         self._paces["logs"].wait()
         try:
-            path = f"/api/v0/instances/request_logs/{quote(instance_id, safe='')}/"
+            path = _path(instance_id, "request_logs/")
             url = _answer(self._api.request("PUT", path, body=_json({"tail": "200"}))).get("result_url")
             if not isinstance(url, str) or not url:
                 return ""
@@ -233,6 +235,11 @@ def _order(launch: Launch) -> Secret:
     )
 
 
+def _path(instance_id: str, what: str = "") -> str:
+    """Where an instance is at the API. Raises `ProviderError` for what is no id of one."""
+    return f"/api/v0/instances/{what}{quote(checked_id('vastai', instance_id), safe='')}/"
+
+
 def _answer(reply: Reply) -> dict[str, Json]:
     """The answer's fields; a success must have some, anything else may be plain text."""
     return reply.fields() if reply.succeeded else _problem(reply)
@@ -247,9 +254,14 @@ def _problem(reply: Reply) -> dict[str, Json]:
 
 
 def _contract(answer: Mapping[str, Json]) -> str | None:
-    """The id of what was made. It can stand in a refusal too."""
+    """The id of what was made; it can stand in a refusal too. Raises `UnusableError` for something that is no id."""
     made = answer.get("new_contract")
-    return str(made) if isinstance(made, int | str) and not isinstance(made, bool) and made else None
+    if not made:
+        return None
+    found = whole(int(made) if isinstance(made, str) and re.fullmatch("[0-9]{1,19}", made) else made)
+    if found is None:
+        raise UnusableError("vastai: the answer names what was made by something that is no id")
+    return found
 
 
 def _fetched(url: str, api: ApiClient) -> str:

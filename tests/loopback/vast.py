@@ -229,6 +229,11 @@ class Vast:
         return Answer(status=200, body=(found.pod.logs() if found.pod else "").encode(), content_type="text/plain")
 
 
+def _spelled(port: Any) -> Any:
+    """Docker writes ports as text."""
+    return str(port) if type(port) is int else port
+
+
 def instance(one: Rented) -> dict[str, Any]:
     """An instance as a row of theirs: many fields are null while it starts."""
     running = one.state == "running"
@@ -245,8 +250,8 @@ def instance(one: Rented) -> dict[str, Any]:
         "num_gpus": 1,
         "dph_total": one.price_usd_per_hour,
         "image_uuid": one.order.image,
-        "public_ipaddr": "127.0.0.1 " if running else None,
-        "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(one.port)}]} if one.port is not None else None,  # noqa: S104
+        "public_ipaddr": (f"{one.told_host} " if isinstance(one.told_host, str) else one.told_host) if running else None,
+        "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": _spelled(one.public)}]} if one.port is not None else None,  # noqa: S104
         "ssh_host": "ssh4.vast.ai",
         "ssh_port": 10022,
         "extra_env": [[name, value] for name, value in one.order.env.items()] or None,
