@@ -127,5 +127,5 @@ def _name(text: str) -> str:
 def _kind(value: object) -> str:
     """What something is, without showing it."""
     if isinstance(value, str):
-        return f"{len(value)} characters that are none" if value else "no characters"
+        return f"another text, of {len(value)} characters"
     return "a number out of range" if type(value) is int else f"a value of type {type(value).__name__}"

@@ -25,7 +25,7 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
-from pytest_glasshouse.providers.launching import pasteable
+from pytest_glasshouse.providers.launching import Limits, pasteable
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.providers.offering import affordable, models_for
 from pytest_glasshouse.providers.pace import Pace
@@ -50,6 +50,8 @@ _MALFORMED = {"invalid_args", "invalid_price", "no_ssh_key_for_vm"}
 _FUNDS = {"insufficient_credit", "insufficient_balance"}
 _REFUSALS = _CAPACITY | _MALFORMED | _FUNDS
 _OK = 200
+#: What Vast.ai's description of its API says of `env`. Whether a name counts is not said: here it does.
+_ENV = Limits(one=256, all=32_768)
 
 
 def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
@@ -217,7 +219,7 @@ def _json(value: Json) -> Secret:
 
 def _order(launch: Launch) -> Secret:
     """The create request's body. It may hold secrets, so it is one. `args` keeps the image's own ssh out of the way."""
-    pasted = pasteable(launch)
+    pasted = pasteable(launch, limits=_ENV)
     return _json(
         {
             "client_id": "me",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.channel.access import Host, Port
-from pytest_glasshouse.errors import ProviderError, TerminateError
+from pytest_glasshouse.errors import ConfigurationError, ProviderError, TerminateError
 from pytest_glasshouse.providers.base import SshAccess
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.providers.elsewhere import Elsewhere
@@ -104,3 +105,25 @@ def test_what_is_no_id_is_never_put_into_an_address(rented: Subject, asked: str)
         rented.provider.terminate(asked)
     assert isinstance(rented.provider.logs(asked), str)
     assert rented.cloud.asked[before:] == []
+
+
+@pytest.mark.parametrize("kind", RENTED)
+@pytest.mark.parametrize("chosen", ["its own", "row"])
+def test_what_could_not_be_reached_from_here_is_not_planned(
+    kind: str, chosen: str, opened: Callable[..., Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the run names the provider or each row does: before the price is asked for."""
+    rented = opened(kind)
+    name = rented.provider.name
+    options = BrokerOptions(
+        provider="row" if chosen == "row" else name,
+        run_id="x",
+        run_dir=tmp_path,
+        budget_usd=5.0,
+        allow_simulated=True,
+        image=IMAGE,
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="saw no ssh on PATH"):
+        Broker(options, providers={name: rented.provider}).plan("main", [dataclasses.replace(row(), provider=name)])
+    assert rented.cloud.asked == []

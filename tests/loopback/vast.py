@@ -73,6 +73,8 @@ _STATUS: dict[str, str | None] = {
     "error": None,
     "unheard-of": "hibernating",
 }
+#: As the API's description says of `env`: characters of one item, and of all of them. `onstart` has a limit of its own.
+ENV_ITEM, ENV_WHOLE, ONSTART = 256, 32_768, 4048
 _PUBLISHED_PORT = re.compile(r"-p (\d+):(\d+)(?:/tcp)?")
 PAGE = 25
 
@@ -156,6 +158,11 @@ class Vast:
             return as_json(400, {"success": False, "error": "invalid_args", "msg": "unknown or malformed fields"})
         if not isinstance(body.get("image"), str) or not all(isinstance(v, str) for v in body.get("env", {}).values()):
             return as_json(400, {"success": False, "error": "invalid_args", "msg": "image and env"})
+        items = [f"{name}={value}" for name, value in body.get("env", {}).items()]
+        if max(map(len, items), default=0) > ENV_ITEM or sum(map(len, items)) > ENV_WHOLE:
+            return as_json(400, {"success": False, "error": "invalid_args", "msg": "env is too long"})
+        if len(body.get("onstart") or "") > ONSTART:
+            return as_json(400, {"success": False, "error": "invalid_args", "msg": "onstart is too long"})
         models = list(self._cloud.prices)
         if not named.isdigit() or not 0 <= int(named) - 1000 < len(models):
             return as_json(

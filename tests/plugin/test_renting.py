@@ -80,6 +80,21 @@ def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server
     assert server.requests == []
 
 
+def test_ssh_that_would_reach_no_guest_is_found_before_anything_is_rented(
+    server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found on a pod that billed, and called safe to retry: each retry paid again."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text("#!/bin/sh\necho hostname elsewhere\n")
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    image = f"example/guest@sha256:{'5' * 64}"
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "--glasshouse-image", image)
+    assert result.returncode == 4, result.stdout + result.stderr
+    assert "ssh reads something else in its configuration" in result.stdout + result.stderr
+    assert "create" not in server.cloud.asked
+
+
 def test_too_dear_is_said_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", "-n1")
