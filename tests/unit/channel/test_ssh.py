@@ -77,7 +77,7 @@ def test_where_no_directory_will_do_nothing_is_rented(monkeypatch: pytest.Monkey
     from pytest_glasshouse.channel import places
 
     monkeypatch.setattr(places, "_bases", lambda: [Path("/proc/nowhere"), Path("/x" * 90), Path("/two words")])
-    for make in (lambda: short_directory("ghs-", plain=True), ssh.rehearse):
+    for make in (lambda: short_directory("ghs-"), ssh.rehearse):
         with pytest.raises(ConfigurationError, match="Set TMPDIR to one"):
             make()
 
