@@ -103,7 +103,8 @@ class Allocation:
 
     def _carried_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         settings = self._settings
-        material = prepare(row.workload, seed=settings.seed, model=settings.model or row.model, data=row.data)
+        lora = {"rank": row.rank, "targets": row.targets} if row.workload == "lora" else {}
+        material = prepare(row.workload, seed=settings.seed, model=settings.model or row.model, data=row.data, **lora)
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)
         observation = self._opening(row, material, protected)
@@ -202,6 +203,7 @@ class Allocation:
                 "simulated": self.grant.simulated,
                 "workload": row.workload,
                 "modelId": row.model,
+                **row.adapter,
                 "namedGpuModel": row.gpu_model,
                 "order": row.order,
                 "rounds": row.rounds,

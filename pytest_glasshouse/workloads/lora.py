@@ -178,19 +178,34 @@ def _probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
 
 def _load_base(base_dir: Path, device: Device) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    config = AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
+    for name, value in config.to_dict().items():
+        # What is dropped is drawn anew in each process: two legs of the same work would have other losses.
+        if isinstance(value, float) and name.endswith(("dropout", "pdrop", "layerdrop", "dropout_p")):
+            setattr(config, name, 0.0)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        base_dir, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.bfloat16
+        base_dir, config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.bfloat16
     )
     return model.to(device)
 
 
 def _adapted(model: Any, lora: Mapping[str, Any]) -> Any:
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
+    targets = set(lora["targets"])
     settings = LoraConfig(
-        r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]), lora_dropout=0.0, task_type="CAUSAL_LM"
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        target_modules=list(lora["targets"]),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+        # Whether weights lie [inputs, outputs], as GPT-2's do.
+        fan_in_fan_out=any(
+            isinstance(part, Conv1D) and name.rpartition(".")[2] in targets for name, part in model.named_modules()
+        ),
     )
     with warnings.catch_warnings():
         # peft asks the model for a property that transformers has since renamed.
