@@ -60,7 +60,7 @@ def offer_from(one: Json) -> Offer | None:
     if not isinstance(one, dict):
         return None
     model, price, ask = GPU_NAMES.get(str(one.get("gpu_name"))), price_from(one.get("dph_total")), one.get("id")
-    if model is None or price is None or one.get("num_gpus") != 1 or not isinstance(ask, int):
+    if model is None or price is None or one.get("num_gpus") != 1 or not isinstance(ask, int) or isinstance(ask, bool):
         return None
     return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=str(ask))
 
@@ -77,14 +77,9 @@ def instance_from(row: Json, *, said: Callable[[object], str]) -> Instance:
         raw_state=said("null" if raw is None else raw),
         access=_access(row),
         gpu_model=None if gpu is None else GPU_NAMES.get(str(gpu), said(gpu)),
-        price_usd_per_hour=number(row.get("dph_total")),
+        price_usd_per_hour=price_from(row.get("dph_total")),
         detail=said(message),
     )
-
-
-def number(value: Json) -> float | None:
-    """A JSON number as a float."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _state(row: Mapping[str, Json]) -> State:
@@ -93,7 +88,7 @@ def _state(row: Mapping[str, Json]) -> State:
     message = str(row.get("status_msg") or "").lower()
     if state == "pending" and any(sign in message for sign in _FAILURES):
         return "failed"
-    if state == "running" and row.get("intended_status") not in {None, "running"}:
+    if state == "running" and row.get("intended_status") not in (None, "running"):
         return "stopped"
     return state
 

@@ -79,8 +79,7 @@ def test_how_long_to_wait_is_told_where_the_provider_said_it(rented: Subject) ->
     rented.fault("429", on="list", retry_after_s=7)
     with pytest.raises(RateLimitedError) as caught:
         rented.provider.list()
-    # The SDK reads no headers.
-    assert caught.value.retry_after_s == (None if rented.kind == "runpod-sdk" else 7.0)
+    assert caught.value.retry_after_s == 7.0
 
 
 def test_a_key_that_is_not_accepted_is_the_users_to_mend(rented: Subject) -> None:
