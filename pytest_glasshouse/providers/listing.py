@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 #: Limits of one listing: pages, entries, and seconds after which no further page is asked for.
-MOST_PAGES = 100
+MOST_PAGES = 50
 MOST_ENTRIES = 10_000
 MOST_S = 120.0
 
@@ -68,7 +68,7 @@ class Listing(tuple["Instance", ...]):  # noqa: SLOT001  (a tuple's subclass has
         return not self.doubt
 
 
-def doubt_in(shown: tuple[Instance, ...]) -> str:
+def doubt_in(shown: Sequence[Instance]) -> str:
     """Why `shown` may be a part of the whole; empty where it is the whole, as a process table is."""
     return shown.doubt if isinstance(shown, Listing) else ""
 
@@ -263,12 +263,13 @@ def _flat(fields: Mapping[str, Json], depth: int = 2) -> Iterator[tuple[str, Jso
 
 
 def _number(known: Mapping[str, tuple[str, Json]], group: set[str], doubts: list[str]) -> int | None:
+    found: int | None = None
     for name, value in (known[plain] for plain in sorted(group & set(known))):
-        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-            return value
-        if value is not None:
-            doubts.append(f"{printable(name, limit=40)} is no number")
-    return None
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0 and found in (None, value):
+            found = value
+        elif value is not None:
+            doubts.append(f"{printable(name, limit=40)} is no number, or another")
+    return found
 
 
 def _flag(known: Mapping[str, tuple[str, Json]], group: set[str], doubts: list[str]) -> bool | None:

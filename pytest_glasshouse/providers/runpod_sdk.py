@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any, TypeVar
 
 from pytest_glasshouse.channel.archive import guest_archive
@@ -183,7 +183,7 @@ class RunPodSdkProvider:
         """Nothing is played on what is paid for."""
         raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")
 
-    def _ask(self, question: Callable[[], AnswerT], *, missing: list[str] | None = None) -> AnswerT:
+    def _ask(self, question: Callable[[], AnswerT], *, missing: MutableSequence[str] | None = None) -> AnswerT:
         """Call the SDK. With `missing`, an answer that is half an error is taken, and what the error said is put there.
 
         Its errors hold whole requests, so none leaves this function, not even as a context.

@@ -156,9 +156,10 @@ class _Watch:
 
     def over(self, pool: urllib3.PoolManager) -> None:
         """Every connection that `pool` makes is looked after."""
+        kinds: dict[str, Any] = pool.pool_classes_by_scheme
         pool.pool_classes_by_scheme = {
             scheme: type(kind.__name__, (kind,), {"ConnectionCls": _watched(kind.ConnectionCls, self)})
-            for scheme, kind in pool.pool_classes_by_scheme.items()
+            for scheme, kind in kinds.items()
         }
 
     def connected(self, connection: socket.socket) -> None:

@@ -376,7 +376,9 @@ def test_how_long_to_wait_is_an_ascii_number_and_no_longer_than_a_minute(
         assert caught.value.retry_after_s == waits
 
 
-@pytest.mark.parametrize("told", ["", "x" * 60_000, "Fri, 99 Nov 20\xb26 00:00:00 GMT", "0", "Mon, 01 Jan 0001 00:00:00 -9999", ",,,"])
+@pytest.mark.parametrize(
+    "told", ["", "x" * 60_000, "Fri, 99 Nov 20\xb26 00:00:00 GMT", "0", "Mon, 01 Jan 0001 00:00:00 -9999", ",,,"]
+)
 def test_a_clock_that_nobody_can_read_is_none(rest: Provider, answers: OneAnswer, told: str) -> None:
     answers.say(200, {"pods": []}, Date=told)
     assert rest.account().server_time_s is None
