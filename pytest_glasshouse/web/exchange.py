@@ -79,7 +79,7 @@ def exchange(
         except Exception as error:  # noqa: BLE001  (whatever parsers of others make of a stranger's bytes is one thing here)
             problem = _problem(error, watch)
         else:
-            if not watch.overdue or limits.as_far_as_it_came:
+            if not watch.overdue or _is_stream(answer.content_type, limits):
                 return answer
             problem = watch.late()
     # Raised out here, so that no traceback leads to frames that hold the key.
@@ -118,8 +118,12 @@ def _send(
         response.close()
 
 
+def _is_stream(content_type: str, limits: Limits) -> bool:
+    return limits.as_far_as_it_came and content_type == "text/event-stream"
+
+
 def _read(response: urllib3.BaseHTTPResponse, limits: Limits) -> bytes:
-    stream = limits.as_far_as_it_came and response.headers.get("content-type", "").startswith("text/event-stream")
+    stream = _is_stream(response.headers.get("content-type", "").partition(";")[0].strip().lower(), limits)
     data = bytearray()
     try:
         while piece := response.read1(_PIECE) if stream else response.read(_PIECE):
@@ -222,6 +226,12 @@ def _watched(kind: Any, watch: _Watch) -> Any:
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
             self.fp = cast("io.BufferedReader", _Counted(self.fp, watch))
+
+        def begin(self) -> None:
+            super().begin()
+            # What the parser could not read of the headers is dropped; urllib3 would write it, as it came, to a log.
+            self.msg.defects.clear()
+            self.msg.set_payload(None)
 
     class Connection(kind):  # type: ignore[misc]
         response_class = Response
