@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_glasshouse.errors import ConfigurationError, FundsError, GlasshouseError, NoCapacityError
+from pytest_glasshouse.errors import ConfigurationError, CredentialsError, FundsError, GlasshouseError, NoCapacityError
 
 if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Account, Provider
@@ -97,6 +97,7 @@ def _renting(name: str, *, allow_simulated: bool) -> Iterator[Line]:
         yield Line(mark="FAIL", what="key", told=str(error), fix=_fix(error))
         return
     yield Line(mark="ok", what="key", told="accepted")
+    yield _asked("rights", lambda: _rights(provider))
     yield _balance(account)
     yield _skew(account, (before + after) / 2, (after - before) / 2)
     yield _asked("offers", lambda: _offers(provider))
@@ -139,6 +140,16 @@ def _skew(account: Account, here_s: float, doubt_s: float) -> Line:
     return Line(mark="ok", what="clock", told=f"within {skew_s + doubt_s + 1.0:.0f} s of the provider's")
 
 
+def _rights(provider: Provider) -> Line:
+    try:
+        known = provider.may_create()
+    except CredentialsError as error:
+        return Line(mark="FAIL", what="rights", told=str(error))
+    if known:
+        return Line(mark="ok", what="rights", told="nothing refuses this key a create")
+    return Line(mark="warn", what="rights", told="whether this key may create, only a create shows")
+
+
 def _offers(provider: Provider) -> Line:
     from pytest_glasshouse.rows.published import PUBLISHED_ROWS
 
@@ -158,16 +169,19 @@ def _offers(provider: Provider) -> Line:
 
 def _leftovers(provider: Provider) -> Line:
     from pytest_glasshouse.providers.lease import named
+    from pytest_glasshouse.providers.listing import doubt_in
 
-    left = [instance for instance in provider.list() if instance.state != "ended"]
+    shown = provider.list()
+    left = [instance for instance in shown if instance.state != "ended"]
+    part = f"the listing may not be the whole: {doubt_in(shown)}" if doubt_in(shown) else ""
     if not left:
-        return Line(mark="ok", what="leftovers", told="none")
+        return Line(mark="FAIL" if part else "ok", what="leftovers", told=f"unknown: {part}" if part else "none")
     now = time.time()
     over = sum(1 for each in left if (told := named(each.name)) is not None and told.deadline < now)
     return Line(
-        mark="FAIL" if over else "warn",
+        mark="FAIL" if over or part else "warn",
         what="leftovers",
-        told=f"{len(left)} allocations of this project exist, {over} of them past their deadline",
+        told=f"{len(left)} allocations of this project exist, {over} of them past their deadline{'; ' + part if part else ''}",
         fix=f"glasshouse reap --provider {provider.name}{' --expired' if over else ' --dry-run'}",
     )
 

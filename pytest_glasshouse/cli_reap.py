@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Instance, Provider
@@ -109,27 +110,35 @@ def _find(providers: list[Provider], doubts: list[str]) -> Iterator[Found]:
     from pytest_glasshouse.providers.lease import named
 
     for provider in providers:
-        try:
-            listed = _patiently(provider)
-        except GlasshouseError as error:
-            doubts.append(f"{provider.name}: its listing failed, so nobody knows what is left: {error}")
-            continue
-        for instance in listed:
+        for instance in _patiently(provider, doubts):
             if instance.state != "ended":
                 yield Found(provider=provider, instance=instance, named=named(instance.name))
 
 
-def _patiently(provider: Provider) -> tuple[Instance, ...]:
+def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:
+    """What it lists, asked up to three times for the whole. Whatever was seen counts, and a doubt that is left is told."""
     from pytest_glasshouse.errors import ProviderError
+    from pytest_glasshouse.providers.listing import doubt_in
     from pytest_glasshouse.providers.timing import timing_of
 
     poll_s = timing_of(rents=True, simulated=provider.simulated, poll_s=provider.poll_s).poll_s
-    for pause_s in (poll_s, poll_s * 3):
+    found: dict[str, Instance] = {}
+    doubt = ""
+    for pause_s in (poll_s, poll_s * 3, 0.0):
         try:
-            return provider.list()
-        except ProviderError:
-            time.sleep(pause_s)
-    return provider.list()
+            shown = provider.list()
+        except GlasshouseError as error:
+            doubt = f"its listing failed, so nobody knows what is left: {error}"
+            if not isinstance(error, ProviderError):
+                break
+        else:
+            found |= {one.instance_id: one for one in shown}
+            doubt = doubt_in(shown) and f"its listing may not be the whole, so more may be left: {doubt_in(shown)}"
+            if not doubt:
+                return list(shown)
+        time.sleep(pause_s)
+    doubts.append(f"{provider.name}: {doubt}")
+    return list(found.values())
 
 
 def _line(found: Found, now: float, *, taken: bool) -> str:
@@ -141,7 +150,8 @@ def _line(found: Found, now: float, *, taken: bool) -> str:
         until = datetime.fromtimestamp(found.named.deadline, UTC)
         over = "expired" if found.expired(now) else "until"
         told = f"run {found.named.run_id}, {over} {until:%Y-%m-%d %H:%M:%S} UTC{'' if taken else '; left alone'}"
-    return f"{found.provider.name} {instance.instance_id}  {instance.name}  {instance.state}{price}  {told}"
+    shown = f"{printable(instance.instance_id, limit=64)}  {printable(instance.name, limit=80)}  {instance.state}"
+    return f"{found.provider.name} {shown}{price}  {told}"
 
 
 def _agreed(count: int) -> bool:

@@ -393,12 +393,17 @@ class Run:
 
         if self.earlier is None or self.broker is None:
             return
-        alive = {each.name for each in self.broker.listing()}
+        from pytest_glasshouse.providers.listing import doubt_in
+
+        shown = self.broker.listing()
+        alive, doubt = {each.name for each in shown}, doubt_in(shown)
         for each in self.earlier.allocations:
             status: Any = each.get("status")
             reason = each.get("reason", "")
             if each["name"] in alive:
                 status, reason = "leak", "an earlier attempt made it, and the listing still shows it"
+            elif status is None and doubt:
+                status, reason = "unproven", f"an earlier attempt made it, and the listing may not be the whole: {doubt}"
             elif status is None and each["listed"]:
                 status, reason = "proven", "the listing showed it in an earlier attempt and shows it no more"
             elif status is None:

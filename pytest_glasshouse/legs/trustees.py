@@ -6,6 +6,7 @@ share. The owner holds data keys, and so does the server; nobody else on the hos
 
 from __future__ import annotations
 
+import os
 import time
 import urllib.parse
 from dataclasses import dataclass
@@ -59,7 +60,9 @@ class Trustees:
         else:
             self.owner = read_owner(outside.owner_key, what="GLASSHOUSE_OWNER_KEY")
             self.server_key = read_public(outside.key, what="GLASSHOUSE_SERVER_KEY")
-            self.client = AttestationClient(checked_url(outside.url), authority=outside.authority, patience_s=PATIENCE_S)
+            self.client = AttestationClient(
+                checked_url(outside.url), authority=outside.authority, patience_s=PATIENCE_S, environ=os.environ
+            )
             try:
                 _meet(self.client, outside.url, server=self.server_key, owner=self.owner)
             except ConfigurationError:

@@ -1,16 +1,13 @@
-"""One request to a provider's HTTP API, sent once: no retry, no redirect, a connection of its own.
+"""One request to a provider's HTTP API, sent once. How it travels, and what may come back, is known to `web`.
 
-A connection of its own because a kept one may be closed by the other side just when a create goes out, and because a
-signal handler may need one while another request is under way. What answers mean is the provider's business.
+What answers mean is the provider's business.
 """
 
 from __future__ import annotations
 
-import email.utils
-import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from pytest_glasshouse.errors import (
@@ -18,18 +15,22 @@ from pytest_glasshouse.errors import (
     CredentialsError,
     FundsError,
     GlasshouseError,
+    IntegrityError,
     ProviderError,
     RateLimitedError,
 )
 from pytest_glasshouse.providers.base import Instance
 from pytest_glasshouse.providers.redaction import said
+from pytest_glasshouse.web.answer import Answer
+from pytest_glasshouse.web.exchange import USUAL, AnswerLimits, NoAnswerError, exchange
+from pytest_glasshouse.web.routes import Routes
 from pytest_glasshouse.wire.canonical import Json
+from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.secret import Secret
 
-CONNECT_S = 10.0
-READ_S = 30.0
-#: No listing of a person's allocations is as long as this.
-MOST_BYTES = 16 * 1024 * 1024
+#: What tells a request that a server did not carry out because it wants it to be made elsewhere.
+_MOVED = frozenset({301, 302, 307, 308})
+_USER_AGENT = "pytest-glasshouse"
 
 
 class NotSentError(ProviderError):
@@ -41,13 +42,10 @@ class UnusableError(ProviderError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
-    """One answer, of any status. `body` may hold what must not be shown."""
+class Reply(Answer):
+    """One provider's answer, of any status."""
 
     provider: str
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
 
     @property
     def succeeded(self) -> bool:
@@ -56,8 +54,9 @@ class Reply:
 
     @property
     def undecided(self) -> bool:
-        """Whether the request may have been carried out all the same."""
-        return self.status >= 500 or self.status == 408  # noqa: PLR2004
+        """Whether it cannot be told if the request was carried out: neither yes, nor a clear no, nor `elsewhere`."""
+        refused = 400 <= self.status < 500 and self.status not in {408, 499}  # noqa: PLR2004
+        return not (self.succeeded or refused or self.status in _MOVED)
 
     @property
     def says_gone(self) -> bool:
@@ -67,43 +66,32 @@ class Reply:
         except UnusableError:
             return False
 
-    def json(self) -> Json:
-        """The body as JSON. Raises `UnusableError`."""
+    def json(self, *, tolerant: bool = False) -> Json:
+        """The body as JSON; with `tolerant`, as far as it can be read. Raises `UnusableError`."""
         try:
-            return cast("Json", json.loads(self.body))
-        except ValueError:
-            kind = self.headers.get("content-type", "no content type").split(";")[0][:40]
-            raise UnusableError(f"{self.provider}: status {self.status} with a body that is not JSON ({kind})") from None
+            return self.value(tolerant=tolerant)
+        except IntegrityError as error:
+            kind = printable(self.content_type or "no content type", limit=40)
+            raise UnusableError(
+                f"{self.provider}: status {self.status} with a body that is not JSON ({kind}; {error.detail})"
+            ) from None
 
-    def fields(self) -> dict[str, Json]:
+    def fields(self, *, tolerant: bool = False) -> dict[str, Json]:
         """The body as a JSON object. Raises `UnusableError`."""
-        value = self.json()
+        value = self.json(tolerant=tolerant)
         if not isinstance(value, dict):
             raise UnusableError(f"{self.provider}: status {self.status} with JSON that is not an object")
         return value
 
-    @property
-    def retry_after_s(self) -> float | None:
-        """How long the provider asked to be left alone, if it said so in seconds."""
-        told = self.headers.get("retry-after", "")
-        return float(told) if told.isdigit() else None
-
-    @property
-    def server_time_s(self) -> float | None:
-        """The provider's clock, from the `Date` header."""
-        try:
-            return email.utils.parsedate_to_datetime(self.headers.get("date", "")).timestamp()
-        except ValueError:
-            return None
-
 
 class ApiClient:
-    """Requests to one base URL with one key."""
+    """Requests to one base URL with one key, by the way that `environ` (this process's, where none is given) says."""
 
-    def __init__(self, *, provider: str, base_url: str, key: Secret) -> None:
+    def __init__(self, *, provider: str, base_url: str, key: Secret, environ: Mapping[str, str] | None = None) -> None:
         self._provider = provider
-        self._base_url = base_url
+        self.base_url = base_url
         self._key = key
+        self._routes = Routes(os.environ if environ is None else environ)
 
     def request(
         self,
@@ -112,42 +100,32 @@ class ApiClient:
         *,
         query: Mapping[str, str] | None = None,
         body: Secret | None = None,
-        read_s: float = READ_S,
+        limits: AnswerLimits = USUAL,
+        user_agent: str = _USER_AGENT,
     ) -> Reply:
         """Send once and read the answer, whatever its status; `body` is JSON that no traceback shows.
 
-        Raises `NotSentError` or `UnusableError`.
+        Raises `NotSentError`, `UnusableError`, or `ConfigurationError` for an environment that names no usable proxy or
+        certificates; nothing was sent then.
         """
-        import urllib3
-
-        url = f"{self._base_url}{path}{'?' + urlencode(query) if query else ''}"
-        problem: ProviderError
+        url = f"{self.base_url}{path}{'?' + urlencode(query) if query else ''}"
+        headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": user_agent}
         try:
-            with urllib3.PoolManager(num_pools=1) as pool:
-                answer = pool.request(
-                    method,
-                    url,
-                    headers={
-                        "Authorization": f"Bearer {self._key.reveal().decode()}",
-                        "Accept": "application/json",
-                        "Content-Type": "application/json",
-                        "User-Agent": "pytest-glasshouse",
-                    },
-                    body=None if body is None else body.reveal(),
-                    retries=False,
-                    redirect=False,
-                    timeout=urllib3.Timeout(connect=CONNECT_S, read=read_s),
-                    preload_content=False,
-                )
-                data = _read(answer)
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                return Reply(provider=self._provider, status=answer.status, headers=headers, body=data)
-        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError):
-            problem = NotSentError(f"{self._provider}: no connection to its API; nothing was asked. Check the network")
-        except urllib3.exceptions.HTTPError as error:
-            problem = _of_http_error(self._provider, error)
-        # Raised out here, so that no traceback leads to frames that hold the key.
-        raise problem
+            answer = exchange(method, url, routes=self._routes, limits=limits, headers=headers, key=self._key, body=body)
+        except NoAnswerError as error:
+            sent, why = error.sent, str(error)
+        else:
+            return Reply(provider=self._provider, status=answer.status, headers=answer.headers, body=answer.body)
+        if sent:
+            raise UnusableError(f"{self._provider}: its API gave no answer that can be used: {why}")
+        raise NotSentError(f"{self._provider}: its API was not reached and nothing was asked: {why}")
+
+    def elsewhere(self, url: str, *, limits: AnswerLimits) -> Answer | None:
+        """What lies at another address, asked for without the key; None where there is no answer."""
+        try:
+            return exchange("GET", url, routes=self._routes, limits=limits, headers={"User-Agent": _USER_AGENT})
+        except GlasshouseError:
+            return None
 
     def refusal(self, reply: Reply, what: str, detail: str) -> GlasshouseError:
         """The error for an answer that is not a success, where its status alone tells: `detail` is already fit to be shown."""
@@ -157,6 +135,8 @@ class ApiClient:
                 return CredentialsError(f"{text}. The API key is not accepted for this; check its value and its rights")
             case 402:
                 return FundsError(f"{text}. Add credit to the account")
+            case 407:
+                return NotSentError(f"{text}. That is the proxy's word, and nothing was asked; check HTTP_PROXY")
             case 410:
                 return ProviderError(f"{text}. This API was retired; a newer version of this tool may speak its successor")
             case 429:
@@ -165,11 +145,11 @@ class ApiClient:
 
     def said(self, text: object) -> str:
         """`text` from the provider, fit to be shown."""
-        return said(text, secrets=(self._key.reveal().decode(),))
+        return said(text, secrets=self.secrets())
 
     def secrets(self) -> tuple[str, ...]:
-        """What no text may hold."""
-        return (self._key.reveal().decode(),)
+        """What no text may hold: the key, and what a proxy on the way is told."""
+        return (self._key.reveal().decode(), *self._routes.secrets(self.base_url))
 
 
 def asked_for(instance_id: str, answered: Instance) -> Instance:
@@ -188,31 +168,3 @@ def lost_create(provider: str, name: str, why: str, *, instance_id: str | None =
         allocation_id=name,
         instance_id=instance_id,
     )
-
-
-def _read(answer: object) -> bytes:
-    """The whole body; a stream that never ends ends with its read timeout and counts as far as it came."""
-    import urllib3
-
-    response = cast("urllib3.BaseHTTPResponse", answer)
-    stream = response.headers.get("content-type", "").startswith("text/event-stream")
-    data = bytearray()
-    try:
-        while piece := response.read1(65536) if stream else response.read(65536):
-            data += piece
-            if len(data) > MOST_BYTES:
-                raise UnusableError(f"an answer of more than {MOST_BYTES} bytes")
-    except urllib3.exceptions.ReadTimeoutError:
-        if not stream:
-            raise
-    return bytes(data)
-
-
-def _of_http_error(provider: str, error: Exception) -> ProviderError:
-    import ssl
-
-    if any(isinstance(part, ssl.SSLCertVerificationError) for part in (error, *error.args)):
-        return NotSentError(
-            f"{provider}: its API's certificate is not valid here; nothing was asked. Check clock and CA certificates"
-        )
-    return UnusableError(f"{provider}: the connection to its API broke before an answer ({type(error).__name__})")

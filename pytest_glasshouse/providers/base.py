@@ -159,7 +159,10 @@ class Provider(Protocol):
         ...
 
     def list(self) -> tuple[Instance, ...]:
-        """Every allocation of this project the provider knows, whoever made it: complete, or it raises."""
+        """Every allocation of this project the provider shows, whoever made it.
+
+        Where more may exist than it shows, it is a `Listing` with a doubt (`listing.doubt_in`). Raises where it shows nothing.
+        """
         ...
 
     def terminate(self, instance_id: str) -> None:
@@ -172,6 +175,13 @@ class Provider(Protocol):
 
     def account(self) -> Account:
         """Whether the key is accepted, and what there is to spend. Raises `CredentialsError`, `ProviderError`."""
+        ...
+
+    def may_create(self) -> bool:
+        """Whether nothing refuses the key a create; False where only a create could tell. Creates nothing.
+
+        Raises `CredentialsError` for a key without that right.
+        """
         ...
 
     def play(self, instance_id: str, act: str) -> None:

@@ -15,6 +15,7 @@ from pytest_glasshouse.providers.base import Cleanup, Grant
 from pytest_glasshouse.providers.cleanup import Ending
 from pytest_glasshouse.providers.creating import hello
 from pytest_glasshouse.providers.fleet import Allocation, BrokerOptions, Fleet
+from pytest_glasshouse.providers.listing import Listing, doubt_in
 from pytest_glasshouse.providers.opening import reference_source
 from pytest_glasshouse.providers.renting import Renter
 from pytest_glasshouse.providers.timing import Clock
@@ -23,7 +24,7 @@ from pytest_glasshouse.providers.watch import Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_glasshouse.providers.base import Instance, Offer, Provider
+    from pytest_glasshouse.providers.base import Offer, Provider
     from pytest_glasshouse.providers.reaching import Road
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
@@ -162,10 +163,11 @@ class Broker:
         """Let the mock provider play one act of a fault on a granted allocation."""
         self._fleet.provider(grant.provider).play(grant.instance_id, act)
 
-    def listing(self) -> tuple[Instance, ...]:
+    def listing(self) -> Listing:
         """What the providers in use list, now; a provider that is busy for a moment is asked again."""
         used = {each.provider.name: each.provider for each in self._fleet.allocations} or self._fleet.providers
-        return tuple(instance for provider in used.values() for instance in self._fleet.patiently(provider, provider.list))
+        shown = [self._fleet.patiently(provider, provider.list) for provider in used.values()]
+        return Listing((one for each in shown for one in each), doubt="; ".join(filter(None, map(doubt_in, shown))))
 
     def fate(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (each answer is found out at another place)
         """What became of an allocation whose guest does not answer, in a word and a sentence.

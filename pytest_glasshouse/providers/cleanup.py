@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.errors import GlasshouseError, RateLimitedError
+from pytest_glasshouse.providers.listing import Listing, doubt_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -124,12 +125,19 @@ class Ending:
 
     def _listing(self, provider: Provider, mine: list[_Watched]) -> tuple[Instance, ...] | None:
         try:
-            return provider.list()
+            shown = provider.list()
         except (GlasshouseError, OSError) as error:
             self._heed(error)
             for each in mine:
                 each.doubt = f"the listing failed: {error}"
             return None
+        if doubt_in(shown):
+            # What it shows is ended all the same; what it does not show may exist.
+            for each in mine:
+                each.doubt = f"the listing may not be the whole: {doubt_in(shown)}"
+        if isinstance(shown, Listing) and shown.cause is not None:
+            self._heed(shown.cause)
+        return shown
 
     def _read(self, provider: Provider, each: _Watched, found: list[Instance]) -> None:
         before = set(each.lease.instance_ids)

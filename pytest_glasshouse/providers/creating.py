@@ -21,6 +21,7 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     WrongGpuError,
 )
+from pytest_glasshouse.providers.listing import Listing, doubt_in
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 
 if TYPE_CHECKING:
@@ -107,10 +108,11 @@ class Creator:
         if self.ending.is_set():
             raise InfrastructureError("the run is ending; nothing more is granted")
 
-    def note_listing(self, allocation: Allocation) -> tuple[Instance, ...]:
+    def note_listing(self, allocation: Allocation) -> Listing:
         """The positive control: what the listing shows of this lease while it runs. A second instance ends them all."""
         lease = allocation.lease
-        found = tuple(i for i in allocation.provider.list() if i.name == lease.name and i.state != "ended")
+        shown = allocation.provider.list()
+        found = Listing((i for i in shown if i.name == lease.name and i.state != "ended"), doubt=doubt_in(shown))
         if found and not lease.seen_listed:
             lease.seen_listed = True
             self.ledger.write("listed", name=lease.name)
@@ -137,7 +139,7 @@ class Creator:
             except ProviderError as error:
                 doubt = f"; the last listing failed: {error}"
             else:
-                doubt = ""
+                doubt = f"; the last listing may not be the whole: {found.doubt}" if found.doubt else ""
                 if found:
                     return found[0].instance_id
             searched_s = self.clock.wall() - lease.intent_at

@@ -31,7 +31,7 @@ _JOIN = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class VariableLimits:
     """How much of an environment a provider takes, in characters, `name=value` counted: of one variable, and of all."""
 
     one: int
@@ -70,7 +70,7 @@ def checked(launch: Launch) -> Launch:
     return launch
 
 
-def pasteable(launch: Launch, *, limits: Limits | None = None) -> Pasteable:
+def pasteable(launch: Launch, *, limits: VariableLimits | None = None) -> Pasteable:
     """`launch` in harmless letters. Raises `LaunchRefusedError` for what cannot be put so."""
     checked(launch)
     env: dict[str, str] = {}

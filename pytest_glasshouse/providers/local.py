@@ -67,6 +67,10 @@ class LocalProvider:
         """Nothing is paid for."""
         return Account()
 
+    def may_create(self) -> bool:
+        """There is no key."""
+        return True
+
     def play(self, instance_id: str, act: str) -> None:
         """The local provider plays nothing."""
         raise ConfigurationError(f"provider local plays no faults; {act} on {instance_id} was asked for")

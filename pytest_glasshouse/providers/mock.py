@@ -101,6 +101,10 @@ class MockProvider:
         """Nothing is paid for."""
         return Account()
 
+    def may_create(self) -> bool:
+        """There is no key."""
+        return True
+
     def play(self, instance_id: str, act: str) -> None:
         """`kill` or `reboot` the guest."""
         guest = self._guests.get(instance_id)

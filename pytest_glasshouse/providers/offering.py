@@ -15,15 +15,19 @@ def models_for(row: RowSpec) -> tuple[str, ...]:
     return (row.gpu_model,) if row.gpu_model is not None else tuple(GPU_MODELS.values())
 
 
-def price_from(told: object) -> float | None:
-    """A price in US dollars per hour; None for what cannot be one. Python reads NaN out of JSON, and no budget is above that."""
-    if isinstance(told, bool) or not isinstance(told, int | float):
-        return None
+def number(value: object) -> float | None:
+    """A JSON number as a float; None for what is none, or is not finite."""
     try:
-        price = float(told)
+        found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
         return None
-    return price if math.isfinite(price) and price > 0 else None
+    return found if math.isfinite(found) else None
+
+
+def price_from(told: object) -> float | None:
+    """A price in US dollars per hour; None for what cannot be one. No budget is above NaN."""
+    price = number(told)
+    return price if price is not None and price > 0 else None
 
 
 def affordable(

@@ -8,29 +8,44 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pytest_glasshouse.wire.printable import printable
+
 _SHOWN = 240
 _SHORTEST_SECRET = 6
+#: Characters that are looked through, and those of a line that are shown. No shape below takes more than linear time.
+_LONGEST = 20_000
+_MOST = 256 * 1024
+_LINE = 1_000
 _SHAPES = (
     (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer ***"),
     (re.compile(r"\b[a-z]+://\S+"), "<url>"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
-    (re.compile(r"(?i)\b[\w.-]+\.(?:runpod\.(?:net|io)|vast\.ai)(?::\d+)?\b"), "<host>"),
-    (re.compile(r"(?i)\b(ssh\b.*?)(?:-p\s*)\d+"), r"\1-p ***"),
+    (re.compile(r"(?i)(?<![\w.-])[\w.-]{1,253}\.(?:runpod\.(?:net|io)|vast\.ai)(?::\d+)?\b"), "<host>"),
+    (re.compile(r"(?i)\b(ssh\b.{0,200}?)(?:-p\s{0,8})\d+"), r"\1-p ***"),
     (re.compile(r"\bssh-(?:ed25519|rsa)\s+\S+"), "<public key>"),
-    (re.compile(r"(?s)-----BEGIN .*?-----END [A-Z ]+-----"), "<key>"),
+    (re.compile(r"(?s)-----BEGIN .*?(?:-----END [A-Z ]{1,40}-----|\Z)"), "<key>"),
 )
 
 
 def cleaned(text: str, *, secrets: Iterable[str] = ()) -> str:
-    """`text` without secrets, keys and addresses; its lines stay lines."""
-    for secret in sorted((one for one in secrets if len(one) >= _SHORTEST_SECRET), key=len, reverse=True):
-        text = text.replace(secret, "***")
+    """The end of `text` without secrets, keys and addresses; its lines stay lines."""
+    text = _without(text[-_MOST:], secrets)[-_LONGEST:]
     for shape, instead in _SHAPES:
         text = shape.sub(instead, text)
-    return "".join(letter for letter in text if letter == "\n" or letter.isprintable())
+    return "\n".join(printable(line, limit=_LINE) for line in text.splitlines())
 
 
 def said(text: object, *, secrets: Iterable[str] = ()) -> str:
     """What a provider said, in one short line for an error's text."""
-    line = " ".join(cleaned(str(text), secrets=secrets).split())
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
+    line = _without(str(text)[:_MOST], secrets)[:_LONGEST]
+    for shape, instead in _SHAPES:
+        line = shape.sub(instead, line)
+    return printable(line, limit=_SHOWN)
+
+
+def _without(text: str, secrets: Iterable[str]) -> str:
+    """`text` without secrets. It comes first, and takes the whole: what is cut off afterwards leaves no half of one."""
+    text = "".join(letter for letter in text if letter.isprintable() or letter.isspace())
+    for secret in sorted((one for one in secrets if len(one) >= _SHORTEST_SECRET), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text

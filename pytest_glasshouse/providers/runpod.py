@@ -48,6 +48,11 @@ _CAPACITY = ("no longer any instances available", "no instances", "not enough fr
 _FUNDS = ("balance", "insufficient funds", "add funds", "spend limit", "spending limit")
 _RATE = ("rate limit", "too many requests")
 _GONE = ("not found", "does not exist")
+#: What a 403 is about: a place where this account may not rent, or, wherever the key is named, the key.
+_KEY = ("api key", "apikey", "api-key", "key ", "token", "permission", "scope", "read-only", "read only", "unauthorized", "role")
+_POOL = (
+    "pool", "data center", "datacenter", "data centre", "region", "gpu", "secure cloud", "community cloud", "machine", "country",
+)  # fmt: skip
 
 
 def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> Provider:
@@ -68,16 +73,29 @@ def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | N
     if api == "rest":
         from pytest_glasshouse.providers.runpod_rest import RunPodRestProvider
 
-        return RunPodRestProvider(key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour)
+        return RunPodRestProvider(
+            key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ
+        )
     from pytest_glasshouse.providers.runpod_sdk import RunPodSdkProvider
 
-    return RunPodSdkProvider(key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour)
+    return RunPodSdkProvider(key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
 
 
 def meaning(message: str) -> Literal["capacity", "funds", "rate", "gone", "other"]:
     """What one of RunPod's sentences says; it has no codes for these."""
     text = message.lower()
-    for word, signs in (("capacity", _CAPACITY), ("funds", _FUNDS), ("rate", _RATE), ("gone", _GONE)):
+    for word, signs in (("capacity", _CAPACITY), ("funds", _FUNDS), ("rate", _RATE)):
         if any(sign in text for sign in signs):
             return word  # type: ignore[return-value]
-    return "other"
+    # A key or a user that is not found is no pod that is gone.
+    about_a_pod = "pod" in text and not any(sign in text for sign in _KEY)
+    return "gone" if about_a_pod and any(sign in text for sign in _GONE) else "other"
+
+
+def only_this_pool(message: str) -> bool:
+    """Whether a 403 is about where the pod was to be, and not about what the key may do: RunPod gives it both meanings.
+
+    Its published example for a key without the right is `access denied`; so whatever names no place is about the key.
+    """
+    text = f"{message.lower()} "
+    return any(sign in text for sign in _POOL) and not any(sign in text for sign in _KEY)

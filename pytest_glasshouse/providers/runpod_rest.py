@@ -1,4 +1,4 @@
-"""RunPod through its REST API v2, on urllib3. Request and answer fields as published in August 2026.
+"""RunPod through its REST API v2. Request and answer fields as published in August 2026.
 
 One create request, sent once. An answer that is not understood is an error, but for what a state is called: that is `unknown`.
 """
@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
 from typing import cast
 from urllib.parse import quote
 
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import (
     ConfigurationError,
+    CredentialsError,
     FundsError,
     GlasshouseError,
+    IntegrityError,
     LaunchRefusedError,
     NoCapacityError,
     ProviderError,
@@ -24,18 +27,20 @@ from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, Unus
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
 from pytest_glasshouse.providers.launching import checked, environment
-from pytest_glasshouse.providers.lease import NAME_PREFIX
+from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offering import affordable, models_for, price_from
 from pytest_glasshouse.providers.redaction import cleaned
-from pytest_glasshouse.providers.runpod import POLL_S, REST_STATES, Cloud, meaning
+from pytest_glasshouse.providers.runpod import POLL_S, REST_STATES, Cloud, meaning, only_this_pool
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.wire.canonical import Json, sha256_hex
+from pytest_glasshouse.web.exchange import AnswerLimits
+from pytest_glasshouse.wire.canonical import Json, parse_tolerant, sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
-_LOG_S = 1.5
+#: A log is a stream without an end: what came until nothing more does is what there is.
+_LOG = AnswerLimits(quiet_s=1.5, whole_s=10.0, most_bytes=256 * 1024, as_far_as_it_came=True)
+_LONGEST_LINE = 16_384
 _LOG_LINES = "200"
 _SSH = 22
-_COUNTS = {"total", "count", "totalCount"}
 
 
 class RunPodRestProvider:
@@ -48,12 +53,18 @@ class RunPodRestProvider:
     poll_s = POLL_S
 
     def __init__(
-        self, *, key: Secret, base_url: str, cloud: Cloud = "SECURE", max_price_usd_per_hour: float | None = None
+        self,
+        *,
+        key: Secret,
+        base_url: str,
+        cloud: Cloud = "SECURE",
+        max_price_usd_per_hour: float | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.base_url = base_url
         self.simulated = base_url != RUNPOD_URL
         self.archive_sha256 = sha256_hex(guest_archive())
-        self._api = ApiClient(provider=self.name, base_url=base_url, key=key)
+        self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._cloud: Cloud = cloud
         self._max_price = max_price_usd_per_hour
 
@@ -79,7 +90,7 @@ class RunPodRestProvider:
             return self._instance(reply.fields())
         except NotSentError:
             raise
-        except UnusableError as error:
+        except (UnusableError, IntegrityError) as error:
             lost = str(error)
         raise lost_create(self.name, launch.name, lost)
 
@@ -90,18 +101,14 @@ class RunPodRestProvider:
             return None
         return asked_for(instance_id, self._instance(self._fields(reply, "a pod")))
 
-    def list(self) -> tuple[Instance, ...]:
-        """Every pod of this project. Raises where the listing could be a part of the whole."""
-        fields = self._read("/v2/pods", "the listing")
-        pods = fields.pop("pods", None)
-        if not isinstance(pods, list):
-            raise ProviderError("runpod: the listing has no list of pods; expected the form of API v2")
-        # The published listing has no pages. Should it get some, the first must not be taken for the whole.
-        more = sorted(name for name, value in fields.items() if value and not (name in _COUNTS and value == len(pods)))
-        if more:
-            raise ProviderError(f"runpod: the listing has fields nobody knows ({self._api.said(more)}); it may have more pages")
-        found = tuple(self._instance(pod) for pod in pods)
-        return tuple(one for one in found if one.name.startswith(NAME_PREFIX))
+    def list(self) -> Listing:
+        """The pods of this project, all pages: those that API v2 publishes none of, but answers with."""
+        return read_pages(
+            lambda query: self._succeeded(self._api.request("GET", "/v2/pods", query=query), "the listing"),
+            self._instance,
+            entries="pods",
+            url=f"{self.base_url}/v2/pods",
+        )
 
     def terminate(self, instance_id: str) -> None:
         """Delete it; one that is gone already is fine."""
@@ -111,7 +118,7 @@ class RunPodRestProvider:
             if reply.status in {200, 202, 204} or reply.says_gone:
                 return
             problem = str(self._api.refusal(reply, "the end of a pod", self._detail(reply)))
-        except ProviderError as error:
+        except GlasshouseError as error:
             problem = str(error)
         raise TerminateError(f"{problem}. Pod {instance_id} may still be billing", allocation_id=instance_id)
 
@@ -119,8 +126,8 @@ class RunPodRestProvider:
         """The last lines its container printed; empty where they cannot be had."""
         try:
             path = f"{_path(instance_id)}/logs"
-            reply = self._api.request("GET", path, query={"source": "container", "tail": _LOG_LINES}, read_s=_LOG_S)
-        except ProviderError:
+            reply = self._api.request("GET", path, query={"source": "container", "tail": _LOG_LINES}, limits=_LOG)
+        except GlasshouseError:
             return ""
         if reply.status != 200:  # noqa: PLR2004
             return ""
@@ -128,9 +135,19 @@ class RunPodRestProvider:
 
     def account(self) -> Account:
         """Whether the key may list; API v2 tells no balance."""
-        reply = self._api.request("GET", "/v2/pods")
-        self._fields(reply, "the listing")
+        reply = self._succeeded(self._api.request("GET", "/v2/pods"), "the listing")
+        reply.fields(tolerant=True)
         return Account(server_time_s=reply.server_time_s)
+
+    def may_create(self) -> bool:
+        """Ask for a pod without a name, image or GPU, which the API has to refuse: for its form, or first because of the key."""
+        reply = self._api.request("POST", "/v2/pods", body=Secret(b"{}"))
+        if reply.status in {401, 403}:
+            raise self._not_created(reply, "a pod")
+        if reply.succeeded:
+            # Against its own published form. What was made is ended, or its end is what is told.
+            self.terminate(self._instance(reply.fields()).instance_id)
+        return reply.status == 422  # noqa: PLR2004
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be published: the account's key, wherever it came from."""
@@ -144,20 +161,23 @@ class RunPodRestProvider:
         return self._fields(self._api.request("GET", path, query=query), what)
 
     def _fields(self, reply: Reply, what: str) -> dict[str, Json]:
+        return self._succeeded(reply, what).fields(tolerant=True)
+
+    def _succeeded(self, reply: Reply, what: str) -> Reply:
         if reply.status != 200:  # noqa: PLR2004
             raise self._api.refusal(reply, what, self._detail(reply))
-        return reply.fields()
+        return reply
 
     def _detail(self, reply: Reply) -> str:
         try:
-            fields = reply.fields()
+            fields = reply.fields(tolerant=True)
         except UnusableError:
             return "no problem document"
         errors = fields.get("errors")
         more = f" ({'; '.join(str(one) for one in errors)})" if isinstance(errors, list) else ""
         return self._api.said(f"{fields.get('detail', '')}{more}")
 
-    def _not_created(self, reply: Reply, name: str) -> GlasshouseError:
+    def _not_created(self, reply: Reply, name: str) -> GlasshouseError:  # noqa: PLR0911  (one answer a meaning)
         detail = self._detail(reply)
         if reply.undecided:
             return UnusableError(f"status {reply.status}: {detail}")
@@ -170,8 +190,13 @@ class RunPodRestProvider:
                     f"runpod: 400 for {name}: {detail}. Nothing was created; try again later. If every offer says so, the "
                     "request is wrong"
                 )
-            case 403:
+            case 403 if only_this_pool(detail):
                 return NoCapacityError(f"runpod: this account may not use that pool: {detail}. Nothing was created")
+            case 403:
+                return CredentialsError(
+                    f"runpod: this API key may not create pods (403: {detail}). Nothing was created; give the key the right to "
+                    "write, or use another"
+                )
             case 422:
                 return LaunchRefusedError(
                     f"runpod: the request for {name} is refused as malformed: {detail}. Nothing was created"
@@ -249,8 +274,8 @@ def _lines(stream: str) -> list[str]:
     for line in stream.splitlines():
         if line.startswith("data:"):
             try:
-                event = json.loads(line.removeprefix("data:"))
-            except ValueError:
+                event = parse_tolerant(line.removeprefix("data:").encode(errors="replace"), limit=_LONGEST_LINE)
+            except IntegrityError:
                 continue
             if isinstance(event, dict):
                 found.append(str(event.get("line", "")))

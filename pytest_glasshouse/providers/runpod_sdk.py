@@ -8,28 +8,28 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any, TypeVar
 
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import (
     ConfigurationError,
-    CredentialsError,
     FundsError,
     GlasshouseError,
+    IntegrityError,
     NoCapacityError,
     ProviderError,
     RateLimitedError,
     TerminateError,
 )
-from pytest_glasshouse.providers.api import NotSentError, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.api import ApiClient, NotSentError, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url
 from pytest_glasshouse.providers.launching import pasteable
-from pytest_glasshouse.providers.lease import NAME_PREFIX
-from pytest_glasshouse.providers.offering import affordable, models_for, price_from
-from pytest_glasshouse.providers.redaction import said
+from pytest_glasshouse.providers.listing import Listing, listed
+from pytest_glasshouse.providers.offering import affordable, models_for, number, price_from
 from pytest_glasshouse.providers.runpod import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
+from pytest_glasshouse.providers.runpod_graphql import MadeAllTheSameError, SaidNoError, through
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
@@ -39,13 +39,6 @@ _MALFORMED = ("syntax error", "is not defined by type", "got invalid value", "ca
 _SSH = 22
 
 AnswerT = TypeVar("AnswerT")
-
-
-class _SaidNoError(ProviderError):
-    """GraphQL answered with an error; the text is its sentence, fit to be shown."""
-
-    #: Whether what was refused was only a question.
-    changed_nothing = False
 
 
 class RunPodSdkProvider:
@@ -58,7 +51,13 @@ class RunPodSdkProvider:
     poll_s = POLL_S
 
     def __init__(
-        self, *, key: Secret, base_url: str, cloud: Cloud = "SECURE", max_price_usd_per_hour: float | None = None
+        self,
+        *,
+        key: Secret,
+        base_url: str,
+        cloud: Cloud = "SECURE",
+        max_price_usd_per_hour: float | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         try:
             import runpod
@@ -72,6 +71,7 @@ class RunPodSdkProvider:
         self.archive_sha256 = sha256_hex(guest_archive())
         self._sdk: Any = runpod
         self._key = key
+        self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._cloud: Cloud = cloud
         self._max_price = max_price_usd_per_hour
         # GraphQL shows a pod's GPU by a display name; which model that is, its own catalog tells.
@@ -85,7 +85,7 @@ class RunPodSdkProvider:
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """One mutation. `AmbiguousCreateError` unless the answer says that nothing was made."""
         pasted = pasteable(launch)
-        lost: str
+        lost, made = "", None
         try:
             pod = self._ask(
                 lambda: self._sdk.create_pod(
@@ -102,35 +102,46 @@ class RunPodSdkProvider:
                 )
             )
             return self._created(pod, launch.name, offer)
-        except _SaidNoError as error:
+        except SaidNoError as error:
             # The SDK first asks what the GPU is; a refusal of that question made nothing.
             if error.changed_nothing:
                 raise
             lost = self._unless_nothing_was_made(str(error), launch.name)
         except (NotSentError, RateLimitedError, NoCapacityError):
             raise
-        except ProviderError as error:
-            lost = str(error)
-        raise lost_create(self.name, launch.name, lost)
+        except (ProviderError, IntegrityError) as error:
+            lost, made = str(error), error.instance_id if isinstance(error, MadeAllTheSameError) else None
+        raise lost_create(self.name, launch.name, lost, instance_id=made)
 
     def get(self, instance_id: str) -> Instance | None:
         """One pod; None where RunPod says that there is none."""
         pod_id = str(checked_id("runpod", instance_id))
         try:
             pod = self._ask(lambda: self._sdk.get_pod(pod_id))
-        except _SaidNoError as error:
+        except SaidNoError as error:
             if meaning(str(error)) == "gone":
                 return None
             raise
         return None if pod is None else asked_for(instance_id, self._instance(pod))
 
-    def list(self) -> tuple[Instance, ...]:
-        """Every pod of this project: GraphQL's listing has no pages."""
-        pods = self._ask(self._sdk.get_pods)
+    def list(self) -> Listing:
+        """Every pod of this project: GraphQL's listing has no pages. What it leaves out with an error is a doubt."""
+        doubts: list[str] = []
+        pods = self._ask(self._sdk.get_pods, missing=doubts)
         if not isinstance(pods, list):
             raise ProviderError("runpod: the listing is not a list of pods")
-        found = tuple(self._instance(pod) for pod in pods)
-        return tuple(one for one in found if one.name.startswith(NAME_PREFIX))
+        found: dict[str, Instance] = {}
+        for pod in pods:
+            try:
+                one = self._instance(pod)
+            except (UnusableError, IntegrityError):
+                doubts.append("an entry that nobody can read")
+                continue
+            if not isinstance(pod.get("name"), str | None):
+                doubts.append("an entry whose name nobody can read")
+            if found.setdefault(one.instance_id, one) is not one:
+                doubts.append("an entry that is shown twice")
+        return listed(self.name, found, doubts)
 
     def terminate(self, instance_id: str) -> None:
         """Delete it; one that is gone already is fine."""
@@ -138,11 +149,11 @@ class RunPodSdkProvider:
         try:
             pod_id = str(checked_id("runpod", instance_id))
             self._ask(lambda: self._sdk.terminate_pod(pod_id))
-        except _SaidNoError as error:
+        except SaidNoError as error:
             if meaning(str(error)) == "gone":
                 return
             problem = str(error)
-        except (ProviderError, CredentialsError) as error:
+        except GlasshouseError as error:
             problem = str(error)
         else:
             return
@@ -158,51 +169,45 @@ class RunPodSdkProvider:
 
         answer = self._ask(lambda: run_graphql_query(_ACCOUNT)["data"]["myself"])
         balance = answer.get("clientBalance") if isinstance(answer, dict) else None
-        return Account(balance_usd=float(balance) if isinstance(balance, int | float) else None)
+        return Account(balance_usd=number(balance))
+
+    def may_create(self) -> bool:
+        """Nobody knows: a mutation that only seems to ask for a pod might get one."""
+        return False
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be published: the account's key, wherever it came from."""
-        return (self._key.reveal().decode(),)
+        return self._api.secrets()
 
     def play(self, instance_id: str, act: str) -> None:
         """Nothing is played on what is paid for."""
         raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")
 
-    def _ask(self, question: Callable[[], AnswerT]) -> AnswerT:
-        """Call the SDK. Its errors hold whole requests and addresses, so none leaves this function, not even as a context."""
-        import requests
-        import runpod.error as sdk_errors
+    def _ask(self, question: Callable[[], AnswerT], *, missing: MutableSequence[str] | None = None) -> AnswerT:
+        """Call the SDK. With `missing`, an answer that is half an error is taken, and what the error said is put there.
 
+        Its errors hold whole requests, so none leaves this function, not even as a context.
+        """
         if base_url(os.environ, URL_VARIABLE, RUNPOD_URL) != self.base_url:
             raise ConfigurationError(f"{URL_VARIABLE} changed while the provider was in use; nothing was asked")
         self._sdk.api_key = self._key.reveal().decode()
         problem: GlasshouseError
-        try:
-            return question()
-        except sdk_errors.AuthenticationError:
-            problem = CredentialsError("runpod: the API key is not accepted; check its value and its rights")
-        except sdk_errors.QueryError as error:
-            problem = self._refusal(str(error.message))
-            if isinstance(problem, _SaidNoError) and "mutation" not in str(error.query):
-                problem.changed_nothing = True
-        except requests.exceptions.JSONDecodeError:
-            problem = UnusableError("runpod: an answer that is not JSON")
-        except requests.exceptions.RequestException as error:
-            problem = _of_request(error)
-        except (KeyError, TypeError, ValueError) as error:
-            if str(error).startswith("No GPU found"):
-                problem = NoCapacityError("runpod: it does not know this GPU any more. Nothing was created")
+        with through(self._api, in_part=missing is not None) as call:
+            try:
+                answer = question()
+            except GlasshouseError as error:
+                problem = error
+            except (LookupError, TypeError, ValueError, AttributeError, self._sdk.error.RunPodError) as error:
+                if str(error).startswith("No GPU found"):
+                    problem = NoCapacityError("runpod: it does not know this GPU any more. Nothing was created")
+                else:
+                    problem = UnusableError(f"runpod: an answer in a form that its SDK does not expect ({type(error).__name__})")
             else:
-                problem = UnusableError(f"runpod: an answer in a form that its SDK does not expect ({type(error).__name__})")
-        raise problem
-
-    def _refusal(self, message: str) -> GlasshouseError:
-        text = said(message, secrets=(self._key.reveal().decode(),))
-        if "unauthorized" in message.lower():
-            return CredentialsError(f"runpod: {text}. The API key is not accepted for this; check its rights")
-        if meaning(message) == "rate":
-            return RateLimitedError(f"runpod: {text}")
-        return _SaidNoError(f"runpod: {text}")
+                if missing is not None and call.missing:
+                    missing.append(call.missing)
+                return answer
+        # Without the frames below, which hold the key.
+        raise problem.with_traceback(None)
 
     def _unless_nothing_was_made(self, sentence: str, name: str) -> str:
         """`sentence`, or an error where it says that nothing was made."""
@@ -251,9 +256,9 @@ class RunPodSdkProvider:
             instance_id=pod_id,
             name=str(pod.get("name") or ""),
             state=state,
-            raw_state=said(raw),
+            raw_state=self._api.said(raw),
             access=access,
-            gpu_model=self._models.get(str(shown), said(shown) if shown and self._models else None),
+            gpu_model=self._models.get(str(shown), self._api.said(shown) if shown and self._models else None),
             price_usd_per_hour=price_from(pod.get("costPerHr")),
             unusable=unusable,
         )
@@ -267,20 +272,6 @@ def _id(pod: Any) -> str:
         return checked_id("runpod", pod["id"])
     except ProviderError as error:
         raise UnusableError(str(error)) from None
-
-
-def _of_request(error: Any) -> ProviderError:
-    import requests
-
-    causes = [error, *getattr(error, "args", ())]
-    causes += [getattr(cause, "reason", None) for cause in causes]
-    refused = any(type(cause).__name__ in {"NewConnectionError", "ConnectTimeoutError"} for cause in causes)
-    if refused or isinstance(error, requests.exceptions.ConnectTimeout):
-        return NotSentError("runpod: no connection to its API; nothing was asked. Check the network")
-    body = getattr(getattr(error, "request", None), "body", None)
-    if body is not None and b"gpuTypes" in (body if isinstance(body, bytes) else str(body).encode()):
-        return NotSentError("runpod: its API did not answer what a GPU costs; nothing was created")
-    return UnusableError(f"runpod: the connection to its API broke before an answer ({type(error).__name__})")
 
 
 def _access(pod: dict[str, Any]) -> tuple[SshAccess | None, str]:

@@ -10,13 +10,15 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import (
     ConfigurationError,
+    CredentialsError,
     FundsError,
     GlasshouseError,
+    IntegrityError,
     LaunchRefusedError,
     NoCapacityError,
     ProviderError,
@@ -25,12 +27,13 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
-from pytest_glasshouse.providers.launching import Limits, pasteable
-from pytest_glasshouse.providers.lease import NAME_PREFIX
-from pytest_glasshouse.providers.offering import affordable, models_for
+from pytest_glasshouse.providers.launching import VariableLimits, pasteable
+from pytest_glasshouse.providers.listing import Listing, read_pages
+from pytest_glasshouse.providers.offering import affordable, models_for, number
 from pytest_glasshouse.providers.pace import Pace
 from pytest_glasshouse.providers.redaction import cleaned
 from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for, whole
+from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
@@ -44,20 +47,23 @@ POLL_S = 10.0
 #: Another server's limits are its own.
 SIMULATED_POLL_S = 0.1
 _PAGE = 25
-_MOST_PAGES = 400
+#: Where Vast.ai puts logs, beside its API: https, this host, below this path.
+_LOGS_HOST, _LOGS_PATH = "s3.amazonaws.com", "/vast.ai/instance_logs/"
+_LOG = AnswerLimits(quiet_s=5.0, whole_s=10.0, most_bytes=1024 * 1024)
+_LONGEST_URL = 2048
 _CAPACITY = {"no_such_ask"}
 _MALFORMED = {"invalid_args", "invalid_price", "no_ssh_key_for_vm"}
 _FUNDS = {"insufficient_credit", "insufficient_balance"}
 _REFUSALS = _CAPACITY | _MALFORMED | _FUNDS
 _OK = 200
 #: What Vast.ai's description of its API says of `env`. Whether a name counts is not said: here it does.
-_ENV = Limits(one=256, all=32_768)
+_ENV = VariableLimits(one=256, all=32_768)
 
 
 def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
     """Vast.ai as the environment names it. Raises `ConfigurationError`; rents nothing."""
     url = base_url(environ, URL_VARIABLE, VAST_URL)
-    return VastProvider(key=vast_key(environ), base_url=url, max_price_usd_per_hour=max_price_usd_per_hour)
+    return VastProvider(key=vast_key(environ), base_url=url, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
 
 
 class VastProvider:
@@ -74,6 +80,7 @@ class VastProvider:
         key: Secret,
         base_url: str,
         max_price_usd_per_hour: float | None = None,
+        environ: Mapping[str, str] | None = None,
         poll_s: float | None = None,
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -82,7 +89,7 @@ class VastProvider:
         self.simulated = base_url != VAST_URL
         self.poll_s = (SIMULATED_POLL_S if self.simulated else POLL_S) if poll_s is None else poll_s
         self.archive_sha256 = sha256_hex(guest_archive())
-        self._api = ApiClient(provider=self.name, base_url=base_url, key=key)
+        self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._max_price = max_price_usd_per_hour
         self._paces = {what: Pace(self.poll_s, monotonic=monotonic, sleep=sleep) for what in ("offers", "get", "list", "logs")}
 
@@ -106,12 +113,13 @@ class VastProvider:
             made = _contract(answer)
             if reply.succeeded and made is not None and answer.get("success") is not False:
                 return Instance(instance_id=made, name=launch.name, state="pending", price_usd_per_hour=offer.price_usd_per_hour)
-            if made is None and (not reply.succeeded or str(answer.get("error")) in _REFUSALS):
+            hidden = made is None and _hides_contract(reply, answer)
+            if made is None and not hidden and (not reply.succeeded or str(answer.get("error")) in _REFUSALS):
                 raise self._not_created(reply, answer, launch.name)
             lost = f"status {reply.status}: {self._detail(answer)}"
         except NotSentError:
             raise
-        except UnusableError as error:
+        except (UnusableError, IntegrityError) as error:
             lost = str(error)
         raise lost_create(self.name, launch.name, lost, instance_id=made)
 
@@ -128,26 +136,22 @@ class VastProvider:
         found = fields["instances"]
         return None if found is None else asked_for(instance_id, instance_from(found, said=self._api.said))
 
-    def list(self) -> tuple[Instance, ...]:
-        """Every instance of this project, all pages. Raises where they are fewer than the total says."""
-        rows: list[Json] = []
-        token, total = None, None
-        for _ in range(_MOST_PAGES):
+    def list(self) -> Listing:
+        """The instances of this project, all pages. A listing without a total, or with fewer than that, is not the whole."""
+
+        def ask(query: Mapping[str, str]) -> Reply:
             self._paces["list"].wait()
-            query = {"select_filters": "{}", "order_by": '[{"col":"id","dir":"asc"}]', "limit": str(_PAGE)}
-            query |= {"after_token": token} if token else {}
-            fields = self._fields(self._api.request("GET", "/api/v1/instances/", query=query), "the listing")
-            page, following, total = fields.get("instances"), fields.get("next_token"), fields.get("total_instances")
-            if not isinstance(page, list) or not isinstance(total, int) or (following is not None and following == token):
-                raise ProviderError("vastai: the listing has no instances, no total, or a page that follows itself")
-            rows += page
-            token = str(following) if following else None
-            if token is None:
-                break
-        found = {one.instance_id: one for one in (instance_from(row, said=self._api.said) for row in rows)}
-        if token is not None or len(found) != total:
-            raise ProviderError(f"vastai: the listing shows {len(found)} of {total} instances; it cannot prove anything")
-        return tuple(one for one in found.values() if one.name.startswith(NAME_PREFIX))
+            return self._succeeded(self._api.request("GET", "/api/v1/instances/", query=query), "the listing")
+
+        return read_pages(
+            ask,
+            lambda row: instance_from(row, said=self._api.said),
+            entries="instances",
+            url=f"{self.base_url}/api/v1/instances/",
+            query={"select_filters": "{}", "order_by": '[{"col":"id","dir":"asc"}]', "limit": str(_PAGE)},
+            parameters={"next_token": "after_token"},
+            has_total=True,
+        )
 
     def terminate(self, instance_id: str) -> None:
         """Destroy it; one that is gone already is fine."""
@@ -158,7 +162,7 @@ class VastProvider:
                 return
             detail = self._detail(_answer(reply) if reply.status == _OK else _problem(reply))
             problem = str(self._api.refusal(reply, "the end of an instance", detail))
-        except ProviderError as error:
+        except GlasshouseError as error:
             problem = str(error)
         raise TerminateError(f"{problem}. Instance {instance_id} may still be billing", allocation_id=instance_id)
 
@@ -168,10 +172,8 @@ class VastProvider:
         try:
             path = _path(instance_id, "request_logs/")
             url = _answer(self._api.request("PUT", path, body=_json({"tail": "200"}))).get("result_url")
-            if not isinstance(url, str) or not url:
-                return ""
-            text = _fetched(url, self._api)
-        except ProviderError:
+            text = self._log(url) if isinstance(url, str) and len(url) <= _LONGEST_URL else ""
+        except GlasshouseError:
             return ""
         return cleaned(text, secrets=self._api.secrets())
 
@@ -179,8 +181,17 @@ class VastProvider:
         """What the account holds."""
         reply = self._api.request("GET", "/api/v0/users/current/")
         credit = self._fields(reply, "the account").get("credit")
-        balance = float(credit) if isinstance(credit, int | float) and not isinstance(credit, bool) else None
-        return Account(balance_usd=balance, server_time_s=reply.server_time_s)
+        return Account(balance_usd=number(credit), server_time_s=reply.server_time_s)
+
+    def may_create(self) -> bool:
+        """Order nothing of an offer that does not exist, which is refused: for that, or first because of the key."""
+        reply = self._api.request("PUT", "/api/v0/asks/0/", body=_json({}))
+        if reply.status in {401, 403}:
+            raise self._not_created(reply, _problem(reply), "an instance")
+        if (made := _contract(_answer(reply))) is not None:
+            # Against its own published form. What was made is ended, or its end is what is told.
+            self.terminate(made)
+        return reply.status in {400, 404, 410, 422}
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be published: the account's key, wherever it came from."""
@@ -191,14 +202,31 @@ class VastProvider:
         raise ConfigurationError(f"provider vastai plays no faults; {act} on {instance_id} was asked for")
 
     def _fields(self, reply: Reply, what: str) -> dict[str, Json]:
+        return self._succeeded(reply, what).fields(tolerant=True)
+
+    def _succeeded(self, reply: Reply, what: str) -> Reply:
         if reply.status != _OK:
             raise self._api.refusal(reply, what, self._detail(_problem(reply)))
-        return reply.fields()
+        return reply
+
+    def _log(self, url: str) -> str:
+        """A log file, of the API itself or from the one place beside it, where the key is not shown. Nothing else is asked."""
+        there, here = urlsplit(url), urlsplit(self.base_url)
+        if not there.scheme and not there.netloc and url.startswith("/"):
+            reply = self._api.request("GET", url, limits=_LOG)
+            return reply.body.decode(errors="replace") if reply.status == _OK else ""
+        if (there.scheme, there.netloc) == (here.scheme, here.netloc):
+            return self._log(there._replace(scheme="", netloc="").geturl())
+        allowed = there.scheme == "https" and there.netloc == _LOGS_HOST and there.path.startswith(_LOGS_PATH) and ".." not in url
+        answer = self._api.elsewhere(url, limits=_LOG) if allowed else None
+        return answer.body.decode(errors="replace") if answer is not None and answer.status == _OK else ""
 
     def _detail(self, answer: Mapping[str, Json]) -> str:
         return self._api.said(" ".join(str(answer[name]) for name in ("error", "msg") if answer.get(name)))
 
-    def _not_created(self, reply: Reply, answer: Mapping[str, Json], name: str) -> GlasshouseError:
+    def _not_created(  # noqa: PLR0911  (one answer a meaning)
+        self, reply: Reply, answer: Mapping[str, Json], name: str
+    ) -> GlasshouseError:
         error, detail = str(answer.get("error")), self._detail(answer)
         if reply.undecided:
             return UnusableError(f"status {reply.status}: {detail}")
@@ -206,6 +234,11 @@ class VastProvider:
             return FundsError(f"vastai: {detail}. Nothing was created for {name}; add credit to the account")
         if error in _CAPACITY or reply.status in {404, 410}:
             return NoCapacityError(f"vastai: the offer for {name} is gone ({detail}). Nothing was created; try the next offer")
+        if reply.status == 403:  # noqa: PLR2004
+            return CredentialsError(
+                f"vastai: this API key may not create instances (403: {detail}). Nothing was created; give the key the right "
+                "instance_write, or use another"
+            )
         if error in _MALFORMED or reply.status == 422:  # noqa: PLR2004
             return LaunchRefusedError(f"vastai: the request for {name} is refused as malformed: {detail}. Nothing was created")
         if reply.status == 400:  # noqa: PLR2004
@@ -249,10 +282,17 @@ def _answer(reply: Reply) -> dict[str, Json]:
 
 def _problem(reply: Reply) -> dict[str, Json]:
     try:
-        return reply.fields()
+        return reply.fields(tolerant=True)
     except UnusableError:
         kind = reply.headers.get("content-type", "")
         return {"msg": reply.body[:200].decode(errors="replace") if kind.startswith("text/plain") else "no reason given"}
+
+
+def _hides_contract(reply: Reply, answer: Mapping[str, Json]) -> bool:
+    """Whether the answer may name something that was made, and not in a form that can be read."""
+    if "new_contract" in answer:
+        return bool(answer["new_contract"])
+    return b"new_contract" in reply.body
 
 
 def _contract(answer: Mapping[str, Json]) -> str | None:
@@ -264,20 +304,3 @@ def _contract(answer: Mapping[str, Json]) -> str | None:
     if found is None:
         raise UnusableError("vastai: the answer names what was made by something that is no id")
     return found
-
-
-def _fetched(url: str, api: ApiClient) -> str:
-    """A log file. Elsewhere than at the API it is read without the key."""
-    if url.startswith("/"):
-        reply = api.request("GET", url)
-        return reply.body.decode(errors="replace") if reply.status == _OK else ""
-    import urllib3
-
-    if not url.startswith("https://"):
-        return ""
-    try:
-        with urllib3.PoolManager(num_pools=1) as pool:
-            answer = pool.request("GET", url, retries=False, redirect=False, timeout=5.0)
-            return answer.data[-20000:].decode(errors="replace") if answer.status == _OK else ""
-    except urllib3.exceptions.HTTPError:
-        return ""

@@ -98,7 +98,7 @@ def _state(row: Mapping[str, Json]) -> State:
     message = str(row.get("status_msg") or "").lower()
     if state == "pending" and any(sign in message for sign in _FAILURES):
         return "failed"
-    if state == "running" and row.get("intended_status") not in {None, "running"}:
+    if state == "running" and row.get("intended_status") not in (None, "running"):
         return "stopped"
     return state
 

@@ -7,25 +7,27 @@ the same head gets the same receipt, so a server that restarts meanwhile costs a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError, RefusedError
 from pytest_glasshouse.trust.outstanding import Outstanding, read_answer
 from pytest_glasshouse.trust.published import Published, read_published
+from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
+from pytest_glasshouse.web.routes import Routes
 from pytest_glasshouse.wire.canonical import Json, canonical, parse_object
-
-if TYPE_CHECKING:
-    import urllib3
+from pytest_glasshouse.wire.printable import printable
 
 TIMEOUT_S = 10.0
 #: A result is larger than the evidence it answers, and a registration's answer is small.
 _ANSWER_LIMIT = 1 << 20
+#: The head that comes before it.
+_HEAD_LIMIT = 1 << 16
+#: How much longer than a moment without a byte a whole answer may take.
+_WHOLE = 3.0
 _OK = 200
-_CONNECTIONS = 8
 _AGAIN_AFTER_S = 0.5
 #: Turned away before anything was judged.
 _TOO_OFTEN = "rate"
@@ -34,17 +36,25 @@ _TOO_OFTEN = "rate"
 class AttestationClient:
     """One server. Every method raises `RefusedError` with the server's reason, or `InfrastructureError` when none came."""
 
-    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S, authority: Path | None = None, patience_s: float = 0.0) -> None:
-        """`authority` is a PEM file to believe a server's certificate by, `patience_s` how long a completion may be tried."""
-        import urllib3
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        authority: Path | None = None,
+        patience_s: float = 0.0,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """`authority` is a PEM file to believe a server's certificate by, `patience_s` how long a completion may be tried.
 
+        `environ` says which proxy leads there; without it none is asked, for the way to a server of this process is nobody
+        else's.
+        """
         self._url = url.rstrip("/")
         self._patience_s = patience_s
-        self._http: urllib3.PoolManager = urllib3.PoolManager(
-            maxsize=_CONNECTIONS,
-            retries=False,
-            timeout=urllib3.Timeout(timeout_s),
-            ca_certs=None if authority is None else str(authority),
+        self._routes = Routes(environ, authority=authority)
+        self._limits = AnswerLimits(
+            connect_s=timeout_s, quiet_s=timeout_s, whole_s=timeout_s * _WHOLE, most_bytes=_ANSWER_LIMIT + _HEAD_LIMIT
         )
 
     def published(self, server: Ed25519PublicKey) -> Published:
@@ -91,14 +101,12 @@ class AttestationClient:
         return self._send("POST", path, body, {"Content-Type": content_type})
 
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> dict[str, Json]:
-        import urllib3
-
         try:
-            reply = self._http.request(method, self._url + path, body=body, headers=headers, redirect=False)
-        except urllib3.exceptions.HTTPError as error:
-            raise InfrastructureError(f"the attestation server did not answer: {type(error).__name__}") from None
+            reply = exchange(method, self._url + path, routes=self._routes, limits=self._limits, headers=headers, body=body)
+        except NoAnswerError as error:
+            raise InfrastructureError(f"the attestation server did not answer: {error}") from None
         try:
-            answer = parse_object(reply.data, limit=_ANSWER_LIMIT)
+            answer = parse_object(reply.body, limit=_ANSWER_LIMIT)
         except IntegrityError:
             raise ProtocolError("the attestation server's answer is not a JSON object") from None
         if reply.status == _OK:
@@ -108,8 +116,7 @@ class AttestationClient:
             raise ProtocolError(f"the attestation server answered {reply.status} without a reason")
         if reason == _TOO_OFTEN:
             raise InfrastructureError("the attestation server turned us away: too many requests from this address")
-        raise RefusedError(reason)
+        raise RefusedError(printable(reason))
 
     def close(self) -> None:
-        """Close its connections."""
-        self._http.clear()
+        """Nothing is kept open."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import hashlib
 import json
 import math
-from typing import NoReturn, TypeAlias
+import re
+from typing import NoReturn, TypeAlias, cast
 
 import rfc8785
 
@@ -25,6 +27,11 @@ MESSAGE_LIMIT = 65_536
 DEPTH_LIMIT = 32
 #: Integers beyond this lose digits in parsers that read numbers as doubles.
 INTEGER_LIMIT = 2**53 - 1
+#: As many characters as its digits and a sign take.
+_DIGITS = 17
+#: A string, to its end or that of the text, or a bracket.
+_MARK = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def canonical(value: object) -> bytes:
@@ -53,6 +60,66 @@ def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool 
         raise IntegrityError("malformed", f"not JSON: {type(error).__name__}") from None
     _walk(value)
     return value
+
+
+class Unreadable:
+    """What stands in a value from `parse_tolerant` where nothing could be read. No check of a type takes it for anything."""
+
+    def __repr__(self) -> str:
+        return "<unreadable>"
+
+
+UNREADABLE = cast("Json", Unreadable())
+
+
+def parse_tolerant(data: bytes, *, limit: int) -> Json:
+    """The JSON of a stranger, of which one part that nobody can read must not hide the others.
+
+    `UNREADABLE` stands for each object with a key twice, each number that no double or 53 bits hold, and whatever is
+    nested deeper than `DEPTH_LIMIT`; letters that are no UTF-8 become U+FFFD. Raises `IntegrityError` for what is no JSON
+    besides, or too large.
+    """
+    if len(data) > limit:
+        raise IntegrityError("too-large", f"{len(data)} bytes, at most {limit}")
+    try:
+        value: Json = json.loads(
+            _shallow(data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")),
+            object_pairs_hook=lambda pairs: found if len(found := dict(pairs)) == len(pairs) else UNREADABLE,
+            parse_constant=lambda _text: UNREADABLE,
+            parse_float=lambda text: value if math.isfinite(value := float(text)) else UNREADABLE,
+            parse_int=lambda text: int(text) if len(text) <= _DIGITS and abs(int(text)) <= INTEGER_LIMIT else UNREADABLE,
+        )
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError("malformed", f"not JSON: {type(error).__name__}") from None
+    return value
+
+
+def _shallow(text: str) -> str:
+    """`text` with NaN, which is no JSON, in place of what is nested too deep, and no string that cannot be encoded."""
+    kept, done, depth = [], 0, 0
+    for found in _MARK.finditer(text):
+        mark = found[0]
+        if mark in "[{":
+            depth += 1
+            if depth == DEPTH_LIMIT:
+                kept.append(text[done : found.start()])
+        elif mark in "]}":
+            if depth == DEPTH_LIMIT:
+                kept.append("NaN")
+                done = found.end()
+            depth -= 1
+        elif depth < DEPTH_LIMIT and _SURROGATE.search(mark):
+            kept += [text[done : found.start()], _encoded(mark)]
+            done = found.end()
+    # What is still too deep at the end was never closed: no JSON either way.
+    return "".join([*kept, text[done:]]) if depth < DEPTH_LIMIT else ""
+
+
+def _encoded(literal: str) -> str:
+    try:
+        return json.dumps(json.loads(literal).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    except ValueError:
+        return literal
 
 
 def parse_object(data: bytes | str, *, limit: int = MESSAGE_LIMIT) -> dict[str, Json]:

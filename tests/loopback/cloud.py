@@ -14,10 +14,13 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tests.loopback.faults import Fault, Operation, Script
 from tests.loopback.pods import BOOT_VARIABLE, PORT_VARIABLE, Pod, free_port
+
+if TYPE_CHECKING:
+    from tests.loopback.paging import Paging
 
 #: States in plain words; an API says them in its own.
 State = Literal["provisioning", "running", "exited", "error", "unheard-of"]
@@ -114,6 +117,10 @@ class Cloud:
         self.account_key = f"account-{secrets.token_hex(16)}"
         self.balance_usd = 25.0
         self.prices = dict(PRICES if prices is None else prices)
+        #: How the listing is told in pages; None where it is whole, or in the API's own ones.
+        self.paging: Paging | None = None
+        #: What a key may not do, and the words with which it is told: `create`, and a body's detail.
+        self.denied: dict[Operation, str] = {}
         #: What an instance costs, in times what was offered.
         self.surcharge = 1.0
         #: Host and port that the API shows of whatever is created from now on; None where it shows the truth.

@@ -44,6 +44,7 @@ Act = Literal[
     "comes-back",  # terminate: accepted, hidden, and `after_s` later it is listed and billing as before
     "lag",  # terminate: it ends, and the listing shows it `after_s` longer
     "second-page",  # list: more than one page
+    "half",  # list: an entry is null, and an error beside the answer says so (GraphQL)
     "short-list",  # list: an entry is missing though the total counts it
 ]
 Kind = Refusal | Lost | Act

@@ -151,6 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         )
         operation = api.operation(request)
         fault = None
+        if operation in self.loopback.cloud.denied:
+            self._send(api.refusal(403, self.loopback.cloud.denied[operation], headers={}))
+            return
         if operation is not None:
             self.loopback.cloud.asked.append(operation)
             fault = self.loopback.cloud.faults.take(operation)

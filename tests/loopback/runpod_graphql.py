@@ -134,6 +134,11 @@ class RunPodGraphQL:
                 data[one.name] = _pick(roots[one.name](self, one.arguments, request, fault), one)
         except GraphQLError as error:
             return as_json(200, {"errors": [{"message": str(error)}], "data": None})
+        if fault and fault.kind == "half":
+            data["myself"]["pods"][0] = None
+            return as_json(
+                200, {"data": data, "errors": [{"message": "a pod could not be shown", "path": ["myself", "pods", 0]}]}
+            )
         return as_json(200, {"data": data})
 
     def refusal(self, status: int, why: str, *, headers: Mapping[str, str]) -> Answer:

@@ -12,6 +12,7 @@ import jsonschema
 from tests.loopback.cloud import Cloud, Order, RefusedError, Rented
 from tests.loopback.faults import Fault, Operation
 from tests.loopback.http import Answer, Request, as_json
+from tests.loopback.paging import page_of
 from tests.loopback.runpod_graphql import CAPACITY
 
 _STATUS = {
@@ -96,7 +97,7 @@ class RunPodRest:
             case "create":
                 return self._create(request, fault)
             case "list":
-                return self._list(fault)
+                return self._list(request, fault)
             case "get":
                 found = self._cloud.get(str(named))
                 return self._gone() if found is None else as_json(200, pod(found))
@@ -151,8 +152,10 @@ class RunPodRest:
                     return Answer(status=422, body=json.dumps(problem).encode(), content_type="application/problem+json")
             return self.refusal(500, "internal server error", headers={})
 
-    def _list(self, fault: Fault | None) -> Answer:
+    def _list(self, request: Request, fault: Fault | None) -> Answer:
         pods = [pod(one) for one in self._cloud.list()]
+        if self._cloud.paging is not None:
+            return page_of(self._cloud.paging, pods, request, entries="pods")
         if fault and fault.kind == "second-page":
             # The published listing has no pages. Should it get some, a reader must not take the first for the whole.
             return as_json(200, {"pods": pods[:-1], "nextCursor": "eyJvZmZzZXQiOjF9"})

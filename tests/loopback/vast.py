@@ -12,6 +12,7 @@ from typing import Any
 from tests.loopback.cloud import Cloud, Order, RefusedError, Rented
 from tests.loopback.faults import Fault, Operation
 from tests.loopback.http import Answer, Request, as_json
+from tests.loopback.paging import page_of
 
 GPU_NAMES = {
     "NVIDIA H100 80GB HBM3": "H100 SXM",
@@ -205,6 +206,8 @@ class Vast:
 
     def _list(self, request: Request, fault: Fault | None) -> Answer:
         shown = self._cloud.list()
+        if self._cloud.paging is not None:
+            return page_of(self._cloud.paging, [instance(one) for one in shown], request, entries="instances")
         token = request.query.get("after_token", [None])[0]
         limit = min(int(request.query.get("limit", [str(PAGE)])[0]), PAGE)
         if fault and fault.kind == "second-page":

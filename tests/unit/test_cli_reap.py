@@ -12,6 +12,7 @@ from pytest_glasshouse.cli import main
 from tests.loopback.cloud import Order
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
+from tests.loopback.paging import Paging
 from tests.loopback.providers import runpod, vastai
 
 PROVIDERS = {"runpod": (runpod, "RUNPOD_API_BASE_URL", "RUNPOD_API_KEY"), "vastai": (vastai, "VAST_URL", "VAST_API_KEY")}
@@ -97,9 +98,66 @@ def test_without_any_key_there_is_nothing_to_look_at(
 def test_doctor_says_everything_in_one_line_each(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 0
     told = dict(line[4:].strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert list(told) == ["ssh", "base URL", "key", "balance", "clock", "offers", "leftovers", "disk"]
-    assert (told["key"], told["leftovers"]) == ("accepted", "none")
+    assert list(told) == ["ssh", "base URL", "key", "rights", "balance", "clock", "offers", "leftovers", "disk"]
+    assert (told["key"], told["rights"], told["leftovers"]) == ("accepted", "nothing refuses this key a create", "none")
     assert "a4000 0.25 USD per hour" in told["offers"]
+
+
+@pytest.mark.parametrize("why", ["access denied", "API key lacks the permission pods:write", "this key is read-only"])
+def test_doctor_says_that_a_key_may_not_create_and_makes_nothing(
+    server: LoopbackServer, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.cloud.denied["create"] = why
+    assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+    assert "rights: " in told
+    assert f"may not create {'pods' if server.name == 'runpod' else 'instances'} (403: " in told
+    assert server.cloud.rented == {}
+
+
+def test_doctor_says_where_only_a_create_could_tell(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if server.name == "runpod":
+        monkeypatch.setenv("GLASSHOUSE_RUNPOD_API", "sdk")
+    else:
+        server.cloud.faults.add(Fault(kind="503", on="create"))
+    assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 0
+    assert "warn  rights: whether this key may create, only a create shows" in capsys.readouterr().out
+
+
+def test_what_a_page_shows_is_ended_though_the_listing_may_not_be_the_whole(
+    server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is expired, it bills, and it was seen: that there may be more is no reason to let it live."""
+    over, going = _exists(server, "dead", deadline_in_s=-1), _exists(server, "alive", deadline_in_s=600)
+    server.cloud.paging = Paging(lie="unknown", size=5)
+    assert main(["reap", "--expired", "--allow-simulated"]) == 10
+    told = capsys.readouterr().out
+    assert [one.order.name for one in server.cloud.billing()] == [going]
+    assert "its listing may not be the whole, so more may be left: a field nobody knows (resume)" in told
+    assert f"UNPROVEN: {over}: the listing may not be the whole" in told
+    server.cloud.paging = None
+    assert main(["reap", "--yes", "--run", "alive", "--allow-simulated"]) == 0
+    assert server.cloud.billing() == ()
+
+
+def test_what_is_on_a_later_page_is_ended_and_proven(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [_exists(server, f"dead{number}", deadline_in_s=-1) for number in range(3)]
+    server.cloud.paging = Paging(form="offset", size=2)
+    assert main(["reap", "--expired", "--allow-simulated"]) == 0
+    told = capsys.readouterr().out
+    assert server.cloud.billing() == ()
+    assert all(f"ended: {name}: " in told for name in names)
+
+
+def test_doctor_does_not_take_a_part_of_a_listing_for_none(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    others = Order(name="somebody-elses", image="x", gpu="NVIDIA RTX A4000", command=(), env={}, ports=(), disk_gb=10)
+    made = server.cloud.create(others, None)
+    server.cloud.paging = Paging(lie="unknown")
+    assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
+    assert "leftovers: unknown: the listing may not be the whole" in capsys.readouterr().out
+    server.cloud.vanish(made.instance_id)
 
 
 def test_doctor_finds_what_was_left_and_says_how_to_end_it(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,11 +22,14 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     TerminateError,
 )
+from pytest_glasshouse.providers.api import NotSentError
 from pytest_glasshouse.providers.base import Launch, Offer, Provider
 from pytest_glasshouse.providers.runpod import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.rows import RowSpec
 
+#: Deeper than Python's own parser goes, with an id beside it.
+DEEP = b'{"id": "a", "success": true, "deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 LAUNCH = Launch(name="glasshouse-answers-1-1", image="example/guest:1", start=("true",))
 
 
@@ -45,7 +48,8 @@ class OneAnswer:
 
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                self.send_response(answers.status)
+                # Without a date of its own: that is for a test to say.
+                self.send_response_only(answers.status)
                 for name, value in answers.headers.items():
                     self.send_header(name, value)
                 self.send_header("Content-Length", str(len(answers.body)))
@@ -111,11 +115,32 @@ def create(provider: Provider) -> Callable[[], object]:
         (408, {}, AmbiguousCreateError),
         (504, b"<html>", AmbiguousCreateError),
         (301, b"", ProviderError),
+        (303, b"", AmbiguousCreateError),
+        (304, b"", AmbiguousCreateError),
+        (499, {}, AmbiguousCreateError),
+        (600, {}, AmbiguousCreateError),
+        (999, {}, AmbiguousCreateError),
+        (201, DEEP, AmbiguousCreateError),
+        (201, b'{"id": "a", "id": "b"}', AmbiguousCreateError),
+        (201, b'{"id": "a", "cost": NaN}', AmbiguousCreateError),
+        (201, b'{"id": "a", "cost": 1e999}', AmbiguousCreateError),
+        (201, b'{"id": "a", "cost": ' + b"9" * 5000 + b"}", AmbiguousCreateError),
+        (201, b'{"id": "\\ud800"}', AmbiguousCreateError),
+        (201, b"\xff", AmbiguousCreateError),
+        (201, b"[" + b"0," * 600_000 + b"0]", AmbiguousCreateError),
+        (201, "text", AmbiguousCreateError),
         (400, {"detail": "Insufficient balance"}, FundsError),
         (400, {"detail": "something else"}, NoCapacityError),
         (401, {"detail": "no"}, CredentialsError),
         (402, {"detail": "no"}, FundsError),
         (403, {"detail": "no access to this pool"}, NoCapacityError),
+        (403, {"detail": "Your account cannot access the requested pool."}, NoCapacityError),
+        (403, {"detail": "access denied"}, CredentialsError),
+        (403, {"detail": "this API key may not deploy to that pool"}, CredentialsError),
+        (403, {"detail": "permission denied: pods:write"}, CredentialsError),
+        (403, {}, CredentialsError),
+        (403, b"<html>", CredentialsError),
+        (407, b"", NotSentError),
         (404, {"detail": "no"}, ProviderError),
         (410, {"detail": "retired"}, ProviderError),
         (422, {"detail": "no", "errors": ["$: bogus"]}, LaunchRefusedError),
@@ -139,6 +164,12 @@ def test_runpods_answers_to_a_create(
         (200, b"<html>", AmbiguousCreateError),
         (202, {"success": True}, AmbiguousCreateError),
         (200, {"success": False, "new_contract": 5}, AmbiguousCreateError),
+        (303, b"", AmbiguousCreateError),
+        (999, {}, AmbiguousCreateError),
+        (200, DEEP, AmbiguousCreateError),
+        (200, b'{"success": true, "x": NaN}', AmbiguousCreateError),
+        (400, b'{"error": "no_such_ask", "new_contract": [5]}', AmbiguousCreateError),
+        (400, b'{"error": "no_such_ask", "new_contract": 1, "new_contract": 2}', AmbiguousCreateError),
         (400, {"success": False, "error": "bid", "new_contract": 5}, AmbiguousCreateError),
         (500, {"new_contract": 5}, AmbiguousCreateError),
         (503, b"", AmbiguousCreateError),
@@ -152,6 +183,7 @@ def test_runpods_answers_to_a_create(
         (400, {"success": False, "error": "insufficient_credit"}, FundsError),
         (401, {}, CredentialsError),
         (403, {}, CredentialsError),
+        (403, {"error": "not_authorized", "msg": "needs instance_write"}, CredentialsError),
         (429, b"API requests too frequent", RateLimitedError),
         (302, b"", ProviderError),
     ],
@@ -164,7 +196,8 @@ def test_vasts_answers_to_a_create(
         create(vast)()
     assert type(caught.value) is expected
     if isinstance(caught.value, AmbiguousCreateError):
-        assert caught.value.instance_id == ("5" if isinstance(value, dict) and "new_contract" in value else None)
+        made = value.get("new_contract") if isinstance(value, dict) else None
+        assert caught.value.instance_id == ("5" if made == 5 else None)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +208,21 @@ def test_vasts_answers_to_a_create(
         (200, {"errors": [{"message": "Unauthorized"}]}, CredentialsError),
         (200, {"errors": [{"message": "Too many requests"}]}, RateLimitedError),
         (401, {}, CredentialsError),
-        (403, {"message": "forbidden"}, AmbiguousCreateError),
+        (403, {"message": "forbidden"}, CredentialsError),
+        (403, b"", CredentialsError),
+        (200, {"errors": [{"message": "no", "extensions": {"code": "FORBIDDEN"}}]}, CredentialsError),
+        (200, {"errors": [{"message": "Your API key is read only"}]}, CredentialsError),
+        (200, {"errors": []}, AmbiguousCreateError),
+        (200, {"errors": [], "data": {"gpuTypes": [None]}}, AmbiguousCreateError),
+        (200, {"errors": "no"}, ProviderError),
+        (200, {"errors": {"message": "no"}}, ProviderError),
+        (200, [], AmbiguousCreateError),
+        (200, {"data": []}, AmbiguousCreateError),
+        (200, {"data": {"gpuTypes": {}}}, NoCapacityError),
+        (503, b"", AmbiguousCreateError),
+        (303, b"", AmbiguousCreateError),
+        (402, {}, FundsError),
+        (429, b"slow", RateLimitedError),
         (200, {"data": {"gpuTypes": [{}], "podFindAndDeployOnDemand": None}}, AmbiguousCreateError),
         (200, {"data": {"gpuTypes": [{}], "podFindAndDeployOnDemand": {"id": None}}}, AmbiguousCreateError),
         (200, b"<html>", AmbiguousCreateError),
@@ -221,8 +268,6 @@ def test_a_runpod_listing_with_unknown_fields_is_whole_only_if_they_cannot_mean_
         {"instances": None, "next_token": None, "total_instances": 0},
         {"instances": []},
         {"instances": [], "total_instances": 1, "next_token": None},
-        {"instances": [{"id": 1}, {"id": 1}], "total_instances": 2, "next_token": None},
-        {"instances": [{"id": 1}], "total_instances": 2, "next_token": "same"},
         {"instances": [None], "total_instances": 1, "next_token": None},
     ],
 )
@@ -302,11 +347,41 @@ def test_a_redirect_is_not_followed_with_the_key(rest: Provider, vast: Provider,
             provider.list()
 
 
-def test_a_date_for_retry_after_is_no_number_of_seconds(rest: Provider, answers: OneAnswer) -> None:
-    answers.say(429, {}, Retry_After="Wed, 21 Oct 2026 07:28:00 GMT")
-    with pytest.raises(RateLimitedError) as caught:
-        rest.list()
-    assert caught.value.retry_after_s is None
+@pytest.mark.parametrize(
+    ("told", "waits"),
+    [
+        ("Wed, 21 Oct 2026 07:28:00 GMT", None),
+        ("\xb2", None),
+        ("-5", None),
+        ("1.5", None),
+        ("7, 7", None),
+        ("0x10", None),
+        ("1_0", None),
+        ("", None),
+        ("0", 0.0),
+        ("7", 7.0),
+        ("007", 7.0),
+        ("999999999", 60.0),
+        ("9" * 5000, 60.0),
+    ],
+)
+def test_how_long_to_wait_is_an_ascii_number_and_no_longer_than_a_minute(
+    rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer, told: str, waits: float | None
+) -> None:
+    """Whoever says a billion seconds would keep an allocation alive: nothing is ended while it is waited for."""
+    answers.say(429, {}, Retry_After=told)
+    for provider in (rest, vast, sdk):
+        with pytest.raises(RateLimitedError) as caught:
+            provider.list()
+        assert caught.value.retry_after_s == waits
+
+
+@pytest.mark.parametrize(
+    "told", ["", "x" * 60_000, "Fri, 99 Nov 20\xb26 00:00:00 GMT", "0", "Mon, 01 Jan 0001 00:00:00 -9999", ",,,"]
+)
+def test_a_clock_that_nobody_can_read_is_none(rest: Provider, answers: OneAnswer, told: str) -> None:
+    answers.say(200, {"pods": []}, Date=told)
+    assert rest.account().server_time_s is None
 
 
 def test_an_address_that_changes_in_use_is_noticed(sdk: Provider, monkeypatch: pytest.MonkeyPatch) -> None:

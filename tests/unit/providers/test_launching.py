@@ -13,10 +13,10 @@ import pytest
 from pytest_glasshouse.channel.launch import bare, new_keys, pod_environment, pod_start
 from pytest_glasshouse.errors import LaunchRefusedError
 from pytest_glasshouse.providers.base import Launch
-from pytest_glasshouse.providers.launching import Limits, pasteable
+from pytest_glasshouse.providers.launching import VariableLimits, pasteable
 
 IMAGE = "example/guest@sha256:" + "5" * 64
-VAST = Limits(one=256, all=32_768)
+VAST = VariableLimits(one=256, all=32_768)
 SHOW = "import json,os,sys;print(json.dumps([dict(os.environ),sys.argv[1:]]))"
 SHELLS = [shell for shell in ("dash", "bash", "busybox") if shutil.which(shell)]
 
