@@ -18,9 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.channel import wheels as pinned
 from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, Doorway, last_line, ssh_client
-from pytest_glasshouse.errors import GuestGoneError, InfrastructureError
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.guest.pod import PYTHON
-from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.canonical import parse_object, sha256_hex
+from pytest_glasshouse.wire.guest_messages import DETAIL
+from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Text, Word, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,12 +32,21 @@ if TYPE_CHECKING:
 _LOADER = "import sys;b=sys.stdin.buffer;exec(compile(b.read(int(b.readline())),'pod_install','exec'))"
 
 _LAST_WORDS_S = 2.0
+#: The installer says six things at most.
+_MOST_WORDS = 32
+_LONGEST_WORD = 1 << 16
 
 _PHASES = {
     "copy": "copying the guest's code",
     "install": "installing what the image lacks",
     "agent": "starting the agent",
 }
+
+
+_VERSION = Text(most=8, pattern=r"[0-9]{1,2}\.[0-9]{1,3}")
+_MACHINE = Text(most=32, pattern="[A-Za-z0-9_]{1,32}")
+#: It becomes part of a command line of ours: nothing in it ends it, or means anything to anybody.
+_SOCKET = Text(most=107, pattern=r"/[ %+,./0-9=@A-Z_a-z-]+")
 
 
 class Refused(InfrastructureError):  # noqa: N818  (the guest's own words follow)
@@ -53,7 +65,8 @@ def bootstrap(
 ) -> str:
     """Have the agent run on the guest; the path of its socket there.
 
-    Raises `GuestGoneError` where the connection fails (worth another try) and `Refused` with the guest's reason.
+    Raises `GuestGoneError` where the connection fails (worth another try), `Refused` with the guest's reason, and
+    `ProtocolError` where the guest says what no installer says.
     """
     remote = f'"${{{PYTHON}:-python3}}" -I -c {shlex.quote(_LOADER)}'
     client = subprocess.Popen(  # noqa: S603
@@ -69,6 +82,8 @@ def bootstrap(
     try:
         talk = _Talk(client)
         return _converse(talk, archive, allocation, needed=needed, fetch=fetch, tell=tell)
+    except ProtocolError as error:
+        raise ProtocolError(f"guest of allocation {allocation}: {error}", allocation_id=allocation) from None
     except (OSError, EOFError, ValueError):
         # A client that gave up says why before it is gone.
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -103,13 +118,14 @@ class _Talk:
         self._in.flush()
 
     def hear(self) -> dict[str, Any]:
-        line = self._out.readline(1 << 16)
+        line = self._out.readline(_LONGEST_WORD)
         if not line:
             raise EOFError
-        heard = json.loads(line)
-        if not isinstance(heard, dict):
-            raise ValueError("not an object")  # noqa: TRY004  (handled with every other bad line)
-        return heard
+        try:
+            return parse_object(line)
+        except IntegrityError:
+            # An image that greets, or a shell that complains: worth another try.
+            raise ValueError("not an object") from None
 
 
 def _converse(
@@ -124,16 +140,24 @@ def _converse(
     code = (importlib.resources.files("pytest_glasshouse.guest") / "pod_install.py").read_bytes()
     talk.pour(b"%d\n" % len(code) + code)
     talk.say({"allocation": allocation, "packages": dict(needed), "python": list(pinned.PYTHON)})
-    while True:
+    missing = Items(of=Word(tuple(needed)), most=len(needed))
+    lacking = Fields({"running": Flag(), "python": _VERSION, "machine": _MACHINE, "missing": missing})
+    for _ in range(_MOST_WORDS):
         heard = talk.hear()
         if "error" in heard:
-            raise Refused(f"allocation {allocation} cannot run the agent: {heard['error']}", allocation_id=allocation)
+            why = printable(heard["error"], limit=DETAIL)
+            raise Refused(f"allocation {allocation} cannot run the agent: {why}", allocation_id=allocation)
         if "need" in heard:
+            running = heard["need"] == {"running": True}
+            Fields({"need": Fields({"running": Flag()}) if running else lacking}).check(heard, "install")
             _send_files(talk, heard["need"], archive, fetch=fetch, tell=tell)
         elif "phase" in heard:
-            tell(_PHASES.get(str(heard["phase"]), "installing"))
-        elif "ready" in heard:
+            Fields({"phase": Word(tuple(_PHASES))}).check(heard, "install")
+            tell(_PHASES[heard["phase"]])
+        else:
+            Fields({"ready": Fields({"socket": _SOCKET})}).check(heard, "install")
             return str(heard["ready"]["socket"])
+    raise wrong("install", "its end", heard)
 
 
 def _send_files(
