@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TypeAlias
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.wire import evidence
@@ -35,6 +36,8 @@ MOST_LINE = MESSAGE_LIMIT
 MOST_TURNS = 100_000
 #: The longest reason a guest gives, in characters: what its agent cuts its own words to.
 DETAIL = 500
+
+Members: TypeAlias = "dict[str, Shape]"
 
 ROLES = ("protected", "raw", "raw2")
 _NS = Whole()
@@ -69,19 +72,19 @@ class _Single:
 #: An answer to an operation that is not in the table below: few members, and nothing in them.
 _OTHER = Named(name=_CODE, of=_Single(), most=16)
 
-_HELLO = {"agentNonce": _NAME, "allocation": _LABEL, "device": _DEVICE, "gpuModel": _LABEL, "gpuUuid": Maybe(_NAME)}
-_ABOUT = {
+_HELLO: Members = {"agentNonce": _NAME, "allocation": _LABEL, "device": _DEVICE, "gpuModel": _LABEL, "gpuUuid": Maybe(_NAME)}
+_ABOUT: Members = {
     "ak": _KEY, "archiveSha256": _HEX, "bootId": Text(most=64, pattern="[A-Za-z0-9-]{0,64}"), "driver": Maybe(_VERSION),
     "python": _VERSION, "torch": Maybe(_VERSION),
 }  # fmt: skip
-_BESIDE = {
+_BESIDE: Members = {
     "gpuCount": Whole(high=1024), "kernel": _LABEL, "transformers": Maybe(_VERSION), "peft": Maybe(_VERSION),
 }  # fmt: skip
 #: What a guest says of itself before every leg. An answer to a first hello may leave out what nothing is decided by.
 GREETING = Fields({**_HELLO, **_ABOUT}, _BESIDE)
 
 _SAMPLE = Row((_NS, *[Maybe(Whole(low=-(2**53) + 1))] * (len(COVARIATES) - 1)))
-_EVENT = {"seq": _COUNT, "t_ns": _NS, "leg": _NAME}
+_EVENT: Members = {"seq": _COUNT, "t_ns": _NS, "leg": _NAME}
 
 REPLIES: Mapping[str, Shape] = MappingProxyType({
     "hello": Fields(_HELLO, {**_ABOUT, **_BESIDE}),
@@ -101,13 +104,13 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
 REFUSAL = Fields({"error": _CODE, "detail": Text(most=DETAIL + 20, pattern=r"(?s).*")})
 
 _PHASES = ("load_ns", "prologue_ns", "export_ns")
-_FACTS = {
+_FACTS: Members = {
     "device": _LABEL, "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
     "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": _COUNT, "peakMemorySource": _LABEL,
     "batchesPerUnit": Named(name=Text(most=32, pattern="[0-9]+x[0-9]+"), of=_COUNT, most=16),
 }  # fmt: skip
-_LORA_FACTS = {"adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION}
-_CONTEXT = {
+_LORA_FACTS: Members = {"adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION}
+_CONTEXT: Members = {
     "environment": _HEX, "environment_names": Items(of=_LABEL, most=512), "libraries": _HEX, "library_count": _COUNT,
     "modules": _HEX, "module_count": _COUNT, "nice": Whole(low=-20, high=19),
     "affinity": Items(of=Whole(high=2**16), most=2**13),
@@ -115,15 +118,15 @@ _CONTEXT = {
         name=Text(most=32, pattern="RLIMIT_[A-Z]+"), of=Items(of=Text(most=20, pattern="-?[0-9]+"), least=2, most=2), most=32
     ),
 }  # fmt: skip
-_STARTED = {"initial": _HEX, "order_seed": _COUNT, "device": _DEVICE}
+_STARTED: Members = {"initial": _HEX, "order_seed": _COUNT, "device": _DEVICE}
 #: `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
 _SEGMENT = Row([_COUNT] * 7)
-_TRAINED = {
+_TRAINED: Members = {
     "units": _COUNT, "elapsed_ns": _NS, "warmup_units": _COUNT, "warmup_ns": _NS, "cpu_ns": _NS,
     "stop_reason": Word(("time", "steps")), "final_loss": _LOSS, "prologue": Items(of=_LOSS, most=1024),
     "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": Fields(_FACTS, _LORA_FACTS), "context": Fields(_CONTEXT),
 }  # fmt: skip
-_IN_TURNS = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
+_IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
 _PROGRESS = Fields({"units": _COUNT, "elapsed_ns": _NS, "loss": _LOSS})
 _STAGES = ("loaded", "trained", "wiped")
 
@@ -161,7 +164,7 @@ SAID_BY: Mapping[str, frozenset[str]] = MappingProxyType({
 #: All others are said once by a leg. It may fail, and its agent say once more how it ended.
 SAID_AGAIN = frozenset({"journal", "progress", "failed"})
 
-_OBSERVED: dict[str, Shape] = {
+_OBSERVED: Members = {
     name: _NAMES if isinstance(required, list) else Whole(low=-(2**53) + 1)
     for name, required in evidence.ANTIDEBUG_STRICT.items()
 }
@@ -182,13 +185,13 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
         "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _COUNT, "exposure_peak_bytes": _COUNT,
     }),
 })  # fmt: skip
-_LINE = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": Word(tuple(JOURNAL))}
+_LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": Word(tuple(JOURNAL))}
 
 _COUNTS = Named(name=_CODE, of=_COUNT, most=len(evidence.SCAN_KINDS))
 _SCAN_STATUS = Word(("clean", "dirty", "unseen"))
 _LOOK = Fields({"bytes": _COUNT, "unreadable": _COUNT, "ns": _NS})
-_GPU = {"before": Maybe(_COUNT), "after": Maybe(_COUNT), "of": Word(("nothing", "process", "device")), "reason": _REASON}
-_SEEN = {
+_GPU: Members = {"before": Maybe(_COUNT), "after": Maybe(_COUNT), "of": Word(("nothing", "process", "device")), "reason": _REASON}
+_SEEN: Members = {
     "patterns": _COUNTS, "control": _COUNTS, "left": _COUNTS, "copies": _COUNT,
     "looks": Named(name=Word(_STAGES), of=_LOOK, most=len(_STAGES)),
 }  # fmt: skip
