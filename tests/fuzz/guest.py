@@ -225,6 +225,9 @@ class _Current:
         self.channel = channel
         self.most_adapter = 1 << 20
 
+    def around(self, _leg: str, _watch: LegWatch) -> dict[str, int]:
+        return {}
+
 
 def _hear_leg(channel: GuestChannel, role: str, notes: dict[str, Any]) -> None:
     leg_id = f"{role}-{notes['nonce'][:12]}"
