@@ -187,7 +187,7 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
 })  # fmt: skip
 _LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": Word(tuple(JOURNAL))}
 
-_COUNTS = Named(name=_CODE, of=_COUNT, most=len(evidence.SCAN_KINDS))
+_COUNTS = Named(name=Word(evidence.SCAN_KINDS), of=_COUNT, most=len(evidence.SCAN_KINDS))
 _SCAN_STATUS = Word(("clean", "dirty", "unseen"))
 _LOOK = Fields({"bytes": _COUNT, "unreadable": _COUNT, "ns": _NS})
 _GPU: Members = {"before": Maybe(_COUNT), "after": Maybe(_COUNT), "of": Word(("nothing", "process", "device")), "reason": _REASON}
