@@ -15,6 +15,7 @@ from pytest_glasshouse.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_glasshouse.channel.allowance import Allowance
     from pytest_glasshouse.legs.trustees import OutsideServer, Trustees
     from pytest_glasshouse.options import Options
     from pytest_glasshouse.providers.broker import Broker
@@ -133,6 +134,7 @@ class Rooms:
     def __init__(self) -> None:
         self._trustees: Trustees | None = None
         self._client: BrokerClient | None = None
+        self._allowance: Allowance | None = None
 
     def check(self, options: Options) -> None:
         """Raise `ConfigurationError` for a provider that cannot work here. Starts nothing."""
@@ -190,12 +192,14 @@ class Rooms:
 
     def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage:
         """The objects that run a row on a granted allocation."""
-        from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
+        from pytest_glasshouse.legs.stage import Allocation, Allowance, LegSettings, ProtectedRuntime, RawRunner
         from pytest_glasshouse.legs.trustees import Trustees
         from pytest_glasshouse.overhead.extension import MOST_ROUNDS
 
         if self._trustees is None:
             self._trustees = Trustees(wishes.server)
+        if self._allowance is None:
+            self._allowance = Allowance()
         settings = LegSettings(
             declared=wishes.declared,
             run_id=wishes.run_id,
@@ -211,7 +215,12 @@ class Rooms:
         )
         return Stage(
             allocation=Allocation(
-                grant, cast("Any", grants), settings, lambda progress: on_progress(progress.to_json()), wishes.on_round
+                grant,
+                cast("Any", grants),
+                settings,
+                lambda progress: on_progress(progress.to_json()),
+                wishes.on_round,
+                self._allowance,
             ),
             protected_runtime=ProtectedRuntime(self._trustees, demands=wishes.demands),
             raw_runner=RawRunner(),

@@ -17,6 +17,8 @@
     │   ├── GuestGoneError        the guest stopped answering
     │   └── EvidenceUnavailableError   a device has nothing to say about itself
     ├── ProtocolError             a message that does not follow the wire format
+    │   ├── FrameCutError         the peer went away in the middle of one
+    │   └── GuestRefusedError     the guest's agent says that it cannot do what it was asked
     ├── RefusedError              the attestation server said no; `reason` is its stable code
     ├── IntegrityError            a package, token or journal that fails its check; `reason` is a stable code
     ├── RedactionError            a forbidden value was about to be published
@@ -110,6 +112,14 @@ class EvidenceUnavailableError(InfrastructureError):
 
 class ProtocolError(GlasshouseError):
     """A message that does not follow the wire format."""
+
+
+class FrameCutError(ProtocolError):
+    """The peer closed the connection inside a message."""
+
+
+class GuestRefusedError(ProtocolError):
+    """A guest's agent answered that it cannot do what it was asked."""
 
 
 class ReasonedError(GlasshouseError):

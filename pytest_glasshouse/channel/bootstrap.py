@@ -9,22 +9,22 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import json
-import re
 import shlex
 import subprocess
 import tempfile
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.channel import wheels as pinned
 from pytest_glasshouse.channel.access import RemoteSocket
 from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, Doorway, last_line, ssh_client
-from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.guest.pod import PYTHON
-from pytest_glasshouse.wire.canonical import Json, parse_object, sha256_hex
+from pytest_glasshouse.wire.canonical import parse_object, sha256_hex
+from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Text, Word, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,17 +33,20 @@ if TYPE_CHECKING:
 _LOADER = "import sys;b=sys.stdin.buffer;exec(compile(b.read(int(b.readline())),'pod_install','exec'))"
 
 _LAST_WORDS_S = 2.0
-_LONGEST_LINE = 1 << 16
-#: How much of the reason a guest gives is shown, in characters.
-_REASON = 500
-_VERSION = re.compile(r"[0-9]{1,2}\.[0-9]{1,3}")
-_MACHINE = re.compile(r"[A-Za-z0-9_]{1,32}")
+#: The installer says six things at most.
+_MOST_WORDS = 32
+_LONGEST_WORD = 1 << 16
 
 _PHASES = {
     "copy": "copying the guest's code",
     "install": "installing what the image lacks",
     "agent": "starting the agent",
 }
+
+
+_VERSION = Text(most=8, pattern=r"[0-9]{1,2}\.[0-9]{1,3}")
+_MACHINE = Text(most=32, pattern="[A-Za-z0-9_]{1,32}")
+_SOCKET = Text(most=107)
 
 
 class Refused(InfrastructureError):  # noqa: N818  (the guest's own words follow)
@@ -62,7 +65,8 @@ def bootstrap(
 ) -> str:
     """Have the agent run on the guest; the path of its socket there.
 
-    Raises `GuestGoneError` where the connection fails (worth another try) and `Refused` with the guest's reason.
+    Raises `GuestGoneError` where the connection fails (worth another try), `Refused` with the guest's reason, and
+    `ProtocolError` where the guest says what no installer says.
     """
     remote = f'"${{{PYTHON}:-python3}}" -I -c {shlex.quote(_LOADER)}'
     client = subprocess.Popen(  # noqa: S603
@@ -78,10 +82,8 @@ def bootstrap(
     try:
         talk = _Talk(client)
         return _converse(talk, archive, allocation, needed=needed, fetch=fetch, tell=tell)
-    except IntegrityError as error:
-        # Not one of `pod_install`'s words: whoever speaks there will not say another one the next time.
-        why = f"it says what no installer says ({error.detail})"
-        raise Refused(f"allocation {allocation} cannot run the agent: {why}", allocation_id=allocation) from None
+    except (ProtocolError, IntegrityError) as error:
+        raise ProtocolError(f"guest of allocation {allocation}: {error}", allocation_id=allocation) from None
     except (OSError, EOFError, ValueError):
         # A client that gave up says why before it is gone.
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -115,37 +117,15 @@ class _Talk:
         self._in.write(content)
         self._in.flush()
 
-    def hear(self) -> dict[str, Json]:
-        line = self._out.readline(_LONGEST_LINE)
-        if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
+    def hear(self) -> dict[str, Any]:
+        line = self._out.readline(_LONGEST_WORD)
+        if not line.endswith(b"\n") and len(line) < _LONGEST_WORD:
             raise EOFError
-        return parse_object(line)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Need:
-    """What the guest says that it has and lacks, in words that may stand in pip's command line."""
-
-    running: bool
-    missing: tuple[str, ...] = ()
-    python: str = ""
-    machine: str = ""
-
-    @classmethod
-    def of(cls, told: Json, needed: Mapping[str, str]) -> _Need:
-        """Raises `IntegrityError` (`malformed`) for a package nobody named, or a version or machine of another form."""
-        if not isinstance(told, dict) or not isinstance(told.get("running"), bool):
-            raise IntegrityError("malformed", "a need without `running`")
-        if told["running"]:
-            return cls(running=True)
-        missing, python, machine = told.get("missing"), told.get("python"), told.get("machine")
-        if not isinstance(missing, list) or not all(isinstance(name, str) and name in needed for name in missing):
-            raise IntegrityError("malformed", "a package that was not asked for")
-        if not isinstance(python, str) or not _VERSION.fullmatch(python):
-            raise IntegrityError("malformed", "a version of Python in another form")
-        if not isinstance(machine, str) or not _MACHINE.fullmatch(machine):
-            raise IntegrityError("malformed", "a machine in another form")
-        return cls(running=False, missing=tuple(sorted({str(name) for name in missing})), python=python, machine=machine)
+        try:
+            return parse_object(line)
+        except IntegrityError:
+            # An image that greets, or a shell that complains: worth another try.
+            raise ValueError("not an object") from None
 
 
 def _converse(
@@ -160,37 +140,43 @@ def _converse(
     code = (importlib.resources.files("pytest_glasshouse.guest") / "pod_install.py").read_bytes()
     talk.pour(b"%d\n" % len(code) + code)
     talk.say({"allocation": allocation, "packages": dict(needed), "python": list(pinned.PYTHON)})
-    while True:
+    missing = Items(of=Word(tuple(needed)), most=len(needed))
+    lacking = Fields({"running": Flag(), "python": _VERSION, "machine": _MACHINE, "missing": missing})
+    for _ in range(_MOST_WORDS):
         heard = talk.hear()
         if "error" in heard:
-            why = printable(heard["error"], limit=_REASON)
+            why = printable(heard["error"], limit=DETAIL)
             raise Refused(f"allocation {allocation} cannot run the agent: {why}", allocation_id=allocation)
         if "need" in heard:
-            _send_files(talk, _Need.of(heard["need"], needed), archive, fetch=fetch, tell=tell)
+            running = heard["need"] == {"running": True}
+            Fields({"need": Fields({"running": Flag()}) if running else lacking}).check(heard, "install")
+            _send_files(talk, heard["need"], archive, fetch=fetch, tell=tell)
         elif "phase" in heard:
-            tell(_PHASES.get(str(heard["phase"]), "installing"))
-        elif "ready" in heard:
-            ready = heard["ready"]
-            return RemoteSocket(ready.get("socket") if isinstance(ready, dict) else None)
+            Fields({"phase": Word(tuple(_PHASES))}).check(heard, "install")
+            tell(_PHASES[heard["phase"]])
+        else:
+            Fields({"ready": Fields({"socket": _SOCKET})}).check(heard, "install")
+            return RemoteSocket(heard["ready"]["socket"])
+    raise wrong("install", "its end", heard)
 
 
 def _send_files(
     talk: _Talk,
-    need: _Need,
+    need: dict[str, Any],
     archive: bytes,
     *,
     fetch: Callable[..., tuple[pinned.Wheel, ...]],
     tell: Callable[[str], None],
 ) -> None:
-    if need.running:
+    if need["running"]:
         talk.say({})
         return
     with contextlib.ExitStack() as stack:
         found: tuple[pinned.Wheel, ...] = ()
-        if need.missing:
-            tell(f"fetching what the image lacks: {', '.join(need.missing)}")
+        if need["missing"]:
+            tell(f"fetching what the image lacks: {', '.join(map(str, need['missing']))}")
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ghw-")))
-            found = fetch(list(need.missing), python=need.python, machine=need.machine, directory=directory)
+            found = fetch(need["missing"], python=str(need["python"]), machine=str(need["machine"]), directory=directory)
     announced = {"name": "guest.zip", "size": len(archive), "sha256": sha256_hex(archive)}
     listed = [{"name": wheel.name, "size": len(wheel.content), "sha256": wheel.sha256} for wheel in found]
     talk.say({"archive": announced, "wheels": listed})

@@ -39,6 +39,7 @@ PINNED: dict[str, tuple[str, ...]] = {
     "rfc8785==0.1.4": ("520d690b448ecf0703691c76e1a34a24ddcd4fc5bc41d589cb7c58ec651bcd48",),
     "nvidia-ml-py==13.615.71": ("959bf4adf6fe1308e4bd739e722236b0d1ec8392e2cefad33ff70c311380b9b6",),
 }
+_FETCH_S = 600.0
 _NEEDS = {"cryptography": ("cffi", "pycparser"), "joserfc": ("cryptography", "cffi", "pycparser")}
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
@@ -72,7 +73,15 @@ def wheels(missing: Iterable[str], *, python: str, machine: str, directory: Path
     platforms = [part for platform in _PLATFORMS for part in ("--platform", platform)]
     command = [sys.executable, "-m", "pip", "download", *options, *platforms, "--python-version", python]
     command += ["--requirement", str(requirements), "--dest", str(fetched)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)  # noqa: S603
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=_FETCH_S
+        )
+    except subprocess.TimeoutExpired:
+        raise InfrastructureError(
+            f"pip did not fetch what the image lacks ({', '.join(wanted)}) within {_FETCH_S:g} s. "
+            "Check this machine's package index, or use an image that has them"
+        ) from None
     if done.returncode != 0:
         raise InfrastructureError(
             f"pip could not fetch what the image lacks ({', '.join(wanted)}): {_last(done.stderr)}. "

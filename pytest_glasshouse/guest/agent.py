@@ -13,6 +13,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -30,6 +31,8 @@ from pytest_glasshouse.guest.spool import Spool
 from pytest_glasshouse.guest.store import Store, sealed_copy
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.guest_messages import DETAIL
+from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _LONGEST_PULL_S = 10.0
+#: A frame that has begun is here, or taken, within this: nobody holds a thread of the agent by speaking slowly.
+_FRAME_S = 300.0
 
 
 class Agent:
@@ -80,16 +85,16 @@ class Agent:
         try:
             return self._sessions.answer(request, lambda: self._handle(request, payload))
         except ProtocolError as error:
-            return {"error": "ProtocolError", "detail": str(error)}, b""
+            return {"error": "ProtocolError", "detail": printable(error, limit=DETAIL)}, b""
 
     def _handle(self, request: dict[str, Json], payload: bytearray) -> Reply:
         op = request.get("op")
         if not isinstance(op, str) or op not in self._ops:
-            return {"error": "ProtocolError", "detail": f"no operation {op!r}"}, b""
+            return {"error": "ProtocolError", "detail": f"no operation {printable(op, limit=40)}"}, b""
         try:
             return self._ops[op](request, payload)
-        except (GlasshouseError, KeyError, TypeError, ValueError, OSError) as error:
-            return {"error": type(error).__name__, "detail": str(error)[:500]}, b""
+        except (GlasshouseError, LookupError, TypeError, ValueError, OSError, AttributeError, ArithmeticError) as error:
+            return {"error": type(error).__name__, "detail": printable(error, limit=DETAIL)}, b""
 
     def on_hello(self, _request: dict[str, Json], _payload: bytearray) -> Reply:
         """Who this is: machine, boot, agent nonce, attestation key, the archive it runs."""
@@ -172,8 +177,9 @@ class Agent:
         if conductor is not None:
             conductor.join_in(cast("str", request["role"]), run)
         self._legs[leg_id] = run
+        cursor = self._spool.cursor
         run.start()
-        return {}, b""
+        return {"cursor": cursor}, b""
 
     def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> Reply:
         """Prepare an interleaved round: its legs in the order they will start in, and whose each turn is."""
@@ -190,8 +196,9 @@ class Agent:
         )
         self._conductors[name] = conductor
         self._covariates.begin()
+        cursor = self._spool.cursor
         conductor.start()
-        return {}, b""
+        return {"cursor": cursor}, b""
 
     def on_covariates(self, request: dict[str, Json], _payload: bytearray) -> Reply:
         """What was sampled since a time on the guest's monotonic clock."""
@@ -284,9 +291,9 @@ def serve(*, directory: str, allocation: str, site_packages: list[str], until_eo
 def _serve_connection(agent: Agent, connection: socket.socket) -> None:
     with connection:
         try:
-            while (received := frames.receive(connection)) is not None:
+            while (received := frames.receive(connection, rest_s=_FRAME_S)) is not None:
                 reply, payload = agent.handle(*received)
-                frames.send(connection, reply, payload)
+                frames.send(connection, reply, payload, deadline=time.monotonic() + _FRAME_S)
         except (OSError, ProtocolError):
             return
 

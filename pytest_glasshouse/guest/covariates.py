@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.guest.launcher import die_with_parent
 from pytest_glasshouse.guest.processor import family, processes
 from pytest_glasshouse.wire.canonical import canonical, parse_object
+from pytest_glasshouse.wire.guest_messages import COVARIATES, DETAIL, MOST_SAMPLES
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,17 +26,12 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 PERIOD_S = 1.0
-#: What one sample holds, in this order: times in nanoseconds of the monotonic clock, shares in thousandths.
-FIELDS = (
-    "t_ns", "sm_mhz", "memory_mhz", "temperature_c", "power_mw", "energy_mj", "throttle_reasons", "other_processes",
-    "load_milli", "busy_milli", "steal_milli",
-)  # fmt: skip
+#: What one sample holds, in this order.
+FIELDS = COVARIATES
 _GPU = FIELDS[1:8]
 _HOST = FIELDS[8:]
 #: Columns of the first line of /proc/stat, behind its name.
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
-#: More samples than this are thinned out by the reader; a day is 86 400.
-_MOST = 200_000
 
 
 class Sampler:
@@ -92,7 +89,7 @@ class Sampler:
         try:
             pids = {int(each.pid) for each in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._device)}
         except self._nvml.NVMLError as error:
-            self.reasons["other_processes"] = f"NVML does not tell: {error}"
+            self.reasons["other_processes"] = _untold(error)
             return None
         everyone = processes(self._proc)
         if pids and pids.isdisjoint(everyone):
@@ -104,7 +101,7 @@ class Sampler:
         try:
             return int(ask())
         except self._nvml.NVMLError as error:
-            self.reasons[name] = f"NVML does not tell: {error}"
+            self.reasons[name] = _untold(error)
             return None
 
     def _host(self) -> list[int | None]:
@@ -123,6 +120,10 @@ class Sampler:
             return [load, None, None]
         busy = total - passed[_IDLE] - passed[_IOWAIT] - passed[_STEAL]
         return [load, round(1000 * busy / total), round(1000 * passed[_STEAL] / total)]
+
+
+def _untold(error: object) -> str:
+    return printable(f"NVML does not tell: {error}", limit=DETAIL)
 
 
 def serve_samples() -> int:
@@ -172,7 +173,7 @@ class Covariates(threading.Thread):
             if isinstance(sample, list) and isinstance(reasons, dict):
                 with self._lock:
                     self._samples.append(sample)
-                    del self._samples[:-_MOST]
+                    del self._samples[:-MOST_SAMPLES]
                     self._reasons = reasons
 
     def since(self, t_ns: int) -> dict[str, Json]:

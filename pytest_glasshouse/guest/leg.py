@@ -16,6 +16,7 @@ from pytest_glasshouse.guest.control import Control
 from pytest_glasshouse.guest.opener import map_file
 from pytest_glasshouse.guest.protected import Protected
 from pytest_glasshouse.guest.raw import Raw
+from pytest_glasshouse.wire.guest_messages import failure
 from pytest_glasshouse.workloads.base import NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -35,14 +36,14 @@ def run_leg(control_fd: int) -> int:
         else:
             Raw(control, order, material).run()
     except NonFiniteLossError as error:
-        control.tell("failed", {"reason": "non-finite loss", "detail": str(error)})
+        control.tell("failed", {**failure(error), "reason": "non-finite loss"})
         return TRAINING_FAILED
     except GlasshouseError as error:
-        control.tell("failed", {"reason": getattr(error, "reason", type(error).__name__), "detail": str(error)})
+        control.tell("failed", failure(error))
         return NOT_VERIFIED
     except Exception as error:  # noqa: BLE001  (a leg must say why it ends; the agent passes it on)
         where = traceback.extract_tb(error.__traceback__)[-1]
-        control.tell("failed", {"reason": type(error).__name__, "detail": f"{where.name}:{where.lineno}: {error}"[:500]})
+        control.tell("failed", failure(error, f"{where.name}:{where.lineno}: {error}"))
         return BROKEN
     return DONE
 

@@ -13,6 +13,7 @@ import os
 import queue
 import resource
 import secrets
+import select
 import shutil
 import signal
 import socket
@@ -23,7 +24,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.errors import GlasshouseError, ProtocolError, RefusedError
+from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.guest import sources
 from pytest_glasshouse.guest.bytecode import ByteCode
 from pytest_glasshouse.guest.files import warmed
@@ -34,6 +35,8 @@ from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.guest.witness import Witnessed, is_child
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.wire.guest_messages import check_said, failure
+from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -52,6 +55,13 @@ _PASSED_ON = ("journal", "progress", "started", "callback", "failed")
 
 #: How long a leg that has said its last may take to be gone.
 _END_S = 10.0
+#: A message that has begun is here, or taken, within this; so is the launcher's word of which process it forked.
+_FRAME_S = 60.0
+#: How long the host may take to bring the server's answer: longer than it waits for a server itself.
+_ANSWER_S = 1800.0
+_PID_DIGITS = 20
+#: More changed names than this say nothing more, and the exit they stand in has to be short.
+_MOST_CHANGED = 64
 
 
 class LegRun(threading.Thread):
@@ -96,6 +106,8 @@ class LegRun(threading.Thread):
         self._answers: queue.Queue[tuple[str, dict[str, Json]]] = queue.Queue()
         self._process: subprocess.Popen[bytes] | None = None
         self._leg_pid = 0
+        #: An adapter is the initial weights, trained: what comes out is bounded by what went in.
+        self._most_export = 0
         self._head: str | None = None
         self._ready: dict[str, Json] = {}
         self._challenge: dict[str, Json] = {}
@@ -146,9 +158,8 @@ class LegRun(threading.Thread):
             process = self._start(theirs)
             theirs.close()
             self._serve(ours, process)
-        except (OSError, GlasshouseError, KeyError, TypeError, ValueError) as error:
-            reason = getattr(error, "reason", type(error).__name__)
-            self._spool.append(self._leg_id, "failed", {"reason": reason, "detail": str(error)[:500]})
+        except Exception as error:  # noqa: BLE001  (what a leg says must not end its agent's thread without an exit)
+            self._spool.append(self._leg_id, "failed", failure(error))
         finally:
             ours.close()
             theirs.close()
@@ -157,6 +168,7 @@ class LegRun(threading.Thread):
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         cache = warmed(cast("str | None", cast("dict[str, Json]", self._order["plan"])["base_directory"]))
         material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
+        self._most_export = 4 * sum(os.fstat(fd).st_size for fd in material.values()) + (1 << 20)
         reading, writing = os.pipe()
         passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
         # -B: a leg never writes byte code, so the cache stays what was measured.
@@ -180,9 +192,9 @@ class LegRun(threading.Thread):
         self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"], "cache": cache})
         for fd in material.values():
             os.close(fd)
-        with os.fdopen(reading) as told:
-            # The launcher names the child it forked; it says nothing when it could not.
-            named = told.read()
+        # The launcher names the child it forked; it says nothing when it could not.
+        with os.fdopen(reading, "rb", buffering=0) as told:
+            named = told.read(_PID_DIGITS) if select.select([told], [], [], _FRAME_S)[0] else b""
         self._leg_pid = int(named or self._process.pid)
         if named and not is_child(self._leg_pid, self._process.pid):
             raise RefusedError("sender", "the launcher named a process that it did not fork, or that is gone")
@@ -192,8 +204,8 @@ class LegRun(threading.Thread):
         # From here on what is not said by the leg itself ends it.
         ours.pid = self._leg_pid
         order: dict[str, Json] = {**self._order, "material": dict(self._material_fds)}
-        frames.send(ours, {"type": "begin", "body": order})
-        while (received := frames.receive(ours)) is not None:
+        self._tell(ours, "begin", order)
+        while (received := frames.receive(ours, rest_s=_FRAME_S)) is not None:
             message, payload = received
             kind, body = message.get("type"), message.get("body")
             if not isinstance(body, dict):
@@ -203,6 +215,8 @@ class LegRun(threading.Thread):
             process.wait(_END_S)
 
     def _take(self, ours: Witnessed, kind: str, body: dict[str, Json], payload: bytearray) -> None:
+        if kind in (*_PASSED_ON, "head", "resident"):
+            check_said(kind, body)
         if kind in _PASSED_ON:
             self._spool.append(self._leg_id, kind, body)
             if kind == "callback":
@@ -210,8 +224,7 @@ class LegRun(threading.Thread):
                 self._head = canonical(body).decode()
                 self._gpu.look("before", self._leg_pid)
         elif kind == "export":
-            name = f"{self._leg_id}-{body['name']}"
-            self._store.write(name, offset=cast("int", body["offset"]), total=cast("int", body["total"]), piece=payload)
+            self._on_export(body, payload)
         elif kind == "head":
             self._head = cast("str", body["head"])
             self._spool.append(self._leg_id, "head", body)
@@ -219,13 +232,19 @@ class LegRun(threading.Thread):
             self._on_turn(ours, kind, body)
         elif kind == "drain":
             # Everything the leg said before is in the spool: this thread takes one message after the other.
-            frames.send(ours, {"type": "drained", "body": {}})
+            self._tell(ours, "drained", {})
         elif kind in ("memory", "scan"):
             self._on_memory(ours, kind, body, self._leg_pid)
         elif kind in ("ready", "attest", "images"):
             {"ready": self._on_ready, "attest": self._on_attest, "images": self._on_images}[kind](ours, body)
         else:
             raise ProtocolError(f"a leg says nothing of type {kind!r}")
+
+    def _on_export(self, body: dict[str, Json], payload: bytearray) -> None:
+        name, total = f"{self._leg_id}-{body['name']}", cast("int", body["total"])
+        if body["name"] != "adapter" or total > self._most_export:
+            raise ProtocolError(f"a leg exports its adapter, of at most {self._most_export} bytes; saw {total}")
+        self._store.write(name, offset=cast("int", body["offset"]), total=total, piece=payload)
 
     def _on_turn(self, ours: Witnessed, kind: str, body: dict[str, Json]) -> None:
         """The leg waits: for the conductor of its round, on this thread, which has nothing else to do."""
@@ -237,20 +256,20 @@ class LegRun(threading.Thread):
         command, turn = self._commands.get()
         if command == "ended":
             raise ProtocolError("the leg was ended while it waited for its turn")
-        frames.send(ours, {"type": command, "body": {"turn": turn}})
+        self._tell(ours, command, {"turn": turn})
 
     def _on_ready(self, ours: Witnessed, body: dict[str, Json]) -> None:
         self._ready = body
         self._images = self._look(body["images"])
         self._components.update(self._images.components, bytecode=self._bytecode.digest)
         self._spool.append(self._leg_id, "challenge-wanted", {})
-        kind, challenge = self._answers.get()
+        kind, challenge = self._answer()
         if kind != "challenge":
             raise ProtocolError(f"expected the challenge; saw {kind!r}")
         self._challenge, self._challenged_ns = challenge, time.monotonic_ns()
         composite = evidence.composite(self._components)
         told: dict[str, Json] = {name: challenge[name] for name in ("nonce", "policy", "plan")}
-        frames.send(ours, {"type": "challenge", "body": {**told, "composite": composite}})
+        self._tell(ours, "challenge", {**told, "composite": composite})
 
     def _look(self, told: Json) -> Images:
         images = self._baseline.account(cast("dict[str, Json]", told), archive=self._archive)
@@ -268,7 +287,7 @@ class LegRun(threading.Thread):
         changed += [Path(path).name for path, digest in now.system.items() if then.system.get(path) != digest]
         late = len(now.files.keys() - then.files.keys())
         status = "changed" if changed or now.hooks != then.hooks else "unchanged"
-        self._later = {"status": status, "late": late, "changed": [*sorted(changed)]}
+        self._later = {"status": status, "late": late, "changed": [printable(name) for name in sorted(changed)[:_MOST_CHANGED]]}
 
     def _on_attest(self, ours: Witnessed, body: dict[str, Json]) -> None:
         challenge = self._challenge
@@ -296,10 +315,10 @@ class LegRun(threading.Thread):
         claims.update(sources.submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": body["log"]})
-        kind, answer = self._answers.get()
+        kind, answer = self._answer()
         if kind not in ("release", "refusal"):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")
-        frames.send(ours, {"type": kind, "body": answer})
+        self._tell(ours, kind, answer)
 
     def _on_memory(self, ours: Witnessed, kind: str, body: dict[str, Json], pid: int) -> None:
         """Take the leg's memory, or look at it while the leg waits: both ends of a look are events, so its time is known."""
@@ -312,7 +331,16 @@ class LegRun(threading.Thread):
             self._gpu.look("before", pid)
         self._scan.look(stage, body)
         self._spool.append(self._leg_id, f"scanned-{stage}", {})
-        frames.send(ours, {"type": "scanned", "body": {}})
+        self._tell(ours, "scanned", {})
+
+    def _tell(self, ours: Witnessed, kind: str, body: dict[str, Json]) -> None:
+        frames.send(ours, {"type": kind, "body": body}, deadline=time.monotonic() + _FRAME_S)
+
+    def _answer(self) -> tuple[str, dict[str, Json]]:
+        try:
+            return self._answers.get(timeout=_ANSWER_S)
+        except queue.Empty:
+            raise ProtocolError(f"expected the server's answer within {_ANSWER_S:g} s") from None
 
     def _observe_end(self) -> None:
         process = self._process

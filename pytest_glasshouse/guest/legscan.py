@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -16,12 +17,15 @@ from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.patterns import Pattern, read_patterns
 from pytest_glasshouse.guest.scan import HandedMemory, Memory, ranges_of, scan
 from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.shapes import Fields, Whole
 
 if TYPE_CHECKING:
     from pytest_glasshouse.guest.scan import Found
     from pytest_glasshouse.guest.witness import Witnessed
     from pytest_glasshouse.wire.canonical import Json
 
+#: How long a leg may take to show one piece of its memory.
+_READ_S = 60.0
 STAGES = ("loaded", "trained", "wiped")
 
 
@@ -120,10 +124,12 @@ class _ServedMemory:
         return ranges_of(self._maps)
 
     def read(self, address: int, into: memoryview) -> int:
-        frames.send(self._connection, {"type": "read", "body": {"address": address, "length": len(into)}})
-        received = frames.receive(self._connection)
+        until = time.monotonic() + _READ_S
+        frames.send(self._connection, {"type": "read", "body": {"address": address, "length": len(into)}}, deadline=until)
+        received = frames.receive(self._connection, deadline=until)
         if received is None or received[0].get("type") != "read-done":
             raise ProtocolError("the leg did not serve a read")
+        Fields({"count": Whole(high=len(into))}).check(received[0].get("body"), "read-done")
         count = cast("int", cast("dict[str, Json]", received[0]["body"])["count"])
         return os.preadv(self._window, [into[:count]], 0) if count else 0
 

@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.wire.canonical import canonical, parse_strict
+from pytest_glasshouse.wire.guest_messages import EVENTS_PER_PULL, PULL_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,10 +33,12 @@ class Spool:
         self._grown = threading.Condition()
         found = path.read_bytes().splitlines() if path.exists() else []
         self._events: list[dict[str, Json]] = []
+        self._sizes: list[int] = []
         for line in found:
             event = parse_strict(line, limit=_LINE_LIMIT)
             if isinstance(event, dict):
                 self._events.append(event)
+                self._sizes.append(len(line))
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def append(self, leg: str, kind: str, body: dict[str, Json]) -> None:
@@ -48,16 +51,28 @@ class Spool:
                 "type": kind,
                 "body": body,
             }
-            os.write(self._file, canonical(event) + b"\n")
+            line = canonical(event)
+            os.write(self._file, line + b"\n")
             os.fsync(self._file)
             self._events.append(event)
+            self._sizes.append(len(line))
             self._grown.notify_all()
 
     def since(self, cursor: int, *, wait_s: float) -> list[dict[str, Json]]:
-        """Events with `seq >= cursor`; waits up to `wait_s` seconds for the first of them."""
+        """Events with `seq >= cursor`, as many as one answer holds; waits up to `wait_s` seconds for the first of them."""
         with self._grown:
             self._grown.wait_for(lambda: len(self._events) > cursor, timeout=wait_s)
-            return self._events[cursor:]
+            end, room = cursor, PULL_BYTES
+            while end < min(len(self._events), cursor + EVENTS_PER_PULL) and (room > self._sizes[end] or end == cursor):
+                room -= self._sizes[end]
+                end += 1
+            return self._events[cursor:end]
+
+    @property
+    def cursor(self) -> int:
+        """Where the next event will stand."""
+        with self._grown:
+            return len(self._events)
 
     def close(self) -> None:
         """Close the file; what was appended is on disk already."""

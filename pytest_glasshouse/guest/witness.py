@@ -53,6 +53,10 @@ class Witnessed:
         """As a socket's."""
         self._connection.sendall(data)
 
+    def settimeout(self, value: float | None) -> None:
+        """As a socket's."""
+        self._connection.settimeout(value)
+
     def close(self) -> None:
         """As a socket's."""
         self._connection.close()

@@ -6,7 +6,6 @@ the agent signed about the borders between turns. It judges nothing.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -28,6 +27,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.watch import LegWatch
     from pytest_glasshouse.rows.interleaving import Interleaving
     from pytest_glasshouse.wire.canonical import Json
+
+
+#: How long a guest may take to say that it killed a leg.
+_KILL_S = 5.0
 
 
 class BegunLeg(Protocol):
@@ -63,16 +66,21 @@ class InterleavedRound:
         for role in self._starts:
             current.notes.setdefault(role, None)
         try:
-            current.channel.request(
+            current.allowance.begin(len(self._starts))
+            reply = current.channel.request(
                 "conduct",
                 {"round": current.conductor, "nonce": current.nonce, "roles": [*self._starts], "turns": [*turns]},
             )
+            current.go_on_from(reply)
             refused = self._start(protected, raw)
             self._until(lambda: all(leg.watch.ended for leg in self._begun))
             self._note_covariates()
         except (GuestGoneError, InfrastructureError) as error:
-            self._end_those_left()
+            if current.running and not self._end_those_left():
+                current.unruly = str(error)
             return self._finish(Ended(outcome="excluded", reason=str(error), decision=EXCLUDED), None)
+        except ProtocolError as error:
+            return self._finish(current.refused_words(error), None)
         return self._finish(None, refused)
 
     def _start(self, protected: ProtectedRuntime, raw: RawRunner) -> RefusedError | None:
@@ -90,18 +98,26 @@ class InterleavedRound:
                 return None
         return None
 
-    def _end_those_left(self) -> None:
-        """End legs that nobody follows any more: a row after this one would find them beside its own."""
-        with contextlib.suppress(GuestGoneError, ProtocolError):
+    def _end_those_left(self) -> bool:
+        """End legs that nobody follows any more: a row after this one would find them beside its own. Whether that was done."""
+        try:
             for leg in self._begun:
                 if not leg.watch.ended:
-                    self._current.channel.request("kill", {"leg": leg.watch.leg_id})
+                    self._current.channel.request("kill", {"leg": leg.watch.leg_id}, within_s=_KILL_S)
+        except (GuestGoneError, ProtocolError):
+            return False
+        return True
 
     def _until(self, over: Callable[[], bool]) -> None:
         current = self._current
         began = time.monotonic()
         by_id = {leg.watch.leg_id: leg for leg in self._begun}
-        for events in follow(current.channel, current.cursor):
+
+        def within_s() -> float | None:
+            elapsed_s = time.monotonic() - began
+            return min((leg.watch.left_s(elapsed_s) for leg in self._begun if not leg.watch.ended), default=None)
+
+        for events in follow(current.channel, current.cursor, within_s=within_s):
             elapsed_s = time.monotonic() - began
             for event in events:
                 current.cursor = cast("int", event["seq"]) + 1
@@ -126,7 +142,7 @@ class InterleavedRound:
 
     def _note(self, kind: str, body: dict[str, Any], elapsed_s: float) -> None:
         current = self._current
-        if kind == "borders":
+        if kind == "borders" and "borders" not in current.notes:
             current.notes["borders"] = body["borders"]
         elif kind == "turn":
             # No rate: which of the legs is ahead is nobody's business before the row is over.
@@ -138,9 +154,11 @@ class InterleavedRound:
                     round=current.number,
                     rounds=current.rounds,
                     elapsed_s=elapsed_s,
-                    fraction=body["turn"] / body["turns"],
+                    fraction=min(body["turn"] / body["turns"], 1.0),
                 )
             )
+        else:
+            raise current.broke_protocol(f"a round's turns say no {kind}, or say it once")
 
     def _finish(self, lost: Ended | None, refused: RefusedError | None) -> Ended | None:
         """What each leg leaves, in the order they started; the protected leg's end is the row's, if it is one."""
@@ -150,6 +168,8 @@ class InterleavedRound:
                 ends[leg.role] = leg.finish(lost)
             except RefusedError as error:
                 refused = error
+            except ProtocolError as error:
+                ends[leg.role] = self._current.refused_words(error)
             except GuestGoneError as error:
                 ends[leg.role] = Ended(outcome="excluded", reason=f"{leg.role} leg: {error}", decision=EXCLUDED)
         if refused is not None:

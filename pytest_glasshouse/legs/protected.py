@@ -13,6 +13,7 @@ from pytest_glasshouse.channel.guest import put
 from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,
+    GuestRefusedError,
     InfrastructureError,
     IntegrityError,
     ProtocolError,
@@ -209,14 +210,14 @@ class ProtectedLeg:
         notes, current = self._notes, self._current
         name = f"{current.leg_id('protected')}-adapter"
         try:
-            exported = current.channel.fetch(name)
+            exported = current.channel.fetch(name, limit=current.most_adapter)
             notes["sealedAdapterSha256"] = sha256_hex(exported)
             adapter = self._trustees.owner.open_adapter(
                 exported, manifest_sha256=self._sealed.manifest_sha256, nonce=self._relay.nonce
             )
             notes["adapterSha256"] = tensor_digest(adapter)
             current.channel.request("drop", {"name": name})
-        except (ProtocolError, IntegrityError):
+        except (GuestRefusedError, IntegrityError):
             # Nothing was exported, or not by this session: the finding says so from what is missing.
             notes["adapterSha256"] = None
 
@@ -225,6 +226,8 @@ def guarded(current: Round, lifecycle: Callable[[], Ended | None]) -> Ended | No
     """Carry a protected lifecycle out; a guest that is gone and a server that refuses end the row, and are written down."""
     try:
         return lifecycle()
+    except ProtocolError as error:
+        return current.refused_words(error)
     except GuestGoneError as error:
         return Ended(outcome="excluded", reason=f"protected leg: {error}", decision=EXCLUDED)
     except RefusedError as error:

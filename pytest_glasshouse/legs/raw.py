@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_glasshouse.channel.guest import put
-from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, IntegrityError, ProtocolError
+from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.wire.tensors import tensor_digest
@@ -94,9 +94,9 @@ class RawLeg:
             channel.request("drop", {"name": item})
         name = f"{watch.leg_id}-adapter"
         try:
-            notes["adapterSha256"] = tensor_digest(channel.fetch(name))
+            notes["adapterSha256"] = tensor_digest(channel.fetch(name, limit=self._current.most_adapter))
             channel.request("drop", {"name": name})
-        except (ProtocolError, IntegrityError):
+        except (GuestRefusedError, IntegrityError):
             notes["adapterSha256"] = None
         return _ended(notes["callback"], notes["failed"])
 
@@ -105,6 +105,8 @@ def guarded(current: Round, role: Role, leg: Callable[[], Ended | None]) -> Ende
     """Carry a raw leg out; a guest that is gone ends the row, and is written down."""
     try:
         return leg()
+    except ProtocolError as error:
+        return current.refused_words(error)
     except GuestGoneError as error:
         leg_notes(current.notes, role)
         return Ended(outcome="excluded", reason=f"{role} leg: {error}", decision=EXCLUDED)

@@ -11,11 +11,13 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
+from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest import Channel, lay
-from pytest_glasshouse.errors import GuestGoneError, InfrastructureError
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress
-from pytest_glasshouse.legs.watch import LegWatch
+from pytest_glasshouse.legs.watch import LegDeadlineError, LegWatch
+from pytest_glasshouse.wire.guest_messages import GREETING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,11 +55,16 @@ class Round:
     strict_memory: bool = False
     design: Interleaving | None = None
     """How the legs take turns; None where they run one after the other."""
+    allowance: Allowance = field(default_factory=Allowance)
     notes: dict[str, Any] = field(default_factory=dict)
+    unruly: str = ""
+    """Why nothing more may be started on this guest."""
 
     def __post_init__(self) -> None:
         self.nonce = secrets.token_hex(32)
         self._laid = False
+        self._watches: list[LegWatch] = []
+        self._begun: set[str] = set()
         self.notes.update({"round": self.number, "nonce": self.nonce, "guest": [], "protected": None, "raw": None})
 
     def leg_id(self, leg: Role) -> str:
@@ -100,7 +107,26 @@ class Round:
     def begin(self, leg: Role, order: dict[str, Json]) -> None:
         """Start a leg: alone, or as one of this round's legs that take turns."""
         joins: dict[str, Json] = {} if self.design is None else {"round": self.conductor, "role": leg}
-        self.channel.request("start", {"leg": self.leg_id(leg), "order": order, **joins})
+        if self.design is None:
+            self.allowance.begin()
+        self._begun.add(self.leg_id(leg))
+        reply = self.channel.request("start", {"leg": self.leg_id(leg), "order": order, **joins})
+        if self.design is None:
+            self.go_on_from(reply)
+
+    def go_on_from(self, reply: dict[str, Json]) -> None:
+        """What was said before a leg was started is of other rows: it is not read again."""
+        self.cursor = max(self.cursor, cast("int", reply.get("cursor", 0)))
+
+    @property
+    def most_adapter(self) -> int:
+        """The largest adapter there can be, in bytes: the initial weights trained, perhaps in a wider type, and sealed."""
+        return 4 * len(self.material.parts["initial"]) + (1 << 20)
+
+    @property
+    def running(self) -> bool:
+        """Whether a leg was started whose exit was not seen."""
+        return any(not watch.ended for watch in self._watches if watch.leg_id in self._begun)
 
     @property
     def conductor(self) -> str:
@@ -110,6 +136,10 @@ class Round:
     def meet_guest(self, leg: Role) -> None:
         """Ask the guest who it is and the provider what it lists, right before a leg; lay out its base model."""
         hello = self.channel.request("hello")
+        try:
+            GREETING.check(hello, "hello")
+        except ProtocolError as error:
+            raise self.broke_protocol(error) from None
         seen = {
             "leg": leg,
             "allocation": hello["allocation"],
@@ -136,7 +166,7 @@ class Round:
         """A watch on one leg with this round's deadline."""
         target = self.row.target_s
         timeout = self.leg_timeout_s or ALLOWANCE_S + self.trains_s()
-        return LegWatch(
+        watch = LegWatch(
             self.channel,
             leg_id=self.leg_id(leg),
             leg=leg,
@@ -145,7 +175,10 @@ class Round:
             steps=self.row.steps,
             tell=self.tell if self.design is None else self._tell_quietly,
             moment=Progress(row_id=self.row.row_id, leg=leg, phase="start", round=self.number, rounds=self.rounds, elapsed_s=0.0),
+            allocation_id=self.grant.allocation_id,
         )
+        self._watches.append(watch)
+        return watch
 
     def _tell_quietly(self, moment: Progress) -> None:
         """Legs that take turns are not shown beside each other: which is ahead is nobody's business before the row is over."""
@@ -166,11 +199,27 @@ class Round:
         try:
             self.cursor = watch.until_exit(self.cursor, on_event)
         except (GuestGoneError, InfrastructureError) as error:
+            if isinstance(error, LegDeadlineError) and not error.obeyed:
+                self.unruly = str(error)
             return Ended(outcome="excluded", reason=str(error), decision=EXCLUDED)
+        except ProtocolError as error:
+            return self.refused_words(error)
         return None
+
+    def broke_protocol(self, why: object) -> ProtocolError:
+        """The error of a guest that said what no guest says."""
+        return ProtocolError(f"guest of allocation {self.grant.allocation_id}: {why}", allocation_id=self.grant.allocation_id)
+
+    def refused_words(self, error: ProtocolError) -> Ended:
+        """How a row ends whose guest said what no guest says. Raises `error` again where it is not the guest's."""
+        if error.allocation_id != self.grant.allocation_id:
+            raise error
+        self.unruly = str(error)
+        return Ended(outcome="error", reason=f"the guest broke the protocol: {error}", decision=UNRULY)
 
 
 EXCLUDED = "excluded from the overhead figures; run the row again"
+UNRULY = "the guest was ended and nothing more of it is used; excluded from the overhead figures"
 
 
 def relative(timeline: dict[str, int], origin_ns: int) -> dict[str, int]:

@@ -6,12 +6,14 @@ a broken tool.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
+from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest import PATIENCE_S, Channel, GuestChannel
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.legs.interleaved import InterleavedRound
 from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.workloads.base import Material
 
-__all__ = ["Allocation", "LegSettings", "ProtectedRuntime", "RawRunner"]
+__all__ = ["Allocation", "Allowance", "LegSettings", "ProtectedRuntime", "RawRunner"]
 
 
 class Grants(Protocol):
@@ -47,6 +49,10 @@ class Grants(Protocol):
 
     def fate(self, grant: Grant) -> tuple[str, str]:
         """How the allocation of a guest that is gone ended, and a sentence about it: `("", "")` where nobody knows."""
+        ...
+
+    def end(self, grant: Grant, why: str) -> None:
+        """End the allocation now: nobody knows what still runs there, or what its guest will say next."""
         ...
 
 
@@ -80,13 +86,18 @@ class Allocation:
         settings: LegSettings,
         on_progress: Callable[[Progress], None],
         on_round: Callable[[Outcome], None] | None = None,
+        allowance: Allowance | None = None,
     ) -> None:
-        """`on_round` is given, after each round of an interleaved row but the last, how the row stands if it ends there."""
+        """`on_round` is given, after each round of an interleaved row but the last, how the row stands if it ends there.
+
+        `allowance` is what all guests of the run together may say.
+        """
         self.grant = grant
         self._grants = grants
         self._settings = settings
         self._on_progress = on_progress
         self._on_round = on_round
+        self._allowance = allowance or Allowance()
 
     def carry_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         """Run every round of `row`. See `RowSpec.run`.
@@ -110,6 +121,7 @@ class Allocation:
         observation = self._opening(row, material, protected)
         channel = self._connect()
         ended: Ended | None = None
+        current: Round | None = None
         cursor = 0
         try:
             orders = list(self._orders(row, rounds=row.rounds, seed=settings.seed))
@@ -131,6 +143,7 @@ class Allocation:
                     plan_sha256=plan_sha256(observation["plan"]),
                     confidential=settings.confidential,
                     strict_memory=settings.strict_memory,
+                    allowance=self._allowance,
                     design=interleaving(row) if row.order == "interleaved" and row.resident else None,
                 )
                 current.notes["order"] = list(order)
@@ -148,9 +161,21 @@ class Allocation:
                     self._on_round(
                         self._outcome(row, so_far, _with_missing(_INTERRUPTED, row, finished=number, planned=len(orders)))
                     )
+        except BaseException:
+            if current is not None and current.running:
+                self._end_guest("its row was given up while a leg of it was running")
+            raise
         finally:
             channel.close()
-        return self._outcome(row, observation, self._explained(ended, observation["rounds"][-1], gone=channel.gone))
+        outcome = self._outcome(row, observation, self._explained(ended, observation["rounds"][-1], gone=channel.gone))
+        if current is not None and current.unruly:
+            self._end_guest(current.unruly)
+        return outcome
+
+    def _end_guest(self, why: str) -> None:
+        """The next row gets another. What cannot be ended now is ended with the run."""
+        with contextlib.suppress(GlasshouseError, OSError):
+            self._grants.end(self.grant, why)
 
     def _outcome(self, row: RowSpec, observation: dict[str, Any], ended: Ended | None) -> Outcome:
         declared = self._settings.declared
@@ -241,7 +266,11 @@ class Allocation:
         def connect() -> GuestChannel:
             patience_s = PATIENCE_S if self.grant.rented else 0.0
             return GuestChannel(
-                self.grant.address, allocation_id=self.grant.allocation_id, patience_s=patience_s, lost=self._lost
+                self.grant.address,
+                allocation_id=self.grant.allocation_id,
+                patience_s=patience_s,
+                lost=self._lost,
+                allowance=self._allowance,
             )
 
         if not self.grant.faults:

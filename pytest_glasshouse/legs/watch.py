@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.channel.guest import Channel, follow
-from pytest_glasshouse.errors import InfrastructureError
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.wire.canonical import parse_strict
+from pytest_glasshouse.wire.guest_messages import SAID_AGAIN, SAID_BY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,8 +32,16 @@ _PHASES = {
 }
 
 
+#: What a guest gets beyond a leg's deadline to answer the question that is under way, and to kill the leg.
+_GRACE_S = 5.0
+
+
 class LegDeadlineError(InfrastructureError):
-    """A leg did not end in time and was killed."""
+    """A leg did not end in time. `obeyed` says whether its agent said that it killed it."""
+
+    def __init__(self, message: str, *, obeyed: bool) -> None:
+        super().__init__(message)
+        self.obeyed = obeyed
 
 
 class LegWatch:
@@ -49,7 +58,10 @@ class LegWatch:
         steps: int | None,
         tell: Callable[[Progress], None],
         moment: Progress,
+        allocation_id: str | None = None,
     ) -> None:
+        self._allocation_id = allocation_id
+        self._last_ns = 0
         self._channel = channel
         self._leg_id = leg_id
         self._leg = leg
@@ -75,27 +87,54 @@ class LegWatch:
         return "exit" in self.events
 
     def note(self, event: dict[str, Json], elapsed_s: float) -> tuple[str, dict[str, Json]]:
-        """Take one of this leg's events; its kind and body."""
-        kind, body = cast("str", event["type"]), cast("dict[str, Json]", event["body"])
-        self._note(kind, body, cast("int", event["t_ns"]), elapsed_s)
+        """Take one of this leg's events; its kind and body. Raises `ProtocolError` for one no such leg has now."""
+        kind, body, t_ns = cast("str", event["type"]), cast("dict[str, Json]", event["body"]), cast("int", event["t_ns"])
+        wrong = ""
+        if kind not in SAID_BY["protected" if self._leg == "protected" else "raw"]:
+            wrong = f"a {self._leg} leg says no {kind}"
+        elif self.ended or (kind in self.events and kind not in SAID_AGAIN):
+            wrong = f"a leg says {kind} once, and nothing behind its exit"
+        elif t_ns < self._last_ns:
+            wrong = f"the time of {kind} lies before that of the event before it"
+        if wrong:
+            raise ProtocolError(f"{self._leg} leg, event {event['seq']}: {wrong}", allocation_id=self._allocation_id)
+        self._last_ns = t_ns
+        self._note(kind, body, t_ns, elapsed_s)
         return kind, body
+
+    def left_s(self, elapsed_s: float) -> float:
+        """How long the guest may take for what it is asked now, in seconds."""
+        return max(self._timeout_s - elapsed_s, 0.0) + _GRACE_S
 
     def expect_in_time(self, elapsed_s: float) -> None:
         """Kill the leg and raise `LegDeadlineError` when its time is over."""
         if elapsed_s > self._timeout_s:
-            self._channel.request("kill", {"leg": self._leg_id})
+            obeyed = True
+            try:
+                self._channel.request("kill", {"leg": self._leg_id}, within_s=_GRACE_S)
+            except (GuestGoneError, ProtocolError):
+                obeyed = False
             raise LegDeadlineError(
                 f"the {self._leg} leg did not end within {self._timeout_s:g} s (last phase: {self._phase}) and was killed; "
-                "raise --glasshouse-leg-timeout"
+                "raise --glasshouse-leg-timeout",
+                obeyed=obeyed,
             )
 
     def until_exit(self, cursor: int, on_event: Callable[[str, dict[str, Json]], None]) -> int:
         """Follow from `cursor` until the exit event; returns the cursor behind it.
 
-        Raises `GuestGoneError` when the guest is gone and `LegDeadlineError` when the time is over (the leg is killed).
+        Raises `GuestGoneError` when the guest is gone, `LegDeadlineError` when the time is over (the leg is killed), and
+        `ProtocolError` for what no guest says.
         """
         began = time.monotonic()
-        for events in follow(self._channel, cursor):
+        batches = follow(self._channel, cursor, within_s=lambda: self.left_s(time.monotonic() - began))
+        while True:
+            try:
+                events = next(batches)
+            except GuestGoneError:
+                # A guest that was still speaking when the time was over is late, however little it said at a time.
+                self.expect_in_time(time.monotonic() - began)
+                raise
             for event in events:
                 cursor = cast("int", event["seq"]) + 1
                 if event["leg"] != self._leg_id:
@@ -105,7 +144,6 @@ class LegWatch:
                     return cursor
                 on_event(kind, body)
             self.expect_in_time(time.monotonic() - began)
-        raise AssertionError("follow ends only with an exception")
 
     def _note(self, kind: str, body: dict[str, Json], t_ns: int, elapsed_s: float) -> None:
         self.events[kind] = body

@@ -6,10 +6,18 @@ budget and deadlines end what is above them, and that `end_all` says truthfully 
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from pytest_glasshouse.errors import BudgetError, GlasshouseError, GuestGoneError, InfrastructureError, NoCapacityError
+from pytest_glasshouse.errors import (
+    BudgetError,
+    GlasshouseError,
+    GuestGoneError,
+    InfrastructureError,
+    NoCapacityError,
+    ProtocolError,
+)
 from pytest_glasshouse.providers import money
 from pytest_glasshouse.providers.base import Cleanup, Grant
 from pytest_glasshouse.providers.cleanup import Ending
@@ -22,7 +30,7 @@ from pytest_glasshouse.providers.timing import Clock
 from pytest_glasshouse.providers.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_glasshouse.providers.base import Offer, Provider
     from pytest_glasshouse.providers.reaching import Road
@@ -123,15 +131,17 @@ class Broker:
         key = "this machine" if provider.this_machine else f"{provider.name}/{row.gpu}"
         grant_id = f"{worker}-{secrets.token_hex(4)}"
         while (found := self._claim(key, grant_id)) is not None:
-            if self._still_the_same(found):
-                return self._grant(found)
-            # A guest that is gone or came back as another is not given to a row as if nothing had happened.
-            self._fleet.end(found, "its guest stopped answering, or came back as another")
+            with self._given_back_unless_granted(found):
+                if self._still_the_same(found):
+                    return self._grant(found)
+                # A guest that is gone or came back as another is not given to a row as if nothing had happened.
+                self._fleet.end(found, "its guest stopped answering, or came back as another")
             self._free(found)
         try:
             allocation = self._renter.rent(provider, row, key)
             allocation.grant_id = grant_id
-            return self._grant(allocation)
+            with self._given_back_unless_granted(allocation):
+                return self._grant(allocation)
         except BudgetError as error:
             self._stopped = self._stopped or str(error)
             raise
@@ -148,9 +158,17 @@ class Broker:
         del worker
         allocation = self._of(grant)
         if allocation is not None:
-            if self._options.allocation == "row":
-                self._fleet.end(allocation, "its row is done")
-            self._free(allocation)
+            try:
+                if self._options.allocation == "row":
+                    self._fleet.end(allocation, "its row is done")
+            finally:
+                self._free(allocation)
+
+    def end(self, grant: Grant, why: str) -> None:
+        """End a granted allocation whose guest cannot be used any more. It is still to be given back."""
+        allocation = self._of(grant)
+        if allocation is not None:
+            self._fleet.end(allocation, why)
 
     def abandon(self, worker: str) -> None:
         """A worker died: end what it held, since nobody knows what still runs there."""
@@ -305,10 +323,19 @@ class Broker:
     def _of(self, grant: Grant) -> Allocation | None:
         return next((each for each in self._fleet.allocations if each.lease.name == grant.allocation_id), None)
 
+    @contextlib.contextmanager
+    def _given_back_unless_granted(self, allocation: Allocation) -> Iterator[None]:
+        """Whatever goes wrong between the claim and the grant, an interrupt too: the next row does not wait for nobody."""
+        try:
+            yield
+        except BaseException:
+            self._free(allocation)
+            raise
+
     def _still_the_same(self, allocation: Allocation) -> bool:
         try:
             return hello(allocation, timeout_s=5.0)["agentNonce"] == allocation.hello["agentNonce"]
-        except GuestGoneError:
+        except (GuestGoneError, ProtocolError):
             return False
 
     def _prepare(self, provider: Provider) -> None:

@@ -73,25 +73,33 @@ class BrokerServer:
 
     def _answer(self, op: str, worker: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
-            if op == "plan":
-                self._broker.plan(worker, [row_from_json(row) for row in body["rows"]])
-            elif op == "acquire":
-                return {"grant": self._broker.acquire(row_from_json(body["row"]), worker=worker).to_json()}
-            elif op == "release":
-                self._broker.release(Grant.from_json(body["grant"]), worker=worker)
-            elif op == "listing":
-                # How a guest is reached stays in the controller: a worker needs to know only what is listed.
-                return {"instances": [_listed(instance) for instance in self._broker.listing()]}
-            elif op == "fate":
-                return {"fate": list(self._broker.fate(Grant.from_json(body["grant"])))}
-            elif op == "play":
-                self._broker.play(Grant.from_json(body["grant"]), body["act"])
-            elif op == "event":
-                self._on_event({**body, "worker": worker})
-            else:
-                raise ProtocolError(f"the broker has no operation {op!r}")
+            return self._carry_out(op, worker, body)
         except GlasshouseError as error:
             return {"error": type(error).__name__, "detail": str(error), "allocationId": error.allocation_id}
+        except Exception as error:  # noqa: BLE001  (one request that breaks must not take the worker's other grants with it)
+            detail = f"the controller's broker broke ({type(error).__name__}: {error})"
+            return {"error": "InfrastructureError", "detail": detail, "allocationId": None}
+
+    def _carry_out(self, op: str, worker: str, body: dict[str, Any]) -> dict[str, Any]:
+        if op == "plan":
+            self._broker.plan(worker, [row_from_json(row) for row in body["rows"]])
+        elif op == "acquire":
+            return {"grant": self._broker.acquire(row_from_json(body["row"]), worker=worker).to_json()}
+        elif op == "release":
+            self._broker.release(Grant.from_json(body["grant"]), worker=worker)
+        elif op == "end":
+            self._broker.end(Grant.from_json(body["grant"]), body["why"])
+        elif op == "listing":
+            # How a guest is reached stays in the controller: a worker needs to know only what is listed.
+            return {"instances": [_listed(instance) for instance in self._broker.listing()]}
+        elif op == "fate":
+            return {"fate": list(self._broker.fate(Grant.from_json(body["grant"])))}
+        elif op == "play":
+            self._broker.play(Grant.from_json(body["grant"]), body["act"])
+        elif op == "event":
+            self._on_event({**body, "worker": worker})
+        else:
+            raise ProtocolError(f"the broker has no operation {op!r}")
         return {}
 
 
@@ -122,6 +130,10 @@ class BrokerClient:
         """See `Broker.release`."""
         del worker
         self._ask("release", {"grant": grant.to_json()})
+
+    def end(self, grant: Grant, why: str) -> None:
+        """See `Broker.end`."""
+        self._ask("end", {"grant": grant.to_json(), "why": why})
 
     def listing(self) -> tuple[Instance, ...]:
         """See `Broker.listing`."""

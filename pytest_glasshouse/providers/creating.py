@@ -23,6 +23,7 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     import threading
@@ -228,13 +229,13 @@ def last_words(allocation: Allocation) -> str:
         tail = allocation.provider.logs(allocation.instance_id).strip().splitlines()[-1:]
     except (GlasshouseError, OSError):
         return ""
-    return f"; its last words: {tail[0]}" if tail else ""
+    return f"; its last words: {printable(tail[0])}" if tail else ""
 
 
 def _compare(name: str, *, promised: str, seen: str | None) -> None:
     if seen is not None and seen != promised:
         raise WrongGpuError(
-            f"allocation {name} has another GPU: expected {promised}, saw {seen}. It was ended before any leg; "
+            f"allocation {name} has another GPU: expected {promised}, saw {printable(seen)}. It was ended before any leg; "
             "pick another offer",
             allocation_id=name,
         )

@@ -9,6 +9,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, cast
 
+from pytest_glasshouse.channel.guest import MOST_ITEM
 from pytest_glasshouse.errors import GuestGoneError
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
 
@@ -33,7 +34,14 @@ class FaultyChannel:
         self._hellos = 0
         self._dropped_line = False
 
-    def request(self, op: str, fields: dict[str, Json] | None = None, payload: bytes | memoryview = b"") -> dict[str, Json]:
+    def request(
+        self,
+        op: str,
+        fields: dict[str, Json] | None = None,
+        payload: bytes | memoryview = b"",
+        *,
+        within_s: float | None = None,
+    ) -> dict[str, Json]:
         """Pass a request on, or do to it what the fault says."""
         fields = fields or {}
         if op == "hello":
@@ -45,15 +53,15 @@ class FaultyChannel:
             self._play("kill")
         if op == "put" and "work-differs" in self._faults and str(fields["name"]).startswith("raw-"):
             payload = _rearranged(bytes(payload), str(fields["name"]))
-        return self._channel.request(op, fields, payload)
+        return self._channel.request(op, fields, payload, within_s=within_s)
 
-    def fetch(self, name: str) -> bytes:
+    def fetch(self, name: str, *, limit: int = MOST_ITEM) -> bytes:
         """As the real one."""
-        return self._channel.fetch(name)
+        return self._channel.fetch(name, limit=limit)
 
-    def pull(self, cursor: int) -> list[dict[str, Json]]:
+    def pull(self, cursor: int, *, within_s: float | None = None) -> list[dict[str, Json]]:
         """Events, less what the fault loses."""
-        events = self._channel.pull(cursor)
+        events = self._channel.pull(cursor, within_s=within_s)
         if "guest-exit-mid-protected" in self._faults and any(_journals(event, "train_started") for event in events):
             self._play("kill")
         if "raw-callback-lost" in self._faults:

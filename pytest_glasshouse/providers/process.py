@@ -23,6 +23,7 @@ from pytest_glasshouse.providers.base import Instance, UnixAccess
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 
 _DIRECTORY_PREFIX = "gh-"
+_LOG_BYTES = 2000
 #: A guest that boots for ever, and still ends with its pipe.
 _STALLED = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[3], ignore_errors=True)"
 
@@ -150,7 +151,11 @@ class GuestProcesses:
     def logs(self, instance_id: str) -> str:
         """The last lines its agent printed."""
         path = self.get(instance_id).directory / "agent.log"
-        return path.read_text(encoding="utf-8", errors="replace")[-2000:] if path.exists() else ""
+        if not path.is_file():
+            return ""
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LOG_BYTES))
+            return file.read(_LOG_BYTES).decode("utf-8", errors="replace")
 
     def end(self, instance_id: str) -> None:
         """Kill it and remove its directory; nothing happens for one that is not ours or gone."""

@@ -240,6 +240,9 @@ class _Nobody:
         del grant
         return "", ""
 
+    def end(self, grant: Grant, why: str) -> None:
+        raise GlasshouseError(f"{grant.allocation_id} would have been ended: {why}")
+
 
 def _workload() -> dict[str, bytes]:
     source = (importlib.resources.files("pytest_glasshouse.tamper") / "idle_workload.py").read_bytes()

@@ -12,9 +12,10 @@ messages mean is not known here.
 from __future__ import annotations
 
 import struct
+import time
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_glasshouse.errors import IntegrityError, ProtocolError
+from pytest_glasshouse.errors import FrameCutError, IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import canonical, parse_strict
 
 if TYPE_CHECKING:
@@ -34,37 +35,56 @@ class Sending(Protocol):
     """What of a socket `send` needs."""
 
     def sendall(self, data: bytes | memoryview, /) -> None: ...
+    def settimeout(self, value: float | None, /) -> None: ...
 
 
 class Receiving(Protocol):
     """What of a socket `receive` needs."""
 
     def recv_into(self, view: memoryview, /) -> int: ...
+    def settimeout(self, value: float | None, /) -> None: ...
 
 
-def send(connection: Sending, message: Mapping[str, Json], payload: bytes | memoryview = b"") -> None:
-    """Send one frame. Raises `ProtocolError` when it is too large, `OSError` when the peer is gone."""
+def send(
+    connection: Sending, message: Mapping[str, Json], payload: bytes | memoryview = b"", *, deadline: float | None = None
+) -> None:
+    """Send one frame, all of it before `deadline` (`time.monotonic`): a peer that does not read holds nobody up.
+
+    Raises `ProtocolError` when it is too large, `OSError` when the peer is gone, `TimeoutError` when it was too slow.
+    """
     text = canonical(dict(message))
     if len(text) > MAX_JSON or len(payload) > MAX_PAYLOAD:
         raise ProtocolError(f"frame too large: {len(text)} bytes of JSON, {len(payload)} of payload")
+    # A socket's timeout is the whole call's where it sends.
+    _limit(connection, deadline)
     connection.sendall(_HEAD.pack(len(text), len(payload)) + text)
     if len(payload):
+        _limit(connection, deadline)
         connection.sendall(payload)
 
 
-def receive(connection: Receiving) -> tuple[dict[str, Json], bytearray] | None:
+def receive(
+    connection: Receiving, *, deadline: float | None = None, rest_s: float | None = None
+) -> tuple[dict[str, Json], bytearray] | None:
     """Receive one frame; None when the peer closed between frames.
 
-    Raises `ProtocolError` when the bytes are not a frame or end inside one.
+    All of it is here before `deadline` (`time.monotonic`), however little comes at a time. With `rest_s` in its place the
+    frame may begin whenever it likes, and takes no longer than that many seconds then. Raises `ProtocolError` when the bytes
+    are not a frame or end inside one, and `TimeoutError`.
     """
-    head = _exactly(connection, _HEAD.size, may_end=True)
-    if head is None:
+    if rest_s is not None:
+        connection.settimeout(None)
+    first = _exactly(connection, 1, deadline, may_end=True)
+    if first is None:
         return None
-    text_length, payload_length = _HEAD.unpack(head)
+    if rest_s is not None:
+        deadline = time.monotonic() + rest_s
+    rest = _exactly(connection, _HEAD.size - 1, deadline)
+    text_length, payload_length = _HEAD.unpack(first + (rest or b""))
     if text_length > MAX_JSON or payload_length > MAX_PAYLOAD:
         raise ProtocolError(f"frame announces {text_length} + {payload_length} bytes; at most {MAX_JSON} + {MAX_PAYLOAD}")
-    text = _exactly(connection, text_length)
-    payload = _exactly(connection, payload_length)
+    text = _exactly(connection, text_length, deadline)
+    payload = _exactly(connection, payload_length, deadline)
     try:
         message = parse_strict(bytes(text or b""), limit=MAX_JSON)
     except IntegrityError as error:
@@ -83,15 +103,25 @@ def pieces(data: bytes | memoryview) -> Iterator[tuple[int, memoryview]]:
         yield offset, view[offset : offset + CHUNK]
 
 
-def _exactly(connection: Receiving, length: int, *, may_end: bool = False) -> bytearray | None:
+def _limit(connection: Sending | Receiving, deadline: float | None) -> None:
+    if deadline is None:
+        return
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    connection.settimeout(left)
+
+
+def _exactly(connection: Receiving, length: int, deadline: float | None, *, may_end: bool = False) -> bytearray | None:
     buffer = bytearray(length)
     view = memoryview(buffer)
     filled = 0
     while filled < length:
+        _limit(connection, deadline)
         count = connection.recv_into(view[filled:])
         if count == 0:
             if may_end and filled == 0:
                 return None
-            raise ProtocolError(f"peer closed inside a frame, after {filled} of {length} bytes")
+            raise FrameCutError(f"peer closed inside a frame, after {filled} of {length} bytes")
         filled += count
     return buffer

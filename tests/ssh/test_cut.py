@@ -36,6 +36,9 @@ class OneGuest:
     def fate(self, grant: Grant) -> tuple[str, str]:
         return "", ""
 
+    def end(self, grant: Grant, why: str) -> None:
+        raise AssertionError(why)
+
 
 @pytest.fixture
 def links() -> Iterator[list[Link]]:

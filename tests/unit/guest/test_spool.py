@@ -4,6 +4,9 @@ from pathlib import Path
 from threading import Thread
 
 from pytest_glasshouse.guest.spool import Spool
+from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.wire.guest_messages import EVENTS_PER_PULL, PULL_BYTES
+from tests.unit.channel.lying_agent import event
 
 
 def test_events_are_numbered_and_pulled_from_a_cursor(tmp_path: Path) -> None:
@@ -38,3 +41,31 @@ def test_waiting_pull_is_woken_by_the_next_event(tmp_path: Path) -> None:
     spool.append("leg", "started", {})
     waiting.join(timeout=10)
     assert len(pulled) == 1
+
+
+def test_one_answer_holds_no_more_events_than_the_host_takes(tmp_path: Path) -> None:
+    """A long run's events in one frame would be refused, and with them everything the guest ever said."""
+    spool = Spool(tmp_path / "spool.jsonl")
+    for number in range(30):
+        spool.append("leg", "failed", {"detail": "x" * 50_000, "reason": str(number)})
+    first = spool.since(0, wait_s=0)
+    assert len(first) < 30
+    assert sum(len(canonical(event)) for event in first) <= PULL_BYTES
+    seen: list[object] = []
+    while len(seen) < 30:
+        seen += [event["seq"] for event in spool.since(len(seen), wait_s=0)]
+    assert seen == list(range(30))
+    assert spool.cursor == 30
+    assert [event["seq"] for event in Spool(tmp_path / "spool.jsonl").since(0, wait_s=0)] == [event["seq"] for event in first]
+
+
+def test_small_events_are_counted_too(tmp_path: Path) -> None:
+    path = tmp_path / "spool.jsonl"
+    lines = [canonical(event("leg", "scan-loaded", {}, seq=number)) for number in range(EVENTS_PER_PULL + 1)]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    spool = Spool(path)
+    assert len(spool.since(0, wait_s=0)) == EVENTS_PER_PULL
+    assert [each["seq"] for each in spool.since(EVENTS_PER_PULL, wait_s=0)] == [EVENTS_PER_PULL]
+    # One that is larger than an answer by itself is given all the same.
+    spool.append("leg", "failed", {"detail": "x" * PULL_BYTES})
+    assert len(spool.since(EVENTS_PER_PULL + 1, wait_s=0)) == 1

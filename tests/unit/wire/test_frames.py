@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -49,6 +51,41 @@ def test_json_with_a_second_spelling_is_refused(pair: Pair, text: bytes) -> None
     pair[0].sendall(_frame(text))
     with pytest.raises(ProtocolError):
         frames.receive(pair[1])
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["the whole frame", "what has begun"])
+def test_a_frame_has_one_deadline_for_all_of_its_bytes(pair: Pair, begun: bool) -> None:
+    """A timeout of each read would never fire while a byte comes now and then."""
+    over = threading.Event()
+
+    def speak() -> None:
+        for byte in _frame(b"{" + b" " * 10_000):
+            if over.wait(0.01):
+                return
+            pair[0].sendall(bytes([byte]))
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    try:
+        with pytest.raises(TimeoutError):
+            frames.receive(pair[1], rest_s=0.2) if begun else frames.receive(pair[1], deadline=time.monotonic() + 0.2)
+        with pytest.raises(TimeoutError):
+            frames.receive(pair[1], deadline=time.monotonic() - 1)
+    finally:
+        over.set()
+        speaker.join()
+
+
+def test_a_frame_may_begin_late_where_only_its_rest_is_timed(pair: Pair) -> None:
+    threading.Timer(0.3, pair[0].sendall, (_frame(b"{}"),)).start()
+    assert frames.receive(pair[1], rest_s=0.1) == ({}, bytearray())
+
+
+def test_a_peer_that_does_not_read_is_not_sent_to_for_ever(pair: Pair) -> None:
+    with pytest.raises(TimeoutError):
+        frames.send(pair[0], {}, bytes(frames.MAX_PAYLOAD), deadline=time.monotonic() + 0.2)
+    with pytest.raises(TimeoutError):
+        frames.send(pair[0], {}, deadline=time.monotonic() - 1)
 
 
 def test_announced_size_is_believed_only_up_to_the_limit(pair: Pair) -> None:

@@ -1,0 +1,303 @@
+"""What a guest may say: every reply of its agent, every event in its spool, every line of its journal, every token it signs.
+
+Knows shapes, sizes, ranges and which event may come twice. Refuses to judge what is said: that a message fits here means that it
+can be kept, shown and published, and nothing else. What an honest guest says is written down in `guest/`; whoever adds a word
+there adds it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TypeAlias
+
+from pytest_glasshouse.errors import IntegrityError, ProtocolError
+from pytest_glasshouse.wire import evidence
+from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
+from pytest_glasshouse.wire.hardware import ITEM_NAME, ITEMS_LIMIT
+from pytest_glasshouse.wire.journal import FAILED, PROGRESS
+from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Maybe, Named, Row, Shape, Text, Whole, Word, wrong
+from pytest_glasshouse.wire.tokens import TOKEN_LIMIT, peek
+
+#: What one sample of the covariates holds, in this order: times in nanoseconds of the monotonic clock, shares in thousandths.
+COVARIATES = (
+    "t_ns", "sm_mhz", "memory_mhz", "temperature_c", "power_mw", "energy_mj", "throttle_reasons", "other_processes",
+    "load_milli", "busy_milli", "steal_milli",
+)  # fmt: skip
+#: More samples than this are thinned out by the sampler; a day is 86 400.
+MOST_SAMPLES = 200_000
+#: Events in one answer, and how much of its frame they may take. An agent that has more gives the rest when it is asked again.
+EVENTS_PER_PULL = 2_000
+PULL_BYTES = 1 << 20
+#: The longest line of a journal: its reader takes no longer one.
+MOST_LINE = MESSAGE_LIMIT
+#: Turns of one round, in all: days of them.
+MOST_TURNS = 100_000
+#: The longest reason a guest gives, in characters: what its agent cuts its own words to.
+DETAIL = 500
+
+Members: TypeAlias = "dict[str, Shape]"
+
+ROLES = ("protected", "raw", "raw2")
+_NS = Whole()
+_COUNT = Whole()
+_HEX = Text(most=64, pattern="[0-9a-f]{64}")
+_NONCE = Text(most=128, pattern="[0-9a-f]{0,128}")
+_KEY = Text(most=43, pattern="[A-Za-z0-9_-]{43}")
+_SIGNATURE = Text(most=86, pattern="[A-Za-z0-9_-]{86}")
+_NAME = Text(most=128, pattern="[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}")
+_LABEL = Text(most=128)
+_REASON = Text(most=DETAIL + 20)
+_VERSION = Text(most=64, pattern="[0-9][0-9A-Za-z.+~_-]{0,63}")
+_CODE = Text(most=64, pattern="[A-Za-z_][A-Za-z0-9 _-]{0,63}")
+_LOSS = Text(most=32, pattern=r"-?[0-9]{1,24}(\.[0-9]{1,24})?(e[+-]?[0-9]{1,3})?")
+_WALL = Text(most=40, pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
+_TOKEN = Text(most=TOKEN_LIMIT, pattern=r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_DEVICE = Word(("cpu", "cuda"))
+_NOTHING = Fields({})
+_NAMES = Items(of=_LABEL, most=64)
+
+
+class _Single:
+    """A number, a flag, null, or a short text."""
+
+    def check(self, value: Json, where: str) -> None:
+        if isinstance(value, str):
+            _REASON.check(value, where)
+        elif isinstance(value, dict | list):
+            raise wrong(where, "a single value", value)
+
+
+#: An answer to an operation that is not in the table below: few members, and nothing in them.
+_OTHER = Named(name=_CODE, of=_Single(), most=16)
+
+_HELLO: Members = {"agentNonce": _NAME, "allocation": _LABEL, "device": _DEVICE, "gpuModel": _LABEL, "gpuUuid": Maybe(_NAME)}
+_ABOUT: Members = {
+    "ak": _KEY, "archiveSha256": _HEX, "bootId": Text(most=64, pattern="[A-Za-z0-9-]{0,64}"), "driver": Maybe(_VERSION),
+    "python": _VERSION, "torch": Maybe(_VERSION),
+}  # fmt: skip
+_BESIDE: Members = {
+    "gpuCount": Whole(high=1024), "kernel": _LABEL, "transformers": Maybe(_VERSION), "peft": Maybe(_VERSION),
+}  # fmt: skip
+#: What a guest says of itself before every leg. An answer to a first hello may leave out what nothing is decided by.
+GREETING = Fields({**_HELLO, **_ABOUT}, _BESIDE)
+
+_SAMPLE = Row((_NS, *[Maybe(Whole(low=-(2**53) + 1))] * (len(COVARIATES) - 1)))
+_EVENT: Members = {"seq": _COUNT, "t_ns": _NS, "leg": _NAME}
+
+REPLIES: Mapping[str, Shape] = MappingProxyType({
+    "hello": Fields(_HELLO, {**_ABOUT, **_BESIDE}),
+    "enrol": Fields({"ak": _KEY, "proof": _SIGNATURE}),
+    "lay": _NOTHING, "put": _NOTHING, "drop": _NOTHING, "answer": _NOTHING, "kill": _NOTHING, "dismiss": _NOTHING,
+    "farewell": _NOTHING,
+    "start": Fields({}, {"cursor": _COUNT}),
+    "conduct": Fields({}, {"cursor": _COUNT}),
+    "get": Fields({"total": _COUNT}),
+    "covariates": Fields({
+        "fields": Row([Word((name,)) for name in COVARIATES]),
+        "samples": Items(of=_SAMPLE, most=MOST_SAMPLES),
+        "reasons": Named(name=Word(COVARIATES), of=_REASON, most=len(COVARIATES)),
+    }),
+})  # fmt: skip
+#: The answer of an agent that cannot do what it was asked.
+REFUSAL = Fields({"error": _CODE, "detail": Text(most=DETAIL + 20, pattern=r"(?s).*")})
+
+_PHASES = ("load_ns", "prologue_ns", "export_ns")
+_FACTS: Members = {
+    "device": _LABEL, "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
+    "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": _COUNT, "peakMemorySource": _LABEL,
+    "batchesPerUnit": Named(name=Text(most=32, pattern="[0-9]+x[0-9]+"), of=_COUNT, most=16),
+}  # fmt: skip
+_LORA_FACTS: Members = {"adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION}
+_CONTEXT: Members = {
+    "environment": _HEX, "environment_names": Items(of=_LABEL, most=512), "libraries": _HEX, "library_count": _COUNT,
+    "modules": _HEX, "module_count": _COUNT, "nice": Whole(low=-20, high=19),
+    "affinity": Items(of=Whole(high=2**16), most=2**13),
+    "limits": Named(
+        name=Text(most=32, pattern="RLIMIT_[A-Z]+"), of=Items(of=Text(most=20, pattern="-?[0-9]+"), least=2, most=2), most=32
+    ),
+}  # fmt: skip
+_STARTED: Members = {"initial": _HEX, "order_seed": _COUNT, "device": _DEVICE}
+#: `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
+_SEGMENT = Row([_COUNT] * 7)
+_TRAINED: Members = {
+    "units": _COUNT, "elapsed_ns": _NS, "warmup_units": _COUNT, "warmup_ns": _NS, "cpu_ns": _NS,
+    "stop_reason": Word(("time", "steps")), "final_loss": _LOSS, "prologue": Items(of=_LOSS, most=1024),
+    "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": Fields(_FACTS, _LORA_FACTS), "context": Fields(_CONTEXT),
+}  # fmt: skip
+_IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
+_PROGRESS = Fields({"units": _COUNT, "elapsed_ns": _NS, "loss": _LOSS})
+_STAGES = ("loaded", "trained", "wiped")
+
+#: The body of each event.
+EVENTS: Mapping[str, Shape] = MappingProxyType({
+    "spawned": Fields({
+        "kind": Word(("protected", "raw")),
+        "cache": Fields({"state": Word(("pre-read",)), "files": _COUNT, "bytes": _COUNT}),
+    }),
+    "challenge-wanted": _NOTHING,
+    "evidence": Fields({"evidence": _TOKEN, "log": Items(of=Text(most=MOST_LINE), least=1, most=2)}),
+    "journal": Fields({"line": Text(most=MOST_LINE)}),
+    "head": Fields({"head": _TOKEN}),
+    "started": Fields(_STARTED),
+    "progress": _PROGRESS,
+    "callback": Fields(
+        {"nonce": _NONCE, "status": Word(("completed",)), "adapter": _HEX, "opened_at_ns": _NS, **_STARTED, **_TRAINED}, _IN_TURNS
+    ),
+    "images": Fields(dict.fromkeys(("images", "system", "hooks", "foreign", "bytecode"), _HEX)),
+    "resident": Fields({"warmup_units": _COUNT, "warmup_ns": _NS, "steady": Flag()}),
+    **{f"{word}-{stage}": _NOTHING for word in ("scan", "scanned") for stage in _STAGES},
+    "failed": Fields({"reason": _CODE, "detail": _REASON}),
+    "exit": Fields({"exit": _TOKEN, "exit_status": Whole(low=-1024, high=1024)}),
+    "borders": Fields({"borders": _TOKEN}),
+    "turn": Fields({"turn": Whole(low=1), "turns": Whole(low=1, high=MOST_TURNS), "leg": Word(ROLES)}),
+})  # fmt: skip
+#: What a leg may say, by its kind; a round's turns are said by nobody's leg.
+_EITHER = ("spawned", "images", "resident", "failed", "exit")
+SAID_BY: Mapping[str, frozenset[str]] = MappingProxyType({
+    "protected": frozenset({
+        *_EITHER, "challenge-wanted", "evidence", "journal", "head", *(name for name in EVENTS if name.startswith("scan")),
+    }),
+    "raw": frozenset({*_EITHER, "started", "progress", "callback"}),
+})  # fmt: skip
+#: All others are said once by a leg. It may fail, and its agent say once more how it ended.
+SAID_AGAIN = frozenset({"journal", "progress", "failed"})
+
+_OBSERVED: Members = {
+    name: _NAMES if isinstance(required, list) else Whole(low=-(2**53) + 1)
+    for name, required in evidence.ANTIDEBUG_STRICT.items()
+}
+#: The body of each line of a journal.
+JOURNAL: Mapping[str, Shape] = MappingProxyType({
+    "anti_debug_ready": Fields({"wall": _WALL, "observed": Fields(_OBSERVED)}),
+    "measured": Fields({"composite": _HEX}),
+    "key_received": Fields({"result": _HEX}),
+    "package_verified": Fields(
+        {"manifest": _HEX, "open_ns": _NS, "locked": Whole(high=1)}, {"ring_bytes": _COUNT, "pinned": Whole(high=1)}
+    ),
+    "train_started": Fields(_STARTED),
+    PROGRESS: _PROGRESS,
+    "train_completed": Fields(_TRAINED, _IN_TURNS),
+    FAILED: Fields({"reason": _CODE}),
+    "adapter_exported": Fields({"sha256": _HEX, "sealed_sha256": _HEX, "bytes": _COUNT}),
+    "zeroized": Fields({
+        "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _COUNT, "exposure_peak_bytes": _COUNT,
+    }),
+})  # fmt: skip
+_LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": Word(tuple(JOURNAL))}
+
+_COUNTS = Named(name=Word(evidence.SCAN_KINDS), of=_COUNT, most=len(evidence.SCAN_KINDS))
+_SCAN_STATUS = Word(("clean", "dirty", "unseen"))
+_LOOK = Fields({"bytes": _COUNT, "unreadable": _COUNT, "ns": _NS})
+_GPU: Members = {"before": Maybe(_COUNT), "after": Maybe(_COUNT), "of": Word(("nothing", "process", "device")), "reason": _REASON}
+_SEEN: Members = {
+    "patterns": _COUNTS, "control": _COUNTS, "left": _COUNTS, "copies": _COUNT,
+    "looks": Named(name=Word(_STAGES), of=_LOOK, most=len(_STAGES)),
+}  # fmt: skip
+_CLAIM: dict[type, Shape] = {str: Text(most=512), int: _COUNT}
+_SUBMOD = Fields({"type": _NAME, "evidence": Text(most=TOKEN_LIMIT, pattern="[A-Za-z0-9_-]*"),
+                  "endorsements": Items(of=Text(most=TOKEN_LIMIT, pattern=r"[\x20-\x7e\r\n]*"), most=8)})  # fmt: skip
+#: The claims of each token that agent or leg sign.
+CLAIMS: Mapping[str, Shape] = MappingProxyType({
+    "evidence": Fields({
+        **{name: _CLAIM[kind] for name, kind in evidence.EVIDENCE_SHAPE.items() if kind in _CLAIM},
+        "cnf": Fields(dict.fromkeys(evidence.CNF_SHAPE, _KEY)),
+        "components": Named(name=Text(most=64, pattern="[a-z][a-z0-9-]*"), of=_HEX, most=64),
+        "antidebug": Fields({"enabled": Flag(), "profile": _NAME, "version": _COUNT, "observed": Fields(_OBSERVED)}),
+        "memory": Fields({"locked": Flag(), "bytes": _COUNT}),
+        "state": Fields({"name": _NAME, "head": _HEX}),
+    }, {"submods": Named(name=Text(most=32, pattern=ITEM_NAME.pattern), of=_SUBMOD, most=ITEMS_LIMIT)}),
+    "head": Fields({
+        "nonce": _NONCE, "head": _HEX, "count": _COUNT, "adapter": Text(most=64, pattern="([0-9a-f]{64})?"),
+        "status": Word(("completed", "failed")),
+    }),
+    "exit": Fields({
+        "nonce": _NONCE, "head": Text(most=64, pattern="([0-9a-f]{64})?"), "process_gone": Flag(),
+        "exit_status": Whole(low=-1024, high=1024), "workspace_entries": _COUNT, "gpu": Fields(_GPU),
+        "scan": Fields({"status": _SCAN_STATUS, "reason": _REASON}, _SEEN),
+        "images": Fields(
+            {"status": Word(("unchanged", "changed", "unseen"))},
+            {"reason": _REASON, "late": _COUNT, "changed": Items(of=Text(most=320), most=512)},
+        ),
+    }),
+    "borders": Fields({
+        "nonce": _NONCE, "roles": Items(of=Word(ROLES), least=1, most=3), "turns": Items(of=Word(ROLES), most=MOST_TURNS),
+        "borders": Items(of=Items(of=Items(of=_COUNT, least=3, most=7), least=2, most=2), most=MOST_TURNS),
+    }),
+})  # fmt: skip
+
+
+def failure(error: BaseException, detail: object = None) -> dict[str, Json]:
+    """The body of `failed`: why a leg ended, in a form that is passed on."""
+    reason = getattr(error, "reason", None)
+    try:
+        _CODE.check(reason, "reason")
+    except ProtocolError:
+        reason = type(error).__name__[:64]
+    return {"reason": reason, "detail": printable(error if detail is None else detail, limit=DETAIL)}
+
+
+def check_said(kind: str, body: Json) -> None:
+    """Refuse what no leg says: its agent's look, before it is passed on."""
+    EVENTS[kind].check(body, kind)
+    _check_inside(kind, body, kind)
+
+
+def check_reply(op: str, reply: dict[str, Json], *, payload: int = 0) -> None:
+    """Refuse an answer to `op`, with so many bytes beside it, that no agent gives. Events are `check_events`' to refuse."""
+    if "error" in reply:
+        REFUSAL.check(reply, op)
+    elif op != "pull":
+        REPLIES.get(op, _OTHER).check(reply, op)
+    if payload and op != "get":
+        raise ProtocolError(f"{op}: expected no bytes beside the answer, saw {payload}")
+
+
+def check_events(reply: dict[str, Json], cursor: int) -> list[dict[str, Json]]:
+    """The events of an answer to `pull`, from `cursor` on and without a gap."""
+    events = reply.get("events")
+    if reply.keys() != {"events"} or not isinstance(events, list) or len(events) > EVENTS_PER_PULL:
+        raise ProtocolError(f"pull: expected a list of at most {EVENTS_PER_PULL} events")
+    checked = []
+    for number, event in enumerate(events):
+        where = f"event {cursor + number}"
+        if not isinstance(event, dict) or event.get("seq") != cursor + number or type(event["seq"]) is not int:
+            raise ProtocolError(f"{where}: expected it in its place, saw another")
+        kind = event.get("type")
+        if not isinstance(kind, str) or kind not in EVENTS:
+            raise ProtocolError(f"{where}: a guest says nothing of type {printable(kind, limit=40)}")
+        Fields({**_EVENT, "type": Word((kind,)), "body": EVENTS[kind]}).check(event, f"{where} ({kind})")
+        _check_inside(kind, event["body"], where)
+        checked.append(event)
+    return checked
+
+
+def check_line(line: str, where: str) -> dict[str, Json]:
+    """One line of a journal, read. Whether it follows from the one before is its reader's to say."""
+    try:
+        told = parse_object(line)
+        exact = canonical(told).decode() == line
+    except IntegrityError as error:
+        raise ProtocolError(f"{where}: not a line of a journal ({error.reason})") from None
+    kind = told.get("type")
+    body = JOURNAL.get(kind) if isinstance(kind, str) else None
+    if body is None or not exact:
+        raise ProtocolError(f"{where}: expected a journal line of a known kind, saw {printable(kind, limit=40)}")
+    Fields({**_LINE, "body": body}).check(told, f"{where} ({kind})")
+    return told
+
+
+def _check_inside(kind: str, body: Json, where: str) -> None:
+    """Lines and tokens are texts with a message inside, which is published with them."""
+    assert isinstance(body, dict)  # noqa: S101  (its shape says so)
+    if kind == "journal":
+        check_line(str(body["line"]), where)
+    for number, line in enumerate(body["log"] if kind == "evidence" and isinstance(body["log"], list) else ()):
+        check_line(str(line), f"{where}.log[{number}]")
+    if kind in CLAIMS:
+        try:
+            claims = peek(str(body[kind]))
+        except IntegrityError as error:
+            raise ProtocolError(f"{where}: not a token ({error.reason})") from None
+        CLAIMS[kind].check(claims, f"{where} ({kind})")

@@ -1,0 +1,308 @@
+"""A guest that lies: a recorded honest conversation with anything in it said otherwise, heard by the code that hears guests.
+
+What is taken has to be fit for everything that is done with it later: figures, findings, a record, the canonical form and the
+strict reader. What is refused is refused as what it is. Nothing is written, and nobody is waited for.
+
+The conversations were recorded from rows of the mock provider, by writing down what `GuestChannel` was answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+from pytest_glasshouse.channel import bootstrap
+from pytest_glasshouse.channel.allowance import Allowance
+from pytest_glasshouse.channel.guest import GuestChannel, _Counted
+from pytest_glasshouse.errors import FrameCutError, GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
+from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
+from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.protected import _note_watch
+from pytest_glasshouse.legs.raw import RawLeg
+from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.legs.watch import LegDeadlineError, LegWatch
+from pytest_glasshouse.report.figures import row_figures
+from pytest_glasshouse.report.record import RecordSettings, build_record
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.canonical import b64u, canonical, parse_strict, unb64u
+from pytest_glasshouse.wire.guest_messages import CLAIMS, GREETING
+from tests.fuzz.mutation import Tape, changed_bytes, changed_json
+
+_RECORDED = Path(__file__).parents[1] / "data" / "guest_conversations.json"
+#: A report is not read that is nested deeper: an observation is some levels into it.
+_REPORT_DEPTH_LEFT = 8
+_writing = [False]
+
+
+def _watch_writes(event: str, arguments: tuple[Any, ...]) -> None:
+    if not _writing[0] or "/ghw-" in str(arguments[:1]):  # where wheels for a guest are fetched to
+        return
+    flags = arguments[2] if event == "open" and isinstance(arguments[2], int) else 0
+    if event in {"os.mkdir", "os.rename", "os.remove", "subprocess.Popen", "os.system"} or flags & (os.O_WRONLY | os.O_RDWR):
+        raise AssertionError(f"{event} {arguments[:1]} because of what a guest said")
+
+
+sys.addaudithook(_watch_writes)
+
+
+@contextlib.contextmanager
+def _nothing_written() -> Iterator[None]:
+    _writing[0] = True
+    try:
+        yield
+    finally:
+        _writing[0] = False
+
+
+class _Bytes:
+    """A socket's end with bytes in it, and an end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = io.BytesIO(data)
+
+    def recv_into(self, view: memoryview, /) -> int:
+        return self._data.readinto(view)
+
+    def settimeout(self, value: float | None, /) -> None:
+        pass
+
+
+class _Recorded(GuestChannel):
+    """A channel whose guest says what a table says, as bytes; each answer is there at once."""
+
+    def __init__(self, said: Callable[[str, dict[str, Any]], bytes], allowance: Allowance) -> None:
+        self._said = said
+        super().__init__("", allocation_id="a", allowance=allowance, patience_s=0.0)
+
+    def _connect(self, _deadline: float) -> Any:
+        return None
+
+    def _hang_up(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def _once(self, message: dict[str, Any], payload: bytes | memoryview, last: float | None) -> Any:
+        data = _Bytes(self._said(message["op"], message))
+        try:
+            received = frames.receive(_Counted(cast("Any", data), self._allowance))
+        except FrameCutError as error:
+            raise ConnectionError(str(error)) from None
+        if received is None:
+            raise ConnectionError("closed")
+        return received
+
+
+tempfile.gettempdir()  # tries once whether it can be written to
+
+
+@cache
+def _conversations() -> dict[str, dict[str, Any]]:
+    told: dict[str, dict[str, Any]] = json.loads(_RECORDED.read_text())
+    return told
+
+
+def _frame(message: Any, tape: Tape) -> bytes:
+    """As an agent would send it; where there is no canonical form, as somebody else would."""
+    try:
+        text = canonical(message)
+    except IntegrityError:
+        text = json.dumps(message).encode("utf-8", "surrogatepass")
+    whole = len(text).to_bytes(4, "big") + (0).to_bytes(4, "big") + text
+    return changed_bytes(whole, tape) if tape.number(32) == 1 else whole
+
+
+def _changed_inside(event: Any, tape: Tape) -> Any:
+    """An event whose journal line or token says something else: well-formed, and signed by nobody."""
+    body = event["body"]
+    if event["type"] == "journal":
+        text = changed_json(json.loads(body["line"]), tape)
+        with contextlib.suppress(Exception):
+            body["line"] = canonical(text).decode()
+    elif event["type"] in CLAIMS:
+        header, claims, signature = body[event["type"]].split(".")
+        with contextlib.suppress(Exception):
+            told = canonical(changed_json(json.loads(unb64u(claims)), tape))
+            body[event["type"]] = f"{header}.{b64u(told)}.{signature}"
+    else:
+        event["body"] = changed_json(body, tape)
+    return event
+
+
+def _lying(events: list[Any], tape: Tape) -> Any:
+    """The spool of a liar."""
+    events = copy.deepcopy(events)
+    act = tape.number(4)
+    if act == 0:
+        return changed_json(events, tape)
+    if act == 1 and tape:
+        other, place = tape.number(len(events)), tape.number(len(events))
+        events[place] = {**copy.deepcopy(events[other]), "seq": place}
+    for _ in range(1 + tape.number(3)):
+        place = tape.number(len(events))
+        events[place] = _changed_inside(events[place], Tape(tape.take(12)))
+    return events
+
+
+def guest_messages(data: bytes) -> None:
+    """A row heard to its end, or refused; what was kept can be judged, computed, recorded and read again."""
+    tape = Tape(data)
+    if tape.number(8) == 7:
+        installer(tape)
+        return
+    recorded = _conversations()[sorted(_conversations())[tape.number(len(_conversations()))]]
+    replies = dict(recorded["replies"])
+    events: Any = recorded["events"]
+    if tape.number(3):
+        events = _lying(events, tape)
+    else:
+        op = sorted(replies)[tape.number(len(replies))]
+        replies[op] = changed_json(replies[op], tape)
+
+    def said(op: str, message: dict[str, Any]) -> bytes:
+        if op == "pull":
+            from_here = events[message["cursor"] :] if isinstance(events, list) else events
+            return _frame({"events": from_here}, tape)
+        return _frame(replies.get(op, {}), tape)
+
+    observation = copy.deepcopy(recorded["observation"])
+    with _nothing_written():
+        taken = _heard(_Recorded(said, Allowance(leg_bytes=8 << 20)), observation)
+        # What is left of a refused conversation is part of an honest one: it is looked at now and then.
+        if taken or data[-1:] < b"\x20":
+            _used(observation)
+
+
+def _heard(channel: GuestChannel, observation: dict[str, Any]) -> bool:
+    """Hear it as the legs do, and write down what they write down. Whether all of it was taken."""
+    notes = observation["rounds"][0]
+
+    def hello() -> None:
+        greeting = channel.request("hello")
+        GREETING.check(greeting, "hello")
+        for met in notes["guest"]:
+            met.update({name: greeting[name] for name in met if name in greeting})
+
+    def enrol() -> None:
+        proved = channel.request("enrol")
+        notes["protected"].update(ak=proved["ak"], proof=proved["proof"])
+
+    def covariates() -> None:
+        if "covariates" in notes:
+            notes["covariates"] = channel.request("covariates")
+
+    taken = [
+        _taken(each)
+        for each in (hello, enrol, covariates, *(partial(_hear_leg, channel, role, notes) for role in ("protected", "raw")))
+    ]
+    return all(taken)
+
+
+def _taken(hear: Callable[[], None]) -> bool:
+    try:
+        hear()
+    except (ProtocolError, GuestGoneError, LegDeadlineError):
+        return False
+    return True
+
+
+class _Current:
+    """What a raw leg's end reads of its round."""
+
+    def __init__(self, channel: GuestChannel) -> None:
+        self.channel = channel
+        self.most_adapter = 1 << 20
+
+    def around(self, _leg: str, _watch: LegWatch) -> dict[str, int]:
+        return {}
+
+
+def _hear_leg(channel: GuestChannel, role: str, notes: dict[str, Any]) -> None:
+    leg_id = f"{role}-{notes['nonce'][:12]}"
+    moment = Progress(row_id="r", leg=role, phase="start", round=1, rounds=1, elapsed_s=0.0)
+    watch = LegWatch(
+        channel, leg_id=leg_id, leg=role, timeout_s=0.0, target_s=1.0, steps=None, tell=lambda told: told.to_json() and None,
+        moment=moment, allocation_id="a",
+    )  # fmt: skip
+
+    def on_event(kind: str, body: dict[str, Any]) -> None:
+        if kind == "evidence":
+            notes["protected"].update(evidence=body["evidence"], releaseLog=body["log"])
+        elif kind == "head":
+            notes["protected"]["head"] = body["head"]
+
+    try:
+        watch.until_exit(0, on_event)
+    finally:
+        lost = Ended(outcome="error", reason="", decision="")
+        if role == "protected":
+            _note_watch(notes["protected"], watch)
+        else:
+            RawLeg(cast("Any", _Current(channel)), role="raw", material={}, watch=watch, notes=notes["raw"]).finish(lost)
+
+
+_SETTINGS = RecordSettings(margin_pct=1.0, seed=7)
+
+
+def _used(observation: dict[str, Any]) -> None:
+    """Everything that is done with an observation. No exception is expected here, and no value that no report can hold."""
+    text = canonical(observation)
+    if len(text) > 16 << 20:
+        raise AssertionError("more was kept than a leg has to say")
+    nested: Any = observation
+    for _ in range(_REPORT_DEPTH_LEFT):
+        nested = [nested]
+    parse_strict(canonical(nested), limit=len(text) + 64)
+    found, rounds = judge(observation), results(observation)
+    order = observation["plan"]["order"]
+    row = RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0)
+    if all(each.protected is not None and each.raw is not None for each in rounds):
+        row_figures(rounds)
+    facts = AllocationFacts(
+        provider="mock", provider_instance_id="i", name="a", gpu_model="CPU", gpu_uuid=None, dry_run=True, simulated=False
+    )
+    outcome = Outcome(row=row, declared=row, allocation=facts, observation=observation)
+    record = build_record(outcome, rounds, found, _SETTINGS, judge=judge)
+    json.dumps(record, allow_nan=False)
+
+
+_INSTALLER = (
+    {"need": {"running": False, "python": "3.11", "machine": "x86_64", "missing": ["rfc8785"]}}, {"phase": "copy"},
+    {"phase": "install"}, {"phase": "agent"}, {"ready": {"socket": "/var/lib/glasshouse/agent/agent.sock"}},
+)  # fmt: skip
+
+
+def installer(tape: Tape) -> None:
+    """What the installer on a guest says over SSH: understood, refused, or worth another try."""
+    words = changed_json(list(_INSTALLER), tape)
+    lines = b"\n".join(json.dumps(word).encode() for word in (words if isinstance(words, list) else [words])) + b"\n"
+    heard = io.BytesIO(changed_bytes(lines, tape) if tape.number(3) == 0 else lines)
+    talk = bootstrap._Talk(cast("Any", _Client(heard)))
+    with _nothing_written(), contextlib.suppress(ProtocolError, InfrastructureError, ValueError, EOFError):
+        told = bootstrap._converse(
+            talk, b"archive", "a", needed={"rfc8785": "0.1.4"}, fetch=lambda _missing, **_where: (), tell=_one_line
+        )
+        if ":" in told or not told.startswith("/") or not told.isprintable() or ".." in told.split("/"):
+            raise AssertionError(f"{told!r} became a part of a command line")
+
+
+def _one_line(text: str) -> None:
+    if not text.isprintable():
+        raise AssertionError("words of a guest came through")
+
+
+class _Client:
+    def __init__(self, heard: io.BytesIO) -> None:
+        self.stdin, self.stdout = io.BytesIO(), heard

@@ -1,0 +1,73 @@
+"""Real guests whose agent lies: the row ends with a reason, and the next one runs on another guest as if nothing had been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.channel.archive import build_archive
+from pytest_glasshouse.legs.outcome import Outcome
+from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+from pytest_glasshouse.providers.mock import MockProvider
+from tests.rounds.conftest import run_id, short_row
+
+#: The first guest of the run lies, as `LIE` says; the second is honest.
+_LIAR = """import sys
+sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
+from pytest_glasshouse.guest import agent, main, spool
+
+def nested(depth):
+    return {"x": nested(depth - 1)} if depth else 0
+
+class Agent(agent.Agent):
+    met = 0
+
+    def on_hello(self, request, payload):
+        reply, nothing = super().on_hello(request, payload)
+        self.met += 1
+        if LIE == "refuses to be met again" and self.met == 2:
+            raise KeyError("no")
+        return reply, nothing
+
+class Spool(spool.Spool):
+    def append(self, leg, kind, body):
+        if LIE == "a nested start" and kind == "started":
+            body = {**body, "device": nested(24)}
+        super().append(leg, kind, body)
+
+if any("-1-" in argument for argument in sys.argv):
+    agent.Agent, agent.Spool = Agent, Spool
+sys.exit(main.main())
+"""
+
+
+@pytest.mark.parametrize("lie", ["a nested start", "refuses to be met again"])
+def test_a_guest_that_lies_ends_its_own_row_and_no_other(lie: str, tmp_path: Path) -> None:
+    """A run that was paid for is published, less the row whose guest broke the protocol."""
+    archive = build_archive({"__main__.py": f"LIE = {lie!r}\n{_LIAR}".encode()})
+    options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path)
+    broker = Broker(options, providers={"mock": MockProvider(archive=archive)})
+    trustees = Trustees()
+    row = short_row()
+    outcomes: list[Outcome] = []
+    try:
+        for _ in range(2):
+            grant = broker.acquire(row)
+            wishes = LegSettings(declared=row, run_id="test", seed=7)
+            outcomes.append(
+                row.run(Allocation(grant, broker, wishes, lambda _moment: None), ProtectedRuntime(trustees), RawRunner())
+            )
+            broker.release(grant)
+    finally:
+        trustees.close()
+        cleanup = broker.end_all()
+    assert cleanup.status == "proven"
+    assert len(cleanup.allocations) == 2
+    assert outcomes[-1].ended is None
+    ended = outcomes[0].ended
+    assert ended is not None
+    assert ended.outcome == "error"
+    assert "broke the protocol" in ended.reason

@@ -1,0 +1,183 @@
+"""A row on a guest that lies: it ends with a reason and a decision, its guest is ended, and nobody waits for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.channel.allowance import Allowance
+from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.legs.outcome import Outcome
+from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.providers.base import Grant, Instance
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.wire.canonical import canonical
+from tests.unit.channel.lying_agent import HELLO, LyingAgent, Trickle, event, exit_event, frame, refused
+
+
+class Grants:
+    """A broker that writes down what it was asked to end."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def listing(self) -> tuple[Instance, ...]:
+        return (Instance(instance_id="i", name="a", state="running"),)
+
+    def play(self, grant: Grant, act: str) -> None:
+        raise AssertionError(act)
+
+    def fate(self, grant: Grant) -> tuple[str, str]:
+        return "", ""
+
+    def end(self, grant: Grant, why: str) -> None:
+        self.ended.append(why)
+
+
+@pytest.fixture(scope="module")
+def trustees() -> Iterator[Trustees]:
+    made = Trustees()
+    yield made
+    made.close()
+
+
+def granted(agent: LyingAgent) -> Grant:
+    return Grant(
+        grant_id="g", allocation_id="a", provider="local", instance_id="i", address=agent.address, gpu_model="CPU (of ours)",
+        gpu_uuid=None, device="cpu", archive_sha256="0" * 64, reference_source="checkout", dry_run=True, simulated=False,
+    )  # fmt: skip
+
+
+def ran(
+    trustees: Trustees, answers: dict[str, Any], *, order: str = "raw-first", leg_timeout_s: float = 5.0, **fields: Any
+) -> tuple[Outcome, Grants, LyingAgent]:
+    """One row on an agent that answers so."""
+    row = RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0, warmup_s=0.1, **fields)
+    grants = Grants()
+    with LyingAgent(answers) as agent:
+        settings = LegSettings(declared=row, run_id="run", seed=1, leg_timeout_s=leg_timeout_s)
+        allocation = Allocation(granted(agent), grants, settings, lambda _moment: None, None, Allowance(leg_bytes=1 << 20))
+        outcome = row.run(allocation, ProtectedRuntime(trustees), RawRunner())
+    # Whatever was said: it can be judged, computed and published.
+    judge(outcome.observation)
+    results(outcome.observation)
+    canonical(outcome.observation)
+    return outcome, grants, agent
+
+
+def test_an_honest_guest_is_left_alone(trustees: Trustees) -> None:
+    """The other tests of this file mean something only because of this one: it says no callback, and lies about nothing."""
+    outcome, grants, agent = ran(trustees, {})
+    assert outcome.ended is not None
+    assert "callback never reported" in outcome.ended.reason
+    assert not grants.ended
+    assert set(agent.asked) == {"hello", "put", "start", "pull", "drop", "get"}
+
+
+@pytest.mark.parametrize("order", ["raw-first", "protected-first", "interleaved"])
+@pytest.mark.parametrize("op", ["hello", "enrol", "conduct", "put", "start", "pull", "drop"])
+@pytest.mark.parametrize("lie", ["refused", "a foreign member"])
+def test_every_operation_in_turn_is_answered_wrongly(op: str, order: str, lie: str, trustees: Trustees) -> None:
+    """An agent that breaks off anywhere: the row says so, and the guest is not given to the next one."""
+    outcome, grants, agent = ran(trustees, {op: refused if lie == "refused" else {"overheadPct": 1}}, order=order)
+    assert outcome.ended is not None
+    if op not in agent.asked:
+        # Not there: a raw-first row ends before its protected leg, and only turns have a conductor.
+        assert (op, order) in {
+            ("enrol", "raw-first"),
+            ("enrol", "interleaved"),
+            *(("conduct", o) for o in ("raw-first", "protected-first")),
+        }
+        return
+    assert outcome.ended.outcome == "error"
+    assert outcome.ended.reason.startswith("the guest broke the protocol: ")
+    assert outcome.ended.reason.isprintable()
+    assert "the guest was ended" in outcome.ended.decision
+    assert len(grants.ended) == 1
+
+
+LEG_LIES: dict[str, Any] = {
+    "nested": lambda leg: event(leg, "started", {"initial": {"x": [[[[[[[[0]]]]]]]]}, "order_seed": 1, "device": "cpu"}),
+    "a foreign member": lambda leg: event(leg, "callback", {"overheadPct": 1}),
+    "a figure in a token": lambda leg: exit_event(leg, scan={"status": "unseen", "reason": "", "perSec": 1}),
+    "a long text": lambda leg: event(leg, "failed", {"reason": "x", "detail": "/" * 120_000}),
+}
+
+
+@pytest.mark.parametrize("lie", LEG_LIES)
+def test_a_word_no_leg_says_ends_the_row_and_is_not_kept(lie: str, trustees: Trustees) -> None:
+    def pull(request: dict[str, Any]) -> dict[str, Any]:
+        return {"events": [LEG_LIES[lie](agent_legs[-1])] if request["cursor"] == 0 and agent_legs else []}
+
+    agent_legs: list[str] = []
+
+    def start(request: dict[str, Any]) -> dict[str, Any]:
+        agent_legs.append(request["leg"])
+        return {"cursor": 0}
+
+    outcome, grants, _ = ran(trustees, {"start": start, "pull": pull})
+    assert outcome.ended is not None
+    assert outcome.ended.outcome == "error"
+    assert len(outcome.ended.reason) < 1000
+    assert len(grants.ended) == 1
+    assert b"Pct" not in canonical(outcome.observation["rounds"])
+    assert b"perSec" not in canonical(outcome.observation["rounds"])
+
+
+def test_a_driver_without_end_is_not_kept(trustees: Trustees) -> None:
+    """Its rules would be held against it for minutes."""
+    outcome, _, _ = ran(trustees, {"hello": {**HELLO, "driver": "5" * 120_000}})
+    assert outcome.ended is not None
+    assert outcome.ended.outcome == "error"
+    assert len(canonical(outcome.observation)) < 20_000
+
+
+def test_a_leg_whose_agent_speaks_a_byte_at_a_time_is_late(trustees: Trustees) -> None:
+    """A leg's deadline is for all of it: a guest is not given thirty seconds for each of its bytes."""
+    trickle = Trickle(frame({"x": "y" * 100_000}), every_s=0.01)
+    outcome, grants, _ = ran(trustees, {"pull": trickle}, leg_timeout_s=0.2)
+    assert outcome.ended is not None
+    assert "did not end within 0.2 s" in outcome.ended.reason
+    assert len(grants.ended) == 1
+    assert trickle.sent < 1000
+
+
+def test_an_adapter_larger_than_weights_can_be_is_not_fetched(trustees: Trustees) -> None:
+    outcome, grants, agent = ran(trustees, {"get": frame({"total": 1 << 40}, b"x" * 4 * 1024 * 1024)})
+    assert outcome.ended is not None
+    assert outcome.ended.outcome == "error"
+    assert len(agent.asked["get"]) == 1
+    assert len(grants.ended) == 1
+
+
+def test_a_guest_that_floods_its_spool_is_ended(trustees: Trustees) -> None:
+    def pull(request: dict[str, Any]) -> dict[str, Any]:
+        begin = request["cursor"]
+        return {"events": [event("x" * 100, "scan-loaded", {}, seq=begin + number) for number in range(1000)]}
+
+    outcome, grants, agent = ran(trustees, {"pull": pull})
+    assert outcome.ended is not None
+    assert "said more than a leg has to say" in outcome.ended.reason
+    assert len(agent.asked["pull"]) < 20
+    assert len(grants.ended) == 1
+
+
+def test_a_row_that_breaks_while_a_leg_runs_ends_its_guest(trustees: Trustees) -> None:
+    """An interrupt, or a mistake of ours: the next row must not find the leg beside its own."""
+    grants = Grants()
+
+    class Interrupted(RawRunner):
+        def begin(self, current: Any, role: Any = "raw") -> Any:
+            super().begin(current, role)
+            raise KeyboardInterrupt
+
+    row = RowSpec(name="row", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0)
+    with LyingAgent() as agent:
+        allocation = Allocation(granted(agent), grants, LegSettings(declared=row, run_id="run", seed=1), lambda _moment: None)
+        with pytest.raises(KeyboardInterrupt):
+            row.run(allocation, ProtectedRuntime(trustees), Interrupted())
+    assert len(grants.ended) == 1
