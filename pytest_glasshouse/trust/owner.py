@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -25,6 +24,7 @@ from pytest_glasshouse.wire.evidence import (
     adapter_info,
     hpke_key,
     registration_info,
+    unsealed,
 )
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import public_text, sign, thumbprint
@@ -146,15 +146,15 @@ class Owner:
     def take(self, kept: bytes, *, manifest_sha256: str) -> Secret:
         """The data key that `keep` sealed for this package (`data-key` when it did not)."""
         try:
-            return Secret(SUITE.decrypt(kept, self._sealing, info=_keep_info(manifest_sha256)))
-        except (InvalidTag, ValueError):
+            return Secret(unsealed(kept, private=self._sealing, info=_keep_info(manifest_sha256)))
+        except IntegrityError:
             raise IntegrityError("data-key", "not sealed to this owner, for this package") from None
 
     def open_adapter(self, sealed: bytes, *, manifest_sha256: str, nonce: str) -> bytes:
         """The adapter a leg sealed for this package in this session (`adapter` when it was not)."""
         try:
-            return SUITE.decrypt(sealed, self._sealing, info=adapter_info(manifest_sha256, nonce))
-        except (InvalidTag, ValueError):
+            return unsealed(sealed, private=self._sealing, info=adapter_info(manifest_sha256, nonce))
+        except IntegrityError:
             raise IntegrityError("adapter", "not sealed to this owner, for this package and session") from None
 
     def __repr__(self) -> str:
