@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
+from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.evidence import (
     TYP_EVIDENCE,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _WITNESS = "witness"
+_KEY_FILE_LIMIT = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +122,8 @@ def _key_of(observation: Mapping[str, Any], name: str) -> str:
 
 def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular(path, limit=_KEY_FILE_LIMIT).decode()
+    except (OSError, UnicodeDecodeError, IntegrityError) as error:
         raise ConfigurationError(f"--trust {path}: cannot be read as a key file") from error
     if "-----BEGIN" in text:
         yield False, public_text(_pem(path, text))

@@ -18,13 +18,13 @@ from pytest_glasshouse.wire import evidence, tokens
 Observation = dict[str, Any]
 
 #: Every fault of the mock provider that spoils a row, and what it must break: a leg that does not zeroize is also seen to
-#: hold copies. Faults that end a row before it can be judged (boot-stall, no-capacity, a guest that is lost) break
-#: nothing: what they leave is `unseen`.
+#: hold copies, and its journal lacks a step. Faults that end a row before it can be judged (boot-stall, no-capacity, a guest
+#: that is lost) break nothing: what they leave is `unseen`.
 FAULT_BREAKS: dict[str, tuple[str, ...]] = {
     "attestation-reject": ("attestation verified",),
     "key-unattested": ("key released only after attestation",),
     "weights-foreign": ("weights loaded from the package",),
-    "zeroize-skipped": ("runtime zeroized", "memory scanned clean"),
+    "zeroize-skipped": ("runtime zeroized", "memory scanned clean", "journal countersigned"),
     "journal-truncated": ("journal countersigned",),
     "raw-callback-lost": ("raw callback completed",),
     "adapter-copied": ("adapter digests distinct",),

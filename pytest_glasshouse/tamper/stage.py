@@ -287,4 +287,4 @@ class Attempt:
         self.run_journal()
         receipt = tokens.verify(self.complete(), key=self.stage.embedded.public_key, typ=ev.TYP_RECEIPT)
         tokens.expect(receipt, ev.RECEIPT_SHAPE)
-        journal.check_steps(journal.replay(self.lines, self.nonce))
+        journal.read(self.lines, self.nonce, head=self.head_claims())
