@@ -136,9 +136,7 @@ def countersigned(desk: Desk, *, read: Callable[..., object] = journal.read) -> 
             seen=f"refused: {refused['reason']}",
             todo="do not use this row",
         )
-    token = desk.of("protected", "receipt")
-    server = reading.key(desk, "keys", "server", row=True)
-    receipt = reading.claims(desk, token, key=server, typ=evidence.TYP_RECEIPT, name="receipt")
+    receipt = reading.receipt_claims(desk)
     bound = {
         "head": (receipt["head_sha256"], sha256_hex(desk.of("protected", "head").encode())),
         "exit": (receipt["exit_sha256"], sha256_hex(desk.of("protected", "exit").encode())),

@@ -1,4 +1,4 @@
-"""Invariants as revision 2 judged them: a journal that replays to its signed head, whatever its steps.
+"""Two invariants as revision 2 judged them: a journal, whatever its steps, and a guest, whatever its keys.
 
 Kept so that a report of that time is judged as it was then.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.invariants import lifecycle
+from pytest_glasshouse.invariants import lifecycle, place
 from pytest_glasshouse.invariants.finding import Finding, judge_rounds
 from pytest_glasshouse.wire import journal
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 def journal_countersigned(observation: Observation) -> Finding:
     """The journal replays, its head is the leg's, and the server countersigned that head with the agent's exit."""
     return judge_rounds("journal countersigned", observation, partial(lifecycle.countersigned, read=_replayed))
+
+
+def same_allocation(observation: Observation) -> Finding:
+    """Provider's listing, GPU, boot and agent are the same before every leg of the row."""
+    return judge_rounds("same allocation", observation, place.same_guest)
 
 
 def _replayed(lines: Sequence[str], nonce: str, *, head: Mapping[str, Any]) -> None:

@@ -40,8 +40,14 @@ LADDER: tuple[Revision, ...] = (
         before=MappingProxyType({"same_allocation": revision_1.same_allocation, "same_work": revision_1.same_work}),
         added=frozenset({"paused_leg_idle"}),
     ),
-    # A journal tells a whole lifecycle.
-    Revision(number=3, before=MappingProxyType({"journal_countersigned": revision_2.journal_countersigned})),
+    # A journal tells a whole lifecycle, an agent has one key, and claimed time passed on other clocks.
+    Revision(
+        number=3,
+        before=MappingProxyType(
+            {"journal_countersigned": revision_2.journal_countersigned, "same_allocation": revision_2.same_allocation}
+        ),
+        added=frozenset({"time_accounted_for"}),
+    ),
 )
 
 

@@ -175,6 +175,7 @@ class ProtectedLeg:
         """What is left to do when the leg has ended, or when its guest was lost. Raises `RefusedError` if it was refused."""
         notes, watch, current = self._notes, self.watch, self._current
         _note_watch(notes, watch)
+        notes["host"] = current.around("protected", watch)
         if lost is not None:
             return lost
         current.channel.request("drop", {"name": f"{current.leg_id('protected')}-package"})

@@ -16,6 +16,7 @@ from pytest_glasshouse.errors import GuestGoneError, InfrastructureError
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.watch import LegWatch
+from pytest_glasshouse.wire.elapsed import since_boot_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -58,6 +59,8 @@ class Round:
     def __post_init__(self) -> None:
         self.nonce = secrets.token_hex(32)
         self._laid = False
+        self._started_ns: dict[Role, int] = {}
+        self._began_ns = since_boot_ns()
         self.notes.update({"round": self.number, "nonce": self.nonce, "guest": [], "protected": None, "raw": None})
 
     def leg_id(self, leg: Role) -> str:
@@ -99,8 +102,14 @@ class Round:
 
     def begin(self, leg: Role, order: dict[str, Json]) -> None:
         """Start a leg: alone, or as one of this round's legs that take turns."""
+        self._started_ns[leg] = since_boot_ns()
         joins: dict[str, Json] = {} if self.design is None else {"round": self.conductor, "role": leg}
         self.channel.request("start", {"leg": self.leg_id(leg), "order": order, **joins})
+
+    def around(self, leg: Role, watch: LegWatch) -> dict[str, int]:
+        """The host's clock, from the round's beginning: before the leg was started, and when its signed exit was here."""
+        told = {"startNs": self._started_ns.get(leg), "exitNs": watch.exit_ns}
+        return {name: at - self._began_ns for name, at in told.items() if at is not None}
 
     @property
     def conductor(self) -> str:

@@ -9,6 +9,7 @@ from pytest_glasshouse.channel.guest import Channel, follow
 from pytest_glasshouse.errors import InfrastructureError
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.wire.canonical import parse_strict
+from pytest_glasshouse.wire.elapsed import since_boot_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,6 +60,8 @@ class LegWatch:
         self._tell = tell
         self._moment = moment
         self._phase = "start"
+        #: When the exit was here, by the host's clock (`wire.elapsed`).
+        self.exit_ns: int | None = None
         #: Nanoseconds on the guest's monotonic clock at which each kind of event first came.
         self.timeline: dict[str, int] = {}
         self.journal: list[str] = []
@@ -77,6 +80,8 @@ class LegWatch:
     def note(self, event: dict[str, Json], elapsed_s: float) -> tuple[str, dict[str, Json]]:
         """Take one of this leg's events; its kind and body."""
         kind, body = cast("str", event["type"]), cast("dict[str, Json]", event["body"])
+        if kind == "exit":
+            self.exit_ns = since_boot_ns()
         self._note(kind, body, cast("int", event["t_ns"]), elapsed_s)
         return kind, body
 

@@ -106,9 +106,10 @@ EXIT_SHAPE: dict[str, type] = {
     "nonce": str, "head": str, "process_gone": bool, "exit_status": int, "workspace_entries": int, "gpu": dict, "scan": dict,
     "images": dict,
 }  # fmt: skip
+#: `held_ms`: at most so many milliseconds passed between the release and this receipt, by the server's clock.
 RECEIPT_SHAPE: dict[str, type] = {
     "iss": str, "sub": str, "iat": int, "jti": str, "nonce": str, "head_sha256": str, "exit_sha256": str,
-    "result_sha256": str, "manifest": str, "policy": str, "plan": str, "attempt": int,
+    "result_sha256": str, "manifest": str, "policy": str, "plan": str, "attempt": int, "held_ms": int,
 }  # fmt: skip
 
 
