@@ -54,6 +54,8 @@ class Round:
     strict_memory: bool = False
     design: Interleaving | None = None
     """How the legs take turns; None where they run one after the other."""
+    vouch: Callable[[Round, str], str] | None = None
+    """Signs for the agent's key where no protected leg has it enrolled."""
     notes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -133,6 +135,8 @@ class Round:
             "python": hello["python"],
             "listed": sorted(i.instance_id for i in self.listing() if i.instance_id == self.grant.instance_id),
         }
+        if self.vouch is not None:
+            seen["vouched"] = self.vouch(self, seen["ak"])
         self.notes["guest"].append(seen)
         base = self.material.base
         # Once a round: a leg that is resident refuses to go on with files that were written again.

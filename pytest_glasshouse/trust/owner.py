@@ -18,6 +18,7 @@ from pytest_glasshouse.wire.canonical import Json, b64u, canonical, parse_object
 from pytest_glasshouse.wire.evidence import (
     SUITE,
     TYP_GRANT,
+    TYP_GUEST,
     TYP_MANIFEST,
     TYP_QUERY,
     TYP_REGISTRATION,
@@ -138,6 +139,13 @@ class Owner:
     def query(self, *, server: Ed25519PublicKey, run: str, now: int) -> str:
         """The question which releases of `run` (or, with "", of all) `server` has seen no end of. `now` is in wall seconds."""
         return sign(query_claims(owner=self.public, server=server, run=run, now=now), key=self._signing, typ=TYP_QUERY)
+
+    def vouch(self, *, run: str, row: str, round_nonce: str, allocation: str, ak: str, plan: str) -> str:
+        """Whose key signs the legs of a round that has no protected one, so that nobody is enrolled at a server for it."""
+        claims: dict[str, Json] = {
+            "iss": self.kid, "run": run, "row": row, "round_nonce": round_nonce, "allocation": allocation, "ak": ak, "plan": plan,
+        }  # fmt: skip
+        return sign(claims, key=self._signing, typ=TYP_GUEST)
 
     def keep(self, data_key: Secret, *, manifest_sha256: str) -> bytes:
         """The data key of a package, sealed to this owner, to lie on disk until it is registered."""

@@ -24,6 +24,7 @@ from pytest_glasshouse.wire.tokens import expect, public_key, public_text, thumb
 TYP_REGISTRATION = "glasshouse-registration+jwt"
 TYP_MANIFEST = "glasshouse-manifest+jwt"
 TYP_GRANT = "glasshouse-grant+jwt"
+TYP_GUEST = "glasshouse-guest+jwt"
 TYP_QUERY = "glasshouse-query+jwt"
 TYP_OUTSTANDING = "glasshouse-outstanding+jwt"
 TYP_EVIDENCE = "eat+jwt"
