@@ -21,6 +21,7 @@ from pytest_glasshouse.invariants import (
     runtime_zeroized,
     same_allocation,
     same_work,
+    time_accounted_for,
     weights_from_package,
 )
 from pytest_glasshouse.rows import INTERLEAVED_ROWS
@@ -44,6 +45,7 @@ def test_interleaved(row: RowSpec, allocation: Any, protected_runtime: Any, raw_
         journal_countersigned,
         raw_callback_completed,
         legs_in_order,
+        time_accounted_for,
         adapter_digests_distinct,
         adapters_trained,
         losses_finite,

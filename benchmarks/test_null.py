@@ -15,6 +15,7 @@ from pytest_glasshouse.invariants import (
     raw_callback_completed,
     same_allocation,
     same_work,
+    time_accounted_for,
 )
 from pytest_glasshouse.rows import NULL_ROWS
 
@@ -31,6 +32,7 @@ def test_null(row: RowSpec, allocation: Any, protected_runtime: Any, raw_runner:
         outcome,
         raw_callback_completed,
         legs_in_order,
+        time_accounted_for,
         adapter_digests_distinct,
         adapters_trained,
         losses_finite,

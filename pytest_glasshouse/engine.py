@@ -192,6 +192,7 @@ class Rooms:
 
     def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage:
         """The objects that run a row on a granted allocation."""
+        from pytest_glasshouse.invariants.revisions import newest
         from pytest_glasshouse.legs.stage import Allocation, Allowance, LegSettings, ProtectedRuntime, RawRunner
         from pytest_glasshouse.legs.trustees import Trustees
         from pytest_glasshouse.overhead.extension import MOST_ROUNDS
@@ -208,6 +209,7 @@ class Rooms:
             leg_timeout_s=wishes.leg_timeout_s,
             model=wishes.model,
             subject=wishes.subject,
+            revision=newest(),
             strict_memory=wishes.strict_memory,
             half_width_pct=wishes.half_width_pct,
             max_rounds=MOST_ROUNDS,

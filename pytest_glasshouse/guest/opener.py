@@ -12,14 +12,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest.memory import Arena, Secret
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import Json, unb64u
-from pytest_glasshouse.wire.evidence import SUITE, adapter_info, hpke_key, release_info
+from pytest_glasshouse.wire.evidence import SUITE, adapter_info, hpke_key, release_info, unsealed
 from pytest_glasshouse.wire.package import PackageHeader, parse_header
 
 #: Parts begin at multiples of this, so that tensors can lie on them whatever their dtype.
@@ -61,8 +60,8 @@ def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private:
     """The data key the server sealed to the leg's ephemeral key, in locked memory (`sealed` reason when it was not)."""
     key: bytes | None = None
     try:
-        key = SUITE.decrypt(unb64u(sealed), private, info=release_info(result_token, manifest_sha256))
-    except (InvalidTag, ValueError):
+        key = unsealed(unb64u(sealed), private=private, info=release_info(result_token, manifest_sha256))
+    except IntegrityError:
         key = None
     if key is None or len(key) != floe.KEY_BYTES:
         raise IntegrityError("sealed", "not sealed to this key, for this result and this package")

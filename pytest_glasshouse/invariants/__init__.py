@@ -1,5 +1,6 @@
 """What must hold: one named function per invariant, each computing a finding from what was observed."""
 
+from pytest_glasshouse.invariants.accounted import time_accounted_for as time_accounted_for
 from pytest_glasshouse.invariants.finding import Finding as Finding
 from pytest_glasshouse.invariants.judging import ALL as ALL
 from pytest_glasshouse.invariants.judging import NULL as NULL

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.errors import ConfigurationError, InvariantBroken
+from pytest_glasshouse.invariants.accounted import time_accounted_for
 from pytest_glasshouse.invariants.lifecycle import (
     journal_countersigned,
     legs_in_order,
@@ -33,6 +34,7 @@ ALL: tuple[Invariant, ...] = (
     journal_countersigned,
     raw_callback_completed,
     legs_in_order,
+    time_accounted_for,
     adapter_digests_distinct,
     adapters_trained,
     losses_finite,
@@ -45,6 +47,7 @@ ALL: tuple[Invariant, ...] = (
 NULL: tuple[Invariant, ...] = (
     raw_callback_completed,
     legs_in_order,
+    time_accounted_for,
     adapter_digests_distinct,
     adapters_trained,
     losses_finite,

@@ -64,11 +64,31 @@ def _callback_of(desk: Desk, leg: str) -> str:
 
 
 def same_allocation(observation: Observation) -> Finding:
-    """Provider's listing, GPU, boot and agent are the same before every leg of the row."""
-    return judge_rounds("same allocation", observation, _same_allocation)
+    """Provider's listing, GPU, boot, agent and the agent's key are the same before every leg of the row."""
+
+    def judge(desk: Desk) -> str:
+        told = same_guest(desk)
+        _one_key(desk)
+        return told
+
+    return judge_rounds("same allocation", observation, judge)
 
 
-def _same_allocation(desk: Desk) -> str:
+def _one_key(desk: Desk) -> None:
+    """Every leg's agent has the key that was enrolled; where none was, the key of the row's first meeting."""
+    enrolled = desk.maybe("protected", "ak") or desk.of_row("rounds")[0]["guest"][0]["ak"]
+    for seen in desk.of("guest"):
+        if seen["ak"] != enrolled:
+            raise broken(
+                f"the agent before the {seen['leg']} leg has another key",
+                expected=f"key {enrolled}",
+                seen=f"key {seen['ak']}",
+                todo="do not use this row: what that agent signed is by nobody who was enrolled",
+            )
+
+
+def same_guest(desk: Desk) -> str:
+    """As revision 2 judged it: nothing about keys."""
     met = desk.of("guest")
     legs = {seen["leg"] for seen in met}
     if legs != set(reading.legs(desk)):

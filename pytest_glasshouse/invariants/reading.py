@@ -68,6 +68,13 @@ def head_claims(desk: Desk) -> dict[str, Any]:
     return claims(desk, token, key=cnf.sig, typ=evidence.TYP_HEAD, name="journal head")
 
 
+def receipt_claims(desk: Desk) -> dict[str, Any]:
+    """The server's receipt, verified with its key."""
+    token = desk.of("protected", "receipt")
+    server = key(desk, "keys", "server", row=True)
+    return claims(desk, token, key=server, typ=evidence.TYP_RECEIPT, name="receipt")
+
+
 def exit_claims(desk: Desk, leg: str) -> dict[str, Any]:
     """The agent's signed exit of one leg, verified with the agent's key."""
     token = desk.of(leg, "exit")

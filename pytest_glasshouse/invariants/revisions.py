@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import revision_1
+from pytest_glasshouse.invariants import revision_1, revision_2
 from pytest_glasshouse.invariants.judging import ALL, applicable
 
 if TYPE_CHECKING:
@@ -39,6 +39,14 @@ LADDER: tuple[Revision, ...] = (
         number=2,
         before=MappingProxyType({"same_allocation": revision_1.same_allocation, "same_work": revision_1.same_work}),
         added=frozenset({"paused_leg_idle"}),
+    ),
+    # A journal tells a whole lifecycle, an agent has one key, and claimed time passed on other clocks.
+    Revision(
+        number=3,
+        before=MappingProxyType(
+            {"journal_countersigned": revision_2.journal_countersigned, "same_allocation": revision_2.same_allocation}
+        ),
+        added=frozenset({"time_accounted_for"}),
     ),
 )
 

@@ -66,6 +66,17 @@ class ProtectedRuntime:
 
         return guarded(current, lifecycle)
 
+    def vouch(self, current: Round, ak: str) -> str:
+        """The owner's word that this round's agent has the key `ak`."""
+        return self._trustees.owner.vouch(
+            run=current.run_id,
+            row=current.row.row_id,
+            round_nonce=current.nonce,
+            allocation=current.grant.allocation_id,
+            ak=ak,
+            plan=current.plan_sha256,
+        )
+
     def begin(self, current: Round) -> ProtectedLeg:
         """Steps 1 to 3: the leg is started. The caller follows it, gives its events to it and then calls `finish`.
 
@@ -176,6 +187,7 @@ class ProtectedLeg:
         """What is left to do when the leg has ended, or when its guest was lost. Raises `RefusedError` if it was refused."""
         notes, watch, current = self._notes, self.watch, self._current
         _note_watch(notes, watch)
+        notes["host"] = current.around("protected", watch)
         if lost is not None:
             return lost
         current.channel.request("drop", {"name": f"{current.leg_id('protected')}-package"})

@@ -81,6 +81,7 @@ class RawLeg:
         """What is left to do when the leg has ended, or when its guest was lost."""
         notes, watch, channel = self._notes, self.watch, self._current.channel
         notes["timeline"] = watch.timeline
+        notes["host"] = self._current.around(self.role, watch)
         notes["callback"] = watch.events.get("callback")
         notes["failed"] = watch.events.get("failed")
         notes["images"] = watch.events.get("images")

@@ -87,19 +87,20 @@ def _end_of(notes: dict[str, Any], role: str) -> dict[str, Any] | None:
     told = notes.get(role) or {}
     if role != "protected":
         return cast("dict[str, Any] | None", told.get("callback"))
+    return _events(told).get("train_completed")
+
+
+def _events(notes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the protected leg's journal tells, by step; nothing where it is not the whole journal of a leg that completed."""
     try:
-        entries = journal.replay(told["journal"], told["challenge"]["nonce"])
+        entries = journal.read(notes["journal"], notes["challenge"]["nonce"], head=None)
     except (IntegrityError, KeyError):
-        return None
-    return next((cast("dict[str, Any]", entry.body) for entry in entries if entry.type == "train_completed"), None)
+        return {}
+    return {entry.type: cast("dict[str, Any]", entry.body) for entry in entries}
 
 
 def _protected(notes: dict[str, Any], unit: str) -> LegResult | None:
-    try:
-        entries = journal.replay(notes["journal"], notes["challenge"]["nonce"])
-    except (IntegrityError, KeyError):
-        return None
-    bodies: dict[str, dict[str, Any]] = {entry.type: cast("dict[str, Any]", entry.body) for entry in entries}
+    bodies = _events(notes)
     if "train_completed" not in bodies or not notes.get("adapterSha256"):
         return None
     timeline = notes["timeline"]
@@ -108,10 +109,10 @@ def _protected(notes: dict[str, Any], unit: str) -> LegResult | None:
         "attest": _between(timeline, "challenge-wanted", "evidence"),
         "release": _between(timeline, "evidence", "key_received"),
         "open": int(bodies["package_verified"]["open_ns"]),
-        "zeroize": int(bodies["zeroized"]["zeroize_ns"]) if "zeroized" in bodies else None,
+        "zeroize": int(bodies["zeroized"]["zeroize_ns"]),
     }
     zeroize = None
-    if "zeroized" in bodies and "adapter_exported" in timeline and "exit" in timeline:
+    if "adapter_exported" in timeline and "exit" in timeline:
         zeroize = timeline["exit"] - timeline["adapter_exported"] - (_look(timeline, "wiped") or 0)
     return _leg("protected", unit, bodies["train_completed"], timeline, "train_started", notes, phases, zeroize, bodies)
 

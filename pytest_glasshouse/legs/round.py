@@ -17,6 +17,7 @@ from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, Protoc
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.watch import LegDeadlineError, LegWatch
+from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import GREETING
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class Round:
     design: Interleaving | None = None
     """How the legs take turns; None where they run one after the other."""
     allowance: Allowance = field(default_factory=Allowance)
+    vouch: Callable[[Round, str], str] | None = None
+    """Signs for the agent's key where no protected leg has it enrolled."""
     notes: dict[str, Any] = field(default_factory=dict)
     unruly: str = ""
     """Why nothing more may be started on this guest."""
@@ -65,6 +68,8 @@ class Round:
         self._laid = False
         self._watches: list[LegWatch] = []
         self._begun: set[str] = set()
+        self._started_ns: dict[Role, int] = {}
+        self._began_ns = since_boot_ns()
         self.notes.update({"round": self.number, "nonce": self.nonce, "guest": [], "protected": None, "raw": None})
 
     def leg_id(self, leg: Role) -> str:
@@ -106,6 +111,7 @@ class Round:
 
     def begin(self, leg: Role, order: dict[str, Json]) -> None:
         """Start a leg: alone, or as one of this round's legs that take turns."""
+        self._started_ns[leg] = since_boot_ns()
         joins: dict[str, Json] = {} if self.design is None else {"round": self.conductor, "role": leg}
         if self.design is None:
             self.allowance.begin()
@@ -127,6 +133,11 @@ class Round:
     def running(self) -> bool:
         """Whether a leg was started whose exit was not seen."""
         return any(not watch.ended for watch in self._watches if watch.leg_id in self._begun)
+
+    def around(self, leg: Role, watch: LegWatch) -> dict[str, int]:
+        """The host's clock, from the round's beginning: before the leg was started, and when its signed exit was here."""
+        told = {"startNs": self._started_ns.get(leg), "exitNs": watch.exit_ns}
+        return {name: at - self._began_ns for name, at in told.items() if at is not None}
 
     @property
     def conductor(self) -> str:
@@ -154,6 +165,8 @@ class Round:
             "python": hello["python"],
             "listed": sorted(i.instance_id for i in self.listing() if i.instance_id == self.grant.instance_id),
         }
+        if self.vouch is not None:
+            seen["vouched"] = self.vouch(self, seen["ak"])
         self.notes["guest"].append(seen)
         base = self.material.base
         # Once a round: a leg that is resident refuses to go on with files that were written again.

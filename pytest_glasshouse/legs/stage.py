@@ -69,6 +69,8 @@ class LegSettings:
     confidential: bool = False
     strict_memory: bool = False
     subject: dict[str, Any] = field(default_factory=dict)
+    revision: int | None = None
+    """Of the invariants that will judge; in the plan, so that nobody has them judge by older ones later."""
     half_width_pct: float | None = None
     """What rows are extended to after their first rounds, once, to at most `max_rounds` in all."""
     max_rounds: int = 0
@@ -144,6 +146,7 @@ class Allocation:
                     confidential=settings.confidential,
                     strict_memory=settings.strict_memory,
                     allowance=self._allowance,
+                    vouch=protected.vouch if row.null else None,
                     design=interleaving(row) if row.order == "interleaved" and row.resident else None,
                 )
                 current.notes["order"] = list(order)
@@ -239,6 +242,7 @@ class Allocation:
                 "stepBudget": row.steps,
                 "warmupSec": f"{row.warmup_s:g}",
                 "strictMemory": settings.strict_memory,
+                **({} if settings.revision is None else {"invariantsRevision": settings.revision}),
                 **(
                     {"halfWidthPct": f"{settings.half_width_pct:g}", "maxRounds": settings.max_rounds}
                     if self._extends(row)

@@ -9,6 +9,7 @@ from pytest_glasshouse.channel.guest import Channel, follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.wire.canonical import parse_strict
+from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import SAID_AGAIN, SAID_BY
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ class LegWatch:
         self._tell = tell
         self._moment = moment
         self._phase = "start"
+        #: When the exit was here, by the host's clock (`wire.elapsed`).
+        self.exit_ns: int | None = None
         #: Nanoseconds on the guest's monotonic clock at which each kind of event first came.
         self.timeline: dict[str, int] = {}
         self.journal: list[str] = []
@@ -98,6 +101,8 @@ class LegWatch:
             wrong = f"the time of {kind} lies before that of the event before it"
         if wrong:
             raise ProtocolError(f"{self._leg} leg, event {event['seq']}: {wrong}", allocation_id=self._allocation_id)
+        if kind == "exit":
+            self.exit_ns = since_boot_ns()
         self._last_ns = t_ns
         self._note(kind, body, t_ns, elapsed_s)
         return kind, body

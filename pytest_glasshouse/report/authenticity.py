@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
+from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.evidence import (
     TYP_EVIDENCE,
@@ -25,13 +23,17 @@ from pytest_glasshouse.wire.evidence import (
     TYP_RESULT,
     read_cnf,
 )
+from pytest_glasshouse.wire.public_keys import ed25519_of_pem
 from pytest_glasshouse.wire.tokens import public_key, public_text, verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
 _WITNESS = "witness"
+_KEY_FILE_LIMIT = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +122,8 @@ def _key_of(observation: Mapping[str, Any], name: str) -> str:
 
 def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
     try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_regular(path, limit=_KEY_FILE_LIMIT).decode()
+    except (OSError, UnicodeDecodeError, IntegrityError) as error:
         raise ConfigurationError(f"--trust {path}: cannot be read as a key file") from error
     if "-----BEGIN" in text:
         yield False, public_text(_pem(path, text))
@@ -136,14 +138,11 @@ def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
         try:
             yield is_witness, public_text(public_key(words[-1]))
         except IntegrityError as error:
-            raise ConfigurationError(f"--trust {path}: a line holds no Ed25519 public key") from error
+            raise ConfigurationError(f"--trust {path}: a line holds no Ed25519 public key ({error.detail})") from error
 
 
 def _pem(path: Path, text: str) -> Ed25519PublicKey:
     try:
-        key = load_pem_public_key(text.encode())
-    except ValueError as error:
-        raise ConfigurationError(f"--trust {path}: expected a PEM public key") from error
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigurationError(f"--trust {path}: expected an Ed25519 public key")
-    return key
+        return ed25519_of_pem(text)
+    except IntegrityError as error:
+        raise ConfigurationError(f"--trust {path}: {error.detail}") from error

@@ -30,7 +30,7 @@ from pytest_glasshouse.report.extension import extension, extension_figures
 from pytest_glasshouse.report.figures import judged_figures, row_figures
 from pytest_glasshouse.report.null import null_figures
 from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
-from pytest_glasshouse.wire.journal import replay
+from pytest_glasshouse.wire.journal import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -175,7 +175,10 @@ def _state_faults(record: Mapping[str, Any]) -> Faults:
 
 
 def _journal_faults(observation: Mapping[str, Any]) -> Faults:
-    """Replay the journals of a measured row. In an excluded one a broken journal is what its findings say."""
+    """Read the journals of a measured row, each a whole lifecycle. In an excluded one a broken one is what its findings say.
+
+    Whether a journal is the one whose head was signed is `journal countersigned`'s to say.
+    """
     for place, observed in enumerate(observed_rounds(observation)):
         lines = journal_lines(observed)
         challenge = protected_of(observed).get("challenge")
@@ -183,7 +186,7 @@ def _journal_faults(observation: Mapping[str, Any]) -> Faults:
         if not lines:
             continue
         try:
-            replay(lines, str(nonce))
+            read(lines, str(nonce), head=None)
         except IntegrityError as error:
             yield f".observation.rounds[{place}].protected.journal", str(error)
 

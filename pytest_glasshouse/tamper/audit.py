@@ -17,7 +17,7 @@ from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.finished import INITIAL, Edit, Finished, clean_scan
 from pytest_glasshouse.tamper.stage import CONTAINER, Stage
 from pytest_glasshouse.wire import journal, tokens
-from pytest_glasshouse.wire.canonical import parse_object, sha256_hex, unb64u
+from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
 
 _OTHER = sha256_hex(b"another")
 #: What each case of this module says otherwise.
@@ -25,6 +25,7 @@ EDITS: dict[str, Edit] = {}
 
 _ATTESTED, _KEY, _WEIGHTS = "attestation verified", "key released only after attestation", "weights loaded from the package"
 _ZEROIZED, _SIGNED, _CALLBACK = "runtime zeroized", "journal countersigned", "raw callback completed"
+_TIME = "time accounted for"
 _ORDER, _DISTINCT, _TRAINED = "legs in order, not overlapping", "adapter digests distinct", "both adapters trained"
 _SCANNED = "memory scanned clean"
 _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
@@ -146,6 +147,27 @@ def _with_gpu(observation: dict[str, Any], _: dict[str, Any]) -> None:
         met["gpuUuid"] = "GPU-0"
 
 
+def _other_agent(notes: dict[str, Any]) -> None:
+    """The raw leg's agent signs well, with a key that nobody enrolled."""
+    key = Ed25519PrivateKey.generate()
+    notes["guest"][1]["ak"] = tokens.public_text(key.public_key())
+    notes["raw"]["exit"] = tokens.sign(tokens.peek(notes["raw"]["exit"]), key=key, typ=str(_header(notes["raw"]["exit"])))
+
+
+def _late(about: str, content: Any) -> None:
+    """The last line came an hour after the others, by the leg's clock. Links and head follow."""
+    if about == "lines":
+        line: Any = parse_object(content[-1])
+        content[-1] = canonical({**line, "t_us": 3_600_000_000}).decode()
+
+
+def _whole_seconds(about: str, content: Any) -> None:
+    """A receipt by a server of before it counted milliseconds, of the second of the release."""
+    if about == "receipt":
+        del content["held_ms"]
+        content["iat"] = 1_800_000_000
+
+
 def _one_adapter(about: str, content: Any) -> None:
     adapter = sha256_hex(b"adapter")
     if about == "callback":
@@ -182,11 +204,22 @@ CASES = (
     _kept("evidence-no-token", _ATTESTED, _claim("evidence", "a.b.c")),
     # The key and the weights, as the journal tells of them.
     _entries("key-from-another-result", _KEY, _body("key_received", result=_OTHER)),
-    _entries("key-never-received", f"unseen: {_KEY}", lambda entries: entries.pop(2)),
+    _entries("key-never-received", _SIGNED, lambda entries: entries.pop(2)),
     _entries("key-before-measured", _KEY, lambda entries: entries.insert(1, entries.pop(2))),
     _entries("measured-another-composite", _KEY, _body("measured", composite=_OTHER)),
     _entries("another-package-opened", _WEIGHTS, _body("package_verified", manifest=_OTHER)),
     _entries("trained-from-other-weights", _WEIGHTS, _body("train_started", initial=_OTHER)),
+    # The steps of a lifecycle, in a journal that is whole and signed for as it is.
+    _entries("without-the-package", _SIGNED, lambda entries: entries.pop(3)),
+    _entries("without-an-export", _SIGNED, lambda entries: entries.pop(6)),
+    _entries("exported-before-it-trained", _SIGNED, lambda entries: entries.insert(4, entries.pop(6))),
+    _entries("trained-twice", _SIGNED, lambda entries: entries.insert(6, entries[5])),
+    _entries("opened-twice", _SIGNED, lambda entries: entries.insert(4, entries[3])),
+    _entries("step-nobody-knows", _SIGNED, lambda entries: entries.insert(4, ["debugger_attached", {}])),
+    _entries("progress-before-training", _SIGNED, lambda entries: entries.insert(4, ["train_progress", {}])),
+    _entries("progress-after-training", _SIGNED, lambda entries: entries.insert(6, ["train_progress", {}])),
+    _entries("failed-and-completed", _SIGNED, lambda entries: entries.insert(5, ["train_failed", {}])),
+    _said("failed-of-a-leg-that-completed", _SIGNED, "head", status="failed"),
     # The journal's lines, kept otherwise than they were signed.
     _lines("last-removed", lambda lines: lines.pop(), _ZEROIZED),
     _lines("first-removed", lambda lines: lines.pop(0)),
@@ -233,6 +266,26 @@ CASES = (
     _leg("terminated", _ZEROIZED, "protected", terminated="the budget is reached"),
     _leg("started-before-zeroized", _ORDER, "raw", timeline={"spawned": 15, "exit": 50}),
     _leg("started-before-the-process-was-gone", _ORDER, "raw", timeline={"spawned": 25, "exit": 50}),
+    # Time that was claimed and did not pass.
+    *(
+        _said(f"of-two-hours-{name.replace('_', '-')}", _TIME, "callback", **{name: 7_200_000_000_000})
+        for name in ("elapsed_ns", "warmup_ns")
+    ),
+    _said("of-two-hours-of-loading", _TIME, "callback", phases={"load_ns": 7_200_000_000_000}),
+    _said("of-less-than-no-time", _TIME, "callback", warmup_ns=-1),
+    _said("of-time-in-words", _TIME, "callback", elapsed_ns="2000000000"),
+    _entries("of-two-hours", _TIME, _body("train_completed", elapsed_ns=7_200_000_000_000)),
+    _entries("of-two-hours-of-opening", _TIME, _body("package_verified", open_ns=7_200_000_000_000)),
+    _entries("of-two-hours-of-zeroizing", _TIME, _body("zeroized", zeroize_ns=7_200_000_000_000)),
+    _case("journal-an-hour-long", _TIME, _late),
+    _said("of-no-time", _TIME, "receipt", held_ms=0),
+    _case("receipt-of-the-same-second", _TIME, _whole_seconds),
+    _leg("in-less-time-than-it-says", _TIME, "raw", host={"startNs": 5, "exitNs": 1_000_000_005}),
+    _leg("in-less-time-than-it-says", _TIME, "protected", host={"startNs": 5, "exitNs": 1_000_000_005}),
+    _leg("whose-agent-tells-of-two-hours", _TIME, "raw", timeline={"spawned": 40, "exit": 7_200_000_000_000}),
+    _without("raw", "host", f"unseen: {_TIME}"),
+    _without("protected", "host", f"unseen: {_TIME}"),
+    _kept("guest-ak-other", _PLACE, lambda _, notes: _other_agent(notes)),
     _met("bootId", "another"),
     _met("agentNonce", "another"),
     _met("allocation", "another"),
@@ -244,13 +297,13 @@ CASES = (
     _said("of-the-other-legs-adapter", _DISTINCT, "callback", adapter=sha256_hex(b"adapter")),
     _leg("adapter-changed-on-the-way", _DISTINCT, "raw", adapterSha256=_OTHER),
     _leg("adapter-changed-on-the-way", _DISTINCT, "protected", adapterSha256=_OTHER),
-    _said("without-an-adapter", f"unseen: {_DISTINCT}", "head", adapter="", status="failed"),
+    _said("without-an-adapter", f"unseen: {_DISTINCT}", "head", adapter=""),
     _case("both-legs-export-one-adapter", _DISTINCT, _one_adapter),
     _kept("initial-adapter-exported", _TRAINED, lambda seen, _: seen["material"].update(initialSha256=sha256_hex(b"adapter"))),
     _entries("loss-not-a-number", _FINITE, _body("train_completed", final_loss="nan")),
     _said("loss-infinite", _FINITE, "callback", final_loss="inf"),
     _leg("failed-for-its-loss", _FINITE, "protected", failed={"reason": "non-finite loss", "detail": "nan"}),
-    _entries("never-trained", f"unseen: {_FINITE}", lambda entries: entries.pop(5)),
+    _entries("never-trained", _SIGNED, lambda entries: entries.pop(5)),
     _said("another-prologue", _WORK, "callback", prologue=["0.5", "0.26"]),
     _said("shorter-prologue", _WORK, "callback", prologue=["0.5"]),
     _said("no-prologue", _WORK, "callback", prologue=[]),

@@ -12,10 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.session import others_are_served
-from pytest_glasshouse.tamper.stage import SUB, Stage
+from pytest_glasshouse.tamper.stage import SIGNED_BY_NOBODY, SUB, WEAK_KEY, Stage
 from pytest_glasshouse.trust.limits import Caps
 from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.wire.canonical import Json, sha256_hex
+from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_GRANT, TYP_REGISTRATION, hpke_text, prove_enrolment
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import peek, public_text, sign
@@ -205,6 +205,11 @@ def _of_another_run(stage: Stage) -> None:
     attempt.release()
 
 
+def _key_of_small_order(stage: Stage) -> None:
+    """Nobody has its private half, and everybody can prove that he has."""
+    stage.client.enrol(grant=stage.grant(_OTHER_SUB), ak=b64u(WEAK_KEY), proof=b64u(SIGNED_BY_NOBODY))
+
+
 CASES = (
     _case("registration-by-a-stranger", "jws-header", "register 1", _by_a_stranger),
     _case("registration-for-another-server", "registration", "register 1", _registration_for_another_server),
@@ -228,6 +233,7 @@ CASES = (
     _case("grant-under-another-policy", "grant", "enrol 1", _grant_under_another_policy),
     _case("proof-by-another-key", "proof", "enrol 2", _proof_by_another_key),
     _case("enrolment-without-proof", "proof", "enrol 2", _without_proof),
+    _case("proof-under-a-key-of-small-order", "malformed", "enrol 2", _key_of_small_order),
     _case("proof-of-another-grant", "proof", "enrol 2", _proof_of_another_grant),
     _case("grant-replayed", "release-limit", "release 5", _grant_replayed),
     _case("grant-replayed-by-another-key", "grant", "enrol 3", _grant_replayed_by_another_key),

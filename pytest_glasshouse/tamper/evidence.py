@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.stage import COMPONENTS, SUB, Attempt, Stage
+from pytest_glasshouse.tamper.stage import COMPONENTS, SUB, WEAK_KEY, Attempt, Stage
 from pytest_glasshouse.wire import journal
 from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex
 from pytest_glasshouse.wire.evidence import composite
@@ -240,6 +240,7 @@ CASES = (
     _case("cnf-key-padded", "cnf", "11", lambda a: _within("cnf", hpke=_cnf(a)["hpke"] + "=")(a)),
     _case("cnf-key-nobody-asked-for", "cnf", "11", _within("cnf", backup=b64u(bytes(32)))),
     _case("cnf-key-of-no-order", "cnf", "11", _within("cnf", hpke=b64u(bytes(32)))),
+    _case("cnf-signing-key-of-small-order", "cnf", "11", _within("cnf", sig=b64u(WEAK_KEY))),
 )
 
 

@@ -22,6 +22,8 @@ Claims = dict[str, Any]
 Edit = Callable[[str, Any], None]
 
 SEGMENT_NS, WASH_NS, HANDOVER_NS = 1_000_000_000, 200_000_000, 1_000_000
+#: How long the key was out, which is how long the protected leg took by the host's clock.
+HELD_MS = 20_000
 INITIAL = sha256_hex(b"initial")
 _ADAPTERS = {"protected": sha256_hex(b"adapter"), "raw": sha256_hex(b"another adapter")}
 _TYPES = {
@@ -113,6 +115,7 @@ class Finished:
                 "plan": PLAN,
                 "composite": ev.composite(COMPONENTS),
                 "attempt": 1,
+                "iat": 1_800_000_000,
             },
         )
         lines = self._journal(manifest, result)
@@ -127,7 +130,7 @@ class Finished:
             "scan": clean_scan(),
         }
         exit_sha256 = self._sign("exit", "agent", leaving)
-        self._sign("receipt", "server", {"head_sha256": head, "exit_sha256": exit_sha256, "nonce": nonce, "attempt": 1})
+        self._sign("receipt", "server", self._received(head, exit_sha256))
         return {
             **self._protected,
             "ak": tokens.public_text(self.keys["agent"].public_key()),
@@ -139,7 +142,12 @@ class Finished:
             "trainingPlan": {"steps": 1, "order_seed": 1},
             "images": _images(),
             "timeline": {"spawned": 10, "zeroized": 20, "exit": 30},
+            "host": {"startNs": 0, "exitNs": HELD_MS * 1_000_000},
         }
+
+    def _received(self, head: str, leaving: str) -> Claims:
+        times = {"iat": 1_800_000_000 + HELD_MS // 1000, "held_ms": HELD_MS}
+        return {"head_sha256": head, "exit_sha256": leaving, "nonce": self._nonce, "attempt": 1, **times}
 
     def _journal(self, manifest: str, result: str) -> list[str]:
         """The leg's journal. An edit sees its entries (type and body) first, and its lines after."""
@@ -147,9 +155,10 @@ class Finished:
             "anti_debug_ready": {"wall": "2027-01-15T08:00:00Z"},
             "measured": {"composite": ev.composite(COMPONENTS)},
             "key_received": {"result": result},
-            "package_verified": {"manifest": manifest},
+            "package_verified": {"manifest": manifest, "open_ns": 1_000_000},
             "train_started": {"initial": INITIAL, "order_seed": 1},
             "train_completed": self._trained("protected"),
+            "zeroized": {"zeroize_ns": 1_000_000},
         }
         entries: list[Any] = [[step, bodies.get(step, {})] for step in journal.STEPS]
         self._edit("entries", entries)
@@ -186,11 +195,15 @@ class Finished:
             "trainingPlan": {"steps": 1, "order_seed": 2},
             "images": _images(),
             "timeline": {"spawned": 40, "exit": 50},
+            "host": {"startNs": 0 if self._turns else HELD_MS * 1_000_000, "exitNs": 2 * HELD_MS * 1_000_000},
         }
 
     def _trained(self, leg: str) -> Claims:
         told: Claims = {
             "units": 1,
+            "elapsed_ns": 2 * SEGMENT_NS,
+            "warmup_ns": SEGMENT_NS,
+            "phases": {"load_ns": 1_000_000, "prologue_ns": 1_000_000, "export_ns": 1_000_000},
             "prologue": ["0.5", "0.25"],
             "final_loss": "0.125",
             "facts": {"device": "cpu", "peakMemoryBytes": None},

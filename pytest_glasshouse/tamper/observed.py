@@ -18,13 +18,13 @@ from pytest_glasshouse.wire import evidence, tokens
 Observation = dict[str, Any]
 
 #: Every fault of the mock provider that spoils a row, and what it must break: a leg that does not zeroize is also seen to
-#: hold copies. Faults that end a row before it can be judged (boot-stall, no-capacity, a guest that is lost) break
-#: nothing: what they leave is `unseen`.
+#: hold copies, and its journal lacks a step. Faults that end a row before it can be judged (boot-stall, no-capacity, a guest
+#: that is lost) break nothing: what they leave is `unseen`.
 FAULT_BREAKS: dict[str, tuple[str, ...]] = {
     "attestation-reject": ("attestation verified",),
     "key-unattested": ("key released only after attestation",),
     "weights-foreign": ("weights loaded from the package",),
-    "zeroize-skipped": ("runtime zeroized", "memory scanned clean"),
+    "zeroize-skipped": ("runtime zeroized", "memory scanned clean", "journal countersigned"),
     "journal-truncated": ("journal countersigned",),
     "raw-callback-lost": ("raw callback completed",),
     "adapter-copied": ("adapter digests distinct",),
@@ -65,15 +65,24 @@ def _dirty_scan(observation: Observation) -> None:
 
 
 def _resign_exit(observation: Observation, **changed: Any) -> None:
-    notes = observation["rounds"][0]["protected"]
-    agent = Ed25519PrivateKey.generate()
+    """The protected leg's exit said otherwise, and everything the agent signed in the round signed again, by one key."""
+    notes, agent = observation["rounds"][0], Ed25519PrivateKey.generate()
     for name, typ in (("exit", evidence.TYP_EXIT), ("evidence", evidence.TYP_EVIDENCE)):
-        claims = tokens.peek(notes[name])
-        notes[name] = tokens.sign({**claims, **(changed if name == "exit" else {})}, key=agent, typ=typ)
-    notes["ak"] = tokens.public_text(agent.public_key())
+        claims = tokens.peek(notes["protected"][name])
+        notes["protected"][name] = tokens.sign({**claims, **(changed if name == "exit" else {})}, key=agent, typ=typ)
+    notes["raw"]["exit"] = tokens.sign(tokens.peek(notes["raw"]["exit"]), key=agent, typ=evidence.TYP_EXIT)
+    for met in (notes["protected"], *notes["guest"]):
+        met["ak"] = tokens.public_text(agent.public_key())
+
+
+def _no_time(observation: Observation) -> None:
+    """A leg that was over as soon as it had begun, by the host's clock."""
+    host = observation["rounds"][0]["raw"]["host"]
+    host["exitNs"] = host["startNs"] + 1_000_000
 
 
 OBSERVED_CASES = (
     ObservedCase(name="legs overlap", invariant="legs in order, not overlapping", change=_overlap),
     ObservedCase(name="scan finds copies", invariant="memory scanned clean", change=_dirty_scan),
+    ObservedCase(name="time that did not pass", invariant="time accounted for", change=_no_time),
 )

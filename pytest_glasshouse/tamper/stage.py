@@ -42,6 +42,11 @@ _NOON = 1_800_000_000
 _PLENTY = 1000
 
 
+#: The neutral point of Ed25519's curve. As a public key it finds this one signature genuine, whatever was signed.
+WEAK_KEY = (1).to_bytes(32, "little")
+SIGNED_BY_NOBODY = WEAK_KEY + bytes(32)
+
+
 class Stage:
     """Everything in place for `attempt`. A context manager: it ends its server."""
 
@@ -282,4 +287,4 @@ class Attempt:
         self.run_journal()
         receipt = tokens.verify(self.complete(), key=self.stage.embedded.public_key, typ=ev.TYP_RECEIPT)
         tokens.expect(receipt, ev.RECEIPT_SHAPE)
-        journal.check_steps(journal.replay(self.lines, self.nonce))
+        journal.read(self.lines, self.nonce, head=self.head_claims())

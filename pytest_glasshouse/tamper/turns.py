@@ -20,6 +20,7 @@ TURNS = ("protected", "raw", "raw", "protected")
 #: What each case of this module says otherwise.
 EDITS: dict[str, Edit] = {}
 
+_TIME = "time accounted for"
 _IDLE, _ORDER, _WORK = "paused leg idle", "legs in order, not overlapping", "same work"
 #: Where the protected leg's processor time stands in a border.
 _PROTECTED = 1
@@ -87,7 +88,27 @@ def _cold(notes: dict[str, Any]) -> None:
     notes["protected"]["cache"], notes["raw"]["cache"] = {"state": "pre-read"}, {"state": "evicted"}
 
 
+def _paused_an_hour(claims: dict[str, Any]) -> None:
+    for border in claims["borders"][-1]:
+        border[0] += 3_600_000_000_000
+
+
+def _in_the_time_of_one(notes: dict[str, Any]) -> None:
+    """Each leg alone would fit."""
+    for leg in ("protected", "raw"):
+        notes[leg]["host"] = {"startNs": 0, "exitNs": 5 * SEGMENT_NS}
+
+
+def _key_out_for_four_seconds(about: str, content: Any) -> None:
+    """Long enough for the protected leg's own turns, not for the others' that it waited through."""
+    if about == "receipt":
+        content["held_ms"] = 4_000
+
+
 CASES = (
+    _borders("an-hour-between-turns", _TIME, _paused_an_hour),
+    _noted("both-legs-in-the-time-of-one", _TIME, _in_the_time_of_one),
+    _case("key-out-for-its-own-turns-only", _TIME, _key_out_for_four_seconds),
     _borders("work-in-the-other-legs-turn", _IDLE, lambda c: _used(c, 1, of_turn=1, ns=SEGMENT_NS // 100)),
     _borders("work-between-turns", _IDLE, lambda c: _used(c, 0, of_turn=1, ns=SEGMENT_NS // 100)),
     _borders("work-when-no-clock-runs", _IDLE, lambda c: _used(c, 1, of_turn=0, ns=SEGMENT_NS // 100)),

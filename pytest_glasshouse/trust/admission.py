@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.trust.ledger import Ledger
 from pytest_glasshouse.trust.limits import Caps
 from pytest_glasshouse.trust.messages import Message, text
@@ -22,7 +21,14 @@ from pytest_glasshouse.trust.published import published_claims
 from pytest_glasshouse.trust.sealing import read_manifest
 from pytest_glasshouse.trust.verifier import need
 from pytest_glasshouse.wire.canonical import Json, sha256_hex, unb64u
-from pytest_glasshouse.wire.evidence import SUITE, TYP_GRANT, TYP_REGISTRATION, check_enrolment, hpke_text, registration_info
+from pytest_glasshouse.wire.evidence import (
+    TYP_GRANT,
+    TYP_REGISTRATION,
+    check_enrolment,
+    hpke_text,
+    registration_info,
+    unsealed,
+)
 from pytest_glasshouse.wire.floe import KEY_BYTES
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import expect, public_key, thumbprint, verify
@@ -120,8 +126,8 @@ class Admission:
 
     def _unseal(self, sealed: str, info: bytes) -> Secret:
         try:
-            key = SUITE.decrypt(unb64u(sealed), self._sealing, info=info)
-        except (InvalidTag, ValueError):
+            key = unsealed(unb64u(sealed), private=self._sealing, info=info)
+        except IntegrityError:
             raise RefusedError("registration", "data key") from None
         need(len(key) == KEY_BYTES, "registration", "data key")
         return Secret(key)

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
     load_pem_private_key,
-    load_pem_public_key,
 )
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.wire.public_keys import ed25519_of_pem
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import public_key, public_text
 
@@ -80,13 +80,11 @@ def read_public(given: str, *, what: str) -> Ed25519PublicKey:
         raise ConfigurationError(f"{what}: that is a private key; give the public one (a `.pub` file)")
     try:
         if "-----BEGIN" in text:
-            key = load_pem_public_key(text.encode())
-            if isinstance(key, Ed25519PublicKey):
-                return key
-            raise ConfigurationError(f"{what}: {expected}; saw another kind of key")
+            return ed25519_of_pem(text)
         return public_key("".join(line for line in text.split() if line))
-    except (IntegrityError, ValueError):
-        raise ConfigurationError(f"{what}: {expected}; saw none") from None
+    except IntegrityError as error:
+        seen = error.detail if "saw" in error.detail else "saw none"
+        raise ConfigurationError(f"{what}: {expected}; {seen}") from None
 
 
 def _private(path: Path, *, what: str) -> bytes:

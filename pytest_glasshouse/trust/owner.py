@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
@@ -19,12 +18,14 @@ from pytest_glasshouse.wire.canonical import Json, b64u, canonical, parse_object
 from pytest_glasshouse.wire.evidence import (
     SUITE,
     TYP_GRANT,
+    TYP_GUEST,
     TYP_MANIFEST,
     TYP_QUERY,
     TYP_REGISTRATION,
     adapter_info,
     hpke_key,
     registration_info,
+    unsealed,
 )
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import public_text, sign, thumbprint
@@ -139,6 +140,13 @@ class Owner:
         """The question which releases of `run` (or, with "", of all) `server` has seen no end of. `now` is in wall seconds."""
         return sign(query_claims(owner=self.public, server=server, run=run, now=now), key=self._signing, typ=TYP_QUERY)
 
+    def vouch(self, *, run: str, row: str, round_nonce: str, allocation: str, ak: str, plan: str) -> str:
+        """Whose key signs the legs of a round that has no protected one, so that nobody is enrolled at a server for it."""
+        claims: dict[str, Json] = {
+            "iss": self.kid, "run": run, "row": row, "round_nonce": round_nonce, "allocation": allocation, "ak": ak, "plan": plan,
+        }  # fmt: skip
+        return sign(claims, key=self._signing, typ=TYP_GUEST)
+
     def keep(self, data_key: Secret, *, manifest_sha256: str) -> bytes:
         """The data key of a package, sealed to this owner, to lie on disk until it is registered."""
         return SUITE.encrypt(data_key.reveal(), self.hpke_public, info=_keep_info(manifest_sha256))
@@ -146,15 +154,15 @@ class Owner:
     def take(self, kept: bytes, *, manifest_sha256: str) -> Secret:
         """The data key that `keep` sealed for this package (`data-key` when it did not)."""
         try:
-            return Secret(SUITE.decrypt(kept, self._sealing, info=_keep_info(manifest_sha256)))
-        except (InvalidTag, ValueError):
+            return Secret(unsealed(kept, private=self._sealing, info=_keep_info(manifest_sha256)))
+        except IntegrityError:
             raise IntegrityError("data-key", "not sealed to this owner, for this package") from None
 
     def open_adapter(self, sealed: bytes, *, manifest_sha256: str, nonce: str) -> bytes:
         """The adapter a leg sealed for this package in this session (`adapter` when it was not)."""
         try:
-            return SUITE.decrypt(sealed, self._sealing, info=adapter_info(manifest_sha256, nonce))
-        except (InvalidTag, ValueError):
+            return unsealed(sealed, private=self._sealing, info=adapter_info(manifest_sha256, nonce))
+        except IntegrityError:
             raise IntegrityError("adapter", "not sealed to this owner, for this package and session") from None
 
     def __repr__(self) -> str:

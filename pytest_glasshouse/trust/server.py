@@ -29,6 +29,7 @@ from pytest_glasshouse.trust.messages import Message, lines, shaped, text
 from pytest_glasshouse.trust.published import TYP_KEYS
 from pytest_glasshouse.trust.verifier import Expected, appraise, need
 from pytest_glasshouse.wire.canonical import Json, b64u, is_sha256, sha256_hex
+from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.evidence import (
     EAR_PROFILE,
     EXIT_SHAPE,
@@ -48,6 +49,8 @@ from pytest_glasshouse.wire.tokens import peek_kid, public_key, public_text, sig
 
 CHALLENGE_TTL_S = 60
 RESULT_LIFETIME_S = 300
+#: For how long it is remembered to the millisecond when a key left; afterwards, and after a restart, to the second.
+_REMEMBERED_NS = 7 * 24 * 3600 * 1_000_000_000
 
 
 @dataclass(kw_only=True)
@@ -94,6 +97,7 @@ class AttestationServer:
         self._one_at_a_time = threading.Lock()
         self._about: dict[str, str] = {}
         self._overdue: set[str] = set()
+        self._left_ns: dict[str, int] = {}
         self.public_key = self._signing.public_key()
         self.kid = thumbprint(self.public_key)
         self._admission = Admission(owner=owner, server=self.kid, ledger=self._ledger, clock=clock, caps=caps)
@@ -157,6 +161,7 @@ class AttestationServer:
         with self._one_at_a_time:
             self._admission.forget()
             self._sessions.clear()
+            self._left_ns.clear()
             if self._own_ledger:
                 self._ledger.close()
 
@@ -276,6 +281,8 @@ class AttestationServer:
                 deadline=now + policy.completion_s,
             )
         )
+        self._left_ns = {nonce: at for nonce, at in self._left_ns.items() if at > since_boot_ns() - _REMEMBERED_NS}
+        self._left_ns[session.nonce] = since_boot_ns()
         return {"result": result, "sealed": sealed}
 
     def _session_of(self, claims: Message, kid: str, now: int) -> _Session:
@@ -374,15 +381,20 @@ class AttestationServer:
             "policy": release.policy,
             "plan": release.plan,
             "attempt": release.attempt,
+            "held_ms": self._held_ms(release),
         }
         return sign(claims, key=self._signing, typ=TYP_RECEIPT)
+
+    def _held_ms(self, release: Release) -> int:
+        """How long the key was out, rounded up. After a restart only whole seconds are known, by the ledger."""
+        left_ns = self._left_ns.pop(release.nonce, None)
+        if left_ns is None:
+            return max(0, self._clock() - release.released_at + 1) * 1000
+        return (since_boot_ns() - left_ns) // 1_000_000 + 1
 
     def __repr__(self) -> str:
         return f"<attestation server {self.kid}>"
 
 
 def _seal(data_key: Secret, cnf: Cnf, info: bytes) -> str:
-    try:
-        return b64u(SUITE.encrypt(data_key.reveal(), cnf.hpke, info=info))
-    except ValueError:
-        raise RefusedError("cnf", "a key nothing can be sealed to") from None
+    return b64u(SUITE.encrypt(data_key.reveal(), cnf.hpke, info=info))

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire import public_keys
 from pytest_glasshouse.wire.canonical import Json, b64u, canonical, sha256_hex, tagged, unb64u
 from pytest_glasshouse.wire.tokens import expect, public_key, public_text, thumbprint, verify
 
@@ -23,6 +24,7 @@ from pytest_glasshouse.wire.tokens import expect, public_key, public_text, thumb
 TYP_REGISTRATION = "glasshouse-registration+jwt"
 TYP_MANIFEST = "glasshouse-manifest+jwt"
 TYP_GRANT = "glasshouse-grant+jwt"
+TYP_GUEST = "glasshouse-guest+jwt"
 TYP_QUERY = "glasshouse-query+jwt"
 TYP_OUTSTANDING = "glasshouse-outstanding+jwt"
 TYP_EVIDENCE = "eat+jwt"
@@ -105,9 +107,10 @@ EXIT_SHAPE: dict[str, type] = {
     "nonce": str, "head": str, "process_gone": bool, "exit_status": int, "workspace_entries": int, "gpu": dict, "scan": dict,
     "images": dict,
 }  # fmt: skip
+#: `held_ms`: at most so many milliseconds passed between the release and this receipt, by the server's clock.
 RECEIPT_SHAPE: dict[str, type] = {
     "iss": str, "sub": str, "iat": int, "jti": str, "nonce": str, "head_sha256": str, "exit_sha256": str,
-    "result_sha256": str, "manifest": str, "policy": str, "plan": str, "attempt": int,
+    "result_sha256": str, "manifest": str, "policy": str, "plan": str, "attempt": int, "held_ms": int,
 }  # fmt: skip
 
 
@@ -123,11 +126,19 @@ def hpke_text(public: X25519PublicKey) -> str:
 
 def hpke_key(text: str) -> X25519PublicKey:
     """The key `hpke_text` wrote. Raises `IntegrityError("malformed")`."""
-    raw = unb64u(text)
+    return public_keys.x25519(unb64u(text))
+
+
+def unsealed(message: bytes, *, private: X25519PrivateKey, info: bytes) -> bytes:
+    """What was sealed to `private` under `info`. Raises `IntegrityError("sealed")`.
+
+    The sender's ephemeral key comes first in a message; it is a stranger's public key as any other.
+    """
     try:
-        return X25519PublicKey.from_public_bytes(raw)
-    except ValueError:
-        raise IntegrityError("malformed", "not an X25519 public key") from None
+        public_keys.x25519(message[: public_keys.KEY_BYTES])
+        return SUITE.decrypt(message, private, info=info)
+    except (InvalidTag, ValueError, IntegrityError):
+        raise IntegrityError("sealed", "not sealed to this key for this purpose") from None
 
 
 def prove_enrolment(grant: str, *, key: Ed25519PrivateKey) -> str:

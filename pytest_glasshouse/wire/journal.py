@@ -31,6 +31,10 @@ PROGRESS = "train_progress"
 #: Says, in place of every step from its own on, that the leg failed; only `zeroized` may follow.
 FAILED = "train_failed"
 
+_STARTED = "train_started"
+#: How the journal of a leg that failed may go: before its training had begun, or in it.
+_FAILED_STEPS = tuple((*STEPS[: STEPS.index(_STARTED) + begun], FAILED, "zeroized") for begun in (0, 1))
+
 _KEYS = {"seq", "prev", "t_us", "type", "body"}
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)")
 
@@ -84,7 +88,7 @@ def replay(lines: Sequence[str], nonce: str) -> tuple[Entry, ...]:
     """The events of a journal that is whole up to its last line.
 
     Raises `IntegrityError`: `log-empty`, `log-format`, `log-chain` or `log-time`. Whether the last line is the right
-    one is the head's to say (`head_of`), and whether the events are in order is `check_steps`'s.
+    one and the events are in order is not known here: who believes a journal calls `read`.
     """
     if not lines:
         raise IntegrityError("log-empty")
@@ -109,20 +113,37 @@ def head_of(lines: Sequence[str], nonce: str) -> str:
     return link(lines[-1]) if lines else genesis(nonce)
 
 
-def check_head(lines: Sequence[str], nonce: str, *, head: str, count: int) -> None:
+def read(lines: Sequence[str], nonce: str, *, head: Mapping[str, object] | None) -> tuple[Entry, ...]:
+    """The events of a whole journal: it replays, it ends at `head` (the claims of its signed head), every step is there in order.
+
+    With `head` None, of a leg that completed, its end being somebody else's to judge. Raises `IntegrityError`, as `replay`
+    does and `log-head` or `log-steps`.
+    """
+    entries = replay(lines, nonce)
+    if head is not None:
+        check_head(lines, nonce, head=head.get("head"), count=head.get("count"))
+    check_steps(entries, failed=head is not None and head.get("status") == "failed")
+    return entries
+
+
+def check_head(lines: Sequence[str], nonce: str, *, head: object, count: object) -> None:
     """Refuse (`log-head`) a journal that does not end where its signed head says."""
     if len(lines) != count or head_of(lines, nonce) != head:
         raise IntegrityError("log-head", f"{len(lines)} lines, signed {count}")
 
 
-def check_steps(entries: Sequence[Entry]) -> None:
-    """Refuse (`log-steps`) anything but every mandatory step once, in order, progress only while training."""
-    seen = [entry.type for entry in entries if entry.type != PROGRESS]
-    if seen != list(STEPS):
-        raise IntegrityError("log-steps", f"expected {', '.join(STEPS)}; saw {', '.join(seen) or 'nothing'}")
+def check_steps(entries: Sequence[Entry], *, failed: bool = False) -> None:
+    """Refuse (`log-steps`) anything but every mandatory step once, in order, progress only while training.
+
+    The journal of a leg that `failed` while it trained says so in place of the steps that did not come, and zeroizes.
+    """
     types = [entry.type for entry in entries]
-    first, last = types.index("train_started"), types.index("train_completed")
-    if any(kind == PROGRESS and not first < place < last for place, kind in enumerate(types)):
+    seen = tuple(kind for kind in types if kind != PROGRESS)
+    expected = _FAILED_STEPS if failed else (STEPS,)
+    if seen not in expected:
+        raise IntegrityError("log-steps", f"expected {', '.join(expected[-1])}; saw {', '.join(seen) or 'nothing'}")
+    trained = range(types.index(_STARTED) if _STARTED in types else 0, types.index(FAILED if failed else "train_completed"))
+    if any(kind == PROGRESS and place not in trained for place, kind in enumerate(types)):
         raise IntegrityError("log-steps", "progress outside training")
 
 

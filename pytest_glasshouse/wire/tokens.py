@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire import public_keys
 from pytest_glasshouse.wire.canonical import Json, b64u, canonical, parse_strict, sha256_hex, unb64u
 
 #: The longest token that is looked at.
@@ -83,12 +84,8 @@ def public_text(public: Ed25519PublicKey) -> str:
 
 
 def public_key(text: str) -> Ed25519PublicKey:
-    """The key `public_text` wrote. Raises `IntegrityError("malformed")`."""
-    raw = unb64u(text)
-    try:
-        return Ed25519PublicKey.from_public_bytes(raw)
-    except ValueError:
-        raise IntegrityError("malformed", "not an Ed25519 public key") from None
+    """The key `public_text` wrote. Raises `IntegrityError("malformed")`, for a key of small order too."""
+    return public_keys.ed25519(unb64u(text))
 
 
 def expect(claims: Mapping[str, Json], shape: Mapping[str, type]) -> None:

@@ -16,14 +16,15 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias
 
 from pytest_glasshouse.errors import IntegrityError, RefusedError
+from tests.tamper.reached import is_reached
 
 #: A question with one answer.
 Ask: TypeAlias = Callable[[], object]
 
 #: Calls that do nothing but refuse.
 REFUSING_CALLS = {
-    "need", "verify", "expect", "shaped", "check_steps", "check_head", "check_enrolment", "replay", "_check_wall", "_check_key",
-    "_encodable", "_walk", "verify_seal", "ran", "parse_object",
+    "need", "verify", "expect", "shaped", "check_steps", "check_head", "check_enrolment", "replay", "read", "_check_wall", "_check_key",
+    "_encodable", "_walk", "_fits", "verify_seal", "ran", "parse_object",
 }  # fmt: skip
 #: Exceptions that say no. Others (`TypeError` for a wrong use, `ConfigurationError` for the user's own files) are not about what was received.
 REFUSALS = {"IntegrityError", "RefusedError", "ReportError", "Verdict", "broken", "unseen"}
@@ -136,6 +137,13 @@ class _Switched(ast.NodeTransformer):
         )
 
 
+def checks_in(module: str, source: str) -> list[Check]:
+    """Every check of a module's source."""
+    transformer = _Switched(module, 0)
+    transformer.visit(ast.parse(source))
+    return transformer.checks
+
+
 @contextlib.contextmanager
 def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
     """Every check of the modules behind a switch, until the end of the block."""
@@ -162,14 +170,15 @@ def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
 
 
 def unnoticed_in(asks: Mapping[str, Ask], *modules: ModuleType) -> tuple[list[str], int]:
-    """The checks of the modules that can be gone without any answer changing, and how many checks there are."""
+    """The checks that can be gone without any answer changing, or that nothing of the product reaches; and how many there are."""
     with switched(*modules) as (switch, checks):
         answers, met = {}, {}
         for name, ask in asks.items():
             switch.met.clear()
             answers[name] = _answer(ask)
             met[name] = frozenset(switch.met)
-        unnoticed = []
+        # A check that only tests and attacks call refuses what the product takes.
+        unnoticed = [f"{each} (reached by nothing but tests)" for each in checks if not is_reached(each.module, each.function)]
         for each in checks:
             switch.off = each.number
             # Those that met the fewest checks first: they are the ones that a check stopped.

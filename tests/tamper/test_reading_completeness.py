@@ -15,7 +15,7 @@ import pytest
 
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import opener
-from pytest_glasshouse.invariants import lifecycle, place, reading, trust, turns, work
+from pytest_glasshouse.invariants import accounted, lifecycle, place, reading, trust, turns, work
 from pytest_glasshouse.tamper import Case, completion, enrolment, evidence, log, package, release, session, tokens
 from pytest_glasshouse.tamper.stage import Stage
 from pytest_glasshouse.trust import admission, server
@@ -53,7 +53,7 @@ ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = 
         (admission, server),
         lambda: _of_suite(*enrolment.CASES, *session.CASES, *completion.CASES, *tokens.CASES, *evidence.PUBLISHED, *_CNF),
     ),
-    "audit": ((reading, lifecycle, trust, place, turns, work), reading_cases.audited),
+    "audit": ((accounted, reading, lifecycle, trust, place, turns, work), reading_cases.audited),
 }
 
 

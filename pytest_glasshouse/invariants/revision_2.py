@@ -1,0 +1,33 @@
+"""Two invariants as revision 2 judged them: a journal, whatever its steps, and a guest, whatever its keys.
+
+Kept so that a report of that time is judged as it was then.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.invariants import lifecycle, place
+from pytest_glasshouse.invariants.finding import Finding, judge_rounds
+from pytest_glasshouse.wire import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_glasshouse.invariants.finding import Observation
+
+
+def journal_countersigned(observation: Observation) -> Finding:
+    """The journal replays, its head is the leg's, and the server countersigned that head with the agent's exit."""
+    return judge_rounds("journal countersigned", observation, partial(lifecycle.countersigned, read=_replayed))
+
+
+def same_allocation(observation: Observation) -> Finding:
+    """Provider's listing, GPU, boot and agent are the same before every leg of the row."""
+    return judge_rounds("same allocation", observation, place.same_guest)
+
+
+def _replayed(lines: Sequence[str], nonce: str, *, head: Mapping[str, Any]) -> None:
+    journal.replay(lines, nonce)
+    journal.check_head(lines, nonce, head=head["head"], count=head["count"])

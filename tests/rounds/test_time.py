@@ -1,0 +1,52 @@
+"""A guest whose clock runs as it likes: what it claims did not pass on the clocks of host and server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.channel.archive import build_archive
+from pytest_glasshouse.invariants import judge, time_accounted_for
+from pytest_glasshouse.legs.results import results
+from tests.rounds.conftest import Ran, carry_out, short_row
+
+#: The archive of a guest whose legs of one kind tell of two hours, and of as many more units.
+_MAIN = """
+import dataclasses, sys, traceback
+
+from pytest_glasshouse.guest.main import main
+from pytest_glasshouse.workloads import loop
+
+honest = loop.measure
+
+
+def measure(*given, **named):
+    told = honest(*given, **named)
+    if not any(frame.filename.endswith("guest/{leg}.py") for frame in traceback.extract_stack()):
+        return told
+    return dataclasses.replace(told, units=told.units * 36_000, elapsed_ns=told.elapsed_ns * 36_000)
+
+
+loop.measure = measure
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("leg", ["protected", "raw"])
+def test_two_hours_in_a_moment_are_not_accounted_for(leg: str, tmp_path: Path) -> None:
+    """Everything else about such a row is right: signatures, order, work."""
+    ran = carry_out(short_row(), tmp_path, archive=build_archive({"__main__.py": _MAIN.format(leg=leg).encode()}))
+
+    assert ran.outcome.ended is None
+    claimed = getattr(results(ran.outcome.observation)[0], leg)
+    assert claimed.elapsed_ns > 7_000_000_000_000
+    assert {each.invariant for each in judge(ran.outcome.observation) if each.finding == "broken"} == {"time accounted for"}
+    assert f"the {leg} leg tells of" in time_accounted_for(ran.outcome.observation).reason
+
+
+def test_clocks_around_the_legs_of_a_round_follow_its_order(good_run: Ran) -> None:
+    """From the round's beginning: the second leg is started when the first one's exit is here."""
+    for notes in good_run.outcome.observation["rounds"]:
+        first, second = (notes[leg]["host"] for leg in notes["order"])
+        assert 0 <= first["startNs"] < first["exitNs"] <= second["startNs"] < second["exitNs"]

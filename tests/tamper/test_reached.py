@@ -1,0 +1,56 @@
+"""A check counts only where the product reaches it: from a row, a server, a guest or a command. See `reached`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tamper import reached
+from tests.tamper.removal import checks_in
+from tests.tamper.test_completeness import CHECKS
+
+#: Rooms that refuse what strangers say. (The face refuses what users say, and is tested by using it.)
+_REFUSING = ("wire", "trust", "guest", "invariants", "report", "legs", "channel")
+
+
+def test_every_check_is_reached_from_a_row_a_server_a_guest_or_a_command() -> None:
+    """A check that only the tamper suite calls makes its cases refuse what the product takes."""
+    checks = [
+        each
+        for name, path in reached.product()
+        if name.split(".")[1:2] and name.split(".")[1] in _REFUSING
+        for each in checks_in(name, path.read_text("utf-8"))
+    ]
+    assert len(checks) > 600
+    assert [str(each) for each in checks if not reached.is_reached(each.module, each.function)] == []
+
+
+def test_every_check_of_the_server_is_reached() -> None:
+    found = {(each.module.__name__, each.function) for each in CHECKS}
+    everything = reached.reached()
+    assert [
+        each for each in found if not any(name.startswith(each[0]) and name.endswith(f".{each[1]}") for name in everything)
+    ] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "wire.journal.check_steps",
+        "wire.journal.check_head",
+        "trust.verifier.appraise",
+        "trust.server.AttestationServer._release",
+        "guest.opener.open_package",
+        "report.check.check_bytes",
+        "invariants.lifecycle.journal_countersigned",
+    ],
+)
+def test_what_everything_rests_on_is_reached(name: str) -> None:
+    """The graph finds what is there."""
+    assert f"pytest_glasshouse.{name}" in reached.reached()
+
+
+def test_what_nobody_calls_is_not_reached() -> None:
+    """The graph can say no: the tamper suite's own functions, and whatever only tests call."""
+    everything = reached.reached()
+    assert not any(name.startswith("pytest_glasshouse.tamper.") for name in everything)
+    assert "pytest_glasshouse.trust.ledger.Ledger.dump" not in everything
