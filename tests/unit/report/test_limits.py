@@ -74,26 +74,25 @@ def gated(row: dict[str, Any], asked: float | None) -> Gated:
     return gate({**BASE, "rows": [row]}, SOUND, GatePolicy(max_overhead_pct=asked), now=MADE_AT)
 
 
-def by_hand(overheads: Any, *, first: int | None, fixed: bool, margin: float, limit: float) -> LimitVerdict:
-    """The rule written again, from the definition."""
+def bounds_by_hand(overheads: Any, first: int | None, quantile: float) -> tuple[float, float]:
+    """Student's t on log ratios, written again from the definition: percent, lower and upper."""
     logs = [math.log(round(1_000_000 * (1 - pct / 100)) / 1_000_000) for pct in overheads]
-    if len(logs) < 2:
-        return LimitVerdict.INCONCLUSIVE
     stage, middle = logs[:first], sum(logs) / len(logs)
     spread = math.sqrt(sum((each - sum(stage) / len(stage)) ** 2 for each in stage) / (len(stage) - 1))
+    reach = float(t.ppf(quantile, len(stage) - 1)) * spread / math.sqrt(len(logs))
+    return -math.expm1(middle + reach) * 100, -math.expm1(middle - reach) * 100
 
-    def reach(quantile: float) -> float:
-        return float(t.ppf(quantile, len(stage) - 1)) * spread / math.sqrt(len(logs))
 
-    def pct(log: float) -> float:
-        return -math.expm1(log) * 100
-
-    low, high = pct(middle + reach(0.95)), pct(middle - reach(0.95))
-    below = pct(middle - reach(0.975)) < 0 and not (-margin < low and high < margin)
-    if fixed or (len(logs) >= 5 and below):
+def by_hand(overheads: Any, *, first: int | None, fixed: bool, margin: float, limit: float) -> LimitVerdict:
+    """The rule, written again from the definition."""
+    if len(overheads) < 2:
+        return LimitVerdict.INCONCLUSIVE
+    low, high = bounds_by_hand(overheads, first, 0.95)  # a 90 % interval has these ends too
+    below = bounds_by_hand(overheads, first, 0.975)[1] < 0 and not (-margin < low and high < margin)
+    if fixed or (len(overheads) >= 5 and below):
         return LimitVerdict.INCONCLUSIVE
     if high <= limit:
-        return LimitVerdict.WITHIN if len(logs) >= 5 else LimitVerdict.INCONCLUSIVE
+        return LimitVerdict.WITHIN if len(overheads) >= 5 else LimitVerdict.INCONCLUSIVE
     return LimitVerdict.OVER if low > limit else LimitVerdict.INCONCLUSIVE
 
 
@@ -107,7 +106,10 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     noise = draw(st.lists(st.floats(-1, 1).map(lambda value: round(value, 3)), min_size=1, max_size=12))
     overheads = [middle + spread * each for each in noise]
     first = draw(st.none() | st.integers(2, len(overheads))) if len(overheads) > 1 else None
-    given_to_run, asked = draw(LIMITS), draw(LIMITS)
+    # Between the bounds with and without the extension lie the limits that tell them apart.
+    uppers = [bounds_by_hand(overheads, each, 0.95)[1] for each in (first, None)] if len(overheads) > 1 else [1.0]
+    limits = LIMITS | st.just(round(max(0.0, sum(uppers) / len(uppers)), 4))
+    given_to_run, asked = draw(limits), draw(limits)
     margin = draw(st.sampled_from([0.5, 1.0, 5.0]))
     return {"overheads": overheads, "first": first, "fixed": draw(st.booleans()), "margin": margin, "own": given_to_run, "asked": asked}
 
