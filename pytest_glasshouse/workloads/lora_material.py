@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads import stand_in
@@ -28,6 +29,8 @@ SEQUENCE_TOKENS = 64
 LORA: Mapping[str, Any] = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
 
 _LEAST_SEQUENCES = 8
+#: A text is packed in memory; this many bytes are more than any row trains on.
+_TEXT_LIMIT = 1 << 28
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BILLIONS = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 _LARGE_BILLIONS = 2.0
@@ -155,9 +158,10 @@ def _tokenizer(base: BaseModel) -> Any:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        text = read_regular(path, limit=_TEXT_LIMIT).decode("utf-8")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    except (OSError, UnicodeDecodeError, IntegrityError) as error:
+        why = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
         raise ConfigurationError(f"data {path}: expected a readable UTF-8 text file; {why}") from None
 
 

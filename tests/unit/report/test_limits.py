@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import t
 
@@ -74,6 +74,11 @@ def gated(row: dict[str, Any], asked: float | None) -> Gated:
     return gate({**BASE, "rows": [row]}, SOUND, GatePolicy(max_overhead_pct=asked), now=MADE_AT)
 
 
+def is_told_apart(bound: float, limit: float) -> bool:
+    """Whether rounding decides nothing: a bound that is the limit to fifteen digits may fall on either side."""
+    return abs(bound - limit) > 1e-9
+
+
 def bounds_by_hand(overheads: Any, first: int | None, quantile: float) -> tuple[float, float]:
     """Student's t on log ratios, written again from the definition: percent, lower and upper."""
     logs = [math.log(round(1_000_000 * (1 - pct / 100)) / 1_000_000) for pct in overheads]
@@ -88,6 +93,7 @@ def by_hand(overheads: Any, *, first: int | None, fixed: bool, margin: float, li
     if len(overheads) < 2:
         return LimitVerdict.INCONCLUSIVE
     low, high = bounds_by_hand(overheads, first, 0.95)  # a 90 % interval has these ends too
+    assume(is_told_apart(high, limit) and is_told_apart(low, limit) and is_told_apart(high, margin) and is_told_apart(low, -margin))
     below = bounds_by_hand(overheads, first, 0.975)[1] < 0 and not (-margin < low and high < margin)
     if fixed or (len(overheads) >= 5 and below):
         return LimitVerdict.INCONCLUSIVE
