@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
@@ -22,7 +23,7 @@ from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.published_shape import NOT_VERIFIABLE, PublishedFound, check_published, is_published
 from pytest_glasshouse.report.recompute import Derivation, null_faults, record_faults
 from pytest_glasshouse.report.redaction import hits
-from pytest_glasshouse.report.schema import schema_faults
+from pytest_glasshouse.report.schema import MOST_FAULTS, schema_faults
 from pytest_glasshouse.report.seal import verify_seal
 from pytest_glasshouse.wire.tokens import public_key
 
@@ -111,7 +112,7 @@ def check_bytes(
     if is_published(document):
         faults.append(Fault(path="$", text="results from before there were reports are checked with --published, and only so"))
     if faults or not isinstance(document, dict):
-        return _nothing(*faults, *_changed_rows(document))
+        return _nothing(*faults, *islice(_changed_rows(document), MOST_FAULTS))
     faults += _document_faults(document, derivation or Derivation())
     if len(files) > 1:
         faults += _member_faults(document, files)

@@ -6,7 +6,6 @@ findings are computed from it: then the row is withheld whole, as an excluded re
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from pytest_glasshouse.report.document import not_shown, observed_keys, policy_s
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.report.wording import WITHHELD
 from pytest_glasshouse.report.writer import QUARANTINE, publish
-from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.wire.bounded_file import read_json
 from pytest_glasshouse.wire.tokens import public_text
 
 if TYPE_CHECKING:
@@ -46,13 +45,13 @@ def republish(run_directory: Path, *, key: Ed25519PrivateKey, report: Path | Non
     """
     folder = run_directory / QUARANTINE
     try:
-        document = json.loads(read_regular(folder / "report.json", limit=2 * REPORT_LIMIT))
-        why = json.loads(read_regular(folder / "why.json", limit=REPORT_LIMIT))
-    except (OSError, ValueError, RecursionError, IntegrityError) as error:
+        document: Any = read_json(folder / "report.json", limit=REPORT_LIMIT)
+        why: Any = read_json(folder / "why.json", limit=REPORT_LIMIT)
+        target = report or Path(why["report"])
+        cleaned = resealed(withheld(document, [(hit["path"], hit["rule"]) for hit in why["hits"]]), key=key)
+    except (OSError, IntegrityError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ConfigurationError(f"{run_directory}: holds no quarantined report") from error
-    target = report or Path(why["report"])
-    cleaned = withheld(document, [(hit["path"], hit["rule"]) for hit in why["hits"]])
-    return publish(resealed(cleaned, key=key), report=target, run_directory=run_directory, taint=taint, key=key)
+    return publish(cleaned, report=target, run_directory=run_directory, taint=taint, key=key)
 
 
 def withheld(document: dict[str, Any], found: Iterable[tuple[str, str]]) -> dict[str, Any]:
