@@ -1,6 +1,6 @@
 """What a report of many rows costs: collection, writing, checking and rendering, in seconds per 1 000 rows. Printed, not judged.
 
-    python benchmarks/scale.py [ROWS]      (default 10 000)
+    python benchmarks/scale.py [ROWS]      (default 4 000; a report is at most 48 MiB)
 
 The outcomes are simulated: nothing trains, an observation is a few hundred bytes, and findings and figures come from two small
 functions below, so that what is measured is this project's own work on a report. Collection is pytest's own `--co` of one test
@@ -147,7 +147,7 @@ def _publish(made: dict[str, Any], directory: Path, key: Ed25519PrivateKey) -> P
 
 
 def main() -> None:
-    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    rows = int(sys.argv[1]) if len(sys.argv) > 1 else 4_000
     with tempfile.TemporaryDirectory() as name:
         ours, empty = collection(rows, Path(name))
     each = [seconds * 1000 / rows for seconds in (ours, empty)]

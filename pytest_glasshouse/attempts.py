@@ -14,12 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, ReportError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
+from pytest_glasshouse.wire.bounded_file import read_json, read_regular
+from pytest_glasshouse.wire.canonical import parse_strict
 
 if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
 
 PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
+#: The largest file of a run that is read again, but for its rows.
+FILE_LIMIT = 16 << 20
 #: Outcomes after which nothing was judged: these rows run again.
 AGAIN = frozenset({"lost", "infrastructure"})
 _NOT_STARTED = "the run ended before this row was started"
@@ -64,9 +68,11 @@ def find(named: str, reports: Path) -> Path:
 
 def _run_of(report: Path) -> str | None:
     """Whose report a file is; None where it is none."""
+    from pytest_glasshouse.report.bundle import parsed, read_bytes
+
     try:
-        told = json.loads(report.read_bytes())
-    except (OSError, ValueError):
+        told = parsed(read_bytes(report))
+    except (IntegrityError, ReportError):
         return None
     run_id = told.get("runId") if isinstance(told, dict) else None
     return run_id if isinstance(run_id, str) else None
@@ -77,7 +83,7 @@ def read(named: str, reports: Path) -> Earlier:
     path = find(named, reports)
     try:
         return _of_directory(path) if path.is_dir() else _of_report(path)
-    except (OSError, ValueError, KeyError, TypeError, ReportError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ReportError, IntegrityError) as error:
         raise ConfigurationError(f"--glasshouse-resume {named}: {path} cannot be read ({type(error).__name__})") from error
 
 
@@ -210,7 +216,7 @@ def stays(record: Mapping[str, Any]) -> bool:
 def _of_directory(path: Path) -> Earlier:
     from pytest_glasshouse.report.writer import RowJournal
 
-    plan = json.loads((path / PLAN).read_text("utf-8"))
+    plan: Any = read_json(path / PLAN, limit=FILE_LIMIT)
     records = {each["record"]["rowId"]: each for each in RowJournal(path).read() if stays(each)}
     return Earlier(
         run_id=plan["runId"],
@@ -227,9 +233,9 @@ def _of_directory(path: Path) -> Earlier:
 
 
 def _of_report(path: Path) -> Earlier:
-    from pytest_glasshouse.report.check import load_document
+    from pytest_glasshouse.report.check import read_document
 
-    document = load_document(path.read_bytes())
+    _, document = read_document(path)
     records: list[dict[str, Any]] = [
         {"list": name, "record": {field: value for field, value in each.items() if field != "seal"}}
         for name in ("rows", "nullRows", "excludedResults")
@@ -290,11 +296,13 @@ def _ledger(path: Path) -> Iterator[dict[str, Any]]:
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Whole lines of a journal; one that a kill tore was never relied on."""
     try:
-        text = path.read_bytes()
+        text = read_regular(path, limit=FILE_LIMIT)
     except FileNotFoundError:
         return
     for line in text.splitlines():
         try:
-            yield json.loads(line)
-        except ValueError:
+            told = parse_strict(line, limit=FILE_LIMIT, floats=True)
+        except IntegrityError:
             continue
+        if isinstance(told, dict):
+            yield told

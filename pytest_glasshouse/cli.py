@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from difflib import get_close_matches
 from importlib import metadata
@@ -30,6 +31,7 @@ from pytest_glasshouse import (
     cli_watch,
 )
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,16 +114,17 @@ class _Parser(argparse.ArgumentParser):
 
 def _number(text: str) -> float:
     try:
-        return float(text)
+        if text.isascii() and "_" not in text:
+            return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, saw {text!r}") from None
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number, saw {printable(repr(text))}")
 
 
 def _whole(text: str) -> int:
-    try:
+    if re.fullmatch(r"[+-]?[0-9]{1,15}", text):
         return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, saw {text!r}") from None
+    raise argparse.ArgumentTypeError(f"expected a whole number, saw {printable(repr(text))}")
 
 
 def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | None = None) -> int:
@@ -137,6 +140,9 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
         sys.stderr.write(f"glasshouse {options.command}: {error}\n")
         codes: dict[type[Exception], int] = {RedactionError: EXIT_REDACTION, ReportError: options.report_error_code}
         return codes.get(type(error), EXIT_USAGE)
+    except MemoryError:
+        sys.stderr.write(f"glasshouse {options.command}: this takes more memory than there is\n")
+        return EXIT_USAGE
     except BrokenPipeError:
         # The reader went away (`glasshouse render ... | head`); there is nobody left to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -166,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--trust", action="append", type=Path, default=[], metavar="PUB", help=_TRUST)
     check.add_argument(
         "--require", choices=_LEVELS, metavar="LEVEL", help=f"least level: {', '.join(_LEVELS)} (default: consistent)"
+    )
+    check.add_argument(
+        "--published",
+        action="store_true",
+        help="REPORTs are results from before there were reports (validResults, rows with two rates): check their arithmetic",
     )
     check.set_defaults(run=_check, report_error_code=EXIT_USAGE)
 
@@ -203,7 +214,7 @@ def _check(options: argparse.Namespace) -> int:
     required = Level(options.require or Level.CONSISTENT)
     passed = True
     for path in options.report:
-        checked = check_file(path, trust=trust, derivation=options.derivation)
+        checked = check_file(path, trust=trust, derivation=options.derivation, published=options.published)
         if checked.published is not None and options.require is None:
             passed = passed and checked.sound
         else:
@@ -245,13 +256,12 @@ def _told_published(path: Path, checked: Checked, required: str | None) -> list[
 
 def _export(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.attest import exported
-    from pytest_glasshouse.report.bundle import REPORT_MEMBER, unzipped
+    from pytest_glasshouse.report.bundle import files_of
     from pytest_glasshouse.report.check import read_document
     from pytest_glasshouse.report.writer import replace
 
     data, document = read_document(options.bundle)
-    files = unzipped(data) if data.startswith(b"PK") else {REPORT_MEMBER: data}
-    envelope = exported(document, files, options.row)
+    envelope = exported(document, files_of(data), options.row)
     if options.out is None:
         sys.stdout.write(envelope.decode())
     else:

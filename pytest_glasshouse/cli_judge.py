@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_glasshouse.report.gate import Gated
+    from pytest_glasshouse.report.gate_policy import PolicyTable
 
 EXIT_NO = 1
 EXIT_USAGE = 4
 EXIT_NOTHING = 5
-_POLICY_FILE = Path("pyproject.toml")
 _GATE = """\
 Judge whether REPORT (a report or a bundle) may let a release through. Whatever the policy, it must be free of faults,
 every row in it measured on the GPU it names, every tamper case refused, no key outstanding, cleanup proven, the tree
-without uncommitted changes and the attestation policy not lenient. The rest is asked for with flags, or in pyproject.toml:
+without uncommitted changes and the attestation policy not lenient. The rest is asked for with flags, or in the nearest
+pyproject.toml, from this directory upwards, that has the table:
 
   [tool.glasshouse.gate]
   rows = ["h100-*"]          # patterns; each must match a measured row
@@ -38,6 +39,10 @@ without uncommitted changes and the attestation policy not lenient. The rest is 
   level = "authentic"        # with trust = ["lab.pub"]
   max-age = 24               # hours
   min-lifecycle = 0.95       # least 95 % lower bound of the share of lifecycles that held
+
+Where neither the table nor a flag asks for anything that must be measured (--row, --max-overhead, --min-rounds, --publishable,
+--require, --min-lifecycle), or a table is named almost like this one, nothing is judged and the exit code is 4: a policy that
+nobody reads is none. --no-policy judges without the table, and without flags what must hold whatever the policy.
 
 exit codes: 0 passed; 1 failed or inconclusive; 4 the report or the policy cannot be used; 5 nothing to judge
 """
@@ -82,9 +87,11 @@ def declare(commands: Any) -> None:
         default=None,
         help="accept waived findings, lenient policies and older invariants",
     )
-    gate.add_argument(
-        "--policy", type=Path, metavar="TOML", help="where [tool.glasshouse.gate] stands (default: ./pyproject.toml, if any)"
+    whose = gate.add_mutually_exclusive_group()
+    whose.add_argument(
+        "--policy", type=Path, metavar="TOML", help="where [tool.glasshouse.gate] stands (default: pyproject.toml here or above)"
     )
+    whose.add_argument("--no-policy", action="store_true", help="read no table; judge by the flags, or by what must hold anyway")
     gate.add_argument("--json", action="store_true", help="the ruling as JSON")
     gate.set_defaults(run=_gate, report_error_code=EXIT_USAGE)
 
@@ -109,12 +116,14 @@ def _gate(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.authenticity import Trust
     from pytest_glasshouse.report.check import check_bytes, read_document
     from pytest_glasshouse.report.gate import gate
-    from pytest_glasshouse.report.gate_policy import FIELDS, policy_of, read_table, trusted_of
+    from pytest_glasshouse.report.gate_policy import FIELDS, policy_of, refuse_nothing_asked, trusted_of
 
-    table = read_table(options.policy or _POLICY_FILE, required=options.policy is not None)
+    table = _policy_table(options)
     flags = {name: getattr(options, name.replace("-", "_")) for name in FIELDS}
     policy = policy_of(table, flags, subject=options.subject)
     data, document = read_document(options.report)
+    if not options.no_policy:
+        refuse_nothing_asked(table, flags)
     trust = Trust.read([*trusted_of(table), *(options.trust or ())])
     gated = gate(document, check_bytes(data, trust=trust, derivation=options.derivation), policy, now=datetime.now(UTC))
     lines = [_json(gated, table.told)] if options.json else [table.told, *_told(options.report, gated)]
@@ -126,6 +135,19 @@ def _gate(options: argparse.Namespace) -> int:
 
         sys.stderr.write(annotation("error", "glasshouse gate", gated.sentence) + "\n")
     return gated.ruling.code
+
+
+def _policy_table(options: argparse.Namespace) -> PolicyTable:
+    from pytest_glasshouse.report.gate_policy import find_table, no_policy, read_table
+
+    if options.no_policy:
+        return no_policy("--no-policy was given")
+    if options.policy is not None:
+        return read_table(options.policy, required=True)
+    try:
+        return find_table(Path.cwd())
+    except FileNotFoundError:
+        raise ConfigurationError("this directory is gone; expected one to look for a policy from, or --policy") from None
 
 
 def _told(path: Path, gated: Gated) -> Iterator[str]:

@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 
 if TYPE_CHECKING:
+    from mmap import mmap
+
     from pytest_glasshouse.wire.canonical import Json
 
+#: A part is held in memory whole; more than this is no part of anything that fits on a GPU.
+_PART_LIMIT = 1 << 36
 _SEAL = """\
 Encrypt files into one package under a fresh key, and describe it in a manifest signed by the owner. Writes
   OUT             the package
@@ -121,23 +125,25 @@ def _parts(sources: list[Path]) -> Iterator[tuple[str, bytes]]:
 
 
 def _inspect(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.wire.bounded_file import mapped
     from pytest_glasshouse.wire.package import MAGIC
+    from pytest_glasshouse.wire.tokens import TOKEN_LIMIT
 
-    content = _read(options.file)
-    if content.startswith(MAGIC):
+    content = mapped(options.file)
+    if content[: len(MAGIC)] == MAGIC:
         beside = options.manifest or _beside(options.file, ".manifest")
-        token = _text(_read(beside)) if options.manifest is not None or beside.is_file() else None
+        token = _text(mapped(beside)[: TOKEN_LIMIT + 1]) if options.manifest is not None or beside.is_file() else None
         lines = _about_package(content, token, options.owner)
     elif options.manifest is not None:
         raise ConfigurationError(f"{options.file} is not a package, so --manifest says nothing about it")
     else:
-        lines = _about_manifest(_text(content), options.owner)
+        lines = _about_manifest(_text(content[: TOKEN_LIMIT + 1]), options.owner)
     # Whatever is refused is refused before anything is said.
     sys.stdout.write("".join(f"{line}\n" for line in list(lines)))
     return 0
 
 
-def _about_package(content: bytes, token: str | None, owner: str | None) -> Iterator[str]:
+def _about_package(content: bytes | mmap, token: str | None, owner: str | None) -> Iterator[str]:
     from pytest_glasshouse.wire.package import FORMAT, parse_header
 
     header = parse_header(content)
@@ -205,10 +211,9 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+    from pytest_glasshouse.wire.bounded_file import read_named
+
+    return read_named(path, what=str(path), limit=_PART_LIMIT)
 
 
 def _write_new(path: Path, content: bytes) -> None:

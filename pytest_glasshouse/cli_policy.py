@@ -32,6 +32,9 @@ container and deadline are each allocation's and row's own.
 With --wheel the archive's digest is that of the code in a wheel of pytest-glasshouse, which need not be installed.
 """
 
+#: Our own wheel has two hundred files and less than two megabytes.
+_WHEEL_LIMIT, _WHEEL_MEMBERS = 64 << 20, 10_000
+
 
 def declare(commands: Any) -> None:
     """Add the subcommands."""
@@ -134,12 +137,12 @@ def _required(given: list[str], captured: Policy) -> dict[str, Required]:
 
 def _hardware(path: Path) -> Hardware:
     from pytest_glasshouse.trust.references import Hardware
-    from pytest_glasshouse.wire.canonical import parse_object
+    from pytest_glasshouse.wire.bounded_file import read_named
+    from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, parse_object
 
+    content = read_named(path, what=f"--hardware {path}", limit=MESSAGE_LIMIT)
     try:
-        return Hardware.from_json(parse_object(path.read_bytes()))
-    except OSError as error:
-        raise ConfigurationError(f"--hardware {path}: cannot be read ({error.strerror})") from None
+        return Hardware.from_json(parse_object(content))
     except IntegrityError as error:
         raise ConfigurationError(
             f"--hardware {path}: expected a policy's hardware section; {error.detail or error.reason}"
@@ -147,14 +150,21 @@ def _hardware(path: Path) -> Hardware:
 
 
 def _archive_of_wheel(path: Path) -> bytes:
+    import io
     import zipfile
 
     from pytest_glasshouse.channel.archive import archive_from
+    from pytest_glasshouse.wire.bounded_file import read_named
+    from pytest_glasshouse.wire.bounded_zip import read_zip
 
+    content, plain = read_named(path, what=f"--wheel {path}", limit=_WHEEL_LIMIT), io.BytesIO()
     try:
-        with zipfile.ZipFile(path) as wheel:
+        files = read_zip(content, limit=_WHEEL_LIMIT, members=_WHEEL_MEMBERS)
+        with zipfile.ZipFile(plain, "w") as wheel:
+            for name, data in files.items():
+                wheel.writestr(name, data)
             return archive_from(zipfile.Path(wheel, "pytest_glasshouse/"))
-    except (OSError, zipfile.BadZipFile, KeyError):
+    except (OSError, IntegrityError, KeyError):
         raise ConfigurationError(f"--wheel {path}: expected a wheel of pytest-glasshouse, saw none") from None
 
 
@@ -196,11 +206,11 @@ def _word(value: Json) -> str:
 def read_policy(path: Path) -> Policy:
     """The policy in a file. Raises `ConfigurationError`."""
     from pytest_glasshouse.trust.policy import Policy
-    from pytest_glasshouse.wire.canonical import parse_object
+    from pytest_glasshouse.wire.bounded_file import read_named
+    from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, parse_object
 
+    content = read_named(path, what=str(path), limit=MESSAGE_LIMIT)
     try:
-        return Policy.from_json(parse_object(path.read_bytes()))
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+        return Policy.from_json(parse_object(content))
     except IntegrityError as error:
         raise ConfigurationError(f"{path}: expected a policy, saw something else ({error.detail or error.reason})") from None

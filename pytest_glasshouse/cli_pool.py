@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pytest_glasshouse.errors import ReportError
+
 EXIT_NO = 1
 EXIT_USAGE = 4
 EXIT_NOTHING = 5
@@ -39,17 +41,21 @@ def declare(commands: Any) -> None:
 
 
 def _pool(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.authenticity import Trust
-    from pytest_glasshouse.report.check import check_file, read_document
+    from pytest_glasshouse.report.bundle import read_bytes
+    from pytest_glasshouse.report.check import check_bytes, load_document
     from pytest_glasshouse.report.pooling import groups, told
 
     documents = []
     for path in options.report:
-        checked = check_file(path, trust=Trust.read(()))
+        data = read_bytes(path)
+        try:
+            checked = check_bytes(data, derivation=options.derivation)
+        except ReportError as error:
+            raise ReportError(f"{path}: {error}") from error
         if not checked.sound:
             sys.stdout.write(f"{path}: FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; nothing was pooled\n")
             return EXIT_NO
-        documents.append(read_document(path)[1])
+        documents.append(load_document(data))
     margins = [row["marginPct"] for document in documents for row in document["rows"]]
     margin_pct = options.margin if options.margin is not None else min(margins, default=1.0)
     found = groups(documents)
@@ -63,9 +69,9 @@ def _pool(options: argparse.Namespace) -> int:
 
 def _points(text: str) -> float:
     try:
-        value = float(text)
+        value = float(text) if text.isascii() else 0.0
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number, saw {text!r}") from None
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected points above 0, saw {text}")
+        raise argparse.ArgumentTypeError(f"expected points above 0, saw {text[:40]}")
     return value

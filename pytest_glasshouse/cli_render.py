@@ -30,9 +30,20 @@ def declare(commands: Any) -> None:
     form.add_argument("--html", action="store_true", help="one page with plots, that needs no network")
     form.add_argument("--excerpt", action="store_true", help="its rows as JSON in the shape that was published, without evidence")
     form.add_argument("--badge", action="store_true", help="an SVG with the upper bound of the overhead")
-    render.add_argument("--max-overhead", type=float, metavar="P", help="the limit that colours the badge (default: the run's)")
+    render.add_argument("--max-overhead", type=_limit, metavar="P", help="the limit that colours the badge (default: the run's)")
     render.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
     render.set_defaults(run=_render, report_error_code=EXIT_USAGE)
+
+
+def _limit(text: str) -> float:
+    """A limit as the gate takes it: what is no number, or below 0, would colour a badge as it liked."""
+    try:
+        value = float(text) if text.isascii() else -1.0
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number of 0 or more, saw {text[:40]!r}")
+    return value
 
 
 def _render(options: argparse.Namespace) -> int:

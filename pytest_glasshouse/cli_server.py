@@ -166,10 +166,11 @@ def _asked(ask: Callable[[], Answer]) -> Answer:
 
 def _header_sha256(path: Path) -> str:
     from pytest_glasshouse.errors import IntegrityError
+    from pytest_glasshouse.wire.bounded_file import mapped
     from pytest_glasshouse.wire.package import parse_header
 
     try:
-        return parse_header(_read(path)).sha256
+        return parse_header(mapped(path)).sha256
     except IntegrityError:
         raise ConfigurationError(f"{path}: expected a package as `glasshouse seal` writes it, saw something else") from None
 
@@ -179,7 +180,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+    from pytest_glasshouse.wire.bounded_file import read_named
+    from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT
+
+    return read_named(path, what=str(path), limit=MESSAGE_LIMIT)

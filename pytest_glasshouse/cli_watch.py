@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 EXIT_USAGE = 4
+_PLAN_LIMIT = 16 << 20
 _WATCH = """\
 Follow a run of this machine: RUN is its id or its directory. With a terminal, one line that lives; without, one line for each
 change. It ends when the run does.
@@ -71,16 +71,15 @@ def _line(directory: Path) -> str:
 
 def _count(directory: Path) -> tuple[int, int]:
     """Rows that ended and all of them. A row that was tried again has a line for each time: it counts once."""
-    from pytest_glasshouse.report.writer import ROWS
+    from pytest_glasshouse.report.writer import RowJournal
+    from pytest_glasshouse.wire.bounded_file import read_json
 
     try:
-        rows = len(json.loads((directory / "plan.json").read_text("utf-8"))["rows"])
-    except (OSError, ValueError, KeyError, TypeError):
+        plan: Any = read_json(directory / "plan.json", limit=_PLAN_LIMIT)
+        rows = len(plan["rows"])
+    except (OSError, IntegrityError, KeyError, TypeError):
         return 0, 0
-    ended = set()
     try:
-        for line in (directory / ROWS).read_bytes().splitlines():
-            ended.add(json.loads(line)["record"]["rowId"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return len(ended), rows
+        return len(RowJournal(directory, mine=False).read()), rows
+    except (OSError, IntegrityError):
+        return 0, rows

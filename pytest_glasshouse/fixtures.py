@@ -152,13 +152,14 @@ def failure_of(record: dict[str, Any], options: Options) -> str:
 
 
 def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
-    limit = told.get("limit")
-    if limit is not None and limit["judgement"] != "within the limit":
-        bound = limit["upper95Pct"]
-        upper = "none" if bound is None else f"{bound:.2f} %"
+    from pytest_glasshouse.report.limits import limit_of
+
+    limit = limit_of(told)
+    if limit is not None and not limit.passed:
+        upper = "none" if limit.upper95_pct is None else f"{limit.upper95_pct:.2f} %"
         yield (
-            f"{limit['judgement']}: expected a one-sided 95 % upper bound of at most {limit['limitPct']:g} % overhead, "
-            f"saw {upper} ({limit['reason']})"
+            f"{limit.verdict.value}: expected a one-sided 95 % upper bound of at most {limit.limit_pct:g} % overhead, "
+            f"saw {upper} ({limit.reason})"
         )
     if options.publishable and not told.get("publishable", True):
         yield f"not publishable: {'; '.join(told['unpublishableBecause'])}"

@@ -6,11 +6,11 @@ clean-up are told too; they are the ones a plain list of failed tests leaves out
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report.github import SHOWN, annotation
 
 if TYPE_CHECKING:
@@ -37,12 +37,15 @@ def annotated(records: Sequence[Mapping[str, Any]], *, cleanup: str, trouble: Se
 
 def summarise(run: Run, path: Path) -> None:
     """Add the report's tables to the job's summary. A file that cannot be written is no reason to fail a run."""
+    from pytest_glasshouse.report.bundle import parsed, read_bytes
     from pytest_glasshouse.report.markdown import markdown
 
     text = f"glasshouse published no report: {'; '.join(run.trouble) or 'nothing was begun'}\n"
     if run.published:
-        document = json.loads(run.published[0].read_bytes())
-        text = markdown(document)
+        try:
+            text = markdown(parsed(read_bytes(run.published[0])))
+        except (ReportError, IntegrityError) as error:
+            text = f"glasshouse published a report that cannot be read again: {error}\n"
     if len(text.encode()) > MOST_SUMMARY:
         text = text.encode()[:MOST_SUMMARY].decode(errors="ignore") + "\n\n(cut; the report has the rest)\n"
     try:

@@ -42,12 +42,17 @@ def width_of(outcome: Outcome, engine: Engine) -> float | None:
     Its width and never its position: whoever sees where an interval lies may stop when they like it.
     """
     from pytest_glasshouse.overhead.interval import interval_pct
-    from pytest_glasshouse.report.figures import log_ratios, row_figures
+    from pytest_glasshouse.report.extension import extension
+    from pytest_glasshouse.report.figures import row_figures
+    from pytest_glasshouse.report.limits import log_ratios
 
     if outcome.row.null:
         return None
     try:
-        interval = interval_pct(log_ratios(row_figures(engine.results(outcome.observation))), level=0.95)
+        rounds = engine.results(outcome.observation)
+        extended = extension(outcome.observation, rounds)
+        first = None if extended is None else extended.first_rounds
+        interval = interval_pct(log_ratios(row_figures(rounds)), level=0.95, first_rounds=first)
     except GlasshouseError:
         return None
     return None if interval is None else interval.half_width

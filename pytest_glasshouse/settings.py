@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+_LONGEST_SHOWN = 60
 ORDERS = ("row", "raw-first", "protected-first", "interleaved")
 PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
 PRESETS = ("quick", "standard", "publish")
@@ -97,12 +99,10 @@ def _did_you_mean(text: str, values: Sequence[str]) -> str:
 
 def _whole(least: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
+        digits = text.strip()
+        value = int(digits) if re.fullmatch(r"[+-]?[0-9]{1,15}", digits) else least - 1
         if value < least:
-            raise ValueError(f"expected a whole number of at least {least}, saw {text!r}")
+            raise ValueError(f"expected a whole number of at least {least}, saw {_shown(text)}")
         return value
 
     return parse
@@ -111,14 +111,18 @@ def _whole(least: int) -> Callable[[str], int]:
 def _number(*, positive: bool = True) -> Callable[[str], float]:
     def parse(text: str) -> float:
         try:
-            value = float(text)
+            value = float(text) if text.isascii() and "_" not in text else math.nan
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or (positive and value <= 0):
-            raise ValueError(f"expected a finite number{' above 0' if positive else ''}, saw {text!r}")
+            raise ValueError(f"expected a finite number{' above 0' if positive else ''}, saw {_shown(text)}")
         return value
 
     return parse
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
 
 
 def _switch(text: str) -> bool:

@@ -32,6 +32,8 @@ class Revision:
     added: frozenset[str] = frozenset()
 
 
+#: Since this revision the rules from figures to verdict and limit are those of `overhead`, without exception.
+AUDITED = 3
 #: Every revision after the first, in order. An entry is never removed.
 LADDER: tuple[Revision, ...] = (
     # Legs that take turns, and simulated pods without a GPU: more is read, so digests differ.
@@ -40,9 +42,10 @@ LADDER: tuple[Revision, ...] = (
         before=MappingProxyType({"same_allocation": revision_1.same_allocation, "same_work": revision_1.same_work}),
         added=frozenset({"paused_leg_idle"}),
     ),
-    # A journal tells a whole lifecycle, an agent has one key, and claimed time passed on other clocks.
+    # A journal tells a whole lifecycle, an agent has one key, and claimed time passed on other clocks. Beside the invariants:
+    # an implausible negative is judged before the null, and is within no limit.
     Revision(
-        number=3,
+        number=AUDITED,
         before=MappingProxyType(
             {"journal_countersigned": revision_2.journal_countersigned, "same_allocation": revision_2.same_allocation}
         ),

@@ -14,7 +14,8 @@ from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.guest.images import NOTHING_FOREIGN
 from pytest_glasshouse.trust.policy import Component, Policy, Recorded, Required
-from pytest_glasshouse.wire.canonical import parse_object, sha256_hex
+from pytest_glasshouse.wire.bounded_file import read_named
+from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, parse_object, sha256_hex
 
 #: What the evidence must carry beside the archive; their values are recorded, not compared, unless a policy file says so.
 _RECORDED = (
@@ -46,10 +47,9 @@ def policy_for(*, archive_sha256: str, allocation: str, completion_s: int, deman
 def read_demands(path: Path) -> Policy:
     """The policy file of a run, read once. Raises `ConfigurationError`."""
     what = f"--glasshouse-policy {path}"
+    content = read_named(path, what=what, limit=MESSAGE_LIMIT)
     try:
-        policy = Policy.from_json(parse_object(path.read_bytes()))
-    except OSError as error:
-        raise ConfigurationError(f"{what}: cannot be read ({error.strerror})") from None
+        policy = Policy.from_json(parse_object(content))
     except IntegrityError as error:
         raise ConfigurationError(f"{what}: expected a policy, saw something else ({error.detail or error.reason})") from None
     known = {*_RECORDED, "archive", "foreign"}

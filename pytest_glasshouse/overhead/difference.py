@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, spread_of
 from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
 
 if TYPE_CHECKING:
@@ -24,20 +24,25 @@ class Difference:
     ci95: Interval | None
 
 
-def difference(before: Sequence[float], after: Sequence[float]) -> Difference:
-    """The difference of two rows' mean log ratios with its two-sided 95 % interval (B. L. Welch, Biometrika 34, 1947)."""
+def difference(
+    before: Sequence[float], after: Sequence[float], *, first_before: int | None = None, first_after: int | None = None
+) -> Difference:
+    """The difference of two rows' mean log ratios with its two-sided 95 % interval (B. L. Welch, Biometrika 34, 1947).
+
+    `first_before` and `first_after` are the `first_rounds` of `overhead.interval`, for rows that were extended.
+    """
     if not before or not after:
         raise ValueError("a difference needs a round on both sides")
     middle = _mean(after) - _mean(before)
     if min(len(before), len(after)) < MIN_FOR_INTERVAL:
         return Difference(points=overhead_of_log_ratio(middle), ci95=None)
-    first, second = _variance_of_mean(before), _variance_of_mean(after)
+    (first, first_freedom), (second, second_freedom) = _of_mean(before, first_before), _of_mean(after, first_after)
     if first + second == 0.0:
         exact = overhead_of_log_ratio(middle)
         return Difference(points=exact, ci95=Interval(low=exact, high=exact))
     from scipy.stats import t
 
-    freedom = (first + second) ** 2 / (first**2 / (len(before) - 1) + second**2 / (len(after) - 1))
+    freedom = (first + second) ** 2 / (first**2 / first_freedom + second**2 / second_freedom)
     reach = float(t.ppf(0.975, freedom)) * math.sqrt(first + second)
     interval = Interval(low=overhead_of_log_ratio(middle + reach), high=overhead_of_log_ratio(middle - reach))
     return Difference(points=overhead_of_log_ratio(middle), ci95=interval)
@@ -47,6 +52,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _variance_of_mean(values: Sequence[float]) -> float:
-    middle = _mean(values)
-    return math.fsum((value - middle) ** 2 for value in values) / (len(values) - 1) / len(values)
+def _of_mean(values: Sequence[float], first_rounds: int | None) -> tuple[float, int]:
+    """The variance of the mean, and its degrees of freedom."""
+    spread, freedom = spread_of(values, first_rounds=first_rounds)
+    return spread**2 / len(values), freedom

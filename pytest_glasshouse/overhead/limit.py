@@ -1,4 +1,4 @@
-"""Whether a row is under the overhead its user allows. One function for the plugin, the gate and the badge."""
+"""Whether rounds are under the overhead their user allows. Only `report.limits` calls this: who has a row asks there."""
 
 from __future__ import annotations
 
@@ -37,20 +37,26 @@ class LimitJudgement:
 
 
 def judge_limit(
-    log_ratios: Sequence[float], *, limit_pct: float, fixed_order: bool = False, first_rounds: int | None = None
+    log_ratios: Sequence[float],
+    *,
+    limit_pct: float,
+    fixed_order: bool = False,
+    first_rounds: int | None = None,
+    implausible: bool = False,
 ) -> LimitJudgement:
     """Pass only if the upper bound is at most the limit; fail as `over` only if the lower bound is above it.
 
     Fewer rounds than a verdict needs never pass: on a machine with two speeds, two rounds agree in half of all rows however
     far off they are, and then their interval is a point. All of five agree on the wrong side in 3 % (0.5 to the fifth).
-    `first_rounds` as in `overhead.interval`.
+    `first_rounds` as in `overhead.interval`; `implausible` as `overhead.verdict.implausible_negative` says of these rounds.
     """
     bounds = one_sided_bounds_pct(log_ratios, first_rounds=first_rounds)
     if bounds is None:
         return _judgement(LimitVerdict.INCONCLUSIVE, "one round has no upper bound", limit_pct, None, None)
     low, high = bounds.low, bounds.high
-    if fixed_order:
-        return _judgement(LimitVerdict.INCONCLUSIVE, "every round ran in the same order", limit_pct, low, high)
+    if implausible or fixed_order:
+        reason = "implausible negative: audit the comparison" if implausible else "every round ran in the same order"
+        return _judgement(LimitVerdict.INCONCLUSIVE, reason, limit_pct, low, high)
     if high <= limit_pct and len(log_ratios) < MIN_ROUNDS:
         reason = f"the upper bound is at most the limit, by {len(log_ratios)} rounds; to pass takes {MIN_ROUNDS}"
         return _judgement(LimitVerdict.INCONCLUSIVE, reason, limit_pct, low, high)

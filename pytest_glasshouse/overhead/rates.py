@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+#: Beyond this exponential a double overflows: a figure of 10^306 % says as well that it is nonsense.
+_MOST = 700.0
+
 
 def rate(units: float, seconds: float) -> float:
     """Units per second. Refuses what cannot be a measured leg: nothing done, or no time taken."""
@@ -28,4 +31,4 @@ def log_ratio(protected_rate: float, raw_rate: float) -> float:
 
 def overhead_of_log_ratio(value: float) -> float:
     """Percent overhead of a log ratio. Falls as the log ratio rises, so bounds swap sides."""
-    return -math.expm1(value) * 100
+    return -math.expm1(min(value, _MOST)) * 100

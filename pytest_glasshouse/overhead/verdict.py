@@ -54,33 +54,44 @@ def verdict(
     excluded: str | None = None,
     remarks: Sequence[str] = (),
     first_rounds: int | None = None,
+    null_first: bool = False,
 ) -> Judgement:
     """Judge a row. `log_ratios` has one value per round; `nulls` are raw against raw in the same rounds, and all must qualify.
 
     `remarks` say what else a reader has to know (`overhead.remarks`); they go into the reason and decide nothing.
     The caller owes that every finding of the row was judged first: `excluded` is the reason when one did not hold.
+    `null_first` judges as before an implausible negative was one whatever the null says.
     """
-    judged = _verdict(log_ratios, margin_pct, fixed_order=fixed_order, nulls=nulls, excluded=excluded, first_rounds=first_rounds)
+    judged = _without_interval(len(log_ratios), fixed_order=fixed_order, excluded=excluded) or _by_figures(
+        log_ratios, margin_pct, nulls=nulls, first_rounds=first_rounds, null_first=null_first
+    )
     return replace(judged, reason="; ".join((judged.reason, *remarks)))
 
 
-def _verdict(
-    log_ratios: Sequence[float],
-    margin_pct: float,
-    *,
-    fixed_order: bool,
-    nulls: Sequence[Null],
-    excluded: str | None,
-    first_rounds: int | None,
+def implausible_negative(log_ratios: Sequence[float], *, margin_pct: float, first_rounds: int | None = None) -> bool:
+    """Whether as many rounds as a verdict needs lie below 0 and not inside the margin, whatever a null says of them."""
+    if len(log_ratios) < MIN_ROUNDS:
+        return False
+    judged = _by_intervals(log_ratios, margin_pct, first_rounds)
+    return judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE
+
+
+def _by_figures(
+    log_ratios: Sequence[float], margin_pct: float, *, nulls: Sequence[Null], first_rounds: int | None, null_first: bool
 ) -> Judgement:
-    without = _without_interval(len(log_ratios), fixed_order=fixed_order, excluded=excluded)
-    if without is not None:
-        return without
+    judged = _by_intervals(log_ratios, margin_pct, first_rounds)
+    # Before the null: a row that cannot be is no better for a null that does not qualify either.
+    if judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE and not null_first:
+        return judged
     if not nulls:
         return Judgement(verdict=Verdict.INCONCLUSIVE, reason="no null was measured")
     for null in nulls:
         if not null.qualifies(margin_pct):
             return _unqualified(null, margin_pct)
+    return judged
+
+
+def _by_intervals(log_ratios: Sequence[float], margin_pct: float, first_rounds: int | None) -> Judgement:
     ci95, ci90 = (interval_pct(log_ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
     if ci95 is None or ci90 is None:
         raise ValueError("a verdict by interval needs two rounds or more")

@@ -5,12 +5,12 @@ A base URL that is not the provider's own makes it simulated; the key travels ov
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pytest_glasshouse.errors import ConfigurationError, CredentialsError
+from pytest_glasshouse.errors import ConfigurationError, CredentialsError, IntegrityError
+from pytest_glasshouse.wire.bounded_file import read_toml
 from pytest_glasshouse.wire.secret import Secret
 
 RUNPOD_URL = "https://api.runpod.io"
@@ -24,8 +24,8 @@ def runpod_key(environ: Mapping[str, str]) -> Secret:
     path = Path(environ.get("HOME", "~")).expanduser() / ".runpod" / "config.toml"
     if not key and path.is_file():
         try:
-            found = tomllib.loads(path.read_text(encoding="utf-8")).get("default", {}).get("api_key", "")
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError):
+            found = read_toml(path).get("default", {}).get("api_key", "")
+        except (OSError, IntegrityError, AttributeError):
             raise CredentialsError(
                 "provider runpod: ~/.runpod/config.toml is not the SDK's file; expected [default] with api_key, or RUNPOD_API_KEY"
             ) from None

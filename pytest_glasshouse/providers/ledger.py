@@ -16,12 +16,15 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.providers.base import InstanceId
 from pytest_glasshouse.providers.lease import Lease
+from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.wire.canonical import parse_strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 LEDGER = "ledger.jsonl"
+_LIMIT = 64 << 20
 
 
 class Ledger:
@@ -57,13 +60,16 @@ class Ledger:
 
 
 def read(path: Path) -> tuple[dict[str, Lease], dict[str, str]]:
-    """Every lease a ledger speaks of, by name, and the base URL each was asked from. A torn last line was never relied on."""
+    """Every lease a ledger speaks of, by name, and the base URL each was asked from. A torn last line was never relied on.
+
+    Raises `IntegrityError` for what is no regular file, or larger than any ledger.
+    """
     leases: dict[str, Lease] = {}
     bases: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
-        for line in path.read_bytes().splitlines():
+        for line in read_regular(path, limit=_LIMIT).splitlines():
             try:
-                told: dict[str, Any] = json.loads(line)
+                told: Any = parse_strict(line, floats=True)
                 _apply(told, leases, bases)
             except (ValueError, KeyError, TypeError, IntegrityError):
                 continue

@@ -102,12 +102,8 @@ def road_for(
 
 def reference_source() -> str:
     """Where the guest archive's reference value comes from: `wheel`, or `checkout` for an editable install."""
-    import importlib.metadata
-    import json
+    from pytest_glasshouse.wire.installed import direct_url, part
 
-    try:
-        told = importlib.metadata.distribution("pytest-glasshouse").read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        return "checkout"
-    editable = bool(told) and json.loads(told or "{}").get("dir_info", {}).get("editable", False)
-    return "checkout" if editable else "wheel"
+    told = direct_url("pytest-glasshouse")
+    # What cannot be read may say `editable`: only a wheel that is known to be one may be published from.
+    return "checkout" if told is None or part(told, "dir_info").get("editable") else "wheel"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
-from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.evidence import (
     TYP_EVIDENCE,
@@ -122,9 +122,9 @@ def _key_of(observation: Mapping[str, Any], name: str) -> str:
 
 def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
     try:
-        text = read_regular(path, limit=_KEY_FILE_LIMIT).decode()
-    except (OSError, UnicodeDecodeError, IntegrityError) as error:
-        raise ConfigurationError(f"--trust {path}: cannot be read as a key file") from error
+        text = read_named(path, what=f"--trust {path}", limit=KEY_FILE_LIMIT).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"--trust {path}: expected a key file, saw what is not UTF-8") from error
     if "-----BEGIN" in text:
         yield False, public_text(_pem(path, text))
         return

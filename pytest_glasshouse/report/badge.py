@@ -1,7 +1,6 @@
 """A badge: the upper bound of a report's overhead as a small SVG. Never a point estimate, and grey where there is no bound.
 
-This module knows colours and words. What a row's bound is, and whether it is under a limit, is `judge_limit`'s, as for the
-plugin and the gate.
+This module knows colours and words. What a row's bound is, and whether it is under a limit, is `limit_of`'s, as for the gate.
 """
 
 from __future__ import annotations
@@ -11,9 +10,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.overhead.limit import LimitVerdict, judge_limit
-from pytest_glasshouse.report.document import measured_on_named_gpu
-from pytest_glasshouse.report.figures import log_ratios
+from pytest_glasshouse.overhead.limit import LimitVerdict
+from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.document import counts
+from pytest_glasshouse.report.limits import implausible, limit_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,18 +36,16 @@ def badge(document: Mapping[str, Any], *, sound: bool, max_overhead_pct: float |
     without = _without_bound(document, sound=sound)
     if without is not None:
         return without
-    own = document["methodology"]["maxOverheadPct"]
-    limit_pct = own if max_overhead_pct is None else max_overhead_pct
-    asked = math.inf if limit_pct is None else limit_pct
     rows = document["rows"]
-    judged = [judge_limit(log_ratios(row), limit_pct=asked, fixed_order=row["fixedOrder"]) for row in rows]
-    bounds = [each.upper95_pct for each in judged if each.upper95_pct is not None]
-    if len(bounds) < len(judged) or any(row["fixedOrder"] for row in rows):
+    judged = [limit_of(row, max_overhead_pct) for row in rows]
+    bounded = [each or limit_of(row, math.inf) for row, each in zip(rows, judged, strict=True)]
+    bounds = [each.upper95_pct for each in bounded if each is not None and each.upper95_pct is not None]
+    if len(bounds) < len(rows) or any(row["fixedOrder"] for row in rows):
         return Badge(message="no bound yet", colour=_GREY)
     message = f"at most {max(bounds):.2f} %"
-    words = {each.verdict for each in judged}
-    if limit_pct is None or words == {LimitVerdict.WITHIN}:
-        return Badge(message=message, colour=_BLUE if limit_pct is None else _GREEN)
+    words = {each.verdict for each in bounded if each is not None}
+    if words == {LimitVerdict.WITHIN}:
+        return Badge(message=message, colour=_BLUE if None in judged else _GREEN)
     word = LimitVerdict.OVER if LimitVerdict.OVER in words else LimitVerdict.INCONCLUSIVE
     return Badge(message=f"{message} ({word.value})", colour=_RED if word is LimitVerdict.OVER else _GREY)
 
@@ -61,8 +59,10 @@ def _without_bound(document: Mapping[str, Any], *, sound: bool) -> Badge | None:
         return Badge(message=f"{len(excluded)} row(s) not measured", colour=_RED)
     if not rows:
         return Badge(message="not measured", colour=_GREY)
-    if not all(measured_on_named_gpu(row) and not row["simulated"] for row in rows):
+    if not all(counts(row) for row in rows):
         return Badge(message="dry run", colour=_GREY)
+    if any(implausible(row) for row in rows):
+        return Badge(message=Verdict.IMPLAUSIBLE_NEGATIVE.value, colour=_RED)
     return None
 
 

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import io
 import json
-import struct
 import zipfile
-import zlib
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report.attest import envelopes
 from pytest_glasshouse.report.evidence import journal_lines, observed_rounds, protected_of
+from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.wire.bounded_zip import read_zip
+from pytest_glasshouse.wire.canonical import parse_strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 REPORT_MEMBER = "report.json"
 SUFFIX = ".glasshouse.zip"
-#: Larger members are refused unread: a bundle comes from strangers.
-MEMBER_LIMIT = 256 * 1024 * 1024
-MEMBER_COUNT_LIMIT = 100_000
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+#: The largest report, and the largest file that is read as one, in bytes. A row of five interleaved rounds has half a megabyte.
+REPORT_LIMIT = 48 << 20
+#: A bundle holds its report and most of it again in files of its own.
+BUNDLE_LIMIT = 5 * REPORT_LIMIT // 2
+MEMBER_COUNT_LIMIT = 50_000
+_ZIP = b"PK"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _TOKENS = ("evidence", "result", "receipt", "head", "exit", "manifest", "grant")
 
@@ -61,22 +65,37 @@ def zipped(document: Mapping[str, Any], *, key: Ed25519PrivateKey | None = None)
     return buffer.getvalue()
 
 
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a report or a bundle that anybody may have written. Raises `ReportError`, which names the file."""
+    try:
+        return read_regular(path, limit=REPORT_LIMIT)
+    except OSError as error:
+        raise ReportError(f"{path}: cannot be read ({error.strerror})") from error
+    except IntegrityError as error:
+        raise ReportError(f"{path}: expected a report or a bundle; {error.detail}") from error
+
+
+def is_bundle(data: bytes) -> bool:
+    """Whether bytes are to be read as a bundle."""
+    return data.startswith(_ZIP)
+
+
+def files_of(data: bytes) -> dict[str, bytes]:
+    """The members of a bundle; of a report, itself. Raises `ReportError` as `unzipped` does."""
+    return unzipped(data) if is_bundle(data) else {REPORT_MEMBER: data}
+
+
+def parsed(data: bytes) -> Any:
+    """The JSON of a report's bytes, validated by nobody. Raises `IntegrityError`."""
+    return parse_strict(data, limit=REPORT_LIMIT, floats=True)
+
+
 def unzipped(data: bytes) -> dict[str, bytes]:
     """The members of a bundle. Raises `ReportError` for what is not one or is too large to be one."""
     try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            infos = archive.infolist()
-            names = [info.filename for info in infos]
-            if len(names) != len(set(names)):
-                raise ReportError("the bundle names a member twice")
-            if len(infos) > MEMBER_COUNT_LIMIT or sum(info.file_size for info in infos) > 2 * MEMBER_LIMIT:
-                raise ReportError("the bundle is too large to be one")
-            if any(info.compress_type not in _COMPRESSIONS for info in infos):
-                raise ReportError("the bundle is compressed in a way that bundles are not")
-            found = {info.filename: archive.read(info) for info in infos}
-    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
-        # zipfile says in many ways that a file is no archive; all of them were met by fuzzing.
-        raise ReportError(f"the bundle cannot be read: {type(error).__name__}") from error
+        found = read_zip(data, limit=BUNDLE_LIMIT, members=MEMBER_COUNT_LIMIT)
+    except IntegrityError as error:
+        raise ReportError(f"the bundle {error.detail}") from error
     if REPORT_MEMBER not in found:
         raise ReportError(f"the bundle has no {REPORT_MEMBER}")
     return found

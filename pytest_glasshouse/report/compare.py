@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.overhead.difference import Difference, difference
-from pytest_glasshouse.report.figures import log_ratios
+from pytest_glasshouse.report.limits import first_rounds, log_ratios
 from pytest_glasshouse.report.wording import figure_with_interval, signed
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pair:
         name=before["name"],
         before=before,
         after=after,
-        difference=difference(log_ratios(before), log_ratios(after)),
+        difference=difference(
+            log_ratios(before), log_ratios(after), first_before=first_rounds(before), first_after=first_rounds(after)
+        ),
         unlike=", ".join(differing),
     )
 
@@ -80,7 +82,7 @@ def lines(compared: Compared, *, names: Sequence[str]) -> Iterator[str]:
         for label, name, row in (("A", names[0], pair.before), ("B", names[1], pair.after)):
             interval = row["overheadCi95Pct"]
             shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
-            yield f"  {label}  {shown}; {row['verdict']}; {row['rounds']} round(s), {name}"
+            yield f"  {label}  {shown}; {row['verdict']}; {len(row['roundFigures'])} round(s), {name}"
         yield f"  B - A  {_shown(pair.difference)}"
     for label, only in (("A", compared.only_before), ("B", compared.only_after)):
         if only:

@@ -190,6 +190,11 @@ def measured_on_named_gpu(row: Mapping[str, Any]) -> bool:
     return not row["dryRun"] and row["namedGpuModel"] in {None, row["gpuModel"]}
 
 
+def counts(row: Mapping[str, Any]) -> bool:
+    """Whether a measured row says anything about a GPU, to a gate and on a badge."""
+    return measured_on_named_gpu(row) and not row["simulated"]
+
+
 def not_shown(lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     """What this report does not show, from its own findings: each invariant that is unseen, with its reasons."""
     unseen: dict[str, set[str]] = {}

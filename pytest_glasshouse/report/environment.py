@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.wire.canonical import is_sha256
+from pytest_glasshouse.wire.installed import direct_url, part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,12 +82,7 @@ def _version(name: str) -> str | None:
 
 def _wheel(name: str) -> str | None:
     """The digest of the file the distribution was installed from, where the installer left word of it (PEP 610)."""
-    try:
-        told = json.loads(metadata.distribution(name).read_text("direct_url.json") or "{}")
-    except (metadata.PackageNotFoundError, ValueError):
-        return None
-    archive = told.get("archive_info") if isinstance(told, dict) else None
-    digest = archive.get("hashes", {}).get("sha256") if isinstance(archive, dict) else None
+    digest = part(part(direct_url(name), "archive_info"), "hashes").get("sha256")
     return digest if isinstance(digest, str) and is_sha256(digest) else None
 
 

@@ -5,9 +5,10 @@ Reads the observation as it stands and never believes a missing part: what is no
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.journal import head_of
 
 if TYPE_CHECKING:
@@ -129,8 +130,8 @@ def lifecycle(
 def _steps(lines: Sequence[str]) -> Iterator[str]:
     for line in lines:
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = parse_strict(line, floats=True)
+        except IntegrityError:
             continue
         if isinstance(entry, dict) and isinstance(entry.get("type"), str):
             yield entry["type"]

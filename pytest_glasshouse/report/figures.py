@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct
-from pytest_glasshouse.overhead.limit import judge_limit
-from pytest_glasshouse.overhead.rates import log_ratio, overhead_pct, rate
+from pytest_glasshouse.overhead.rates import overhead_pct, rate
 from pytest_glasshouse.overhead.remarks import remarks
 from pytest_glasshouse.overhead.verdict import verdict
 from pytest_glasshouse.report.costs import cost_figures
 from pytest_glasshouse.report.estimates import estimate_figures, told
+from pytest_glasshouse.report.limits import limit_json, limit_of, log_ratios
 from pytest_glasshouse.report.wording import interpretation
 
 if TYPE_CHECKING:
@@ -81,8 +81,12 @@ def judged_figures(
     fixed_order: bool,
     max_overhead_pct: float | None,
     first_rounds: int | None = None,
+    null_first: bool = False,
 ) -> Figures:
-    """Interval, null, verdict, limit and their wording, from the row's figures and the settings of the run."""
+    """Interval, null, verdict, limit and their wording, from the row's figures and the settings of the run.
+
+    `null_first` as in `overhead.verdict`: as reports were judged before revision 3.
+    """
     ratios = log_ratios(figures)
     ci95, ci90 = (interval_pct(ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
     estimated = told(figures)
@@ -94,13 +98,11 @@ def judged_figures(
         nulls=nulls,
         remarks=() if estimated is None else remarks(estimated),
         first_rounds=first_rounds,
+        null_first=null_first,
     )
     mean = mean_overhead_pct(ratios)
-    limit = (
-        None
-        if max_overhead_pct is None
-        else judge_limit(ratios, limit_pct=max_overhead_pct, fixed_order=fixed_order, first_rounds=first_rounds)
-    )
+    row = {**figures, "marginPct": margin_pct, "fixedOrder": fixed_order, "verdict": judged.verdict.value}
+    row |= {} if first_rounds is None else {"extension": {"firstRounds": first_rounds}}
     return {
         "roundsMeanPct": mean,
         "overheadCi95Pct": _pair(ci95),
@@ -111,21 +113,8 @@ def judged_figures(
         "verdictReason": judged.reason,
         "moreRounds": judged.more_rounds,
         "interpretation": interpretation(judged, overhead_pct=figures["overheadPct"], ci95=ci95, order=order),
-        "limit": None
-        if limit is None
-        else {
-            "limitPct": limit.limit_pct,
-            "judgement": limit.verdict.value,
-            "reason": limit.reason,
-            "lower95Pct": limit.lower95_pct,
-            "upper95Pct": limit.upper95_pct,
-        },
+        "limit": limit_json(limit_of(row, max_overhead_pct, audited=not null_first)),
     }
-
-
-def log_ratios(figures: Mapping[str, Any]) -> list[float]:
-    """One log ratio per round, protected over raw."""
-    return [log_ratio(each["protectedPerSec"], each["rawPerSec"]) for each in figures["roundFigures"]]
 
 
 def method(rounds: int, *, order: str) -> str:

@@ -13,12 +13,12 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants.revisions import newest
-from pytest_glasshouse.overhead.limit import LimitVerdict, judge_limit
+from pytest_glasshouse.overhead.limit import LimitVerdict
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.check import Checked, Level
-from pytest_glasshouse.report.document import measured_on_named_gpu
-from pytest_glasshouse.report.figures import log_ratios
+from pytest_glasshouse.report.document import counts
 from pytest_glasshouse.report.leniency import row_lenient
+from pytest_glasshouse.report.limits import implausible, limit_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -94,7 +94,7 @@ class Gated:
 
 def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
     """Judge a report that validates. `checked` is what `check` found in it; `now` is in UTC."""
-    judged = [(place, row) for place, row in enumerate(document["rows"]) if _counts(row)]
+    judged = [(place, row) for place, row in enumerate(document["rows"]) if counts(row)]
     # What was not measured stands before what is missing because of it: the first objection is the cause.
     objections = [
         *(Objection(path=fault.path, text=fault.text) for fault in checked.faults),
@@ -112,11 +112,6 @@ def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, n
         selected=document["summary"]["selected"],
         level=checked.level,
     )
-
-
-def _counts(row: Mapping[str, Any]) -> bool:
-    """Whether a measured row says anything about a GPU."""
-    return measured_on_named_gpu(row) and not row["simulated"]
 
 
 def _ruling(document: Mapping[str, Any], checked: Checked, objections: Sequence[Objection], judged: Sequence[Any]) -> Ruling:
@@ -201,7 +196,7 @@ def _excluded(document: Mapping[str, Any]) -> Iterator[Objection]:
 
 def _dry(document: Mapping[str, Any]) -> Iterator[Objection]:
     for place, row in enumerate(document["rows"]):
-        if not _counts(row):
+        if not counts(row):
             named = row["namedGpuModel"]
             about = "any GPU" if named is None else f"the {named} it names"
             yield Objection(path=f"$.rows[{place}]", text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
@@ -217,7 +212,7 @@ def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[Object
         yield Objection(path="$.rows", text="the report has no row")
     for pattern in policy.rows:
         rows = [row for row in document["rows"] if _matches(row, pattern)]
-        if any(_counts(row) for row in rows):
+        if any(counts(row) for row in rows):
             continue
         instead = [f"{row['name']}, which is {_instead(row)}" for row in rows]
         instead += [f"{row['name']}, which is {row['outcome']}" for row in document["excludedResults"] if _matches(row, pattern)]
@@ -233,13 +228,15 @@ def _matches(row: Mapping[str, Any], pattern: str) -> bool:
 
 
 def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
-    if row["verdict"] == Verdict.IMPLAUSIBLE_NEGATIVE.value:
-        yield Objection(path=f"{path}.verdict", text=f"{row['name']}: {row['verdictReason']}")
+    if implausible(row):
+        text = f"{row['name']}: {Verdict.IMPLAUSIBLE_NEGATIVE.value}: {row['verdictReason']}"
+        yield Objection(path=f"{path}.verdict", text=text)
     if policy.publishable and not row["publishable"]:
         because = "; ".join(row["unpublishableBecause"])
         yield Objection(path=f"{path}.publishable", text=f"{row['name']} is not publishable: {because}")
-    if policy.min_rounds is not None and row["rounds"] < policy.min_rounds:
-        text = f"{row['name']} has {row['rounds']} round(s); at least {policy.min_rounds} were required"
+    measured = len(row["roundFigures"])  # those of an extension too
+    if policy.min_rounds is not None and measured < policy.min_rounds:
+        text = f"{row['name']} has {measured} round(s); at least {policy.min_rounds} were required"
         yield Objection(path=f"{path}.rounds", text=text)
     if not policy.allow_lenient_policy:
         yield from (Objection(path=path, text=f"{row['name']}: {why}") for why in row_lenient(row))
@@ -248,16 +245,12 @@ def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Obje
 
 def _overhead(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
     # A limit that the run was given stays a limit: the gate may ask for a stricter or a milder one, not for none.
-    own = row["limit"]["limitPct"] if row["limit"] else None
-    wanted = own if policy.max_overhead_pct is None else policy.max_overhead_pct
-    if wanted is None:
-        return
-    limit = judge_limit(log_ratios(row), limit_pct=wanted, fixed_order=row["fixedOrder"])
-    if limit.passed:
+    limit = limit_of(row, policy.max_overhead_pct)
+    if limit is None or limit.passed:
         return
     shown = "no bound" if limit.upper95_pct is None else f"upper bound {limit.upper95_pct:+.2f} %"
     yield Objection(
         path=f"{path}.overheadPct",
         text=f"{row['name']}: {limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason} ({shown})",
-        undecided=limit.verdict is LimitVerdict.INCONCLUSIVE,
+        undecided=limit.verdict is LimitVerdict.INCONCLUSIVE and not implausible(row),
     )

@@ -6,22 +6,27 @@ no limit.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
-import math
-import tomllib
+import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.report.check import Level
 from pytest_glasshouse.report.gate import GatePolicy
+from pytest_glasshouse.wire.bounded_file import opened, read_toml
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
+FILE = "pyproject.toml"
 #: A name of the table to the field of `GatePolicy` it sets. `trust` is the reader's and set beside it.
 FIELDS = {
     "rows": "rows",
@@ -38,75 +43,172 @@ FIELDS = {
 #: The flag of a name where it is another word.
 FLAGS = {"rows": "row", "level": "require"}
 _PLACE = "tool.glasshouse.gate"
+#: What says what must be measured; given as flags these are a policy. With the rest of `_ASKING`, a table is one.
+_MEASURED = frozenset({"rows", "max-overhead", "min-rounds", "publishable", "level", "min-lifecycle"})
+_ASKING = _MEASURED | {"commit", "max-age"}
+#: Keys, in one spelling, that hardly any other tool's table has.
+_DISTINCTIVE = frozenset({"maxoverhead", "minrounds", "minlifecycle", "allowlenientpolicy"})
+#: A name longer than this is like none of ours; a table deeper than this is nobody's policy.
+_LONGEST, _DEEPEST = 100, 6
 _LEVELS = tuple(level.value for level in Level if level is not Level.NOTHING)
 _FULL_COMMIT = 40
+_MOST = 1e9
 _SHORT_COMMIT = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyTable:
-    """A file's `[tool.glasshouse.gate]`. `values` is None where there is no such table; `told` says which policy that is."""
+    """A file's `[tool.glasshouse.gate]`. `values` is None where there is no such table; `told` says which policy that is.
+
+    `almost` names tables and files that somebody may have meant, for whoever finds no policy.
+    """
 
     path: Path
     values: Mapping[str, Any] | None
     told: str
+    almost: tuple[str, ...] = ()
 
 
-def read_table(path: Path, *, required: bool) -> PolicyTable:
-    """The table of a TOML file, or word that there is none where the file or the table is not there and neither is required."""
+def no_policy(why: str) -> PolicyTable:
+    """A table that nobody reads."""
+    return PolicyTable(path=Path(FILE), values=None, told=f"no policy: {why}")
+
+
+def find_table(start: Path) -> PolicyTable:
+    """The table of the nearest `pyproject.toml` that has one, from `start` upwards, as pytest finds its own.
+
+    Raises `ConfigurationError` where one on the way cannot be read, or holds a table that is almost ours: it may be the policy.
+    """
+    almost: list[str] = [str(path) for path in _like_the_file(start)]
+    for folder in (start, *start.parents):
+        path = Path(os.path.relpath(folder / FILE, start))
+        found = read_table(path, required=False, base=start)
+        if found.values is not None:
+            return found
+        almost += found.almost
+    told = f"no {FILE} in this directory or above it has a table [{_PLACE}]"
+    return dataclasses.replace(no_policy(told), almost=tuple(almost))
+
+
+def read_table(path: Path, *, required: bool, base: Path = Path()) -> PolicyTable:
+    """The table of a TOML file, or word that there is none where the file or the table is not there and neither is required.
+
+    A relative `path` is below `base`.
+    """
     try:
-        document = tomllib.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
+        document = read_toml(base / path)
+    except (FileNotFoundError, NotADirectoryError):
         if required:
             raise ConfigurationError(f"--policy {path}: no such file") from None
-        return PolicyTable(path=path, values=None, told=f"no policy: there is no {path} in this directory")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path}: cannot be read as TOML ({error})") from error
-    _refuse_elsewhere(path, document)
+        return no_policy(f"there is no {path}")
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
+    except IntegrityError as error:
+        raise ConfigurationError(f"{path}: {error.detail}") from None
+    almost = _refuse_elsewhere(path, document)
     ours = _table(path, "tool.glasshouse", _table(path, "tool", document.get("tool", {})).get("glasshouse", {}))
     _refuse_unknown(path, "tool.glasshouse", ours, ["gate"])
     if "gate" not in ours:
         if required:
-            raise ConfigurationError(f"--policy {path}: expected a table [{_PLACE}], saw none")
-        return PolicyTable(path=path, values=None, told=f"no policy: {path} has no table [{_PLACE}]")
+            raise ConfigurationError(f"--policy {path}: expected a table [{_PLACE}], saw {', '.join(almost) or 'none'}")
+        return dataclasses.replace(no_policy(f"{path} has no table [{_PLACE}]"), path=path, almost=tuple(almost))
     values = _table(path, _PLACE, ours["gate"])
     _refuse_unknown(path, _PLACE, values, [*FIELDS, "trust"])
     return PolicyTable(path=path, values=values, told=f"policy: [{_PLACE}] in {path}")
 
 
+def refuse_nothing_asked(table: PolicyTable, flags: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` unless a table, or a flag that says what must be measured, asks for something.
+
+    Flags that only say which report it has to be (`--commit`, `--subject`, `--max-age`) stand beside a policy and are none.
+    """
+    if any(_asks(flags.get(name)) for name in _MEASURED):
+        return
+    if table.values is not None:
+        if not any(_asks(value) for name, value in table.values.items() if name in _ASKING):
+            raise ConfigurationError(f"{table.path}: [{_PLACE}] asks for nothing; name what must hold, or say --no-policy")
+        return
+    seen = f"; almost: {', '.join(table.almost)}" if table.almost else ""
+    raise ConfigurationError(
+        f"{table.told}{seen}; expected a policy there, in the file of --policy, or in flags (--max-overhead, --row, ...); "
+        "to judge without one, say --no-policy"
+    )
+
+
+def _asks(value: Any) -> bool:
+    """Whether a value asks for more than its absence does; a limit of 0 does."""
+    return value is not None and value is not False and value != Level.CONSISTENT.value
+
+
 def _table(path: Path, name: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ConfigurationError(f"{path}: {name}: expected a table, saw {value!r}")
+        raise ConfigurationError(f"{path}: {name}: expected a table, saw {_shown(value)}")
     return value
 
 
 def _refuse_unknown(path: Path, table: str, seen: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in seen:
         if name not in known:
-            close = get_close_matches(name, known, n=1)
+            close = get_close_matches(name.lower().replace("_", "-")[:_LONGEST], known, n=1)
             hint = f"did you mean {close[0]}? Expected" if close else "expected"
-            raise ConfigurationError(f"{path}: {table}.{name}: nothing here has this name; {hint} one of {', '.join(known)}")
+            raise ConfigurationError(
+                f"{path}: {table}.{printable(name)}: nothing here has this name; {hint} one of {', '.join(known)}"
+            )
 
 
-def _refuse_elsewhere(path: Path, document: Mapping[str, Any]) -> None:
-    """Raise where a table is named almost like ours: who wrote it believes that the gate reads it."""
-    for outer, inner in document.items():
-        tables = inner if isinstance(inner, dict) else {}
-        found = [f"{outer}.{name}" for name in tables if _like_tool(outer) and _like_ours(name)]
-        if _like_ours(outer) and isinstance(inner, dict):
-            found.append(outer)
-        for name in found:
-            if name != "tool.glasshouse":
-                raise ConfigurationError(f"{path}: [{name}]: did you mean [tool.glasshouse]? Nothing would read a policy there")
+def _refuse_elsewhere(path: Path, document: Mapping[str, Any]) -> list[str]:
+    """Raise where a table is named almost like ours: who wrote it believes that the gate reads it.
+
+    Returns tables that may have been meant and may as well be another tool's.
+    """
+    almost = []
+    for parts, table in _tables(document):
+        name = ".".join(part if re.fullmatch(r"[\w-]+", part, re.ASCII) else f'"{printable(part)}"' for part in parts)
+        if parts[:2] == ("tool", "glasshouse"):
+            continue
+        named = _like_ours(parts[-1]) and (len(parts) == 1 or (len(parts) == 2 and _like_tool(parts[0])))  # noqa: PLR2004
+        a_policy = bool({_plain(key) for key in table} & _DISTINCTIVE)
+        meant = any(_like_ours(part) or _like_gate(part) for part in parts)
+        if named or (a_policy and meant):
+            raise ConfigurationError(f"{path}: [{name}]: did you mean [tool.glasshouse]? Nothing would read a policy there")
+        if a_policy or (_like_gate(parts[-1]) and len(parts) <= 2):  # noqa: PLR2004
+            almost.append(f"[{name}] in {path}")
+    return almost
+
+
+def _tables(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+    """Every table with its path, down to where nobody would look for one."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((name,), value) for name, value in document.items()]
+    for parts, value in waiting:
+        for table in value if isinstance(value, list) else [value]:
+            if isinstance(table, dict):
+                yield parts, table
+                if len(parts) < _DEEPEST:
+                    waiting += [((*parts, name), inner) for name, inner in table.items() if isinstance(inner, dict | list)]
+
+
+def _like_the_file(folder: Path) -> Iterator[Path]:
+    """Files beside which somebody may have put a policy under another name."""
+    with contextlib.suppress(OSError):
+        for name in sorted(path.name for path in folder.iterdir()):
+            if name != FILE and (name.lower() == FILE or (name.endswith(".toml") and _like_ours(name.removesuffix(".toml")))):
+                yield Path(printable(name))
+
+
+def _plain(name: str) -> str:
+    return name.lower().translate({ord(each): None for each in "-_ ."})[:_LONGEST]
 
 
 def _like_tool(name: str) -> bool:
-    return bool(get_close_matches(name.lower(), ["tool"], cutoff=0.75))
+    return bool(get_close_matches(_plain(name), ["tool"], cutoff=0.75))
+
+
+def _like_gate(name: str) -> bool:
+    return _plain(name) in {"gate", "gates", "releasegate"}
 
 
 def _like_ours(name: str) -> bool:
-    plain = name.lower().translate({ord(each): None for each in "-_ ."})
-    return "glasshouse" in plain or bool(get_close_matches(plain, ["glasshouse"], cutoff=0.8))
+    return "glasshouse" in _plain(name) or bool(get_close_matches(_plain(name), ["glasshouse"], cutoff=0.8))
 
 
 def policy_of(table: PolicyTable | None, flags: Mapping[str, Any], *, subject: Path | None = None) -> GatePolicy:
@@ -125,7 +227,7 @@ def trusted_of(table: PolicyTable) -> list[Path]:
     """The key files that the table's `trust` names, which are relative to the table's file."""
     trusted = [] if table.values is None else table.values.get("trust", [])
     if not isinstance(trusted, list) or not _names(trusted):
-        raise ConfigurationError(f"{table.path}: {_PLACE}.trust: expected a list of key files, saw {trusted!r}")
+        raise ConfigurationError(f"{table.path}: {_PLACE}.trust: expected a list of key files, saw {_shown(trusted)}")
     return [table.path.parent / each for each in trusted]
 
 
@@ -133,8 +235,16 @@ def _value(name: str, place: str, value: Any) -> Any:
     """The value as `GatePolicy` has it. Raises `ConfigurationError` with where it stands and what was expected."""
     expected, good = _KINDS[name]
     if not good(value):
-        raise ConfigurationError(f"{place}: expected {expected}, saw {value!r}")
+        which = " that is finite and not below 0" if isinstance(value, float) and expected == "a number" else ""
+        raise ConfigurationError(f"{place}: expected {expected}{which}, saw {_shown(value)}")
     return {"rows": tuple, "level": Level}.get(name, _as_is)(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return printable(repr(value), limit=100)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a giant number"
 
 
 def _as_is(value: Any) -> Any:
@@ -146,7 +256,7 @@ def _names(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
 def _commit(value: Any) -> bool:
@@ -157,11 +267,11 @@ def _commit(value: Any) -> bool:
 _SWITCH: tuple[str, Callable[[Any], bool]] = ("true or false", lambda value: isinstance(value, bool))
 #: What each value has to be, in words and as a test.
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "rows": ("a list of row names or patterns", _names),
+    "rows": ("a list of at least one row name or pattern", lambda value: _names(value) and bool(value)),
     "max-overhead": ("a number", _number),
     "min-rounds": ("a whole number, 1 or more", lambda value: _number(value) and isinstance(value, int) and value >= 1),
     "publishable": _SWITCH,
-    "level": (f"one of {', '.join(_LEVELS)}", lambda value: value in _LEVELS),
+    "level": (f"one of {', '.join(_LEVELS)}", lambda value: isinstance(value, str) and value in _LEVELS),
     "commit": ("7 to 40 hexadecimal digits", _commit),
     "max-age": ("a number above 0", lambda value: _number(value) and value > 0),
     "min-lifecycle": ("a share from 0 to 1", lambda value: _number(value) and 0 <= value <= 1),
@@ -171,8 +281,17 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with opened(path) as (descriptor, found):
+            left = found.st_size
+            while left > 0 and (piece := os.read(descriptor, min(1 << 20, left))):
+                digest.update(piece)
+                left -= len(piece)
+            if left or os.read(descriptor, 1):
+                raise ConfigurationError(f"--subject {path}: changes while it is read")
     except OSError as error:
         raise ConfigurationError(f"--subject {path}: cannot be read ({error.strerror})") from error
+    except IntegrityError as error:
+        raise ConfigurationError(f"--subject {path}: {error.detail}") from error
+    return digest.hexdigest()

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.report.bundle import SUFFIX
+from pytest_glasshouse.errors import IntegrityError, ReportError
+from pytest_glasshouse.report.bundle import SUFFIX, parsed, read_bytes
 from pytest_glasshouse.report.check import check_bytes, load_document
-from pytest_glasshouse.report.published_shape import is_published
+from pytest_glasshouse.report.published_shape import may_be_results
 from pytest_glasshouse.report.wording import figure_with_interval
 
 if TYPE_CHECKING:
@@ -53,11 +52,12 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
         if any(part.endswith(".run") for part in name.parts) or any(path.is_relative_to(each) for each in installed):
             continue
         try:
-            data = path.read_bytes()
-            document = load_document(data)
-        except OSError as error:
-            left_out.append((str(name), f"cannot be read ({error.strerror})"))
+            data = read_bytes(path)
+        except ReportError as error:
+            left_out.append((str(name), str(error).removeprefix(f"{path}: ")))
             continue
+        try:
+            document = load_document(data)
         except ReportError as error:
             if _is_none(data):
                 others += 1
@@ -79,10 +79,10 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
 def _is_none(data: bytes) -> bool:
     """Whether this is whole JSON with nothing of a report. What is torn, or no JSON, may have been one."""
     try:
-        document = json.loads(data)
-    except ValueError:
+        document = parsed(data)
+    except IntegrityError:
         return False
-    return not (isinstance(document, dict) and ({"schemaVersion", "runId"} & document.keys() or is_published(document)))
+    return not may_be_results(document)
 
 
 def _entry(document: Mapping[str, Any], row: Mapping[str, Any]) -> Entry:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.report import tables
+from pytest_glasshouse.report.limits import limit_of
 from pytest_glasshouse.report.wording import figure_with_interval
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def _target(row: Mapping[str, Any]) -> str:
 def _status(row: Mapping[str, Any]) -> str:
     words = ["dry run"] if row["dryRun"] else []
     words += ["publishable"] if row["publishable"] else []
-    words += [row["limit"]["judgement"] + " of " + f"{row['limit']['limitPct']:g} %"] if row["limit"] else []
+    limit = limit_of(row)
+    words += [] if limit is None else [f"{limit.verdict.value} of {limit.limit_pct:g} %"]
     words += [f"{row['attestation']}, {row['runtimeState']}"]
     return "; ".join(words)
 

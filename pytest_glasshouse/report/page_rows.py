@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.report.limits import limit_of
 from pytest_glasshouse.report.page_parts import Code, Word, facts, folded, paragraph, say, table
 from pytest_glasshouse.report.plot_interval import interval_plot, null_band
 from pytest_glasshouse.report.plot_rate import rate_plot
@@ -85,7 +86,7 @@ def _where(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 def _facts(row: Mapping[str, Any]) -> str:
     unit = row["unit"]
-    limit = row["limit"]
+    limit = limit_of(row)
     return facts(
         [
             (
@@ -93,7 +94,7 @@ def _facts(row: Mapping[str, Any]) -> str:
                 f"{row['protectedPerSec']:,.3f} {unit}/s: {row['protectedUnits']:,} in {row['protectedElapsedSec']:,.3f} s",
             ),
             ("raw", f"{row['rawPerSec']:,.3f} {unit}/s: {row['rawUnits']:,} in {row['rawElapsedSec']:,.3f} s"),
-            ("limit", f"{limit['judgement']} of {limit['limitPct']:g} %: {limit['reason']}" if limit else None),
+            ("limit", None if limit is None else f"{limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason}"),
             ("method", row["method"]),
             ("margin", f"{row['marginPct']:g} points"),
             ("lifecycle", f"{row['attestation']}, {row['runtimeState']}, raw callback {row['rawCallback']}"),

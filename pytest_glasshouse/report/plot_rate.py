@@ -6,12 +6,13 @@ average stands for it, and the plot says so.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.report.evidence import journal_lines, observed_rounds
 from pytest_glasshouse.report.plot import Scale, box, line, number, svg, text
+from pytest_glasshouse.wire.canonical import parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -93,10 +94,10 @@ def _progress(observed: Mapping[str, Any]) -> list[tuple[float, int]]:
     found = []
     for told in journal_lines(observed):
         try:
-            entry = json.loads(told)
+            entry = parse_object(told)
             if entry["type"] in {"train_progress", "train_completed"}:
                 found.append((entry["body"]["elapsed_ns"] / 1e9, int(entry["body"]["units"])))
-        except (ValueError, KeyError, TypeError):
+        except (IntegrityError, ValueError, KeyError, TypeError, OverflowError):
             return []
     return found
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import GlasshouseError, ReportError
 from pytest_glasshouse.overhead.pool import MIN_ALLOCATIONS, Pooled, pool
 from pytest_glasshouse.overhead.rates import log_ratio, rate
-from pytest_glasshouse.report.figures import log_ratios
+from pytest_glasshouse.report.limits import log_ratios
 from pytest_glasshouse.report.wording import figure_with_interval
 
 if TYPE_CHECKING:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire.bounded_file import read_json
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -37,7 +40,7 @@ class ProgressFile:
 def read_progress(directory: Path) -> dict[str, Any]:
     """Worker to line; nothing where nothing was written yet or the run ended meanwhile."""
     try:
-        told = json.loads((directory / PROGRESS).read_text("utf-8"))
-    except (OSError, ValueError):
+        told = read_json(directory / PROGRESS)
+    except (OSError, IntegrityError):
         return {}
     return told if isinstance(told, dict) else {}

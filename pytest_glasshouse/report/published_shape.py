@@ -12,12 +12,20 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.overhead.rates import overhead_pct
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 #: Figures were published with two decimals of rates with three: half a unit of the last, and what rounding the rates does.
 _TOLERANCE_PCT = 0.0051
 _RATE_TOLERANCE = 0.001
 _LISTS = ("validResults", "rows")
+#: Fields that only a report has; an excerpt (`render --excerpt`) and the published files have the others of its document.
+_OURS = frozenset(
+    {
+        "$schema", "schemaVersion", "runId", "createdAt", "generatedBy", "policySha256", "attestationRoot", "environment",
+        "claims", "nullRows", "tamper", "cleanup", "attempts", "keys", "extra", "seal",
+    }
+)  # fmt: skip
+_OURS_OF_A_ROW = frozenset({"rowId", "seal", "observation", "findings", "lifecycle", "roundFigures", "allocationName"})
 _STATED = ("attestation", "runtimeState", "sameAllocation", "interpretation", "rawCallback")
 NOT_VERIFIABLE = (
     "that the rates were measured: there are no journals, segments or signed exits",
@@ -39,15 +47,36 @@ class PublishedFound:
 
 
 def is_published(document: Any) -> bool:
-    """Whether this is one of the shapes this module knows, and no report."""
-    if not isinstance(document, dict) or "schemaVersion" in document:
+    """Whether this is one of the shapes this module knows: a list of rows, and no field that only a report has."""
+    return may_be_results(document) and not _fields_of_a_report(document)
+
+
+def may_be_results(document: Any) -> bool:
+    """Whether this may be a report, a changed one, or results of the older shape, and is not simply something else."""
+    if not isinstance(document, dict):
         return False
-    return any(isinstance(document.get(name), list) for name in _LISTS)
+    return bool({"schemaVersion", "runId"} & document.keys()) or any(isinstance(document.get(name), list) for name in _LISTS)
 
 
-def check_published(document: Mapping[str, Any]) -> PublishedFound:
-    """Compute every overhead again that two rates of its row give."""
+def _fields_of_a_report(document: Mapping[str, Any]) -> Sequence[str]:
+    found = _OURS & document.keys()
+    for _, row in _rows(document):
+        found |= _OURS_OF_A_ROW & row.keys()
+    return sorted(found)
+
+
+def check_published(document: Any) -> PublishedFound:
+    """Compute every overhead again that two rates of its row give. Whoever has a report has no results of this shape."""
     faults: list[tuple[str, str]] = []
+    if not may_be_results(document):
+        faults.append(("$", "expected results of the older shape: a list `validResults` or `rows`"))
+        document = {}
+    if ours := _fields_of_a_report(document):
+        faults.append(("$", f"expected results of the older shape, saw fields of a report ({', '.join(ours)}): not --published"))
+    for name in _LISTS:
+        rows = document.get(name, [])
+        odd = [place for place, row in enumerate(rows) if not isinstance(row, dict)] if isinstance(rows, list) else []
+        faults += [(f"$.{name}[{place}]", "expected an object") for place in odd[:10]]
     recomputed = without = 0
     stated: set[str] = set()
     for path, row in _rows(document):
@@ -58,7 +87,10 @@ def check_published(document: Mapping[str, Any]) -> PublishedFound:
         found = list(_row_faults(row))
         faults += [(f"{path}{below}", text) for below, text in found]
         recomputed += not found
-    excluded = [each for name in ("excludedResults", "excluded") for each in document.get(name) or []]
+    if not recomputed and not faults:
+        faults.append(("$", "no row has an overhead and the rates it follows from: there is nothing to check"))
+    lists = [document.get(name) for name in ("excludedResults", "excluded")]
+    excluded = [each for told in lists if isinstance(told, list) for each in told]
     return PublishedFound(
         faults=tuple(faults), recomputed=recomputed, without=without, excluded=len(excluded), stated=tuple(sorted(stated))
     )
@@ -82,14 +114,15 @@ def _row_faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield ".overheadPct", "the row has no two rates, nor units and seconds, to compute it from"
         return
     expected = overhead_pct(protected, raw)
-    if not isinstance(row["overheadPct"], int | float) or abs(expected - row["overheadPct"]) > _allowed(row):
+    stated = row["overheadPct"]
+    if not isinstance(stated, int | float) or isinstance(stated, bool) or abs(expected - stated) > _allowed(row):
         yield ".overheadPct", f"the rates give {expected:.2f}"
 
 
 def _allowed(row: Mapping[str, Any]) -> float:
     """Elapsed seconds were published to the millisecond: of a leg of a few seconds that is more than the last decimal."""
     seconds = [row.get(f"{leg}{name}") for leg in ("protected", "raw") for name in ("ElapsedSec", "TrainElapsedSec")]
-    known = [each for each in seconds if isinstance(each, int | float) and each > 0]
+    known = [each for each in seconds if _positive(each)]
     return _TOLERANCE_PCT + (100 * 0.0005 * sum(1 / each for each in known))
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
+from pytest_glasshouse.invariants.revisions import AUDITED
 from pytest_glasshouse.overhead.rates import overhead_pct
 from pytest_glasshouse.report.costs import price
 from pytest_glasshouse.report.covariates import covariates, disturbances
@@ -218,6 +219,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         fixed_order=record["fixedOrder"],
         max_overhead_pct=methodology["maxOverheadPct"],
         first_rounds=first_rounds,
+        null_first=derivation.revision is not None and derivation.revision < AUDITED,
     )
     expected |= extension_figures(extended, rounds)
     if extended is None and "extension" in record:

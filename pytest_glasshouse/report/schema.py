@@ -10,10 +10,12 @@ import json
 import math
 from functools import cache
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = "1.0"
 #: Version of a document to the file that describes it. An old entry is never removed.
 _FILES = {"1.0": "report-v1.schema.json"}
+#: So many faults are told: a stranger's document may have millions of them, each larger than what it is about.
+MOST_FAULTS = 100
+#: So many faults of an alternative are looked at for the one that is told, and so many items for whether they differ.
+_MOST_OF_AN_ALTERNATIVE, _MOST_UNIQUE = 20, 100
 _CHECKOUT = Path(__file__).parents[2] / "schemas"
 
 
@@ -52,7 +58,7 @@ def validate(document: Any) -> dict[str, Any]:
 
 
 def schema_faults(document: Any) -> Iterator[str]:
-    """Every fault as `path: what is wrong`. Values are not shown: a fault may stand in a secret."""
+    """Faults as `path: what is wrong`, the first hundred that are found. Values are not shown: a fault may stand in a secret."""
     if not isinstance(document, dict):
         yield "$: expected an object"
         return
@@ -60,17 +66,52 @@ def schema_faults(document: Any) -> Iterator[str]:
     if not isinstance(version, str) or version not in _FILES:
         yield f"$.schemaVersion: expected one of {', '.join(_FILES)}"
         return
-    yield from (f"{path}: a number that is not finite" for path in _not_finite(document))
-    for found in sorted(_validator(version).iter_errors(document), key=lambda each: each.json_path):
-        error = _innermost(found)
-        yield f"{error.json_path}: {_told(error.validator, error.validator_value, error.message, error.instance)}"
+    yield from (f"{path}: a number that is not finite" for path in islice(_not_finite(document), MOST_FAULTS))
+    # Sorted as text, and nothing of the error is kept: it holds what it is about, and its message that again.
+    told = sorted(_sentence(found) for found in islice(_validator(version).iter_errors(document), MOST_FAULTS))
+    yield from (f"{path}: {text}" for _, path, text in told)
+    if len(told) == MOST_FAULTS:
+        yield "$: more faults than are told here"
+
+
+def _sentence(found: ValidationError) -> tuple[str, str, str]:
+    """Where the outer fault stands, to sort by; where the one that is told stands, and what is wrong there."""
+    error = _innermost(found)
+    text = _told(error.validator, error.validator_value, error.message, error.instance)
+    return found.json_path[:1000], printable(error.json_path), printable(text)
 
 
 @cache
 def _validator(version: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
 
-    return Draft202012Validator(load_schema(version), format_checker=Draft202012Validator.FORMAT_CHECKER)
+    bounded = extend(Draft202012Validator, {"anyOf": _any_of, "uniqueItems": _unique_items})
+    made: Draft202012Validator = bounded(load_schema(version), format_checker=Draft202012Validator.FORMAT_CHECKER)
+    return made
+
+
+def _any_of(validator: Any, alternatives: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    """As jsonschema has it, but of each alternative only some faults are collected; it collects all, however many."""
+    from jsonschema.exceptions import ValidationError
+
+    context: list[ValidationError] = []
+    for place, alternative in enumerate(alternatives):
+        found = list(islice(validator.descend(instance, alternative, schema_path=place), _MOST_OF_AN_ALTERNATIVE))
+        if not found:
+            return
+        context += found
+    yield ValidationError("is none of the alternatives", context=context)
+
+
+def _unique_items(validator: Any, unique: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
+    """As jsonschema has it, whose comparison takes time by the square of a long list. Nothing here is long."""
+    from jsonschema.exceptions import ValidationError
+
+    if not unique or not validator.is_type(instance, "array"):
+        return
+    if len(instance) > _MOST_UNIQUE or any(one == other for place, one in enumerate(instance) for other in instance[:place]):
+        yield ValidationError("has items twice")
 
 
 def _innermost(error: ValidationError) -> ValidationError:

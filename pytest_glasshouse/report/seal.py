@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tokens import sign, verify
 
@@ -33,10 +34,7 @@ def report_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
     path = environ.get(KEY_VARIABLE)
     if not path:
         return Ed25519PrivateKey.generate()
-    try:
-        pem = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{KEY_VARIABLE}: cannot read the file it names ({error.strerror})") from error
+    pem = read_named(Path(path), what=f"{KEY_VARIABLE}: the file it names", limit=KEY_FILE_LIMIT)
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:

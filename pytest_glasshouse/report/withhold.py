@@ -6,17 +6,18 @@ findings are computed from it: then the row is withheld whole, as an excluded re
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, RedactionError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.bundle import REPORT_LIMIT
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.report.wording import WITHHELD
 from pytest_glasshouse.report.writer import QUARANTINE, publish
+from pytest_glasshouse.wire.bounded_file import read_json
 from pytest_glasshouse.wire.tokens import public_text
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def republish(run_directory: Path, *, key: Ed25519PrivateKey, report: Path | Non
     """
     folder = run_directory / QUARANTINE
     try:
-        document = json.loads((folder / "report.json").read_text("utf-8"))
-        why = json.loads((folder / "why.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        document: Any = read_json(folder / "report.json", limit=REPORT_LIMIT)
+        why: Any = read_json(folder / "why.json", limit=REPORT_LIMIT)
+        target = report or Path(why["report"])
+        cleaned = resealed(withheld(document, [(hit["path"], hit["rule"]) for hit in why["hits"]]), key=key)
+    except (OSError, IntegrityError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ConfigurationError(f"{run_directory}: holds no quarantined report") from error
-    target = report or Path(why["report"])
-    cleaned = withheld(document, [(hit["path"], hit["rule"]) for hit in why["hits"]])
-    return publish(resealed(cleaned, key=key), report=target, run_directory=run_directory, taint=taint, key=key)
+    return publish(cleaned, report=target, run_directory=run_directory, taint=taint, key=key)
 
 
 def withheld(document: dict[str, Any], found: Iterable[tuple[str, str]]) -> dict[str, Any]:

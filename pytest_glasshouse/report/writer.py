@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
-from pytest_glasshouse.report.bundle import SUFFIX, report_bytes, zipped
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
+from pytest_glasshouse.report.bundle import REPORT_LIMIT, SUFFIX, report_bytes, zipped
 from pytest_glasshouse.report.redaction import Hit, hits
 from pytest_glasshouse.report.schema import validate
+from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.wire.canonical import parse_strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 ROWS = "rows.jsonl"
 QUARANTINE = "quarantine"
+#: A row that was tried again is in a run's journal more than once.
+JOURNAL_LIMIT = 4 * REPORT_LIMIT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +45,15 @@ class Published:
 
 
 class RowJournal:
-    """The rows that finished, one JSON line each, on disk before `append` returns. What a killed run leaves is here."""
+    """The rows that finished, one JSON line each, on disk before `append` returns. What a killed run leaves is here.
 
-    def __init__(self, run_directory: Path) -> None:
-        private_directory(run_directory)
+    `read` raises `IntegrityError` for what is no regular file, or larger than any run's.
+    """
+
+    def __init__(self, run_directory: Path, *, mine: bool = True) -> None:
+        """`mine`: the run directory is made, or made private again. A reader changes nothing there."""
+        if mine:
+            private_directory(run_directory)
         self.path = run_directory / ROWS
 
     def append(self, record: Record) -> None:
@@ -63,9 +72,9 @@ class RowJournal:
         """Every whole record, the last one of each row. A torn line is a row that did not finish."""
         with contextlib.suppress(FileNotFoundError):
             found: dict[str, Record] = {}
-            for line in self.path.read_bytes().splitlines():
-                with contextlib.suppress(ValueError, TypeError, KeyError):
-                    record = json.loads(line)
+            for line in read_regular(self.path, limit=JOURNAL_LIMIT).splitlines():
+                with contextlib.suppress(IntegrityError, TypeError, KeyError):
+                    record: Any = parse_strict(line, limit=REPORT_LIMIT, floats=True)
                     found[record["record"]["rowId"]] = record
             return list(found.values())
         return []

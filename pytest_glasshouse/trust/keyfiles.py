@@ -21,12 +21,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, opened, read_open, read_regular
 from pytest_glasshouse.wire.public_keys import ed25519_of_pem
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import public_key, public_text
 
 SERVER_KEY = "server.key"
-_KEY_FILE_LIMIT = 65_536
 
 
 def write_owner(path: Path, owner: Owner) -> Path:
@@ -72,8 +72,8 @@ def read_public(given: str, *, what: str) -> Ed25519PublicKey:
     try:
         path = Path(given).expanduser()
         if path.is_file():
-            text = path.read_text("ascii")[:_KEY_FILE_LIMIT]
-    except (OSError, ValueError):
+            text = read_regular(path, limit=KEY_FILE_LIMIT).decode("ascii")
+    except (OSError, ValueError, IntegrityError):
         text = given
     expected = "expected an Ed25519 public key: a PEM file, a file of one base64url line, or that line"
     if "PRIVATE KEY" in text or '"signing"' in text:
@@ -89,11 +89,13 @@ def read_public(given: str, *, what: str) -> Ed25519PublicKey:
 
 def _private(path: Path, *, what: str) -> bytes:
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_KEY_FILE_LIMIT)
+        with opened(path) as (descriptor, found):
+            mode = found.st_mode
+            content = read_open(descriptor, found, limit=KEY_FILE_LIMIT)
     except OSError as error:
         raise ConfigurationError(f"{what}: {path} cannot be read ({error.strerror})") from None
+    except IntegrityError as error:
+        raise ConfigurationError(f"{what}: {path}: {error.detail}") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigurationError(f"{what}: {path} may be used by others (mode {stat.S_IMODE(mode):04o}); chmod 600 it")
     return content

@@ -27,8 +27,11 @@ MESSAGE_LIMIT = 65_536
 DEPTH_LIMIT = 32
 #: Integers beyond this lose digits in parsers that read numbers as doubles.
 INTEGER_LIMIT = 2**53 - 1
-#: As many characters as its digits and a sign take.
-_DIGITS = 17
+_INTEGER_CHARACTERS = len(str(-INTEGER_LIMIT))
+#: The most values one text may hold. Spelled in three bytes, a value still costs a parser up to two hundred.
+VALUE_LIMIT = 1_500_000
+#: A JSON string, or what begins like one and does not end. Possessive, so that no text takes time by its square.
+_TEXT = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 #: A string, to its end or that of the text, or a bracket.
 _MARK = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', re.DOTALL)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -47,16 +50,23 @@ def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool 
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
     if len(raw) > limit:
         raise IntegrityError("too-large", f"{len(raw)} bytes, at most {limit}")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise IntegrityError("malformed", "it begins with a byte order mark")
+    if _values(raw) > VALUE_LIMIT:
+        raise IntegrityError("too-large", f"more than {VALUE_LIMIT} values")
     try:
         value: Json = json.loads(
             raw.decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_no_constant,
             parse_float=_finite if floats else _no_float,
+            parse_int=_integer,
         )
     except IntegrityError:
         raise
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise IntegrityError("malformed", f"nested deeper than {DEPTH_LIMIT}") from None
+    except ValueError as error:
         raise IntegrityError("malformed", f"not JSON: {type(error).__name__}") from None
     _walk(value)
     return value
@@ -81,13 +91,15 @@ def parse_tolerant(data: bytes, *, limit: int) -> Json:
     """
     if len(data) > limit:
         raise IntegrityError("too-large", f"{len(data)} bytes, at most {limit}")
+    if _values(data) > VALUE_LIMIT:
+        raise IntegrityError("too-large", f"more than {VALUE_LIMIT} values")
     try:
         value: Json = json.loads(
             _shallow(data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "replace")),
             object_pairs_hook=lambda pairs: found if len(found := dict(pairs)) == len(pairs) else UNREADABLE,
             parse_constant=lambda _text: UNREADABLE,
             parse_float=lambda text: value if math.isfinite(value := float(text)) else UNREADABLE,
-            parse_int=lambda text: int(text) if len(text) <= _DIGITS and abs(int(text)) <= INTEGER_LIMIT else UNREADABLE,
+            parse_int=lambda text: int(text) if len(text) <= _INTEGER_CHARACTERS and abs(int(text)) <= INTEGER_LIMIT else UNREADABLE,
         )
     except (ValueError, RecursionError) as error:
         raise IntegrityError("malformed", f"not JSON: {type(error).__name__}") from None
@@ -130,6 +142,21 @@ def parse_object(data: bytes | str, *, limit: int = MESSAGE_LIMIT) -> dict[str, 
     return value
 
 
+def _values(raw: bytes) -> int:
+    """About how many values there are in a JSON text: what separates or opens them, outside its strings."""
+    marks = (b",", b"[", b"{")
+    most = sum(raw.count(mark) for mark in marks)
+    if most <= VALUE_LIMIT:
+        return most
+    count = end = 0
+    for text in _TEXT.finditer(raw):
+        count += sum(raw.count(mark, end, text.start()) for mark in marks)
+        end = text.end()
+        if count > VALUE_LIMIT:
+            return count
+    return count + sum(raw.count(mark, end) for mark in marks)
+
+
 def _unique(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -146,6 +173,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise IntegrityError("malformed", "a number beyond what a double holds")
     return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _INTEGER_CHARACTERS:
+        raise IntegrityError("malformed", "an integer beyond 2^53")
+    return int(text)
 
 
 def _no_float(_text: str) -> NoReturn:

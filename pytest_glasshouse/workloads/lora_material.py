@@ -177,7 +177,8 @@ def _need_train_extra() -> None:
 
 def _read_text(path: Path) -> str:
     try:
-        return read_regular(path, limit=_LONGEST_TEXT).decode("utf-8")
+        text = read_regular(path, limit=_LONGEST_TEXT).decode("utf-8")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
     except (OSError, UnicodeDecodeError, IntegrityError) as error:
         why = error.strerror if isinstance(error, OSError) else error.detail if isinstance(error, IntegrityError) else "not UTF-8"
         raise ConfigurationError(f"data {path}: expected a readable UTF-8 text file; {why}") from None

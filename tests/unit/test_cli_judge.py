@@ -39,13 +39,13 @@ def test_gate_passes_and_says_so_in_its_last_line(capsys: pytest.CaptureFixture[
     assert run("gate", written(report()), "--max-overhead", "3") == 0
 
     assert capsys.readouterr().out.splitlines() == [
-        "no policy: there is no pyproject.toml in this directory",
+        "no policy: no pyproject.toml in this directory or above it has a table [tool.glasshouse.gate]",
         "GATE PASSED: 1 of 1 rows judged, report consistent",
     ]
 
 
 def test_gate_without_a_limit_says_that_no_overhead_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("gate", written(report())) == 0
+    assert run("gate", written(report()), "--no-policy") == 0
     assert "no limit was asked for" in capsys.readouterr().out
 
 
@@ -132,7 +132,7 @@ def test_gate_in_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
 def test_gate_annotates_on_github(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
 
-    assert run("gate", written(report(example.excluded()))) == 5
+    assert run("gate", written(report(example.excluded())), "--no-policy") == 5
     assert capsys.readouterr().err.startswith("::error title=glasshouse gate::GATE NOTHING TO JUDGE")
 
 

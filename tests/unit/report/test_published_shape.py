@@ -13,6 +13,7 @@ from pytest_glasshouse.cli import main
 from pytest_glasshouse.report.check import Level, check_bytes
 from pytest_glasshouse.report.published_shape import check_published, is_published
 from tests.unit.report import example
+from tests.unit.report.test_bundle import archive
 
 ROWS = json.loads((Path(__file__).parents[2] / "data" / "published_rows.json").read_bytes())
 SHAPE: dict[str, Any] = {
@@ -60,17 +61,75 @@ def test_a_report_is_not_of_this_shape() -> None:
     assert not is_published(example.document())
     assert not is_published([])
     assert not is_published({"rows": 1})
+    assert is_published(SHAPE)
+
+
+def without(*names: str) -> dict[str, Any]:
+    return {name: value for name, value in example.document().items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        without("schemaVersion"),
+        without("schemaVersion", "$schema", "runId", "seal", "keys"),
+        {**without("schemaVersion"), "SchemaVersion": "1.0"},
+        {"rows": example.document()["rows"]},
+        {"rows": []},
+        {"validResults": []},
+        {"rows": [{}]},
+        {"rows": [1, "a", None]},
+        {"rows": [{"protectedRate": 1.0, "rawRate": 2.0}]},
+        {"excludedResults": []},
+        {},
+        [],
+        None,
+        "rows",
+        SHAPE,
+        ROWS,
+    ],
+)
+def test_check_never_guesses_that_a_document_is_of_this_shape(tmp_path: Path, document: Any) -> None:
+    """A faulty report must not become a published result by losing the field that it is known by."""
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(document), "utf-8")
+
+    assert main(["check", str(path)]) == 1
+    assert main(["check", "--published", str(path)]) == (0 if document in (SHAPE, ROWS) else 1)
+    for command in (["gate", "--no-policy"], ["render", "--markdown"], ["export", "--row", "a"]):
+        assert main([*command, str(path)]) == 4
+    assert main(["compare", str(path), str(path)]) == 4
+    assert main(["pool", str(path)]) == 1
+
+
+def test_bundle_is_not_of_this_shape_whatever_is_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "d.glasshouse.zip"
+    path.write_bytes(archive(("report.json", json.dumps(SHAPE).encode())))
+
+    assert main(["check", str(path)]) == 1
+    assert main(["check", "--published", str(path)]) == 1
+    assert main(["gate", "--no-policy", str(path)]) == 4
+
+
+def test_report_of_our_own_is_refused_where_older_results_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps(example.document()), "utf-8")
+
+    assert main(["check", "--published", str(path)]) == 1
+    assert "saw fields of a report ($schema, " in capsys.readouterr().out
 
 
 def test_check_says_what_cannot_be_verified_and_reaches_no_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "published.json"
     path.write_text(json.dumps(SHAPE), "utf-8")
 
-    assert check_bytes(path.read_bytes()).level is Level.NOTHING
-    assert main(["check", str(path)]) == 0
+    assert check_bytes(path.read_bytes(), published=True).level is Level.NOTHING
+    assert main(["check", "--published", str(path)]) == 0
     told = capsys.readouterr().out
     assert "2 overhead(s) follow from the rates beside them, 0 fault(s), 1 excluded result(s)" in told
     assert "stated only: attestation, runtimeState" in told
     assert "verified" not in told.replace("attestation: verified", "")
-    assert main(["check", str(path), "--require", "consistent"]) == 1
+    assert main(["check", str(path), "--published", "--require", "consistent"]) == 1
     assert main(["gate", str(path)]) == 4
+    assert main(["check", str(path)]) == 1
+    assert "are checked with --published, and only so" in capsys.readouterr().out
