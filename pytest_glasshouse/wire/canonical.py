@@ -99,11 +99,16 @@ def parse_tolerant(data: bytes, *, limit: int) -> Json:
             object_pairs_hook=lambda pairs: found if len(found := dict(pairs)) == len(pairs) else UNREADABLE,
             parse_constant=lambda _text: UNREADABLE,
             parse_float=lambda text: value if math.isfinite(value := float(text)) else UNREADABLE,
-            parse_int=lambda text: int(text) if len(text) <= _INTEGER_CHARACTERS and abs(int(text)) <= INTEGER_LIMIT else UNREADABLE,
+            parse_int=_integer_or_unreadable,
         )
     except (ValueError, RecursionError) as error:
         raise IntegrityError("malformed", f"not JSON: {type(error).__name__}") from None
     return value
+
+
+def _integer_or_unreadable(text: str) -> Json:
+    short = len(text) <= _INTEGER_CHARACTERS
+    return int(text) if short and abs(int(text)) <= INTEGER_LIMIT else UNREADABLE
 
 
 def _shallow(text: str) -> str:
