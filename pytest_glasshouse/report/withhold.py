@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.attempts import restated
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.report.wording import WITHHELD
@@ -27,13 +28,16 @@ if TYPE_CHECKING:
     from pytest_glasshouse.report.writer import Published
 
 _RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
-_RECORD_TEXT = re.compile(r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason)")
+_RECORD_TEXT = re.compile(
+    r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason"
+    r"|attempts\[\d+\](?:\.notHeld\[\d+\])?\.reason)"
+)
 _RUN_TEXT = re.compile(r"\$\.(?:environment|subject|cleanup|tamper|methodology|generatedBy)\b[\w.\[\]]*")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 #: What a withheld row keeps: who it was, not what was seen.
 _KEPT = (
     "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "order", "rounds",
-    "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated",
+    "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
 )  # fmt: skip
 
 
@@ -78,7 +82,8 @@ def withheld(document: dict[str, Any], found: Iterable[tuple[str, str]]) -> dict
 
 def resealed(document: dict[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:
     """What follows from the records computed again, and every seal made anew by `key`."""
-    lists = {name: [sealed(each, key=key) for each in document[name]] for name in ("rows", "excludedResults", "nullRows")}
+    names = ("rows", "excludedResults", "nullRows")
+    lists = {name: [sealed(restated(name, each), key=key) for each in document[name]] for name in names}
     document |= lists
     document["claims"]["notShown"] = not_shown(lists)
     document["summary"] = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
