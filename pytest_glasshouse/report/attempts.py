@@ -147,6 +147,12 @@ def attempt_faults(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield ".attempts", f"the server counted {counted} attempts at this row, and the record tells of {stands + 1} until then"
 
 
+def titled(record: Mapping[str, Any]) -> str:
+    """A row's name, with the other parameters of its test: rows of one name are told apart by them."""
+    told = ", ".join(f"{name}={text}" for name, text in record.get("parameters", {}).items())
+    return f"{record['name']}[{told}]" if told else str(record["name"])
+
+
 def shown(record: Mapping[str, Any]) -> str:
     """One line about the attempts at a row, or nothing where there was one."""
     entries = record.get("attempts", ())

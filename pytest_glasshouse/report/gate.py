@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.limit import LimitVerdict, judge_limit
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.report.attempts import shown
+from pytest_glasshouse.report.attempts import shown, titled
 from pytest_glasshouse.report.check import Checked, Level
 from pytest_glasshouse.report.document import measured_on_named_gpu
 from pytest_glasshouse.report.figures import log_ratios
@@ -239,7 +239,7 @@ def _tried_again(document: Mapping[str, Any]) -> Iterator[Objection]:
     for name in ("rows", "nullRows", "excludedResults"):
         for place, row in enumerate(document[name]):
             if told := shown(row):
-                yield Objection(path=f"$.{name}[{place}].attempts", text=f"{row['name']} needed more than one attempt: {told}")
+                yield Objection(path=f"$.{name}[{place}].attempts", text=f"{titled(row)} needed more than one attempt: {told}")
 
 
 def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
