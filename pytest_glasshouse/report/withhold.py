@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.report.attempts import restated
+from pytest_glasshouse.report.attempts import NEEDED_MORE
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.report.wording import WITHHELD
@@ -82,8 +82,7 @@ def withheld(document: dict[str, Any], found: Iterable[tuple[str, str]]) -> dict
 
 def resealed(document: dict[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:
     """What follows from the records computed again, and every seal made anew by `key`."""
-    names = ("rows", "excludedResults", "nullRows")
-    lists = {name: [sealed(restated(name, each), key=key) for each in document[name]] for name in names}
+    lists = {name: [sealed(each, key=key) for each in document[name]] for name in ("rows", "excludedResults", "nullRows")}
     document |= lists
     document["claims"]["notShown"] = not_shown(lists)
     document["summary"] = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
@@ -124,5 +123,9 @@ def _withheld_row(record: dict[str, Any], rule: str) -> dict[str, Any]:
         "lifecycle": {"attempted": record.get("lifecycle", {"attempted": 0})["attempted"], "held": 0},
         "observation": {},
         "publishable": False,
-        "unpublishableBecause": ["not measured", "withheld by the redaction gate"],
+        "unpublishableBecause": [
+            "not measured",
+            "withheld by the redaction gate",
+            *([NEEDED_MORE] if "attempts" in record else []),
+        ],
     }
