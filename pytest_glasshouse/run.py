@@ -183,7 +183,7 @@ class Run:
         if code == pytest.ExitCode.OK and ((self.selected.rows and not self.measured) or self.outstanding):
             code = int(pytest.ExitCode.TESTS_FAILED)
         if code == pytest.ExitCode.OK and (undone := self._undone()):
-            self.trouble.append(f"not green, whatever a later attempt gave: {', '.join(undone)}")
+            self.trouble.append(f"not green, whatever their tests say: {', '.join(undone)}")
             code = int(pytest.ExitCode.TESTS_FAILED)
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
@@ -207,16 +207,18 @@ class Run:
         return sum(not stays(each) for each in self.records.values())
 
     def _undone(self) -> list[str]:
-        """Rows of several attempts that are not green, though their tests may have passed in the last."""
+        """Rows that are not green though their tests are: something broke, or a later attempt was to make up for it."""
         from pytest_glasshouse.fixtures import failure_of
-        from pytest_glasshouse.report.attempts import broken
+        from pytest_glasshouse.report.attempts import broken, entry
 
-        several = [each for each in self.records.values() if "attempts" in each["record"]]
-        return [
-            each["record"]["name"]
-            for each in several
-            if failure_of(each, self.options) or any(broken(told) for told in each["record"]["attempts"])
-        ]
+        undone = []
+        for each in self.records.values():
+            told = each["record"]
+            several = "attempts" in told and failure_of(each, self.options)
+            wrong = told.get("outcome", "measured") not in ("measured", "excluded")
+            if several or wrong or any(broken(tried) for tried in told.get("attempts", [entry(each)])):
+                undone.append(told["name"])
+        return undone
 
     @property
     def cleanup_is_proven(self) -> bool:

@@ -246,6 +246,41 @@ def test_other_row_than_a_tests_own_is_neither_run_nor_recorded(project: Project
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
+HIDDEN = """
+import pytest
+from pytest_glasshouse.rows import RowSpec
+
+def row(name):
+    return RowSpec(name=name, workload="mlp", gpu="h100", order="raw-first", target_s=60)
+
+@pytest.mark.xfail
+@pytest.mark.parametrize("row", [row("broken-expected")])
+def test_expected(row, allocation, protected_runtime, raw_runner, row_report):
+    row_report.record(row.run(allocation, protected_runtime, raw_runner))
+
+@pytest.mark.parametrize("row", [row("broken-skipped")])
+def test_skipped(row, allocation, protected_runtime, raw_runner, row_report):
+    row_report.record(row.run(allocation, protected_runtime, raw_runner))
+    pytest.skip("after the fact")
+
+@pytest.mark.parametrize("row", [row("good")])
+def test_in_parts(row, subtests, allocation, protected_runtime, raw_runner, row_report):
+    with subtests.test("before"):
+        outcome = row.run(allocation, protected_runtime, raw_runner)
+    with subtests.test("then"):
+        row_report.record(outcome)
+"""
+
+
+def test_broken_row_is_not_green_because_its_test_is(project: Project, outcomes: Outcomes) -> None:
+    """Marks and plugins decide how a test is reported, and not whether something was broken."""
+    project.pytester.makepyfile(test_hidden=HIDDEN)
+    result = project.run()
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert outcomes(project.report()) == {"broken-expected": "failed", "broken-skipped": "failed", "good": "measured"}
+    result.stdout.fnmatch_lines(["glasshouse: not green, whatever their tests say: broken-expected, broken-skipped"])
+
+
 def test_every_row_on_every_worker_is_refused(project: Project) -> None:
     result = project.rows("good").spawn("-n2", "--dist", "each")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
