@@ -63,14 +63,20 @@ def carry(item: pytest.Item) -> Try:
 
 
 def recorded(item: pytest.Item, outcome: Any) -> Record:
-    """Record an outcome. Another one than was recorded before is another attempt's."""
-    record = _record(item, outcome)
-    now = _current(item)
-    if now.record is not None and now.record != record:
+    """Record an outcome, of the attempt it came of. Another one than was recorded of that is another attempt's."""
+    record, now = _record(item, outcome), _current(item)
+    own = next((each for each in item.stash[TRIES] if each.outcome is outcome), now)
+    if own.record is not None and not _same(own.record, record):
         begin(item)
-        record = _record(item, outcome)
-    _end(item, record)
+        record, own = _record(item, outcome), _current(item)
+    _end(item, record, own)
     return record
+
+
+def _same(one: Record, other: Record) -> bool:
+    """Whether two records are of one outcome; what they say of attempts may have changed meanwhile."""
+    told = ("list", "outcome", "observation")
+    return [{**one, **one["record"]}.get(name) for name in told] == [{**other, **other["record"]}.get(name) for name in told]
 
 
 def keep(item: pytest.Item, outcome: Any) -> None:
@@ -147,10 +153,10 @@ def _current(item: pytest.Item) -> Try:
     return item.stash[TRIES][-1]
 
 
-def _end(item: pytest.Item, record: Record) -> None:
-    now = _current(item)
-    now.record = item.stash[RECORD] = record
-    _tell(item, now.stamped(record))
+def _end(item: pytest.Item, record: Record, attempt: Try | None = None) -> None:
+    attempt = attempt or _current(item)
+    attempt.record = item.stash[RECORD] = record
+    _tell(item, attempt.stamped(record))
 
 
 def _tell(item: pytest.Item, told: Record) -> None:

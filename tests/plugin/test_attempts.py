@@ -162,6 +162,12 @@ def test_record_two(row, allocation, protected_runtime, raw_runner, row_report):
     for outcome in reversed(outcomes):
         row_report.record(outcome)
 
+@pytest.mark.parametrize("row", [row("in-guestgone-good-caught")])
+def test_error_is_caught(row, allocation, protected_runtime, raw_runner, row_report):
+    with pytest.raises(Exception, match="the guest"):
+        row.run(allocation, protected_runtime, raw_runner)
+    row_report.record(row.run(allocation, protected_runtime, raw_runner))
+
 @pytest.mark.parametrize("row", [row("good")])
 def test_record_one_twice(row, allocation, protected_runtime, raw_runner, row_report):
     outcome = row.run(allocation, protected_runtime, raw_runner)
@@ -180,7 +186,8 @@ def test_row_that_a_test_runs_twice_has_two_attempts(project: Project) -> None:
     report = project.report()
     assert shape(told(report, "in-slow-fast-run")) == [("measured", 5.5, True), ("measured", -27.6, False)]
     assert shape(told(report, "in-broken-good-run")) == [("failed", None, True), ("measured", 1.0, False)]
-    assert told(report, "in-good-broken-record")["outcome"] == "failed"
+    assert shape(told(report, "in-good-broken-record")) == [("measured", 1.0, False), ("failed", None, True)]
+    assert shape(told(report, "in-guestgone-good-caught")) == [("infrastructure", None, False), ("measured", 1.0, True)]
     assert "attempts" not in told(report, "good")
     assert told(report, "broken")["outcome"] == "failed"
     result.assert_outcomes(failed=3)
