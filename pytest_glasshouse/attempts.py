@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
+from pytest_glasshouse.report.attempts import NEVER_JUDGED, entry, lost_entry, settled
 from pytest_glasshouse.wire.bounded_file import read_json, read_regular
 from pytest_glasshouse.wire.canonical import parse_strict
 
@@ -25,7 +26,9 @@ PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
 #: The largest file of a run that is read again, but for its rows.
 FILE_LIMIT = 16 << 20
 #: Outcomes after which nothing was judged: these rows run again.
-AGAIN = frozenset({"lost", "infrastructure"})
+AGAIN = NEVER_JUDGED
+#: An attempt nobody told of but its test's start.
+_UNTOLD = "untold-"
 _NOT_STARTED = "the run ended before this row was started"
 
 
@@ -48,6 +51,53 @@ class Earlier:
     options: Mapping[str, Any]
     work: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     allocations: tuple[dict[str, Any], ...] = field(default=())
+    tried: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
+    """What is told of the attempts at each row that runs again, by row id, as in a record's `attempts`."""
+
+
+class Tried:
+    """The attempts at one row in this run of pytest, in the order they began; each told by its process, some twice.
+
+    A test's start is a second witness: of a process that died before it told of an attempt, the attempt is kept.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[str, dict[str, Any] | None]] = {}
+        self._starts = 0
+        self._finished: set[str] = set()
+
+    def start(self) -> None:
+        """The row's test starts, here or in a worker."""
+        self._starts += 1
+        if self._starts > len(self._found):
+            self._found[f"{_UNTOLD}{self._starts}"] = ("", None)
+
+    def begin(self, told: Mapping[str, Any]) -> bool:
+        """An attempt was begun; whether that is news."""
+        name = told["attempt"]
+        if name in self._found:
+            return False
+        untold = [each for each in self._found if each.startswith(_UNTOLD)]
+        if untold:
+            self._found = {name if each == untold[-1] else each: value for each, value in self._found.items()}
+        self._found[name] = (told["at"], None)
+        return True
+
+    def keep(self, record: dict[str, Any]) -> bool:
+        """What an attempt has so far, or its record; whether that is news."""
+        news = self._found[record["attempt"]][1] != record
+        self._found[record["attempt"]] = (record["at"], record)
+        return news
+
+    def finish(self, record: Mapping[str, Any]) -> bool:
+        """An attempt has ended; whether that is news."""
+        news = record["attempt"] not in self._finished
+        self._finished.add(record["attempt"])
+        return news
+
+    def all(self) -> list[tuple[str, dict[str, Any] | None]]:
+        """When each attempt began (nothing where nobody said), and its record if there is one."""
+        return list(self._found.values())
 
 
 def find(named: str, reports: Path) -> Path:
@@ -166,13 +216,13 @@ class History:
         for each in attempts:
             self._tell({"event": "start", "attempt": each["attempt"], "at": each["startedAt"], "kept": each["kept"]})
             for row_id in each["begun"]:
-                self._tell({"event": "begin", "rowId": row_id})
+                self.begin(row_id)
             for told in each["finished"]:
                 self._tell({"event": "finish", **told})
 
-    def begin(self, row_id: str) -> None:
-        """A row starts."""
-        self._tell({"event": "begin", "rowId": row_id})
+    def begin(self, row_id: str, *, attempt: str = "", at: str = "") -> None:
+        """An attempt at a row is begun; `attempt` is what its record will be called by."""
+        self._tell({"event": "begin", "rowId": row_id, "attempt": attempt, "at": at})
 
     def finish(self, row_id: str, outcome: str) -> None:
         """A row has its record."""
@@ -189,6 +239,16 @@ class History:
                 found[-1]["begun"].append(told["rowId"])
             else:
                 found[-1]["finished"].append({"rowId": told["rowId"], "outcome": told["outcome"]})
+        return found
+
+    def begun_last(self) -> list[dict[str, Any]]:
+        """The attempts at rows that the last run of pytest began: `rowId`, `attempt`, `at`."""
+        found: list[dict[str, Any]] = []
+        for told in _lines(self._path):
+            if told["event"] == "start":
+                found = []
+            elif told["event"] == "begin":
+                found.append(told)
         return found
 
     def _tell(self, event: Mapping[str, Any]) -> None:
@@ -214,10 +274,8 @@ def stays(record: Mapping[str, Any]) -> bool:
 
 
 def _of_directory(path: Path) -> Earlier:
-    from pytest_glasshouse.report.writer import RowJournal
-
     plan: Any = read_json(path / PLAN, limit=FILE_LIMIT)
-    records = {each["record"]["rowId"]: each for each in RowJournal(path).read() if stays(each)}
+    records, tried = _tried_in(path, plan)
     return Earlier(
         run_id=plan["runId"],
         seed=plan["seed"],
@@ -229,7 +287,32 @@ def _of_directory(path: Path) -> Earlier:
         rows=dict(plan["rows"]),
         options=dict(plan["options"]),
         allocations=tuple(_ledger(path / LEDGER)),
+        tried=tried,
     )
+
+
+def _tried_in(path: Path, plan: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+    """Of a run directory: the records of its judged rows, and what is told of the attempts at the others; by row id."""
+    from pytest_glasshouse.report.writer import RowJournal
+
+    lines = RowJournal(path).lines()
+    kept = {each.get("rowId") or each["record"]["rowId"]: each for each in lines}
+    left = {each.get("attempt") or each["record"]["rowId"]: each for each in lines}
+    tries: dict[str, list[tuple[dict[str, Any], dict[str, Any] | None]]] = {}
+    for begun in History(path).begun_last():
+        record = left.get(begun.get("attempt") or begun["rowId"])
+        told = lost_entry() if record is None else entry(record)
+        tries.setdefault(begun["rowId"], []).append(({"startedAt": begun.get("at") or None, **told}, record))
+    before = {row_id: list(entries) for row_id, entries in plan.get("tried", {}).items()}
+    records = {row_id: each for row_id, each in kept.items() if row_id not in tries and stays(each)}
+    tried = {row_id: entries for row_id, entries in before.items() if row_id not in tries}
+    for row_id, found in tries.items():
+        every = [*((each, None) for each in before.get(row_id, [])), *found]
+        if any(record is not None and stays(record) for _, record in found):
+            records[row_id] = settled(every)
+        else:
+            tried[row_id] = [each for each, _ in every]
+    return records, tried
 
 
 def _of_report(path: Path) -> Earlier:
@@ -267,7 +350,17 @@ def _of_report(path: Path) -> Earlier:
             {"name": each["name"], "instance": each["providerInstanceId"], "status": each["status"], "reason": each["reason"]}
             for each in document["cleanup"]["allocations"]
         ),
+        tried={each["record"]["rowId"]: _tried_told(each) for each in records if not stays(each)},
     )
+
+
+def _tried_told(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a report tells of the attempts at a row that was never judged; that it was not started is none."""
+    told = record["record"]
+    entries = told.get("attempts") or [{"startedAt": None, **entry(dict(record))}]
+    numbered = ("attempt", "stands")
+    return [{name: value for name, value in each.items() if name not in numbered} for each in entries
+            if each.get("reason") != _NOT_STARTED]  # fmt: skip
 
 
 def _work_told(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_glasshouse import trying
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
-from pytest_glasshouse.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER
+from pytest_glasshouse.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER, TRIES
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.engine import Stage
     from pytest_glasshouse.options import Options
     from pytest_glasshouse.plan import Door
+    from pytest_glasshouse.rows.spec import RowSpec
 
 
 class RowReport:
@@ -32,13 +35,10 @@ class RowReport:
         """Record a row's outcome, measured or not, or a result of the tamper suite; returns what goes into the report."""
         if hasattr(outcome, "expected_reason"):
             return self.record_tamper(outcome)
-        from pytest_glasshouse.plan import engine_of
-        from pytest_glasshouse.records import record_of
-
-        config = self._item.config
-        record = record_of(outcome, config.stash[OPTIONS], engine_of(config), seed=_door(self._item).plan.seed)
-        self._item.stash[RECORD] = record
-        told: dict[str, Any] = record["record"]
+        _door(self._item)
+        # Legs that found no room beside each other were run in turn, as the row that says so.
+        refuse_another(self._item, outcome.row, like=("resident",))
+        told: dict[str, Any] = trying.recorded(self._item, outcome)["record"]
         return told
 
     def record_tamper(self, result: Any) -> dict[str, Any]:
@@ -46,6 +46,47 @@ class RowReport:
         case = dataclasses.asdict(result)
         self._item.stash.setdefault(TAMPER, []).append(case)
         return case
+
+
+class OneRow:
+    """The allocation of one test. It carries out the row the test was parametrized with and no other: only that was priced."""
+
+    def __init__(self, allocation: Any, item: pytest.Item) -> None:
+        self._allocation = allocation
+        self._item = item
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._allocation, name)
+
+    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> Any:
+        """Run every round of the row. See `RowSpec.run`; raises `ConfigurationError` for another row."""
+        refuse_another(self._item, row)
+        attempt = trying.carry(self._item)
+        # An error that the test catches is the end of this attempt all the same.
+        with trying.noting(self._item):
+            attempt.outcome = self._allocation.carry_out(row, protected, raw)
+        return attempt.outcome
+
+
+def refuse_another(item: pytest.Item, row: RowSpec, *, like: tuple[str, ...] = ()) -> None:
+    """Raise `ConfigurationError`, naming test and field, unless `row` is the item's in all but the fields in `like`."""
+    found = item.stash.get(ROW, None)
+    if found is None:
+        raise _no_row(item)
+    own = found.row
+    same = dataclasses.replace(row, **{name: getattr(own, name) for name in like})
+    if same.row_id == own.row_id:
+        return
+    field = next(each.name for each in dataclasses.fields(own) if getattr(same, each.name) != getattr(own, each.name))
+    raise ConfigurationError(
+        f"{printable(item.name)}: field {field}: expected {printable(repr(getattr(own, field)))} as in the row this test runs, "
+        f"saw {printable(repr(getattr(row, field)))}; only the row a test is parametrized with is priced: declare the other, too"
+    )
+
+
+def _no_row(item: pytest.Item) -> ConfigurationError:
+    name = printable(item.name)
+    return ConfigurationError(f"{name}: expected a parameter that is a RowSpec, saw none; parametrize the test with rows")
 
 
 @pytest.fixture
@@ -57,21 +98,19 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         return
     row_item = item.stash.get(ROW, None)
     if row_item is None:
-        raise ConfigurationError(f"{item.name}: expected a parameter that is a RowSpec, saw none; parametrize the test with rows")
+        raise _no_row(item)
     from pytest_glasshouse.engine import Wishes
     from pytest_glasshouse.plan import engine_of
 
     door, options = _door(item), item.config.stash[OPTIONS]
 
     def keep(outcome: Any) -> None:
-        from pytest_glasshouse.records import record_of, width_of
+        from pytest_glasshouse.records import width_of
 
         finished, row = len(outcome.observation["rounds"]), outcome.row
         moment = {"row_id": row.row_id, "leg": "", "phase": "interval", "round": finished, "rounds": row.rounds, "elapsed_s": 0.0}
         door.on_progress({**moment, "half_width_pct": width_of(outcome, engine_of(item.config))})
-        # What is not remembered is lost only if the row is, too.
-        with contextlib.suppress(GlasshouseError, OSError):
-            door.keep(item.nodeid, record_of(outcome, options, engine_of(item.config), seed=door.plan.seed))
+        trying.keep(item, outcome)
 
     wishes = Wishes(
         declared=row_item.declared,
@@ -97,9 +136,9 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
 
 
 @pytest.fixture
-def allocation(_glasshouse_stage: Stage | None) -> Any:
+def allocation(request: pytest.FixtureRequest, _glasshouse_stage: Stage | None) -> Any:
     """The GPU box both legs of this row run on."""
-    return _glasshouse_stage and _glasshouse_stage.allocation
+    return _glasshouse_stage and OneRow(_glasshouse_stage.allocation, request.node)
 
 
 @pytest.fixture
@@ -140,6 +179,11 @@ def judge(item: pytest.Item) -> None:
     failure = failure_of(record, item.config.stash[OPTIONS])
     if failure:
         pytest.fail(failure, pytrace=False)
+    number, stands, any_broken = trying.standing(item)
+    failure = failure_of(stands, item.config.stash[OPTIONS]) if stands is not None else ""
+    if failure or any_broken:
+        why = failure or "something was broken in an earlier attempt"
+        pytest.fail(f"attempt {number} at this row stands, whatever came of later ones: {why}", pytrace=False)
 
 
 def failure_of(record: dict[str, Any], options: Options) -> str:
@@ -167,12 +211,16 @@ def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
 
 def payload(item: pytest.Item) -> str | None:
     """What the teardown report carries to the process that writes the report, as one JSON string."""
-    row, tamper = item.stash.get(RECORD, None), item.stash.get(TAMPER, [])
-    if row is None and not tamper:
+    tries, tamper = item.stash.get(TRIES, []), item.stash.get(TAMPER, [])
+    if not tries and not tamper:
         return None
     from pytest_glasshouse.plan import engine_of
 
-    told = {"row": row, "tamper": tamper, "outstanding": list(engine_of(item.config).outstanding())}
+    told = {
+        "rows": [each.stamped(each.record) for each in tries],
+        "tamper": tamper,
+        "outstanding": list(engine_of(item.config).outstanding()),
+    }
     return json.dumps(told, allow_nan=False)
 
 

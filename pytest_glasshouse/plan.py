@@ -49,6 +49,8 @@ class Plan:
     attempt: int = 1
     kept: dict[str, str] = field(default_factory=dict)
     """Rows that an earlier attempt judged, by id: how their tests fail, or nothing."""
+    tried: dict[str, int] = field(default_factory=dict)
+    """How often earlier attempts of the run have tried a row that runs again, by its id."""
     notes: tuple[str, ...] = ()
 
 
@@ -61,7 +63,7 @@ class Door:
     grants: Grants
     on_progress: Callable[[Event], None]
     keep: Callable[[str, dict[str, Any]], None] = lambda _nodeid, _record: None
-    """Takes the record a row has so far, by node id: what is reported of it if it never ends."""
+    """Takes what is known of an attempt at a row, by node id: that it was begun, what it has so far, its record."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,5 +144,6 @@ def _resumed(config: pytest.Config) -> Plan:
         subject=subject(config.rootpath),
         attempt=attempt,
         kept={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
+        tried={row_id: len(entries) for row_id, entries in earlier.tried.items()},
         notes=(f"attempt {attempt} of this run: {len(earlier.records)} row(s) kept as they were judged before",),
     )

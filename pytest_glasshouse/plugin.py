@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse import options as _options
+from pytest_glasshouse import trying
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
 from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
     _glasshouse_stage,
@@ -84,6 +85,16 @@ def pytest_make_collect_report(
         # A malformed row: the text names row and field, a traceback through our constructor adds nothing.
         report.longrepr = f"{collector.nodeid}: {call.excinfo.value}"
     return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
+    made = yield
+    if made is not None and _spec() is not None:
+        from pytest_glasshouse.selection import refuse_what_is_no_row
+
+        refuse_what_is_no_row(made if isinstance(made, list) else [made])
+    return made
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -161,10 +172,13 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if reports(item):
-        _door(item)
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    door = _door(item) if reports(item) else None
+    if door is not None and ROW in item.stash and not item.config.option.setuponly:
+        trying.begin(item)
+    with trying.noting(item):
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -178,11 +192,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    yield
-    if ROW in item.stash:
-        from pytest_glasshouse.fixtures import judge
+    with trying.noting(item):
+        result = yield
+        if ROW in item.stash:
+            from pytest_glasshouse.fixtures import judge
 
-        judge(item)
+            judge(item)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)
@@ -215,13 +231,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
     """Give the report what travels on it: the record, the word for its outcome, and an error's text without a traceback."""
     from pytest_glasshouse.fixtures import is_dry_run, payload
-    from pytest_glasshouse.records import not_held_beside, record_of_error
+    from pytest_glasshouse.records import not_held_beside
 
-    row_item = item.stash.get(ROW, None)
     error = None if call.excinfo is None else call.excinfo.value
-    if error is not None and row_item is not None and RECORD not in item.stash and call.when != "teardown":
-        plan, options = item.config.stash[DOOR].plan, item.config.stash[OPTIONS]
-        item.stash[RECORD] = record_of_error(row_item, options, error, skipped=report.skipped, seed=plan.seed)
     if isinstance(error, GlasshouseError | InvariantBroken) and call.excinfo is not None and report.failed:
         shown = call.excinfo.getrepr(style="value")
         if isinstance(error, InvariantBroken) and (others := not_held_beside(item.stash.get(RECORD, None), str(error))):
@@ -237,7 +249,7 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
         if RECORD in item.stash:
             from pytest_glasshouse.github_run import properties
 
-            report.user_properties += properties(item.stash[RECORD])
+            report.user_properties += properties(trying.standing(item)[1] or item.stash[RECORD])
 
 
 def _check_provider(config: pytest.Config) -> None:

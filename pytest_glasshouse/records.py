@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 
-def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int) -> Record:
-    """The record of a row that was carried out: every invariant judged, every round's figures."""
+def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int, unpublishable: tuple[str, ...] = ()) -> Record:
+    """The record of a row that was carried out: every invariant judged, every round's figures.
+
+    `unpublishable` are the run's own reasons against publishing it.
+    """
     from pytest_glasshouse.report.record import build_record
 
     public = dataclasses.replace(outcome, declared=_public(outcome.declared))
@@ -31,7 +34,7 @@ def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int) 
         public,
         engine.results(outcome.observation),
         engine.judge(outcome.observation),
-        _settings(outcome.row, public.declared, options, seed),
+        dataclasses.replace(_settings(outcome.row, public.declared, options, seed), unpublishable=unpublishable),
         judge=engine.judge,
     )
 

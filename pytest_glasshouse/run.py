@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from pytest_glasshouse.attempts import History, outcome_of, refuse_another, stays
+from pytest_glasshouse.attempts import History, Tried, outcome_of, refuse_another, stays
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
@@ -101,7 +101,7 @@ class Run:
         self.replaced = False
         self.trouble: list[str] = []
         self.begun: list[str] = []
-        self._kept: dict[str, dict[str, Any]] = {}
+        self._tried = {nodeid: Tried() for nodeid in selected.rows}
         self._failed: set[str] = set()
         self.outstanding: tuple[dict[str, Any], ...] = ()
         self.unasked = ""
@@ -148,29 +148,34 @@ class Run:
     def begin(self, nodeid: str) -> None:
         """A test with something to report starts."""
         if nodeid in self.selected.rows and nodeid not in self.kept:
-            self.begun.append(nodeid)
-            self.history.begin(self.selected.rows[nodeid].row.row_id)
+            if nodeid not in self.begun:
+                self.begun.append(nodeid)
+            self._tried[nodeid].start()
 
     def take(self, nodeid: str, payload: str, *, worker: str = "") -> None:
-        """Keep what a finished test reported, on disk before anything else happens."""
-        from pytest_glasshouse.report.writer import RowJournal
-
+        """Keep what a finished test reported, every attempt at its row, on disk before anything else happens."""
         told = json.loads(payload)
         self.tamper += told["tamper"]
         self._outstanding[worker] = told["outstanding"]
-        record = told["row"]
-        if record is not None:
-            self.records[nodeid] = record
-            RowJournal(self.directory).append(record)
-            self.history.finish(record["record"]["rowId"], outcome_of(record))
-            self.config.hook.pytest_glasshouse_row_finished(config=self.config, list_name=record["list"], record=record["record"])
+        for record in told["rows"]:
+            self.keep(nodeid, record)
+            if "list" in record and nodeid in self._tried and self._tried[nodeid].finish(record):
+                self.history.finish(record["record"]["rowId"], outcome_of(record))
+                self.config.hook.pytest_glasshouse_row_finished(
+                    config=self.config, list_name=record["list"], record=record["record"]
+                )
 
     def keep(self, nodeid: str, record: dict[str, Any]) -> None:
-        """Remember what a row that is still running has so far, on disk too: its finished rounds are not lost with it."""
+        """Remember an attempt at a row, on disk too: that it was begun, the rounds it has finished so far, its record."""
         from pytest_glasshouse.report.writer import RowJournal
 
-        self._kept[nodeid] = record
-        RowJournal(self.directory).append(record)
+        tried = self._tried.get(nodeid)
+        if tried is None:
+            return
+        if tried.begin(record):
+            self.history.begin(self.selected.rows[nodeid].row.row_id, attempt=record["attempt"], at=record["at"])
+        if "list" in record and tried.keep(record):
+            RowJournal(self.directory).append(record)
 
     def failed(self, nodeid: str) -> None:
         """A test, of ours or not, failed in some phase."""
@@ -197,6 +202,9 @@ class Run:
             code = EXIT_INFRASTRUCTURE
         if code == pytest.ExitCode.OK and ((self.selected.rows and not self.measured) or self.outstanding):
             code = int(pytest.ExitCode.TESTS_FAILED)
+        if code == pytest.ExitCode.OK and (undone := self._undone()):
+            self.trouble.append(f"not green, whatever their tests say: {', '.join(undone)}")
+            code = int(pytest.ExitCode.TESTS_FAILED)
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
         if self.published:
@@ -217,6 +225,20 @@ class Run:
     def unjudged(self) -> int:
         """Rows that a later attempt would run."""
         return sum(not stays(each) for each in self.records.values())
+
+    def _undone(self) -> list[str]:
+        """Rows that are not green though their tests are: something broke, or a later attempt was to make up for it."""
+        from pytest_glasshouse.fixtures import failure_of
+        from pytest_glasshouse.report.attempts import broken, entry
+
+        undone = []
+        for each in self.records.values():
+            told = each["record"]
+            several = "attempts" in told and failure_of(each, self.options)
+            wrong = told.get("outcome", "measured") not in ("measured", "excluded")
+            if several or wrong or any(broken(tried) for tried in told.get("attempts", [entry(each)])):
+                undone.append(told["name"])
+        return undone
 
     @property
     def cleanup_is_proven(self) -> bool:
@@ -254,11 +276,12 @@ class Run:
         from pytest_glasshouse.report.writer import RowJournal
 
         earlier = self.earlier
-        if earlier is not None and not self.history.attempts():
-            self.history.restore(earlier.attempts)
+        if earlier is not None:
+            if not self.history.attempts():
+                self.history.restore(earlier.attempts)
             journal = RowJournal(self.directory)
-            for record in earlier.records.values():
-                journal.append(record)
+            for row_id, record in earlier.records.items():
+                journal.append({**record, "rowId": row_id})
         plan = {
             "runId": self.plan.run_id,
             "seed": self.plan.seed,
@@ -267,6 +290,7 @@ class Run:
             "options": agreed(self.options),
             "report": str(self.report_path.absolute()),
             "rows": {each.row.row_id: each.row.name for each in self.selected.rows.values()},
+            "tried": {} if earlier is None else {row_id: list(entries) for row_id, entries in earlier.tried.items()},
         }
         kept = [self.selected.rows[nodeid].row.row_id for nodeid in sorted(self.kept)]
         # A kill between a row's record and the line that says so leaves the record, which is what counts.
@@ -302,7 +326,7 @@ class Run:
         from pytest_glasshouse.report.writer import publish
 
         self.records = {
-            nodeid: self.records.get(nodeid) or self._without_record(nodeid, row_item)
+            nodeid: self.records[nodeid] if nodeid in self.kept else self._settled(nodeid, row_item)
             for nodeid, row_item in self.selected.rows.items()
         }
         try:
@@ -416,12 +440,20 @@ class Run:
                 reason=reason,
             )
 
+    def _settled(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:
+        """The record of a row that was to run here, from every attempt at it, those of earlier runs of pytest too."""
+        from pytest_glasshouse.report.attempts import entry, settled
+
+        earlier = () if self.earlier is None else self.earlier.tried.get(row_item.row.row_id, ())
+        own = self._tried[nodeid].all() or [("", None)]
+        records = [(at, record or self._without_record(nodeid, row_item)) for at, record in own]
+        told = [({"startedAt": at or None, **entry(record)}, record) for at, record in records]
+        return settled([*((each, None) for each in earlier), *told])
+
     def _without_record(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:
         from pytest_glasshouse.legs.outcome import Ended
         from pytest_glasshouse.records import ended_record
 
-        if nodeid in self._kept:
-            return self._kept[nodeid]
         if nodeid in self.begun:
             how = f"the run ended by {self._interrupted}" if self._interrupted else "its process ended or was interrupted"
             reason = f"the row was started and left no record: {how}"

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.markers import MARKERS
+from pytest_glasshouse.parameters import parameters_of
 from pytest_glasshouse.rows.overrides import Overrides, collapse
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.stash import ROW
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.options import Options
@@ -35,8 +38,12 @@ class RowItem:
     model: str | None = None
 
     @classmethod
-    def of(cls, declared: RowSpec, overrides: Overrides) -> RowItem:
-        """A row names a model directory by its last part only: its id and the report hold no path of this machine."""
+    def of(cls, declared: RowSpec, overrides: Overrides, parameters: tuple[tuple[str, str], ...] = ()) -> RowItem:
+        """The row of a test with these other `parameters`, which are part of what it is.
+
+        A row names a model directory by its last part only: its id and the report hold no path of this machine.
+        """
+        declared = dataclasses.replace(declared, parameters=parameters) if parameters else declared
         row = overrides.apply(declared)
         if row.model is None or not Path(row.model).expanduser().is_dir():
             return cls(declared=declared, row=row)
@@ -46,18 +53,37 @@ class RowItem:
 
 def adopt(item: pytest.Item, overrides: Overrides) -> None:
     """If the item runs a row: add the row's marks and put in the row that runs. A test that only looks at rows does not."""
-    if OURS.isdisjoint(getattr(item, "fixturenames", ())):
-        return
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    for argument, declared in params.items():
-        if not isinstance(declared, RowSpec):
-            continue
-        row_item = RowItem.of(declared, overrides)
-        item.stash[ROW] = row_item
-        for mark in declared.marks:
-            item.add_marker(mark)
-        params[argument] = row_item.row
+    rows = rows_of(item)
+    if not rows:
         return
+    argument, declared = rows[0]
+    row_item = RowItem.of(declared, overrides, parameters_of(item, argument))
+    item.stash[ROW] = row_item
+    for mark in declared.marks:
+        item.add_marker(mark)
+    params[argument] = row_item.row
+
+
+def rows_of(item: pytest.Item) -> list[tuple[str, RowSpec]]:
+    """The rows among an item's parameters, by name; none where the test only looks at rows."""
+    if OURS.isdisjoint(getattr(item, "fixturenames", ())):
+        return []
+    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return [(name, value) for name, value in params.items() if isinstance(value, RowSpec)]
+
+
+def refuse_what_is_no_row(items: Iterable[object]) -> None:
+    """Raise `ConfigurationError`, naming test and parameter, where a test has two rows or a parameter that tells none apart."""
+    for item in items:
+        rows = rows_of(item) if isinstance(item, pytest.Item) else []
+        if isinstance(item, pytest.Item) and len(rows) > 1:
+            told = " and ".join(f"{name} ({row.name})" for name, row in rows)
+            raise ConfigurationError(
+                f"{printable(item.name)}: expected one row, saw {told}; a test runs one row, so write a test for each"
+            )
+        if isinstance(item, pytest.Item) and rows:
+            parameters_of(item, rows[0][0])
 
 
 def leave_out(items: list[pytest.Item], options: Options) -> tuple[list[pytest.Item], tuple[str, ...]]:
@@ -74,7 +100,26 @@ def leave_out(items: list[pytest.Item], options: Options) -> tuple[list[pytest.I
     for collapsed in collapse([(item, row) for item, row in rows if id(item) not in gone], options.overrides):
         gone[id(collapsed.key)] = collapsed.key
         notes.append(f"{collapsed.row.name}: left out, it is the same as {collapsed.same_as.name} in this run")
+    staying: dict[str, pytest.Item] = {}
+    for item, _ in rows:
+        if id(item) in gone:
+            continue
+        other = staying.setdefault(item.stash[ROW].row.row_id, item)
+        if other is not item:
+            _refuse_another_model(item, other)
+            gone[id(item)] = item
+            names = printable(item.name), printable(other.name)
+            notes.append(f"{names[0]}: left out, it runs the same row as {names[1]}; a row runs once")
     return list(gone.values()), tuple(notes)
+
+
+def _refuse_another_model(item: pytest.Item, other: pytest.Item) -> None:
+    """Two directories of one name are one model to a report, which holds no path of this machine."""
+    if item.stash[ROW].model != other.stash[ROW].model:
+        raise pytest.UsageError(
+            f"{printable(item.name)} and {printable(other.name)}: expected models with names of their own, saw two "
+            f"directories named {item.stash[ROW].row.model}; rename one, or the rows"
+        )
 
 
 def without_effect(rows: Iterable[RowItem], options: Options) -> tuple[str, ...]:

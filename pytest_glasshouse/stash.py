@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.plan import Door, Plan
     from pytest_glasshouse.run import Run
     from pytest_glasshouse.selection import RowItem
+    from pytest_glasshouse.trying import Try
 
 #: On the config: what the user asked for.
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
@@ -32,7 +33,9 @@ RUN: pytest.StashKey[Run] = pytest.StashKey()
 DOOR: pytest.StashKey[Door] = pytest.StashKey()
 #: On an item: the row it runs.
 ROW: pytest.StashKey[RowItem] = pytest.StashKey()
-#: On an item: its record, as it goes into the report.
+#: On an item: every attempt at its row in this process, oldest first.
+TRIES: pytest.StashKey[list[Try]] = pytest.StashKey()
+#: On an item: the record of its last attempt.
 RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 #: On an item: the results of the tamper suite it recorded.
 TAMPER: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()

@@ -205,25 +205,31 @@ def progress_line(
 
 def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The table of measured rows, then every other row with its reason and decision, then the tamper suite."""
+    from pytest_glasshouse.report.attempts import shown, titled
+
     measured = [each["record"] for each in records if each["list"] == "rows"]
     nulls = [each["record"] for each in records if each["list"] == "nullRows"]
     excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
     if measured:
         yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
-            _measured(row) for row in measured
+            (titled(row), *_measured(row)) for row in measured
         ])  # fmt: skip
     if nulls:
         yield ""
         yield from table([("raw against raw", "rounds", "difference", "90 % interval", "inside its margin", "findings")] + [
-            _null(row) for row in nulls
+            (titled(row), *_null(row)) for row in nulls
         ])  # fmt: skip
     if excluded:
         yield ""
         yield "not measured:"
         for row in excluded:
-            yield f"  {row['name']} ({row['order']}): {row['outcome']}"
+            yield f"  {titled(row)} ({row['order']}): {row['outcome']}"
             yield f"      reason    {row['reason']}"
             yield f"      decision  {row['decision']}"
+    if again := [row for row in (*measured, *nulls, *excluded) if shown(row)]:
+        yield ""
+        yield "tried more than once, not publishable:"
+        yield from (f"  {titled(row)}: {shown(row)}" for row in again)
     if tamper:
         refused = [case for case in tamper if case["expectedReason"] is not None]
         control = [case for case in tamper if case["expectedReason"] is None]
@@ -238,7 +244,6 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
     interval = row.get("overheadCi95Pct")
     unit = row["unit"]
     return (
-        row["name"],
         row["order"],
         f"{row['protectedPerSec']:.2f} {unit}/s",
         f"{row['rawPerSec']:.2f} {unit}/s",
@@ -252,7 +257,6 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
 def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
     interval = row["differenceCi90Pct"]
     return (
-        row["name"],
         str(row["rounds"]),
         f"{row['differencePct']:+.2f} %",
         _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.plan import Door, Plan, Selected, engine_of
 from pytest_glasshouse.reporting import RunHooks
 from pytest_glasshouse.rows.spec import RowSpec
@@ -54,6 +54,7 @@ class Controller:
         told = self._folder / f"{node.gateway.id}.json"
         if told.is_file():
             try:
+                _refuse_each(self._config)
                 self._open(self._folder, _selected(json.loads(told.read_text(encoding="utf-8"))))
             except GlasshouseError as error:
                 refuse(error)
@@ -89,6 +90,12 @@ class Controller:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def _refuse_each(config: pytest.Config) -> None:
+    """Every row by every worker: each of them once per worker, and no way to say which counts."""
+    if config.getoption("dist", None) == "each":
+        raise ConfigurationError("--dist each runs every row on every worker; expected every row once: use --dist load")
 
 
 def _no_blind_restart(config: pytest.Config) -> None:
@@ -132,7 +139,9 @@ def open_door(config: pytest.Config) -> Door:
         worker=name,
         grants=client,
         on_progress=lambda event: client.event({"type": "progress", "worker": name, **event}),
-        keep=lambda nodeid, record: client.event({"type": "kept", "nodeid": nodeid, "record": record}),
+        keep=lambda nodeid, record: client.event(
+            {"type": "kept", "phase": "kept", "worker": name, "nodeid": nodeid, "record": record}
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import secrets
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -225,6 +226,8 @@ class Allocation:
             },
             "keys": protected.keys,
             "plan": {
+                # No two attempts have one plan: the server counts attempts by plans.
+                "attemptId": secrets.token_hex(8),
                 "rowId": row.row_id,
                 "provider": self.grant.provider,
                 "dryRun": self.grant.dry_run,
@@ -248,6 +251,8 @@ class Allocation:
                     if self._extends(row)
                     else {}
                 ),
+                # Pairs, and not an object: names that people give are data, and some would be names of figures.
+                **({"parameters": [list(pair) for pair in row.parameters]} if row.parameters else {}),
                 **({"interleaving": interleaving(row).to_json(), "null": row.null} if row.order == "interleaved" else {}),
                 "subject": settings.subject,
             },

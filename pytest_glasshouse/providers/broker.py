@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from pytest_glasshouse.errors import (
     BudgetError,
+    ConfigurationError,
     GlasshouseError,
     GuestGoneError,
     InfrastructureError,
@@ -125,8 +126,12 @@ class Broker:
         """Wait for an allocation for `row`, creating it where there is none.
 
         Raises a subclass of `InfrastructureError`, `BudgetError` once the budget is reached, or `ConfigurationError` when
-        the provider cannot serve the row.
+        the provider cannot serve the row, or when rows were planned and this one is none of them: nobody priced it.
         """
+        if self._planned and row.row_id not in {each.row_id for each in self._rows()}:
+            raise ConfigurationError(
+                f"row {row.name!r} was not priced: the run planned {_names(self._rows())}. Nothing is granted for another row"
+            )
         provider = self._fleet.provider(self._where(row))
         key = "this machine" if provider.this_machine else f"{provider.name}/{row.gpu}"
         grant_id = f"{worker}-{secrets.token_hex(4)}"
@@ -372,6 +377,10 @@ class Broker:
             rented=provider.rents,
             faults=self._options.faults if provider.name == "mock" else (),
         )
+
+
+def _names(rows: Sequence[RowSpec]) -> str:
+    return ", ".join(dict.fromkeys(each.row_id for each in rows[:5])) + (", ..." if len(rows) > 5 else "")  # noqa: PLR2004
 
 
 def _cleanup(told: list[dict[str, Json]]) -> Cleanup:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pytest_glasshouse import errors
 from pytest_glasshouse.errors import GlasshouseError, InfrastructureError, ProtocolError
 from pytest_glasshouse.providers.base import Grant, Instance
-from pytest_glasshouse.rows.spec import Published, RowSpec
+from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire import frames
 
 if TYPE_CHECKING:
@@ -175,5 +175,4 @@ class BrokerClient:
 
 def row_from_json(fields: dict[str, Any]) -> RowSpec:
     """The row `dataclasses.asdict` wrote."""
-    published = fields.get("published")
-    return RowSpec(**{**fields, "published": Published(**published) if published else None})
+    return RowSpec.from_dict(fields)

@@ -59,6 +59,8 @@ def _without_bound(document: Mapping[str, Any], *, sound: bool) -> Badge | None:
         return Badge(message=f"{len(excluded)} row(s) not measured", colour=_RED)
     if not rows:
         return Badge(message="not measured", colour=_GREY)
+    if again := sum("attempts" in row for row in rows):
+        return Badge(message=f"{again} row(s) needed another attempt", colour=_RED)
     if not all(counts(row) for row in rows):
         return Badge(message="dry run", colour=_GREY)
     if any(implausible(row) for row in rows):

@@ -62,6 +62,8 @@ def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults
         yield ".observation.plan", "is missing: nothing says what was to be run"
         return
     yield from _planned(record, plan)
+    if [list(pair) for pair in sorted(record.get("parameters", {}).items())] != plan.get("parameters", []):
+        yield ".parameters", "are not those of the plan that was signed for"
     allocation = observation.get("allocation")
     for field, name in _PLACED.items():
         if isinstance(allocation, dict) and record[field] != allocation.get(name):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.report import bundle as bundles
+from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
 from pytest_glasshouse.report.attest import MEMBER, envelope_faults
 from pytest_glasshouse.report.authenticity import Trust, unproven_signatures, witnessed
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
@@ -177,7 +178,7 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
                 faults = null_faults(record, derivation)
             else:
                 faults = record_faults(name, record, document["methodology"], derivation)
-            for below, text in faults:
+            for below, text in (*faults, *attempt_faults(name, record)):
                 yield Fault(path=f"{path}{below}", text=text)
             yield from _seal_faults(path, record, document)
     yield from (Fault(path=path, text=text) for path, text in derivation.bound(document))
@@ -191,7 +192,7 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
         f"$.{name}[{place}].lifecycle"
         for name in ("rows", "excludedResults")
         for place, record in enumerate(lists[name])
-        if record["lifecycle"]["held"] > record["lifecycle"]["attempted"]
+        if any(told["lifecycle"]["held"] > told["lifecycle"]["attempted"] for told in (record, *other_attempts(record)))
     ]
     if impossible:
         yield from (Fault(path=path, text="more held than were begun") for path in impossible)
@@ -215,14 +216,18 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
 
 
 def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
-    """A measured row was measured once, whatever number of attempts its run had."""
+    """A measured row was measured as often as it tells, and begun so often, whatever number of attempts its run had."""
     attempts = document.get("attempts")
     if attempts is None:
         return
     measured = Counter(told["rowId"] for each in attempts for told in each["finished"] if told["outcome"] == "measured")
+    begun = Counter(row_id for each in attempts for row_id in each["begun"])
     for place, row in enumerate(document["rows"]):
-        if measured[row["rowId"]] != 1:
+        told = [each["outcome"] for each in row.get("attempts", ())] or ["measured"]
+        if not 1 <= measured[row["rowId"]] <= told.count("measured"):
             yield Fault(path=f"$.rows[{place}].rowId", text="the attempts do not say that it was measured once")
+        if begun[row["rowId"]] > len(told) and ("attempts" in row or row["publishable"]):
+            yield Fault(path=f"$.rows[{place}].attempts", text=f"the run began it {begun[row['rowId']]} times")
     if [each["attempt"] for each in attempts] != list(range(1, len(attempts) + 1)):
         yield Fault(path="$.attempts", text="an attempt is missing")
 

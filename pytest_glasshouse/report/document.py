@@ -13,6 +13,7 @@ from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
+from pytest_glasshouse.report.attempts import other_attempts
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
@@ -158,8 +159,9 @@ def summary(
     rows, excluded, nulls = lists["rows"], lists["excludedResults"], lists.get("nullRows", ())
     outcomes = Counter(each["outcome"] for each in excluded)
     every = [*rows, *excluded]
-    held = sum(each["lifecycle"]["held"] for each in every)
-    attempted = sum(each["lifecycle"]["attempted"] for each in every)
+    lifecycles = [told["lifecycle"] for each in every for told in (each, *other_attempts(each))]
+    held = sum(each["held"] for each in lifecycles)
+    attempted = sum(each["attempted"] for each in lifecycles)
     return {
         "selected": len(every) + len(nulls),
         "measured": len(rows),

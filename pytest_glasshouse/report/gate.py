@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.limit import LimitVerdict
 from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.attempts import shown, titled
 from pytest_glasshouse.report.check import Checked, Level
 from pytest_glasshouse.report.document import counts
 from pytest_glasshouse.report.leniency import row_lenient
@@ -103,6 +104,7 @@ def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, n
         *_missing(document, policy),
         *_level(checked, policy),
         *_whole(document, policy, now),
+        *_tried_again(document),
         *(each for place, row in judged for each in _row(f"$.rows[{place}]", row, policy)),
     ]
     return Gated(
@@ -225,6 +227,14 @@ def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[Object
 
 def _matches(row: Mapping[str, Any], pattern: str) -> bool:
     return any(fnmatchcase(row[name], pattern) for name in ("name", "rowId"))
+
+
+def _tried_again(document: Mapping[str, Any]) -> Iterator[Objection]:
+    """No report lets anything through whose rows were tried until something came out, whatever the policy asks for."""
+    for name in ("rows", "nullRows", "excludedResults"):
+        for place, row in enumerate(document[name]):
+            if told := shown(row):
+                yield Objection(path=f"$.{name}[{place}].attempts", text=f"{titled(row)} needed more than one attempt: {told}")
 
 
 def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:

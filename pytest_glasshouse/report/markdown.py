@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.report import tables
+from pytest_glasshouse.report.attempts import shown, titled
 from pytest_glasshouse.report.limits import limit_of
 from pytest_glasshouse.report.wording import figure_with_interval
 
@@ -39,6 +40,7 @@ def _lines(document: Mapping[str, Any], faults: int) -> Iterator[str]:
     yield from _rows(document["rows"])
     yield from _nulls(document["nullRows"])
     yield from _excluded(document["excludedResults"])
+    yield from _tried_again([*document["rows"], *document["nullRows"], *document["excludedResults"]])
     yield from _tamper(document["tamper"])
     yield from _lifecycle(counts)
     yield from _cleanup(document["cleanup"])
@@ -62,7 +64,7 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         figure, _, bounds = shown.partition(" % ")
         body.append(
             [
-                f"{row['name']} ({_target(row)})",
+                f"{titled(row)} ({_target(row)})",
                 row["gpuModel"],
                 row["order"],
                 f"{row['protectedPerSec']:,.3f}",
@@ -109,7 +111,7 @@ def _nulls(nulls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         interval = row["differenceCi90Pct"]
         bounds = "single sample" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f} %"
         inside = f"{'inside' if row['qualifies'] else 'not inside'} +-{row['marginPct']:g} %"
-        body.append([row["name"], row["gpuModel"], str(row["rounds"]), f"{row['differencePct']:+.2f} %", bounds, inside])
+        body.append([titled(row), row["gpuModel"], str(row["rounds"]), f"{row['differencePct']:+.2f} %", bounds, inside])
     yield from _section("Raw against raw")
     yield from _table(["Row", "Ran on", "Rounds", "Difference", "90 % interval", "Margin"], body)
 
@@ -117,9 +119,15 @@ def _nulls(nulls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _excluded(excluded: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not excluded:
         return
-    body = [[each["name"], _target(each), each["order"], each["outcome"], each["reason"], each["decision"]] for each in excluded]
+    body = [[titled(each), _target(each), each["order"], each["outcome"], each["reason"], each["decision"]] for each in excluded]
     yield from _section("Excluded results")
     yield from _table(["Row", "Target", "Order", "Outcome", "Reason", "Decision"], body)
+
+
+def _tried_again(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if again := [row for row in rows if shown(row)]:
+        yield from _section("Tried more than once, not publishable")
+        yield from (f"- {_cell(titled(row))}: {_cell(shown(row))}" for row in again)
 
 
 def _tamper(tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.report.attempts import shown, titled
 from pytest_glasshouse.report.limits import limit_of
 from pytest_glasshouse.report.page_parts import Code, Word, facts, folded, paragraph, say, table
 from pytest_glasshouse.report.plot_interval import interval_plot, null_band
@@ -29,7 +30,7 @@ def row_card(document: Mapping[str, Any], row: Mapping[str, Any], scale: Scale) 
     shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
     words = [row["verdict"], *(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
     return (
-        f'<div class="card"><h3><a href="#{say(row["rowId"])}">{say(row["name"])}</a></h3>'
+        f'<div class="card"><h3><a href="#{say(row["rowId"])}">{say(titled(row))}</a></h3>'
         f'<p class="figure">{say(shown)}</p>{interval_plot(row, scale, null_band(document, row))}'
         f"{paragraph(', '.join(words) + '; ' + row['gpuModel'], 'soft')}</div>"
     )
@@ -39,6 +40,7 @@ def row_details(document: Mapping[str, Any], row: Mapping[str, Any], *, is_open:
     """The long form, folded."""
     parts = [
         paragraph(row["interpretation"]),
+        _attempts(row),
         _facts(row),
         _null(document, row),
         _estimates(row),
@@ -50,14 +52,19 @@ def row_details(document: Mapping[str, Any], row: Mapping[str, Any], *, is_open:
         findings(row),
     ]
     inside = "".join(part for part in parts if part)
-    return f'<section id="{say(row["rowId"])}">{folded(row["name"], inside, is_open=is_open)}</section>'
+    return f'<section id="{say(row["rowId"])}">{folded(titled(row), inside, is_open=is_open)}</section>'
 
 
 def excluded_details(row: Mapping[str, Any]) -> str:
     """A row that was not measured: what happened, what was decided, and what was seen."""
     inside = facts([("outcome", row["outcome"]), ("reason", row["reason"]), ("decision", row["decision"]), *_where(row)])
-    inside += "".join(_lifecycle(row)) + findings(row)
-    return f'<section id="{say(row["rowId"])}">{folded(row["name"] + ": " + row["outcome"], inside)}</section>'
+    inside += _attempts(row) + "".join(_lifecycle(row)) + findings(row)
+    return f'<section id="{say(row["rowId"])}">{folded(titled(row) + ": " + row["outcome"], inside)}</section>'
+
+
+def _attempts(row: Mapping[str, Any]) -> str:
+    told = shown(row)
+    return paragraph(f"Not publishable: {told}") if told else ""
 
 
 def findings(row: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.report.attempts import NEEDED_MORE
 from pytest_glasshouse.report.bundle import REPORT_LIMIT
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.seal import sealed
@@ -28,13 +29,16 @@ if TYPE_CHECKING:
     from pytest_glasshouse.report.writer import Published
 
 _RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
-_RECORD_TEXT = re.compile(r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason)")
+_RECORD_TEXT = re.compile(
+    r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason"
+    r"|attempts\[\d+\](?:\.notHeld\[\d+\])?\.reason)"
+)
 _RUN_TEXT = re.compile(r"\$\.(?:environment|subject|cleanup|tamper|methodology|generatedBy)\b[\w.\[\]]*")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 #: What a withheld row keeps: who it was, not what was seen.
 _KEPT = (
     "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "order", "rounds",
-    "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated",
+    "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
 )  # fmt: skip
 
 
@@ -120,5 +124,9 @@ def _withheld_row(record: dict[str, Any], rule: str) -> dict[str, Any]:
         "lifecycle": {"attempted": record.get("lifecycle", {"attempted": 0})["attempted"], "held": 0},
         "observation": {},
         "publishable": False,
-        "unpublishableBecause": ["not measured", "withheld by the redaction gate"],
+        "unpublishableBecause": [
+            "not measured",
+            "withheld by the redaction gate",
+            *([NEEDED_MORE] if "attempts" in record else []),
+        ],
     }

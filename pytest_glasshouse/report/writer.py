@@ -70,14 +70,18 @@ class RowJournal:
 
     def read(self) -> list[Record]:
         """Every whole record, the last one of each row. A torn line is a row that did not finish."""
+        return list({record["record"]["rowId"]: record for record in self.lines()}.values())
+
+    def lines(self) -> list[Record]:
+        """Every whole record, in the order they were written."""
+        found: list[Record] = []
         with contextlib.suppress(FileNotFoundError):
-            found: dict[str, Record] = {}
             for line in read_regular(self.path, limit=JOURNAL_LIMIT).splitlines():
                 with contextlib.suppress(IntegrityError, TypeError, KeyError):
                     record: Any = parse_strict(line, limit=REPORT_LIMIT, floats=True)
-                    found[record["record"]["rowId"]] = record
-            return list(found.values())
-        return []
+                    _ = record["record"]["rowId"]
+                    found.append(record)
+        return found
 
 
 def publish(

@@ -86,20 +86,22 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
     """The rows to leave out, so that no row runs twice: `rows` are declared rows, each with the caller's key.
 
     Two rows collapse when they have one row id, or when an override made them equal in everything but the name. Rows
-    that were declared alike under two names are the user's wish and stay. Of equal rows the one that runs as declared stays.
+    that were declared alike under two names are the user's wish and stay, each of them once. Of equal rows the one that
+    runs as declared stays.
     """
     left_out: list[Collapsed[KeyT]] = []
     for alike in _groups(rows, overrides):
         stays = next((member for member in alike if overrides.chosen(member[1]) == member[1]), alike[0])
-        if len(alike) == 1:
-            continue
         meant = _meaning(stays[1])
+        staying = {stays[1].row_id}
         for member in alike:
             if member is stays:
                 continue
             made_equal = _meaning(member[1]) != meant
-            if made_equal or member[1].row_id == stays[1].row_id:
-                left_out.append(Collapsed(key=member[0], row=member[1], same_as=stays[1]))
+            if made_equal or member[1].row_id in staying:
+                same_as = stays[1] if made_equal else member[1]
+                left_out.append(Collapsed(key=member[0], row=member[1], same_as=same_as))
+            staying.add(member[1].row_id)
     return tuple(left_out)
 
 

@@ -42,6 +42,10 @@ SIMULATED_GPU = "simulated (CPU)"
 #: Rows whose legs train at least this long are marked `sustained`.
 SUSTAINED_S = 900
 
+#: How many other parameters a row's test may have, and how long a name or text of one may be.
+MOST_PARAMETERS = 32
+LONGEST_PARAMETER = 120
+
 #: What only an interleaved row may set, and what it is elsewhere.
 _INTERLEAVED: Mapping[str, object] = {"preset": None, "null": False, "resident": True}
 
@@ -138,6 +142,9 @@ class RowSpec(metaclass=_ByName):
     """Whether both legs of an interleaved row fit on the device beside each other; else whole lifecycles alternate."""
     smoke: bool = False
     published: Published | None = None
+    parameters: tuple[tuple[str, str], ...] = ()
+    """The other parameters of the row's test, name and text, sorted by name. The plugin fills it in: two tests of one row in
+    different circumstances are two rows."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -154,6 +161,7 @@ class RowSpec(metaclass=_ByName):
         self._whole("rounds", self.rounds)
         self._interleaved()
         self._lora()
+        self._parameters()
         if self.workload == "lora" and not self.model:
             self._refuse("model", "a hub id or a directory, for a lora row")
         if self.workload == "mlp" and (self.model or self.data):
@@ -183,6 +191,13 @@ class RowSpec(metaclass=_ByName):
         for field, usual in _LORA.items():
             if self.workload == "mlp" and getattr(self, field) != usual:
                 self._refuse(field, "nothing, for an mlp row")
+
+    def _parameters(self) -> None:
+        told = self.parameters
+        pairs = isinstance(told, tuple) and all(isinstance(each, tuple) and len(each) == 2 for each in told)  # noqa: PLR2004
+        texts = pairs and all(isinstance(text, str) and 0 < len(text) <= LONGEST_PARAMETER for each in told for text in each)
+        if not texts or len(told) > MOST_PARAMETERS or list(told) != sorted(dict(told).items()):
+            self._refuse("parameters", f"at most {MOST_PARAMETERS} pairs of short texts, each name once, sorted by name")
 
     def _refuse(self, field: str, expected: str) -> None:
         seen = getattr(self, field, None)
@@ -223,10 +238,12 @@ class RowSpec(metaclass=_ByName):
     def row_id(self) -> str:
         """Name and the first 12 hex digits of the SHA-256 of what the row means (`published` and `smoke` mean nothing).
 
-        What only an interleaved row sets is part of it where it is set, so that rows keep the ids they always had; so is what
-        a lora row's adapter is, where it is another than the published rows'.
+        What only an interleaved row sets, what a lora row's adapter is where it is another than the published rows', and other
+        parameters of its test, are part of it where they are set, so that rows keep the ids they always had.
         """
         content = dataclasses.asdict(self)
+        if not self.parameters:
+            del content["parameters"]
         for told_about_it in ("published", "smoke"):
             del content[told_about_it]
         for field, usual in {**_INTERLEAVED, **_LORA}.items():
@@ -259,4 +276,8 @@ class RowSpec(metaclass=_ByName):
     def from_dict(cls, content: Mapping[str, Any]) -> RowSpec:
         """The row that `to_dict` described. Raises `ConfigurationError` like the constructor."""
         published = content.get("published")
-        return cls(**{**content, "published": Published(**published) if published else None})
+        more = {
+            "published": Published(**published) if published else None,
+            "parameters": tuple((name, text) for name, text in content.get("parameters", ())),
+        }
+        return cls(**{**content, **more})

@@ -134,7 +134,7 @@ class Ledger:
     # ---------------------------------------------------------------------------------------------------- attempts
 
     def attempt(self, *, subject: str, row: str, run: str) -> int:
-        """The place of `run` among all that have tried this subject and row here; a new one is remembered."""
+        """The place of `run` (with its plan) among all that have tried this subject and row here; a new one is remembered."""
         about = (subject, row, run)
         query = "SELECT place FROM attempt WHERE subject = ? AND row = ? AND run = ?"
         if self._one(query, *about) is None:

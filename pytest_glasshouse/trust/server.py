@@ -213,7 +213,8 @@ class AttestationServer:
         need(len(self._sessions) < self._caps.challenges, "busy", "all sessions together")
         nonce = self._random_bytes(32).hex()
         need(nonce not in self._sessions, "internal", "randomness")
-        attempt = self._ledger.attempt(subject=run.subject, row=run.row, run=run.run)
+        # Rounds of one attempt are of one plan; an attempt of its own, in the same run too, has a plan of its own.
+        attempt = self._ledger.attempt(subject=run.subject, row=run.row, run=f"{run.run}/{plan}")
         self._sessions[nonce] = _Session(nonce=nonce, run=run, plan=plan, issued_at=now, attempt=attempt)
         policy = run.package.policy
         asked: dict[str, Json] = {"hardware": list(policy.hardware.required)} if policy.hardware else {}

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_glasshouse.report.check import check_bytes
+from tests.plugin.test_attempts import RETRIES
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
@@ -64,6 +67,44 @@ def test_lost_raw_callback_excludes_the_row_with_reason_and_decision(real: Proje
     assert (row["outcome"], row["runtimeState"], row["rawCallback"]) == ("excluded", "zeroized", "lost")
     assert "overheadPct" not in json.dumps(row)
     assert real.report()["cleanup"]["status"] == "proven"
+
+
+AGAIN = """
+import os, pathlib, pytest, signal
+from pytest_glasshouse.rows import RowSpec
+
+ROW = RowSpec(name="mine", workload="mlp", gpu="anygpu", order="protected-first", target_s=60)
+
+@pytest.mark.parametrize("batch", [8])
+@pytest.mark.parametrize("row", [ROW])
+def test_mlp(row, batch, allocation, protected_runtime, raw_runner, row_report):
+    again = pathlib.Path("again").exists()
+    pathlib.Path("again").touch()
+    row_report.record(row.run(allocation, protected_runtime, raw_runner))
+    if again:
+        os.kill(os.getpid(), signal.SIGKILL)
+    assert again, "the first attempt fails after it is recorded"
+"""
+
+
+def test_row_tried_again_in_a_worker_tells_every_attempt_and_the_report_checks(real: Project) -> None:
+    """The worker's server counts them too, and both are known although nothing was reported before the worker was killed."""
+    real.pytester.makeconftest(RETRIES)
+    (real.pytester.path / "test_mlp.py").write_text(AGAIN, "utf-8")
+    result = real.pytester.runpytest_subprocess("-n1", "--glasshouse-leg-seconds", "0.3", timeout=300)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+
+    (row,) = real.report()["rows"]
+    assert row["parameters"] == {"batch": "8"}
+    told = [(each["outcome"], each["serverAttempt"], each["stands"]) for each in row["attempts"]]
+    assert told == [("measured", 1, True), ("measured", 2, False)]
+    assert row["overheadPct"] == row["attempts"][0]["overheadPct"]
+    data = real.reports()[0].read_bytes()
+    assert check_bytes(data).faults == ()
+
+    hidden = json.loads(data)
+    hidden["rows"][0]["attempts"][0]["overheadPct"] += 1
+    assert any(fault.path == "$.rows[0].attempts[0]" for fault in check_bytes(json.dumps(hidden).encode()).faults)
 
 
 def test_guest_that_does_not_boot_is_an_error_that_is_safe_to_retry(real: Project) -> None:

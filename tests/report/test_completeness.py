@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.report import attest, authenticity, binding, bundle, check, recompute, seal
+from pytest_glasshouse.report import attempts, attest, authenticity, binding, bundle, check, recompute, seal
 from pytest_glasshouse.report.authenticity import Trust
 from pytest_glasshouse.report.binding import binding_faults
 from pytest_glasshouse.report.bundle import report_bytes
@@ -25,7 +25,7 @@ from tests.report.conftest import RealRun
 from tests.report.test_forger import LIES
 from tests.report.test_statement import CHANGED_ENVELOPES, changed, rezipped
 from tests.tamper.removal import Ask, unnoticed_in
-from tests.unit.report import example, test_check, test_turns
+from tests.unit.report import example, test_attempts, test_check, test_turns
 from tests.unit.report.test_bundle import archive
 
 _KEYS = Trust(keys=test_check.ALL_KEYS, witnesses=test_check.text_of("server"))
@@ -96,6 +96,29 @@ def _attempts(times: int, *, numbers: tuple[int, int]) -> list[dict[str, Any]]:
         }
         for place, number in enumerate(numbers)
     ]
+
+
+def _tried(edit: Edit) -> bytes:
+    """A row of two attempts with an edit, sealed anew."""
+    document = example.document(test_attempts.tried(test_attempts.slow(), example.publishable()))
+    edit(document["rows"][0])
+    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+
+
+def _begun_thrice() -> bytes:
+    document = copy.deepcopy(test_check.DOCUMENT)
+    row = test_attempts.tried(example.measured(rounds=2), example.measured(rounds=2))["record"]
+    document["rows"] = [row]
+    attempts_told = _attempts(1, numbers=(1, 2))
+    attempts_told[0]["begun"] = [row["rowId"]] * 3
+    return report_bytes(test_check.resealed({**document, "attempts": attempts_told}, key=example.KEYS.report))
+
+
+def _counted_by_the_server() -> bytes:
+    seen = example.observation()
+    seen["keys"]["attestationServer"] = "embedded"
+    seen["rounds"][0]["protected"]["result"] = test_check.sign({"attempt": 2}, key=example.KEYS.server, typ="x")
+    return report_bytes(example.document(example.measured(observation=seen)))
 
 
 def _publishable_on_a_leak() -> bytes:
@@ -185,6 +208,10 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "judged by a later revision": _of_document(lambda document: document["methodology"].update(invariantsRevision=99)),
         "more held than begun": _of_document(lambda document: document["rows"][0]["lifecycle"].update(held=9)),
         "measured in two attempts": _of_document(lambda document: document.update(attempts=_attempts(2, numbers=(1, 2)))),
+        **{f"attempts: {name}": _tried(edit) for name, (edit, _) in test_attempts.EDITS.items()},
+        "attempts: as they are": _tried(lambda _: None),
+        "begun more often than it was tried": _begun_thrice(),
+        "counted more often by the server": _counted_by_the_server(),
         "an attempt missing": _of_document(lambda document: document.update(attempts=_attempts(1, numbers=(1, 3)))),
         "no JSON": b"{",
         "no object": b"[]",
@@ -211,6 +238,7 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
             test_check.DOCUMENT, {name: _foreign_statement()}, test_check.DOCUMENT["rows"][0]["rowId"]
         ),
         "a member twice": lambda: bundle.unzipped(_twice()),
+        "attempts without a record": lambda: test_attempts.tried(None, None),
         "a member that would be a gigabyte": lambda: bundle.unzipped(_giant()),
     }
     return asks
@@ -276,7 +304,7 @@ def test_every_check_of_a_report_is_noticed_when_it_is_gone(monkeypatch: pytest.
     for name in ("hits", "schema_faults"):
         monkeypatch.setattr(check, name, _remembered(getattr(check, name)))
     asks = _cases(bundle.zipped(test_check.DOCUMENT))
-    unnoticed, checks = unnoticed_in(asks, check, recompute, authenticity, attest, bundle, seal)
+    unnoticed, checks = unnoticed_in(asks, check, recompute, authenticity, attest, attempts, bundle, seal)
 
     print(f"report: {checks} checks, {len(asks)} cases")  # noqa: T201
     assert "\n".join(unnoticed) == ""
@@ -296,6 +324,7 @@ def _edits() -> dict[str, Edit]:
     tokens = ("manifest", "grant", "evidence", "result", "receipt")
     return {
         **{lie.name: lie.edit for lie in LIES},
+        "another parameter": lambda document: row(document).update(parameters={"batch": "1"}),
         "no plan": lambda document: row(document)["observation"].pop("plan"),
         "a plan without an order": lambda document: row(document)["observation"]["plan"].pop("order"),
         "round missing": lambda document: row(document)["observation"]["rounds"].pop(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import secrets
 import threading
@@ -198,6 +199,15 @@ def test_worker_that_hangs_up_with_a_grant_loses_it(broker: Broker, provider: Sc
 
 
 def test_row_survives_the_socket_with_its_identity() -> None:
-    import dataclasses
-
     assert row_from_json(json.loads(json.dumps(dataclasses.asdict(ROW)))).row_id == ROW.row_id
+
+
+def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedProvider) -> None:
+    """Budget and consent were for the rows that were planned; a changed length is another row."""
+    broker.plan("main", [ROW])
+    for changes in ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9}):
+        with pytest.raises(ConfigurationError, match=f"was not priced: the run planned {ROW.row_id}"):
+            broker.acquire(dataclasses.replace(ROW, **changes))  # type: ignore[arg-type]
+    assert provider.created == []
+    assert broker.acquire(ROW).allocation_id
+    broker.end_all()

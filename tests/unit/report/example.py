@@ -144,7 +144,7 @@ def observed_round(number: int, *, keys: Keys = KEYS) -> dict[str, Any]:
 
 def results(observed: dict[str, Any]) -> tuple[RoundResult, ...]:
     """The figures of an example: 2 s legs, the protected one a little behind, never twice the same."""
-    return tuple(_round_result(each) for each in observed["rounds"])
+    return tuple(_round_result(each, slower=observed.get("allocation", {}).get("slower", 0)) for each in observed["rounds"])
 
 
 def judge(observed: dict[str, Any]) -> tuple[Finding, ...]:
@@ -348,13 +348,13 @@ def _exit(nonce: str, head: str, keys: Keys) -> str:
     return sign(claims, key=keys.agent, typ=evidence.TYP_EXIT)
 
 
-def _round_result(observed: dict[str, Any]) -> RoundResult:
+def _round_result(observed: dict[str, Any], *, slower: int) -> RoundResult:
     number = int(observed["round"])
     raw = observed.get("raw") or {}
     return RoundResult(
         number=number,
         order=("protected", "raw") if number % 2 else ("raw", "protected"),
-        protected=leg_result("protected", number, units=1980 + number) if observed.get("protected") else None,
+        protected=leg_result("protected", number, units=1980 + number - slower) if observed.get("protected") else None,
         raw=leg_result("raw", number, units=2000 + 2 * number) if raw.get("callback") else None,
         raw2=leg_result("raw2", number, units=2003 - number) if observed.get("raw2") else None,
     )

@@ -32,6 +32,7 @@ CHANGES: dict[str, Any] = {
     "preset": "quick",
     "null": True,
     "resident": False,
+    "parameters": (("batch", "1"),),
 }
 INTERLEAVED = ("preset", "null", "resident")
 
@@ -168,6 +169,20 @@ def _changed(field: str) -> RowSpec:
 def test_row_id_ignores_what_is_only_told_about_a_row() -> None:
     told = RowSpec(**GOOD, smoke=True, published=Published(source="a paper", overhead_pct=1.0))
     assert told.row_id == RowSpec(**GOOD).row_id
+
+
+def test_row_without_other_parameters_keeps_the_id_it_always_had() -> None:
+    """Histories of years hang on it."""
+    row = RowSpec(name="mine", workload="mlp", gpu="h100", order="raw-first", target_s=2.0, warmup_s=0.5)
+    assert row.row_id == "mine-a698de9bc596"
+
+
+def test_parameters_that_cannot_be_told_apart_are_refused() -> None:
+    content = {**GOOD, "parameters": (("batch", "1"), ("rate", "2"))}
+    assert RowSpec.from_dict(json.loads(json.dumps(RowSpec(**content).to_dict()))) == RowSpec(**content)
+    for told in ((("b", "1"), ("a", "1")), (("a", "1"), ("a", "2")), (("a", ""),), (("a", "x" * 200),), (("a", 1),), [("a", "1")], "a"):
+        with pytest.raises(ConfigurationError, match="field parameters: expected at most 32 pairs of short texts"):
+            RowSpec(**{**GOOD, "parameters": told})
 
 
 def test_marks_name_gpu_workload_and_kind() -> None:

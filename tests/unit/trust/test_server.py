@@ -120,6 +120,17 @@ def test_attempts_are_counted_by_run_for_a_subject_and_row(stage: Stage) -> None
     assert attempt_of("run-a", "a/3", "row") == 1
 
 
+def test_plan_of_its_own_is_an_attempt_of_its_own_in_one_run_too(stage: Stage) -> None:
+    """No two attempts have one plan: a row that a run tries again is counted, and a round of one attempt is not."""
+    counted = []
+    for number, plan in enumerate(("a" * 64, "a" * 64, "b" * 64, "a" * 64)):
+        stage.enrol(f"p/{number}", grant=stage.grant(f"p/{number}"))
+        nonce = str(stage.client.challenge(sub=f"p/{number}", plan=plan)["nonce"])
+        counted.append(stage.embedded.server._sessions[nonce].attempt)
+    first = counted[0]
+    assert counted == [first, first, first + 1, first]
+
+
 def test_enrolling_twice_is_as_good_as_once(stage: Stage) -> None:
     """A reply may be lost; the same grant and key may ask again."""
     grant = stage.grant("again")

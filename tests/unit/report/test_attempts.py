@@ -1,0 +1,220 @@
+"""Which of several attempts a row's record is, and what is told of the others."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.attempts import Tried
+from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.report import attempts
+from pytest_glasshouse.report.attempts import NEEDED_MORE, attempt_faults, entry, lost_entry, settled, shown, standing, titled
+from pytest_glasshouse.report.badge import badge
+from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.check import check_bytes
+from pytest_glasshouse.report.gate import GatePolicy, Ruling, gate
+from pytest_glasshouse.report.markdown import markdown
+from pytest_glasshouse.report.page import page
+from pytest_glasshouse.report.withhold import resealed, withheld
+from pytest_glasshouse.wire.evidence import TYP_RESULT
+from pytest_glasshouse.wire.tokens import sign
+from tests.unit.report import example
+
+AT = "2026-11-20T17:00:00Z"
+NOW = datetime(2026, 11, 20, 18, tzinfo=UTC)
+
+
+def tried(*records: Any) -> Any:
+    """The settled record of these attempts; None is one that left nothing."""
+    return settled([({"startedAt": AT, **(lost_entry() if each is None else entry(each))}, each) for each in records])
+
+
+def slow() -> Any:
+    seen = example.observation(unseen=())
+    seen["allocation"]["slower"] = 89
+    return example.publishable(observation=seen)
+
+
+def broken() -> Any:
+    seen = example.observation(unseen=())
+    seen["allocation"]["broken"] = ["runtime zeroized"]
+    return example.publishable(observation=seen)
+
+
+def published(record: Any) -> tuple[dict[str, Any], Any]:
+    document = example.assembled((record,))
+    return document, check_bytes(report_bytes(document), derivation=example.EXAMPLE)
+
+
+@pytest.mark.parametrize(
+    ("records", "stands"),
+    [
+        ((slow(), example.publishable()), 0),
+        ((example.publishable(), slow()), 0),
+        ((None, example.publishable(), slow()), 1),
+        ((example.publishable(), None), 0),
+        ((broken(), example.publishable()), 0),
+        ((example.publishable(), broken()), 1),
+        ((example.publishable(), broken(), broken()), 1),
+        ((None, example.lost()), 1),
+        ((None, example.excluded(), example.publishable()), 1),
+    ],
+)
+def test_no_later_attempt_takes_the_place_of_one_that_was_judged(records: tuple[Any, ...], stands: int) -> None:
+    """Unless something broke in it: that takes the place of whatever was measured before."""
+    record = tried(*records)["record"]
+    assert [each["stands"] for each in record["attempts"]].index(True) == stands
+    assert record["observation"] == records[stands]["record"]["observation"]
+    assert (record["publishable"], NEEDED_MORE in record["unpublishableBecause"]) == (False, True)
+
+
+def test_one_attempt_is_told_as_it_always_was() -> None:
+    record = example.publishable()
+    assert tried(record) is record
+    assert (shown(record["record"]), list(attempt_faults("rows", record["record"]))) == ("", [])
+
+
+def test_attempt_without_a_record_cannot_stand() -> None:
+    with pytest.raises(ReportError, match="attempt 2 of 2 at a row stands for it and left no record"):
+        tried(None, None)
+
+
+def test_report_of_a_row_tried_twice_follows_from_itself_and_passes_no_gate() -> None:
+    """Whatever the policy asks for; and nothing that shows the row shows it without its attempts."""
+    for records, ruling in (
+        ((slow(), example.publishable()), Ruling.FAILED),
+        ((example.publishable(), broken()), Ruling.NOTHING),
+    ):
+        document, checked = published(tried(*records))
+        assert checked.faults == ()
+        gated = gate(document, checked, GatePolicy(allow_lenient_policy=True), now=NOW)
+        assert gated.ruling in {ruling, Ruling.FAILED}
+        (told,) = [str(each) for each in gated.objections if each.path.endswith(".attempts")]
+        assert "needed more than one attempt: attempt" in told
+        assert badge(document, sound=True).colour == "#b3261e"
+        for text in (markdown(document), page(document, checked)):
+            assert "+5.49 %" in text or "+1.05 %" in text
+            assert "of 2 stands" in text
+
+
+def test_lifecycles_of_every_attempt_are_counted() -> None:
+    document, _ = published(tried(broken(), example.publishable()))
+    assert (document["summary"]["lifecycle"]["held"], document["summary"]["lifecycle"]["attempted"]) == (1, 2)
+
+
+def _set(**changes: Any) -> Any:
+    return lambda row: row.update(changes)
+
+
+def _entry(place: int, **changes: Any) -> Any:
+    return lambda row: row["attempts"][place].update(changes)
+
+
+EDITS: dict[str, tuple[Any, str]] = {
+    "published all the same": (_set(publishable=True, unpublishableBecause=[]), ".publishable"),
+    "another reason": (_set(unpublishableBecause=["dry run"]), ".publishable"),
+    "numbered otherwise": (_entry(0, attempt=2), ".attempts"),
+    "another stands": (lambda row: [each.update(stands=not each["stands"]) for each in row["attempts"]], ".attempts"),
+    "both stand": (_entry(1, stands=True), ".attempts"),
+    "the first was lost": (_entry(0, outcome="lost"), ".attempts"),
+    "its figure was another": (_entry(0, overheadPct=1.0), ".attempts[0]"),
+    "its observation was another": (_entry(0, observationSha256="0" * 64), ".attempts[0]"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_attempts_that_do_not_follow_are_named(name: str) -> None:
+    edit, path = EDITS[name]
+    row = copy.deepcopy(tried(slow(), example.publishable())["record"])
+    assert list(attempt_faults("rows", row)) == []
+    edit(row)
+    assert path in [found for found, _ in attempt_faults("rows", row)]
+
+
+@pytest.mark.parametrize(("place", "counted", "known", "faulty"), [
+    ("embedded", 2, 1, True), ("embedded", 2, 2, False), ("embedded", 1, 2, False), ("embedded", 3, 2, True), ("outside", 9, 1, False),
+])  # fmt: skip
+def test_server_that_counted_more_attempts_than_are_told_gives_them_away(
+    place: str, counted: int, known: int, faulty: bool
+) -> None:
+    """A server of the run's own process serves nothing else; one outside counts other runs too."""
+    seen = example.observation(unseen=())
+    seen["keys"]["attestationServer"] = place
+    seen["rounds"][0]["protected"]["result"] = sign({"attempt": counted}, key=example.KEYS.server, typ=TYP_RESULT)
+    record = tried(*[None] * (known - 1), example.publishable(observation=seen))["record"]
+    assert [path for path, _ in attempt_faults("rows", record)] == [".attempts"] * faulty
+
+
+@pytest.mark.parametrize("result", [None, 7, "no token", "a.b.c"])
+def test_result_that_is_none_counts_nothing(result: object) -> None:
+    seen = example.observation()
+    seen["rounds"][0]["protected"]["result"] = result
+    assert attempts.server_attempt(seen) is None
+
+
+def test_row_that_is_withheld_keeps_its_attempts() -> None:
+    """What may not be published is masked in them, and they follow from the row that is left."""
+    document, _ = published(tried(broken(), example.publishable()))
+    document["excludedResults"][0]["attempts"][0]["notHeld"][0]["reason"] = "a-secret"
+    hits = [("$.excludedResults[0].attempts[0].notHeld[0].reason", "taint"), ("$.excludedResults[0].observation.plan", "taint")]
+    again = resealed(withheld(document, hits), key=example.KEYS.report)
+    assert "a-secret" not in report_bytes(again).decode()
+    assert [each["outcome"] for each in again["excludedResults"][0]["attempts"]] == ["failed", "measured"]
+    assert check_bytes(report_bytes(again), derivation=example.EXAMPLE).faults == ()
+
+
+def test_null_row_tried_twice_tells_both_differences() -> None:
+    record = tried(example.null_row(), example.null_row())["record"]
+    assert [round(each["differencePct"], 3) for each in record["attempts"]] == [round(record["differencePct"], 3)] * 2
+    assert "publishable" not in record
+    document, checked = published(tried(example.null_row(), example.null_row()))
+    assert [path for path in map(str, checked.faults) if "attempts" in path] == []
+    assert "of 2 stands" in markdown(document)
+
+
+def test_title_names_the_other_parameters() -> None:
+    assert titled({"name": "mine"}) == "mine"
+    assert titled({"name": "mine", "parameters": {"batch": "1", "lr": "0.1"}}) == "mine[batch=1, lr=0.1]"
+
+
+def test_standing_of_attempts_that_were_never_judged_is_the_last() -> None:
+    assert standing([lost_entry(), lost_entry()]) == 1
+
+
+# -- what a run of pytest hears of attempts
+
+
+def told(name: str, **record: Any) -> dict[str, Any]:
+    return {"attempt": name, "at": AT, **record}
+
+
+def test_attempt_is_counted_once_however_often_it_is_told() -> None:
+    found = Tried()
+    found.start()
+    assert (found.begin(told("a")), found.begin(told("a"))) == (True, False)
+    assert (found.keep(told("a", list="rows")), found.keep(told("a", list="rows"))) == (True, False)
+    assert (found.finish(told("a")), found.finish(told("a"))) == (True, False)
+    assert found.all() == [(AT, told("a", list="rows"))]
+
+
+def test_start_that_nobody_told_more_of_is_an_attempt() -> None:
+    """A worker that died at once; the next one's attempt is another."""
+    found = Tried()
+    found.start()
+    found.start()
+    found.begin(told("b"))
+    assert found.all() == [("", None), (AT, None)]
+
+
+def test_attempt_that_is_told_of_before_its_start_is_one() -> None:
+    """A worker's word and its test's start come by different ways."""
+    found = Tried()
+    found.begin(told("a"))
+    found.start()
+    assert len(found.all()) == 1
+    found.begin(told("retried in the same test"))
+    found.start()
+    assert len(found.all()) == 2
