@@ -86,7 +86,7 @@ def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server
     ("spoilt", "told", "workers"),
     [
         ("weights", "saw pytorch_model.bin, which is not loaded", ()),
-        ("text", "expected text of at least 512 tokens; saw 3", ()),
+        ("text", "expected text of at least 512 tokens; saw ", ()),
         ("truncation", "tokenizer.json: expected no saved truncation", ()),
         ("targets", "no layer is called c_attn", ("-n1",)),
     ],
