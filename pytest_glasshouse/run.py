@@ -53,12 +53,13 @@ class NoGrants:
         del grant, worker
 
 
-def _check_material(rows: Sequence[RowItem], *, seed: int) -> None:
+def _check_material(rows: Sequence[RowItem], *, seed: int, rehearsed: bool = False) -> None:
     """Make what lora rows train on, once each, and drop it: what cannot be made is said before anything is rented.
 
-    Raises `ConfigurationError`.
+    `rehearsed`: and have the libraries build the model, which takes seconds. Raises `ConfigurationError`.
     """
     from pytest_glasshouse.workloads.base import prepare
+    from pytest_glasshouse.workloads.lora_rehearsal import rehearse
 
     made: set[tuple[object, ...]] = set()
     for each in rows:
@@ -67,7 +68,9 @@ def _check_material(rows: Sequence[RowItem], *, seed: int) -> None:
         if row.workload == "lora" and wish not in made:
             made.add(wish)
             try:
-                prepare("lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
+                material = prepare("lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
+                if rehearsed:
+                    rehearse(material)
             except ConfigurationError as error:
                 raise ConfigurationError(f"row {row.name}: {error}. Nothing was started") from None
 
@@ -129,13 +132,15 @@ class Run:
                 run.earlier, provider=run.options.provider, subject=plan.subject, rows=rows, options=agreed(run.options)
             )
         check_writable(run.report_path)
-        _check_material([each for nodeid, each in selected.rows.items() if nodeid not in run.kept], seed=plan.seed)
+        to_run = [each for nodeid, each in selected.rows.items() if nodeid not in run.kept]
+        _check_material(to_run, seed=plan.seed)
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
             if run.broker.rents:
                 from pytest_glasshouse.consent import consent
 
+                _check_material(to_run, seed=plan.seed, rehearsed=True)
                 consent(run.broker, run.options, config, os.environ)
             run._remember()
             run.live.also_to(run.directory / PROGRESS)

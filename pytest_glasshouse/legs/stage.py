@@ -117,8 +117,8 @@ class Allocation:
 
     def _carried_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         settings = self._settings
-        lora = {"rank": row.rank, "targets": row.targets} if row.workload == "lora" else {}
-        material = prepare(row.workload, seed=settings.seed, model=settings.model or row.model, data=row.data, **lora)
+        model = settings.model or row.model
+        material = prepare(row.workload, seed=settings.seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)
         observation = self._opening(row, material, protected)

@@ -41,8 +41,8 @@ class LoraTrainer:
         self._tokens = _tokens(devices.tensors_in(devices.part(parts, "tokens"), device), config["sequenceTokens"])
         self._rows = devices.rows_in(devices.part(parts, "tokens"), "ids")
         self._last: int | None = None
-        _probe_tokenizer(base_dir, config["probe"])
-        self._model = _adapted(_load_base(base_dir, device), config["lora"])
+        probe_tokenizer(base_dir, config["probe"])
+        self._model = adapted(_load_base(base_dir, device), config["lora"])
         if int(self._tokens.min()) < 0 or int(self._tokens.max()) >= self._model.config.vocab_size:
             # On a GPU an index out of range would end the process without a reason.
             raise IntegrityError("parts", "tokens: ids that the base model's vocabulary does not have")
@@ -158,7 +158,7 @@ def count_parameters(model_config: Mapping[str, Any]) -> tuple[int, int]:
     auto: Any = AutoModelForCausalLM  # its methods are untyped
     with torch.device("meta"):
         model = auto.from_config(AutoConfig.for_model(**model_config), dtype=torch.bfloat16)
-        return _counted(_adapted(model, LORA))
+        return _counted(adapted(model, LORA))
 
 
 def _tokens(tensors: Mapping[str, Any], sequence_tokens: int) -> Any:
@@ -168,7 +168,8 @@ def _tokens(tensors: Mapping[str, Any], sequence_tokens: int) -> Any:
     return ids
 
 
-def _probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
+def probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
+    """Raise `IntegrityError` (`tokenizer`) unless the base's tokenizer gives the ids of the sealed tokens' one."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
@@ -191,7 +192,8 @@ def _load_base(base_dir: Path, device: Device) -> Any:
     return model.to(device)
 
 
-def _adapted(model: Any, lora: Mapping[str, Any]) -> Any:
+def adapted(model: Any, lora: Mapping[str, Any]) -> Any:
+    """`model` with an adapter on it, ready to train."""
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
 

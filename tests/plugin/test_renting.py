@@ -48,7 +48,7 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
     (folder / "pytest.ini").write_text("[pytest]\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, env=_environment(server),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False, **more,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False, **more,
     )  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server
     ("spoilt", "told", "workers"),
     [
         ("weights", "saw pytorch_model.bin, which is not loaded", ()),
-        ("text", "expected text of at least 512 tokens; saw 3", ()),
+        ("text", "expected text of at least 512 tokens; saw ", ()),
         ("truncation", "tokenizer.json: expected no saved truncation", ()),
         ("targets", "no layer is called c_attn", ("-n1",)),
     ],
@@ -119,6 +119,27 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", *workers, "test_lora.py")
     shown = result.stdout + result.stderr
     assert (result.returncode, told in shown, "row mine: " in shown) == (4, True, True), shown
+    assert server.requests == []
+
+
+def test_model_that_the_libraries_would_not_build_is_refused_before_consent(server: LoopbackServer, tmp_path: Path) -> None:
+    """Its files look like a model: only the libraries know that they do not know it."""
+    model = tmp_path / "mine"
+    model.mkdir()
+    base = prepare("lora", seed=1, model="Nobody/Stand-In-0.5B-Nowhere").base
+    assert base is not None
+    for name, content in base.files.items():
+        (model / name).write_bytes(content)
+    (model / "config.json").write_text(json.dumps({**json.loads(base.files["config.json"]), "model_type": "of-tomorrow"}))
+    (tmp_path / "test_lora.py").write_text(
+        "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
+        "ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', steps=8, model='mine')\n"
+        "@pytest.mark.parametrize('row', [ROW])\n"
+        "def test_row(row, allocation): ...\n"
+    )
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "test_lora.py")
+    shown = result.stdout + result.stderr
+    assert (result.returncode, "cannot be trained with the libraries of this machine" in shown) == (4, True), shown
     assert server.requests == []
 
 

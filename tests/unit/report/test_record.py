@@ -11,6 +11,7 @@ import pytest
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.legs.outcome import Ended, Outcome
 from pytest_glasshouse.report.record import RecordSettings, build_record
+from pytest_glasshouse.report.schema import schema_faults
 from tests.unit.report import example
 
 FIGURE = ("overhead", "PerSec", "Units", "ElapsedSec", "interpretation")
@@ -71,6 +72,22 @@ def test_shortened_row_is_not_as_declared_and_says_what_was() -> None:
     assert row["declared"] == {"order": "protected-first", "rounds": 1, "targetSec": 60.0}
     assert row["overridden"] == ["target", "warmup"]
     assert "shortened target" in row["unpublishableBecause"]
+
+
+def test_adapter_is_recorded_where_it_is_another_than_the_published_rows() -> None:
+    """Two ranks are two measurements; a row that says nothing keeps the record it always had."""
+    lora = {"workload": "lora", "model": "some/model"}
+    outcome = Outcome(
+        row=example.row(**lora, rank=8, targets=("qkv_proj",)), declared=example.row(**lora), allocation=None, observation={},
+        ended=Ended(outcome="lost", reason="gone", decision="run again"),
+    )  # fmt: skip
+    told = example.record_of(outcome)
+    assert told["record"]["adapter"] == {"rank": 8, "targets": ["qkv_proj"]}
+    assert "adapter" not in example.record_of(dataclasses.replace(outcome, row=outcome.declared))["record"]
+    document = example.document(told)
+    assert list(schema_faults(document)) == []
+    document["excludedResults"][0]["adapter"]["targets"] = ["q proj"]
+    assert list(schema_faults(document)) != []
 
 
 def test_row_as_declared_on_the_gpu_it_names_is_publishable() -> None:

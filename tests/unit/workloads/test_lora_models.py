@@ -19,6 +19,7 @@ from pytest_glasshouse.workloads.base import Material, open_trainer, prepare
 from pytest_glasshouse.workloads.lora import LoraTrainer
 from pytest_glasshouse.workloads.lora_material import resolve
 from pytest_glasshouse.workloads.lora_model import config_of, layers_of
+from pytest_glasshouse.workloads.lora_rehearsal import outcome, question, rehearse
 
 Mapped = Callable[[Mapping[str, bytes]], dict[str, memoryview]]
 MakeModel = Callable[..., Path]
@@ -219,6 +220,25 @@ def test_what_is_wrong_with_a_model_is_one_sentence_that_names_it(what: str, lor
         prepare("lora", seed=7, model=str(directory))
     assert str(caught.value).startswith(("model model", f"model directory {directory}"))
     assert "\n" not in str(caught.value)
+
+
+def test_the_libraries_say_before_the_rent_what_they_would_say_on_the_guest(make_model: MakeModel, lora_base: Path) -> None:
+    """Some things no file's head tells: an architecture they do not know, layers under other names, another tokenizer."""
+    gpt2 = make_model(FAMILIES["gpt2"][0])
+    material = prepare("lora", seed=7, model=str(gpt2), targets=("c_attn",))
+    asked = question(material)
+    assert outcome(asked) == ""
+    changed(gpt2, "config.json", n_layer=1)
+    assert "2 adapter tensors are others than its files have layers for, first base_model.model.transformer.h.1." in outcome(
+        asked
+    )
+    changed(gpt2, "config.json", n_layer=2)
+    changed(gpt2, "tokenizer.json", pre_tokenizer=None)
+    assert "gives other ids than the sealed tokens" in outcome(asked)
+    changed(gpt2, "config.json", model_type="nobody-knows")
+    changed(gpt2, "tokenizer.json", pre_tokenizer=json.loads((lora_base / "tokenizer.json").read_text())["pre_tokenizer"])
+    with pytest.raises(ConfigurationError, match=r"cannot be trained with the libraries of this machine: .*nobody-knows"):
+        rehearse(material)
 
 
 def test_layers_that_a_model_does_not_have_are_named_with_those_it_has(make_model: MakeModel) -> None:
