@@ -6,6 +6,7 @@ Any field of an answer may be null. One create request, sent once; an id in a re
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ _MALFORMED = {"invalid_args", "invalid_price", "no_ssh_key_for_vm"}
 _FUNDS = {"insufficient_credit", "insufficient_balance"}
 _REFUSALS = _CAPACITY | _MALFORMED | _FUNDS
 _OK = 200
+_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
 
 
 def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
@@ -207,7 +209,10 @@ class VastProvider:
 
     def _log(self, url: str) -> str:
         """A log file, of the API itself or from the one place beside it, where the key is not shown. Nothing else is asked."""
-        there, here = urlsplit(url), urlsplit(self.base_url)
+        try:
+            there, here = urlsplit(url), urlsplit(self.base_url)
+        except ValueError:
+            return ""
         if not there.scheme and not there.netloc and url.startswith("/"):
             reply = self._api.request("GET", url, limits=_LOG)
             return reply.body.decode(errors="replace") if reply.status == _OK else ""
@@ -289,4 +294,4 @@ def _hides_contract(reply: Reply, answer: Mapping[str, Json]) -> bool:
 def _contract(answer: Mapping[str, Json]) -> str | None:
     """The id of what was made. It can stand in a refusal too."""
     made = answer.get("new_contract")
-    return str(made) if isinstance(made, int | str) and not isinstance(made, bool) and made else None
+    return str(made) if isinstance(made, int | str) and not isinstance(made, bool) and _ID.fullmatch(str(made)) else None

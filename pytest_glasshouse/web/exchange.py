@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from pytest_glasshouse.errors import InfrastructureError
@@ -230,6 +230,8 @@ def _watched(kind: Any, watch: _Watch) -> Any:
 
         def begin(self) -> None:
             super().begin()
+            if "transfer-encoding" in self.msg and "content-length" in self.msg:
+                raise HTTPException("two lengths")
             # What the parser could not read of the headers is dropped; urllib3 would write it, as it came, to a log.
             self.msg.defects.clear()
             self.msg.set_payload("")
