@@ -187,10 +187,15 @@ def _leftovers(provider: Provider) -> Line:
 
 
 def _ssh() -> Line:
-    found = shutil.which("ssh")
-    if found is None:
+    from pytest_glasshouse.channel.ssh import rehearse
+
+    if shutil.which("ssh") is None:
         return Line(mark="FAIL", what="ssh", told="no OpenSSH client on PATH", fix="install it (Debian: openssh-client)")
-    return Line(mark="ok", what="ssh", told="found")
+    try:
+        rehearse()
+    except ConfigurationError as error:
+        return Line(mark="FAIL", what="ssh", told=str(error))
+    return Line(mark="ok", what="ssh", told="found, and it reads its configuration as it is meant")
 
 
 def _torch() -> Line:

@@ -102,6 +102,7 @@ def tell_controller(config: pytest.Config, selected: Selected) -> None:
     """In a worker: write down what was selected. To be called before xdist says that collection has finished."""
     told = {
         "rows": {nodeid: [each.declared.to_dict(), each.row.to_dict()] for nodeid, each in selected.rows.items()},
+        "models": {nodeid: each.model for nodeid, each in selected.rows.items()},
         "others": selected.others,
         "notes": list(selected.notes),
         "files": list(selected.files),
@@ -112,7 +113,7 @@ def tell_controller(config: pytest.Config, selected: Selected) -> None:
 
 def _selected(told: Mapping[str, Any]) -> Selected:
     rows = {
-        nodeid: RowItem(declared=RowSpec.from_dict(declared), row=RowSpec.from_dict(row))
+        nodeid: RowItem(declared=RowSpec.from_dict(declared), row=RowSpec.from_dict(row), model=told["models"].get(nodeid))
         for nodeid, (declared, row) in told["rows"].items()
     }
     return Selected(rows=rows, others=told["others"], notes=tuple(told["notes"]), files=tuple(told["files"]))

@@ -1,8 +1,83 @@
-"""Where a guest can be reached. What reaches it is `reach` (elsewhere) or nothing at all (this machine)."""
+"""Where a guest can be reached. What reaches it is `reach` (elsewhere) or nothing at all (this machine).
+
+Host, port and user name come from a provider and end in a file that `ssh` obeys, so each is a type that can hold nothing else.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass, field
+from typing import Self
+
+from pytest_glasshouse.errors import IntegrityError
+
+#: RFC 1123, section 2.1: letters, digits and dashes in labels of 1 to 63, none of which begins or ends with a dash.
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+#: What a resolver takes for a number: `127.1`, `0x7f000001`. An address has one spelling here, and no name ends so.
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_LONGEST_NAME = 253
+#: POSIX, Base Definitions 3.437: the portable file name characters, the first of which is no dash.
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")
+#: Letters that divide nothing in what `ssh` forwards: no colon, no backslash, no dollar sign, no bracket, no quote.
+_SOCKET = re.compile(r"(?:/[A-Za-z0-9 ._@+,=%-]+)+")
+#: `sun_path` holds 108 bytes.
+_LONGEST_SOCKET = 107
+_PORT = re.compile(r"[0-9]{1,5}")
+_LAST_PORT = 65535
+
+
+class Host(str):
+    """An IP address without a zone, in its usual spelling, or a host name of RFC 1123 in lower case."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Raises `IntegrityError` (`malformed`), whose text does not hold what it refuses: it may be half an address."""
+        if isinstance(text, str) and text.isascii() and 0 < len(text) <= _LONGEST_NAME:
+            return super().__new__(cls, _address(text) or _name(text))
+        raise IntegrityError("malformed", f"expected an IP address or a host name, saw {_kind(text)}")
+
+
+class Port(int):
+    """A TCP port: 1 to 65535."""
+
+    __slots__ = ()
+
+    def __new__(cls, number: object) -> Self:
+        """Of an integer alone. Raises `IntegrityError` (`malformed`)."""
+        if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= _LAST_PORT:
+            return super().__new__(cls, number)
+        raise IntegrityError("malformed", f"expected a port from 1 to {_LAST_PORT}, saw {_kind(number)}")
+
+    @classmethod
+    def spelled(cls, text: object) -> Self:
+        """Of ASCII digits and nothing else, or of an integer."""
+        return cls(int(text) if isinstance(text, str) and _PORT.fullmatch(text) else text)
+
+
+class UserName(str):
+    """A user's name as POSIX allows it, at most 32 characters long."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Raises `IntegrityError` (`malformed`)."""
+        if isinstance(text, str) and _USER.fullmatch(text):
+            return super().__new__(cls, text)
+        raise IntegrityError("malformed", f"expected a user name of letters, digits, dots and dashes, saw {_kind(text)}")
+
+
+class RemoteSocket(str):
+    """Where a guest says that its agent's socket is: an absolute path of plain letters that climbs nowhere."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Raises `IntegrityError` (`malformed`)."""
+        if isinstance(text, str) and len(text) <= _LONGEST_SOCKET and _SOCKET.fullmatch(text) and ".." not in text.split("/"):
+            return super().__new__(cls, text)
+        raise IntegrityError("malformed", f"expected the path of a socket, saw {_kind(text)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,11 +89,43 @@ class UnixAccess:
 
 @dataclass(frozen=True, kw_only=True)
 class SshAccess:
-    """A guest elsewhere: where its `sshd` answers. An endpoint is never printed or published, so `repr` hides it."""
+    """A guest elsewhere: where its `sshd` answers. An endpoint is never printed or published, so `repr` hides it.
+
+    Made of plain values and holding `Host`, `Port` and `UserName`. Raises `IntegrityError` (`malformed`).
+    """
 
     host: str = field(repr=False)
     port: int = field(repr=False)
     user: str = "root"
 
+    def __post_init__(self) -> None:
+        for name, kind in (("host", Host), ("port", Port), ("user", UserName)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+
 
 Access = UnixAccess | SshAccess
+
+
+def _address(text: str) -> str | None:
+    """`text` as the address it is; None for what is none. A zone (`fe80::1%eth0`) names an interface of this machine: refused."""
+    if "%" in text:
+        return None
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return str(getattr(found, "ipv4_mapped", None) or found)
+
+
+def _name(text: str) -> str:
+    labels = text.lower().split(".")
+    if not all(_LABEL.fullmatch(label) for label in labels) or _NUMBER.fullmatch(labels[-1]):
+        raise IntegrityError("malformed", f"expected an IP address or a host name, saw {_kind(text)}")
+    return text.lower()
+
+
+def _kind(value: object) -> str:
+    """What something is, without showing it."""
+    if isinstance(value, str):
+        return f"another text, of {len(value)} characters"
+    return "a number out of range" if type(value) is int else f"a value of type {type(value).__name__}"

@@ -9,18 +9,22 @@ from __future__ import annotations
 import contextlib
 import importlib.resources
 import json
+import re
 import shlex
 import subprocess
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.channel import wheels as pinned
+from pytest_glasshouse.channel.access import RemoteSocket
 from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, Doorway, last_line, ssh_client
-from pytest_glasshouse.errors import GuestGoneError, InfrastructureError
+from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError
 from pytest_glasshouse.guest.pod import PYTHON
-from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.canonical import Json, parse_object, sha256_hex
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +33,11 @@ if TYPE_CHECKING:
 _LOADER = "import sys;b=sys.stdin.buffer;exec(compile(b.read(int(b.readline())),'pod_install','exec'))"
 
 _LAST_WORDS_S = 2.0
+_LONGEST_LINE = 1 << 16
+#: How much of the reason a guest gives is shown, in characters.
+_REASON = 500
+_VERSION = re.compile(r"[0-9]{1,2}\.[0-9]{1,3}")
+_MACHINE = re.compile(r"[A-Za-z0-9_]{1,32}")
 
 _PHASES = {
     "copy": "copying the guest's code",
@@ -69,6 +78,10 @@ def bootstrap(
     try:
         talk = _Talk(client)
         return _converse(talk, archive, allocation, needed=needed, fetch=fetch, tell=tell)
+    except IntegrityError as error:
+        # Not one of `pod_install`'s words: whoever speaks there will not say another one the next time.
+        why = f"it says what no installer says ({error.detail})"
+        raise Refused(f"allocation {allocation} cannot run the agent: {why}", allocation_id=allocation) from None
     except (OSError, EOFError, ValueError):
         # A client that gave up says why before it is gone.
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -102,14 +115,37 @@ class _Talk:
         self._in.write(content)
         self._in.flush()
 
-    def hear(self) -> dict[str, Any]:
-        line = self._out.readline(1 << 16)
-        if not line:
+    def hear(self) -> dict[str, Json]:
+        line = self._out.readline(_LONGEST_LINE)
+        if not line.endswith(b"\n") and len(line) < _LONGEST_LINE:
             raise EOFError
-        heard = json.loads(line)
-        if not isinstance(heard, dict):
-            raise ValueError("not an object")  # noqa: TRY004  (handled with every other bad line)
-        return heard
+        return parse_object(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Need:
+    """What the guest says that it has and lacks, in words that may stand in pip's command line."""
+
+    running: bool
+    missing: tuple[str, ...] = ()
+    python: str = ""
+    machine: str = ""
+
+    @classmethod
+    def of(cls, told: Json, needed: Mapping[str, str]) -> _Need:
+        """Raises `IntegrityError` (`malformed`) for a package nobody named, or a version or machine of another form."""
+        if not isinstance(told, dict) or not isinstance(told.get("running"), bool):
+            raise IntegrityError("malformed", "a need without `running`")
+        if told["running"]:
+            return cls(running=True)
+        missing, python, machine = told.get("missing"), told.get("python"), told.get("machine")
+        if not isinstance(missing, list) or not all(isinstance(name, str) and name in needed for name in missing):
+            raise IntegrityError("malformed", "a package that was not asked for")
+        if not isinstance(python, str) or not _VERSION.fullmatch(python):
+            raise IntegrityError("malformed", "a version of Python in another form")
+        if not isinstance(machine, str) or not _MACHINE.fullmatch(machine):
+            raise IntegrityError("malformed", "a machine in another form")
+        return cls(running=False, missing=tuple(sorted({str(name) for name in missing})), python=python, machine=machine)
 
 
 def _converse(
@@ -127,32 +163,34 @@ def _converse(
     while True:
         heard = talk.hear()
         if "error" in heard:
-            raise Refused(f"allocation {allocation} cannot run the agent: {heard['error']}", allocation_id=allocation)
+            why = printable(heard["error"], limit=_REASON)
+            raise Refused(f"allocation {allocation} cannot run the agent: {why}", allocation_id=allocation)
         if "need" in heard:
-            _send_files(talk, heard["need"], archive, fetch=fetch, tell=tell)
+            _send_files(talk, _Need.of(heard["need"], needed), archive, fetch=fetch, tell=tell)
         elif "phase" in heard:
             tell(_PHASES.get(str(heard["phase"]), "installing"))
         elif "ready" in heard:
-            return str(heard["ready"]["socket"])
+            ready = heard["ready"]
+            return RemoteSocket(ready.get("socket") if isinstance(ready, dict) else None)
 
 
 def _send_files(
     talk: _Talk,
-    need: dict[str, Any],
+    need: _Need,
     archive: bytes,
     *,
     fetch: Callable[..., tuple[pinned.Wheel, ...]],
     tell: Callable[[str], None],
 ) -> None:
-    if need["running"]:
+    if need.running:
         talk.say({})
         return
     with contextlib.ExitStack() as stack:
         found: tuple[pinned.Wheel, ...] = ()
-        if need["missing"]:
-            tell(f"fetching what the image lacks: {', '.join(map(str, need['missing']))}")
+        if need.missing:
+            tell(f"fetching what the image lacks: {', '.join(need.missing)}")
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ghw-")))
-            found = fetch(need["missing"], python=str(need["python"]), machine=str(need["machine"]), directory=directory)
+            found = fetch(list(need.missing), python=need.python, machine=need.machine, directory=directory)
     announced = {"name": "guest.zip", "size": len(archive), "sha256": sha256_hex(archive)}
     listed = [{"name": wheel.name, "size": len(wheel.content), "sha256": wheel.sha256} for wheel in found]
     talk.say({"archive": announced, "wheels": listed})

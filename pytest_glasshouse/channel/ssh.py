@@ -2,6 +2,7 @@
 
 Where a guest is, and the key to it, stand in files of mode 0600 in a directory of mode 0700; a process list shows the name
 of the configuration file and nothing else. The host key is pinned: it was made here and given to the guest at its launch.
+What is written is read back: `ssh -G` says what it understood, and anything but what was meant is an error.
 """
 
 from __future__ import annotations
@@ -12,22 +13,24 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.channel.access import Host, Port, RemoteSocket, SshAccess, UserName
+from pytest_glasshouse.channel.places import short_directory
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
-    from pytest_glasshouse.channel.access import SshAccess
     from pytest_glasshouse.channel.launch import Keys
 
 #: What the guest is called in every command line.
 ALIAS = "guest"
+#: An address that nobody has (RFC 5737): what a configuration is tried with before there is a guest.
+NOBODY = SshAccess(host="192.0.2.1", port=22)
 #: The client's own exit status for a connection that failed or broke.
 CONNECTION_FAILED = 255
 _BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -39,6 +42,14 @@ _TIED = """import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]): os._exit(1)
 os.execvp(sys.argv[2], sys.argv[2:])"""
+
+#: How long `ssh` may take to read a file of thirty lines, in seconds.
+_READ_BACK_S = 30.0
+#: What no configuration of ours says, and what would run a command or lead elsewhere.
+_NEVER = (
+    "proxycommand", "proxyjump", "localcommand", "remotecommand", "knownhostscommand", "localforward",
+    "remoteforward", "dynamicforward", "certificatefile", "pkcs11provider", "setenv",
+)  # fmt: skip
 
 _CONFIG = """Host {alias}
   HostName {host}
@@ -80,18 +91,52 @@ def ssh_client() -> str:
 
 
 class Doorway:
-    """The files with which one guest is reached, in a directory of their own that is short enough for a socket's path."""
+    """The files with which one guest is reached, in a directory of their own whose path fits a socket and needs no quoting."""
 
     def __init__(self, keys: Keys) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="ghs-", dir=None if len(tempfile.gettempdir()) < 60 else "/tmp"))  # noqa: S108, PLR2004
+        self.directory = short_directory("ghs-")
         self.socket = self.directory / "agent.sock"
         self._write("client_key", keys.client_private)
         self._write("known_hosts", f"{ALIAS} {keys.host_public}\n")
 
     def point_to(self, access: SshAccess) -> None:
-        """Say where the guest is now; a restart of its container may have moved it."""
-        text = _CONFIG.format(alias=ALIAS, host=access.host, port=access.port, user=access.user, directory=self.directory)
-        self._write("config", text)
+        """Say where the guest is now; a restart of its container may have moved it.
+
+        Parses once more what it writes: `IntegrityError`. Raises `ConfigurationError` where `ssh` reads something else there.
+        """
+        host, port, user = Host(access.host), Port(access.port), UserName(access.user)
+        self._write("config", _CONFIG.format(alias=ALIAS, host=host, port=port, user=user, directory=self.directory))
+        self._read_back({
+            "hostname": host, "port": str(port), "user": user, "hostkeyalias": ALIAS,
+            "identityfile": f"{self.directory}/client_key", "userknownhostsfile": f"{self.directory}/known_hosts",
+        })  # fmt: skip
+
+    def _read_back(self, meant: Mapping[str, str]) -> None:
+        try:
+            done = subprocess.run(  # noqa: S603
+                self.command("-G", ALIAS), check=False, capture_output=True, text=True, errors="replace",
+                stdin=subprocess.DEVNULL, env=_environment(), timeout=_READ_BACK_S,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConfigurationError(
+                f"ssh could not be asked what it reads in its configuration ({type(error).__name__})"
+            ) from None
+        if done.returncode != 0:
+            raise ConfigurationError(
+                f"ssh does not take the configuration it is given ({printable(done.stderr.strip()) or 'it says nothing'}). "
+                "Expected OpenSSH 6.8 or newer, and a user whom this machine knows"
+            )
+        read: dict[str, list[str]] = {}
+        for line in done.stdout.splitlines():
+            name, _, value = line.partition(" ")
+            read.setdefault(name.lower(), []).append(value)
+        wrong = [name for name, value in meant.items() if read.get(name) != [value]]
+        wrong += [name for name in _NEVER if any(value != "none" for value in read.get(name, []))]
+        if wrong:
+            raise ConfigurationError(
+                f"ssh reads something else in its configuration than was written there ({', '.join(wrong)}). "
+                "Set TMPDIR to a path of letters and digits, and see that ssh on PATH is OpenSSH's"
+            )
 
     def command(self, *arguments: str) -> list[str]:
         """`ssh` to the guest, with `arguments` behind its name."""
@@ -108,12 +153,37 @@ class Doorway:
         path.rename(self.directory / name)
 
 
+def rehearse() -> None:
+    """Write the files for a guest that is not there, and see that a socket fits beside them and that `ssh` reads what was meant.
+
+    Costs some ten milliseconds, before anything is rented. Raises `ConfigurationError`.
+    """
+    from pytest_glasshouse.channel.launch import new_keys
+
+    try:
+        doorway = Doorway(new_keys())
+        try:
+            doorway.point_to(NOBODY)
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(doorway.socket))
+        finally:
+            doorway.remove()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the files with which a rented guest is reached cannot be written ({error.strerror or type(error).__name__}). "
+            "Set TMPDIR to a directory with room that allows unix sockets"
+        ) from None
+
+
 class Tunnel:
-    """Keeps the guest's socket forwarded to `doorway.socket` until it is closed. `on_down` hears of every broken connection."""
+    """Keeps the guest's socket forwarded to `doorway.socket` until it is closed. `on_down` hears of every broken connection.
+
+    Where the socket is, the guest says: raises `IntegrityError` for what is no plain path.
+    """
 
     def __init__(self, doorway: Doorway, remote_socket: str, *, on_down: Callable[[str], None] = lambda _why: None) -> None:
         self._doorway = doorway
-        self._remote = remote_socket
+        self._remote = RemoteSocket(remote_socket)
         self._on_down = on_down
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -166,7 +236,8 @@ class Tunnel:
     def _once(self) -> str:
         with contextlib.suppress(FileNotFoundError):
             self._doorway.socket.unlink()
-        forward = ["-N", "-n", "-L", f"{self._doorway.socket}:{self._remote}", ALIAS]
+        # Both ends are paths of letters that need no quoting, but for a percent sign of the guest's: ssh would expand it.
+        forward = ["-N", "-n", "-L", f"{self._doorway.socket}:{self._remote.replace('%', '%%')}", ALIAS]
         with self._lock:
             if self._closing.is_set():
                 return "closed"
@@ -184,9 +255,13 @@ def tied(command: list[str], **options: int) -> subprocess.Popen[str]:
         stdout=options.get("stdout", subprocess.DEVNULL),
         stderr=subprocess.PIPE,
         text=True,
-        env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"},
+        env=_environment(),
         start_new_session=True,
     )
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}
 
 
 #: What OpenSSH says, and what it means here: its own words name hosts and ports.

@@ -157,6 +157,11 @@ def private(path: str, content: str) -> None:
         file.write(content)
 
 
+def quoted(text: str) -> str:
+    """One word of `sshd`'s configuration."""
+    return '"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"'))
+
+
 def sshd_command(settings: dict[str, Any], root: str, environment: Mapping[str, str]) -> list[str]:
     """Write what `sshd` needs below `root`; the command that runs it in the foreground."""
     private(os.path.join(root, "host_key"), settings["host_key"])
@@ -165,8 +170,9 @@ def sshd_command(settings: dict[str, Any], root: str, environment: Mapping[str, 
     lines = [
         "Port %s" % (port or "22"),
         "ListenAddress %s" % ("127.0.0.1" if port else "0.0.0.0"),  # noqa: S104
-        f"HostKey {root}/host_key",
-        f"AuthorizedKeysFile {root}/authorized_keys",
+        "HostKey " + quoted(root + "/host_key"),
+        # The one of the two whose percent signs mean something.
+        "AuthorizedKeysFile " + quoted(root.replace("%", "%%") + "/authorized_keys"),
         "PidFile none",
         # The directory is ours alone; what lies above it (a temporary directory) need not be.
         "StrictModes no",
@@ -185,7 +191,7 @@ def sshd_command(settings: dict[str, Any], root: str, environment: Mapping[str, 
         "ClientAliveCountMax 4",
         "LogLevel ERROR",
         # A bash that thinks it is the first shell reads the user's start-up file, and whatever that does or waits for.
-        f'SetEnv {ROOT}="{root}" {PYTHON}="{sys.executable}" SHLVL="1"',
+        f'SetEnv {ROOT}={quoted(root)} {PYTHON}={quoted(sys.executable)} SHLVL="1"',
     ]
     private(os.path.join(root, "sshd_config"), "\n".join(lines) + "\n")
     if os.getuid() == 0:

@@ -78,12 +78,13 @@ def install(directory: str, wheels: Sequence[dict[str, Any]]) -> str:
     """Install wheels that lie in `directory`, each held against its hash once more by pip."""
     site = os.path.join(directory, "site")
     requirements = os.path.join(directory, "requirements.txt")
-    pins = [f"{os.path.join(directory, os.path.basename(one['name']))} --hash=sha256:{one['sha256']}\n" for one in wheels]
+    # Names beside the file itself: a path with a space in it would be two words there.
+    pins = ["./{} --hash=sha256:{}\n".format(os.path.basename(one["name"]), one["sha256"]) for one in wheels]
     with open(requirements, "w", encoding="utf-8") as out:
         out.writelines(pins)
     options = ["--no-index", "--no-deps", "--require-hashes", "--no-compile", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-I", "-m", "pip", "install", *options, "--target", site, "--requirement", requirements]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=directory)
     if done.returncode != 0:
         raise InstallError("pip could not install the wheels: {}".format(" ".join(done.stderr.split()[-40:])))
     return site

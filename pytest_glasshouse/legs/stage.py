@@ -103,7 +103,8 @@ class Allocation:
 
     def _carried_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         settings = self._settings
-        material = prepare(row.workload, seed=settings.seed, model=settings.model or row.model, data=row.data)
+        model = settings.model or row.model
+        material = prepare(row.workload, seed=settings.seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)
         observation = self._opening(row, material, protected)
@@ -202,6 +203,7 @@ class Allocation:
                 "simulated": self.grant.simulated,
                 "workload": row.workload,
                 "modelId": row.model,
+                **row.adapter,
                 "namedGpuModel": row.gpu_model,
                 "order": row.order,
                 "rounds": row.rounds,

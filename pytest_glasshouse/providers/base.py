@@ -6,18 +6,38 @@ after `create` carries the allocation.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from pytest_glasshouse.channel.access import Access, SshAccess, UnixAccess
+from pytest_glasshouse.channel.access import Access, Host, Port, SshAccess, UnixAccess
+from pytest_glasshouse.errors import IntegrityError, ProviderError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
-__all__ = ["Access", "Cleanup", "Grant", "Instance", "Launch", "Offer", "Provider", "SshAccess", "State", "UnixAccess"]
+__all__ = [
+    "Access", "Cleanup", "Grant", "Instance", "InstanceId", "Launch", "Offer", "Provider", "SshAccess", "State", "UnixAccess",
+]  # fmt: skip
+
+#: Letters that mean themselves in a URL's path, between quotes of GraphQL, in a shell's word, and in a ledger's line.
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class InstanceId(str):
+    """A provider's name of one allocation: no dots and slashes to climb with, nothing to quote."""
+
+    __slots__ = ()
+
+    def __new__(cls, text: object) -> Self:
+        """Raises `IntegrityError` (`malformed`)."""
+        if isinstance(text, str) and _ID.fullmatch(text):
+            return super().__new__(cls, text)
+        raise IntegrityError("malformed", "expected an instance's id of 1 to 64 letters, digits and dashes")
+
 
 #: States a provider's own words are mapped to; a word nobody knows is `unknown`, never an error. A `running` instance
 #: is not ready yet: only its agent's answer says so. `stopped` and `failed` ones still bill, `ended` ones do not.
@@ -55,7 +75,11 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """One allocation as the provider shows it. `raw_state` is its own word; `access` is None while nothing can be reached."""
+    """One allocation as the provider shows it. `raw_state` is its own word; `access` is None while nothing can be reached.
+
+    `unusable` says in words what an address is wrong with, field and all: the allocation can be ended, and never reached.
+    Raises `IntegrityError` (`malformed`) for an id that is no `InstanceId`.
+    """
 
     instance_id: str
     name: str
@@ -65,6 +89,36 @@ class Instance:
     gpu_model: str | None = None
     price_usd_per_hour: float | None = None
     detail: str = ""
+    unusable: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "instance_id", InstanceId(self.instance_id))
+
+
+def checked_id(provider: str, told: object) -> InstanceId:
+    """The id a provider told, or one that somebody asks it for. Raises `ProviderError`."""
+    try:
+        return InstanceId(told)
+    except IntegrityError as error:
+        raise ProviderError(f"{provider}: this is not the id of a pod or an instance; {error.detail}") from None
+
+
+def ssh_access(
+    provider: str, *, host: tuple[str, object], port: tuple[str, object], read_port: Callable[[object], Port] = Port
+) -> tuple[SshAccess | None, str]:
+    """Where a provider says that port 22 of an instance is, from two fields' names and values; or what is wrong with them.
+
+    Neither is None and an empty text: a field is empty while the instance starts.
+    """
+    if host[1] in (None, "") or port[1] in (None, "", 0, "0"):
+        return None, ""
+    readers: tuple[tuple[tuple[str, object], Callable[[object], object]], ...] = ((host, Host), (port, read_port))
+    for (name, told), read in readers:
+        try:
+            read(told)
+        except IntegrityError as error:
+            return None, f"{provider}: field {name}: {error.detail}"
+    return SshAccess(host=Host(host[1]), port=read_port(port[1])), ""
 
 
 @dataclass(frozen=True, kw_only=True)

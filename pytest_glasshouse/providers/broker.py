@@ -73,9 +73,12 @@ class Broker:
     # -- before the first grant
 
     def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
-        """Hear which rows a worker selected, before its first grant. Opens every provider they need, and rents nothing."""
+        """Hear which rows a worker selected, before its first grant. Opens every provider they need, and rents nothing.
+
+        Raises `ConfigurationError`, also where what a provider would give could not be reached from here.
+        """
         for row in rows:
-            self._fleet.provider(self._where(row))
+            self._fleet.road(self._fleet.provider(self._where(row)))
         with self._fleet.changed:
             self._planned[worker] = tuple(rows)
 

@@ -169,6 +169,8 @@ class Creator:
                 if instance is None or instance.state in ("failed", "stopped", "lost", "ended"):
                     raise self._dead(allocation, instance)
                 seen = f"state {instance.raw_state or instance.state}{': ' + instance.detail if instance.detail else ''}"
+                if instance.state == "running" and instance.unusable:
+                    raise self._unreachable(allocation, instance)
                 if instance.state == "running" and instance.access is not None:
                     return instance
             self.tell(allocation, seen)
@@ -191,6 +193,13 @@ class Creator:
         return BootTimeoutError(
             f"allocation {allocation.lease.name} did not boot: {what}{last_words(allocation)}. It was ended. "
             "Raise --glasshouse-boot-timeout or try again",
+            allocation_id=allocation.lease.name,
+        )
+
+    def _unreachable(self, allocation: Allocation, instance: Instance) -> ProviderError:
+        return ProviderError(
+            f"allocation {allocation.lease.name} cannot be reached where its provider says that it is: {instance.unusable}. "
+            "It was ended; try again, or another offer",
             allocation_id=allocation.lease.name,
         )
 

@@ -2,6 +2,7 @@
 
 RunPod's SDK pastes values between quotes and Vast.ai turns them into flags of a command line. A value that could be read as
 anything else travels as base64 in a variable of its own, and the first process decodes it before it becomes the start command.
+Where a provider takes short values only, a long one travels in pieces, and the first process joins them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,19 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._/:-]*(?:@sha256:[0-9a-f]{64})?")
 _WRAPPED = "GLASSHOUSE_B64_"
+#: Joins the pieces `GLASSHOUSE_B64_<number>_0`, `..._1` and so on, as many as its second argument says, in `gh_v`.
+_JOIN = (
+    "gh_j(){ gh_v=;gh_i=0;while [ $gh_i -lt $2 ];do "
+    f'eval "gh_v=\\$gh_v\\${_WRAPPED}$1_$gh_i;unset {_WRAPPED}$1_$gh_i";gh_i=$((gh_i+1));done;}};'
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much of an environment a provider takes, in characters, `name=value` counted: of one variable, and of all."""
+
+    one: int
+    all: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,24 +70,47 @@ def checked(launch: Launch) -> Launch:
     return launch
 
 
-def pasteable(launch: Launch) -> Pasteable:
+def pasteable(launch: Launch, *, limits: Limits | None = None) -> Pasteable:
     """`launch` in harmless letters. Raises `LaunchRefusedError` for what cannot be put so."""
     checked(launch)
-    env, prelude = {}, ""
-    for name, value in environment(launch).items():
-        if _PLAIN_VALUE.fullmatch(value):
-            env[name] = value
-            continue
-        env[_WRAPPED + name] = base64.b64encode(value.encode()).decode()
-        # The letter x keeps the line ends that a substitution would cut off.
-        prelude += f'{name}=$(echo "${_WRAPPED}{name}"|base64 -d;echo x);export {name}="${{{name}%x}}";unset {_WRAPPED}{name};'
+    env: dict[str, str] = {}
+    prelude = ""
+    for number, (name, value) in enumerate(environment(launch).items()):
+        plain = _PLAIN_VALUE.fullmatch(value) is not None
+        text = value if plain else base64.b64encode(value.encode()).decode()
+        carrier = name if plain else _WRAPPED + name
+        if limits is not None and len(carrier) + 1 + len(text) > limits.one:
+            pieces = _cut(text, name=f"{_WRAPPED}{number}", most=limits.one)
+            env |= pieces
+            prelude += f"{'' if _JOIN in prelude else _JOIN}gh_j {number} {len(pieces)};"
+            encoded = "gh_v"
+        else:
+            env[carrier] = text
+            if plain:
+                continue
+            encoded = carrier
+        if plain:
+            prelude += f'export {name}="$gh_v";'
+        else:
+            # The letter x keeps the line ends that a substitution would cut off.
+            prelude += f'{name}=$(echo "${encoded}"|base64 -d;echo x);export {name}="${{{name}%x}}";unset {encoded};'
     start = launch.start
     if prelude and not start:
         raise LaunchRefusedError(
             "a variable of the launch needs decoding and there is no start command to do it; nothing was sent"
+        )
+    if limits is not None and (whole := sum(len(name) + 1 + len(value) for name, value in env.items())) > limits.all:
+        raise LaunchRefusedError(
+            f"the variables of the launch are {whole} characters long, and the provider takes {limits.all}; nothing was sent"
         )
     if prelude or not _PLAIN_START.fullmatch(shlex.join(start)):
         script = f"unset IFS;set +f;{prelude}exec {shlex.join(start)}"
         # No double quote may appear: with no separators and no patterns, an unquoted substitution stays one word.
         start = ("/bin/sh", "-c", f"IFS=;set -f;eval $(echo {base64.b64encode(script.encode()).decode()}|base64 -d)")
     return Pasteable(name=launch.name, image=launch.image, env=env, start=start)
+
+
+def _cut(text: str, *, name: str, most: int) -> dict[str, str]:
+    """`text` in variables `<name>_0`, `<name>_1` and so on, each of at most `most` characters with its name."""
+    step = most - len(name) - len("_999=")
+    return {f"{name}_{place}": text[begin : begin + step] for place, begin in enumerate(range(0, len(text), step))}

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 
 NAME_PREFIX = "glasshouse-"
-_NAME = re.compile(rf"{NAME_PREFIX}(?P<run>[A-Za-z0-9-]{{1,32}})-(?P<number>\d{{1,4}})-(?P<deadline>\d{{10}})")
+_NAME = re.compile(rf"{NAME_PREFIX}(?P<run>[A-Za-z0-9-]{{1,32}})-(?P<number>\d{{1,4}})-(?P<deadline>\d{{10}})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)

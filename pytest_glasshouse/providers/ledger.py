@@ -13,6 +13,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.providers.base import InstanceId
 from pytest_glasshouse.providers.lease import Lease
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def read(path: Path) -> tuple[dict[str, Lease], dict[str, str]]:
             try:
                 told: dict[str, Any] = json.loads(line)
                 _apply(told, leases, bases)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, IntegrityError):
                 continue
     return leases, bases
 
@@ -79,7 +81,7 @@ def _apply(told: dict[str, Any], leases: dict[str, Lease], bases: dict[str, str]
         return
     lease = leases[name]
     if step in ("created", "adopted"):
-        lease.instance_ids.add(told["instance"])
+        lease.instance_ids.add(InstanceId(told["instance"]))
         # Adopted means that the answer was lost: a second one may still turn up.
         lease.ambiguous = step == "adopted"
     elif step == "listed":

@@ -85,13 +85,18 @@ def road_for(
     boot_timeout_s: float | None = None,
     tell: Callable[[str, str], None] = lambda _name, _what: None,
 ) -> Road:
-    """How the guests of `provider` are reached. Raises `ConfigurationError` for an image that is missing or not pinned."""
+    """How the guests of `provider` are reached.
+
+    Raises `ConfigurationError` for an image that is missing or not pinned, and where `ssh` would not reach a guest from here.
+    """
     if not provider.rents:
         return Nearby()
+    from pytest_glasshouse.channel.ssh import rehearse
     from pytest_glasshouse.providers.elsewhere import Elsewhere
 
     road = Elsewhere(image=image, boot_timeout_s=boot_timeout_s, tell=tell)
     road.image_for(provider)
+    rehearse()
     return road
 
 

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.providers.base import Instance, UnixAccess
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 
@@ -113,7 +114,9 @@ def listed() -> tuple[Instance, ...]:
             name = arguments[arguments.index(b"--allocation") + 1].decode(errors="replace")
             directory = arguments[arguments.index(b"--directory") + 1].decode(errors="replace")
             if name.startswith(NAME_PREFIX):
-                found[directory] = _instance(Path(directory), name)
+                # Anybody's process may have such arguments; ours has a directory that this module named.
+                with contextlib.suppress(IntegrityError):
+                    found[directory] = _instance(Path(directory), name)
     return tuple(found.values())
 
 

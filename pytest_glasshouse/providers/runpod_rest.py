@@ -24,7 +24,7 @@ from pytest_glasshouse.errors import (
     TerminateError,
 )
 from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
-from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
 from pytest_glasshouse.providers.launching import checked, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
@@ -96,7 +96,7 @@ class RunPodRestProvider:
 
     def get(self, instance_id: str) -> Instance | None:
         """One pod; None for 404."""
-        reply = self._api.request("GET", f"/v2/pods/{quote(instance_id, safe='')}")
+        reply = self._api.request("GET", _path(instance_id))
         if reply.says_gone:
             return None
         return asked_for(instance_id, self._instance(self._fields(reply, "a pod")))
@@ -114,7 +114,7 @@ class RunPodRestProvider:
         """Delete it; one that is gone already is fine."""
         problem: str
         try:
-            reply = self._api.request("DELETE", f"/v2/pods/{quote(instance_id, safe='')}")
+            reply = self._api.request("DELETE", _path(instance_id))
             if reply.status in {200, 202, 204} or reply.says_gone:
                 return
             problem = str(self._api.refusal(reply, "the end of a pod", self._detail(reply)))
@@ -124,8 +124,8 @@ class RunPodRestProvider:
 
     def logs(self, instance_id: str) -> str:
         """The last lines its container printed; empty where they cannot be had."""
-        path = f"/v2/pods/{quote(instance_id, safe='')}/logs"
         try:
+            path = f"{_path(instance_id)}/logs"
             reply = self._api.request("GET", path, query={"source": "container", "tail": _LOG_LINES}, limits=_LOG)
         except GlasshouseError:
             return ""
@@ -215,15 +215,17 @@ class RunPodRestProvider:
     def _instance(self, pod: Json) -> Instance:
         if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
             raise UnusableError("a pod without an id")
-        gpu, cost, raw = pod.get("gpu"), pod.get("cost"), str(pod.get("status"))
+        gpu, raw = pod.get("gpu"), str(pod.get("status"))
+        access, unusable = _access(pod)
         return Instance(
-            instance_id=str(pod["id"]),
+            instance_id=_id(pod["id"]),
             name=str(pod.get("name") or ""),
             state=REST_STATES.get(raw, "unknown"),
             raw_state=self._api.said(raw),
-            access=_access(pod),
+            access=access,
             gpu_model=self._api.said(gpu["id"]) if isinstance(gpu, dict) and gpu.get("id") else None,
-            price_usd_per_hour=price_from(cost),
+            price_usd_per_hour=price_from(pod.get("cost")),
+            unusable=unusable,
         )
 
 
@@ -243,15 +245,28 @@ def _order(launch: Launch, gpu_model: str, cloud: Cloud) -> Secret:
     return Secret(json.dumps(body).encode())
 
 
-def _access(pod: dict[str, Json]) -> SshAccess | None:
+def _access(pod: dict[str, Json]) -> tuple[SshAccess | None, str]:
     runtime = pod.get("runtime")
     ports = runtime.get("ports") if isinstance(runtime, dict) else None
     for port in ports if isinstance(ports, list) else []:
         if isinstance(port, dict) and port.get("private") == _SSH and port.get("type") == "tcp":
             host, public = port.get("ip"), port.get("public")
-            if isinstance(host, str) and host and isinstance(public, int) and public:
-                return SshAccess(host=host, port=public)
-    return None
+            if host and public:
+                return ssh_access("runpod", host=("runtime.ports.ip", host), port=("runtime.ports.public", public))
+    return None, ""
+
+
+def _id(told: Json) -> str:
+    """Raises `UnusableError`: what has such an id may exist all the same."""
+    try:
+        return checked_id("runpod", told)
+    except ProviderError as error:
+        raise UnusableError(str(error)) from None
+
+
+def _path(instance_id: str) -> str:
+    """Where a pod is at the API. Raises `ProviderError` for what is no id of one."""
+    return f"/v2/pods/{quote(checked_id('runpod', instance_id), safe='')}"
 
 
 def _lines(stream: str) -> list[str]:

@@ -23,7 +23,7 @@ from pytest_glasshouse.errors import (
     TerminateError,
 )
 from pytest_glasshouse.providers.api import ApiClient, NotSentError, UnusableError, asked_for, lost_create
-from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url
 from pytest_glasshouse.providers.launching import pasteable
 from pytest_glasshouse.providers.listing import Listing, listed
@@ -115,7 +115,7 @@ class RunPodSdkProvider:
 
     def get(self, instance_id: str) -> Instance | None:
         """One pod; None where RunPod says that there is none."""
-        pod_id = _plain_id(instance_id)
+        pod_id = str(checked_id("runpod", instance_id))
         try:
             pod = self._ask(lambda: self._sdk.get_pod(pod_id))
         except SaidNoError as error:
@@ -145,9 +145,9 @@ class RunPodSdkProvider:
 
     def terminate(self, instance_id: str) -> None:
         """Delete it; one that is gone already is fine."""
-        pod_id = _plain_id(instance_id)
         problem: str
         try:
+            pod_id = str(checked_id("runpod", instance_id))
             self._ask(lambda: self._sdk.terminate_pod(pod_id))
         except SaidNoError as error:
             if meaning(str(error)) == "gone":
@@ -242,44 +242,44 @@ class RunPodSdkProvider:
         return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=price, offer_id=model)
 
     def _created(self, pod: Any, name: str, offer: Offer) -> Instance:
-        if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
-            raise UnusableError("runpod: the answer names no pod")
-        return Instance(
-            instance_id=pod["id"], name=name, state="pending", raw_state="", price_usd_per_hour=offer.price_usd_per_hour
-        )
+        return Instance(instance_id=_id(pod), name=name, state="pending", price_usd_per_hour=offer.price_usd_per_hour)
 
     def _instance(self, pod: Any) -> Instance:
-        if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
-            raise UnusableError("runpod: a pod without an id")
-        raw, machine, cost = str(pod.get("desiredStatus")), pod.get("machine"), pod.get("costPerHr")
+        pod_id = _id(pod)
+        raw, machine = str(pod.get("desiredStatus")), pod.get("machine")
         state = GRAPHQL_STATES.get(raw, "unknown")
         if state == "running" and not pod.get("runtime"):
             state = "pending"
         shown = machine.get("gpuDisplayName") if isinstance(machine, dict) else None
+        access, unusable = _access(pod)
         return Instance(
-            instance_id=pod["id"],
+            instance_id=pod_id,
             name=str(pod.get("name") or ""),
             state=state,
             raw_state=self._api.said(raw),
-            access=_access(pod),
+            access=access,
             gpu_model=self._models.get(str(shown), self._api.said(shown) if shown and self._models else None),
-            price_usd_per_hour=price_from(cost),
+            price_usd_per_hour=price_from(pod.get("costPerHr")),
+            unusable=unusable,
         )
 
 
-def _plain_id(instance_id: str) -> str:
-    """An id that can stand between quotes; anything else is none of RunPod's."""
-    if not instance_id.isascii() or not instance_id.replace("-", "").replace("_", "").isalnum():
-        raise ProviderError("runpod: what is asked for is not the id of a pod")
-    return instance_id
+def _id(pod: Any) -> str:
+    """Raises `UnusableError`: what has no id that can be spelled may exist all the same."""
+    if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
+        raise UnusableError("runpod: the answer names no pod")
+    try:
+        return checked_id("runpod", pod["id"])
+    except ProviderError as error:
+        raise UnusableError(str(error)) from None
 
 
-def _access(pod: dict[str, Any]) -> SshAccess | None:
+def _access(pod: dict[str, Any]) -> tuple[SshAccess | None, str]:
     runtime = pod.get("runtime")
     ports = runtime.get("ports") if isinstance(runtime, dict) else None
     for port in ports if isinstance(ports, list) else []:
         if isinstance(port, dict) and port.get("privatePort") == _SSH and port.get("type") == "tcp" and port.get("isIpPublic"):
             host, public = port.get("ip"), port.get("publicPort")
-            if isinstance(host, str) and host and isinstance(public, int) and public:
-                return SshAccess(host=host, port=public)
-    return None
+            if host and public:
+                return ssh_access("runpod", host=("runtime.ports.ip", host), port=("runtime.ports.publicPort", public))
+    return None, ""

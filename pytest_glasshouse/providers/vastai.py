@@ -25,14 +25,15 @@ from pytest_glasshouse.errors import (
     TerminateError,
 )
 from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
-from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
+from pytest_glasshouse.providers.launching import Limits as Lengths
 from pytest_glasshouse.providers.launching import pasteable
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offering import affordable, models_for, number
 from pytest_glasshouse.providers.pace import Pace
 from pytest_glasshouse.providers.redaction import cleaned
-from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for
+from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for, whole
 from pytest_glasshouse.web.exchange import Limits
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
@@ -56,7 +57,8 @@ _MALFORMED = {"invalid_args", "invalid_price", "no_ssh_key_for_vm"}
 _FUNDS = {"insufficient_credit", "insufficient_balance"}
 _REFUSALS = _CAPACITY | _MALFORMED | _FUNDS
 _OK = 200
-_ID = re.compile(r"[1-9][0-9]{0,18}", re.ASCII)
+#: What Vast.ai's description of its API says of `env`. Whether a name counts is not said: here it does.
+_ENV = Lengths(one=256, all=32_768)
 
 
 def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
@@ -124,8 +126,9 @@ class VastProvider:
 
     def get(self, instance_id: str) -> Instance | None:
         """One instance; None for 404 and for `instances: null`."""
+        path = _path(instance_id)
         self._paces["get"].wait()
-        reply = self._api.request("GET", f"/api/v0/instances/{quote(instance_id, safe='')}/", query={"owner": "me"})
+        reply = self._api.request("GET", path, query={"owner": "me"})
         if reply.says_gone:
             return None
         fields = self._fields(reply, "an instance")
@@ -155,7 +158,7 @@ class VastProvider:
         """Destroy it; one that is gone already is fine."""
         problem: str
         try:
-            reply = self._api.request("DELETE", f"/api/v0/instances/{quote(instance_id, safe='')}/", body=_json({}))
+            reply = self._api.request("DELETE", _path(instance_id), body=_json({}))
             if reply.says_gone or (reply.status == _OK and _answer(reply).get("success") is True):
                 return
             detail = self._detail(_answer(reply) if reply.status == _OK else _problem(reply))
@@ -168,7 +171,7 @@ class VastProvider:
         """What its container printed, if it is ready to be read at once; empty otherwise."""
         self._paces["logs"].wait()
         try:
-            path = f"/api/v0/instances/request_logs/{quote(instance_id, safe='')}/"
+            path = _path(instance_id, "request_logs/")
             url = _answer(self._api.request("PUT", path, body=_json({"tail": "200"}))).get("result_url")
             text = self._log(url) if isinstance(url, str) and len(url) <= _LONGEST_URL else ""
         except GlasshouseError:
@@ -253,7 +256,7 @@ def _json(value: Json) -> Secret:
 
 def _order(launch: Launch) -> Secret:
     """The create request's body. It may hold secrets, so it is one. `args` keeps the image's own ssh out of the way."""
-    pasted = pasteable(launch)
+    pasted = pasteable(launch, limits=_ENV)
     return _json(
         {
             "client_id": "me",
@@ -271,6 +274,11 @@ def _order(launch: Launch) -> Secret:
     )
 
 
+def _path(instance_id: str, what: str = "") -> str:
+    """Where an instance is at the API. Raises `ProviderError` for what is no id of one."""
+    return f"/api/v0/instances/{what}{quote(checked_id('vastai', instance_id), safe='')}/"
+
+
 def _answer(reply: Reply) -> dict[str, Json]:
     """The answer's fields; a success must have some, anything else may be plain text."""
     return reply.fields() if reply.succeeded else _problem(reply)
@@ -286,12 +294,15 @@ def _problem(reply: Reply) -> dict[str, Json]:
 
 def _hides_contract(reply: Reply, answer: Mapping[str, Json]) -> bool:
     """Whether the answer may name something that was made, and not in a form that can be read."""
-    if "new_contract" in answer:
-        return bool(answer["new_contract"])
-    return b"new_contract" in reply.body
+    return "new_contract" not in answer and b"new_contract" in reply.body
 
 
 def _contract(answer: Mapping[str, Json]) -> str | None:
-    """The id of what was made. It can stand in a refusal too."""
+    """The id of what was made; it can stand in a refusal too. Raises `UnusableError` for something that is no id."""
     made = answer.get("new_contract")
-    return str(made) if isinstance(made, int | str) and not isinstance(made, bool) and _ID.fullmatch(str(made)) else None
+    if not made:
+        return None
+    found = whole(int(made) if isinstance(made, str) and re.fullmatch("[0-9]{1,19}", made) else made)
+    if found is None:
+        raise UnusableError("vastai: the answer names what was made by something that is no id")
+    return found

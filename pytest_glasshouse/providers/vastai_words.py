@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from pytest_glasshouse.channel.access import Port
 from pytest_glasshouse.providers.api import UnusableError
-from pytest_glasshouse.providers.base import Instance, Offer, SshAccess, State
+from pytest_glasshouse.providers.base import Instance, Offer, SshAccess, State, ssh_access
 from pytest_glasshouse.providers.offering import price_from
 from pytest_glasshouse.wire.canonical import Json
 
@@ -34,6 +35,7 @@ _FAILURES = ("error", "failed", "oci runtime")
 #: Storage priced into the offers, as large as a launch's disk is by default.
 _DISK_GB = 40.0
 _OFFERS = 20
+_LARGEST_ID = 2**63
 
 
 def search_for(models: Sequence[str]) -> dict[str, Json]:
@@ -60,26 +62,34 @@ def offer_from(one: Json) -> Offer | None:
     if not isinstance(one, dict):
         return None
     model, price, ask = GPU_NAMES.get(str(one.get("gpu_name"))), price_from(one.get("dph_total")), one.get("id")
-    if model is None or price is None or one.get("num_gpus") != 1 or not isinstance(ask, int) or isinstance(ask, bool):
+    if model is None or price is None or one.get("num_gpus") != 1 or (number := whole(ask)) is None:
         return None
-    return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=str(ask))
+    return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=number)
 
 
 def instance_from(row: Json, *, said: Callable[[object], str]) -> Instance:
     """One instance; every field but its id may be null. Raises `UnusableError`."""
-    if not isinstance(row, dict) or not isinstance(row.get("id"), int) or isinstance(row["id"], bool):
+    made = whole(row.get("id")) if isinstance(row, dict) else None
+    if not isinstance(row, dict) or made is None:
         raise UnusableError("vastai: an instance without an id")
     raw, message, gpu = row.get("actual_status"), str(row.get("status_msg") or ""), row.get("gpu_name")
+    access, unusable = _access(row)
     return Instance(
-        instance_id=str(row["id"]),
+        instance_id=made,
         name=str(row.get("label") or ""),
         state=_state(row),
         raw_state=said("null" if raw is None else raw),
-        access=_access(row),
+        access=access,
         gpu_model=None if gpu is None else GPU_NAMES.get(str(gpu), said(gpu)),
         price_usd_per_hour=price_from(row.get("dph_total")),
         detail=said(message),
+        unusable=unusable,
     )
+
+
+def whole(told: Json) -> str | None:
+    """An id of Vast.ai's, which are whole numbers above zero, in digits; None for anything else."""
+    return str(told) if isinstance(told, int) and not isinstance(told, bool) and 0 < told < _LARGEST_ID else None
 
 
 def _state(row: Mapping[str, Json]) -> State:
@@ -93,12 +103,12 @@ def _state(row: Mapping[str, Json]) -> State:
     return state
 
 
-def _access(row: Mapping[str, Json]) -> SshAccess | None:
+def _access(row: Mapping[str, Json]) -> tuple[SshAccess | None, str]:
     """The machine's own port for 22/tcp. `ssh_host` and `ssh_port` are a relay's, and not used."""
     ports, host = row.get("ports"), row.get("public_ipaddr")
     mapped = ports.get("22/tcp") if isinstance(ports, dict) else None
     first = mapped[0] if isinstance(mapped, list) and mapped else None
     port = first.get("HostPort") if isinstance(first, dict) else None
-    if not isinstance(host, str) or not host.strip() or not isinstance(port, int | str) or not str(port).isdigit():
-        return None
-    return SshAccess(host=host.strip(), port=int(port))
+    # Theirs come with a line's end or a space behind them.
+    bare = host.strip(" \t\r\n") if isinstance(host, str) else host
+    return ssh_access("vastai", host=("public_ipaddr", bare), port=("ports", port), read_port=Port.spelled)

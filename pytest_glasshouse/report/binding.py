@@ -93,6 +93,8 @@ def _nonces(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
+    if record.get("adapter") != plan.get("adapter"):
+        yield ".adapter", f"the plan that was signed for has {plan.get('adapter')!r}"
     for field, name in _PLANNED.items():
         if (
             name not in plan

@@ -203,6 +203,7 @@ def _identity(outcome: Outcome, settings: RecordSettings) -> dict[str, Any]:
         "gpuUuid": None if allocation is None else allocation.gpu_uuid,
         "workload": row.workload,
         "modelId": row.model,
+        **row.adapter,
         **_work(row),
         "fixedOrder": settings.fixed_order,
         "warmupSec": row.warmup_s,

@@ -32,7 +32,7 @@ _RUN_TEXT = re.compile(r"\$\.(?:environment|subject|cleanup|tamper|methodology|g
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 #: What a withheld row keeps: who it was, not what was seen.
 _KEPT = (
-    "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "order", "rounds",
+    "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "adapter", "order", "rounds",
     "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated",
 )  # fmt: skip
 

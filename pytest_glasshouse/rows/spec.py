@@ -45,6 +45,13 @@ SUSTAINED_S = 900
 #: What only an interleaved row may set, and what it is elsewhere.
 _INTERLEAVED: Mapping[str, object] = {"preset": None, "null": False, "resident": True}
 
+#: What only a lora row may set, and what the published rows have.
+_LORA: Mapping[str, object] = {"rank": 4, "targets": ("q_proj", "v_proj")}
+#: The largest rank of an adapter: above it, it would hardly be smaller than what it adapts.
+_LARGEST_RANK = 1024
+_MOST_TARGETS = 16
+_TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 
 OutcomeT_co = TypeVar("OutcomeT_co", covariant=True)
@@ -118,6 +125,10 @@ class RowSpec(metaclass=_ByName):
     """Hub id or directory of a causal LM (lora rows)."""
     data: str | None = None
     """Path of a text file to train on instead of the corpus in the tree (lora rows)."""
+    rank: int = 4
+    """Of the adapter (lora rows); its alpha is twice that."""
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+    """What the layers are called that get an adapter (lora rows): `("qkv_proj",)` for Phi-3, `("c_attn",)` for GPT-2."""
     margin_pct: float = 1.0
     preset: Preset | None = None
     """How an interleaved row is cut into rounds, pairs and legs."""
@@ -142,6 +153,7 @@ class RowSpec(metaclass=_ByName):
         self._whole("steps", self.steps)
         self._whole("rounds", self.rounds)
         self._interleaved()
+        self._lora()
         if self.workload == "lora" and not self.model:
             self._refuse("model", "a hub id or a directory, for a lora row")
         if self.workload == "mlp" and (self.model or self.data):
@@ -153,6 +165,24 @@ class RowSpec(metaclass=_ByName):
         for field, usual in _INTERLEAVED.items():
             if self.order != "interleaved" and getattr(self, field) != usual:
                 self._refuse(field, f"{usual!r}, for a row that is not interleaved")
+
+    def _lora(self) -> None:
+        self._whole("rank", self.rank)
+        if self.rank > _LARGEST_RANK:
+            self._refuse("rank", f"at most {_LARGEST_RANK}")
+        names = self.targets
+        if (
+            not isinstance(names, tuple | list)
+            or not 0 < len(names) <= _MOST_TARGETS
+            or not all(isinstance(name, str) and _TARGET.fullmatch(name) for name in names)
+            or len(set(names)) != len(names)
+        ):
+            self._refuse("targets", f"1 to {_MOST_TARGETS} names of layers, each once, such as ('q_proj', 'v_proj')")
+        # Their order means nothing, so it makes no other row.
+        object.__setattr__(self, "targets", tuple(sorted(names)))
+        for field, usual in _LORA.items():
+            if self.workload == "mlp" and getattr(self, field) != usual:
+                self._refuse(field, "nothing, for an mlp row")
 
     def _refuse(self, field: str, expected: str) -> None:
         seen = getattr(self, field, None)
@@ -182,16 +212,24 @@ class RowSpec(metaclass=_ByName):
         """The GPU this row names, as NVML spells it; None for a row for any GPU."""
         return GPU_MODELS.get(self.gpu)
 
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """The adapter as plans and records have it, where it is another than the published rows'; else nothing."""
+        if all(getattr(self, field) == usual for field, usual in _LORA.items()):
+            return {}
+        return {"adapter": {"rank": self.rank, "targets": list(self.targets)}}
+
     @cached_property
     def row_id(self) -> str:
         """Name and the first 12 hex digits of the SHA-256 of what the row means (`published` and `smoke` mean nothing).
 
-        What only an interleaved row sets is part of it where it is set, so that rows keep the ids they always had.
+        What only an interleaved row sets is part of it where it is set, so that rows keep the ids they always had; so is what
+        a lora row's adapter is, where it is another than the published rows'.
         """
         content = dataclasses.asdict(self)
         for told_about_it in ("published", "smoke"):
             del content[told_about_it]
-        for field, usual in _INTERLEAVED.items():
+        for field, usual in {**_INTERLEAVED, **_LORA}.items():
             if content[field] == usual:
                 del content[field]
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pytest_glasshouse.workloads.resident import Resident
@@ -102,10 +102,18 @@ class Trainer(Protocol):
         """What ran, for the record."""
 
 
-def prepare(workload: WorkloadName, *, seed: int, model: str | None = None, data: str | None = None) -> Material:
+def prepare(
+    workload: WorkloadName,
+    *,
+    seed: int,
+    model: str | None = None,
+    data: str | None = None,
+    rank: int | None = None,
+    targets: Sequence[str] | None = None,
+) -> Material:
     """The host's half: everything the package holds, drawn from `seed`. Never touches the network.
 
-    Raises `ConfigurationError` when `model` or `data` is something the user can put right.
+    Raises `ConfigurationError` when what a lora row names is something the user can put right.
     """
     if workload == "mlp":
         from pytest_glasshouse.workloads import mlp_material
@@ -114,7 +122,7 @@ def prepare(workload: WorkloadName, *, seed: int, model: str | None = None, data
     if workload == "lora":
         from pytest_glasshouse.workloads import lora_material
 
-        return lora_material.prepare(seed=seed, model=model, data=data)
+        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets)
     raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
 
 

@@ -41,8 +41,8 @@ class LoraTrainer:
         self._tokens = _tokens(devices.tensors_in(devices.part(parts, "tokens"), device), config["sequenceTokens"])
         self._rows = devices.rows_in(devices.part(parts, "tokens"), "ids")
         self._last: int | None = None
-        _probe_tokenizer(base_dir, config["probe"])
-        self._model = _adapted(_load_base(base_dir, device), config["lora"])
+        probe_tokenizer(base_dir, config["probe"])
+        self._model = adapted(_load_base(base_dir, device), config["lora"])
         if int(self._tokens.min()) < 0 or int(self._tokens.max()) >= self._model.config.vocab_size:
             # On a GPU an index out of range would end the process without a reason.
             raise IntegrityError("parts", "tokens: ids that the base model's vocabulary does not have")
@@ -158,7 +158,7 @@ def count_parameters(model_config: Mapping[str, Any]) -> tuple[int, int]:
     auto: Any = AutoModelForCausalLM  # its methods are untyped
     with torch.device("meta"):
         model = auto.from_config(AutoConfig.for_model(**model_config), dtype=torch.bfloat16)
-        return _counted(_adapted(model, LORA))
+        return _counted(adapted(model, LORA))
 
 
 def _tokens(tensors: Mapping[str, Any], sequence_tokens: int) -> Any:
@@ -168,7 +168,8 @@ def _tokens(tensors: Mapping[str, Any], sequence_tokens: int) -> Any:
     return ids
 
 
-def _probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
+def probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
+    """Raise `IntegrityError` (`tokenizer`) unless the base's tokenizer gives the ids of the sealed tokens' one."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
@@ -178,19 +179,35 @@ def _probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
 
 def _load_base(base_dir: Path, device: Device) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    config = AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
+    for name, value in config.to_dict().items():
+        # What is dropped is drawn anew in each process: two legs of the same work would have other losses.
+        if isinstance(value, float) and name.endswith(("dropout", "pdrop", "layerdrop", "dropout_p")):
+            setattr(config, name, 0.0)
     model: Any = AutoModelForCausalLM.from_pretrained(
-        base_dir, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.bfloat16
+        base_dir, config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.bfloat16
     )
     return model.to(device)
 
 
-def _adapted(model: Any, lora: Mapping[str, Any]) -> Any:
+def adapted(model: Any, lora: Mapping[str, Any]) -> Any:
+    """`model` with an adapter on it, ready to train."""
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
+    targets = set(lora["targets"])
     settings = LoraConfig(
-        r=lora["rank"], lora_alpha=lora["alpha"], target_modules=list(lora["targets"]), lora_dropout=0.0, task_type="CAUSAL_LM"
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        target_modules=list(lora["targets"]),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+        # Whether weights lie [inputs, outputs], as GPT-2's do.
+        fan_in_fan_out=any(
+            isinstance(part, Conv1D) and name.rpartition(".")[2] in targets for name, part in model.named_modules()
+        ),
     )
     with warnings.catch_warnings():
         # peft asks the model for a property that transformers has since renamed.

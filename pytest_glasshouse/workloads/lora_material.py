@@ -6,28 +6,36 @@ directory nor in the cache is replaced by the stand-in, and the facts say so.
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads import stand_in
 from pytest_glasshouse.workloads.base import BaseModel, Material
 from pytest_glasshouse.workloads.corpus import CORPUS_NAME, read_corpus
-from pytest_glasshouse.workloads.model_files import digest_of_files, verify_base
+from pytest_glasshouse.workloads.lora_model import config_of, layers_of, tokenizer_of, width_of
+from pytest_glasshouse.workloads.model_files import digest_of_files, identities, verify_base
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
+    from pytest_glasshouse.workloads.lora_model import Layer
+
 SEQUENCE_TOKENS = 64
 LORA: Mapping[str, Any] = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
+_ALPHA_PER_RANK = 2
+#: The longest text that is trained on, in bytes.
+_LONGEST_TEXT = 256 << 20
 
 _LEAST_SEQUENCES = 8
+#: Weights in forms that are refused: loading a pickle runs what is in it.
+_OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.ckpt")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BILLIONS = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 _LARGE_BILLIONS = 2.0
@@ -45,8 +53,13 @@ def check(*, data: str | None) -> None:
         _read_text(Path(data))
 
 
-def prepare(*, seed: int, model: str | None, data: str | None) -> Material:
-    """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what the user can put right."""
+def prepare(
+    *, seed: int, model: str | None, data: str | None, rank: int | None = None, targets: Sequence[str] | None = None
+) -> Material:
+    """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what the user can put right.
+
+    `rank` and `targets` are what `LORA` says, if nothing else: the published rows'.
+    """
     import numpy as np
     from safetensors.numpy import save
 
@@ -54,17 +67,19 @@ def prepare(*, seed: int, model: str | None, data: str | None) -> Material:
         raise ConfigurationError("workload lora: expected a model (a hub id or a directory); saw none")
     text, data_name = (read_corpus(), CORPUS_NAME) if data is None else (_read_text(Path(data)), Path(data).name)
     base = resolve(model)
-    model_config = json.loads(_file(base, "config.json"))
-    tokenizer = _tokenizer(base)
+    rank, targets = LORA["rank"] if rank is None else rank, list(LORA["targets"] if targets is None else targets)
+    model_config = config_of(base, sequence_tokens=SEQUENCE_TOKENS)
+    tokenizer = tokenizer_of(base, model_config)
+    layers = layers_of(base, model_config, targets)
     tokens = _pack(tokenizer.encode(text, add_special_tokens=False).ids, data_name)
-    initial = save(_initial_adapter(model_config, np.random.default_rng([seed, 0x6C6F7261]), base.model_id))
+    initial = save(_initial_adapter(layers, rank, np.random.default_rng([seed, 0x6C6F7261])))
     rate = learning_rate(base, model_config)
     config = {
         "workload": "lora",
         "unit": "steps",
         "seed": seed,
         "sequenceTokens": SEQUENCE_TOKENS,
-        "lora": dict(LORA),
+        "lora": {"rank": rank, "alpha": _ALPHA_PER_RANK * rank, "targets": targets},
         # Floats travel as text: canonical JSON of the package holds integers only.
         "optimizer": {"name": "adamw", "learningRate": rate, "clipNorm": "1.0"},
         "base": {"modelId": base.model_id, "revision": base.revision, "sha256": base.sha256, "standIn": base.stand_in},
@@ -102,7 +117,7 @@ def resolve(model: str) -> BaseModel:
 def learning_rate(base: BaseModel, model_config: Mapping[str, Any]) -> str:
     """1e-5 for a model of 7B's size, 5e-5 for one of 0.5B's; a stand-in goes by the name it stands in for."""
     said = _BILLIONS.search(base.model_id)
-    large = float(said.group(1)) >= _LARGE_BILLIONS if said else int(model_config.get("hidden_size", 0)) >= _LARGE_HIDDEN
+    large = float(said.group(1)) >= _LARGE_BILLIONS if said else (width_of(model_config) or 0) >= _LARGE_HIDDEN
     return "1e-05" if large else "5e-05"
 
 
@@ -114,11 +129,29 @@ def _from_directory(path: Path, *, model_id: str, revision: str | None, said: st
         # Loading would follow it to another model, which no digest covers.
         raise ConfigurationError(f"model directory {said}: expected a base model; saw an adapter (adapter_config.json)")
     if not any(path.glob("*.safetensors")):
-        raise ConfigurationError(f"model directory {said}: expected weights in *.safetensors; not there")
-    return BaseModel(model_id=model_id, revision=revision, sha256=verify_base(path), stand_in=False, directory=path.resolve())
+        others = sorted(each.name for pattern in _OTHER_WEIGHTS for each in path.glob(pattern))
+        told = f"saw {others[0]}, which is not loaded: convert it" if others else "not there"
+        raise ConfigurationError(f"model directory {said}: expected weights in *.safetensors; {told}")
+    try:
+        digest = _digest(path)
+    except IntegrityError as error:
+        raise ConfigurationError(f"model directory {said}: {error.detail}") from None
+    return BaseModel(model_id=model_id, revision=revision, sha256=digest, stand_in=False, directory=path.resolve())
+
+
+#: Digests of directories that were read in this process, by what the kernel says of their files: gigabytes are read once.
+_DIGESTS: dict[object, str] = {}
+
+
+def _digest(path: Path) -> str:
+    seen = (path.resolve(), tuple(sorted(identities(path).items())))
+    if seen not in _DIGESTS:
+        _DIGESTS[seen] = verify_base(path)
+    return _DIGESTS[seen]
 
 
 def _cached_snapshot(model: str) -> Path | None:
+    """The model in the local hub cache; None for one that is not there, or of which there are no weights."""
     _need_train_extra()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -127,8 +160,8 @@ def _cached_snapshot(model: str) -> Path | None:
         path = Path(snapshot_download(model, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    whole = (path / "config.json").is_file() and (path / "tokenizer.json").is_file() and any(path.glob("*.safetensors"))
-    return path if whole else None
+    # Weights of another form are weights: to train a stand-in beside them would be no answer.
+    return path if any(any(path.glob(pattern)) for pattern in ("*.safetensors", *_OTHER_WEIGHTS)) else None
 
 
 def _need_train_extra() -> None:
@@ -142,22 +175,11 @@ def _need_train_extra() -> None:
         )
 
 
-def _file(base: BaseModel, name: str) -> bytes:
-    return base.files[name] if base.directory is None else (base.directory / name).read_bytes()
-
-
-def _tokenizer(base: BaseModel) -> Any:
-    _need_train_extra()
-    from tokenizers import Tokenizer
-
-    return Tokenizer.from_str(_file(base, "tokenizer.json").decode())
-
-
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        return read_regular(path, limit=_LONGEST_TEXT).decode("utf-8")
+    except (OSError, UnicodeDecodeError, IntegrityError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.detail if isinstance(error, IntegrityError) else "not UTF-8"
         raise ConfigurationError(f"data {path}: expected a readable UTF-8 text file; {why}") from None
 
 
@@ -173,24 +195,13 @@ def _pack(ids: list[int], data_name: str) -> np.ndarray[Any, Any]:
     return np.array(ids[: sequences * SEQUENCE_TOKENS], dtype=np.int64).reshape(sequences, SEQUENCE_TOKENS)
 
 
-def _initial_adapter(model_config: Mapping[str, Any], rng: np.random.Generator, model_id: str) -> dict[str, np.ndarray[Any, Any]]:
+def _initial_adapter(layers: Sequence[Layer], rank: int, rng: np.random.Generator) -> dict[str, np.ndarray[Any, Any]]:
     """A as peft draws it (Kaiming uniform with a = sqrt 5, so within 1/sqrt(inputs)), B zero; peft's names."""
     import numpy as np
 
-    sizes = {}
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads"):
-        if not isinstance(model_config.get(key), int):
-            raise ConfigurationError(f"model {model_id}: config.json: expected {key}; not there")
-        sizes[key] = int(model_config[key])
-    heads = sizes["num_attention_heads"]
-    head = int(model_config.get("head_dim") or sizes["hidden_size"] // heads)
-    outputs = {"q_proj": head * heads, "v_proj": head * int(model_config.get("num_key_value_heads") or heads)}
     adapter: dict[str, np.ndarray[Any, Any]] = {}
-    for layer in range(sizes["num_hidden_layers"]):
-        for target in LORA["targets"]:
-            name = f"base_model.model.model.layers.{layer}.self_attn.{target}"
-            bound = sizes["hidden_size"] ** -0.5
-            drawn = rng.uniform(-bound, bound, (LORA["rank"], sizes["hidden_size"]))
-            adapter[f"{name}.lora_A.weight"] = drawn.astype(np.float32)
-            adapter[f"{name}.lora_B.weight"] = np.zeros((outputs[target], LORA["rank"]), dtype=np.float32)
+    for layer in layers:
+        name, bound = f"base_model.model.{layer.path}", layer.inputs**-0.5
+        adapter[f"{name}.lora_A.weight"] = rng.uniform(-bound, bound, (rank, layer.inputs)).astype(np.float32)
+        adapter[f"{name}.lora_B.weight"] = np.zeros((layer.outputs, rank), dtype=np.float32)
     return adapter

@@ -48,7 +48,7 @@ class VerifiedBase:
     def __init__(self, directory: Path, expected: str | None, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
         """Raises `IntegrityError("base")` unless the digest is `expected`."""
         self._directory = directory
-        self._seen = _identities(directory)
+        self._seen = identities(directory)
         latest = max((changed for *_, changed in self._seen.values()), default=0)
         while 0 <= clock_ns() - latest < _TICK_NS:
             # A write within one tick of the kernel's clock would leave the change time as it is.
@@ -59,11 +59,12 @@ class VerifiedBase:
 
     def check(self) -> None:
         """Refuse (`base`) files that are not those that were verified."""
-        if _identities(self._directory) != self._seen:
+        if identities(self._directory) != self._seen:
             raise IntegrityError("base", "the base model was changed while it was in use")
 
 
-def _identities(directory: Path) -> dict[str, tuple[int, int, int, int]]:
+def identities(directory: Path) -> dict[str, tuple[int, int, int, int]]:
+    """What tells, short of reading them, whether files are those of before: device, inode, size and the kernel's change time."""
     found = {}
     for path in _covered_files(directory):
         status = path.stat()

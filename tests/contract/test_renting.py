@@ -271,6 +271,15 @@ def test_values_arrive_letter_by_letter_whatever_they_hold(running: Subject) -> 
     assert not [name for name in pod.environment if "B64" in name] or running.kind != "runpod-rest"
 
 
+def test_long_values_arrive_whole_where_the_provider_takes_short_ones_only(running: Subject) -> None:
+    """Vast.ai's description of its API limits each variable to 256 characters; the first process's code has thousands."""
+    values = {"LONG": "a/b+c=" * 1000, "ODD": HOSTILE * 20, "EDGE": "e" * 251, "OVER": "o" * 252}
+    script = f"import json,os;print(json.dumps([os.environ[n] for n in {list(values)}]));import time;time.sleep(60)"
+    made = running.create("python3", "-u", "-c", script, env=values)
+    pod = running.cloud.rented[made.instance_id].pod
+    assert json.loads(until(pod.logs)) == list(values.values())
+
+
 def test_logs_are_what_the_guest_printed_without_keys_and_addresses(running: Subject) -> None:
     key = running.cloud.account_key
     made = running.create("sh", "-c", f"echo booted {key} at 203.0.113.9:2222; sleep 60")

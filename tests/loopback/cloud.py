@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tests.loopback.faults import Fault, Operation, Script
 from tests.loopback.pods import BOOT_VARIABLE, PORT_VARIABLE, Pod, free_port
@@ -67,6 +67,14 @@ class Rented:
     boot_id: str = ""
     port: int | None = None
     pod: Pod | None = None
+    #: What the API says in place of its host and its port, where that is something else.
+    told_host: Any = "127.0.0.1"
+    told_port: Any = None
+
+    @property
+    def public(self) -> Any:
+        """The port the API shows."""
+        return self.port if self.told_port is None else self.told_port
 
     @property
     def bills(self) -> bool:
@@ -115,6 +123,8 @@ class Cloud:
         self.denied: dict[Operation, str] = {}
         #: What an instance costs, in times what was offered.
         self.surcharge = 1.0
+        #: Host and port that the API shows of whatever is created from now on; None where it shows the truth.
+        self.told: tuple[Any, Any] = ("127.0.0.1", None)
         self.pods = pods
         self.boot_s = boot_s
         self.clock = clock
@@ -261,6 +271,8 @@ class Cloud:
                 price_usd_per_hour=self.prices.get(order.gpu, 0.0) * self.surcharge,
                 created_s=self.clock(),
                 pod_key=f"pod-{secrets.token_hex(16)}",
+                told_host=self.told[0],
+                told_port=self.told[1],
             )
             self.rented[made.instance_id] = made
             if kind == "error-state":

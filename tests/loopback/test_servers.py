@@ -83,6 +83,15 @@ def test_rest_refuses_a_body_with_a_field_it_does_not_publish(body: Any) -> None
 
 
 @pytest.mark.parametrize(
+    "fields", [{"env": {"A": "x" * 255}}, {"env": {f"A{n}": "x" * 250 for n in range(130)}}, {"env": {}, "onstart": "x" * 4049}]
+)
+def test_vast_refuses_more_than_its_description_takes(fields: Any) -> None:
+    with vastai(pods="none") as server:
+        status, answer = ask(server, "PUT", "/api/v0/asks/1002/", {"image": "i", **fields})
+        assert (status, answer["error"], server.cloud.rented) == (400, "invalid_args", {})
+
+
+@pytest.mark.parametrize(
     "query",
     [
         "{ myself { pods { id secretField } } }",

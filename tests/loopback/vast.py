@@ -74,6 +74,8 @@ _STATUS: dict[str, str | None] = {
     "error": None,
     "unheard-of": "hibernating",
 }
+#: As the API's description says of `env`: characters of one item, and of all of them. `onstart` has a limit of its own.
+ENV_ITEM, ENV_WHOLE, ONSTART = 256, 32_768, 4048
 _PUBLISHED_PORT = re.compile(r"-p (\d+):(\d+)(?:/tcp)?")
 PAGE = 25
 
@@ -157,6 +159,11 @@ class Vast:
             return as_json(400, {"success": False, "error": "invalid_args", "msg": "unknown or malformed fields"})
         if not isinstance(body.get("image"), str) or not all(isinstance(v, str) for v in body.get("env", {}).values()):
             return as_json(400, {"success": False, "error": "invalid_args", "msg": "image and env"})
+        items = [f"{name}={value}" for name, value in body.get("env", {}).items()]
+        if max(map(len, items), default=0) > ENV_ITEM or sum(map(len, items)) > ENV_WHOLE:
+            return as_json(400, {"success": False, "error": "invalid_args", "msg": "env is too long"})
+        if len(body.get("onstart") or "") > ONSTART:
+            return as_json(400, {"success": False, "error": "invalid_args", "msg": "onstart is too long"})
         models = list(self._cloud.prices)
         if not named.isdigit() or not 0 <= int(named) - 1000 < len(models):
             return as_json(
@@ -232,6 +239,11 @@ class Vast:
         return Answer(status=200, body=(found.pod.logs() if found.pod else "").encode(), content_type="text/plain")
 
 
+def _spelled(port: Any) -> Any:
+    """Docker writes ports as text."""
+    return str(port) if type(port) is int else port
+
+
 def instance(one: Rented) -> dict[str, Any]:
     """An instance as a row of theirs: many fields are null while it starts."""
     running = one.state == "running"
@@ -248,8 +260,8 @@ def instance(one: Rented) -> dict[str, Any]:
         "num_gpus": 1,
         "dph_total": one.price_usd_per_hour,
         "image_uuid": one.order.image,
-        "public_ipaddr": "127.0.0.1 " if running else None,
-        "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": str(one.port)}]} if one.port is not None else None,  # noqa: S104
+        "public_ipaddr": (f"{one.told_host} " if isinstance(one.told_host, str) else one.told_host) if running else None,
+        "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": _spelled(one.public)}]} if one.port is not None else None,  # noqa: S104
         "ssh_host": "ssh4.vast.ai",
         "ssh_port": 10022,
         "extra_env": [[name, value] for name, value in one.order.env.items()] or None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import subprocess
@@ -17,6 +18,7 @@ from pytest_glasshouse.consent import consent
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.options import Options
 from pytest_glasshouse.providers.money import Line, Quote
+from pytest_glasshouse.workloads.base import prepare
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod
@@ -46,7 +48,7 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
     (folder / "pytest.ini").write_text("[pytest]\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, env=_environment(server),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False, **more,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False, **more,
     )  # fmt: skip
 
 
@@ -78,6 +80,82 @@ def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "test_lora.py")
     assert (result.returncode, "data gone.txt: expected" in result.stdout + result.stderr) == (4, True), result.stdout
     assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "told", "workers"),
+    [
+        ("weights", "saw pytorch_model.bin, which is not loaded", ()),
+        ("text", "expected text of at least 512 tokens; saw ", ()),
+        ("truncation", "tokenizer.json: expected no saved truncation", ()),
+        ("targets", "no layer is called c_attn", ("-n1",)),
+    ],
+)
+def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
+    server: LoopbackServer, tmp_path: Path, spoilt: str, told: str, workers: Sequence[str]
+) -> None:
+    """Each of these cost a boot."""
+    if workers:
+        pytest.importorskip("xdist")
+    model = tmp_path / "models" / "mine"
+    model.mkdir(parents=True)
+    base = prepare("lora", seed=1, model="Nobody/Stand-In-0.5B-Nowhere").base
+    assert base is not None
+    for name, content in base.files.items():
+        (model / name).write_bytes(content)
+    if spoilt == "weights":
+        (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    if spoilt == "truncation":
+        cut = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+        (model / "tokenizer.json").write_text(json.dumps({**json.loads(base.files["tokenizer.json"]), "truncation": cut}))
+    (tmp_path / "notes.txt").write_text("We" if spoilt == "text" else "We the People " * 999)
+    fields = {"data": "notes.txt", "model": "models/mine", "steps": 8, **({"targets": ["c_attn"]} if spoilt == "targets" else {})}
+    (tmp_path / "test_lora.py").write_text(
+        "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
+        f"ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', **{fields!r})\n"
+        "@pytest.mark.parametrize('row', [ROW])\n"
+        "def test_row(row, allocation): ...\n"
+    )
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", *workers, "test_lora.py")
+    shown = result.stdout + result.stderr
+    assert (result.returncode, told in shown, "row mine: " in shown) == (4, True, True), shown
+    assert server.requests == []
+
+
+def test_model_that_the_libraries_would_not_build_is_refused_before_consent(server: LoopbackServer, tmp_path: Path) -> None:
+    """Its files look like a model: only the libraries know that they do not know it."""
+    model = tmp_path / "mine"
+    model.mkdir()
+    base = prepare("lora", seed=1, model="Nobody/Stand-In-0.5B-Nowhere").base
+    assert base is not None
+    for name, content in base.files.items():
+        (model / name).write_bytes(content)
+    (model / "config.json").write_text(json.dumps({**json.loads(base.files["config.json"]), "model_type": "of-tomorrow"}))
+    (tmp_path / "test_lora.py").write_text(
+        "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
+        "ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', steps=8, model='mine')\n"
+        "@pytest.mark.parametrize('row', [ROW])\n"
+        "def test_row(row, allocation): ...\n"
+    )
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "test_lora.py")
+    shown = result.stdout + result.stderr
+    assert (result.returncode, "cannot be trained with the libraries of this machine" in shown) == (4, True), shown
+    assert server.requests == []
+
+
+def test_ssh_that_would_reach_no_guest_is_found_before_anything_is_rented(
+    server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was found on a pod that billed, and called safe to retry: each retry paid again."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "ssh").write_text("#!/bin/sh\necho hostname elsewhere\n")
+    (tmp_path / "bin" / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    image = f"example/guest@sha256:{'5' * 64}"
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "--glasshouse-image", image)
+    assert result.returncode == 4, result.stdout + result.stderr
+    assert "ssh reads something else in its configuration" in result.stdout + result.stderr
+    assert "create" not in server.cloud.asked
 
 
 def test_too_dear_is_said_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:

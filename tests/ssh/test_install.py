@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,21 @@ def test_a_missing_package_is_installed_beside_the_agent(make_pod: MakePod) -> N
     assert asked[0][0] == ["gh-probe"]
     assert (pod.root / "agent" / "site" / "gh_probe.py").exists()
     assert "installing what the image lacks" in told
+
+
+def test_a_pod_whose_directory_has_an_odd_name_is_installed_like_any_other(
+    make_pod: MakePod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Spaces and percent signs divide or mean something in three files between a launch and an agent."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as base:
+        odd = Path(base) / "two words 50%h"
+        odd.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(odd))
+        pod, asked = make_pod(), list[Any]()
+        assert _until_reached(pod, _wheel(), [], asked) == str(pod.root / "agent" / "agent.sock")
+        assert (len(asked), (pod.root / "agent" / "site" / "gh_probe.py").exists()) == (1, True)
+        assert pod.root.parent == odd
+        pod.end()
 
 
 def test_a_wheel_that_is_not_what_was_announced_stops_the_installation(make_pod: MakePod) -> None:

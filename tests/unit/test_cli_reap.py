@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -190,6 +191,17 @@ def test_doctor_without_an_answer_says_when_to_try_again(server: LoopbackServer,
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
     assert "answered 503" in told
     assert told.endswith(" -> run doctor again in a minute")
+
+
+def test_doctor_says_that_ssh_would_not_reach_a_guest(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has `ssh` read the configuration it would write, so that nobody rents what cannot be reached."""
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
+    assert "FAIL  ssh: ssh does not take the configuration it is given" in capsys.readouterr().out
 
 
 def test_doctor_looks_at_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:

@@ -520,3 +520,44 @@ def test_what_a_provider_says_is_looked_through_in_time_for_somebody_to_read_it(
         with pytest.raises(NoCapacityError) as caught:
             create(rest)()
         assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("named", ["../billing", "a b", 'x"', "a\nb", "a/b", "\uff17", "a" * 65, "."])
+def test_a_runpod_create_that_names_what_is_no_id_may_have_made_something(
+    rest: Provider, sdk: Provider, answers: OneAnswer, named: str
+) -> None:
+    """It is searched for by its name; its id goes into no address and no ledger."""
+    answers.say(201, {"id": named, "status": "RUNNING"})
+    with pytest.raises(AmbiguousCreateError, match="not the id of a pod") as caught:
+        create(rest)()
+    assert caught.value.instance_id is None
+    assert str(caught.value).isprintable()
+    answers.say(200, {"data": {"gpuTypes": [{}], "podFindAndDeployOnDemand": {"id": named}}})
+    with pytest.raises(AmbiguousCreateError, match="not the id of a pod"):
+        create(sdk)()
+
+
+@pytest.mark.parametrize("status", [200, 400, 404, 500])
+@pytest.mark.parametrize("named", ["../7", "7/..", -7, 7.5, True, [7], {"id": 7}, "\uff17", 2**64])
+def test_a_vast_answer_that_names_what_is_no_id_may_have_made_something(
+    vast: Provider, answers: OneAnswer, status: int, named: Any
+) -> None:
+    """Also in a refusal: what it names was made."""
+    answers.say(status, {"success": status == 200, "error": "no_such_ask", "new_contract": named})
+    with pytest.raises(AmbiguousCreateError) as caught:
+        create(vast)()
+    assert caught.value.instance_id is None
+
+
+@pytest.mark.parametrize("cost", [b"NaN", b"Infinity", b"-1", b"1" + 400 * b"0", b'"2"', b"true", b"null"])
+def test_a_pod_whose_cost_is_none_is_listed_without_it(rest: Provider, answers: OneAnswer, cost: bytes) -> None:
+    answers.say(200, b'{"pods": [{"id": "a1", "name": "glasshouse-x", "cost": %s}]}' % cost)
+    assert [one.price_usd_per_hour for one in rest.list()] == [None]
+
+
+@pytest.mark.parametrize("ask", [True, -1, 0, 1.5, "7/../8", "7", None, [7]])
+def test_an_offer_of_vasts_that_has_no_number_is_none(vast: Provider, answers: OneAnswer, ask: Any) -> None:
+    """Its number stands in the address of the create request."""
+    answers.say(200, {"offers": [{"id": ask, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": 1.0}]})
+    with pytest.raises(NoCapacityError):
+        vast.offers(RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -25,6 +26,8 @@ CHANGES: dict[str, Any] = {
     "provider": "runpod",
     "model": "some/model",
     "data": "some.txt",
+    "rank": 8,
+    "targets": ("qkv_proj",),
     "margin_pct": 2.0,
     "preset": "quick",
     "null": True,
@@ -102,6 +105,44 @@ def test_lora_row_without_a_model_is_refused() -> None:
         RowSpec(**{**GOOD, "workload": "lora"})
 
 
+LORA: dict[str, Any] = {**GOOD, "workload": "lora", "model": "some/model"}
+
+
+def test_a_lora_row_that_says_nothing_of_its_adapter_keeps_the_id_it_always_had() -> None:
+    """Ids were published."""
+    row = RowSpec(**LORA)
+    assert row.row_id == RowSpec(**LORA, rank=4, targets=("v_proj", "q_proj")).row_id == "mine-7b89ec794034"
+    assert (row.rank, row.targets, row.adapter) == (4, ("q_proj", "v_proj"), {})
+
+
+def test_the_order_and_the_kind_of_a_list_of_layers_make_no_other_row() -> None:
+    first, second = RowSpec(**LORA, targets=("c_proj", "c_attn")), RowSpec(**LORA, targets=["c_attn", "c_proj"])
+    assert (first, first.row_id, hash(first)) == (second, second.row_id, hash(second))
+    assert RowSpec.from_dict(json.loads(json.dumps(first.to_dict()))) == first
+    assert first.adapter == {"adapter": {"rank": 4, "targets": ["c_attn", "c_proj"]}}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("rank", value) for value in (0, -1, 1.0, "4", True, None, 1025)),
+        *(("targets", value) for value in ((), "q_proj", None, ("q_proj", "q_proj"), ("q proj",), ("",), (1,), ("a.b",), ("x" * 65,), {"q"})),
+        ("targets", ("q_proj\n",)),
+        ("targets", tuple(f"l{n}" for n in range(17))),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_an_adapter_that_cannot_be_is_refused(field: str, value: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"row 'mine': field {field}: expected"):
+        RowSpec(**LORA, **{field: value})
+
+
+def test_an_mlp_row_has_no_adapter() -> None:
+    for field, value in (("rank", 8), ("targets", ("c_attn",))):
+        with pytest.raises(ConfigurationError, match=f"field {field}: expected nothing, for an mlp row"):
+            RowSpec(**GOOD, **{field: value})
+
+
 def test_row_id_changes_with_everything_a_row_means() -> None:
     """Two rows with one id would overwrite each other in a report."""
     base = RowSpec(**GOOD, published=None)
@@ -119,7 +160,7 @@ def _changed(field: str) -> RowSpec:
         content["target_s"] = None
     if field in INTERLEAVED:
         content["order"] = "interleaved"
-    if field in ("model", "data", "workload"):
+    if field in ("model", "data", "workload", "rank", "targets"):
         content |= {"workload": "lora", "model": "some/model" if field != "workload" else "third/model"}
     return RowSpec(**{**content, "name": content["name"]})
 

@@ -1,0 +1,94 @@
+"""What a guest says while the agent is installed: its words reach pip's command line, an `ssh` argument and the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.channel.bootstrap import Refused, bootstrap
+from pytest_glasshouse.channel.launch import new_keys
+from pytest_glasshouse.channel.ssh import Doorway
+from pytest_glasshouse.channel.wheels import Wheel
+from pytest_glasshouse.errors import GuestGoneError, ProtocolError
+
+#: An `ssh` whose far end says what a file holds and hears everything.
+_SSH = """#!/bin/sh
+cat {said}
+exec cat >/dev/null
+"""
+NEED = {"running": False, "python": "3.12", "machine": "x86_64", "missing": ["rfc8785"]}
+
+
+@pytest.fixture
+def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[str, list[Any], list[str]]]]:
+    """Says these lines; what came of it, what pip was asked for, and what was told."""
+    said = tmp_path / "said"
+    (tmp_path / "ssh").write_text(_SSH.format(said=said))
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    doorway = Doorway(new_keys())
+
+    def says(*lines: Any) -> tuple[str, list[Any], list[str]]:
+        said.write_bytes(b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines))
+        asked: list[Any] = []
+        told: list[str] = []
+
+        def fetch(missing: list[str], **where: Any) -> tuple[Wheel, ...]:
+            asked.append((missing, where["python"], where["machine"]))
+            return ()
+
+        path = bootstrap(doorway, archive=b"x", allocation="a", timeout_s=20, tell=told.append, fetch=fetch)
+        return path, asked, told
+
+    yield says
+    doorway.remove()
+
+
+def test_the_usual_conversation_ends_with_a_path(guest: Callable[..., Any]) -> None:
+    path, asked, told = guest({"need": NEED}, {"phase": "agent"}, {"ready": {"socket": "/a/agent.sock"}})
+    assert path == "/a/agent.sock"
+    assert asked == [(["rfc8785"], "3.12", "x86_64")]
+    assert told == ["fetching what the image lacks: rfc8785", "starting the agent"]
+
+
+@pytest.mark.parametrize(
+    "socket",
+    [None, 7, [], "", "agent.sock", "/a:127.0.0.1:22", "/a\n", "/../etc/x", "-L/x", "/${HOME}", "/" + "a" * 200, {"a": 1}],
+    ids=repr,
+)
+def test_a_socket_that_is_no_plain_path_is_not_forwarded(guest: Callable[..., Any], socket: Any) -> None:
+    with pytest.raises((Refused, ProtocolError)):
+        guest({"ready": {"socket": socket}})
+
+
+LINES: list[Any] = [
+        {"ready": None}, {"ready": []}, {"need": None}, {"need": []}, {"need": {}}, {"need": {"running": 1}},
+        {"need": {**NEED, "missing": None}}, {"need": {**NEED, "missing": "rfc8785"}}, {"need": {**NEED, "missing": ["evil"]}},
+        {"need": {**NEED, "missing": ["--index-url=http://x"]}}, {"need": {**NEED, "missing": [["rfc8785"]]}},
+        {"need": {**NEED, "python": 3.12}}, {"need": {**NEED, "python": "--index-url=x"}}, {"need": {**NEED, "python": "3.12\n"}},
+        {"need": {**NEED, "python": "\uff13.12"}}, {"need": {**NEED, "machine": "x86_64\x1b[31m"}}, {"need": {**NEED, "machine": None}},
+        [], 7, "ready", b"not JSON\n", b"[" * 30_000 + b"\n", b'{"a":' * 30_000 + b"\n", b'{"need":1,"need":2}\n', b'{"x":NaN}\n', b"\xff\xfe\n",
+        b"x" * 70_000 + b"\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", LINES, ids=map(str, range(len(LINES))))
+def test_words_of_another_form_reach_nothing(guest: Callable[..., Any], line: Any) -> None:
+    """They raised whatever they raised, or stood in a command line."""
+    with pytest.raises((Refused, ProtocolError, GuestGoneError)) as caught:
+        guest(line)
+    assert caught.value.allocation_id == "a"
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+def test_a_reason_is_shown_as_one_printable_line(guest: Callable[..., Any]) -> None:
+    with pytest.raises(Refused) as caught:
+        guest({"error": "no\x1b[2J\n::error::gone\u202e" + "x" * 5000})
+    assert str(caught.value).isprintable()
+    assert "::" not in str(caught.value)
+    assert len(str(caught.value)) < 700

@@ -1,0 +1,142 @@
+"""The files `ssh` obeys: what is written is what it reads, wherever they lie."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.channel import ssh
+from pytest_glasshouse.channel.access import SshAccess
+from pytest_glasshouse.channel.launch import new_keys
+from pytest_glasshouse.channel.places import short_directory
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from tests.unit.channel.test_access import HOSTILE_HOSTS
+
+#: Directories somebody's TMPDIR may be: each breaks a configuration, or an argument, that is not meant for it.
+ODD = [
+    "two words", "50%h", "%%", 'quo"te', "apo'strophe", "ha#sh", "${HOME}", "$(id)", "back\\slash", "new\nline", "tab\there", "colon:22",
+    "ünïcode", "-oProxyCommand=id", "~root", "*", "long" * 25, "ü" * 45, "[x]", "trailing ",
+]  # fmt: skip
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
+    """Makes a temporary directory of some name; its parent's path is short, so that only the name is odd."""
+    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as base:
+
+        def at(name: str) -> Path:
+            path = Path(base) / name
+            path.mkdir()
+            monkeypatch.setattr(tempfile, "tempdir", str(path))
+            return path
+
+        yield at
+
+
+def read_by_ssh(config: Path) -> dict[str, str]:
+    told = subprocess.run(["ssh", "-G", "-F", str(config), ssh.ALIAS], capture_output=True, text=True, check=True).stdout
+    return dict(line.split(" ", 1) for line in told.splitlines() if " " in line)
+
+
+@pytest.mark.parametrize("name", ODD, ids=ascii)
+def test_a_temporary_directory_of_any_name_makes_a_configuration_that_is_read_as_meant(
+    name: str, temporary: Callable[[str], Path]
+) -> None:
+    """It rented a pod that could never be reached, and called that safe to retry."""
+    temporary(name)
+    doorway = ssh.Doorway(new_keys())
+    try:
+        doorway.point_to(SshAccess(host="203.0.113.9", port=2222, user="somebody"))
+        read = read_by_ssh(doorway.directory / "config")
+        assert (read["hostname"], read["port"], read["user"]) == ("203.0.113.9", "2222", "somebody")
+        for option, file in (("identityfile", "client_key"), ("userknownhostsfile", "known_hosts")):
+            assert Path(read[option]) == doorway.directory / file
+            assert (doorway.directory / file).read_text()
+        assert {path.stat().st_mode & 0o077 for path in (doorway.directory, *doorway.directory.iterdir())} == {0}
+        assert len(str(doorway.socket).encode()) < 100
+    finally:
+        doorway.remove()
+    ssh.rehearse()
+
+
+def test_a_usual_temporary_directory_is_used(temporary: Callable[[str], Path]) -> None:
+    base = temporary("usual.1_x+y=z-")
+    doorway = ssh.Doorway(new_keys())
+    assert doorway.directory.parent == base
+    doorway.remove()
+    assert list(base.iterdir()) == []
+
+
+def test_where_no_directory_will_do_nothing_is_rented(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_glasshouse.channel import places
+
+    monkeypatch.setattr(places, "_bases", lambda: [Path("/proc/nowhere"), Path("/x" * 90), Path("/two words")])
+    for make in (lambda: short_directory("ghs-"), ssh.rehearse):
+        with pytest.raises(ConfigurationError, match="Set TMPDIR to one"):
+            make()
+
+
+def test_a_directory_that_cannot_be_written_is_left_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytest_glasshouse.channel import places
+
+    monkeypatch.setattr(places, "_bases", lambda: [Path("/proc"), tmp_path / "gone", Path("/tmp")])
+    made = short_directory("ghs-")
+    assert made.parent == Path("/tmp")
+    assert made.stat().st_mode & 0o777 == 0o700
+    made.rmdir()
+
+
+@pytest.mark.parametrize("host", [host for host in HOSTILE_HOSTS if isinstance(host, str)][:40], ids=ascii)
+def test_nothing_but_a_host_reaches_the_file_whoever_made_the_access(host: str) -> None:
+    """At the border and where the file is written: an access that was put together by other means is refused too."""
+    doorway = ssh.Doorway(new_keys())
+    try:
+        forged: Any = SimpleNamespace(host=host, port=22, user="root")
+        with pytest.raises(IntegrityError):
+            doorway.point_to(forged)
+        assert not (doorway.directory / "config").exists()
+    finally:
+        doorway.remove()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ProxyCommand touch {mark}",
+        "LocalCommand id",
+        "ProxyJump elsewhere",
+        "HostName elsewhere",
+        "Port 23",
+        "User other",
+        "IdentityFile /x",
+    ],
+)
+def test_a_configuration_that_says_more_than_was_meant_is_found_before_it_is_used(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever lets a line in one day, `ssh` itself says what it read."""
+    mark = tmp_path / "ran"
+    first, rest = ssh._CONFIG.split("\n", 1)
+    monkeypatch.setattr(ssh, "_CONFIG", f"{first}\n  {line.format(mark=mark)}\n{rest}")
+    with pytest.raises(ConfigurationError, match="reads something else in its configuration"):
+        ssh.rehearse()
+    assert not mark.exists()
+
+
+def test_an_ssh_that_is_none_is_found_before_anything_is_rented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="saw no ssh on PATH"):
+        ssh.rehearse()
+    (tmp_path / "ssh").write_text("#!/bin/sh\necho 'wrapped\033[31m' >&2\nexit 3\n")
+    (tmp_path / "ssh").chmod(0o755)
+    with pytest.raises(ConfigurationError, match=r"does not take the configuration it is given \(wrapped\\x1b\[31m\)"):
+        ssh.rehearse()
+    (tmp_path / "ssh").write_text("#!/bin/sh\nexit 0\n")
+    with pytest.raises(ConfigurationError, match="hostname"):
+        ssh.rehearse()
