@@ -22,6 +22,7 @@ from pytest_glasshouse.attempts import History, Tried, outcome_of, refuse_anothe
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
+    CredentialsError,
     GlasshouseError,
     InfrastructureError,
     RedactionError,
@@ -205,6 +206,8 @@ class Run:
             code = EXIT_BUDGET
         if code == pytest.ExitCode.TESTS_FAILED and self._only_infrastructure():
             code = EXIT_INFRASTRUCTURE
+        if code == pytest.ExitCode.TESTS_FAILED and self._only_credentials():
+            code = int(pytest.ExitCode.USAGE_ERROR)
         if code == pytest.ExitCode.OK and ((self.selected.rows and not self.measured) or self.outstanding):
             code = int(pytest.ExitCode.TESTS_FAILED)
         if code == pytest.ExitCode.OK and (undone := self._undone()):
@@ -313,6 +316,11 @@ class Run:
     def _only_infrastructure(self) -> bool:
         outcomes = [self.records.get(nodeid, {"record": {}})["record"].get("outcome") for nodeid in self._failed]
         return bool(outcomes) and set(outcomes) == {"infrastructure"}
+
+    def _only_credentials(self) -> bool:
+        """Whether a key that may not do this is all that failed: no retry mends it, its owner does."""
+        reasons = [str(self.records.get(nodeid, {"record": {}})["record"].get("reason")) for nodeid in self._failed]
+        return bool(reasons) and all(each.startswith(f"{CredentialsError.__name__}: ") for each in reasons)
 
     def _forget(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -83,13 +83,18 @@ def end_calls(settings: dict[str, Any], environment: Mapping[str, str]) -> list[
     return []
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def call(method: str, address: str, key: str, body: dict[str, str] | None) -> str:
     """Make one call; says in words what came of it, never with the key."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json", "User-Agent": "glasshouse-watchdog"}
     request = urllib.request.Request(address, data=data, headers=headers, method=method)  # noqa: S310
-    # The box's own proxy settings are not asked: the call goes to the provider or nowhere.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # The box's own proxy settings are not asked, and no redirect is followed: the call goes to the provider or nowhere.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
     try:
         with opener.open(request, timeout=_CALL_TIMEOUT_S) as reply:
             return f"{method}: {reply.status}"

@@ -113,12 +113,12 @@ class ApiClient:
         try:
             answer = exchange(method, url, routes=self._routes, limits=limits, headers=headers, key=self._key, body=body)
         except NoAnswerError as error:
-            sent, why = error.sent, str(error)
+            sent, why, advice = error.sent, str(error), error.advice
         else:
             return Reply(provider=self._provider, status=answer.status, headers=answer.headers, body=answer.body)
         if sent:
             raise UnusableError(f"{self._provider}: its API gave no answer that can be used: {why}")
-        raise NotSentError(f"{self._provider}: its API was not reached and nothing was asked: {why}")
+        raise NotSentError(f"{self._provider}: {why}; nothing was asked. {advice}")
 
     def elsewhere(self, url: str, *, limits: AnswerLimits) -> Answer | None:
         """What lies at another address, asked for without the key; None where there is no answer."""

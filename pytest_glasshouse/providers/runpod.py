@@ -83,7 +83,7 @@ def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | N
 
 def meaning(message: str) -> Literal["capacity", "funds", "rate", "gone", "other"]:
     """What one of RunPod's sentences says; it has no codes for these."""
-    text = message.lower()
+    text = message.lower().replace("runpod", "")
     for word, signs in (("capacity", _CAPACITY), ("funds", _FUNDS), ("rate", _RATE)):
         if any(sign in text for sign in signs):
             return word  # type: ignore[return-value]

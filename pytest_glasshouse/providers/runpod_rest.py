@@ -271,12 +271,13 @@ def _path(instance_id: str) -> str:
 
 def _lines(stream: str) -> list[str]:
     found = []
-    for line in stream.splitlines():
-        if line.startswith("data:"):
+    for sent in stream.splitlines():
+        if sent.startswith("data:"):
             try:
-                event = parse_tolerant(line.removeprefix("data:").encode(errors="replace"), limit=_LONGEST_LINE)
+                event = parse_tolerant(sent.removeprefix("data:").encode(errors="replace"), limit=_LONGEST_LINE)
             except IntegrityError:
                 continue
-            if isinstance(event, dict):
-                found.append(str(event.get("line", "")))
+            line = event.get("line") if isinstance(event, dict) else None
+            if isinstance(line, str):
+                found.append(line)
     return found

@@ -228,7 +228,7 @@ class RunPodSdkProvider:
         except NoCapacityError:
             return None
         if not isinstance(gpu, dict):
-            raise ProviderError("runpod: what a GPU costs is not answered by an object")
+            raise ProviderError("runpod: what a GPU costs was not answered in a form that anybody knows")
         self._models[str(gpu.get("displayName"))] = model
         secure = self._cloud == "SECURE"
         price, offered = (

@@ -211,7 +211,10 @@ class VastProvider:
 
     def _log(self, url: str) -> str:
         """A log file, of the API itself or from the one place beside it, where the key is not shown. Nothing else is asked."""
-        there, here = urlsplit(url), urlsplit(self.base_url)
+        try:
+            there, here = urlsplit(url), urlsplit(self.base_url)
+        except ValueError:
+            return ""
         if not there.scheme and not there.netloc and url.startswith("/"):
             reply = self._api.request("GET", url, limits=_LOG)
             return reply.body.decode(errors="replace") if reply.status == _OK else ""
@@ -290,9 +293,7 @@ def _problem(reply: Reply) -> dict[str, Json]:
 
 def _hides_contract(reply: Reply, answer: Mapping[str, Json]) -> bool:
     """Whether the answer may name something that was made, and not in a form that can be read."""
-    if "new_contract" in answer:
-        return bool(answer["new_contract"])
-    return b"new_contract" in reply.body
+    return "new_contract" not in answer and b"new_contract" in reply.body
 
 
 def _contract(answer: Mapping[str, Json]) -> str | None:

@@ -53,19 +53,16 @@ def badge(document: Mapping[str, Any], *, sound: bool, max_overhead_pct: float |
 def _without_bound(document: Mapping[str, Any], *, sound: bool) -> Badge | None:
     """What is said where no figure may be shown; None where the rows' bounds decide."""
     rows, excluded = document["rows"], document["excludedResults"]
-    if not sound:
-        return Badge(message="report faulty", colour=_RED)
-    if excluded:
-        return Badge(message=f"{len(excluded)} row(s) not measured", colour=_RED)
-    if not rows:
-        return Badge(message="not measured", colour=_GREY)
-    if again := sum("attempts" in row for row in rows):
-        return Badge(message=f"{again} row(s) needed another attempt", colour=_RED)
-    if not all(counts(row) for row in rows):
-        return Badge(message="dry run", colour=_GREY)
-    if any(implausible(row) for row in rows):
-        return Badge(message=Verdict.IMPLAUSIBLE_NEGATIVE.value, colour=_RED)
-    return None
+    again = sum("attempts" in row for row in rows)
+    cases = (
+        (not sound, "report faulty", _RED),
+        (bool(excluded), f"{len(excluded)} row(s) not measured", _RED),
+        (not rows, "not measured", _GREY),
+        (again > 0, f"{again} row(s) needed another attempt", _RED),
+        (not all(counts(row) for row in rows), "dry run", _GREY),
+        (any(implausible(row) for row in rows), Verdict.IMPLAUSIBLE_NEGATIVE.value, _RED),
+    )
+    return next((Badge(message=message, colour=colour) for true, message, colour in cases if true), None)
 
 
 def svg(shown: Badge) -> str:

@@ -37,8 +37,8 @@ _RUN_TEXT = re.compile(r"\$\.(?:environment|subject|cleanup|tamper|methodology|g
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 #: What a withheld row keeps: who it was, not what was seen.
 _KEPT = (
-    "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "adapter", "parameters", "order",
-    "rounds", "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
+    "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "adapter", "parameters",
+    "order", "rounds", "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from pytest_glasshouse.errors import InfrastructureError
@@ -47,11 +47,12 @@ USUAL = AnswerLimits()
 
 
 class NoAnswerError(InfrastructureError):
-    """There is no answer that can be used. `sent` is whether the request may have reached anybody."""
+    """There is no answer that can be used. `sent` is whether the request may have reached anybody, `advice` what to look at."""
 
-    def __init__(self, message: str, *, sent: bool) -> None:
+    def __init__(self, message: str, *, sent: bool, advice: str = "Check the network") -> None:
         super().__init__(message)
         self.sent = sent
+        self.advice = advice
 
 
 class _LimitError(OSError):
@@ -229,9 +230,11 @@ def _watched(kind: Any, watch: _Watch) -> Any:
 
         def begin(self) -> None:
             super().begin()
+            if "transfer-encoding" in self.msg and "content-length" in self.msg:
+                raise HTTPException("two lengths")
             # What the parser could not read of the headers is dropped; urllib3 would write it, as it came, to a log.
             self.msg.defects.clear()
-            self.msg.set_payload(None)
+            self.msg.set_payload("")
 
     class Connection(kind):  # type: ignore[misc]
         response_class = Response
@@ -263,13 +266,13 @@ def _problem(error: Exception, watch: _Watch) -> NoAnswerError:
     if limit is not None:
         return NoAnswerError(f"its answer is {limit}", sent=sent)
     if any(isinstance(part, ssl.SSLCertVerificationError) for part in chain):
-        return NoAnswerError("its certificate is not valid here; check the clock and the CA certificates", sent=False)
+        return NoAnswerError("its API's certificate is not valid here", sent=False, advice="Check clock and CA certificates")
     if isinstance(error, urllib3.exceptions.ProxyError):
         wants = any(str(_PROXY_WANTS_A_NAME) in str(part) for part in chain if isinstance(part, OSError))
         told = "wants other credentials" if wants else "leads nowhere"
-        return NoAnswerError(f"the proxy {told}; check HTTPS_PROXY", sent=False)
+        return NoAnswerError(f"the proxy {told}", sent=False, advice="Check HTTPS_PROXY and the like")
     if not sent:
-        return NoAnswerError("no connection; check the network", sent=False)
+        return NoAnswerError("no connection to its API", sent=False)
     return NoAnswerError(f"the connection broke before an answer ({type(error).__name__})", sent=True)
 
 

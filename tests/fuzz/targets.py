@@ -25,6 +25,7 @@ from pytest_glasshouse.tamper.stage import PARTS, PLAN, SUB, Stage
 from pytest_glasshouse.trust.sealing import read_manifest
 from pytest_glasshouse.wire import floe, journal, package, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
+from tests.fuzz import answers
 from tests.fuzz.guest import guest_messages
 from tests.fuzz.mutation import STRANGE, Tape, changed_bytes, changed_json
 from tests.unit.report import example
@@ -226,10 +227,15 @@ def request_lines(data: bytes) -> None:
         stage.client.challenge(sub="nobody", plan=sha256_hex(b""))
 
 
+def provider_answers(data: bytes) -> None:
+    """Whatever a provider answers is an answer or a typed error, within bytes and time; what may have been made is never denied."""
+    answers.answered(Tape(data))
+
+
 TARGETS: dict[str, Target] = {
     target.__name__.replace("_", "-"): target
     for target in (
         package_opener, floe_message, journal_reader, token_reader, report_reader, report_bytes_reader, bundle_reader, endpoints,
-        request_lines, guest_messages,
+        request_lines, guest_messages, provider_answers,
     )
 }  # fmt: skip

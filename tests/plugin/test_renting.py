@@ -203,6 +203,24 @@ def test_provider_that_cannot_be_reached_ends_the_run_in_one_line(tmp_path: Path
     assert "INTERNALERROR" not in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("why", "code", "told"),
+    [
+        ("access denied", 4, "this API key may not create pods (403: access denied)"),
+        ("Your account cannot access the requested pool.", 14, "this account may not use that pool"),
+    ],
+)
+def test_key_without_the_right_to_create_is_not_missing_capacity(
+    server: LoopbackServer, tmp_path: Path, why: str, code: int, told: str
+) -> None:
+    """14 says that running again is safe, and a scheduled job would run again for ever."""
+    server.cloud.denied["create"] = why
+    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5")
+    shown = " ".join((result.stdout + result.stderr).split())
+    assert (result.returncode, told in shown, "running again is safe" in shown) == (code, True, code == 14), shown
+    assert server.cloud.rented == {}
+
+
 def test_key_in_the_environment_asks_nobody_anything(server: LoopbackServer, tmp_path: Path) -> None:
     """A key is not a wish to rent: without a provider named, the run is a dry run on this machine."""
     result = _pytest(server, tmp_path, "--glasshouse-mock-fault", "no-capacity")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -34,10 +35,13 @@ LAUNCH = Launch(name="glasshouse-answers-1-1", image="example/guest:1", start=("
 
 
 class OneAnswer:
-    """A server on loopback whose only answer can be set."""
+    """A server on loopback whose only answer can be set; what stands in `script` comes before it, one after the other."""
 
     def __init__(self) -> None:
         self.status, self.body, self.headers = 200, b"{}", {"Content-Type": "application/json"}
+        self.script: list[Any] = []
+        #: Method and target of every request.
+        self.asked: list[tuple[str, str]] = []
         answers = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -48,13 +52,15 @@ class OneAnswer:
 
             def answer(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                answers.asked.append((self.command, self.path))
+                body = json.dumps(answers.script.pop(0)).encode() if answers.script else answers.body
                 # Without a date of its own: that is for a test to say.
                 self.send_response_only(answers.status)
                 for name, value in answers.headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answers.body)))
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(answers.body)
+                self.wfile.write(body)
 
             do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  (the names of http.server)
 
@@ -71,6 +77,17 @@ class OneAnswer:
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+class OtherServer(OneAnswer):
+    """Another one, that nobody should ask."""
+
+    def __enter__(self) -> Self:
+        self.where = self.url.removeprefix("http://")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @pytest.fixture
@@ -404,6 +421,105 @@ def test_no_answer_is_shown_with_the_key_in_it(rest: Provider, vast: Provider, a
             provider.list()
         assert "key-of-the-test" not in str(caught.value)
         assert "has no rights" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "https://127.0.0.1:9/x",
+        "http://s3.amazonaws.com/vast.ai/instance_logs/a.log",
+        "https://s3.amazonaws.com/another-bucket/a.log",
+        "https://s3.amazonaws.com/vast.ai/instance_logs/../../other/a",
+        "https://s3.amazonaws.com:8443/vast.ai/instance_logs/a",
+        "https://user@s3.amazonaws.com/vast.ai/instance_logs/a",
+        "https://s3.amazonaws.com.evil.example/vast.ai/instance_logs/a",
+        "//127.0.0.1:9/x",
+        "file:///etc/passwd",
+        "https://[::1/x",
+        "x" * 5000,
+        5,
+    ],
+)
+def test_a_log_is_asked_for_at_vasts_two_places_and_nowhere_else(vast: Provider, answers: OneAnswer, url: Any) -> None:
+    """An address in an answer would otherwise make this machine ask whatever its network reaches."""
+    answers.say(200, {"success": True, "result_url": url})
+    with OtherServer() as other:
+        answers.say(200, {"result_url": url.replace("127.0.0.1:9", other.where) if isinstance(url, str) else url})
+        asked = len(answers.asked)
+        assert vast.logs("7") == ""
+        assert (len(answers.asked) - asked, other.asked) == (1, [])
+
+
+def test_a_log_at_the_apis_own_address_is_read_whichever_way_it_is_told(vast: Provider, answers: OneAnswer) -> None:
+    for url in ("/logs/7?x=1", f"{answers.url}/logs/7?x=1"):
+        answers.say(200, {"result_url": url})
+        assert "result_url" in vast.logs("7")
+        assert answers.asked[-1] == ("GET", "/logs/7?x=1")
+
+
+def test_a_log_is_the_end_of_what_was_printed_and_no_more(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+    line = b'data: {"line": "' + b"x" * 900 + b'"}\n\n'
+    answers.say(200, line * 200, Content_Type="text/event-stream")
+    assert 0 < len(rest.logs("a")) <= 20_100
+    deep = (
+        b'data: {"line": '
+        + b"[" * 5000
+        + b"]" * 5000
+        + b'}\n\ndata: nothing\n\ndata: 5\n\ndata: {"line": "last \\u001b[31m"}\n\n'
+    )
+    answers.say(200, deep, Content_Type="text/event-stream")
+    assert rest.logs("a").splitlines()[-1] == "last [31m"
+    answers.say(200, b"[" * 100_000)
+    assert vast.logs("7") == ""
+    assert rest.logs("a") == ""
+
+
+def test_an_error_beside_something_that_was_made_is_not_the_end_of_it(sdk: Provider, answers: OneAnswer) -> None:
+    """GraphQL may answer both. Read as a refusal it would say that nothing exists, and the pod would bill on."""
+    both = {"errors": [{"message": "no longer any instances available"}], "data": {"podFindAndDeployOnDemand": {"id": "pod1"}}}
+    answers.script = [{"data": {"gpuTypes": [{"id": "x"}]}}, both]
+    with pytest.raises(AmbiguousCreateError) as caught:
+        create(sdk)()
+    assert caught.value.instance_id == "pod1"
+
+
+@pytest.mark.parametrize("message", ["API key not found", "User does not exist", "permission to this pod was not found"])
+def test_a_key_that_is_not_found_is_no_pod_that_is_gone(sdk: Provider, answers: OneAnswer, message: str) -> None:
+    answers.say(200, {"errors": [{"message": message}], "data": {"pod": None}})
+    with pytest.raises((ProviderError, CredentialsError)):
+        sdk.get("a")
+    with pytest.raises(TerminateError):
+        sdk.terminate("a")
+
+
+@pytest.mark.parametrize("kind", ["rest", "sdk", "vast"])
+@pytest.mark.parametrize(
+    "value", [None, [], "x", 5, True, {}, {"a": {}}, [[]], {"data": None}, {"gpus": [5, None, {}]}, {"offers": [{}]}]
+)
+def test_a_success_of_any_shape_is_a_typed_error_or_nothing(
+    request: pytest.FixtureRequest, answers: OneAnswer, kind: str, value: Any
+) -> None:
+    provider: Provider = request.getfixturevalue(kind)
+    row = RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60)
+    answers.say(200, value)
+    questions: list[Callable[[], object]] = [
+        provider.list, provider.account, lambda: provider.get("7"), lambda: provider.offers(row), lambda: provider.terminate("7"),
+    ]  # fmt: skip
+    for ask in questions:
+        with contextlib.suppress(GlasshouseError):
+            ask()
+    with pytest.raises(AmbiguousCreateError if kind != "sdk" else GlasshouseError):
+        create(provider)()
+
+
+def test_what_a_provider_says_is_looked_through_in_time_for_somebody_to_read_it(rest: Provider, answers: OneAnswer) -> None:
+    """Megabytes of it, in the shapes that make a pattern walk back and forth, took minutes."""
+    for piece in ("a.", "ssh ", "-----BEGIN A", "bearer ", "1.1.1.", "a-"):
+        answers.say(400, {"detail": piece * (1_000_000 // len(piece))})
+        with pytest.raises(NoCapacityError) as caught:
+            create(rest)()
+        assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("named", ["../billing", "a b", 'x"', "a\nb", "a/b", "\uff17", "a" * 65, "."])

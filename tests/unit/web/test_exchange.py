@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError
+from pytest_glasshouse.guest import pod
 from pytest_glasshouse.trust.client import AttestationClient
 from pytest_glasshouse.web.answer import Answer
 from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
@@ -234,3 +235,17 @@ def test_more_values_than_anybody_has_allocations_are_not_parsed() -> None:
     for tolerant in (True, False):
         with pytest.raises(IntegrityError, match="values"):
             Answer(status=200, headers={}, body=body).value(tolerant=tolerant)
+
+
+def test_a_pods_own_key_follows_no_redirect(says: Says) -> None:
+    """The watchdog ends its pod at the provider; whoever answers in its place does not get the key."""
+    other: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        port = elsewhere.getsockname()[1]
+        for status in (301, 302, 303, 307, 308):
+            url = says(f"HTTP/1.1 {status} x\r\nLocation: http://127.0.0.1:{port}/\r\nContent-Length: 0\r\n\r\n".encode())
+            assert pod.call("POST", url, "the-pods-key", {"action": "stop"}) == f"POST: {status}"
+        elsewhere.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            other.append(str(elsewhere.accept()))
+    assert other == []
