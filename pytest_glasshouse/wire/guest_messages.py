@@ -104,12 +104,13 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
 REFUSAL = Fields({"error": _CODE, "detail": Text(most=DETAIL + 20, pattern=r"(?s).*")})
 
 _PHASES = ("load_ns", "prologue_ns", "export_ns")
-_FACTS: Members = {
-    "device": _LABEL, "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
-    "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": _COUNT, "peakMemorySource": _LABEL,
+#: What ran. Every workload names its device; an idle one of the tamper suite has little else to tell.
+_FACTS = Fields({"device": _LABEL}, {
+    "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
+    "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": Maybe(_COUNT), "peakMemorySource": _LABEL,
     "batchesPerUnit": Named(name=Text(most=32, pattern="[0-9]+x[0-9]+"), of=_COUNT, most=16),
-}  # fmt: skip
-_LORA_FACTS: Members = {"adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION}
+    "adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION,
+})  # fmt: skip
 _CONTEXT: Members = {
     "environment": _HEX, "environment_names": Items(of=_LABEL, most=512), "libraries": _HEX, "library_count": _COUNT,
     "modules": _HEX, "module_count": _COUNT, "nice": Whole(low=-20, high=19),
@@ -124,7 +125,7 @@ _SEGMENT = Row([_COUNT] * 7)
 _TRAINED: Members = {
     "units": _COUNT, "elapsed_ns": _NS, "warmup_units": _COUNT, "warmup_ns": _NS, "cpu_ns": _NS,
     "stop_reason": Word(("time", "steps")), "final_loss": _LOSS, "prologue": Items(of=_LOSS, most=1024),
-    "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": Fields(_FACTS, _LORA_FACTS), "context": Fields(_CONTEXT),
+    "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
 _IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
 _PROGRESS = Fields({"units": _COUNT, "elapsed_ns": _NS, "loss": _LOSS})
