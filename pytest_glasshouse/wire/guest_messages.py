@@ -42,6 +42,8 @@ Members: TypeAlias = "dict[str, Shape]"
 ROLES = ("protected", "raw", "raw2")
 _NS = Whole()
 _COUNT = Whole()
+#: A place in the spool: what is behind it is a number, too.
+_PLACE = Whole(high=2**40)
 _HEX = Text(most=64, pattern="[0-9a-f]{64}")
 _NONCE = Text(most=128, pattern="[0-9a-f]{0,128}")
 _KEY = Text(most=43, pattern="[A-Za-z0-9_-]{43}")
@@ -84,15 +86,15 @@ _BESIDE: Members = {
 GREETING = Fields({**_HELLO, **_ABOUT}, _BESIDE)
 
 _SAMPLE = Row((_NS, *[Maybe(Whole(low=-(2**53) + 1))] * (len(COVARIATES) - 1)))
-_EVENT: Members = {"seq": _COUNT, "t_ns": _NS, "leg": _NAME}
+_EVENT: Members = {"seq": _PLACE, "t_ns": _NS, "leg": _NAME}
 
 REPLIES: Mapping[str, Shape] = MappingProxyType({
     "hello": Fields(_HELLO, {**_ABOUT, **_BESIDE}),
     "enrol": Fields({"ak": _KEY, "proof": _SIGNATURE}),
     "lay": _NOTHING, "put": _NOTHING, "drop": _NOTHING, "answer": _NOTHING, "kill": _NOTHING, "dismiss": _NOTHING,
     "farewell": _NOTHING,
-    "start": Fields({}, {"cursor": _COUNT}),
-    "conduct": Fields({}, {"cursor": _COUNT}),
+    "start": Fields({}, {"cursor": _PLACE}),
+    "conduct": Fields({}, {"cursor": _PLACE}),
     "get": Fields({"total": _COUNT}),
     "covariates": Fields({
         "fields": Row([Word((name,)) for name in COVARIATES]),

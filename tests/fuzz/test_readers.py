@@ -12,7 +12,7 @@ from tests.fuzz.targets import TARGETS, Target
 
 #: `make soak` looks further.
 EXAMPLES = 5_000 if os.environ.get("SOAK") else 300
-SLOW = {"report-reader": 40, "report-bytes-reader": 60, "bundle-reader": 60}
+SLOW = {"report-reader": 40, "report-bytes-reader": 60, "bundle-reader": 60, "guest-messages": 80}
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

@@ -146,6 +146,14 @@ def test_a_leg_whose_agent_speaks_a_byte_at_a_time_is_late(trustees: Trustees) -
     assert trickle.sent < 1000
 
 
+def test_a_place_in_the_spool_that_no_spool_has_is_refused(trustees: Trustees) -> None:
+    """What is asked for next would be a number that cannot be sent."""
+    outcome, grants, _ = ran(trustees, {"start": {"cursor": 2**53 - 1}})
+    assert outcome.ended is not None
+    assert outcome.ended.outcome == "error"
+    assert len(grants.ended) == 1
+
+
 def test_an_adapter_larger_than_weights_can_be_is_not_fetched(trustees: Trustees) -> None:
     outcome, grants, agent = ran(trustees, {"get": frame({"total": 1 << 40}, b"x" * 4 * 1024 * 1024)})
     assert outcome.ended is not None
