@@ -135,7 +135,9 @@ def _leg(
     phases: dict[str, int | None],
     zeroize_ns: int | None,
     bodies: dict[str, dict[str, Any]],
-) -> LegResult:
+) -> LegResult | None:
+    if not body["units"] or not body["elapsed_ns"]:
+        return None  # it was never timed: there is nothing to divide by
     own = {name.removesuffix("_ns"): int(value) for name, value in body["phases"].items()}
     return LegResult(
         leg=leg,

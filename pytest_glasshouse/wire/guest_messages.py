@@ -42,6 +42,9 @@ Members: TypeAlias = "dict[str, Shape]"
 ROLES = ("protected", "raw", "raw2")
 _NS = Whole()
 _COUNT = Whole()
+#: Steps or epochs; what many rounds did together is a number, too.
+_UNITS = Whole(high=2**40)
+_BYTE_S = Whole(high=2**51)
 #: A place in the spool: what is behind it is a number, too.
 _PLACE = Whole(high=2**40)
 _HEX = Text(most=64, pattern="[0-9a-f]{64}")
@@ -123,14 +126,14 @@ _CONTEXT: Members = {
 }  # fmt: skip
 _STARTED: Members = {"initial": _HEX, "order_seed": _COUNT, "device": _DEVICE}
 #: `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
-_SEGMENT = Row([_COUNT] * 7)
+_SEGMENT = Row([_COUNT, _UNITS, _NS, _NS, _UNITS, _NS, _NS])
 _TRAINED: Members = {
-    "units": _COUNT, "elapsed_ns": _NS, "warmup_units": _COUNT, "warmup_ns": _NS, "cpu_ns": _NS,
+    "units": _UNITS, "elapsed_ns": _NS, "warmup_units": _UNITS, "warmup_ns": _NS, "cpu_ns": _NS,
     "stop_reason": Word(("time", "steps")), "final_loss": _LOSS, "prologue": Items(of=_LOSS, most=1024),
     "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
 _IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
-_PROGRESS = Fields({"units": _COUNT, "elapsed_ns": _NS, "loss": _LOSS})
+_PROGRESS = Fields({"units": _UNITS, "elapsed_ns": _NS, "loss": _LOSS})
 _STAGES = ("loaded", "trained", "wiped")
 
 #: The body of each event.
@@ -149,7 +152,7 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
         {"nonce": _NONCE, "status": Word(("completed",)), "adapter": _HEX, "opened_at_ns": _NS, **_STARTED, **_TRAINED}, _IN_TURNS
     ),
     "images": Fields(dict.fromkeys(("images", "system", "hooks", "foreign", "bytecode"), _HEX)),
-    "resident": Fields({"warmup_units": _COUNT, "warmup_ns": _NS, "steady": Flag()}),
+    "resident": Fields({"warmup_units": _UNITS, "warmup_ns": _NS, "steady": Flag()}),
     **{f"{word}-{stage}": _NOTHING for word in ("scan", "scanned") for stage in _STAGES},
     "failed": Fields({"reason": _CODE, "detail": _REASON}),
     "exit": Fields({"exit": _TOKEN, "exit_status": Whole(low=-1024, high=1024)}),
@@ -185,7 +188,7 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
     FAILED: Fields({"reason": _CODE}),
     "adapter_exported": Fields({"sha256": _HEX, "sealed_sha256": _HEX, "bytes": _COUNT}),
     "zeroized": Fields({
-        "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _COUNT, "exposure_peak_bytes": _COUNT,
+        "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _BYTE_S, "exposure_peak_bytes": _COUNT,
     }),
 })  # fmt: skip
 _LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": Word(tuple(JOURNAL))}
