@@ -19,3 +19,19 @@ def test_a_leg_that_was_never_timed_has_no_figures() -> None:
         changed = copy.deepcopy(OBSERVATION)
         changed["rounds"][0]["raw"]["callback"][name] = 0
         assert results(changed)[0].raw is None
+
+
+def test_no_time_is_less_than_none_whatever_order_a_guest_tells_things_in() -> None:
+    """A negative one is no report's, and the whole run would not be published for it."""
+    changed = copy.deepcopy(OBSERVATION)
+    for leg in ("protected", "raw"):
+        timeline = changed["rounds"][0][leg]["timeline"]
+        last = max(timeline.values())
+        changed["rounds"][0][leg]["timeline"] = {name: last - t_ns for name, t_ns in timeline.items()}
+    (told,) = results(changed)
+    assert told.protected is not None
+    assert told.raw is not None
+    for leg in (told.protected, told.raw):
+        assert leg.setup_ns >= 0
+        assert min(leg.phases_ns.values()) >= 0
+    assert (told.protected.zeroize_ns or 0) >= 0
