@@ -46,7 +46,7 @@ _PHASES = {
 
 _VERSION = Text(most=8, pattern=r"[0-9]{1,2}\.[0-9]{1,3}")
 _MACHINE = Text(most=32, pattern="[A-Za-z0-9_]{1,32}")
-_SOCKET = Text(most=107)
+_SOCKET = Text(most=107, pattern=r"/[ %+,./0-9=@A-Z_a-z-]+")
 
 
 class Refused(InfrastructureError):  # noqa: N818  (the guest's own words follow)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.processor import Meter, processes
 from pytest_glasshouse.wire import evidence, tokens
 
@@ -146,7 +146,7 @@ class Conductor(threading.Thread):
     def _read(self) -> list[Json]:
         """The time, then each leg's processor time and number of processes, in the order of `roles`."""
         everyone = processes()
-        read: list[Json] = [time.monotonic_ns()]
+        read: list[Json] = [now_ns()]
         for role in self.roles:
             read += [self._meters[role].read_ns(everyone), self._meters[role].processes]
         return read

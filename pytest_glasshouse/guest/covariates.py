@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.launcher import die_with_parent
 from pytest_glasshouse.guest.processor import family, processes
 from pytest_glasshouse.wire.canonical import canonical, parse_object
@@ -43,7 +44,7 @@ class Sampler:
         agent: int,
         nvml: Any = None,
         proc: Path = Path("/proc"),
-        clock_ns: Callable[[], int] = time.monotonic_ns,
+        clock_ns: Callable[[], int] = now_ns,
     ) -> None:
         self._agent = agent
         self._proc = proc

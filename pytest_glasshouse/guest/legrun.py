@@ -60,6 +60,8 @@ _FRAME_S = 60.0
 #: How long the host may take to bring the server's answer: longer than it waits for a server itself.
 _ANSWER_S = 1800.0
 _PID_DIGITS = 20
+#: What stands around the weights of an adapter, sealed or not.
+_HEADERS = 1 << 20
 #: More changed names than this say nothing more, and the exit they stand in has to be short.
 _MOST_CHANGED = 64
 
@@ -107,7 +109,7 @@ class LegRun(threading.Thread):
         self._process: subprocess.Popen[bytes] | None = None
         self._leg_pid = 0
         #: An adapter is the initial weights, trained: what comes out is bounded by what went in.
-        self._most_export = 0
+        self._most_export = _HEADERS
         self._head: str | None = None
         self._ready: dict[str, Json] = {}
         self._challenge: dict[str, Json] = {}
@@ -168,7 +170,7 @@ class LegRun(threading.Thread):
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
         cache = warmed(cast("str | None", cast("dict[str, Json]", self._order["plan"])["base_directory"]))
         material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
-        self._most_export = 4 * sum(os.fstat(fd).st_size for fd in material.values()) + (1 << 20)
+        self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()
         passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
         # -B: a leg never writes byte code, so the cache stays what was measured.

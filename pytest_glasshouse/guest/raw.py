@@ -6,10 +6,10 @@ neither leg writes them to disk.
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.guest import images
+from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import ALIGNMENT
@@ -38,7 +38,7 @@ class Raw:
 
     def run(self) -> None:
         """Copy the parts into the arena, or through the ring onto a GPU, train, export, call back with the round's nonce."""
-        began = time.monotonic_ns()
+        began = now_ns()
         parts = self._loaded() if self._plan.device != "cuda" else {}
         import_training(self._plan.workload, self._plan.device)
         if self._plan.device == "cuda":

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.wire.canonical import canonical, parse_strict
 from pytest_glasshouse.wire.guest_messages import EVENTS_PER_PULL, PULL_BYTES
 
@@ -46,7 +46,7 @@ class Spool:
         with self._grown:
             event: dict[str, Json] = {
                 "seq": len(self._events),
-                "t_ns": time.monotonic_ns(),
+                "t_ns": now_ns(),
                 "leg": leg,
                 "type": kind,
                 "body": body,

@@ -136,17 +136,19 @@ def _leg(
     phases: dict[str, int | None],
     zeroize_ns: int | None,
     bodies: dict[str, dict[str, Any]],
-) -> LegResult:
+) -> LegResult | None:
+    if not body["units"] or not body["elapsed_ns"]:
+        return None  # it was never timed: there is nothing to divide by
     own = {name.removesuffix("_ns"): int(value) for name, value in body["phases"].items()}
     return LegResult(
         leg=leg,
         unit=unit,
         units=body["units"],
         elapsed_ns=body["elapsed_ns"],
-        setup_ns=(_between(timeline, "spawned", started) or 0) - (_look(timeline, "loaded") or 0),
+        setup_ns=max(0, (_between(timeline, "spawned", started) or 0) - (_look(timeline, "loaded") or 0)),
         warmup_ns=body["warmup_ns"],
         warmup_units=body["warmup_units"],
-        zeroize_ns=zeroize_ns,
+        zeroize_ns=None if zeroize_ns is None else max(0, zeroize_ns),
         final_loss=body["final_loss"],
         adapter_sha256=notes["adapterSha256"],
         stop_reason=body["stop_reason"],
@@ -170,4 +172,5 @@ def _look(timeline: dict[str, int], stage: str) -> int | None:
 def _between(timeline: dict[str, int], first: str, second: str) -> int | None:
     if first not in timeline or second not in timeline:
         return None
-    return timeline[second] - timeline[first]
+    # A guest that tells them in another order has taken no time, and not less than none.
+    return max(0, timeline[second] - timeline[first])

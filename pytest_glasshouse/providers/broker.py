@@ -177,10 +177,12 @@ class Broker:
 
     def abandon(self, worker: str) -> None:
         """A worker died: end what it held, since nobody knows what still runs there."""
-        for allocation in list(self._fleet.allocations):
-            if allocation.grant_id and allocation.grant_id.startswith(f"{worker}-"):
-                self._fleet.end(allocation, "the worker that used it is gone")
-                self._free(allocation)
+        # Each of them, whatever goes wrong with another.
+        with contextlib.ExitStack() as all_of_them:
+            for allocation in list(self._fleet.allocations):
+                if allocation.grant_id and allocation.grant_id.startswith(f"{worker}-"):
+                    all_of_them.callback(self._free, allocation)
+                    all_of_them.callback(self._fleet.end, allocation, "the worker that used it is gone")
 
     def play(self, grant: Grant, act: str) -> None:
         """Let the mock provider play one act of a fault on a granted allocation."""

@@ -42,6 +42,11 @@ Members: TypeAlias = "dict[str, Shape]"
 ROLES = ("protected", "raw", "raw2")
 _NS = Whole()
 _COUNT = Whole()
+#: Steps or epochs; what many rounds did together is a number, too.
+_UNITS = Whole(high=2**40)
+_BYTE_S = Whole(high=2**51)
+#: A place in the spool: what is behind it is a number, too.
+_PLACE = Whole(high=2**40)
 _HEX = Text(most=64, pattern="[0-9a-f]{64}")
 _NONCE = Text(most=128, pattern="[0-9a-f]{0,128}")
 _KEY = Text(most=43, pattern="[A-Za-z0-9_-]{43}")
@@ -84,15 +89,15 @@ _BESIDE: Members = {
 GREETING = Fields({**_HELLO, **_ABOUT}, _BESIDE)
 
 _SAMPLE = Row((_NS, *[Maybe(Whole(low=-(2**53) + 1))] * (len(COVARIATES) - 1)))
-_EVENT: Members = {"seq": _COUNT, "t_ns": _NS, "leg": _NAME}
+_EVENT: Members = {"seq": _PLACE, "t_ns": _NS, "leg": _NAME}
 
 REPLIES: Mapping[str, Shape] = MappingProxyType({
     "hello": Fields(_HELLO, {**_ABOUT, **_BESIDE}),
     "enrol": Fields({"ak": _KEY, "proof": _SIGNATURE}),
     "lay": _NOTHING, "put": _NOTHING, "drop": _NOTHING, "answer": _NOTHING, "kill": _NOTHING, "dismiss": _NOTHING,
     "farewell": _NOTHING,
-    "start": Fields({}, {"cursor": _COUNT}),
-    "conduct": Fields({}, {"cursor": _COUNT}),
+    "start": Fields({}, {"cursor": _PLACE}),
+    "conduct": Fields({}, {"cursor": _PLACE}),
     "get": Fields({"total": _COUNT}),
     "covariates": Fields({
         "fields": Row([Word((name,)) for name in COVARIATES]),
@@ -104,12 +109,13 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
 REFUSAL = Fields({"error": _CODE, "detail": Text(most=DETAIL + 20, pattern=r"(?s).*")})
 
 _PHASES = ("load_ns", "prologue_ns", "export_ns")
-_FACTS: Members = {
-    "device": _LABEL, "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
-    "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": _COUNT, "peakMemorySource": _LABEL,
+#: What ran. Every workload names its device; an idle one of the tamper suite has little else to tell.
+_FACTS = Fields({"device": _LABEL}, {
+    "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
+    "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": Maybe(_COUNT), "peakMemorySource": _LABEL,
     "batchesPerUnit": Named(name=Text(most=32, pattern="[0-9]+x[0-9]+"), of=_COUNT, most=16),
-}  # fmt: skip
-_LORA_FACTS: Members = {"adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION}
+    "adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION,
+})  # fmt: skip
 _CONTEXT: Members = {
     "environment": _HEX, "environment_names": Items(of=_LABEL, most=512), "libraries": _HEX, "library_count": _COUNT,
     "modules": _HEX, "module_count": _COUNT, "nice": Whole(low=-20, high=19),
@@ -120,14 +126,14 @@ _CONTEXT: Members = {
 }  # fmt: skip
 _STARTED: Members = {"initial": _HEX, "order_seed": _COUNT, "device": _DEVICE}
 #: `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
-_SEGMENT = Row([_COUNT] * 7)
+_SEGMENT = Row([_COUNT, _UNITS, _NS, _NS, _UNITS, _NS, _NS])
 _TRAINED: Members = {
-    "units": _COUNT, "elapsed_ns": _NS, "warmup_units": _COUNT, "warmup_ns": _NS, "cpu_ns": _NS,
+    "units": _UNITS, "elapsed_ns": _NS, "warmup_units": _UNITS, "warmup_ns": _NS, "cpu_ns": _NS,
     "stop_reason": Word(("time", "steps")), "final_loss": _LOSS, "prologue": Items(of=_LOSS, most=1024),
-    "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": Fields(_FACTS, _LORA_FACTS), "context": Fields(_CONTEXT),
+    "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
 _IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
-_PROGRESS = Fields({"units": _COUNT, "elapsed_ns": _NS, "loss": _LOSS})
+_PROGRESS = Fields({"units": _UNITS, "elapsed_ns": _NS, "loss": _LOSS})
 _STAGES = ("loaded", "trained", "wiped")
 
 #: The body of each event.
@@ -146,7 +152,7 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
         {"nonce": _NONCE, "status": Word(("completed",)), "adapter": _HEX, "opened_at_ns": _NS, **_STARTED, **_TRAINED}, _IN_TURNS
     ),
     "images": Fields(dict.fromkeys(("images", "system", "hooks", "foreign", "bytecode"), _HEX)),
-    "resident": Fields({"warmup_units": _COUNT, "warmup_ns": _NS, "steady": Flag()}),
+    "resident": Fields({"warmup_units": _UNITS, "warmup_ns": _NS, "steady": Flag()}),
     **{f"{word}-{stage}": _NOTHING for word in ("scan", "scanned") for stage in _STAGES},
     "failed": Fields({"reason": _CODE, "detail": _REASON}),
     "exit": Fields({"exit": _TOKEN, "exit_status": Whole(low=-1024, high=1024)}),
@@ -182,7 +188,7 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
     FAILED: Fields({"reason": _CODE}),
     "adapter_exported": Fields({"sha256": _HEX, "sealed_sha256": _HEX, "bytes": _COUNT}),
     "zeroized": Fields({
-        "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _COUNT, "exposure_peak_bytes": _COUNT,
+        "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _BYTE_S, "exposure_peak_bytes": _COUNT,
     }),
 })  # fmt: skip
 _LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": Word(tuple(JOURNAL))}

@@ -275,7 +275,7 @@ def _used(observation: dict[str, Any]) -> None:
     )
     outcome = Outcome(row=row, declared=row, allocation=facts, observation=observation)
     record = build_record(outcome, rounds, found, _SETTINGS, judge=judge)
-    json.dumps(record, allow_nan=False)
+    canonical(record)
 
 
 _INSTALLER = (

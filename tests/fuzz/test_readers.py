@@ -12,7 +12,9 @@ from tests.fuzz.targets import TARGETS, Target
 
 #: `make soak` looks further.
 EXAMPLES = 5_000 if os.environ.get("SOAK") else 300
-SLOW = {"report-reader": 40, "report-bytes-reader": 60, "bundle-reader": 60, "provider-answers": 150}
+SLOW = {
+    "report-reader": 40, "report-bytes-reader": 60, "bundle-reader": 60, "provider-answers": 150, "guest-messages": 80,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

@@ -89,6 +89,15 @@ def test_what_an_honest_agent_says_is_taken() -> None:
         assert channel.request("put", {"name": "x", "offset": 0, "total": 0}) == {}
 
 
+def test_an_operation_that_is_in_no_table_is_answered_with_little() -> None:
+    """Only a test's own agent has one."""
+    with talking({"train": {"done": True, "why": "x"}}) as channel:
+        assert channel.request("train") == {"done": True, "why": "x"}
+    for lie in ({"done": {}}, {"done": []}, {"done": "\n"}, {"x" * 100: 1}, {str(number) + "x": 1 for number in range(20)}):
+        with talking({"train": lie}) as channel, pytest.raises(ProtocolError):
+            channel.request("train")
+
+
 def test_a_refusal_is_shown_in_letters_that_do_nothing() -> None:
     with talking({"drop": refused}) as channel, pytest.raises(GuestRefusedError, match="refused drop: KeyError") as caught:
         channel.request("drop", {"name": "x"})

@@ -146,6 +146,24 @@ def test_a_leg_whose_agent_speaks_a_byte_at_a_time_is_late(trustees: Trustees) -
     assert trickle.sent < 1000
 
 
+@pytest.mark.parametrize("name", ["ak", "archiveSha256", "bootId", "driver", "python", "torch"])
+def test_a_guest_that_leaves_out_who_it_is_is_not_met(name: str, trustees: Trustees) -> None:
+    """At its boot it may: nothing is decided by it yet."""
+    told = {key: value for key, value in HELLO.items() if key != name}
+    outcome, grants, _ = ran(trustees, {"hello": told})
+    assert outcome.ended is not None
+    assert f"expected {name}, saw none" in outcome.ended.reason
+    assert len(grants.ended) == 1
+
+
+def test_a_place_in_the_spool_that_no_spool_has_is_refused(trustees: Trustees) -> None:
+    """What is asked for next would be a number that cannot be sent."""
+    outcome, grants, _ = ran(trustees, {"start": {"cursor": 2**53 - 1}})
+    assert outcome.ended is not None
+    assert outcome.ended.outcome == "error"
+    assert len(grants.ended) == 1
+
+
 def test_an_adapter_larger_than_weights_can_be_is_not_fetched(trustees: Trustees) -> None:
     outcome, grants, agent = ran(trustees, {"get": frame({"total": 1 << 40}, b"x" * 4 * 1024 * 1024)})
     assert outcome.ended is not None

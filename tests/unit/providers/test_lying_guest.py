@@ -135,3 +135,13 @@ def test_a_request_that_breaks_the_broker_ends_no_other_grant(make_broker: MakeB
     finally:
         client.close()
         server.close()
+
+
+def test_a_dead_workers_grants_are_given_back_though_one_cannot_be_ended(make_broker: MakeBroker, rented: Scripted) -> None:
+    broker = make_broker(allocation="row")
+    first, second = broker.acquire(ROW, worker="gw0"), broker.acquire(ROW, worker="gw0")
+    rented.script["terminate"] = [ZeroDivisionError()]
+    with pytest.raises(ZeroDivisionError):
+        broker.abandon("gw0")
+    assert [each.grant_id for each in broker._fleet.allocations] == [None, None]
+    assert len({first.instance_id, second.instance_id} & rented.billing()) == 1

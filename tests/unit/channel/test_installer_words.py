@@ -1,0 +1,79 @@
+"""What the installer on a guest says over SSH, before there is an agent: taken as what it is, or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pytest_glasshouse.channel import bootstrap
+from pytest_glasshouse.errors import ProtocolError
+
+NEED = {"running": False, "python": "3.11", "machine": "x86_64", "missing": ["rfc8785"]}
+SOCKET = "/var/lib/glasshouse/agent/agent.sock"
+
+
+def conversed(*words: Any) -> tuple[str, list[Any], list[str]]:
+    """The socket it told of, what was fetched for it, and what was shown."""
+    lines = b"".join((word if isinstance(word, bytes) else json.dumps(word).encode()) + b"\n" for word in words)
+    fetched: list[Any] = []
+    shown: list[str] = []
+
+    def fetch(missing: list[str], **_where: Any) -> tuple[()]:
+        fetched.append(missing)
+        return ()
+
+    talk = bootstrap._Talk(cast("Any", SimpleNamespace(stdin=io.BytesIO(), stdout=io.BytesIO(lines))))
+    told = bootstrap._converse(talk, b"archive", "a", needed={"rfc8785": "0.1.4"}, fetch=fetch, tell=shown.append)
+    return told, fetched, shown
+
+
+def test_an_honest_installer_is_understood() -> None:
+    phases = [{"phase": phase} for phase in ("copy", "install", "agent")]
+    told, fetched, shown = conversed({"need": NEED}, *phases, {"ready": {"socket": SOCKET}})
+    assert (told, fetched) == (SOCKET, [["rfc8785"]])
+    assert shown[0] == "fetching what the image lacks: rfc8785"
+    assert conversed({"need": {"running": True}}, {"ready": {"socket": SOCKET}})[0] == SOCKET
+
+
+LIES: dict[str, list[Any]] = {
+    "another package": [{"need": {**NEED, "missing": ["rfc8785", "evil"]}}],
+    "a package that is an option": [{"need": {**NEED, "missing": ["--index-url=http://x"]}}],
+    "a Python that is an option": [{"need": {**NEED, "python": "3.11 --pre"}}],
+    "a machine with more": [{"need": {**NEED, "machine": "x86_64\nevil"}}],
+    "more members": [{"need": {**NEED, "overheadPct": 1}}],
+    "nothing known": [{"x": 1}],
+    "a phase that is none": [{"phase": "\x1b[2J"}],
+    "phases without end": [{"phase": "copy"}] * 10_000,
+    "a socket that forwards elsewhere": [{"ready": {"socket": "/x:evil:22"}}],
+    "a socket with a line break": [{"ready": {"socket": "/x\nProxyCommand y"}}],
+    "a socket that is an option": [{"ready": {"socket": "-oProxyCommand=x"}}],
+    "a socket of no shell": [{"ready": {"socket": "/x$(y)`z`"}}],
+    "a socket without end": [{"ready": {"socket": "/" + "x" * 200}}],
+    "no socket": [{"ready": {}}],
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_what_no_installer_says_reaches_no_command_line(lie: str) -> None:
+    """The socket's path stands in a command of ours, and so do package names and versions."""
+    with pytest.raises(ProtocolError):
+        conversed(*LIES[lie], {"ready": {"socket": SOCKET}})
+
+
+def test_a_reason_of_the_guest_is_shown_in_letters_that_do_nothing() -> None:
+    with pytest.raises(bootstrap.Refused, match="cannot run the agent") as caught:
+        conversed({"error": "\x1b[31m\n::error::x" + "y" * 5000})
+    assert str(caught.value).isprintable()
+    assert "::error" not in str(caught.value)
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("word", [b"Welcome to Ubuntu", b"[]", b'{"a":1,"a":2}', b"[" * 60_000, b'{"a":NaN}', b"\xff"])
+def test_a_line_that_is_none_is_worth_another_try(word: bytes) -> None:
+    """An image that greets, or one that is not up yet."""
+    with pytest.raises(ValueError, match="not an object"):
+        conversed(word)

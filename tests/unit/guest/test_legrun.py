@@ -1,0 +1,79 @@
+"""A leg is a stranger to its agent: what it says is bounded before it is kept."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from pytest_glasshouse.errors import ProtocolError
+from pytest_glasshouse.guest.legrun import LegRun
+from pytest_glasshouse.guest.legscan import _ServedMemory
+from pytest_glasshouse.guest.spool import Spool
+from pytest_glasshouse.guest.store import Store
+from pytest_glasshouse.guest.witness import Witnessed
+from pytest_glasshouse.wire import frames
+
+Pair = tuple[Witnessed, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Any:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        witnessed = Witnessed(ours)
+        witnessed.pid = os.getpid()
+        yield witnessed, theirs
+
+
+@pytest.fixture
+def leg(tmp_path: Path) -> LegRun:
+    nothing: Any = None
+    return LegRun(
+        leg_id="raw-0", order={"kind": "raw", "plan": {}}, workspace=tmp_path / "leg", archive_fd=0, components={},
+        baseline=nothing, bytecode=nothing, container="a", site_packages=[], key=Ed25519PrivateKey.generate(), store=Store(),
+        spool=Spool(tmp_path / "spool.jsonl"),
+    )  # fmt: skip
+
+
+WORDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a figure": ("progress", {"units": 1, "elapsed_ns": 1, "loss": "1.0", "overheadPct": 1}),
+    "a nested start": ("started", {"initial": [[[[]]]], "order_seed": 1, "device": "cpu"}),
+    "a line that is none": ("journal", {"line": "{}"}),
+    "a head that is no token": ("head", {"head": "x"}),
+    "another thing than an adapter": ("export", {"name": "../x", "offset": 0, "total": 1}),
+    "an adapter without end": ("export", {"name": "adapter", "offset": 0, "total": 1 << 40}),
+    "nothing known": ("confession", {}),
+}
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_what_no_leg_says_is_not_passed_on(word: str, leg: LegRun, pair: Pair) -> None:
+    kind, body = WORDS[word]
+    with pytest.raises(ProtocolError):
+        leg._take(pair[0], kind, body, bytearray(b"x"))
+    assert leg._spool.since(0, wait_s=0) == []
+    with pytest.raises(ProtocolError, match="nothing of that name"):
+        leg._store.descriptor("raw-0-adapter")
+
+
+def test_what_legs_say_is_passed_on(leg: LegRun, pair: Pair) -> None:
+    leg._take(pair[0], "progress", {"units": 1, "elapsed_ns": 1, "loss": "1.0"}, bytearray())
+    leg._take(pair[0], "export", {"name": "adapter", "offset": 0, "total": 1}, bytearray(b"x"))
+    assert [event["type"] for event in leg._spool.since(0, wait_s=0)] == ["progress"]
+    assert leg._store.read("raw-0-adapter", offset=0, size=9) == (b"x", 1)
+
+
+@pytest.mark.parametrize("count", [-1, 17, True, "16", None])
+def test_a_leg_shows_no_more_memory_than_it_was_asked_for(count: Any, pair: Pair) -> None:
+    window = os.memfd_create("window")
+    try:
+        frames.send(pair[1], {"type": "read-done", "body": {"count": count}})
+        with pytest.raises(ProtocolError, match="read-done"):
+            _ServedMemory(pair[0], window, window).read(0, memoryview(bytearray(16)))
+    finally:
+        os.close(window)
