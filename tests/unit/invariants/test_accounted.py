@@ -12,9 +12,9 @@ from pytest_glasshouse.invariants import judge, time_accounted_for
 from pytest_glasshouse.invariants.accounted import CLOCKS_PPM
 from pytest_glasshouse.tamper import turns
 from pytest_glasshouse.tamper.finished import SEGMENT_NS, Finished
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper.stage import WEAK_KEY, Stage
 from pytest_glasshouse.wire import tokens
-from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.canonical import b64u, canonical, sha256_hex
 
 #: What a leg of the finished round claims: warm-up, a stretch of twice a segment, loading, prologue, export.
 _CLAIMED_NS = 3 * SEGMENT_NS + 3_000_000
@@ -52,6 +52,18 @@ def test_clock_that_was_not_read_is_never_good_news(finished: dict[str, Any], ho
     seen = copy.deepcopy(finished)
     seen["rounds"][0]["raw"]["host"] = host
     assert time_accounted_for(seen).finding == "unseen"
+
+
+@pytest.mark.parametrize("ak", [b64u(WEAK_KEY), "no key", "", 7, None])
+def test_agent_whose_key_is_none_is_judged_all_the_same(ak: Any) -> None:
+    """The guest says what its key is, and says it to every invariant that looks at its word."""
+    with Stage() as stage:
+        seen = Finished(stage, turns=turns.TURNS).observation
+    for met in seen["rounds"][0]["guest"]:
+        met["ak"] = ak
+    findings = {each.invariant: each.finding for each in judge(seen)}
+    assert findings["raw callback completed"] == findings["legs in order, not overlapping"] == "unseen"
+    assert "held" not in {findings["time accounted for"], findings["same allocation"]}
 
 
 def test_every_round_is_held_to_its_own_clocks(finished: dict[str, Any]) -> None:
