@@ -68,15 +68,16 @@ def unproven_signatures(document: Mapping[str, Any], trust: Trust) -> Iterator[s
             yield f"{where}: {told}"
 
 
-def _rounds(document: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
+def _rounds(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
     """Path, list, record and notes of every round. What did not fit on the device before is excluded, whatever came after it."""
+    found = []
     for name in LISTS:
         for place, record in enumerate(document[name]):
-            observation = record["observation"]
-            for number, observed in enumerate(observed_rounds(observation)):
-                yield f"$.{name}[{place}].observation.rounds[{number}]", name, record, observed
-            for number, observed in enumerate(observed_rounds({"rounds": observation.get("didNotFit")})):
-                yield f"$.{name}[{place}].observation.didNotFit[{number}]", "excludedResults", record, observed
+            for part, kind in (("rounds", name), ("didNotFit", "excludedResults")):
+                rounds = observed_rounds({"rounds": record["observation"].get(part)})
+                where = f"$.{name}[{place}].observation.{part}"
+                found += [(f"{where}[{number}]", kind, record, observed) for number, observed in enumerate(rounds)]
+    return found
 
 
 def witnessed(document: Mapping[str, Any], trust: Trust) -> bool:
