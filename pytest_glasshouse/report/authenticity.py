@@ -70,7 +70,7 @@ def unproven_signatures(document: Mapping[str, Any], trust: Trust) -> Iterator[s
 
 def _rounds(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
     """Path, list, record and notes of every round. What did not fit on the device before is excluded, whatever came after it."""
-    found = []
+    found: list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = []
     for name in LISTS:
         for place, record in enumerate(document[name]):
             for part, kind in (("rounds", name), ("didNotFit", "excludedResults")):
