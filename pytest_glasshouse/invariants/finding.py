@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Desk
             held = judge(desk)
         except Verdict as verdict:
             told.append((verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (IntegrityError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             # Validly signed and of another shape: there is nothing to judge by, and that is never good news.
             told.append(("unseen", f"what was observed has another shape ({type(error).__name__})", "", "", ""))
         else:

@@ -166,7 +166,7 @@ class Round:
             "listed": sorted(i.instance_id for i in self.listing() if i.instance_id == self.grant.instance_id),
         }
         if self.vouch is not None:
-            seen["vouched"] = self.vouch(self, seen["ak"])
+            seen["vouched"] = self.vouch(self, cast("str", hello["ak"]))
         self.notes["guest"].append(seen)
         base = self.material.base
         # Once a round: a leg that is resident refuses to go on with files that were written again.

@@ -10,21 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.report.evidence import observed_rounds, protected_of
+from pytest_glasshouse.report.evidence import observed_rounds
+from pytest_glasshouse.report.signatures import LISTS, Keys, enrolled_keys, round_gaps
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
-from pytest_glasshouse.wire.canonical import sha256_hex
-from pytest_glasshouse.wire.evidence import (
-    TYP_EVIDENCE,
-    TYP_EXIT,
-    TYP_GRANT,
-    TYP_HEAD,
-    TYP_MANIFEST,
-    TYP_RECEIPT,
-    TYP_RESULT,
-    read_cnf,
-)
 from pytest_glasshouse.wire.public_keys import ed25519_of_pem
-from pytest_glasshouse.wire.tokens import public_key, public_text, verify
+from pytest_glasshouse.wire.tokens import public_key, public_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -67,51 +57,51 @@ def unproven_signatures(document: Mapping[str, Any], trust: Trust) -> Iterator[s
     if strangers:
         yield from (f"a key of keys.{name} is not one given with --trust" for name in strangers)
         return
-    for place, row in enumerate(document["rows"]):
-        for number, observed in enumerate(observed_rounds(row["observation"])):
-            where = f"$.rows[{place}].observation.rounds[{number}]"
-            try:
-                yield from (f"{where}: {each}" for each in _round(row["observation"], observed, trust))
-            except (IntegrityError, KeyError, TypeError) as error:
-                told = str(error) if isinstance(error, IntegrityError) else "a token is missing"
-                yield f"{where}: {told}"
+    enrolled = enrolled_keys(document, trust.keys)
+    revision = document["methodology"].get("invariantsRevision", 1)
+    for where, name, record, observed in _rounds(document):
+        try:
+            keys = _trusted(record["observation"], trust, enrolled)
+            yield from (f"{where}: {each}" for each in round_gaps(name, record, observed, keys, revision=revision))
+        except (IntegrityError, KeyError, TypeError, AttributeError) as error:
+            told = str(error) if isinstance(error, IntegrityError) else "a token is missing"
+            yield f"{where}: {told}"
+
+
+def _rounds(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
+    """Path, list, record and notes of every round. What did not fit on the device before is excluded, whatever came after it."""
+    found: list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = []
+    for name in LISTS:
+        for place, record in enumerate(document[name]):
+            for part, kind in (("rounds", name), ("didNotFit", "excludedResults")):
+                rounds = observed_rounds({"rounds": record["observation"].get(part)})
+                where = f"$.{name}[{place}].observation.{part}"
+                found += [(f"{where}[{number}]", kind, record, observed) for number, observed in enumerate(rounds)]
+    return found
 
 
 def witnessed(document: Mapping[str, Any], trust: Trust) -> bool:
-    """Whether every measured row's receipts are by a server the reader named as a witness, and no other party's key."""
+    """Whether every measured row's receipts are by a server the reader named as a witness, and no other party's key.
+
+    A null row has no receipt: its agent must be one whose evidence such a server affirmed, in a measured row.
+    """
     parties = {document["keys"]["report"], *document["keys"]["owners"]}
     servers = {_key_of(row["observation"], "server") for row in document["rows"]}
-    return bool(servers) and servers <= trust.witnesses - parties
-
-
-def _round(observation: Mapping[str, Any], observed: Mapping[str, Any], trust: Trust) -> Iterator[str]:
-    """1. trusted keys; 2. what they signed; 3. what that vouches for in turn."""
-    protected = protected_of(observed)
-    # 1.
-    if not {_key_of(observation, "server"), _key_of(observation, "owner")} <= trust.keys:
-        yield "the server's or the owner's key is not one given with --trust"
-        return
-    server, owner = public_key(_key_of(observation, "server")), public_key(_key_of(observation, "owner"))
-    # 2.
-    verify(protected["manifest"], key=owner, typ=TYP_MANIFEST)
-    verify(protected["grant"], key=owner, typ=TYP_GRANT)
-    result = verify(protected["result"], key=server, typ=TYP_RESULT)
-    receipt = verify(protected["receipt"], key=server, typ=TYP_RECEIPT)
-    # 3.
-    bound = {
-        "evidence": (result["evidence_sha256"], protected["evidence"]),
-        "head": (receipt["head_sha256"], protected["head"]),
-        "exit": (receipt["exit_sha256"], protected["exit"]),
-        "result": (receipt["result_sha256"], protected["result"]),
+    agents = {
+        str(guest.get("ak"))
+        for null in document["nullRows"]
+        for observed in observed_rounds(null["observation"])
+        for guest in observed["guest"]
     }
-    for name, (digest, token) in bound.items():
-        if digest != sha256_hex(token.encode()):
-            yield f"the {name} is not the one the server signed for"
-    agent = public_key(protected["ak"])
-    evidence = verify(protected["evidence"], key=agent, typ=TYP_EVIDENCE)
-    verify(protected["head"], key=read_cnf(evidence["cnf"]).sig, typ=TYP_HEAD)
-    verify(protected["exit"], key=agent, typ=TYP_EXIT)
-    verify(observed["raw"]["exit"], key=agent, typ=TYP_EXIT)
+    seen = bool(servers) and servers <= trust.witnesses - parties
+    return seen and agents <= enrolled_keys(document, trust.witnesses - parties)
+
+
+def _trusted(observation: Mapping[str, Any], trust: Trust, enrolled: frozenset[str]) -> Keys:
+    named = {name: _key_of(observation, name) for name in ("server", "owner")}
+    if not set(named.values()) <= trust.keys:
+        raise IntegrityError("keys", "the server's or the owner's key is not one given with --trust")
+    return Keys(server=public_key(named["server"]), owner=public_key(named["owner"]), enrolled=enrolled)
 
 
 def _key_of(observation: Mapping[str, Any], name: str) -> str:

@@ -291,6 +291,8 @@ def _judged(document: dict[str, Any], faults: list[Fault], trust: Trust) -> Chec
             level = Level.WITNESSED
         else:
             missing = ["no receipt is by a server that --trust names as a witness"]
+            if document["nullRows"]:
+                missing.append("a null row is witnessed where such a server affirmed its agent's evidence for a measured row")
     revision = document["methodology"].get("invariantsRevision", 1)
     if revision < newest():
         missing.append(f"judged by revision {revision} of the invariants, as when it was written; revision {newest()} judges now")

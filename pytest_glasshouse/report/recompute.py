@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
@@ -86,8 +87,9 @@ class Derivation:
         if self.binding is not None:
             return self.binding(document)
         from pytest_glasshouse.report.binding import binding_faults
+        from pytest_glasshouse.report.signatures import vouching_faults
 
-        return binding_faults(document)
+        return chain(binding_faults(document), vouching_faults(document))
 
 
 def record_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str, Any], derivation: Derivation) -> Faults:

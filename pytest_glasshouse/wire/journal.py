@@ -142,7 +142,9 @@ def check_steps(entries: Sequence[Entry], *, failed: bool = False) -> None:
     expected = _FAILED_STEPS if failed else (STEPS,)
     if seen not in expected:
         raise IntegrityError("log-steps", f"expected {', '.join(expected[-1])}; saw {', '.join(seen) or 'nothing'}")
-    trained = range(types.index(_STARTED) if _STARTED in types else 0, types.index(FAILED if failed else "train_completed"))
+    trained = range(
+        types.index(_STARTED) if _STARTED in types else len(types), types.index(FAILED if failed else "train_completed")
+    )
     if any(kind == PROGRESS and place not in trained for place, kind in enumerate(types)):
         raise IntegrityError("log-steps", "progress outside training")
 

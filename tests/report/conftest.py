@@ -13,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.legs.outcome import Outcome
 from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
@@ -115,7 +116,7 @@ def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
 
 def _carried_out(broker: Broker, row: RowSpec, trustees: Trustees) -> Outcome:
     grant = broker.acquire(row)
-    wishes = LegSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject))
+    wishes = LegSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject), revision=newest())
     outcome: Outcome = row.run(Allocation(grant, broker, wishes, lambda _: None), ProtectedRuntime(trustees), RawRunner())
     broker.release(grant)
     return outcome

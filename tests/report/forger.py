@@ -15,7 +15,8 @@ from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.report.evidence import journals, lifecycle, stand_in, treatment
 from pytest_glasshouse.report.figures import judged_figures, row_figures
-from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, workload_facts
+from pytest_glasshouse.report.null import null_figures
+from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.report.withhold import resealed
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
@@ -46,7 +47,11 @@ def recomputed(document: Json, *, key: Ed25519PrivateKey) -> Json:
         record["findings"] = [finding_json(each) for each in judge(record["observation"])]
         record |= {name: value for name, value in finding_states(record["findings"]).items() if name in record}
         record["lifecycle"] = lifecycle(record["observation"], waived=waived)
-    named = {each["allocationName"] for each in (*forged["rows"], *forged["excludedResults"])}
+    for null in forged["nullRows"]:
+        rounds = results(null["observation"])
+        null["findings"] = [finding_json(each) for each in judge(null["observation"])]
+        null |= {**null_figures(rounds, margin_pct=null["marginPct"]), **turns(null["observation"], rounds)}
+    named = {each["allocationName"] for each in (*forged["rows"], *forged["excludedResults"], *forged["nullRows"])}
     forged["cleanup"]["allocations"] = [each for each in forged["cleanup"]["allocations"] if each["name"] in named]
     return resealed(forged, key=key)
 
@@ -77,12 +82,17 @@ def resigned(document: Json, keys: Keys, *, run_id: str | None = None) -> Json:
             for met in observed["guest"]:
                 met["ak"] = keys.text("agent")
             signed_round(forged["runId"], record, observed, keys)
+    for null in forged["nullRows"]:
+        null["observation"]["keys"] = {"server": keys.text("server"), "owner": keys.text("owner")}
+        for observed in null["observation"]["rounds"]:
+            signed_guest(observed, keys.agent)
+            vouched(forged["runId"], null, observed, keys.owner)
     return recomputed(forged, key=keys.report)
 
 
 def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
     """One round's tokens and journal, by `keys`."""
-    protected, raw, nonce = observed["protected"], observed["raw"], observed["protected"]["challenge"]["nonce"]
+    protected, nonce = observed["protected"], observed["protected"]["challenge"]["nonce"]
     leg = Ed25519PrivateKey.generate()
     allocation = record["observation"]["allocation"]
     plan = sha256_hex(canonical(record["observation"]["plan"]))
@@ -134,12 +144,31 @@ def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
         "receipt", "server", ev.TYP_RECEIPT, **server, sub=sub, plan=plan, manifest=manifest, head_sha256=head, exit_sha256=leaving,
         result_sha256=result,
     )  # fmt: skip
+    signed_guest(observed, keys.agent)
+
+
+def signed_guest(observed: Json, agent: Ed25519PrivateKey) -> None:
+    """What the agent signs beside the protected leg: every raw leg's exit, over its callback as it is, and the borders."""
+    for met in observed["guest"]:
+        met["ak"] = tokens.public_text(agent.public_key())
     if observed.get("borders"):
-        observed["borders"] = tokens.sign(tokens.peek(observed["borders"]), key=keys.agent, typ=ev.TYP_BORDERS)
-    if raw:
-        callback = raw.get("callback")
-        bound = {"head": sha256_hex(canonical(callback))} if callback else {}
-        raw["exit"] = tokens.sign({**tokens.peek(raw["exit"]), **bound}, key=keys.agent, typ=ev.TYP_EXIT)
+        observed["borders"] = tokens.sign(tokens.peek(observed["borders"]), key=agent, typ=ev.TYP_BORDERS)
+    for raw in (observed.get("raw"), observed.get("raw2")):
+        if raw:
+            callback = raw.get("callback")
+            bound = {"head": sha256_hex(canonical(callback))} if callback else {}
+            raw["exit"] = tokens.sign({**tokens.peek(raw["exit"]), **bound}, key=agent, typ=ev.TYP_EXIT)
+
+
+def vouched(run_id: str, record: Json, observed: Json, owner: Ed25519PrivateKey) -> None:
+    """An owner's word for the agent of a null row, by `owner`."""
+    claims = {
+        "iss": tokens.thumbprint(owner.public_key()), "run": run_id, "row": record["rowId"], "round_nonce": observed["nonce"],
+        "allocation": record["observation"]["allocation"]["name"], "ak": observed["guest"][0]["ak"],
+        "plan": sha256_hex(canonical(record["observation"]["plan"])),
+    }  # fmt: skip
+    for met in observed["guest"]:
+        met["vouched"] = tokens.sign(claims, key=owner, typ=ev.TYP_GUEST)
 
 
 def chained(bodies: list[Any], nonce: str) -> list[str]:

@@ -19,9 +19,10 @@ from pytest_glasshouse.report.bundle import report_bytes, zipped
 from pytest_glasshouse.report.check import Level, check_bytes
 from pytest_glasshouse.wire.canonical import parse_object
 from tests.report.conftest import RealRun
-from tests.report.forger import Keys, chained, recomputed, resigned
+from tests.report.forger import Keys, chained, recomputed, resigned, signed_guest, signed_round, vouched
 
 SECURITY = Path(__file__).parents[2] / "SECURITY.md"
+_STRANGER = Ed25519PrivateKey.generate()
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -37,6 +38,8 @@ class Lie:
     edit: Edit
     seen_at: tuple[str, ...] = ()
     unseen: str = field(default="")
+    unsigned: str = field(default="")
+    """What stands between it and `authentic`, where everything else fits."""
 
 
 def _raw_time(document: dict[str, Any]) -> None:
@@ -169,6 +172,67 @@ def _other_subject(document: dict[str, Any]) -> None:
     document["subject"]["gitCommit"] = "1" * 40
 
 
+def _null_figures(document: dict[str, Any]) -> None:
+    """A null row that shows no difference at all, by an agent of the liar's own."""
+    for observed in document["nullRows"][0]["observation"]["rounds"]:
+        observed["raw2"]["callback"]["units"] += 1
+        signed_guest(observed, _STRANGER)
+
+
+def _null_invented(document: dict[str, Any]) -> None:
+    """The same, with an owner's word for it, which is not the owner's."""
+    _null_figures(document)
+    null = document["nullRows"][0]
+    for observed in null["observation"]["rounds"]:
+        vouched(document["runId"], null, observed, _STRANGER)
+
+
+def _null_nobodys(document: dict[str, Any]) -> None:
+    _null_figures(document)
+    for observed in document["nullRows"][0]["observation"]["rounds"]:
+        for met in observed["guest"]:
+            del met["vouched"]
+
+
+def _null_margin(document: dict[str, Any]) -> None:
+    null = document["nullRows"][0]
+    null["marginPct"] = 50.0
+    null["observation"]["plan"]["marginPct"] = "50"
+
+
+def _null_second_exit(document: dict[str, Any]) -> None:
+    """The first raw leg is as it was."""
+    observed = document["nullRows"][0]["observation"]["rounds"][0]
+    kept = copy.deepcopy((observed["raw"], observed["borders"], observed["guest"]))
+    signed_guest(observed, _STRANGER)
+    observed["raw"], observed["borders"], guest = kept
+    for met, before in zip(observed["guest"], guest, strict=True):
+        met["ak"] = met["ak"] if met["leg"] == "raw2" else before["ak"]
+
+
+def _borders(document: dict[str, Any]) -> None:
+    """The account of the turns, and the raw leg's exit, by nobody who was enrolled."""
+    signed_guest(document["rows"][2]["observation"]["rounds"][0], _STRANGER)
+
+
+def _agent_of_raw(document: dict[str, Any]) -> None:
+    signed_guest(document["rows"][0]["observation"]["rounds"][0], _STRANGER)
+
+
+def _excluded_tokens(document: dict[str, Any]) -> None:
+    """An excluded row that nobody ran."""
+    record, keys = document["excludedResults"][0], Keys()
+    record["observation"]["keys"] = copy.deepcopy(document["rows"][0]["observation"]["keys"])
+    for observed in record["observation"]["rounds"]:
+        for met in observed["guest"]:
+            met["ak"] = keys.text("agent")
+        signed_round(document["runId"], record, observed, keys)
+
+
+def _older_invariants(document: dict[str, Any]) -> None:
+    document["methodology"]["invariantsRevision"] = 2
+
+
 def _invented_refusal(document: dict[str, Any]) -> None:
     document["tamper"] += [{**document["tamper"][0], "name": "invented"}]
 
@@ -196,6 +260,15 @@ LIES = (
     Lie(name="another provider", edit=_real_provider, seen_at=(".dryRun", ".provider")),
     Lie(name="another run", edit=_other_run, seen_at=("protected.manifest",)),
     Lie(name="another subject", edit=_other_subject, seen_at=("plan.subject",)),
+    Lie(name="null row by another agent", edit=_null_figures, seen_at=("vouched",)),
+    Lie(name="null row invented", edit=_null_invented, unsigned="nullRows[0]"),
+    Lie(name="null row that nobody vouched for", edit=_null_nobodys, unsigned="nobody vouches"),
+    Lie(name="another margin of a null row", edit=_null_margin, seen_at=("vouched",)),
+    Lie(name="second raw exit by another agent", edit=_null_second_exit, seen_at=("findings",)),
+    Lie(name="borders signed by nobody", edit=_borders, seen_at=("findings",)),
+    Lie(name="raw leg of another agent", edit=_agent_of_raw, seen_at=("findings",)),
+    Lie(name="excluded row that nobody ran", edit=_excluded_tokens, unsigned="excludedResults[0]"),
+    Lie(name="judged by older invariants", edit=_older_invariants, seen_at=("observation.plan",)),
     Lie(name="excluded row deleted", edit=_excluded_row, unseen="A row left out"),
     Lie(name="measured row deleted", edit=_measured_row, unseen="A row left out"),
     Lie(name="set-up time shortened", edit=_shorter_setup, unseen="Times outside the measured stretch"),
@@ -220,6 +293,7 @@ def edited(real_run: RealRun, lie: Lie) -> dict[str, Any]:
 #: The whole list of what a forger without any private key tries: each of them at least must come out coherent.
 COHERENT = {
     "raw time scaled", "protected time scaled", "worst round dropped", "another GPU", "another margin", "another order", "another run",
+    "null row by another agent", "null row invented", "another margin of a null row", "borders signed by nobody",
     "excluded row deleted", "measured row deleted", "set-up time shortened", "refusal invented", "cleanup made up",
 }  # fmt: skip
 
@@ -250,7 +324,10 @@ def test_publisher_who_lies_is_found_or_what_he_can_do_is_written_down(real_run:
     forged = recomputed(edited(real_run, lie), key=real_run.report_key)
     found = check_bytes(report_bytes(forged), trust=real_run.trust)
 
-    if lie.unseen:
+    if lie.unsigned:
+        assert (found.faults, found.level) == ((), Level.CONSISTENT)
+        assert any(lie.unsigned in each for each in found.missing)
+    elif lie.unseen:
         assert (found.faults, found.level) == ((), Level.AUTHENTIC)
         assert f"**{lie.unseen}" in SECURITY.read_text("utf-8")
     else:

@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
+from pytest_glasshouse.tamper.stage import PLAN, SUB, Attempt, Stage
 from pytest_glasshouse.trust import admission
 from pytest_glasshouse.trust import server as server_module
 from pytest_glasshouse.trust.ledger import Ledger
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
+from pytest_glasshouse.wire.elapsed import since_boot_ns
 
 
 @pytest.fixture(name="stage")
@@ -248,3 +249,27 @@ def test_a_package_in_use_is_kept(stage: Stage) -> None:
     stage.now += 3 * admission.KEEP_S
     stage.register(stage.seal(), stage.policy)
     stage.attempt("long").release()
+
+
+def _held_ms(stage: Stage, attempt: Attempt) -> int:
+    attempt.run_journal()
+    receipt = tokens.verify(attempt.complete(), key=stage.embedded.public_key, typ=ev.TYP_RECEIPT)
+    return int(str(receipt["held_ms"]))
+
+
+def test_the_receipt_says_how_long_the_key_was_out_at_most(stage: Stage) -> None:
+    """By a clock that nobody sets: the wall's may go back meanwhile."""
+    attempt = stage.attempt()
+    before = since_boot_ns()
+    attempt.release()
+    stage.now -= 5_000
+    held = _held_ms(stage, attempt)
+    assert 1 <= held <= (since_boot_ns() - before) // 1_000_000 + 1
+
+
+def test_a_server_that_was_restarted_counts_whole_seconds_up(stage: Stage) -> None:
+    attempt = stage.attempt()
+    attempt.release()
+    stage.restart()
+    stage.now += 7
+    assert _held_ms(stage, attempt) == 8_000

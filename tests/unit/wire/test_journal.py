@@ -82,6 +82,31 @@ def test_a_failed_leg_is_no_whole_lifecycle() -> None:
     assert caught.value.reason == "log-steps"
 
 
+@pytest.mark.parametrize("begun", [0, 1, 2])
+def test_a_failed_leg_says_so_in_place_of_what_did_not_come(begun: int) -> None:
+    """Before it had begun to train, or while it did, with progress or without."""
+    steps = (*journal.STEPS[:4], *("train_started", "train_progress")[:begun], journal.FAILED, "zeroized")
+    journal.check_steps(journal.replay(written(*steps)[0], NONCE), failed=True)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        journal.STEPS,
+        (*journal.STEPS[:5], journal.FAILED),
+        (*journal.STEPS[:5], journal.FAILED, "adapter_exported", "zeroized"),
+        (*journal.STEPS[:5], journal.FAILED, "train_progress", "zeroized"),
+        (*journal.STEPS[:4], "train_progress", journal.FAILED, "zeroized"),
+        (*journal.STEPS[:3], journal.FAILED, "zeroized"),
+        (journal.FAILED, "zeroized"),
+    ],
+    ids=" ".join,
+)
+def test_a_failed_leg_tells_of_nothing_else(steps: tuple[str, ...]) -> None:
+    with pytest.raises(IntegrityError, match="log-steps"):
+        journal.check_steps(journal.replay(written(*steps)[0], NONCE), failed=True)
+
+
 @pytest.mark.parametrize("change", [("prev", '"prev":1'), ("type", '"type":1'), ("t_us", '"t_us":"0"'), ("body", '"body":[]')])
 def test_a_line_with_a_field_of_another_type_is_refused(change: tuple[str, str]) -> None:
     lines, _ = written("anti_debug_ready")

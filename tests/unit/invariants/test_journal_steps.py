@@ -1,0 +1,62 @@
+"""A journal that is linked, signed for and countersigned, and tells of something else than a lifecycle, counts for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pytest_glasshouse.invariants import journal_countersigned
+from pytest_glasshouse.invariants.revisions import invariants_of
+from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.tamper.finished import Finished
+from pytest_glasshouse.tamper.stage import Stage
+
+Change = Callable[[list[Any]], object]
+#: Journals that revision 2 took: steps missing, in another order, twice, or unknown.
+JOURNALS: dict[str, Change] = {
+    "the package never opened": lambda entries: entries.pop(3),
+    "the adapter never exported": lambda entries: entries.pop(6),
+    "exported before it trained": lambda entries: entries.insert(4, entries.pop(6)),
+    "trained twice": lambda entries: entries.insert(6, entries[5]),
+    "key received twice": lambda entries: entries.insert(3, entries[2]),
+    "a step nobody knows": lambda entries: entries.insert(4, ["debugger_attached", {}]),
+    "progress after training": lambda entries: entries.insert(6, ["train_progress", {}]),
+}
+
+
+def _observed(change: Change) -> dict[str, Any]:
+    def edit(about: str, content: Any) -> None:
+        if about == "entries":
+            change(content)
+
+    with Stage() as stage:
+        return Finished(stage, edit).observation
+
+
+@pytest.mark.parametrize("name", JOURNALS)
+def test_journal_of_no_lifecycle_is_not_countersigned(name: str) -> None:
+    observation = _observed(JOURNALS[name])
+    found = journal_countersigned(observation)
+    assert (found.finding, "whole lifecycle" in found.reason) == ("broken", True)
+
+
+@pytest.mark.parametrize("name", JOURNALS)
+def test_it_was_under_the_revision_before(name: str) -> None:
+    """Why there is another one; and reports of that time are judged as they were."""
+    observation = _observed(JOURNALS[name])
+    before = next(each for each in invariants_of(2) if getattr(each, "__name__", "") == "journal_countersigned")
+    assert before(observation).finding == "held"
+
+
+@pytest.mark.parametrize("name", JOURNALS)
+def test_no_figure_comes_of_it(name: str) -> None:
+    observation = _observed(JOURNALS[name])
+    observation["rounds"][0]["raw"] = None
+    (one,) = results(observation)
+    assert one.protected is None
+
+
+def test_progress_while_it_trains_is_a_lifecycle() -> None:
+    assert journal_countersigned(_observed(lambda entries: entries.insert(5, ["train_progress", {}]))).finding == "held"
