@@ -83,7 +83,7 @@ def check_file(
     published: bool = False,
 ) -> Checked:
     """Check a report or a bundle. Raises `ReportError`, which names the file, only when there is nothing to check."""
-    data = bundles.read_bytes(path)
+    data = bundles.read_report(path)
     try:
         return check_bytes(data, trust=trust, derivation=derivation, published=published)
     except ReportError as error:
@@ -132,7 +132,7 @@ def load_document(data: bytes) -> dict[str, Any]:
 
 def read_document(path: Path) -> tuple[bytes, dict[str, Any]]:
     """A file's bytes and its document, validated and nothing more. Raises `ReportError`, which names the file."""
-    data = bundles.read_bytes(path)
+    data = bundles.read_report(path)
     try:
         return data, load_document(data)
     except ReportError as error:
