@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
@@ -123,7 +124,7 @@ def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
     try:
         text = read_named(path, what=f"--trust {path}", limit=KEY_FILE_LIMIT).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"--trust {path}: expected a key file, saw what is not UTF-8") from error
+        raise ConfigurationError(f"--trust {path}: cannot be read as a key file (it is not UTF-8)") from error
     if "-----BEGIN" in text:
         yield False, public_text(_pem(path, text))
         return
@@ -143,7 +144,7 @@ def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
 def _pem(path: Path, text: str) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(text.encode())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigurationError(f"--trust {path}: expected a PEM public key") from error
     if not isinstance(key, Ed25519PublicKey):
         raise ConfigurationError(f"--trust {path}: expected an Ed25519 public key")
