@@ -164,7 +164,7 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
         )
         return
     derivation = replace(derivation, words=ours, revision=revision)
-    for hit in hits(document):
+    for hit in hits(document, most=MOST_FAULTS):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
     for name in ("rows", "excludedResults", "nullRows"):
