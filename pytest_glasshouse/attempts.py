@@ -118,10 +118,10 @@ def find(named: str, reports: Path) -> Path:
 
 def _run_of(report: Path) -> str | None:
     """Whose report a file is; None where it is none."""
-    from pytest_glasshouse.report.bundle import parsed, read_bytes
+    from pytest_glasshouse.report.bundle import parsed, read_report
 
     try:
-        told = parsed(read_bytes(report))
+        told = parsed(read_report(report))
     except (IntegrityError, ReportError):
         return None
     run_id = told.get("runId") if isinstance(told, dict) else None

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 
 if TYPE_CHECKING:
-    from mmap import mmap
-
     from pytest_glasshouse.wire.canonical import Json
 
 #: A part is held in memory whole; more than this is no part of anything that fits on a GPU.
@@ -132,18 +130,18 @@ def _inspect(options: argparse.Namespace) -> int:
     content = mapped(options.file)
     if content[: len(MAGIC)] == MAGIC:
         beside = options.manifest or _beside(options.file, ".manifest")
-        token = _text(mapped(beside)[: TOKEN_LIMIT + 1]) if options.manifest is not None or beside.is_file() else None
+        token = _text(bytes(mapped(beside)[: TOKEN_LIMIT + 1])) if options.manifest is not None or beside.is_file() else None
         lines = _about_package(content, token, options.owner)
     elif options.manifest is not None:
         raise ConfigurationError(f"{options.file} is not a package, so --manifest says nothing about it")
     else:
-        lines = _about_manifest(_text(content[: TOKEN_LIMIT + 1]), options.owner)
+        lines = _about_manifest(_text(bytes(content[: TOKEN_LIMIT + 1])), options.owner)
     # Whatever is refused is refused before anything is said.
     sys.stdout.write("".join(f"{line}\n" for line in list(lines)))
     return 0
 
 
-def _about_package(content: bytes | mmap, token: str | None, owner: str | None) -> Iterator[str]:
+def _about_package(content: memoryview, token: str | None, owner: str | None) -> Iterator[str]:
     from pytest_glasshouse.wire.package import FORMAT, parse_header
 
     header = parse_header(content)

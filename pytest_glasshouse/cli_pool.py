@@ -41,13 +41,13 @@ def declare(commands: Any) -> None:
 
 
 def _pool(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.bundle import read_bytes
+    from pytest_glasshouse.report.bundle import read_report
     from pytest_glasshouse.report.check import check_bytes, load_document
     from pytest_glasshouse.report.pooling import groups, told
 
     documents = []
     for path in options.report:
-        data = read_bytes(path)
+        data = read_report(path)
         try:
             checked = check_bytes(data, derivation=options.derivation)
         except ReportError as error:

@@ -144,6 +144,8 @@ def _meet(options: argparse.Namespace) -> Trustees:
     if missing:
         raise ConfigurationError(f"expected {', '.join(missing)}; saw none")
     authority = options.server_ca or os.environ.get("GLASSHOUSE_SERVER_CA")
+    if authority and not Path(authority).is_file():
+        raise ConfigurationError(f"--server-ca (or GLASSHOUSE_SERVER_CA) {authority}: expected a PEM file, saw none")
     return Trustees(
         OutsideServer(
             url=str(given["server"]),

@@ -37,13 +37,13 @@ def annotated(records: Sequence[Mapping[str, Any]], *, cleanup: str, trouble: Se
 
 def summarise(run: Run, path: Path) -> None:
     """Add the report's tables to the job's summary. A file that cannot be written is no reason to fail a run."""
-    from pytest_glasshouse.report.bundle import parsed, read_bytes
+    from pytest_glasshouse.report.bundle import parsed, read_report
     from pytest_glasshouse.report.markdown import markdown
 
     text = f"glasshouse published no report: {'; '.join(run.trouble) or 'nothing was begun'}\n"
     if run.published:
         try:
-            text = markdown(parsed(read_bytes(run.published[0])))
+            text = markdown(parsed(read_report(run.published[0])))
         except (ReportError, IntegrityError) as error:
             text = f"glasshouse published a report that cannot be read again: {error}\n"
     if len(text.encode()) > MOST_SUMMARY:

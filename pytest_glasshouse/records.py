@@ -56,7 +56,7 @@ def width_of(outcome: Outcome, engine: Engine) -> float | None:
         extended = extension(outcome.observation, rounds)
         first = None if extended is None else extended.first_rounds
         interval = interval_pct(log_ratios(row_figures(rounds)), level=0.95, first_rounds=first)
-    except GlasshouseError:
+    except (GlasshouseError, ValueError):
         return None
     return None if interval is None else interval.half_width
 

@@ -114,7 +114,7 @@ def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
     try:
         text = read_named(path, what=f"--trust {path}", limit=KEY_FILE_LIMIT).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigurationError(f"--trust {path}: expected a key file, saw what is not UTF-8") from error
+        raise ConfigurationError(f"--trust {path}: cannot be read as a key file (it is not UTF-8)") from error
     if "-----BEGIN" in text:
         yield False, public_text(_pem(path, text))
         return

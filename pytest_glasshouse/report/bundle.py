@@ -65,7 +65,7 @@ def zipped(document: Mapping[str, Any], *, key: Ed25519PrivateKey | None = None)
     return buffer.getvalue()
 
 
-def read_bytes(path: Path) -> bytes:
+def read_report(path: Path) -> bytes:
     """The bytes of a report or a bundle that anybody may have written. Raises `ReportError`, which names the file."""
     try:
         return read_regular(path, limit=REPORT_LIMIT)

@@ -84,7 +84,7 @@ def check_file(
     published: bool = False,
 ) -> Checked:
     """Check a report or a bundle. Raises `ReportError`, which names the file, only when there is nothing to check."""
-    data = bundles.read_bytes(path)
+    data = bundles.read_report(path)
     try:
         return check_bytes(data, trust=trust, derivation=derivation, published=published)
     except ReportError as error:
@@ -133,7 +133,7 @@ def load_document(data: bytes) -> dict[str, Any]:
 
 def read_document(path: Path) -> tuple[bytes, dict[str, Any]]:
     """A file's bytes and its document, validated and nothing more. Raises `ReportError`, which names the file."""
-    data = bundles.read_bytes(path)
+    data = bundles.read_report(path)
     try:
         return data, load_document(data)
     except ReportError as error:
@@ -165,7 +165,7 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
         )
         return
     derivation = replace(derivation, words=ours, revision=revision)
-    for hit in hits(document):
+    for hit in hits(document, most=MOST_FAULTS):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
     for name in ("rows", "excludedResults", "nullRows"):

@@ -130,7 +130,7 @@ def lifecycle(
 def _steps(lines: Sequence[str]) -> Iterator[str]:
     for line in lines:
         try:
-            entry = parse_strict(line, floats=True)
+            entry: Any = parse_strict(line, floats=True)
         except IntegrityError:
             continue
         if isinstance(entry, dict) and isinstance(entry.get("type"), str):

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
-from pytest_glasshouse.report.bundle import SUFFIX, parsed, read_bytes
+from pytest_glasshouse.report.bundle import SUFFIX, parsed, read_report
 from pytest_glasshouse.report.check import check_bytes, load_document
 from pytest_glasshouse.report.published_shape import may_be_results
 from pytest_glasshouse.report.wording import figure_with_interval
@@ -52,7 +52,7 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
         if any(part.endswith(".run") for part in name.parts) or any(path.is_relative_to(each) for each in installed):
             continue
         try:
-            data = read_bytes(path)
+            data = read_report(path)
         except ReportError as error:
             left_out.append((str(name), str(error).removeprefix(f"{path}: ")))
             continue

@@ -94,7 +94,7 @@ def _progress(observed: Mapping[str, Any]) -> list[tuple[float, int]]:
     found = []
     for told in journal_lines(observed):
         try:
-            entry = parse_object(told)
+            entry: Any = parse_object(told)
             if entry["type"] in {"train_progress", "train_completed"}:
                 found.append((entry["body"]["elapsed_ns"] / 1e9, int(entry["body"]["units"])))
         except (IntegrityError, ValueError, KeyError, TypeError, OverflowError):

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 #: Figures were published with two decimals of rates with three: half a unit of the last, and what rounding the rates does.
 _TOLERANCE_PCT = 0.0051
 _RATE_TOLERANCE = 0.001
+#: Seconds to the millisecond leave no more open than this in a leg that was worth publishing.
+_MOST_ALLOWED_PCT = 0.1
+#: What is slower than this, or faster than its inverse, was no training.
+_LEAST_RATE = 1e-9
 _LISTS = ("validResults", "rows")
 #: Fields that only a report has; an excerpt (`render --excerpt`) and the published files have the others of its document.
 _OURS = frozenset(
@@ -110,7 +114,7 @@ def _row_faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if stated is not None and computed is not None and abs(stated - computed) > _RATE_TOLERANCE * abs(computed):
             yield f".{leg}Rate", f"units and seconds give {computed:.3f}"
     protected, raw = (computed if computed is not None else stated for stated, computed in rates.values())
-    if not protected or not raw or raw < 0:
+    if not protected or not raw or not all(_LEAST_RATE < each < 1 / _LEAST_RATE for each in (protected, raw)):
         yield ".overheadPct", "the row has no two rates, nor units and seconds, to compute it from"
         return
     expected = overhead_pct(protected, raw)
@@ -122,8 +126,8 @@ def _row_faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _allowed(row: Mapping[str, Any]) -> float:
     """Elapsed seconds were published to the millisecond: of a leg of a few seconds that is more than the last decimal."""
     seconds = [row.get(f"{leg}{name}") for leg in ("protected", "raw") for name in ("ElapsedSec", "TrainElapsedSec")]
-    known = [each for each in seconds if _positive(each)]
-    return _TOLERANCE_PCT + (100 * 0.0005 * sum(1 / each for each in known))
+    known: list[float] = [each for each in seconds if _positive(each)]  # type: ignore[misc]
+    return min(_MOST_ALLOWED_PCT, _TOLERANCE_PCT + (100 * 0.0005 * sum(1 / each for each in known)))
 
 
 def _rate(row: Mapping[str, Any], leg: str) -> tuple[float | None, float | None]:

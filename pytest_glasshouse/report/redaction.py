@@ -105,8 +105,8 @@ def redact(document: Any, *, taint: Iterable[str] = ()) -> Any:
     return document
 
 
-def hits(document: Any, *, taint: Iterable[str] = ()) -> list[Hit]:
-    """Every forbidden value, by place and rule."""
+def hits(document: Any, *, taint: Iterable[str] = (), most: int | None = None) -> list[Hit]:
+    """Every forbidden value, by place and rule; of a stranger's document only about the first `most`."""
     spellings = tainted_spellings(taint)
     found: list[tuple[str, str]] = []
     forbidden_keys: set[str] = set()
@@ -115,6 +115,8 @@ def hits(document: Any, *, taint: Iterable[str] = ()) -> list[Hit]:
         found += [(path, rule) for rule in rules]
         if rules and names[-1:] == (_KEY,):
             forbidden_keys.add(text)
+        if most is not None and len(found) >= most:
+            break
     return [Hit(path=_without(path, forbidden_keys), rule=rule) for path, rule in found]
 
 

@@ -86,7 +86,7 @@ def _validator(version: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
-    bounded = extend(Draft202012Validator, {"anyOf": _any_of, "uniqueItems": _unique_items})
+    bounded = extend(Draft202012Validator, {"anyOf": _any_of, "uniqueItems": _unique_items})  # type: ignore[no-untyped-call]
     made: Draft202012Validator = bounded(load_schema(version), format_checker=Draft202012Validator.FORMAT_CHECKER)
     return made
 

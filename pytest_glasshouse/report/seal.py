@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
@@ -37,7 +38,7 @@ def report_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
     pem = read_named(Path(path), what=f"{KEY_VARIABLE}: the file it names", limit=KEY_FILE_LIMIT)
     try:
         key = load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         expected = "expected an unencrypted PEM private key (openssl genpkey -algorithm ed25519)"
         raise ConfigurationError(f"{KEY_VARIABLE}: {expected}") from error
     if not isinstance(key, Ed25519PrivateKey):

@@ -11,6 +11,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -58,7 +59,7 @@ def server_key(directory: Path) -> Ed25519PrivateKey:
         _create(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
     try:
         key = load_pem_private_key(_private(path, what="--state"), password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigurationError(f"--state: {path} is no private key; move it away to begin as another server") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ConfigurationError(f"--state: {path} is no Ed25519 key; move it away to begin as another server")

@@ -84,11 +84,11 @@ def read_named(path: Path, *, what: str, limit: int) -> bytes:
         raise ConfigurationError(f"{what}: {error.detail}") from None
 
 
-def mapped(path: Path) -> bytes | mmap:
+def mapped(path: Path) -> memoryview:
     """A regular file's bytes without a copy of them, for one that may be larger than memory. Raises `ConfigurationError`."""
     try:
         with opened(path) as (descriptor, found):
-            return mmap(descriptor, 0, access=ACCESS_READ) if found.st_size else b""
+            return memoryview(mmap(descriptor, 0, access=ACCESS_READ) if found.st_size else b"")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
     except IntegrityError as error:

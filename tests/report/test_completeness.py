@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -226,6 +227,8 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
     asks |= {
         "a file that is not there": lambda: check.check_file(Path("none.json")),
         "a file that is not there to be read": lambda: check.read_document(Path("none.json")),
+        "a file that is a folder": lambda: check.check_file(Path(__file__).parent),
+        "a file that begins like a bundle": lambda: _checked_file(b"PK"),
         "a file that is no report": lambda: check.read_document(Path(__file__)),
         "a document that is no JSON": lambda: check.load_document(b"{"),
         "a document of another shape": lambda: check.load_document(b"{}"),
@@ -277,6 +280,13 @@ def _statement() -> str:
 
 def _foreign_statement() -> bytes:
     return attest.envelope(test_check.DOCUMENT, test_check.DOCUMENT["excludedResults"][0], key=example.KEYS.report)
+
+
+def _checked_file(data: bytes) -> object:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return check.check_file(Path(file.name))
 
 
 def _lzma() -> bytes:

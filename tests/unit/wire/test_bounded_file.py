@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.bounded_file import mapped, read_regular, read_toml
 
 
 def test_a_regular_file_is_read_whole_through_a_link(tmp_path: Path) -> None:
@@ -32,3 +32,51 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind
         os.mkfifo(path)
     with pytest.raises(IntegrityError, match="not-a-file"):
         read_regular(path, limit=5)
+
+
+def test_what_was_seen_is_said(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="expected a regular file, saw a directory"):
+        read_regular(tmp_path, limit=5)
+    with pytest.raises(IntegrityError, match="NUL"):
+        read_regular(Path("a\0b"), limit=5)
+
+
+def test_file_of_the_kernel_that_says_it_is_empty_is_read_as_far_as_allowed() -> None:
+    """Files of /proc have size 0 and any length; whoever names one gets it, within the limit."""
+    assert read_regular(Path("/proc/self/status"), limit=100_000).startswith(b"Name:")
+    with pytest.raises(IntegrityError, match="too-large"):
+        read_regular(Path("/proc/self/status"), limit=10)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"\xef\xbb\xbfa = 1", "byte order mark"),
+        ("a = 1".encode("utf-16"), "not UTF-8"),
+        (b"a = ", "not TOML"),
+        (b"a = " + b"[" * 5_000, "nested too deep|not TOML"),
+        (b"a = " + b"9" * 5_000, "not TOML"),
+        (b"[" + b".".join([b"a"] * 100_000) + b"]", "a line of more than"),
+        (b"#" * (1 << 18) + b"\n", "more than"),
+        (b'a = "\x1b[2J', "not TOML"),
+    ],
+)
+def test_toml_that_cannot_be_read_is_one_printable_line(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "a.toml"
+    path.write_bytes(content)
+
+    with pytest.raises(IntegrityError, match=says) as caught:
+        read_toml(path)
+    assert caught.value.detail.isprintable()
+
+
+def test_large_file_is_mapped_and_not_copied(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(1 << 33)
+
+    assert (len(mapped(path)), bytes(mapped(path)[:3])) == (1 << 33, b"\0\0\0")
+    (tmp_path / "empty").touch()
+    assert bytes(mapped(tmp_path / "empty")) == b""
+    with pytest.raises(ConfigurationError, match="saw a directory"):
+        mapped(tmp_path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pytest_glasshouse.errors import IntegrityError
@@ -97,3 +99,49 @@ def test_a_sha256_is_spelled_one_way() -> None:
     digest = c.sha256_hex(b"")
     assert c.is_sha256(digest)
     assert not any(c.is_sha256(other) for other in (digest.upper(), digest[:-1], digest + "0", "", None, 7))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" + b"[]," * c.VALUE_LIMIT + b"1]",
+        b"[" + b'{"a":1},' * c.VALUE_LIMIT + b"1]",
+        b"[" + b"1," * (c.VALUE_LIMIT + 1) + b"1]",
+        b'{"a' + b'":1,"a' * c.VALUE_LIMIT + b'":1}',
+        b"[" + b'"\\\\",' * (c.VALUE_LIMIT + 1) + b"1]",
+        b"[" * (c.VALUE_LIMIT + 1),
+    ],
+    ids=["lists", "objects", "integers", "keys", "escaped texts", "depth"],
+)
+def test_more_values_than_a_parser_should_hold_are_refused_before_it_holds_them(data: bytes) -> None:
+    """Three bytes of text are a hundred of memory."""
+    assert refused(data, limit=len(data)) == "too-large"
+
+
+@pytest.mark.parametrize("text", [",[{" * c.VALUE_LIMIT, '\\"' * c.VALUE_LIMIT + "," * c.VALUE_LIMIT], ids=["marks", "escapes"])
+def test_what_stands_inside_a_text_is_no_value(text: str) -> None:
+    """A journal is a report's text, full of commas."""
+    data = b'{"a":"' + text.encode() + b'"}'
+
+    assert isinstance(c.parse_strict(data, limit=len(data)), dict)
+
+
+@pytest.mark.parametrize("text", ['"' + '\\"' * 200_000, '["' + "\\" * 300_001, '"' * 400_001, '"a' * 200_001], ids=["escapes", "backslashes", "quotes", "letters"])
+def test_texts_that_do_not_end_take_no_time_by_their_square(text: str) -> None:
+    data = text.encode() + b"," * (c.VALUE_LIMIT + 1)
+
+    assert refused(data, limit=len(data)) in {"malformed", "too-large"}
+
+
+def test_refusals_say_what_was_seen() -> None:
+    for data, says in (
+        (b"\xef\xbb\xbf{}", "begins with a byte order mark"),
+        (b"[" * 9000, "nested deeper than 32"),
+        (b"[" + b"9" * 40 + b"]", "an integer beyond 2^53"),
+    ):
+        with pytest.raises(IntegrityError, match=re.escape(says)):
+            c.parse_strict(data)
+
+
+def test_largest_integers_are_read() -> None:
+    assert c.parse_strict(b"[9007199254740991,-9007199254740991]") == [2**53 - 1, 1 - 2**53]

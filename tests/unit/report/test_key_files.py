@@ -1,0 +1,63 @@
+"""A key file of any shape is a key, or one line that names it."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.report.authenticity import Trust
+from pytest_glasshouse.report.seal import KEY_VARIABLE, report_key
+from pytest_glasshouse.trust.keyfiles import read_public
+
+
+def pem(der: bytes, kind: str = "PUBLIC KEY") -> bytes:
+    return f"-----BEGIN {kind}-----\n{base64.encodebytes(der).decode()}-----END {kind}-----\n".encode()
+
+
+def public(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | x25519.X25519PrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+#: SubjectPublicKeyInfo of an algorithm that nobody has, RFC 5280 section 4.1.
+UNKNOWN = bytes.fromhex("300c3006060427818148030200ff")[:14]
+SHAPES = {
+    "empty": b"",
+    "another curve": public(ec.generate_private_key(ec.SECP256R1())),
+    "RSA": public(rsa.generate_private_key(65_537, 2048)),
+    "key agreement": public(x25519.X25519PrivateKey.generate()),
+    "unknown algorithm": pem(bytes.fromhex("300d3008060627818148030203") + b"\x03\x01\x00"),
+    "unknown algorithm, torn": pem(UNKNOWN),
+    "no DER": pem(b"nonsense"),
+    "PEM without an end": b"-----BEGIN PUBLIC KEY-----\nAAAA",
+    "PEM of a million lines": b"-----BEGIN PUBLIC KEY-----\n" * 1000,
+    "private": b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+    "byte order mark": b"\xef\xbb\xbf" + b"A" * 43,
+    "UTF-16": ("A" * 43).encode("utf-16"),
+    "Latin-1": b"\xe9" * 43,
+    "too short": b"AAAA",
+    "another spelling": b"A" * 42 + b"=",
+    "three words": b"witness witness " + b"A" * 43,
+    "NUL": b"\0" * 43,
+    "too large": b"# a comment\n" * 10_000,
+}
+
+
+@pytest.mark.parametrize("content", SHAPES.values(), ids=SHAPES)
+def test_what_is_no_key_is_one_line_wherever_a_key_is_read(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "key"
+    path.write_bytes(content)
+
+    for read in (
+        lambda: Trust.read([path]),
+        lambda: read_public(str(path), what="--owner"),
+        lambda: report_key({KEY_VARIABLE: str(path)}),
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 1000

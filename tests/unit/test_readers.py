@@ -1,0 +1,111 @@
+"""Files and texts of strangers are read in one place each; who reads another way says here why that is no stranger's."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest_glasshouse
+
+ROOT = Path(pytest_glasshouse.__file__).parent
+#: Where size, depth, number and kind are bounded. Everybody else calls these.
+READERS = {"wire/bounded_file.py", "wire/bounded_zip.py", "wire/canonical.py"}
+#: Rooms that read on a machine of their own: a guest reads its own /proc and what its agent placed; the tamper suite its own boxes.
+ROOMS = ("guest/", "tamper/")
+#: Module and call, and whose text it is that is read there.
+ALLOWED = {
+    ("channel/archive.py", "read_bytes"): "this package's own files",
+    ("channel/archive.py", "ZipFile"): "writes",
+    ("channel/bootstrap.py", "json.loads"): "one line of at most 64 KiB, bounded where it is read",
+    ("channel/bootstrap.py", "read_bytes"): "this package's own files",
+    ("channel/launch.py", "read_bytes"): "this package's own files",
+    ("channel/wheels.py", "read_bytes"): "the wheel that this process has just built",
+    ("cli_policy.py", "ZipFile"): "writes what `read_zip` read",
+    ("providers/api.py", "json.loads"): "a provider's answer, bounded where it is received",
+    ("providers/broker_socket.py", "json.loads"): "messages of this run's own processes, over a socket only they can open",
+    ("providers/elsewhere.py", "read_bytes"): "this package's own files",
+    ("providers/mock.py", "read_bytes"): "this package's own files",
+    ("providers/process.py", "read_bytes"): "/proc",
+    ("providers/process.py", "read_text"): "/proc, and the log of an agent on this machine",
+    ("providers/runpod_rest.py", "json.loads"): "a provider's answer, bounded where it is received",
+    ("providers/timing.py", "json.loads"): "what this run gave its own reaper",
+    ("report/bundle.py", "ZipFile"): "writes",
+    ("report/redaction.py", "json.loads"): "looks into texts of a document that was read already, as leniently as any reader might",
+    ("report/schema.py", "json.loads"): "this package's own files",
+    ("report/schema.py", "read_text"): "this package's own files",
+    ("run.py", "json.loads"): "what this run's own workers report",
+    ("wire/installed.py", "read_text"): "a distribution's metadata, by importlib, which has no other way; parsed strictly",
+    ("workloads/corpus/__init__.py", "read_text"): "this package's own files",
+    ("workloads/lora_material.py", "json.loads"): "files of a base model, resolved and bounded before they are read",
+    ("workloads/lora_material.py", "read_bytes"): "files of a base model, resolved and bounded before they are read",
+    ("workloads/model_files.py", "json.loads"): "files of a base model, on the machine whose digests pin it",
+    ("workloads/model_files.py", "read_bytes"): "files of a base model, on the machine whose digests pin it",
+    ("workloads/model_files.py", "open"): "hashes a file of any size, piece by piece",
+    ("xdist.py", "json.loads"): "a directory that this run made for itself, mode 0700",
+    ("xdist.py", "read_text"): "a directory that this run made for itself, mode 0700",
+}
+_JSON = {"load", "loads", "JSONDecoder"}
+_METHODS = {"read_bytes", "read_text"}
+_NAMES = {"ZipFile", "open", "fdopen"}
+
+
+def calls(tree: ast.AST) -> Iterator[str]:
+    """Every call that reads a file, or parses what was read, by a short name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module in {"json", "tomllib", "zipfile", "tarfile", "pickle", "marshal", "shelve"}:
+            yield f"from {node.module}"
+        if isinstance(node, ast.Import):
+            yield from (f"import {each.name}" for each in node.names if each.name in {"tomllib", "tarfile", "pickle", "shelve"})
+        if not isinstance(node, ast.Call):
+            continue
+        function = node.func
+        name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        owner = function.value.id if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) else ""
+        if owner == "json" and name in _JSON:
+            yield f"json.{name}"
+        elif name in {*_METHODS, "ZipFile"} or (name in _NAMES and owner != "os" and _reads(node)):
+            yield name
+        elif name == "open" and owner == "os" and "O_RDONLY" in ast.unparse(node) and "O_DIRECTORY" not in ast.unparse(node):
+            yield "os.open"
+
+
+def _reads(node: ast.Call) -> bool:
+    """Whether an `open` may read a file: by its mode, which is its first or second argument, and text if it is not given."""
+    function = node.func
+    if isinstance(function, ast.Attribute) and not (node.args or node.keywords):
+        return ast.unparse(function.value).endswith(("path", "file"))
+    modes = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    modes += [each.value.value for each in node.keywords if each.arg == "mode" and isinstance(each.value, ast.Constant)]
+    return any(set(mode) <= set("rbt") for mode in modes)
+
+
+def found() -> set[tuple[str, str]]:
+    told = set()
+    for path in ROOT.rglob("*.py"):
+        name = path.relative_to(ROOT).as_posix()
+        if name not in READERS and not name.startswith(ROOMS):
+            told |= {(name, call) for call in calls(ast.parse(path.read_text("utf-8")))}
+    return told
+
+
+def test_nobody_reads_a_file_or_parses_a_text_of_strangers_by_himself() -> None:
+    """A bare `read_bytes` waits for a FIFO, reads a device for ever, and takes all memory there is."""
+    assert found() - ALLOWED.keys() == set()
+
+
+def test_every_exception_is_still_one() -> None:
+    assert ALLOWED.keys() - found() == set()
+
+
+def test_a_bare_reader_is_seen() -> None:
+    """What the test above would say of the ways in which files were read."""
+    text = """
+import json, tomllib, zipfile
+from json import loads
+json.loads(path.read_bytes()); path.read_text("utf-8"); zipfile.ZipFile(path); open(path, "rb"); path.open("rb"); path.open()
+os.open(path, os.O_RDONLY | os.O_CLOEXEC); os.open(path, os.O_RDONLY | os.O_DIRECTORY); path.open("w"); open(path, "ab")
+"""
+    assert sorted(calls(ast.parse(text))) == [
+        "ZipFile", "from json", "import tomllib", "json.loads", "open", "open", "open", "os.open", "read_bytes", "read_text",
+    ]  # fmt: skip
