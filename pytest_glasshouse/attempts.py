@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,31 +64,36 @@ class Tried:
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[str, dict[str, Any] | None]] = {}
+        # Workers tell of attempts in a thread of the broker's, and tests start in pytest's own.
+        self._lock = threading.Lock()
         self._starts = 0
         self._finished: set[str] = set()
 
     def start(self) -> None:
         """The row's test starts, here or in a worker."""
-        self._starts += 1
-        if self._starts > len(self._found):
-            self._found[f"{_UNTOLD}{self._starts}"] = ("", None)
+        with self._lock:
+            self._starts += 1
+            if self._starts > len(self._found):
+                self._found[f"{_UNTOLD}{self._starts}"] = ("", None)
 
     def begin(self, told: Mapping[str, Any]) -> bool:
         """An attempt was begun; whether that is news."""
         name = told["attempt"]
-        if name in self._found:
-            return False
-        untold = [each for each in self._found if each.startswith(_UNTOLD)]
-        if untold:
-            self._found = {name if each == untold[-1] else each: value for each, value in self._found.items()}
-        self._found[name] = (told["at"], None)
-        return True
+        with self._lock:
+            if name in self._found:
+                return False
+            untold = [each for each in self._found if each.startswith(_UNTOLD)]
+            if untold:
+                self._found = {name if each == untold[-1] else each: value for each, value in self._found.items()}
+            self._found[name] = (told["at"], None)
+            return True
 
     def keep(self, record: dict[str, Any]) -> bool:
         """What an attempt has so far, or its record; whether that is news."""
-        news = self._found[record["attempt"]][1] != record
-        self._found[record["attempt"]] = (record["at"], record)
-        return news
+        with self._lock:
+            news = self._found[record["attempt"]][1] != record
+            self._found[record["attempt"]] = (record["at"], record)
+            return news
 
     def finish(self, record: Mapping[str, Any]) -> bool:
         """An attempt has ended; whether that is news."""

@@ -30,10 +30,9 @@ def parameters_of(item: pytest.Item, row: str) -> tuple[tuple[str, str], ...]:
     callspec: Any = getattr(item, "callspec", None)
     params: Mapping[str, object] = getattr(callspec, "params", {})
     others = [name for name in params if name != row and not name.startswith("_")]
-    if len(others) > MOST_PARAMETERS:
-        raise ConfigurationError(
-            f"{printable(item.name)}: expected at most {MOST_PARAMETERS} parameters beside the row, saw {len(others)}"
-        )
+    if len(others) > MOST_PARAMETERS or any(len(ascii(name)) > LONGEST_PARAMETER for name in others):
+        most = f"{MOST_PARAMETERS} parameters, of names of at most {LONGEST_PARAMETER} characters,"
+        raise ConfigurationError(f"{printable(item.name)}: expected at most {most} beside the row, saw {len(others)}")
     ids = _ids(callspec, params)
     return tuple(sorted((ascii(name)[1:-1], _text(item, name, params[name], ids[name])) for name in others))
 

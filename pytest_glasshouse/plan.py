@@ -75,12 +75,16 @@ class Selected:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     """The files of all tests that run, also of those with nothing to report."""
+    refused: str = ""
+    """Why these rows cannot run; empty where they can."""
 
 
-def selected_of(items: Sequence[pytest.Item], notes: Sequence[str] = (), *, files: Sequence[str] = ()) -> Selected:
+def selected_of(
+    items: Sequence[pytest.Item], notes: Sequence[str] = (), *, files: Sequence[str] = (), refused: str = ""
+) -> Selected:
     """What `items`, which all have something to report, are."""
     rows = {item.nodeid: item.stash[ROW] for item in items if ROW in item.stash}
-    return Selected(rows=rows, others=len(items) - len(rows), notes=tuple(notes), files=tuple(files))
+    return Selected(rows=rows, others=len(items) - len(rows), notes=tuple(notes), files=tuple(files), refused=refused)
 
 
 def engine_of(config: pytest.Config) -> Engine:

@@ -24,7 +24,7 @@ from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures b
     row_report,
 )
 from pytest_glasshouse.markers import MARKERS
-from pytest_glasshouse.stash import DOOR, ENGINE, NOTES, OPTIONS, PLAN, RECORD, ROW, RUN, TAKEN
+from pytest_glasshouse.stash import DOOR, ENGINE, NOTES, OPTIONS, PLAN, RECORD, REFUSED, ROW, RUN, TAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +112,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     from pytest_glasshouse.selection import leave_out, without_effect
 
-    gone, notes = leave_out(items, config.stash[OPTIONS])
+    try:
+        gone, notes = leave_out(items, config.stash[OPTIONS])
+    except ConfigurationError as error:
+        # A worker cannot end the run: whoever opens it does.
+        config.stash[REFUSED] = str(error)
+        return
     if gone:
         left = {id(item) for item in gone}
         items[:] = [item for item in items if id(item) not in left]
@@ -302,7 +307,8 @@ def _selected(session: pytest.Session) -> Selected | None:
     from pytest_glasshouse.plan import selected_of
 
     files = sorted({str(item.path) for item in session.items})
-    return selected_of(ours, session.config.stash.get(NOTES, ()), files=files)
+    stash = session.config.stash
+    return selected_of(ours, stash.get(NOTES, ()), files=files, refused=stash.get(REFUSED, ""))
 
 
 def _spec() -> ModuleType | None:

@@ -124,6 +124,8 @@ class Run:
         from pytest_glasshouse.report.seal import report_key
         from pytest_glasshouse.report.writer import check_writable
 
+        if selected.refused:
+            raise ConfigurationError(selected.refused)
         report_key(os.environ)
         plan = dataclasses.replace(plan, subject=with_tests(plan.subject, config, selected))
         rows = [each.row for each in selected.rows.values()]

@@ -87,7 +87,10 @@ def refuse_what_is_no_row(items: Iterable[object]) -> None:
 
 
 def leave_out(items: list[pytest.Item], options: Options) -> tuple[list[pytest.Item], tuple[str, ...]]:
-    """The items to deselect among the selected ones, and a note about each. `items` is left as it is."""
+    """The items to deselect among the selected ones, and a note about each. `items` is left as it is.
+
+    Raises `ConfigurationError` where rows that differ would be one row in a report.
+    """
     gone: dict[int, pytest.Item] = {}
     notes: list[str] = []
     rows = [(item, found.declared) for item in items if (found := item.stash.get(ROW, None)) is not None]
@@ -116,7 +119,7 @@ def leave_out(items: list[pytest.Item], options: Options) -> tuple[list[pytest.I
 def _refuse_another_model(item: pytest.Item, other: pytest.Item) -> None:
     """Two directories of one name are one model to a report, which holds no path of this machine."""
     if item.stash[ROW].model != other.stash[ROW].model:
-        raise pytest.UsageError(
+        raise ConfigurationError(
             f"{printable(item.name)} and {printable(other.name)}: expected models with names of their own, saw two "
             f"directories named {item.stash[ROW].row.model}; rename one, or the rows"
         )

@@ -39,5 +39,7 @@ TRIES: pytest.StashKey[list[Try]] = pytest.StashKey()
 RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 #: On an item: the results of the tamper suite it recorded.
 TAMPER: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
+#: On the config: why the rows that were collected cannot run.
+REFUSED: pytest.StashKey[str] = pytest.StashKey()
 #: On the config: notes about rows left out, until the header is written.
 NOTES: pytest.StashKey[Sequence[str]] = pytest.StashKey()

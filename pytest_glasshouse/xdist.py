@@ -113,6 +113,7 @@ def tell_controller(config: pytest.Config, selected: Selected) -> None:
         "others": selected.others,
         "notes": list(selected.notes),
         "files": list(selected.files),
+        "refused": selected.refused,
     }
     worker = _worker_input(config)
     _write(Path(worker[FOLDER]) / f"{worker['workerid']}.json", told)
@@ -123,7 +124,9 @@ def _selected(told: Mapping[str, Any]) -> Selected:
         nodeid: RowItem(declared=RowSpec.from_dict(declared), row=RowSpec.from_dict(row), model=told["models"].get(nodeid))
         for nodeid, (declared, row) in told["rows"].items()
     }
-    return Selected(rows=rows, others=told["others"], notes=tuple(told["notes"]), files=tuple(told["files"]))
+    return Selected(
+        rows=rows, others=told["others"], notes=tuple(told["notes"]), files=tuple(told["files"]), refused=told["refused"]
+    )
 
 
 def open_door(config: pytest.Config) -> Door:

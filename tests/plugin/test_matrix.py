@@ -184,9 +184,11 @@ ROWS = [row(workload="lora", model=f"{{parent}}/model") for parent in "ab"]
 @pytest.mark.parametrize("row", ROWS)
 def test_it(row, {FIXTURES}):
 {BODY}"""
-    result = written(project, test).run()
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *expected models with names of their own, saw two directories named model*"])
+    for result in (written(project, test).run(), project.spawn("-n1")):
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        told = result.stdout.str() + result.stderr.str()
+        assert "expected models with names of their own, saw two directories named model" in told
+        assert "INTERNALERROR" not in told
 
 
 def test_test_of_two_rows_is_a_collection_error(project: Project) -> None:
