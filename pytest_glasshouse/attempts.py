@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, ReportError
+from pytest_glasshouse.wire.folder import expanded
 
 if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
@@ -48,7 +49,7 @@ class Earlier:
 
 def find(named: str, reports: Path) -> Path:
     """The run directory, or the report, that `named` means: a path to either, or the id of a run that left one in `reports`."""
-    given = Path(named).expanduser()
+    given = expanded(named)
     for path in (given, reports / f"{named}.run", reports / f"{named}.json"):
         if (path / PLAN).is_file() or (path.is_file() and path.suffix == ".json"):
             return path

@@ -90,13 +90,15 @@ def _serve(options: argparse.Namespace) -> int:
     from pytest_glasshouse.trust.ledger import Ledger
     from pytest_glasshouse.trust.limits import Limits
     from pytest_glasshouse.trust.server import AttestationServer
+    from pytest_glasshouse.wire.folder import check_umask, expanded
     from pytest_glasshouse.wire.tokens import public_text
 
+    check_umask()
     limits = _limits(options, Limits)
     tls = _tls(options)
     check_address(options.listen, tls=tls is not None)
     owner = read_public(options.owner, what="--owner")
-    state = options.state or Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "glasshouse"
+    state = options.state or expanded(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "glasshouse"
     _nobody_looks_in()
     signing = server_key(state)
     # From here to the end a signal waits until it is asked for: one that comes early is not lost, and nothing is left half done.

@@ -6,6 +6,7 @@ that the report is written also after an interrupt. It refuses to judge a row.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -100,7 +101,9 @@ class Run:
         from pytest_glasshouse.report.progress import PROGRESS
         from pytest_glasshouse.report.seal import report_key
         from pytest_glasshouse.report.writer import check_writable
+        from pytest_glasshouse.wire.folder import check_umask
 
+        check_umask()
         report_key(os.environ)
         plan = dataclasses.replace(plan, subject=with_tests(plan.subject, config, selected))
         rows = [each.row for each in selected.rows.values()]
@@ -117,7 +120,14 @@ class Run:
                 from pytest_glasshouse.consent import consent
 
                 consent(run.broker, run.options, config, os.environ)
-            run._remember()
+            try:
+                run._remember()
+            except OSError as error:
+                if run.earlier is None:
+                    run._forget()
+                raise ConfigurationError(
+                    f"the run directory {run.directory} cannot be written ({error.strerror or error}); nothing was started"
+                ) from None
             run.live.also_to(run.directory / PROGRESS)
             run.live.money = run.broker.spent_usd
             run._signals.install()
@@ -129,7 +139,8 @@ class Run:
         """A test with something to report starts."""
         if nodeid in self.selected.rows and nodeid not in self.kept:
             self.begun.append(nodeid)
-            self.history.begin(self.selected.rows[nodeid].row.row_id)
+            with self._on_disk():
+                self.history.begin(self.selected.rows[nodeid].row.row_id)
 
     def take(self, nodeid: str, payload: str, *, worker: str = "") -> None:
         """Keep what a finished test reported, on disk before anything else happens."""
@@ -141,8 +152,9 @@ class Run:
         record = told["row"]
         if record is not None:
             self.records[nodeid] = record
-            RowJournal(self.directory).append(record)
-            self.history.finish(record["record"]["rowId"], outcome_of(record))
+            with self._on_disk():
+                RowJournal(self.directory).append(record)
+                self.history.finish(record["record"]["rowId"], outcome_of(record))
             self.config.hook.pytest_glasshouse_row_finished(config=self.config, list_name=record["list"], record=record["record"])
 
     def keep(self, nodeid: str, record: dict[str, Any]) -> None:
@@ -150,7 +162,18 @@ class Run:
         from pytest_glasshouse.report.writer import RowJournal
 
         self._kept[nodeid] = record
-        RowJournal(self.directory).append(record)
+        with self._on_disk():
+            RowJournal(self.directory).append(record)
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """A write that would outlive a kill. Where it cannot be made the run goes on, says so once, and still reports."""
+        try:
+            yield
+        except OSError as error:
+            told = f"{self.directory} cannot be written ({error.strerror or error}): had the run been killed, rows would be lost"
+            if told not in self.trouble:
+                self.trouble.append(told)
 
     def failed(self, nodeid: str) -> None:
         """A test, of ours or not, failed in some phase."""

@@ -5,6 +5,7 @@ A base URL that is not the provider's own makes it simulated; the key travels ov
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 def runpod_key(environ: Mapping[str, str]) -> Secret:
     """`RUNPOD_API_KEY`, or the SDK's `~/.runpod/config.toml`. Raises `CredentialsError`."""
     key = environ.get("RUNPOD_API_KEY", "").strip()
-    path = Path(environ.get("HOME", "~")).expanduser() / ".runpod" / "config.toml"
+    path = Path(environ.get("HOME") or os.path.expanduser("~")) / ".runpod" / "config.toml"  # noqa: PTH111
     if not key and path.is_file():
         try:
             found = tomllib.loads(path.read_text(encoding="utf-8")).get("default", {}).get("api_key", "")

@@ -73,7 +73,7 @@ def read_public(given: str, *, what: str) -> Ed25519PublicKey:
         path = Path(given).expanduser()
         if path.is_file():
             text = path.read_text("ascii")[:_KEY_FILE_LIMIT]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: nobody knows what ~ is
         text = given
     expected = "expected an Ed25519 public key: a PEM file, a file of one base64url line, or that line"
     if "PRIVATE KEY" in text or '"signing"' in text:
