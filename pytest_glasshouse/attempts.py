@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, ReportError
 from pytest_glasshouse.wire.folder import expanded
+from pytest_glasshouse.wire.own_file import check_own
 
 if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
 
-PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
+PLAN, HISTORY, LEDGER, ROWS = "plan.json", "attempts.jsonl", "ledger.jsonl", "rows.jsonl"
 #: Outcomes after which nothing was judged: these rows run again.
 AGAIN = frozenset({"lost", "infrastructure"})
 _NOT_STARTED = "the run ended before this row was started"
@@ -76,6 +77,10 @@ def _run_of(report: Path) -> str | None:
 def read(named: str, reports: Path) -> Earlier:
     """What the run left: its directory if it was killed, its report if it ended. Raises `ConfigurationError`."""
     path = find(named, reports)
+    if path.is_dir():
+        # Rows that are kept are signed for again: nobody else may have written them.
+        for each in (path, *(path / name for name in (PLAN, HISTORY, LEDGER, ROWS) if (path / name).exists())):
+            check_own(each, what="--glasshouse-resume")
     try:
         return _of_directory(path) if path.is_dir() else _of_report(path)
     except (OSError, ValueError, KeyError, TypeError, ReportError) as error:

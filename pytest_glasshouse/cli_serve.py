@@ -163,11 +163,13 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
         raise ConfigurationError("--certificate and --key go together")
     import ssl
 
+    from pytest_glasshouse.wire.own_file import check_own
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    check_own(options.certificate, what="--certificate")
+    check_own(options.key, what="--key", secret=True)
     try:
-        if options.key.stat().st_mode & 0o077:
-            raise ConfigurationError(f"--key: {options.key} may be used by others; chmod 600 it")
         # A key that asks for a password would stop a service at its start; it gets an empty one and fails.
         context.load_cert_chain(options.certificate, options.key, password=lambda: b"")
     except (OSError, ssl.SSLError) as error:

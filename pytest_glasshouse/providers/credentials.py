@@ -12,10 +12,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError
+from pytest_glasshouse.wire.own_file import read_own
 from pytest_glasshouse.wire.secret import Secret
 
 RUNPOD_URL = "https://api.runpod.io"
 VAST_URL = "https://console.vast.ai"
+_FILE_LIMIT = 65_536
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -25,7 +27,10 @@ def runpod_key(environ: Mapping[str, str]) -> Secret:
     path = Path(environ.get("HOME") or os.path.expanduser("~")) / ".runpod" / "config.toml"  # noqa: PTH111
     if not key and path.is_file():
         try:
-            found = tomllib.loads(path.read_text(encoding="utf-8")).get("default", {}).get("api_key", "")
+            text = read_own(path, what="provider runpod", limit=_FILE_LIMIT).decode()
+            found = tomllib.loads(text).get("default", {}).get("api_key", "")
+        except ConfigurationError as error:
+            raise CredentialsError(str(error)) from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, AttributeError):
             raise CredentialsError(
                 "provider runpod: ~/.runpod/config.toml is not the SDK's file; expected [default] with api_key, or RUNPOD_API_KEY"

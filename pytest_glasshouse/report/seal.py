@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.own_file import read_own
 from pytest_glasshouse.wire.tokens import sign, verify
 
 if TYPE_CHECKING:
@@ -23,20 +24,18 @@ if TYPE_CHECKING:
 
 SEAL_TYP = "glasshouse-seal+jws"
 KEY_VARIABLE = "GLASSHOUSE_SIGNING_KEY"
+_KEY_FILE_LIMIT = 65_536
 
 
 def report_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
     """The key named by `GLASSHOUSE_SIGNING_KEY` (the path of an unencrypted PEM file), else one made for this run.
 
-    Raises `ConfigurationError` without showing the path's content.
+    Raises `ConfigurationError` without showing the path's content, also for a key that others may read or change.
     """
     path = environ.get(KEY_VARIABLE)
     if not path:
         return Ed25519PrivateKey.generate()
-    try:
-        pem = Path(path).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"{KEY_VARIABLE}: cannot read the file it names ({error.strerror})") from error
+    pem = read_own(Path(path), what=KEY_VARIABLE, limit=_KEY_FILE_LIMIT)
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError) as error:
