@@ -62,7 +62,7 @@ class Ledger:
 
     def intent(self, lease: Lease, *, base_url: str) -> None:
         """The step that has to be on disk before the create call. Raises `InfrastructureError` where it is not."""
-        told = {
+        told: dict[str, str | float | bool | None] = {
             "name": lease.name, "provider": lease.provider, "base": base_url,
             "price": lease.price_usd_per_hour, "deadline": lease.deadline,
         }  # fmt: skip
