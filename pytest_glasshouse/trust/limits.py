@@ -90,7 +90,7 @@ class Peers:
         peer, now, most = peer_of(address), self._clock(), self._rate * self._burst_s
         with self._lock:
             level, since, refused = self._buckets.pop(peer, (most, now, False))
-            level = min(most, level + (now - since) * self._rate)
+            level = min(most, level + max(0.0, now - since) * self._rate)  # a wall clock may be set back
             allowed = level >= 1
             self._buckets[peer] = (level - allowed, now, not allowed)
             while len(self._buckets) > _PEERS:
