@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from threading import Thread
+
+import pytest
 
 from pytest_glasshouse.guest.spool import Spool
 
@@ -38,3 +41,20 @@ def test_waiting_pull_is_woken_by_the_next_event(tmp_path: Path) -> None:
     spool.append("leg", "started", {})
     waiting.join(timeout=10)
     assert len(pulled) == 1
+
+
+def test_a_full_disk_is_told_in_place_of_what_it_did_not_take(tmp_path: Path) -> None:
+    """The host would wait for the leg's deadline otherwise."""
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("leg", "spawned", {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "spool.jsonl").stat().st_size, before[1]))
+    try:
+        with pytest.raises(OSError, match="cannot be written"):
+            spool.append("leg", "evidence", {})
+        spool.append("leg", "failed", {"reason": "OSError", "detail": "full"})
+        spool.append("leg", "exit", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [event["type"] for event in spool.since(0, wait_s=0)] == ["spawned", "failed", "exit"]
+    spool.close()
