@@ -40,7 +40,7 @@ before the restart can still be completed.
 
 Every decision is one JSON line of the audit log (standard error, or --audit FILE). It holds no token, key or nonce. Refusals
 above one a second, by one key's holder or by all who show none, are counted (`left_out`); FILE makes way for a new one when full.
-GET /v1/keys tells the public keys, signed. SIGTERM and SIGINT end the server once what was asked is answered.
+GET /v1/keys tells the public keys, signed. SIGTERM, SIGINT and SIGHUP end the server once what was asked is answered.
 """
 _EPILOG = """\
 then, where pytest runs:
@@ -102,7 +102,7 @@ def _serve(options: argparse.Namespace) -> int:
     _nobody_looks_in()
     signing = server_key(state)
     # From here to the end a signal waits until it is asked for: one that comes early is not lost, and nothing is left half done.
-    wanted = {signal.SIGTERM, signal.SIGINT}
+    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}  # one that is ignored (`nohup`) does not come
     before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     try:
         with contextlib.closing(Ledger(state / "ledger.sqlite3")) as ledger, _audit(options) as audit:

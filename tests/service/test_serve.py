@@ -135,6 +135,8 @@ def test_sigterm_ends_it_in_order_and_sigkill_leaves_nothing_in_the_way(server: 
     assert server.end(signal.SIGKILL) == -signal.SIGKILL
     server.start()
     assert server.end(signal.SIGINT) == 0
+    server.start()
+    assert server.end(signal.SIGHUP) == 0
 
 
 def test_a_second_server_on_the_same_state_is_refused(server: Serving) -> None:
