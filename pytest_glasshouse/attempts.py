@@ -19,11 +19,13 @@ from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportE
 from pytest_glasshouse.report.attempts import NEVER_JUDGED, entry, lost_entry, settled
 from pytest_glasshouse.wire.bounded_file import read_json, read_regular
 from pytest_glasshouse.wire.canonical import parse_strict
+from pytest_glasshouse.wire.folder import expanded
+from pytest_glasshouse.wire.own_file import check_own
 
 if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
 
-PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
+PLAN, HISTORY, LEDGER, ROWS = "plan.json", "attempts.jsonl", "ledger.jsonl", "rows.jsonl"
 #: The largest file of a run that is read again, but for its rows.
 FILE_LIMIT = 16 << 20
 #: Outcomes after which nothing was judged: these rows run again.
@@ -108,7 +110,7 @@ class Tried:
 
 def find(named: str, reports: Path) -> Path:
     """The run directory, or the report, that `named` means: a path to either, or the id of a run that left one in `reports`."""
-    given = Path(named).expanduser()
+    given = expanded(named)
     for path in (given, reports / f"{named}.run", reports / f"{named}.json"):
         if (path / PLAN).is_file() or (path.is_file() and path.suffix == ".json"):
             return path
@@ -137,6 +139,10 @@ def _run_of(report: Path) -> str | None:
 def read(named: str, reports: Path) -> Earlier:
     """What the run left: its directory if it was killed, its report if it ended. Raises `ConfigurationError`."""
     path = find(named, reports)
+    if path.is_dir():
+        # Rows that are kept are signed for again: nobody else may have written them.
+        for each in (path, *(path / name for name in (PLAN, HISTORY, LEDGER, ROWS) if (path / name).exists())):
+            check_own(each, what="--glasshouse-resume")
     try:
         return _of_directory(path) if path.is_dir() else _of_report(path)
     except (OSError, ValueError, KeyError, TypeError, ReportError, IntegrityError) as error:

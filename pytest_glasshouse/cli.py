@@ -9,6 +9,8 @@ Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 5 nothi
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import os
 import re
 import sys
@@ -129,10 +131,12 @@ def _whole(text: str) -> int:
 
 def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | None = None) -> int:
     """Run one command; the exit code is the answer. `derivation` is what reports are derived with, by default the project's."""
+    _open_streams()
     options = _parser().parse_args(arguments)
     options.derivation = derivation
     try:
         code: int = options.run(options)
+        sys.stdout.flush()
     except IntegrityError as error:
         sys.stderr.write(f"glasshouse {options.command}: refused: {error}\n")
         return EXIT_NO
@@ -145,9 +149,26 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
         return EXIT_USAGE
     except BrokenPipeError:
         # The reader went away (`glasshouse render ... | head`); there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_NO
+    except OSError as error:
+        # The disk, a limit, or standard output itself: nobody's mistake here, and no traceback.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.stderr.write(f"glasshouse {options.command}: {printable(error)}\n")
+        return EXIT_USAGE
     return code
+
+
+def _open_streams() -> None:
+    """Standard streams that take every character and are there: what they cannot show is spelled out, and none is `None`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  (for as long as the process)
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _parser() -> argparse.ArgumentParser:

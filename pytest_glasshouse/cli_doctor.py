@@ -237,7 +237,10 @@ def _socket() -> Line:
 
 
 def _disk() -> Line:
-    free_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    try:
+        free_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    except OSError as error:
+        return Line(mark="FAIL", what="disk", told=f"no temporary directory: {error.strerror}", fix="point TMPDIR at a directory")
     if free_gb < _DISK_GB:
         fix = "free some, or point TMPDIR elsewhere"
         return Line(mark="warn", what="disk", told=f"{free_gb:.1f} GB free for temporary files", fix=fix)

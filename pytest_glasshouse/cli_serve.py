@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
+    from pytest_glasshouse.trust.audit import Audit, AuditLine
+
 _PORT = 8470
 _GRACE_S = 5.0
 _OVERDUE_EVERY_S = 5.0
+_OTHER_FILES = 64
 _DESCRIPTION = """\
 Run the attestation server that rows of one owner share: it checks a guest's evidence and only then lets a data key go.
 It listens on loopback; anywhere else it needs a certificate and its key, and speaks TLS 1.3 only.
@@ -35,8 +38,9 @@ On disk, in --state (made with mode 0700 when missing):
 Data keys and open challenges are in memory only. After a restart owners register again, and a leg whose key was released
 before the restart can still be completed.
 
-Every decision is one JSON line of the audit log (standard error, or --audit FILE). It holds no token, key or nonce.
-GET /v1/keys tells the public keys, signed. SIGTERM and SIGINT end the server once what was asked is answered.
+Every decision is one JSON line of the audit log (standard error, or --audit FILE). It holds no token, key or nonce. Refusals
+above one a second, by one key's holder or by all who show none, are counted (`left_out`); FILE makes way for a new one when full.
+GET /v1/keys tells the public keys, signed. SIGTERM, SIGINT and SIGHUP end the server once what was asked is answered.
 """
 _EPILOG = """\
 then, where pytest runs:
@@ -66,9 +70,15 @@ def declare(commands: Any) -> None:
     serve.add_argument("--key", type=Path, metavar="PEM", help="its private key, unencrypted, mode 0600")
     serve.add_argument("--audit", type=Path, metavar="FILE", help="append the audit log here (default: standard error)")
     serve.add_argument(
-        "--rate", type=float, default=50.0, metavar="N", help="requests per second and address; 0: any (default: 50)"
+        "--audit-mib", type=float, default=128.0, metavar="N",
+        help="what it may take with its predecessors FILE.1 to FILE.7; 0: no limit (default: 128)",
+    )  # fmt: skip
+    serve.add_argument(
+        "--rate", type=float, default=50.0, metavar="N", help="requests per second and address (IPv6: /64); 0: any (default: 50)"
     )
-    serve.add_argument("--connections", type=int, default=256, metavar="N", help="open at once (default: 256)")
+    serve.add_argument(
+        "--connections", type=int, default=256, metavar="N", help="open at once, half of them by one address (default: 256)"
+    )
     serve.add_argument("--request-seconds", type=float, default=10.0, metavar="S", help="to send a request whole (default: 10)")
     serve.set_defaults(run=_serve, report_error_code=4)
 
@@ -80,31 +90,39 @@ def _serve(options: argparse.Namespace) -> int:
     from pytest_glasshouse.trust.ledger import Ledger
     from pytest_glasshouse.trust.limits import Limits
     from pytest_glasshouse.trust.server import AttestationServer
+    from pytest_glasshouse.wire.folder import check_umask, expanded
     from pytest_glasshouse.wire.tokens import public_text
 
+    check_umask()
     limits = _limits(options, Limits)
     tls = _tls(options)
     check_address(options.listen, tls=tls is not None)
     owner = read_public(options.owner, what="--owner")
-    state = options.state or Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "glasshouse"
+    state = options.state or expanded(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "glasshouse"
     _nobody_looks_in()
     signing = server_key(state)
     # From here to the end a signal waits until it is asked for: one that comes early is not lost, and nothing is left half done.
-    wanted = {signal.SIGTERM, signal.SIGINT}
+    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}  # one that is ignored (`nohup`) does not come
     before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     try:
-        with contextlib.closing(Ledger(state / "ledger.sqlite3")) as ledger, _audit(options.audit) as audit:
+        with contextlib.closing(Ledger(state / "ledger.sqlite3")) as ledger, _audit(options) as audit:
             server = AttestationServer(owner=owner, ledger=ledger, signing=signing, audit=audit)
             listening = listen(server, (options.listen, options.port), limits=limits, tls=tls, audit=audit)
-            audit(AuditLine(event="serve", decision="started", kid=server.kid))
+            try:
+                audit(AuditLine(event="serve", decision="started", kid=server.kid))
+            except OSError as error:
+                listening.close()
+                raise ConfigurationError(f"--audit: cannot be written ({error.strerror or error}); nothing is served") from None
             sys.stdout.write(f"glasshouse serve: {listening.url} key {public_text(server.public_key)}\n")
             for each in server.outstanding():
                 sys.stdout.write(f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)\n")
             sys.stdout.flush()
             while signal.sigtimedwait(wanted, _OVERDUE_EVERY_S) is None:
-                server.tell_overdue()
+                with contextlib.suppress(OSError):  # told on standard error, and tried again
+                    server.tell_overdue()
             listening.close(grace_s=_GRACE_S)
-            audit(AuditLine(event="serve", decision="stopped", kid=server.kid))
+            with contextlib.suppress(OSError):
+                audit(AuditLine(event="serve", decision="stopped", kid=server.kid))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return 0
@@ -116,9 +134,26 @@ def _limits(options: argparse.Namespace, limits: Any) -> Any:
             raise ConfigurationError(f"{name}: expected a number above 0, saw {value:g}")
     if not 0 <= options.rate < 1e6:  # noqa: PLR2004
         raise ConfigurationError(f"--rate: expected a number, 0 for no limit, saw {options.rate:g}")
+    if options.audit_mib and not 0.01 <= options.audit_mib < 1e6:  # noqa: PLR2004
+        raise ConfigurationError(f"--audit-mib: expected 0.01 or more, 0 for no limit, saw {options.audit_mib:g}")
     if not 0 <= options.port < 1 << 16:
         raise ConfigurationError(f"--port: expected 0 to 65535, saw {options.port}")
+    _files_for(options.connections)
     return limits(connections=options.connections, request_s=options.request_seconds, rate_per_s=options.rate or None)
+
+
+def _files_for(connections: int) -> None:
+    """Let this process open as many files as it may have connections, those on their way out counted in."""
+    import resource
+
+    wanted = 2 * connections + _OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        raise ConfigurationError(
+            f"--connections {connections}: expected room for {wanted} open files, saw {hard}; ask for fewer, or raise `ulimit -n`"
+        )
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
@@ -128,11 +163,13 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
         raise ConfigurationError("--certificate and --key go together")
     import ssl
 
+    from pytest_glasshouse.wire.own_file import check_own
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    check_own(options.certificate, what="--certificate")
+    check_own(options.key, what="--key", secret=True)
     try:
-        if options.key.stat().st_mode & 0o077:
-            raise ConfigurationError(f"--key: {options.key} may be used by others; chmod 600 it")
         # A key that asks for a password would stop a service at its start; it gets an empty one and fails.
         context.load_cert_chain(options.certificate, options.key, password=lambda: b"")
     except (OSError, ssl.SSLError) as error:
@@ -141,20 +178,41 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
 
 
 @contextlib.contextmanager
-def _audit(path: Path | None) -> Iterator[Any]:
+def _audit(options: argparse.Namespace) -> Iterator[Audit]:
     from pytest_glasshouse.trust.audit import AuditLog
+    from pytest_glasshouse.trust.audit_file import AuditFile
 
-    if path is None:
+    if options.audit is None:
         yield AuditLog(sys.stderr.fileno())
         return
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigurationError(f"--audit {path}: cannot be written ({error.strerror})") from None
-    try:
-        yield AuditLog(fd)
-    finally:
-        os.close(fd)
+    with contextlib.closing(AuditFile(options.audit, limit=int(options.audit_mib * (1 << 20)))) as log:
+        yield _telling(log)
+
+
+def _telling(log: Audit) -> Audit:
+    """The log, with a line on standard error when it cannot be written any more and when it can again."""
+    begun = fails = False
+
+    def write(line: AuditLine) -> None:
+        nonlocal begun, fails
+        try:
+            log(line)
+        except OSError as error:
+            if begun and not fails:
+                _say(f"the audit log cannot be written ({error.strerror or error}): every decision is refused until it can")
+            fails = True
+            raise
+        if fails:
+            _say("the audit log is written again")
+        begun, fails = True, False
+
+    return write
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"glasshouse serve: {text}\n")
+        sys.stderr.flush()
 
 
 def _nobody_looks_in() -> None:

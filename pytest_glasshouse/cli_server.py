@@ -137,6 +137,7 @@ def _of_ledger(options: argparse.Namespace) -> Outstanding:
 def _meet(options: argparse.Namespace) -> Trustees:
     """Owner and server, the server known by its key. Raises `ConfigurationError` for what is missing or does not fit."""
     from pytest_glasshouse.legs.trustees import OutsideServer, Trustees
+    from pytest_glasshouse.wire.folder import expanded
 
     names = {"server": "GLASSHOUSE_SERVER", "server_key": "GLASSHOUSE_SERVER_KEY", "owner": "GLASSHOUSE_OWNER_KEY"}
     given = {name: getattr(options, name) or os.environ.get(variable) for name, variable in names.items()}
@@ -150,7 +151,7 @@ def _meet(options: argparse.Namespace) -> Trustees:
         OutsideServer(
             url=str(given["server"]),
             key=str(given["server_key"]),
-            owner_key=Path(str(given["owner"])).expanduser(),
+            owner_key=expanded(str(given["owner"])),
             authority=Path(authority) if authority else None,
         )
     )

@@ -25,7 +25,7 @@ def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ
     What keeps the provider from telling its prices is an `InfrastructureError`; waiting for it is said.
     """
     with _uncaptured(config):
-        someone = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
+        someone = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
         if options.budget_usd is None and not someone:
             raise ConfigurationError(
                 f"provider {options.provider} rents: expected --glasshouse-budget USD, saw none, and there is no terminal to ask "
@@ -49,7 +49,8 @@ def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"glasshouse: {line}\n")
+    encoding = sys.stdout.encoding or "ascii"
+    sys.stdout.write(f"glasshouse: {line}\n".encode(encoding, "backslashreplace").decode(encoding))
     sys.stdout.flush()
 
 

@@ -6,6 +6,7 @@ what the values do; rooms below get plain values, never `Options`.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.settings import OTHER_VARIABLES, SETTINGS, Setting
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pytest
 
     from pytest_glasshouse.legs.trustees import OutsideServer
@@ -120,6 +123,36 @@ def declare_short(parser: pytest.Parser) -> list[str]:
         except (ValueError, ArgumentError):
             taken.append(setting.short)
     return taken
+
+
+def no_places(config: pytest.Config, args: Sequence[str]) -> None:
+    """Before conftest files are loaded: a folder that has the name of an option's value is not where tests are.
+
+    pytest does not know these options when it looks for its ini file, nor the short ones when it looks for conftest files.
+    Raises `pytest.UsageError` where the ini file it found is one of such a folder.
+    """
+    known = {
+        flag: setting for setting in SETTINGS if setting.ini_type != "bool" for flag in (setting.flag, setting.short) if flag
+    }
+    places, found, here = config.known_args_namespace.file_or_dir, config.inipath, config.invocation_params.dir
+    for flag, value in itertools.pairwise(args):
+        if flag not in known or not _is_value(known[flag], value):
+            continue
+        if flag == known[flag].short and value in places:
+            places.remove(value)
+        folder = Path(os.path.normpath(here / value))
+        if found is not None and found.is_relative_to(folder) and not here.is_relative_to(folder):
+            raise _usage_error()(
+                f"{flag} {value}: pytest takes the folder of that name for a place of tests; write {flag}={value}"
+            )
+
+
+def _is_value(setting: Setting, text: str) -> bool:
+    try:
+        setting.parse(text)
+    except ValueError:
+        return False
+    return True
 
 
 def read(config: pytest.Config, environ: Mapping[str, str]) -> Options:

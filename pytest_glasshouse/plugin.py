@@ -44,7 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser) -> Iterator[None]:
+def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> Iterator[None]:
+    _options.no_places(early_config, args)
     # Conftest files are loaded after the yield and the final parse is still to come: a name somebody owns is left to them.
     yield
     early_config.stash[TAKEN] = _options.declare_short(parser)

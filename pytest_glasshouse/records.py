@@ -6,6 +6,7 @@ This module knows outcomes, options and errors; it refuses to know files and the
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,6 +136,6 @@ def _overridden(row: RowSpec, declared: RowSpec, options: Options) -> tuple[str,
 
 def _public(declared: RowSpec) -> RowSpec:
     """A declared row as a stranger may see it: a model directory of this machine becomes its name."""
-    if declared.model is None or not Path(declared.model).expanduser().is_dir():
+    if declared.model is None or not Path(os.path.expanduser(declared.model)).is_dir():  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
         return declared
-    return dataclasses.replace(declared, model=Path(declared.model).expanduser().resolve().name)
+    return dataclasses.replace(declared, model=Path(os.path.expanduser(declared.model)).resolve().name)  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,8 @@ class RunHooks:
     def _last_line(self, config: pytest.Config) -> None:
         reporter: pytest.TerminalReporter | None = config.pluginmanager.get_plugin("terminalreporter")
         run = self.run
+        if reporter is None:
+            self._without_terminal()
         if reporter is None or not (run.begun or run.kept):
             return
         if run.options.provider == "mock" or run.simulated:
@@ -121,6 +124,17 @@ class RunHooks:
             reporter.write_line(f"glasshouse: cleanup is not proven: {run.leftovers} may still exist", red=True)
             for line in run.by_hand:
                 reporter.write_line(f"glasshouse: {line}", red=True)
+
+    def _without_terminal(self) -> None:
+        """Where pytest shows nothing (`-p no:terminal`), what went wrong is still said."""
+        left = (
+            []
+            if self.run.cleanup_is_proven
+            else [f"cleanup is not proven: {self.run.leftovers} may still exist", *self.run.by_hand]
+        )
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            for line in [*self._warnings(), *left]:
+                sys.stderr.write(f"glasshouse: {line}\n")
 
 
 def _shown_path(path: Path, config: pytest.Config) -> str:

@@ -6,6 +6,7 @@ that the report is written also after an interrupt. It refuses to judge a row.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -123,9 +124,11 @@ class Run:
         from pytest_glasshouse.report.progress import PROGRESS
         from pytest_glasshouse.report.seal import report_key
         from pytest_glasshouse.report.writer import check_writable
+        from pytest_glasshouse.wire.folder import check_umask
 
         if selected.refused:
             raise ConfigurationError(selected.refused)
+        check_umask()
         report_key(os.environ)
         plan = dataclasses.replace(plan, subject=with_tests(plan.subject, config, selected))
         rows = [each.row for each in selected.rows.values()]
@@ -145,7 +148,14 @@ class Run:
 
                 _check_material(to_run, seed=plan.seed, rehearsed=True)
                 consent(run.broker, run.options, config, os.environ)
-            run._remember()
+            try:
+                run._remember()
+            except OSError as error:
+                if run.earlier is None:
+                    run._forget()
+                raise ConfigurationError(
+                    f"the run directory {run.directory} cannot be written ({error.strerror or error}); nothing was started"
+                ) from None
             run.live.also_to(run.directory / PROGRESS)
             run.live.money = run.broker.spent_usd
             run._signals.install()
@@ -168,7 +178,8 @@ class Run:
         for record in told["rows"]:
             self.keep(nodeid, record)
             if "list" in record and nodeid in self._tried and self._tried[nodeid].finish(record):
-                self.history.finish(record["record"]["rowId"], outcome_of(record))
+                with self._on_disk():
+                    self.history.finish(record["record"]["rowId"], outcome_of(record))
                 self.config.hook.pytest_glasshouse_row_finished(
                     config=self.config, list_name=record["list"], record=record["record"]
                 )
@@ -180,10 +191,21 @@ class Run:
         tried = self._tried.get(nodeid)
         if tried is None:
             return
-        if tried.begin(record):
-            self.history.begin(self.selected.rows[nodeid].row.row_id, attempt=record["attempt"], at=record["at"])
-        if "list" in record and tried.keep(record):
-            RowJournal(self.directory).append(record)
+        with self._on_disk():
+            if tried.begin(record):
+                self.history.begin(self.selected.rows[nodeid].row.row_id, attempt=record["attempt"], at=record["at"])
+            if "list" in record and tried.keep(record):
+                RowJournal(self.directory).append(record)
+
+    @contextlib.contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        """A write that would outlive a kill. Where it cannot be made the run goes on, says so once, and still reports."""
+        try:
+            yield
+        except OSError as error:
+            told = f"{self.directory} cannot be written ({error.strerror or error}): had the run been killed, rows would be lost"
+            if told not in self.trouble:
+                self.trouble.append(told)
 
     def failed(self, nodeid: str) -> None:
         """A test, of ours or not, failed in some phase."""

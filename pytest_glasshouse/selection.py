@@ -6,6 +6,7 @@ This module knows items and rows; it refuses to know where a row runs.
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -45,9 +46,9 @@ class RowItem:
         """
         declared = dataclasses.replace(declared, parameters=parameters) if parameters else declared
         row = overrides.apply(declared)
-        if row.model is None or not Path(row.model).expanduser().is_dir():
+        if row.model is None or not Path(os.path.expanduser(row.model)).is_dir():  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
             return cls(declared=declared, row=row)
-        directory = Path(row.model).expanduser().resolve()
+        directory = Path(os.path.expanduser(row.model)).resolve()  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
         return cls(declared=declared, row=dataclasses.replace(row, model=directory.name), model=str(directory))
 
 

@@ -142,11 +142,17 @@ def _text(text: str) -> str:
 
 
 def _path(text: str) -> Path:
-    return Path(text).expanduser()
+    from pytest_glasshouse.errors import ConfigurationError
+    from pytest_glasshouse.wire.folder import expanded
+
+    try:
+        return expanded(text)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
 
 
 def _model(text: str) -> str:
-    path = Path(text).expanduser()
+    path = _path(text)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ValueError(f"{text!r} is not a model directory: it has no config.json")

@@ -1,14 +1,15 @@
-"""SIGINT and SIGTERM as one orderly interrupt: allocations are ended first, then pytest finishes as after Ctrl-C."""
+"""SIGINT, SIGTERM and SIGHUP as one orderly interrupt: allocations are ended first, then pytest finishes as after Ctrl-C."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Callable
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 #: The signal that gives up on an orderly end.
 _GIVE_UP_AT = 3
 
@@ -22,10 +23,11 @@ class Signals:
         self._before: dict[signal.Signals, object] = {}
 
     def install(self) -> None:
-        """Take the signals over, where this is the main thread."""
+        """Take the signals over, where this is the main thread. What is ignored stays so: `nohup` means what it says."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._before[number] = signal.signal(number, self._handle)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
 
     def restore(self) -> None:
         """Give the signals back to who had them."""
@@ -40,6 +42,7 @@ class Signals:
         if self._seen == 1:
             self._first(name)
         elif self._seen < _GIVE_UP_AT:
-            os.write(2, b"\nglasshouse: still ending the run; once more to abandon it\n")
+            with contextlib.suppress(OSError):  # after SIGHUP there may be no terminal any more
+                os.write(2, b"\nglasshouse: still ending the run; once more to abandon it\n")
             return
         raise KeyboardInterrupt(name)

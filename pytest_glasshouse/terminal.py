@@ -72,8 +72,17 @@ class Live:
     On a terminal the line is overwritten and gone before pytest writes again; elsewhere each leg gets a line of its own.
     """
 
-    def __init__(self, fd: int, *, terminal: bool, width_of_current_line: Any = lambda: 0, columns: int = 100) -> None:
+    def __init__(
+        self,
+        fd: int,
+        *,
+        terminal: bool,
+        width_of_current_line: Any = lambda: 0,
+        columns: int = 100,
+        encoding: str = "utf-8",
+    ) -> None:
         self._fd = fd
+        self._encoding = encoding
         self._terminal = terminal
         self._width = width_of_current_line
         self._columns = columns
@@ -156,25 +165,28 @@ class Live:
         if self._fd < 0 or not text:
             return
         try:
-            os.write(self._fd, text.encode())
+            os.write(self._fd, text.encode(self._encoding, "backslashreplace"))
         except OSError:
             self._fd = -1
 
 
 def open_live(config: pytest.Config) -> Live:
     """The live line of this process. To be called while pytest does not capture; `-q` shows none."""
+    if config.pluginmanager.get_plugin("terminalreporter") is None or sys.stdout is None:
+        return Live(-1, terminal=False)  # nobody looks
     try:
+        sys.stdout.flush()
         fd = os.dup(1) if config.get_verbosity() >= 0 else -1
-    except OSError:
+    except (OSError, ValueError):
         fd = -1
     writer = config.get_terminal_writer()
     dumb = os.environ.get("TERM") == "dumb" or bool(os.environ.get("CI"))
-    sys.stdout.flush()
     return Live(
         fd,
         terminal=fd >= 0 and os.isatty(fd) and not dumb,
         width_of_current_line=lambda: writer.width_of_current_line,
         columns=writer.fullwidth,
+        encoding=getattr(sys.stdout, "encoding", None) or "ascii",
     )
 
 

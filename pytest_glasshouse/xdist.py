@@ -1,22 +1,24 @@
 """Rows over several processes: workers select and run rows, the controller rents, reports and ends.
 
-The controller does not collect, and most pytest runs have no rows. So it only names a private folder in `workerinput`; a
-worker that selected rows writes them there, and then the controller opens the run and leaves the broker's address there.
+The controller does not collect, and most pytest runs have no rows. So it only listens, at an address in `workerinput`; a
+worker that selected rows tells them there, then the controller opens the run, and whoever asks is told the broker's address.
+Nothing of it is a file: a controller that is killed leaves none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import shutil
-import tempfile
+import socket
+import threading
+import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
+from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
 from pytest_glasshouse.plan import Door, Plan, Selected, engine_of
 from pytest_glasshouse.reporting import RunHooks
 from pytest_glasshouse.rows.spec import RowSpec
@@ -24,13 +26,65 @@ from pytest_glasshouse.run import NoGrants, Run, refuse
 from pytest_glasshouse.selection import RowItem
 from pytest_glasshouse.stash import RUN
 from pytest_glasshouse.terminal import header
+from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.engine import ServerLike
 
-FOLDER = "glasshouse_folder"
+ADDRESS = "glasshouse_controller"
+
+
+class Desk:
+    """Where workers tell what they selected, by their ids, and ask for the way to the run. A thread in the controller."""
+
+    def __init__(self) -> None:
+        self._listener, self.address = local_socket.listen("glasshouse-controller")
+        self._selected: dict[str, dict[str, Any]] = {}
+        self.run: dict[str, Any] | None = None
+        threading.Thread(target=self._accept, name="glasshouse-desk", daemon=True).start()
+
+    def selected(self, worker: str) -> dict[str, Any] | None:
+        """What that worker told, before it said that its collection was finished."""
+        return self._selected.get(worker)
+
+    def close(self) -> None:
+        """Listen no more."""
+        # shutdown wakes the accepting thread; close alone would leave it blocked.
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = local_socket.accept(self._listener)
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError, GlasshouseError, ValueError, zlib.error):
+            received = frames.receive(connection)
+            if received is None:
+                return
+            message, payload = received
+            if payload:
+                self._selected[str(message["worker"])] = json.loads(zlib.decompress(payload))
+            frames.send(connection, {}, b"" if payload or self.run is None else json.dumps(self.run).encode())
+
+
+def _ask(worker: Mapping[str, Any], told: object = None) -> Any:
+    """In a worker: tell the desk something, or ask it for the run."""
+    try:
+        with local_socket.connect(worker[ADDRESS]) as connection:
+            payload = b"" if told is None else zlib.compress(json.dumps(told).encode())  # thousands of rows fit into a frame
+            frames.send(connection, {"worker": worker["workerid"]}, payload)
+            received = frames.receive(connection)
+    except OSError as error:
+        raise InfrastructureError(f"the controller does not answer ({error})") from None
+    return json.loads(received[1]) if received is not None and received[1] else None
 
 
 class Controller:
@@ -39,27 +93,27 @@ class Controller:
     def __init__(self, config: pytest.Config, make_plan: Callable[[], Plan]) -> None:
         self._config = config
         self._make_plan = make_plan
-        self._folder: Path | None = None
+        self._desk: Desk | None = None
         self._server: ServerLike | None = None
 
     def pytest_configure_node(self, node: Any) -> None:
-        if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="glasshouse-"))
-        node.workerinput[FOLDER] = str(self._folder)
+        if self._desk is None:
+            self._desk = Desk()
+        node.workerinput[ADDRESS] = self._desk.address
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_node_collection_finished(self, node: Any) -> None:
-        if self._folder is None or self._config.stash.get(RUN, None) is not None:
+        if self._desk is None or self._config.stash.get(RUN, None) is not None:
             return
-        told = self._folder / f"{node.gateway.id}.json"
-        if told.is_file():
+        told = self._desk.selected(node.gateway.id)
+        if told is not None:
             try:
                 _refuse_each(self._config)
-                self._open(self._folder, _selected(json.loads(told.read_text(encoding="utf-8"))))
+                self._open(self._desk, _selected(told))
             except GlasshouseError as error:
                 refuse(error)
 
-    def _open(self, folder: Path, selected: Selected) -> None:
+    def _open(self, desk: Desk, selected: Selected) -> None:
         config, plan = self._config, self._make_plan()
         run = Run.open(config, plan, selected)
         config.stash[RUN] = run
@@ -74,7 +128,7 @@ class Controller:
             self._server = run.engine.serve(run.broker, self._on_event)
         _no_blind_restart(config)
         address = None if self._server is None else self._server.address
-        _write(folder / "run.json", {"plan": dataclasses.asdict(run.plan), "address": address})
+        desk.run = {"plan": dataclasses.asdict(run.plan), "address": address}
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         run = self._config.stash.get(RUN, None)
@@ -87,9 +141,9 @@ class Controller:
         if self._server is not None:
             self._server.close()
             self._server = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        if self._desk is not None:
+            self._desk.close()
+            self._desk = None
 
 
 def _refuse_each(config: pytest.Config) -> None:
@@ -106,7 +160,7 @@ def _no_blind_restart(config: pytest.Config) -> None:
 
 
 def tell_controller(config: pytest.Config, selected: Selected) -> None:
-    """In a worker: write down what was selected. To be called before xdist says that collection has finished."""
+    """In a worker: say what was selected. To be called before xdist says that collection has finished."""
     told = {
         "rows": {nodeid: [each.declared.to_dict(), each.row.to_dict()] for nodeid, each in selected.rows.items()},
         "models": {nodeid: each.model for nodeid, each in selected.rows.items()},
@@ -115,8 +169,7 @@ def tell_controller(config: pytest.Config, selected: Selected) -> None:
         "files": list(selected.files),
         "refused": selected.refused,
     }
-    worker = _worker_input(config)
-    _write(Path(worker[FOLDER]) / f"{worker['workerid']}.json", told)
+    _ask(_worker_input(config), told)
 
 
 def _selected(told: Mapping[str, Any]) -> Selected:
@@ -132,7 +185,9 @@ def _selected(told: Mapping[str, Any]) -> Selected:
 def open_door(config: pytest.Config) -> Door:
     """In a worker: the way to the controller's broker. The run is open before xdist hands out the first test."""
     worker = _worker_input(config)
-    told = json.loads((Path(worker[FOLDER]) / "run.json").read_text(encoding="utf-8"))
+    told = _ask(worker)
+    if told is None:
+        raise InfrastructureError("the controller has opened no run")
     name = str(worker["workerid"])
     if told["address"] is None:
         return Door(plan=Plan(**told["plan"]), worker=name, grants=NoGrants(), on_progress=lambda _event: None)
@@ -151,10 +206,3 @@ def open_door(config: pytest.Config) -> Door:
 def _worker_input(config: pytest.Config) -> dict[str, Any]:
     given: dict[str, Any] = config.workerinput  # type: ignore[attr-defined]
     return given
-
-
-def _write(path: Path, content: object) -> None:
-    """Whole or not at all: the reader is another process."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content), encoding="utf-8")
-    partial.replace(path)

@@ -6,6 +6,7 @@ public on the operator's machine is spooled: tokens, journal lines, callbacks. N
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _LINE_LIMIT = 1024 * 1024
+#: That a leg failed and is over is told also where the disk takes nothing any more, for as long as this agent lives.
+_LAST_WORDS = frozenset({"failed", "exit"})
 
 
 class Spool:
@@ -42,7 +45,10 @@ class Spool:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def append(self, leg: str, kind: str, body: dict[str, Json]) -> None:
-        """Write one event and wake whoever waits for it; it is on disk when this returns."""
+        """Write one event and wake whoever waits for it; it is on disk when this returns.
+
+        Raises `OSError` where it cannot be written, but for the word that a leg failed, or is over.
+        """
         with self._grown:
             event: dict[str, Json] = {
                 "seq": len(self._events),
@@ -51,9 +57,14 @@ class Spool:
                 "type": kind,
                 "body": body,
             }
-            line = canonical(event)
-            os.write(self._file, line + b"\n")
-            os.fsync(self._file)
+            line = canonical(event) + b"\n"
+            try:
+                written = os.write(self._file, line)
+                os.fsync(self._file)
+            except OSError:
+                written = 0
+            if written != len(line) and kind not in _LAST_WORDS:
+                raise OSError(errno.ENOSPC, "the guest's spool cannot be written")
             self._events.append(event)
             self._sizes.append(len(line))
             self._grown.notify_all()

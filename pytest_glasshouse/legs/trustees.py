@@ -19,6 +19,7 @@ from pytest_glasshouse.trust.http import serve_embedded
 from pytest_glasshouse.trust.keyfiles import read_owner, read_public
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.trust.server import AttestationServer
+from pytest_glasshouse.wire.own_file import check_own
 from pytest_glasshouse.wire.tokens import thumbprint
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class Trustees:
         else:
             self.owner = read_owner(outside.owner_key, what="GLASSHOUSE_OWNER_KEY")
             self.server_key = read_public(outside.key, what="GLASSHOUSE_SERVER_KEY")
+            if outside.authority is not None:
+                check_own(outside.authority, what="GLASSHOUSE_SERVER_CA")
             self.client = AttestationClient(
                 checked_url(outside.url), authority=outside.authority, patience_s=PATIENCE_S, environ=os.environ
             )

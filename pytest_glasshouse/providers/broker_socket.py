@@ -1,4 +1,4 @@
-"""The broker for workers in other processes: the same calls over a unix socket named in `workerinput`.
+"""The broker for workers in other processes: the same calls over a socket of this machine.
 
 A worker that disappears has its grants ended: nobody knows what still runs there. Errors keep their kind on the way.
 """
@@ -8,18 +8,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
 import socket
-import tempfile
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse import errors
 from pytest_glasshouse.errors import GlasshouseError, InfrastructureError, ProtocolError
 from pytest_glasshouse.providers.base import Grant, Instance
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,30 +25,25 @@ if TYPE_CHECKING:
 
 
 class BrokerServer:
-    """Serves one broker to the workers of a run; `address` goes into `workerinput`."""
+    """Serves one broker to the workers of a run, at `address`."""
 
     def __init__(self, broker: Broker, on_event: Callable[[dict[str, Any]], None]) -> None:
         self._broker = broker
         self._on_event = on_event
-        self._directory = Path(tempfile.mkdtemp(prefix="ghb-"))
-        self.address = str(self._directory / "broker.sock")
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(self.address)
-        self._listener.listen(64)
+        self._listener, self.address = local_socket.listen("glasshouse-broker")
         threading.Thread(target=self._accept, name="glasshouse-broker", daemon=True).start()
 
     def close(self) -> None:
-        """Stop serving and remove the socket."""
+        """Stop serving."""
         # shutdown wakes the accepting thread; close alone would leave it blocked.
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _accept(self) -> None:
         while True:
             try:
-                connection, _ = self._listener.accept()
+                connection = local_socket.accept(self._listener)
             except OSError:
                 return
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
@@ -113,8 +105,7 @@ class BrokerClient:
     def __init__(self, address: str, worker: str) -> None:
         self._worker = worker
         self._lock = threading.Lock()
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(address)
+        self._socket = local_socket.connect(address)
 
     def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
         """Say which rows this worker selected, before the first grant."""

@@ -58,7 +58,11 @@ class Creator:
         lease, provider = allocation.lease, allocation.provider
         launch = self.road.launch(lease, provider)
         lease.intent_at = self.clock.wall()
-        self.ledger.intent(lease, base_url=str(getattr(provider, "base_url", "")))
+        try:
+            self.ledger.intent(lease, base_url=str(getattr(provider, "base_url", "")))
+        except InfrastructureError:
+            lease.void = True
+            raise
         try:
             # Until the answer is here nobody knows: an interrupt in the middle of the call leaves it so.
             lease.ambiguous = True

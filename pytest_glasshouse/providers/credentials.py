@@ -5,12 +5,14 @@ A base URL that is not the provider's own makes it simulated; the key travels ov
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, IntegrityError
 from pytest_glasshouse.wire.bounded_file import read_toml
+from pytest_glasshouse.wire.own_file import check_own
 from pytest_glasshouse.wire.secret import Secret
 
 RUNPOD_URL = "https://api.runpod.io"
@@ -21,10 +23,13 @@ _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 def runpod_key(environ: Mapping[str, str]) -> Secret:
     """`RUNPOD_API_KEY`, or the SDK's `~/.runpod/config.toml`. Raises `CredentialsError`."""
     key = environ.get("RUNPOD_API_KEY", "").strip()
-    path = Path(environ.get("HOME", "~")).expanduser() / ".runpod" / "config.toml"
+    path = Path(environ.get("HOME") or os.path.expanduser("~")) / ".runpod" / "config.toml"  # noqa: PTH111
     if not key and path.is_file():
         try:
+            check_own(path, what="provider runpod", secret=True)
             found = read_toml(path).get("default", {}).get("api_key", "")
+        except ConfigurationError as error:
+            raise CredentialsError(str(error)) from None
         except (OSError, IntegrityError, AttributeError):
             raise CredentialsError(
                 "provider runpod: ~/.runpod/config.toml is not the SDK's file; expected [default] with api_key, or RUNPOD_API_KEY"

@@ -7,20 +7,21 @@ It holds no key and no endpoint.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.errors import InfrastructureError, IntegrityError
 from pytest_glasshouse.providers.base import InstanceId
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import parse_strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 LEDGER = "ledger.jsonl"
@@ -28,7 +29,7 @@ _LIMIT = 64 << 20
 
 
 class Ledger:
-    """Append-only; a step is on disk when `write` returns."""
+    """Append-only; an intent is on disk when `intent` returns."""
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
         self.path = path
@@ -36,15 +37,27 @@ class Ledger:
         self._lock = threading.Lock()
 
     def write(self, step: str, **fields: str | float | bool | None) -> None:
-        """Record one step (`intent`, `created`, `adopted`, `listed`, `ended`, `gone`, `not-created`, `not-ended`, ...)."""
+        """Record a step (`created`, `adopted`, `listed`, `ended`, `gone`, `not-created`, `not-ended`, ...), where that works.
+
+        A step that is missing leaves the lease as the intent has it, still to be looked for: no full disk keeps anybody
+        from ending what exists.
+        """
+        with contextlib.suppress(OSError):
+            self._append(step, fields)
+
+    def _append(self, step: str, fields: Mapping[str, str | float | bool | None]) -> None:
         line = json.dumps({"step": step, "at": self._wall(), **fields}, sort_keys=True) + "\n"
         with self._lock:
             new = not self.path.exists()
             if new:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, line.encode())
+                size = os.fstat(fd).st_size
+                torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+                data = b"\n" * torn + line.encode()
+                if os.write(fd, data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -52,11 +65,18 @@ class Ledger:
                 _sync_directory(self.path.parent)
 
     def intent(self, lease: Lease, *, base_url: str) -> None:
-        """The step that has to be on disk before the create call."""
-        self.write(
-            "intent", name=lease.name, provider=lease.provider, base=base_url,
-            price=lease.price_usd_per_hour, deadline=lease.deadline,
-        )  # fmt: skip
+        """The step that has to be on disk before the create call. Raises `InfrastructureError` where it is not."""
+        told: dict[str, str | float | bool | None] = {
+            "name": lease.name, "provider": lease.provider, "base": base_url,
+            "price": lease.price_usd_per_hour, "deadline": lease.deadline,
+        }  # fmt: skip
+        try:
+            self._append("intent", told)
+        except OSError as error:
+            raise InfrastructureError(
+                f"the lease ledger cannot be written to {self.path.parent} ({error.strerror or error}). Nothing was created; "
+                "make room there and run again"
+            ) from None
 
 
 def read(path: Path) -> tuple[dict[str, Lease], dict[str, str]]:

@@ -32,6 +32,7 @@ class LocalProvider:
         self._guests = process.GuestProcesses()
         self._archive = guest_archive()
         self.archive_sha256 = sha256_hex(self._archive)
+        process.check_room(self._archive)
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
         """This machine's GPU, if it is the row's."""

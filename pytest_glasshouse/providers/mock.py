@@ -59,6 +59,7 @@ class MockProvider:
         inside = [fault for fault in faults if fault in GUEST_FAULTS]
         self._archive = archive or (saboteur_archive(inside) if inside else guest_archive())
         self.archive_sha256 = sha256_hex(self._archive)
+        process.check_room(self._archive)
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
         """This machine, whatever the row names; the fault `wrong-gpu` promises what is not there."""

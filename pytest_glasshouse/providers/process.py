@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, IntegrityError
 from pytest_glasshouse.providers.base import Instance, UnixAccess
 from pytest_glasshouse.providers.lease import NAME_PREFIX
+from pytest_glasshouse.wire.folder import new_folder
 
 _DIRECTORY_PREFIX = "gh-"
 _LOG_BYTES = 2000
+#: What a guest writes where it lives: its archive, byte code, spool and log.
+ROOM_BYTES = 32 << 20
 #: A guest that boots for ever, and still ends with its pipe.
 _STALLED = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[3], ignore_errors=True)"
 
@@ -90,13 +91,29 @@ def _wait_until_shown(process: subprocess.Popen[bytes]) -> None:
 
 
 def new_directory() -> Path:
-    """A directory of its own for one guest, short enough for a unix socket's path."""
-    for base in (tempfile.gettempdir(), "/tmp"):  # noqa: S108
-        path = Path(base) / f"{_DIRECTORY_PREFIX}{secrets.token_hex(5)}"
-        if len(str(path / "agent.sock.new")) < 100:  # noqa: PLR2004  (sun_path holds 108 bytes)
-            path.mkdir(mode=0o700)
-            return path
-    raise OSError("no temporary directory with a path short enough for a unix socket")
+    """A directory of its own for one guest."""
+    return new_folder(_DIRECTORY_PREFIX)
+
+
+def check_room(archive: bytes) -> None:
+    """Raise `ConfigurationError` where a guest has no place on this machine, before anything is started."""
+    directory: Path | None = None
+    try:
+        directory = new_directory()
+        descriptor = os.open(directory / "guest.zip", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(archive)
+            file.flush()
+            os.posix_fallocate(descriptor, 0, ROOM_BYTES)
+    except OSError as error:
+        where = "a temporary directory" if directory is None else str(directory.parent)
+        raise ConfigurationError(
+            f"no room for a guest in {where} ({error.strerror or error}): expected {ROOM_BYTES >> 20} MiB; name "
+            "another directory with TMPDIR"
+        ) from None
+    finally:
+        if directory is not None:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def listed() -> tuple[Instance, ...]:
@@ -139,9 +156,19 @@ class GuestProcesses:
         self._guests: dict[str, GuestProcess] = {}
 
     def start(self, name: str, archive: bytes, *, stalled: bool = False) -> Instance:
-        """Start one guest; a stalled one is a process that never answers."""
-        directory = new_directory()
-        self._guests[directory.name] = GuestProcess(directory, name, archive, stalled=stalled, site_packages=self._site_packages)
+        """Start one guest; a stalled one is a process that never answers.
+
+        Raises `InfrastructureError` where it could not be started; then there is none, and no directory.
+        """
+        directory: Path | None = None
+        try:
+            directory = new_directory()
+            guest = GuestProcess(directory, name, archive, stalled=stalled, site_packages=self._site_packages)
+        except OSError as error:
+            if directory is not None:
+                shutil.rmtree(directory, ignore_errors=True)
+            raise InfrastructureError(f"guest {name} was not started: {error.strerror or error}. Nothing was created") from None
+        self._guests[directory.name] = guest
         return _instance(directory, name)
 
     def get(self, instance_id: str) -> GuestProcess:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 _WITNESS = "witness"
-_KEY_FILE_LIMIT = 65_536
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,9 @@ _PACKAGES = (
     "safetensors", "torch", "transformers", "peft",
 )  # fmt: skip
 
+#: Which files the user's own settings of git are in; everything else named GIT_* says which repository is meant, and how.
+_GIT_KEPT = frozenset({"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"})
+
 
 def host_environment() -> dict[str, Any]:
     """Interpreter, system, processor count and the versions of the packages that took part."""
@@ -87,9 +90,22 @@ def _wheel(name: str) -> str | None:
 
 
 def _git(directory: str | os.PathLike[str], *arguments: str) -> str | None:
-    command = ["git", "-C", os.fspath(directory), *arguments]
+    # A hook of git runs with variables that name its own repository: here the directory does. Only reading, and no daemon.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _GIT_KEPT}
+    environ |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
+    command = ["git", "-c", "core.fsmonitor=false", "-C", os.fspath(directory), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="surrogateescape", timeout=10, check=False)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
+        done = subprocess.run(  # noqa: S603
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=10,
+            check=False,
+            env=environ,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

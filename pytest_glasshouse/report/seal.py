@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
+from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.own_file import read_own
 from pytest_glasshouse.wire.tokens import sign, verify
 
 if TYPE_CHECKING:
@@ -30,12 +31,12 @@ KEY_VARIABLE = "GLASSHOUSE_SIGNING_KEY"
 def report_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
     """The key named by `GLASSHOUSE_SIGNING_KEY` (the path of an unencrypted PEM file), else one made for this run.
 
-    Raises `ConfigurationError` without showing the path's content.
+    Raises `ConfigurationError` without showing the path's content, also for a key that others may read or change.
     """
     path = environ.get(KEY_VARIABLE)
     if not path:
         return Ed25519PrivateKey.generate()
-    pem = read_named(Path(path), what=f"{KEY_VARIABLE}: the file it names", limit=KEY_FILE_LIMIT)
+    pem = read_own(Path(path), what=KEY_VARIABLE, limit=KEY_FILE_LIMIT)
     try:
         key = load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:

@@ -146,8 +146,13 @@ def quarantine(document: Mapping[str, Any], *, report: Path, run_directory: Path
 
 def machine_paths(run_directory: Path) -> tuple[str, ...]:
     """Directories of this machine that say where and as whom the run was."""
-    candidates = {str(run_directory.absolute()), str(Path.cwd()), str(Path.home()), tempfile.gettempdir()}
-    return tuple(sorted(path for path in candidates if len(Path(path).parts) > 2))  # noqa: PLR2004  (/tmp has a rule)
+    candidates = {str(run_directory.absolute())}
+    for place in (Path.cwd, Path.home, tempfile.gettempdir):
+        with contextlib.suppress(OSError, RuntimeError):  # gone, or nobody knows where it is
+            candidates.add(str(place()))
+    # As text, also where this process's locale could not read the bytes: a report is UTF-8.
+    texts = {os.fsencode(path).decode(errors="backslashreplace") for path in candidates}
+    return tuple(sorted(path for path in texts if len(Path(path).parts) > 2))  # noqa: PLR2004  (/tmp has a rule)
 
 
 def private_directory(directory: Path) -> Path:

@@ -6,14 +6,19 @@ Knows names by their digests only. Refuses tokens, nonces and whatever a message
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pytest_glasshouse.wire.canonical import canonical, tagged
+from pytest_glasshouse.trust.limits import Peers
+from pytest_glasshouse.wire.canonical import Json, canonical, tagged
 
 Decision = Literal["accepted", "released", "completed", "refused", "overdue", "started", "stopped"]
+#: Refusals of one key's holder, or of all who showed none together, that are written one by one: so many a second, saved up
+#: for so long. Of more the number is written: nobody may push what was released out of the log by asking for nothing.
+REFUSALS_PER_S, REFUSALS_SAVED_S = 1.0, 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,12 +52,30 @@ class AuditLog:
     def __init__(self, fd: int, *, clock: Callable[[], float] = time.time) -> None:
         self._fd = fd
         self._clock = clock
+        self._lock = threading.RLock()
+        self._refusals = Peers(REFUSALS_PER_S, burst_s=REFUSALS_SAVED_S, clock=clock)
+        self._left_out = 0
+        self._torn = False
 
     def __call__(self, line: AuditLine) -> None:
-        """Write one line."""
+        """Write one line, or count it where it is one refusal too many. `left_out` says how many were since the last line."""
+        with self._lock:
+            if line.decision == "refused" and self._refusals.ask(line.kid) != "yes":
+                self._left_out += 1
+                return
+            left_out: dict[str, Json] = {"left_out": self._left_out} if self._left_out else {}
+            self._append(self._line({**asdict(line), **left_out}))
+            self._left_out = 0
+
+    def _line(self, fields: dict[str, Json]) -> bytes:
         now = self._clock()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
-        entry = {"time": f"{stamp}.{int(now % 1 * 1000):03d}Z", **asdict(line)}
-        data = canonical({name: value for name, value in entry.items() if value}) + b"\n"
-        if os.write(self._fd, data) != len(data):
+        entry = {"time": f"{stamp}.{int(now % 1 * 1000):03d}Z", **fields}
+        return canonical({name: value for name, value in entry.items() if value != ""}) + b"\n"
+
+    def _append(self, data: bytes) -> None:
+        whole = b"\n" + data if self._torn else data  # after half a line, so that it spoils no other
+        written = os.write(self._fd, whole)
+        self._torn = written != len(whole)
+        if self._torn:
             raise OSError("audit log: short write")

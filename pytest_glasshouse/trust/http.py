@@ -1,4 +1,4 @@
-"""The server over HTTP: POST, JSON of exact keys, at most 64 KiB; refusals are RFC 9457 problem documents.
+"""The server over HTTP: POST, JSON of exact keys, at most 64 KiB under a head of 16; refusals are RFC 9457 problem documents.
 
 Knows the transport and its limits. Refuses to know what the messages mean, and to listen in the clear anywhere but on
 loopback.
@@ -6,6 +6,9 @@ loopback.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import ipaddress
 import socket
 import socketserver
@@ -20,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RefusedError
 from pytest_glasshouse.trust.audit import Audit, AuditLine, no_audit
-from pytest_glasshouse.trust.limits import Connections, Limits, Peers
+from pytest_glasshouse.trust.limits import Connections, Limits, Peers, Turns
 from pytest_glasshouse.trust.server import AttestationServer
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
 
@@ -34,9 +37,17 @@ MESSAGES: dict[str, frozenset[str]] = {
     "/v1/outstanding": frozenset({"query"}),
 }
 KEYS_PATH = "/v1/keys"
-_STATUS = {"malformed": 400, "not-found": 404, "too-large": 413, "content-type": 415, "busy": 429, "rate": 429}
+_STATUS = {
+    "malformed": 400, "not-found": 404, "too-large": 413, "content-type": 415, "busy": 429, "rate": 429, "head-too-large": 431,
+}  # fmt: skip
 _REFUSED = 403
+#: Of a request line and all header fields together, before anything is made of them. An honest client sends a tenth of it.
+HEAD_BYTES, HEAD_LINES = 16 << 10, 64
 _DRAIN_LIMIT = 1 << 20
+_PIECE = 16 << 10
+#: Messages being read and answered at once. Parsed, one takes up to forty times its bytes.
+_AT_WORK = 4
+_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _POLL_S = 0.02
 _CUT_EVERY_S = 0.25
 _STILL = "still no"
@@ -116,7 +127,7 @@ class _Server(ThreadingHTTPServer):
     """A thread for each connection, as many as the limits let in."""
 
     daemon_threads = True
-    request_queue_size = 128
+    request_queue_size = 512
 
     def __init__(
         self, address: tuple[str, int], server: AttestationServer, *, limits: Limits, tls: ssl.SSLContext | None, audit: Audit
@@ -133,6 +144,7 @@ class _Server(ThreadingHTTPServer):
         self.keys = server.keys
         self.limits = limits
         self.audit = audit
+        self.turns = Turns(_AT_WORK)
         self.peers = Peers(limits.rate_per_s)
         self.connections = Connections(limits)
         self._tls = tls
@@ -145,15 +157,30 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def get_request(self) -> tuple[socket.socket, object]:
-        """A connection; the handshake is its own thread's business, so that nobody can stall the others with it."""
-        connection, address = super().get_request()
-        if self._tls is not None:
-            connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-        return connection, address
+        """A connection. One that there is no file descriptor for takes the place of an idle one, a moment later."""
+        try:
+            return super().get_request()
+        except OSError as error:
+            if error.errno in _OUT_OF_FILES:
+                self.connections.make_room()
+                time.sleep(_POLL_S)
+            raise
 
-    def verify_request(self, request: object, client_address: object) -> bool:  # noqa: ARG002
-        """Whether there is room for one more connection."""
-        return isinstance(request, socket.socket) and self.connections.admit(request)
+    def verify_request(self, request: object, client_address: object) -> bool:
+        """Whether there is room for one more connection of that address."""
+        address = str(client_address[0]) if isinstance(client_address, tuple) else ""
+        return isinstance(request, socket.socket) and self.connections.admit(request, address)
+
+    def process_request(self, request: object, client_address: object) -> None:
+        """A thread for the connection. The TLS handshake is its business too, so that nobody can stall the others with it."""
+        if self._tls is not None and isinstance(request, socket.socket):
+            plain, request = request, self._tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            self.connections.became(plain, request)
+        try:
+            super().process_request(request, client_address)  # type: ignore[arg-type]
+        except RuntimeError:  # no thread can be had
+            self.connections.make_room()
+            self.shutdown_request(request)
 
     def shutdown_request(self, request: object) -> None:
         """The connection has ended, or was never let in."""
@@ -181,27 +208,81 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        self._incoming = self.rfile
         self.connection.settimeout(self.server.limits.request_s)
         if isinstance(self.connection, ssl.SSLSocket):
             self.connection.do_handshake()
+
+    def handle_one_request(self) -> None:
+        """Read a head, whole and of bounded size, before anything is made of it; then go on as the parent does."""
+        try:
+            head = self._head()
+            self.rfile = io.BytesIO(head)
+            self.raw_requestline = self.rfile.readline()
+            understood = bool(head) and self.parse_request()
+        except RefusedError as refusal:
+            self._turn_away(refusal)
+            return
+        except TimeoutError:
+            return
+        finally:
+            self.rfile = self._incoming
+        if not understood:
+            return
+        answer = {"POST": self.do_POST, "GET": self.do_GET}.get(self.command)
+        try:
+            if answer is None:
+                self.send_error(501)
+            else:
+                answer()
+        except TimeoutError:
+            self.close_connection = True
+
+    def _head(self) -> bytes:
+        """Request line and header fields, with the empty line after them; empty when nobody asks anything any more."""
+        self.request_version, self.requestline, self.close_connection = self.protocol_version, "", True
+        lines: list[bytes] = []
+        left = HEAD_BYTES
+        while len(lines) <= HEAD_LINES:
+            line = self.rfile.readline(left + 1)
+            left -= len(line)
+            if left < 0:
+                break
+            lines.append(line)
+            if line in (b"\r\n", b"\n", b""):
+                return b"".join(lines)
+        raise RefusedError("head-too-large", f"more than {HEAD_LINES} lines or {HEAD_BYTES} bytes")
 
     def do_POST(self) -> None:
         try:
             self._within_rate()
             answer = self.server.answers[self._path()]
-            message = self._message()
-        except (RefusedError, IntegrityError) as refusal:
+            body = self._body()
+        except RefusedError as refusal:
             self._turn_away(refusal)
             return
         self.server.connections.answering(self.connection)
         try:
-            body = canonical(answer(message))
-        except (RefusedError, IntegrityError) as refusal:
+            told = self._answered(answer, body)
+        except IntegrityError as refusal:
+            self._turn_away(refusal)
+        except RefusedError as refusal:
             self._problem(refusal.reason)
-        except Exception:  # noqa: BLE001  (fails closed, and says nothing)
-            self._problem("internal")
         else:
-            self._send(200, "application/json", body)
+            self._send(200, "application/json", told)
+
+    def _answered(self, answer: Callable[[Mapping[str, Json]], dict[str, Json]], body: bytes) -> bytes:
+        """What the server says to a body. `IntegrityError` is one that holds no message, `RefusedError` its refusal."""
+        with self.server.turns.turn(str(self.client_address[0])):
+            message = parse_object(body)
+            if message.keys() != MESSAGES[self.path]:
+                raise IntegrityError("malformed", "other keys")
+            try:
+                return canonical(answer(message))
+            except (RefusedError, IntegrityError) as refusal:
+                raise RefusedError(refusal.reason) from None
+            except Exception:  # noqa: BLE001  (fails closed, and says nothing)
+                raise RefusedError("internal") from None
 
     def do_GET(self) -> None:
         try:
@@ -211,6 +292,7 @@ class _Handler(BaseHTTPRequestHandler):
         except RefusedError as refusal:
             self._turn_away(refusal)
             return
+        self.server.connections.answering(self.connection)
         self._send(200, "application/json", canonical(self.server.keys()))
 
     def _within_rate(self) -> None:
@@ -223,7 +305,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError("not-found")
         return self.path
 
-    def _message(self) -> dict[str, Json]:
+    def _body(self) -> bytes:
         if self.headers.get_all("Content-Type") != ["application/json"]:
             raise RefusedError("content-type")
         lengths = self.headers.get_all("Content-Length") or []
@@ -231,14 +313,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise RefusedError("malformed", "one Content-Length")
         length = int(lengths[0][:12])
         if length > MESSAGE_LIMIT:
-            # Read a little of it: closing on an unread body resets the connection before the answer is seen.
-            self.rfile.read(min(length, _DRAIN_LIMIT))
             raise RefusedError("too-large")
         body = self.rfile.read(length)
-        message = parse_object(body)
-        if len(body) != length or message.keys() != MESSAGES[self.path]:
-            raise RefusedError("malformed", "other keys")
-        return message
+        if len(body) != length:
+            raise RefusedError("malformed", "cut off")
+        return body
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
         """What the standard library refuses on its own (a PUT, a line that is no request) is a problem document too."""
@@ -247,8 +326,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _turn_away(self, refusal: RefusedError | IntegrityError) -> None:
         """Refused before it reached the server: a line of its own in the log, and of a flood only the first."""
         if refusal.detail != _STILL:
-            self.server.audit(AuditLine(event="request", decision="refused", reason=refusal.reason))
+            with contextlib.suppress(OSError):  # nothing was decided that has to be written down
+                self.server.audit(AuditLine(event="request", decision="refused", reason=refusal.reason))
         self._problem(refusal.reason)
+        self._drain()
+
+    def _drain(self) -> None:
+        """Read a little of what nobody wants: closing on it unread would reset the connection before the answer is seen."""
+        left = _DRAIN_LIMIT
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self.connection, socket.SHUT_WR)
+            while left > 0 and (piece := self._incoming.read1(min(left, _PIECE))):
+                left -= len(piece)
 
     def _problem(self, reason: str) -> None:
         # The body may be unread: the connection cannot be used again.
@@ -262,6 +351,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(_STATUS.get(reason, _REFUSED), "application/problem+json", canonical(problem))
 
     def _send(self, status: int, kind: str, body: bytes) -> None:
+        self.server.connections.writing(self.connection)
         if self.server.connections.stopping:
             self.close_connection = True
         self.send_response(status)

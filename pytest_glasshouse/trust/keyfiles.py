@@ -1,6 +1,6 @@
 """Keys on disk: the owner's, the server's, and public keys that somebody pins.
 
-Knows files and their modes. Refuses a private key that others may read, and to write over one.
+Knows files. Refuses a private key that others may read, any key that others may change, and to write over one.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import stat
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -22,7 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, opened, read_open, read_regular
+from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT
+from pytest_glasshouse.wire.own_file import check_own, read_own
 from pytest_glasshouse.wire.public_keys import ed25519_of_pem
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import public_key, public_text
@@ -40,7 +40,7 @@ def write_owner(path: Path, owner: Owner) -> Path:
 
 def read_owner(path: Path, *, what: str) -> Owner:
     """The owner that `write_owner` wrote. `what` names in an error where the path came from."""
-    content = _private(path, what=what)
+    content = read_own(path, what=what, limit=KEY_FILE_LIMIT)
     try:
         return Owner.from_text(Secret(content.strip()))
     except IntegrityError:
@@ -53,12 +53,13 @@ def server_key(directory: Path) -> Ed25519PrivateKey:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"--state {directory}: cannot be made ({error.strerror})") from None
+    check_own(directory, what="--state")
     path = directory / SERVER_KEY
     if not path.exists():
         made = Ed25519PrivateKey.generate()
         _create(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
     try:
-        key = load_pem_private_key(_private(path, what="--state"), password=None)
+        key = load_pem_private_key(read_own(path, what="--state", limit=KEY_FILE_LIMIT), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise ConfigurationError(f"--state: {path} is no private key; move it away to begin as another server") from None
     if not isinstance(key, Ed25519PrivateKey):
@@ -73,8 +74,8 @@ def read_public(given: str, *, what: str) -> Ed25519PublicKey:
     try:
         path = Path(given).expanduser()
         if path.is_file():
-            text = read_regular(path, limit=KEY_FILE_LIMIT).decode("ascii")
-    except (OSError, ValueError, IntegrityError):
+            text = read_own(path, what=what, limit=KEY_FILE_LIMIT, secret=False).decode("ascii")
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: nobody knows what ~ is
         text = given
     expected = "expected an Ed25519 public key: a PEM file, a file of one base64url line, or that line"
     if "PRIVATE KEY" in text or '"signing"' in text:
@@ -86,20 +87,6 @@ def read_public(given: str, *, what: str) -> Ed25519PublicKey:
     except IntegrityError as error:
         seen = error.detail if "saw" in error.detail else "saw none"
         raise ConfigurationError(f"{what}: {expected}; {seen}") from None
-
-
-def _private(path: Path, *, what: str) -> bytes:
-    try:
-        with opened(path) as (descriptor, found):
-            mode = found.st_mode
-            content = read_open(descriptor, found, limit=KEY_FILE_LIMIT)
-    except OSError as error:
-        raise ConfigurationError(f"{what}: {path} cannot be read ({error.strerror})") from None
-    except IntegrityError as error:
-        raise ConfigurationError(f"{what}: {path}: {error.detail}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigurationError(f"{what}: {path} may be used by others (mode {stat.S_IMODE(mode):04o}); chmod 600 it")
-    return content
 
 
 def _create(path: Path, content: bytes, mode: int) -> None:

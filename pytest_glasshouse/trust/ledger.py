@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.canonical import Json
+from pytest_glasshouse.wire.own_file import check_own
 
 #: Written into the file's header: "GHL1". Another number is another program's file, or another version's.
 _APPLICATION = 0x47484C31
@@ -86,6 +87,7 @@ class Ledger:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             except OSError as error:
                 raise ConfigurationError(f"ledger {path}: cannot be opened ({error.strerror})") from None
+            check_own(path, what="ledger")
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=0)
         try:
             self._prepare(durable=path is not None)

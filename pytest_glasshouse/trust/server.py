@@ -147,9 +147,9 @@ class AttestationServer:
             for release in self._ledger.outstanding():
                 nonce = str(release["nonce"])
                 if nonce not in self._overdue and int(str(release["deadline"])) <= now:
-                    self._overdue.add(nonce)
                     sub = name_digest("sub", str(release["sub"]))
                     self._audit(AuditLine(event="complete", decision="overdue", sub=sub, nonce=name_digest("nonce", nonce)))
+                    self._overdue.add(nonce)
 
     def releases(self) -> int:
         """How many times a data key has left, by the ledger."""

@@ -6,6 +6,7 @@ directory nor in the cache is replaced by the stand-in, and the facts say so.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,7 @@ def prepare(
 
 def resolve(model: str) -> BaseModel:
     """The model as a directory, from the local hub cache, or as the stand-in: in this order."""
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
     if path.exists() or not _HUB_ID.fullmatch(model) or ("/" in model and path.parent.is_dir()):
         return _from_directory(path, model_id=path.resolve().name, revision=None, said=model)
     cached = _cached_snapshot(model)

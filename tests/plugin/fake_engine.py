@@ -131,8 +131,8 @@ class FakeAllocation:
         if kind == "killedonce" and not Path("killed").exists():
             Path("killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        if kind == "terminated":
-            os.kill(os.getpid(), signal.SIGTERM)
+        if kind in ("terminated", "hungup"):
+            os.kill(os.getpid(), signal.SIGTERM if kind == "terminated" else signal.SIGHUP)
             time.sleep(5)
         if kind == "brokenoff":
             self._two_rounds_of_three(row)

@@ -181,6 +181,7 @@ def a_watched_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]
     watched, report_key = Watched(), Ed25519PrivateKey.generate()
     pem = tmp_path_factory.mktemp("key") / "report.pem"
     pem.write_bytes(report_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    pem.chmod(0o600)
     (folder / "conftest.py").write_text(_CONFTEST)
     (folder / "test_rows.py").write_text(_ROW)
     (folder / "tmp").mkdir()

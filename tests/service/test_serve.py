@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import resource
+import select
 import signal
 import socket
 import ssl
@@ -132,6 +135,8 @@ def test_sigterm_ends_it_in_order_and_sigkill_leaves_nothing_in_the_way(server: 
     assert server.end(signal.SIGKILL) == -signal.SIGKILL
     server.start()
     assert server.end(signal.SIGINT) == 0
+    server.start()
+    assert server.end(signal.SIGHUP) == 0
 
 
 def test_a_second_server_on_the_same_state_is_refused(server: Serving) -> None:
@@ -158,17 +163,86 @@ def test_no_core_dump_and_no_look_into_its_memory(server: Serving) -> None:
 
 
 def test_a_slow_sender_is_cut_off_and_others_are_served(tmp_path: Path) -> None:
-    with serving(tmp_path, "--request-seconds", "0.5", "--connections", "3") as server:
+    """Its time is for the whole request: one byte after another does not lengthen it."""
+    with serving(tmp_path, "--request-seconds", "0.5", "--connections", "6") as server:
         slow = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(3)]
         for each in slow:
             each.sendall(b"POST /v1/release HTTP/1.1\r\nContent-Length: 100\r\n")
-        with pytest.raises(InfrastructureError):
-            AttestationClient(server.url).challenge(sub=SUB, plan=PLAN)  # there is no room
-        assert [each.recv(1) for each in slow] == [b"", b"", b""]
         with OutsideStage(server) as stage:
             stage.attempt().live_through()
+        with contextlib.suppress(OSError):
+            while not select.select(slow[:1], [], [], 0.1)[0]:
+                slow[0].sendall(b"X")
+        assert [each.recv(1) for each in slow[1:]] == [b"", b""]
         for each in slow:
             each.close()
+
+
+def test_a_head_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        for head in (b"GET /" + b"a" * 20_000, b"GET /v1/keys HTTP/1.1\r\n" + b"X: y\r\n" * 70, b"X" * (1 << 20)):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+                client.sendall(head)
+                answer = b"".join(iter(lambda: client.recv(65_536), b""))
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            assert answer.endswith(
+                b'"reason":"head-too-large","status":431,"title":"refused","type":"urn:glasshouse:refusal:head-too-large"}'
+            )
+
+
+def test_a_flood_of_nonsense_leaves_a_log_of_bounded_size(tmp_path: Path) -> None:
+    with serving(tmp_path, "--audit-mib", "0.1") as server:
+        for _ in range(1500):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
+                client.sendall(b"nonsense\r\n\r\n")
+                client.recv(1)
+        with OutsideStage(server) as stage:
+            stage.attempt().live_through()
+        assert server.end() == 0
+        told = b"".join(path.read_bytes() for path in tmp_path.glob("audit.jsonl*"))
+        assert len(told) <= 0.1 * (1 << 20)
+        assert b'"decision":"released"' in told
+        assert b'"left_out":' in told
+
+
+def test_a_disk_that_is_full_for_the_log_refuses_decisions_and_says_so(tmp_path: Path) -> None:
+    """What cannot be written down is not decided; whoever runs the server is told why, once, and when it is over."""
+    with serving(tmp_path) as server, OutsideStage(server) as stage:
+        stage.attempt().live_through()
+        attempt = stage.attempt()
+        pid, size = server.process.pid, server.audit.stat().st_size
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        for _ in range(2):
+            with pytest.raises(RefusedError):
+                stage.client.challenge(sub=SUB, plan=PLAN)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        attempt.live_through()
+        assert server.end() == 0
+        assert server.errors.splitlines() == [
+            "glasshouse serve: the audit log cannot be written (File too large): every decision is refused until it can",
+            "glasshouse serve: the audit log is written again",
+        ]
+
+
+def test_a_log_that_cannot_be_written_at_the_start_is_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        again = subprocess.run(
+            [sys.executable, "-m", "pytest_glasshouse", "serve", "--owner", str(server.owner_public), "--state",
+             str(tmp_path / "other"), "--port", "0", "--audit", "/dev/full"],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert (again.returncode, again.stdout) == (4, "")
+    assert again.stderr == "glasshouse serve: --audit: cannot be written (No space left on device); nothing is served\n"
+
+
+def test_more_connections_than_files_may_be_open_is_one_line(tmp_path: Path) -> None:
+    with serving(tmp_path) as server:
+        again = subprocess.run(
+            ["prlimit", "--nofile=128:128", sys.executable, "-m", "pytest_glasshouse", "serve", "--owner", str(server.owner_public),
+             "--state", str(tmp_path / "other"), "--port", "0"], capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert (again.returncode, again.stdout) == (4, "")
+    assert "expected room for 576 open files, saw 128" in again.stderr
 
 
 def test_with_a_certificate_it_speaks_tls_1_3_and_nothing_else(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -207,3 +208,29 @@ def test_command_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """`$G` is the command."""
+    given = {**os.environ, "G": f"{sys.executable} -m pytest_glasshouse", **environment}
+    return subprocess.run(["sh", "-c", command], env=given, capture_output=True, check=False, timeout=120)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
+    ids=["ascii", "C"],
+)
+def test_what_a_terminal_cannot_show_is_spelled_out(tmp_path: Path, environment: dict[str, str]) -> None:
+    told = shell(f"$G check '{tmp_path}/none-\u00fc\u2603.json'", **environment)
+    assert b"Traceback" not in told.stderr
+    assert told.stderr.count(b"\n") == 1
+    assert told.returncode in (1, 4)
+
+
+def test_closed_streams_and_a_full_disk_are_no_traceback() -> None:
+    assert shell("$G check /nonexistent <&- >&- 2>&-").returncode in (1, 4)
+    assert shell("$G completion bash >&-").returncode == 0
+    full = shell("$G completion bash >/dev/full")
+    assert (full.returncode, full.stderr) == (4, b"glasshouse completion: [Errno 28] No space left on device\n")
+    assert shell("$G completion bash | true").stderr == b""

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 from threading import Thread
+
+import pytest
 
 from pytest_glasshouse.guest.spool import Spool
 from pytest_glasshouse.wire.canonical import canonical
@@ -69,3 +72,18 @@ def test_small_events_are_counted_too(tmp_path: Path) -> None:
     # One that is larger than an answer by itself is given all the same.
     spool.append("leg", "failed", {"detail": "x" * PULL_BYTES})
     assert len(spool.since(EVENTS_PER_PULL + 1, wait_s=0)) == 1
+def test_a_full_disk_is_told_in_place_of_what_it_did_not_take(tmp_path: Path) -> None:
+    """The host would wait for the leg's deadline otherwise."""
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("leg", "spawned", {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "spool.jsonl").stat().st_size, before[1]))
+    try:
+        with pytest.raises(OSError, match="cannot be written"):
+            spool.append("leg", "evidence", {})
+        spool.append("leg", "failed", {"reason": "OSError", "detail": "full"})
+        spool.append("leg", "exit", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [event["type"] for event in spool.since(0, wait_s=0)] == ["spawned", "failed", "exit"]
+    spool.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import secrets
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,8 @@ from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, Te
 from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
 from pytest_glasshouse.providers.broker import Broker, BrokerOptions
 from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer, row_from_json
+from pytest_glasshouse.providers.lease import Lease
+from pytest_glasshouse.providers.ledger import Ledger, read
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 
@@ -211,3 +215,45 @@ def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedP
     assert provider.created == []
     assert broker.acquire(ROW).allocation_id
     broker.end_all()
+def test_a_guest_that_could_not_be_started_leaves_nothing_and_nothing_in_doubt(
+    provider: ScriptedProvider, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full, or there is no room for one more process: exit 14, not 10."""
+    folder = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    provider._archive = b"x" * 200_000
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(InfrastructureError, match=r"was not started: .*Nothing was created"):
+            broker.acquire(ROW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert broker.end_all().status == "nothing-rented"
+    assert list(folder.iterdir()) == []
+    folder.rmdir()
+
+
+def test_an_intent_that_cannot_be_written_creates_nothing(provider: ScriptedProvider, broker: Broker, tmp_path: Path) -> None:
+    (tmp_path / "ledger.jsonl").symlink_to("/dev/full")
+    with pytest.raises(InfrastructureError, match=r"cannot be written .*Nothing was created"):
+        broker.acquire(ROW)
+    assert provider.created == []
+    assert broker.end_all().status == "nothing-rented"
+
+
+def test_a_ledger_that_is_full_keeps_nobody_from_ending_what_exists(broker: Broker, tmp_path: Path) -> None:
+    broker.release(broker.acquire(ROW))
+    (tmp_path / "ledger.jsonl").unlink()
+    (tmp_path / "ledger.jsonl").symlink_to("/dev/full")
+    assert broker.end_all().status == "proven"
+
+
+def test_a_step_after_half_a_step_is_read(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    lease = Lease(name="glasshouse-x-1-1", provider="mock", price_usd_per_hour=0.0, intent_at=1.0)
+    ledger.intent(lease, base_url="")
+    with ledger.path.open("ab") as file:
+        file.write(b'{"step": "crea')
+    ledger.write("gone", name=lease.name)
+    assert read(ledger.path)[0][lease.name].gone_at is not None

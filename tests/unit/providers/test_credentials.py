@@ -21,6 +21,7 @@ def test_runpods_key_is_the_environments_then_the_sdks_files(tmp_path: Path) -> 
     config = tmp_path / ".runpod" / "config.toml"
     config.parent.mkdir()
     config.write_text('[default]\napi_key = "from-the-file"\n')
+    config.chmod(0o600)
     home = {"HOME": str(tmp_path)}
     assert runpod_key(home).reveal() == b"from-the-file"
     assert runpod_key({**home, "RUNPOD_API_KEY": "from-the-environment"}).reveal() == b"from-the-environment"
@@ -31,6 +32,7 @@ def test_a_file_without_a_key_says_what_was_expected(tmp_path: Path, text: str) 
     config = tmp_path / ".runpod" / "config.toml"
     config.parent.mkdir()
     config.write_text(text)
+    config.chmod(0o600)
     with pytest.raises(CredentialsError, match="RUNPOD_API_KEY"):
         runpod_key({"HOME": str(tmp_path)})
 

@@ -302,6 +302,7 @@ def test_workers_on_different_gpus_do_not_wait_for_each_other(make_broker: MakeB
 def test_key_of_the_account_is_tainted_wherever_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".runpod").mkdir()
     (tmp_path / ".runpod" / "config.toml").write_text('[default]\napi_key = "a-key-from-a-file"\n')
+    (tmp_path / ".runpod" / "config.toml").chmod(0o600)
     for name in ("RUNPOD_API_KEY", "GLASSHOUSE_RUNPOD_API", "RUNPOD_API_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -53,6 +53,7 @@ def test_object_without_a_seal_is_refused() -> None:
 def test_key_of_the_user_is_read_from_a_pem_file(tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(pem(KEY))
+    path.chmod(0o600)
 
     assert report_key({KEY_VARIABLE: str(path)}).public_key() == KEY.public_key()
 
@@ -72,6 +73,7 @@ def test_without_a_key_one_is_made_for_the_run() -> None:
 def test_unusable_key_file_is_refused_without_showing_it(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "key.pem"
     path.write_bytes(content)
+    path.chmod(0o600)
 
     with pytest.raises(ConfigurationError, match=message) as caught:
         report_key({KEY_VARIABLE: str(path)})
@@ -80,5 +82,5 @@ def test_unusable_key_file_is_refused_without_showing_it(tmp_path: Path, content
 
 
 def test_missing_key_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="cannot read"):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
         report_key({KEY_VARIABLE: str(tmp_path / "none.pem")})

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.errors import ConfigurationError, RefusedError
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
 from pytest_glasshouse.trust.audit import AuditLine, AuditLog, name_digest
+from pytest_glasshouse.trust.audit_file import AuditFile
 from pytest_glasshouse.trust.server import AttestationServer
 
 
@@ -115,3 +120,120 @@ def test_half_a_line_is_no_line() -> None:
         AuditLog(writing)(AuditLine(event="release", decision="released", kid="k" * 8192))
     os.close(reading)
     os.close(writing)
+
+
+def refusals(log: AuditLog, number: int, **about: str) -> None:
+    for _ in range(number):
+        log(AuditLine(event="request", decision="refused", reason="malformed", **about))
+
+
+def test_a_flood_of_refusals_is_counted_and_one_key_does_not_hide_another(tmp_path: Path) -> None:
+    """A stranger who asks for nonsense all day must not push out what was released."""
+    now = [1_800_000_000.0]
+    log = AuditFile(tmp_path / "log", limit=0, clock=lambda: now[0])
+    refusals(log, 5000)
+    refusals(log, 3, kid="a-guest")
+    log(AuditLine(event="release", decision="released"))
+    now[0] += 2
+    refusals(log, 5)
+    log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(lines) == 1000 + 3 + 1 + 2
+    assert [line["kid"] for line in lines[1000:1003]] == ["a-guest"] * 3
+    assert [line.get("left_out") for line in lines[999:]] == [None, 4000, None, None, None, None, None]
+
+
+def test_a_log_takes_no_more_room_than_it_may_and_tells_what_went(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = AuditFile(path, limit=16_384)
+    for number in range(2000):
+        log(AuditLine(event="release", decision="released", sub=f"{number:016d}"))
+    log.close()
+    parts = [path, *(tmp_path / f"log.{number}" for number in range(1, 8))]
+    assert sorted(tmp_path.iterdir()) == sorted(parts)
+    assert sum(part.stat().st_size for part in parts) <= 16_384
+    assert {stat.S_IMODE(part.stat().st_mode) for part in parts} == {0o600}
+    told = [[json.loads(line) for line in part.read_text().splitlines()] for part in parts]
+    for newer, older in zip(told, parts[1:], strict=False):
+        assert (newer[0]["event"], newer[0]["decision"]) == ("audit", "continued")
+        assert newer[0]["before_sha256"] == hashlib.sha256(older.read_bytes()).hexdigest()
+        assert {"gone_bytes", "gone_sha256"} <= newer[0].keys()
+    numbers = [int(line["sub"]) for part in reversed(told) for line in part if "sub" in line]
+    assert numbers == list(range(numbers[0], 2000))
+
+
+def test_a_server_that_starts_again_goes_on_with_its_log(tmp_path: Path) -> None:
+    for number in range(50):
+        log = AuditFile(tmp_path / "log", limit=8192)
+        log(AuditLine(event="serve", decision="started", sub=f"{number:0900d}"))
+        log.close()
+    assert sum(part.stat().st_size for part in tmp_path.iterdir()) <= 8 * 1400
+    assert len(list(tmp_path.iterdir())) == 8
+
+
+def test_two_servers_may_share_a_log(tmp_path: Path) -> None:
+    """Each line of both is in one of the files, whoever of them made it make way."""
+    logs = [AuditFile(tmp_path / "log", limit=80_000) for _ in range(2)]
+
+    def write(number: int) -> None:
+        for each in range(300):
+            logs[number](AuditLine(event="release", decision="released", sub=f"{number}-{each}"))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(2)))
+    told = [json.loads(line) for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
+    assert sorted(line["sub"] for line in told if "sub" in line) == sorted(f"{n}-{each}" for n in range(2) for each in range(300))
+    for log in logs:
+        log.close()
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_a_log_that_somebody_else_moved_away_is_begun_anew(limit: int, tmp_path: Path) -> None:
+    log = AuditFile(tmp_path / "log", limit=limit)
+    log(AuditLine(event="serve", decision="started"))
+    (tmp_path / "log").rename(tmp_path / "yesterday")
+    log(AuditLine(event="serve", decision="stopped"))
+    log.close()
+    assert [json.loads((tmp_path / name).read_text())["decision"] for name in ("yesterday", "log")] == ["started", "stopped"]
+
+
+def test_a_link_to_a_log_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "logs" / "log")
+    log = AuditFile(tmp_path / "link", limit=1024)
+    for _ in range(20):
+        log(AuditLine(event="release", decision="released"))
+    log.close()
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "logs"]
+    assert len(list((tmp_path / "logs").iterdir())) == 8
+
+
+def test_a_line_after_half_a_line_is_whole() -> None:
+    """The disk was full for a moment; what was refused then must not spoil what is decided now."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    log = AuditLog(writing)
+    os.write(writing, b"x" * 65_536)
+    os.read(reading, 4096)
+    with pytest.raises(OSError, match="short write"):
+        log(AuditLine(event="release", decision="released", kid="k" * 8192))
+    os.read(reading, 65_536)
+    log(AuditLine(event="release", decision="released"))
+    assert json.loads(os.read(reading, 65_536).splitlines()[-1])["event"] == "release"
+    os.close(reading)
+    os.close(writing)
+
+
+@pytest.mark.parametrize("what", ["directory", "fifo", "missing"])
+def test_what_no_log_can_be_is_one_line(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    match what:
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case _:
+            path = path / "deeper"
+    with pytest.raises(ConfigurationError, match=r"--audit .*: cannot be written"):
+        AuditFile(path, limit=1024)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
-from pytest_glasshouse.trust.limits import BURST_S, Connections, Limits, Peers
+from pytest_glasshouse.trust.limits import BURST_S, Connections, Limits, Peers, peer_of
 
 
 @dataclass
@@ -64,14 +65,123 @@ def pair() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair()
 
 
-def test_there_is_room_for_so_many_connections() -> None:
-    connections = Connections(Limits(connections=1))
-    (one, other), (two, another) = pair(), pair()
-    assert (connections.admit(one), connections.admit(two)) == (True, False)
-    connections.gone(one)
-    assert connections.admit(two)
-    for each in (one, other, two, another):
-        each.close()
+class Crowd:
+    """Connections from addresses, and whether each is still open at its other end."""
+
+    def __init__(self, most: int) -> None:
+        self.clock = Clock()
+        self.connections = Connections(Limits(connections=most), clock=self.clock)
+        self.pairs: list[tuple[socket.socket, socket.socket]] = []
+        self.stubborn = False
+
+    def comes(self, address: str) -> int | None:
+        """Its number, or None where it was not let in. Each comes a second after the one before."""
+        self.clock.now += 1
+        self.pairs.append(socket.socketpair())
+        admitted = self.connections.admit(self.pairs[-1][0], address)
+        for number, (ours, _) in enumerate(self.pairs):
+            if not self.stubborn and not self.open(number):
+                self.connections.gone(ours)
+        return len(self.pairs) - 1 if admitted else None
+
+    def open(self, number: int | None) -> bool:
+        assert number is not None
+        theirs = self.pairs[number][1]
+        theirs.setblocking(False)
+        try:
+            return theirs.recv(1) != b""
+        except BlockingIOError:
+            return True
+
+
+@pytest.fixture(name="crowd")
+def a_crowd() -> Iterator[Crowd]:
+    crowd = Crowd(8)
+    yield crowd
+    for both in crowd.pairs:
+        for each in both:
+            each.close()
+
+
+def test_one_address_holds_half_and_whoever_of_it_waited_longest_makes_room(crowd: Crowd) -> None:
+    """A worker behind the address of a flood is let in too: it speaks sooner than it becomes the oldest."""
+    flood = [crowd.comes("192.0.2.1") for _ in range(7)]
+    assert [crowd.open(each) for each in flood] == [False] * 3 + [True] * 4
+    other = [crowd.comes("192.0.2.2") for _ in range(4)]
+    assert all(crowd.open(each) for each in (*flood[3:], *other))
+
+
+def test_when_all_is_taken_the_address_that_holds_most_makes_room(crowd: Crowd) -> None:
+    first = [crowd.comes(address) for address in ("192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.2", "192.0.2.1")]
+    more = [crowd.comes(f"198.51.100.{each}") for each in range(3)]
+    late = crowd.comes("203.0.113.1")
+    assert [crowd.open(each) for each in first] == [True, False, True, True, True]
+    assert all(crowd.open(each) for each in (*more, late))
+
+
+def test_a_network_that_has_an_address_for_each_connection_gets_no_more_by_it(crowd: Crowd) -> None:
+    flood = [crowd.comes(f"2001:db8:0:1::{each:x}") for each in range(20)]
+    assert [crowd.open(each) for each in flood] == [False] * 16 + [True] * 4
+
+
+def test_many_addresses_cannot_keep_another_out(crowd: Crowd) -> None:
+    flood = [crowd.comes(f"192.0.2.{each}") for each in range(30)]
+    assert crowd.open(crowd.comes("203.0.113.1"))
+    assert sum(crowd.open(each) for each in flood) == 7
+
+
+def test_what_is_being_answered_makes_no_room(crowd: Crowd) -> None:
+    held = [crowd.comes("192.0.2.1") for _ in range(4)]
+    for ours, _ in crowd.pairs[:3]:
+        crowd.connections.answering(ours)
+    assert crowd.open(crowd.comes("192.0.2.1"))
+    assert [crowd.open(each) for each in held] == [True, True, True, False]
+    crowd.connections.answering(crowd.pairs[4][0])
+    assert crowd.comes("192.0.2.1") is None
+
+
+def test_who_was_told_to_go_is_counted_until_it_has_gone(crowd: Crowd) -> None:
+    """Each has a thread until then."""
+    crowd.stubborn = True
+    came = [crowd.comes("192.0.2.1") for _ in range(40)]
+    assert sum(each is not None for each in came) == 16
+    for ours, _ in crowd.pairs:
+        crowd.connections.gone(ours)
+    assert crowd.comes("192.0.2.1") is not None
+
+
+def test_an_answer_that_nobody_takes_is_cut(crowd: Crowd) -> None:
+    one = crowd.comes("192.0.2.1")
+    crowd.connections.answering(crowd.pairs[0][0])
+    crowd.connections.writing(crowd.pairs[0][0])
+    crowd.clock.now += 9
+    crowd.connections.cut_overdue()
+    assert crowd.open(one)
+    crowd.clock.now += 2
+    crowd.connections.cut_overdue()
+    assert not crowd.open(one)
+
+
+@pytest.mark.parametrize(
+    ("address", "peer"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2002:c000:201::7", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:0DB8:1:2::", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("no address", "no address"),
+    ],
+)
+def test_a_peer_is_an_ipv4_address_or_an_ipv6_network(address: str, peer: str) -> None:
+    assert peer_of(address) == peer
+
+
+def test_a_network_has_one_rate() -> None:
+    peers = Peers(1.0, clock=Clock())
+    asked = [peers.ask(f"2001:db8::{each:x}") for each in range(10)]
+    assert asked.count("yes") == int(BURST_S)
 
 
 def test_only_who_keeps_us_waiting_is_cut() -> None:
@@ -80,7 +190,7 @@ def test_only_who_keeps_us_waiting_is_cut() -> None:
     connections = Connections(Limits(request_s=5), clock=clock)
     pairs = {name: pair() for name in ("slow", "answered", "prompt")}
     for ours, _ in pairs.values():
-        assert connections.admit(ours)
+        assert connections.admit(ours, "192.0.2.1")
     connections.answering(pairs["answered"][0])
     clock.now += 4
     connections.waiting(pairs["prompt"][0])
@@ -100,9 +210,9 @@ def test_only_who_keeps_us_waiting_is_cut() -> None:
 def test_draining_lets_nobody_in_and_ends_who_waits() -> None:
     connections = Connections(Limits())
     (waiting, theirs), (late, other) = pair(), pair()
-    assert connections.admit(waiting)
+    assert connections.admit(waiting, "192.0.2.1")
     connections.drain(0)
     assert theirs.recv(1) == b""
-    assert not connections.admit(late)
+    assert not connections.admit(late, "192.0.2.1")
     for each in (waiting, theirs, late, other):
         each.close()

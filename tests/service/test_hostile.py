@@ -1,0 +1,84 @@
+"""One address does its worst with 256 connections: an honest client is served, in bounded memory and threads."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.trust.client import AttestationClient
+from pytest_glasshouse.wire import tokens
+from tests.service.certificate import certificate
+from tests.service.hostile import KINDS, Crowd, crowds
+from tests.service.serving import OutsideStage, Serving, serving
+
+MIB = 200
+#: Connections, as many on their way out, and the process's own.
+THREADS = 2 * 256 + 8
+
+
+def status(server: Serving) -> dict[str, int]:
+    """Of its process: `VmHWM` (kB, the most memory it ever held) and `Threads`, among others."""
+    lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
+    words = (line.replace(":", "").split() for line in lines)
+    return {each[0]: int(each[1]) for each in words if len(each) > 1 and each[1].isdigit()}
+
+
+def is_bounded(server: Serving) -> None:
+    found = status(server)
+    assert found["VmHWM"] < MIB * 1024
+    assert found["Threads"] <= THREADS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_honest_client_is_served_beside_a_hostile_address(kind: str, tmp_path: Path) -> None:
+    with serving(tmp_path) as server, Crowd(server.port, kind), OutsideStage(server) as stage:
+        for _ in range(3):
+            stage.attempt().live_through()
+        is_bounded(server)
+
+
+def test_a_client_that_shares_its_address_with_all_of_them_is_served_too(tmp_path: Path) -> None:
+    """On loopback every worker has the address of every other."""
+    with serving(tmp_path) as server, crowds(server.port, number=22, address="127.0.0.1"), OutsideStage(server) as stage:
+        for _ in range(3):
+            stage.attempt().live_through()
+        is_bounded(server)
+
+
+def test_half_a_tls_handshake_holds_nobody_up(tmp_path: Path) -> None:
+    chain, private = certificate(tmp_path)
+    with (
+        serving(tmp_path, "--certificate", str(chain), "--key", str(private)) as server,
+        Crowd(server.port, "half a handshake"),
+        Crowd(server.port, "silent", address="127.0.0.3"),
+    ):
+        client = AttestationClient(server.url, authority=chain)
+        for _ in range(5):
+            assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
+            client.close()
+        is_bounded(server)
+
+
+def test_the_embedded_server_serves_its_workers_beside_them() -> None:
+    with Stage() as stage, crowds(int(stage.embedded.url.rpartition(":")[2]), number=22, address="127.0.0.1"):
+        for _ in range(3):
+            stage.attempt().live_through()
+
+
+def test_a_handshake_must_be_over_in_time(tmp_path: Path) -> None:
+    chain, private = certificate(tmp_path)
+    options = ("--certificate", str(chain), "--key", str(private), "--request-seconds", "0.5")
+    with serving(tmp_path, *options) as server:
+        context = ssl.create_default_context(cafile=str(chain))
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        with pytest.raises(ssl.SSLWantReadError):
+            client.do_handshake()
+        hello = outgoing.read()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as slow:
+            slow.sendall(hello[: len(hello) // 2])
+            assert slow.recv(1) == b""
