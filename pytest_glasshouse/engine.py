@@ -143,6 +143,29 @@ class Rooms:
         if options.provider != "row":
             open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated)
 
+    def check_material(self, rows: Sequence[tuple[RowSpec, str | None]], *, seed: int, rehearsed: bool) -> None:
+        """Make what lora rows train on, once each, and drop it: what cannot be made is said before anything is rented.
+
+        `rows` come with the directory of their model, if it is one. `rehearsed`: and have the libraries build the model,
+        which takes seconds. Raises `ConfigurationError`.
+        """
+        from pytest_glasshouse.workloads.base import prepare
+        from pytest_glasshouse.workloads.lora_rehearsal import rehearse
+
+        made: set[tuple[object, ...]] = set()
+        for row, directory in rows:
+            model = directory or row.model
+            wish = (model, row.data, row.rank, row.targets)
+            if row.workload != "lora" or wish in made:
+                continue
+            made.add(wish)
+            try:
+                material = prepare("lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
+                if rehearsed:
+                    rehearse(material)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"row {row.name}: {error}. Nothing was started") from None
+
     def broker(
         self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
     ) -> BrokerLike:

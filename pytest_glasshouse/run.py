@@ -55,28 +55,6 @@ class NoGrants:
         del grant, worker
 
 
-def _check_material(rows: Sequence[RowItem], *, seed: int, rehearsed: bool = False) -> None:
-    """Make what lora rows train on, once each, and drop it: what cannot be made is said before anything is rented.
-
-    `rehearsed`: and have the libraries build the model, which takes seconds. Raises `ConfigurationError`.
-    """
-    from pytest_glasshouse.workloads.base import prepare
-    from pytest_glasshouse.workloads.lora_rehearsal import rehearse
-
-    made: set[tuple[object, ...]] = set()
-    for each in rows:
-        row, model = each.row, each.model or each.row.model
-        wish = (model, row.data, row.rank, row.targets)
-        if row.workload == "lora" and wish not in made:
-            made.add(wish)
-            try:
-                material = prepare("lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
-                if rehearsed:
-                    rehearse(material)
-            except ConfigurationError as error:
-                raise ConfigurationError(f"row {row.name}: {error}. Nothing was started") from None
-
-
 class Run:
     """The run's broker, row journal and end. `open` raises `ConfigurationError` before anything is started."""
 
@@ -138,15 +116,14 @@ class Run:
                 run.earlier, provider=run.options.provider, subject=plan.subject, rows=rows, options=agreed(run.options)
             )
         check_writable(run.report_path)
-        to_run = [each for nodeid, each in selected.rows.items() if nodeid not in run.kept]
-        _check_material(to_run, seed=plan.seed)
+        run._check_material(rehearsed=False)
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
             if run.broker.rents:
                 from pytest_glasshouse.consent import consent
 
-                _check_material(to_run, seed=plan.seed, rehearsed=True)
+                run._check_material(rehearsed=True)
                 consent(run.broker, run.options, config, os.environ)
             try:
                 run._remember()
@@ -160,6 +137,14 @@ class Run:
             run.live.money = run.broker.spent_usd
             run._signals.install()
         return run
+
+    def _check_material(self, *, rehearsed: bool) -> None:
+        """See `Rooms.check_material`; a test's engine trains nothing."""
+        from pytest_glasshouse.engine import Rooms
+
+        if isinstance(self.engine, Rooms):
+            to_run = [each for nodeid, each in self.selected.rows.items() if nodeid not in self.kept]
+            self.engine.check_material([(each.row, each.model) for each in to_run], seed=self.plan.seed, rehearsed=rehearsed)
 
     # -- while rows run
 
