@@ -23,7 +23,7 @@ from pytest_glasshouse.report.document import not_shown, observed_keys, policy_s
 from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.published_shape import NOT_VERIFIABLE, PublishedFound, check_published, is_published
 from pytest_glasshouse.report.recompute import Derivation, null_faults, record_faults
-from pytest_glasshouse.report.redaction import hits
+from pytest_glasshouse.report.redaction import first_hits as hits
 from pytest_glasshouse.report.schema import MOST_FAULTS, schema_faults
 from pytest_glasshouse.report.seal import verify_seal
 from pytest_glasshouse.wire.tokens import public_key
@@ -165,7 +165,7 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
         )
         return
     derivation = replace(derivation, words=ours, revision=revision)
-    for hit in hits(document, most=MOST_FAULTS):
+    for hit in hits(document):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
     for name in ("rows", "excludedResults", "nullRows"):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: Shorter values would be found everywhere and are no secrets.
 SHORTEST_TAINT = 6
+_MOST_READ = 100
 
 _TUNNELS = (
     r"proxy\.runpod\.(?:net|io)|runpod\.run|trycloudflare\.com|ngrok(?:-free)?\.(?:app|dev|io|com)|loca\.lt|localhost\.run"
@@ -106,7 +107,7 @@ def redact(document: Any, *, taint: Iterable[str] = ()) -> Any:
 
 
 def hits(document: Any, *, taint: Iterable[str] = (), most: int | None = None) -> list[Hit]:
-    """Every forbidden value, by place and rule; of a stranger's document only about the first `most`."""
+    """Every forbidden value, by place and rule; with `most`, only about so many."""
     spellings = tainted_spellings(taint)
     found: list[tuple[str, str]] = []
     forbidden_keys: set[str] = set()
@@ -118,6 +119,11 @@ def hits(document: Any, *, taint: Iterable[str] = (), most: int | None = None) -
         if most is not None and len(found) >= most:
             break
     return [Hit(path=_without(path, forbidden_keys), rule=rule) for path, rule in found]
+
+
+def first_hits(document: Any) -> list[Hit]:
+    """As many forbidden values of a stranger's document as anybody reads of."""
+    return hits(document, most=_MOST_READ)
 
 
 def environment_taint(environ: Mapping[str, str]) -> tuple[str, ...]:
