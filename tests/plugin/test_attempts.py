@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -311,4 +310,3 @@ def test_killed_attempt_counts_and_a_judged_one_stays_in_a_run_that_goes_on(proj
     assert shape(killed) == [("lost", None, False), ("measured", 1.0, True)]
     assert sum(each["begun"].count(killed["rowId"]) for each in report["attempts"]) == 2
     assert check_bytes(project.reports()[0].read_bytes(), derivation=example.EXAMPLE).faults == ()
-    assert json.dumps(report).count("/engine.log") == 0
