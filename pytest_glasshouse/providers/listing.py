@@ -44,6 +44,7 @@ _LIMIT = {"limit", "perpage", "pagesize"}
 _INERT = {
     "previous", "prev", "prevcursor", "previouscursor", "prevurl", "previousurl", "startcursor", "haspreviouspage", "hasprevious",
     "hasprev", "first", "last", "self", "requestid", "traceid", "success",
+    "order", "orderby", "sort", "sortby", "direction", "object", "kind", "timestamp", "version", "apiversion",
 }  # fmt: skip
 _HOLDERS = {"pagination", "paging", "pageinfo", "page", "meta", "metadata", "links", "cursors"}
 _ELSEWHERE = ("items", "data", "results")

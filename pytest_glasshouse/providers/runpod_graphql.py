@@ -6,6 +6,7 @@ with GraphQL, no difference between an answer and half of one. Calls of others t
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError
+from pytest_glasshouse.providers.base import checked_id
 from pytest_glasshouse.providers.runpod import URL_VARIABLE, meaning
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.secret import Secret
@@ -90,8 +92,8 @@ class Call:
         beside = [value for value in data.values() if value] if isinstance(data, dict) else []
         if changes and beside:
             both = MadeAllTheSameError(f"runpod: an error and an answer at once: {sentence}")
-            made = beside[0].get("id") if isinstance(beside[0], dict) else None
-            both.instance_id = made if isinstance(made, str) and made else None
+            with contextlib.suppress(ProviderError):
+                both.instance_id = checked_id("runpod", beside[0].get("id") if isinstance(beside[0], dict) else None)
             raise both
         if self._in_part and beside:
             self.missing = sentence

@@ -129,6 +129,7 @@ def test_a_next_page_told_as_an_address_of_the_same_place_is_asked_for(page: dic
         {"limit": 1, "hasMore": False},
         {"limit": 1, "nextCursor": None},
         {"count": 1, "requestId": "abc", "success": True},
+        {"object": "list", "pagination": {"limit": 50, "offset": 0, "order": "asc"}},
     ],
 )
 def test_a_listing_that_says_that_it_is_whole_is(page: dict[str, Any]) -> None:
@@ -157,6 +158,8 @@ def test_a_listing_that_says_that_it_is_whole_is(page: dict[str, Any]) -> None:
         {"nextCursor": "x" * 5000},
         {"limit": 1},
         {"resume": "abc"},
+        {"scroll_id": "abc"},
+        {"pagination": {"bookmark": "abc"}},
         {"meta": {"resume": "abc"}},
         {"next": "abc"},
         {"next": 2},

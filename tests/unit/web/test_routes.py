@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import importlib.util
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from pytest_glasshouse.providers.api import NotSentError
 from pytest_glasshouse.providers.runpod import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.web.exchange import NoAnswerError, exchange
+from pytest_glasshouse.web.exchange import Limits, NoAnswerError, exchange
 from pytest_glasshouse.web.routes import Routes
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
@@ -289,3 +291,26 @@ def test_the_reaper_goes_the_way_its_run_went(tmp_path: Path, monkeypatch: pytes
 def test_routes_and_reader_load_no_http_library_before_they_are_used() -> None:
     code = "import sys, pytest_glasshouse.web.exchange, pytest_glasshouse.web.routes; print('urllib3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+
+
+def test_a_tunnelled_answer_has_its_deadline_too(tmp_path: Path, proxy: Proxy) -> None:
+    """What is cut lies two layers below what is read."""
+    chain, private = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(chain, private)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as inside:
+                inside.recv(65536)
+                while not over.wait(0.05):
+                    inside.sendall(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        routes = Routes({"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": str(chain)})
+        with pytest.raises(NoAnswerError, match="longer than 1 s") as caught:
+            exchange("GET", f"https://127.0.0.1:{listener.getsockname()[1]}/", routes=routes, limits=Limits(whole_s=1.0))
+        assert caught.value.sent
+        over.set()
