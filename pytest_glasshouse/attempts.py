@@ -2,21 +2,24 @@
 
 A row that was judged stays, good or bad. What was never judged (not started, lost, infrastructure) runs again, and the
 report names every attempt it was begun in. This module refuses to resume anything but the same run: the same rows, provider
-and subject, since every finished row was signed for with them.
+and subject, since every finished row was signed for with them. And it goes on with a run of this account only: a directory
+whose lines carry its tags, or a report that its key sealed and that `check` finds free of faults. Nobody else's figures are
+signed anew, and nothing is written where somebody else wants it.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, ReportError
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.report.run_key import Proof
     from pytest_glasshouse.rows.spec import RowSpec
 
 PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
@@ -64,20 +67,28 @@ def find(named: str, reports: Path) -> Path:
 
 def _run_of(report: Path) -> str | None:
     """Whose report a file is; None where it is none."""
+    from pytest_glasshouse.report.bundle import MEMBER_LIMIT
+    from pytest_glasshouse.wire.bounded_file import read_regular
+
     try:
-        told = json.loads(report.read_bytes())
-    except (OSError, ValueError):
+        told = json.loads(read_regular(report, limit=MEMBER_LIMIT))
+    except (OSError, ValueError, RecursionError, IntegrityError):
         return None
     run_id = told.get("runId") if isinstance(told, dict) else None
     return run_id if isinstance(run_id, str) else None
 
 
-def read(named: str, reports: Path) -> Earlier:
-    """What the run left: its directory if it was killed, its report if it ended. Raises `ConfigurationError`."""
+def read(named: str, reports: Path, *, environ: Mapping[str, str], derivation: Derivation | None = None) -> Earlier:
+    """What the run left: its directory if it was killed, its report if it ended. Raises `ConfigurationError`.
+
+    A report is derived again with `derivation`; a fault in it is one of the refusals.
+    """
     path = find(named, reports)
     try:
-        return _of_directory(path) if path.is_dir() else _of_report(path)
-    except (OSError, ValueError, KeyError, TypeError, ReportError) as error:
+        return _of_directory(path, environ) if path.is_dir() else _of_report(path, environ, derivation)
+    except (ConfigurationError, ReportError, IntegrityError) as error:
+        raise ConfigurationError(f"--glasshouse-resume {named}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"--glasshouse-resume {named}: {path} cannot be read ({type(error).__name__})") from error
 
 
@@ -144,15 +155,18 @@ def _subject(subject: Mapping[str, Any]) -> str:
 class History:
     """What happens in an attempt, one JSON line each in the run directory: begun, finished. A kill leaves what there was."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / HISTORY
+    def __init__(self, directory: Path, proof: Proof) -> None:
+        from pytest_glasshouse.report.run_directory import TaggedLines
+
+        self._directory = directory
+        self._proof = proof
+        self._lines = TaggedLines(directory / HISTORY, proof)
 
     def start(self, plan: Mapping[str, Any], *, attempt: int, at: str, kept: Sequence[str]) -> None:
         """A new attempt begins; `plan` is what every attempt of the run agrees on."""
-        from pytest_glasshouse.report.writer import private_directory, replace
+        from pytest_glasshouse.report.run_directory import private_directory, write_tagged
 
-        directory = private_directory(self._path.parent)
-        replace(directory / PLAN, json.dumps(plan).encode(), mode=0o600)
+        write_tagged(private_directory(self._directory) / PLAN, plan, self._proof)
         self._tell({"event": "start", "attempt": attempt, "at": at, "kept": list(kept)})
 
     def restore(self, attempts: Sequence[Mapping[str, Any]]) -> None:
@@ -175,7 +189,7 @@ class History:
     def attempts(self) -> list[dict[str, Any]]:
         """Every attempt so far, as the report has them."""
         found: list[dict[str, Any]] = []
-        for told in _lines(self._path):
+        for told in self._lines.read():
             if told["event"] == "start":
                 started = {"attempt": told["attempt"], "startedAt": told["at"], "kept": told["kept"]}
                 found.append({**started, "begun": [], "finished": []})
@@ -186,14 +200,8 @@ class History:
         return found
 
     def _tell(self, event: Mapping[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, ("\n" * torn + json.dumps(event) + "\n").encode())
-        finally:
-            os.close(descriptor)
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lines.append(event)
 
 
 def outcome_of(record: Mapping[str, Any]) -> str:
@@ -207,29 +215,63 @@ def stays(record: Mapping[str, Any]) -> bool:
     return outcome_of(record) not in AGAIN and told.get("reason") != _NOT_STARTED
 
 
-def _of_directory(path: Path) -> Earlier:
+def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
+    from pytest_glasshouse.report.run_directory import own_directory, read_tagged, untrusted
+    from pytest_glasshouse.report.run_key import Proof, run_key
     from pytest_glasshouse.report.writer import RowJournal
 
-    plan = json.loads((path / PLAN).read_text("utf-8"))
-    records = {each["record"]["rowId"]: each for each in RowJournal(path).read() if stays(each)}
+    path = own_directory(given)
+    run_id = _run_id(untrusted(path / PLAN).get("runId"))
+    proof = Proof(run_key(environ, run_id), run_id)
+    plan = read_tagged(path / PLAN, proof)
+    records = {each["record"]["rowId"]: each for each in RowJournal(path, proof).read() if stays(each)}
     return Earlier(
         run_id=plan["runId"],
         seed=plan["seed"],
         subject=plan["subject"],
         provider=plan["provider"],
-        report=Path(plan["report"]),
+        report=path.parent / Path(plan["report"]).name,
         records=records,
-        attempts=tuple(History(path).attempts()),
+        attempts=tuple(History(path, proof).attempts()),
         rows=dict(plan["rows"]),
         options=dict(plan["options"]),
         allocations=tuple(_ledger(path / LEDGER)),
     )
 
 
-def _of_report(path: Path) -> Earlier:
-    from pytest_glasshouse.report.check import load_document
+def _run_id(told: object) -> str:
+    """A run id, which becomes a part of paths."""
+    from pytest_glasshouse.report.run_key import RUN_ID
 
-    document = load_document(path.read_bytes())
+    if not isinstance(told, str) or RUN_ID.fullmatch(told) is None:
+        raise ConfigurationError("what is there names no run")
+    return told
+
+
+def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> dict[str, Any]:
+    """A report that this account made: sealed by the run's own key, and free of faults."""
+    from pytest_glasshouse.report.bundle import MEMBER_LIMIT
+    from pytest_glasshouse.report.check import check_bytes, load_document
+    from pytest_glasshouse.report.run_key import run_key
+    from pytest_glasshouse.wire.bounded_file import read_regular
+    from pytest_glasshouse.wire.tokens import public_text
+
+    data = read_regular(path, limit=MEMBER_LIMIT)
+    document = load_document(data)
+    key = run_key(environ, _run_id(document["runId"]))
+    if document["keys"]["report"] != public_text(key.public_key()):
+        raise ConfigurationError(
+            f"{path} is not sealed by this account's key: a report is gone on with where its run was made, or with the "
+            "GLASSHOUSE_SIGNING_KEY it was made with"
+        )
+    faults = check_bytes(data, derivation=derivation).faults
+    if faults:
+        raise ConfigurationError(f"{path} has {len(faults)} fault(s), first {faults[0]}; start a new run")
+    return document
+
+
+def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> Earlier:
+    document = _document_of(path, environ, derivation)
     records: list[dict[str, Any]] = [
         {"list": name, "record": {field: value for field, value in each.items() if field != "seal"}}
         for name in ("rows", "nullRows", "excludedResults")
@@ -288,13 +330,17 @@ def _ledger(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of a journal; one that a kill tore was never relied on."""
+    """Whole lines of the allocations' ledger; one that a kill tore was never relied on."""
+    from pytest_glasshouse.report.run_directory import read_own
+
     try:
-        text = path.read_bytes()
+        text = read_own(path)
     except FileNotFoundError:
         return
     for line in text.splitlines():
         try:
-            yield json.loads(line)
-        except ValueError:
+            told = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(told, dict):
+            yield told

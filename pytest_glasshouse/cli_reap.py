@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Instance, Provider
@@ -141,7 +143,8 @@ def _line(found: Found, now: float, *, taken: bool) -> str:
         until = datetime.fromtimestamp(found.named.deadline, UTC)
         over = "expired" if found.expired(now) else "until"
         told = f"run {found.named.run_id}, {over} {until:%Y-%m-%d %H:%M:%S} UTC{'' if taken else '; left alone'}"
-    return f"{found.provider.name} {instance.instance_id}  {instance.name}  {instance.state}{price}  {told}"
+    where = "  ".join(printable(each) for each in (instance.instance_id, instance.name, instance.state))
+    return f"{found.provider.name} {where}{price}  {told}"
 
 
 def _agreed(count: int) -> bool:
@@ -161,7 +164,7 @@ def _end(mine: list[Found]) -> int:
     verdicts = Ending(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
     for verdict in verdicts:
         done = "ended" if verdict.status == "proven" else verdict.status.upper()
-        _say(f"{done}: {verdict.lease.name}: {verdict.reason}")
+        _say(f"{done}: {printable(verdict.lease.name)}: {printable(verdict.reason, limit=1000)}")
         if verdict.status != "proven":
             for instance_id in sorted(verdict.lease.instance_ids):
                 _say(f"  by hand: {manual(verdict.lease.provider, instance_id)}")
@@ -183,5 +186,4 @@ def _lease(found: Found, mine: list[Found]) -> Lease:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"glasshouse reap: {line}\n")
-    sys.stdout.flush()
+    say([f"glasshouse reap: {line}"])

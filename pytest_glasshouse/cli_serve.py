@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -97,10 +98,9 @@ def _serve(options: argparse.Namespace) -> int:
             server = AttestationServer(owner=owner, ledger=ledger, signing=signing, audit=audit)
             listening = listen(server, (options.listen, options.port), limits=limits, tls=tls, audit=audit)
             audit(AuditLine(event="serve", decision="started", kid=server.kid))
-            sys.stdout.write(f"glasshouse serve: {listening.url} key {public_text(server.public_key)}\n")
+            say([f"glasshouse serve: {listening.url} key {public_text(server.public_key)}"])
             for each in server.outstanding():
-                sys.stdout.write(f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)\n")
-            sys.stdout.flush()
+                say([f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)"])
             while signal.sigtimedwait(wanted, _OVERDUE_EVERY_S) is None:
                 server.tell_overdue()
             listening.close(grace_s=_GRACE_S)

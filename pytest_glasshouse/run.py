@@ -27,16 +27,18 @@ from pytest_glasshouse.errors import (
     RedactionError,
     ReportError,
 )
-from pytest_glasshouse.plan import Plan, Selected, agreed, engine_of, with_tests
+from pytest_glasshouse.plan import Plan, Selected, agreed, derivation_of, engine_of, with_tests
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import EARLIER, OPTIONS
 from pytest_glasshouse.terminal import Live, open_live
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from collections.abc import Callable
 
     from pytest_glasshouse.engine import BrokerLike, CleanupLike
     from pytest_glasshouse.report.document import TamperShown
+    from pytest_glasshouse.report.settle import Settled
+    from pytest_glasshouse.report.writer import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
 
@@ -57,6 +59,9 @@ class Run:
     """The run's broker, row journal and end. `open` raises `ConfigurationError` before anything is started."""
 
     def __init__(self, config: pytest.Config, plan: Plan, selected: Selected) -> None:
+        from pytest_glasshouse.report.run_key import Proof, run_key
+        from pytest_glasshouse.wire.whole_file import is_passed_through
+
         self.config = config
         self.options = config.stash[OPTIONS]
         self.plan = plan
@@ -64,7 +69,10 @@ class Run:
         self.earlier = config.stash.get(EARLIER, None)
         default = config.rootpath / "reports" / f"{plan.run_id}.json" if self.earlier is None else self.earlier.report
         self.report_path = self.options.report or default
-        self.directory = self.report_path.parent / f"{plan.run_id}.run"
+        beside = default if is_passed_through(self.report_path) else self.report_path
+        self.directory = beside.parent / f"{plan.run_id}.run"
+        self.key = run_key(os.environ, plan.run_id)
+        self.proof = Proof(self.key, plan.run_id)
         self.engine = engine_of(config)
         self.live: Live = open_live(config)
         self.broker: BrokerLike | None = None
@@ -75,10 +83,12 @@ class Run:
             if self.earlier is not None and each.row.row_id in self.earlier.records
         }
         self.kept = frozenset(self.records)
-        self.history = History(self.directory)
+        self.history = History(self.directory, self.proof)
+        self._journal: RowJournal | None = None
         self.tamper: list[dict[str, Any]] = []
         self.tamper_shown: list[dict[str, Any]] = []
         self.published: tuple[Path, ...] = ()
+        self.withheld: tuple[str, ...] = ()
         self.replaced = False
         self.trouble: list[str] = []
         self.begun: list[str] = []
@@ -98,10 +108,9 @@ class Run:
         provider cannot be asked. See `refuse`.
         """
         from pytest_glasshouse.report.progress import PROGRESS
-        from pytest_glasshouse.report.seal import report_key
+        from pytest_glasshouse.report.run_directory import own_directory
         from pytest_glasshouse.report.writer import check_writable
 
-        report_key(os.environ)
         plan = dataclasses.replace(plan, subject=with_tests(plan.subject, config, selected))
         rows = [each.row for each in selected.rows.values()]
         run = cls(config, plan, selected)
@@ -109,7 +118,10 @@ class Run:
             refuse_another(
                 run.earlier, provider=run.options.provider, subject=plan.subject, rows=rows, options=agreed(run.options)
             )
-        check_writable(run.report_path)
+        check_writable(run.report_path, html=run.options.html)
+        if os.path.lexists(run.directory):
+            own_directory(run.directory)
+            run.history.attempts()
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
@@ -133,24 +145,29 @@ class Run:
 
     def take(self, nodeid: str, payload: str, *, worker: str = "") -> None:
         """Keep what a finished test reported, on disk before anything else happens."""
-        from pytest_glasshouse.report.writer import RowJournal
-
         told = json.loads(payload)
         self.tamper += told["tamper"]
         self._outstanding[worker] = told["outstanding"]
         record = told["row"]
         if record is not None:
             self.records[nodeid] = record
-            RowJournal(self.directory).append(record)
+            self.journal.append(record)
             self.history.finish(record["record"]["rowId"], outcome_of(record))
             self.config.hook.pytest_glasshouse_row_finished(config=self.config, list_name=record["list"], record=record["record"])
 
     def keep(self, nodeid: str, record: dict[str, Any]) -> None:
         """Remember what a row that is still running has so far, on disk too: its finished rounds are not lost with it."""
+        self._kept[nodeid] = record
+        self.journal.append(record)
+
+    @property
+    def journal(self) -> RowJournal:
+        """The rows on disk; made with the run directory when the first one is told."""
         from pytest_glasshouse.report.writer import RowJournal
 
-        self._kept[nodeid] = record
-        RowJournal(self.directory).append(record)
+        if self._journal is None:
+            self._journal = RowJournal(self.directory, self.proof)
+        return self._journal
 
     def failed(self, nodeid: str) -> None:
         """A test, of ours or not, failed in some phase."""
@@ -179,7 +196,7 @@ class Run:
             code = int(pytest.ExitCode.TESTS_FAILED)
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
-        if self.published:
+        if self.published and not self.withheld:
             self._forget()
         return code
 
@@ -231,14 +248,11 @@ class Run:
 
     def _remember(self) -> None:
         """Write down what a later attempt has to agree with, before the first row."""
-        from pytest_glasshouse.report.writer import RowJournal
-
         earlier = self.earlier
         if earlier is not None and not self.history.attempts():
             self.history.restore(earlier.attempts)
-            journal = RowJournal(self.directory)
             for record in earlier.records.values():
-                journal.append(record)
+                self.journal.append(record)
         plan = {
             "runId": self.plan.run_id,
             "seed": self.plan.seed,
@@ -278,8 +292,7 @@ class Run:
 
     def _write_report(self) -> int:
         from pytest_glasshouse.report.redaction import environment_taint
-        from pytest_glasshouse.report.seal import report_key
-        from pytest_glasshouse.report.writer import publish
+        from pytest_glasshouse.report.writer import publish_records
 
         self.records = {
             nodeid: self.records.get(nodeid) or self._without_record(nodeid, row_item)
@@ -288,10 +301,15 @@ class Run:
         try:
             taint = (*environment_taint(os.environ), *(() if self.broker is None else self.broker.secrets()))
             self.outstanding = self._outstanding_releases()
-            key = report_key(os.environ)  # once: without one of the user's it is made here
-            document = self._document(key)
-            self.tamper_shown = document["tamper"]
-            done = publish(document, report=self.report_path, run_directory=self.directory, taint=taint, key=key)
+            done, settled = publish_records(
+                list(self.records.values()),
+                make=self._make(),
+                report=self.report_path,
+                run_directory=self.directory,
+                taint=taint,
+                key=self.key,
+                derivation=derivation_of(self.engine),
+            )
         except RedactionError as error:
             self.trouble.append(f"{error}. The run is kept in {self.directory}")
             return EXIT_REDACTION
@@ -301,27 +319,45 @@ class Run:
         except OSError as error:
             self.trouble.append(f"report not written: {error}. The rows are kept in {self.directory}")
             return int(pytest.ExitCode.TESTS_FAILED)
-        self.published = (done.report, done.bundle)
+        self.tamper_shown = settled.document["tamper"]
+        self.published = done.paths
         self.replaced = done.replaced and self.earlier is None
-        if self.options.html:
-            self.published += (self._page(document, done.report),)
+        if self.options.html and done.bundle is not None:
+            self.published += (self._page(settled.document, done.report),)
+        code = self._tell_withheld(settled)
         self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)
-        return 0
+        return code
+
+    def _tell_withheld(self, settled: Settled) -> int:
+        """Say which rows the report lacks and where they are, and the code for that: 0 where there are none."""
+        from pytest_glasshouse.report.objections import told
+
+        names = list(self.records)
+        for place, against in settled.withheld.items():
+            name = self.records[names[place]]["record"]["name"]
+            self.trouble.append(f"row {name} was withheld from the report: {told(against)}")
+        self.records = dict(zip(names, settled.records, strict=True))
+        if not settled.withheld:
+            return 0
+        self.withheld = tuple(self.trouble)
+        self.trouble.append(f"what was withheld is kept in {self.directory}; publish what may be of it with glasshouse redact")
+        rules = [each.rule for against in settled.withheld.values() for each in against if each.rule is not None]
+        return EXIT_REDACTION if rules else EXIT_REPORT
 
     def _page(self, document: dict[str, Any], report: Path) -> Path:
         """The report as a page beside it, made of nothing but what was just published."""
         from pytest_glasshouse.report.bundle import report_bytes
         from pytest_glasshouse.report.check import check_bytes
         from pytest_glasshouse.report.page import page
-        from pytest_glasshouse.report.recompute import Derivation
-        from pytest_glasshouse.report.writer import replace
+        from pytest_glasshouse.report.writer import page_path
+        from pytest_glasshouse.wire.whole_file import put
 
-        derivation = Derivation(results=self.engine.results, judge=self.engine.judge)
-        path = report.with_name((report.name.removesuffix(".json") or report.name) + ".html")
-        replace(path, page(document, check_bytes(report_bytes(document), derivation=derivation)).encode())
+        path = page_path(report)
+        put(path, page(document, check_bytes(report_bytes(document), derivation=derivation_of(self.engine))).encode())
         return path
 
-    def _document(self, key: Ed25519PrivateKey) -> dict[str, Any]:
+    def _make(self) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:
+        """What assembles records into this run's document."""
         from pytest_glasshouse.report.document import RunFacts, assemble
         from pytest_glasshouse.report.environment import generated_by, host_environment
 
@@ -342,7 +378,7 @@ class Run:
             cleanup=tuple(self._cleanups()),
         )
         tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
-        return assemble(facts, list(self.records.values()), tamper=tamper, key=key)
+        return lambda records: assemble(facts, records, tamper=tamper, key=self.key)
 
     def _outstanding_releases(self) -> tuple[dict[str, Any], ...]:
         """By the word of a server outside, which knows also those of a worker that died; else by what each process saw last."""

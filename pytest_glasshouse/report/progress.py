@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire.bounded_file import read_regular
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
 PROGRESS = "progress.json"
 #: A watcher looks once a second; writing more often would only wear the disk.
 EVERY_S = 1.0
+_LIMIT = 1 << 20
 
 
 class ProgressFile:
@@ -37,7 +41,7 @@ class ProgressFile:
 def read_progress(directory: Path) -> dict[str, Any]:
     """Worker to line; nothing where nothing was written yet or the run ended meanwhile."""
     try:
-        told = json.loads((directory / PROGRESS).read_text("utf-8"))
-    except (OSError, ValueError):
+        told = json.loads(read_regular(directory / PROGRESS, limit=_LIMIT))
+    except (OSError, ValueError, RecursionError, IntegrityError):
         return {}
     return told if isinstance(told, dict) else {}

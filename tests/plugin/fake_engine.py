@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -195,6 +195,11 @@ class FakeEngine:
 
     def judge(self, observation: dict[str, Any]) -> Sequence[Finding]:
         return example.judge(observation)
+
+    def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Nobody signed for these rows."""
+        del document
+        return iter(())
 
     def outstanding(self) -> Sequence[dict[str, Any]]:
         return []
