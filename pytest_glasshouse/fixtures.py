@@ -171,8 +171,22 @@ def payload(item: pytest.Item) -> str | None:
         return None
     from pytest_glasshouse.plan import engine_of
 
-    told = {"row": row, "tamper": tamper, "outstanding": list(engine_of(item.config).outstanding())}
-    return json.dumps(told, allow_nan=False)
+    told = {"row": row, "tamper": tamper, "outstanding": list(engine_of(item.config).outstanding()), "unspeakable": ""}
+    try:
+        return json.dumps(told)  # a NaN travels: what is no strict JSON is withheld where the report is written
+    except (ValueError, TypeError, RecursionError) as error:
+        if row is None:
+            raise
+        return json.dumps({**told, "row": _unspeakable(row, error), "unspeakable": type(error).__name__})
+
+
+def _unspeakable(record: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """In place of a record that cannot be said in JSON at all, one that says so: the run goes on, and so does its report."""
+    from pytest_glasshouse.report.objections import Objection
+    from pytest_glasshouse.report.withhold import withheld_record
+
+    told = Objection(path="$.observation", text=f"what was observed is no JSON ({type(error).__name__})")
+    return withheld_record(record, told)
 
 
 def is_dry_run(item: pytest.Item) -> bool:

@@ -89,6 +89,7 @@ class Run:
         self.tamper_shown: list[dict[str, Any]] = []
         self.published: tuple[Path, ...] = ()
         self.withheld: tuple[str, ...] = ()
+        self._unspeakable: list[str] = []
         self.replaced = False
         self.trouble: list[str] = []
         self.begun: list[str] = []
@@ -149,6 +150,8 @@ class Run:
         self.tamper += told["tamper"]
         self._outstanding[worker] = told["outstanding"]
         record = told["row"]
+        if told.get("unspeakable"):
+            self._unspeakable.append(f"row {record['record']['name']}: what was observed is no JSON ({told['unspeakable']})")
         if record is not None:
             self.records[nodeid] = record
             self.journal.append(record)
@@ -333,12 +336,13 @@ class Run:
         from pytest_glasshouse.report.objections import told
 
         names = list(self.records)
+        self.trouble += self._unspeakable
         for place, against in settled.withheld.items():
             name = self.records[names[place]]["record"]["name"]
             self.trouble.append(f"row {name} was withheld from the report: {told(against)}")
         self.records = dict(zip(names, settled.records, strict=True))
         if not settled.withheld:
-            return 0
+            return EXIT_REPORT if self._unspeakable else 0
         self.withheld = tuple(self.trouble)
         self.trouble.append(f"what was withheld is kept in {self.directory}; publish what may be of it with glasshouse redact")
         rules = [each.rule for against in settled.withheld.values() for each in against if each.rule is not None]

@@ -8,29 +8,34 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from pytest_glasshouse.wire.printable import printable, visible
+
 _SHOWN = 240
 _SHORTEST_SECRET = 6
+#: More of a text than this is not looked at where one short line of it is shown.
+_READ = 16_384
+#: Each takes time by a text's length and not by its square (see `report.redaction`).
 _SHAPES = (
-    (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer ***"),
-    (re.compile(r"\b[a-z]+://\S+"), "<url>"),
+    (re.compile(r"(?i)\bbearer\s++\S+"), "Bearer ***"),
+    (re.compile(r"\b[a-z]++://\S+"), "<url>"),
     (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
-    (re.compile(r"(?i)\b[\w.-]+\.(?:runpod\.(?:net|io)|vast\.ai)(?::\d+)?\b"), "<host>"),
-    (re.compile(r"(?i)\b(ssh\b.*?)(?:-p\s*)\d+"), r"\1-p ***"),
-    (re.compile(r"\bssh-(?:ed25519|rsa)\s+\S+"), "<public key>"),
-    (re.compile(r"(?s)-----BEGIN .*?-----END [A-Z ]+-----"), "<key>"),
+    (re.compile(r"(?i)(?<![\w.-])[\w.-]+\.(?:runpod\.(?:net|io)|vast\.ai)(?::\d+)?\b"), "<host>"),
+    (re.compile(r"(?<![\w-])-p\s*+\d+"), "-p ***"),
+    (re.compile(r"\bssh-(?:ed25519|rsa)\s++\S+"), "<public key>"),
+    # To the end where nothing ends it: half a key is one, and a text of beginnings is read once.
+    (re.compile(r"(?s)-----BEGIN .*?(?:-----END [A-Z ]+-----|\Z)"), "<key>"),
 )
 
 
 def cleaned(text: str, *, secrets: Iterable[str] = ()) -> str:
-    """`text` without secrets, keys and addresses; its lines stay lines."""
+    """`text` without secrets, keys and addresses; its lines stay lines, each of visible characters."""
     for secret in sorted((one for one in secrets if len(one) >= _SHORTEST_SECRET), key=len, reverse=True):
         text = text.replace(secret, "***")
     for shape, instead in _SHAPES:
         text = shape.sub(instead, text)
-    return "".join(letter for letter in text if letter == "\n" or letter.isprintable())
+    return "\n".join(visible(line) for line in text.split("\n"))
 
 
 def said(text: object, *, secrets: Iterable[str] = ()) -> str:
     """What a provider said, in one short line for an error's text."""
-    line = " ".join(cleaned(str(text), secrets=secrets).split())
-    return line if len(line) <= _SHOWN else f"{line[:_SHOWN]}…"
+    return printable(cleaned(str(text)[:_READ], secrets=secrets), limit=_SHOWN)

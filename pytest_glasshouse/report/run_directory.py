@@ -165,7 +165,7 @@ def _object(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def _tagged(told: Mapping[str, Any], proof: Proof, what: str, *, after: str = "") -> str:
-    body = json.dumps(told, allow_nan=False)
+    body = json.dumps(told)
     return f'{body[:-1]}{_TAG}{proof.tag(what, body.encode(), after=after)}"}}'
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.report.objections import UNREADABLE, Objection
-from pytest_glasshouse.report.withhold import withheld_row
+from pytest_glasshouse.report.withhold import withheld_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -63,8 +63,7 @@ def settle(records: Sequence[Record], *, make: Make, ask: Ask) -> Settled:
             withheld.setdefault(places[each.record], []).append(each)  # type: ignore[index]  # blocked where it is None
         for place in {places[each.record] for each in found}:  # type: ignore[index]
             again = standing[place] is not records[place]
-            row = withheld_row(records[place]["record"], withheld[place][0], number=place + 1 if again else None)
-            standing[place] = {"list": "excludedResults", "record": row}
+            standing[place] = withheld_record(records[place], withheld[place][0], number=place + 1 if again else None)
     raise ReportError("the report does not validate: what stands against its rows cannot be taken out")
 
 
@@ -85,5 +84,5 @@ def _culprits(records: Sequence[Record], make: Make) -> list[Objection]:
         try:
             make([records[index]])
         except UNREADABLE as error:
-            found.append(Objection(path=f"$.{name}[{place}]", text=f"no canonical form: {type(error).__name__}"))
+            found.append(Objection(path=f"$.{name}[{place}]", text=f"not to be read: {type(error).__name__}: {error}"))
     return found

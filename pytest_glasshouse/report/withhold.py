@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from pytest_glasshouse.report.record import Record
+
     Ask = Callable[[Mapping[str, Any]], list[Objection]]
 
 _RECORD_TEXT = re.compile(r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason)")
@@ -108,6 +110,11 @@ def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int
         "publishable": False,
         "unpublishableBecause": ["not measured", f"withheld by the {gate}"],
     }
+
+
+def withheld_record(record: Record, objection: Objection, *, number: int | None = None) -> Record:
+    """`withheld_row` as it travels from a test to its report."""
+    return {"list": "excludedResults", "record": withheld_row(record["record"], objection, number=number)}
 
 
 def _take_out(document: dict[str, Any], found: Sequence[Objection], *, run_id: str, attempt: int) -> None:

@@ -36,6 +36,28 @@ def log(line: str) -> None:
         file.write(line + "\n")
 
 
+def nested(depth: int) -> Any:
+    """A list in a list, and so on."""
+    value: Any = "bottom"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+#: What a guest may say that no report can hold, by the name of the row it says it in.
+POISON: dict[str, Any] = {
+    "nested": nested(27),
+    "deep": nested(900),
+    "figure": {"overheadPct": -40.0},
+    "huge": 2**60,
+    "notfinite": float("nan"),
+    "unspeakable": {1, 2},
+    "surrogate": "\ud800",
+    "named": {"x" * 70_000: 1},
+    "long": "a." * 60_000,
+}
+
+
 class FakeBroker:
     def __init__(self, options: Options, run_dir: Path) -> None:
         self._options = options
@@ -77,7 +99,8 @@ class FakeBroker:
             if os.environ.get("FAKE_END_RAISES"):
                 raise TerminateError("the listing did not answer")
             return Cleanup(status="leak", allocations=({"name": "glasshouse-x-1", "status": "leak", "detail": "still listed"},))
-        return Cleanup(status="proven", allocations=({"name": "glasshouse-x-1", "status": "proven", "detail": ""},))
+        detail = os.environ.get("FAKE_DETAIL", "")
+        return Cleanup(status="proven", allocations=({"name": "glasshouse-x-1", "status": "proven", "detail": detail},))
 
     def signal_end(self) -> None:
         log("signal_end")
@@ -108,7 +131,7 @@ class FakeAllocation:
         self._wishes = wishes
         self._on_progress = on_progress
 
-    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> Outcome:
+    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> Outcome:  # noqa: C901  (each kind of row is one line)
         assert (protected, raw) == ("protected", "raw")
         self._on_progress({"row_id": row.row_id, "leg": "raw", "phase": "train", "round": 1, "rounds": 1, "elapsed_s": 1.0})
         kind = row.name.split("-")[0]
@@ -139,6 +162,8 @@ class FakeAllocation:
             observation["allocation"]["broken"] = ["runtime zeroized", *more]
         if kind == "leaky":
             observation["allocation"]["address"] = "a-secret-socket-name"
+        if kind in POISON:
+            observation["rounds"][0]["protected"]["started"] = POISON[kind]
         return Outcome(
             row=row,
             declared=self._wishes.declared,
