@@ -9,6 +9,7 @@ Exit codes: 0 yes, 1 no, 4 the command line or a file it names is wrong, 5 nothi
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from difflib import get_close_matches
@@ -31,6 +32,7 @@ from pytest_glasshouse import (
 )
 from pytest_glasshouse.cli_output import complain, give, say
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
+from pytest_glasshouse.wire.printable import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -261,7 +263,7 @@ def _export(options: argparse.Namespace) -> int:
     files = unzipped(data) if data.startswith(b"PK") else {REPORT_MEMBER: data}
     envelope = exported(document, files, options.row)
     if options.out is None:
-        give(envelope.decode())
+        give(json_text(json.loads(envelope)) + "\n")
     else:
         put(options.out, envelope)
     return EXIT_OK

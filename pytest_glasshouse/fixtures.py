@@ -15,6 +15,7 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.engine import Stage
@@ -146,9 +147,10 @@ def failure_of(record: dict[str, Any], options: Options) -> str:
     """Why the test of a row with this record fails; empty where it passes."""
     told = record["record"]
     if record["list"] == "excludedResults":
-        return f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}"
+        reason, decision = (printable(told[name], limit=4000) for name in ("reason", "decision"))
+        return f"{printable(told['name'])} was not measured: {told['outcome']}\nreason: {reason}\ndecision: {decision}"
     faults = list(_misses(told, options))
-    return f"{told['name']}: " + "\n".join(faults) if faults else ""
+    return f"{printable(told['name'])}: " + "\n".join(printable(each, limit=4000) for each in faults) if faults else ""
 
 
 def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:

@@ -31,6 +31,7 @@ from pytest_glasshouse.plan import Plan, Selected, agreed, derivation_of, engine
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import EARLIER, OPTIONS
 from pytest_glasshouse.terminal import Live, open_live
+from pytest_glasshouse.wire.printable import printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -450,7 +451,7 @@ class Run:
 
 def refuse(error: GlasshouseError) -> NoReturn:
     """End pytest because a run could not be opened: one line, and the code that says why. Nothing was rented yet."""
-    told = str(error)
+    told = "\n".join(printable_lines(error, limit=2000))
     if isinstance(error, ConfigurationError):
         raise pytest.UsageError(told) from None
     if "nothing was rented" not in told.lower():

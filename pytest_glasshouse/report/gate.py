@@ -19,6 +19,7 @@ from pytest_glasshouse.report.check import Checked, Level
 from pytest_glasshouse.report.document import measured_on_named_gpu
 from pytest_glasshouse.report.figures import log_ratios
 from pytest_glasshouse.report.leniency import row_lenient
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +70,7 @@ class Objection:
     undecided: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.text}"
+        return f"{printable(self.path)}: {printable(self.text, limit=2000)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,7 +215,7 @@ def _spelled(step: str | int, forbidden: set[str]) -> str:
 
 
 def _strings(document: Any) -> Iterator[tuple[_Place, str]]:
-    """Every string with its place: keys, JSON inside strings and token claims too. Without recursion: a guest chooses the depth."""
+    """Every string with its place: keys, JSON inside strings and token claims too. No recursion: a guest chooses the depth."""
     pending: list[tuple[Any, _Place | None, str, str]] = [(document, None, "", "")]
     while pending:
         value, place, own, above = pending.pop()
@@ -228,7 +228,8 @@ def _strings(document: Any) -> Iterator[tuple[_Place, str]]:
             pending += [(item, _Place(number, place, own, above), own, above) for number, item in enumerate(value)]
         elif isinstance(value, str):
             inside = _inside(value)
-            yield _Place("", place, _OPENED, own) if place is None else place._replace(own=_OPENED if inside else own), value
+            shown = _OPENED if inside else own
+            yield _Place("", None, shown, above) if place is None else place._replace(own=shown, above=above), value
             pending += [(item, _Place(step, place, own, above), own, above) for step, item in inside]
 
 

@@ -67,6 +67,12 @@ def markdown(text: object, *, limit: int = SHOWN) -> str:
     return re.sub(r"([\\`*_{}\[\]()#+!|~$@-])", r"\\\1", printable(text, limit=limit)).replace("&", "&amp;").replace("<", "&lt;")
 
 
+def markdown_cell(text: object, *, limit: int = SHOWN) -> str:
+    """`printable` where text of ours stands around it, in a table or after a bullet: what counts inside a line is escaped."""
+    shown = re.sub(r"([\\`*_\[\]|~$@])", r"\\\1", printable(text, limit=limit))
+    return shown.replace("&", "&amp;").replace("<", "&lt;")
+
+
 def _shown(text: str) -> list[str]:
     shown: list[str] = []
     marks = 0
