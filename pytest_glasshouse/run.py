@@ -124,6 +124,7 @@ class Run:
         if os.path.lexists(run.directory):
             own_directory(run.directory)
             run.history.attempts()
+        run.refuse_names()
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
@@ -136,6 +137,24 @@ class Run:
             run.live.money = run.broker.spent_usd
             run._signals.install()
         return run
+
+    def refuse_names(self) -> None:
+        """Raise `ConfigurationError` for a name that could not be published, while nothing is lost by it."""
+        from pytest_glasshouse.naming import refuse_forbidden
+        from pytest_glasshouse.report.redaction import environment_taint
+        from pytest_glasshouse.report.writer import machine_paths
+
+        taint = (*environment_taint(os.environ), *machine_paths(self.directory))
+        rows = self.selected.rows
+        unstarted = [self._without_record(nodeid, row_item) for nodeid, row_item in rows.items()]
+        frame = self._make()(unstarted[:1])
+        refuse_forbidden(
+            rows,
+            self.options,
+            report=self.report_path,
+            document={**frame, "excludedResults": [each["record"] for each in unstarted]},
+            taint=taint,
+        )
 
     # -- while rows run
 

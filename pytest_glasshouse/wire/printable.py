@@ -69,7 +69,7 @@ def markdown(text: object, *, limit: int = SHOWN) -> str:
 
 def markdown_cell(text: object, *, limit: int = SHOWN) -> str:
     """`printable` where text of ours stands around it, in a table or after a bullet: what counts inside a line is escaped."""
-    shown = re.sub(r"([\\`*_\[\]|~$@])", r"\\\1", printable(text, limit=limit))
+    shown = re.sub(r"([\\`*_\[|~$@])", r"\\\1", printable(text, limit=limit))
     return shown.replace("&", "&amp;").replace("<", "&lt;")
 
 
