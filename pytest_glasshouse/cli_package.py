@@ -78,11 +78,13 @@ def _keygen(options: argparse.Namespace) -> int:
 def _seal(options: argparse.Namespace) -> int:
     from pytest_glasshouse.trust.keyfiles import read_owner
     from pytest_glasshouse.trust.sealing import seal
+    from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
     owner = read_owner(options.owner, what="--owner")
     targets = [options.out, _beside(options.out, ".manifest"), _beside(options.out, ".key")]
     for target in targets:
-        if target.exists():
+        refuse_unwritable(target, what="--out")
+        if os.path.lexists(target):
             raise ConfigurationError(f"--out: {target} exists; choose another name")
     parts = dict(_parts(options.source))
     workload: dict[str, Json] = {"name": options.name}

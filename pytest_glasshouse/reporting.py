@@ -76,7 +76,7 @@ class RunHooks:
 
     def _notes(self) -> Iterator[str]:
         run = self.run
-        if run.published and run.unjudged:
+        if run.published and run.unjudged and run.published[0].is_file():
             again = shlex.quote(_shown_path(run.published[0], run.config))
             yield (
                 f"{run.unjudged} of {len(run.selected.rows)} rows were not judged; to run them and keep the others, repeat the "

@@ -58,7 +58,7 @@ def republish(
     if sha256_hex(data) != why["sha256"]:
         raise ForeignError(f"{folder / REPORT}: was not written by a run of this account, or was changed since")
     target = report or _target(directory, Path(why["report"]), run_id)
-    check_writable(target)
+    check_writable(target, what="--report")
     taint = (*taint, *machine_paths(directory))
     document = redacted(
         json.loads(data),

@@ -146,9 +146,8 @@ def beside(report: Path, suffix: str) -> Path:
     return report.with_name((report.name.removesuffix(".json") or report.name) + suffix)
 
 
-def check_writable(report: Path, *, html: bool = False) -> Path:
+def check_writable(report: Path, *, html: bool = False, what: str = "--glasshouse-report") -> Path:
     """Return the path if a report can be put there, and its bundle and page; else raise `ConfigurationError`, in time."""
-    what = "--glasshouse-report"
     refuse_unwritable(report, what=what, make_parents=True)
     if is_passed_through(report):
         if html:
