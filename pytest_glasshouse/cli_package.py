@@ -68,7 +68,9 @@ def declare(commands: Any) -> None:
 def _keygen(options: argparse.Namespace) -> int:
     from pytest_glasshouse.trust.keyfiles import write_owner
     from pytest_glasshouse.trust.owner import Owner
+    from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
+    refuse_unwritable(options.file, what="keygen", make_parents=True)
     owner = Owner.generate()
     public = write_owner(options.file, owner)
     say([f"private  {options.file}", f"public   {public}", f"owner    {owner.kid}"])
@@ -80,6 +82,7 @@ def _seal(options: argparse.Namespace) -> int:
     from pytest_glasshouse.trust.sealing import seal
     from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
+    refuse_unwritable(options.out, what="--out")
     owner = read_owner(options.owner, what="--owner")
     targets = [options.out, _beside(options.out, ".manifest"), _beside(options.out, ".key")]
     for target in targets:

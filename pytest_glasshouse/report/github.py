@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pytest_glasshouse.wire.printable import printable, printable_lines
+from pytest_glasshouse.wire.printable import visible
 
 #: A step shows about ten annotations of a kind; the rest of what there is to say is in the job summary.
 SHOWN = 9
-_LINE = 2000
+_TITLE, _LINE, _LINES = 240, 2000, 40
 
 
 def annotation(kind: Literal["error", "warning", "notice"], title: str, text: str) -> str:
     """One workflow command line, without a newline at its end."""
-    lines = "\n".join(printable_lines(text, limit=_LINE))
-    return f"::{kind} title={_property(printable(title))}::{_data(lines)}"
+    told = "\n".join(visible(line, limit=_LINE, commands=True) for line in text.split("\n")[:_LINES])
+    return f"::{kind} title={_property(visible(title, limit=_TITLE, commands=True))}::{_data(told)}"
 
 
 def _data(text: str) -> str:

@@ -118,7 +118,7 @@ def _stat(path: Path) -> os.stat_result | None:
     """What `path` leads to; None where nothing is. A name that is too long, or a loop of links, is an `OSError`."""
     try:
         return path.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -87,7 +87,7 @@ def test_report_behind_a_link_is_replaced_and_the_link_stays(project: Project) -
         ("seal", "conftest.py", "--owner", "OWNER", "--out", "OUT"),
         ("keygen", "OUT"),
     ],
-    ids=lambda command: " ".join(command[:2]),
+    ids=lambda command: " ".join(command[:3]),
 )
 def test_every_command_refuses_a_path_it_cannot_write(
     tmp_path: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
