@@ -71,7 +71,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         moment = {"row_id": row.row_id, "leg": "", "phase": "interval", "round": finished, "rounds": row.rounds, "elapsed_s": 0.0}
         door.on_progress({**moment, "half_width_pct": width_of(outcome, engine_of(item.config))})
         # What is not remembered is lost only if the row is, too.
-        with contextlib.suppress(GlasshouseError, OSError):
+        with contextlib.suppress(GlasshouseError, OSError, ValueError, TypeError, RecursionError):
             door.keep(item.nodeid, record_of(outcome, options, engine_of(item.config), seed=door.plan.seed))
 
     wishes = Wishes(

@@ -13,8 +13,8 @@ _TITLE, _LINE, _LINES = 240, 2000, 40
 
 def annotation(kind: Literal["error", "warning", "notice"], title: str, text: str) -> str:
     """One workflow command line, without a newline at its end."""
-    told = "\n".join(visible(line, limit=_LINE, commands=True) for line in text.split("\n")[:_LINES])
-    return f"::{kind} title={_property(visible(title, limit=_TITLE, commands=True))}::{_data(told)}"
+    told = "\n".join(visible(line, limit=_LINE, data=True) for line in text.split("\n")[:_LINES])
+    return f"::{kind} title={_property(visible(title, limit=_TITLE, data=True))}::{_data(told)}"
 
 
 def _data(text: str) -> str:

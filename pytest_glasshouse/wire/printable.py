@@ -46,19 +46,17 @@ def printable_lines(text: object, *, lines: int = 40, limit: int = SHOWN) -> lis
     return kept if len(every) <= lines else [*kept, f"… {len(every) - lines} more lines"]
 
 
-def visible(line: object, *, limit: int = WHOLE_LINE, commands: bool = False) -> str:
+def visible(line: object, *, limit: int = WHOLE_LINE, data: bool = False) -> str:
     """A whole line of output, our words and foreign ones: what `printable` does, but blanks stay, so that columns do.
 
     Where lines leave this process every one goes through here, also those whose foreign parts were made printable before.
-    With `commands` what a CI runner would obey stays, for text that it reads as a command's data.
+    As the `data` of a command to a CI runner a line begins where the runner does not look for another command.
     """
     text = str(line)
     shown = "".join(_escape(each) if _is_invisible(each) else each for each in text[:limit].replace("\t", " "))
-    cut = _CUT if len(text) > limit else ""
-    if commands:
-        return shown + cut
-    shown = _BEGUN.sub(lambda found: found[1] + _escape(":"), shown)
-    return _BRACKETED.sub(lambda found: _escape("#") + found[0][1:], shown) + cut
+    if not data:
+        shown = _BEGUN.sub(lambda found: found[1] + _escape(":"), shown)
+    return _BRACKETED.sub(lambda found: _escape("#") + found[0][1:], shown) + (_CUT if len(text) > limit else "")
 
 
 def json_text(value: object, *, indent: int | None = 2, sort_keys: bool = False) -> str:
