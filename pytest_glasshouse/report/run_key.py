@@ -99,6 +99,8 @@ def _secret(directory: Path) -> bytes | None:
 
 
 def _read(path: Path) -> bytes:
+    if path.is_symlink():
+        raise ConfigurationError(f"{path}: expected a file, saw a link; remove it to begin anew")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
