@@ -27,6 +27,7 @@ LISTS = ("rows", "excludedResults", "nullRows")
 #: What code that reads an observation raises where it is of no shape anybody thought of.
 UNREADABLE = (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
 _RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
+_PLAIN_PATH = re.compile(r"\$(?:\.[A-Za-z0-9_]{1,40}(?![^.\[:])|\[\d+\])*")
 #: More than this of one kind says nothing new.
 _MOST = 1000
 
@@ -47,6 +48,13 @@ class Objection:
         """The list and the place of the record it is in; None where it is the run's own."""
         found = _RECORD_PATH.match(self.path)
         return None if found is None else (found[1], int(found[2]))
+
+    @property
+    def silent(self) -> Objection:
+        """The same, for where its own words may not be said either."""
+        record = self.record
+        path = "$" if record is None else f"$.{record[0]}[{record[1]}]"
+        return Objection(path=path, text="the run directory says more", rule=self.rule)
 
     @property
     def below(self) -> str:
@@ -74,6 +82,11 @@ def objections(document: Mapping[str, Any], *, taint: Iterable[str], derivation:
     return [Objection(path=fault.path, text=fault.text) for fault in faults[:_MOST]]
 
 
+def foremost(against: Iterable[Objection]) -> Objection:
+    """The one to tell of several: a redaction rule that was hit, else the first."""
+    return min(against, key=lambda each: each.rule is None)
+
+
 def told(found: Iterable[Objection]) -> str:
     """The first few in words."""
     every = list(dict.fromkeys(map(str, found)))
@@ -88,8 +101,9 @@ def _schema_paths(document: Mapping[str, Any]) -> list[str]:
 
 
 def _place(fault: str) -> str:
-    """The path of a schema fault, which is followed by a colon and a blank. A name in it may have one too."""
-    return fault.partition(": ")[0]
+    """The path of a schema fault, up to the first name that may be anybody's: a place is published with the row it is in."""
+    found = _PLAIN_PATH.match(fault)
+    return "$" if found is None else found[0]
 
 
 def _unspeakable(document: Mapping[str, Any]) -> Iterator[Objection]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.report.objections import UNREADABLE, Objection
+from pytest_glasshouse.report.objections import UNREADABLE, Objection, foremost
 from pytest_glasshouse.report.withhold import withheld_record
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     Ask = Callable[[Mapping[str, Any]], list[Objection]]
 
 #: A record is withheld in the first pass. What it was withheld for may show itself only when others are gone.
-_PASSES = 4
+_PASSES = 6
+#: So often a withheld row keeps its name: once with what stood against it in words, once without.
+_NAMED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ def settle(records: Sequence[Record], *, make: Make, ask: Ask) -> Settled:
     standing = list(records)
     withheld: dict[int, list[Objection]] = {}
     whole: dict[str, Any] | None = None
+    tried: Counter[int] = Counter()
     for _ in range(_PASSES):
         try:
             document = make(standing)
@@ -62,8 +65,10 @@ def settle(records: Sequence[Record], *, make: Make, ask: Ask) -> Settled:
         for each in found:
             withheld.setdefault(places[each.record], []).append(each)  # type: ignore[index]  # blocked where it is None
         for place in {places[each.record] for each in found}:  # type: ignore[index]
-            again = standing[place] is not records[place]
-            standing[place] = withheld_record(records[place], withheld[place][0], number=place + 1 if again else None)
+            tried[place] += 1
+            first = foremost(withheld[place]) if tried[place] == 1 else foremost(withheld[place]).silent
+            number = place + 1 if tried[place] > _NAMED else None
+            standing[place] = withheld_record(records[place], first, number=number)
     raise ReportError("the report does not validate: what stands against its rows cannot be taken out")
 
 

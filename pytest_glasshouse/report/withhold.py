@@ -15,7 +15,7 @@ from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.document import METHODOLOGY, SCHEMA_URL, not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.environment import generated_by
-from pytest_glasshouse.report.objections import LISTS, UNREADABLE, Objection, told
+from pytest_glasshouse.report.objections import LISTS, UNREADABLE, Objection, foremost, told
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.report.wording import CLAIMS, NOT_CLAIMED, WITHHELD
@@ -127,12 +127,16 @@ def _take_out(document: dict[str, Any], found: Sequence[Objection], *, run_id: s
     names: dict[str, str] = {}
     for (name, place), against in rows.items():
         record, document[name][place] = document[name][place], None
-        nameless = attempt > 0 or any(_RECORD_NAME.match(each.below) for each in against)
-        row = withheld_row(record, against[0], number=len(names) + 1 if nameless else None)
-        while any(each is not None and each["rowId"] == row["rowId"] for each in document["excludedResults"]):
-            row = withheld_row(record, against[0], number=len(document["excludedResults"]) + len(names) + 1)
+        nameless = attempt > 1 or any(_RECORD_NAME.match(each.below) for each in against)
+        first = foremost(against) if attempt == 0 else foremost(against).silent
+        number = len(names) + 1 if nameless else None
+        row = withheld_row(record, first, number=number)
+        taken = {each["rowId"] for each in document["excludedResults"] if each is not None}
+        while number is not None and row["rowId"] in taken:
+            number += 1
+            row = withheld_row(record, first, number=number)
         names[str(record["rowId"])] = row["rowId"]
-        if attempt < _PASSES // 2:
+        if attempt < _PASSES - 2:
             document["excludedResults"].append(row)
     for name in LISTS:
         document[name] = [each for each in document[name] if each is not None]

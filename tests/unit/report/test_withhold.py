@@ -11,7 +11,7 @@ import pytest
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
 from pytest_glasshouse.report.check import Level, check_file
 from pytest_glasshouse.report.republish import republish
-from pytest_glasshouse.report.writer import Published, publish
+from pytest_glasshouse.report.writer import Published, publish, publish_records
 from tests.unit.report import example
 
 SAMPLE = "203.0.113.7:22117"
@@ -169,3 +169,27 @@ def test_directory_without_a_quarantined_report_is_refused(tmp_path: Path) -> No
     (tmp_path / "run").mkdir(mode=0o700)
     with pytest.raises(ConfigurationError, match="holds no quarantined report"):
         again(tmp_path / "run")
+
+
+def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> None:
+    """The place of a fault is published with the row it is in: a name in it may be the guest's."""
+    secret = "sk-" + "a1B2" * 8
+    observation = example.observation()
+    observation["rounds"][0]["guest"][0] = {secret: {"overheadPct": 1}, "x": {f"{SAMPLE} overheadPct": 1}}
+    records = [example.measured(observation=observation), example.lost()]
+    with pytest.raises(RedactionError):
+        stop(example.document(*records), tmp_path)
+    report = again(tmp_path / "run").report
+
+    assert secret not in report.read_text("utf-8")
+    assert SAMPLE not in report.read_text("utf-8")
+    gone = json.loads(report.read_bytes())["excludedResults"][-1]
+    assert gone["name"] == "mlp-h100-60s"
+    # and so it is where the run withholds the row by itself
+    done, settled = publish_records(
+        records, make=lambda given: example.document(*given), report=tmp_path / "by itself.json", run_directory=tmp_path / "another",
+        key=example.KEYS.report, derivation=example.EXAMPLE,
+    )  # fmt: skip
+    assert secret not in done.report.read_text("utf-8")
+    assert [each["record"]["name"] for each in settled.records] == ["mlp-h100-60s", "mlp-h100-lost"]
+    assert [each["list"] for each in settled.records] == ["excludedResults", "excludedResults"]
