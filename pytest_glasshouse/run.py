@@ -185,7 +185,7 @@ class Run:
 
     @property
     def journal(self) -> RowJournal:
-        """The rows on disk; made with the run directory when the first one is told."""
+        """The rows on disk. Made before the first row runs: its lines are one chain, and two threads add to it."""
         from pytest_glasshouse.report.writer import RowJournal
 
         if self._journal is None:
@@ -271,6 +271,7 @@ class Run:
 
     def _remember(self) -> None:
         """Write down what a later attempt has to agree with, before the first row."""
+        _ = self.journal
         earlier = self.earlier
         if earlier is not None and not self.history.attempts():
             self.history.restore(earlier.attempts)

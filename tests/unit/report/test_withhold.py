@@ -131,7 +131,7 @@ def test_row_that_is_called_what_may_not_be_said_loses_its_name(tmp_path: Path, 
     record["record"][place] = [SAMPLE] if place == "overridden" else SAMPLE
     if place == "rowId":
         record["record"][place] = "sk-" + "a1B2" * 8 + "-0123456789ab"
-    changes = {"attempts": _attempts(record["record"]["rowId"])} if place == "rowId" else {}
+    changes: dict[str, Any] = {"attempts": _attempts(record["record"]["rowId"])} if place == "rowId" else {}
     with pytest.raises((RedactionError, ReportError)):
         stop(example.document(record, example.lost(), **changes), tmp_path)
 
