@@ -43,7 +43,9 @@ def summarise(run: Run, path: Path) -> None:
     from pytest_glasshouse.report.markdown import markdown
 
     text = f"glasshouse published no report: {markdown_cell('; '.join(run.trouble) or 'nothing was begun', limit=4000)}\n"
-    if run.published and not is_passed_through(run.published[0]):
+    if run.published and is_passed_through(run.published[0]):
+        text = "glasshouse wrote its report to a pipe or a device: its tables are where that leads\n"
+    elif run.published:
         document = json.loads(run.published[0].read_bytes())
         text = markdown(document)
     if len(text.encode()) > MOST_SUMMARY:
