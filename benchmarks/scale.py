@@ -143,7 +143,7 @@ def stages(rows: int, directory: Path) -> dict[str, float]:
 
 
 def _publish(made: dict[str, Any], directory: Path, key: Ed25519PrivateKey) -> Published:
-    return publish(made, report=directory / "r.json", run_directory=directory / "r", key=key)
+    return publish(made, report=directory / "r.json", run_directory=directory / "r", key=key, derivation=DERIVATION)
 
 
 def main() -> None:

@@ -2,13 +2,13 @@
 
 A row that was judged stays, good or bad. What was never judged (not started, lost, infrastructure) runs again, and the
 report names every attempt it was begun in. This module refuses to resume anything but the same run: the same rows, provider
-and subject, since every finished row was signed for with them.
+and subject, since every finished row was signed for with them. And it goes on with a run of this account only: a directory
+whose lines carry its tags, or a report that its key sealed and that `check` finds free of faults. Nobody else's figures are
+signed anew, and nothing is written where somebody else wants it.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
 from pytest_glasshouse.report.attempts import NEVER_JUDGED, entry, lost_entry, settled
-from pytest_glasshouse.wire.bounded_file import read_json, read_regular
 from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.folder import expanded
-from pytest_glasshouse.wire.own_file import check_own
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.report.run_key import Proof
+    from pytest_glasshouse.report.writer import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
 
-PLAN, HISTORY, LEDGER, ROWS = "plan.json", "attempts.jsonl", "ledger.jsonl", "rows.jsonl"
+PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
 #: The largest file of a run that is read again, but for its rows.
 FILE_LIMIT = 16 << 20
 #: Outcomes after which nothing was judged: these rows run again.
@@ -136,16 +137,17 @@ def _run_of(report: Path) -> str | None:
     return run_id if isinstance(run_id, str) else None
 
 
-def read(named: str, reports: Path) -> Earlier:
-    """What the run left: its directory if it was killed, its report if it ended. Raises `ConfigurationError`."""
+def read(named: str, reports: Path, *, environ: Mapping[str, str], derivation: Derivation | None = None) -> Earlier:
+    """What the run left: its directory if it was killed, its report if it ended. Raises `ConfigurationError`.
+
+    A report is derived again with `derivation`; a fault in it is one of the refusals.
+    """
     path = find(named, reports)
-    if path.is_dir():
-        # Rows that are kept are signed for again: nobody else may have written them.
-        for each in (path, *(path / name for name in (PLAN, HISTORY, LEDGER, ROWS) if (path / name).exists())):
-            check_own(each, what="--glasshouse-resume")
     try:
-        return _of_directory(path) if path.is_dir() else _of_report(path)
-    except (OSError, ValueError, KeyError, TypeError, ReportError, IntegrityError) as error:
+        return _of_directory(path, environ) if path.is_dir() else _of_report(path, environ, derivation)
+    except (ConfigurationError, ReportError, IntegrityError) as error:
+        raise ConfigurationError(f"--glasshouse-resume {named}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigurationError(f"--glasshouse-resume {named}: {path} cannot be read ({type(error).__name__})") from error
 
 
@@ -212,15 +214,18 @@ def _subject(subject: Mapping[str, Any]) -> str:
 class History:
     """What happens in an attempt, one JSON line each in the run directory: begun, finished. A kill leaves what there was."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / HISTORY
+    def __init__(self, directory: Path, proof: Proof) -> None:
+        from pytest_glasshouse.report.run_directory import TaggedLines
+
+        self._directory = directory
+        self._proof = proof
+        self._lines = TaggedLines(directory / HISTORY, proof)
 
     def start(self, plan: Mapping[str, Any], *, attempt: int, at: str, kept: Sequence[str]) -> None:
         """A new attempt begins; `plan` is what every attempt of the run agrees on."""
-        from pytest_glasshouse.report.writer import private_directory, replace
+        from pytest_glasshouse.report.run_directory import private_directory, write_tagged
 
-        directory = private_directory(self._path.parent)
-        replace(directory / PLAN, json.dumps(plan).encode(), mode=0o600)
+        write_tagged(private_directory(self._directory) / PLAN, plan, self._proof)
         self._tell({"event": "start", "attempt": attempt, "at": at, "kept": list(kept)})
 
     def restore(self, attempts: Sequence[Mapping[str, Any]]) -> None:
@@ -243,7 +248,7 @@ class History:
     def attempts(self) -> list[dict[str, Any]]:
         """Every attempt so far, as the report has them."""
         found: list[dict[str, Any]] = []
-        for told in _lines(self._path):
+        for told in self._lines.read():
             if told["event"] == "start":
                 started = {"attempt": told["attempt"], "startedAt": told["at"], "kept": told["kept"]}
                 found.append({**started, "begun": [], "finished": []})
@@ -256,7 +261,7 @@ class History:
     def begun_last(self) -> list[dict[str, Any]]:
         """The attempts at rows that the last run of pytest began: `rowId`, `attempt`, `at`."""
         found: list[dict[str, Any]] = []
-        for told in _lines(self._path):
+        for told in self._lines.read():
             if told["event"] == "start":
                 found = []
             elif told["event"] == "begin":
@@ -264,14 +269,8 @@ class History:
         return found
 
     def _tell(self, event: Mapping[str, Any]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            os.write(descriptor, ("\n" * torn + json.dumps(event) + "\n").encode())
-        finally:
-            os.close(descriptor)
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lines.append(event)
 
 
 def outcome_of(record: Mapping[str, Any]) -> str:
@@ -285,17 +284,25 @@ def stays(record: Mapping[str, Any]) -> bool:
     return outcome_of(record) not in AGAIN and told.get("reason") != _NOT_STARTED
 
 
-def _of_directory(path: Path) -> Earlier:
-    plan: Any = read_json(path / PLAN, limit=FILE_LIMIT)
-    records, tried = _tried_in(path, plan)
+def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
+    from pytest_glasshouse.report.run_directory import own_directory, read_tagged, untrusted
+    from pytest_glasshouse.report.run_key import Proof, run_key
+    from pytest_glasshouse.report.writer import RowJournal
+
+    path = own_directory(given)
+    run_id = _run_id(untrusted(path / PLAN).get("runId"))
+    proof = Proof(run_key(environ, run_id), run_id)
+    plan = read_tagged(path / PLAN, proof)
+    history = History(path, proof)
+    records, tried = _tried_in(RowJournal(path, proof), history, plan)
     return Earlier(
         run_id=plan["runId"],
         seed=plan["seed"],
         subject=plan["subject"],
         provider=plan["provider"],
-        report=Path(plan["report"]),
+        report=path.parent / Path(plan["report"]).name,
         records=records,
-        attempts=tuple(History(path).attempts()),
+        attempts=tuple(history.attempts()),
         rows=dict(plan["rows"]),
         options=dict(plan["options"]),
         allocations=tuple(_ledger(path / LEDGER)),
@@ -303,15 +310,15 @@ def _of_directory(path: Path) -> Earlier:
     )
 
 
-def _tried_in(path: Path, plan: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
+def _tried_in(
+    journal: RowJournal, history: History, plan: Mapping[str, Any]
+) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """Of a run directory: the records of its judged rows, and what is told of the attempts at the others; by row id."""
-    from pytest_glasshouse.report.writer import RowJournal
-
-    lines = RowJournal(path).lines()
+    lines = journal.lines()
     kept = {each.get("rowId") or each["record"]["rowId"]: each for each in lines}
     left = {each.get("attempt") or each["record"]["rowId"]: each for each in lines}
     tries: dict[str, list[tuple[dict[str, Any], dict[str, Any] | None]]] = {}
-    for begun in History(path).begun_last():
+    for begun in history.begun_last():
         record = left.get(begun.get("attempt") or begun["rowId"])
         told = lost_entry() if record is None else entry(record)
         tries.setdefault(begun["rowId"], []).append(({"startedAt": begun.get("at") or None, **told}, record))
@@ -327,10 +334,36 @@ def _tried_in(path: Path, plan: Mapping[str, Any]) -> tuple[dict[str, dict[str, 
     return records, tried
 
 
-def _of_report(path: Path) -> Earlier:
-    from pytest_glasshouse.report.check import read_document
+def _run_id(told: object) -> str:
+    """A run id, which becomes a part of paths."""
+    from pytest_glasshouse.report.run_key import RUN_ID
 
-    _, document = read_document(path)
+    if not isinstance(told, str) or RUN_ID.fullmatch(told) is None:
+        raise ConfigurationError("what is there names no run")
+    return told
+
+
+def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> dict[str, Any]:
+    """A report that this account made: sealed by the run's own key, and free of faults."""
+    from pytest_glasshouse.report.check import check_bytes, read_document
+    from pytest_glasshouse.report.run_key import run_key
+    from pytest_glasshouse.wire.tokens import public_text
+
+    data, document = read_document(path)
+    key = run_key(environ, _run_id(document["runId"]))
+    if document["keys"]["report"] != public_text(key.public_key()):
+        raise ConfigurationError(
+            f"{path} is not sealed by this account's key: a report is gone on with where its run was made, or with the "
+            "GLASSHOUSE_SIGNING_KEY it was made with"
+        )
+    faults = check_bytes(data, derivation=derivation).faults
+    if faults:
+        raise ConfigurationError(f"{path} has {len(faults)} fault(s), first {faults[0]}; start a new run")
+    return document
+
+
+def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> Earlier:
+    document = _document_of(path, environ, derivation)
     records: list[dict[str, Any]] = [
         {"list": name, "record": {field: value for field, value in each.items() if field != "seal"}}
         for name in ("rows", "nullRows", "excludedResults")
@@ -399,9 +432,11 @@ def _ledger(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of a journal; one that a kill tore was never relied on."""
+    """Whole lines of the allocations' ledger; one that a kill tore was never relied on."""
+    from pytest_glasshouse.report.run_directory import read_own
+
     try:
-        text = read_regular(path, limit=FILE_LIMIT)
+        text = read_own(path)
     except FileNotFoundError:
         return
     for line in text.splitlines():

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import os
 import re
 import sys
@@ -32,8 +33,9 @@ from pytest_glasshouse import (
     cli_server,
     cli_watch,
 )
+from pytest_glasshouse.cli_output import complain, give, say
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
-from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -111,7 +113,8 @@ class _Parser(argparse.ArgumentParser):
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        complain(f"{self.prog}: {message} (see {self.prog} --help)")
+        sys.exit(EXIT_USAGE)
 
 
 def _number(text: str) -> float:
@@ -138,14 +141,14 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
         code: int = options.run(options)
         sys.stdout.flush()
     except IntegrityError as error:
-        sys.stderr.write(f"glasshouse {options.command}: refused: {error}\n")
+        complain(f"glasshouse {options.command}: refused: {error}")
         return EXIT_NO
     except (ConfigurationError, ReportError, RedactionError) as error:
-        sys.stderr.write(f"glasshouse {options.command}: {error}\n")
+        complain(f"glasshouse {options.command}: {error}")
         codes: dict[type[Exception], int] = {RedactionError: EXIT_REDACTION, ReportError: options.report_error_code}
         return codes.get(type(error), EXIT_USAGE)
     except MemoryError:
-        sys.stderr.write(f"glasshouse {options.command}: this takes more memory than there is\n")
+        complain(f"glasshouse {options.command}: this takes more memory than there is")
         return EXIT_USAGE
     except BrokenPipeError:
         # The reader went away (`glasshouse render ... | head`); there is nobody left to tell.
@@ -156,7 +159,8 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
         # The disk, a limit, or standard output itself: nobody's mistake here, and no traceback.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.stderr.write(f"glasshouse {options.command}: {printable(error)}\n")
+        named = "" if error.filename is None else f"{error.filename}: "
+        complain(f"glasshouse {options.command}: {named}{error.strerror or type(error).__name__}")
         return EXIT_USAGE
     return code
 
@@ -241,7 +245,7 @@ def _check(options: argparse.Namespace) -> int:
         else:
             passed = passed and checked.sound and checked.level.height >= required.height
         told = _told(path, checked, required) if checked.published is None else _told_published(path, checked, options.require)
-        sys.stdout.write("\n".join(told) + "\n")
+        say(told)
     return EXIT_OK if passed else EXIT_NO
 
 
@@ -279,26 +283,32 @@ def _export(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.attest import exported
     from pytest_glasshouse.report.bundle import files_of
     from pytest_glasshouse.report.check import read_document
-    from pytest_glasshouse.report.writer import replace
+    from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
+    if options.out is not None:
+        refuse_unwritable(options.out, what="--out")
     data, document = read_document(options.bundle)
     envelope = exported(document, files_of(data), options.row)
     if options.out is None:
-        sys.stdout.write(envelope.decode())
+        give(json_text(json.loads(envelope)) + "\n")
     else:
-        replace(options.out, envelope)
+        put(options.out, envelope)
     return EXIT_OK
 
 
 def _redact(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.redaction import environment_taint
-    from pytest_glasshouse.report.seal import report_key
-    from pytest_glasshouse.report.withhold import republish
+    from pytest_glasshouse.report.republish import republish
+    from pytest_glasshouse.report.run_key import run_key
 
     published = republish(
-        options.run_directory, key=report_key(os.environ), report=options.report, taint=environment_taint(os.environ)
+        options.run_directory,
+        key_of=lambda run_id: run_key(os.environ, run_id),
+        report=options.report,
+        taint=environment_taint(os.environ),
+        derivation=options.derivation,
     )
-    sys.stdout.write(f"report {published.report}\nbundle {published.bundle}\n")
+    say([f"{kind} {path}" for kind, path in zip(("report", "bundle"), published.paths, strict=False)])
     return EXIT_OK
 
 

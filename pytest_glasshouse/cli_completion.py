@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import Any
+
+from pytest_glasshouse.cli_output import give
 
 EXIT_USAGE = 4
 _COMPLETION = """\
@@ -50,7 +51,7 @@ def declare(commands: Any) -> None:
 def _completion(shell: str, commands: Any) -> int:
     told = {name: _options(parser) for name, parser in commands.choices.items()}
     helps = {each.dest: each.help or "" for each in commands._choices_actions}  # noqa: SLF001  (argparse tells nobody else)
-    sys.stdout.write(_bash(told) if shell == "bash" else _fish(told, helps))
+    give(_bash(told) if shell == "bash" else _fish(told, helps))
     return 0
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, FundsError, GlasshouseError, NoCapacityError
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Account, Provider
@@ -61,7 +62,7 @@ def _doctor(options: argparse.Namespace) -> int:
     lines = list(_renting(options.provider, allow_simulated=allowed) if _rents(options.provider) else _here(options.provider))
     for line in lines:
         fix = f" -> {line.fix}" if line.fix else ""
-        sys.stdout.write(f"{line.mark:4}  {line.what}: {line.told}{fix}\n")
+        say([f"{line.mark:4}  {line.what}: {printable(line.told, limit=1000)}{fix}"])
     return EXIT_NO if any(line.mark == "FAIL" for line in lines) else EXIT_OK
 
 

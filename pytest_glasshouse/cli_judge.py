@@ -7,14 +7,14 @@ This module refuses to judge: it turns flags and a table into a policy, and what
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.cli_output import command, give, say
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.printable import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,14 +126,17 @@ def _gate(options: argparse.Namespace) -> int:
         refuse_nothing_asked(table, flags)
     trust = Trust.read([*trusted_of(table), *(options.trust or ())])
     gated = gate(document, check_bytes(data, trust=trust, derivation=options.derivation), policy, now=datetime.now(UTC))
-    lines = [_json(gated, table.told)] if options.json else [table.told, *_told(options.report, gated)]
-    if not options.json and policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
+    lines = [table.told, *_told(options.report, gated)]
+    if policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
         lines.insert(-1, "no limit was asked for: the overhead of no row was judged (--max-overhead)")
-    sys.stdout.write("\n".join(lines) + "\n")
+    if options.json:
+        give(_json(gated, table.told) + "\n")
+    else:
+        say(lines)
     if os.environ.get("GITHUB_ACTIONS") == "true" and gated.ruling.code:
         from pytest_glasshouse.report.github import annotation
 
-        sys.stderr.write(annotation("error", "glasshouse gate", gated.sentence) + "\n")
+        command(annotation("error", "glasshouse gate", gated.sentence))
     return gated.ruling.code
 
 
@@ -166,7 +169,7 @@ def _json(gated: Gated, policy: str) -> str:
         "objections": [{"path": each.path, "text": each.text, "undecided": each.undecided} for each in gated.objections],
         "sentence": gated.sentence,
     }
-    return json.dumps(told, indent=2, ensure_ascii=False)
+    return json_text(told)
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -180,7 +183,7 @@ def _compare(options: argparse.Namespace) -> int:
     if unlike and not options.allow_unlike:
         told = "; ".join(f"{each.name}: {each.unlike}" for each in unlike)
         raise ConfigurationError(f"unlike machines: {told}. Their difference is no change of protection (--allow-unlike)")
-    sys.stdout.write("\n".join(lines(compared, names=(options.before.name, options.after.name))) + "\n")
+    say(lines(compared, names=(options.before.name, options.after.name)))
     return 0 if compared.pairs else EXIT_NOTHING
 
 
@@ -190,8 +193,7 @@ def _sound(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
 
     data, document = read_document(path)
     faults = check_bytes(data, derivation=options.derivation).faults
-    for fault in faults:
-        sys.stdout.write(f"{path}: {fault}\n")
+    say(f"{path}: {fault}" for fault in faults)
     return None if faults else document
 
 
@@ -201,5 +203,5 @@ def _history(options: argparse.Namespace) -> int:
     if not options.directory.is_dir():
         raise ConfigurationError(f"{options.directory}: expected a directory with reports")
     found = history(options.directory, pattern=options.row, derivation=options.derivation)
-    sys.stdout.write("\n".join(lines(found)) + "\n")
+    say(lines(found))
     return 0 if found.entries else EXIT_NOTHING

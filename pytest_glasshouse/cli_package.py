@@ -6,15 +6,15 @@ This module knows files and lines of text. It refuses to print a key, and to tak
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import secrets
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
@@ -70,21 +70,26 @@ def declare(commands: Any) -> None:
 def _keygen(options: argparse.Namespace) -> int:
     from pytest_glasshouse.trust.keyfiles import write_owner
     from pytest_glasshouse.trust.owner import Owner
+    from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
+    refuse_unwritable(options.file, what="keygen", make_parents=True)
     owner = Owner.generate()
     public = write_owner(options.file, owner)
-    sys.stdout.write(f"private  {options.file}\npublic   {public}\nowner    {owner.kid}\n")
+    say([f"private  {options.file}", f"public   {public}", f"owner    {owner.kid}"])
     return 0
 
 
 def _seal(options: argparse.Namespace) -> int:
     from pytest_glasshouse.trust.keyfiles import read_owner
     from pytest_glasshouse.trust.sealing import seal
+    from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
+    refuse_unwritable(options.out, what="--out")
     owner = read_owner(options.owner, what="--owner")
     targets = [options.out, _beside(options.out, ".manifest"), _beside(options.out, ".key")]
     for target in targets:
-        if target.exists():
+        refuse_unwritable(target, what="--out")
+        if os.path.lexists(target):
             raise ConfigurationError(f"--out: {target} exists; choose another name")
     parts = dict(_parts(options.source))
     workload: dict[str, Json] = {"name": options.name}
@@ -98,11 +103,11 @@ def _seal(options: argparse.Namespace) -> int:
     )
     for target, content in zip(targets, contents, strict=True):
         _write_new(target, content)
-    sys.stdout.write("".join(f"{line}\n" for line in (
+    say([
         f"package   {targets[0]} ({len(sealed.package)} bytes, {len(parts)} parts and a canary)",
         f"manifest  {targets[1]} (sha256 {sealed.manifest_sha256})",
         f"key       {targets[2]} (sealed to its owner)",
-    )))  # fmt: skip
+    ])  # fmt: skip
     return 0
 
 
@@ -137,7 +142,7 @@ def _inspect(options: argparse.Namespace) -> int:
     else:
         lines = _about_manifest(_text(bytes(content[: TOKEN_LIMIT + 1])), options.owner)
     # Whatever is refused is refused before anything is said.
-    sys.stdout.write("".join(f"{line}\n" for line in list(lines)))
+    say(list(lines))
     return 0
 
 
@@ -147,9 +152,10 @@ def _about_package(content: memoryview, token: str | None, owner: str | None) ->
     header = parse_header(content)
     yield f"{FORMAT}: {len(content)} bytes, package {header.package}"
     yield f"header sha256 {header.sha256}, segments of {header.segment} bytes"
-    width = max(len(part.name) for part in header.parts)
-    for part in header.parts:
-        yield f"  {part.name:{width}}  {part.size} bytes, sealed {part.length}"
+    names = [printable(part.name) for part in header.parts]
+    width = max(map(len, names))
+    for name, part in zip(names, header.parts, strict=True):
+        yield f"  {name:{width}}  {part.size} bytes, sealed {part.length}"
     if token is None:
         if owner is not None:
             raise ConfigurationError(
@@ -194,7 +200,7 @@ def _told(claims: Mapping[str, Json], token: str, owner: str | None) -> Iterator
 
 def _plain(value: Json) -> str:
     """Whatever a stranger wrote into it: one line, and nothing that a terminal would obey."""
-    return json.dumps(value, sort_keys=True).replace("\x7f", "\\u007f")
+    return json_text(value, indent=None, sort_keys=True)
 
 
 def _text(content: bytes) -> str:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.cli_output import complain, give, say
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.trust.policy import Policy, Required
@@ -90,9 +90,12 @@ def _capture(options: argparse.Namespace) -> int:
     from pytest_glasshouse.legs.policy import base_policy
     from pytest_glasshouse.providers.opening import reference_source
     from pytest_glasshouse.wire.canonical import sha256_hex
+    from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
     if options.version < 1 or options.completion_seconds < 1:
         raise ConfigurationError("--version, --completion-seconds: expected at least 1")
+    if options.out is not None:
+        refuse_unwritable(options.out, what="--out")
     if options.wheel is None:
         archive, source = guest_archive(), f"this installation ({reference_source()})"
     else:
@@ -110,15 +113,12 @@ def _capture(options: argparse.Namespace) -> int:
         hardware=None if options.hardware is None else _hardware(options.hardware),
         locked=options.require_locked,
     )
-    text = json.dumps(policy.to_json(), indent=2, sort_keys=True) + "\n"
+    text = json_text(policy.to_json(), sort_keys=True) + "\n"
     if options.out is None:
-        sys.stdout.write(text)
+        give(text)
     else:
-        try:
-            options.out.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise ConfigurationError(f"--out {options.out}: cannot be written ({error.strerror})") from None
-    sys.stderr.write(f"policy {policy.sha256}, reference values from {source}\n")
+        put(options.out, text.encode())
+    complain(f"policy {policy.sha256}, reference values from {source}")
     return 0
 
 
@@ -170,14 +170,14 @@ def _archive_of_wheel(path: Path) -> bytes:
 
 def _show(options: argparse.Namespace) -> int:
     policy = read_policy(options.file)
-    sys.stdout.write(f"policy {policy.sha256}\n" + "".join(f"  {name}: {value}\n" for name, value in _demands(policy).items()))
+    say([f"policy {policy.sha256}", *(f"  {name}: {value}" for name, value in _demands(policy).items())])
     return 0
 
 
 def _diff(options: argparse.Namespace) -> int:
     first, second = _demands(read_policy(options.first)), _demands(read_policy(options.second))
     lines = list(_differences(first, second))
-    sys.stdout.write("".join(f"{line}\n" for line in lines) or "the same policy\n")
+    say(lines or ["the same policy"])
     return 1 if lines else 0
 
 
@@ -195,12 +195,12 @@ def _demands(policy: Policy) -> dict[str, str]:
     told = {name: _word(value) for name, value in policy.to_json().items() if name != "components"}
     for name, item in policy.components.items():
         required = f"must be {item.sha256 or 'a value nobody has given: always refused'}" if isinstance(item, Required) else ""
-        told[f"component {name}"] = required or "recorded"
+        told[f"component {printable(name)}"] = required or "recorded"
     return told
 
 
 def _word(value: Json) -> str:
-    return value if isinstance(value, str) and value.isprintable() else json.dumps(value, sort_keys=True)
+    return printable(value) if isinstance(value, str) else json_text(value, indent=None, sort_keys=True)
 
 
 def read_policy(path: Path) -> Policy:

@@ -6,10 +6,10 @@ Reads reports and checks each first; the arithmetic is `overhead.pool`'s and the
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
+from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ReportError
 
 EXIT_NO = 1
@@ -53,16 +53,16 @@ def _pool(options: argparse.Namespace) -> int:
         except ReportError as error:
             raise ReportError(f"{path}: {error}") from error
         if not checked.sound:
-            sys.stdout.write(f"{path}: FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; nothing was pooled\n")
+            say([f"{path}: FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; nothing was pooled"])
             return EXIT_NO
         documents.append(load_document(data))
     margins = [row["marginPct"] for document in documents for row in document["rows"]]
     margin_pct = options.margin if options.margin is not None else min(margins, default=1.0)
     found = groups(documents)
     for group in found:
-        sys.stdout.write("\n".join(told(group, margin_pct=margin_pct)) + "\n")
+        say(told(group, margin_pct=margin_pct))
     if not any(group.pooled(margin_pct=margin_pct)[0] for group in found):
-        sys.stdout.write("nothing to pool: fewer than three allocations of anything\n")
+        say(["nothing to pool: fewer than three allocations of anything"])
         return EXIT_NOTHING
     return 0
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
 from pytest_glasshouse.wire.printable import printable
 
@@ -171,7 +172,7 @@ def _end(mine: list[Found]) -> int:
     verdicts = Ending(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
     for verdict in verdicts:
         done = "ended" if verdict.status == "proven" else verdict.status.upper()
-        _say(f"{done}: {verdict.lease.name}: {verdict.reason}")
+        _say(f"{done}: {printable(verdict.lease.name)}: {printable(verdict.reason, limit=1000)}")
         if verdict.status != "proven":
             for instance_id in sorted(verdict.lease.instance_ids):
                 _say(f"  by hand: {manual(verdict.lease.provider, instance_id)}")
@@ -193,5 +194,4 @@ def _lease(found: Found, mine: list[Found]) -> Lease:
 
 
 def _say(line: str) -> None:
-    sys.stdout.write(f"glasshouse reap: {line}\n")
-    sys.stdout.flush()
+    say([f"glasshouse reap: {line}"])

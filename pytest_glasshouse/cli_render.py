@@ -7,10 +7,10 @@ room for it.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.cli_output import complain, give
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -48,22 +48,22 @@ def _limit(text: str) -> float:
 
 def _render(options: argparse.Namespace) -> int:
     from pytest_glasshouse.report.check import check_bytes, read_document
-    from pytest_glasshouse.report.writer import replace
+    from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
+    if options.out is not None:
+        refuse_unwritable(options.out, what="--out")
+        if options.out.exists() and options.out.samefile(options.report):
+            raise ConfigurationError(f"--out {options.out}: is the report itself")
     data, document = read_document(options.report)
     checked = check_bytes(data, derivation=options.derivation)
     text = _text(options, document, checked)
     if not checked.sound:
         told = f"FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; see glasshouse check {options.report}"
-        sys.stderr.write(f"glasshouse render: {options.report}: {told}\n")
+        complain(f"glasshouse render: {options.report}: {told}")
     if options.out is None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        give(text)
     else:
-        try:
-            replace(options.out, text.encode())
-        except OSError as error:
-            raise ConfigurationError(f"--out {options.out}: cannot be written ({error.strerror})") from error
+        put(options.out, text.encode())
     return 0
 
 

@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -113,10 +114,9 @@ def _serve(options: argparse.Namespace) -> int:
             except OSError as error:
                 listening.close()
                 raise ConfigurationError(f"--audit: cannot be written ({error.strerror or error}); nothing is served") from None
-            sys.stdout.write(f"glasshouse serve: {listening.url} key {public_text(server.public_key)}\n")
+            say([f"glasshouse serve: {listening.url} key {public_text(server.public_key)}"])
             for each in server.outstanding():
-                sys.stdout.write(f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)\n")
-            sys.stdout.flush()
+                say([f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)"])
             while signal.sigtimedwait(wanted, _OVERDUE_EVERY_S) is None:
                 with contextlib.suppress(OSError):  # told on standard error, and tried again
                     server.tell_overdue()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pytest_glasshouse.cli_output import complain, say
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, ProtocolError, RefusedError
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +95,7 @@ def _register(options: argparse.Namespace) -> int:
         answer = _asked(lambda: trustees.client.register(registration))
     finally:
         trustees.close()
-    sys.stdout.write(f"registered  {answer['manifest']}\npolicy      {answer['policy']}\n")
+    say([f"registered  {printable(answer['manifest'])}", f"policy      {printable(answer['policy'])}"])
     return 0
 
 
@@ -105,9 +106,9 @@ def _outstanding(options: argparse.Namespace) -> int:
     for each in told.releases:
         word = "overdue" if each in told.overdue() else "open"
         due = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(str(each["deadline"]))))
-        sys.stdout.write(f"{word:7}  due {due}  {each['sub']}\n")
+        say([f"{word:7}  due {due}  {printable(each['sub'])}"])
     more = f", the oldest {len(told.releases)} are listed" if len(told.releases) < told.total else ""
-    sys.stdout.write(f"{told.total} outstanding, {len(told.overdue())} overdue{more}\n")
+    say([f"{told.total} outstanding, {len(told.overdue())} overdue{more}"])
     return 1 if told.overdue() else 0
 
 
@@ -161,7 +162,7 @@ def _asked(ask: Callable[[], Answer]) -> Answer:
     try:
         return ask()
     except RefusedError as refusal:
-        sys.stderr.write(f"the server refused: {refusal.reason}\n")
+        complain(f"the server refused: {printable(refusal.reason)}")
         raise SystemExit(1) from None
     except (InfrastructureError, ProtocolError) as error:
         raise ConfigurationError(f"{error}; nothing is known") from None

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from pytest_glasshouse.cli_output import show
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.printable import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,15 +50,15 @@ def follow(directory: Path, out: TextIO, *, terminal: bool, once: bool, sleep: C
     while directory.is_dir():
         line = _line(directory)
         if line != told:
-            out.write(f"\r\x1b[2K{line}" if terminal else f"{line}\n")
-            out.flush()
+            show(line, out=out, over=terminal)
             told = line
         if once:
             break
         sleep(1.0)
-    out.write("\n" if terminal else "")
+    if terminal:
+        show("", out=out)
     if not once:
-        out.write("the run has ended\n")
+        show("the run has ended", out=out)
 
 
 def _line(directory: Path) -> str:
@@ -65,21 +67,27 @@ def _line(directory: Path) -> str:
     ended, rows = _count(directory)
     # What ran last stays in the file until something else runs; after the last row nothing does.
     lines = {} if rows and ended == rows else read_progress(directory)
-    running = "  |  ".join(str(line) for _, line in sorted(lines.items()))
+    running = "  |  ".join(visible(line, limit=400) for _, line in sorted(lines.items()))
     return f"{ended} of {rows} rows ended" + (f"  |  {running}" if running else "")
 
 
 def _count(directory: Path) -> tuple[int, int]:
     """Rows that ended and all of them. A row that was tried again has a line for each time: it counts once."""
-    from pytest_glasshouse.report.writer import RowJournal
-    from pytest_glasshouse.wire.bounded_file import read_json
+    from pytest_glasshouse.report.run_directory import FILE_LIMIT
+    from pytest_glasshouse.report.writer import ROWS
+    from pytest_glasshouse.wire.bounded_file import read_json, read_regular
+    from pytest_glasshouse.wire.canonical import parse_strict
 
     try:
         plan: Any = read_json(directory / "plan.json", limit=_PLAN_LIMIT)
         rows = len(plan["rows"])
     except (OSError, IntegrityError, KeyError, TypeError):
         return 0, 0
+    ended: set[str] = set()
     try:
-        return len(RowJournal(directory, mine=False).read()), rows
-    except (OSError, IntegrityError):
-        return 0, rows
+        for line in read_regular(directory / ROWS, limit=FILE_LIMIT).splitlines():
+            told: Any = parse_strict(line, limit=FILE_LIMIT, floats=True)
+            ended.add(str(told["record"]["rowId"]))
+    except (OSError, IntegrityError, KeyError, TypeError):
+        pass  # the last line may still be under way
+    return len(ended), rows

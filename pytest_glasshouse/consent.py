@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ
 
 
 def _say(line: str) -> None:
-    encoding = sys.stdout.encoding or "ascii"
-    sys.stdout.write(f"glasshouse: {line}\n".encode(encoding, "backslashreplace").decode(encoding))
-    sys.stdout.flush()
+    say([f"glasshouse: {line}"])
 
 
 @contextmanager

@@ -6,7 +6,7 @@ A test of the plugin may put an engine of its own into the config's stash.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -123,6 +123,7 @@ class Engine(Protocol):
     def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage: ...
     def results(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def judge(self, observation: dict[str, Any]) -> Sequence[Any]: ...
+    def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]: ...
     def outstanding(self) -> Sequence[dict[str, Any]]: ...
     def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None: ...
     def close(self) -> None: ...
@@ -262,6 +263,12 @@ class Rooms:
         from pytest_glasshouse.invariants import judge
 
         return judge(observation)
+
+    def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What in a report is not as it was signed for, by path."""
+        from pytest_glasshouse.report.binding import binding_faults
+
+        return binding_faults(document)
 
     def outstanding(self) -> Sequence[dict[str, Any]]:
         """Key releases of this process that no leg has completed."""

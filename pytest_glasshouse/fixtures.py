@@ -110,7 +110,9 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
         finished, row = len(outcome.observation["rounds"]), outcome.row
         moment = {"row_id": row.row_id, "leg": "", "phase": "interval", "round": finished, "rounds": row.rounds, "elapsed_s": 0.0}
         door.on_progress({**moment, "half_width_pct": width_of(outcome, engine_of(item.config))})
-        trying.keep(item, outcome)
+        # What is not remembered is lost only if the row is, too.
+        with contextlib.suppress(GlasshouseError, OSError, ValueError, TypeError, RecursionError):
+            trying.keep(item, outcome)
 
     wishes = Wishes(
         declared=row_item.declared,
@@ -190,9 +192,10 @@ def failure_of(record: dict[str, Any], options: Options) -> str:
     """Why the test of a row with this record fails; empty where it passes."""
     told = record["record"]
     if record["list"] == "excludedResults":
-        return f"{told['name']} was not measured: {told['outcome']}\nreason: {told['reason']}\ndecision: {told['decision']}"
+        reason, decision = (printable(told[name], limit=4000) for name in ("reason", "decision"))
+        return f"{printable(told['name'])} was not measured: {told['outcome']}\nreason: {reason}\ndecision: {decision}"
     faults = list(_misses(told, options))
-    return f"{told['name']}: " + "\n".join(faults) if faults else ""
+    return f"{printable(told['name'])}: " + "\n".join(printable(each, limit=4000) for each in faults) if faults else ""
 
 
 def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
@@ -216,12 +219,28 @@ def payload(item: pytest.Item) -> str | None:
         return None
     from pytest_glasshouse.plan import engine_of
 
-    told = {
+    told: dict[str, Any] = {
         "rows": [each.stamped(each.record) for each in tries],
         "tamper": tamper,
         "outstanding": list(engine_of(item.config).outstanding()),
     }
-    return json.dumps(told, allow_nan=False)
+    try:
+        return json.dumps(told)  # a NaN travels: what is no strict JSON is withheld where the report is written
+    except (ValueError, TypeError, RecursionError):
+        return json.dumps({**told, "rows": [_spoken(each) for each in told["rows"]]})
+
+
+def _spoken(stamped: dict[str, Any]) -> dict[str, Any]:
+    """A record as it is; in place of one that cannot be said in JSON at all, one that says so, and that it does."""
+    from pytest_glasshouse.report.objections import Objection
+    from pytest_glasshouse.report.withhold import withheld_record
+
+    try:
+        json.dumps(stamped)
+    except (ValueError, TypeError, RecursionError) as error:
+        told = Objection(path="$.observation", text=f"what was observed is no JSON ({type(error).__name__})")
+        return {**stamped, **withheld_record(stamped, told), "unspeakable": type(error).__name__}
+    return stamped
 
 
 def is_dry_run(item: pytest.Item) -> bool:

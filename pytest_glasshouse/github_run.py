@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report.github import SHOWN, annotation
+from pytest_glasshouse.wire.printable import markdown_cell, printable
+from pytest_glasshouse.wire.whole_file import is_passed_through
 
 if TYPE_CHECKING:
     from pytest_glasshouse.run import Run
@@ -27,7 +29,8 @@ def annotated(records: Sequence[Mapping[str, Any]], *, cleanup: str, trouble: Se
     yield from (annotation("error", "glasshouse", told) for told in trouble)
     missed = [each["record"] for each in records if "outcome" in each["record"]]
     for row in missed[:SHOWN]:
-        yield annotation("error", f"{row['name']}: {row['outcome']}", f"{row['reason']} ({row['decision']})")
+        reason = printable(row["reason"], limit=1000)
+        yield annotation("error", f"{row['name']}: {row['outcome']}", f"{reason} ({row['decision']})")
     if len(missed) > SHOWN:
         yield annotation("error", "glasshouse", f"{len(missed) - SHOWN} more rows were not measured; see the job summary")
     dry = sum(each["record"]["dryRun"] for each in records if each["list"] == "rows")
@@ -40,12 +43,14 @@ def summarise(run: Run, path: Path) -> None:
     from pytest_glasshouse.report.bundle import parsed, read_report
     from pytest_glasshouse.report.markdown import markdown
 
-    text = f"glasshouse published no report: {'; '.join(run.trouble) or 'nothing was begun'}\n"
-    if run.published:
+    text = f"glasshouse published no report: {markdown_cell('; '.join(run.trouble) or 'nothing was begun', limit=4000)}\n"
+    if run.published and is_passed_through(run.published[0]):
+        text = "glasshouse wrote its report to a pipe or a device: its tables are where that leads\n"
+    elif run.published:
         try:
             text = markdown(parsed(read_report(run.published[0])))
         except (ReportError, IntegrityError) as error:
-            text = f"glasshouse published a report that cannot be read again: {error}\n"
+            text = f"glasshouse published a report that cannot be read again: {markdown_cell(error)}\n"
     if len(text.encode()) > MOST_SUMMARY:
         text = text.encode()[:MOST_SUMMARY].decode(errors="ignore") + "\n\n(cut; the report has the rest)\n"
     try:
@@ -70,4 +75,4 @@ def properties(record: dict[str, Any]) -> list[tuple[str, str]]:
         interval = told["overheadCi95Pct"]
         shown = "single sample" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
         found |= {"overheadPct": f"{told['overheadPct']:.4f}", "overheadCi95Pct": shown}
-    return [(f"glasshouse.{name}", str(value)) for name, value in found.items() if value is not None]
+    return [(f"glasshouse.{name}", printable(value)) for name, value in found.items() if value is not None]

@@ -281,11 +281,23 @@ def _check_server(options: Options) -> None:
 
 
 def _check_writable(report: Path) -> None:
-    """Promise a later write: the path is no directory, and its nearest existing ancestor is a directory we may write to."""
-    if report.is_dir():
-        raise ConfigurationError(f"--glasshouse-report: {report} is a directory; name a file in it")
-    ancestor = next(folder for folder in report.parents if folder.exists())
+    """Promise a later write: the path is no directory, and its nearest existing ancestor is a directory we may write to.
+
+    A pipe or a device is written through. `report.writer.check_writable` tries it all before the first row.
+    """
+    from pytest_glasshouse.wire.whole_file import is_passed_through
+
+    try:
+        if report.is_dir():
+            raise ConfigurationError(f"--glasshouse-report: {report} is a directory; name a file in it")
+        if is_passed_through(report):
+            return
+        ancestor = next(folder for folder in report.parents if folder.exists())
+    except OSError as error:
+        raise ConfigurationError(f"--glasshouse-report: {report} cannot be written ({error.strerror})") from None
+    except ValueError:
+        raise ConfigurationError(f"--glasshouse-report: {str(report)!r} is no path") from None
     if not ancestor.is_dir():
         raise ConfigurationError(f"--glasshouse-report: {report} cannot be written: {ancestor} is not a directory")
-    if not os.access(ancestor, os.W_OK | os.X_OK):
+    if not report.exists() and not os.access(ancestor, os.W_OK | os.X_OK):
         raise ConfigurationError(f"--glasshouse-report: {report} cannot be written: no permission in {ancestor}")

@@ -5,6 +5,7 @@ A plan is new, or that of a run that goes on. It refuses to start anything.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.engine import Engine, Event, Grants
     from pytest_glasshouse.options import Options
+    from pytest_glasshouse.report.recompute import Derivation
     from pytest_glasshouse.selection import RowItem
 
 #: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
@@ -96,6 +98,13 @@ def engine_of(config: pytest.Config) -> Engine:
     return config.stash[ENGINE]
 
 
+def derivation_of(engine: Engine) -> Derivation:
+    """What this engine's reports are derived again with."""
+    from pytest_glasshouse.report.recompute import Derivation
+
+    return Derivation(results=engine.results, judge=engine.judge, binding=engine.binding)
+
+
 def agreed(options: Options) -> dict[str, Any]:
     """What every attempt of a run has to ask for alike."""
     return {name: getattr(options, where) for name, where in _AGREED.items()}
@@ -137,7 +146,8 @@ def _resumed(config: pytest.Config) -> Plan:
 
     options = config.stash[OPTIONS]
     reports = options.report.parent if options.report is not None else config.rootpath / "reports"
-    earlier = read(str(options.resume), reports)
+    derivation = derivation_of(engine_of(config))
+    earlier = read(str(options.resume), reports, environ=os.environ, derivation=derivation)
     if options.seed not in (None, earlier.seed):
         raise ConfigurationError(f"--glasshouse-seed {options.seed}: run {earlier.run_id} has seed {earlier.seed}")
     config.stash[EARLIER] = earlier

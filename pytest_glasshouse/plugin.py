@@ -25,12 +25,17 @@ from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures b
 )
 from pytest_glasshouse.markers import MARKERS
 from pytest_glasshouse.stash import DOOR, ENGINE, NOTES, OPTIONS, PLAN, RECORD, REFUSED, ROW, RUN, TAKEN
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
     from pytest_glasshouse.plan import Door, Plan, Selected
+
+
+#: An error's one line may name a file, a field and what to do.
+_LINE = 2000
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -59,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if config.stash[OPTIONS].provider_from == "option" and not _is_worker(config):
             _check_provider(config)
     except ConfigurationError as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(printable(error, limit=_LINE)) from None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -84,7 +89,7 @@ def pytest_make_collect_report(
     call = report.__dict__.get("call")
     if call is not None and call.excinfo is not None and isinstance(call.excinfo.value, ConfigurationError):
         # A malformed row: the text names row and field, a traceback through our constructor adds nothing.
-        report.longrepr = f"{collector.nodeid}: {call.excinfo.value}"
+        report.longrepr = printable(f"{collector.nodeid}: {call.excinfo.value}", limit=_LINE)
     return report
 
 
@@ -245,6 +250,10 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
         if isinstance(error, InvariantBroken) and (others := not_held_beside(item.stash.get(RECORD, None), str(error))):
             shown.addsection("this row has more that did not hold", "\n".join(others))
         report.longrepr = shown
+    if report.failed or report.skipped:
+        from pytest_glasshouse.terminal import made_visible
+
+        report.longrepr = made_visible(report.longrepr)
     if report.when == "call":
         if isinstance(error, GlasshouseError):
             report.glasshouse_word = "error"
@@ -297,7 +306,7 @@ def _plan(config: pytest.Config) -> Plan:
         try:
             config.stash[PLAN] = new_plan(config)
         except ConfigurationError as error:
-            raise pytest.UsageError(str(error)) from None
+            raise pytest.UsageError(printable(error, limit=_LINE)) from None
     return config.stash[PLAN]
 
 

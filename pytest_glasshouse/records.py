@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError, InfrastructureError
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.engine import Engine
@@ -99,7 +100,7 @@ def not_held_beside(record: Record | None, told: str) -> tuple[str, ...]:
     """A line for each finding of the row that did not hold and that `told`, a test's own table, does not name."""
     found = [] if record is None else [each for each in record["record"]["findings"] if each["finding"] != "held"]
     return tuple(
-        f"  {each['finding'].upper():6}  {each['invariant']}: {each['reason']}"
+        f"  {each['finding'].upper():6}  {each['invariant']}: {printable(each['reason'], limit=2000)}"
         for each in found
         if f"{each['invariant']}:" not in told
     )

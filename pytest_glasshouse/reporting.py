@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.terminal import not_a_gate, summary
+from pytest_glasshouse.terminal import not_a_gate, obeyed, summary, tell
 
 if TYPE_CHECKING:
     from pytest_glasshouse.run import Run
@@ -60,24 +60,24 @@ class RunHooks:
             return
         terminalreporter.section("glasshouse")
         for line in summary(list(run.records.values()), run.tamper_shown):
-            terminalreporter.write_line(line)
+            tell(terminalreporter, line)
         if run.kept:
-            terminalreporter.write_line("")
+            tell(terminalreporter, "")
             told = f"{len(run.kept)} of {len(run.selected.rows)} rows were judged in an earlier attempt and not measured again"
-            terminalreporter.write_line(f"attempt {run.plan.attempt}: {told}", yellow=True)
-        terminalreporter.write_line("")
+            tell(terminalreporter, f"attempt {run.plan.attempt}: {told}", yellow=True)
+        tell(terminalreporter, "")
         for path in run.published:
-            terminalreporter.write_line(f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
+            tell(terminalreporter, f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
         for line in self._notes():
-            terminalreporter.write_line(f"glasshouse: {line}", yellow=True)
+            tell(terminalreporter, f"glasshouse: {line}", yellow=True)
         for line in self._warnings():
-            terminalreporter.write_line(f"glasshouse: {line}", red=True)
+            tell(terminalreporter, f"glasshouse: {line}", red=True)
         if os.environ.get("GITHUB_ACTIONS") == "true":
             self._tell_github(terminalreporter)
 
     def _notes(self) -> Iterator[str]:
         run = self.run
-        if run.published and run.unjudged:
+        if run.published and run.unjudged and run.published[0].is_file():
             again = shlex.quote(_shown_path(run.published[0], run.config))
             yield (
                 f"{run.unjudged} of {len(run.selected.rows)} rows were not judged; to run them and keep the others, repeat the "
@@ -102,7 +102,7 @@ class RunHooks:
         left = "" if run.cleanup_is_proven else f"{run.leftovers} may still exist, and may still cost money"
         reporter.ensure_newline()
         for line in annotated(list(run.records.values()), cleanup=left, trouble=run.trouble):
-            reporter.write_line(line)
+            obeyed(reporter, line)
         if summary_file := os.environ.get("GITHUB_STEP_SUMMARY"):
             summarise(run, Path(summary_file))
 
@@ -119,11 +119,11 @@ class RunHooks:
         if reporter is None or not (run.begun or run.kept):
             return
         if run.options.provider == "mock" or run.simulated:
-            reporter.write_line(not_a_gate(len(run.selected.rows)), yellow=True)
+            tell(reporter, not_a_gate(len(run.selected.rows)), yellow=True)
         if not run.cleanup_is_proven:
-            reporter.write_line(f"glasshouse: cleanup is not proven: {run.leftovers} may still exist", red=True)
+            tell(reporter, f"glasshouse: cleanup is not proven: {run.leftovers} may still exist", red=True)
             for line in run.by_hand:
-                reporter.write_line(f"glasshouse: {line}", red=True)
+                tell(reporter, f"glasshouse: {line}", red=True)
 
     def _without_terminal(self) -> None:
         """Where pytest shows nothing (`-p no:terminal`), what went wrong is still said."""

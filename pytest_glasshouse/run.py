@@ -29,16 +29,19 @@ from pytest_glasshouse.errors import (
     RedactionError,
     ReportError,
 )
-from pytest_glasshouse.plan import Plan, Selected, agreed, engine_of, with_tests
+from pytest_glasshouse.plan import Plan, Selected, agreed, derivation_of, engine_of, with_tests
 from pytest_glasshouse.signals import Signals
 from pytest_glasshouse.stash import EARLIER, OPTIONS
 from pytest_glasshouse.terminal import Live, open_live
+from pytest_glasshouse.wire.printable import printable_lines
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from collections.abc import Callable
 
     from pytest_glasshouse.engine import BrokerLike, CleanupLike
     from pytest_glasshouse.report.document import TamperShown
+    from pytest_glasshouse.report.settle import Settled
+    from pytest_glasshouse.report.writer import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
 
@@ -59,6 +62,9 @@ class Run:
     """The run's broker, row journal and end. `open` raises `ConfigurationError` before anything is started."""
 
     def __init__(self, config: pytest.Config, plan: Plan, selected: Selected) -> None:
+        from pytest_glasshouse.report.run_key import Proof, run_key
+        from pytest_glasshouse.wire.whole_file import is_passed_through
+
         self.config = config
         self.options = config.stash[OPTIONS]
         self.plan = plan
@@ -66,7 +72,10 @@ class Run:
         self.earlier = config.stash.get(EARLIER, None)
         default = config.rootpath / "reports" / f"{plan.run_id}.json" if self.earlier is None else self.earlier.report
         self.report_path = self.options.report or default
-        self.directory = self.report_path.parent / f"{plan.run_id}.run"
+        beside = default if is_passed_through(self.report_path) else self.report_path
+        self.directory = beside.parent / f"{plan.run_id}.run"
+        self.key = run_key(os.environ, plan.run_id)
+        self.proof = Proof(self.key, plan.run_id)
         self.engine = engine_of(config)
         self.live: Live = open_live(config)
         self.broker: BrokerLike | None = None
@@ -77,10 +86,13 @@ class Run:
             if self.earlier is not None and each.row.row_id in self.earlier.records
         }
         self.kept = frozenset(self.records)
-        self.history = History(self.directory)
+        self.history = History(self.directory, self.proof)
+        self._journal: RowJournal | None = None
         self.tamper: list[dict[str, Any]] = []
         self.tamper_shown: list[dict[str, Any]] = []
         self.published: tuple[Path, ...] = ()
+        self.withheld: tuple[str, ...] = ()
+        self._unspeakable: list[str] = []
         self.replaced = False
         self.trouble: list[str] = []
         self.begun: list[str] = []
@@ -100,14 +112,13 @@ class Run:
         provider cannot be asked. See `refuse`.
         """
         from pytest_glasshouse.report.progress import PROGRESS
-        from pytest_glasshouse.report.seal import report_key
+        from pytest_glasshouse.report.run_directory import own_directory
         from pytest_glasshouse.report.writer import check_writable
         from pytest_glasshouse.wire.folder import check_umask
 
         if selected.refused:
             raise ConfigurationError(selected.refused)
         check_umask()
-        report_key(os.environ)
         plan = dataclasses.replace(plan, subject=with_tests(plan.subject, config, selected))
         rows = [each.row for each in selected.rows.values()]
         run = cls(config, plan, selected)
@@ -115,7 +126,11 @@ class Run:
             refuse_another(
                 run.earlier, provider=run.options.provider, subject=plan.subject, rows=rows, options=agreed(run.options)
             )
-        check_writable(run.report_path)
+        check_writable(run.report_path, html=run.options.html)
+        if os.path.lexists(run.directory):
+            own_directory(run.directory)
+            run.history.attempts()
+        run.refuse_names()
         run._check_material(rehearsed=False)
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
@@ -146,6 +161,24 @@ class Run:
             to_run = [each for nodeid, each in self.selected.rows.items() if nodeid not in self.kept]
             self.engine.check_material([(each.row, each.model) for each in to_run], seed=self.plan.seed, rehearsed=rehearsed)
 
+    def refuse_names(self) -> None:
+        """Raise `ConfigurationError` for a name that could not be published, while nothing is lost by it."""
+        from pytest_glasshouse.naming import refuse_forbidden
+        from pytest_glasshouse.report.redaction import environment_taint
+        from pytest_glasshouse.report.writer import machine_paths
+
+        taint = (*environment_taint(os.environ), *machine_paths(self.directory))
+        rows = self.selected.rows
+        unstarted = [self._without_record(nodeid, row_item) for nodeid, row_item in rows.items()]
+        frame = self._make()(unstarted[:1])
+        refuse_forbidden(
+            rows,
+            self.options,
+            report=self.report_path,
+            document={**frame, "excludedResults": [each["record"] for each in unstarted]},
+            taint=taint,
+        )
+
     # -- while rows run
 
     def begin(self, nodeid: str) -> None:
@@ -161,6 +194,9 @@ class Run:
         self.tamper += told["tamper"]
         self._outstanding[worker] = told["outstanding"]
         for record in told["rows"]:
+            unspeakable = record.pop("unspeakable", "")
+            if unspeakable:
+                self._unspeakable.append(f"row {record['record']['name']}: what was observed is no JSON ({unspeakable})")
             self.keep(nodeid, record)
             if "list" in record and nodeid in self._tried and self._tried[nodeid].finish(record):
                 with self._on_disk():
@@ -171,8 +207,6 @@ class Run:
 
     def keep(self, nodeid: str, record: dict[str, Any]) -> None:
         """Remember an attempt at a row, on disk too: that it was begun, the rounds it has finished so far, its record."""
-        from pytest_glasshouse.report.writer import RowJournal
-
         tried = self._tried.get(nodeid)
         if tried is None:
             return
@@ -180,7 +214,7 @@ class Run:
             if tried.begin(record):
                 self.history.begin(self.selected.rows[nodeid].row.row_id, attempt=record["attempt"], at=record["at"])
             if "list" in record and tried.keep(record):
-                RowJournal(self.directory).append(record)
+                self.journal.append(record)
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
@@ -191,6 +225,15 @@ class Run:
             told = f"{self.directory} cannot be written ({error.strerror or error}): had the run been killed, rows would be lost"
             if told not in self.trouble:
                 self.trouble.append(told)
+
+    @property
+    def journal(self) -> RowJournal:
+        """The rows on disk. Made before the first row runs: its lines are one chain, and two threads add to it."""
+        from pytest_glasshouse.report.writer import RowJournal
+
+        if self._journal is None:
+            self._journal = RowJournal(self.directory, self.proof)
+        return self._journal
 
     def failed(self, nodeid: str) -> None:
         """A test, of ours or not, failed in some phase."""
@@ -224,7 +267,7 @@ class Run:
             code = int(pytest.ExitCode.TESTS_FAILED)
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
-        if self.published:
+        if self.published and not self.withheld:
             self._forget()
         return code
 
@@ -290,15 +333,13 @@ class Run:
 
     def _remember(self) -> None:
         """Write down what a later attempt has to agree with, before the first row."""
-        from pytest_glasshouse.report.writer import RowJournal
-
+        _ = self.journal
         earlier = self.earlier
         if earlier is not None:
             if not self.history.attempts():
                 self.history.restore(earlier.attempts)
-            journal = RowJournal(self.directory)
             for row_id, record in earlier.records.items():
-                journal.append({**record, "rowId": row_id})
+                self.journal.append({**record, "rowId": row_id})
         plan = {
             "runId": self.plan.run_id,
             "seed": self.plan.seed,
@@ -344,8 +385,7 @@ class Run:
 
     def _write_report(self) -> int:
         from pytest_glasshouse.report.redaction import environment_taint
-        from pytest_glasshouse.report.seal import report_key
-        from pytest_glasshouse.report.writer import publish
+        from pytest_glasshouse.report.writer import publish_records
 
         self.records = {
             nodeid: self.records[nodeid] if nodeid in self.kept else self._settled(nodeid, row_item)
@@ -354,10 +394,15 @@ class Run:
         try:
             taint = (*environment_taint(os.environ), *(() if self.broker is None else self.broker.secrets()))
             self.outstanding = self._outstanding_releases()
-            key = report_key(os.environ)  # once: without one of the user's it is made here
-            document = self._document(key)
-            self.tamper_shown = document["tamper"]
-            done = publish(document, report=self.report_path, run_directory=self.directory, taint=taint, key=key)
+            done, settled = publish_records(
+                list(self.records.values()),
+                make=self._make(),
+                report=self.report_path,
+                run_directory=self.directory,
+                taint=taint,
+                key=self.key,
+                derivation=derivation_of(self.engine),
+            )
         except RedactionError as error:
             self.trouble.append(f"{error}. The run is kept in {self.directory}")
             return EXIT_REDACTION
@@ -367,27 +412,46 @@ class Run:
         except OSError as error:
             self.trouble.append(f"report not written: {error}. The rows are kept in {self.directory}")
             return int(pytest.ExitCode.TESTS_FAILED)
-        self.published = (done.report, done.bundle)
+        self.tamper_shown = settled.document["tamper"]
+        self.published = done.paths
         self.replaced = done.replaced and self.earlier is None
-        if self.options.html:
-            self.published += (self._page(document, done.report),)
+        if self.options.html and done.bundle is not None:
+            self.published += (self._page(settled.document, done.report),)
+        code = self._tell_withheld(settled)
         self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)
-        return 0
+        return code
+
+    def _tell_withheld(self, settled: Settled) -> int:
+        """Say which rows the report lacks and where they are, and the code for that: 0 where there are none."""
+        from pytest_glasshouse.report.objections import told
+
+        names = list(self.records)
+        self.trouble += self._unspeakable
+        for place, against in settled.withheld.items():
+            name = self.records[names[place]]["record"]["name"]
+            self.trouble.append(f"row {name} was withheld from the report: {told(against)}")
+        self.records = dict(zip(names, settled.records, strict=True))
+        if not settled.withheld:
+            return EXIT_REPORT if self._unspeakable else 0
+        self.withheld = tuple(self.trouble)
+        self.trouble.append(f"what was withheld is kept in {self.directory}; publish what may be of it with glasshouse redact")
+        rules = [each.rule for against in settled.withheld.values() for each in against if each.rule is not None]
+        return EXIT_REDACTION if rules else EXIT_REPORT
 
     def _page(self, document: dict[str, Any], report: Path) -> Path:
         """The report as a page beside it, made of nothing but what was just published."""
         from pytest_glasshouse.report.bundle import report_bytes
         from pytest_glasshouse.report.check import check_bytes
         from pytest_glasshouse.report.page import page
-        from pytest_glasshouse.report.recompute import Derivation
-        from pytest_glasshouse.report.writer import replace
+        from pytest_glasshouse.report.writer import page_path
+        from pytest_glasshouse.wire.whole_file import put
 
-        derivation = Derivation(results=self.engine.results, judge=self.engine.judge)
-        path = report.with_name((report.name.removesuffix(".json") or report.name) + ".html")
-        replace(path, page(document, check_bytes(report_bytes(document), derivation=derivation)).encode())
+        path = page_path(report)
+        put(path, page(document, check_bytes(report_bytes(document), derivation=derivation_of(self.engine))).encode())
         return path
 
-    def _document(self, key: Ed25519PrivateKey) -> dict[str, Any]:
+    def _make(self) -> Callable[[Sequence[dict[str, Any]]], dict[str, Any]]:
+        """What assembles records into this run's document."""
         from pytest_glasshouse.report.document import RunFacts, assemble
         from pytest_glasshouse.report.environment import generated_by, host_environment
 
@@ -408,7 +472,7 @@ class Run:
             cleanup=tuple(self._cleanups()),
         )
         tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
-        return assemble(facts, list(self.records.values()), tamper=tamper, key=key)
+        return lambda records: assemble(facts, records, tamper=tamper, key=self.key)
 
     def _outstanding_releases(self) -> tuple[dict[str, Any], ...]:
         """By the word of a server outside, which knows also those of a worker that died; else by what each process saw last."""
@@ -489,7 +553,7 @@ class Run:
 
 def refuse(error: GlasshouseError) -> NoReturn:
     """End pytest because a run could not be opened: one line, and the code that says why. Nothing was rented yet."""
-    told = str(error)
+    told = "\n".join(printable_lines(error, limit=2000))
     if isinstance(error, ConfigurationError):
         raise pytest.UsageError(told) from None
     if "nothing was rented" not in told.lower():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.outlook import ROUND_OVER, Outlook, Outlooks, duration
 from pytest_glasshouse.report.progress import ProgressFile
+from pytest_glasshouse.wire.printable import printable, visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 STILL_THERE_S = 60.0
 
 _NO_FIGURE = "-"
+#: A reason names every finding that did not hold; the live line is one line of a terminal.
+_REASON, _LIVE = 4000, 400
 
 
 def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], taken: Sequence[str]) -> list[str]:
@@ -44,7 +47,29 @@ def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], ta
     ]
     lines += [f"glasshouse: {note}" for note in notes]
     lines += [f"glasshouse: {flag} belongs to another plugin here; use --glasshouse-{flag.lstrip('-')}" for flag in taken]
-    return lines
+    return [visible(line) for line in lines]
+
+
+def tell(reporter: pytest.TerminalReporter, line: str, **markup: bool) -> None:
+    """Write one line: pytest's terminal gets every line of ours here."""
+    reporter.write_line(visible(line), **markup)
+
+
+def made_visible(shown: Any) -> Any:
+    """A failure as pytest is going to print it, with every text in it on visible lines. A guest's words stand in errors."""
+    if isinstance(shown, str):
+        return "\n".join(visible(line) for line in shown.split("\n"))
+    if isinstance(shown, list | tuple):
+        return type(shown)(made_visible(each) for each in shown)
+    if type(shown).__module__.startswith("_pytest."):
+        for name, value in vars(shown).items():
+            setattr(shown, name, made_visible(value))
+    return shown
+
+
+def obeyed(reporter: pytest.TerminalReporter, command: str) -> None:
+    """Write a line that a CI runner is to obey (`report.github`)."""
+    reporter.write_line(command)
 
 
 def _changes(options: Options) -> str:
@@ -105,7 +130,7 @@ class Live:
         """Show one progress event."""
         with self._lock:
             outlook = self._outlooks.see(event, at=time.monotonic(), worker=worker)
-            line = progress_line(event, worker=worker, outlook=outlook, spent_usd=self.money())
+            line = visible(progress_line(event, worker=worker, outlook=outlook, spent_usd=self.money()), limit=_LIVE)
             self._running[worker] = line
             if self._file is not None:
                 self._file.write(self._running, at=time.monotonic())
@@ -201,10 +226,10 @@ def progress_line(
     rounds = event.get("rounds") or 1
     parts = [
         f"[{worker}]" if worker else "",
-        name,
-        str(event.get("leg") or ""),
-        f"round {event.get('round')} of {rounds}" if rounds > 1 else "",
-        "round over" if over else str(event.get("phase") or ""),
+        printable(name),
+        printable(event.get("leg") or ""),
+        f"round {printable(event.get('round'))} of {rounds}" if rounds > 1 else "",
+        "round over" if over else printable(event.get("phase") or ""),
         f"{event['fraction']:.0%}" if event.get("fraction") is not None else "",
         f"{event['rate']:.1f}/s" if event.get("rate") is not None else "",
         "" if over else f"{event.get('elapsed_s') or 0:.0f} s",
@@ -235,13 +260,13 @@ def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, 
         yield ""
         yield "not measured:"
         for row in excluded:
-            yield f"  {titled(row)} ({row['order']}): {row['outcome']}"
-            yield f"      reason    {row['reason']}"
-            yield f"      decision  {row['decision']}"
+            yield f"  {printable(titled(row))} ({row['order']}): {row['outcome']}"
+            yield f"      reason    {printable(row['reason'], limit=_REASON)}"
+            yield f"      decision  {printable(row['decision'], limit=_REASON)}"
     if again := [row for row in (*measured, *nulls, *excluded) if shown(row)]:
         yield ""
         yield "tried more than once, not publishable:"
-        yield from (f"  {titled(row)}: {shown(row)}" for row in again)
+        yield from (f"  {printable(titled(row))}: {printable(shown(row), limit=_REASON)}" for row in again)
     if tamper:
         refused = [case for case in tamper if case["expectedReason"] is not None]
         control = [case for case in tamper if case["expectedReason"] is None]
@@ -285,7 +310,8 @@ def findings(judged: Sequence[Mapping[str, Any]]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Columns of equal width."""
+    """Columns of equal width, whatever is in their cells."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -25,7 +25,7 @@ from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.run import NoGrants, Run, refuse
 from pytest_glasshouse.selection import RowItem
 from pytest_glasshouse.stash import RUN
-from pytest_glasshouse.terminal import header
+from pytest_glasshouse.terminal import header, tell
 from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class Controller:
             reporter.ensure_newline()
             notes = (*selected.notes, *plan.notes)
             for line in header(run.options, run_id=plan.run_id, rows=len(selected.rows), notes=notes, taken=()):
-                reporter.write_line(line)
+                tell(reporter, line)
         if run.broker is not None:
             self._server = run.engine.serve(run.broker, self._on_event)
         _no_blind_restart(config)

@@ -22,6 +22,7 @@ from pytest_glasshouse.providers.cleanup import Ending
 from pytest_glasshouse.providers.ledger import Ledger, read
 from pytest_glasshouse.providers.opening import base_url, open_provider
 from pytest_glasshouse.providers.timing import RENTED, Clock, Timing, timing_of
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,7 @@ class Reaping:
     def _say(self, text: str) -> None:
         if text != self.said:
             self.said = text
-            sys.stderr.write(f"{int(self._clock.wall())} {text}\n")
+            sys.stderr.write(f"{int(self._clock.wall())} {printable(text, limit=1000)}\n")
             sys.stderr.flush()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.overhead.difference import Difference, difference
 from pytest_glasshouse.report.limits import first_rounds, log_ratios
 from pytest_glasshouse.report.wording import figure_with_interval, signed
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -78,15 +79,17 @@ def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pair:
 def lines(compared: Compared, *, names: Sequence[str]) -> Iterator[str]:
     """The comparison in words, one block per row."""
     for pair in compared.pairs:
-        yield pair.name + (f" (UNLIKE MACHINES: {pair.unlike})" if pair.unlike else f" on {pair.before['gpuModel']}")
+        where = f" (UNLIKE MACHINES: {printable(pair.unlike)})" if pair.unlike else f" on {printable(pair.before['gpuModel'])}"
+        yield printable(pair.name) + where
         for label, name, row in (("A", names[0], pair.before), ("B", names[1], pair.after)):
             interval = row["overheadCi95Pct"]
             shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
-            yield f"  {label}  {shown}; {row['verdict']}; {len(row['roundFigures'])} round(s), {name}"
+            rounds = f"{len(row['roundFigures'])} round(s)"
+            yield f"  {label}  {shown}; {printable(row['verdict'])}; {rounds}, {printable(name)}"
         yield f"  B - A  {_shown(pair.difference)}"
     for label, only in (("A", compared.only_before), ("B", compared.only_after)):
         if only:
-            yield f"only {label} measured: {', '.join(only)}"
+            yield f"only {label} measured: {', '.join(map(printable, only))}"
     if not compared.pairs:
         yield "no row was measured in both reports"
 

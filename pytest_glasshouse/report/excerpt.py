@@ -5,11 +5,11 @@ For those who read that shape. It names the report it was taken from by its dige
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.printable import json_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def excerpt(document: Mapping[str, Any]) -> str:
         "subject": {name: subject[name] for name in ("name", "version", "gitCommit", "wheelSha256")},
         "reportSha256": sha256_hex(report_bytes(document)),
     }
-    return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(told) + "\n"
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from pytest_glasshouse.report.check import Checked, Level
 from pytest_glasshouse.report.document import counts
 from pytest_glasshouse.report.leniency import row_lenient
 from pytest_glasshouse.report.limits import implausible, limit_of
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ class Objection:
     undecided: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.text}"
+        return f"{printable(self.path)}: {printable(self.text, limit=2000)}"
 
 
 @dataclass(frozen=True, kw_only=True)

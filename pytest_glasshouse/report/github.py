@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pytest_glasshouse.wire.printable import visible
+
 #: A step shows about ten annotations of a kind; the rest of what there is to say is in the job summary.
 SHOWN = 9
+_TITLE, _LINE, _LINES = 240, 2000, 40
 
 
 def annotation(kind: Literal["error", "warning", "notice"], title: str, text: str) -> str:
     """One workflow command line, without a newline at its end."""
-    return f"::{kind} title={_property(title)}::{_data(text)}"
+    told = "\n".join(visible(line, limit=_LINE, data=True) for line in text.split("\n")[:_LINES])
+    return f"::{kind} title={_property(visible(title, limit=_TITLE, data=True))}::{_data(told)}"
 
 
 def _data(text: str) -> str:

@@ -11,6 +11,7 @@ from pytest_glasshouse.report.bundle import SUFFIX, parsed, read_report
 from pytest_glasshouse.report.check import check_bytes, load_document
 from pytest_glasshouse.report.published_shape import may_be_results
 from pytest_glasshouse.report.wording import figure_with_interval
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -95,13 +96,14 @@ def lines(found: History) -> Iterator[str]:
     for entry in found.entries:
         groups.setdefault((entry.row["rowId"], entry.row["gpuModel"]), []).append(entry)
     for (_, gpu), entries in groups.items():
-        yield f"{entries[0].row['name']} on {gpu}"
+        yield f"{printable(entries[0].row['name'])} on {printable(gpu)}"
         for entry in entries:
             interval = entry.row["overheadCi95Pct"]
             shown = figure_with_interval(entry.row["overheadPct"], None if interval is None else (interval[0], interval[1]))
             words = [shown, entry.row["verdict"], *(["dry run"] if entry.row["dryRun"] else [])]
-            yield f"  {entry.created_at}  {(entry.commit or 'no commit')[:12]:12}  {'; '.join(words)}  ({entry.run_id})"
-    yield from (f"left out: {name}: {why}" for name, why in found.left_out)
+            which = f"{printable(entry.created_at)}  {printable(entry.commit or 'no commit')[:12]:12}"
+            yield f"  {which}  {'; '.join(map(printable, words))}  ({printable(entry.run_id)})"
+    yield from (f"left out: {printable(name)}: {printable(why)}" for name, why in found.left_out)
     if found.others:
         yield f"passed over: {found.others} JSON file(s) that are no report"
     if not found.entries:

@@ -11,25 +11,31 @@ from pytest_glasshouse.report import tables
 from pytest_glasshouse.report.attempts import shown, titled
 from pytest_glasshouse.report.limits import limit_of
 from pytest_glasshouse.report.wording import figure_with_interval
+from pytest_glasshouse.wire.printable import markdown_cell, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
+#: A reason of a row that names every finding that did not hold is long, and is shown.
+_CELL = 4000
+
+
 def markdown(document: Mapping[str, Any], *, faults: int = 0) -> str:
     """The whole page: rows, excluded results, tamper cases, cleanup, claims. `faults` is how many `check` found in it."""
-    return "\n".join(_lines(document, faults)) + "\n"
+    return "\n".join(map(visible, _lines(document, faults))) + "\n"
 
 
 def _lines(document: Mapping[str, Any], faults: int) -> Iterator[str]:
     counts = document["summary"]
-    yield f"# Glasshouse report {document['runId']}"
+    yield f"# Glasshouse report {_cell(document['runId'])}"
     yield ""
     if faults:
         yield f"**FAULTY: {faults} fault(s). What follows does not follow from the report's own data; see `glasshouse check`.**"
         yield ""
     maker = document["generatedBy"]
-    yield f"{document['createdAt']}, {maker['name']} {maker['version']}. Subject: {_subject(document)}."
+    made = f"{document['createdAt']}, {maker['name']} {maker['version']}"
+    yield f"{_cell(made)}. Subject: {_subject(document)}."
     yield (
         f"{counts['measured']} of {counts['selected']} rows measured, {counts['measuredOnNamedGpu']} of them on the GPU "
         f"they name, {counts['publishable']} publishable."
@@ -51,7 +57,7 @@ def _subject(document: Mapping[str, Any]) -> str:
     subject = document["subject"]
     commit = subject["gitCommit"]
     state = {True: " with changes", False: "", None: ""}[subject["dirty"]]
-    return _cell(f"{subject['name']} {subject['version'] or ''}".strip()) + (f" at {commit[:12]}{state}" if commit else "")
+    return _cell(f"{subject['name']} {subject['version'] or ''}".strip()) + (f" at {_cell(commit[:12])}{state}" if commit else "")
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -163,9 +169,9 @@ def _lifecycle(counts: Mapping[str, Any]) -> Iterator[str]:
 
 def _cleanup(cleanup: Mapping[str, Any]) -> Iterator[str]:
     yield from _section("Cleanup")
-    yield f"Cleanup: {cleanup['status']}."
+    yield f"Cleanup: {_cell(cleanup['status'])}."
     yield from (
-        f"- {_cell(each['name'])} ({_cell(each['provider'])}): {each['status']}, {_cell(each['reason'])}"
+        f"- {_cell(each['name'])} ({_cell(each['provider'])}): {_cell(each['status'])}, {_cell(each['reason'])}"
         for each in cleanup["allocations"]
     )
 
@@ -191,7 +197,4 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _cell(text: str) -> str:
     """Text that stays in its cell and is no markup of its own: a report may come from a stranger."""
-    flat = " ".join(str(text).split())
-    for character in "\\|`[*_":
-        flat = flat.replace(character, f"\\{character}")
-    return flat.replace("<", "&lt;")
+    return markdown_cell(text, limit=_CELL)

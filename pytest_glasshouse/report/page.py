@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.check import Level
@@ -211,7 +212,7 @@ def _download(document: Mapping[str, Any]) -> str:
     name = f"{document['runId']}.json"
     packed = gzip.compress(report_bytes(document), compresslevel=9, mtime=0)
     if len(packed) > MOST_INSIDE:
-        link = f'<a href="{say(name)}" download>{say(name)}</a>'
+        link = f'<a href="./{say(quote(name))}" download>{say(name)}</a>'
         return f"<h2>The report itself</h2><p>It is too large to stand in this page: {link}, beside it.</p>"
     data = base64.b64encode(packed).decode()
     link = f'<a download="{say(name)}.gz" href="data:application/gzip;base64,{data}">{say(name)}.gz</a>'

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.wire.printable import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -11,7 +14,7 @@ if TYPE_CHECKING:
 
 def say(value: Any) -> str:
     """A value as text; nothing for None."""
-    return "" if value is None else escape(str(value), quote=True)
+    return "" if value is None else escape(visible(re.sub(r"[\r\n\t]+", " ", str(value))), quote=True)
 
 
 def paragraph(words: str, css: str = "") -> str:

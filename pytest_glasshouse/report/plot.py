@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING
+
+from pytest_glasshouse.report.page_parts import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,7 +52,7 @@ def number(value: float, *, sign: bool = False) -> str:
 def text(x: float, y: float, words: str, *, anchor: str = "middle", css: str = "") -> str:
     """One line of text in a plot."""
     kind = f' class="{css}"' if css else ""
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{kind}>{escape(words)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{kind}>{say(words)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
@@ -61,14 +62,14 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
 
 def box(x: float, y: float, width: float, height: float, css: str, title: str = "") -> str:
     """One rectangle; its title is what a pointer that rests on it says."""
-    inside = f"<title>{escape(title)}</title>" if title else ""
+    inside = f"<title>{say(title)}</title>" if title else ""
     return f'<rect x="{x:g}" y="{y:g}" width="{max(width, 0.6):g}" height="{height:g}" class="{css}">{inside}</rect>'
 
 
 def svg(parts: Sequence[str] | Iterator[str], *, width: int, height: int, title: str) -> str:
     """The whole plot, an image with a name."""
     inside = "".join(parts)
-    label = escape(title, quote=True)
+    label = say(title)
     size = " big" if width > _SMALL else ""
     style = f"max-width:{width * 5 // 4}px"
     return (

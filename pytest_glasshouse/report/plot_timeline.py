@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.report.evidence import observed_rounds
+from pytest_glasshouse.report.page_parts import say
 from pytest_glasshouse.report.plot import Scale, box, line, number, svg, text
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def timeline_plot(name: str, number_of_round: int, found: Sequence[Phase]) -> st
 def legend(found: Sequence[Phase]) -> str:
     """The phases' names with their colours, in order."""
     names = dict.fromkeys((each.name, each.css) for each in found)
-    return "<p>" + " ".join(f'<span class="key {css}">{escape(name)}</span>' for name, css in names) + "</p>"
+    return "<p>" + " ".join(f'<span class="key {css}">{say(name)}</span>' for name, css in names) + "</p>"
 
 
 def _parts(found: Sequence[Phase]) -> Iterator[str]:

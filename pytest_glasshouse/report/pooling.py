@@ -14,6 +14,7 @@ from pytest_glasshouse.overhead.pool import MIN_ALLOCATIONS, Pooled, pool
 from pytest_glasshouse.overhead.rates import log_ratio, rate
 from pytest_glasshouse.report.limits import log_ratios
 from pytest_glasshouse.report.wording import figure_with_interval
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,8 +36,8 @@ class Kind:
 
     def told(self, *, gpu: bool) -> str:
         """The kind in words; with the GPU's name only if `gpu`, and never in a dry run."""
-        where = f" on {self.gpu_model}" if gpu and not self.dry_run else ""
-        model = f" {self.model}" if self.model else ""
+        where = f" on {printable(self.gpu_model)}" if gpu and not self.dry_run else ""
+        model = f" {printable(self.model)}" if self.model else ""
         return f"{self.workload}{model}{where}, {self.order}" + (", dry run" if self.dry_run else "")
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PROGRESS = "progress.json"
 #: A watcher looks once a second; writing more often would only wear the disk.
 EVERY_S = 1.0
+_LIMIT = 1 << 20
 
 
 class ProgressFile:

@@ -14,7 +14,7 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_glasshouse.errors import RedactionError
 
@@ -43,31 +43,37 @@ class Rule:
     opaque: bool = False
 
 
+#: Every pattern takes time by the length of a text and not by its square: a guest chooses both. Where a run of characters may
+#: begin, a look-behind lets it be tried from its beginning only; what cannot give anything back is possessive (`++`).
 RULES: tuple[Rule, ...] = (
-    Rule(name="tunnel-url", pattern=re.compile(rf"(?i)\b[a-z0-9-]+(?:\.[a-z0-9-]+)*\.(?:{_TUNNELS})\b")),
-    Rule(name="url-with-credentials", pattern=re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://[^\s/@:]+:[^\s/@]+@")),
+    Rule(name="tunnel-url", pattern=re.compile(rf"(?i)(?<=[a-z0-9-])\.(?:{_TUNNELS})\b")),
+    Rule(name="url-with-credentials", pattern=re.compile(r"(?i)(?<=[a-z0-9+.-])://[^\s/@:]*+:[^\s/@]++@")),
     Rule(name="url-with-port", pattern=re.compile(r"(?i)\b(?:https?|wss?|tcp|ssh)://[^\s/]+:\d{1,5}\b")),
-    Rule(name="url-to-address", pattern=re.compile(r"(?i)\b[a-z][a-z0-9+.-]*://(?:\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-f:]+\])")),
+    Rule(name="url-to-address", pattern=re.compile(rf"(?i)(?<=[a-z0-9+.-])://(?:{_ADDRESS}|\[[0-9a-f:]++\])")),
     Rule(name="signed-url", pattern=re.compile(r"(?i)[?&](?:x-amz-signature|x-goog-signature|sig|signature|token)=")),
-    Rule(name="ssh-endpoint", pattern=re.compile(rf"(?i)(?:\b{_ADDRESS}|\[[0-9a-f:]{{3,}}\]):\d{{1,5}}\b")),
-    Rule(name="ssh-endpoint", pattern=re.compile(r"(?i)(?<![\w.-])(?:[a-z0-9-]+\.)+[a-z]{2,}:\d{2,5}\b")),
-    Rule(name="ssh-endpoint", pattern=re.compile(rf"(?i)(?<![\w.-])[a-z_][\w.-]*@(?:{_ADDRESS}|(?:[a-z0-9-]+\.)+[a-z]{{2,}})")),
-    Rule(name="ssh-endpoint", pattern=re.compile(r"(?i)\bssh\s[^\n]*-p\s*\d{2,5}\b|\bssh\d*\.vast\.ai\b|\bssh\.runpod\.io\b")),
-    # From the beginning of a run of such characters only: from each of them, a long token would take time by its square.
+    Rule(name="ssh-endpoint", pattern=re.compile(rf"(?i)(?:\b{_ADDRESS}|\[[0-9a-f:]{{3,}}+\]):\d{{1,5}}\b")),
+    Rule(name="ssh-endpoint", pattern=re.compile(r"(?i)(?<![\w.-])(?:[a-z0-9-]++\.)+[a-z]{2,}+:\d{2,5}\b")),
+    Rule(
+        name="ssh-endpoint",
+        pattern=re.compile(rf"(?i)(?<![\w.-])[a-z_][\w.-]*+@(?:{_ADDRESS}|(?:[a-z0-9-]++\.)+[a-z]{{2,}})"),
+    ),
+    # From the first `ssh` of a line only, and each blank after a `-p` once.
+    Rule(name="ssh-endpoint", pattern=re.compile(r"(?im)^(?>[^\n]*?\bssh\s)[^\n]*-p\s*+\d{2,5}\b")),
+    Rule(name="ssh-endpoint", pattern=re.compile(r"(?i)\bssh\d{0,9}\.vast\.ai\b|\bssh\.runpod\.io\b")),
     Rule(
         name="package-path",
-        pattern=re.compile(r"(?i)(?<![\w./-])[\w.-]*/[\w./-]*\.(?:enc|sealed|floe|glasshouse-package|gpkg|age|gpg)\b"),
+        pattern=re.compile(r"(?i)(?<![\w./-])[\w.-]*+/[\w./-]*\.(?:enc|sealed|floe|glasshouse-package|gpkg|age|gpg)\b"),
     ),
     Rule(name="machine-path", pattern=re.compile(rf"(?<![\w./:-])/(?:{_ROOTS})(?:/|\b)")),
     Rule(name="machine-path", pattern=re.compile(r"(?i)\bfile://|\b[A-Z]:\\Users\\|(?<![\w/])~/")),
     Rule(name="private-key", pattern=re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")),
-    Rule(name="private-key", pattern=re.compile(r"""(?i)"d"\s*:\s*"[A-Za-z0-9_-]{40,}\"""")),
-    Rule(name="runpod-key", pattern=re.compile(r"\brpa_[A-Za-z0-9]{20,}")),
+    Rule(name="private-key", pattern=re.compile(r"""(?i)"d"\s*+:\s*+"[A-Za-z0-9_-]{40,}+\"""")),
+    Rule(name="runpod-key", pattern=re.compile(r"\brpa_[A-Za-z0-9]{20}")),
     Rule(name="runpod-key", pattern=re.compile(r"(?<![A-Za-z0-9_-])[A-Z0-9]{40}(?![A-Za-z0-9_-])"), opaque=True),
     Rule(name="vast-key", pattern=re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{64}(?![0-9A-Za-z])"), opaque=True),
     # Opaque: of some hundred thousand signatures one holds `-sk-` by chance, and a report of many rows would be stopped by it.
-    Rule(name="service-token", pattern=re.compile(rf"\b(?:{_SERVICE_PREFIXES})[A-Za-z0-9_-]{{16,}}"), opaque=True),
-    Rule(name="service-token", pattern=re.compile(r"\bAKIA[0-9A-Z]{16}\b|(?i:\bbearer\s+[A-Za-z0-9._~+/-]{16,})")),
+    Rule(name="service-token", pattern=re.compile(rf"\b(?:{_SERVICE_PREFIXES})[A-Za-z0-9_-]{{16}}"), opaque=True),
+    Rule(name="service-token", pattern=re.compile(r"\bAKIA[0-9A-Z]{16}\b|(?i:\bbearer\s++[A-Za-z0-9._~+/-]{16})")),
 )
 
 #: Fields whose value is a digest or a nonce by construction. Only the opaque rules skip them.
@@ -83,6 +89,10 @@ _NAMED_FIELDS = frozenset(
 _DIGEST_OBJECTS = frozenset({"components", "context", "images"})
 #: Names that stand for no field: the name of a field itself, and a text whose inside is searched string by string.
 _KEY, _OPENED = "(key)", "(opened)"
+_JSON, _HEADER, _CLAIMS = "(json)", "(header)", "(claims)"
+_INSIDES = frozenset({_JSON, _HEADER, _CLAIMS, ""})
+#: Places told in an error, and characters of a field's name in one.
+_TOLD, _NAME = 20, 80
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{80,}")
 
 
@@ -98,27 +108,29 @@ class Hit:
 
 
 def redact(document: Any, *, taint: Iterable[str] = ()) -> Any:
-    """Return the document if nothing in it is forbidden; raise `RedactionError` naming every place and rule otherwise."""
+    """Return the document if nothing in it is forbidden; raise `RedactionError` naming places and rules otherwise."""
     found = hits(document, taint=taint)
     if found:
-        places = "; ".join(dict.fromkeys(str(hit) for hit in found))
-        raise RedactionError(f"not published: {len(found)} forbidden value(s): {places}. Values are withheld")
+        every = list(dict.fromkeys(map(str, found)))
+        more = f"; and {len(every) - _TOLD} more" if len(every) > _TOLD else ""
+        places = "; ".join(every[:_TOLD])
+        raise RedactionError(f"not published: {len(found)} forbidden value(s): {places}{more}. Values are withheld")
     return document
 
 
 def hits(document: Any, *, taint: Iterable[str] = (), most: int | None = None) -> list[Hit]:
     """Every forbidden value, by place and rule; with `most`, only about so many."""
     spellings = tainted_spellings(taint)
-    found: list[tuple[str, str]] = []
+    found: list[tuple[_Place, str]] = []
     forbidden_keys: set[str] = set()
-    for path, names, text in _strings(document):
-        rules = list(_rules_hit(names, text, spellings))
-        found += [(path, rule) for rule in rules]
-        if rules and names[-1:] == (_KEY,):
+    for place, text in _strings(document):
+        rules = list(_rules_hit(place, text, spellings))
+        found += [(place, rule) for rule in rules]
+        if rules and place.own == _KEY:
             forbidden_keys.add(text)
         if most is not None and len(found) >= most:
             break
-    return [Hit(path=_without(path, forbidden_keys), rule=rule) for path, rule in found]
+    return [Hit(path=place.told(forbidden_keys), rule=rule) for place, rule in found]
 
 
 def first_hits(document: Any) -> list[Hit]:
@@ -145,11 +157,6 @@ def tainted_spellings(taint: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _without(path: str, forbidden_keys: set[str]) -> str:
-    """The path with every field name that is itself forbidden masked: a place must not tell the value."""
-    return ".".join("[key]" if part.split("[")[0].split("(")[0] in forbidden_keys else part for part in path.split("."))
-
-
 def _base64_spellings(raw: bytes) -> Iterator[str]:
     """The characters of a base64 text that depend on `raw` alone, whatever stands before and after it."""
     for offset in range(3):
@@ -163,11 +170,11 @@ def _base64_spellings(raw: bytes) -> Iterator[str]:
             yield core.replace("+", "-").replace("/", "_")
 
 
-def _rules_hit(names: tuple[str, ...], text: str, spellings: frozenset[str]) -> Iterator[str]:
+def _rules_hit(place: _Place, text: str, spellings: frozenset[str]) -> Iterator[str]:
     if any(spelling in text for spelling in spellings):
         yield "taint"
     shaped = _short_shapes if len(text) <= _SHORT else _shapes
-    yield from shaped(text, _is_named(names))
+    yield from shaped(text, _is_named(place.own, place.above))
 
 
 def _shapes(text: str, opaque_allowed: bool) -> tuple[str, ...]:  # noqa: FBT001
@@ -179,39 +186,73 @@ _SHORT = 48
 _short_shapes = lru_cache(maxsize=8192)(_shapes)
 
 
-def _is_named(names: tuple[str, ...]) -> bool:
+def _is_named(own: str, above: str) -> bool:
     """Whether the field's own name, or the name of the object right above it, says digest."""
-    own, above = ("", "", *names)[-1], ("", "", *names)[-2]
     return own == _OPENED or own in _NAMED_FIELDS or _DIGEST_FIELD.search(own) is not None or above in _DIGEST_OBJECTS
 
 
-def _strings(value: Any, path: str = "$", names: tuple[str, ...] = ()) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """Every string with its JSON path and the field names above it: keys, JSON inside strings and token claims too."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            below = f"{path}.{key}" if re.fullmatch(r"\w+", key) else f"{path}[*]"
-            yield below, (*names, _KEY), key
-            yield from _strings(item, below, (*names, key))
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _strings(item, f"{path}[{number}]", names)
-    elif isinstance(value, str):
-        inside = list(_inside(value, path, names))
-        yield path, (*names, _OPENED) if inside else names, value
-        yield from inside
+class _Place(NamedTuple):
+    """Where a string stands: its last step and the place that step was made from. A path is spelled only where it is told.
+
+    `own` and `above` are the names of the field and of the object it is in, past any lists.
+    """
+
+    step: str | int
+    before: _Place | None
+    own: str
+    above: str
+
+    def told(self, forbidden: set[str]) -> str:
+        """The JSON path, with every field name masked that is itself forbidden, or no plain name: it must not tell the value."""
+        steps: list[str] = []
+        here: _Place | None = self
+        while here is not None:
+            steps.append(_spelled(here.step, forbidden))
+            here = here.before
+        return "$" + "".join(reversed(steps))
 
 
-def _inside(text: str, path: str, names: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    """The strings of a JSON text or of a token's header and claims; none when the text is neither."""
+def _spelled(step: str | int, forbidden: set[str]) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    if step in _INSIDES:
+        return step
+    if step in forbidden:
+        return ".[key]"
+    return f".{step}" if len(step) <= _NAME and step.isascii() and re.fullmatch(r"\w+", step) else "[*]"
+
+
+def _strings(document: Any) -> Iterator[tuple[_Place, str]]:
+    """Every string with its place: keys, JSON inside strings and token claims too. No recursion: a guest chooses the depth."""
+    pending: list[tuple[Any, _Place | None, str, str]] = [(document, None, "", "")]
+    while pending:
+        value, place, own, above = pending.pop()
+        if isinstance(value, dict):
+            for key, item in value.items():
+                below = _Place(str(key), place, _KEY, own)
+                yield below, str(key)
+                pending.append((item, below._replace(own=str(key)), str(key), own))
+        elif isinstance(value, list | tuple):
+            pending += [(item, _Place(number, place, own, above), own, above) for number, item in enumerate(value)]
+        elif isinstance(value, str):
+            inside = _inside(value)
+            shown = _OPENED if inside else own
+            yield _Place("", None, shown, above) if place is None else place._replace(own=shown, above=above), value
+            pending += [(item, _Place(step, place, own, above), own, above) for step, item in inside]
+
+
+def _inside(text: str) -> list[tuple[str, Any]]:
+    """The value a JSON text spells, or a token's header and claims; none when the text is neither."""
     if text.startswith(("{", "[")):
         try:
-            yield from _strings(json.loads(text), f"{path}(json)", names)
+            return [(_JSON, json.loads(text))]
         except (ValueError, RecursionError):
-            return
-    elif _TOKEN.fullmatch(text):
-        for segment, part in zip(("header", "claims"), text.split("."), strict=False):
+            return []
+    found: list[tuple[str, Any]] = []
+    if _TOKEN.fullmatch(text):
+        for segment, part in zip((_HEADER, _CLAIMS), text.split("."), strict=False):
             try:
-                decoded = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+                found.append((segment, json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))))
             except (ValueError, RecursionError):
                 continue
-            yield from _strings(decoded, f"{path}({segment})", names)
+    return found

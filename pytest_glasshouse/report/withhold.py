@@ -1,110 +1,98 @@
-"""What may still be published of a run whose report the redaction gate stopped, without renting again.
+"""What may still be published of a document that something stands against: texts masked, rows withheld, the rest as it is.
 
-Text that people wrote or read is masked where it stands. A forbidden value in what was observed cannot be masked, since
-findings are computed from it: then the row is withheld whole, as an excluded result that says so.
+Text that people wrote or read is masked where it stands. A row that cannot be published becomes an excluded result that says
+which place and which rule, without what was observed: findings are computed from that, so it can be taken out as a whole or
+not at all. Redacting always ends in something publishable, if need be in a report that says little.
 """
 
 from __future__ import annotations
 
+import copy
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError
+from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.attempts import NEEDED_MORE
-from pytest_glasshouse.report.bundle import REPORT_LIMIT
-from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
+from pytest_glasshouse.report.document import METHODOLOGY, SCHEMA_URL, not_shown, observed_keys, policy_sha256, summary
+from pytest_glasshouse.report.environment import generated_by
+from pytest_glasshouse.report.objections import LISTS, UNREADABLE, Objection, foremost, told
+from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
-from pytest_glasshouse.report.wording import WITHHELD
-from pytest_glasshouse.report.writer import QUARANTINE, publish
-from pytest_glasshouse.wire.bounded_file import read_json
+from pytest_glasshouse.report.wording import CLAIMS, NOT_CLAIMED, WITHHELD
 from pytest_glasshouse.wire.tokens import public_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.report.writer import Published
+    from pytest_glasshouse.report.record import Record
 
-_RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
+    Ask = Callable[[Mapping[str, Any]], list[Objection]]
+
 _RECORD_TEXT = re.compile(
     r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason"
     r"|attempts\[\d+\](?:\.notHeld\[\d+\])?\.reason)"
 )
-_RUN_TEXT = re.compile(r"\$\.(?:environment|subject|cleanup|tamper|methodology|generatedBy)\b[\w.\[\]]*")
+_RECORD_NAME = re.compile(r"\.(?:rowId|name|modelId|declared|namedGpuModel|parameters)\b")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
 #: What a withheld row keeps: who it was, not what was seen.
 _KEPT = (
     "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "adapter", "parameters",
     "order", "rounds", "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
 )  # fmt: skip
+#: In the first pass places are masked, in the second whole fields say nothing and rows lose their names; then rows are dropped.
+_PASSES = 6
+_NOTHING = f"{WITHHELD}]"
+#: Fields of the run that say nothing any more.
+_SILENT: Mapping[str, Any] = {
+    "$schema": SCHEMA_URL,
+    "schemaVersion": SCHEMA_VERSION,
+    "createdAt": "1970-01-01T00:00:00Z",
+    "subject": {"name": _NOTHING, "version": None, "wheelSha256": None, "gitCommit": None, "dirty": None},
+    "attestationRoot": "software",
+    "environment": {
+        **dict.fromkeys(("python", "implementation", "system", "release", "machine"), _NOTHING), "cpuCount": None, "packages": {},
+    },
+    "methodology": {
+        **METHODOLOGY, "order": "row", "provider": _NOTHING, "preset": None, "seed": None, "marginPct": 1.0,
+        "maxOverheadPct": None,
+    },
+    "claims": {"claimed": list(CLAIMS), "notClaimed": list(NOT_CLAIMED), "notShown": []},
+    "tamper": [],
+    "extra": {},
+}  # fmt: skip
 
 
-def republish(run_directory: Path, *, key: Ed25519PrivateKey, report: Path | None = None, taint: Iterable[str] = ()) -> Published:
-    """Mask or withhold what was found, seal anew and publish. `report` overrides where the run wanted its report.
-
-    Raises `ConfigurationError` when the directory holds no quarantined report, and whatever `publish` raises.
-    """
-    folder = run_directory / QUARANTINE
-    try:
-        document: Any = read_json(folder / "report.json", limit=REPORT_LIMIT)
-        why: Any = read_json(folder / "why.json", limit=REPORT_LIMIT)
-        target = report or Path(why["report"])
-        cleaned = resealed(withheld(document, [(hit["path"], hit["rule"]) for hit in why["hits"]]), key=key)
-    except (OSError, IntegrityError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ConfigurationError(f"{run_directory}: holds no quarantined report") from error
-    return publish(cleaned, report=target, run_directory=run_directory, taint=taint, key=key)
-
-
-def withheld(document: dict[str, Any], found: Iterable[tuple[str, str]]) -> dict[str, Any]:
-    """The document with every place found masked, or its row withheld. Raises `RedactionError` where neither is possible."""
-    rows: dict[tuple[str, int], str] = {}
-    for path, rule in found:
-        in_record = _RECORD_PATH.match(path)
-        if path.startswith("$.extra"):
-            document["extra"] = {}  # nothing in a report depends on it, and its names may be what is forbidden
-        elif in_record is None:
-            if _RUN_TEXT.fullmatch(path) is None:
-                raise RedactionError(f"{path} (rule {rule}) can neither be masked nor withheld")
-            _mask(document, path, rule)
-        elif _RECORD_TEXT.fullmatch(path[in_record.end() :]):
-            _mask(document, path, rule)
-        else:
-            rows[in_record[1], int(in_record[2])] = rule
-    for (name, place), rule in rows.items():
-        document["excludedResults"].append(_withheld_row(document[name][place], rule))
-        document[name][place] = None
-    for name in ("rows", "excludedResults", "nullRows"):
-        document[name] = [each for each in document[name] if each is not None]
-    return document
+def redacted(
+    document: dict[str, Any], found: Sequence[Objection], *, run_id: str, key: Ed25519PrivateKey, ask: Ask
+) -> dict[str, Any]:
+    """The document, sealed anew, with everything that `found` and then `ask` object to masked, or its row withheld."""
+    document = copy.deepcopy(document)
+    for attempt in range(_PASSES):
+        _take_out(document, found, run_id=run_id, attempt=attempt)
+        try:
+            document = resealed(document, key=key)
+        except UNREADABLE:
+            every = ((name, place) for name in LISTS for place in range(len(document[name])))
+            found = [Objection(path=f"$.{name}[{place}]", text="cannot be read") for name, place in every]
+            continue
+        found = ask(document)
+        if not found:
+            return document
+    raise RedactionError(f"not published: {told(found)}. Values are withheld")
 
 
-def resealed(document: dict[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:
-    """What follows from the records computed again, and every seal made anew by `key`."""
-    lists = {name: [sealed(each, key=key) for each in document[name]] for name in ("rows", "excludedResults", "nullRows")}
-    document |= lists
-    document["claims"]["notShown"] = not_shown(lists)
-    document["summary"] = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
-    document["policySha256"] = policy_sha256(lists)
-    document["keys"] = {"report": public_text(key.public_key()), **observed_keys(lists)}
-    return sealed(document, key=key)
-
-
-def _mask(document: dict[str, Any], path: str, rule: str) -> None:
-    steps = [name or int(number) for name, number in _STEP.findall(path)]
-    holder: Any = document
-    for step in steps[:-1]:
-        holder = holder[step]
-    if not isinstance(holder[steps[-1]], str):
-        raise RedactionError(f"{path} (rule {rule}) is a name, and names cannot be masked")
-    holder[steps[-1]] = f"{WITHHELD}: {rule}]"
-
-
-def _withheld_row(record: dict[str, Any], rule: str) -> dict[str, Any]:
+def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int | None = None) -> dict[str, Any]:
+    """An excluded result in place of a record, unsealed. With a `number` its names are taken out too."""
+    named = {name: record[name] for name in _KEPT if name in record}
+    if number is not None:
+        named |= {"name": f"withheld-{number}", "rowId": f"withheld-{number}-{number:012x}", "modelId": None}
+        named |= {"namedGpuModel": None, "overridden": [], "asDeclared": True, "declared": None}
+    gate = "redaction gate" if objection.rule is not None else "check that comes before publishing"
     return {
-        **{name: record[name] for name in _KEPT if name in record},
+        **named,
         "provider": None,
         "providerInstanceId": None,
         "allocationName": None,
@@ -112,8 +100,8 @@ def _withheld_row(record: dict[str, Any], rule: str) -> dict[str, Any]:
         "gpuUuid": None,
         "roundsCompleted": 0,
         "outcome": "error",
-        "reason": f"what was observed holds a value that may not be published (rule {rule})",
-        "decision": "Withheld by the redaction gate; excluded from overhead calculation",
+        "reason": f"{WITHHELD}: {objection}]" if number is None else f"{WITHHELD}: rule {objection.rule}]",
+        "decision": f"Withheld by the {gate}; excluded from overhead calculation",
         "verdict": Verdict.EXCLUDED.value,
         "findings": [],
         "waived": [],
@@ -126,7 +114,100 @@ def _withheld_row(record: dict[str, Any], rule: str) -> dict[str, Any]:
         "publishable": False,
         "unpublishableBecause": [
             "not measured",
-            "withheld by the redaction gate",
+            f"withheld by the {gate}",
             *([NEEDED_MORE] if "attempts" in record else []),
         ],
     }
+
+
+def withheld_record(record: Record, objection: Objection, *, number: int | None = None) -> Record:
+    """`withheld_row` as it travels from a test to its report."""
+    return {"list": "excludedResults", "record": withheld_row(record["record"], objection, number=number)}
+
+
+def _take_out(document: dict[str, Any], found: Sequence[Objection], *, run_id: str, attempt: int) -> None:
+    rows: dict[tuple[str, int], list[Objection]] = {}
+    for each in found:
+        if each.record is None:
+            _silence(document, each, run_id=run_id, again=attempt > 0)
+        elif attempt > 0 or each.rule is None or not _RECORD_TEXT.fullmatch(each.below) or not _mask(document, each):
+            rows.setdefault(each.record, []).append(each)
+    names: dict[str, str] = {}
+    for (name, place), against in rows.items():
+        record, document[name][place] = document[name][place], None
+        nameless = attempt > 1 or any(_RECORD_NAME.match(each.below) for each in against)
+        first = foremost(against) if attempt == 0 else foremost(against).silent
+        number = len(names) + 1 if nameless else None
+        row = withheld_row(record, first, number=number)
+        taken = {each["rowId"] for each in document["excludedResults"] if each is not None}
+        while number is not None and row["rowId"] in taken:
+            number += 1
+            row = withheld_row(record, first, number=number)
+        names[str(record["rowId"])] = row["rowId"]
+        if attempt < _PASSES - 2:
+            document["excludedResults"].append(row)
+    for name in LISTS:
+        document[name] = [each for each in document[name] if each is not None]
+    for told_of in document.get("attempts", ()):
+        told_of["kept"], told_of["begun"] = ([names.get(each, each) for each in told_of[name]] for name in ("kept", "begun"))
+        told_of["finished"] = [{**each, "rowId": names.get(each["rowId"], each["rowId"])} for each in told_of["finished"]]
+
+
+def _mask(document: dict[str, Any], objection: Objection) -> bool:
+    """Replace the text at the path, or the one it was found inside; false where there is none."""
+    steps: list[str | int] = [name or int(number) for name, number in _STEP.findall(objection.path)]
+    holder: Any = document
+    for place, step in enumerate(steps, start=1):
+        try:
+            inside = holder[step]
+        except (LookupError, TypeError):
+            return False
+        if isinstance(inside, str):
+            holder[step] = f"{WITHHELD}: {objection.rule}]"
+            return True
+        if place == len(steps):
+            return False
+        holder = inside
+    return False
+
+
+def _silence(document: dict[str, Any], objection: Objection, *, run_id: str, again: bool) -> None:
+    """Mask a text of the run, or have the whole field say nothing."""
+    if objection.rule is not None and not again and not objection.path.startswith("$.extra") and _mask(document, objection):
+        return
+    field = next((name for name, _ in _STEP.findall(objection.path)), "")
+    for name in [field] if field in document else [each for each in document if each not in LISTS]:
+        if name in _SILENT:
+            document[name] = copy.deepcopy(_SILENT[name])
+        elif name == "runId":
+            document[name] = run_id
+        elif name == "generatedBy":
+            document[name] = generated_by()
+        elif name == "cleanup":
+            allocations = document[name]["allocations"]
+            document[name]["allocations"] = [_silent(each, number) for number, each in enumerate(allocations, 1)]
+        elif name == "summary":
+            document[name] = {"outstandingReleases": []}
+        elif name not in {"policySha256", "keys", "seal", *LISTS}:
+            del document[name]
+
+
+def _silent(allocation: Mapping[str, Any], number: int) -> dict[str, Any]:
+    return {**allocation, "provider": _NOTHING, "name": f"withheld-{number}", "providerInstanceId": None, "reason": _NOTHING}
+
+
+def resealed(document: dict[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:
+    """What follows from the records computed again, and every seal made anew by `key`."""
+    lists = {name: [sealed(each, key=key) for each in document[name]] for name in LISTS}
+    claims = {**document["claims"], "notShown": not_shown(lists)}
+    return sealed(
+        {
+            **document,
+            **lists,
+            "claims": claims,
+            "summary": summary(lists, document["tamper"], document["summary"]["outstandingReleases"]),
+            "policySha256": policy_sha256(lists),
+            "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
+        },
+        key=key,
+    )

@@ -1,7 +1,7 @@
 """Bytes to disk: the row journal while rows finish, and the report once, whole, or not at all.
 
-This module knows files and their modes. It refuses to change what it writes: validation and redaction may only stop it,
-and what they stop goes to the quarantine in the run directory, which only its owner can read.
+This module knows which files there are. It refuses to publish what `check` would call faulty, or what must not leave:
+that goes to the quarantine in the run directory, which only its owner can read.
 """
 
 from __future__ import annotations
@@ -14,74 +14,63 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
-from pytest_glasshouse.report.bundle import REPORT_LIMIT, SUFFIX, report_bytes, zipped
-from pytest_glasshouse.report.redaction import Hit, hits
-from pytest_glasshouse.report.schema import validate
-from pytest_glasshouse.wire.bounded_file import read_regular
-from pytest_glasshouse.wire.canonical import parse_strict
+from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
+from pytest_glasshouse.report.bundle import SUFFIX, report_bytes, zipped
+from pytest_glasshouse.report.objections import Objection, objections, told
+from pytest_glasshouse.report.run_directory import QUARANTINE, TaggedLines, private_directory, write_tagged
+from pytest_glasshouse.report.run_key import RUN_ID, Proof
+from pytest_glasshouse.report.settle import settle
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.whole_file import is_passed_through, put, refuse_unwritable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from pytest_glasshouse.report.recompute import Derivation
     from pytest_glasshouse.report.record import Record
+    from pytest_glasshouse.report.settle import Make, Settled
 
 ROWS = "rows.jsonl"
-QUARANTINE = "quarantine"
-#: A row that was tried again is in a run's journal more than once.
-JOURNAL_LIMIT = 4 * REPORT_LIMIT
+REPORT, WHY, WITHHELD_ROWS = "report.json", "why.json", "rows.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """Where the report and its bundle are."""
+    """Where the report and its bundle are. A report that is written through (a pipe, a device) has no bundle beside it."""
 
     report: Path
-    bundle: Path
+    bundle: Path | None
     replaced: bool = False
     """Whether another report stood there before."""
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.report,) if self.bundle is None else (self.report, self.bundle)
+
 
 class RowJournal:
-    """The rows that finished, one JSON line each, on disk before `append` returns. What a killed run leaves is here.
+    """The rows that finished, one tagged JSON line each, on disk before `append` returns. What a killed run leaves is here."""
 
-    `read` raises `IntegrityError` for what is no regular file, or larger than any run's.
-    """
-
-    def __init__(self, run_directory: Path, *, mine: bool = True) -> None:
-        """`mine`: the run directory is made, or made private again. A reader changes nothing there."""
-        if mine:
-            private_directory(run_directory)
-        self.path = run_directory / ROWS
+    def __init__(self, run_directory: Path, proof: Proof) -> None:
+        self.path = private_directory(run_directory) / ROWS
+        self._lines = TaggedLines(self.path, proof)
 
     def append(self, record: Record) -> None:
-        """Add one record and fsync it. A line an earlier process left torn is closed first."""
-        line = json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n"
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(descriptor).st_size
-            torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            _write_all(descriptor, (b"\n" if torn else b"") + line.encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        """Add one record. It is not tagged by anybody else, and never read back if it was changed."""
+        self._lines.append(record)
 
     def read(self) -> list[Record]:
-        """Every whole record, the last one of each row. A torn line is a row that did not finish."""
+        """Every whole record, the last one of each row: see `lines`."""
         return list({record["record"]["rowId"]: record for record in self.lines()}.values())
 
     def lines(self) -> list[Record]:
-        """Every whole record, in the order they were written."""
-        found: list[Record] = []
-        with contextlib.suppress(FileNotFoundError):
-            for line in read_regular(self.path, limit=JOURNAL_LIMIT).splitlines():
-                with contextlib.suppress(IntegrityError, TypeError, KeyError):
-                    record: Any = parse_strict(line, limit=REPORT_LIMIT, floats=True)
-                    _ = record["record"]["rowId"]
-                    found.append(record)
-        return found
+        """Every whole record, in the order they were written. A torn line is a row that did not finish.
+
+        Raises `ForeignError` for a line that this account's run did not write.
+        """
+        return self._lines.read()
 
 
 def publish(
@@ -91,56 +80,122 @@ def publish(
     run_directory: Path,
     taint: Iterable[str] = (),
     key: Ed25519PrivateKey | None = None,
+    derivation: Derivation | None = None,
 ) -> Published:
-    """Validate, redact, then put report and bundle in place, each atomically.
+    """Put report and bundle in place, each atomically, if nothing stands against the document.
 
     Raises `ReportError` (exit 13) or `RedactionError` (exit 12): then nothing was written at `report` and the document is
     in the quarantine. The caller owes the taint list; this machine's own directories are added to it. With the report's
     `key` the bundle holds a signed statement per row, made of values of the report and nothing else.
     """
-    try:
-        validate(document)
-    except ReportError:
-        quarantine(document, report=report, run_directory=run_directory, found=())
-        raise
-    found = hits(document, taint=[*taint, *machine_paths(run_directory)])
+    found = objections(document, taint=_all_taint(taint, run_directory), derivation=derivation)
     if found:
-        quarantine(document, report=report, run_directory=run_directory, found=found)
-        places = "; ".join(dict.fromkeys(map(str, found)))
-        raise RedactionError(f"report not published: {len(found)} forbidden value(s): {places}. Values are withheld")
+        quarantine(document, report=report, run_directory=run_directory, found=found, key=key)
+        _refuse(found)
+    return _put(document, report=report, key=key)
+
+
+def publish_records(
+    records: Sequence[Record],
+    *,
+    make: Make,
+    report: Path,
+    run_directory: Path,
+    key: Ed25519PrivateKey,
+    taint: Iterable[str] = (),
+    derivation: Derivation | None = None,
+) -> tuple[Published, Settled]:
+    """`publish` of the document that `make` assembles of `records`, each that cannot be published withheld.
+
+    What was withheld is in the quarantine then. Raises like `publish` for what stands against the run itself.
+    """
+    every = _all_taint(taint, run_directory)
+    settled = settle(records, make=make, ask=lambda document: objections(document, taint=every, derivation=derivation))
+    against = [*settled.blocked, *(each for found in settled.withheld.values() for each in found)]
+    if against:
+        kept = [{"against": list(map(str, found)), **records[place]} for place, found in settled.withheld.items()]
+        quarantine(settled.whole, report=report, run_directory=run_directory, found=against, key=key, rows=kept)
+    if settled.blocked:
+        _refuse(settled.blocked)
+    return _put(settled.document, report=report, key=key), settled
+
+
+def _put(document: Mapping[str, Any], *, report: Path, key: Ed25519PrivateKey | None) -> Published:
+    if is_passed_through(report):
+        put(report, report_bytes(document))
+        return Published(report=report, bundle=None)
     bundle, replaced = bundle_path(report), report.exists()
     report.parent.mkdir(parents=True, exist_ok=True)
-    replace(bundle, zipped(document, key=key))
-    replace(report, report_bytes(document))
+    put(bundle, zipped(document, key=key))
+    put(report, report_bytes(document))
     return Published(report=report, bundle=bundle, replaced=replaced)
+
+
+def _refuse(found: Sequence[Objection]) -> None:
+    if hit := [each for each in found if each.rule is not None]:
+        raise RedactionError(f"report not published: {len(hit)} forbidden value(s): {told(hit)}. Values are withheld")
+    raise ReportError(f"the report does not validate: {told(found)}")
 
 
 def bundle_path(report: Path) -> Path:
     """`<run-id>.glasshouse.zip` beside `<run-id>.json`."""
-    return report.with_name((report.name.removesuffix(".json") or report.name) + SUFFIX)
+    return beside(report, SUFFIX)
 
 
-def check_writable(report: Path) -> Path:
-    """Return the path if a report can be put there; raise `ConfigurationError` before anything is started otherwise."""
-    if report.is_dir():
-        raise ConfigurationError(f"--glasshouse-report: {report} is a directory; expected a file name")
-    try:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=report.parent, prefix=".glasshouse-")
-        os.close(descriptor)
-        Path(name).unlink()
-    except OSError as error:
-        raise ConfigurationError(f"--glasshouse-report: cannot write to {report.parent} ({error.strerror})") from error
+def page_path(report: Path) -> Path:
+    """`<run-id>.html` beside `<run-id>.json`."""
+    return beside(report, ".html")
+
+
+def beside(report: Path, suffix: str) -> Path:
+    """A file named after the report."""
+    return report.with_name((report.name.removesuffix(".json") or report.name) + suffix)
+
+
+def check_writable(report: Path, *, html: bool = False, what: str = "--glasshouse-report") -> Path:
+    """Return the path if a report can be put there, and its bundle and page; else raise `ConfigurationError`, in time."""
+    refuse_unwritable(report, what=what, make_parents=True)
+    if is_passed_through(report):
+        if html:
+            raise ConfigurationError(f"{what}: no page can lie beside {report}; name a file, or leave out --glasshouse-html")
+        return report
+    for derived in (bundle_path(report), *([page_path(report)] if html else [])):
+        refuse_unwritable(derived, what=what)
+        if is_passed_through(derived):
+            raise ConfigurationError(f"{what}: {derived}, which lies beside the report, is no file")
     return report
 
 
-def quarantine(document: Mapping[str, Any], *, report: Path, run_directory: Path, found: Sequence[Hit]) -> Path:
-    """Keep what may not be published where only its owner reads it: the document, where it was to go, and what was found."""
+def quarantine(
+    document: Mapping[str, Any],
+    *,
+    report: Path,
+    run_directory: Path,
+    found: Sequence[Objection],
+    key: Ed25519PrivateKey | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """Keep what may not be published where only its owner reads it: the document, where it was to go, and what was found.
+
+    `rows` are records that were withheld. With the report's `key` it can be published later (`report.republish`).
+    """
     folder = private_directory(private_directory(run_directory) / QUARANTINE)
-    text = json.dumps(document, indent=2, ensure_ascii=False)  # a NaN may be why it is here
-    replace(folder / "report.json", text.encode(), mode=0o600)
-    told = {"report": str(report), "hits": [{"path": hit.path, "rule": hit.rule} for hit in found]}
-    replace(folder / "why.json", json.dumps(told, indent=2).encode(), mode=0o600)
+    text = json.dumps(document, indent=2).encode()  # a NaN may be why it is here
+    put(folder / REPORT, text, mode=0o600)
+    if rows:
+        put(folder / WITHHELD_ROWS, json.dumps(list(rows), indent=2).encode(), mode=0o600)
+    run_id = document.get("runId")
+    run_id = run_id if isinstance(run_id, str) and RUN_ID.fullmatch(run_id) else "unknown"
+    why = {
+        "report": str(report.absolute()),
+        "runId": run_id,
+        "sha256": sha256_hex(text),
+        "hits": [{"path": each.path, "text": each.text, "rule": each.rule} for each in found],
+    }
+    if key is None:
+        put(folder / WHY, json.dumps(why).encode(), mode=0o600)
+    else:
+        write_tagged(folder / WHY, why, Proof(key, run_id))
     return folder
 
 
@@ -155,36 +210,5 @@ def machine_paths(run_directory: Path) -> tuple[str, ...]:
     return tuple(sorted(path for path in texts if len(Path(path).parts) > 2))  # noqa: PLR2004  (/tmp has a rule)
 
 
-def private_directory(directory: Path) -> Path:
-    """Make the directory, readable by its owner only."""
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
-    return directory
-
-
-def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Put `data` at `path` so that a reader finds the old file or the new one, also after a power cut."""
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        try:
-            os.fchmod(descriptor, mode)
-            _write_all(descriptor, data)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]
+def _all_taint(taint: Iterable[str], run_directory: Path) -> tuple[str, ...]:
+    return (*taint, *machine_paths(run_directory))

@@ -100,7 +100,7 @@ def _create(path: Path, content: bytes, mode: int) -> None:
             os.fsync(stream.fileno())
         os.link(draft, path)
     except OSError as error:
-        if path.exists():
+        if os.path.lexists(path):
             raise ConfigurationError(f"{path}: exists, and a key is not written over; choose another name") from None
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from None
     finally:

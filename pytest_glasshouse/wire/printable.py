@@ -7,15 +7,20 @@ addresses look like is not known here (`providers.redaction`).
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 
 #: How much of a foreign text one line shows by default, in characters.
 SHOWN = 240
 _CUT = "…"
+#: And how much a whole line may be: a summary of a row with its reason and decision.
+WHOLE_LINE = 16_384
 #: What GitHub Actions reads as a command: `::name::` at the beginning of a line, `##[name]` anywhere in it (actions/runner,
 #: ActionCommand.cs). Other CI systems read `##vso[` and `##teamcity[` the same way.
 _COMMAND = re.compile(r":(?=:)|#(?=#\w*\[)")
+_BEGUN = re.compile(r"^(\s*):(?=:)")
+_BRACKETED = re.compile(r"#(?=#\w*\[)")
 #: Categories of characters that are no text: controls, formats (bidirectional overrides, zero width), surrogates, private
 #: and unassigned ones, and separators of lines and paragraphs. Unicode 15, chapter 4.5.
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -41,9 +46,33 @@ def printable_lines(text: object, *, lines: int = 40, limit: int = SHOWN) -> lis
     return kept if len(every) <= lines else [*kept, f"… {len(every) - lines} more lines"]
 
 
+def visible(line: object, *, limit: int = WHOLE_LINE, data: bool = False) -> str:
+    """A whole line of output, our words and foreign ones: what `printable` does, but blanks stay, so that columns do.
+
+    Where lines leave this process every one goes through here, also those whose foreign parts were made printable before.
+    As the `data` of a command to a CI runner a line begins where the runner does not look for another command.
+    """
+    text = str(line)
+    shown = "".join(_escape(each) if _is_invisible(each) else each for each in text[:limit].replace("\t", " "))
+    if not data:
+        shown = _BEGUN.sub(lambda found: found[1] + _escape(":"), shown)
+    return _BRACKETED.sub(lambda found: _escape("#") + found[0][1:], shown) + (_CUT if len(text) > limit else "")
+
+
+def json_text(value: object, *, indent: int | None = 2, sort_keys: bool = False) -> str:
+    """JSON for a terminal or a log: ASCII, and no text in it means anything to either."""
+    return json.dumps(value, indent=indent, sort_keys=sort_keys).replace("\x7f", "\\u007f").replace("##", "\\u0023#")
+
+
 def markdown(text: object, *, limit: int = SHOWN) -> str:
     """`printable`, and no character of it means anything to Markdown or HTML: fit for a table's cell."""
     return re.sub(r"([\\`*_{}\[\]()#+!|~$@-])", r"\\\1", printable(text, limit=limit)).replace("&", "&amp;").replace("<", "&lt;")
+
+
+def markdown_cell(text: object, *, limit: int = SHOWN) -> str:
+    """`printable` where text of ours stands around it, in a table or after a bullet: what counts inside a line is escaped."""
+    shown = re.sub(r"([\\`*_\[|~$@])", r"\\\1", printable(text, limit=limit))
+    return shown.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _shown(text: str) -> list[str]:
@@ -60,6 +89,10 @@ def _shown(text: str) -> list[str]:
         else:
             shown.append(letter)
     return shown
+
+
+def _is_invisible(letter: str) -> bool:
+    return not (" " <= letter <= "~") and unicodedata.category(letter) in _INVISIBLE
 
 
 def _escape(letter: str) -> str:

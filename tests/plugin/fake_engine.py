@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,28 @@ SLOWER = {"slow": 89, "fast": -574}
 def log(line: str) -> None:
     with LOG.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
+
+
+def nested(depth: int) -> Any:
+    """A list in a list, and so on."""
+    value: Any = "bottom"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+#: What a guest may say that no report can hold, by the name of the row it says it in.
+POISON: dict[str, Any] = {
+    "nested": nested(27),
+    "deep": nested(900),
+    "figure": {"overheadPct": -40.0},
+    "huge": 2**60,
+    "notfinite": float("nan"),
+    "unspeakable": {1, 2},
+    "surrogate": "\ud800",
+    "named": {"x" * 70_000: 1},
+    "long": "a." * 60_000,
+}
 
 
 class FakeBroker:
@@ -81,7 +103,8 @@ class FakeBroker:
             if os.environ.get("FAKE_END_RAISES"):
                 raise TerminateError("the listing did not answer")
             return Cleanup(status="leak", allocations=({"name": "glasshouse-x-1", "status": "leak", "detail": "still listed"},))
-        return Cleanup(status="proven", allocations=({"name": "glasshouse-x-1", "status": "proven", "detail": ""},))
+        detail = os.environ.get("FAKE_DETAIL", "")
+        return Cleanup(status="proven", allocations=({"name": "glasshouse-x-1", "status": "proven", "detail": detail},))
 
     def signal_end(self) -> None:
         log("signal_end")
@@ -119,7 +142,7 @@ class FakeAllocation:
         self._wishes = wishes
         self._on_progress = on_progress
 
-    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> Outcome:
+    def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> Outcome:  # noqa: C901  (each kind of row is one line)
         assert (protected, raw) == ("protected", "raw")
         with CARRIED.open("a", encoding="utf-8") as file:
             file.write(f"{row.name}\n")
@@ -153,6 +176,8 @@ class FakeAllocation:
             observation["allocation"]["broken"] = ["runtime zeroized", *more]
         if kind == "leaky":
             observation["allocation"]["address"] = "a-secret-socket-name"
+        if kind in POISON:
+            observation["rounds"][0]["protected"]["started"] = POISON[kind]
         return Outcome(
             row=row,
             declared=self._wishes.declared,
@@ -209,6 +234,11 @@ class FakeEngine:
 
     def judge(self, observation: dict[str, Any]) -> Sequence[Finding]:
         return example.judge(observation)
+
+    def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Nobody signed for these rows."""
+        del document
+        return iter(())
 
     def outstanding(self) -> Sequence[dict[str, Any]]:
         return []

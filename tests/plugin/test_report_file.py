@@ -12,6 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_glasshouse.cli import main
+from pytest_glasshouse.report.check import check_bytes
+from tests.unit.report import example
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -100,8 +104,9 @@ def test_page_lies_beside_the_report_and_holds_nothing_else(project: Project) ->
     assert f"Glasshouse report {project.report()['runId']}" in page.read_text(encoding="utf-8")
 
 
-def test_no_page_is_written_where_redaction_stopped_the_report(project: Project) -> None:
-    assert project.rows("leaky").run("--glasshouse-html").ret == 12
+def test_no_page_is_written_where_redaction_stopped_the_report(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_DETAIL", "gone from a-secret-socket-name")
+    assert project.rows("good").run("--glasshouse-html").ret == 12
     assert not list(project.pytester.path.rglob("*.html"))
 
 
@@ -211,8 +216,9 @@ def test_cleanup_nobody_could_judge_is_not_proven(project: Project, monkeypatch:
     assert project.rows("good").run("--glasshouse-mock-fault", "terminate-fails").ret == 10
 
 
-def test_forbidden_value_keeps_the_report_in_the_quarantine(project: Project) -> None:
-    result = project.rows("leaky").run()
+def test_forbidden_value_of_the_run_keeps_the_report_in_the_quarantine(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_DETAIL", "gone from a-secret-socket-name")
+    result = project.rows("good").run()
     assert result.ret == 12
     assert project.reports() == []
     (left,) = project.left_behind()
@@ -220,6 +226,48 @@ def test_forbidden_value_keeps_the_report_in_the_quarantine(project: Project) ->
     assert stat.S_IMODE((quarantine / "report.json").stat().st_mode) == 0o600
     result.stdout.fnmatch_lines(["*report not published: 1 forbidden value*"])
     result.stdout.no_fnmatch_line("*a-secret-socket-name*")
+    # and it can be published without what stopped it
+    assert main(["redact", str(quarantine.parent)], derivation=example.EXAMPLE) == 0
+    assert "a-secret-socket-name" not in project.reports()[0].read_text("utf-8")
+    assert len(project.report()["rows"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "told"),
+    [
+        ("leaky", 12, "rule taint"),
+        ("nested", 13, "nested deeper"),
+        ("deep", 13, ""),
+        ("figure", 13, "does not follow the schema"),
+        ("huge", 13, "not to be read"),
+        ("notfinite", 13, "not to be read"),
+        ("unspeakable", 13, "no JSON"),
+        ("surrogate", 13, "not to be read"),
+    ],
+)
+def test_what_one_row_did_withholds_that_row_and_never_the_run(project: Project, name: str, code: int, told: str) -> None:
+    """A paid run of twenty rows is not lost to what a guest said in one of them, and nothing is published that check refuses."""
+    result = project.rows("good", name, "free").run()
+
+    assert result.ret == code
+    report, (path,) = project.report(), project.reports()
+    assert [row["name"] for row in report["rows"]] == ["good", "free"]
+    (gone,) = report["excludedResults"]
+    assert (gone["name"], gone["outcome"], gone["observation"]) == (name, "error", {})
+    assert told in gone["reason"]
+    assert check_bytes(path.read_bytes(), derivation=example.EXAMPLE).faults == ()
+    result.stdout.no_fnmatch_line("*a-secret-socket-name*")
+
+
+def test_withheld_row_is_kept_unredacted_and_published_later_without_what_it_was_withheld_for(project: Project) -> None:
+    project.rows("good", "leaky").run()
+    (left,) = project.left_behind()
+    run = project.pytester.path / "reports" / left
+    kept = run / "quarantine" / "rows.json"
+    assert "a-secret-socket-name" in kept.read_text("utf-8")
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert main(["redact", str(run)], derivation=example.EXAMPLE) == 0
+    assert [row["name"] for row in project.report()["rows"]] == ["good"]
 
 
 def test_termination_ends_allocations_first_and_still_writes_the_report(project: Project, outcomes: Outcomes) -> None:

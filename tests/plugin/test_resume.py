@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pytest_glasshouse.attempts import HISTORY, PLAN, History
 from pytest_glasshouse.report.check import check_bytes
+from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
+from pytest_glasshouse.report.run_key import Proof, run_key
+from pytest_glasshouse.report.withhold import resealed
 from tests.unit.report import example
 
 if TYPE_CHECKING:
@@ -46,7 +52,7 @@ def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, o
     history = run_directory(killed) / HISTORY  # as if it had been killed between the third record and the line that says so
     lines = history.read_text("utf-8").splitlines()
     third = max(place for place, line in enumerate(lines) if "finish" in line)
-    history.write_text("\n".join(lines[:third] + lines[third + 1 :]) + '\n{"event": "fin', "utf-8")
+    history.write_text("\n".join(lines[:third]) + '\n{"event": "fin', "utf-8")
     result = killed.run("--glasshouse-resume", named)
 
     assert result.ret == 0
@@ -63,7 +69,7 @@ def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, o
     ids = {row["name"]: row["rowId"] for row in report["rows"]}
     first, second = report["attempts"]
 
-    assert first["begun"] == [ids[name] for name in SIX[:4]]
+    assert first["begun"] == [ids[name] for name in SIX[:3]]
     assert first["finished"] == [{"rowId": ids[name], "outcome": "measured"} for name in SIX[:3]]
     assert second["kept"] == [ids[name] for name in SIX[:3]]
     assert second["begun"] == [ids[name] for name in SIX[3:]]
@@ -110,27 +116,131 @@ def test_run_with_nothing_left_says_the_same_again(project: Project, outcomes: O
     assert acquired(project) == ["good", "free"]
 
 
-def test_another_run_is_not_taken_for_this_one(killed: Project) -> None:
+def test_another_run_is_not_taken_for_this_one(killed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor is it resumed with fewer rows than finished, nor from nothing; each is a usage error that says what to do."""
+    monkeypatch.setenv("HOME", str(killed.pytester.path))
     directory = run_directory(killed)
-    plan = json.loads((directory / PLAN).read_text("utf-8"))
+    run_id = directory.name.removesuffix(".run")
+    proof = Proof(run_key(os.environ, run_id), run_id)
+    plan = read_tagged(directory / PLAN, proof)
     spoilt = {
         "judges pytest-glasshouse at 111111111111": {**plan, "subject": {**plan["subject"], "gitCommit": "1" * 40}},
         "the run was on provider local": {**plan, "provider": "local"},
-        "cannot be read (KeyError)": {},
+        "cannot be read (KeyError)": {"runId": run_id},
+        "names no run": {"runId": "../elsewhere"},
     }
     for says, told in spoilt.items():
-        (directory / PLAN).write_text(json.dumps(told), "utf-8")
+        write_tagged(directory / PLAN, told, proof)
         result = killed.run("--glasshouse-resume", str(directory))
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*{says.replace('(', '[(]').replace(')', '[)]')}*"])
-    (directory / PLAN).write_text(json.dumps(plan), "utf-8")
+    write_tagged(directory / PLAN, plan, proof)
 
     result = killed.run("--glasshouse-resume", str(directory), "-k", "good-5")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*of the run and not selected now: good-1-*"])
     shutil.rmtree(directory)
     assert killed.run("--glasshouse-resume", "20261121-000000-abcdef").ret == pytest.ExitCode.USAGE_ERROR
+
+
+def _better(path: Path) -> None:
+    text = path.read_text("utf-8")
+    path.write_text(text.replace('"overheadPct": ', '"overheadPct": -'), "utf-8")
+
+
+def _elsewhere(path: Path) -> None:
+    plan = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**plan, "report": str(path.parents[2] / "victim.json")}), "utf-8")
+
+
+def _without_first_line(path: Path) -> None:
+    path.write_text("".join(path.read_text("utf-8").splitlines(keepends=True)[1:]), "utf-8")
+
+
+def _doubled(path: Path) -> None:
+    path.write_text(path.read_text("utf-8") * 2, "utf-8")
+
+
+def _linked(path: Path) -> None:
+    path.replace(path.parents[1] / "moved")
+    path.symlink_to(path.parents[1] / "moved")
+
+
+def _linked_hard(path: Path) -> None:
+    os.link(path, path.parents[1] / "another name")
+
+
+def _open_to_others(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+
+def _progress_elsewhere(path: Path) -> None:
+    path.with_name("progress.partial").symlink_to(path.parents[1] / "victim.json")
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("rows.jsonl", _better), ("rows.jsonl", _without_first_line), ("rows.jsonl", _doubled), ("rows.jsonl", _linked),
+        ("rows.jsonl", _linked_hard), ("attempts.jsonl", _without_first_line), ("plan.json", _elsewhere),
+        ("plan.json", _linked), ("plan.json", _open_to_others), ("plan.json", _progress_elsewhere),
+    ],
+)  # fmt: skip
+def test_directory_that_somebody_changed_is_not_gone_on_with(killed: Project, file: str, change: Callable[[Path], None]) -> None:
+    """Whoever hands over a directory would have invented figures signed anew, and files of his choice overwritten."""
+    directory, log = run_directory(killed), acquired(killed)
+    victim = killed.pytester.path / "victim.json"
+    victim.write_text("precious", "utf-8")
+    change(directory / file)
+
+    result = killed.run("--glasshouse-resume", str(directory))
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert len(result.errlines) <= 2
+    assert victim.read_text("utf-8") == "precious"
+    assert killed.reports() == []
+    assert acquired(killed) == log
+
+
+def test_directory_of_another_account_is_not_gone_on_with(
+    killed: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its tags are in order, and nobody here can have made them."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    result = killed.run("--glasshouse-resume", str(run_directory(killed)))
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*was not written by a run of this account*"])
+
+
+def test_report_that_somebody_sealed_again_is_not_gone_on_with(project: Project) -> None:
+    project.rows("good-1", "broken", "good-2").run("-x")
+    (path,) = project.reports()
+    document = json.loads(path.read_bytes())
+    document["rows"][0]["overheadPct"] -= 5
+    path.write_text(json.dumps(document), "utf-8")
+    changed = project.run("--glasshouse-resume", str(path))
+    again = resealed(document, key=Ed25519PrivateKey.generate())
+    path.write_text(json.dumps(again), "utf-8")
+    sealed_again = project.run("--glasshouse-resume", str(path))
+
+    assert (changed.ret, sealed_again.ret) == (pytest.ExitCode.USAGE_ERROR, pytest.ExitCode.USAGE_ERROR)
+    changed.stderr.fnmatch_lines(["*fault(s), first $.rows[[]0[]].*"])
+    sealed_again.stderr.fnmatch_lines(["*is not sealed by this account's key*"])
+    assert json.loads(path.read_bytes()) == again
+
+
+def test_run_with_a_key_of_the_users_goes_on_where_that_key_is(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As in CI: another machine, another account, the same signing key."""
+    key = tmp_path / "key.pem"
+    key.write_bytes(Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key.chmod(0o600)
+    monkeypatch.setenv("GLASSHOUSE_SIGNING_KEY", str(key))
+    project.rows("good-1", "broken", "good-2").run("-x")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "another"))
+    project.run("--glasshouse-resume", project.report()["runId"])
+    assert len(project.report()["rows"]) == 2
 
 
 def test_interrupted_run_says_how_to_go_on_and_its_report_may_lie_anywhere(project: Project, outcomes: Outcomes) -> None:
@@ -191,7 +301,7 @@ def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
 
 
 def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
-    history = History(tmp_path / "run")
+    history = History(tmp_path / "run", Proof(Ed25519PrivateKey.generate(), "run"))
     history.start({}, attempt=1, at="2026-11-21T00:00:00Z", kept=[])
     history.begin("row-1")
     with (tmp_path / "run" / HISTORY).open("a", encoding="utf-8") as file:

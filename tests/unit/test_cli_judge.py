@@ -50,7 +50,9 @@ def test_gate_without_a_limit_says_that_no_overhead_was_judged(capsys: pytest.Ca
 
 
 def test_gate_takes_a_bundle(here: Path) -> None:
-    done = publish(report(), report=here / "run.json", run_directory=here / "run")
+    done = publish(
+        report(), report=here / "run.json", run_directory=here / "run", key=example.KEYS.report, derivation=example.EXAMPLE
+    )
 
     assert run("gate", str(done.bundle), "--max-overhead", "3") == 0
 

@@ -17,7 +17,7 @@ from pytest_glasshouse.providers.redaction import cleaned, said
         ("ssh root@203.0.113.9 -p 41234", "ssh root@<address> -p ***"),
         ("at abc123-22.proxy.runpod.net or ssh4.vast.ai:10022", "at <host> or <host>"),
         ("key ssh-ed25519 AAAAC3Nza run", "key <public key> run"),
-        ("a\x1b[31mred\x00", "a[31mred"),
+        ("a\x1b[31mred\x00", r"a\x1b[31mred\x00"),
         ("two\nlines  here", "two lines here"),
     ],
 )

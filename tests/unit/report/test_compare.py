@@ -56,7 +56,13 @@ def test_no_row_in_common_is_said() -> None:
 def test_history_is_in_order_counts_a_run_once_and_names_what_it_left_out(tmp_path: Path) -> None:
     for number, day in enumerate(("22", "20"), 1):
         made = report(real(), run_id=f"run-{number}", created_at=f"2026-11-{day}T17:00:00Z")
-        publish(made, report=tmp_path / f"run-{number}.json", run_directory=tmp_path / f"run-{number}.run")
+        publish(
+            made,
+            report=tmp_path / f"run-{number}.json",
+            run_directory=tmp_path / f"run-{number}.run",
+            key=example.KEYS.report,
+            derivation=example.EXAMPLE,
+        )
     faulty = report(real(), run_id="run-3")
     faulty["rows"][0]["overheadPct"] = 0.01
     (tmp_path / "faulty.json").write_bytes(report_bytes(faulty))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import RedactionError
+from pytest_glasshouse.providers.redaction import cleaned
 from pytest_glasshouse.report.redaction import RULES, environment_taint, hits, redact
 from pytest_glasshouse.wire.tokens import sign
 from tests.unit.report import example
@@ -173,3 +174,43 @@ def test_service_token_is_found_in_words_and_inside_a_tokens_claims() -> None:
 
     assert [hit.rule for hit in hits({"reason": f"refused: {secret}"})] == ["service-token"]
     assert [hit.rule for hit in hits({"grant": _token({"note": secret}, "A" * 86)})] == ["service-token"]
+
+
+#: What patterns that give back, or are tried from every place, choke on: each repeated, after a beginning and before an end.
+PIECES = (
+    "a", "1", "a.", "1.", "a-", "a/", "./", "a@", "a:", ":1_", "://", "x://a:", "[a:", "a_b.", "ssh ", "ssh\n", "-p", "-p ", "bearer ",
+    " ", "\n", "-----BEGIN ", "PRIVATE KEY", '"d": ', "sk-a", "A", "f", "1.1.1.1:", "a.runpod.", "x/.enc_", "_.", '{"', "[",
+)  # fmt: skip
+BEGINNINGS = ("", "ssh ", "http://", "x@", "[", '"d":"', "x/")
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_every_rule_takes_time_by_a_texts_length(beginning: str) -> None:
+    """A guest chooses its driver's name. By its square, 120 kB of it took minutes; a rule is given a hundred times what it takes."""
+    slow = []
+    for piece in PIECES:
+        text = beginning + piece * (100_000 // len(piece)) + "!"
+        for rule in RULES:
+            began = time.process_time()
+            rule.pattern.search(text)
+            if time.process_time() - began > 2.0:
+                slow.append((rule.name, rule.pattern.pattern[:40], piece))
+        began = time.process_time()
+        cleaned(text)
+        if time.process_time() - began > 5.0:
+            slow.append(("cleaned", "", piece))
+    assert slow == []
+
+
+@pytest.mark.parametrize("piece", ["a.", "ssh ", "a-b.", "x://a:", "a@"])
+def test_megabyte_of_a_drivers_name_is_read_to_its_end(piece: str) -> None:
+    text = piece * (1_000_000 // len(piece))
+    assert [hit.rule for hit in hits({"driver": text, "more": {text: [text]}}) if hit.rule != "ssh-endpoint"] == []
+    assert "tunnel-url" in rules_of({"driver": f"{text} x.ngrok.io"})
+
+
+def test_text_that_is_json_in_json_costs_what_it_is_long() -> None:
+    """Places are spelled for what is found only, and depth is walked without a stack."""
+    deep = "[" * 400 + '"/home/ada"' + "]" * 400
+    assert len(hits({"a": "[" + ",".join([deep] * 200) + "]"})) == 201
+    assert len(hits({"x" * 50_000: {str(number): "/home/ada" for number in range(5_000)}})) == 5_000

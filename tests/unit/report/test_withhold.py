@@ -10,8 +10,8 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
 from pytest_glasshouse.report.check import Level, check_file
-from pytest_glasshouse.report.withhold import republish
-from pytest_glasshouse.report.writer import publish
+from pytest_glasshouse.report.republish import republish
+from pytest_glasshouse.report.writer import Published, publish, publish_records
 from tests.unit.report import example
 
 SAMPLE = "203.0.113.7:22117"
@@ -20,13 +20,23 @@ SAMPLE = "203.0.113.7:22117"
 def stopped(tmp_path: Path, document: dict[str, Any]) -> Path:
     """A run directory whose report was stopped."""
     with pytest.raises(RedactionError):
-        publish(document, report=tmp_path / "reports" / "run.json", run_directory=tmp_path / "run")
+        stop(document, tmp_path)
     return tmp_path / "run"
 
 
+def stop(document: dict[str, Any], tmp_path: Path) -> None:
+    given: dict[str, Any] = {"key": example.KEYS.report, "derivation": example.EXAMPLE}
+    publish(document, report=tmp_path / "run.json", run_directory=tmp_path / "run", **given)
+
+
+def again(run: Path, **given: Any) -> Published:
+    return republish(run, key_of=lambda _: example.KEYS.report, derivation=example.EXAMPLE, **given)
+
+
 def republished(tmp_path: Path, document: dict[str, Any], **given: Any) -> dict[str, Any]:
-    published = republish(stopped(tmp_path, document), key=example.KEYS.report, **given)
+    published = again(stopped(tmp_path, document), **given)
     assert SAMPLE not in published.report.read_text("utf-8")
+    assert published.bundle is not None
     assert check_file(published.bundle, derivation=example.EXAMPLE).level is Level.CONSISTENT
     loaded: dict[str, Any] = json.loads(published.report.read_bytes())
     return loaded
@@ -36,20 +46,20 @@ def test_free_text_is_masked_where_it_stands(tmp_path: Path) -> None:
     record = example.lost()
     record["record"]["reason"] = f"no answer from {SAMPLE}"
 
-    again = republished(tmp_path, example.document(example.measured(), record))
+    report = republished(tmp_path, example.document(example.measured(), record))
 
-    assert again["excludedResults"][0]["reason"] == "[withheld: ssh-endpoint]"
-    assert len(again["rows"]) == 1
+    assert report["excludedResults"][0]["reason"] == "[withheld: ssh-endpoint]"
+    assert len(report["rows"]) == 1
 
 
 def test_words_of_a_finding_are_masked_and_the_finding_stays(tmp_path: Path) -> None:
     record = example.measured()
     record["record"]["findings"][0]["seen"] = SAMPLE
 
-    again = republished(tmp_path, example.document(record))
+    report = republished(tmp_path, example.document(record))
 
-    assert again["rows"][0]["findings"][0]["seen"] == "[withheld: ssh-endpoint]"
-    assert again["rows"][0]["findings"][0]["finding"] == "held"
+    assert report["rows"][0]["findings"][0]["seen"] == "[withheld: ssh-endpoint]"
+    assert report["rows"][0]["findings"][0]["finding"] == "held"
 
 
 def test_row_whose_observation_holds_it_is_withheld_whole(tmp_path: Path) -> None:
@@ -57,12 +67,12 @@ def test_row_whose_observation_holds_it_is_withheld_whole(tmp_path: Path) -> Non
     observation = example.observation()
     observation["rounds"][0]["guest"][0]["bootId"] = SAMPLE
 
-    again = republished(tmp_path, example.document(example.measured(observation=observation), example.lost()))
+    report = republished(tmp_path, example.document(example.measured(observation=observation), example.lost()))
 
-    assert again["rows"] == []
-    assert [each["name"] for each in again["excludedResults"]] == ["mlp-h100-lost", "mlp-h100-60s"]
-    assert "ssh-endpoint" in again["excludedResults"][1]["reason"]
-    assert again["summary"]["lifecycle"] == {"held": 0, "attempted": 1, "lower95": 0.0}
+    assert report["rows"] == []
+    assert [each["name"] for each in report["excludedResults"]] == ["mlp-h100-lost", "mlp-h100-60s"]
+    assert "ssh-endpoint" in report["excludedResults"][1]["reason"]
+    assert report["summary"]["lifecycle"] == {"held": 0, "attempted": 1, "lower95": 0.0}
 
 
 def test_extra_is_dropped_whole(tmp_path: Path) -> None:
@@ -73,9 +83,9 @@ def test_extra_is_dropped_whole(tmp_path: Path) -> None:
 def test_text_of_the_run_is_masked(tmp_path: Path) -> None:
     environment = {**example.facts().environment, "release": SAMPLE}
 
-    again = republished(tmp_path, example.document(environment=environment))
+    report = republished(tmp_path, example.document(environment=environment))
 
-    assert again["environment"]["release"] == "[withheld: ssh-endpoint]"
+    assert report["environment"]["release"] == "[withheld: ssh-endpoint]"
 
 
 def test_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:
@@ -83,29 +93,103 @@ def test_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:
     record["record"]["decision"] = SAMPLE
     run = stopped(tmp_path, example.document(record))
 
-    published = republish(run, key=example.KEYS.report, report=tmp_path / "else" / "r.json")
+    published = again(run, report=tmp_path / "else" / "r.json")
 
     assert published.report == tmp_path / "else" / "r.json"
-    assert not (tmp_path / "reports").exists()
+    assert not (tmp_path / "run.json").exists()
 
 
-def test_value_that_can_neither_be_masked_nor_withheld_stays_in_quarantine(tmp_path: Path) -> None:
-    run = stopped(tmp_path, {**example.document(), "$schema": SAMPLE})
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"$schema": SAMPLE},
+        {"runId": SAMPLE},
+        {"createdAt": SAMPLE},
+        {"attestationRoot": SAMPLE},
+        {SAMPLE: 1},
+        {"generatedBy": {"name": SAMPLE, "version": SAMPLE}},
+        {"subject": {"name": SAMPLE, "version": None, "wheelSha256": None, "gitCommit": SAMPLE, "dirty": None}},
+        {"extra": {f"x/{SAMPLE}": SAMPLE}},
+        {"cleanup": {"status": "proven", "allocations": []}},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_whatever_the_run_itself_says_can_be_taken_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A paid run must not be lost to one word of its frame."""
+    with pytest.raises((RedactionError, ReportError)):
+        stop({**example.document(), **change}, tmp_path)
 
-    with pytest.raises(RedactionError, match="neither"):
-        republish(run, key=example.KEYS.report)
+    published = again(tmp_path / "run")
 
-    assert not (tmp_path / "reports").exists()
+    assert SAMPLE not in published.report.read_text("utf-8")
+    assert check_file(published.report, derivation=example.EXAMPLE).level is Level.CONSISTENT
 
 
-def test_report_stopped_because_it_did_not_validate_is_still_stopped(tmp_path: Path) -> None:
-    with pytest.raises(ReportError):
-        publish({**example.document(), "runId": ""}, report=tmp_path / "r.json", run_directory=tmp_path / "run")
+@pytest.mark.parametrize("place", ["name", "rowId", "modelId", "namedGpuModel", "allocationName", "workload", "overridden"])
+def test_row_that_is_called_what_may_not_be_said_loses_its_name(tmp_path: Path, place: str) -> None:
+    record = example.measured()
+    record["record"][place] = [SAMPLE] if place == "overridden" else SAMPLE
+    if place == "rowId":
+        record["record"][place] = "sk-" + "a1B2" * 8 + "-0123456789ab"
+    changes: dict[str, Any] = {"attempts": _attempts(record["record"]["rowId"])} if place == "rowId" else {}
+    with pytest.raises((RedactionError, ReportError)):
+        stop(example.document(record, example.lost(), **changes), tmp_path)
 
-    with pytest.raises(ReportError):
-        republish(tmp_path / "run", key=example.KEYS.report)
+    text = again(tmp_path / "run").report.read_text("utf-8")
+
+    assert SAMPLE not in text
+    assert "a1B2a1B2" not in text
+    assert check_file(tmp_path / "run.json", derivation=example.EXAMPLE).level is Level.CONSISTENT
+    assert len(json.loads(text)["excludedResults"]) == 2 - (place == "workload")
+
+
+def _attempts(row_id: str) -> tuple[dict[str, Any], ...]:
+    told = {
+        "startedAt": "2026-11-20T17:00:00Z",
+        "kept": [],
+        "begun": [row_id],
+        "finished": [{"rowId": row_id, "outcome": "measured"}],
+    }
+    return ({"attempt": 1, **told}, {"attempt": 2, **told, "kept": [row_id], "begun": [], "finished": []})
+
+
+def test_run_that_check_stopped_is_published_without_what_does_not_follow(tmp_path: Path) -> None:
+    record = example.measured()
+    record["record"]["overheadPct"] += 1.0
+    with pytest.raises(ReportError, match="overheadPct"):
+        stop(example.document(record, example.lost()), tmp_path)
+
+    report = json.loads(again(tmp_path / "run").report.read_bytes())
+
+    assert [each["outcome"] for each in report["excludedResults"]] == ["lost", "error"]
+    assert "$.rows[0].overheadPct" in report["excludedResults"][1]["reason"]
 
 
 def test_directory_without_a_quarantined_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o700)
     with pytest.raises(ConfigurationError, match="holds no quarantined report"):
-        republish(tmp_path, key=example.KEYS.report)
+        again(tmp_path / "run")
+
+
+def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> None:
+    """The place of a fault is published with the row it is in: a name in it may be the guest's."""
+    secret = "sk-" + "a1B2" * 8
+    observation = example.observation()
+    observation["rounds"][0]["guest"][0] = {secret: {"overheadPct": 1}, "x": {f"{SAMPLE} overheadPct": 1}}
+    records = [example.measured(observation=observation), example.lost()]
+    with pytest.raises(RedactionError):
+        stop(example.document(*records), tmp_path)
+    report = again(tmp_path / "run").report
+
+    assert secret not in report.read_text("utf-8")
+    assert SAMPLE not in report.read_text("utf-8")
+    gone = json.loads(report.read_bytes())["excludedResults"][-1]
+    assert gone["name"] == "mlp-h100-60s"
+    # and so it is where the run withholds the row by itself
+    done, settled = publish_records(
+        records, make=lambda given: example.document(*given), report=tmp_path / "by itself.json", run_directory=tmp_path / "another",
+        key=example.KEYS.report, derivation=example.EXAMPLE,
+    )  # fmt: skip
+    assert secret not in done.report.read_text("utf-8")
+    assert [each["record"]["name"] for each in settled.records] == ["mlp-h100-60s", "mlp-h100-lost"]
+    assert [each["list"] for each in settled.records] == ["excludedResults", "excludedResults"]

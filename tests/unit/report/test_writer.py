@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,16 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.writer import RowJournal, bundle_path, check_writable, publish, replace
+from pytest_glasshouse.report.run_key import Proof
+from pytest_glasshouse.report.writer import Published, RowJournal, bundle_path, check_writable, publish
 from tests.unit.report import example
+
+PROOF = Proof(example.KEYS.report, "20261120-170000-9f3c")
+
+
+def published(document: dict[str, Any], **given: Any) -> Published:
+    """By the example's own derivation."""
+    return publish(document, **{"key": example.KEYS.report, "derivation": example.EXAMPLE, **given})
 
 
 def mode(path: Path) -> int:
@@ -26,18 +33,18 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def test_row_is_in_the_journal_when_append_returns(tmp_path: Path) -> None:
-    journal = RowJournal(tmp_path / "run")
+    journal = RowJournal(tmp_path / "run", PROOF)
     records = [example.measured(), example.lost()]
 
     for record in records:
         journal.append(record)
 
-    assert RowJournal(tmp_path / "run").read() == records
+    assert RowJournal(tmp_path / "run", PROOF).read() == records
 
 
 def test_journal_is_for_its_owner_only(tmp_path: Path) -> None:
     """It is not yet redacted."""
-    journal = RowJournal(tmp_path / "run")
+    journal = RowJournal(tmp_path / "run", PROOF)
     journal.append(example.lost())
 
     assert (mode(journal.path), mode(journal.path.parent)) == (0o600, 0o700)
@@ -45,7 +52,7 @@ def test_journal_is_for_its_owner_only(tmp_path: Path) -> None:
 
 def test_torn_line_is_a_row_that_did_not_finish_and_spoils_no_other(tmp_path: Path) -> None:
     """A process killed while writing leaves half a line; the next one must not be glued to it."""
-    journal = RowJournal(tmp_path / "run")
+    journal = RowJournal(tmp_path / "run", PROOF)
     journal.append(example.measured())
     whole = journal.path.read_bytes()
     journal.path.write_bytes(whole + whole[: len(whole) // 2])
@@ -56,7 +63,7 @@ def test_torn_line_is_a_row_that_did_not_finish_and_spoils_no_other(tmp_path: Pa
 
 
 def test_later_record_of_a_row_replaces_the_earlier(tmp_path: Path) -> None:
-    journal = RowJournal(tmp_path / "run")
+    journal = RowJournal(tmp_path / "run", PROOF)
     journal.append(example.lost())
     later = example.lost()
     later["record"]["decision"] = "run again"
@@ -66,26 +73,25 @@ def test_later_record_of_a_row_replaces_the_earlier(tmp_path: Path) -> None:
 
 
 def test_journal_that_was_never_written_has_no_rows(tmp_path: Path) -> None:
-    assert RowJournal(tmp_path / "run").read() == []
+    assert RowJournal(tmp_path / "run", PROOF).read() == []
 
 
-def test_record_with_nan_is_not_written(tmp_path: Path) -> None:
-    journal = RowJournal(tmp_path / "run")
+def test_record_that_no_report_can_hold_is_kept_all_the_same(tmp_path: Path) -> None:
+    """It was paid for, and is withheld where the report is written."""
+    journal = RowJournal(tmp_path / "run", PROOF)
+    journal.append({"list": "rows", "record": {"rowId": "a", "overheadPct": math.inf}})
 
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        journal.append({"list": "rows", "record": {"rowId": "a", "overheadPct": math.nan}})
-
-    assert not journal.path.exists()
+    assert [each["record"]["overheadPct"] for each in RowJournal(tmp_path / "run", PROOF).read()] == [math.inf]
 
 
 def test_report_and_bundle_are_put_in_place(tmp_path: Path) -> None:
     document = example.document()
 
-    published = publish(document, report=tmp_path / "reports" / "run.json", run_directory=tmp_path / "run")
+    done = published(document, report=tmp_path / "reports" / "run.json", run_directory=tmp_path / "run")
 
-    assert json.loads(published.report.read_bytes()) == document
-    assert published.bundle == tmp_path / "reports" / "run.glasshouse.zip"
-    assert published.report.read_bytes() == report_bytes(document)
+    assert json.loads(done.report.read_bytes()) == document
+    assert done.bundle == tmp_path / "reports" / "run.glasshouse.zip"
+    assert done.report.read_bytes() == report_bytes(document)
     assert leftovers(tmp_path) == []
 
 
@@ -95,7 +101,7 @@ def test_forbidden_value_stops_the_report_and_goes_to_the_quarantine(tmp_path: P
     report = tmp_path / "reports" / "run.json"
 
     with pytest.raises(RedactionError, match=r"\$\.extra") as caught:
-        publish(document, report=report, run_directory=tmp_path / "run")
+        published(document, report=report, run_directory=tmp_path / "run")
 
     assert sample not in str(caught.value)
     assert not report.parent.exists()
@@ -108,14 +114,14 @@ def test_tainted_value_stops_the_report(tmp_path: Path) -> None:
     document = example.document(extra={"example/note": "the word is opensesame"})
 
     with pytest.raises(RedactionError, match="rule taint"):
-        publish(document, report=tmp_path / "run.json", run_directory=tmp_path / "run", taint=["opensesame"])
+        published(document, report=tmp_path / "run.json", run_directory=tmp_path / "run", taint=["opensesame"])
 
 
 def test_this_machines_directories_are_tainted(tmp_path: Path) -> None:
     document = example.document(extra={"example/note": f"in {tmp_path / 'run'}"})
 
     with pytest.raises(RedactionError, match="rule taint"):
-        publish(document, report=tmp_path / "run.json", run_directory=tmp_path / "run")
+        published(document, report=tmp_path / "run.json", run_directory=tmp_path / "run")
 
 
 @pytest.mark.parametrize("change", [{"unknown": 1}, {"runId": None}, {"rows": [{}]}])
@@ -123,24 +129,10 @@ def test_report_that_does_not_validate_is_not_written(tmp_path: Path, change: di
     report = tmp_path / "reports" / "run.json"
 
     with pytest.raises(ReportError, match="does not validate"):
-        publish({**example.document(), **change}, report=report, run_directory=tmp_path / "run")
+        published({**example.document(), **change}, report=report, run_directory=tmp_path / "run")
 
     assert not report.parent.exists()
     assert (tmp_path / "run" / "quarantine" / "report.json").exists()
-
-
-def test_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "report.json"
-    path.write_text("old", encoding="utf-8")
-
-    def interrupted(*_: object) -> int:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        replace(path, b"new")
-
-    assert [(each.name, each.read_text("utf-8")) for each in tmp_path.iterdir()] == [("report.json", "old")]
 
 
 @pytest.mark.parametrize(
@@ -164,12 +156,12 @@ def test_report_path_that_is_a_directory_is_refused(tmp_path: Path) -> None:
 def test_report_path_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
 
-    with pytest.raises(ConfigurationError, match="cannot write"):
+    with pytest.raises(ConfigurationError, match="cannot be written"):
         check_writable(tmp_path / "file" / "run.json")
 
 
 def test_files_are_readable_by_others_only_where_published(tmp_path: Path) -> None:
-    published = publish(example.document(), report=tmp_path / "run.json", run_directory=tmp_path / "run")
+    done = published(example.document(), report=tmp_path / "run.json", run_directory=tmp_path / "run")
 
-    assert (mode(published.report), mode(published.bundle)) == (0o644, 0o644)
+    assert (mode(done.report), mode(Path(str(done.bundle)))) == (0o644, 0o644)
     assert not (tmp_path / "run").exists()

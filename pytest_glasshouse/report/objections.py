@@ -1,0 +1,136 @@
+"""What stands against publishing a report, place by place: what `check` would call faulty, and what must not leave.
+
+This module reads a document and says where and why. It refuses to change one; `withhold` does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import GlasshouseError, IntegrityError
+from pytest_glasshouse.report.bundle import REPORT_LIMIT, report_bytes
+from pytest_glasshouse.report.check import check_bytes
+from pytest_glasshouse.report.redaction import hits
+from pytest_glasshouse.report.schema import schema_faults
+from pytest_glasshouse.wire.canonical import canonical, parse_strict
+from pytest_glasshouse.wire.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pytest_glasshouse.report.recompute import Derivation
+
+LISTS = ("rows", "excludedResults", "nullRows")
+#: What code that reads an observation raises where it is of no shape anybody thought of.
+UNREADABLE = (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
+_RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
+_PLAIN_PATH = re.compile(r"\$(?:\.[A-Za-z0-9_]{1,40}(?![^.\[:])|\[\d+\])*")
+#: More than this of one kind says nothing new.
+_MOST = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objection:
+    """`rule` is the redaction rule that was hit; None where something else is wrong."""
+
+    path: str
+    text: str
+    rule: str | None = None
+
+    def __str__(self) -> str:
+        return f"{printable(self.path, limit=160)} ({printable(self.text, limit=120)})"
+
+    @property
+    def record(self) -> tuple[str, int] | None:
+        """The list and the place of the record it is in; None where it is the run's own."""
+        found = _RECORD_PATH.match(self.path)
+        return None if found is None else (found[1], int(found[2]))
+
+    @property
+    def silent(self) -> Objection:
+        """The same, for where its own words may not be said either."""
+        record = self.record
+        path = "$" if record is None else f"$.{record[0]}[{record[1]}]"
+        return Objection(path=path, text="the run directory says more", rule=self.rule)
+
+    @property
+    def below(self) -> str:
+        """The path below the record."""
+        found = _RECORD_PATH.match(self.path)
+        return self.path if found is None else self.path[found.end() :]
+
+
+def objections(document: Mapping[str, Any], *, taint: Iterable[str], derivation: Derivation | None) -> list[Objection]:
+    """Everything that keeps this document from being published; empty where it may be.
+
+    Form comes first, then the schema and redaction, then everything else that `check` looks at: each only makes sense of
+    what the ones before let through.
+    """
+    if found := list(_unspeakable(document)):
+        return found
+    found = [Objection(path=path, text="does not follow the schema") for path in _schema_paths(document)]
+    found += [Objection(path=hit.path, text=f"rule {hit.rule}", rule=hit.rule) for hit in hits(document, taint=taint)][:_MOST]
+    if found:
+        return found
+    try:
+        faults = check_bytes(report_bytes(document), derivation=derivation).faults
+    except UNREADABLE as error:
+        return [Objection(path=_culprit(document, derivation), text=f"cannot be checked: {type(error).__name__}")]
+    return [Objection(path=fault.path, text=fault.text) for fault in faults[:_MOST]]
+
+
+def foremost(against: Iterable[Objection]) -> Objection:
+    """The one to tell of several: a redaction rule that was hit, else the first."""
+    return min(against, key=lambda each: each.rule is None)
+
+
+def told(found: Iterable[Objection]) -> str:
+    """The first few in words."""
+    every = list(dict.fromkeys(map(str, found)))
+    return "; ".join(every[:_SHOWN]) + (f"; and {len(every) - _SHOWN} more" if len(every) > _SHOWN else "")
+
+
+_SHOWN = 5
+
+
+def _schema_paths(document: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(_place(each) for each in schema_faults(document)))[:_MOST]
+
+
+def _place(fault: str) -> str:
+    """The path of a schema fault, up to the first name that may be anybody's: a place is published with the row it is in."""
+    found = _PLAIN_PATH.match(fault)
+    return "$" if found is None else found[0]
+
+
+def _unspeakable(document: Mapping[str, Any]) -> Iterator[Objection]:
+    """What has no canonical form, or is no strict JSON where it stands in the document."""
+    rest = {name: [] if name in LISTS else value for name, value in document.items()}
+    for path, depth_kept in [("$", rest), *((f"$.{name}[{place}]", {name: [each]}) for name, place, each in _records(document))]:
+        try:
+            canonical(depth_kept)
+            parse_strict(json.dumps(depth_kept, allow_nan=False), limit=REPORT_LIMIT, floats=True)
+        except IntegrityError as error:
+            yield Objection(path=path, text=f"not strict JSON: {error}")
+        except (ValueError, TypeError, RecursionError) as error:
+            yield Objection(path=path, text=f"not strict JSON: {type(error).__name__}")
+
+
+def _records(document: Mapping[str, Any]) -> Iterator[tuple[str, int, Any]]:
+    for name in LISTS:
+        records = document.get(name)
+        yield from ((name, place, each) for place, each in enumerate(records if isinstance(records, list) else ()))
+
+
+def _culprit(document: Mapping[str, Any], derivation: Derivation | None) -> str:
+    """The first record that cannot be checked alone; the document where each can be."""
+    for name, place, each in _records(document):
+        alone = {**document, **{other: [] for other in LISTS}, name: [each]}
+        try:
+            check_bytes(report_bytes(alone), derivation=derivation)
+        except UNREADABLE:
+            return f"$.{name}[{place}]"
+    return "$"

@@ -1,0 +1,92 @@
+"""`glasshouse redact`: publish what a run kept back, without what kept it back, and without renting again.
+
+It signs what this account's run made and nothing else: directory and quarantine are held to the run's own tags first. It
+writes beside the run directory it was given, or where the user names, and never over the report of another run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.report.objections import Objection, objections
+from pytest_glasshouse.report.run_directory import QUARANTINE, ForeignError, own_directory, read_own, read_tagged, untrusted
+from pytest_glasshouse.report.run_key import RUN_ID, Proof
+from pytest_glasshouse.report.withhold import redacted
+from pytest_glasshouse.report.writer import REPORT, WHY, check_writable, machine_paths, publish
+from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.whole_file import is_passed_through
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.report.writer import Published
+
+_REPORT_LIMIT = 256 * 1024 * 1024
+
+
+def republish(
+    run_directory: Path,
+    *,
+    key_of: Callable[[str], Ed25519PrivateKey],
+    report: Path | None = None,
+    taint: Iterable[str] = (),
+    derivation: Derivation | None = None,
+) -> Published:
+    """Mask or withhold what was found, seal anew and publish. `key_of` gives the key of a run by its id.
+
+    Raises `ConfigurationError` where the directory holds no quarantined report of this account's, and where the report
+    would go to a place that nobody named.
+    """
+    directory = own_directory(run_directory)
+    folder = directory / QUARANTINE
+    try:
+        run_id = untrusted(folder / WHY).get("runId")
+        if not isinstance(run_id, str) or RUN_ID.fullmatch(run_id) is None:
+            raise ForeignError(f"{folder / WHY}: names no run")
+        key = key_of(run_id)
+        why = read_tagged(folder / WHY, Proof(key, run_id))
+        data = read_own(folder / REPORT)
+    except OSError:
+        raise ConfigurationError(f"{run_directory}: holds no quarantined report") from None
+    if sha256_hex(data) != why["sha256"]:
+        raise ForeignError(f"{folder / REPORT}: was not written by a run of this account, or was changed since")
+    target = report or _target(directory, Path(why["report"]), run_id)
+    check_writable(target, what="--report")
+    taint = (*taint, *machine_paths(directory))
+    document = redacted(
+        json.loads(data),
+        [Objection(path=hit["path"], text=hit["text"], rule=hit["rule"]) for hit in why["hits"]],
+        run_id=run_id,
+        key=key,
+        ask=lambda asked: objections(asked, taint=taint, derivation=derivation),
+    )
+    return publish(document, report=target, run_directory=directory, taint=taint, key=key, derivation=derivation)
+
+
+def _target(directory: Path, wanted: Path, run_id: str) -> Path:
+    """Where the run wanted its report: beside its directory, and nowhere else without a word of the user's."""
+    target = directory.parent / wanted.name
+    if wanted.parent.resolve() != directory.parent or is_passed_through(target):
+        raise ConfigurationError(f"the run wanted its report at {wanted}, not beside {directory}: name a file with --report")
+    other = _run_of(target)
+    if other is not None and other != run_id:
+        raise ConfigurationError(f"{target} is there already, and not this run's: name another file with --report")
+    return target
+
+
+def _run_of(path: Path) -> Any:
+    """Whose report a file is; None where there is none."""
+    try:
+        told = json.loads(read_regular(path, limit=_REPORT_LIMIT))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, IntegrityError):
+        return ""
+    return told.get("runId", "") if isinstance(told, dict) else ""

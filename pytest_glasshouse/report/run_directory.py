@@ -1,0 +1,180 @@
+"""The run directory: what a run keeps while it goes on, for a later attempt and for `glasshouse redact`.
+
+Whatever is read back was written by this account's own run or is refused: the directory and its files belong to the user and
+nobody else may write them, none is a link, and every line and file carries a tag (`run_key.Proof`) over what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.wire.whole_file import put
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_glasshouse.report.run_key import Proof
+
+#: The folder of what may not be published.
+QUARANTINE = "quarantine"
+#: Larger files of a run directory are refused: a report of this size could not be checked either.
+FILE_LIMIT = 512 * 1024 * 1024
+_TAG = ', "tag": "'
+_TAIL = len(_TAG) + 64 + len('"}')
+
+
+class ForeignError(ConfigurationError):
+    """Something in a run directory that this account's run did not write."""
+
+
+def private_directory(directory: Path) -> Path:
+    """Make the directory, readable by its owner only. One that is a link or somebody else's is refused."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigurationError(f"{directory}: expected a directory, or nothing; saw something else") from None
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise ConfigurationError(f"{directory}: expected a directory of yours; move it away")
+    directory.chmod(0o700)
+    return directory
+
+
+def own_directory(directory: Path) -> Path:
+    """The directory without links in its path, if it is the user's and only he can write there. Raises `ForeignError`."""
+    try:
+        resolved = directory.resolve(strict=True)
+        found = resolved.lstat()
+    except (OSError, RuntimeError):
+        raise ForeignError(f"{directory}: expected a run directory, saw none") from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise ForeignError(f"{directory}: expected a run directory, saw no directory")
+    if found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise ForeignError(f"{directory}: expected a directory that only you may use (chmod 700): what is in it may be anybody's")
+    for folder in (resolved, resolved / QUARANTINE):
+        for path in folder.iterdir() if folder.is_dir() else ():
+            _refuse_foreign(path)
+    return resolved
+
+
+def read_own(path: Path) -> bytes:
+    """A file of a run directory: a regular one of the user's that is no link. Raises `ForeignError`, or `FileNotFoundError`."""
+    _refuse_foreign(path)
+    try:
+        return read_regular(path, limit=FILE_LIMIT)
+    except IntegrityError as error:
+        raise ForeignError(f"{path}: {error.detail or error.reason}") from None
+
+
+def write_tagged(path: Path, told: Mapping[str, Any], proof: Proof) -> None:
+    """Put a file of one JSON object there, tagged."""
+    put(path, _tagged(told, proof, path.name).encode() + b"\n", mode=0o600)
+
+
+def read_tagged(path: Path, proof: Proof) -> dict[str, Any]:
+    """What `write_tagged` wrote. Raises `ForeignError`, or `FileNotFoundError`."""
+    data = read_own(path)
+    told = _object(path, data)
+    if not _is_ours(data.removesuffix(b"\n"), told, proof, path.name):
+        raise ForeignError(f"{path}: was not written by a run of this account, or was changed since")
+    del told["tag"]
+    return told
+
+
+def untrusted(path: Path) -> dict[str, Any]:
+    """What a tagged file says of itself, believed by nobody: to find the key it must be tagged with."""
+    return _object(path, read_own(path))
+
+
+class TaggedLines:
+    """An append-only file of JSON lines. Each is tagged over the one before it, so none can be added, changed or taken out.
+
+    Lines at the end can be cut off, as a kill does too.
+    """
+
+    def __init__(self, path: Path, proof: Proof) -> None:
+        self._path = path
+        self._proof = proof
+        self._last: str | None = None
+        self._lock = threading.Lock()
+
+    def append(self, told: Mapping[str, Any]) -> None:
+        """Add a line; it is on disk when this returns. A line that a kill tore is closed first."""
+        with self._lock:
+            if self._last is None:
+                self.read()
+            line = _tagged(told, self._proof, self._path.name, after=self._last or "")
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            descriptor = os.open(self._path, flags, 0o600)
+            try:
+                size = os.fstat(descriptor).st_size
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                view = memoryview((b"\n" if torn else b"") + line.encode() + b"\n")
+                while view:
+                    view = view[os.write(descriptor, view) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._last = line[-66:-2]
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every line, without its tag. A torn one is passed over; a whole one that is not ours is `ForeignError`."""
+        try:
+            data = read_own(self._path)
+        except FileNotFoundError:
+            data = b""
+        found: list[dict[str, Any]] = []
+        last = ""
+        for line in data.split(b"\n"):
+            try:
+                told = json.loads(line)
+            except (ValueError, RecursionError):
+                continue  # torn: of an object, nothing but the whole is one
+            if not _is_ours(line, told, self._proof, self._path.name, after=last):
+                told_why = "is not this account's, or was changed, or one before it is gone"
+                raise ForeignError(f"{self._path}: line {len(found) + 1} {told_why}")
+            last = told.pop("tag")
+            found.append(told)
+        self._last = last
+        return found
+
+
+def _refuse_foreign(path: Path) -> None:
+    """A link, also a hard one, would have what a run writes here land somewhere else."""
+    found = path.lstat()
+    is_file = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
+    if not (is_file or stat.S_ISDIR(found.st_mode)) or found.st_uid != os.geteuid():
+        raise ForeignError(f"{path}: expected a file of yours, and no link")
+
+
+def _object(path: Path, data: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise ForeignError(f"{path}: was not written by a run of this account, or was changed since")
+    return told
+
+
+def _tagged(told: Mapping[str, Any], proof: Proof, what: str, *, after: str = "") -> str:
+    body = json.dumps(told)
+    return f'{body[:-1]}{_TAG}{proof.tag(what, body.encode(), after=after)}"}}'
+
+
+def _is_ours(line: bytes, told: object, proof: Proof, what: str, *, after: str = "") -> bool:
+    """Whether `line`, which reads as `told`, is what `_tagged` made: its tag is its last member and over all that is before."""
+    body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
+    return (
+        isinstance(told, dict)
+        and tail.startswith(_TAG.encode())
+        and tail == f'{_TAG}{told.get("tag")}"}}'.encode()
+        and proof.holds(told["tag"], what, body, after=after)
+    )

@@ -1,0 +1,167 @@
+"""A file that somebody named is written whole, stays what it is, and is refused in time where it cannot be written."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.whole_file import is_passed_through, put, refuse_unwritable
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_file_is_there_whole_and_nothing_else(tmp_path: Path) -> None:
+    put(tmp_path / "report.json", b"new")
+    assert ((tmp_path / "report.json").read_bytes(), names(tmp_path)) == (b"new", ["report.json"])
+
+
+def test_mode_of_a_new_file_is_the_callers_less_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        put(tmp_path / "a", b"")
+        put(tmp_path / "b", b"", mode=0o600)
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"] == [0o640, 0o600]
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o664, 0o755])
+def test_existing_file_keeps_its_mode_and_owner(tmp_path: Path, mode: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    path.chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12346)
+    before = path.stat()
+    put(path, b"new", mode=0o644)
+    after = path.stat()
+    assert path.read_bytes() == b"new"
+    assert (before.st_mode, before.st_uid, before.st_gid) == (after.st_mode, after.st_uid, after.st_gid)
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to a file", "to nothing"])
+def test_link_is_followed_and_stays_a_link(tmp_path: Path, there: bool) -> None:
+    (tmp_path / "far").mkdir()
+    target, link = tmp_path / "far" / "target", tmp_path / "link"
+    if there:
+        target.write_bytes(b"old")
+    link.symlink_to("far/target")
+    (tmp_path / "link to link").symlink_to("link")
+    put(tmp_path / "link to link", b"new")
+    assert link.is_symlink()
+    assert (tmp_path / "link to link").is_symlink()
+    assert (target.read_bytes(), names(tmp_path / "far")) == (b"new", ["target"])
+
+
+def test_pipe_is_written_through_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    put(pipe, b"x" * 200_000)
+    reader.join()
+    assert read == [b"x" * 200_000]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_device_behind_a_link_is_written_through(tmp_path: Path) -> None:
+    link = tmp_path / "nowhere"
+    link.symlink_to("/dev/null")
+    refuse_unwritable(link, what="--out")
+    put(link, b"gone")
+    assert is_passed_through(link)
+    assert link.is_symlink()
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_descriptor_is_written_where_it_stands(tmp_path: Path) -> None:
+    """Opened anew, a file behind it would be written from its start, over what was said before."""
+    path = tmp_path / "log"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.write(descriptor, b"before ")
+    put(Path(f"/dev/fd/{descriptor}"), b"report")
+    os.write(descriptor, b" after")
+    os.close(descriptor)
+    assert path.read_bytes() == b"before report after"
+    with pytest.raises(ConfigurationError, match="cannot be written"):
+        refuse_unwritable(Path("/dev/fd/987654321"), what="--out")
+
+
+def test_interrupted_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "report.json"
+    path.write_text("old", encoding="utf-8")
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        put(path, b"new")
+
+    assert [(each.name, each.read_text("utf-8")) for each in tmp_path.iterdir()] == [("report.json", "old")]
+
+
+def _loop(folder: Path) -> Path:
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("a")
+    return folder / "a"
+
+
+def _below_a_file(folder: Path) -> Path:
+    (folder / "file").write_bytes(b"")
+    return folder / "file" / "report.json"
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda folder: folder, "is a directory"),
+        (lambda folder: folder / ("x" * 300), "File name too long"),
+        (lambda folder: folder / ("y/" * 3000) / "z", "File name too long"),
+        (lambda folder: folder / "missing" / "x", "No such file or directory"),
+        (lambda folder: folder / "a\0b", "is no path"),
+        (_loop, "symbolic links"),
+        (_below_a_file, "Not a directory"),
+    ],
+    ids=["directory", "long name", "long path", "no parent", "no path", "loop", "below a file"],
+)
+def test_what_cannot_be_written_is_told_in_one_line_and_leaves_nothing(tmp_path: Path, make: object, told: str) -> None:
+    path = make(tmp_path)  # type: ignore[operator]
+    before = names(tmp_path)
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        refuse_unwritable(path, what="--out")
+    assert str(caught.value).startswith("--out: ")
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == before
+
+
+def test_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    monkeypatch.chdir(tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("s")
+        with pytest.raises(ConfigurationError, match="neither a file nor a pipe"):
+            refuse_unwritable(tmp_path / "s", what="--out")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_directory_that_may_not_be_written_is_refused_and_a_file_in_it_is_not(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"old")
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(ConfigurationError, match="Permission denied"):
+            refuse_unwritable(tmp_path / "new", what="--out")
+        refuse_unwritable(tmp_path / "file", what="--out")
+        put(tmp_path / "file", b"new")
+    finally:
+        tmp_path.chmod(0o755)
+    assert (tmp_path / "file").read_bytes() == b"new"
