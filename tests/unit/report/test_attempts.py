@@ -17,8 +17,9 @@ from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.check import check_bytes
 from pytest_glasshouse.report.gate import GatePolicy, Ruling, gate
 from pytest_glasshouse.report.markdown import markdown
+from pytest_glasshouse.report.objections import Objection, objections
 from pytest_glasshouse.report.page import page
-from pytest_glasshouse.report.withhold import resealed, withheld
+from pytest_glasshouse.report.withhold import redacted
 from pytest_glasshouse.wire.evidence import TYP_RESULT
 from pytest_glasshouse.wire.tokens import sign
 from tests.unit.report import example
@@ -159,8 +160,12 @@ def test_row_that_is_withheld_keeps_its_attempts() -> None:
     """What may not be published is masked in them, and they follow from the row that is left."""
     document, _ = published(tried(broken(), example.publishable()))
     document["excludedResults"][0]["attempts"][0]["notHeld"][0]["reason"] = "a-secret"
-    hits = [("$.excludedResults[0].attempts[0].notHeld[0].reason", "taint"), ("$.excludedResults[0].observation.plan", "taint")]
-    again = resealed(withheld(document, hits), key=example.KEYS.report)
+    paths = ("$.excludedResults[0].attempts[0].notHeld[0].reason", "$.excludedResults[0].observation.plan")
+    found = [Objection(path=path, text="rule taint", rule="taint") for path in paths]
+    again = redacted(
+        document, found, run_id="run-1", key=example.KEYS.report,
+        ask=lambda each: objections(each, taint=["a-secret"], derivation=example.EXAMPLE),
+    )  # fmt: skip
     assert "a-secret" not in report_bytes(again).decode()
     assert [each["outcome"] for each in again["excludedResults"][0]["attempts"]] == ["failed", "measured"]
     assert check_bytes(report_bytes(again), derivation=example.EXAMPLE).faults == ()
