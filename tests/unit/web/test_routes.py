@@ -23,7 +23,7 @@ from pytest_glasshouse.providers.api import NotSentError
 from pytest_glasshouse.providers.runpod import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.web.exchange import Limits, NoAnswerError, exchange
+from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.web.routes import Routes
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
@@ -311,6 +311,6 @@ def test_a_tunnelled_answer_has_its_deadline_too(tmp_path: Path, proxy: Proxy) -
         threading.Thread(target=drip, daemon=True).start()
         routes = Routes({"HTTPS_PROXY": proxy.url, "SSL_CERT_FILE": str(chain)})
         with pytest.raises(NoAnswerError, match="longer than 1 s") as caught:
-            exchange("GET", f"https://127.0.0.1:{listener.getsockname()[1]}/", routes=routes, limits=Limits(whole_s=1.0))
+            exchange("GET", f"https://127.0.0.1:{listener.getsockname()[1]}/", routes=routes, limits=AnswerLimits(whole_s=1.0))
         assert caught.value.sent
         over.set()
