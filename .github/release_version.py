@@ -1,4 +1,4 @@
-"""Refuses a release whose tag, version and changelog do not name the same one. Usage: release_version.py v1.2.3"""
+"""Refuses a release whose tag, version and changelog do not name the same one: `release_version.py v1.2.3`."""
 
 from __future__ import annotations
 
