@@ -5,7 +5,7 @@ JOBS   ?= 3
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-.PHONY: help demo test lint types imports schemas tests coverage soak chaos calibrate bench clean
+.PHONY: help demo test lint types imports schemas workflows docs package tests coverage soak chaos calibrate bench pre-commit clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## install, run the smoke rows on the mock provider, show table and report path
 	$(BIN)/python -m pytest benchmarks/ -m smoke
 
-test: lint types imports schemas tests ## what CI runs: lint, types, import contracts, schemas, tests
+test: lint types imports schemas workflows docs tests ## what CI runs: lint, types, import contracts, schemas, workflows, documentation, tests
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -33,6 +33,21 @@ imports: $(STAMP)
 schemas: $(STAMP)
 	$(BIN)/check-jsonschema --check-metaschema schemas/report-v1.schema.json
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml .github/examples/*.yml
+
+workflows: $(STAMP)
+	$(BIN)/zizmor --offline --quiet .github/workflows .github/dependabot.yml .github/examples/*.yml
+	$(BIN)/typos
+
+docs: $(STAMP) ## the documentation as a site in build/site; a link that leads nowhere fails
+	rm -rf build/docs build/site
+	mkdir -p build/docs
+	git ls-files -co --exclude-standard '*.md' '*.png' LICENSE ':!.github' | xargs cp --parents -t build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+package: $(STAMP) ## sdist and wheel in dist/, and a look at what an index would show
+	rm -rf dist
+	$(BIN)/python -m build --installer pip
+	$(BIN)/twine check --strict dist/*
 
 tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
@@ -58,5 +73,9 @@ bench: $(STAMP) ## ratios, printed and not judged
 	$(BIN)/python benchmarks/server.py
 	$(BIN)/python benchmarks/scale.py
 
+pre-commit: $(STAMP) ## run the checks of .pre-commit-config.yaml at each commit
+	$(BIN)/python -m pip install --quiet pre-commit
+	$(BIN)/pre-commit install
+
 clean: ## remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage*

@@ -7,6 +7,7 @@ to hold secrets, data keys or nonces that are still open: a restart forgets thos
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -89,6 +90,8 @@ class Ledger:
                 raise ConfigurationError(f"ledger {path}: cannot be opened ({error.strerror})") from None
             check_own(path, what="ledger")
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=0)
+        # Python 3.13 warns of a connection that nobody closed, and in pytest a warning may fail a test of the user's.
+        weakref.finalize(self, self._db.close)
         try:
             self._prepare(durable=path is not None)
         except sqlite3.Error as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import runpy
 import shlex
 from pathlib import Path
 from typing import Any
@@ -76,3 +78,29 @@ def test_every_option_in_an_example_exists(path: Path) -> None:
             assert used <= FLAGS
         if words[:3] == ["exec", "glasshouse", "gate"]:
             assert _parser().parse_args(words[2:]).command == "gate"
+
+
+@pytest.mark.parametrize(
+    ("tag", "heading", "expected"),
+    [
+        ("v1.2.3", "## 1.2.3 (2027-01-31)", None),
+        ("v1.2.4", "## 1.2.3 (2027-01-31)", "the tag is 'v1.2.4' and pyproject.toml has version '1.2.3': expected the tag 'v1.2.3'"),
+        ("v1.2.3", "## 1.2.3 (unreleased)", "CHANGELOG.md calls 1.2.3 'unreleased': expected the date of the release, as 2027-01-31"),
+        ("v1.2.3", "## 1.2.30 (2027-01-31)", "CHANGELOG.md has no section '## 1.2.3 (date)'"),
+    ],
+)
+def test_a_release_needs_one_version_in_tag_metadata_and_changelog(
+    tmp_path: Path, tag: str, heading: str, expected: str | None
+) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    (tmp_path / "CHANGELOG.md").write_text(f"# Changelog\n\n{heading}\n")
+    release = runpy.run_path(str(ROOT / ".github" / "release_version.py"))
+    assert release["trouble"](tag, root=tmp_path) == expected
+
+
+def test_every_action_is_pinned_by_the_digest_of_a_commit() -> None:
+    """A tag can be moved to other code after it was reviewed."""
+    files = [*(ROOT / ".github").rglob("*.yml")]
+    uses = [found[1] for path in files for found in re.finditer(r"^\s*(?:- )?uses: (.*)$", path.read_text("utf-8"), re.MULTILINE)]
+    assert uses
+    assert [each for each in uses if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each)] == []

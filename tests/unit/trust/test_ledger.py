@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import sqlite3
 import stat
 from pathlib import Path
@@ -125,3 +126,13 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be opened"):
         Ledger(tmp_path / "nowhere" / "ledger")
+
+
+def test_a_ledger_that_nobody_closes_closes_with_its_owner() -> None:
+    """Python 3.13 warns of a database that is left open, in the middle of somebody's tests."""
+    ledger = Ledger()
+    connection = ledger._db
+    del ledger
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
