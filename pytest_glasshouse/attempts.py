@@ -392,7 +392,10 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
         },
         work={each["record"]["rowId"]: _work_told(each["record"]) for each in records},
         allocations=tuple(
-            {"name": each["name"], "instance": each["providerInstanceId"], "status": each["status"], "reason": each["reason"]}
+            {
+                "name": each["name"], "instance": each["providerInstanceId"], "provider": each["provider"],
+                "status": each["status"], "reason": each["reason"],
+            }
             for each in document["cleanup"]["allocations"]
         ),
         tried={each["record"]["rowId"]: _tried_told(each) for each in records if not stays(each)},
@@ -426,6 +429,8 @@ def _ledger(path: Path) -> Iterator[dict[str, Any]]:
             del found[told["name"]]
         elif told["step"] in {"created", "adopted"}:
             entry["instance"] = told.get("instance")
+        elif told["step"] == "intent":
+            entry["provider"] = told.get("provider")
         elif told["step"] == "listed":
             entry["listed"] = True
     yield from found.values()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.engine import BrokerLike, CleanupLike
-    from pytest_glasshouse.report.document import TamperShown
+    from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
     from pytest_glasshouse.report.settle import Settled
     from pytest_glasshouse.report.writer import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
@@ -80,6 +80,7 @@ class Run:
         self.live: Live = open_live(config)
         self.broker: BrokerLike | None = None
         self.cleanup: CleanupLike | None = None
+        self._earlier_seen: tuple[AllocationCleanup, ...] | None = None
         self.records: dict[str, dict[str, Any]] = {
             nodeid: self.earlier.records[each.row.row_id]
             for nodeid, each in selected.rows.items()
@@ -497,34 +498,15 @@ class Run:
                 reason=each.get("detail") or "the provider's listing showed it while it ran and shows it no more",
             )
 
-    def _earlier_cleanups(self) -> Iterator[Any]:
-        """What became of the allocations of earlier attempts: by their report, or by their ledger and the listing of now."""
-        from pytest_glasshouse.report.document import AllocationCleanup
-
+    def _earlier_cleanups(self) -> tuple[AllocationCleanup, ...]:
+        """What became of the allocations of earlier attempts. Asked once, after those of this one were ended."""
         if self.earlier is None or self.broker is None:
-            return
-        from pytest_glasshouse.providers.listing import doubt_in
+            return ()
+        if self._earlier_seen is None:
+            from pytest_glasshouse.earlier_cleanups import earlier_cleanups
 
-        shown = self.broker.listing()
-        alive, doubt = {each.name for each in shown}, doubt_in(shown)
-        for each in self.earlier.allocations:
-            status: Any = each.get("status")
-            reason = each.get("reason", "")
-            if each["name"] in alive:
-                status, reason = "leak", "an earlier attempt made it, and the listing still shows it"
-            elif status is None and doubt:
-                status, reason = "unproven", f"an earlier attempt made it, and the listing may not be the whole: {doubt}"
-            elif status is None and each["listed"]:
-                status, reason = "proven", "the listing showed it in an earlier attempt and shows it no more"
-            elif status is None:
-                status, reason = "unproven", "an earlier attempt asked for it, and no listing ever showed it"
-            yield AllocationCleanup(
-                provider=self.options.provider,
-                name=each["name"],
-                provider_instance_id=each["instance"],
-                status=status,
-                reason=reason,
-            )
+            self._earlier_seen = tuple(earlier_cleanups(self.earlier, self.broker))
+        return self._earlier_seen
 
     def _settled(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:
         """The record of a row that was to run here, from every attempt at it, those of earlier runs of pytest too."""

@@ -188,10 +188,11 @@ class Broker:
         """Let the mock provider play one act of a fault on a granted allocation."""
         self._fleet.provider(grant.provider).play(grant.instance_id, act)
 
-    def listing(self) -> Listing:
-        """What the providers in use list, now; a provider that is busy for a moment is asked again."""
+    def listing(self, provider: str = "") -> Listing:
+        """What `provider`, else those in use, list now; a provider that is busy for a moment is asked again."""
         used = {each.provider.name: each.provider for each in self._fleet.allocations} or self._fleet.providers
-        shown = [self._fleet.patiently(provider, provider.list) for provider in used.values()]
+        asked = [self._fleet.provider(provider)] if provider else list(used.values())
+        shown = [self._fleet.patiently(each, each.list) for each in asked]
         return Listing((one for each in shown for one in each), doubt="; ".join(filter(None, map(doubt_in, shown))))
 
     def fate(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (each answer is found out at another place)

@@ -164,7 +164,8 @@ def _take(row: Json, read: Callable[[Json], Instance], found: dict[str, Instance
     except (UnusableError, IntegrityError):
         doubts.append("an entry that nobody can read")
         return
-    if not (isinstance(row, dict) and isinstance(row.get("name", row.get("label")), str | None)):
+    # Null is the name of what nobody named; none at all is a listing whose names are told in another way.
+    if not (isinstance(row, dict) and isinstance(row.get("name", row.get("label", 0)), str | None)):
         doubts.append("an entry whose name nobody can read")
     before = found.get(one.instance_id)
     if before is not None:

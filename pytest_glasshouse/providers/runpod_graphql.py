@@ -11,16 +11,17 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
-from pytest_glasshouse.errors import ConfigurationError, CredentialsError, ProviderError, RateLimitedError
+from pytest_glasshouse.errors import ConfigurationError, CredentialsError, NoCapacityError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError
 from pytest_glasshouse.providers.base import checked_id
-from pytest_glasshouse.providers.runpod import URL_VARIABLE, meaning
+from pytest_glasshouse.providers.runpod import URL_VARIABLE, meaning, only_this_pool
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.secret import Secret
 
 _MESSAGES = 5
+_FORBIDDEN = 403
 #: `extensions.code` of an error that is about the key, and sentences that are.
 _CODES = {"FORBIDDEN", "UNAUTHENTICATED", "UNAUTHORIZED"}
 _DENIED = (
@@ -78,16 +79,16 @@ class Call:
         errors = fields.get("errors")
         told = list(_sentences(errors)) if errors else []
         sentence = self._api.said(" ".join(text for text, _ in told) or fields.get("message") or "")
-        if reply.status == 403 or any(_denies(text, code) for text, code in told):  # noqa: PLR2004
-            raise CredentialsError(f"runpod: {sentence or '403'}. The API key is not accepted for this; check its rights")
-        if not told and not reply.succeeded:
-            raise self._api.refusal(reply, "a request", sentence)
-        if told:
-            self._refused(sentence, fields, changes=changes)
+        refused = bool(told) or not reply.succeeded
+        # First of all: whatever the error is about, what stands beside it exists.
+        if refused and self._beside(sentence or f"status {reply.status}", fields, changes=changes):
+            refused = False
+        if refused:
+            self._refused(reply, sentence, told, changes=changes)
         return {name: value for name, value in fields.items() if name != "errors"}
 
-    def _refused(self, sentence: str, fields: dict[str, Json], *, changes: bool) -> None:
-        """Raise what an error means, unless what stands beside it can be used."""
+    def _beside(self, sentence: str, fields: dict[str, Json], *, changes: bool) -> bool:
+        """Whether what stands beside an error can be used. Raises `MadeAllTheSameError` for something that was made."""
         data = fields.get("data")
         beside = [value for value in data.values() if value] if isinstance(data, dict) else []
         if changes and beside:
@@ -97,7 +98,17 @@ class Call:
             raise both
         if self._in_part and beside:
             self.missing = sentence
-            return
+            return True
+        return False
+
+    def _refused(self, reply: Reply, sentence: str, told: list[tuple[str, str]], *, changes: bool) -> NoReturn:
+        """Raise what an error means that stands alone."""
+        if reply.status == _FORBIDDEN or any(_denies(text, code) for text, code in told):
+            if changes and only_this_pool(sentence):
+                raise NoCapacityError(f"runpod: this account may not use that pool: {sentence}. Nothing was created")
+            raise CredentialsError(f"runpod: {sentence or '403'}. The API key is not accepted for this; check its rights")
+        if not told:
+            raise self._api.refusal(reply, "a request", sentence)
         if meaning(sentence) == "rate":
             raise RateLimitedError(f"runpod: {sentence}")
         error = SaidNoError(f"runpod: {sentence}")

@@ -137,7 +137,7 @@ class RunPodSdkProvider:
             except (UnusableError, IntegrityError):
                 doubts.append("an entry that nobody can read")
                 continue
-            if not isinstance(pod.get("name"), str | None):
+            if not isinstance(pod.get("name", 0), str | None):
                 doubts.append("an entry whose name nobody can read")
             if found.setdefault(one.instance_id, one) is not one:
                 doubts.append("an entry that is shown twice")

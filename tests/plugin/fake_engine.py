@@ -29,6 +29,8 @@ else:
     import example
 
 LOG = Path("engine.log")
+#: What an earlier attempt made, where a test says so.
+EARLIER_NAME = "glasshouse-earlier-1-2000000000"
 #: The names of rows that were carried out, one a line for each time.
 CARRIED = Path("carried.log")
 #: How many units the protected leg falls behind: 5.5 % overhead, and one of -27.6 %.
@@ -109,8 +111,11 @@ class FakeBroker:
     def signal_end(self) -> None:
         log("signal_end")
 
-    def listing(self) -> tuple[Any, ...]:
-        return ()
+    def listing(self, provider: str = "") -> tuple[Any, ...]:
+        log(f"listing {provider}")
+        if os.environ.get("FAKE_LISTING") == "fails":
+            raise InfrastructureError("the listing did not answer")
+        return tuple(SimpleNamespace(name=EARLIER_NAME, state=state) for state in os.environ.get("FAKE_LISTING", "").split())
 
     def secrets(self) -> tuple[str, ...]:
         return ("a-secret-socket-name",)

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pytest_glasshouse.attempts import HISTORY, PLAN, History
+from pytest_glasshouse.providers.ledger import LEDGER
 from pytest_glasshouse.report.check import check_bytes
 from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
 from pytest_glasshouse.report.run_key import Proof, run_key
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     Outcomes = Callable[[dict[str, Any]], dict[str, str]]
 
+#: What the fake engine lists where a test says so.
+EARLIER_NAME = "glasshouse-earlier-1-2000000000"
 SIX = ("good-1", "good-2", "good-3", "killedonce", "good-5", "good-6")
 
 
@@ -311,3 +314,31 @@ def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
     history.finish("row-1", "measured")
     assert history.attempts()[0]["finished"] == [{"rowId": "row-1", "outcome": "measured"}]
     assert stat.S_IMODE((tmp_path / "run").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("listing", "code", "status", "reason"),
+    [
+        ("fails", 10, "unproven", "the listing failed: the listing did not answer"),
+        ("running", 10, "leak", "the listing still shows it"),
+        ("ended", 0, "proven", "shows it no more"),
+        ("", 0, "proven", "shows it no more"),
+    ],
+)
+def test_what_an_earlier_attempt_made_is_judged_by_the_listing_of_its_own_provider(
+    killed: Project, monkeypatch: pytest.MonkeyPatch, listing: str, code: int, status: str, reason: str
+) -> None:
+    """A listing that failed took the report with it, and what had ended already was called a leak."""
+    told = {"name": EARLIER_NAME, "at": 1.0}
+    intent = {**told, "step": "intent", "provider": "local", "base": "", "price": 0.0, "deadline": 2e9}
+    steps = [intent, {**told, "step": "created", "instance": "made-1"}, {**told, "step": "listed"}]
+    ledger = run_directory(killed) / LEDGER
+    ledger.write_text("".join(json.dumps(step) + "\n" for step in steps), "utf-8")
+    ledger.chmod(0o600)
+    monkeypatch.setenv("FAKE_LISTING", listing)
+    result = killed.run("--glasshouse-resume", run_directory(killed).name.removesuffix(".run"))
+
+    assert result.ret == code
+    (found,) = [each for each in killed.report()["cleanup"]["allocations"] if each["name"] == EARLIER_NAME]
+    assert (found["status"], found["provider"], reason in found["reason"]) == (status, "local", True)
+    assert killed.asked("listing") == ["listing local"]

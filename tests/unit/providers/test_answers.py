@@ -25,6 +25,7 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.api import NotSentError
 from pytest_glasshouse.providers.base import Launch, Offer, Provider
+from pytest_glasshouse.providers.listing import doubt_in
 from pytest_glasshouse.providers.runpod import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.rows import RowSpec
@@ -229,6 +230,7 @@ def test_vasts_answers_to_a_create(
         (403, b"", CredentialsError),
         (200, {"errors": [{"message": "no", "extensions": {"code": "FORBIDDEN"}}]}, CredentialsError),
         (200, {"errors": [{"message": "Your API key is read only"}]}, CredentialsError),
+        (200, {"data": {"gpuTypes": [{}]}, "errors": [{"message": "forbidden"}]}, CredentialsError),
         (200, {"errors": []}, AmbiguousCreateError),
         (200, {"errors": [], "data": {"gpuTypes": [None]}}, AmbiguousCreateError),
         (200, {"errors": "no"}, ProviderError),
@@ -475,13 +477,53 @@ def test_a_log_is_the_end_of_what_was_printed_and_no_more(rest: Provider, vast: 
     assert rest.logs("a") == ""
 
 
-def test_an_error_beside_something_that_was_made_is_not_the_end_of_it(sdk: Provider, answers: OneAnswer) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "no longer any instances available"},
+        {"message": "access denied: field machine"},
+        {"message": "no", "extensions": {"code": "FORBIDDEN"}},
+        {"message": "Too many requests"},
+    ],
+)
+def test_an_error_beside_something_that_was_made_is_not_the_end_of_it(
+    sdk: Provider, answers: OneAnswer, error: dict[str, Any]
+) -> None:
     """GraphQL may answer both. Read as a refusal it would say that nothing exists, and the pod would bill on."""
-    both = {"errors": [{"message": "no longer any instances available"}], "data": {"podFindAndDeployOnDemand": {"id": "pod1"}}}
+    both = {"errors": [error], "data": {"podFindAndDeployOnDemand": {"id": "pod1"}}}
     answers.script = [{"data": {"gpuTypes": [{"id": "x"}]}}, both]
     with pytest.raises(AmbiguousCreateError) as caught:
         create(sdk)()
     assert caught.value.instance_id == "pod1"
+
+
+def test_a_refusal_beside_a_listing_hides_nothing_that_it_shows(sdk: Provider, answers: OneAnswer) -> None:
+    pod = {"id": "pod1", "name": "glasshouse-answers-1-1", "desiredStatus": "RUNNING"}
+    answers.say(200, {"errors": [{"message": "access denied: field runtime"}], "data": {"myself": {"pods": [pod]}}})
+    shown = sdk.list()
+    assert ([one.instance_id for one in shown], "access denied" in doubt_in(shown)) == (["pod1"], True)
+
+
+def test_graphql_too_tells_a_pool_from_a_key(sdk: Provider, answers: OneAnswer) -> None:
+    answers.script = [{"data": {"gpuTypes": [{"id": "x"}]}}, {"errors": [{"message": "not authorized for this data center"}]}]
+    with pytest.raises(NoCapacityError):
+        create(sdk)()
+
+
+@pytest.mark.parametrize("kind", ["rest", "sdk", "vast"])
+def test_a_listing_that_tells_no_names_is_not_one_of_nothing(
+    rest: Provider, sdk: Provider, vast: Provider, answers: OneAnswer, kind: str
+) -> None:
+    answers.say(200, _named_otherwise(kind))
+    provider = {"rest": rest, "sdk": sdk, "vast": vast}[kind]
+    assert "whose name nobody can read" in doubt_in(provider.list())
+
+
+def _named_otherwise(kind: str) -> Any:
+    row = {"id": 7 if kind == "vast" else "pod1", "title": "glasshouse-answers-1-1", "status": "RUNNING"}
+    if kind == "vast":
+        return {"instances": [row], "total_instances": 1}
+    return {"pods": [row]} if kind == "rest" else {"data": {"myself": {"pods": [row]}}}
 
 
 @pytest.mark.parametrize("message", ["API key not found", "User does not exist", "permission to this pod was not found"])
