@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
@@ -154,19 +155,25 @@ def countersigned(desk: Desk, *, read: Callable[..., object] = journal.read) -> 
 
 
 def legs_in_order(observation: Observation) -> Finding:
-    """The second leg started after the first one's process was gone, and raw after zeroized; or they took turns."""
-    return judge_rounds("legs in order, not overlapping", observation, _in_order)
+    """Each leg started after the one before it was gone, and a raw one after zeroized; or they took turns."""
+    return judge_rounds("legs in order, not overlapping", observation, in_order)
 
 
-def _in_order(desk: Desk) -> str:
+def in_order(desk: Desk) -> str:
+    """Of one round; what was held is returned."""
     if "turns" in desk.notes:
         return in_turns(desk)
-    first, second = desk.of("order")
-    desk.ran(first)
-    desk.ran(second)
+    first, second, *third = desk.of("order")
+    order = (first, second, *third)
+    for leg in order:
+        desk.ran(leg)
     boots = {seen["bootId"] for seen in desk.of("guest")}
     if len(boots) != 1:
         raise unseen("the legs' times are from two clocks", expected="one boot of the guest", seen=f"{len(boots)} boots")
+    return "; ".join([_after(desk, *pair) for pair in pairwise(order)])
+
+
+def _after(desk: Desk, first: str, second: str) -> str:
     gone, started = desk.of(first, "timeline", "exit"), desk.of(second, "timeline", "spawned")
     if first == "protected":
         zeroized = desk.of("protected", "timeline", "zeroized")

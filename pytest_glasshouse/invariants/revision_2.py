@@ -1,4 +1,4 @@
-"""Two invariants as revision 2 judged them: a journal, whatever its steps, and a guest, whatever its keys.
+"""Three invariants as revision 2 judged them: a journal, whatever its steps; a guest, whatever its keys; two legs, and no third.
 
 Kept so that a report of that time is judged as it was then.
 """
@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import lifecycle, place
-from pytest_glasshouse.invariants.finding import Finding, judge_rounds
+from pytest_glasshouse.invariants.finding import Desk, Finding, judge_rounds
 from pytest_glasshouse.wire import journal
 
 if TYPE_CHECKING:
@@ -26,6 +26,17 @@ def journal_countersigned(observation: Observation) -> Finding:
 def same_allocation(observation: Observation) -> Finding:
     """Provider's listing, GPU, boot and agent are the same before every leg of the row."""
     return judge_rounds("same allocation", observation, place.same_guest)
+
+
+def legs_in_order(observation: Observation) -> Finding:
+    """The second leg started after the first one's process was gone, and raw after zeroized; or they took turns."""
+    return judge_rounds("legs in order, not overlapping", observation, _of_two)
+
+
+def _of_two(desk: Desk) -> str:
+    if "turns" not in desk.notes and len(desk.notes.get("order") or ()) > 2:  # noqa: PLR2004
+        raise ValueError(f"expected two legs, saw {len(desk.of('order'))}")
+    return lifecycle.in_order(desk)
 
 
 def _replayed(lines: Sequence[str], nonce: str, *, head: Mapping[str, Any]) -> None:

@@ -42,12 +42,16 @@ LADDER: tuple[Revision, ...] = (
         before=MappingProxyType({"same_allocation": revision_1.same_allocation, "same_work": revision_1.same_work}),
         added=frozenset({"paused_leg_idle"}),
     ),
-    # A journal tells a whole lifecycle, an agent has one key, and claimed time passed on other clocks. Beside the invariants:
-    # an implausible negative is judged before the null, and is within no limit.
+    # A journal tells a whole lifecycle, an agent has one key, three whole lifecycles have an order, and claimed time passed on
+    # other clocks. Beside the invariants: an implausible negative is judged before the null, and is within no limit.
     Revision(
         number=AUDITED,
         before=MappingProxyType(
-            {"journal_countersigned": revision_2.journal_countersigned, "same_allocation": revision_2.same_allocation}
+            {
+                "journal_countersigned": revision_2.journal_countersigned,
+                "same_allocation": revision_2.same_allocation,
+                "legs_in_order": revision_2.legs_in_order,
+            }
         ),
         added=frozenset({"time_accounted_for"}),
     ),

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 class RawRunner:
     """Runs raw legs; the `raw_runner` fixture's object."""
 
-    def run(self, current: Round) -> Ended | None:
+    def run(self, current: Round, role: Role = "raw") -> Ended | None:
         """One raw leg. Returns how the row ended if it ended here, else None."""
 
         def leg() -> Ended | None:
-            begun = self.begin(current)
+            begun = self.begin(current, role)
             return begun.finish(current.follow(begun.watch, begun.on_event))
 
-        return guarded(current, "raw", leg)
+        return guarded(current, role, leg)
 
     def begin(self, current: Round, role: Role = "raw") -> RawLeg:
         """Start a raw leg. The caller follows it and then calls `finish`. Raises `ConfigurationError` where none may run."""

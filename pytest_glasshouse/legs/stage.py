@@ -333,7 +333,7 @@ def _round(current: Round, order: Sequence[Role], protected: ProtectedRuntime, r
     if current.design is not None:
         return InterleavedRound(current, current.design, order).run(protected, raw)
     for leg in order:
-        ended = protected.run(current) if leg == "protected" else raw.run(current)
+        ended = protected.run(current) if leg == "protected" else raw.run(current, leg)
         if ended is not None:
             return ended
     return None

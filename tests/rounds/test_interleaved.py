@@ -12,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.invariants import ALL, NULL, judge, legs_in_order, paused_leg_idle
+from pytest_glasshouse.invariants.revisions import invariants_of
 from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.legs.stage import did_not_fit
 from pytest_glasshouse.overhead.segments import round_segments
@@ -196,3 +197,25 @@ def test_raw_against_raw_is_judged_by_what_raw_legs_answer_for(tmp_path: Path) -
     assert one.protected is None
     assert all(set(pair) == {"number", "first", "raw", "raw2"} for pair in one.pairs)
     assert not did_not_fit(ran.outcome)
+
+
+@pytest.mark.parametrize(
+    ("fields", "legs"), [({"null": True}, {"raw", "raw2"}), ({"preset": "publish"}, {"protected", "raw", "raw2"})]
+)
+def test_legs_that_do_not_fit_together_run_one_after_the_other_and_each_is_its_own(
+    fields: dict[str, Any], legs: set[str], tmp_path: Path
+) -> None:
+    """Two raw legs are two: each with its own export, callback and exit."""
+    ran = carry_out(short_row(order="interleaved", resident=False, **fields), tmp_path)
+    assert ran.outcome.ended is None
+    observation = ran.outcome.observation
+    assert [(f.invariant, f.reason) for f in judge(observation) if f.finding != "held"] == []
+    (notes,) = observation["rounds"]
+    assert set(notes["order"]) == {seen["leg"] for seen in notes["guest"]} == legs
+    (one,) = results(observation)
+    assert {role for role in ("protected", "raw", "raw2") if getattr(one, role) is not None} == legs
+    later = copy.deepcopy(observation)
+    last = later["rounds"][0][notes["order"][-1]]["timeline"]
+    last["spawned"] = notes[notes["order"][-2]]["timeline"]["exit"] - 1
+    assert legs_in_order(later).finding == "broken"
+    assert {each.__name__: each for each in invariants_of(2)}["legs_in_order"](later).finding != "held"
