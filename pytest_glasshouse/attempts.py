@@ -19,6 +19,7 @@ from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportE
 from pytest_glasshouse.report.attempts import NEVER_JUDGED, entry, lost_entry, settled
 from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.folder import expanded
+from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.report.recompute import Derivation
@@ -120,8 +121,8 @@ def find(named: str, reports: Path) -> Path:
         return found[0]
     several = f" ({', '.join(path.name for path in found)} all say that they are its report: name one)" if found else ""
     raise ConfigurationError(
-        f"--glasshouse-resume {named}: expected a run id, a run directory (.run) or a report (.json); in {reports} there is "
-        f"neither {named}.run nor the report of a run of that id{several}"
+        f"expected a run id, a run directory (.run) or a report (.json); in {reports} there is "
+        f"neither {printable(named)}.run nor the report of a run of that id{several}"
     )
 
 
@@ -142,13 +143,15 @@ def read(named: str, reports: Path, *, environ: Mapping[str, str], derivation: D
 
     A report is derived again with `derivation`; a fault in it is one of the refusals.
     """
-    path = find(named, reports)
+    path = Path(named)
     try:
+        path = find(named, reports)
         return _of_directory(path, environ) if path.is_dir() else _of_report(path, environ, derivation)
     except (ConfigurationError, ReportError, IntegrityError) as error:
-        raise ConfigurationError(f"--glasshouse-resume {named}: {error}") from None
+        raise ConfigurationError(f"--glasshouse-resume {printable(named)}: {error}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigurationError(f"--glasshouse-resume {named}: {path} cannot be read ({type(error).__name__})") from error
+        why = getattr(error, "strerror", None) or type(error).__name__
+        raise ConfigurationError(f"--glasshouse-resume {printable(named)}: {printable(path)} cannot be read ({why})") from error
 
 
 def refuse_another(

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.report.bundle import REPORT_LIMIT, parsed
 from pytest_glasshouse.report.objections import Objection, objections
 from pytest_glasshouse.report.run_directory import QUARANTINE, ForeignError, own_directory, read_own, read_tagged, untrusted
 from pytest_glasshouse.report.run_key import RUN_ID, Proof
 from pytest_glasshouse.report.withhold import redacted
-from pytest_glasshouse.report.writer import REPORT, WHY, check_writable, machine_paths, publish
+from pytest_glasshouse.report.writer import REPORT, WHY, bundle_path, check_writable, machine_paths, publish
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.whole_file import is_passed_through
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.report.recompute import Derivation
     from pytest_glasshouse.report.writer import Published
-
-_REPORT_LIMIT = 256 * 1024 * 1024
 
 
 def republish(
@@ -75,6 +74,8 @@ def _target(directory: Path, wanted: Path, run_id: str) -> Path:
     target = directory.parent / wanted.name
     if wanted.parent.resolve() != directory.parent or is_passed_through(target):
         raise ConfigurationError(f"the run wanted its report at {wanted}, not beside {directory}: name a file with --report")
+    if linked := [each for each in (target, bundle_path(target)) if each.is_symlink()]:
+        raise ConfigurationError(f"{linked[0]} is a link, to a place that nobody named: name a file with --report")
     other = _run_of(target)
     if other is not None and other != run_id:
         raise ConfigurationError(f"{target} is there already, and not this run's: name another file with --report")
@@ -84,9 +85,9 @@ def _target(directory: Path, wanted: Path, run_id: str) -> Path:
 def _run_of(path: Path) -> Any:
     """Whose report a file is; None where there is none."""
     try:
-        told = json.loads(read_regular(path, limit=_REPORT_LIMIT))
+        told = parsed(read_regular(path, limit=REPORT_LIMIT))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError, IntegrityError):
+    except (OSError, IntegrityError):
         return ""
     return told.get("runId", "") if isinstance(told, dict) else ""

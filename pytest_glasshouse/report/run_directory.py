@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.bounded_file import read_regular
+from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.whole_file import put
 
 if TYPE_CHECKING:
@@ -80,17 +81,23 @@ def write_tagged(path: Path, told: Mapping[str, Any], proof: Proof) -> None:
 
 def read_tagged(path: Path, proof: Proof) -> dict[str, Any]:
     """What `write_tagged` wrote. Raises `ForeignError`, or `FileNotFoundError`."""
-    data = read_own(path)
-    told = _object(path, data)
-    if not _is_ours(data.removesuffix(b"\n"), told, proof, path.name):
+    line = read_own(path).removesuffix(b"\n")
+    if not _is_ours(line, proof, path.name):
         raise ForeignError(f"{path}: was not written by a run of this account, or was changed since")
+    told: dict[str, Any] = json.loads(line)
     del told["tag"]
     return told
 
 
 def untrusted(path: Path) -> dict[str, Any]:
     """What a tagged file says of itself, believed by nobody: to find the key it must be tagged with."""
-    return _object(path, read_own(path))
+    try:
+        told = parse_tolerant(read_own(path), limit=FILE_LIMIT)
+    except IntegrityError:
+        told = None
+    if not isinstance(told, dict):
+        raise ForeignError(f"{path}: was not written by a run of this account, or was changed since")
+    return told
 
 
 class TaggedLines:
@@ -133,13 +140,12 @@ class TaggedLines:
         found: list[dict[str, Any]] = []
         last = ""
         for line in data.split(b"\n"):
-            try:
-                told = json.loads(line)
-            except (ValueError, RecursionError):
-                continue  # torn: of an object, nothing but the whole is one
-            if not _is_ours(line, told, self._proof, self._path.name, after=last):
+            if not _is_ours(line, self._proof, self._path.name, after=last):
+                if _is_torn(line):
+                    continue
                 told_why = "is not this account's, or was changed, or one before it is gone"
                 raise ForeignError(f"{self._path}: line {len(found) + 1} {told_why}")
+            told = json.loads(line)
             last = told.pop("tag")
             found.append(told)
         self._last = last
@@ -154,27 +160,22 @@ def _refuse_foreign(path: Path) -> None:
         raise ForeignError(f"{path}: expected a file of yours, and no link")
 
 
-def _object(path: Path, data: bytes) -> dict[str, Any]:
-    try:
-        told = json.loads(data)
-    except (ValueError, RecursionError):
-        told = None
-    if not isinstance(told, dict):
-        raise ForeignError(f"{path}: was not written by a run of this account, or was changed since")
-    return told
-
-
 def _tagged(told: Mapping[str, Any], proof: Proof, what: str, *, after: str = "") -> str:
     body = json.dumps(told)
     return f'{body[:-1]}{_TAG}{proof.tag(what, body.encode(), after=after)}"}}'
 
 
-def _is_ours(line: bytes, told: object, proof: Proof, what: str, *, after: str = "") -> bool:
-    """Whether `line`, which reads as `told`, is what `_tagged` made: its tag is its last member and over all that is before."""
+def _is_ours(line: bytes, proof: Proof, what: str, *, after: str = "") -> bool:
+    """Whether `line` is what `_tagged` made: its tag is its last member and over all that is before."""
     body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
-    return (
-        isinstance(told, dict)
-        and tail.startswith(_TAG.encode())
-        and tail == f'{_TAG}{told.get("tag")}"}}'.encode()
-        and proof.holds(told["tag"], what, body, after=after)
-    )
+    tag = tail[len(_TAG) : -len('"}')].decode("ascii", "replace")
+    return tail == f'{_TAG}{tag}"}}'.encode() and proof.holds(tag, what, body, after=after)
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a kill may have left the line: of an object, nothing but the whole is JSON. One too large to tell is none."""
+    try:
+        parse_tolerant(line, limit=FILE_LIMIT)
+    except IntegrityError as error:
+        return error.reason == "malformed"
+    return False

@@ -42,6 +42,7 @@ _KEPT = (
     "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "adapter", "parameters",
     "order", "rounds", "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
 )  # fmt: skip
+_KEPT_NAMELESS = tuple(name for name in _KEPT if name not in ("parameters", "attempts"))
 #: In the first pass places are masked, in the second whole fields say nothing and rows lose their names; then rows are dropped.
 _PASSES = 6
 _NOTHING = f"{WITHHELD}]"
@@ -85,8 +86,11 @@ def redacted(
 
 
 def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int | None = None) -> dict[str, Any]:
-    """An excluded result in place of a record, unsealed. With a `number` its names are taken out too."""
-    named = {name: record[name] for name in _KEPT if name in record}
+    """An excluded result in place of a record, unsealed. With a `number` its names are taken out too, and its attempts."""
+    kept = _KEPT if number is None else _KEPT_NAMELESS
+    named = {name: record[name] for name in kept if name in record}
+    if "attempts" in named and objection.rule is not None:
+        named["attempts"] = [_wordless(each) for each in named["attempts"]]
     if number is not None:
         named |= {"name": f"withheld-{number}", "rowId": f"withheld-{number}-{number:012x}", "modelId": None}
         named |= {"namedGpuModel": None, "overridden": [], "asDeclared": True, "declared": None}
@@ -118,6 +122,12 @@ def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int
             *([NEEDED_MORE] if "attempts" in record else []),
         ],
     }
+
+
+def _wordless(tried: Mapping[str, Any]) -> dict[str, Any]:
+    """One of a row's `attempts` without what people or providers said in it."""
+    not_held = [{**each, "reason": _NOTHING} for each in tried["notHeld"]]
+    return {**tried, **({"reason": _NOTHING} if "reason" in tried else {}), "notHeld": not_held}
 
 
 def withheld_record(record: Record, objection: Objection, *, number: int | None = None) -> Record:

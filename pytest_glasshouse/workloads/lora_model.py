@@ -53,7 +53,7 @@ def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
     """`config.json` of a causal language model with plain weights, long enough for a sequence. Raises `ConfigurationError`."""
     try:
         config = json.loads(file_of(base, "config.json"))
-    except ValueError:
+    except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ConfigurationError(f"model {base.model_id}: config.json: expected a JSON object; saw something else")

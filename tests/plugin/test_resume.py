@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from pytest_glasshouse.attempts import HISTORY, PLAN, History
+from pytest_glasshouse.attempts import HISTORY, PLAN, History, read
+from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.ledger import LEDGER
 from pytest_glasshouse.report.check import check_bytes
 from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
@@ -301,6 +302,13 @@ def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         result.stderr.fnmatch_lines([f"*was started with other options: {told}. Give the same options, or start a new run*"])
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("named", ["a" * 5000, "a" * 254, "~nobody-of-this-name/x", "", ".", "/dev/zero", "\x1b[2J"])
+def test_name_of_no_run_is_refused_in_one_visible_line(tmp_path: Path, named: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^--glasshouse-resume ") as caught:
+        read(named, tmp_path, environ={})
+    assert str(caught.value).isprintable()
 
 
 def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:

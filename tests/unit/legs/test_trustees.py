@@ -56,7 +56,7 @@ def test_a_server_is_met_over_tls(outside: OutsideServer, tls: Embedded, owner: 
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(outside: OutsideServer) -> None:
-    with pytest.raises(ConfigurationError, match="did not answer: its .*certificate is not valid here"):
+    with pytest.raises(ConfigurationError, match=r"did not answer: its .*certificate is not valid here"):
         check_outside(replace(outside, authority=None))
 
 

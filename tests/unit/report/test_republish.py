@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError
 from pytest_glasshouse.report.republish import republish
+from pytest_glasshouse.report.run_directory import ForeignError, TaggedLines
 from pytest_glasshouse.report.run_key import SECRET, Proof, run_key, state_directory
 from pytest_glasshouse.report.writer import Published, publish
 from tests.unit.report import example
@@ -167,3 +169,41 @@ def test_tag_is_of_one_file_one_place_and_one_run() -> None:
         proof.holds("ü" * 64, "rows", b"line", after="before"),
     ):
         assert not held
+
+
+@pytest.mark.parametrize("name", ["r.json", "r.glasshouse.zip"])
+def test_link_that_somebody_put_beside_the_directory_is_not_followed(stopped: Path, tmp_path: Path, name: str) -> None:
+    """Nobody named what it leads to, and a report of no run is there to say so: it may lead to nothing yet."""
+    (tmp_path / "elsewhere").mkdir()
+    (stopped.parent / name).symlink_to(tmp_path / "elsewhere" / "victim")
+
+    with pytest.raises(ConfigurationError, match="name a file with --report"):
+        again(stopped)
+
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("bomb", [b"[" + b"{}," * 3_000_000 + b"{}]", b'{"runId":' + b"[" * 1_000_000], ids=["wide", "deep"])
+def test_run_directory_that_is_a_bomb_is_refused_before_anything_is_made_of_it(stopped: Path, bomb: bytes) -> None:
+    (stopped / "quarantine" / "why.json").write_bytes(bomb)
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigurationError, match="was not written by a run of this account"):
+            again(stopped)
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(bomb)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("line", [b"[" + b"{}," * 2_000_000 + b"{}]", b'{"a": 1}', b'{"a": NaN}', b'{"a": 1, "a": 2}'])
+def test_line_of_somebody_else_is_refused_and_a_torn_one_passed_over(tmp_path: Path, line: bytes) -> None:
+    lines = TaggedLines(tmp_path / "rows.jsonl", Proof(example.KEYS.report, "run-1"))
+    lines.append({"seen": float("nan")})
+    whole = (tmp_path / "rows.jsonl").read_bytes()
+    (tmp_path / "rows.jsonl").write_bytes(whole + whole[:-5] + b"\n")
+    assert len(lines.read()) == 1
+
+    (tmp_path / "rows.jsonl").write_bytes(whole + line + b"\n")
+    with pytest.raises(ForeignError, match="line 2"):
+        lines.read()

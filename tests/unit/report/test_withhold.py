@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
+from pytest_glasshouse.report.attempts import entry, settled
 from pytest_glasshouse.report.check import Level, check_file
+from pytest_glasshouse.report.objections import objections
 from pytest_glasshouse.report.republish import republish
+from pytest_glasshouse.report.settle import settle
 from pytest_glasshouse.report.writer import Published, publish, publish_records
 from tests.unit.report import example
 
@@ -193,3 +196,28 @@ def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> Non
     assert secret not in done.report.read_text("utf-8")
     assert [each["record"]["name"] for each in settled.records] == ["mlp-h100-60s", "mlp-h100-lost"]
     assert [each["list"] for each in settled.records] == ["excludedResults", "excludedResults"]
+
+
+@pytest.mark.parametrize("place", ["parameters", "reason", "allocationName", "notHeld"])
+def test_secret_of_an_earlier_attempt_or_a_parameter_withholds_its_row_alone(place: str) -> None:
+    """A row that was tried again keeps what was said in each attempt; the report of the run does not depend on it."""
+    first, second = example.lost(), example.measured()
+    told = {"startedAt": "2026-11-20T17:00:00Z", **entry(first)}
+    not_held = [{"invariant": "same work", "finding": "unseen", "reason": SAMPLE}]
+    told |= {} if place == "parameters" else {place: not_held if place == "notHeld" else SAMPLE}
+    record = settled([(told, first), ({"startedAt": "2026-11-20T17:01:00Z", **entry(second)}, second)])
+    if place == "parameters":
+        record["record"]["parameters"] = {"secret": SAMPLE}
+
+    found = settle(
+        [record, example.measured(name="other")],
+        make=lambda records: example.document(*records),
+        ask=lambda document: objections(document, taint=(), derivation=example.EXAMPLE),
+    )
+
+    assert not found.blocked
+    assert SAMPLE not in json.dumps(found.document)
+    assert [each["name"] for each in found.document["rows"]] == ["other"]
+    withheld = found.document["excludedResults"][0]
+    assert "it needed more than one attempt" in withheld["unpublishableBecause"]
+    assert len(withheld.get("attempts", ())) == (2 if place in {"reason", "notHeld"} else 0)
