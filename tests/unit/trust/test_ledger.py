@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sqlite3
 import stat
 from pathlib import Path
@@ -125,3 +126,26 @@ def test_every_commit_is_synced(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be opened"):
         Ledger(tmp_path / "nowhere" / "ledger")
+
+
+def test_files_that_sqlite_goes_on_from_are_as_private_as_the_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    Ledger(path).close()
+    for beside in ("-wal", "-journal", "-shm"):
+        other = path.with_name(path.name + beside)
+        other.touch()
+        other.chmod(0o666)
+        with pytest.raises(ConfigurationError, match=rf"{beside} may be written to by others \(mode 0666\)"):
+            Ledger(path)
+        other.unlink()
+        other.symlink_to(tmp_path)
+        with pytest.raises(ConfigurationError, match=rf"{beside}: expected a regular file"):
+            Ledger(path)
+        other.unlink()
+    Ledger(path).close()
+
+
+def test_a_ledger_that_is_no_file_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    with pytest.raises(ConfigurationError, match="expected a regular file"):
+        Ledger(tmp_path / "fifo")
