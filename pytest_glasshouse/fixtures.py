@@ -64,8 +64,9 @@ class OneRow:
         attempt = trying.carry(self._item)
         # An error that the test catches is the end of this attempt all the same.
         with trying.noting(self._item):
-            attempt.outcome = self._allocation.carry_out(row, protected, raw)
-        return attempt.outcome
+            outcome = self._allocation.carry_out(row, protected, raw)
+            trying.carried_out(self._item, attempt, outcome)
+        return outcome
 
 
 def refuse_another(item: pytest.Item, row: RowSpec, *, like: tuple[str, ...] = ()) -> None:

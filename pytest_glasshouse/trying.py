@@ -62,6 +62,14 @@ def carry(item: pytest.Item) -> Try:
     return now
 
 
+def carried_out(item: pytest.Item, attempt: Try, outcome: Any) -> None:
+    """A row was carried out. What did not hold in it is told now, so that nothing which ends the process can hide it."""
+    attempt.outcome = outcome
+    seen = _seen(item)
+    if seen is not None and seen["list"] == "excludedResults":
+        _tell(item, attempt.stamped(seen))
+
+
 def recorded(item: pytest.Item, outcome: Any) -> Record:
     """Record an outcome, of the attempt it came of. Another one than was recorded of that is another attempt's."""
     record, now = _record(item, outcome), _current(item)

@@ -18,6 +18,7 @@ from pytest_glasshouse.wire.own_file import check_own
 
 #: Written into the file's header: "GHL1". Another number is another program's file, or another version's.
 _APPLICATION = 0x47484C31
+_BESIDE = ("-wal", "-journal", "-shm")
 _TABLES = """
     CREATE TABLE policy (
         name TEXT NOT NULL, version INTEGER NOT NULL, sha256 TEXT NOT NULL, PRIMARY KEY (name, sha256)
@@ -88,7 +89,12 @@ class Ledger:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             except OSError as error:
                 raise ConfigurationError(f"ledger {path}: cannot be opened ({error.strerror})") from None
-            check_own(path, what="ledger")
+            # SQLite goes on from these as from the ledger itself.
+            for each in (path, *(path.with_name(path.name + beside) for beside in _BESIDE)):
+                if os.path.lexists(each):
+                    check_own(each, what="ledger")
+                    if not each.is_file():
+                        raise ConfigurationError(f"ledger {each}: expected a regular file, saw something else")
         self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False, timeout=0)
         # Python 3.13 warns of a connection that nobody closed, and in pytest a warning may fail a test of the user's.
         weakref.finalize(self, self._db.close)

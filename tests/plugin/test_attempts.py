@@ -310,3 +310,31 @@ def test_killed_attempt_counts_and_a_judged_one_stays_in_a_run_that_goes_on(proj
     assert shape(killed) == [("lost", None, False), ("measured", 1.0, True)]
     assert sum(each["begun"].count(killed["rowId"]) for each in report["attempts"]) == 2
     assert check_bytes(project.reports()[0].read_bytes(), derivation=example.EXAMPLE).faults == ()
+
+
+UNRECORDED = """
+import os, pytest, signal
+from pathlib import Path
+from pytest_glasshouse.rows import RowSpec
+
+ROWS = [RowSpec(name=name, workload="mlp", gpu="h100", order="raw-first", target_s=60) for name in {names!r}]
+
+@pytest.mark.parametrize("row", ROWS)
+def test_row(row, allocation, protected_runtime, raw_runner, row_report):
+    outcome = row.run(allocation, protected_runtime, raw_runner)
+    if not Path("ended").exists():
+        Path("ended").touch()
+        {ending}
+    row_report.record(outcome)
+"""
+
+
+@pytest.mark.parametrize("ending", ["pytest.exit('enough', returncode=0)", "os.kill(os.getpid(), signal.SIGKILL)"])
+def test_broken_row_whose_run_ends_before_it_is_recorded_is_broken(project: Project, ending: str) -> None:
+    """It was seen to be broken: ending the run there and going on with it is no way to another attempt."""
+    project.pytester.makepyfile(test_rows=UNRECORDED.format(names=["in-broken-good"], ending=ending))
+    project.spawn("-q")
+    (left,) = [*project.reports(), *(project.pytester.path / "reports").glob("*.run")][:1]
+
+    assert project.spawn("-q", "--glasshouse-resume", str(left)).ret == pytest.ExitCode.TESTS_FAILED
+    assert told(project.report(), "in-broken-good")["outcome"] == "failed"

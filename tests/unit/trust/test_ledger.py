@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import os
 import sqlite3
 import stat
 from pathlib import Path
@@ -136,3 +137,24 @@ def test_a_ledger_that_nobody_closes_closes_with_its_owner() -> None:
     gc.collect()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("SELECT 1")
+def test_files_that_sqlite_goes_on_from_are_as_private_as_the_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    Ledger(path).close()
+    for beside in ("-wal", "-journal", "-shm"):
+        other = path.with_name(path.name + beside)
+        other.touch()
+        other.chmod(0o666)
+        with pytest.raises(ConfigurationError, match=rf"{beside} may be written to by others \(mode 0666\)"):
+            Ledger(path)
+        other.unlink()
+        other.symlink_to(tmp_path)
+        with pytest.raises(ConfigurationError, match=rf"{beside}: expected a regular file"):
+            Ledger(path)
+        other.unlink()
+    Ledger(path).close()
+
+
+def test_a_ledger_that_is_no_file_is_one_line(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    with pytest.raises(ConfigurationError, match="expected a regular file"):
+        Ledger(tmp_path / "fifo")
