@@ -52,6 +52,7 @@ class Layer:
 
 def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
     """`config.json` of a causal language model with plain weights, long enough for a sequence. Raises `ConfigurationError`."""
+    config: Any
     try:
         config = parse_tolerant(file_of(base, "config.json"), limit=JSON_LIMIT)
     except IntegrityError:
