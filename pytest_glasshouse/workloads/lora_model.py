@@ -116,7 +116,7 @@ def tokenizer_of(base: BaseModel, config: Mapping[str, Any]) -> Any:
 
 def layers_of(base: BaseModel, config: Mapping[str, Any], targets: Sequence[str]) -> tuple[Layer, ...]:
     """The layers called one of `targets`, from the first to the last. Raises `ConfigurationError`, naming what there is."""
-    tensors = _tensors(base)
+    tensors = tensors_of(base)
     _same_vocabulary(base, config, tensors)
     body = _BODY.get(str(config.get("model_type")), "model")
     headless = not any(name.startswith(f"{body}.") for name in tensors) and any(name.startswith(_BLOCKS) for name in tensors)
@@ -152,7 +152,7 @@ def file_of(base: BaseModel, name: str) -> bytes:
     return base.files[name] if base.directory is None else (base.directory / name).read_bytes()
 
 
-def _tensors(base: BaseModel) -> dict[str, TensorEntry]:
+def tensors_of(base: BaseModel) -> dict[str, TensorEntry]:
     """Name, type and shape of every tensor that loading would read."""
     if base.directory is None:
         return parse_safetensors(base.files["model.safetensors"])

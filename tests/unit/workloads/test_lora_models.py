@@ -247,7 +247,9 @@ def test_the_libraries_say_before_the_rent_what_they_would_say_on_the_guest(make
     assert "2 adapter tensors are others than its files have layers for, first base_model.model.transformer.h.1." in outcome(
         asked
     )
-    changed(gpt2, "config.json", n_layer=2)
+    changed(gpt2, "config.json", n_layer=2, n_inner=24)
+    assert "mlp.c_fc.bias has shape [" in outcome(asked)
+    changed(gpt2, "config.json", n_inner=None)
     changed(gpt2, "tokenizer.json", pre_tokenizer=None)
     assert "gives other ids than the sealed tokens" in outcome(asked)
     changed(gpt2, "config.json", model_type="nobody-knows")
