@@ -137,6 +137,6 @@ def _overridden(row: RowSpec, declared: RowSpec, options: Options) -> tuple[str,
 
 def _public(declared: RowSpec) -> RowSpec:
     """A declared row as a stranger may see it: a model directory of this machine becomes its name."""
-    if declared.model is None or not Path(os.path.expanduser(declared.model)).is_dir():  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
+    if declared.model is None or not os.path.isdir(os.path.expanduser(declared.model)):  # noqa: PTH111, PTH112  (see `Selected.of`)
         return declared
     return dataclasses.replace(declared, model=Path(os.path.expanduser(declared.model)).resolve().name)  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)

@@ -46,7 +46,7 @@ class RowItem:
         """
         declared = dataclasses.replace(declared, parameters=parameters) if parameters else declared
         row = overrides.apply(declared)
-        if row.model is None or not Path(os.path.expanduser(row.model)).is_dir():  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
+        if row.model is None or not os.path.isdir(os.path.expanduser(row.model)):  # noqa: PTH111, PTH112  (what is no path, or has a ~ nobody knows, is none)
             return cls(declared=declared, row=row)
         directory = Path(os.path.expanduser(row.model)).resolve()  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
         return cls(declared=declared, row=dataclasses.replace(row, model=directory.name), model=str(directory))

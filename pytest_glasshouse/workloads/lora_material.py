@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads import stand_in
 from pytest_glasshouse.workloads.base import BaseModel, Material
@@ -37,6 +38,9 @@ _LONGEST_TEXT = 256 << 20
 _LEAST_SEQUENCES = 8
 #: Weights in forms that are refused: loading a pickle runs what is in it.
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.ckpt")
+#: In characters; no part of a path is as long as this.
+_LONGEST_MODEL = 1024
+_LONGEST_PART = 255
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BILLIONS = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 _LARGE_BILLIONS = 2.0
@@ -104,6 +108,9 @@ def prepare(
 
 def resolve(model: str) -> BaseModel:
     """The model as a directory, from the local hub cache, or as the stand-in: in this order."""
+    parts = max(len(os.fsencode(part)) for part in model.split("/"))
+    if not model.isprintable() or len(model) > _LONGEST_MODEL or parts > _LONGEST_PART:
+        raise ConfigurationError(f"model {printable(model, limit=60)}: expected a hub id or the name of a directory")
     path = Path(os.path.expanduser(model))  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
     if path.exists() or not _HUB_ID.fullmatch(model) or ("/" in model and path.parent.is_dir()):
         return _from_directory(path, model_id=path.resolve().name, revision=None, said=model)

@@ -6,12 +6,13 @@ wrong is one sentence that names the file. Refuses to load the model: the guest 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.tensors import head_bytes, parse_safetensors
+from pytest_glasshouse.workloads.model_files import JSON_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -51,9 +52,10 @@ class Layer:
 
 def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
     """`config.json` of a causal language model with plain weights, long enough for a sequence. Raises `ConfigurationError`."""
+    config: Any
     try:
-        config = json.loads(file_of(base, "config.json"))
-    except (ValueError, RecursionError):
+        config = parse_tolerant(file_of(base, "config.json"), limit=JSON_LIMIT)
+    except IntegrityError:
         config = None
     if not isinstance(config, dict):
         raise ConfigurationError(f"model {base.model_id}: config.json: expected a JSON object; saw something else")
@@ -114,7 +116,7 @@ def tokenizer_of(base: BaseModel, config: Mapping[str, Any]) -> Any:
 
 def layers_of(base: BaseModel, config: Mapping[str, Any], targets: Sequence[str]) -> tuple[Layer, ...]:
     """The layers called one of `targets`, from the first to the last. Raises `ConfigurationError`, naming what there is."""
-    tensors = _tensors(base)
+    tensors = tensors_of(base)
     _same_vocabulary(base, config, tensors)
     body = _BODY.get(str(config.get("model_type")), "model")
     headless = not any(name.startswith(f"{body}.") for name in tensors) and any(name.startswith(_BLOCKS) for name in tensors)
@@ -132,7 +134,7 @@ def layers_of(base: BaseModel, config: Mapping[str, Any], targets: Sequence[str]
                 f"model {base.model_id}: {path}: expected a matrix of floats, which an adapter can be put beside; saw "
                 f"{entry.dtype} of shape {list(entry.shape)}"
             )
-        outputs, inputs = reversed(entry.shape) if config.get("model_type") in _TRANSPOSED else entry.shape
+        outputs, inputs = reversed(entry.shape) if str(config.get("model_type")) in _TRANSPOSED else entry.shape
         met.add(target)
         key = (_order(path.removesuffix(target)), targets.index(target))
         found[key] = Layer(path=f"{body}.{path}" if headless else path, inputs=inputs, outputs=outputs)
@@ -150,7 +152,7 @@ def file_of(base: BaseModel, name: str) -> bytes:
     return base.files[name] if base.directory is None else (base.directory / name).read_bytes()
 
 
-def _tensors(base: BaseModel) -> dict[str, TensorEntry]:
+def tensors_of(base: BaseModel) -> dict[str, TensorEntry]:
     """Name, type and shape of every tensor that loading would read."""
     if base.directory is None:
         return parse_safetensors(base.files["model.safetensors"])
@@ -167,8 +169,9 @@ def _tensors(base: BaseModel) -> dict[str, TensorEntry]:
 
 def _shards(base: BaseModel, index: Path) -> Iterable[str]:
     try:
-        named = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        told = parse_tolerant(index.read_bytes(), limit=JSON_LIMIT)
+        named = sorted(set(cast("Any", told)["weight_map"].values()))
+    except (IntegrityError, KeyError, TypeError, AttributeError):
         named = []
     if not named:
         raise ConfigurationError(f"model {base.model_id}: {index.name}: expected a weight_map; saw something else")

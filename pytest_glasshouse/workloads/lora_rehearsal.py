@@ -16,6 +16,7 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
+from pytest_glasshouse.workloads.lora_model import tensors_of
 
 if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import Material
@@ -52,8 +53,10 @@ def question(material: Material) -> dict[str, Any]:
     """What the other process is asked: a directory, an adapter's settings and shapes, and a sentence with its ids."""
     config = json.loads(material.parts["config"])
     initial = {name: list(entry.shape) for name, entry in parse_safetensors(material.parts["initial"]).items()}
-    directory = "" if material.base is None else str(material.base.directory)
-    return {"directory": directory, "lora": config["lora"], "probe": config["probe"], "initial": initial}
+    base = material.base
+    files = {} if base is None else {name: list(entry.shape) for name, entry in tensors_of(base).items()}
+    directory = "" if base is None else str(base.directory)
+    return {"directory": directory, "lora": config["lora"], "probe": config["probe"], "initial": initial, "files": files}
 
 
 def outcome(asked: dict[str, Any]) -> str:
@@ -72,10 +75,15 @@ def outcome(asked: dict[str, Any]) -> str:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         auto: Any = AutoModelForCausalLM  # its methods are untyped
         with torch.device("meta"):
-            model = adapted(auto.from_config(config, dtype=torch.bfloat16), asked["lora"])
+            plain = auto.from_config(config, dtype=torch.bfloat16)
+            whole = {name: list(tensor.shape) for name, tensor in plain.state_dict().items()}
+            model = adapted(plain, asked["lora"])
             made = {name: list(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     except Exception as error:  # noqa: BLE001  (whatever the libraries say of it)
         return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    # Loading refuses these on the guest; files saved without the head have other names, and are not compared.
+    if other := sorted(name for name, shape in asked["files"].items() if whole.get(name, shape) != shape):
+        return f"{other[0]} has shape {asked['files'][other[0]]} in its files, and {whole[other[0]]} by config.json"
     odd = sorted(name for name in made.keys() | asked["initial"].keys() if made.get(name) != asked["initial"].get(name))
     return f"{len(odd)} adapter tensors are others than its files have layers for, first {odd[0]}" if odd else ""
 

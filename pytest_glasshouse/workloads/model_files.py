@@ -6,12 +6,12 @@ Knows file names and bytes; the guest makes a `VerifiedBase` before anything is 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.wire.canonical import parse_tolerant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Everything that loading reads has one of these suffixes: pickles are refused by the loader and code is never run.
 COVERED_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"})
+#: The largest config or index of weights that is read, in bytes.
+JSON_LIMIT = 16 << 20
 
 _DOMAIN = b"pytest-glasshouse/base-model/v1\n"
 _CHUNK_BYTES = 1 << 22
@@ -90,9 +92,10 @@ def _refuse_outside(directory: Path, digests: Mapping[str, str]) -> None:
     """An index of weights may name any path; one that leaves the covered files would load what no digest pins."""
     for name in digests:
         if name.endswith(".safetensors.index.json"):
-            index = json.loads((directory / name).read_bytes())
-            named = set(index.get("weight_map", {}).values()) if isinstance(index, dict) else {""}
-            if not named <= set(digests):
+            index = parse_tolerant((directory / name).read_bytes(), limit=JSON_LIMIT)
+            listed = index.get("weight_map", {}) if isinstance(index, dict) else None
+            named = list(listed.values()) if isinstance(listed, dict) else [None]
+            if not all(isinstance(each, str) and each in digests for each in named):
                 raise IntegrityError("base-model", f"{name} names weights that are not in the directory")
 
 

@@ -76,6 +76,13 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(path: str) -> None:
         resolve(path)
 
 
+@pytest.mark.parametrize("name", ["a" * 5000, "a/" + "b" * 300, "a\0b", "a\n::error::b", "\x1b[31m"])
+def test_what_can_be_the_name_of_nothing_is_no_model(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="expected a hub id or the name of a directory") as caught:
+        resolve(name)
+    assert (str(caught.value).isprintable(), len(str(caught.value)) < 200) == (True, True)
+
+
 def test_a_missing_directory_beside_real_ones_is_not_taken_for_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`models/mine` with a typing error would otherwise train the stand-in."""
     (tmp_path / "models").mkdir()

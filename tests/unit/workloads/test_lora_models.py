@@ -102,6 +102,13 @@ def test_a_model_of_each_family_is_prepared_without_torch_and_trains(family: str
     trainer.close()
 
 
+def test_a_type_that_is_no_word_is_no_type(lora_base: Path, tmp_path: Path) -> None:
+    """The libraries say so when they build the model; here it ended in a traceback."""
+    directory = shutil.copytree(lora_base, tmp_path / "model")
+    changed(directory, "config.json", model_type=["qwen2"])
+    assert prepare("lora", seed=7, model=str(directory)).facts["standIn"] is False
+
+
 def test_layers_are_taken_in_their_order_and_not_in_that_of_their_letters(make_model: MakeModel) -> None:
     """The adapter of a seed is drawn layer by layer: published rows keep theirs."""
     directory = make_model(FAMILIES["gpt2-mlp"][0])
@@ -199,6 +206,14 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "not-causal": (lambda d: changed(d, "config.json", architectures=["BertForMaskedLM"]), "expected a causal language model .* saw BertForMaskedLM"),
     "config-no-object": (lambda d: (d / "config.json").write_text("[1]"), "config.json: expected a JSON object"),
     "config-no-json": (lambda d: (d / "config.json").write_text("{"), "config.json: expected a JSON object"),
+    "config-deep": (lambda d: (d / "config.json").write_text("[" * 100_000), "config.json: expected a JSON object"),
+    "index-deep": (
+        lambda d: (_only(d, weights="a.safetensors"), (d / "model.safetensors.index.json").write_text("[" * 100_000)), "not JSON",
+    ),
+    "index-of-lists": (
+        lambda d: (_only(d, weights="a.safetensors"), (d / "model.safetensors.index.json").write_text('{"weight_map": {"a": [1]}}')),
+        "names weights that are not in the directory",
+    ),
     "too-short": (lambda d: changed(d, "config.json", max_position_embeddings=32), "expected room for the 64 tokens of a sequence; saw 32"),
     "truncation": (lambda d: changed(d, "tokenizer.json", truncation=TRUNCATION), "tokenizer.json: expected no saved truncation; saw .*max_length 20"),
     "padding": (lambda d: changed(d, "tokenizer.json", padding=PADDING), "tokenizer.json: expected no saved padding"),
@@ -232,7 +247,9 @@ def test_the_libraries_say_before_the_rent_what_they_would_say_on_the_guest(make
     assert "2 adapter tensors are others than its files have layers for, first base_model.model.transformer.h.1." in outcome(
         asked
     )
-    changed(gpt2, "config.json", n_layer=2)
+    changed(gpt2, "config.json", n_layer=2, n_inner=24)
+    assert "mlp.c_fc.bias has shape [" in outcome(asked)
+    changed(gpt2, "config.json", n_inner=None)
     changed(gpt2, "tokenizer.json", pre_tokenizer=None)
     assert "gives other ids than the sealed tokens" in outcome(asked)
     changed(gpt2, "config.json", model_type="nobody-knows")
