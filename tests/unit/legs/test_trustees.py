@@ -56,7 +56,7 @@ def test_a_server_is_met_over_tls(outside: OutsideServer, tls: Embedded, owner: 
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(outside: OutsideServer) -> None:
-    with pytest.raises(ConfigurationError, match="did not answer: SSLError"):
+    with pytest.raises(ConfigurationError, match=r"did not answer: .*certificate is not valid here"):
         check_outside(replace(outside, authority=None))
 
 
@@ -65,7 +65,7 @@ def test_a_certificate_for_another_name_is_refused(owner: Owner, tmp_path: Path)
     server = AttestationServer(owner=owner.public)
     tls = listen(server, ("127.0.0.1", 0), limits=Limits(), tls=context(chain, private))
     outside = OutsideServer(url=tls.url, key=public_text(tls.public_key), owner_key=tmp_path / "owner.key", authority=chain)
-    with pytest.raises(ConfigurationError, match="SSLError"):
+    with pytest.raises(ConfigurationError, match="certificate is not valid here"):
         check_outside(outside)
     tls.close()
 

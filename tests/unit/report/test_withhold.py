@@ -10,6 +10,7 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
 from pytest_glasshouse.report.check import Level, check_file
+from pytest_glasshouse.report.objections import objections
 from pytest_glasshouse.report.republish import republish
 from pytest_glasshouse.report.writer import Published, publish, publish_records
 from tests.unit.report import example
@@ -193,3 +194,15 @@ def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> Non
     assert secret not in done.report.read_text("utf-8")
     assert [each["record"]["name"] for each in settled.records] == ["mlp-h100-60s", "mlp-h100-lost"]
     assert [each["list"] for each in settled.records] == ["excludedResults", "excludedResults"]
+
+
+@pytest.mark.parametrize("much", ["x" * (30 << 20), [0] * 800_000], ids=["bytes", "values"])
+def test_rows_that_are_too_large_together_cost_the_largest_and_not_the_run(much: Any) -> None:
+    """Each could be read alone. What guests filled two rows with must not keep the others from being published."""
+    document = example.document(example.measured(), example.lost())
+    small = document["rows"][0]
+    document["rows"] += [{**small, "observation": {"x": much}}, {**small, "observation": {"x": much[:-1]}}]
+
+    found = objections(document, taint=(), derivation=example.EXAMPLE)
+
+    assert [each.path for each in found] == ["$.rows[1]"]
