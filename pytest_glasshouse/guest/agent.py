@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _LONGEST_PULL_S = 10.0
+#: How long a leg that was killed may take to leave its exit: less than the host waits for the answer (`legs.watch`).
+_KILL_S = 4.0
 #: A frame that has begun is here, or taken, within this: nobody holds a thread of the agent by speaking slowly.
 _FRAME_S = 300.0
 
@@ -215,8 +217,11 @@ class Agent:
         return {}, b""
 
     def on_kill(self, request: dict[str, Json], _payload: bytearray) -> Reply:
-        """End a leg at once."""
-        self._leg(request).kill()
+        """End a leg at once; it has ended when this is answered."""
+        leg = self._leg(request)
+        leg.kill()
+        if not leg.wait(_KILL_S):
+            raise ProtocolError(f"leg {request['leg']!r} was killed and has not ended")
         return {}, b""
 
     def on_pull(self, request: dict[str, Json], _payload: bytearray) -> Reply:

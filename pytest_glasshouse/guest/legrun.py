@@ -117,6 +117,7 @@ class LegRun(threading.Thread):
         self._scan = LegScan()
         self._gpu = GpuMemory()
         self._ended = threading.Event()
+        self._killed = False
 
     def answer(self, kind: str, body: dict[str, Json]) -> None:
         """Hand the leg what the server said, as the host relayed it."""
@@ -137,7 +138,8 @@ class LegRun(threading.Thread):
         return self.ident or 0
 
     def kill(self) -> None:
-        """End the leg at once; its exit is still observed and signed."""
+        """End the leg at once, also one that is just being started; its exit is still observed and signed."""
+        self._killed = True
         self._answers.put(("ended", {}))
         self._commands.put(("ended", 0))
         process = self._process
@@ -149,6 +151,10 @@ class LegRun(threading.Thread):
     def ended(self) -> bool:
         """Whether the exit is in the spool."""
         return self._ended.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it has ended; whether it has."""
+        return self._ended.wait(timeout_s)
 
     def run(self) -> None:
         """The thread's body: nothing that goes wrong here is silent, the exit event is always written."""
@@ -203,6 +209,8 @@ class LegRun(threading.Thread):
         return self._process
 
     def _serve(self, ours: Witnessed, process: subprocess.Popen[bytes]) -> None:
+        if self._killed:
+            raise ProtocolError("the leg was ended before it began")
         # From here on what is not said by the leg itself ends it.
         ours.pid = self._leg_pid
         order: dict[str, Json] = {**self._order, "material": dict(self._material_fds)}

@@ -15,7 +15,7 @@ from pytest_glasshouse.report.bundle import REPORT_LIMIT, report_bytes
 from pytest_glasshouse.report.check import check_bytes
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import schema_faults
-from pytest_glasshouse.wire.canonical import canonical, parse_strict
+from pytest_glasshouse.wire.canonical import VALUE_LIMIT, canonical, parse_strict, values_in
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -71,12 +71,15 @@ def objections(document: Mapping[str, Any], *, taint: Iterable[str], derivation:
     """
     if found := list(_unspeakable(document)):
         return found
+    data = report_bytes(document)
+    if found := list(_too_large(document, data)):
+        return found
     found = [Objection(path=path, text="does not follow the schema") for path in _schema_paths(document)]
     found += [Objection(path=hit.path, text=f"rule {hit.rule}", rule=hit.rule) for hit in hits(document, taint=taint)][:_MOST]
     if found:
         return found
     try:
-        faults = check_bytes(report_bytes(document), derivation=derivation).faults
+        faults = check_bytes(data, derivation=derivation).faults
     except UNREADABLE as error:
         return [Objection(path=_culprit(document, derivation), text=f"cannot be checked: {type(error).__name__}")]
     return [Objection(path=fault.path, text=fault.text) for fault in faults[:_MOST]]
@@ -117,6 +120,21 @@ def _unspeakable(document: Mapping[str, Any]) -> Iterator[Objection]:
             yield Objection(path=path, text=f"not strict JSON: {error}")
         except (ValueError, TypeError, RecursionError) as error:
             yield Objection(path=path, text=f"not strict JSON: {type(error).__name__}")
+
+
+def _too_large(document: Mapping[str, Any], data: bytes) -> Iterator[Objection]:
+    """Of a report that nobody could read again, `data`: the largest records, until the others fit."""
+    for limit, measure in ((REPORT_LIMIT, len), (VALUE_LIMIT, values_in)):
+        if (over := measure(data) - limit) <= 0:
+            continue
+        sizes = {f"$.{name}[{place}]": measure(report_bytes({name: [each]})) for name, place, each in _records(document)}
+        for path in sorted(sizes, key=lambda path: -sizes[path]):
+            if over > 0:
+                yield Objection(path=path, text="so large that the report could not be read with it")
+            over -= sizes[path]
+        if over > 0:
+            yield Objection(path="$", text="too large to be read")
+        return
 
 
 def _records(document: Mapping[str, Any]) -> Iterator[tuple[str, int, Any]]:

@@ -52,7 +52,7 @@ def parse_strict(data: bytes | str, *, limit: int = MESSAGE_LIMIT, floats: bool 
         raise IntegrityError("too-large", f"{len(raw)} bytes, at most {limit}")
     if raw.startswith(b"\xef\xbb\xbf"):
         raise IntegrityError("malformed", "it begins with a byte order mark")
-    if _values(raw) > VALUE_LIMIT:
+    if values_in(raw) > VALUE_LIMIT:
         raise IntegrityError("too-large", f"more than {VALUE_LIMIT} values")
     try:
         value: Json = json.loads(
@@ -91,7 +91,7 @@ def parse_tolerant(data: bytes, *, limit: int) -> Json:
     """
     if len(data) > limit:
         raise IntegrityError("too-large", f"{len(data)} bytes, at most {limit}")
-    if _values(data) > VALUE_LIMIT:
+    if values_in(data) > VALUE_LIMIT:
         raise IntegrityError("too-large", f"more than {VALUE_LIMIT} values")
     try:
         value: Json = json.loads(
@@ -147,7 +147,7 @@ def parse_object(data: bytes | str, *, limit: int = MESSAGE_LIMIT) -> dict[str, 
     return value
 
 
-def _values(raw: bytes) -> int:
+def values_in(raw: bytes) -> int:
     """About how many values there are in a JSON text: what separates or opens them, outside its strings."""
     marks = (b",", b"[", b"{")
     most = sum(raw.count(mark) for mark in marks)

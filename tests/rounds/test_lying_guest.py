@@ -71,3 +71,25 @@ def test_a_guest_that_lies_ends_its_own_row_and_no_other(lie: str, tmp_path: Pat
     assert ended is not None
     assert ended.outcome == "error"
     assert "broke the protocol" in ended.reason
+
+
+def test_a_leg_that_is_late_is_gone_before_the_next_row_starts(tmp_path: Path) -> None:
+    """Its guest is honest and goes on: the row after it must not find another leg running."""
+    broker = Broker(BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path), providers={"mock": MockProvider()})
+    trustees = Trustees()
+    row = short_row()
+    try:
+        grant = broker.acquire(row)
+        told: list[Outcome] = []
+        for timeout_s in (None, 0.001, None):  # the first has its byte code built
+            wishes = LegSettings(declared=row, run_id="test", seed=7, leg_timeout_s=timeout_s)
+            told.append(row.run(Allocation(grant, broker, wishes, lambda _moment: None), ProtectedRuntime(trustees), RawRunner()))
+        broker.release(grant)
+    finally:
+        trustees.close()
+        cleanup = broker.end_all()
+    late = told[1].ended
+    assert late is not None
+    assert "did not end within 0.001 s" in late.reason
+    assert told[2].ended is None
+    assert len(cleanup.allocations) == 1

@@ -35,7 +35,7 @@ class Leg:
     def __init__(self, name: str, ran: list[tuple[int, str]]) -> None:
         self._name, self._ran = name, ran
 
-    def run(self, current: Any) -> None:
+    def run(self, current: Any, _role: str = "") -> None:
         self._ran.append((current.number, self._name))
 
 

@@ -221,3 +221,15 @@ def test_secret_of_an_earlier_attempt_or_a_parameter_withholds_its_row_alone(pla
     withheld = found.document["excludedResults"][0]
     assert "it needed more than one attempt" in withheld["unpublishableBecause"]
     assert len(withheld.get("attempts", ())) == (2 if place in {"reason", "notHeld"} else 0)
+
+
+@pytest.mark.parametrize("much", ["x" * (30 << 20), [0] * 800_000], ids=["bytes", "values"])
+def test_rows_that_are_too_large_together_cost_the_largest_and_not_the_run(much: Any) -> None:
+    """Each could be read alone. What guests filled two rows with must not keep the others from being published."""
+    document = example.document(example.measured(), example.lost())
+    small = document["rows"][0]
+    document["rows"] += [{**small, "observation": {"x": much}}, {**small, "observation": {"x": much[:-1]}}]
+
+    found = objections(document, taint=(), derivation=example.EXAMPLE)
+
+    assert [each.path for each in found] == ["$.rows[1]"]
