@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.cli_output import say
+from pytest_glasshouse.cli_output import complain, say
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -211,8 +211,7 @@ def _telling(log: Audit) -> Audit:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"glasshouse serve: {text}\n")
-        sys.stderr.flush()
+        complain(f"glasshouse serve: {text}")
 
 
 def _nobody_looks_in() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_glasshouse.cli_output import complain
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.terminal import not_a_gate, obeyed, summary, tell
 
@@ -133,8 +133,7 @@ class RunHooks:
             else [f"cleanup is not proven: {self.run.leftovers} may still exist", *self.run.by_hand]
         )
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            for line in [*self._warnings(), *left]:
-                sys.stderr.write(f"glasshouse: {line}\n")
+            complain(*(f"glasshouse: {line}" for line in [*self._warnings(), *left]))
 
 
 def _shown_path(path: Path, config: pytest.Config) -> str:

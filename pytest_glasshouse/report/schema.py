@@ -86,7 +86,10 @@ def _validator(version: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
-    bounded = extend(Draft202012Validator, {"anyOf": _any_of, "uniqueItems": _unique_items})  # type: ignore[no-untyped-call]
+    # JSON Schema calls 1.0 and 1e308 integers; whoever counts with one would meet a float.
+    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
+    own = {"anyOf": _any_of, "uniqueItems": _unique_items}
+    bounded = extend(Draft202012Validator, own, type_checker=checker)  # type: ignore[no-untyped-call]
     made: Draft202012Validator = bounded(load_schema(version), format_checker=Draft202012Validator.FORMAT_CHECKER)
     return made
 

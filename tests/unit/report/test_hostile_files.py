@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.check import check_bytes
 from tests.unit.report import example
 from tests.unit.report.test_bundle import archive
 
@@ -326,3 +327,14 @@ def test_plain_archive_of_the_same_files_is_still_a_bundle(folder: Path) -> None
 
     ((code, out, _, _, _),) = outcomes(folder, [["render", "stored.zip", "--markdown"]])
     assert code == 0
+
+
+@pytest.mark.parametrize("number", [1e308, 1.0, -1.0])
+def test_float_where_a_count_is_expected_is_a_fault_and_no_crash(number: float) -> None:
+    """JSON Schema calls 1e308 an integer; what counts with it does not."""
+    document = example.document()
+    row = document["rows"][0]
+    row |= {"rounds": number, "lifecycle": {**row["lifecycle"], "attempted": number}}
+    faults = [str(each) for each in check_bytes(json.dumps(document).encode(), derivation=example.EXAMPLE).faults]
+    assert any(each.startswith("$.rows[0].rounds: expected integer") for each in faults)
+    assert any(each.startswith("$.rows[0].lifecycle.attempted: expected integer") for each in faults)
