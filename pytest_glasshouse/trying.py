@@ -63,7 +63,7 @@ def carry(item: pytest.Item) -> Try:
 
 
 def carried_out(item: pytest.Item, attempt: Try, outcome: Any) -> None:
-    """A row was carried out. What did not hold in it is told now: whatever ends the process before it is recorded hides nothing."""
+    """A row was carried out. What did not hold in it is told now: an end of the process before it is recorded hides nothing."""
     attempt.outcome = outcome
     seen = _seen(item)
     if seen is not None and seen["list"] == "excludedResults":
