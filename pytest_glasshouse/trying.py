@@ -63,7 +63,7 @@ def carry(item: pytest.Item) -> Try:
 
 
 def carried_out(item: pytest.Item, attempt: Try, outcome: Any) -> None:
-    """A row was carried out. What did not hold in it is told now, so that nothing which ends the process can hide it."""
+    """A row was carried out. What did not hold in it is told now: an end of the process before it is recorded hides nothing."""
     attempt.outcome = outcome
     seen = _seen(item)
     if seen is not None and seen["list"] == "excludedResults":
@@ -169,5 +169,6 @@ def _end(item: pytest.Item, record: Record, attempt: Try | None = None) -> None:
 
 def _tell(item: pytest.Item, told: Record) -> None:
     """The run hears of it at once: a process that is killed, or a plugin that drops a report, takes nothing along."""
-    with contextlib.suppress(GlasshouseError, OSError):
+    # What is no JSON cannot be told: the row is withheld where its test ends (`fixtures.payload`).
+    with contextlib.suppress(GlasshouseError, OSError, ValueError, TypeError, RecursionError):
         item.config.stash[DOOR].keep(item.nodeid, told)

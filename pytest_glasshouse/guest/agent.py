@@ -241,6 +241,7 @@ class Agent:
 
     def end(self) -> None:
         """Kill every leg and remove everything this guest ever wrote."""
+        self._bytecode.end()
         for leg in self._legs.values():
             leg.kill()
         for leg in self._legs.values():

@@ -26,6 +26,9 @@ class ByteCode:
         self._environment = environment
         self._lock = threading.Lock()
         self._compiled: set[str] = set()
+        self._starting = threading.Lock()
+        self._compiler: subprocess.Popen[bytes] | None = None
+        self._ended = False
         self.digest = ""
 
     def build(self, workload: str) -> None:
@@ -44,20 +47,36 @@ class ByteCode:
             command += ["compile", "--workload", workload]
             for path in self._site_packages:
                 command += ["--site-packages", path]
-            done = subprocess.run(  # noqa: S603
+            compiler = self._start(command)
+            _, told = compiler.communicate()
+            if compiler.returncode != 0:
+                last = told.decode("utf-8", errors="replace").strip().splitlines()[-1:]
+                raise GlasshouseError(f"what {workload} trains with does not import: {''.join(last)}")
+            self._compiled.add(workload)
+            self.digest = tree_digest(self.directory)
+
+    def end(self) -> None:
+        """Write no more: whoever removes the cache's directory then has it removed."""
+        sys.dont_write_bytecode = True
+        with self._starting:
+            self._ended = True
+        if self._compiler is not None:
+            self._compiler.kill()
+            self._compiler.wait()
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        with self._starting:
+            if self._ended:
+                raise GlasshouseError("the guest has ended")
+            self._compiler = subprocess.Popen(  # noqa: S603
                 command,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 pass_fds=(self._archive_fd,),
-                check=False,
             )
-            if done.returncode != 0:
-                last = done.stderr.decode("utf-8", errors="replace").strip().splitlines()[-1:]
-                raise GlasshouseError(f"what {workload} trains with does not import: {''.join(last)}")
-            self._compiled.add(workload)
-            self.digest = tree_digest(self.directory)
+            return self._compiler
 
     def option(self) -> tuple[str, str]:
         """The interpreter option that makes this the only cache."""

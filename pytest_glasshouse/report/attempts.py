@@ -46,8 +46,16 @@ def entry(record: Record) -> dict[str, Any]:
         **{name: told[name] for name in _WHERE},
         "lifecycle": told.get("lifecycle", {"attempted": 0, "held": 0}),
         "serverAttempt": server_attempt(told["observation"]),
-        "observationSha256": sha256_hex(json.dumps(told["observation"], sort_keys=True).encode()),
+        "observationSha256": _digest(told["observation"]),
     }
+
+
+def _digest(observation: Any) -> str | None:
+    """None of what is no JSON: such a record is withheld."""
+    try:
+        return sha256_hex(json.dumps(observation, sort_keys=True).encode())
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def lost_entry() -> dict[str, Any]:
