@@ -156,8 +156,8 @@ def _refuse_foreign(path: Path) -> None:
     """A link, also a hard one, would have what a run writes here land somewhere else."""
     found = path.lstat()
     is_file = stat.S_ISREG(found.st_mode) and found.st_nlink == 1
-    if not (is_file or stat.S_ISDIR(found.st_mode)) or found.st_uid != os.geteuid():
-        raise ForeignError(f"{path}: expected a file of yours, and no link")
+    if not (is_file or stat.S_ISDIR(found.st_mode)) or found.st_uid != os.geteuid() or found.st_mode & stat.S_IWOTH:
+        raise ForeignError(f"{path}: expected a file of yours that others may not write to, and no link")
 
 
 def _tagged(told: Mapping[str, Any], proof: Proof, what: str, *, after: str = "") -> str:

@@ -193,8 +193,8 @@ def test_a_run_directory_that_others_may_write_to_is_not_resumed(tmp_path: Path)
     for place in (run, run / "rows.jsonl", run / "plan.json"):
         mode = place.stat().st_mode & 0o777
         place.chmod(mode | 0o022)
-        with pytest.raises(ConfigurationError, match=rf"--glasshouse-resume: {re.escape(str(place))} may be written to"):
-            resumed("id", tmp_path)
+        with pytest.raises(ConfigurationError, match=rf"--glasshouse-resume id: {re.escape(str(place))}: expected"):
+            resumed("id", tmp_path, environ={})
         place.chmod(mode)
 
 
