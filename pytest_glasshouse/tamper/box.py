@@ -222,8 +222,8 @@ class _Remembering(ProtectedRuntime):
 class _NoRaw:
     """Where a raw leg would be."""
 
-    def run(self, current: Round) -> Ended:
-        del current
+    def run(self, current: Round, role: str = "raw") -> Ended:
+        del current, role
         return Ended(outcome="excluded", reason="no raw leg is played", decision="")
 
 

@@ -45,6 +45,8 @@ _BURN = "until = time.process_time() + 0.03\nwhile time.process_time() < until: 
 def test_process_that_waits_uses_nothing_and_one_that_works_is_seen() -> None:
     with _process(_BURN) as process:
         _told(process)
+        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            pass  # it said so a moment before it waits
         meter = Meter(root=process.pid)
         first = meter.read_ns(processes())
         assert first >= 30 * MS
