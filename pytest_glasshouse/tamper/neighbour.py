@@ -115,8 +115,8 @@ def early_look(box: Box, attack: Callable[[Neighbour], Played]) -> Played:
     for _ in range(_TRIES):
         with Neighbour(box, _early) as neighbour:
             played = attack(neighbour)
-            if neighbour.caught() is not None:
-                return played
+        if neighbour.caught() is not None:
+            return played
     raise NotPlayedError("no descriptor of a launcher's memory could be opened before its fences stood")
 
 
@@ -144,8 +144,9 @@ def offers_keys(box: Box) -> tuple[Played, bool]:
     for _ in range(_TRIES):
         with Neighbour(box, lambda pid: _Impostor(box, pid, keys)) as neighbour:
             played = box.play()
-            if neighbour.pid:
-                return played, box.sealed[-1].data_key.reveal() in keys
+        # What the neighbour did is known once it has ended: the leg may be played before.
+        if neighbour.pid:
+            return played, box.sealed[-1].data_key.reveal() in keys
     raise NotPlayedError("no socket of a leg could be taken from its launcher")
 
 
@@ -180,14 +181,14 @@ class _Impostor:
             "sig": tokens.public_text(self._signer.public_key()),
         }
         nothing: dict[str, list[str]] = {"maps": [], "modules": [], "hooks": []}
-        memory = {"locked": True, "bytes": 4096}
-        self._say("ready", {"cnf": cnf, "antidebug": evidence.ANTIDEBUG_STRICT, "memory": memory, "images": nothing})
+        memory, observed = {"locked": True, "bytes": 4096}, dict(evidence.ANTIDEBUG_STRICT)
+        self._say("ready", {"cnf": cnf, "antidebug": observed, "memory": memory, "images": nothing})
         while (received := frames.receive(self._socket)) is not None:
             body = received[0].get("body")
             if received[0].get("type") == "challenge" and isinstance(body, dict):
                 lines: list[str] = []
                 journal = Journal(str(body["nonce"]), lines.append, lambda: 0)
-                journal.append("anti_debug_ready", {"wall": "2027-01-15T08:00:00Z"})
+                journal.append("anti_debug_ready", {"wall": "2027-01-15T08:00:00Z", "observed": observed})
                 journal.append("measured", {"composite": body["composite"]})
                 self._say("attest", {"log": lines, "head": journal.head})
             elif received[0].get("type") == "release" and isinstance(body, dict):
@@ -219,7 +220,7 @@ def _traced_once(box: Box) -> Played | None:
     with Neighbour(box, lambda pid: _trace(pid, answered)) as neighbour:
         played = box.play(on_progress=on_progress)
         answered.set()
-        return played if neighbour.pid else None
+    return played if neighbour.pid else None
 
 
 def _trace(pid: int, until: threading.Event) -> None:
