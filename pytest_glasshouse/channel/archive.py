@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 #: The rooms a guest needs; the host's own rooms never travel.
-ROOMS = ("guest", "wire", "workloads")
+ROOMS = ("agent", "guest", "wire", "workloads")
 
 _PACKAGE = "pytest_glasshouse"
-_MAIN = "import sys\n\nfrom pytest_glasshouse.guest.main import main\n\nsys.exit(main())\n"
+_MAIN = "import sys\n\nfrom pytest_glasshouse.agent.main import main\n\nsys.exit(main())\n"
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 

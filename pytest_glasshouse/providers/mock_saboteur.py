@@ -12,7 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.guest import main as guest_main
+from pytest_glasshouse.agent import main as guest_main
 from pytest_glasshouse.guest import protected, raw, training
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
 

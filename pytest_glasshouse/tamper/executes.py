@@ -360,7 +360,7 @@ if "agent" in sys.argv:
         return {**honest(self), **(dict([more]) if more else {})}
 
     legrun.LegRun._environment = environment
-from pytest_glasshouse.guest.main import main
+from pytest_glasshouse.agent.main import main
 
 sys.exit(main())
 """

@@ -23,8 +23,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.guest.conductor import Conductor
-from pytest_glasshouse.guest.spool import Spool
+from pytest_glasshouse.agent.spool import Spool
+from pytest_glasshouse.agent.turn_scheduler import Conductor
 from pytest_glasshouse.invariants.turns import _HANDOVER_NS, IDLE_SHARE, _outside_ns, _untimed_ns
 from pytest_glasshouse.legs.order import Role, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.legs.turns import pairs_of, segments_of, turns_of

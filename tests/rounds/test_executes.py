@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import pytest
 
-from pytest_glasshouse.guest.images import NOTHING_FOREIGN
+from pytest_glasshouse.agent.installed_code import NOTHING_FOREIGN
 from pytest_glasshouse.tamper.box import Boxes
 from pytest_glasshouse.tamper.case import TamperResult
 from pytest_glasshouse.tamper.executes import CASES, GuestCase, NotPlayedError, run_guest_case

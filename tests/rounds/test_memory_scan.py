@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.agent.leg_scan import LegScan
+from pytest_glasshouse.agent.peer_credentials import Witnessed
 from pytest_glasshouse.channel.archive import build_archive
-from pytest_glasshouse.guest.legscan import LegScan
-from pytest_glasshouse.guest.witness import Witnessed
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.tamper.observed import _resign_exit
@@ -26,7 +26,7 @@ _MAIN = """import sys
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
 
 import careless
-from pytest_glasshouse.guest.main import main
+from pytest_glasshouse.agent.main import main
 
 sys.exit(main())
 """

@@ -15,7 +15,7 @@ from tests.rounds.conftest import Ran, carry_out, short_row
 _MAIN = """
 import dataclasses, sys, traceback
 
-from pytest_glasshouse.guest.main import main
+from pytest_glasshouse.agent.main import main
 from pytest_glasshouse.workloads import loop
 
 honest = loop.measure

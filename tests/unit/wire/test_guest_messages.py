@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.agent.covariate_sampler import FIELDS, Sampler
+from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
-from pytest_glasshouse.guest.covariates import FIELDS, Sampler
-from pytest_glasshouse.guest.gpu import GpuMemory
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.guest_messages import (
     CLAIMS,
@@ -27,9 +27,9 @@ from pytest_glasshouse.wire.guest_messages import (
     check_said,
     failure,
 )
+from tests.unit.agent.test_covariate_sampler import FakeNvml
+from tests.unit.agent.test_gpu_memory import PretendNvml
 from tests.unit.channel.lying_agent import HELLO, KEY, event
-from tests.unit.guest.test_covariates import FakeNvml
-from tests.unit.guest.test_gpu import PretendNvml
 
 RECORDED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[2] / "data" / "guest_conversations.json").read_text())
 

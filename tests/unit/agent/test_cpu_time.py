@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pytest_glasshouse.guest.processor import Meter, Status, clock_ns, family, processes
+from pytest_glasshouse.agent.cpu_time import Meter, Status, clock_ns, family, processes
 
 MS = 1_000_000
 

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.agent.cpu_time import family, processes
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.launcher import die_with_parent
-from pytest_glasshouse.guest.processor import family, processes
 from pytest_glasshouse.wire.canonical import canonical, parse_object
 from pytest_glasshouse.wire.guest_messages import COVARIATES, DETAIL, MOST_SAMPLES
 from pytest_glasshouse.wire.printable import printable

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.agent.leg_process import LegRun
+from pytest_glasshouse.agent.leg_scan import _ServedMemory
+from pytest_glasshouse.agent.memory_files import Store
+from pytest_glasshouse.agent.peer_credentials import Witnessed
+from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.errors import ProtocolError
-from pytest_glasshouse.guest.legrun import LegRun
-from pytest_glasshouse.guest.legscan import _ServedMemory
-from pytest_glasshouse.guest.spool import Spool
-from pytest_glasshouse.guest.store import Store
-from pytest_glasshouse.guest.witness import Witnessed
 from pytest_glasshouse.wire import frames
 
 Pair = tuple[Witnessed, socket.socket]

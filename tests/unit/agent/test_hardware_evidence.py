@@ -9,9 +9,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.agent.hardware_evidence import EvidenceSource, NvidiaSource, submods
 from pytest_glasshouse.errors import EvidenceUnavailableError
 from pytest_glasshouse.guest import machine
-from pytest_glasshouse.guest.sources import EvidenceSource, NvidiaSource, submods
 from pytest_glasshouse.wire.canonical import Json, b64u
 from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import device_nonce

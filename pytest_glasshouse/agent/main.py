@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     sys.path.extend(options.site_packages)
     # Imported only now: both need packages from the directories appended above.
     if options.role == "agent":
-        from pytest_glasshouse.guest.agent import serve
+        from pytest_glasshouse.agent.agent import serve
 
         return serve(
             directory=options.directory,
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
             contact=options.contact,
         )
     if options.role == "covariates":
-        from pytest_glasshouse.guest.covariates import serve_samples
+        from pytest_glasshouse.agent.covariate_sampler import serve_samples
 
         return serve_samples()
     if options.role == "compile":

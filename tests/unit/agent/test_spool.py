@@ -6,7 +6,7 @@ from threading import Thread
 
 import pytest
 
-from pytest_glasshouse.guest.spool import Spool
+from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import EVENTS_PER_PULL, PULL_BYTES
 from tests.unit.channel.lying_agent import event

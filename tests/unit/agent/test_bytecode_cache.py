@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.agent.bytecode_cache import ByteCode
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.guest.bytecode import ByteCode
 
 #: Says that it compiles, and compiles for ever.
 COMPILER = """

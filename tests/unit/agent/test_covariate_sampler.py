@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_glasshouse.guest.covariates import FIELDS, Sampler
+from pytest_glasshouse.agent.covariate_sampler import FIELDS, Sampler
 
 
 class NVMLError(Exception):

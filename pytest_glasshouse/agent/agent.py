@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.agent.bytecode_cache import ByteCode
+from pytest_glasshouse.agent.covariate_sampler import Covariates
+from pytest_glasshouse.agent.idempotency import Reply, Sessions
+from pytest_glasshouse.agent.installed_code import Baseline
+from pytest_glasshouse.agent.leg_process import LegRun
+from pytest_glasshouse.agent.memory_files import Store, sealed_copy
+from pytest_glasshouse.agent.spool import Spool
+from pytest_glasshouse.agent.turn_scheduler import Conductor
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
-from pytest_glasshouse.guest.bytecode import ByteCode
-from pytest_glasshouse.guest.conductor import Conductor
-from pytest_glasshouse.guest.covariates import Covariates
-from pytest_glasshouse.guest.images import Baseline
-from pytest_glasshouse.guest.legrun import LegRun
-from pytest_glasshouse.guest.sessions import Reply, Sessions
-from pytest_glasshouse.guest.spool import Spool
-from pytest_glasshouse.guest.store import Store, sealed_copy
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.guest_messages import DETAIL

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from pytest_glasshouse.agent.installed_code import tree_digest
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.guest.images import tree_digest
 
 
 class ByteCode:

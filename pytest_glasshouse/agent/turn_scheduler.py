@@ -11,9 +11,9 @@ import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from pytest_glasshouse.agent.cpu_time import Meter, processes
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.clock import now_ns
-from pytest_glasshouse.guest.processor import Meter, processes
 from pytest_glasshouse.wire import evidence, tokens
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.guest.spool import Spool
+    from pytest_glasshouse.agent.spool import Spool
     from pytest_glasshouse.wire.canonical import Json
 
 

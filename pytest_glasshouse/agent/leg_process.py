@@ -24,15 +24,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pytest_glasshouse.agent import hardware_evidence as sources
+from pytest_glasshouse.agent.bytecode_cache import ByteCode
+from pytest_glasshouse.agent.gpu_memory import GpuMemory
+from pytest_glasshouse.agent.installed_code import Baseline, Images
+from pytest_glasshouse.agent.leg_scan import LegScan
+from pytest_glasshouse.agent.page_cache import warmed
+from pytest_glasshouse.agent.peer_credentials import Witnessed, is_child
 from pytest_glasshouse.errors import ProtocolError, RefusedError
-from pytest_glasshouse.guest import sources
-from pytest_glasshouse.guest.bytecode import ByteCode
-from pytest_glasshouse.guest.files import warmed
-from pytest_glasshouse.guest.gpu import GpuMemory
-from pytest_glasshouse.guest.images import Baseline, Images
-from pytest_glasshouse.guest.legscan import LegScan
 from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
-from pytest_glasshouse.guest.witness import Witnessed, is_child
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_said, failure
@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.guest.conductor import Conductor
-    from pytest_glasshouse.guest.spool import Spool
-    from pytest_glasshouse.guest.store import Store
+    from pytest_glasshouse.agent.memory_files import Store
+    from pytest_glasshouse.agent.spool import Spool
+    from pytest_glasshouse.agent.turn_scheduler import Conductor
     from pytest_glasshouse.wire.canonical import Json
 
 #: Forwarded to the spool as they come; everything else a leg says is handled below.

@@ -13,15 +13,15 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pytest_glasshouse.agent.memory_scan import HandedMemory, Memory, ranges_of, scan
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.patterns import Pattern, read_patterns
-from pytest_glasshouse.guest.scan import HandedMemory, Memory, ranges_of, scan
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.shapes import Fields, Whole
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.guest.scan import Found
-    from pytest_glasshouse.guest.witness import Witnessed
+    from pytest_glasshouse.agent.memory_scan import Found
+    from pytest_glasshouse.agent.peer_credentials import Witnessed
     from pytest_glasshouse.wire.canonical import Json
 
 #: How long a leg may take to show one piece of its memory.

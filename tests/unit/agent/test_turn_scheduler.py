@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.agent.spool import Spool
+from pytest_glasshouse.agent.turn_scheduler import Conductor
 from pytest_glasshouse.errors import ProtocolError
-from pytest_glasshouse.guest.conductor import Conductor
-from pytest_glasshouse.guest.spool import Spool
 from pytest_glasshouse.wire import evidence, tokens
 
 DEADLINE_S = 10

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from pytest_glasshouse.agent.idempotency import Reply, Sessions
 from pytest_glasshouse.errors import ProtocolError
-from pytest_glasshouse.guest.sessions import Reply, Sessions
 
 
 def test_repetition_gets_the_first_answer_and_nothing_happens_twice() -> None:

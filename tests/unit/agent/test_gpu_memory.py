@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_glasshouse.guest.gpu import GpuMemory
+from pytest_glasshouse.agent.gpu_memory import GpuMemory
 
 LEG = 4242
 

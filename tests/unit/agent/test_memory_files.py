@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from pytest_glasshouse.agent.memory_files import Store, sealed_copy
 from pytest_glasshouse.errors import ProtocolError
-from pytest_glasshouse.guest.store import Store, sealed_copy
 
 
 def test_pieces_in_order_make_an_item() -> None:

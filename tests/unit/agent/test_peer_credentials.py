@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from pytest_glasshouse.agent.peer_credentials import Witnessed, is_child
 from pytest_glasshouse.errors import ProtocolError, RefusedError
-from pytest_glasshouse.guest.witness import Witnessed, is_child
 from pytest_glasshouse.wire import frames
 
 
