@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.tamper import CASES, Case, TamperResult, executes, run_case
-from pytest_glasshouse.tamper.box import Boxes
+from pytest_glasshouse.attacks import code_injection as executes
+from pytest_glasshouse.attacks.target_guest import Boxes
+from pytest_glasshouse.tamper import CASES, Case, TamperResult, run_case
 
 if TYPE_CHECKING:
     from pytest_glasshouse.fixtures import RowReport

@@ -28,9 +28,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from pytest_glasshouse.agent.memory_scan import HandedMemory, scan
+from pytest_glasshouse.attacks.target_guest import children
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.patterns import Patterns
-from pytest_glasshouse.tamper.box import children
 from pytest_glasshouse.wire.canonical import unb64u
 from tests.service.test_nothing_secret import halves, spellings
 

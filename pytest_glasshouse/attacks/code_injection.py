@@ -17,11 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.legs.progress import Progress
-from pytest_glasshouse.tamper.box import VICTIM, Box, Boxes, Played
-from pytest_glasshouse.tamper.case import TamperResult
-from pytest_glasshouse.tamper.neighbour import (
+from pytest_glasshouse.attacks.local_attacker import (
     Neighbour,
     NotPlayedError,
     early_look,
@@ -29,6 +25,10 @@ from pytest_glasshouse.tamper.neighbour import (
     offers_keys,
     traces,
 )
+from pytest_glasshouse.attacks.target_guest import VICTIM, Box, Boxes, Played
+from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.tamper.case import TamperResult
 
 __all__ = ["CASES", "GuestCase", "NotPlayedError", "run_guest_case"]
 
