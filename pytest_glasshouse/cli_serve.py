@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-    from pytest_glasshouse.trust.audit import Audit, AuditLine
+    from pytest_glasshouse.attestation.audit import Audit, AuditLine
 
 _PORT = 8470
 _GRACE_S = 5.0
@@ -85,12 +85,12 @@ def declare(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.trust.audit import AuditLine
-    from pytest_glasshouse.trust.http import check_address, listen
+    from pytest_glasshouse.attestation.audit import AuditLine
+    from pytest_glasshouse.attestation.http import check_address, listen
+    from pytest_glasshouse.attestation.ledger import Ledger
+    from pytest_glasshouse.attestation.limits import Limits
+    from pytest_glasshouse.attestation.server import AttestationServer
     from pytest_glasshouse.trust.keyfiles import read_public, server_key
-    from pytest_glasshouse.trust.ledger import Ledger
-    from pytest_glasshouse.trust.limits import Limits
-    from pytest_glasshouse.trust.server import AttestationServer
     from pytest_glasshouse.wire.folder import check_umask, expanded
     from pytest_glasshouse.wire.tokens import public_text
 
@@ -179,8 +179,8 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
 
 @contextlib.contextmanager
 def _audit(options: argparse.Namespace) -> Iterator[Audit]:
-    from pytest_glasshouse.trust.audit import AuditLog
-    from pytest_glasshouse.trust.audit_file import AuditFile
+    from pytest_glasshouse.attestation.audit import AuditLog
+    from pytest_glasshouse.attestation.audit_file import AuditFile
 
     if options.audit is None:
         yield AuditLog(sys.stderr.fileno())

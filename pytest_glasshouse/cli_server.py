@@ -18,8 +18,8 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_glasshouse.attestation.outstanding import Outstanding
     from pytest_glasshouse.legs.trustees import Trustees
-    from pytest_glasshouse.trust.outstanding import Outstanding
 
 Answer = TypeVar("Answer")
 
@@ -124,8 +124,8 @@ def _of_server(options: argparse.Namespace) -> Outstanding:
 def _of_ledger(options: argparse.Namespace) -> Outstanding:
     from contextlib import closing
 
-    from pytest_glasshouse.trust.ledger import Ledger
-    from pytest_glasshouse.trust.outstanding import Outstanding
+    from pytest_glasshouse.attestation.ledger import Ledger
+    from pytest_glasshouse.attestation.outstanding import Outstanding
 
     path = options.state / "ledger.sqlite3"
     if not path.is_file():

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pytest_glasshouse.attestation.http import serve_embedded
+from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, IntegrityError, ProtocolError, RefusedError
 from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.trust.http import serve_embedded
 from pytest_glasshouse.trust.keyfiles import read_owner, read_public
 from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.server import AttestationServer
 from pytest_glasshouse.wire.own_file import check_own
 from pytest_glasshouse.wire.tokens import thumbprint
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from pytest_glasshouse.trust import spdm
+from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.trust.references import GpuReferences, Hardware
 from pytest_glasshouse.wire.canonical import Json, b64u
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU

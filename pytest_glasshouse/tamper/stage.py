@@ -16,17 +16,17 @@ from typing import Literal, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.attestation.http import Embedded, serve_embedded
+from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.attestation.limits import Caps, Limits
+from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.trust.http import Embedded, serve_embedded
-from pytest_glasshouse.trust.ledger import Ledger
-from pytest_glasshouse.trust.limits import Caps, Limits
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.trust.policy import Component, Policy, Recorded, Required
 from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
-from pytest_glasshouse.trust.server import AttestationServer
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex, tagged

@@ -6,10 +6,10 @@ import http.client
 import json
 from collections.abc import Callable
 
+from pytest_glasshouse.attestation.limits import BURST_S, Limits
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Attempt, Stage
-from pytest_glasshouse.trust.limits import BURST_S, Limits
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, canonical
 
 Body = Callable[[Attempt], bytes]

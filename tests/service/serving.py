@@ -15,10 +15,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from pytest_glasshouse.attestation.ledger import Ledger
 from pytest_glasshouse.tamper.stage import Stage
 from pytest_glasshouse.trust.client import AttestationClient
 from pytest_glasshouse.trust.keyfiles import write_owner
-from pytest_glasshouse.trust.ledger import Ledger
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.wire.tokens import public_key, thumbprint
 

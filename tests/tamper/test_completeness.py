@@ -13,9 +13,10 @@ from types import ModuleType
 
 import pytest
 
+from pytest_glasshouse.attestation import admission, hardware, outstanding, server, verifier
+from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.tamper import CASES, Case, run_case
-from pytest_glasshouse.trust import admission, hardware, outstanding, server, spdm, verifier
 
 need = verifier.need
 

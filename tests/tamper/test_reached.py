@@ -53,4 +53,4 @@ def test_what_nobody_calls_is_not_reached() -> None:
     """The graph can say no: the tamper suite's own functions, and whatever only tests call."""
     everything = reached.reached()
     assert not any(name.startswith("pytest_glasshouse.tamper.") for name in everything)
-    assert "pytest_glasshouse.trust.ledger.Ledger.dump" not in everything
+    assert "pytest_glasshouse.attestation.ledger.Ledger.dump" not in everything

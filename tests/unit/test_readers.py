@@ -38,7 +38,7 @@ ALLOWED = {
     ("report/schema.py", "json.loads"): "this package's own files",
     ("report/schema.py", "read_text"): "this package's own files",
     ("run.py", "json.loads"): "what this run's own workers report",
-    ("trust/audit_file.py", "open"): "hashes a file of the server's own state directory, piece by piece",
+    ("attestation/audit_file.py", "open"): "hashes a file of the server's own state directory, piece by piece",
     ("wire/installed.py", "read_text"): "a distribution's metadata, by importlib, which has no other way; parsed strictly",
     ("workloads/corpus/__init__.py", "read_text"): "this package's own files",
     ("wire/folder.py", "read_text"): "/proc",

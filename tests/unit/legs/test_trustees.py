@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.attestation.http import Embedded, listen
+from pytest_glasshouse.attestation.limits import Limits
+from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.legs.trustees import OutsideServer, Trustees, check_outside, checked_url
-from pytest_glasshouse.trust.http import Embedded, listen
 from pytest_glasshouse.trust.keyfiles import write_owner
-from pytest_glasshouse.trust.limits import Limits
 from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.server import AttestationServer
 from pytest_glasshouse.wire.tokens import public_text
 from tests.service.certificate import certificate
 

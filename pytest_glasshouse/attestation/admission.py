@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.attestation.limits import Caps
+from pytest_glasshouse.attestation.messages import Message, text
+from pytest_glasshouse.attestation.verifier import need
 from pytest_glasshouse.errors import IntegrityError, RefusedError
-from pytest_glasshouse.trust.ledger import Ledger
-from pytest_glasshouse.trust.limits import Caps
-from pytest_glasshouse.trust.messages import Message, text
 from pytest_glasshouse.trust.owner import GRANT_SHAPE, REGISTRATION_SHAPE
 from pytest_glasshouse.trust.policy import Policy
 from pytest_glasshouse.trust.published import published_claims
 from pytest_glasshouse.trust.sealing import read_manifest
-from pytest_glasshouse.trust.verifier import need
 from pytest_glasshouse.wire.canonical import Json, sha256_hex, unb64u
 from pytest_glasshouse.wire.evidence import (
     TYP_GRANT,

@@ -21,10 +21,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from pytest_glasshouse.attestation.audit import Audit, AuditLine, no_audit
+from pytest_glasshouse.attestation.limits import Connections, Limits, Peers, Turns
+from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RefusedError
-from pytest_glasshouse.trust.audit import Audit, AuditLine, no_audit
-from pytest_glasshouse.trust.limits import Connections, Limits, Peers, Turns
-from pytest_glasshouse.trust.server import AttestationServer
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
 
 #: Path, and exactly the keys its message has.

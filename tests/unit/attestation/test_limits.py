@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_glasshouse.trust.limits import BURST_S, Connections, Limits, Peers, peer_of
+from pytest_glasshouse.attestation.limits import BURST_S, Connections, Limits, Peers, peer_of
 
 
 @dataclass

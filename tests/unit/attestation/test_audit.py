@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.attestation.audit import AuditLine, AuditLog, name_digest
+from pytest_glasshouse.attestation.audit_file import AuditFile
+from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, RefusedError
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
-from pytest_glasshouse.trust.audit import AuditLine, AuditLog, name_digest
-from pytest_glasshouse.trust.audit_file import AuditFile
-from pytest_glasshouse.trust.server import AttestationServer
 
 
 @pytest.fixture(name="lines")

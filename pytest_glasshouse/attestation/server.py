@@ -18,16 +18,16 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from pytest_glasshouse.attestation import outstanding
+from pytest_glasshouse.attestation.admission import Admission, Run
+from pytest_glasshouse.attestation.audit import Audit, AuditLine, Decision, name_digest, no_audit
+from pytest_glasshouse.attestation.hardware import appraise_hardware, worst
+from pytest_glasshouse.attestation.ledger import Completion, Ledger, Release
+from pytest_glasshouse.attestation.limits import Caps
+from pytest_glasshouse.attestation.messages import Message, lines, shaped, text
+from pytest_glasshouse.attestation.verifier import Expected, appraise, need
 from pytest_glasshouse.errors import IntegrityError, RefusedError
-from pytest_glasshouse.trust import outstanding
-from pytest_glasshouse.trust.admission import Admission, Run
-from pytest_glasshouse.trust.audit import Audit, AuditLine, Decision, name_digest, no_audit
-from pytest_glasshouse.trust.hardware import appraise_hardware, worst
-from pytest_glasshouse.trust.ledger import Completion, Ledger, Release
-from pytest_glasshouse.trust.limits import Caps
-from pytest_glasshouse.trust.messages import Message, lines, shaped, text
 from pytest_glasshouse.trust.published import TYP_KEYS
-from pytest_glasshouse.trust.verifier import Expected, appraise, need
 from pytest_glasshouse.wire.canonical import Json, b64u, is_sha256, sha256_hex
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.evidence import (

@@ -9,10 +9,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.attestation.hardware import APPRAISERS, Appraiser, Claims, Item, appraise_hardware, worst
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.device import DRIVER, VBIOS, genuine, item
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
-from pytest_glasshouse.trust.hardware import APPRAISERS, Appraiser, Claims, Item, appraise_hardware, worst
 from pytest_glasshouse.trust.policy import Policy, Recorded
 from pytest_glasshouse.trust.references import Hardware
 from pytest_glasshouse.wire.canonical import Json

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pytest_glasshouse.trust.limits import Peers
+from pytest_glasshouse.attestation.limits import Peers
 from pytest_glasshouse.wire.canonical import Json, canonical, tagged
 
 Decision = Literal["accepted", "released", "completed", "refused", "overdue", "started", "stopped"]

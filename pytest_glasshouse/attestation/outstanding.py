@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.attestation.messages import Message, shaped, text
+from pytest_glasshouse.attestation.verifier import need
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.trust.ledger import Ledger
-from pytest_glasshouse.trust.messages import Message, shaped, text
-from pytest_glasshouse.trust.verifier import need
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING, TYP_QUERY
 from pytest_glasshouse.wire.tokens import expect, sign, thumbprint, verify

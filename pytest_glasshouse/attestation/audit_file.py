@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from pytest_glasshouse.attestation.audit import AuditLog
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.trust.audit import AuditLog
 from pytest_glasshouse.wire.canonical import Json
 
 #: `FILE` and `FILE.1`, the newest of those that made way, to `FILE.7`.

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.attestation.ledger import Completion, Ledger, Release
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.trust.ledger import Completion, Ledger, Release
 
 RELEASE = Release(
     nonce="n1", sub="s", run="r", manifest="m", policy="p", plan="q", ak="a", sig="g", attempt=1, result_sha256="h",
