@@ -118,9 +118,9 @@ def _find(providers: list[Provider], doubts: list[str]) -> Iterator[Found]:
 
 def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:
     """What it lists, asked up to three times for the whole. Whatever was seen counts, and a doubt that is left is told."""
+    from pytest_glasshouse.broker.timing import timing_of
     from pytest_glasshouse.errors import ProviderError
     from pytest_glasshouse.providers.listing import doubt_in
-    from pytest_glasshouse.providers.timing import timing_of
 
     poll_s = timing_of(rents=True, simulated=provider.simulated, poll_s=provider.poll_s).poll_s
     found: dict[str, Instance] = {}
@@ -162,9 +162,9 @@ def _agreed(count: int) -> bool:
 
 
 def _end(mine: list[Found]) -> int:
-    from pytest_glasshouse.providers.cleanup import Ending
+    from pytest_glasshouse.broker.cleanup_proof import Ending
+    from pytest_glasshouse.broker.timing import Clock, timing_of
     from pytest_glasshouse.providers.opening import manual
-    from pytest_glasshouse.providers.timing import Clock, timing_of
 
     providers = {each.provider.name: each.provider for each in mine}
     timings = {p.name: timing_of(rents=True, simulated=p.simulated, poll_s=p.poll_s) for p in providers.values()}

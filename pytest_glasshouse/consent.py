@@ -38,7 +38,7 @@ def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ
                 "the name of the scheduled job that runs `glasshouse reap --expired`, saw none. A CI machine may kill this run "
                 "and its reaper; nothing was rented"
             )
-        from pytest_glasshouse.providers.money import table
+        from pytest_glasshouse.broker.pricing import table
 
         for name in broker.simulated:
             _say(f"SIMULATED: provider {name} answers at a base URL that is not its own; its rows are dry runs, not publishable")

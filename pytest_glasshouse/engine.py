@@ -15,11 +15,11 @@ from pytest_glasshouse.errors import ConfigurationError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_glasshouse.broker.broker import Broker
+    from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.channel.allowance import Allowance
     from pytest_glasshouse.legs.trustees import OutsideServer, Trustees
     from pytest_glasshouse.options import Options
-    from pytest_glasshouse.providers.broker import Broker
-    from pytest_glasshouse.providers.broker_socket import BrokerClient
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.trust.policy import Policy
 
@@ -181,7 +181,7 @@ class Rooms:
 
             check_outside(outside)
         _ = options.demands  # a policy file that cannot be used is told now
-        from pytest_glasshouse.providers.broker import Broker, BrokerOptions
+        from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 
         broker = Broker(
             BrokerOptions(
@@ -203,13 +203,13 @@ class Rooms:
 
     def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike:
         """Let workers reach the broker."""
-        from pytest_glasshouse.providers.broker_socket import BrokerServer
+        from pytest_glasshouse.broker.broker_socket import BrokerServer
 
         return BrokerServer(cast("Broker", broker), on_event=on_event)
 
     def connect(self, address: str, *, worker: str) -> ClientLike:
         """Reach the broker from a worker."""
-        from pytest_glasshouse.providers.broker_socket import BrokerClient
+        from pytest_glasshouse.broker.broker_socket import BrokerClient
 
         self._client = BrokerClient(address, worker=worker)
         return self._client

@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.broker.connection import Nearby, Road
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.providers.reaching import Nearby, Road
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,8 +91,8 @@ def road_for(
     """
     if not provider.rents:
         return Nearby()
+    from pytest_glasshouse.broker.rented_connection import Elsewhere
     from pytest_glasshouse.channel.ssh import rehearse
-    from pytest_glasshouse.providers.elsewhere import Elsewhere
 
     road = Elsewhere(image=image, boot_timeout_s=boot_timeout_s, tell=tell)
     road.image_for(provider)

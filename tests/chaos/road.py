@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+from pytest_glasshouse.broker.rented_connection import Elsewhere
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.guest import GuestChannel
 from pytest_glasshouse.channel.ssh import ALIAS, Doorway, Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
 from pytest_glasshouse.providers.base import Access
-from pytest_glasshouse.providers.elsewhere import Elsewhere
 from pytest_glasshouse.providers.lease import Lease
 
 _AGENT = Path(__file__).with_name("agent.py")

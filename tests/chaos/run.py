@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pytest_glasshouse.providers.ledger import LEDGER, read
-from pytest_glasshouse.providers.timing import Timing
+from pytest_glasshouse.broker.lease_ledger import LEDGER, read
+from pytest_glasshouse.broker.timing import Timing
 from tests.chaos.scenario import Scenario
 from tests.loopback.cloud import Cloud
 from tests.loopback.http import LoopbackServer

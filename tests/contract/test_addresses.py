@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.broker.broker import Broker, BrokerOptions
+from pytest_glasshouse.broker.rented_connection import Elsewhere
+from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.channel.access import Host, Port
 from pytest_glasshouse.errors import ConfigurationError, ProviderError, TerminateError
 from pytest_glasshouse.providers.base import SshAccess
-from pytest_glasshouse.providers.broker import Broker, BrokerOptions
-from pytest_glasshouse.providers.elsewhere import Elsewhere
-from pytest_glasshouse.providers.timing import Timing
 from tests.contract.conftest import IMAGE, RENTED, Subject, row
 from tests.unit.providers.scripted import NoReaper
 

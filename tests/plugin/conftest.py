@@ -12,10 +12,11 @@ import jsonschema  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
 
+import pytest_glasshouse.broker.broker
+
 # pytester takes modules away again that a test project imported, and native ones cannot be loaded twice in one process.
 import pytest_glasshouse.engine
 import pytest_glasshouse.invariants
-import pytest_glasshouse.providers.broker
 import pytest_glasshouse.report.document
 import pytest_glasshouse.report.writer
 import pytest_glasshouse.rows.published

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pytest_glasshouse.providers.broker import Broker, BrokerOptions
-from pytest_glasshouse.providers.timing import Timing
+from pytest_glasshouse.broker.broker import Broker, BrokerOptions
+from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.unit.providers.scripted import Agents
 

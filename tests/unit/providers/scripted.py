@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pytest_glasshouse.broker.timing import Clock
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.base import Access, Account, Instance, Launch, Offer, Provider, SshAccess
 from pytest_glasshouse.providers.lease import Lease
-from pytest_glasshouse.providers.timing import Clock
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire import frames
 

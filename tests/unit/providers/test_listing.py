@@ -8,22 +8,22 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.broker.cleanup_proof import Ending
+from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import AmbiguousCreateError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.api import Reply
 from pytest_glasshouse.providers.base import Instance, Provider
-from pytest_glasshouse.providers.cleanup import Ending
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.providers.listing import MOST_PAGES, MOST_S, Listing, doubt_in, read_pages
 from pytest_glasshouse.providers.opening import open_provider
-from pytest_glasshouse.providers.timing import Timing
 from tests.loopback.cloud import Order
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.paging import FORMS, LIES, Paging
 from tests.loopback.providers import runpod, vastai
+from tests.unit.broker.test_broker import ROW
 from tests.unit.providers.conftest import MakeBroker
 from tests.unit.providers.scripted import FakeTime, Scripted, appearing
-from tests.unit.providers.test_broker import ROW
 
 URL = "https://api.example/v2/pods"
 TIMING = Timing(poll_s=5.0, search_s=30.0, settle_s=10.0, give_up_s=40.0)

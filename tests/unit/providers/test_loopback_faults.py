@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.broker.broker import Broker, BrokerOptions
+from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import (
     AmbiguousCreateError,
     BootTimeoutError,
@@ -23,8 +25,6 @@ from pytest_glasshouse.errors import (
     WrongGpuError,
 )
 from pytest_glasshouse.providers.base import Cleanup, Grant
-from pytest_glasshouse.providers.broker import Broker, BrokerOptions
-from pytest_glasshouse.providers.timing import Timing
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.errors import InfrastructureError, ProtocolError
 from pytest_glasshouse.providers.base import Access
-from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.unit.channel.lying_agent import HELLO, LyingAgent, frame, refused

@@ -259,10 +259,10 @@ def test_the_way_to_a_server_of_this_process_is_nobody_elses(proxy: Proxy, monke
 
 def test_the_reaper_goes_the_way_its_run_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It outlives the run and has nothing but its environment; without the proxy it would end nothing."""
+    from pytest_glasshouse.broker.lease_ledger import LEDGER, Ledger
+    from pytest_glasshouse.broker.reaper import Reaper
+    from pytest_glasshouse.broker.timing import Timing
     from pytest_glasshouse.providers.lease import Lease
-    from pytest_glasshouse.providers.ledger import LEDGER, Ledger
-    from pytest_glasshouse.providers.reaping import Reaper
-    from pytest_glasshouse.providers.timing import Timing
     from tests.loopback.cloud import Order
 
     with Proxy() as proxy, runpod(pods="none") as server:

@@ -21,7 +21,7 @@ from pytest_glasshouse.wire import frames, local_socket
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_glasshouse.providers.broker import Broker
+    from pytest_glasshouse.broker.broker import Broker
 
 
 class BrokerServer:

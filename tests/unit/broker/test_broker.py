@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.broker.broker import Broker, BrokerOptions
+from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer, row_from_json
+from pytest_glasshouse.broker.lease_ledger import Ledger, read
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, TerminateError
 from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
-from pytest_glasshouse.providers.broker import Broker, BrokerOptions
-from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer, row_from_json
 from pytest_glasshouse.providers.lease import Lease
-from pytest_glasshouse.providers.ledger import Ledger, read
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 

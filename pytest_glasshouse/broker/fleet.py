@@ -10,18 +10,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from pytest_glasshouse.broker.connection import farewell_quietly
+from pytest_glasshouse.broker.lease_ledger import LEDGER, Ledger
+from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
 from pytest_glasshouse.errors import GlasshouseError, NoCapacityError, ProviderError, RateLimitedError
-from pytest_glasshouse.providers.ledger import LEDGER, Ledger
 from pytest_glasshouse.providers.opening import open_provider, road_for
-from pytest_glasshouse.providers.reaching import farewell_quietly
-from pytest_glasshouse.providers.timing import Clock, Timing, timing_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pytest_glasshouse.broker.connection import Road
     from pytest_glasshouse.providers.base import Access, Offer, Provider
     from pytest_glasshouse.providers.lease import Lease
-    from pytest_glasshouse.providers.reaching import Road
     from pytest_glasshouse.wire.canonical import Json
 
 #: How often a provider that is too busy for a moment is asked again.

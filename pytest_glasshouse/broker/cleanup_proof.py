@@ -16,10 +16,10 @@ from pytest_glasshouse.providers.listing import Listing, doubt_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_glasshouse.broker.lease_ledger import Ledger
+    from pytest_glasshouse.broker.timing import Clock, Timing
     from pytest_glasshouse.providers.base import Instance, Provider
     from pytest_glasshouse.providers.lease import Lease
-    from pytest_glasshouse.providers.ledger import Ledger
-    from pytest_glasshouse.providers.timing import Clock, Timing
 
 Status = Literal["proven", "leak", "unproven"]
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from pytest_glasshouse.broker import pricing as money
 from pytest_glasshouse.errors import BudgetError
-from pytest_glasshouse.providers import money
 from pytest_glasshouse.providers.base import Offer
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.rows.spec import RowSpec

@@ -10,6 +10,13 @@ import contextlib
 import secrets
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
+from pytest_glasshouse.broker import pricing as money
+from pytest_glasshouse.broker.cleanup_proof import Ending
+from pytest_glasshouse.broker.creator import hello
+from pytest_glasshouse.broker.fleet import Allocation, BrokerOptions, Fleet
+from pytest_glasshouse.broker.limit_watch import Watch
+from pytest_glasshouse.broker.renter import Renter
+from pytest_glasshouse.broker.timing import Clock
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
@@ -19,22 +26,15 @@ from pytest_glasshouse.errors import (
     NoCapacityError,
     ProtocolError,
 )
-from pytest_glasshouse.providers import money
 from pytest_glasshouse.providers.base import Cleanup, Grant
-from pytest_glasshouse.providers.cleanup import Ending
-from pytest_glasshouse.providers.creating import hello
-from pytest_glasshouse.providers.fleet import Allocation, BrokerOptions, Fleet
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 from pytest_glasshouse.providers.opening import reference_source
-from pytest_glasshouse.providers.renting import Renter
-from pytest_glasshouse.providers.timing import Clock
-from pytest_glasshouse.providers.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pytest_glasshouse.broker.connection import Road
     from pytest_glasshouse.providers.base import Offer, Provider
-    from pytest_glasshouse.providers.reaching import Road
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
 
@@ -357,7 +357,7 @@ class Broker:
                 self._reaper = self._start_reaper()
 
     def _own_reaper(self) -> ReaperLike:
-        from pytest_glasshouse.providers.reaping import Reaper
+        from pytest_glasshouse.broker.reaper import Reaper
 
         options = self._options
         return Reaper.start(self._fleet.ledger.path, timing=options.timing, allow_simulated=options.allow_simulated)

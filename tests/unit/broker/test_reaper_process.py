@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.broker.lease_ledger import read
+from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.cli import main
-from pytest_glasshouse.providers.ledger import read
-from pytest_glasshouse.providers.timing import Timing
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
@@ -69,7 +69,7 @@ class Running:
                 command = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
             except OSError:
                 continue
-            if b"pytest_glasshouse.providers.reaper" in command and str(self.directory / "ledger.jsonl").encode() in command:
+            if b"pytest_glasshouse.broker.reaper_process" in command and str(self.directory / "ledger.jsonl").encode() in command:
                 return int(entry.name)
         return 0
 

@@ -18,7 +18,7 @@ from pytest_glasshouse.errors import InfrastructureError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_glasshouse.providers.timing import Timing
+    from pytest_glasshouse.broker.timing import Timing
 
 _READY_S = 60.0
 _GONE_S = 30.0
@@ -39,7 +39,7 @@ class Reaper:
         read, write = os.pipe()
         ready_read, ready_write = os.pipe()
         log = os.open(ledger.parent / LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        arguments = [sys.executable, "-m", "pytest_glasshouse.providers.reaper", str(ledger)]
+        arguments = [sys.executable, "-m", "pytest_glasshouse.broker.reaper_process", str(ledger)]
         arguments += ["--allow-simulated"] if allow_simulated else []
         if timing is not None:
             arguments += ["--timing", timing.as_text()]

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.broker.cleanup_proof import Ending
+from pytest_glasshouse.broker.lease_ledger import Ledger, read
+from pytest_glasshouse.broker.timing import RENTED, Clock, Timing, timing_of
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.providers.cleanup import Ending
-from pytest_glasshouse.providers.ledger import Ledger, read
 from pytest_glasshouse.providers.opening import base_url, open_provider
-from pytest_glasshouse.providers.timing import RENTED, Clock, Timing, timing_of
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.broker import pricing as money
+from pytest_glasshouse.broker.creator import Creator
+from pytest_glasshouse.broker.fleet import ASKED_AGAIN, Allocation, Fleet
+from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.errors import BudgetError, GlasshouseError, InfrastructureError, NoCapacityError, RateLimitedError
-from pytest_glasshouse.providers import money
-from pytest_glasshouse.providers.creating import Creator
-from pytest_glasshouse.providers.fleet import ASKED_AGAIN, Allocation, Fleet
 from pytest_glasshouse.providers.lease import Lease, Named
-from pytest_glasshouse.providers.timing import BOOT_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.broker.broker import Broker, BrokerOptions
+from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
+from pytest_glasshouse.broker.lease_ledger import read
 from pytest_glasshouse.errors import (
     AmbiguousCreateError,
     BootTimeoutError,
@@ -22,10 +25,7 @@ from pytest_glasshouse.errors import (
     WrongGpuError,
 )
 from pytest_glasshouse.providers.base import Instance, SshAccess
-from pytest_glasshouse.providers.broker import Broker, BrokerOptions
-from pytest_glasshouse.providers.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.providers.lease import named
-from pytest_glasshouse.providers.ledger import read
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.unit.providers.conftest import MakeBroker
 from tests.unit.providers.scripted import Agents, FakeTime, Scripted, appearing, changed, showing

@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+    from pytest_glasshouse.broker.connection import Road
+    from pytest_glasshouse.broker.fleet import Allocation
+    from pytest_glasshouse.broker.lease_ledger import Ledger
+    from pytest_glasshouse.broker.timing import Clock, Timing
     from pytest_glasshouse.providers.base import Instance
-    from pytest_glasshouse.providers.fleet import Allocation
     from pytest_glasshouse.providers.lease import Lease
-    from pytest_glasshouse.providers.ledger import Ledger
-    from pytest_glasshouse.providers.reaching import Road
-    from pytest_glasshouse.providers.timing import Clock, Timing
     from pytest_glasshouse.wire.canonical import Json
 
 
