@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pytest_glasshouse.channel.archive import build_archive, honest_main
-from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError
 from pytest_glasshouse.invariants import attestation_verified
 from pytest_glasshouse.legs.outcome import Ended

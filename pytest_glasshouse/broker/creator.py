@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import (
     AmbiguousCreateError,
     BootTimeoutError,

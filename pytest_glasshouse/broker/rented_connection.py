@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Literal, cast
 from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
-from pytest_glasshouse.channel.launch import Keys, new_keys, pod_environment, pod_start
-from pytest_glasshouse.channel.reach import Reach
+from pytest_glasshouse.channel.pod_launch import Keys, new_keys, pod_environment, pod_start
+from pytest_glasshouse.channel.ssh_session import Reach
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.base import Launch
 from pytest_glasshouse.wire.canonical import sha256_hex

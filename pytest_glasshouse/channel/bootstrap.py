@@ -1,6 +1,6 @@
 """Copies the guest archive to a rented guest, brings what its image lacks, and has the agent started there.
 
-One SSH command whose standard input and output are a conversation with `guest/pod_install.py`. It may be repeated: an
+One SSH command whose standard input and output are a conversation with `channel/pod_install.py`. It may be repeated: an
 agent that runs is found again.
 """
 
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.channel import wheels as pinned
 from pytest_glasshouse.channel.access import RemoteSocket
+from pytest_glasshouse.channel.pod_init import PYTHON
 from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, Doorway, last_line, ssh_client
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
-from pytest_glasshouse.guest.pod import PYTHON
 from pytest_glasshouse.wire.canonical import parse_object, sha256_hex
 from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.printable import printable

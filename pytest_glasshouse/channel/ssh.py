@@ -25,7 +25,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_glasshouse.channel.launch import Keys
+    from pytest_glasshouse.channel.pod_launch import Keys
 
 #: What the guest is called in every command line.
 ALIAS = "guest"
@@ -158,7 +158,7 @@ def rehearse() -> None:
 
     Costs some ten milliseconds, before anything is rented. Raises `ConfigurationError`.
     """
-    from pytest_glasshouse.channel.launch import new_keys
+    from pytest_glasshouse.channel.pod_launch import new_keys
 
     try:
         doorway = Doorway(new_keys())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pytest_glasshouse.channel.guest import follow
+from pytest_glasshouse.channel.guest_channel import follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
 from pytest_glasshouse.legs.order import turn_orders
 from pytest_glasshouse.legs.outcome import Ended

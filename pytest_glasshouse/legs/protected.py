@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any, cast
 
-from pytest_glasshouse.channel.guest import put
+from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import (
     GlasshouseError,
     GuestGoneError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_glasshouse.channel.guest import put
+from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.channel.guest import Channel, lay
+from pytest_glasshouse.channel.guest_channel import Channel, lay
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.channel.guest import PATIENCE_S, Channel, GuestChannel
+from pytest_glasshouse.channel.guest_channel import PATIENCE_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.legs.interleaved import InterleavedRound
 from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders

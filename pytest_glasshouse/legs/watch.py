@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.channel.guest import Channel, follow
+from pytest_glasshouse.channel.guest_channel import Channel, follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.wire.canonical import parse_strict

@@ -9,14 +9,14 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.channel.guest import MOST_ITEM
+from pytest_glasshouse.channel.guest_channel import MOST_ITEM
 from pytest_glasshouse.errors import GuestGoneError
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.channel.guest import GuestChannel
+    from pytest_glasshouse.channel.guest_channel import GuestChannel
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import Material
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, RefusedError
 from pytest_glasshouse.providers.base import Grant
 from pytest_glasshouse.rows.spec import RowSpec

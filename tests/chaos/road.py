@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pytest_glasshouse.broker.rented_connection import Elsewhere
 from pytest_glasshouse.channel.access import SshAccess
-from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.channel.ssh import ALIAS, Doorway, Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
 from pytest_glasshouse.providers.base import Access

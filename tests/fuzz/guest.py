@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from pytest_glasshouse.channel import bootstrap
 from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.channel.guest import GuestChannel, _Counted
+from pytest_glasshouse.channel.guest_channel import GuestChannel, _Counted
 from pytest_glasshouse.errors import FrameCutError, GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import ProtocolError
 from tests.loopback.cloud import Order
 from tests.loopback.fake_guest import FAKE_GUEST, SOCKET

@@ -18,8 +18,8 @@ import pytest
 
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
-from pytest_glasshouse.channel.launch import Keys, new_keys, pod_environment, pod_start
-from pytest_glasshouse.channel.reach import Reach
+from pytest_glasshouse.channel.pod_launch import Keys, new_keys, pod_environment, pod_start
+from pytest_glasshouse.channel.ssh_session import Reach
 from tests.ssh.ports import free_port
 
 

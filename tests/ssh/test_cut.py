@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_glasshouse.channel.access import SshAccess
-from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner

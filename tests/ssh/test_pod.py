@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.guest import pod
+from pytest_glasshouse.channel import pod_init as pod
 from tests.ssh.conftest import MakePod
 
 SETTINGS = {"deadline": 1000.0, "contact_by": 500.0, "lease_s": 60.0, "ends": "", "api": ""}

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.channel.archive import guest_archive
-from pytest_glasshouse.channel.guest import GuestChannel
-from pytest_glasshouse.channel.launch import new_keys
+from pytest_glasshouse.channel.guest_channel import GuestChannel
+from pytest_glasshouse.channel.pod_launch import new_keys
 from pytest_glasshouse.errors import BootTimeoutError, GuestGoneError
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.ssh.conftest import MakePod, MakeReach

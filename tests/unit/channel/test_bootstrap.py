@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.channel.bootstrap import Refused, bootstrap
-from pytest_glasshouse.channel.launch import new_keys
+from pytest_glasshouse.channel.pod_launch import new_keys
 from pytest_glasshouse.channel.ssh import Doorway
 from pytest_glasshouse.channel.wheels import Wheel
 from pytest_glasshouse.errors import GuestGoneError, ProtocolError

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.channel.guest import GuestChannel, put
+from pytest_glasshouse.channel.guest_channel import GuestChannel, put
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, GuestRefusedError, ProtocolError
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.watch import LegDeadlineError, LegWatch

@@ -13,8 +13,8 @@ import pytest
 
 from pytest_glasshouse.channel import ssh
 from pytest_glasshouse.channel.access import SshAccess
-from pytest_glasshouse.channel.launch import new_keys
 from pytest_glasshouse.channel.places import short_directory
+from pytest_glasshouse.channel.pod_launch import new_keys
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from tests.unit.channel.test_access import HOSTILE_HOSTS
 

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from pytest_glasshouse.channel.launch import bare, new_keys, pod_environment, pod_start
+from pytest_glasshouse.channel.pod_launch import bare, new_keys, pod_environment, pod_start
 from pytest_glasshouse.errors import LaunchRefusedError
 from pytest_glasshouse.providers.base import Launch
 from pytest_glasshouse.providers.launching import VariableLimits, pasteable

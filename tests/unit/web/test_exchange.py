@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from pytest_glasshouse.channel import pod_init as pod
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError
-from pytest_glasshouse.guest import pod
 from pytest_glasshouse.trust.client import AttestationClient
 from pytest_glasshouse.web.answer import Answer
 from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange

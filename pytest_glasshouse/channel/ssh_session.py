@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.channel.bootstrap import bootstrap
-from pytest_glasshouse.channel.guest import GuestChannel
+from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.channel.ssh import Doorway, Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.channel.access import SshAccess
-    from pytest_glasshouse.channel.launch import Keys
+    from pytest_glasshouse.channel.pod_launch import Keys
 
 _HELLO_S = 10.0
 _AGAIN_S = 0.5

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pytest_glasshouse.guest.pod import SETTINGS
+from pytest_glasshouse.channel.pod_init import SETTINGS
 
 #: How long a guest goes on without hearing of its host. A cut connection is back, or given up, long before.
 LEASE_S = 900.0
