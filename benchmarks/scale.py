@@ -19,15 +19,15 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.check.check import check_file, load_document
+from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import ALL, Finding
 from pytest_glasshouse.legs.outcome import AllocationFacts, Outcome
 from pytest_glasshouse.legs.results import LegResult, RoundResult
-from pytest_glasshouse.report.check import check_file, load_document
 from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assemble
 from pytest_glasshouse.report.environment import generated_by, host_environment
 from pytest_glasshouse.report.markdown import markdown
 from pytest_glasshouse.report.page import page
-from pytest_glasshouse.report.recompute import Derivation
 from pytest_glasshouse.report.record import Record, RecordSettings, build_record
 from pytest_glasshouse.report.writer import Published, publish
 from pytest_glasshouse.rows.spec import RowSpec

@@ -22,7 +22,7 @@ from pytest_glasshouse.wire.folder import expanded
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.report.run_key import Proof
     from pytest_glasshouse.report.writer import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
@@ -348,7 +348,7 @@ def _run_id(told: object) -> str:
 
 def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> dict[str, Any]:
     """A report that this account made: sealed by the run's own key, and free of faults."""
-    from pytest_glasshouse.report.check import check_bytes, read_document
+    from pytest_glasshouse.check.check import check_bytes, read_document
     from pytest_glasshouse.report.run_key import run_key
     from pytest_glasshouse.wire.tokens import public_text
 

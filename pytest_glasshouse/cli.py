@@ -40,8 +40,8 @@ from pytest_glasshouse.wire.printable import json_text, printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.report.check import Checked, Level
-    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.check.check import Checked, Level
+    from pytest_glasshouse.check.recompute import Derivation
 
 EXIT_OK = 0
 EXIT_NO = 1
@@ -232,8 +232,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.authenticity import Trust
-    from pytest_glasshouse.report.check import Level, check_file
+    from pytest_glasshouse.check.authenticity import Trust
+    from pytest_glasshouse.check.check import Level, check_file
 
     trust = Trust.read(options.trust)
     required = Level(options.require or Level.CONSISTENT)
@@ -251,7 +251,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _told(path: Path, checked: Checked, required: Level) -> list[str]:
     """Faults first; the word `verified` appears only where every signature leads to a key the reader gave."""
-    from pytest_glasshouse.report.check import Level
+    from pytest_glasshouse.check.check import Level
 
     lines = [f"{path}: {fault}" for fault in checked.faults]
     if not checked.sound:
@@ -280,9 +280,9 @@ def _told_published(path: Path, checked: Checked, required: str | None) -> list[
 
 
 def _export(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.check.check import read_document
     from pytest_glasshouse.report.attest import exported
     from pytest_glasshouse.report.bundle import files_of
-    from pytest_glasshouse.report.check import read_document
     from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
     if options.out is not None:

@@ -19,8 +19,8 @@ from pytest_glasshouse.wire.printable import json_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_glasshouse.report.gate import Gated
-    from pytest_glasshouse.report.gate_policy import PolicyTable
+    from pytest_glasshouse.check.gate import Gated
+    from pytest_glasshouse.check.gate_policy import PolicyTable
 
 EXIT_NO = 1
 EXIT_USAGE = 4
@@ -113,10 +113,10 @@ def declare(commands: Any) -> None:
 
 
 def _gate(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.authenticity import Trust
-    from pytest_glasshouse.report.check import check_bytes, read_document
-    from pytest_glasshouse.report.gate import gate
-    from pytest_glasshouse.report.gate_policy import FIELDS, policy_of, refuse_nothing_asked, trusted_of
+    from pytest_glasshouse.check.authenticity import Trust
+    from pytest_glasshouse.check.check import check_bytes, read_document
+    from pytest_glasshouse.check.gate import gate
+    from pytest_glasshouse.check.gate_policy import FIELDS, policy_of, refuse_nothing_asked, trusted_of
 
     table = _policy_table(options)
     flags = {name: getattr(options, name.replace("-", "_")) for name in FIELDS}
@@ -141,7 +141,7 @@ def _gate(options: argparse.Namespace) -> int:
 
 
 def _policy_table(options: argparse.Namespace) -> PolicyTable:
-    from pytest_glasshouse.report.gate_policy import find_table, no_policy, read_table
+    from pytest_glasshouse.check.gate_policy import find_table, no_policy, read_table
 
     if options.no_policy:
         return no_policy("--no-policy was given")
@@ -173,7 +173,7 @@ def _json(gated: Gated, policy: str) -> str:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.compare import compare, lines
+    from pytest_glasshouse.check.compare import compare, lines
 
     before, after = (_sound(path, options) for path in (options.before, options.after))
     if before is None or after is None:
@@ -189,7 +189,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _sound(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
     """The report's document, or None after its faults were told."""
-    from pytest_glasshouse.report.check import check_bytes, read_document
+    from pytest_glasshouse.check.check import check_bytes, read_document
 
     data, document = read_document(path)
     faults = check_bytes(data, derivation=options.derivation).faults
@@ -198,7 +198,7 @@ def _sound(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def _history(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.history import history, lines
+    from pytest_glasshouse.check.history import history, lines
 
     if not options.directory.is_dir():
         raise ConfigurationError(f"{options.directory}: expected a directory with reports")

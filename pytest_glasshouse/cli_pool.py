@@ -41,9 +41,9 @@ def declare(commands: Any) -> None:
 
 
 def _pool(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.check.check import check_bytes, load_document
+    from pytest_glasshouse.check.pooling import groups, told
     from pytest_glasshouse.report.bundle import read_report
-    from pytest_glasshouse.report.check import check_bytes, load_document
-    from pytest_glasshouse.report.pooling import groups, told
 
     documents = []
     for path in options.report:

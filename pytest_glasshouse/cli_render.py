@@ -14,7 +14,7 @@ from pytest_glasshouse.cli_output import complain, give
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.report.check import Checked
+    from pytest_glasshouse.check.check import Checked
 
 EXIT_USAGE = 4
 
@@ -47,7 +47,7 @@ def _limit(text: str) -> float:
 
 
 def _render(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.report.check import check_bytes, read_document
+    from pytest_glasshouse.check.check import check_bytes, read_document
     from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
     if options.out is not None:

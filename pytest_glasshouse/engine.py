@@ -266,7 +266,7 @@ class Rooms:
 
     def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """What in a report is not as it was signed for, by path."""
-        from pytest_glasshouse.report.binding import binding_faults
+        from pytest_glasshouse.check.binding import binding_faults
 
         return binding_faults(document)
 

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.engine import Engine, Event, Grants
     from pytest_glasshouse.options import Options
-    from pytest_glasshouse.report.recompute import Derivation
     from pytest_glasshouse.selection import RowItem
 
 #: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
@@ -100,7 +100,7 @@ def engine_of(config: pytest.Config) -> Engine:
 
 def derivation_of(engine: Engine) -> Derivation:
     """What this engine's reports are derived again with."""
-    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.check.recompute import Derivation
 
     return Derivation(results=engine.results, judge=engine.judge, binding=engine.binding)
 

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.report.bundle import REPORT_LIMIT, report_bytes
-from pytest_glasshouse.report.check import check_bytes
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import schema_faults
 from pytest_glasshouse.wire.canonical import VALUE_LIMIT, canonical, parse_strict, values_in
@@ -21,7 +21,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.check.recompute import Derivation
 
 LISTS = ("rows", "excludedResults", "nullRows")
 #: What code that reads an observation raises where it is of no shape anybody thought of.

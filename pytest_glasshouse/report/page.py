@@ -10,8 +10,8 @@ import gzip
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from pytest_glasshouse.check.check import Level
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import Level
 from pytest_glasshouse.report.page_parts import Code, Word, facts, folded, items, paragraph, say, table
 from pytest_glasshouse.report.page_rows import excluded_details, row_card, row_details
 from pytest_glasshouse.report.page_style import style_sheet
@@ -20,7 +20,7 @@ from pytest_glasshouse.report.plot_interval import common_scale
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_glasshouse.report.check import Checked
+    from pytest_glasshouse.check.check import Checked
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 #: Rows that are open when the page is; more would make a long report slow to draw.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.report.record import Record
     from pytest_glasshouse.report.settle import Make, Settled
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.report.check import check_file
+from pytest_glasshouse.check.check import check_file
 from tests.live.conftest import Ran, Rental
 from tests.loopback.faults import Fault
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.report.attempts import NEEDED_MORE
-from pytest_glasshouse.report.check import check_bytes
 from tests.plugin.conftest import CONFTEST
 from tests.unit.report import example
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.report.check import check_bytes
+from pytest_glasshouse.check.check import check_bytes
 from tests.plugin.test_attempts import RETRIES
 
 if TYPE_CHECKING:

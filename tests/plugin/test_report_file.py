@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.cli import main
-from pytest_glasshouse.report.check import check_bytes
 from tests.unit.report import example
 
 if TYPE_CHECKING:

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.check import authenticity, binding, check, recompute
+from pytest_glasshouse.check.authenticity import Trust
+from pytest_glasshouse.check.binding import binding_faults
+from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.report import attempts, attest, authenticity, binding, bundle, check, recompute, seal
-from pytest_glasshouse.report.authenticity import Trust
-from pytest_glasshouse.report.binding import binding_faults
+from pytest_glasshouse.report import attempts, attest, bundle, seal
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import check_bytes
 from tests.report.conftest import RealRun
 from tests.report.test_forger import LIES
 from tests.report.test_statement import CHANGED_ENVELOPES, changed, rezipped

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.check.check import Level, check_bytes
 from pytest_glasshouse.report.bundle import report_bytes, zipped
-from pytest_glasshouse.report.check import Level, check_bytes
 from pytest_glasshouse.wire.canonical import parse_object
 from tests.report.conftest import RealRun
 from tests.report.forger import Keys, chained, recomputed, resigned, signed_guest, signed_round, vouched

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.check.check import Level, check_bytes
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import Level, check_bytes
 from pytest_glasshouse.report.schema import schema_faults
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "reports" / "report-1.0-mock.json").read_bytes())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.report.check import check_file
+from pytest_glasshouse.check.check import check_file
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "reports" / "published").rglob("*.json"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_glasshouse.report.check import Level, check_bytes, check_file
+from pytest_glasshouse.check.check import Level, check_bytes, check_file
 from tests.report.conftest import RealRun
 
 

@@ -1,4 +1,4 @@
-"""Every token of every list leads to a key that was given, or the report says which does not. See `report/signatures.py`."""
+"""Every token of every list leads to a key that was given, or the report says which does not. See `check/signatures.py`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.check import signatures
+from pytest_glasshouse.check.authenticity import Trust, unproven_signatures, witnessed
+from pytest_glasshouse.check.signatures import enrolled_keys, vouching_faults
 from pytest_glasshouse.invariants.revisions import newest
-from pytest_glasshouse.report import signatures
-from pytest_glasshouse.report.authenticity import Trust, unproven_signatures, witnessed
-from pytest_glasshouse.report.signatures import enrolled_keys, vouching_faults
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import parse_object, unb64u
 from tests.report.conftest import RealRun

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import check_bytes
 from pytest_glasshouse.report.schema import load_schema, schema_faults, validate
 from tests.unit.report import example
 

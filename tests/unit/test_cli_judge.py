@@ -11,8 +11,8 @@ import pytest
 from pytest_glasshouse.cli import main
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.writer import publish
+from tests.unit.check.test_gate import good, report
 from tests.unit.report import example
-from tests.unit.report.test_gate import good, report
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.attempts import Tried
+from pytest_glasshouse.check.check import check_bytes
+from pytest_glasshouse.check.gate import GatePolicy, Ruling, gate
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.report import attempts
 from pytest_glasshouse.report.attempts import NEEDED_MORE, attempt_faults, entry, lost_entry, settled, shown, standing, titled
 from pytest_glasshouse.report.badge import badge
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import check_bytes
-from pytest_glasshouse.report.gate import GatePolicy, Ruling, gate
 from pytest_glasshouse.report.markdown import markdown
 from pytest_glasshouse.report.objections import Objection, objections
 from pytest_glasshouse.report.page import page

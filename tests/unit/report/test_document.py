@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
+from pytest_glasshouse.check.check import Level, check_bytes
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import Level, check_bytes
 from pytest_glasshouse.report.document import AllocationCleanup, measured_on_named_gpu
 from pytest_glasshouse.report.schema import validate
 from tests.unit.report import example

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.check.recompute import Derivation, record_faults
 from pytest_glasshouse.legs.results import RoundResult
 from pytest_glasshouse.report.costs import price
 from pytest_glasshouse.report.figures import judged_figures, row_figures
 from pytest_glasshouse.report.markdown import markdown
-from pytest_glasshouse.report.recompute import Derivation, record_faults
 from tests.unit.report import example
 
 SETTINGS: dict[str, Any] = {"order": "interleaved", "margin_pct": 1.0, "fixed_order": False, "max_overhead_pct": None}

@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import check_bytes
 from tests.unit.report import example
 from tests.unit.report.test_bundle import archive
 

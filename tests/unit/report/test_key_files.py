@@ -9,8 +9,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.report.authenticity import Trust
 from pytest_glasshouse.report.seal import KEY_VARIABLE, report_key
 from pytest_glasshouse.trust.keyfiles import read_public
 

@@ -15,6 +15,10 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 import pytest_glasshouse
+from pytest_glasshouse.check.check import Checked, Level, check_bytes
+from pytest_glasshouse.check.compare import compare
+from pytest_glasshouse.check.gate import Gated, GatePolicy, Ruling, gate
+from pytest_glasshouse.check.recompute import Derivation, record_faults
 from pytest_glasshouse.fixtures import failure_of
 from pytest_glasshouse.legs.outcome import Outcome
 from pytest_glasshouse.legs.results import RoundResult
@@ -23,16 +27,12 @@ from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.limit import LimitVerdict
 from pytest_glasshouse.report.badge import badge
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import Checked, Level, check_bytes
-from pytest_glasshouse.report.compare import compare
 from pytest_glasshouse.report.figures import judged_figures, row_figures
-from pytest_glasshouse.report.gate import Gated, GatePolicy, Ruling, gate
 from pytest_glasshouse.report.limits import first_rounds, implausible, limit_of, log_ratios
 from pytest_glasshouse.report.markdown import markdown
 from pytest_glasshouse.report.page_rows import row_details
-from pytest_glasshouse.report.recompute import Derivation, record_faults
+from tests.unit.check.test_gate import MADE_AT, report
 from tests.unit.report import example
-from tests.unit.report.test_gate import MADE_AT, report
 
 BASE = report()
 SOUND = Checked(faults=(), level=Level.CONSISTENT, missing=(), rows=1, excluded=0)

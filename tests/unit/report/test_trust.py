@@ -9,8 +9,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.report.authenticity import Trust
 from pytest_glasshouse.wire.tokens import public_text
 
 # Always the same: parameters that differ from worker to worker are different tests.

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.check.check import Level, check_file
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
 from pytest_glasshouse.report.attempts import entry, settled
-from pytest_glasshouse.report.check import Level, check_file
 from pytest_glasshouse.report.objections import objections
 from pytest_glasshouse.report.republish import republish
 from pytest_glasshouse.report.settle import settle

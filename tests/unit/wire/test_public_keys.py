@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import pytest_glasshouse
+from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.report.authenticity import Trust
 from pytest_glasshouse.tamper.stage import SIGNED_BY_NOBODY, WEAK_KEY
 from pytest_glasshouse.trust.keyfiles import read_public
 from pytest_glasshouse.wire import public_keys

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.check.pooling import groups, told
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.legs.outcome import Ended, Outcome
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.report.pooling import groups, told
 from tests.unit.report import example
 
 REAL: dict[str, Any] = {"provider": "runpod", "gpu_model": "NVIDIA H100 80GB HBM3", "dry_run": False}

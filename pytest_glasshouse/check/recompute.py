@@ -86,8 +86,8 @@ class Derivation:
     def bound(self, document: Mapping[str, Any]) -> Faults:
         if self.binding is not None:
             return self.binding(document)
-        from pytest_glasshouse.report.binding import binding_faults
-        from pytest_glasshouse.report.signatures import vouching_faults
+        from pytest_glasshouse.check.binding import binding_faults
+        from pytest_glasshouse.check.signatures import vouching_faults
 
         return chain(binding_faults(document), vouching_faults(document))
 

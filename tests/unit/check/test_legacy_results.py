@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.check.check import Level, check_bytes
+from pytest_glasshouse.check.legacy_results import check_published, is_published
 from pytest_glasshouse.cli import main
-from pytest_glasshouse.report.check import Level, check_bytes
-from pytest_glasshouse.report.published_shape import check_published, is_published
 from tests.unit.report import example
 from tests.unit.report.test_bundle import archive
 

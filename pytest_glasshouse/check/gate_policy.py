@@ -17,9 +17,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.check.check import Level
+from pytest_glasshouse.check.gate import GatePolicy
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.report.check import Level
-from pytest_glasshouse.report.gate import GatePolicy
 from pytest_glasshouse.wire.bounded_file import opened, read_toml
 from pytest_glasshouse.wire.printable import printable
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.check.authenticity import Trust
+from pytest_glasshouse.check.check import Level, check_bytes, load_document
+from pytest_glasshouse.check.gate import Gated, GatePolicy, Ruling, gate
+from pytest_glasshouse.check.gate_policy import policy_of, read_table, trusted_of
 from pytest_glasshouse.errors import ConfigurationError, ReportError
-from pytest_glasshouse.report.authenticity import Trust
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.check import Level, check_bytes, load_document
-from pytest_glasshouse.report.gate import Gated, GatePolicy, Ruling, gate
-from pytest_glasshouse.report.gate_policy import policy_of, read_table, trusted_of
 from pytest_glasshouse.wire.tokens import public_text
 from tests.unit.report import example
 

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_glasshouse.cli import main
 from pytest_glasshouse.report.bundle import report_bytes
+from tests.unit.check.test_gate import report
 from tests.unit.report import example
-from tests.unit.report.test_gate import report
 
 POLICY = "[tool.glasshouse.gate]\nmax-overhead = 0.5\n"
 

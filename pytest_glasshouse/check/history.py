@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.check.check import check_bytes, load_document
+from pytest_glasshouse.check.legacy_results import may_be_results
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report.bundle import SUFFIX, parsed, read_report
-from pytest_glasshouse.report.check import check_bytes, load_document
-from pytest_glasshouse.report.published_shape import may_be_results
 from pytest_glasshouse.report.wording import figure_with_interval
 from pytest_glasshouse.wire.printable import printable
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_glasshouse.report.recompute import Derivation
+    from pytest_glasshouse.check.recompute import Derivation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,11 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from pytest_glasshouse.check.compare import compare, lines
+from pytest_glasshouse.check.history import history
+from pytest_glasshouse.check.history import lines as history_lines
 from pytest_glasshouse.report.badge import LABEL, badge, svg
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.compare import compare, lines
-from pytest_glasshouse.report.history import history
-from pytest_glasshouse.report.history import lines as history_lines
 from pytest_glasshouse.report.writer import publish
 from tests.unit.report import example
 
