@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.check.check import check_bytes
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from tests.unit.report import example
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
 
 from pytest_glasshouse.check.check import check_bytes
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.report import attest
 from pytest_glasshouse.report.bundle import unzipped

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.tamper.stage import COMPONENTS, CONTAINER, SUB
 from pytest_glasshouse.trust.policy import Policy, Recorded
 from pytest_glasshouse.trust.sealing import Sealed

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.cli import _parser, main
+from pytest_glasshouse.cli.main import _parser, main
 
 
 def completed(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.writer import publish
 from tests.unit.check.test_gate import good, report

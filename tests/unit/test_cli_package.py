@@ -11,7 +11,7 @@ import pytest
 
 import pytest_glasshouse
 from pytest_glasshouse.channel.archive import guest_archive
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.guest.opener import open_package
 from pytest_glasshouse.trust.keyfiles import read_owner

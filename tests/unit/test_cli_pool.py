@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.report.bundle import report_bytes
 from tests.unit.report import example
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from tests.loopback.cloud import Order
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.cli import main
-from pytest_glasshouse.cli_watch import follow
+from pytest_glasshouse.cli.main import main
+from pytest_glasshouse.cli.watch import follow
 from pytest_glasshouse.report.progress import PROGRESS, ProgressFile
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import pytest_glasshouse
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.github_run import annotated, properties
 from pytest_glasshouse.report.bundle import report_bytes

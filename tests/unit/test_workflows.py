@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from pytest_glasshouse.cli import _parser
+from pytest_glasshouse.cli.main import _parser
 from pytest_glasshouse.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_glasshouse.broker.lease_ledger import read
 from pytest_glasshouse.broker.timing import Timing
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_glasshouse.check.check import Level, check_bytes
 from pytest_glasshouse.check.legacy_results import check_published, is_published
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from tests.unit.report import example
 from tests.unit.report.test_bundle import archive
 

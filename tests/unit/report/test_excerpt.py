@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.check.check import check_bytes, load_document
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.report.excerpt import excerpt
 from pytest_glasshouse.report.redaction import hits
 from tests.unit.report import example

@@ -20,19 +20,17 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pytest_glasshouse import (
-    cli_completion,
-    cli_doctor,
-    cli_judge,
-    cli_package,
-    cli_policy,
-    cli_pool,
-    cli_reap,
-    cli_render,
-    cli_serve,
-    cli_server,
-    cli_watch,
-)
+from pytest_glasshouse.cli import completion as cli_completion
+from pytest_glasshouse.cli import doctor as cli_doctor
+from pytest_glasshouse.cli import gate as cli_judge
+from pytest_glasshouse.cli import package as cli_package
+from pytest_glasshouse.cli import policy as cli_policy
+from pytest_glasshouse.cli import pool as cli_pool
+from pytest_glasshouse.cli import reap as cli_reap
+from pytest_glasshouse.cli import render as cli_render
+from pytest_glasshouse.cli import serve as cli_serve
+from pytest_glasshouse.cli import server_queries as cli_server
+from pytest_glasshouse.cli import watch as cli_watch
 from pytest_glasshouse.cli_output import complain, give, say
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 from pytest_glasshouse.wire.printable import json_text, printable
