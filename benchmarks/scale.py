@@ -19,6 +19,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.analysis.record import Record, RecordSettings, build_record
 from pytest_glasshouse.check.check import check_file, load_document
 from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import ALL, Finding
@@ -28,7 +29,6 @@ from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assem
 from pytest_glasshouse.report.environment import generated_by, host_environment
 from pytest_glasshouse.report.markdown import markdown
 from pytest_glasshouse.report.page import page
-from pytest_glasshouse.report.record import Record, RecordSettings, build_record
 from pytest_glasshouse.report.writer import Published, publish
 from pytest_glasshouse.rows.spec import RowSpec
 

@@ -200,7 +200,7 @@ def failure_of(record: dict[str, Any], options: Options) -> str:
 
 
 def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
-    from pytest_glasshouse.report.limits import limit_of
+    from pytest_glasshouse.analysis.row_limits import limit_of
 
     limit = limit_of(told)
     if limit is not None and not limit.passed:

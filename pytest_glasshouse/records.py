@@ -29,7 +29,7 @@ def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int, 
 
     `unpublishable` are the run's own reasons against publishing it.
     """
-    from pytest_glasshouse.report.record import build_record
+    from pytest_glasshouse.analysis.record import build_record
 
     public = dataclasses.replace(outcome, declared=_public(outcome.declared))
     return build_record(
@@ -46,10 +46,10 @@ def width_of(outcome: Outcome, engine: Engine) -> float | None:
 
     Its width and never its position: whoever sees where an interval lies may stop when they like it.
     """
+    from pytest_glasshouse.analysis.extension import extension
+    from pytest_glasshouse.analysis.figures import row_figures
+    from pytest_glasshouse.analysis.row_limits import log_ratios
     from pytest_glasshouse.overhead.interval import interval_pct
-    from pytest_glasshouse.report.extension import extension
-    from pytest_glasshouse.report.figures import row_figures
-    from pytest_glasshouse.report.limits import log_ratios
 
     if outcome.row.null:
         return None
@@ -65,8 +65,8 @@ def width_of(outcome: Outcome, engine: Engine) -> float | None:
 
 def ended_record(row_item: RowItem, options: Options, ended: Ended, *, seed: int) -> Record:
     """The record of a row that never came to an outcome of its own."""
+    from pytest_glasshouse.analysis.record import build_record
     from pytest_glasshouse.legs.outcome import Outcome
-    from pytest_glasshouse.report.record import build_record
 
     outcome = Outcome(
         row=row_item.row,
@@ -113,7 +113,7 @@ def without_paths(text: str) -> str:
 
 
 def _settings(row: RowSpec, declared: RowSpec, options: Options, seed: int) -> Any:
-    from pytest_glasshouse.report.record import RecordSettings
+    from pytest_glasshouse.analysis.record import RecordSettings
 
     return RecordSettings(
         margin_pct=row.margin_pct,

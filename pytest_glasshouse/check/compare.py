@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.row_limits import first_rounds, log_ratios
+from pytest_glasshouse.analysis.wording import figure_with_interval, signed
 from pytest_glasshouse.overhead.difference import Difference, difference
-from pytest_glasshouse.report.limits import first_rounds, log_ratios
-from pytest_glasshouse.report.wording import figure_with_interval, signed
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.check.check import check_bytes, load_document
 from pytest_glasshouse.check.legacy_results import may_be_results
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report.bundle import SUFFIX, parsed, read_report
-from pytest_glasshouse.report.wording import figure_with_interval
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:

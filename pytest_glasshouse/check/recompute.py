@@ -11,11 +11,15 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.costs import price
+from pytest_glasshouse.analysis.covariates import covariates, disturbances
+from pytest_glasshouse.analysis.extension import extension, extension_figures
+from pytest_glasshouse.analysis.figures import judged_figures, row_figures
+from pytest_glasshouse.analysis.null_row import null_figures
+from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.invariants.revisions import AUDITED
 from pytest_glasshouse.overhead.rates import overhead_pct
-from pytest_glasshouse.report.costs import price
-from pytest_glasshouse.report.covariates import covariates, disturbances
 from pytest_glasshouse.report.evidence import (
     cache_state,
     invariant_key,
@@ -28,10 +32,6 @@ from pytest_glasshouse.report.evidence import (
     strict_memory,
     treatment,
 )
-from pytest_glasshouse.report.extension import extension, extension_figures
-from pytest_glasshouse.report.figures import judged_figures, row_figures
-from pytest_glasshouse.report.null import null_figures
-from pytest_glasshouse.report.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.wire.journal import read
 
 if TYPE_CHECKING:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
-from pytest_glasshouse.report.wording import figure_with_interval
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.tokens import peek
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.report.record import Record
+    from pytest_glasshouse.analysis.record import Record
 
 #: Outcomes after which nothing was judged: another attempt may stand for the row.
 NEVER_JUDGED = frozenset({"lost", "infrastructure"})

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.overhead.limit import LimitVerdict
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.document import counts
-from pytest_glasshouse.report.limits import implausible, limit_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from pytest_glasshouse.analysis.wording import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
@@ -17,7 +18,6 @@ from pytest_glasshouse.report.attempts import other_attempts
 from pytest_glasshouse.report.evidence import observed_rounds, protected_of
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
-from pytest_glasshouse.report.wording import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tokens import public_text
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.report.record import Record
+    from pytest_glasshouse.analysis.record import Record
 
 SCHEMA_URL = "https://pytest-glasshouse.dev/schemas/report-v1.schema.json"
 OUTCOMES = ("excluded", "failed", "error", "lost", "infrastructure")

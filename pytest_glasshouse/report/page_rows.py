@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.row_limits import limit_of
+from pytest_glasshouse.analysis.wording import figure_with_interval, signed
 from pytest_glasshouse.report.attempts import shown, titled
-from pytest_glasshouse.report.limits import limit_of
 from pytest_glasshouse.report.page_parts import Code, Word, facts, folded, paragraph, say, table
 from pytest_glasshouse.report.plot_interval import interval_plot, null_band
 from pytest_glasshouse.report.plot_rate import rate_plot
 from pytest_glasshouse.report.plot_timeline import legend, phases, timeline_plot
-from pytest_glasshouse.report.wording import figure_with_interval, signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

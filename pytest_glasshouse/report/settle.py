@@ -13,7 +13,7 @@ from pytest_glasshouse.report.withhold import withheld_record
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_glasshouse.report.record import Record
+    from pytest_glasshouse.analysis.record import Record
 
     Make = Callable[[Sequence[Record]], dict[str, Any]]
     Ask = Callable[[Mapping[str, Any]], list[Objection]]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.report.wording import signed
+from pytest_glasshouse.analysis.wording import signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,6 +11,7 @@ import copy
 import re
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.wording import CLAIMS, NOT_CLAIMED, WITHHELD
 from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.report.attempts import NEEDED_MORE
@@ -19,7 +20,6 @@ from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.objections import LISTS, UNREADABLE, Objection, foremost, told
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
-from pytest_glasshouse.report.wording import CLAIMS, NOT_CLAIMED, WITHHELD
 from pytest_glasshouse.wire.tokens import public_text
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.report.record import Record
+    from pytest_glasshouse.analysis.record import Record
 
     Ask = Callable[[Mapping[str, Any]], list[Objection]]
 

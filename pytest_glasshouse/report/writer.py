@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from pytest_glasshouse.analysis.record import Record
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.report.record import Record
     from pytest_glasshouse.report.settle import Make, Settled
 
 ROWS = "rows.jsonl"

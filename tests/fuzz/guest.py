@@ -20,6 +20,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
+from pytest_glasshouse.analysis.figures import row_figures
+from pytest_glasshouse.analysis.record import RecordSettings, build_record
 from pytest_glasshouse.channel import bootstrap
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import GuestChannel, _Counted
@@ -31,8 +33,6 @@ from pytest_glasshouse.legs.protected import _note_watch
 from pytest_glasshouse.legs.raw import RawLeg
 from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.legs.watch import LegDeadlineError, LegWatch
-from pytest_glasshouse.report.figures import row_figures
-from pytest_glasshouse.report.record import RecordSettings, build_record
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.canonical import b64u, canonical, parse_strict, unb64u

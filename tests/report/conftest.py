@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.analysis.record import Record, RecordSettings, build_record
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.invariants import judge
@@ -22,7 +23,6 @@ from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRunti
 from pytest_glasshouse.legs.trustees import Trustees
 from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.document import AllocationCleanup, assemble
-from pytest_glasshouse.report.record import Record, RecordSettings, build_record
 from pytest_glasshouse.report.writer import publish
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.tokens import public_text

@@ -14,6 +14,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.analysis.record import Record, RecordSettings, build_record
 from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import Finding
 from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
@@ -21,7 +22,6 @@ from pytest_glasshouse.legs.results import LegResult, RoundResult
 from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assemble
 from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.evidence import LIFECYCLE_INVARIANTS
-from pytest_glasshouse.report.record import Record, RecordSettings, build_record
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.tamper.case import TamperResult

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.analysis.covariates import covariates, disturbances
+from pytest_glasshouse.analysis.null_row import null_figures
+from pytest_glasshouse.analysis.segments import segments
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.legs.outcome import Ended, Outcome
 from pytest_glasshouse.legs.results import RoundResult
 from pytest_glasshouse.legs.stage import did_not_fit
-from pytest_glasshouse.report.covariates import covariates, disturbances
-from pytest_glasshouse.report.null import null_figures
-from pytest_glasshouse.report.turns import segments
 from pytest_glasshouse.wire import evidence, tokens
 from tests.unit.report import example
 

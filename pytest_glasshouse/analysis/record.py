@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from pytest_glasshouse.analysis.costs import price
+from pytest_glasshouse.analysis.covariates import covariates, disturbances
+from pytest_glasshouse.analysis.extension import extension, extension_figures
+from pytest_glasshouse.analysis.figures import judged_figures, measured_legs, row_figures
+from pytest_glasshouse.analysis.null_row import null_record
+from pytest_glasshouse.analysis.segments import design, segments, steady
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.report.costs import price
-from pytest_glasshouse.report.covariates import covariates, disturbances
 from pytest_glasshouse.report.evidence import cache_state, invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
-from pytest_glasshouse.report.extension import extension, extension_figures
-from pytest_glasshouse.report.figures import judged_figures, measured_legs, row_figures
-from pytest_glasshouse.report.null import null_record
-from pytest_glasshouse.report.turns import design, segments, steady
 from pytest_glasshouse.rows.interleaving import interleaving
 
 if TYPE_CHECKING:

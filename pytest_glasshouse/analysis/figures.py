@@ -9,15 +9,15 @@ import math
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.costs import cost_figures
+from pytest_glasshouse.analysis.estimates import estimate_figures, told
+from pytest_glasshouse.analysis.row_limits import limit_json, limit_of, log_ratios
+from pytest_glasshouse.analysis.wording import interpretation
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct
 from pytest_glasshouse.overhead.rates import overhead_pct, rate
 from pytest_glasshouse.overhead.remarks import remarks
 from pytest_glasshouse.overhead.verdict import verdict
-from pytest_glasshouse.report.costs import cost_figures
-from pytest_glasshouse.report.estimates import estimate_figures, told
-from pytest_glasshouse.report.limits import limit_json, limit_of, log_ratios
-from pytest_glasshouse.report.wording import interpretation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

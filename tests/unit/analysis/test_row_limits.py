@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 import pytest_glasshouse
+from pytest_glasshouse.analysis.figures import judged_figures, row_figures
+from pytest_glasshouse.analysis.row_limits import first_rounds, implausible, limit_of, log_ratios
 from pytest_glasshouse.check.check import Checked, Level, check_bytes
 from pytest_glasshouse.check.compare import compare
 from pytest_glasshouse.check.gate import Gated, GatePolicy, Ruling, gate
@@ -27,8 +29,6 @@ from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.limit import LimitVerdict
 from pytest_glasshouse.report.badge import badge
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.figures import judged_figures, row_figures
-from pytest_glasshouse.report.limits import first_rounds, implausible, limit_of, log_ratios
 from pytest_glasshouse.report.markdown import markdown
 from pytest_glasshouse.report.page_rows import row_details
 from tests.unit.check.test_gate import MADE_AT, report
@@ -276,4 +276,4 @@ def test_nobody_else_judges_a_limit() -> None:
         if isinstance(node, ast.Name | ast.Attribute) and getattr(node, "id", getattr(node, "attr", "")) == "judge_limit"
     }
 
-    assert callers == {"report/limits.py"}
+    assert callers == {"analysis/row_limits.py"}

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.analysis.covariates import covariates
+from pytest_glasshouse.analysis.segments import design, segments, steady
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.rates import log_ratio, overhead_pct, rate
-from pytest_glasshouse.report.covariates import covariates
-from pytest_glasshouse.report.turns import design, segments, steady
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
