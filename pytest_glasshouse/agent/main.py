@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         import_training(options.workload, "cpu")
         return 0
-    from pytest_glasshouse.guest.leg import run_leg
+    from pytest_glasshouse.guest.leg_main import run_leg
 
     # Without the interpreter's own farewell: nothing is left to flush, and the kernel takes the memory back at once.
     os._exit(run_leg(options.control))

@@ -22,7 +22,7 @@ from pytest_glasshouse.guest.exposure import Exposure
 from pytest_glasshouse.guest.memory import Arena, wipe_bytes
 from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
 from pytest_glasshouse.guest.ring import Carried, Ring, carry_package, ring_for_package
-from pytest_glasshouse.guest.scanned import Scanned
+from pytest_glasshouse.guest.scan_client import Scanned
 from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
 from pytest_glasshouse.guest.turns import ControlTurns

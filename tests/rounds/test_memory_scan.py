@@ -156,7 +156,7 @@ import ctypes, os, socket, sys
 import numpy
 from pytest_glasshouse.guest.control import Control
 from pytest_glasshouse.guest.memory import Arena, wipe_bytes
-from pytest_glasshouse.guest.scanned import Scanned
+from pytest_glasshouse.guest.scan_client import Scanned
 
 "".encode("utf-16be")  # its codec is loaded while it can be read
 if sys.argv[3] == "ordinary":
