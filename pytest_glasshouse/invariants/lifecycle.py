@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants import verified as reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.turns import in_turns
 from pytest_glasshouse.wire import evidence, journal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants import verified as reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants import verified as reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, Verdict, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.trust import weights_from_package
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE, TREATMENT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import reading
+from pytest_glasshouse.invariants import verified as reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.wire import evidence, journal
 from pytest_glasshouse.wire.canonical import sha256_hex

@@ -16,7 +16,8 @@ import pytest
 from pytest_glasshouse.attestation import admission, server
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import opener
-from pytest_glasshouse.invariants import accounted, lifecycle, place, reading, trust, turns, work
+from pytest_glasshouse.invariants import accounted, lifecycle, place, trust, turns, work
+from pytest_glasshouse.invariants import verified as reading
 from pytest_glasshouse.tamper import Case, completion, enrolment, evidence, log, package, release, session, tokens
 from pytest_glasshouse.tamper.stage import Stage
 from pytest_glasshouse.wire import floe, journal
