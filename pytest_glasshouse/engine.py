@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.channel.allowance import Allowance
-    from pytest_glasshouse.legs.trustees import OutsideServer, Trustees
+    from pytest_glasshouse.legs.attestation import OutsideServer, Trustees
     from pytest_glasshouse.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.trust.policy import Policy
@@ -177,7 +177,7 @@ class Rooms:
         for row in rows:
             check(row.workload, data=row.data)
         if (outside := options.outside_server) is not None:
-            from pytest_glasshouse.legs.trustees import check_outside
+            from pytest_glasshouse.legs.attestation import check_outside
 
             check_outside(outside)
         _ = options.demands  # a policy file that cannot be used is told now
@@ -217,8 +217,8 @@ class Rooms:
     def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage:
         """The objects that run a row on a granted allocation."""
         from pytest_glasshouse.invariants.revisions import newest
-        from pytest_glasshouse.legs.stage import Allocation, Allowance, LegSettings, ProtectedRuntime, RawRunner
-        from pytest_glasshouse.legs.trustees import Trustees
+        from pytest_glasshouse.legs.attestation import Trustees
+        from pytest_glasshouse.legs.row_runner import Allocation, Allowance, LegSettings, ProtectedRuntime, RawRunner
         from pytest_glasshouse.overhead.extension import MOST_ROUNDS
 
         if self._trustees is None:
@@ -281,7 +281,7 @@ class Rooms:
         """
         if (outside := options.outside_server) is None:
             return None
-        from pytest_glasshouse.legs.trustees import Trustees
+        from pytest_glasshouse.legs.attestation import Trustees
 
         trustees = self._trustees or Trustees(outside)
         try:

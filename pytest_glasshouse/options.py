@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_glasshouse.legs.trustees import OutsideServer
+    from pytest_glasshouse.legs.attestation import OutsideServer
     from pytest_glasshouse.rows.overrides import Overrides
     from pytest_glasshouse.rows.spec import Order, Preset
     from pytest_glasshouse.trust.policy import Policy
@@ -71,7 +71,7 @@ class Options:
         """The attestation server to use, where it is not this process."""
         if self.server is None or self.server_key is None or self.owner_key is None:
             return None
-        from pytest_glasshouse.legs.trustees import OutsideServer
+        from pytest_glasshouse.legs.attestation import OutsideServer
 
         return OutsideServer(url=self.server, key=self.server_key, owner_key=self.owner_key, authority=self.server_ca)
 
@@ -80,7 +80,7 @@ class Options:
         """What the policy file asks of every allocation. Raises `ConfigurationError` for a file that is no such policy."""
         if self.policy is None:
             return None
-        from pytest_glasshouse.legs.policy import read_demands
+        from pytest_glasshouse.legs.allocation_policy import read_demands
 
         return read_demands(self.policy)
 
@@ -273,7 +273,7 @@ def _check_server(options: Options) -> None:
     if missing:
         told = f"GLASSHOUSE_SERVER: expected {' and '.join(missing)} beside it, saw none; see `glasshouse serve --help`"
         raise ConfigurationError(told)
-    from pytest_glasshouse.legs.trustees import checked_url
+    from pytest_glasshouse.legs.attestation import checked_url
 
     checked_url(options.server)
     if options.server_ca is not None and not options.server_ca.is_file():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.attestation.outstanding import Outstanding
-    from pytest_glasshouse.legs.trustees import Trustees
+    from pytest_glasshouse.legs.attestation import Trustees
 
 Answer = TypeVar("Answer")
 
@@ -137,7 +137,7 @@ def _of_ledger(options: argparse.Namespace) -> Outstanding:
 
 def _meet(options: argparse.Namespace) -> Trustees:
     """Owner and server, the server known by its key. Raises `ConfigurationError` for what is missing or does not fit."""
-    from pytest_glasshouse.legs.trustees import OutsideServer, Trustees
+    from pytest_glasshouse.legs.attestation import OutsideServer, Trustees
     from pytest_glasshouse.wire.folder import expanded
 
     names = {"server": "GLASSHOUSE_SERVER", "server_key": "GLASSHOUSE_SERVER_KEY", "owner": "GLASSHOUSE_OWNER_KEY"}

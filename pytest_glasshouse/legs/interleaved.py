@@ -20,11 +20,11 @@ from pytest_glasshouse.legs.round import EXCLUDED, leg_notes
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.legs.protected import ProtectedRuntime
     from pytest_glasshouse.legs.raw import RawRunner
     from pytest_glasshouse.legs.round import Round
-    from pytest_glasshouse.legs.watch import LegWatch
     from pytest_glasshouse.rows.interleaving import Interleaving
     from pytest_glasshouse.wire.canonical import Json
 

@@ -19,8 +19,8 @@ from pytest_glasshouse.errors import (
     ProtocolError,
     RefusedError,
 )
+from pytest_glasshouse.legs.allocation_policy import policy_for
 from pytest_glasshouse.legs.outcome import Ended
-from pytest_glasshouse.legs.policy import policy_for
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.trust.sealing import Sealed, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
@@ -30,9 +30,9 @@ from pytest_glasshouse.wire.tokens import public_text, thumbprint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_glasshouse.legs.attestation import Trustees
+    from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.legs.order import Role
-    from pytest_glasshouse.legs.trustees import Trustees
-    from pytest_glasshouse.legs.watch import LegWatch
     from pytest_glasshouse.trust.policy import Policy
     from pytest_glasshouse.wire.canonical import Json
 

@@ -13,8 +13,8 @@ from pytest_glasshouse.wire.tensors import tensor_digest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.legs.order import Role
-    from pytest_glasshouse.legs.watch import LegWatch
     from pytest_glasshouse.wire.canonical import Json
 
 

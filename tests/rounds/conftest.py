@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
+from pytest_glasshouse.legs.attestation import Trustees
 from pytest_glasshouse.legs.outcome import Outcome
 from pytest_glasshouse.legs.progress import Progress
-from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
-from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec

@@ -9,8 +9,8 @@ import pytest
 
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.guest import machine
-from pytest_glasshouse.legs.policy import base_policy
-from pytest_glasshouse.legs.stage import ProtectedRuntime
+from pytest_glasshouse.legs.allocation_policy import base_policy
+from pytest_glasshouse.legs.row_runner import ProtectedRuntime
 from pytest_glasshouse.trust.references import Hardware
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.channel.archive import guest_archive
-from pytest_glasshouse.legs.policy import base_policy
+from pytest_glasshouse.legs.allocation_policy import base_policy
 from pytest_glasshouse.trust.keyfiles import write_owner
 from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.wire.canonical import sha256_hex

@@ -12,9 +12,9 @@ import pytest
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.legs.attestation import Trustees
 from pytest_glasshouse.legs.progress import Progress
-from pytest_glasshouse.legs.stage import Allocation, LegSettings, ProtectedRuntime, RawRunner
-from pytest_glasshouse.legs.trustees import Trustees
+from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
 from pytest_glasshouse.providers.base import Grant, Instance
 from tests.rounds.conftest import short_row
 from tests.ssh.conftest import MakePod, MakeReach

@@ -14,7 +14,7 @@ from pytest_glasshouse.analysis.segments import segments
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.legs.outcome import Ended, Outcome
 from pytest_glasshouse.legs.results import RoundResult
-from pytest_glasshouse.legs.stage import did_not_fit
+from pytest_glasshouse.legs.row_runner import did_not_fit
 from pytest_glasshouse.wire import evidence, tokens
 from tests.unit.report import example
 

@@ -12,8 +12,8 @@ import pytest
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import GuestChannel, put
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, GuestRefusedError, ProtocolError
+from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
 from pytest_glasshouse.legs.progress import Progress
-from pytest_glasshouse.legs.watch import LegDeadlineError, LegWatch
 from pytest_glasshouse.wire.guest_messages import COVARIATES, EVENTS_PER_PULL, REPLIES
 from tests.unit.channel.lying_agent import HELLO, LyingAgent, Trickle, event, exit_event, frame, refused
 

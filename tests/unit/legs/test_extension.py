@@ -10,7 +10,7 @@ import pytest
 
 from pytest_glasshouse.legs.order import extension_seed, leg_orders
 from pytest_glasshouse.legs.outcome import Outcome
-from pytest_glasshouse.legs.stage import Allocation, LegSettings
+from pytest_glasshouse.legs.row_runner import Allocation, LegSettings
 from pytest_glasshouse.providers.base import Grant
 from pytest_glasshouse.rows.spec import RowSpec
 

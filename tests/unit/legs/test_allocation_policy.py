@@ -11,7 +11,7 @@ import pytest
 
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.legs.policy import base_policy, policy_for, read_demands
+from pytest_glasshouse.legs.allocation_policy import base_policy, policy_for, read_demands
 from pytest_glasshouse.options import Options
 from pytest_glasshouse.trust.policy import Policy, Recorded, Required
 from pytest_glasshouse.trust.references import Hardware
