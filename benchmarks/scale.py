@@ -23,8 +23,8 @@ from pytest_glasshouse.analysis.record import Record, RecordSettings, build_reco
 from pytest_glasshouse.check.check import check_file, load_document
 from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import ALL, Finding
-from pytest_glasshouse.legs.outcome import AllocationFacts, Outcome
-from pytest_glasshouse.legs.results import LegResult, RoundResult
+from pytest_glasshouse.observation.outcome import AllocationFacts, Outcome
+from pytest_glasshouse.observation.results import LegResult, RoundResult
 from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assemble
 from pytest_glasshouse.report.environment import generated_by, host_environment
 from pytest_glasshouse.report.markdown import markdown

@@ -254,7 +254,7 @@ class Rooms:
 
     def results(self, observation: dict[str, Any]) -> Sequence[Any]:
         """What each round measured."""
-        from pytest_glasshouse.legs.results import results
+        from pytest_glasshouse.observation.results import results
 
         return results(observation)
 
@@ -303,7 +303,7 @@ class Rooms:
 def _rounds_in_all(observation: dict[str, Any]) -> int:
     """How many rounds a row is to have, decided once from its first ones: those it has where there is nothing to decide."""
     from pytest_glasshouse.analysis.extension import extension
-    from pytest_glasshouse.legs.results import results
+    from pytest_glasshouse.observation.results import results
 
     decided = extension(observation, results(observation))
     return len(observation["rounds"]) if decided is None else decided.rounds

@@ -16,7 +16,7 @@ from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.engine import Engine
-    from pytest_glasshouse.legs.outcome import Ended, Outcome
+    from pytest_glasshouse.observation.outcome import Ended, Outcome
     from pytest_glasshouse.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.selection import RowItem
@@ -66,7 +66,7 @@ def width_of(outcome: Outcome, engine: Engine) -> float | None:
 def ended_record(row_item: RowItem, options: Options, ended: Ended, *, seed: int) -> Record:
     """The record of a row that never came to an outcome of its own."""
     from pytest_glasshouse.analysis.record import build_record
-    from pytest_glasshouse.legs.outcome import Outcome
+    from pytest_glasshouse.observation.outcome import Outcome
 
     outcome = Outcome(
         row=row_item.row,
@@ -79,7 +79,7 @@ def ended_record(row_item: RowItem, options: Options, ended: Ended, *, seed: int
 
 def record_of_error(row_item: RowItem, options: Options, error: BaseException, *, skipped: bool, seed: int) -> Record:
     """The record of a row whose test ended in an error before anything was recorded."""
-    from pytest_glasshouse.legs.outcome import Ended
+    from pytest_glasshouse.observation.outcome import Ended
 
     text = without_paths(str(error))
     told = f"{type(error).__name__}: {text}"

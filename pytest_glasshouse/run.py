@@ -519,7 +519,7 @@ class Run:
         return settled([*((each, None) for each in earlier), *told])
 
     def _without_record(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:
-        from pytest_glasshouse.legs.outcome import Ended
+        from pytest_glasshouse.observation.outcome import Ended
         from pytest_glasshouse.records import ended_record
 
         if nodeid in self.begun:

@@ -10,7 +10,7 @@ from pytest_glasshouse.overhead.rates import log_ratio, rate
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_glasshouse.legs.results import LegResult
+    from pytest_glasshouse.observation.results import LegResult
 
     Legs = Sequence[tuple[LegResult, LegResult]]
 

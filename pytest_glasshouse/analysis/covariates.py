@@ -10,8 +10,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.legs.turns import Turn, turns_of
-from pytest_glasshouse.report.evidence import observed_rounds
+from pytest_glasshouse.observation.reading import observed_rounds
+from pytest_glasshouse.observation.turns import Turn, turns_of
 from pytest_glasshouse.wire.tokens import peek
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pytest_glasshouse.overhead.segments import round_segments
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_glasshouse.legs.results import RoundResult
+    from pytest_glasshouse.observation.results import RoundResult
 
 Json = dict[str, Any]
 

@@ -15,7 +15,7 @@ from pytest_glasshouse.overhead.rates import log_ratio, rate
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_glasshouse.legs.results import RoundResult
+    from pytest_glasshouse.observation.results import RoundResult
 
 
 def extension(observation: Mapping[str, Any], rounds: Sequence[RoundResult]) -> Extension | None:

@@ -22,7 +22,7 @@ from pytest_glasshouse.overhead.verdict import verdict
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_glasshouse.legs.results import LegResult, RoundResult
+    from pytest_glasshouse.observation.results import LegResult, RoundResult
     from pytest_glasshouse.overhead.interval import Interval
 
 Figures = dict[str, Any]

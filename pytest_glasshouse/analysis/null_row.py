@@ -17,8 +17,8 @@ from pytest_glasshouse.overhead.rates import log_ratio, overhead_pct, rate
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_glasshouse.legs.outcome import Outcome
-    from pytest_glasshouse.legs.results import LegResult, RoundResult
+    from pytest_glasshouse.observation.outcome import Outcome
+    from pytest_glasshouse.observation.results import LegResult, RoundResult
 
 
 def null_record(

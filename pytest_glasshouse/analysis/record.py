@@ -17,16 +17,24 @@ from pytest_glasshouse.analysis.extension import extension, extension_figures
 from pytest_glasshouse.analysis.figures import judged_figures, measured_legs, row_figures
 from pytest_glasshouse.analysis.null_row import null_record
 from pytest_glasshouse.analysis.segments import design, segments, steady
+from pytest_glasshouse.observation.reading import (
+    cache_state,
+    invariant_key,
+    journals,
+    lifecycle,
+    stand_in,
+    strict_memory,
+    treatment,
+)
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.report.evidence import cache_state, invariant_key, journals, lifecycle, stand_in, strict_memory, treatment
 from pytest_glasshouse.rows.interleaving import interleaving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pytest_glasshouse.invariants import Finding
-    from pytest_glasshouse.legs.outcome import Outcome
-    from pytest_glasshouse.legs.results import RoundResult
+    from pytest_glasshouse.observation.outcome import Outcome
+    from pytest_glasshouse.observation.results import RoundResult
     from pytest_glasshouse.rows.spec import RowSpec
 
     Judge = Callable[[dict[str, Any]], Sequence[Finding]]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_glasshouse.legs.results import RoundResult
+    from pytest_glasshouse.observation.results import RoundResult
 
 _ROLES = ("protected", "raw", "raw2")
 

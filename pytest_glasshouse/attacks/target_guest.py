@@ -27,11 +27,11 @@ from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError
 from pytest_glasshouse.invariants import attestation_verified
 from pytest_glasshouse.legs.attestation import Trustees
-from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings
+from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.providers import process
 from pytest_glasshouse.providers.base import Grant, Instance
 from pytest_glasshouse.rows.spec import RowSpec

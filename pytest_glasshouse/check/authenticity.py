@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.check.signatures import LISTS, Keys, enrolled_keys, round_gaps
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.report.evidence import observed_rounds
+from pytest_glasshouse.observation.reading import observed_rounds
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
 from pytest_glasshouse.wire.public_keys import ed25519_of_pem
 from pytest_glasshouse.wire.tokens import public_key, public_text

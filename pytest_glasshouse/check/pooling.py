@@ -19,7 +19,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.legs.results import RoundResult
+    from pytest_glasshouse.observation.results import RoundResult
 
     Derive = Callable[[dict[str, Any]], Sequence[RoundResult]]
 
@@ -63,7 +63,7 @@ def groups(documents: Sequence[Mapping[str, Any]], *, derive: Derive | None = No
     `derive` reads rounds from an observation (`legs.results.results`).
     """
     if derive is None:
-        from pytest_glasshouse.legs.results import results
+        from pytest_glasshouse.observation.results import results
 
         derive = results
     found: dict[Kind, Group] = {}

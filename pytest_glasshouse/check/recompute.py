@@ -19,8 +19,7 @@ from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.invariants.revisions import AUDITED
-from pytest_glasshouse.overhead.rates import overhead_pct
-from pytest_glasshouse.report.evidence import (
+from pytest_glasshouse.observation.reading import (
     cache_state,
     invariant_key,
     journal_lines,
@@ -32,13 +31,14 @@ from pytest_glasshouse.report.evidence import (
     strict_memory,
     treatment,
 )
+from pytest_glasshouse.overhead.rates import overhead_pct
 from pytest_glasshouse.wire.journal import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_glasshouse.invariants import Finding
-    from pytest_glasshouse.legs.results import RoundResult
+    from pytest_glasshouse.observation.results import RoundResult
 
     Faults = Iterator[tuple[str, str]]
 
@@ -72,7 +72,7 @@ class Derivation:
     def rounds(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
         if self.results is not None:
             return self.results(observation)
-        from pytest_glasshouse.legs.results import results
+        from pytest_glasshouse.observation.results import results
 
         return results(observation)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.report.evidence import observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.evidence import (
     TYP_BORDERS,

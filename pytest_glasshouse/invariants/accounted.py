@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import verified as reading
 from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
-from pytest_glasshouse.legs.turns import segments_of
+from pytest_glasshouse.observation.turns import segments_of
 from pytest_glasshouse.wire import evidence, tokens
 
 if TYPE_CHECKING:

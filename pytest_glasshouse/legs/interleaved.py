@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from pytest_glasshouse.channel.guest_channel import follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
 from pytest_glasshouse.legs.order import turn_orders
-from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.raw import refuse_raw
 from pytest_glasshouse.legs.round import EXCLUDED, leg_notes
+from pytest_glasshouse.observation.outcome import Ended
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,8 +20,8 @@ from pytest_glasshouse.errors import (
     RefusedError,
 )
 from pytest_glasshouse.legs.allocation_policy import policy_for
-from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
+from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.trust.sealing import Sealed, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest

@@ -15,8 +15,8 @@ from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import Channel, lay
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
-from pytest_glasshouse.legs.outcome import Ended
 from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import GREETING
 

@@ -17,11 +17,11 @@ from pytest_glasshouse.channel.guest_channel import PATIENCE_S, Channel, GuestCh
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.legs.interleaved import InterleavedRound
 from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders
-from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
+from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.providers.mock_channel import FaultyChannel, poisoned
 from pytest_glasshouse.rows.interleaving import interleaving
 from pytest_glasshouse.workloads.base import prepare

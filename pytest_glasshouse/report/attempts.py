@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.errors import IntegrityError, ReportError
-from pytest_glasshouse.report.evidence import observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.tokens import peek
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.exceptions import InvalidSignature
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
-from pytest_glasshouse.report.evidence import journal_lines, observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import journal_lines, observed_rounds, protected_of
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex
 from pytest_glasshouse.wire.journal import head_of
 from pytest_glasshouse.wire.tokens import public_key, thumbprint

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.report.evidence import observed_rounds, protected_of
+from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.wire.evidence import ANTIDEBUG_PROFILE, ANTIDEBUG_VERSION
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.report.evidence import journal_lines, observed_rounds
+from pytest_glasshouse.observation.reading import journal_lines, observed_rounds
 from pytest_glasshouse.report.plot import Scale, box, line, number, svg, text
 from pytest_glasshouse.wire.canonical import parse_object
 

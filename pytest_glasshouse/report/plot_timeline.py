@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.report.evidence import observed_rounds
+from pytest_glasshouse.observation.reading import observed_rounds
 from pytest_glasshouse.report.page_parts import say
 from pytest_glasshouse.report.plot import Scale, box, line, number, svg, text
 

@@ -28,11 +28,11 @@ from pytest_glasshouse.channel.guest_channel import GuestChannel, _Counted
 from pytest_glasshouse.errors import FrameCutError, GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
-from pytest_glasshouse.legs.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import _note_watch
 from pytest_glasshouse.legs.raw import RawLeg
-from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
+from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.canonical import b64u, canonical, parse_strict, unb64u

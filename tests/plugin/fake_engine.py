@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.engine import Event, Grants, Stage, Wishes
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, NoCapacityError, TerminateError
 from pytest_glasshouse.invariants import Finding
-from pytest_glasshouse.legs.outcome import Ended, Outcome
-from pytest_glasshouse.legs.results import RoundResult
+from pytest_glasshouse.observation.outcome import Ended, Outcome
+from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.options import Options
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.rows.spec import RowSpec

@@ -18,9 +18,9 @@ from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.legs.attestation import Trustees
-from pytest_glasshouse.legs.outcome import Outcome
-from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.observation.outcome import Outcome
+from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.document import AllocationCleanup, assemble
 from pytest_glasshouse.report.writer import publish

@@ -12,9 +12,9 @@ import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.legs.attestation import Trustees
-from pytest_glasshouse.legs.outcome import Outcome
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec

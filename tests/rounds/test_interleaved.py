@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.invariants import ALL, NULL, judge, legs_in_order, paused_leg_idle
 from pytest_glasshouse.invariants.revisions import invariants_of
-from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.legs.row_runner import did_not_fit
+from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.overhead.segments import round_segments
 from pytest_glasshouse.wire import evidence, tokens
 from tests.rounds.conftest import Ran, carry_out, short_row

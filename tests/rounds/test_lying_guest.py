@@ -9,8 +9,8 @@ import pytest
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.legs.attestation import Trustees
-from pytest_glasshouse.legs.outcome import Outcome
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.mock import MockProvider
 from tests.rounds.conftest import run_id, short_row
 

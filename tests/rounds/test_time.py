@@ -8,7 +8,7 @@ import pytest
 
 from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.invariants import judge, time_accounted_for
-from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.observation.results import results
 from tests.rounds.conftest import Ran, carry_out, short_row
 
 #: The archive of a guest whose legs of one kind tell of two hours, and of as many more units.

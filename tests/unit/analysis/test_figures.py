@@ -11,7 +11,7 @@ import pytest
 from pytest_glasshouse.analysis.costs import price
 from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.check.recompute import Derivation, record_faults
-from pytest_glasshouse.legs.results import RoundResult
+from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.report.markdown import markdown
 from tests.unit.report import example
 

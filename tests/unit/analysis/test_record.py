@@ -10,7 +10,7 @@ import pytest
 
 from pytest_glasshouse.analysis.record import RecordSettings, build_record
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.legs.outcome import Ended, Outcome
+from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.report.schema import schema_faults
 from tests.unit.report import example
 

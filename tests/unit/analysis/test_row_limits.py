@@ -22,8 +22,8 @@ from pytest_glasshouse.check.compare import compare
 from pytest_glasshouse.check.gate import Gated, GatePolicy, Ruling, gate
 from pytest_glasshouse.check.recompute import Derivation, record_faults
 from pytest_glasshouse.fixtures import failure_of
-from pytest_glasshouse.legs.outcome import Outcome
-from pytest_glasshouse.legs.results import RoundResult
+from pytest_glasshouse.observation.outcome import Outcome
+from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.options import Options
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.limit import LimitVerdict

@@ -12,9 +12,9 @@ from pytest_glasshouse.analysis.covariates import covariates, disturbances
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.segments import segments
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.legs.outcome import Ended, Outcome
-from pytest_glasshouse.legs.results import RoundResult
 from pytest_glasshouse.legs.row_runner import did_not_fit
+from pytest_glasshouse.observation.outcome import Ended, Outcome
+from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.wire import evidence, tokens
 from tests.unit.report import example
 

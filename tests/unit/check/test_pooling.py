@@ -9,7 +9,7 @@ import pytest
 
 from pytest_glasshouse.check.pooling import groups, told
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.legs.outcome import Ended, Outcome
+from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.overhead.verdict import Verdict
 from tests.unit.report import example
 

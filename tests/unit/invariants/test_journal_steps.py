@@ -9,7 +9,7 @@ import pytest
 
 from pytest_glasshouse.invariants import journal_countersigned
 from pytest_glasshouse.invariants.revisions import invariants_of
-from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.tamper.finished import Finished
 from pytest_glasshouse.tamper.stage import Stage
 

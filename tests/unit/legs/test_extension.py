@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 
 from pytest_glasshouse.legs.order import extension_seed, leg_orders
-from pytest_glasshouse.legs.outcome import Outcome
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings
+from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Grant
 from pytest_glasshouse.rows.spec import RowSpec
 

@@ -10,9 +10,9 @@ import pytest
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.attestation import Trustees
-from pytest_glasshouse.legs.outcome import Outcome
-from pytest_glasshouse.legs.results import results
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.observation.outcome import Outcome
+from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.providers.base import Grant, Instance
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import canonical

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.legs.outcome import Ended, Outcome
+from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.report.bundle import members, report_bytes, unzipped, zipped
 from tests.unit.report import example
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.legs.turns import pairs_of
+from pytest_glasshouse.observation.turns import pairs_of
 from pytest_glasshouse.wire import journal
 
 _LOOKS = ("loaded", "trained", "wiped")

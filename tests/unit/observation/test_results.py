@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pytest_glasshouse.legs.results import results
+from pytest_glasshouse.observation.results import results
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "guest_conversations.json").read_text())
 OBSERVATION: dict[str, Any] = RECORDED["one after the other"]["observation"]
