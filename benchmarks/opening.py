@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pytest_glasshouse.guest.memory import Arena, Secret
 from pytest_glasshouse.guest.opener import Opened, map_file, open_package
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.package import parse_header

@@ -23,12 +23,12 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.owner.client import AttestationClient
+from pytest_glasshouse.owner.keyfiles import write_owner
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.policy import Policy, Recorded, Required
+from pytest_glasshouse.owner.sealing import Sealed, seal
 from pytest_glasshouse.tamper.stage import COMPONENTS, CONTAINER, PARTS, PLAN
-from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.trust.keyfiles import write_owner
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.policy import Policy, Recorded, Required
-from pytest_glasshouse.trust.sealing import Sealed, seal
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import sha256_hex

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_glasshouse.legs.attestation import OutsideServer
+    from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.rows.overrides import Overrides
     from pytest_glasshouse.rows.spec import Order, Preset
-    from pytest_glasshouse.trust.policy import Policy
 
 Source = Literal["option", "environment", "ini", "default"]
 

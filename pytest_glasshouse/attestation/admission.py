@@ -16,10 +16,10 @@ from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.messages import Message, text
 from pytest_glasshouse.attestation.verifier import need
 from pytest_glasshouse.errors import IntegrityError, RefusedError
-from pytest_glasshouse.trust.owner import GRANT_SHAPE, REGISTRATION_SHAPE
-from pytest_glasshouse.trust.policy import Policy
-from pytest_glasshouse.trust.published import published_claims
-from pytest_glasshouse.trust.sealing import read_manifest
+from pytest_glasshouse.owner.owner import GRANT_SHAPE, REGISTRATION_SHAPE
+from pytest_glasshouse.owner.policy import Policy
+from pytest_glasshouse.owner.sealing import read_manifest
+from pytest_glasshouse.owner.server_keys import published_claims
 from pytest_glasshouse.wire.canonical import Json, sha256_hex, unb64u
 from pytest_glasshouse.wire.evidence import (
     TYP_GRANT,

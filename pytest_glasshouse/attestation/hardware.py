@@ -13,7 +13,7 @@ from typing import Protocol
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.attestation.verifier import need
 from pytest_glasshouse.errors import IntegrityError, RefusedError
-from pytest_glasshouse.trust.policy import Policy
+from pytest_glasshouse.owner.policy import Policy
 from pytest_glasshouse.wire.canonical import Json, unb64u
 from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import CPU_TEES, ITEM_NAME, ITEM_SHAPE, ITEMS_LIMIT, NVIDIA_GPU, RUNTIME, device_nonce

@@ -27,7 +27,7 @@ from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.messages import Message, lines, shaped, text
 from pytest_glasshouse.attestation.verifier import Expected, appraise, need
 from pytest_glasshouse.errors import IntegrityError, RefusedError
-from pytest_glasshouse.trust.published import TYP_KEYS
+from pytest_glasshouse.owner.server_keys import TYP_KEYS
 from pytest_glasshouse.wire.canonical import Json, b64u, is_sha256, sha256_hex
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.evidence import (

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.trust.policy import Policy, Required
+from pytest_glasshouse.owner.policy import Policy, Required
 from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256
 from pytest_glasshouse.wire.evidence import (
     ANTIDEBUG_SHAPE,

@@ -68,8 +68,8 @@ def declare(commands: Any) -> None:
 
 
 def _keygen(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.trust.keyfiles import write_owner
-    from pytest_glasshouse.trust.owner import Owner
+    from pytest_glasshouse.owner.keyfiles import write_owner
+    from pytest_glasshouse.owner.owner import Owner
     from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
     refuse_unwritable(options.file, what="keygen", make_parents=True)
@@ -80,8 +80,8 @@ def _keygen(options: argparse.Namespace) -> int:
 
 
 def _seal(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.trust.keyfiles import read_owner
-    from pytest_glasshouse.trust.sealing import seal
+    from pytest_glasshouse.owner.keyfiles import read_owner
+    from pytest_glasshouse.owner.sealing import seal
     from pytest_glasshouse.wire.whole_file import refuse_unwritable
 
     refuse_unwritable(options.out, what="--out")
@@ -174,8 +174,8 @@ def _about_manifest(token: str, owner: str | None) -> Iterator[str]:
 
 
 def _claims(token: str, owner: str | None) -> Mapping[str, Json]:
-    from pytest_glasshouse.trust.keyfiles import read_public
-    from pytest_glasshouse.trust.sealing import MANIFEST_SHAPE, read_manifest
+    from pytest_glasshouse.owner.keyfiles import read_public
+    from pytest_glasshouse.owner.sealing import MANIFEST_SHAPE, read_manifest
     from pytest_glasshouse.wire.tokens import expect, peek
 
     if owner is not None:

@@ -16,8 +16,8 @@ from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.trust.policy import Policy, Required
-    from pytest_glasshouse.trust.references import Hardware
+    from pytest_glasshouse.owner.policy import Policy, Required
+    from pytest_glasshouse.owner.references import Hardware
     from pytest_glasshouse.wire.canonical import Json
 
 _CAPTURE = """\
@@ -123,7 +123,7 @@ def _capture(options: argparse.Namespace) -> int:
 
 
 def _required(given: list[str], captured: Policy) -> dict[str, Required]:
-    from pytest_glasshouse.trust.policy import Required
+    from pytest_glasshouse.owner.policy import Required
     from pytest_glasshouse.wire.canonical import is_sha256
 
     found = {}
@@ -136,7 +136,7 @@ def _required(given: list[str], captured: Policy) -> dict[str, Required]:
 
 
 def _hardware(path: Path) -> Hardware:
-    from pytest_glasshouse.trust.references import Hardware
+    from pytest_glasshouse.owner.references import Hardware
     from pytest_glasshouse.wire.bounded_file import read_named
     from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, parse_object
 
@@ -190,7 +190,7 @@ def _differences(first: dict[str, str], second: dict[str, str]) -> Iterator[str]
 
 def _demands(policy: Policy) -> dict[str, str]:
     """Each thing a policy demands, by a name of its own."""
-    from pytest_glasshouse.trust.policy import Required
+    from pytest_glasshouse.owner.policy import Required
 
     told = {name: _word(value) for name, value in policy.to_json().items() if name != "components"}
     for name, item in policy.components.items():
@@ -205,7 +205,7 @@ def _word(value: Json) -> str:
 
 def read_policy(path: Path) -> Policy:
     """The policy in a file. Raises `ConfigurationError`."""
-    from pytest_glasshouse.trust.policy import Policy
+    from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.wire.bounded_file import read_named
     from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, parse_object
 

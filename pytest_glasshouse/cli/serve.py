@@ -90,7 +90,7 @@ def _serve(options: argparse.Namespace) -> int:
     from pytest_glasshouse.attestation.ledger import Ledger
     from pytest_glasshouse.attestation.limits import Limits
     from pytest_glasshouse.attestation.server import AttestationServer
-    from pytest_glasshouse.trust.keyfiles import read_public, server_key
+    from pytest_glasshouse.owner.keyfiles import read_public, server_key
     from pytest_glasshouse.wire.folder import check_umask, expanded
     from pytest_glasshouse.wire.tokens import public_text
 

@@ -72,7 +72,7 @@ def _add_server(parser: Any) -> None:
 
 def _register(options: argparse.Namespace) -> int:
     from pytest_glasshouse.cli.policy import read_policy
-    from pytest_glasshouse.trust.sealing import read_manifest
+    from pytest_glasshouse.owner.sealing import read_manifest
     from pytest_glasshouse.wire.canonical import sha256_hex
 
     policy = read_policy(options.policy)

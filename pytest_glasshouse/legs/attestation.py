@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Literal
 from pytest_glasshouse.attestation.http import serve_embedded
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, IntegrityError, ProtocolError, RefusedError
-from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.trust.keyfiles import read_owner, read_public
-from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.owner.client import AttestationClient
+from pytest_glasshouse.owner.keyfiles import read_owner, read_public
+from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.own_file import check_own
 from pytest_glasshouse.wire.tokens import thumbprint
 

@@ -22,7 +22,7 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.legs.allocation_policy import policy_for
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.observation.outcome import Ended
-from pytest_glasshouse.trust.sealing import Sealed, seal
+from pytest_glasshouse.owner.sealing import Sealed, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.wire.tokens import public_text, thumbprint
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.attestation import Trustees
     from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.legs.order import Role
-    from pytest_glasshouse.trust.policy import Policy
+    from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.wire.canonical import Json
 
 _GRANT_S = 3600

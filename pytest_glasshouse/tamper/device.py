@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
-from pytest_glasshouse.trust.references import GpuReferences, Hardware
+from pytest_glasshouse.owner.references import GpuReferences, Hardware
 from pytest_glasshouse.wire.canonical import Json, b64u
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU
 

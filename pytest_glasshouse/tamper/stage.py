@@ -23,10 +23,10 @@ from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
-from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.policy import Component, Policy, Recorded, Required
-from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.client import AttestationClient
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.policy import Component, Policy, Recorded, Required
+from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex, tagged

@@ -11,7 +11,7 @@ from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.legs.allocation_policy import base_policy
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
-from pytest_glasshouse.trust.references import Hardware
+from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU
 from tests.rounds.conftest import carry_out, short_row

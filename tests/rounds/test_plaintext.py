@@ -10,7 +10,7 @@ from pytest_glasshouse.legs.attestation import Trustees
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
-from pytest_glasshouse.trust.sealing import Sealed
+from pytest_glasshouse.owner.sealing import Sealed
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.base import prepare
 from tests.rounds.conftest import carry_out, short_row

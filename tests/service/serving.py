@@ -16,10 +16,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.owner.client import AttestationClient
+from pytest_glasshouse.owner.keyfiles import write_owner
+from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.tamper.stage import Stage
-from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.trust.keyfiles import write_owner
-from pytest_glasshouse.trust.owner import Owner
 from pytest_glasshouse.wire.tokens import public_key, thumbprint
 
 #: Longer than any start on a busy machine.

@@ -10,9 +10,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.tamper import CASES
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.trust.client import AttestationClient
 from tests.service.serving import OutsideStage, Serving, serving
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.tamper.stage import Attempt, Stage
-from pytest_glasshouse.trust.client import AttestationClient
 from tests.service.serving import OutsideStage, serving
 
 pytestmark = pytest.mark.soak

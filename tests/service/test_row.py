@@ -13,8 +13,8 @@ import pytest
 
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.legs.allocation_policy import base_policy
-from pytest_glasshouse.trust.keyfiles import write_owner
-from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.owner.keyfiles import write_owner
+from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.service.serving import Serving, serving
 

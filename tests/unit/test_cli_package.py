@@ -14,11 +14,11 @@ from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.guest.opener import open_package
-from pytest_glasshouse.trust.keyfiles import read_owner
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.policy import Policy, Required
-from pytest_glasshouse.trust.references import Hardware
-from pytest_glasshouse.trust.sealing import read_manifest
+from pytest_glasshouse.owner.keyfiles import read_owner
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.policy import Policy, Required
+from pytest_glasshouse.owner.references import Hardware
+from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 

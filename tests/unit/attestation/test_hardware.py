@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.attestation.hardware import APPRAISERS, Appraiser, Claims, Item, appraise_hardware, worst
 from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.owner.policy import Policy, Recorded
+from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.device import DRIVER, VBIOS, genuine, item
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
-from pytest_glasshouse.trust.policy import Policy, Recorded
-from pytest_glasshouse.trust.references import Hardware
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import TYP_RESULT, Cnf
 from pytest_glasshouse.wire.hardware import device_nonce

@@ -14,10 +14,10 @@ from pytest_glasshouse.attestation.http import listen, serve_embedded
 from pytest_glasshouse.attestation.limits import Limits
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, RefusedError
+from pytest_glasshouse.owner.client import AttestationClient
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.server_keys import read_published
 from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
-from pytest_glasshouse.trust.client import AttestationClient
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.published import read_published
 from pytest_glasshouse.wire.canonical import Json
 
 

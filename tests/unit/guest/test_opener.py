@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.guest.memory import Arena, Secret
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import Json, b64u
 from pytest_glasshouse.wire.evidence import SUITE, release_info

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.guest.memory import Arena, Secret
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 OWNER = Owner.generate()

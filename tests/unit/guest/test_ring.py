@@ -17,8 +17,8 @@ from pytest_glasshouse.guest import ring
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.guest.ring import Carried, Ring, carry_material, carry_package, ring_for_package
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire.package import CANARY
 from pytest_glasshouse.workloads.resident import Resident
 

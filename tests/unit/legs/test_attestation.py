@@ -14,8 +14,8 @@ from pytest_glasshouse.attestation.limits import Limits
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.legs.attestation import OutsideServer, Trustees, check_outside, checked_url
-from pytest_glasshouse.trust.keyfiles import write_owner
-from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.owner.keyfiles import write_owner
+from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.tokens import public_text
 from tests.service.certificate import certificate
 

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.owner.keyfiles import read_public
 from pytest_glasshouse.report.seal import KEY_VARIABLE, report_key
-from pytest_glasshouse.trust.keyfiles import read_public
 
 
 def pem(der: bytes, kind: str = "PUBLIC KEY") -> bytes:

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
+from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.providers.api import NotSentError
 from pytest_glasshouse.providers.runpod import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
-from pytest_glasshouse.trust.client import AttestationClient
 from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.web.routes import Routes
 from tests.loopback.http import LoopbackServer

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_MANIFEST, hpke_text

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest.opener import seal_adapter
-from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.evidence import hpke_text
 from pytest_glasshouse.wire.secret import Secret
 

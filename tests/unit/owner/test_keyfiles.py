@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.trust.keyfiles import read_owner, read_public, server_key, write_owner
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.published import TYP_KEYS, published_claims, read_published
+from pytest_glasshouse.owner.keyfiles import read_owner, read_public, server_key, write_owner
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.server_keys import TYP_KEYS, published_claims, read_published
 from pytest_glasshouse.wire.evidence import hpke_text
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import public_text, sign, thumbprint

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from pytest_glasshouse.errors import InfrastructureError, ProtocolError, RefusedError
-from pytest_glasshouse.trust.client import AttestationClient
+from pytest_glasshouse.owner.client import AttestationClient
 
 Answering = Callable[..., AttestationClient]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.trust.policy import Policy, Recorded, Required
-from pytest_glasshouse.trust.references import Hardware
+from pytest_glasshouse.owner.policy import Policy, Recorded, Required
+from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 
 POLICY = Policy(

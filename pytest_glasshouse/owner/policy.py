@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.trust.references import Hardware
+from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256, tagged
 from pytest_glasshouse.wire.evidence import ANTIDEBUG_PROFILE, ANTIDEBUG_VERSION, EAT_PROFILE
 from pytest_glasshouse.wire.tokens import expect

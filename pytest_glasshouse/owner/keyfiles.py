@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.trust.owner import Owner
+from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT
 from pytest_glasshouse.wire.own_file import check_own, read_own
 from pytest_glasshouse.wire.public_keys import ed25519_of_pem

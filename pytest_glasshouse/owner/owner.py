@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 
 from pytest_glasshouse.attestation.outstanding import query_claims
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.trust.policy import Policy
+from pytest_glasshouse.owner.policy import Policy
 from pytest_glasshouse.wire.canonical import Json, b64u, canonical, parse_object, sha256_hex, unb64u
 from pytest_glasshouse.wire.evidence import (
     SUITE,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.trust.owner import Owner
-from pytest_glasshouse.trust.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.owner import Owner
+from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 OWNER = Owner.generate()
