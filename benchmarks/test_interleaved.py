@@ -27,7 +27,7 @@ from pytest_glasshouse.invariants import (
 from pytest_glasshouse.rows import INTERLEAVED_ROWS
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.fixtures import RowReport
+    from pytest_glasshouse.plugin.fixtures import RowReport
     from pytest_glasshouse.rows import RowSpec
 
 

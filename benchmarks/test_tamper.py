@@ -13,7 +13,7 @@ from pytest_glasshouse.attacks.target_guest import Boxes
 from pytest_glasshouse.tamper import CASES, Case, TamperResult, run_case
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.fixtures import RowReport
+    from pytest_glasshouse.plugin.fixtures import RowReport
 
 
 def _judge(case: Case | executes.GuestCase, result: TamperResult) -> None:

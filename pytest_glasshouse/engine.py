@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.channel.allowance import Allowance
     from pytest_glasshouse.legs.attestation import OutsideServer, Trustees
-    from pytest_glasshouse.options import Options
     from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
 
 Event = Mapping[str, Any]

@@ -15,8 +15,8 @@ from pytest_glasshouse.wire.canonical import is_sha256
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pytest_glasshouse.options import Options
-    from pytest_glasshouse.selection import RowItem
+    from pytest_glasshouse.plugin.options import Options
+    from pytest_glasshouse.plugin.selection import RowItem
 
 #: How many of a name's first letters are shown, so that it can be found.
 _SHOWN = 3

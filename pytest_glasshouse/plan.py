@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.stash import EARLIER, ENGINE, OPTIONS, ROW
+from pytest_glasshouse.plugin.stash import EARLIER, ENGINE, OPTIONS, ROW
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.engine import Engine, Event, Grants
-    from pytest_glasshouse.options import Options
-    from pytest_glasshouse.selection import RowItem
+    from pytest_glasshouse.plugin.options import Options
+    from pytest_glasshouse.plugin.selection import RowItem
 
 #: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
 _AGREED: Mapping[str, str] = {
@@ -141,7 +141,7 @@ def with_tests(subject: Mapping[str, Any], config: pytest.Config, selected: Sele
 def _resumed(config: pytest.Config) -> Plan:
     """The plan of a run that goes on: its id and seed, and the rows that stay."""
     from pytest_glasshouse.attempts import read
-    from pytest_glasshouse.fixtures import failure_of
+    from pytest_glasshouse.plugin.fixtures import failure_of
     from pytest_glasshouse.report.environment import subject
 
     options = config.stash[OPTIONS]

@@ -30,20 +30,20 @@ from pytest_glasshouse.errors import (
     ReportError,
 )
 from pytest_glasshouse.plan import Plan, Selected, agreed, derivation_of, engine_of, with_tests
+from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS
+from pytest_glasshouse.plugin.terminal import Live, open_live
 from pytest_glasshouse.signals import Signals
-from pytest_glasshouse.stash import EARLIER, OPTIONS
-from pytest_glasshouse.terminal import Live, open_live
 from pytest_glasshouse.wire.printable import printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.engine import BrokerLike, CleanupLike
+    from pytest_glasshouse.plugin.selection import RowItem
     from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
     from pytest_glasshouse.report.settle import Settled
     from pytest_glasshouse.report.writer import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
-    from pytest_glasshouse.selection import RowItem
 
 EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
 
@@ -137,7 +137,7 @@ class Run:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
             if run.broker.rents:
-                from pytest_glasshouse.consent import consent
+                from pytest_glasshouse.plugin.rental_prompt import consent
 
                 run._check_material(rehearsed=True)
                 consent(run.broker, run.options, config, os.environ)
@@ -289,7 +289,7 @@ class Run:
 
     def _undone(self) -> list[str]:
         """Rows that are not green though their tests are: something broke, or a later attempt was to make up for it."""
-        from pytest_glasshouse.fixtures import failure_of
+        from pytest_glasshouse.plugin.fixtures import failure_of
         from pytest_glasshouse.report.attempts import broken, entry
 
         undone = []

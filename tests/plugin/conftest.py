@@ -17,12 +17,12 @@ import pytest_glasshouse.broker.broker
 # pytester takes modules away again that a test project imported, and native ones cannot be loaded twice in one process.
 import pytest_glasshouse.engine
 import pytest_glasshouse.invariants
+import pytest_glasshouse.plugin.xdist  # noqa: F401
 import pytest_glasshouse.report.document
 import pytest_glasshouse.report.writer
 import pytest_glasshouse.rows.published
 import pytest_glasshouse.tamper
 import pytest_glasshouse.wire.tokens
-import pytest_glasshouse.xdist  # noqa: F401
 
 CONFTEST = """
 from fake_engine import FakeEngine

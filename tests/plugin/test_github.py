@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_glasshouse.github_run import annotated
+from pytest_glasshouse.plugin.github_actions import annotated
 from pytest_glasshouse.report.github import annotation
 
 if TYPE_CHECKING:

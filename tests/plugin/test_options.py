@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.options import Options
-from pytest_glasshouse.settings import FAULTS, SETTINGS
+from pytest_glasshouse.plugin.options import Options
+from pytest_glasshouse.plugin.settings import FAULTS, SETTINGS
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -179,7 +179,7 @@ def test_plugin_costs_nothing_where_there_are_no_rows(pytester: pytest.Pytester)
 
 def test_every_fault_the_option_takes_is_one_the_provider_plays() -> None:
     """The option's list is written out, so that a plain pytest start imports no provider."""
+    from pytest_glasshouse.plugin.settings import FAULTS
     from pytest_glasshouse.providers.mock import FAULTS as PLAYED
-    from pytest_glasshouse.settings import FAULTS
 
     assert set(FAULTS) == set(PLAYED)

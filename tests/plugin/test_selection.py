@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import pytest_glasshouse
-from pytest_glasshouse.settings import OTHER_VARIABLES, SETTINGS
+from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project

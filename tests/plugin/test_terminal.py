@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.terminal import Live, findings, progress_line, table
+from pytest_glasshouse.plugin.terminal import Live, findings, progress_line, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

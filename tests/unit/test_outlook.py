@@ -7,7 +7,7 @@ import pytest
 from pytest_glasshouse.outlook import Outlooks, duration
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.rates import log_ratio
-from pytest_glasshouse.terminal import progress_line
+from pytest_glasshouse.plugin.terminal import progress_line
 
 
 def event(

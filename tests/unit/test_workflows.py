@@ -12,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pytest_glasshouse.cli.main import _parser
-from pytest_glasshouse.settings import SETTINGS
+from pytest_glasshouse.plugin.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / ".github" / "examples").glob("*.yml"))

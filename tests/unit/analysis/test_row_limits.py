@@ -21,12 +21,12 @@ from pytest_glasshouse.check.check import Checked, Level, check_bytes
 from pytest_glasshouse.check.compare import compare
 from pytest_glasshouse.check.gate import Gated, GatePolicy, Ruling, gate
 from pytest_glasshouse.check.recompute import Derivation, record_faults
-from pytest_glasshouse.fixtures import failure_of
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import RoundResult
-from pytest_glasshouse.options import Options
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.limit import LimitVerdict
+from pytest_glasshouse.plugin.fixtures import failure_of
+from pytest_glasshouse.plugin.options import Options
 from pytest_glasshouse.report.badge import badge
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.markdown import markdown

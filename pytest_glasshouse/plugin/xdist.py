@@ -20,12 +20,12 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
 from pytest_glasshouse.plan import Door, Plan, Selected, engine_of
-from pytest_glasshouse.reporting import RunHooks
+from pytest_glasshouse.plugin.selection import RowItem
+from pytest_glasshouse.plugin.session_hooks import RunHooks
+from pytest_glasshouse.plugin.stash import RUN
+from pytest_glasshouse.plugin.terminal import header, tell
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.run import NoGrants, Run, refuse
-from pytest_glasshouse.selection import RowItem
-from pytest_glasshouse.stash import RUN
-from pytest_glasshouse.terminal import header, tell
 from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:

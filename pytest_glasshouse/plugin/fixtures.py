@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse import trying
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
-from pytest_glasshouse.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER, TRIES
+from pytest_glasshouse.plugin import row_attempts as trying
+from pytest_glasshouse.plugin.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER, TRIES
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.engine import Stage
-    from pytest_glasshouse.options import Options
     from pytest_glasshouse.plan import Door
+    from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse import options as _options
-from pytest_glasshouse import trying
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
-from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
+from pytest_glasshouse.plugin import options as _options
+from pytest_glasshouse.plugin import row_attempts as trying
+from pytest_glasshouse.plugin.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
     _glasshouse_stage,
     allocation,
     protected_runtime,
@@ -23,8 +23,8 @@ from pytest_glasshouse.fixtures import (  # noqa: F401 - pytest finds fixtures b
     reports,
     row_report,
 )
-from pytest_glasshouse.markers import MARKERS
-from pytest_glasshouse.stash import DOOR, ENGINE, NOTES, OPTIONS, PLAN, RECORD, REFUSED, ROW, RUN, TAKEN
+from pytest_glasshouse.plugin.markers import MARKERS
+from pytest_glasshouse.plugin.stash import DOOR, ENGINE, NOTES, OPTIONS, PLAN, RECORD, REFUSED, ROW, RUN, TAKEN
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _LINE = 2000
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
-    from pytest_glasshouse import hookspecs
+    from pytest_glasshouse.plugin import hookspecs
 
     pluginmanager.add_hookspecs(hookspecs)
 
@@ -70,7 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionstart(session: pytest.Session) -> None:
     if session.config.pluginmanager.hasplugin("dsession"):
-        from pytest_glasshouse.xdist import Controller
+        from pytest_glasshouse.plugin.xdist import Controller
 
         controller = Controller(session.config, lambda: _plan(session.config))
         session.config.pluginmanager.register(controller, "glasshouse-controller")
@@ -97,7 +97,7 @@ def pytest_make_collect_report(
 def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     made = yield
     if made is not None and _spec() is not None:
-        from pytest_glasshouse.selection import refuse_what_is_no_row
+        from pytest_glasshouse.plugin.selection import refuse_what_is_no_row
 
         refuse_what_is_no_row(made if isinstance(made, list) else [made])
     return made
@@ -106,7 +106,7 @@ def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
 def pytest_itemcollected(item: pytest.Item) -> None:
     if _spec() is None:
         return
-    from pytest_glasshouse.selection import adopt
+    from pytest_glasshouse.plugin.selection import adopt
 
     adopt(item, item.config.stash[OPTIONS].overrides)
 
@@ -116,7 +116,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not any(ROW in item.stash for item in items):
         _suggest_markers(config)
         return
-    from pytest_glasshouse.selection import leave_out, without_effect
+    from pytest_glasshouse.plugin.selection import leave_out, without_effect
 
     try:
         gone, notes = leave_out(items, config.stash[OPTIONS])
@@ -136,7 +136,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
     rows = sum(ROW in item.stash for item in items)
     if not rows or config.get_verbosity() < 0:
         return []
-    from pytest_glasshouse.terminal import header
+    from pytest_glasshouse.plugin.terminal import header
 
     lines = header(
         config.stash[OPTIONS],
@@ -154,7 +154,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     selected = _selected(session)
     if selected is not None:
-        from pytest_glasshouse.xdist import tell_controller
+        from pytest_glasshouse.plugin.xdist import tell_controller
 
         tell_controller(session.config, selected)
 
@@ -169,7 +169,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if selected is None:
         return
     from pytest_glasshouse.plan import Door
-    from pytest_glasshouse.reporting import RunHooks
+    from pytest_glasshouse.plugin.session_hooks import RunHooks
     from pytest_glasshouse.run import NoGrants, Run, refuse
 
     try:
@@ -196,7 +196,7 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if ROW not in item.stash or item.config.option.setuponly:
         return None
-    from pytest_glasshouse.kept import stands
+    from pytest_glasshouse.plugin.judged_before import stands
 
     return stands(item, _door(item)) or None
 
@@ -206,7 +206,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     with trying.noting(item):
         result = yield
         if ROW in item.stash:
-            from pytest_glasshouse.fixtures import judge
+            from pytest_glasshouse.plugin.fixtures import judge
 
             judge(item)
     return result
@@ -241,7 +241,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
     """Give the report what travels on it: the record, the word for its outcome, and an error's text without a traceback."""
-    from pytest_glasshouse.fixtures import is_dry_run, payload
+    from pytest_glasshouse.plugin.fixtures import is_dry_run, payload
     from pytest_glasshouse.records import not_held_beside
 
     error = None if call.excinfo is None else call.excinfo.value
@@ -251,7 +251,7 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
             shown.addsection("this row has more that did not hold", "\n".join(others))
         report.longrepr = shown
     if report.failed or report.skipped:
-        from pytest_glasshouse.terminal import made_visible
+        from pytest_glasshouse.plugin.terminal import made_visible
 
         report.longrepr = made_visible(report.longrepr)
     if report.when == "call":
@@ -262,7 +262,7 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
     if report.when == "teardown" and (told := payload(item)) is not None:
         report.glasshouse = told
         if RECORD in item.stash:
-            from pytest_glasshouse.github_run import properties
+            from pytest_glasshouse.plugin.github_actions import properties
 
             report.user_properties += properties(trying.standing(item)[1] or item.stash[RECORD])
 
@@ -280,7 +280,7 @@ def _door(item: pytest.Item) -> Door | None:
     """The way to the run; a worker opens its own before its first row."""
     config = item.config
     if DOOR not in config.stash and _is_worker(config):
-        from pytest_glasshouse.xdist import open_door
+        from pytest_glasshouse.plugin.xdist import open_door
 
         config.stash[DOOR] = open_door(config)
     return config.stash.get(DOOR, None)
@@ -290,7 +290,7 @@ def _suggest_markers(config: pytest.Config) -> None:
     expression = config.option.markexpr
     if not expression or _spec() is None or _is_worker(config):
         return
-    from pytest_glasshouse.selection import registered_markers, unknown_markers
+    from pytest_glasshouse.plugin.selection import registered_markers, unknown_markers
 
     found = unknown_markers(expression, registered_markers(config))
     if found:

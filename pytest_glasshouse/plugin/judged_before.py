@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from pytest_glasshouse.stash import ROW
+from pytest_glasshouse.plugin.stash import ROW
 
 if TYPE_CHECKING:
     from pytest_glasshouse.plan import Door

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_glasshouse.engine import BrokerLike
-    from pytest_glasshouse.options import Options
+    from pytest_glasshouse.plugin.options import Options
 
 
 def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:

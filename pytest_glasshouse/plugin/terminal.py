@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pytest_glasshouse.options import Options
+    from pytest_glasshouse.plugin.options import Options
 
 #: Without a terminal a row that goes on in one leg is mentioned again after this long.
 STILL_THERE_S = 60.0

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.markers import MARKERS
-from pytest_glasshouse.parameters import parameters_of
+from pytest_glasshouse.plugin.markers import MARKERS
+from pytest_glasshouse.plugin.parameters import parameters_of
+from pytest_glasshouse.plugin.stash import ROW
 from pytest_glasshouse.rows.overrides import Overrides, collapse
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.stash import ROW
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.options import Options
+    from pytest_glasshouse.plugin.options import Options
 
 #: A test that takes none of these does not run the row it is parametrized with.
 OURS = {"allocation", "protected_runtime", "raw_runner", "row_report"}

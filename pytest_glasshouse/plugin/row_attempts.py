@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.stash import DOOR, OPTIONS, RECORD, ROW, TRIES
+from pytest_glasshouse.plugin.stash import DOOR, OPTIONS, RECORD, ROW, TRIES
 
 if TYPE_CHECKING:
     from pytest_glasshouse.records import Record

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_glasshouse.cli_output import complain
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.terminal import not_a_gate, obeyed, summary, tell
+from pytest_glasshouse.plugin.terminal import not_a_gate, obeyed, summary, tell
 
 if TYPE_CHECKING:
     from pytest_glasshouse.run import Run
@@ -96,7 +96,7 @@ class RunHooks:
         yield from run.trouble
 
     def _tell_github(self, reporter: pytest.TerminalReporter) -> None:
-        from pytest_glasshouse.github_run import annotated, summarise
+        from pytest_glasshouse.plugin.github_actions import annotated, summarise
 
         run = self.run
         left = "" if run.cleanup_is_proven else f"{run.leftovers} may still exist, and may still cost money"

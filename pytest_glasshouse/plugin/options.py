@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.settings import OTHER_VARIABLES, SETTINGS, Setting
+from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

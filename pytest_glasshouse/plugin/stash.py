@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.attempts import Earlier
     from pytest_glasshouse.engine import Engine
-    from pytest_glasshouse.options import Options
     from pytest_glasshouse.plan import Door, Plan
+    from pytest_glasshouse.plugin.options import Options
+    from pytest_glasshouse.plugin.row_attempts import Try
+    from pytest_glasshouse.plugin.selection import RowItem
     from pytest_glasshouse.run import Run
-    from pytest_glasshouse.selection import RowItem
-    from pytest_glasshouse.trying import Try
 
 #: On the config: what the user asked for.
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()
