@@ -139,7 +139,7 @@ class Rooms:
 
     def check(self, options: Options) -> None:
         """Raise `ConfigurationError` for a provider that cannot work here. Starts nothing."""
-        from pytest_glasshouse.providers.opening import open_provider
+        from pytest_glasshouse.providers.registry import open_provider
 
         if options.provider != "row":
             open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated)

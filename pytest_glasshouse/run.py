@@ -318,7 +318,7 @@ class Run:
     @property
     def by_hand(self) -> Iterator[str]:
         """What a person can do about each allocation that may still exist."""
-        from pytest_glasshouse.providers.opening import RENTING, manual
+        from pytest_glasshouse.providers.registry import RENTING, manual
 
         for each in () if self.cleanup is None else self.cleanup.allocations:
             name = each.get("provider")

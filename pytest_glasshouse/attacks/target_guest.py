@@ -33,7 +33,7 @@ from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.owner.sealing import Sealed
-from pytest_glasshouse.providers import process
+from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Grant, Instance
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex

@@ -28,7 +28,7 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.base import Cleanup, Grant
 from pytest_glasshouse.providers.listing import Listing, doubt_in
-from pytest_glasshouse.providers.opening import reference_source
+from pytest_glasshouse.providers.registry import reference_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

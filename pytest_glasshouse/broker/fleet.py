@@ -14,7 +14,7 @@ from pytest_glasshouse.broker.connection import farewell_quietly
 from pytest_glasshouse.broker.lease_ledger import LEDGER, Ledger
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
 from pytest_glasshouse.errors import GlasshouseError, NoCapacityError, ProviderError, RateLimitedError
-from pytest_glasshouse.providers.opening import open_provider, road_for
+from pytest_glasshouse.providers.registry import open_provider, road_for
 
 if TYPE_CHECKING:
     from pathlib import Path

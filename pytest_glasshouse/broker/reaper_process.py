@@ -21,7 +21,7 @@ from pytest_glasshouse.broker.cleanup_proof import Ending
 from pytest_glasshouse.broker.lease_ledger import Ledger, read
 from pytest_glasshouse.broker.timing import RENTED, Clock, Timing, timing_of
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.providers.opening import base_url, open_provider
+from pytest_glasshouse.providers.registry import base_url, open_provider
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:

@@ -67,7 +67,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _rents(name: str) -> bool:
-    from pytest_glasshouse.providers.opening import RENTING
+    from pytest_glasshouse.providers.registry import RENTING
 
     return name in RENTING
 
@@ -82,7 +82,7 @@ def _here(name: str) -> Iterator[Line]:
 
 
 def _renting(name: str, *, allow_simulated: bool) -> Iterator[Line]:
-    from pytest_glasshouse.providers.opening import open_provider
+    from pytest_glasshouse.providers.registry import open_provider
 
     yield _ssh()
     try:
@@ -117,7 +117,7 @@ def _asked(what: str, ask: Callable[[], Line]) -> Line:
 
 def _fix(error: GlasshouseError) -> str:
     """What to do, where the error's own text does not end with it."""
-    from pytest_glasshouse.providers.api import NotSentError
+    from pytest_glasshouse.providers.http_api import NotSentError
 
     told = isinstance(error, ConfigurationError | FundsError | NotSentError)
     return "" if told else "run doctor again in a minute"
@@ -222,7 +222,7 @@ def _gpu() -> Line:
 def _socket() -> Line:
     import socket
 
-    from pytest_glasshouse.providers.process import new_directory
+    from pytest_glasshouse.providers.local_process import new_directory
 
     try:
         directory = new_directory()

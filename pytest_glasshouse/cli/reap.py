@@ -92,7 +92,7 @@ def _reap(options: argparse.Namespace) -> int:
 
 
 def _providers(options: argparse.Namespace) -> list[Provider]:
-    from pytest_glasshouse.providers.opening import RENTING, open_provider
+    from pytest_glasshouse.providers.registry import RENTING, open_provider
 
     allowed = options.allow_simulated or os.environ.get("GLASSHOUSE_ALLOW_SIMULATED", "").lower() in ("1", "yes", "true", "on")
     opened = []
@@ -164,7 +164,7 @@ def _agreed(count: int) -> bool:
 def _end(mine: list[Found]) -> int:
     from pytest_glasshouse.broker.cleanup_proof import Ending
     from pytest_glasshouse.broker.timing import Clock, timing_of
-    from pytest_glasshouse.providers.opening import manual
+    from pytest_glasshouse.providers.registry import manual
 
     providers = {each.provider.name: each.provider for each in mine}
     timings = {p.name: timing_of(rents=True, simulated=p.simulated, poll_s=p.poll_s) for p in providers.values()}

@@ -22,7 +22,7 @@ from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
-from pytest_glasshouse.providers.mock_channel import FaultyChannel, poisoned
+from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
 from pytest_glasshouse.rows.interleaving import interleaving
 from pytest_glasshouse.workloads.base import prepare
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProviderError
-from pytest_glasshouse.providers.api import Reply, UnusableError
+from pytest_glasshouse.providers.http_api import Reply, UnusableError
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.wire.printable import printable
 

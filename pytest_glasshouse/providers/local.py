@@ -5,7 +5,7 @@ from __future__ import annotations
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.guest import machine
-from pytest_glasshouse.providers import process
+from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pytest_glasshouse.channel.archive import build_archive, guest_archive
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, NoCapacityError, TerminateError
 from pytest_glasshouse.guest import machine
-from pytest_glasshouse.providers import process
+from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
 from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex

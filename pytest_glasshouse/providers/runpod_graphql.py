@@ -14,9 +14,9 @@ from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, NoCapacityError, ProviderError, RateLimitedError
-from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError
 from pytest_glasshouse.providers.base import checked_id
-from pytest_glasshouse.providers.runpod import URL_VARIABLE, meaning, only_this_pool
+from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, Reply, UnusableError
+from pytest_glasshouse.providers.runpod_models import URL_VARIABLE, meaning, only_this_pool
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.secret import Secret
 

@@ -23,14 +23,14 @@ from pytest_glasshouse.errors import (
     ProviderError,
     TerminateError,
 )
-from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
-from pytest_glasshouse.providers.launching import checked, environment
+from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.launch_encoding import checked, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
-from pytest_glasshouse.providers.offering import affordable, models_for, price_from
+from pytest_glasshouse.providers.offers import affordable, models_for, price_from
 from pytest_glasshouse.providers.redaction import cleaned
-from pytest_glasshouse.providers.runpod import POLL_S, REST_STATES, Cloud, meaning, only_this_pool
+from pytest_glasshouse.providers.runpod_models import POLL_S, REST_STATES, Cloud, meaning, only_this_pool
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import Json, parse_tolerant, sha256_hex

@@ -22,14 +22,14 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     TerminateError,
 )
-from pytest_glasshouse.providers.api import ApiClient, NotSentError, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url
-from pytest_glasshouse.providers.launching import pasteable
+from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.launch_encoding import pasteable
 from pytest_glasshouse.providers.listing import Listing, listed
-from pytest_glasshouse.providers.offering import affordable, models_for, number, price_from
-from pytest_glasshouse.providers.runpod import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
+from pytest_glasshouse.providers.offers import affordable, models_for, number, price_from
 from pytest_glasshouse.providers.runpod_graphql import MadeAllTheSameError, SaidNoError, through
+from pytest_glasshouse.providers.runpod_models import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret

@@ -24,15 +24,15 @@ from pytest_glasshouse.errors import (
     ProviderError,
     TerminateError,
 )
-from pytest_glasshouse.providers.api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
-from pytest_glasshouse.providers.launching import VariableLimits, pasteable
+from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.launch_encoding import VariableLimits, pasteable
 from pytest_glasshouse.providers.listing import Listing, read_pages
-from pytest_glasshouse.providers.offering import affordable, models_for, number
+from pytest_glasshouse.providers.offers import affordable, models_for, number
 from pytest_glasshouse.providers.pace import Pace
 from pytest_glasshouse.providers.redaction import cleaned
-from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for, whole
+from pytest_glasshouse.providers.vastai_models import instance_from, offer_from, search_for, whole
 from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers.base import Instance, Launch, Offer, Provider
-from pytest_glasshouse.providers.opening import open_provider
+from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer

@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from pytest_glasshouse.providers.process import listed
+from pytest_glasshouse.providers.local_process import listed
 
 _ROWS = """
 import pytest

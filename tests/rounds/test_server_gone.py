@@ -12,7 +12,7 @@ from pytest_glasshouse.legs.attestation import Trustees
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.observation.outcome import Ended
-from pytest_glasshouse.providers.process import listed
+from pytest_glasshouse.providers.local_process import listed
 from tests.rounds.conftest import carry_out, short_row
 
 

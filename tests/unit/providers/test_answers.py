@@ -23,10 +23,10 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     TerminateError,
 )
-from pytest_glasshouse.providers.api import NotSentError
 from pytest_glasshouse.providers.base import Launch, Offer, Provider
+from pytest_glasshouse.providers.http_api import NotSentError
 from pytest_glasshouse.providers.listing import doubt_in
-from pytest_glasshouse.providers.runpod import open_runpod
+from pytest_glasshouse.providers.runpod_models import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.rows import RowSpec
 

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url, runpod_key, vast_key
-from pytest_glasshouse.providers.runpod import open_runpod
+from pytest_glasshouse.providers.runpod_models import open_runpod
 from pytest_glasshouse.providers.runpod_rest import RunPodRestProvider
 from pytest_glasshouse.providers.runpod_sdk import RunPodSdkProvider
 from pytest_glasshouse.providers.vastai import open_vastai
@@ -94,7 +94,7 @@ def test_without_its_package_the_sdk_says_how_to_get_it(monkeypatch: pytest.Monk
 def test_opening_a_provider_imports_neither_the_sdk_nor_urllib3_before_they_are_used() -> None:
     code = (
         "import sys, pytest_glasshouse.plugin\n"
-        "from pytest_glasshouse.providers.opening import open_provider\n"
+        "from pytest_glasshouse.providers.registry import open_provider\n"
         "open_provider('runpod'), open_provider('vastai')\n"
         "print(sorted({'runpod', 'urllib3', 'requests'} & set(sys.modules)))"
     )

@@ -11,11 +11,11 @@ import pytest
 from pytest_glasshouse.broker.cleanup_proof import Ending
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import AmbiguousCreateError, ProviderError, RateLimitedError
-from pytest_glasshouse.providers.api import Reply
 from pytest_glasshouse.providers.base import Instance, Provider
+from pytest_glasshouse.providers.http_api import Reply
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.providers.listing import MOST_PAGES, MOST_S, Listing, doubt_in, read_pages
-from pytest_glasshouse.providers.opening import open_provider
+from pytest_glasshouse.providers.registry import open_provider
 from tests.loopback.cloud import Order
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer

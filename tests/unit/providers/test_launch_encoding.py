@@ -13,7 +13,7 @@ import pytest
 from pytest_glasshouse.channel.pod_launch import bare, new_keys, pod_environment, pod_start
 from pytest_glasshouse.errors import LaunchRefusedError
 from pytest_glasshouse.providers.base import Launch
-from pytest_glasshouse.providers.launching import VariableLimits, pasteable
+from pytest_glasshouse.providers.launch_encoding import VariableLimits, pasteable
 
 IMAGE = "example/guest@sha256:" + "5" * 64
 VAST = VariableLimits(one=256, all=32_768)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from pytest_glasshouse.channel.access import Port
-from pytest_glasshouse.providers.api import UnusableError
 from pytest_glasshouse.providers.base import Instance, Offer, SshAccess, State, ssh_access
-from pytest_glasshouse.providers.offering import price_from
+from pytest_glasshouse.providers.http_api import UnusableError
+from pytest_glasshouse.providers.offers import price_from
 from pytest_glasshouse.wire.canonical import Json
 
 #: Vast.ai's name of a GPU, and what its driver calls it.

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.providers.api import UnusableError
 from pytest_glasshouse.providers.base import SshAccess
-from pytest_glasshouse.providers.vastai_words import instance_from, offer_from, search_for
+from pytest_glasshouse.providers.http_api import UnusableError
+from pytest_glasshouse.providers.vastai_models import instance_from, offer_from, search_for
 
 
 def read(**fields: Any) -> Any:

@@ -51,7 +51,7 @@ def open_provider(
 
 def _renting(name: str, max_price_usd_per_hour: float | None) -> Provider:
     if name == "runpod":
-        from pytest_glasshouse.providers.runpod import open_runpod
+        from pytest_glasshouse.providers.runpod_models import open_runpod
 
         return open_runpod(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
     from pytest_glasshouse.providers.vastai import open_vastai
