@@ -442,8 +442,8 @@ class Run:
     def _page(self, document: dict[str, Any], report: Path) -> Path:
         """The report as a page beside it, made of nothing but what was just published."""
         from pytest_glasshouse.check.check import check_bytes
+        from pytest_glasshouse.render.page import page
         from pytest_glasshouse.report.bundle import report_bytes
-        from pytest_glasshouse.report.page import page
         from pytest_glasshouse.report.writer import page_path
         from pytest_glasshouse.wire.whole_file import put
 

@@ -134,7 +134,7 @@ def _gate(options: argparse.Namespace) -> int:
     else:
         say(lines)
     if os.environ.get("GITHUB_ACTIONS") == "true" and gated.ruling.code:
-        from pytest_glasshouse.report.github import annotation
+        from pytest_glasshouse.render.github_annotations import annotation
 
         command(annotation("error", "glasshouse gate", gated.sentence))
     return gated.ruling.code

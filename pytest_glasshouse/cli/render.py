@@ -69,17 +69,17 @@ def _render(options: argparse.Namespace) -> int:
 
 def _text(options: argparse.Namespace, document: dict[str, Any], checked: Checked) -> str:
     if options.badge:
-        from pytest_glasshouse.report.badge import badge, svg
+        from pytest_glasshouse.render.badge import badge, svg
 
         return svg(badge(document, sound=checked.sound, max_overhead_pct=options.max_overhead))
     if options.html:
-        from pytest_glasshouse.report.page import page
+        from pytest_glasshouse.render.page import page
 
         return page(document, checked)
     if options.excerpt:
-        from pytest_glasshouse.report.excerpt import excerpt
+        from pytest_glasshouse.render.published_shape import excerpt
 
         return excerpt(document)
-    from pytest_glasshouse.report.markdown import markdown
+    from pytest_glasshouse.render.markdown import markdown
 
     return markdown(document, faults=len(checked.faults))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
-from pytest_glasshouse.report.github import SHOWN, annotation
+from pytest_glasshouse.render.github_annotations import SHOWN, annotation
 from pytest_glasshouse.wire.printable import markdown_cell, printable
 from pytest_glasshouse.wire.whole_file import is_passed_through
 
@@ -40,8 +40,8 @@ def annotated(records: Sequence[Mapping[str, Any]], *, cleanup: str, trouble: Se
 
 def summarise(run: Run, path: Path) -> None:
     """Add the report's tables to the job's summary. A file that cannot be written is no reason to fail a run."""
+    from pytest_glasshouse.render.markdown import markdown
     from pytest_glasshouse.report.bundle import parsed, read_report
-    from pytest_glasshouse.report.markdown import markdown
 
     text = f"glasshouse published no report: {markdown_cell('; '.join(run.trouble) or 'nothing was begun', limit=4000)}\n"
     if run.published and is_passed_through(run.published[0]):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.check.check import check_bytes
-from pytest_glasshouse.report.page import page
+from pytest_glasshouse.render.page import page
 from tests.browser.driver import Browser, browser
 from tests.browser.pages import many, report_with_everything, written_by_a_run
 

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from pytest_glasshouse.plugin.github_actions import annotated
-from pytest_glasshouse.report.github import annotation
+from pytest_glasshouse.render.github_annotations import annotation
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project

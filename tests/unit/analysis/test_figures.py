@@ -12,7 +12,7 @@ from pytest_glasshouse.analysis.costs import price
 from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.check.recompute import Derivation, record_faults
 from pytest_glasshouse.observation.results import RoundResult
-from pytest_glasshouse.report.markdown import markdown
+from pytest_glasshouse.render.markdown import markdown
 from tests.unit.report import example
 
 SETTINGS: dict[str, Any] = {"order": "interleaved", "margin_pct": 1.0, "fixed_order": False, "max_overhead_pct": None}

@@ -12,13 +12,13 @@ from pytest_glasshouse.attempts import Tried
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.check.gate import GatePolicy, Ruling, gate
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.render.badge import badge
+from pytest_glasshouse.render.markdown import markdown
+from pytest_glasshouse.render.page import page
 from pytest_glasshouse.report import attempts
 from pytest_glasshouse.report.attempts import NEEDED_MORE, attempt_faults, entry, lost_entry, settled, shown, standing, titled
-from pytest_glasshouse.report.badge import badge
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.markdown import markdown
 from pytest_glasshouse.report.objections import Objection, objections
-from pytest_glasshouse.report.page import page
 from pytest_glasshouse.report.withhold import redacted
 from pytest_glasshouse.wire.evidence import TYP_RESULT
 from pytest_glasshouse.wire.tokens import sign

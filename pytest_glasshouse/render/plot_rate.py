@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.observation.reading import journal_lines, observed_rounds
-from pytest_glasshouse.report.plot import Scale, box, line, number, svg, text
+from pytest_glasshouse.render.svg import Scale, box, line, number, svg, text
 from pytest_glasshouse.wire.canonical import parse_object
 
 if TYPE_CHECKING:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import limit_of
 from pytest_glasshouse.analysis.wording import figure_with_interval, signed
+from pytest_glasshouse.render.html import Code, Word, facts, folded, paragraph, say, table
+from pytest_glasshouse.render.plot_interval import interval_plot, null_band
+from pytest_glasshouse.render.plot_rate import rate_plot
+from pytest_glasshouse.render.plot_timeline import legend, phases, timeline_plot
 from pytest_glasshouse.report.attempts import shown, titled
-from pytest_glasshouse.report.page_parts import Code, Word, facts, folded, paragraph, say, table
-from pytest_glasshouse.report.plot_interval import interval_plot, null_band
-from pytest_glasshouse.report.plot_rate import rate_plot
-from pytest_glasshouse.report.plot_timeline import legend, phases, timeline_plot
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_glasshouse.report.plot import Scale
+    from pytest_glasshouse.render.svg import Scale
 
 #: With more segments than this a table of them all helps nobody; the report has them.
 _MOST_SEGMENTS = 400

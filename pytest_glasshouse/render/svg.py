@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.report.page_parts import say
+from pytest_glasshouse.render.html import say
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.wording import figure_with_interval
-from pytest_glasshouse.report.plot import Scale, box, line, number, round_step, svg, text
+from pytest_glasshouse.render.svg import Scale, box, line, number, round_step, svg, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pytest_glasshouse.check.check import Level
+from pytest_glasshouse.render.html import Code, Word, facts, folded, items, paragraph, say, table
+from pytest_glasshouse.render.page_rows import excluded_details, row_card, row_details
+from pytest_glasshouse.render.page_style import style_sheet
+from pytest_glasshouse.render.plot_interval import common_scale
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.page_parts import Code, Word, facts, folded, items, paragraph, say, table
-from pytest_glasshouse.report.page_rows import excluded_details, row_card, row_details
-from pytest_glasshouse.report.page_style import style_sheet
-from pytest_glasshouse.report.plot_interval import common_scale
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

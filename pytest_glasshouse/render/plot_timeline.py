@@ -7,8 +7,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.observation.reading import observed_rounds
-from pytest_glasshouse.report.page_parts import say
-from pytest_glasshouse.report.plot import Scale, box, line, number, svg, text
+from pytest_glasshouse.render.html import say
+from pytest_glasshouse.render.svg import Scale, box, line, number, svg, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import limit_of
 from pytest_glasshouse.analysis.wording import figure_with_interval
-from pytest_glasshouse.report import tables
+from pytest_glasshouse.render import tables
 from pytest_glasshouse.report.attempts import shown, titled
 from pytest_glasshouse.wire.printable import markdown_cell, visible
 

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_glasshouse.check.check import check_bytes, load_document
 from pytest_glasshouse.cli.main import main
-from pytest_glasshouse.report.excerpt import excerpt
+from pytest_glasshouse.render.published_shape import excerpt
 from pytest_glasshouse.report.redaction import hits
 from tests.unit.report import example
 
