@@ -20,9 +20,9 @@ from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
-from pytest_glasshouse.report.attest import MEMBER, envelope_faults
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
 from pytest_glasshouse.report.environment import generated_by
+from pytest_glasshouse.report.intoto import MEMBER, envelope_faults
 from pytest_glasshouse.report.redaction import first_hits as hits
 from pytest_glasshouse.report.schema import MOST_FAULTS, schema_faults
 from pytest_glasshouse.report.seal import verify_seal

@@ -279,8 +279,8 @@ def _told_published(path: Path, checked: Checked, required: str | None) -> list[
 
 def _export(options: argparse.Namespace) -> int:
     from pytest_glasshouse.check.check import read_document
-    from pytest_glasshouse.report.attest import exported
     from pytest_glasshouse.report.bundle import files_of
+    from pytest_glasshouse.report.intoto import exported
     from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
     if options.out is not None:

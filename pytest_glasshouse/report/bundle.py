@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.observation.reading import journal_lines, observed_rounds, protected_of
-from pytest_glasshouse.report.attest import envelopes
+from pytest_glasshouse.report.intoto import envelopes
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.bounded_zip import read_zip
 from pytest_glasshouse.wire.canonical import parse_strict

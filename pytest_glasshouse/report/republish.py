@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.report.bundle import REPORT_LIMIT, parsed
 from pytest_glasshouse.report.objections import Objection, objections
+from pytest_glasshouse.report.redact_published import redacted
 from pytest_glasshouse.report.run_directory import QUARANTINE, ForeignError, own_directory, read_own, read_tagged, untrusted
 from pytest_glasshouse.report.run_key import RUN_ID, Proof
-from pytest_glasshouse.report.withhold import redacted
 from pytest_glasshouse.report.writer import REPORT, WHY, bundle_path, check_writable, machine_paths, publish
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import sha256_hex

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.report.objections import UNREADABLE, Objection, foremost
-from pytest_glasshouse.report.withhold import withheld_record
+from pytest_glasshouse.report.redact_published import withheld_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

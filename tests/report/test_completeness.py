@@ -21,7 +21,8 @@ from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.check.binding import binding_faults
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.report import attempts, attest, bundle, seal
+from pytest_glasshouse.report import attempts, bundle, seal
+from pytest_glasshouse.report import intoto as attest
 from pytest_glasshouse.report.bundle import report_bytes
 from tests.report.conftest import RealRun
 from tests.report.test_forger import LIES

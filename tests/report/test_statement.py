@@ -18,7 +18,7 @@ from securesystemslib.signer import SSlibKey
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.report import attest
+from pytest_glasshouse.report import intoto as attest
 from pytest_glasshouse.report.bundle import unzipped
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.tokens import thumbprint

@@ -19,7 +19,7 @@ from pytest_glasshouse.report import attempts
 from pytest_glasshouse.report.attempts import NEEDED_MORE, attempt_faults, entry, lost_entry, settled, shown, standing, titled
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.objections import Objection, objections
-from pytest_glasshouse.report.withhold import redacted
+from pytest_glasshouse.report.redact_published import redacted
 from pytest_glasshouse.wire.evidence import TYP_RESULT
 from pytest_glasshouse.wire.tokens import sign
 from tests.unit.report import example
