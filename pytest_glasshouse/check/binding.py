@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
-from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
+from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
 from pytest_glasshouse.wire.tokens import peek

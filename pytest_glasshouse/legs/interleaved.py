@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pytest_glasshouse.channel.guest_channel import follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
-from pytest_glasshouse.legs.order import turn_orders
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.raw import refuse_raw
 from pytest_glasshouse.legs.round import EXCLUDED, leg_notes
 from pytest_glasshouse.observation.outcome import Ended
+from pytest_glasshouse.rows.leg_order import turn_orders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.legs.leg_watch import LegWatch
-    from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.legs.protected import ProtectedRuntime
     from pytest_glasshouse.legs.raw import RawRunner
     from pytest_glasshouse.legs.round import Round
     from pytest_glasshouse.rows.interleaving import Interleaving
+    from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
 
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.legs.attestation import Trustees
     from pytest_glasshouse.legs.leg_watch import LegWatch
-    from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
 
 _GRANT_S = 3600

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.legs.leg_watch import LegWatch
-    from pytest_glasshouse.legs.order import Role
+    from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
 
 

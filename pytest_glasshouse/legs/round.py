@@ -23,9 +23,9 @@ from pytest_glasshouse.wire.guest_messages import GREETING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.providers.base import Grant, Instance
     from pytest_glasshouse.rows.interleaving import Interleaving
+    from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import Material

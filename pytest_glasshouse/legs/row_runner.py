@@ -16,7 +16,6 @@ from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import PATIENCE_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.legs.interleaved import InterleavedRound
-from pytest_glasshouse.legs.order import extension_seed, leg_orders, starting_orders
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
@@ -24,13 +23,14 @@ from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
 from pytest_glasshouse.rows.interleaving import interleaving
+from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, starting_orders
 from pytest_glasshouse.workloads.base import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_glasshouse.legs.order import Role
     from pytest_glasshouse.providers.base import Grant, Instance
+    from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.workloads.base import Material
 

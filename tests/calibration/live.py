@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import Conductor
 from pytest_glasshouse.invariants.turns import _HANDOVER_NS, IDLE_SHARE, _outside_ns, _untimed_ns
-from pytest_glasshouse.legs.order import Role, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.observation.turns import pairs_of, segments_of, turns_of
 from pytest_glasshouse.overhead.estimate import estimates
 from pytest_glasshouse.overhead.segments import RoundSegments, round_segments
+from pytest_glasshouse.rows.leg_order import Role, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.wire.tokens import peek
 from pytest_glasshouse.workloads.segments import Plan
 from tests.calibration.stepper import Work, alone, in_turns, neighbour

@@ -48,7 +48,7 @@ def test_pairs_are_whole_and_their_sums_are_the_legs(turns_run: Ran) -> None:
 
 
 def test_turns_are_those_that_the_seed_drew(turns_run: Ran) -> None:
-    from pytest_glasshouse.legs.order import turn_orders
+    from pytest_glasshouse.rows.leg_order import turn_orders
 
     (notes,) = turns_run.outcome.observation["rounds"]
     drawn = turn_orders(("protected", "raw"), number=1, pairs=2, seed=7)

@@ -10,8 +10,8 @@ import pytest
 from pytest_glasshouse.analysis.figures import log_ratios
 from pytest_glasshouse.check.binding import _orders
 from pytest_glasshouse.check.recompute import record_faults
-from pytest_glasshouse.legs.order import leg_orders
 from pytest_glasshouse.overhead.interval import interval_pct
+from pytest_glasshouse.rows.leg_order import leg_orders
 from tests.unit.report import example
 
 PLAN = {"rounds": 2, "halfWidthPct": "0.00000001", "maxRounds": 4}

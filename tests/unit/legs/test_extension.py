@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_glasshouse.legs.order import extension_seed, leg_orders
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Grant
+from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders
 from pytest_glasshouse.rows.spec import RowSpec
 
 ROW = RowSpec(name="a", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0, rounds=4)

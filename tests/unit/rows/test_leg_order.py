@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.legs.order import leg_orders, starting_orders, turn_orders
+from pytest_glasshouse.rows.leg_order import leg_orders, starting_orders, turn_orders
 
 RAW_FIRST, PROTECTED_FIRST = ("raw", "protected"), ("protected", "raw")
 
