@@ -63,7 +63,7 @@ def follow(directory: Path, out: TextIO, *, terminal: bool, once: bool, sleep: C
 
 
 def _line(directory: Path) -> str:
-    from pytest_glasshouse.report.progress import read_progress
+    from pytest_glasshouse.run.progress_file import read_progress
 
     ended, rows = _count(directory)
     # What ran last stays in the file until something else runs; after the last row nothing does.

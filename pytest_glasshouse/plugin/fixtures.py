@@ -19,10 +19,10 @@ from pytest_glasshouse.plugin.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER, T
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.engine import Stage
-    from pytest_glasshouse.plan import Door
     from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.run.engine import Stage
+    from pytest_glasshouse.run.plan import Door
 
 
 class RowReport:
@@ -100,13 +100,13 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
     row_item = item.stash.get(ROW, None)
     if row_item is None:
         raise _no_row(item)
-    from pytest_glasshouse.engine import Wishes
-    from pytest_glasshouse.plan import engine_of
+    from pytest_glasshouse.run.engine import Wishes
+    from pytest_glasshouse.run.plan import engine_of
 
     door, options = _door(item), item.config.stash[OPTIONS]
 
     def keep(outcome: Any) -> None:
-        from pytest_glasshouse.records import width_of
+        from pytest_glasshouse.run.records import width_of
 
         finished, row = len(outcome.observation["rounds"]), outcome.row
         moment = {"row_id": row.row_id, "leg": "", "phase": "interval", "round": finished, "rounds": row.rounds, "elapsed_s": 0.0}
@@ -218,7 +218,7 @@ def payload(item: pytest.Item) -> str | None:
     tries, tamper = item.stash.get(TRIES, []), item.stash.get(TAMPER, [])
     if not tries and not tamper:
         return None
-    from pytest_glasshouse.plan import engine_of
+    from pytest_glasshouse.run.plan import engine_of
 
     told: dict[str, Any] = {
         "rows": [each.stamped(each.record) for each in tries],

@@ -16,7 +16,7 @@ from pytest_glasshouse.wire.printable import markdown_cell, printable
 from pytest_glasshouse.wire.whole_file import is_passed_through
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.run import Run
+    from pytest_glasshouse.run.run import Run
 
 #: GitHub refuses a step's summary above a mebibyte; the rest of a longer one is in the report.
 MOST_SUMMARY = 500_000

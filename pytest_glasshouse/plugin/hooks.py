@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from pytest_glasshouse.plan import Door, Plan, Selected
+    from pytest_glasshouse.run.plan import Door, Plan, Selected
 
 
 #: An error's one line may name a file, a field and what to do.
@@ -168,9 +168,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     selected = _selected(session)
     if selected is None:
         return
-    from pytest_glasshouse.plan import Door
     from pytest_glasshouse.plugin.session_hooks import RunHooks
-    from pytest_glasshouse.run import NoGrants, Run, refuse
+    from pytest_glasshouse.run.plan import Door
+    from pytest_glasshouse.run.run import NoGrants, Run, refuse
 
     try:
         run = Run.open(config, _plan(config), selected)
@@ -242,7 +242,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
     """Give the report what travels on it: the record, the word for its outcome, and an error's text without a traceback."""
     from pytest_glasshouse.plugin.fixtures import is_dry_run, payload
-    from pytest_glasshouse.records import not_held_beside
+    from pytest_glasshouse.run.records import not_held_beside
 
     error = None if call.excinfo is None else call.excinfo.value
     if isinstance(error, GlasshouseError | InvariantBroken) and call.excinfo is not None and report.failed:
@@ -271,7 +271,7 @@ def _check_provider(config: pytest.Config) -> None:
     """A provider named on the command line is checked at once; one from the ini only when there are rows."""
     options = config.stash[OPTIONS]
     if options.provider != "mock":
-        from pytest_glasshouse.plan import engine_of
+        from pytest_glasshouse.run.plan import engine_of
 
         engine_of(config).check(options)
 
@@ -301,7 +301,7 @@ def _suggest_markers(config: pytest.Config) -> None:
 def _plan(config: pytest.Config) -> Plan:
     """What every process of this run agrees on, made once."""
     if PLAN not in config.stash:
-        from pytest_glasshouse.plan import new_plan
+        from pytest_glasshouse.run.plan import new_plan
 
         try:
             config.stash[PLAN] = new_plan(config)
@@ -314,7 +314,7 @@ def _selected(session: pytest.Session) -> Selected | None:
     ours = [item for item in session.items if reports(item)]
     if not ours:
         return None
-    from pytest_glasshouse.plan import selected_of
+    from pytest_glasshouse.run.plan import selected_of
 
     files = sorted({str(item.path) for item in session.items})
     stash = session.config.stash

@@ -9,7 +9,7 @@ import pytest
 from pytest_glasshouse.plugin.stash import ROW
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.plan import Door
+    from pytest_glasshouse.run.plan import Door
 
 
 def stands(item: pytest.Item, door: Door | None) -> bool:

@@ -16,8 +16,8 @@ from pytest_glasshouse.errors import ConfigurationError
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_glasshouse.engine import BrokerLike
     from pytest_glasshouse.plugin.options import Options
+    from pytest_glasshouse.run.engine import BrokerLike
 
 
 def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:

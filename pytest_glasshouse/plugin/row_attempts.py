@@ -20,7 +20,7 @@ from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.plugin.stash import DOOR, OPTIONS, RECORD, ROW, TRIES
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.records import Record
+    from pytest_glasshouse.run.records import Record
 
 #: What ends a session, and says nothing about a row.
 _ENDINGS = (KeyboardInterrupt, GeneratorExit, pytest.exit.Exception)
@@ -108,7 +108,7 @@ def noting(item: pytest.Item) -> Iterator[None]:
 
 def failed(item: pytest.Item, error: BaseException) -> None:
     """End an attempt that has no record: with what did not hold in what was carried out, else with the error."""
-    from pytest_glasshouse.records import record_of_error
+    from pytest_glasshouse.run.records import record_of_error
 
     if _current(item).record is not None:
         return
@@ -140,9 +140,9 @@ def standing(item: pytest.Item) -> tuple[int, Record | None, bool]:
 
 
 def _record(item: pytest.Item, outcome: Any) -> Record:
-    from pytest_glasshouse.plan import engine_of
-    from pytest_glasshouse.records import record_of
     from pytest_glasshouse.report.attempts import NEEDED_MORE
+    from pytest_glasshouse.run.plan import engine_of
+    from pytest_glasshouse.run.records import record_of
 
     config = item.config
     again = (NEEDED_MORE,) if _before(item) + len(item.stash.get(TRIES, [])) > 1 else ()

@@ -16,7 +16,7 @@ from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.plugin.terminal import not_a_gate, obeyed, summary, tell
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.run import Run
+    from pytest_glasshouse.run.run import Run
 
 _KINDS = {".zip": "bundle", ".html": "page  "}
 

@@ -9,13 +9,13 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.attempts import Earlier
-    from pytest_glasshouse.engine import Engine
-    from pytest_glasshouse.plan import Door, Plan
     from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.plugin.row_attempts import Try
     from pytest_glasshouse.plugin.selection import RowItem
-    from pytest_glasshouse.run import Run
+    from pytest_glasshouse.run.engine import Engine
+    from pytest_glasshouse.run.plan import Door, Plan
+    from pytest_glasshouse.run.resume import Earlier
+    from pytest_glasshouse.run.run import Run
 
 #: On the config: what the user asked for.
 OPTIONS: pytest.StashKey[Options] = pytest.StashKey()

@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.outlook import ROUND_OVER, Outlook, Outlooks, duration
-from pytest_glasshouse.report.progress import ProgressFile
+from pytest_glasshouse.run.eta import ROUND_OVER, Outlook, Outlooks, duration
+from pytest_glasshouse.run.progress_file import ProgressFile
 from pytest_glasshouse.wire.printable import printable, visible
 
 if TYPE_CHECKING:

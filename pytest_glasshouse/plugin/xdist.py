@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
-from pytest_glasshouse.plan import Door, Plan, Selected, engine_of
 from pytest_glasshouse.plugin.selection import RowItem
 from pytest_glasshouse.plugin.session_hooks import RunHooks
 from pytest_glasshouse.plugin.stash import RUN
 from pytest_glasshouse.plugin.terminal import header, tell
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run import NoGrants, Run, refuse
+from pytest_glasshouse.run.plan import Door, Plan, Selected, engine_of
+from pytest_glasshouse.run.run import NoGrants, Run, refuse
 from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.engine import ServerLike
+    from pytest_glasshouse.run.engine import ServerLike
 
 ADDRESS = "glasshouse_controller"
 

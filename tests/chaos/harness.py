@@ -18,7 +18,7 @@ from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.signals import Signals
+from pytest_glasshouse.run.signals import Signals
 from tests.chaos.leg import ROWS, run_row, write
 from tests.chaos.road import Road
 

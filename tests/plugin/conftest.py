@@ -13,14 +13,14 @@ import pytest
 import scipy.stats  # noqa: F401
 
 import pytest_glasshouse.broker.broker
-
-# pytester takes modules away again that a test project imported, and native ones cannot be loaded twice in one process.
-import pytest_glasshouse.engine
 import pytest_glasshouse.invariants
 import pytest_glasshouse.plugin.xdist  # noqa: F401
 import pytest_glasshouse.report.document
 import pytest_glasshouse.report.writer
 import pytest_glasshouse.rows.published
+
+# pytester takes modules away again that a test project imported, and native ones cannot be loaded twice in one process.
+import pytest_glasshouse.run.engine
 import pytest_glasshouse.tamper
 import pytest_glasshouse.wire.tokens
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.engine import Event, Grants, Stage, Wishes
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, NoCapacityError, TerminateError
 from pytest_glasshouse.invariants import Finding
 from pytest_glasshouse.observation.outcome import Ended, Outcome
@@ -22,6 +21,7 @@ from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.plugin.options import Options
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.run.engine import Event, Grants, Stage, Wishes
 
 if TYPE_CHECKING:
     from tests.unit.report import example

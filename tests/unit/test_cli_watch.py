@@ -11,7 +11,7 @@ import pytest
 
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.cli.watch import follow
-from pytest_glasshouse.report.progress import PROGRESS, ProgressFile
+from pytest_glasshouse.run.progress_file import PROGRESS, ProgressFile
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_glasshouse.outlook import Outlooks, duration
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.rates import log_ratio
 from pytest_glasshouse.plugin.terminal import progress_line
+from pytest_glasshouse.run.eta import Outlooks, duration
 
 
 def event(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.attempts import Tried
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.check.gate import GatePolicy, Ruling, gate
 from pytest_glasshouse.errors import ReportError
@@ -20,6 +19,7 @@ from pytest_glasshouse.report.attempts import NEEDED_MORE, attempt_faults, entry
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.objections import Objection, objections
 from pytest_glasshouse.report.redact_published import redacted
+from pytest_glasshouse.run.resume import Tried
 from pytest_glasshouse.wire.evidence import TYP_RESULT
 from pytest_glasshouse.wire.tokens import sign
 from tests.unit.report import example

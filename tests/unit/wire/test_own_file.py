@@ -11,13 +11,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from pytest_glasshouse.attempts import read as resumed
 from pytest_glasshouse.attestation.ledger import Ledger
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.owner.keyfiles import read_owner, read_public, server_key, write_owner
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.providers.credentials import runpod_key
 from pytest_glasshouse.report.seal import KEY_VARIABLE, report_key
+from pytest_glasshouse.run.resume import read as resumed
 from pytest_glasshouse.wire.own_file import check_own, read_own
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's files")

@@ -15,11 +15,11 @@ from pytest_glasshouse.errors import BudgetError, ConfigurationError, Glasshouse
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.engine import Engine
     from pytest_glasshouse.observation.outcome import Ended, Outcome
     from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.plugin.selection import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.run.engine import Engine
 
 Record = dict[str, Any]
 

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
-from pytest_glasshouse.attempts import History, Tried, outcome_of, refuse_another, stays
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
@@ -29,21 +28,22 @@ from pytest_glasshouse.errors import (
     RedactionError,
     ReportError,
 )
-from pytest_glasshouse.plan import Plan, Selected, agreed, derivation_of, engine_of, with_tests
 from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS
 from pytest_glasshouse.plugin.terminal import Live, open_live
-from pytest_glasshouse.signals import Signals
+from pytest_glasshouse.run.plan import Plan, Selected, agreed, derivation_of, engine_of, with_tests
+from pytest_glasshouse.run.resume import History, Tried, outcome_of, refuse_another, stays
+from pytest_glasshouse.run.signals import Signals
 from pytest_glasshouse.wire.printable import printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.engine import BrokerLike, CleanupLike
     from pytest_glasshouse.plugin.selection import RowItem
     from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
     from pytest_glasshouse.report.settle import Settled
     from pytest_glasshouse.report.writer import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.run.engine import BrokerLike, CleanupLike
 
 EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
 
@@ -112,9 +112,9 @@ class Run:
         Raises `ConfigurationError`, `BudgetError` where the estimate is above the budget, and `InfrastructureError` where a
         provider cannot be asked. See `refuse`.
         """
-        from pytest_glasshouse.report.progress import PROGRESS
         from pytest_glasshouse.report.run_directory import own_directory
         from pytest_glasshouse.report.writer import check_writable
+        from pytest_glasshouse.run.progress_file import PROGRESS
         from pytest_glasshouse.wire.folder import check_umask
 
         if selected.refused:
@@ -156,7 +156,7 @@ class Run:
 
     def _check_material(self, *, rehearsed: bool) -> None:
         """See `Rooms.check_material`; a test's engine trains nothing."""
-        from pytest_glasshouse.engine import Rooms
+        from pytest_glasshouse.run.engine import Rooms
 
         if isinstance(self.engine, Rooms):
             to_run = [each for nodeid, each in self.selected.rows.items() if nodeid not in self.kept]
@@ -164,9 +164,9 @@ class Run:
 
     def refuse_names(self) -> None:
         """Raise `ConfigurationError` for a name that could not be published, while nothing is lost by it."""
-        from pytest_glasshouse.naming import refuse_forbidden
         from pytest_glasshouse.report.redaction import environment_taint
         from pytest_glasshouse.report.writer import machine_paths
+        from pytest_glasshouse.run.private_names import refuse_forbidden
 
         taint = (*environment_taint(os.environ), *machine_paths(self.directory))
         rows = self.selected.rows
@@ -503,7 +503,7 @@ class Run:
         if self.earlier is None or self.broker is None:
             return ()
         if self._earlier_seen is None:
-            from pytest_glasshouse.earlier_cleanups import earlier_cleanups
+            from pytest_glasshouse.run.earlier_cleanups import earlier_cleanups
 
             self._earlier_seen = tuple(earlier_cleanups(self.earlier, self.broker))
         return self._earlier_seen
@@ -520,7 +520,7 @@ class Run:
 
     def _without_record(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:
         from pytest_glasshouse.observation.outcome import Ended
-        from pytest_glasshouse.records import ended_record
+        from pytest_glasshouse.run.records import ended_record
 
         if nodeid in self.begun:
             how = f"the run ended by {self._interrupted}" if self._interrupted else "its process ended or was interrupted"

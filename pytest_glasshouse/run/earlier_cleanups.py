@@ -13,8 +13,8 @@ from pytest_glasshouse.report.document import AllocationCleanup
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from pytest_glasshouse.attempts import Earlier
-    from pytest_glasshouse.engine import BrokerLike
+    from pytest_glasshouse.run.engine import BrokerLike
+    from pytest_glasshouse.run.resume import Earlier
 
 
 def earlier_cleanups(earlier: Earlier, broker: BrokerLike) -> Iterator[AllocationCleanup]:

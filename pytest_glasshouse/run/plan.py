@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.engine import Engine, Event, Grants
     from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.plugin.selection import RowItem
+    from pytest_glasshouse.run.engine import Engine, Event, Grants
 
 #: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
 _AGREED: Mapping[str, str] = {
@@ -91,7 +91,7 @@ def selected_of(
 
 def engine_of(config: pytest.Config) -> Engine:
     """What carries rows out in this pytest process."""
-    from pytest_glasshouse.engine import Rooms
+    from pytest_glasshouse.run.engine import Rooms
 
     if ENGINE not in config.stash:
         config.stash[ENGINE] = Rooms()
@@ -140,9 +140,9 @@ def with_tests(subject: Mapping[str, Any], config: pytest.Config, selected: Sele
 
 def _resumed(config: pytest.Config) -> Plan:
     """The plan of a run that goes on: its id and seed, and the rows that stay."""
-    from pytest_glasshouse.attempts import read
     from pytest_glasshouse.plugin.fixtures import failure_of
     from pytest_glasshouse.report.environment import subject
+    from pytest_glasshouse.run.resume import read
 
     options = config.stash[OPTIONS]
     reports = options.report.parent if options.report is not None else config.rootpath / "reports"
