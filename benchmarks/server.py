@@ -28,7 +28,7 @@ from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.policy import Policy, Recorded, Required
 from pytest_glasshouse.owner.sealing import Sealed, seal
-from pytest_glasshouse.tamper.stage import COMPONENTS, CONTAINER, PARTS, PLAN
+from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PARTS, PLAN
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import sha256_hex

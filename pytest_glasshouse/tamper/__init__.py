@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pytest_glasshouse.tamper import (
-    audit,
     completion,
     enrolment,
     evidence,
     hardware,
-    log,
     package,
-    question,
     release,
     session,
     tokens,
     transport,
     turns,
 )
+from pytest_glasshouse.tamper import journal as log
+from pytest_glasshouse.tamper import observation as audit
+from pytest_glasshouse.tamper import outstanding_query as question
 from pytest_glasshouse.tamper.case import Case, TamperResult, run_case
 
 #: The one that must be released: the whole lifecycle with nothing changed.

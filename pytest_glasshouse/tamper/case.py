@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, RefusedError
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper.testbed import Stage
 
 #: What became of the attacked nonce. `unasked` where the case is about something else.
 Nonce = Literal["spent", "open", "unasked"]

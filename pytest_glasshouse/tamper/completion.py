@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.stage import Attempt, Stage
+from pytest_glasshouse.tamper.testbed import Attempt, Stage
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_EXIT, TYP_HEAD

@@ -14,7 +14,7 @@ from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.session import others_are_served
-from pytest_glasshouse.tamper.stage import SIGNED_BY_NOBODY, SUB, WEAK_KEY, Stage
+from pytest_glasshouse.tamper.testbed import SIGNED_BY_NOBODY, SUB, WEAK_KEY, Stage
 from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_GRANT, TYP_REGISTRATION, hpke_text, prove_enrolment
 from pytest_glasshouse.wire.secret import Secret

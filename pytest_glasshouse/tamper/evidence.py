@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.stage import COMPONENTS, SUB, WEAK_KEY, Attempt, Stage
+from pytest_glasshouse.tamper.testbed import COMPONENTS, SUB, WEAK_KEY, Attempt, Stage
 from pytest_glasshouse.wire import journal
 from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex
 from pytest_glasshouse.wire.evidence import composite

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.device import FWID, Device, Report, genuine, item, make_device, spliced
-from pytest_glasshouse.tamper.stage import SUB, Attempt, Stage
+from pytest_glasshouse.tamper.fake_gpu import FWID, Device, Report, genuine, item, make_device, spliced
+from pytest_glasshouse.tamper.testbed import SUB, Attempt, Stage
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import ITEMS_LIMIT, NVIDIA_GPU, RUNTIME, device_nonce

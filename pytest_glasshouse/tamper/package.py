@@ -10,7 +10,7 @@ from typing import Any
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.stage import SEGMENT, Stage
+from pytest_glasshouse.tamper.testbed import SEGMENT, Stage
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.package import MAGIC, Part, parse_header

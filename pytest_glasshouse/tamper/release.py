@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from pytest_glasshouse.guest.opener import unseal_key
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper.testbed import Stage
 from pytest_glasshouse.wire.canonical import b64u, sha256_hex, unb64u
 
 

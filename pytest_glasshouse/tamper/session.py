@@ -12,7 +12,7 @@ from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.server import CHALLENGE_TTL_S
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case, Nonce
-from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Stage
 from pytest_glasshouse.wire.canonical import Json
 
 Play = Callable[[Stage], None]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pytest_glasshouse.attestation.limits import BURST_S, Limits
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.stage import PLAN, SUB, Attempt, Stage
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Attempt, Stage
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, canonical
 
 Body = Callable[[Attempt], bytes]

@@ -10,9 +10,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.tamper.audit import audit
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.finished import HANDOVER_NS, SEGMENT_NS, Edit
+from pytest_glasshouse.tamper.observation import audit
+from pytest_glasshouse.tamper.signed_round import HANDOVER_NS, SEGMENT_NS, Edit
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 

@@ -13,7 +13,7 @@ from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, RefusedError
 from pytest_glasshouse.providers.base import Grant
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper.testbed import Stage
 
 #: How long a guest may be unreachable before its row is lost, and how long a leg may take.
 _PATIENCE_S, _LEG_S = 2.0, 6.0

@@ -22,7 +22,7 @@ from pytest_glasshouse.guest import opener
 from pytest_glasshouse.guest.memory import Arena, Secret
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.report.bundle import report_bytes, zipped
-from pytest_glasshouse.tamper.stage import PARTS, PLAN, SUB, Stage
+from pytest_glasshouse.tamper.testbed import PARTS, PLAN, SUB, Stage
 from pytest_glasshouse.wire import floe, journal, package, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.fuzz import answers

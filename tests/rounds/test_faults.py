@@ -14,7 +14,7 @@ from pytest_glasshouse.errors import BootTimeoutError, ConfigurationError, Invar
 from pytest_glasshouse.invariants import ALL, assert_held, judge, raw_callback_completed
 from pytest_glasshouse.providers.local_process import listed
 from pytest_glasshouse.providers.mock import FAULTS
-from pytest_glasshouse.tamper.observed import FAULT_BREAKS, INTERLEAVED_FAULTS, OBSERVED_CASES, ObservedCase
+from pytest_glasshouse.tamper.fault_table import FAULT_BREAKS, INTERLEAVED_FAULTS, OBSERVED_CASES, ObservedCase
 from tests.rounds.conftest import Ran, carry_out, run_id, short_row
 
 #: Faults that end before anything can be judged, or that a row survives.

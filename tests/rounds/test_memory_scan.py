@@ -17,7 +17,7 @@ from pytest_glasshouse.agent.peer_credentials import Witnessed
 from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.observation.results import results
-from pytest_glasshouse.tamper.observed import _resign_exit
+from pytest_glasshouse.tamper.fault_table import _resign_exit
 from pytest_glasshouse.wire import evidence, frames, tokens
 from tests.rounds.conftest import Ran, carry_out, short_row
 

@@ -14,7 +14,7 @@ from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.legs import protected
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.providers.local_process import listed
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper.testbed import Stage
 from tests.rounds.conftest import carry_out, short_row
 
 pytestmark = pytest.mark.soak

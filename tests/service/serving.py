@@ -19,7 +19,7 @@ from pytest_glasshouse.attestation.ledger import Ledger
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper.testbed import Stage
 from pytest_glasshouse.wire.tokens import public_key, thumbprint
 
 #: Longer than any start on a busy machine.

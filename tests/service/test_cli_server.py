@@ -14,7 +14,7 @@ import pytest
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.owner.policy import Policy, Recorded
 from pytest_glasshouse.owner.sealing import Sealed
-from pytest_glasshouse.tamper.stage import COMPONENTS, CONTAINER, SUB
+from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, SUB
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.package import parse_header
 from pytest_glasshouse.wire.secret import Secret

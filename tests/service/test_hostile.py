@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.owner.client import AttestationClient
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper.testbed import Stage
 from pytest_glasshouse.wire import tokens
 from tests.service.certificate import certificate
 from tests.service.hostile import KINDS, Crowd, crowds

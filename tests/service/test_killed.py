@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.errors import InfrastructureError, RefusedError
-from pytest_glasshouse.tamper.stage import Attempt
+from pytest_glasshouse.tamper.testbed import Attempt
 from tests.service.serving import OutsideStage, Serving, serving
 
 pytestmark = pytest.mark.soak

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.client import AttestationClient
-from pytest_glasshouse.tamper.stage import Attempt, Stage
+from pytest_glasshouse.tamper.testbed import Attempt, Stage
 from tests.service.serving import OutsideStage, serving
 
 pytestmark = pytest.mark.soak

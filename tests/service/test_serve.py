@@ -19,7 +19,7 @@ import pytest
 
 from pytest_glasshouse.errors import InfrastructureError, RefusedError
 from pytest_glasshouse.owner.client import AttestationClient
-from pytest_glasshouse.tamper.stage import PLAN, SUB
+from pytest_glasshouse.tamper.testbed import PLAN, SUB
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
 from tests.service.certificate import certificate

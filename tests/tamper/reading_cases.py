@@ -11,9 +11,10 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.guest.memory import Secret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.invariants import ALL, Finding
-from pytest_glasshouse.tamper import audit, turns
-from pytest_glasshouse.tamper.finished import Edit, Finished, untouched
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper import observation as audit
+from pytest_glasshouse.tamper import turns
+from pytest_glasshouse.tamper.signed_round import Edit, Finished, untouched
+from pytest_glasshouse.tamper.testbed import Stage
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import b64u, canonical
 from pytest_glasshouse.wire.evidence import SUITE, release_info

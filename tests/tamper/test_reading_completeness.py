@@ -18,8 +18,9 @@ from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.invariants import accounted, lifecycle, place, trust, turns, work
 from pytest_glasshouse.invariants import verified as reading
-from pytest_glasshouse.tamper import Case, completion, enrolment, evidence, log, package, release, session, tokens
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper import Case, completion, enrolment, evidence, package, release, session, tokens
+from pytest_glasshouse.tamper import journal as log
+from pytest_glasshouse.tamper.testbed import Stage
 from pytest_glasshouse.wire import floe, journal
 from pytest_glasshouse.wire import package as wire_package
 from tests.tamper import reading_cases

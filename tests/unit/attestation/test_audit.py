@@ -17,7 +17,7 @@ from pytest_glasshouse.attestation.audit import AuditLine, AuditLog, name_digest
 from pytest_glasshouse.attestation.audit_file import AuditFile
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, RefusedError
-from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Stage
 
 
 @pytest.fixture(name="lines")

@@ -13,8 +13,8 @@ from pytest_glasshouse.attestation.hardware import APPRAISERS, Appraiser, Claims
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.policy import Policy, Recorded
 from pytest_glasshouse.owner.references import Hardware
-from pytest_glasshouse.tamper.device import DRIVER, VBIOS, genuine, item
-from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
+from pytest_glasshouse.tamper.fake_gpu import DRIVER, VBIOS, genuine, item
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Stage
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import TYP_RESULT, Cnf
 from pytest_glasshouse.wire.hardware import device_nonce

@@ -17,7 +17,7 @@ from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, Re
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.server_keys import read_published
-from pytest_glasshouse.tamper.stage import PLAN, SUB, Stage
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Stage
 from pytest_glasshouse.wire.canonical import Json
 
 

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.tamper.device import BLOCKS, DRIVER, FWID, VBIOS, Report, genuine, make_device
+from pytest_glasshouse.tamper.fake_gpu import BLOCKS, DRIVER, FWID, VBIOS, Report, genuine, make_device
 
 NOW = 1_800_000_000
 NONCE = bytes(range(32))

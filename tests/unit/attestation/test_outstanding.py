@@ -11,7 +11,7 @@ from pytest_glasshouse.attestation.ledger import Ledger, Release
 from pytest_glasshouse.attestation.outstanding import LISTED, OUTSTANDING_SHAPE, Outstanding, answer, read_answer
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.tamper.stage import SUB, Stage
+from pytest_glasshouse.tamper.testbed import SUB, Stage
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING

@@ -13,7 +13,7 @@ from pytest_glasshouse.attestation import admission
 from pytest_glasshouse.attestation import server as server_module
 from pytest_glasshouse.attestation.ledger import Ledger
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.tamper.stage import PLAN, SUB, Attempt, Stage
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Attempt, Stage
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex

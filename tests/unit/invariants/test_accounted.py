@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.invariants import judge, time_accounted_for
 from pytest_glasshouse.invariants.accounted import CLOCKS_PPM
 from pytest_glasshouse.tamper import turns
-from pytest_glasshouse.tamper.finished import SEGMENT_NS, Finished
-from pytest_glasshouse.tamper.stage import WEAK_KEY, Stage
+from pytest_glasshouse.tamper.signed_round import SEGMENT_NS, Finished
+from pytest_glasshouse.tamper.testbed import WEAK_KEY, Stage
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import b64u, canonical, sha256_hex
 

@@ -10,8 +10,8 @@ import pytest
 from pytest_glasshouse.invariants import journal_countersigned
 from pytest_glasshouse.invariants.revisions import invariants_of
 from pytest_glasshouse.observation.results import results
-from pytest_glasshouse.tamper.finished import Finished
-from pytest_glasshouse.tamper.stage import Stage
+from pytest_glasshouse.tamper.signed_round import Finished
+from pytest_glasshouse.tamper.testbed import Stage
 
 Change = Callable[[list[Any]], object]
 #: Journals that revision 2 took: steps missing, in another order, twice, or unknown.

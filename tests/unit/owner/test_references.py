@@ -8,7 +8,7 @@ import pytest
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.owner.references import Hardware
-from pytest_glasshouse.tamper.device import genuine
+from pytest_glasshouse.tamper.fake_gpu import genuine
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU
 

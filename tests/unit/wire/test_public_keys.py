@@ -15,7 +15,7 @@ import pytest_glasshouse
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.owner.keyfiles import read_public
-from pytest_glasshouse.tamper.stage import SIGNED_BY_NOBODY, WEAK_KEY
+from pytest_glasshouse.tamper.testbed import SIGNED_BY_NOBODY, WEAK_KEY
 from pytest_glasshouse.wire import public_keys
 from pytest_glasshouse.wire.canonical import b64u
 from pytest_glasshouse.wire.evidence import SUITE, hpke_key, hpke_text, read_cnf, unsealed

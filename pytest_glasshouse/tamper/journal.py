@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.stage import Attempt, Stage
+from pytest_glasshouse.tamper.testbed import Attempt, Stage
 from pytest_glasshouse.wire import journal
 from pytest_glasshouse.wire.canonical import Json
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.tamper.stage import COMPONENTS, CONTAINER, PLAN, Stage
+from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, Stage
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex

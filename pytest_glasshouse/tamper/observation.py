@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.finished import INITIAL, Edit, Finished, clean_scan
-from pytest_glasshouse.tamper.stage import CONTAINER, Stage
+from pytest_glasshouse.tamper.signed_round import INITIAL, Edit, Finished, clean_scan
+from pytest_glasshouse.tamper.testbed import CONTAINER, Stage
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
 
