@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.agent.memory_scan import HandedMemory, Memory, ranges_of, scan
 from pytest_glasshouse.errors import ProtocolError
-from pytest_glasshouse.guest.patterns import Pattern, read_patterns
 from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.fingerprints import Pattern, read_patterns
 from pytest_glasshouse.wire.shapes import Fields, Whole
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_glasshouse.guest.memory import Arena
-from pytest_glasshouse.guest.patterns import LONGEST, MARK_BITS, WINDOW, Pattern, digest, multipliers
+from pytest_glasshouse.wire.fingerprints import LONGEST, MARK_BITS, WINDOW, Pattern, digest, multipliers
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

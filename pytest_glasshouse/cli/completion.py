@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pytest_glasshouse.cli_output import give
+from pytest_glasshouse.wire.output import give
 
 EXIT_USAGE = 4
 _COMPLETION = """\

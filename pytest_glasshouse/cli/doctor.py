@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, FundsError, GlasshouseError, NoCapacityError
+from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:

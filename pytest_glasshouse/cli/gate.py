@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.cli_output import command, give, say
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.output import command, give, say
 from pytest_glasshouse.wire.printable import json_text
 
 if TYPE_CHECKING:

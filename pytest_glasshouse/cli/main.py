@@ -31,8 +31,8 @@ from pytest_glasshouse.cli import render as cli_render
 from pytest_glasshouse.cli import serve as cli_serve
 from pytest_glasshouse.cli import server_queries as cli_server
 from pytest_glasshouse.cli import watch as cli_watch
-from pytest_glasshouse.cli_output import complain, give, say
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
+from pytest_glasshouse.wire.output import complain, give, say
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.wire.output import say
 
 EXIT_NO = 1
 EXIT_USAGE = 4

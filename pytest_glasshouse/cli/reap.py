@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
+from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.cli_output import complain, give
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.output import complain, give
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.check import Checked

@@ -15,8 +15,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.cli_output import complain, say
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.output import complain, say
 
 if TYPE_CHECKING:
     import ssl

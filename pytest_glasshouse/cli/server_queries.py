@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_glasshouse.cli_output import complain, say
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, ProtocolError, RefusedError
+from pytest_glasshouse.wire.output import complain, say
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:

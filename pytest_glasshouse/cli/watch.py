@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pytest_glasshouse.cli_output import show
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.output import show
 from pytest_glasshouse.wire.printable import visible
 
 if TYPE_CHECKING:

@@ -11,15 +11,15 @@ import os
 import secrets
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.guest.patterns import SALT_BYTES, Patterns
 from pytest_glasshouse.wire import evidence
+from pytest_glasshouse.wire.fingerprints import SALT_BYTES, Patterns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_glasshouse.guest.control import Control
-    from pytest_glasshouse.guest.patterns import Pattern
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.fingerprints import Pattern
 
 #: How many samples of the last batch are looked for; each in several places.
 _SAMPLES = 8

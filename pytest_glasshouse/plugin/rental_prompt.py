@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.cli_output import say
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire.output import say
 
 if TYPE_CHECKING:
     import pytest

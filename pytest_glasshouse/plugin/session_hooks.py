@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.cli_output import complain
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.plugin.terminal import not_a_gate, obeyed, summary, tell
+from pytest_glasshouse.wire.output import complain
 
 if TYPE_CHECKING:
     from pytest_glasshouse.run.run import Run

@@ -30,8 +30,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pytest_glasshouse.agent.memory_scan import HandedMemory, scan
 from pytest_glasshouse.attacks.target_guest import children
 from pytest_glasshouse.guest.memory import Arena
-from pytest_glasshouse.guest.patterns import Patterns
 from pytest_glasshouse.wire.canonical import unb64u
+from pytest_glasshouse.wire.fingerprints import Patterns
 from tests.service.test_nothing_secret import halves, spellings
 
 _ROW = """

@@ -11,8 +11,8 @@ import pytest
 from pytest_glasshouse.agent.memory_scan import BLOCK, Found, HandedMemory, ranges_of, scan
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.memory import Arena, wipe_bytes
-from pytest_glasshouse.guest.patterns import LONGEST, MARK_BITS, Pattern, Patterns, read_patterns
 from pytest_glasshouse.wire.canonical import canonical
+from pytest_glasshouse.wire.fingerprints import LONGEST, MARK_BITS, Pattern, Patterns, read_patterns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
