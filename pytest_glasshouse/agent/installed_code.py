@@ -12,56 +12,27 @@ import base64
 import csv
 import hashlib
 import os
-import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.evidence import _digest_of
 
 if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _NOT_HASHED = {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "site-packages", "dist-packages"}
-_MAP_FIELDS = 6
 #: Where the interpreter's own importers come from: code frozen into the executable that is measured.
 _INTERPRETERS_OWN = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", "<frozen zipimport>"}
 
 
-def collect() -> dict[str, Json]:
-    """This process's executable mappings `[path, device:inode]`, modules `[name, file]` and import hooks `[name, file]`."""
-    maps: dict[str, str] = {}
-    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == _MAP_FIELDS and "x" in fields[1] and fields[5].startswith("/"):
-            maps[fields[5]] = f"{fields[3]}:{fields[4]}"
-    modules: dict[str, str] = {}
-    for name, module in list(sys.modules.items()):
-        origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
-        if isinstance(origin, str) and origin.startswith("/"):
-            modules[name] = origin
-    hooks: list[Json] = [[_named(hook), _written_in(hook)] for hook in (*sys.meta_path, *sys.path_hooks)]
-    return {
-        "maps": [[path, maps[path]] for path in sorted(maps)],
-        "modules": [[name, modules[name]] for name in sorted(modules)],
-        "hooks": hooks,
-    }
 
 
-def _named(hook: object) -> str:
-    named = hook if hasattr(hook, "__qualname__") else type(hook)
-    return f"{named.__module__}.{named.__qualname__}"
 
 
-def _written_in(hook: object) -> str:
-    """The file whose code a hook runs: a hook can bring any code under any module's name, so its own is what is asked for."""
-    for name in ("find_spec", "__init__"):
-        code = getattr(getattr(hook, name, None), "__code__", None)
-        if code is not None:
-            return str(code.co_filename)
-    return str(getattr(getattr(hook, "__code__", None), "co_filename", ""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +174,5 @@ def _code_below(root: str) -> Iterator[str]:
         yield from (f"{folder}/{name}" for name in files if name.endswith((".py", ".so")))
 
 
-def _digest_of(value: object) -> str:
-    return sha256_hex(canonical(value))
 
 
-#: The digest of nothing foreign: the one reference value that needs no guest to be known.
-NOTHING_FOREIGN = _digest_of([])

@@ -15,17 +15,10 @@ from pytest_glasshouse.analysis.costs import price
 from pytest_glasshouse.analysis.covariates import covariates, disturbances
 from pytest_glasshouse.analysis.extension import extension, extension_figures
 from pytest_glasshouse.analysis.figures import judged_figures, measured_legs, row_figures
+from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_record
 from pytest_glasshouse.analysis.segments import design, segments, steady
-from pytest_glasshouse.observation.reading import (
-    cache_state,
-    invariant_key,
-    journals,
-    lifecycle,
-    stand_in,
-    strict_memory,
-    treatment,
-)
+from pytest_glasshouse.observation.reading import cache_state, invariant_key, journals, stand_in, strict_memory, treatment
 from pytest_glasshouse.overhead.verdict import Verdict
 from pytest_glasshouse.rows.interleaving import interleaving
 

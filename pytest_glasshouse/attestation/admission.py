@@ -13,8 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.attestation.ledger import Ledger
 from pytest_glasshouse.attestation.limits import Caps
-from pytest_glasshouse.attestation.messages import Message, text
-from pytest_glasshouse.attestation.verifier import need
+from pytest_glasshouse.attestation.messages import Message, need, text
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.owner.owner import GRANT_SHAPE, REGISTRATION_SHAPE
 from pytest_glasshouse.owner.policy import Policy

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
-from pytest_glasshouse.attestation.verifier import need
+from pytest_glasshouse.attestation.messages import need
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.owner.policy import Policy
 from pytest_glasshouse.wire.canonical import Json, unb64u

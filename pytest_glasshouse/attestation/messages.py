@@ -41,3 +41,9 @@ def shaped(claims: Message, shape: Mapping[str, type], reason: str) -> None:
         expect(claims, shape)
     except IntegrityError as error:
         raise RefusedError(reason, error.detail) from None
+
+
+def need(holds: bool, reason: str, detail: str = "") -> None:  # noqa: FBT001  (a check is what this is about)
+    """Refuse with `reason` unless the check holds."""
+    if not holds:
+        raise RefusedError(reason, detail)

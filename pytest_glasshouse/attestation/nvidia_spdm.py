@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
-from pytest_glasshouse.attestation.verifier import need
+from pytest_glasshouse.attestation.messages import need
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.wire.hardware import NONCE_BYTES
 

@@ -6,53 +6,14 @@ answer to another question. What is told is in no way secret to whoever holds th
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pytest_glasshouse.attestation.ledger import Ledger
-from pytest_glasshouse.attestation.messages import Message, shaped, text
-from pytest_glasshouse.attestation.verifier import need
-from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.attestation.messages import Message, need, shaped, text
+from pytest_glasshouse.owner.outstanding import LISTED, QUERY_LIFETIME_S, QUERY_SHAPE
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING, TYP_QUERY
-from pytest_glasshouse.wire.tokens import expect, sign, thumbprint, verify
-
-#: `run` names the run that is asked about; "" asks about all of them.
-QUERY_SHAPE: dict[str, type] = {"iss": str, "aud": str, "jti": str, "exp": int, "run": str}
-OUTSTANDING_SHAPE: dict[str, type] = {"iss": str, "iat": int, "query_sha256": str, "total": int, "releases": list}
-RELEASE_SHAPE: dict[str, type] = {
-    "nonce": str, "sub": str, "run": str, "manifest": str, "released_at": int, "deadline": int,
-}  # fmt: skip
-QUERY_LIFETIME_S = 120
-#: As many as one answer holds, a token being 64 KiB at most; `total` says how many there are.
-LISTED = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outstanding:
-    """Releases that nobody had completed at `at` (wall seconds of the server), oldest first; `total` counts all of them."""
-
-    at: int
-    total: int
-    releases: tuple[dict[str, Json], ...]
-
-    def overdue(self) -> tuple[dict[str, Json], ...]:
-        """Those whose deadline had passed: no leg will complete them."""
-        return tuple(each for each in self.releases if int(str(each["deadline"])) <= self.at)
-
-
-def query_claims(*, owner: Ed25519PublicKey, server: Ed25519PublicKey, run: str, now: int) -> dict[str, Json]:
-    """What the owner signs (`TYP_QUERY`) to ask `server` about `run`, or with "" about every run."""
-    return {
-        "iss": thumbprint(owner),
-        "aud": thumbprint(server),
-        "jti": secrets.token_hex(16),
-        "exp": now + QUERY_LIFETIME_S,
-        "run": run,
-    }
+from pytest_glasshouse.wire.tokens import sign, thumbprint, verify
 
 
 def answer(message: Message, *, owner: Ed25519PublicKey, signing: Ed25519PrivateKey, ledger: Ledger, now: int) -> dict[str, Json]:
@@ -77,19 +38,3 @@ def answer(message: Message, *, owner: Ed25519PublicKey, signing: Ed25519Private
     return {"outstanding": sign(told, key=signing, typ=TYP_OUTSTANDING)}
 
 
-def read_answer(said: Mapping[str, Json], *, server: Ed25519PublicKey, query: str) -> Outstanding:
-    """What `server` answered to `query`. Raises `IntegrityError`."""
-    token = said.get("outstanding")
-    if not isinstance(token, str):
-        raise IntegrityError("malformed", "no answer about outstanding releases")
-    claims = verify(token, key=server, typ=TYP_OUTSTANDING)
-    expect(claims, OUTSTANDING_SHAPE)
-    if claims["iss"] != thumbprint(server) or claims["query_sha256"] != sha256_hex(query.encode()):
-        raise IntegrityError("jwt-claims", "an answer to another question")
-    listed, total, at = claims["releases"], claims["total"], claims["iat"]
-    releases = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
-    for each in releases:
-        expect(each, RELEASE_SHAPE)
-    if not isinstance(total, int) or not isinstance(at, int) or len(releases) != min(total, LISTED):
-        raise IntegrityError("malformed", "releases that are not told")
-    return Outstanding(at=at, total=total, releases=tuple(releases))

@@ -24,8 +24,8 @@ from pytest_glasshouse.attestation.audit import Audit, AuditLine, Decision, name
 from pytest_glasshouse.attestation.hardware import appraise_hardware, worst
 from pytest_glasshouse.attestation.ledger import Completion, Ledger, Release
 from pytest_glasshouse.attestation.limits import Caps
-from pytest_glasshouse.attestation.messages import Message, lines, shaped, text
-from pytest_glasshouse.attestation.verifier import Expected, appraise, need
+from pytest_glasshouse.attestation.messages import Message, lines, need, shaped, text
+from pytest_glasshouse.attestation.verifier import Expected, appraise
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.owner.server_keys import TYP_KEYS
 from pytest_glasshouse.wire.canonical import Json, b64u, is_sha256, sha256_hex

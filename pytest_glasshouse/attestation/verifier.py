@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from pytest_glasshouse.errors import RefusedError
+from pytest_glasshouse.attestation.messages import need
 from pytest_glasshouse.owner.policy import Policy, Required
 from pytest_glasshouse.wire.canonical import Json, canonical, is_sha256
 from pytest_glasshouse.wire.evidence import (
@@ -26,12 +26,6 @@ from pytest_glasshouse.wire.evidence import (
     read_cnf,
 )
 from pytest_glasshouse.wire.journal import STEPS_BEFORE_RELEASE, head_of, replay
-
-
-def need(holds: bool, reason: str, detail: str = "") -> None:  # noqa: FBT001  (a check is what this is about)
-    """Refuse with `reason` unless the check holds."""
-    if not holds:
-        raise RefusedError(reason, detail)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from pytest_glasshouse.broker.fleet import Allocation, BrokerOptions, Fleet
 from pytest_glasshouse.broker.limit_watch import Watch
 from pytest_glasshouse.broker.renter import Renter
 from pytest_glasshouse.broker.timing import Clock
+from pytest_glasshouse.channel.archive import reference_source
 from pytest_glasshouse.errors import (
     BudgetError,
     ConfigurationError,
@@ -28,7 +29,6 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.base import Cleanup, Grant
 from pytest_glasshouse.providers.listing import Listing, doubt_in
-from pytest_glasshouse.providers.registry import reference_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

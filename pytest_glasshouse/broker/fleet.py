@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pytest_glasshouse.broker.connection import farewell_quietly
+from pytest_glasshouse.broker.connection_of import road_for
 from pytest_glasshouse.broker.lease_ledger import LEDGER, Ledger
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
 from pytest_glasshouse.errors import GlasshouseError, NoCapacityError, ProviderError, RateLimitedError
-from pytest_glasshouse.providers.registry import open_provider, road_for
+from pytest_glasshouse.providers.registry import open_provider
 
 if TYPE_CHECKING:
     from pathlib import Path

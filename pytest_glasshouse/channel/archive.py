@@ -62,3 +62,12 @@ def _below(folder: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:
                 yield from _below(entry, name)
         elif not entry.name.endswith(".pyc"):
             yield name, entry.read_bytes()
+
+
+def reference_source() -> str:
+    """Where the guest archive's reference value comes from: `wheel`, or `checkout` for an editable install."""
+    from pytest_glasshouse.wire.installed import direct_url, part
+
+    told = direct_url("pytest-glasshouse")
+    # What cannot be read may say `editable`: only a wheel that is known to be one may be published from.
+    return "checkout" if told is None or part(told, "dir_info").get("editable") else "wheel"

@@ -15,6 +15,7 @@ from pytest_glasshouse.analysis.costs import price
 from pytest_glasshouse.analysis.covariates import covariates, disturbances
 from pytest_glasshouse.analysis.extension import extension, extension_figures
 from pytest_glasshouse.analysis.figures import judged_figures, row_figures
+from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
@@ -24,7 +25,6 @@ from pytest_glasshouse.observation.reading import (
     invariant_key,
     journal_lines,
     journals,
-    lifecycle,
     observed_rounds,
     protected_of,
     stand_in,

@@ -86,9 +86,8 @@ def declare(commands: Any) -> None:
 
 
 def _capture(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.channel.archive import guest_archive
+    from pytest_glasshouse.channel.archive import guest_archive, reference_source
     from pytest_glasshouse.legs.allocation_policy import base_policy
-    from pytest_glasshouse.providers.registry import reference_source
     from pytest_glasshouse.wire.canonical import sha256_hex
     from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 

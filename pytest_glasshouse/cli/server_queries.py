@@ -18,8 +18,8 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.attestation.outstanding import Outstanding
     from pytest_glasshouse.legs.attestation import Trustees
+    from pytest_glasshouse.owner.outstanding import Outstanding
 
 Answer = TypeVar("Answer")
 
@@ -125,7 +125,7 @@ def _of_ledger(options: argparse.Namespace) -> Outstanding:
     from contextlib import closing
 
     from pytest_glasshouse.attestation.ledger import Ledger
-    from pytest_glasshouse.attestation.outstanding import Outstanding
+    from pytest_glasshouse.owner.outstanding import Outstanding
 
     path = options.state / "ledger.sqlite3"
     if not path.is_file():

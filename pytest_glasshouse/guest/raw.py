@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.agent import installed_code as images
+from pytest_glasshouse.guest import loaded_code as images
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena

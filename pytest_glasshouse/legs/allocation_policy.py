@@ -10,12 +10,12 @@ import dataclasses
 import functools
 from pathlib import Path
 
-from pytest_glasshouse.agent.installed_code import NOTHING_FOREIGN
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.owner.policy import Component, Policy, Recorded, Required
 from pytest_glasshouse.wire.bounded_file import read_named
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, parse_object, sha256_hex
+from pytest_glasshouse.wire.evidence import NOTHING_FOREIGN
 
 #: What the evidence must carry beside the archive; their values are recorded, not compared, unless a policy file says so.
 _RECORDED = (

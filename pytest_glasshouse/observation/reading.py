@@ -12,19 +12,9 @@ from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.journal import head_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.invariants import Finding
 
-#: The invariants one protected lifecycle answers for, apart from the raw leg and the comparison.
-LIFECYCLE_INVARIANTS = (
-    "attestation verified",
-    "key released only after attestation",
-    "weights loaded from the package",
-    "runtime zeroized",
-    "memory scanned clean",
-    "journal countersigned",
-)
 
 #: What a protected leg does that a raw leg does not, by the journal step that shows it.
 _TREATMENT_STEPS = {
@@ -100,31 +90,6 @@ def strict_memory(observation: Mapping[str, Any]) -> dict[str, bool]:
     return {"strictMemory": plan["strictMemory"]} if isinstance(plan, dict) and "strictMemory" in plan else {}
 
 
-def lifecycle(
-    observation: Mapping[str, Any],
-    *,
-    waived: Mapping[str, str],
-    judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None,
-) -> dict[str, int]:
-    """How many protected lifecycles this row began and in how many of them everything a lifecycle answers for held."""
-    # Lifecycles of a first attempt that did not fit on the device were begun too.
-    everything = [*observed_rounds(observation), *observed_rounds({"rounds": observation.get("didNotFit")})]
-    begun = [observed for observed in everything if protected_of(observed)]
-    if not begun:
-        return {"attempted": 0, "held": 0}
-    if judge is None:
-        from pytest_glasshouse import invariants
-
-        judge = invariants.judge
-    not_required = {invariant_key(name) for name in waived}
-    held = 0
-    for observed in begun:
-        findings = {each.invariant: each.finding for each in judge({**observation, "rounds": [observed]})}
-        held += all(
-            findings.get(name) == "held" or (findings.get(name) == "unseen" and invariant_key(name) in not_required)
-            for name in LIFECYCLE_INVARIANTS
-        )
-    return {"attempted": len(begun), "held": held}
 
 
 def _steps(lines: Sequence[str]) -> Iterator[str]:

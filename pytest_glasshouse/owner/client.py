@@ -12,8 +12,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from pytest_glasshouse.attestation.outstanding import Outstanding, read_answer
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError, RefusedError
+from pytest_glasshouse.owner.outstanding import Outstanding, read_answer
 from pytest_glasshouse.owner.server_keys import Published, read_published
 from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.web.routes import Routes

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from pytest_glasshouse.attestation.outstanding import query_claims
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.owner.outstanding import query_claims
 from pytest_glasshouse.owner.policy import Policy
 from pytest_glasshouse.wire.canonical import Json, b64u, canonical, parse_object, sha256_hex, unb64u
 from pytest_glasshouse.wire.evidence import (

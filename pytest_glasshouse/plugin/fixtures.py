@@ -16,10 +16,10 @@ import pytest
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.plugin import row_attempts as trying
 from pytest_glasshouse.plugin.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER, TRIES
+from pytest_glasshouse.run.records import failure_of
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.engine import Stage
     from pytest_glasshouse.run.plan import Door
@@ -100,8 +100,8 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
     row_item = item.stash.get(ROW, None)
     if row_item is None:
         raise _no_row(item)
+    from pytest_glasshouse.plugin.stash import engine_of
     from pytest_glasshouse.run.engine import Wishes
-    from pytest_glasshouse.run.plan import engine_of
 
     door, options = _door(item), item.config.stash[OPTIONS]
 
@@ -189,28 +189,8 @@ def judge(item: pytest.Item) -> None:
         pytest.fail(f"attempt {number} at this row stands, whatever came of later ones: {why}", pytrace=False)
 
 
-def failure_of(record: dict[str, Any], options: Options) -> str:
-    """Why the test of a row with this record fails; empty where it passes."""
-    told = record["record"]
-    if record["list"] == "excludedResults":
-        reason, decision = (printable(told[name], limit=4000) for name in ("reason", "decision"))
-        return f"{printable(told['name'])} was not measured: {told['outcome']}\nreason: {reason}\ndecision: {decision}"
-    faults = list(_misses(told, options))
-    return f"{printable(told['name'])}: " + "\n".join(printable(each, limit=4000) for each in faults) if faults else ""
 
 
-def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
-    from pytest_glasshouse.analysis.row_limits import limit_of
-
-    limit = limit_of(told)
-    if limit is not None and not limit.passed:
-        upper = "none" if limit.upper95_pct is None else f"{limit.upper95_pct:.2f} %"
-        yield (
-            f"{limit.verdict.value}: expected a one-sided 95 % upper bound of at most {limit.limit_pct:g} % overhead, "
-            f"saw {upper} ({limit.reason})"
-        )
-    if options.publishable and not told.get("publishable", True):
-        yield f"not publishable: {'; '.join(told['unpublishableBecause'])}"
 
 
 def payload(item: pytest.Item) -> str | None:
@@ -218,7 +198,7 @@ def payload(item: pytest.Item) -> str | None:
     tries, tamper = item.stash.get(TRIES, []), item.stash.get(TAMPER, [])
     if not tries and not tamper:
         return None
-    from pytest_glasshouse.run.plan import engine_of
+    from pytest_glasshouse.plugin.stash import engine_of
 
     told: dict[str, Any] = {
         "rows": [each.stamped(each.record) for each in tries],

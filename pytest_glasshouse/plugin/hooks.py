@@ -168,16 +168,16 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     selected = _selected(session)
     if selected is None:
         return
-    from pytest_glasshouse.plugin.session_hooks import RunHooks
+    from pytest_glasshouse.plugin.session_hooks import RunHooks, refuse, session_of
     from pytest_glasshouse.run.plan import Door
-    from pytest_glasshouse.run.run import NoGrants, Run, refuse
+    from pytest_glasshouse.run.run import NoGrants, Run
 
     try:
-        run = Run.open(config, _plan(config), selected)
+        run = Run.open(session_of(config), _plan(config), selected)
     except GlasshouseError as error:
         refuse(error)
     config.stash[RUN] = run
-    config.pluginmanager.register(RunHooks(run), "glasshouse-run")
+    config.pluginmanager.register(RunHooks(run, config), "glasshouse-run")
     config.stash[DOOR] = Door(
         plan=run.plan, worker="main", grants=run.broker or NoGrants(), on_progress=run.live.show, keep=run.keep
     )
@@ -271,7 +271,7 @@ def _check_provider(config: pytest.Config) -> None:
     """A provider named on the command line is checked at once; one from the ini only when there are rows."""
     options = config.stash[OPTIONS]
     if options.provider != "mock":
-        from pytest_glasshouse.run.plan import engine_of
+        from pytest_glasshouse.plugin.stash import engine_of
 
         engine_of(config).check(options)
 
@@ -301,12 +301,15 @@ def _suggest_markers(config: pytest.Config) -> None:
 def _plan(config: pytest.Config) -> Plan:
     """What every process of this run agrees on, made once."""
     if PLAN not in config.stash:
+        from pytest_glasshouse.plugin.stash import EARLIER, engine_of
         from pytest_glasshouse.run.plan import new_plan
 
         try:
-            config.stash[PLAN] = new_plan(config)
+            config.stash[PLAN], earlier = new_plan(config.stash[OPTIONS], config.rootpath, engine_of(config))
         except ConfigurationError as error:
             raise pytest.UsageError(printable(error, limit=_LINE)) from None
+        if earlier is not None:
+            config.stash[EARLIER] = earlier
     return config.stash[PLAN]
 
 
@@ -314,7 +317,7 @@ def _selected(session: pytest.Session) -> Selected | None:
     ours = [item for item in session.items if reports(item)]
     if not ours:
         return None
-    from pytest_glasshouse.run.plan import selected_of
+    from pytest_glasshouse.plugin.selection import selected_of
 
     files = sorted({str(item.path) for item in session.items})
     stash = session.config.stash

@@ -16,8 +16,8 @@ from pytest_glasshouse.wire.output import say
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.run.engine import BrokerLike
+    from pytest_glasshouse.run.options import Options
 
 
 def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:

@@ -140,8 +140,8 @@ def standing(item: pytest.Item) -> tuple[int, Record | None, bool]:
 
 
 def _record(item: pytest.Item, outcome: Any) -> Record:
+    from pytest_glasshouse.plugin.stash import engine_of
     from pytest_glasshouse.report.attempts import NEEDED_MORE
-    from pytest_glasshouse.run.plan import engine_of
     from pytest_glasshouse.run.records import record_of
 
     config = item.config

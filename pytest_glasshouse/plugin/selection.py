@@ -5,12 +5,8 @@ This module knows items and rows; it refuses to know where a row runs.
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,37 +15,18 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.markers import MARKERS
 from pytest_glasshouse.plugin.parameters import parameters_of
 from pytest_glasshouse.plugin.stash import ROW
-from pytest_glasshouse.rows.overrides import Overrides, collapse
+from pytest_glasshouse.rows.overrides import Overrides, RowItem, collapse
 from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.run.plan import Selected
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.plugin.options import Options
+    from pytest_glasshouse.run.options import Options
 
 #: A test that takes none of these does not run the row it is parametrized with.
 OURS = {"allocation", "protected_runtime", "raw_runner", "row_report"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class RowItem:
-    """The row of an item: as its test declares it, and as it runs. `model` is the directory its model lies in, if it is one."""
-
-    declared: RowSpec
-    row: RowSpec
-    model: str | None = None
-
-    @classmethod
-    def of(cls, declared: RowSpec, overrides: Overrides, parameters: tuple[tuple[str, str], ...] = ()) -> RowItem:
-        """The row of a test with these other `parameters`, which are part of what it is.
-
-        A row names a model directory by its last part only: its id and the report hold no path of this machine.
-        """
-        declared = dataclasses.replace(declared, parameters=parameters) if parameters else declared
-        row = overrides.apply(declared)
-        if row.model is None or not os.path.isdir(os.path.expanduser(row.model)):  # noqa: PTH111, PTH112  (what is no path, or has a ~ nobody knows, is none)
-            return cls(declared=declared, row=row)
-        directory = Path(os.path.expanduser(row.model)).resolve()  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
-        return cls(declared=declared, row=dataclasses.replace(row, model=directory.name), model=str(directory))
 
 
 def adopt(item: pytest.Item, overrides: Overrides) -> None:
@@ -153,3 +130,11 @@ def registered_markers(config: pytest.Config) -> set[str]:
     """Every marker name this pytest run knows."""
     lines: Sequence[str] = config.getini("markers")
     return {re.split(r"[:(]", line, maxsplit=1)[0].strip() for line in lines}
+
+
+def selected_of(
+    items: Sequence[pytest.Item], notes: Sequence[str] = (), *, files: Sequence[str] = (), refused: str = ""
+) -> Selected:
+    """What `items`, which all have something to report, are."""
+    rows = {item.nodeid: item.stash[ROW] for item in items if ROW in item.stash}
+    return Selected(rows=rows, others=len(items) - len(rows), notes=tuple(notes), files=tuple(files), refused=refused)

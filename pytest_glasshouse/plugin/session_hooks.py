@@ -7,16 +7,20 @@ import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
-from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.plugin.terminal import not_a_gate, obeyed, summary, tell
+from pytest_glasshouse.errors import BudgetError, ConfigurationError, GlasshouseError
+from pytest_glasshouse.plugin.rental_prompt import consent
+from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS, engine_of
+from pytest_glasshouse.plugin.terminal import not_a_gate, obeyed, open_live, summary, tell
+from pytest_glasshouse.run.exit_codes import EXIT_BUDGET, EXIT_INFRASTRUCTURE
 from pytest_glasshouse.wire.output import complain
+from pytest_glasshouse.wire.printable import printable_lines
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.run.run import Run
+    from pytest_glasshouse.run.run import Run, Session
 
 _KINDS = {".zip": "bundle", ".html": "page  "}
 
@@ -24,8 +28,8 @@ _KINDS = {".zip": "bundle", ".html": "page  "}
 class RunHooks:
     """Hears how tests begin and end, ends allocations before anything else ends, and writes the summary."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, config: pytest.Config) -> None:
+        self.run, self._config = run, config
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self.run.begin(nodeid)
@@ -67,7 +71,7 @@ class RunHooks:
             tell(terminalreporter, f"attempt {run.plan.attempt}: {told}", yellow=True)
         tell(terminalreporter, "")
         for path in run.published:
-            tell(terminalreporter, f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, run.config)}")
+            tell(terminalreporter, f"{_KINDS.get(path.suffix, 'report')}  {_shown_path(path, self._config)}")
         for line in self._notes():
             tell(terminalreporter, f"glasshouse: {line}", yellow=True)
         for line in self._warnings():
@@ -78,7 +82,7 @@ class RunHooks:
     def _notes(self) -> Iterator[str]:
         run = self.run
         if run.published and run.unjudged and run.published[0].is_file():
-            again = shlex.quote(_shown_path(run.published[0], run.config))
+            again = shlex.quote(_shown_path(run.published[0], self._config))
             yield (
                 f"{run.unjudged} of {len(run.selected.rows)} rows were not judged; to run them and keep the others, repeat the "
                 f"command with --glasshouse-resume {again}"
@@ -139,3 +143,30 @@ class RunHooks:
 def _shown_path(path: Path, config: pytest.Config) -> str:
     base = config.invocation_params.dir
     return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+
+
+def session_of(config: pytest.Config) -> Session:
+    """What a run needs of this pytest process. To be called while pytest does not capture."""
+    from pytest_glasshouse.run.run import Session
+
+    options, hook = config.stash[OPTIONS], config.hook
+    return Session(
+        options=options,
+        root=config.rootpath,
+        engine=engine_of(config),
+        live=open_live(config),
+        ask=lambda broker: consent(broker, options, config, os.environ),
+        row_finished=lambda name, record: hook.pytest_glasshouse_row_finished(config=config, list_name=name, record=record),
+        report_written=lambda paths: hook.pytest_glasshouse_report_written(config=config, paths=paths),
+        earlier=config.stash.get(EARLIER, None),
+    )
+
+
+def refuse(error: GlasshouseError) -> NoReturn:
+    """End pytest because a run could not be opened: one line, and the code that says why. Nothing was rented yet."""
+    told = "\n".join(printable_lines(error, limit=2000))
+    if isinstance(error, ConfigurationError):
+        raise pytest.UsageError(told) from None
+    if "nothing was rented" not in told.lower():
+        told = f"{told.rstrip('.')}. Nothing was rented"
+    pytest.exit(f"glasshouse: {told}", returncode=EXIT_BUDGET if isinstance(error, BudgetError) else EXIT_INFRASTRUCTURE)

@@ -9,10 +9,11 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.plugin.options import Options
+
     from pytest_glasshouse.plugin.row_attempts import Try
-    from pytest_glasshouse.plugin.selection import RowItem
+    from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.run.engine import Engine
+    from pytest_glasshouse.run.options import Options
     from pytest_glasshouse.run.plan import Door, Plan
     from pytest_glasshouse.run.resume import Earlier
     from pytest_glasshouse.run.run import Run
@@ -43,3 +44,12 @@ TAMPER: pytest.StashKey[list[dict[str, Any]]] = pytest.StashKey()
 REFUSED: pytest.StashKey[str] = pytest.StashKey()
 #: On the config: notes about rows left out, until the header is written.
 NOTES: pytest.StashKey[Sequence[str]] = pytest.StashKey()
+
+
+def engine_of(config: pytest.Config) -> Engine:
+    """What carries rows out in this pytest process."""
+    from pytest_glasshouse.run.engine import Rooms
+
+    if ENGINE not in config.stash:
+        config.stash[ENGINE] = Rooms()
+    return config.stash[ENGINE]

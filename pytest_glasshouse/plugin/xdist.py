@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
-from pytest_glasshouse.plugin.selection import RowItem
-from pytest_glasshouse.plugin.session_hooks import RunHooks
-from pytest_glasshouse.plugin.stash import RUN
+from pytest_glasshouse.plugin.session_hooks import RunHooks, refuse, session_of
+from pytest_glasshouse.plugin.stash import RUN, engine_of
 from pytest_glasshouse.plugin.terminal import header, tell
+from pytest_glasshouse.rows.overrides import RowItem
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run.plan import Door, Plan, Selected, engine_of
-from pytest_glasshouse.run.run import NoGrants, Run, refuse
+from pytest_glasshouse.run.plan import Door, Plan, Selected
+from pytest_glasshouse.run.run import NoGrants, Run
 from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ class Controller:
 
     def _open(self, desk: Desk, selected: Selected) -> None:
         config, plan = self._config, self._make_plan()
-        run = Run.open(config, plan, selected)
+        run = Run.open(session_of(config), plan, selected)
         config.stash[RUN] = run
-        config.pluginmanager.register(RunHooks(run), "glasshouse-run")
+        config.pluginmanager.register(RunHooks(run, config), "glasshouse-run")
         reporter = config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None and config.get_verbosity() >= 0:
             reporter.ensure_newline()

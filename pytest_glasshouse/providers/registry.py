@@ -8,11 +8,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.broker.connection import Nearby, Road
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
 
     from pytest_glasshouse.providers.base import Provider
 
@@ -78,32 +76,5 @@ def base_url(provider: Provider) -> str:
     return str(getattr(provider, "base_url", ""))
 
 
-def road_for(
-    provider: Provider,
-    *,
-    image: str | None = None,
-    boot_timeout_s: float | None = None,
-    tell: Callable[[str, str], None] = lambda _name, _what: None,
-) -> Road:
-    """How the guests of `provider` are reached.
-
-    Raises `ConfigurationError` for an image that is missing or not pinned, and where `ssh` would not reach a guest from here.
-    """
-    if not provider.rents:
-        return Nearby()
-    from pytest_glasshouse.broker.rented_connection import Elsewhere
-    from pytest_glasshouse.channel.ssh import rehearse
-
-    road = Elsewhere(image=image, boot_timeout_s=boot_timeout_s, tell=tell)
-    road.image_for(provider)
-    rehearse()
-    return road
 
 
-def reference_source() -> str:
-    """Where the guest archive's reference value comes from: `wheel`, or `checkout` for an editable install."""
-    from pytest_glasshouse.wire.installed import direct_url, part
-
-    told = direct_url("pytest-glasshouse")
-    # What cannot be read may say `editable`: only a wheel that is known to be one may be published from.
-    return "checkout" if told is None or part(told, "dir_info").get("editable") else "wheel"

@@ -9,13 +9,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pytest_glasshouse.analysis.wording import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
 from pytest_glasshouse.report.attempts import other_attempts
+from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex

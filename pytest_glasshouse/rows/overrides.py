@@ -6,8 +6,10 @@ This module knows the values of a run's overrides; it refuses to know where they
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pytest_glasshouse.rows.interleaving import DEFAULT_PRESET, PRESET_ROUNDS
@@ -114,3 +116,25 @@ def _groups(rows: Iterable[tuple[KeyT, RowSpec]], overrides: Overrides) -> list[
 
 def _meaning(row: RowSpec) -> RowSpec:
     return dataclasses.replace(row, name="row", smoke=False, published=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowItem:
+    """The row of an item: as its test declares it, and as it runs. `model` is the directory its model lies in, if it is one."""
+
+    declared: RowSpec
+    row: RowSpec
+    model: str | None = None
+
+    @classmethod
+    def of(cls, declared: RowSpec, overrides: Overrides, parameters: tuple[tuple[str, str], ...] = ()) -> RowItem:
+        """The row of a test with these other `parameters`, which are part of what it is.
+
+        A row names a model directory by its last part only: its id and the report hold no path of this machine.
+        """
+        declared = dataclasses.replace(declared, parameters=parameters) if parameters else declared
+        row = overrides.apply(declared)
+        if row.model is None or not os.path.isdir(os.path.expanduser(row.model)):  # noqa: PTH111, PTH112  (what is no path, or has a ~ nobody knows, is none)
+            return cls(declared=declared, row=row)
+        directory = Path(os.path.expanduser(row.model)).resolve()  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
+        return cls(declared=declared, row=dataclasses.replace(row, model=directory.name), model=str(directory))

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.channel.allowance import Allowance
     from pytest_glasshouse.legs.attestation import OutsideServer, Trustees
     from pytest_glasshouse.owner.policy import Policy
-    from pytest_glasshouse.plugin.options import Options
     from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.run.options import Options
 
 Event = Mapping[str, Any]
 

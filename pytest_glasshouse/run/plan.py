@@ -13,17 +13,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.plugin.stash import EARLIER, ENGINE, OPTIONS, ROW
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    import pytest
+    from pathlib import Path
 
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.plugin.options import Options
-    from pytest_glasshouse.plugin.selection import RowItem
+    from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.run.engine import Engine, Event, Grants
+    from pytest_glasshouse.run.options import Options
+    from pytest_glasshouse.run.resume import Earlier
 
 #: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
 _AGREED: Mapping[str, str] = {
@@ -81,23 +81,6 @@ class Selected:
     """Why these rows cannot run; empty where they can."""
 
 
-def selected_of(
-    items: Sequence[pytest.Item], notes: Sequence[str] = (), *, files: Sequence[str] = (), refused: str = ""
-) -> Selected:
-    """What `items`, which all have something to report, are."""
-    rows = {item.nodeid: item.stash[ROW] for item in items if ROW in item.stash}
-    return Selected(rows=rows, others=len(items) - len(rows), notes=tuple(notes), files=tuple(files), refused=refused)
-
-
-def engine_of(config: pytest.Config) -> Engine:
-    """What carries rows out in this pytest process."""
-    from pytest_glasshouse.run.engine import Rooms
-
-    if ENGINE not in config.stash:
-        config.stash[ENGINE] = Rooms()
-    return config.stash[ENGINE]
-
-
 def derivation_of(engine: Engine) -> Derivation:
     """What this engine's reports are derived again with."""
     from pytest_glasshouse.check.recompute import Derivation
@@ -115,49 +98,47 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def new_plan(config: pytest.Config) -> Plan:
-    """A new run's id, its seed (drawn unless given) and what it judges."""
+def new_plan(options: Options, root: Path, engine: Engine) -> tuple[Plan, Earlier | None]:
+    """A new run's id, its seed (drawn unless given) and what it judges; or the plan of a run that goes on, and that run."""
     from pytest_glasshouse.report.environment import subject
 
-    options = config.stash[OPTIONS]
     if options.resume is not None:
-        return _resumed(config)
+        return _resumed(options, root, engine)
     seed = options.seed
-    return Plan(
+    plan = Plan(
         run_id=new_run_id(),
         seed=secrets.randbelow(2**31) if seed is None else seed,
-        subject=subject(config.rootpath),
+        subject=subject(root),
     )
+    return plan, None
 
 
-def with_tests(subject: Mapping[str, Any], config: pytest.Config, selected: Selected) -> dict[str, Any]:
+def with_tests(subject: Mapping[str, Any], root: Path, selected: Selected) -> dict[str, Any]:
     """The subject, dirty also where a test file that runs is in no commit."""
     from pytest_glasshouse.report.environment import unnamed
 
-    untold = subject.get("gitCommit") is not None and unnamed(config.rootpath, selected.files)
+    untold = subject.get("gitCommit") is not None and unnamed(root, selected.files)
     return {**subject, "dirty": True} if untold else dict(subject)
 
 
-def _resumed(config: pytest.Config) -> Plan:
+def _resumed(options: Options, root: Path, engine: Engine) -> tuple[Plan, Earlier]:
     """The plan of a run that goes on: its id and seed, and the rows that stay."""
-    from pytest_glasshouse.plugin.fixtures import failure_of
     from pytest_glasshouse.report.environment import subject
+    from pytest_glasshouse.run.records import failure_of
     from pytest_glasshouse.run.resume import read
 
-    options = config.stash[OPTIONS]
-    reports = options.report.parent if options.report is not None else config.rootpath / "reports"
-    derivation = derivation_of(engine_of(config))
-    earlier = read(str(options.resume), reports, environ=os.environ, derivation=derivation)
+    reports = options.report.parent if options.report is not None else root / "reports"
+    earlier = read(str(options.resume), reports, environ=os.environ, derivation=derivation_of(engine))
     if options.seed not in (None, earlier.seed):
         raise ConfigurationError(f"--glasshouse-seed {options.seed}: run {earlier.run_id} has seed {earlier.seed}")
-    config.stash[EARLIER] = earlier
     attempt = len(earlier.attempts) + 1
-    return Plan(
+    plan = Plan(
         run_id=earlier.run_id,
         seed=earlier.seed if earlier.seed is not None else secrets.randbelow(2**31),
-        subject=subject(config.rootpath),
+        subject=subject(root),
         attempt=attempt,
         kept={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
         tried={row_id: len(entries) for row_id, entries in earlier.tried.items()},
         notes=(f"attempt {attempt} of this run: {len(earlier.records)} row(s) kept as they were judged before",),
     )
+    return plan, earlier

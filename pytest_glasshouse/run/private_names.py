@@ -15,8 +15,8 @@ from pytest_glasshouse.wire.canonical import is_sha256
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from pytest_glasshouse.plugin.options import Options
-    from pytest_glasshouse.plugin.selection import RowItem
+    from pytest_glasshouse.rows.overrides import RowItem
+    from pytest_glasshouse.run.options import Options
 
 #: How many of a name's first letters are shown, so that it can be found.
 _SHOWN = 3

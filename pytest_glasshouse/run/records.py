@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.observation.outcome import Ended, Outcome
-    from pytest_glasshouse.plugin.options import Options
-    from pytest_glasshouse.plugin.selection import RowItem
+    from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.engine import Engine
+    from pytest_glasshouse.run.options import Options
 
 Record = dict[str, Any]
 
@@ -140,3 +141,27 @@ def _public(declared: RowSpec) -> RowSpec:
     if declared.model is None or not os.path.isdir(os.path.expanduser(declared.model)):  # noqa: PTH111, PTH112  (see `Selected.of`)
         return declared
     return dataclasses.replace(declared, model=Path(os.path.expanduser(declared.model)).resolve().name)  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
+
+
+def failure_of(record: dict[str, Any], options: Options) -> str:
+    """Why the test of a row with this record fails; empty where it passes."""
+    told = record["record"]
+    if record["list"] == "excludedResults":
+        reason, decision = (printable(told[name], limit=4000) for name in ("reason", "decision"))
+        return f"{printable(told['name'])} was not measured: {told['outcome']}\nreason: {reason}\ndecision: {decision}"
+    faults = list(_misses(told, options))
+    return f"{printable(told['name'])}: " + "\n".join(printable(each, limit=4000) for each in faults) if faults else ""
+
+
+def _misses(told: dict[str, Any], options: Options) -> Iterator[str]:
+    from pytest_glasshouse.analysis.row_limits import limit_of
+
+    limit = limit_of(told)
+    if limit is not None and not limit.passed:
+        upper = "none" if limit.upper95_pct is None else f"{limit.upper95_pct:.2f} %"
+        yield (
+            f"{limit.verdict.value}: expected a one-sided 95 % upper bound of at most {limit.limit_pct:g} % overhead, "
+            f"saw {upper} ({limit.reason})"
+        )
+    if options.publishable and not told.get("publishable", True):
+        yield f"not publishable: {'; '.join(told['unpublishableBecause'])}"

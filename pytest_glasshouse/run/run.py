@@ -15,12 +15,9 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn, cast
-
-import pytest
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import (
-    BudgetError,
     ConfigurationError,
     CredentialsError,
     GlasshouseError,
@@ -28,25 +25,51 @@ from pytest_glasshouse.errors import (
     RedactionError,
     ReportError,
 )
-from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS
-from pytest_glasshouse.plugin.terminal import Live, open_live
-from pytest_glasshouse.run.plan import Plan, Selected, agreed, derivation_of, engine_of, with_tests
+from pytest_glasshouse.run.exit_codes import (
+    EXIT_BUDGET,
+    EXIT_CLEANUP,
+    EXIT_INFRASTRUCTURE,
+    EXIT_INTERNAL_ERROR,
+    EXIT_OK,
+    EXIT_REDACTION,
+    EXIT_REPORT,
+    EXIT_TESTS_FAILED,
+    EXIT_USAGE,
+)
+from pytest_glasshouse.run.plan import Plan, Selected, agreed, derivation_of, with_tests
 from pytest_glasshouse.run.resume import History, Tried, outcome_of, refuse_another, stays
 from pytest_glasshouse.run.signals import Signals
-from pytest_glasshouse.wire.printable import printable_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.plugin.selection import RowItem
     from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
     from pytest_glasshouse.report.settle import Settled
     from pytest_glasshouse.report.writer import RowJournal
+    from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
-    from pytest_glasshouse.run.engine import BrokerLike, CleanupLike
+    from pytest_glasshouse.run.engine import BrokerLike, CleanupLike, Engine
+    from pytest_glasshouse.run.live_line import Live
+    from pytest_glasshouse.run.options import Options
+    from pytest_glasshouse.run.resume import Earlier
 
-EXIT_CLEANUP, EXIT_BUDGET, EXIT_REDACTION, EXIT_REPORT, EXIT_INFRASTRUCTURE = 10, 11, 12, 13, 14
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Session:
+    """What a run needs of whoever carries it out: plain values, and three calls back."""
+
+    options: Options
+    root: Path
+    """The project's directory: reports go below it, and its commit is the subject."""
+    engine: Engine
+    live: Live
+    ask: Callable[[BrokerLike], None]
+    """Returns where renting is agreed to; raises `ConfigurationError` or `BudgetError` where it is not."""
+    row_finished: Callable[[str, dict[str, Any]], None]
+    """Takes the name of the list a record is in, and the record."""
+    report_written: Callable[[tuple[Path, ...]], None]
+    earlier: Earlier | None = None
+    """The run that this one goes on with."""
 
 class NoGrants:
     """Where no row was selected there is nothing to acquire."""
@@ -61,23 +84,23 @@ class NoGrants:
 class Run:
     """The run's broker, row journal and end. `open` raises `ConfigurationError` before anything is started."""
 
-    def __init__(self, config: pytest.Config, plan: Plan, selected: Selected) -> None:
+    def __init__(self, session: Session, plan: Plan, selected: Selected) -> None:
         from pytest_glasshouse.report.run_key import Proof, run_key
         from pytest_glasshouse.wire.whole_file import is_passed_through
 
-        self.config = config
-        self.options = config.stash[OPTIONS]
+        self._session = session
+        self.options = session.options
         self.plan = plan
         self.selected = selected
-        self.earlier = config.stash.get(EARLIER, None)
-        default = config.rootpath / "reports" / f"{plan.run_id}.json" if self.earlier is None else self.earlier.report
+        self.earlier = session.earlier
+        default = session.root / "reports" / f"{plan.run_id}.json" if self.earlier is None else self.earlier.report
         self.report_path = self.options.report or default
         beside = default if is_passed_through(self.report_path) else self.report_path
         self.directory = beside.parent / f"{plan.run_id}.run"
         self.key = run_key(os.environ, plan.run_id)
         self.proof = Proof(self.key, plan.run_id)
-        self.engine = engine_of(config)
-        self.live: Live = open_live(config)
+        self.engine = session.engine
+        self.live = session.live
         self.broker: BrokerLike | None = None
         self.cleanup: CleanupLike | None = None
         self._earlier_seen: tuple[AllocationCleanup, ...] | None = None
@@ -106,11 +129,11 @@ class Run:
         self._interrupted = ""
 
     @classmethod
-    def open(cls, config: pytest.Config, plan: Plan, selected: Selected) -> Run:
+    def open(cls, session: Session, plan: Plan, selected: Selected) -> Run:
         """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing.
 
         Raises `ConfigurationError`, `BudgetError` where the estimate is above the budget, and `InfrastructureError` where a
-        provider cannot be asked. See `refuse`.
+        provider cannot be asked.
         """
         from pytest_glasshouse.report.run_directory import own_directory
         from pytest_glasshouse.report.writer import check_writable
@@ -120,9 +143,9 @@ class Run:
         if selected.refused:
             raise ConfigurationError(selected.refused)
         check_umask()
-        plan = dataclasses.replace(plan, subject=with_tests(plan.subject, config, selected))
+        plan = dataclasses.replace(plan, subject=with_tests(plan.subject, session.root, selected))
         rows = [each.row for each in selected.rows.values()]
-        run = cls(config, plan, selected)
+        run = cls(session, plan, selected)
         if run.earlier is not None:
             refuse_another(
                 run.earlier, provider=run.options.provider, subject=plan.subject, rows=rows, options=agreed(run.options)
@@ -137,10 +160,8 @@ class Run:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
             run.broker.plan("main", rows)
             if run.broker.rents:
-                from pytest_glasshouse.plugin.rental_prompt import consent
-
                 run._check_material(rehearsed=True)
-                consent(run.broker, run.options, config, os.environ)
+                session.ask(run.broker)
             try:
                 run._remember()
             except OSError as error:
@@ -202,9 +223,7 @@ class Run:
             if "list" in record and nodeid in self._tried and self._tried[nodeid].finish(record):
                 with self._on_disk():
                     self.history.finish(record["record"]["rowId"], outcome_of(record))
-                self.config.hook.pytest_glasshouse_row_finished(
-                    config=self.config, list_name=record["list"], record=record["record"]
-                )
+                self._session.row_finished(record["list"], record["record"])
 
     def keep(self, nodeid: str, record: dict[str, Any]) -> None:
         """Remember an attempt at a row, on disk too: that it was begun, the rounds it has finished so far, its record."""
@@ -252,20 +271,20 @@ class Run:
         self.live.close()
         if not self.begun and not self.tamper and not self.kept:
             self._forget()
-            return exitstatus if exitstatus or not self.selected.rows else int(pytest.ExitCode.TESTS_FAILED)
+            return exitstatus if exitstatus or not self.selected.rows else EXIT_TESTS_FAILED
         code = self._report() or exitstatus
         if self.broker is not None and self.broker.over_budget:
             self.trouble.append(self.broker.over_budget)
             code = EXIT_BUDGET
-        if code == pytest.ExitCode.TESTS_FAILED and self._only_infrastructure():
+        if code == EXIT_TESTS_FAILED and self._only_infrastructure():
             code = EXIT_INFRASTRUCTURE
-        if code == pytest.ExitCode.TESTS_FAILED and self._only_credentials():
-            code = int(pytest.ExitCode.USAGE_ERROR)
-        if code == pytest.ExitCode.OK and ((self.selected.rows and not self.measured) or self.outstanding):
-            code = int(pytest.ExitCode.TESTS_FAILED)
-        if code == pytest.ExitCode.OK and (undone := self._undone()):
+        if code == EXIT_TESTS_FAILED and self._only_credentials():
+            code = EXIT_USAGE
+        if code == EXIT_OK and ((self.selected.rows and not self.measured) or self.outstanding):
+            code = EXIT_TESTS_FAILED
+        if code == EXIT_OK and (undone := self._undone()):
             self.trouble.append(f"not green, whatever their tests say: {', '.join(undone)}")
-            code = int(pytest.ExitCode.TESTS_FAILED)
+            code = EXIT_TESTS_FAILED
         if not self.cleanup_is_proven:
             return EXIT_CLEANUP
         if self.published and not self.withheld:
@@ -289,8 +308,8 @@ class Run:
 
     def _undone(self) -> list[str]:
         """Rows that are not green though their tests are: something broke, or a later attempt was to make up for it."""
-        from pytest_glasshouse.plugin.fixtures import failure_of
         from pytest_glasshouse.report.attempts import broken, entry
+        from pytest_glasshouse.run.records import failure_of
 
         undone = []
         for each in self.records.values():
@@ -382,7 +401,7 @@ class Run:
             return self._write_report()
         except Exception as error:  # noqa: BLE001 - a mistake of ours must not hide what may still cost money
             self.trouble.append(f"report not written: {error!r}. The rows are kept in {self.directory}")
-            return int(pytest.ExitCode.INTERNAL_ERROR)
+            return EXIT_INTERNAL_ERROR
 
     def _write_report(self) -> int:
         from pytest_glasshouse.report.redaction import environment_taint
@@ -412,14 +431,14 @@ class Run:
             return EXIT_REPORT
         except OSError as error:
             self.trouble.append(f"report not written: {error}. The rows are kept in {self.directory}")
-            return int(pytest.ExitCode.TESTS_FAILED)
+            return EXIT_TESTS_FAILED
         self.tamper_shown = settled.document["tamper"]
         self.published = done.paths
         self.replaced = done.replaced and self.earlier is None
         if self.options.html and done.bundle is not None:
             self.published += (self._page(settled.document, done.report),)
         code = self._tell_withheld(settled)
-        self.config.hook.pytest_glasshouse_report_written(config=self.config, paths=self.published)
+        self._session.report_written(self.published)
         return code
 
     def _tell_withheld(self, settled: Settled) -> int:
@@ -531,13 +550,3 @@ class Run:
                 outcome="excluded", reason="the run ended before this row was started", decision="Not run; run it again"
             )
         return ended_record(row_item, self.options, ended, seed=self.plan.seed)
-
-
-def refuse(error: GlasshouseError) -> NoReturn:
-    """End pytest because a run could not be opened: one line, and the code that says why. Nothing was rented yet."""
-    told = "\n".join(printable_lines(error, limit=2000))
-    if isinstance(error, ConfigurationError):
-        raise pytest.UsageError(told) from None
-    if "nothing was rented" not in told.lower():
-        told = f"{told.rstrip('.')}. Nothing was rented"
-    pytest.exit(f"glasshouse: {told}", returncode=EXIT_BUDGET if isinstance(error, BudgetError) else EXIT_INFRASTRUCTURE)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.attestation.outstanding import QUERY_LIFETIME_S, query_claims
+from pytest_glasshouse.owner.outstanding import QUERY_LIFETIME_S, query_claims
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.testbed import SUB, Stage

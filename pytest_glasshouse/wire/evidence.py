@@ -301,3 +301,11 @@ def borders_claims(*, nonce: str, roles: Sequence[str], turns: Sequence[str], bo
     `[t_ns, cpu_ns, processes, cpu_ns, processes, ...]` with a pair of numbers for every role.
     """
     return {"nonce": nonce, "roles": [*roles], "turns": [*turns], "borders": [*borders]}
+
+
+def _digest_of(value: object) -> str:
+    return sha256_hex(canonical(value))
+
+
+#: The digest of nothing foreign: the one reference value that needs no guest to be known.
+NOTHING_FOREIGN = _digest_of([])

@@ -18,10 +18,10 @@ from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, No
 from pytest_glasshouse.invariants import Finding
 from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.observation.results import RoundResult
-from pytest_glasshouse.plugin.options import Options
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.run.engine import Event, Grants, Stage, Wishes
+from pytest_glasshouse.run.options import Options
 
 if TYPE_CHECKING:
     from tests.unit.report import example

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.plugin.options import Options
 from pytest_glasshouse.plugin.settings import FAULTS, SETTINGS
+from pytest_glasshouse.run.options import Options
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project

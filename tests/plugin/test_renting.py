@@ -16,8 +16,8 @@ import pytest
 
 from pytest_glasshouse.broker.pricing import Line, Quote
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.plugin.options import Options
 from pytest_glasshouse.plugin.rental_prompt import consent
+from pytest_glasshouse.run.options import Options
 from pytest_glasshouse.workloads.base import prepare
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_glasshouse.plugin.terminal import Live, findings, progress_line, table
+from pytest_glasshouse.plugin.terminal import findings, table
+from pytest_glasshouse.run.live_line import Live, progress_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,10 +12,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.analysis.figures import judged_figures, row_figures
+from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.invariants import judge
-from pytest_glasshouse.observation.reading import journals, lifecycle, stand_in, treatment
+from pytest_glasshouse.observation.reading import journals, stand_in, treatment
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.report.redact_published import resealed
 from pytest_glasshouse.wire import evidence as ev

@@ -8,11 +8,11 @@ from importlib.resources import files
 
 import pytest
 
-from pytest_glasshouse.agent.installed_code import NOTHING_FOREIGN
 from pytest_glasshouse.attacks.code_injection import CASES, GuestCase, NotPlayedError, run_guest_case
 from pytest_glasshouse.attacks.target_guest import Boxes
 from pytest_glasshouse.tamper.case import TamperResult
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.evidence import NOTHING_FOREIGN
 
 #: Every defence of the guest's that these cases are about, taken out: file, what stands there, what stands there without it.
 WITHOUT: tuple[tuple[str, str, str], ...] = (

@@ -6,8 +6,8 @@ import pytest
 
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.rates import log_ratio
-from pytest_glasshouse.plugin.terminal import progress_line
 from pytest_glasshouse.run.eta import Outlooks, duration
+from pytest_glasshouse.run.live_line import progress_line
 
 
 def event(

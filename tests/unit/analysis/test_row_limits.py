@@ -25,12 +25,12 @@ from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.limit import LimitVerdict
-from pytest_glasshouse.plugin.fixtures import failure_of
-from pytest_glasshouse.plugin.options import Options
 from pytest_glasshouse.render.badge import badge
 from pytest_glasshouse.render.markdown import markdown
 from pytest_glasshouse.render.page_rows import row_details
 from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.run.options import Options
+from pytest_glasshouse.run.records import failure_of
 from tests.unit.check.test_gate import MADE_AT, report
 from tests.unit.report import example
 

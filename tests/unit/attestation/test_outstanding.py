@@ -8,8 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.attestation.ledger import Ledger, Release
-from pytest_glasshouse.attestation.outstanding import LISTED, OUTSTANDING_SHAPE, Outstanding, answer, read_answer
+from pytest_glasshouse.attestation.outstanding import answer
 from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.owner.outstanding import LISTED, OUTSTANDING_SHAPE, Outstanding, read_answer
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.tamper.testbed import SUB, Stage
 from pytest_glasshouse.wire import tokens

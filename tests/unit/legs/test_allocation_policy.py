@@ -14,7 +14,7 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.legs.allocation_policy import base_policy, policy_for, read_demands
 from pytest_glasshouse.owner.policy import Policy, Recorded, Required
 from pytest_glasshouse.owner.references import Hardware
-from pytest_glasshouse.plugin.options import Options
+from pytest_glasshouse.run.options import Options
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 ARCHIVE = sha256_hex(guest_archive())

@@ -6,11 +6,12 @@ import re
 
 import pytest
 
-from pytest_glasshouse.analysis.wording import CLAIMS, NOT_CLAIMED, figure_with_interval, interpretation, signed
+from pytest_glasshouse.analysis.wording import figure_with_interval, interpretation, signed
 from pytest_glasshouse.overhead.interval import Interval
 from pytest_glasshouse.overhead.null import Null
 from pytest_glasshouse.overhead.verdict import Judgement, Verdict, verdict
 from pytest_glasshouse.render.markdown import markdown
+from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
 from tests.unit.report import example
 
 PRAISE = re.compile(r"(?i)fast(er|est)?\b|speed-?up|outperform|improve|\bgain")

@@ -1,0 +1,50 @@
+"""The lifecycle of each round, as the record of a row tells it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_glasshouse.observation.reading import invariant_key, observed_rounds, protected_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from pytest_glasshouse.invariants import Finding
+
+
+#: The invariants one protected lifecycle answers for, apart from the raw leg and the comparison.
+LIFECYCLE_INVARIANTS = (
+    "attestation verified",
+    "key released only after attestation",
+    "weights loaded from the package",
+    "runtime zeroized",
+    "memory scanned clean",
+    "journal countersigned",
+)
+
+
+def lifecycle(
+    observation: Mapping[str, Any],
+    *,
+    waived: Mapping[str, str],
+    judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None,
+) -> dict[str, int]:
+    """How many protected lifecycles this row began and in how many of them everything a lifecycle answers for held."""
+    # Lifecycles of a first attempt that did not fit on the device were begun too.
+    everything = [*observed_rounds(observation), *observed_rounds({"rounds": observation.get("didNotFit")})]
+    begun = [observed for observed in everything if protected_of(observed)]
+    if not begun:
+        return {"attempted": 0, "held": 0}
+    if judge is None:
+        from pytest_glasshouse import invariants
+
+        judge = invariants.judge
+    not_required = {invariant_key(name) for name in waived}
+    held = 0
+    for observed in begun:
+        findings = {each.invariant: each.finding for each in judge({**observation, "rounds": [observed]})}
+        held += all(
+            findings.get(name) == "held" or (findings.get(name) == "unseen" and invariant_key(name) in not_required)
+            for name in LIFECYCLE_INVARIANTS
+        )
+    return {"attempted": len(begun), "held": held}

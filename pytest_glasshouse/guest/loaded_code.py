@@ -1,0 +1,47 @@
+"""Where the code of this process came from: every loaded module, executable mapping and import hook."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.wire.canonical import Json
+
+
+_MAP_FIELDS = 6
+
+
+def collect() -> dict[str, Json]:
+    """This process's executable mappings `[path, device:inode]`, modules `[name, file]` and import hooks `[name, file]`."""
+    maps: dict[str, str] = {}
+    for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split(maxsplit=5)
+        if len(fields) == _MAP_FIELDS and "x" in fields[1] and fields[5].startswith("/"):
+            maps[fields[5]] = f"{fields[3]}:{fields[4]}"
+    modules: dict[str, str] = {}
+    for name, module in list(sys.modules.items()):
+        origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
+        if isinstance(origin, str) and origin.startswith("/"):
+            modules[name] = origin
+    hooks: list[Json] = [[_named(hook), _written_in(hook)] for hook in (*sys.meta_path, *sys.path_hooks)]
+    return {
+        "maps": [[path, maps[path]] for path in sorted(maps)],
+        "modules": [[name, modules[name]] for name in sorted(modules)],
+        "hooks": hooks,
+    }
+
+
+def _named(hook: object) -> str:
+    named = hook if hasattr(hook, "__qualname__") else type(hook)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _written_in(hook: object) -> str:
+    """The file whose code a hook runs: a hook can bring any code under any module's name, so its own is what is asked for."""
+    for name in ("find_spec", "__init__"):
+        code = getattr(getattr(hook, name, None), "__code__", None)
+        if code is not None:
+            return str(code.co_filename)
+    return str(getattr(getattr(hook, "__code__", None), "co_filename", ""))

@@ -1,0 +1,147 @@
+"""What the user asked for, as one value: every option of the plugin, checked together."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pytest_glasshouse.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.legs.attestation import OutsideServer
+    from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.rows.overrides import Overrides
+    from pytest_glasshouse.rows.spec import Order, Preset
+
+
+Source = Literal["option", "environment", "ini", "default"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for, checked. None means: nothing was asked for."""
+
+    order: Order | None = None
+    provider: str = "mock"
+    provider_from: Source = "default"
+    budget_usd: float | None = None
+    max_price_usd: float | None = None
+    rounds: int | None = None
+    preset: Preset | None = None
+    fixed_order: bool = False
+    leg_seconds: float | None = None
+    leg_steps: int | None = None
+    margin_pct: float | None = None
+    half_width_pct: float | None = None
+    seed: int | None = None
+    max_overhead_pct: float | None = None
+    publishable: bool = False
+    allocation: str = "shared"
+    boot_timeout_s: float | None = None
+    leg_timeout_s: float | None = None
+    allow_simulated: bool = False
+    sweeper: str | None = None
+    strict_memory: bool = False
+    report: Path | None = None
+    html: bool = False
+    resume: str | None = None
+    faults: tuple[str, ...] = ()
+    image: str | None = None
+    model: str | None = None
+    server: str | None = None
+    server_key: str | None = None
+    server_ca: Path | None = None
+    owner_key: Path | None = None
+    policy: Path | None = None
+
+    @property
+    def outside_server(self) -> OutsideServer | None:
+        """The attestation server to use, where it is not this process."""
+        if self.server is None or self.server_key is None or self.owner_key is None:
+            return None
+        from pytest_glasshouse.legs.attestation import OutsideServer
+
+        return OutsideServer(url=self.server, key=self.server_key, owner_key=self.owner_key, authority=self.server_ca)
+
+    @property
+    def demands(self) -> Policy | None:
+        """What the policy file asks of every allocation. Raises `ConfigurationError` for a file that is no such policy."""
+        if self.policy is None:
+            return None
+        from pytest_glasshouse.legs.allocation_policy import read_demands
+
+        return read_demands(self.policy)
+
+    @property
+    def overrides(self) -> Overrides:
+        """What these options change in every row."""
+        from pytest_glasshouse.rows.overrides import Overrides
+
+        return Overrides(
+            order=self.order,
+            target_s=self.leg_seconds,
+            steps=self.leg_steps,
+            rounds=self.rounds,
+            margin_pct=self.margin_pct,
+            model=self.model,
+            preset=self.preset,
+            dry_run=self.provider == "mock",
+            own_provider=self.provider == "row",
+        )
+
+
+def _check_together(options: Options) -> None:
+    if options.leg_seconds is not None and options.leg_steps is not None:
+        raise ConfigurationError("--glasshouse-leg-seconds and --glasshouse-leg-steps: a leg ends by one of them; give one")
+    if options.publishable and options.provider_from == "default":
+        raise ConfigurationError(
+            "--glasshouse-publishable: nothing on the mock provider is publishable; choose a provider with --glasshouse-provider"
+        )
+    if options.faults and options.provider not in ("mock", "row"):
+        raise ConfigurationError(f"--glasshouse-mock-fault: only the mock provider plays faults, not {options.provider}")
+    _check_server(options)
+    if options.report is not None:
+        _check_writable(options.report)
+
+
+def _check_server(options: Options) -> None:
+    """A server of one's own needs all three, or a row would be attested by a stranger."""
+    if options.server is None:
+        given = [name for name in ("server_key", "server_ca") if getattr(options, name) is not None]
+        if given:
+            raise ConfigurationError(f"GLASSHOUSE_{given[0].upper()}: there is no GLASSHOUSE_SERVER that it could belong to")
+        return
+    missing = [f"GLASSHOUSE_{name.upper()}" for name in ("server_key", "owner_key") if getattr(options, name) is None]
+    if missing:
+        told = f"GLASSHOUSE_SERVER: expected {' and '.join(missing)} beside it, saw none; see `glasshouse serve --help`"
+        raise ConfigurationError(told)
+    from pytest_glasshouse.legs.attestation import checked_url
+
+    checked_url(options.server)
+    if options.server_ca is not None and not options.server_ca.is_file():
+        raise ConfigurationError(f"GLASSHOUSE_SERVER_CA: {options.server_ca} is not a file")
+
+
+def _check_writable(report: Path) -> None:
+    """Promise a later write: the path is no directory, and its nearest existing ancestor is a directory we may write to.
+
+    A pipe or a device is written through. `report.writer.check_writable` tries it all before the first row.
+    """
+    from pytest_glasshouse.wire.whole_file import is_passed_through
+
+    try:
+        if report.is_dir():
+            raise ConfigurationError(f"--glasshouse-report: {report} is a directory; name a file in it")
+        if is_passed_through(report):
+            return
+        ancestor = next(folder for folder in report.parents if folder.exists())
+    except OSError as error:
+        raise ConfigurationError(f"--glasshouse-report: {report} cannot be written ({error.strerror})") from None
+    except ValueError:
+        raise ConfigurationError(f"--glasshouse-report: {str(report)!r} is no path") from None
+    if not ancestor.is_dir():
+        raise ConfigurationError(f"--glasshouse-report: {report} cannot be written: {ancestor} is not a directory")
+    if not report.exists() and not os.access(ancestor, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"--glasshouse-report: {report} cannot be written: no permission in {ancestor}")
