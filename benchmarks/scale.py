@@ -25,11 +25,11 @@ from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import ALL, Finding
 from pytest_glasshouse.observation.outcome import AllocationFacts, Outcome
 from pytest_glasshouse.observation.results import LegResult, RoundResult
+from pytest_glasshouse.publish.writer import Published, publish
 from pytest_glasshouse.render.markdown import markdown
 from pytest_glasshouse.render.page import page
 from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assemble
 from pytest_glasshouse.report.environment import generated_by, host_environment
-from pytest_glasshouse.report.writer import Published, publish
 from pytest_glasshouse.rows.spec import RowSpec
 
 _NAMES = tuple(each.__name__.replace("_", " ") for each in ALL)

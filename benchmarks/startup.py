@@ -45,7 +45,7 @@ def main() -> None:
 
     pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 30
     draw = random.Random(SEED)  # noqa: S311
-    variants = {"with": ("-p", "pytest_glasshouse.plugin"), "without": _WITHOUT}
+    variants = {"with": ("-p", "pytest_glasshouse.plugin.hooks"), "without": _WITHOUT}
     for options in variants.values():
         cpu_seconds(*options)  # byte code is compiled once, outside the measurement
     logs, seconds = [], {"with": [], "without": []}  # type: ignore[var-annotated]

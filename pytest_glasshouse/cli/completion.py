@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.run.exit_codes import EXIT_USAGE
 from pytest_glasshouse.wire.output import give
 
-EXIT_USAGE = 4
+if TYPE_CHECKING:
+    from pytest_glasshouse.cli.parser import Commands
+
 _COMPLETION = """\
 Write a completion script for a shell:
 
@@ -38,7 +41,7 @@ complete -o default -o bashdefault -F _glasshouse glasshouse
 """
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommand. What it completes is read when it is asked, when every command has been declared."""
     completion = commands.add_parser(
         "completion", help="a completion script for your shell", description=_COMPLETION,

@@ -12,16 +12,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, FundsError, GlasshouseError, NoCapacityError
+from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK
 from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.providers.base import Account, Provider
 
-EXIT_OK, EXIT_NO = 0, 1
 #: A clock that is off by more than this makes deadlines in names mean something else at the provider.
 SKEW_S = 30.0
 _DISK_GB = 5.0
@@ -43,7 +44,7 @@ class Line:
     fix: str = ""
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommand."""
     doctor = commands.add_parser(
         "doctor", help="look for what would keep rows from running", description=_DOCTOR,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_USAGE
 from pytest_glasshouse.wire.output import command, give, say
 from pytest_glasshouse.wire.printable import json_text
 
@@ -21,10 +22,8 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.check.gate import Gated
     from pytest_glasshouse.check.gate_policy import PolicyTable
+    from pytest_glasshouse.cli.parser import Commands
 
-EXIT_NO = 1
-EXIT_USAGE = 4
-EXIT_NOTHING = 5
 _GATE = """\
 Judge whether REPORT (a report or a bundle) may let a release through. Whatever the policy, it must be free of faults,
 every row in it measured on the GPU it names, every tamper case refused, no key outstanding, cleanup proven, the tree
@@ -62,7 +61,7 @@ are counted, and virtual environments are not searched.
 """
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommands."""
     gate = commands.add_parser(
         "gate", help="let a release through, or not", description=_GATE,

@@ -10,13 +10,14 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.wire.canonical import Json
 
 #: A part is held in memory whole; more than this is no part of anything that fits on a GPU.
@@ -36,7 +37,7 @@ read too). With --owner the signature is verified and the package compared with 
 """
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommands."""
     keygen = commands.add_parser(
         "keygen",

@@ -9,13 +9,14 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.output import complain, give, say
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.owner.policy import Policy, Required
     from pytest_glasshouse.owner.references import Hardware
     from pytest_glasshouse.wire.canonical import Json
@@ -36,7 +37,7 @@ With --wheel the archive's digest is that of the code in a wheel of pytest-glass
 _WHEEL_LIMIT, _WHEEL_MEMBERS = 64 << 20, 10_000
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommands."""
     policy = commands.add_parser(
         "policy", help="capture, show or compare policies", description="What evidence must say before a key goes."

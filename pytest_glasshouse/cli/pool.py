@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_USAGE
 from pytest_glasshouse.wire.output import say
 
-EXIT_NO = 1
-EXIT_USAGE = 4
-EXIT_NOTHING = 5
+if TYPE_CHECKING:
+    from pytest_glasshouse.cli.parser import Commands
+
 _POOL = """\
 Pool the rounds of several REPORTs (reports or bundles) over their allocations: random effects (Paule-Mandel) with the
 interval of Hartung, Knapp, Sidik and Jonkman; Student's t over allocations where one of them has a single round. Given
@@ -26,7 +27,7 @@ exit codes: 0 at least one pool; 1 a report has faults; 4 a report cannot be use
 """
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommand."""
     pool = commands.add_parser(
         "pool",

@@ -12,17 +12,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
+from pytest_glasshouse.run.exit_codes import EXIT_CLEANUP, EXIT_NO, EXIT_OK
 from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.providers.base import Instance, Provider
     from pytest_glasshouse.providers.lease import Lease, Named
 
-EXIT_OK, EXIT_LEFT, EXIT_CLEANUP = 0, 1, 10
 
 _REAP = """\
 List the allocations of this project that a provider still has, then end them and prove that they are gone. Without
@@ -46,7 +47,7 @@ class Found:
         return self.named is not None and now > self.named.deadline
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommand."""
     reap = commands.add_parser(
         "reap",
@@ -87,7 +88,7 @@ def _reap(options: argparse.Namespace) -> int:
         return EXIT_CLEANUP if doubts else EXIT_OK
     if options.dry_run or not (options.expired or options.yes or _agreed(len(mine))):
         _say(f"{len(mine)} left and not ended{'' if options.dry_run else '; --yes ends them'}")
-        return EXIT_CLEANUP if doubts else EXIT_LEFT
+        return EXIT_CLEANUP if doubts else EXIT_NO
     return max(_end(mine), EXIT_CLEANUP if doubts else EXIT_OK)
 
 

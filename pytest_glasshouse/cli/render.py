@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.run.exit_codes import EXIT_USAGE
 from pytest_glasshouse.wire.output import complain, give
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.check import Checked
+    from pytest_glasshouse.cli.parser import Commands
 
-EXIT_USAGE = 4
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommand."""
     render = commands.add_parser(
         "render", help="a report as tables, page or badge", description="Write a report in another form.", allow_abbrev=False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pytest_glasshouse.attestation.audit import Audit, AuditLine
+    from pytest_glasshouse.cli.parser import Commands
 
 _PORT = 8470
 _GRACE_S = 5.0
@@ -51,7 +52,7 @@ exit codes: 0 ended by a signal; 1 the ledger is damaged; 4 the command line or 
 """
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommand."""
     serve = commands.add_parser(
         "serve",

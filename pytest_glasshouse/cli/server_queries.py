@@ -18,6 +18,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.legs.attestation import Trustees
     from pytest_glasshouse.owner.outstanding import Outstanding
 
@@ -36,7 +37,7 @@ exit codes: 0 none is overdue; 1 at least one is, or the server refused; 4 the c
 """
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommands."""
     register = commands.add_parser(
         "register", help="register a sealed package with a running server", description=_REGISTER,

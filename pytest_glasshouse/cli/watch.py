@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.run.exit_codes import EXIT_USAGE
 from pytest_glasshouse.wire.output import show
 from pytest_glasshouse.wire.printable import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-EXIT_USAGE = 4
+    from pytest_glasshouse.cli.parser import Commands
+
 _PLAN_LIMIT = 16 << 20
 _WATCH = """\
 Follow a run of this machine: RUN is its id or its directory. With a terminal, one line that lives; without, one line for each
@@ -24,7 +26,7 @@ change. It ends when the run does.
 """
 
 
-def declare(commands: Any) -> None:
+def declare(commands: Commands) -> None:
     """Add the subcommand."""
     watch = commands.add_parser("watch", help="follow a run from another terminal", description=_WATCH, allow_abbrev=False)
     watch.add_argument("run_name", metavar="RUN", help="run id, or its directory reports/<run-id>.run")
@@ -74,8 +76,8 @@ def _line(directory: Path) -> str:
 
 def _count(directory: Path) -> tuple[int, int]:
     """Rows that ended and all of them. A row that was tried again has a line for each time: it counts once."""
+    from pytest_glasshouse.report.row_journal import ROWS
     from pytest_glasshouse.report.run_directory import FILE_LIMIT
-    from pytest_glasshouse.report.writer import ROWS
     from pytest_glasshouse.wire.bounded_file import read_json, read_regular
     from pytest_glasshouse.wire.canonical import parse_tolerant
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, cast
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.guest import loaded_code as images
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.guest import antidebug
+from pytest_glasshouse.guest import loaded_code as images
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.exposure import Exposure
 from pytest_glasshouse.guest.memory import Arena, wipe_bytes

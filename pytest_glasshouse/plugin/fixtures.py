@@ -213,8 +213,8 @@ def payload(item: pytest.Item) -> str | None:
 
 def _spoken(stamped: dict[str, Any]) -> dict[str, Any]:
     """A record as it is; in place of one that cannot be said in JSON at all, one that says so, and that it does."""
-    from pytest_glasshouse.report.objections import Objection
-    from pytest_glasshouse.report.redact_published import withheld_record
+    from pytest_glasshouse.publish.objections import Objection
+    from pytest_glasshouse.publish.redact_published import withheld_record
 
     try:
         json.dumps(stamped)

@@ -9,7 +9,6 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
     from pytest_glasshouse.plugin.row_attempts import Try
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.run.engine import Engine

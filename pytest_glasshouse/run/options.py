@@ -127,7 +127,7 @@ def _check_server(options: Options) -> None:
 def _check_writable(report: Path) -> None:
     """Promise a later write: the path is no directory, and its nearest existing ancestor is a directory we may write to.
 
-    A pipe or a device is written through. `report.writer.check_writable` tries it all before the first row.
+    A pipe or a device is written through. `report.paths.check_writable` tries it all before the first row.
     """
     from pytest_glasshouse.wire.whole_file import is_passed_through
 

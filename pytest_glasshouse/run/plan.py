@@ -16,7 +16,6 @@ from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
     from pathlib import Path
 
     from pytest_glasshouse.check.recompute import Derivation

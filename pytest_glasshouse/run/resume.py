@@ -23,8 +23,8 @@ from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.report.run_key import Proof
-    from pytest_glasshouse.report.writer import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
 
 PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
@@ -288,9 +288,9 @@ def stays(record: Mapping[str, Any]) -> bool:
 
 
 def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
+    from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.report.run_directory import own_directory, read_tagged, untrusted
     from pytest_glasshouse.report.run_key import Proof, run_key
-    from pytest_glasshouse.report.writer import RowJournal
 
     path = own_directory(given)
     run_id = _run_id(untrusted(path / PLAN).get("runId"))

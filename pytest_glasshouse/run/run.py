@@ -43,9 +43,9 @@ from pytest_glasshouse.run.signals import Signals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pytest_glasshouse.publish.settle import Settled
     from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
-    from pytest_glasshouse.report.settle import Settled
-    from pytest_glasshouse.report.writer import RowJournal
+    from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.engine import BrokerLike, CleanupLike, Engine
@@ -135,8 +135,8 @@ class Run:
         Raises `ConfigurationError`, `BudgetError` where the estimate is above the budget, and `InfrastructureError` where a
         provider cannot be asked.
         """
+        from pytest_glasshouse.report.paths import check_writable
         from pytest_glasshouse.report.run_directory import own_directory
-        from pytest_glasshouse.report.writer import check_writable
         from pytest_glasshouse.run.progress_file import PROGRESS
         from pytest_glasshouse.wire.folder import check_umask
 
@@ -185,8 +185,8 @@ class Run:
 
     def refuse_names(self) -> None:
         """Raise `ConfigurationError` for a name that could not be published, while nothing is lost by it."""
+        from pytest_glasshouse.report.paths import machine_paths
         from pytest_glasshouse.report.redaction import environment_taint
-        from pytest_glasshouse.report.writer import machine_paths
         from pytest_glasshouse.run.private_names import refuse_forbidden
 
         taint = (*environment_taint(os.environ), *machine_paths(self.directory))
@@ -249,7 +249,7 @@ class Run:
     @property
     def journal(self) -> RowJournal:
         """The rows on disk. Made before the first row runs: its lines are one chain, and two threads add to it."""
-        from pytest_glasshouse.report.writer import RowJournal
+        from pytest_glasshouse.report.row_journal import RowJournal
 
         if self._journal is None:
             self._journal = RowJournal(self.directory, self.proof)
@@ -404,8 +404,8 @@ class Run:
             return EXIT_INTERNAL_ERROR
 
     def _write_report(self) -> int:
+        from pytest_glasshouse.publish.writer import publish_records
         from pytest_glasshouse.report.redaction import environment_taint
-        from pytest_glasshouse.report.writer import publish_records
 
         self.records = {
             nodeid: self.records[nodeid] if nodeid in self.kept else self._settled(nodeid, row_item)
@@ -443,7 +443,7 @@ class Run:
 
     def _tell_withheld(self, settled: Settled) -> int:
         """Say which rows the report lacks and where they are, and the code for that: 0 where there are none."""
-        from pytest_glasshouse.report.objections import told
+        from pytest_glasshouse.publish.objections import told
 
         names = list(self.records)
         self.trouble += self._unspeakable
@@ -463,7 +463,7 @@ class Run:
         from pytest_glasshouse.check.check import check_bytes
         from pytest_glasshouse.render.page import page
         from pytest_glasshouse.report.bundle import report_bytes
-        from pytest_glasshouse.report.writer import page_path
+        from pytest_glasshouse.report.paths import page_path
         from pytest_glasshouse.wire.whole_file import put
 
         path = page_path(report)

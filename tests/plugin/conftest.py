@@ -12,21 +12,20 @@ import jsonschema  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401
 
+# pytester takes modules away again that a test project imported, and native ones cannot be loaded twice in one process.
 import pytest_glasshouse.broker.broker
 import pytest_glasshouse.invariants
-import pytest_glasshouse.plugin.xdist  # noqa: F401
+import pytest_glasshouse.plugin.xdist
+import pytest_glasshouse.publish.writer
 import pytest_glasshouse.report.document
-import pytest_glasshouse.report.writer
 import pytest_glasshouse.rows.published
-
-# pytester takes modules away again that a test project imported, and native ones cannot be loaded twice in one process.
 import pytest_glasshouse.run.engine
 import pytest_glasshouse.tamper
-import pytest_glasshouse.wire.tokens
+import pytest_glasshouse.wire.tokens  # noqa: F401
 
 CONFTEST = """
 from fake_engine import FakeEngine
-from pytest_glasshouse.stash import ENGINE
+from pytest_glasshouse.plugin.stash import ENGINE
 
 def pytest_configure(config):
     config.stash[ENGINE] = FakeEngine()

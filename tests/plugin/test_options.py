@@ -118,7 +118,7 @@ def test_model_directory_is_named_by_its_last_part_only(project: Project) -> Non
         @pytest.mark.parametrize("row", [ROW])
         def test_lora(row, request, row_report):
             assert row.model == "tiny-model"
-            from pytest_glasshouse.stash import ROW
+            from pytest_glasshouse.plugin.stash import ROW
             assert request.node.stash[ROW].model.endswith("/tiny-model")
             pytest.skip("seen")
         """
@@ -172,7 +172,7 @@ def test_plugin_costs_nothing_where_there_are_no_rows(pytester: pytest.Pytester)
     command = [sys.executable, "-X", "importtime", "-m", "pytest", "--co", "-q", "-p", "no:anyio", "-p", "glasshouse"]
     done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, timeout=60, check=False)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "pytest_glasshouse.options" in imported
+    assert "pytest_glasshouse.plugin.options" in imported
     assert imported & (heavy | {"asyncio", "ssl"}) == set()
     assert "glasshouse" not in done.stdout
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pytest_glasshouse.broker.lease_ledger import LEDGER
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.report.redact_published import resealed
+from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
 from pytest_glasshouse.report.run_key import Proof, run_key
 from pytest_glasshouse.run.resume import HISTORY, PLAN, History, read

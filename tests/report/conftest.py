@@ -21,9 +21,9 @@ from pytest_glasshouse.legs.attestation import Trustees
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
+from pytest_glasshouse.publish.writer import publish
 from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.document import AllocationCleanup, assemble
-from pytest_glasshouse.report.writer import publish
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.tokens import public_text
 from tests.rounds.conftest import short_row

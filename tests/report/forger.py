@@ -18,7 +18,7 @@ from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, fi
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.observation.reading import journals, stand_in, treatment
 from pytest_glasshouse.observation.results import results
-from pytest_glasshouse.report.redact_published import resealed
+from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex

@@ -49,10 +49,10 @@ _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
 from pytest_glasshouse.channel.archive import build_archive, honest_main
-from pytest_glasshouse.engine import Rooms, Stage
+from pytest_glasshouse.run.engine import Rooms, Stage
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
-from pytest_glasshouse.stash import ENGINE
+from pytest_glasshouse.plugin.stash import ENGINE
 
 GENERATE = "PrivateKey.generate()"
 HELD = 'self._scanned.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))'

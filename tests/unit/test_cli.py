@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from pytest_glasshouse.check import recompute
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.errors import RedactionError
-from pytest_glasshouse.report.writer import publish
+from pytest_glasshouse.publish.writer import publish
 from tests.unit.report import example
 
 
@@ -211,7 +211,7 @@ def test_module_is_the_command() -> None:
 
 def test_command_loads_nothing_heavy() -> None:
     """It has to start where only the core is installed, and at once."""
-    code = "import sys; import pytest_glasshouse.cli; print([m for m in ('torch','scipy','numpy','pytest') if m in sys.modules])"
+    code = "import sys; import pytest_glasshouse.cli.main; print([m for m in ('torch','scipy','numpy','pytest') if m in sys.modules])"
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

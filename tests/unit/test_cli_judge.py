@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.cli.main import main
+from pytest_glasshouse.publish.writer import publish
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.writer import publish
 from tests.unit.check.test_gate import good, report
 from tests.unit.report import example
 

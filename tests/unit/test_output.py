@@ -22,8 +22,8 @@ import pytest_glasshouse
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.plugin.github_actions import annotated, properties
 from pytest_glasshouse.plugin.terminal import made_visible, summary, tell
+from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.redact_published import resealed
 from pytest_glasshouse.report.schema import schema_faults
 from pytest_glasshouse.run.live_line import Live, progress_line
 from pytest_glasshouse.wire.output import say

@@ -14,8 +14,8 @@ import pytest
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.check.check import Checked, Level, check_bytes, check_file, load_document
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.bundle import members, report_bytes, zipped
-from pytest_glasshouse.report.redact_published import resealed
 from pytest_glasshouse.wire.evidence import TYP_RECEIPT
 from pytest_glasshouse.wire.tokens import public_text, sign
 from tests.unit.report import example

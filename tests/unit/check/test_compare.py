@@ -11,9 +11,9 @@ import pytest
 from pytest_glasshouse.check.compare import compare, lines
 from pytest_glasshouse.check.history import history
 from pytest_glasshouse.check.history import lines as history_lines
+from pytest_glasshouse.publish.writer import publish
 from pytest_glasshouse.render.badge import LABEL, badge, svg
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.report.writer import publish
 from tests.unit.report import example
 
 

@@ -93,7 +93,7 @@ def test_without_its_package_the_sdk_says_how_to_get_it(monkeypatch: pytest.Monk
 
 def test_opening_a_provider_imports_neither_the_sdk_nor_urllib3_before_they_are_used() -> None:
     code = (
-        "import sys, pytest_glasshouse.plugin\n"
+        "import sys, pytest_glasshouse.plugin.hooks\n"
         "from pytest_glasshouse.providers.registry import open_provider\n"
         "open_provider('runpod'), open_provider('vastai')\n"
         "print(sorted({'runpod', 'urllib3', 'requests'} & set(sys.modules)))"

@@ -210,7 +210,7 @@ RUNNER = """
 import contextlib, io, json, os, resource, sys
 limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-from pytest_glasshouse.cli import main
+from pytest_glasshouse.cli.main import main
 for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.report.objections import UNREADABLE, Objection, foremost
-from pytest_glasshouse.report.redact_published import withheld_record
+from pytest_glasshouse.publish.objections import UNREADABLE, Objection, foremost
+from pytest_glasshouse.publish.redact_published import withheld_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.publish.objections import Objection, objections
+from pytest_glasshouse.publish.redact_published import redacted
+from pytest_glasshouse.publish.writer import REPORT, WHY, publish
 from pytest_glasshouse.report.bundle import REPORT_LIMIT, parsed
-from pytest_glasshouse.report.objections import Objection, objections
-from pytest_glasshouse.report.redact_published import redacted
+from pytest_glasshouse.report.paths import bundle_path, check_writable, machine_paths
 from pytest_glasshouse.report.run_directory import QUARANTINE, ForeignError, own_directory, read_own, read_tagged, untrusted
 from pytest_glasshouse.report.run_key import RUN_ID, Proof
-from pytest_glasshouse.report.writer import REPORT, WHY, bundle_path, check_writable, machine_paths, publish
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.whole_file import is_passed_through
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.report.writer import Published
+    from pytest_glasshouse.publish.writer import Published
 
 
 def republish(

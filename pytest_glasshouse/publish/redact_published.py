@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.publish.objections import LISTS, UNREADABLE, Objection, foremost, told
 from pytest_glasshouse.report.attempts import NEEDED_MORE
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED, WITHHELD
 from pytest_glasshouse.report.document import METHODOLOGY, SCHEMA_URL, not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.environment import generated_by
-from pytest_glasshouse.report.objections import LISTS, UNREADABLE, Objection, foremost, told
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.wire.tokens import public_text

@@ -12,10 +12,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError
-from pytest_glasshouse.report.republish import republish
+from pytest_glasshouse.publish.republish import republish
+from pytest_glasshouse.publish.writer import Published, publish
 from pytest_glasshouse.report.run_directory import ForeignError, TaggedLines
 from pytest_glasshouse.report.run_key import SECRET, Proof, run_key, state_directory
-from pytest_glasshouse.report.writer import Published, publish
 from tests.unit.report import example
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import pytest
 
 from pytest_glasshouse.check.check import Level, check_file
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
+from pytest_glasshouse.publish.objections import objections
+from pytest_glasshouse.publish.republish import republish
+from pytest_glasshouse.publish.settle import settle
+from pytest_glasshouse.publish.writer import Published, publish, publish_records
 from pytest_glasshouse.report.attempts import entry, settled
-from pytest_glasshouse.report.objections import objections
-from pytest_glasshouse.report.republish import republish
-from pytest_glasshouse.report.settle import settle
-from pytest_glasshouse.report.writer import Published, publish, publish_records
 from tests.unit.report import example
 
 SAMPLE = "203.0.113.7:22117"

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
+from pytest_glasshouse.publish.writer import Published, publish
 from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.report.paths import bundle_path, check_writable
+from pytest_glasshouse.report.row_journal import RowJournal
 from pytest_glasshouse.report.run_key import Proof
-from pytest_glasshouse.report.writer import Published, RowJournal, bundle_path, check_writable, publish
 from tests.unit.report import example
 
 PROOF = Proof(example.KEYS.report, "20261120-170000-9f3c")

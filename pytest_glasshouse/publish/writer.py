@@ -1,27 +1,25 @@
-"""Bytes to disk: the row journal while rows finish, and the report once, whole, or not at all.
+"""The report to disk once, whole, or not at all.
 
-This module knows which files there are. It refuses to publish what `check` would call faulty, or what must not leave:
-that goes to the quarantine in the run directory, which only its owner can read.
+What `check` would call faulty, or what must not leave, is not published: it goes to the quarantine in the run directory,
+which only its owner can read.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
-from pytest_glasshouse.report.bundle import SUFFIX, report_bytes, zipped
-from pytest_glasshouse.report.objections import Objection, objections, told
-from pytest_glasshouse.report.run_directory import QUARANTINE, TaggedLines, private_directory, write_tagged
+from pytest_glasshouse.errors import RedactionError, ReportError
+from pytest_glasshouse.publish.objections import Objection, objections, told
+from pytest_glasshouse.publish.settle import settle
+from pytest_glasshouse.report.bundle import report_bytes, zipped
+from pytest_glasshouse.report.paths import bundle_path, machine_paths
+from pytest_glasshouse.report.run_directory import QUARANTINE, private_directory, write_tagged
 from pytest_glasshouse.report.run_key import RUN_ID, Proof
-from pytest_glasshouse.report.settle import settle
 from pytest_glasshouse.wire.canonical import sha256_hex
-from pytest_glasshouse.wire.whole_file import is_passed_through, put, refuse_unwritable
+from pytest_glasshouse.wire.whole_file import is_passed_through, put
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -30,9 +28,8 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.analysis.record import Record
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.report.settle import Make, Settled
+    from pytest_glasshouse.publish.settle import Make, Settled
 
-ROWS = "rows.jsonl"
 REPORT, WHY, WITHHELD_ROWS = "report.json", "why.json", "rows.json"
 
 
@@ -50,27 +47,6 @@ class Published:
         return (self.report,) if self.bundle is None else (self.report, self.bundle)
 
 
-class RowJournal:
-    """The rows that finished, one tagged JSON line each, on disk before `append` returns. What a killed run leaves is here."""
-
-    def __init__(self, run_directory: Path, proof: Proof) -> None:
-        self.path = private_directory(run_directory) / ROWS
-        self._lines = TaggedLines(self.path, proof)
-
-    def append(self, record: Record) -> None:
-        """Add one record. It is not tagged by anybody else, and never read back if it was changed."""
-        self._lines.append(record)
-
-    def read(self) -> list[Record]:
-        """Every whole record, the last one of each row: see `lines`."""
-        return list({record["record"]["rowId"]: record for record in self.lines()}.values())
-
-    def lines(self) -> list[Record]:
-        """Every whole record, in the order they were written. A torn line is a row that did not finish.
-
-        Raises `ForeignError` for a line that this account's run did not write.
-        """
-        return self._lines.read()
 
 
 def publish(
@@ -137,33 +113,12 @@ def _refuse(found: Sequence[Objection]) -> None:
     raise ReportError(f"the report does not validate: {told(found)}")
 
 
-def bundle_path(report: Path) -> Path:
-    """`<run-id>.glasshouse.zip` beside `<run-id>.json`."""
-    return beside(report, SUFFIX)
 
 
-def page_path(report: Path) -> Path:
-    """`<run-id>.html` beside `<run-id>.json`."""
-    return beside(report, ".html")
 
 
-def beside(report: Path, suffix: str) -> Path:
-    """A file named after the report."""
-    return report.with_name((report.name.removesuffix(".json") or report.name) + suffix)
 
 
-def check_writable(report: Path, *, html: bool = False, what: str = "--glasshouse-report") -> Path:
-    """Return the path if a report can be put there, and its bundle and page; else raise `ConfigurationError`, in time."""
-    refuse_unwritable(report, what=what, make_parents=True)
-    if is_passed_through(report):
-        if html:
-            raise ConfigurationError(f"{what}: no page can lie beside {report}; name a file, or leave out --glasshouse-html")
-        return report
-    for derived in (bundle_path(report), *([page_path(report)] if html else [])):
-        refuse_unwritable(derived, what=what)
-        if is_passed_through(derived):
-            raise ConfigurationError(f"{what}: {derived}, which lies beside the report, is no file")
-    return report
 
 
 def quarantine(
@@ -199,15 +154,6 @@ def quarantine(
     return folder
 
 
-def machine_paths(run_directory: Path) -> tuple[str, ...]:
-    """Directories of this machine that say where and as whom the run was."""
-    candidates = {str(run_directory.absolute())}
-    for place in (Path.cwd, Path.home, tempfile.gettempdir):
-        with contextlib.suppress(OSError, RuntimeError):  # gone, or nobody knows where it is
-            candidates.add(str(place()))
-    # As text, also where this process's locale could not read the bytes: a report is UTF-8.
-    texts = {os.fsencode(path).decode(errors="backslashreplace") for path in candidates}
-    return tuple(sorted(path for path in texts if len(Path(path).parts) > 2))  # noqa: PLR2004  (/tmp has a rule)
 
 
 def _all_taint(taint: Iterable[str], run_directory: Path) -> tuple[str, ...]:

@@ -1,0 +1,97 @@
+"""`glasshouse check`: derive reports again from their own data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
+from pytest_glasshouse.wire.output import say
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.check.check import Checked, Level
+    from pytest_glasshouse.cli.parser import Commands
+
+_LEVELS = ("consistent", "authentic", "witnessed")
+_CHECK = """\
+Derive every REPORT (a report or a bundle) again from its own data: schema, arithmetic, findings, journals, verdicts,
+seals, redaction. Exit 0 when every one is free of faults and reaches the level required, else 1 with each fault and its path.
+
+levels:
+  consistent   everything in the report follows from its own data
+  authentic    and every signature leads to a key given with --trust; keys found inside a report never count
+  witnessed    and every receipt is by a server whose key file line starts with the word `witness`: you vouch
+               that the publisher does not run it
+"""
+_TRUST = "a public key file: PEM, or lines of `[witness] BASE64URL-KEY`; repeatable"
+
+
+def declare(commands: Commands) -> None:
+    """Add the command."""
+    check = commands.add_parser(
+        "check",
+        help="derive a report again from its own data",
+        description=_CHECK,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    check.add_argument("report", nargs="+", type=Path, metavar="REPORT", help="a report or a .glasshouse.zip bundle")
+    check.add_argument("--trust", action="append", type=Path, default=[], metavar="PUB", help=_TRUST)
+    check.add_argument(
+        "--require", choices=_LEVELS, metavar="LEVEL", help=f"least level: {', '.join(_LEVELS)} (default: consistent)"
+    )
+    check.add_argument(
+        "--published",
+        action="store_true",
+        help="REPORTs are results from before there were reports (validResults, rows with two rates): check their arithmetic",
+    )
+    check.set_defaults(run=_check, report_error_code=EXIT_USAGE)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.check.authenticity import Trust
+    from pytest_glasshouse.check.check import Level, check_file
+
+    trust = Trust.read(options.trust)
+    required = Level(options.require or Level.CONSISTENT)
+    passed = True
+    for path in options.report:
+        checked = check_file(path, trust=trust, derivation=options.derivation, published=options.published)
+        if checked.published is not None and options.require is None:
+            passed = passed and checked.sound
+        else:
+            passed = passed and checked.sound and checked.level.height >= required.height
+        told = _told(path, checked, required) if checked.published is None else _told_published(path, checked, options.require)
+        say(told)
+    return EXIT_OK if passed else EXIT_NO
+
+
+def _told(path: Path, checked: Checked, required: Level) -> list[str]:
+    """Faults first; the word `verified` appears only where every signature leads to a key the reader gave."""
+    from pytest_glasshouse.check.check import Level
+
+    lines = [f"{path}: {fault}" for fault in checked.faults]
+    if not checked.sound:
+        return [*lines, f"{path}: FAULTY: {len(checked.faults)} fault(s)"]
+    word = "verified" if checked.level.height >= Level.AUTHENTIC.height else "no fault found"
+    told = f"{path}: {checked.level.value}: {word}; {checked.rows} row(s) measured, {checked.excluded} excluded"
+    lines += [told, *(f"  {each}" for each in checked.missing)]
+    if checked.level.height < required.height:
+        lines.append(f"{path}: REFUSED: {required.value} was required")
+    return lines
+
+
+def _told_published(path: Path, checked: Checked, required: str | None) -> list[str]:
+    """Results from before there were reports: what could be computed again, and what nobody can from this file."""
+    found = checked.published
+    assert found is not None  # noqa: S101  (for the type checker)
+    lines = [f"{path}: {fault}" for fault in checked.faults]
+    told = f"{found.recomputed} overhead(s) follow from the rates beside them, {len(checked.faults)} fault(s)"
+    told += f", {found.excluded} excluded result(s)" if found.excluded else ""
+    lines.append(f"{path}: published results, not a report: {told}")
+    lines += [f"  stated only: {', '.join(found.stated)}"] if found.stated else []
+    lines += [f"  cannot be shown: {each}" for each in checked.missing]
+    if required is not None:
+        lines.append(f"{path}: REFUSED: {required} was required, and results of this shape reach no level")
+    return lines

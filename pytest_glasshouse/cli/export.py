@@ -1,0 +1,55 @@
+"""`glasshouse export`: a row's protected legs as an in-toto Statement."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
+from pytest_glasshouse.wire.output import give
+from pytest_glasshouse.wire.printable import json_text
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.cli.parser import Commands
+
+_EXPORT = """\
+Take out of a BUNDLE what it says of one row for those who read in-toto: a Statement with the digest of every protected
+adapter as subject and digests of journal, evidence, result and receipt as predicate, in a DSSE envelope that the report
+key signed when the report was published. Verify it with that key, which you got another way:
+
+  securesystemslib: Envelope.from_dict(json.load(file)).verify([SSlibKey(...)], threshold=1)
+"""
+
+
+def declare(commands: Commands) -> None:
+    """Add the command."""
+    export = commands.add_parser(
+        "export",
+        help="a row's protected runs as an in-toto Statement in a DSSE envelope",
+        description=_EXPORT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    export.add_argument("bundle", type=Path, metavar="BUNDLE", help="the .glasshouse.zip of a run")
+    export.add_argument("--row", required=True, metavar="ROW", help="id or name of the row")
+    export.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: standard output)")
+    export.set_defaults(run=_export, report_error_code=EXIT_USAGE)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.check.check import read_document
+    from pytest_glasshouse.report.bundle import files_of
+    from pytest_glasshouse.report.intoto import exported
+    from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
+
+    if options.out is not None:
+        refuse_unwritable(options.out, what="--out")
+    data, document = read_document(options.bundle)
+    envelope = exported(document, files_of(data), options.row)
+    if options.out is None:
+        give(json_text(json.loads(envelope)) + "\n")
+    else:
+        put(options.out, envelope)
+    return EXIT_OK

@@ -1,0 +1,57 @@
+"""The argument parser of every command: one line and exit code 4 for a usage error; numbers as people write them."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pytest_glasshouse.run.exit_codes import EXIT_USAGE
+from pytest_glasshouse.wire.output import complain
+from pytest_glasshouse.wire.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  (argparse names it nowhere else)
+
+
+class Parser(argparse.ArgumentParser):
+    """One line and exit code 4 for a usage error, as pytest has it, by the command whose help tells more."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.register("type", float, _number)
+        self.register("type", int, _whole)
+
+    def parse_known_args(  # type: ignore[override]  # the signature has overloads that nothing here needs
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse does it, but a command refuses by itself what it does not know; argparse leaves that to `glasshouse`."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            close = get_close_matches(unknown[0].partition("=")[0], options, n=1, cutoff=0.7)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {close[0]}?' if close else ''}")
+        return known, unknown
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{self.prog}: {message} (see {self.prog} --help)")
+        sys.exit(EXIT_USAGE)
+
+
+def _number(text: str) -> float:
+    try:
+        if text.isascii() and "_" not in text:
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected a number, saw {printable(repr(text))}")
+
+
+def _whole(text: str) -> int:
+    if re.fullmatch(r"[+-]?[0-9]{1,15}", text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number, saw {printable(repr(text))}")
