@@ -245,7 +245,7 @@ class _Nobody:
 
 
 def _workload() -> dict[str, bytes]:
-    source = (importlib.resources.files("pytest_glasshouse.tamper") / "idle_workload.py").read_bytes()
+    source = (importlib.resources.files("pytest_glasshouse.attacks") / "idle_workload.py").read_bytes()
     return {"torch.py": b"", "pytest_glasshouse/workloads/mlp.py": source}
 
 

@@ -137,7 +137,7 @@ def _converse(
     fetch: Callable[..., tuple[pinned.Wheel, ...]],
     tell: Callable[[str], None],
 ) -> str:
-    code = (importlib.resources.files("pytest_glasshouse.guest") / "pod_install.py").read_bytes()
+    code = (importlib.resources.files("pytest_glasshouse.channel") / "pod_install.py").read_bytes()
     talk.pour(b"%d\n" % len(code) + code)
     talk.say({"allocation": allocation, "packages": dict(needed), "python": list(pinned.PYTHON)})
     missing = Items(of=Word(tuple(needed)), most=len(needed))

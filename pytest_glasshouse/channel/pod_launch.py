@@ -62,7 +62,7 @@ def pod_environment(
         "ends": ends,
         "api": api,
     }
-    code = (importlib.resources.files("pytest_glasshouse.guest") / "pod.py").read_bytes()
+    code = (importlib.resources.files("pytest_glasshouse.channel") / "pod_init.py").read_bytes()
     return {
         SETTINGS: base64.b64encode(json.dumps(settings).encode()).decode(),
         CODE: base64.b64encode(zlib.compress(bare(code.decode()).encode(), 9)).decode(),

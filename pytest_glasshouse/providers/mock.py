@@ -114,7 +114,7 @@ class MockProvider:
 
 def saboteur_archive(faults: list[str]) -> bytes:
     """The guest archive with the saboteur in it: another digest, which only the mock's policy expects."""
-    source = (importlib.resources.files("pytest_glasshouse.providers") / "mock_saboteur.py").read_bytes()
+    source = (importlib.resources.files("pytest_glasshouse.attacks") / "dishonest_guest.py").read_bytes()
     main = _SABOTEUR_MAIN.format(faults=tuple(faults)).encode()
     return build_archive({"glasshouse_saboteur.py": source, "__main__.py": main})
 

@@ -167,7 +167,7 @@ def test_plugin_costs_nothing_where_there_are_no_rows(pytester: pytest.Pytester)
         "torch",
         "joserfc",
         "http.server",
-        "pytest_glasshouse.run",
+        "pytest_glasshouse.run.run",
     }
     command = [sys.executable, "-X", "importtime", "-m", "pytest", "--co", "-q", "-p", "no:anyio", "-p", "glasshouse"]
     done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, timeout=60, check=False)

@@ -28,7 +28,9 @@ from tests.report.conftest import RealRun
 from tests.report.test_forger import LIES
 from tests.report.test_statement import CHANGED_ENVELOPES, changed, rezipped
 from tests.tamper.removal import Ask, unnoticed_in
-from tests.unit.report import example, test_attempts, test_check, test_turns
+from tests.unit.analysis import test_segments
+from tests.unit.check import test_check
+from tests.unit.report import example, test_attempts
 from tests.unit.report.test_bundle import archive
 
 _KEYS = Trust(keys=test_check.ALL_KEYS, witnesses=test_check.text_of("server"))
@@ -145,7 +147,7 @@ def _null_unseen(null: dict[str, Any]) -> None:
 
 def _disturbed() -> bytes:
     """A measured row whose machine throttled, raw against raw too."""
-    observation = {**example.observation(), **test_turns.throttled()}
+    observation = {**example.observation(), **test_segments.throttled()}
     observation["rounds"] = [{**example.observed_round(1), **observation["rounds"][0]}]
     document = example.document(example.measured())
     document["rows"][0]["observation"] = observation

@@ -17,40 +17,40 @@ from pytest_glasshouse.wire.evidence import NOTHING_FOREIGN
 #: Every defence of the guest's that these cases are about, taken out: file, what stands there, what stands there without it.
 WITHOUT: tuple[tuple[str, str, str], ...] = (
     (
-        "launcher.py",
+        "guest/launcher.py",
         "    pid = os.fork()\n    if pid == 0:\n        die_with_parent()\n        os.close(",
         "    pid = 0\n    if pid == 0:\n        os.close(",
     ),
-    ("launcher.py", "    raise_fences()\n    pid = os.fork()", "    raise_fences()\n    pid = 0"),
-    ("launcher.py", "        die_with_parent()\n        return", "        return"),
-    ("witness.py", "foreign = bool(count) and senders != {self.pid}", "foreign = False"),
-    ("images.py", 'foreign.append(f"{name}: not as installed")', "pass"),
-    ("images.py", 'foreign.append(f"{Path(path).name}: not as installed")', "pass"),
-    ("images.py", "if not self._is_hook(path, archive)", "if False"),
-    ("bytecode.py", "return tree_digest(self.directory) == self.digest", "return True"),
-    ("bytecode.py", 'return "-X", f"pycache_prefix={self.directory}"', 'return "-X", "utf8"'),
-    ("legrun.py", 'status = "changed" if changed or now.hooks != then.hooks else "unchanged"', 'status = "unchanged"'),
-    ("antidebug.py", '"tracer_pid": _status_field("TracerPid")', '"tracer_pid": 0'),
-    ("antidebug.py", "int(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0))", "0"),
-    ("antidebug.py", "int(sys.gettrace() is not None)", "0"),
-    ("antidebug.py", "int(sys.getprofile() is not None)", "0"),
-    ("antidebug.py", '"preload": [*preload]', '"preload": []'),
-    ("antidebug.py", "[name for name in evidence.CUDA_VARIABLES if os.environ.get(name)]", "[]"),
-    ("antidebug.py", "[*sorted(python)]", "[]"),
-    ("antidebug.py", "[name for name in evidence.DEBUGGER_MODULES if name in sys.modules]", "[]"),
+    ("guest/launcher.py", "    raise_fences()\n    pid = os.fork()", "    raise_fences()\n    pid = 0"),
+    ("guest/launcher.py", "        die_with_parent()\n        return", "        return"),
+    ("agent/peer_credentials.py", "foreign = bool(count) and senders != {self.pid}", "foreign = False"),
+    ("agent/installed_code.py", 'foreign.append(f"{name}: not as installed")', "pass"),
+    ("agent/installed_code.py", 'foreign.append(f"{Path(path).name}: not as installed")', "pass"),
+    ("agent/installed_code.py", "if not self._is_hook(path, archive)", "if False"),
+    ("agent/bytecode_cache.py", "return tree_digest(self.directory) == self.digest", "return True"),
+    ("agent/bytecode_cache.py", 'return "-X", f"pycache_prefix={self.directory}"', 'return "-X", "utf8"'),
+    ("agent/leg_process.py", 'status = "changed" if changed or now.hooks != then.hooks else "unchanged"', 'status = "unchanged"'),
+    ("guest/antidebug.py", '"tracer_pid": _status_field("TracerPid")', '"tracer_pid": 0'),
+    ("guest/antidebug.py", "int(ctypes.CDLL(None).prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0))", "0"),
+    ("guest/antidebug.py", "int(sys.gettrace() is not None)", "0"),
+    ("guest/antidebug.py", "int(sys.getprofile() is not None)", "0"),
+    ("guest/antidebug.py", '"preload": [*preload]', '"preload": []'),
+    ("guest/antidebug.py", "[name for name in evidence.CUDA_VARIABLES if os.environ.get(name)]", "[]"),
+    ("guest/antidebug.py", "[*sorted(python)]", "[]"),
+    ("guest/antidebug.py", "[name for name in evidence.DEBUGGER_MODULES if name in sys.modules]", "[]"),
 )
 #: `-S` alone keeps these out, and a guest without it would run the start-up hooks of this installation, not of the box.
 BY_DASH_S = {"executes-pth", "executes-sitecustomize", "executes-usercustomize"}
 
 
 def _undefended() -> dict[str, bytes]:
-    room = files("pytest_glasshouse.guest")
+    room = files("pytest_glasshouse")
     texts: dict[str, str] = {}
     for name, there, without in WITHOUT:
         text = texts.get(name) or (room / name).read_text()
         assert there in text, f"{name} has no {there!r} any more"
         texts[name] = text.replace(there, without, 1)
-    return {f"pytest_glasshouse/guest/{name}": text.encode() for name, text in texts.items()}
+    return {f"pytest_glasshouse/{name}": text.encode() for name, text in texts.items()}
 
 
 @pytest.fixture(scope="module", name="boxes")

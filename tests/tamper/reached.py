@@ -17,13 +17,13 @@ import pytest_glasshouse
 
 _PACKAGE = "pytest_glasshouse"
 _ROOT = Path(pytest_glasshouse.__file__).parent
-#: What starts by itself: pytest loads the plugin and tests call what judges, a shell the commands, a guest's archive `guest.main`.
+#: What starts by itself: pytest loads the plugin and tests call what judges, a shell the commands, a guest's archive `agent.main`.
 ENTRANCES = (
-    "plugin", "invariants.judging.assert_held", "__main__", "providers.reaper", "guest.main.main", "guest.pod", "guest.pod_install",
-    *(f"{path.stem}.declare" for path in sorted(_ROOT.glob("cli_*.py"))),
+    "plugin.hooks", "invariants.judging.assert_held", "__main__", "broker.reaper_process", "agent.main.main",
+    "channel.pod_init", "channel.pod_install", *(f"cli.{path.stem}.declare" for path in sorted((_ROOT / "cli").glob("*.py"))),
 )  # fmt: skip
 #: What is played against the product, or for it: not the product.
-_NOT_THE_PRODUCT = ("tamper",)
+_NOT_THE_PRODUCT = ("tamper", "attacks")
 #: Methods that frameworks call by their names: of threads, of HTTP and socket handlers, of the agent's operations.
 _BY_NAME = ("__", "on_", "do_", "pytest_", "run", "handle", "verify_request", "server_", "process_request")
 

@@ -12,7 +12,7 @@ ROOT = Path(pytest_glasshouse.__file__).parent
 #: Where size, depth, number and kind are bounded. Everybody else calls these.
 READERS = {"wire/bounded_file.py", "wire/bounded_zip.py", "wire/canonical.py"}
 #: Rooms that read on a machine of their own: a guest reads its own /proc and what its agent placed; the tamper suite its own boxes.
-ROOMS = ("guest/", "tamper/")
+ROOMS = ("agent/", "guest/", "tamper/", "attacks/")
 #: Module and call, and whose text it is that is read there.
 ALLOWED = {
     ("channel/archive.py", "read_bytes"): "this package's own files",
@@ -20,8 +20,8 @@ ALLOWED = {
     ("channel/bootstrap.py", "read_bytes"): "this package's own files",
     ("channel/pod_launch.py", "read_bytes"): "this package's own files",
     ("channel/wheels.py", "read_bytes"): "the wheel that this process has just built",
-    ("cli.py", "json.loads"): "an envelope whose signature was verified, and which is read strictly for that",
-    ("cli_policy.py", "ZipFile"): "writes what `read_zip` read",
+    ("cli/export.py", "json.loads"): "an envelope whose signature was verified, and which is read strictly for that",
+    ("cli/policy.py", "ZipFile"): "writes what `read_zip` read",
     ("broker/broker_socket.py", "json.loads"): "messages of this run's own processes, over a socket only they can open",
     ("broker/rented_connection.py", "read_bytes"): "this package's own files",
     ("providers/mock.py", "read_bytes"): "this package's own files",
@@ -37,7 +37,7 @@ ALLOWED = {
     ("report/run_key.py", "os.open"): "a few bytes of this account's state directory, held to owner and mode there",
     ("report/schema.py", "json.loads"): "this package's own files",
     ("report/schema.py", "read_text"): "this package's own files",
-    ("run.py", "json.loads"): "what this run's own workers report",
+    ("run/run.py", "json.loads"): "what this run's own workers report",
     ("attestation/audit_file.py", "open"): "hashes a file of the server's own state directory, piece by piece",
     ("wire/installed.py", "read_text"): "a distribution's metadata, by importlib, which has no other way; parsed strictly",
     ("workloads/corpus/__init__.py", "read_text"): "this package's own files",
@@ -48,7 +48,7 @@ ALLOWED = {
     ("workloads/lora_rehearsal.py", "json.loads"): "what this module answers itself, and a part of its own package",
     ("workloads/model_files.py", "read_bytes"): "files of a base model, on the machine whose digests pin it",
     ("workloads/model_files.py", "open"): "hashes a file of any size, piece by piece",
-    ("xdist.py", "json.loads"): "a directory that this run made for itself, mode 0700",
+    ("plugin/xdist.py", "json.loads"): "a directory that this run made for itself, mode 0700",
 }
 _JSON = {"load", "loads", "JSONDecoder"}
 _METHODS = {"read_bytes", "read_text"}

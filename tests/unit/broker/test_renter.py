@@ -27,7 +27,7 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.base import Instance, SshAccess
 from pytest_glasshouse.providers.lease import named
 from pytest_glasshouse.rows.spec import RowSpec
-from tests.unit.providers.conftest import MakeBroker
+from tests.unit.conftest import MakeBroker
 from tests.unit.providers.scripted import Agents, FakeTime, Scripted, appearing, changed, showing
 
 ROW = RowSpec(name="row", workload="mlp", gpu="h100", order="raw-first", target_s=60.0)

@@ -22,7 +22,7 @@ from tests.loopback.http import LoopbackServer
 from tests.loopback.paging import FORMS, LIES, Paging
 from tests.loopback.providers import runpod, vastai
 from tests.unit.broker.test_broker import ROW
-from tests.unit.providers.conftest import MakeBroker
+from tests.unit.conftest import MakeBroker
 from tests.unit.providers.scripted import FakeTime, Scripted, appearing
 
 URL = "https://api.example/v2/pods"

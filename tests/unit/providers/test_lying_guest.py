@@ -14,7 +14,7 @@ from pytest_glasshouse.providers.base import Access
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.unit.channel.lying_agent import HELLO, LyingAgent, frame, refused
-from tests.unit.providers.conftest import MakeBroker
+from tests.unit.conftest import MakeBroker
 from tests.unit.providers.scripted import GPU, Agents, Scripted
 
 ROW = RowSpec(name="row", workload="mlp", gpu="h100", order="raw-first", target_s=60.0)

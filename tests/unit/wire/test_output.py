@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 HOSTILE = "\x1b[2J\x1b]0;x\x07\r\n::stop-commands::x\n##[error]y ##vso[task.complete] \u202e\u2066|<script>alert(1)</script>`x`\x9b31m\x7f\u2028"
 PACKAGE = Path(pytest_glasshouse.__file__).parent
 #: Who writes to the outside: the two sinks, the reaper's own log, JSON to the process that asked, and what runs on a guest.
-SINKS = {"cli_output.py", "terminal.py", "broker/reaper_process.py", "workloads/lora_rehearsal.py"}
+SINKS = {"wire/output.py", "plugin/terminal.py", "broker/reaper_process.py", "workloads/lora_rehearsal.py"}
 
 
 def test_what_is_shown_leaves_through_one_of_two_modules() -> None:
@@ -45,12 +45,12 @@ def test_what_is_shown_leaves_through_one_of_two_modules() -> None:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and _writes(ast.unparse(node.func)):
                 found.add(name)
-    assert {name for name in found if not name.startswith("guest/")} <= SINKS
+    assert {name for name in found if not name.startswith(("agent/", "guest/"))} <= SINKS
 
 
 def test_markup_of_the_page_is_made_in_one_module() -> None:
-    importing = {path.name for path in (PACKAGE / "report").glob("*.py") if "from html import" in path.read_text("utf-8")}
-    assert importing == {"page_parts.py", "badge.py"}
+    importing = {path.name for path in (PACKAGE / "render").glob("*.py") if "from html import" in path.read_text("utf-8")}
+    assert importing == {"html.py", "badge.py"}
 
 
 def _writes(called: str) -> bool:

@@ -150,7 +150,7 @@ def test_a_wheel_of_the_same_code_gives_the_same_policy(tmp_path: Path, capsys: 
     with zipfile.ZipFile(tmp_path / "it.whl", "w") as wheel:
         for path in sorted(root.rglob("*.py")):
             wheel.write(path, f"pytest_glasshouse/{path.relative_to(root)}")
-        for path in sorted(each for room in ("guest", "wire", "workloads") for each in (root / room).rglob("*")):
+        for path in sorted(each for room in ("agent", "guest", "wire", "workloads") for each in (root / room).rglob("*")):
             if path.is_file() and path.suffix not in {".py", ".pyc"}:
                 wheel.write(path, f"pytest_glasshouse/{path.relative_to(root)}")
     assert run("policy", "capture", "--container", "c") == 0
