@@ -23,6 +23,7 @@ test: lint types imports schemas workflows docs tests ## what CI runs: lint, typ
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 types: $(STAMP)
 	$(BIN)/mypy

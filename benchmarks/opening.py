@@ -23,7 +23,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from pytest_glasshouse.guest.memory import Arena, Secret
+from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.guest.opener import Opened, map_file, open_package
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
@@ -55,7 +55,7 @@ class Bench:
         part = self.header.parts[self.index]
         body = memoryview(self.sealed.package)[self.header.body :]
         self.message = body[part.offset : part.offset + part.length]
-        self.key = Secret.take(bytes(bytearray(self.sealed.data_key.reveal())))
+        self.key = LockedSecret.take(bytes(bytearray(self.sealed.data_key.reveal())))
         self.ready = Arena(self.size)  # every page of it is there before anything is timed
         self.ready.wipe()
         self.hot = _Hot(self.size)
@@ -165,7 +165,7 @@ def _noise(size: int) -> bytes:
 
 def _in_an_arena_of_its_own(bench: Bench) -> Callable[[], None]:
     context, arena = bench.header.context(bench.index), Arena(bench.size)
-    key = Secret.take(bytes(bytearray(bench.sealed.data_key.reveal())))  # the parent's is not inherited
+    key = LockedSecret.take(bytes(bytearray(bench.sealed.data_key.reveal())))  # the parent's is not inherited
     return lambda: floe.decrypt_into(key.view, context, bench.message, arena.view)
 
 

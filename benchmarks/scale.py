@@ -25,7 +25,7 @@ from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import ALL, Finding
 from pytest_glasshouse.observation.outcome import AllocationFacts, Outcome
 from pytest_glasshouse.observation.results import LegResult, RoundResult
-from pytest_glasshouse.publish.writer import Published, publish
+from pytest_glasshouse.publish.writer import PublishedFiles, publish
 from pytest_glasshouse.render.markdown import markdown
 from pytest_glasshouse.render.page import page
 from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assemble
@@ -142,7 +142,7 @@ def stages(rows: int, directory: Path) -> dict[str, float]:
     return took
 
 
-def _publish(made: dict[str, Any], directory: Path, key: Ed25519PrivateKey) -> Published:
+def _publish(made: dict[str, Any], directory: Path, key: Ed25519PrivateKey) -> PublishedFiles:
     return publish(made, report=directory / "r.json", run_directory=directory / "r", key=key, derivation=DERIVATION)
 
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.agent.bytecode_cache import ByteCode
 from pytest_glasshouse.agent.covariate_sampler import Covariates
-from pytest_glasshouse.agent.idempotency import Reply, Sessions
+from pytest_glasshouse.agent.idempotency import AgentReply, Sessions
 from pytest_glasshouse.agent.installed_code import Baseline
 from pytest_glasshouse.agent.leg_process import LegRun
 from pytest_glasshouse.agent.memory_files import Store, sealed_copy
@@ -75,11 +75,11 @@ class Agent:
         self._store = Store()
         self._legs: dict[str, LegRun] = {}
         self._conductors: dict[str, Conductor] = {}
-        self._ops: dict[str, Callable[[dict[str, Json], bytearray], Reply]] = {
+        self._ops: dict[str, Callable[[dict[str, Json], bytearray], AgentReply]] = {
             name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
         }
 
-    def handle(self, request: dict[str, Json], payload: bytearray) -> Reply:
+    def handle(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """Answer one request, carried out once however often it comes; what is wrong with it is the answer."""
         if self._contact is not None:
             with contextlib.suppress(OSError):
@@ -89,7 +89,7 @@ class Agent:
         except ProtocolError as error:
             return {"error": "ProtocolError", "detail": printable(error, limit=DETAIL)}, b""
 
-    def _handle(self, request: dict[str, Json], payload: bytearray) -> Reply:
+    def _handle(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         op = request.get("op")
         if not isinstance(op, str) or op not in self._ops:
             return {"error": "ProtocolError", "detail": f"no operation {printable(op, limit=40)}"}, b""
@@ -98,7 +98,7 @@ class Agent:
         except (GlasshouseError, LookupError, TypeError, ValueError, OSError, AttributeError, ArithmeticError) as error:
             return {"error": type(error).__name__, "detail": printable(error, limit=DETAIL)}, b""
 
-    def on_hello(self, _request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_hello(self, _request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Who this is: machine, boot, agent nonce, attestation key, the archive it runs."""
         return {
             **self._machine,
@@ -108,12 +108,12 @@ class Agent:
             "archiveSha256": self._archive_sha256,
         }, b""
 
-    def on_enrol(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_enrol(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Prove possession of the attestation key for one grant."""
         proof = evidence.prove_enrolment(cast("str", request["grant"]), key=self._key)
         return {"ak": tokens.public_text(self._key.public_key()), "proof": proof}, b""
 
-    def on_lay(self, request: dict[str, Json], payload: bytearray) -> Reply:
+    def on_lay(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """Write one piece of a public file (a base model) below `models/`."""
         root = self._directory / "models"
         path = (root / cast("str", request["path"])).resolve()
@@ -126,7 +126,7 @@ class Agent:
             file.write(payload)
         return {}, b""
 
-    def on_put(self, request: dict[str, Json], payload: bytearray) -> Reply:
+    def on_put(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """Hold one piece of material in memory."""
         self._store.write(
             cast("str", request["name"]),
@@ -136,17 +136,17 @@ class Agent:
         )
         return {}, b""
 
-    def on_get(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_get(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Give back one piece of what a leg exported."""
         data, total = self._store.read(cast("str", request["name"]), offset=cast("int", request["offset"]), size=frames.CHUNK)
         return {"total": total}, data
 
-    def on_drop(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_drop(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Forget one item."""
         self._store.drop(cast("str", request["name"]))
         return {}, b""
 
-    def on_start(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_start(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Start one leg; a leg's id is used once. `round` names the interleaved round it belongs to, `role` its part there."""
         leg_id = cast("str", request["leg"])
         if leg_id in self._legs:
@@ -183,7 +183,7 @@ class Agent:
         run.start()
         return {"cursor": cursor}, b""
 
-    def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Prepare an interleaved round: its legs in the order they will start in, and whose each turn is."""
         name = cast("str", request["round"])
         if name in self._conductors:
@@ -202,21 +202,21 @@ class Agent:
         conductor.start()
         return {"cursor": cursor}, b""
 
-    def on_covariates(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_covariates(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """What was sampled since a time on the guest's monotonic clock."""
         return self._covariates.since(cast("int", request["since_ns"])), b""
 
-    def on_dismiss(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_dismiss(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """No more legs will come to an interleaved round: those that wait finish."""
         self._conductors[cast("str", request["round"])].dismiss()
         return {}, b""
 
-    def on_answer(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_answer(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Relay the server's answer to a leg."""
         self._leg(request).answer(cast("str", request["kind"]), cast("dict[str, Json]", request["body"]))
         return {}, b""
 
-    def on_kill(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_kill(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """End a leg at once; it has ended when this is answered."""
         leg = self._leg(request)
         leg.kill()
@@ -224,13 +224,13 @@ class Agent:
             raise ProtocolError(f"leg {request['leg']!r} was killed and has not ended")
         return {}, b""
 
-    def on_pull(self, request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_pull(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Spooled events from a cursor on; waits a little for the next one."""
         wait_s = min(cast("int", request["wait_ms"]) / 1000, _LONGEST_PULL_S)
         events = self._spool.since(cast("int", request["cursor"]), wait_s=wait_s)
         return {"events": cast("Json", events)}, b""
 
-    def on_farewell(self, _request: dict[str, Json], _payload: bytearray) -> Reply:
+    def on_shutdown(self, _request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Zeroize at once: kill every leg, remove what was written, and tell the pod's watchdog that all is over."""
         for leg in self._legs.values():
             leg.kill()

@@ -18,7 +18,7 @@ _PPID, _SESSION, _CUTIME, _CSTIME = 1, 3, 13, 14
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class ProcessStatus:
     """One process as /proc tells of it."""
 
     parent: int
@@ -26,7 +26,7 @@ class Status:
     reaped_ticks: int
 
 
-def processes(proc: Path = Path("/proc")) -> dict[int, Status]:
+def processes(proc: Path = Path("/proc")) -> dict[int, ProcessStatus]:
     """Every process there is to be seen."""
     found = {}
     for entry in proc.iterdir():
@@ -37,7 +37,7 @@ def processes(proc: Path = Path("/proc")) -> dict[int, Status]:
         except OSError:
             continue
         fields = text.rpartition(")")[2].split()
-        found[int(entry.name)] = Status(
+        found[int(entry.name)] = ProcessStatus(
             parent=int(fields[_PPID]),
             session=int(fields[_SESSION]),
             reaped_ticks=int(fields[_CUTIME]) + int(fields[_CSTIME]),
@@ -45,7 +45,7 @@ def processes(proc: Path = Path("/proc")) -> dict[int, Status]:
     return found
 
 
-def family(root: int, everyone: dict[int, Status]) -> set[int]:
+def family(root: int, everyone: dict[int, ProcessStatus]) -> set[int]:
     """`root`, its session, and all their descendants."""
     members = {pid for pid, status in everyone.items() if root in {pid, status.session}}
     grown = True
@@ -73,7 +73,7 @@ class Meter:
     """Identifiers of threads of this very process."""
     _seen: set[int] = field(default_factory=set)
 
-    def read_ns(self, everyone: dict[int, Status]) -> int:
+    def read_ns(self, everyone: dict[int, ProcessStatus]) -> int:
         """All of it up to now. A process that was this leg's once stays so, wherever it went."""
         self._seen = (self._seen & everyone.keys()) | family(self.root, everyone)
         own = sum(clock_ns(pid) for pid in self._seen)

@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.wire.canonical import Json
 
-Reply = tuple[dict[str, "Json"], bytes]
+AgentReply = tuple[dict[str, "Json"], bytes]
 
 #: Conversations remembered at once; the one that has been quiet longest is forgotten first.
 _MOST_SESSIONS = 64
 
 
-class _Session:
+class _ClientSession:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.number = 0
-        self.reply: Reply | None = None
+        self.reply: AgentReply | None = None
 
 
 class Sessions:
@@ -35,9 +35,9 @@ class Sessions:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._sessions: OrderedDict[str, _ClientSession] = OrderedDict()
 
-    def answer(self, request: dict[str, Json], carry_out: Callable[[], Reply]) -> Reply:
+    def answer(self, request: dict[str, Json], carry_out: Callable[[], AgentReply]) -> AgentReply:
         """Carry `request` out unless it was, and give its answer. One without a session is simply carried out.
 
         Raises `ProtocolError` for a number that is neither the last one nor the next.
@@ -56,9 +56,9 @@ class Sessions:
             session.number = number
             return session.reply
 
-    def _session(self, name: str) -> _Session:
+    def _session(self, name: str) -> _ClientSession:
         with self._lock:
-            session = self._sessions.setdefault(name, _Session())
+            session = self._sessions.setdefault(name, _ClientSession())
             self._sessions.move_to_end(name)
             while len(self._sessions) > _MOST_SESSIONS:
                 self._sessions.popitem(last=False)

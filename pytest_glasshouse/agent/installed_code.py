@@ -29,12 +29,6 @@ _NOT_HASHED = {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo
 _INTERPRETERS_OWN = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", "<frozen zipimport>"}
 
 
-
-
-
-
-
-
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """What one look at a leg gave: a digest per file, and the names of those that nothing accounts for."""
@@ -172,7 +166,3 @@ def _code_below(root: str) -> Iterator[str]:
     for folder, folders, files in os.walk(root):
         folders[:] = [name for name in folders if name not in _NOT_HASHED and not name.startswith("config-")]
         yield from (f"{folder}/{name}" for name in files if name.endswith((".py", ".so")))
-
-
-
-

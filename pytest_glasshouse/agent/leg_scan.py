@@ -20,7 +20,7 @@ from pytest_glasshouse.wire.fingerprints import Pattern, read_patterns
 from pytest_glasshouse.wire.shapes import Fields, Whole
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.agent.memory_scan import Found
+    from pytest_glasshouse.agent.memory_scan import ScanResult
     from pytest_glasshouse.agent.peer_credentials import Witnessed
     from pytest_glasshouse.wire.canonical import Json
 
@@ -39,7 +39,7 @@ class LegScan:
         self._salt = b""
         self._patterns: list[Pattern] = []
         self._control: set[int] = set()
-        self._looks: dict[str, Found] = {}
+        self._looks: dict[str, ScanResult] = {}
 
     def attach(self, connection: Witnessed, body: dict[str, Json], *, pid: int) -> None:
         """Take the leg's descriptors; they must be those of process `pid`, or a memory file it answers reads through."""

@@ -58,5 +58,5 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     from pytest_glasshouse.guest.leg_main import run_leg
 
-    # Without the interpreter's own farewell: nothing is left to flush, and the kernel takes the memory back at once.
+    # Without the interpreter's own clean-up: nothing is left to flush, and the kernel takes the memory back at once.
     os._exit(run_leg(options.control))

@@ -38,7 +38,7 @@ class Memory(Protocol):
 
 
 @dataclass(kw_only=True)
-class Found:
+class ScanResult:
     """What one scan found: copies by the pattern's place in the list, and how much was searched."""
 
     copies: Counter[int] = field(default_factory=Counter)
@@ -89,13 +89,13 @@ def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return joined
 
 
-def scan(memory: Memory, patterns: Sequence[Pattern], salt: bytes, *, until: Collection[int] = ()) -> Found:
+def scan(memory: Memory, patterns: Sequence[Pattern], salt: bytes, *, until: Collection[int] = ()) -> ScanResult:
     """Count the copies of every pattern in all of `memory`, at any alignment.
 
     With `until`, stop as soon as each of these patterns was found, and begin where arenas are likely, with the smallest
     mappings: a control asks whether, not how often.
     """
-    found = Found()
+    found = ScanResult()
     began = time.monotonic_ns()
     search = _Search(patterns, salt)
     try:
@@ -111,7 +111,7 @@ def scan(memory: Memory, patterns: Sequence[Pattern], salt: bytes, *, until: Col
         found.elapsed_ns = time.monotonic_ns() - began
 
 
-def _blocks(memory: Memory, start: int, end: int, buffer: memoryview, found: Found) -> Iterator[tuple[int, bool]]:
+def _blocks(memory: Memory, start: int, end: int, buffer: memoryview, found: ScanResult) -> Iterator[tuple[int, bool]]:
     """Fill `buffer` block by block, each behind the last bytes of the one before; bytes held, and whether a run ends."""
     carried, address = 0, start
     while address < end:

@@ -1,0 +1,1 @@
+"""The figures of a row, computed from what was observed of it."""

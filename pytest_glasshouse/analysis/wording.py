@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.overhead.verdict import Judgement
 
 
-
-
-
 def interpretation(judged: Judgement, *, overhead_pct: float, ci95: Interval | None, order: str) -> str:
     """One sentence for one row. Never shows a figure without its interval or the words `single sample`."""
     shown = figure_with_interval(overhead_pct, None if ci95 is None else (ci95.low, ci95.high))

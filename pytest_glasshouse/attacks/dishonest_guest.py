@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.workloads.segments import Segment
+    from pytest_glasshouse.workloads.segments import TrainedSegment
 
 #: How much of each segment's work is put off until the leg's clock has stopped.
 _PUT_OFF = 0.05
@@ -73,7 +73,7 @@ def _defer_cost() -> None:
     class Deferring(honest):  # type: ignore[misc, valid-type]
         """Hands what protection costs to a thread that works while the other leg is timed."""
 
-        def done(self, segment: Segment) -> None:
+        def done(self, segment: TrainedSegment) -> None:
             super().done(segment)
             threading.Thread(target=_hash_for, args=(round(segment.elapsed_ns * _PUT_OFF),)).start()
 

@@ -26,7 +26,7 @@ from pytest_glasshouse.channel.archive import build_archive, honest_main
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError
 from pytest_glasshouse.invariants import attestation_verified
-from pytest_glasshouse.legs.attestation import Trustees
+from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
@@ -89,7 +89,7 @@ class Box:
     extra: dict[str, bytes] = field(default_factory=dict)
     #: Called with the first process of the guest, as soon as it exists.
     on_spawned: Callable[[int], None] = lambda _pid: None
-    trustees: Trustees = field(default_factory=Trustees, init=False)
+    host_attestation: HostAttestation = field(default_factory=HostAttestation, init=False)
     sealed: list[Sealed] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -156,11 +156,11 @@ class Box:
         wishes = LegSettings(declared=row, run_id="tamper", seed=7, leg_timeout_s=_BOOT_S)
         allocation = Allocation(self._grant(), _Nobody(self), wishes, on_progress)
         before = self._released()
-        outcome = row.run(allocation, _Remembering(self.trustees, self.sealed), _NoRaw())
+        outcome = row.run(allocation, _Remembering(self.host_attestation, self.sealed), _NoRaw())
         return Played(observation=outcome.observation, released=self._released() - before)
 
     def _released(self) -> int:
-        return self.trustees.releases()
+        return self.host_attestation.releases()
 
     def _grant(self) -> Grant:
         hello = self._hello
@@ -177,7 +177,7 @@ class Box:
     def close(self) -> None:
         """End the guest and remove what was planted."""
         self._guest.kill()
-        self.trustees.close()
+        self.host_attestation.close()
         shutil.rmtree(self.directory, ignore_errors=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -210,8 +210,8 @@ class Boxes:
 class _Remembering(ProtectedRuntime):
     """Keeps what it sealed, so that an attack can look for it."""
 
-    def __init__(self, trustees: Trustees, kept: list[Sealed]) -> None:
-        super().__init__(trustees)
+    def __init__(self, host_attestation: HostAttestation, kept: list[Sealed]) -> None:
+        super().__init__(host_attestation)
         self._kept = kept
 
     def _seal(self, current: Round) -> Sealed:
@@ -236,7 +236,7 @@ class _Nobody:
     def play(self, grant: Grant, act: str) -> None:
         raise GlasshouseError(f"no fault is played here: {act} on {grant.allocation_id}")
 
-    def fate(self, grant: Grant) -> tuple[str, str]:
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:
         del grant
         return "", ""
 

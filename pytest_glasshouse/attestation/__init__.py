@@ -1,0 +1,1 @@
+"""The attestation server: it verifies evidence, and releases a key once."""

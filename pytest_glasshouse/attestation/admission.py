@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.messages import Message, need, text
 from pytest_glasshouse.errors import IntegrityError, RefusedError
@@ -47,7 +47,7 @@ class Package:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class AdmittedSession:
     """A session name, the key enrolled for it, and the grant it was enrolled under."""
 
     sub: str
@@ -65,7 +65,9 @@ class Run:
 class Admission:
     """Registrations and enrolments at the server whose key is named `server`. Its caller runs one call at a time."""
 
-    def __init__(self, *, owner: Ed25519PublicKey, server: str, ledger: Ledger, clock: Callable[[], int], caps: Caps) -> None:
+    def __init__(
+        self, *, owner: Ed25519PublicKey, server: str, ledger: ReleaseLedger, clock: Callable[[], int], caps: Caps
+    ) -> None:
         self._owner = owner
         self._server = server
         self._ledger = ledger
@@ -74,7 +76,7 @@ class Admission:
         self._sealing = X25519PrivateKey.generate()
         self.hpke_public = hpke_text(self._sealing.public_key())
         self.packages: dict[str, Package] = {}
-        self.runs: dict[str, Run] = {}
+        self.runs: dict[str, AdmittedSession] = {}
         self._registered_at: dict[str, int] = {}
 
     def published(self, server: Ed25519PublicKey) -> dict[str, Json]:
@@ -148,7 +150,7 @@ class Admission:
         # 2. The key proves that it was there when the grant was.
         ak = public_key(text(message, "ak"))
         check_enrolment(grant, text(message, "proof"), key=ak)
-        run = Run(
+        run = AdmittedSession(
             sub=str(claims["sub"]),
             run=str(claims["run"]),
             kid=thumbprint(ak),

@@ -24,7 +24,7 @@ NONE, AFFIRMING, WARNING, CONTRAINDICATED = "none", "affirming", "warning", "con
 _TIERS = (NONE, AFFIRMING, WARNING, CONTRAINDICATED)
 GPU_UNBOUND = "gpu-unbound"
 
-Claims = dict[str, Json]
+HardwareClaims = dict[str, Json]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Item:
 class Appraiser(Protocol):
     """Judges one kind of device."""
 
-    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, Claims]:
+    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, HardwareClaims]:
         """A tier, and what may be said about the device; a contraindicated one says its `reason`."""
         ...
 
@@ -50,13 +50,13 @@ class NvidiaAppraiser:
     def __init__(self, now: int) -> None:
         self._now = now
 
-    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, Claims]:
+    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, HardwareClaims]:
         try:
             return AFFIRMING, self._judge(item, nonce, cnf, policy)
         except (RefusedError, IntegrityError) as refusal:
             return CONTRAINDICATED, {"reason": refusal.reason, "detail": refusal.detail}
 
-    def _judge(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> Claims:
+    def _judge(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> HardwareClaims:
         references = policy.hardware.gpu if policy.hardware else None
         if references is None:
             raise RefusedError("hardware-unpinned", "the policy names no root for it")
@@ -89,16 +89,16 @@ def appraise_hardware(
     policy: Policy,
     now: int,
     appraisers: Mapping[str, Callable[[int], Appraiser]] = APPRAISERS,
-) -> dict[str, Claims]:
+) -> dict[str, HardwareClaims]:
     """The attestation result's submods about devices, when the worst of them is no worse than affirming.
 
     Raises `RefusedError` with the reason of the first that is worse. The caller has appraised everything else.
     """
     items = _read(claims["submods"]) if "submods" in claims else {}
-    found: dict[str, Claims] = {}
+    found: dict[str, HardwareClaims] = {}
     for name, item in items.items():
         judge = appraisers.get(item.type)
-        unknown: tuple[str, Claims] = (CONTRAINDICATED, {"reason": "hardware-unknown", "detail": item.type})
+        unknown: tuple[str, HardwareClaims] = (CONTRAINDICATED, {"reason": "hardware-unknown", "detail": item.type})
         status, said = judge(now).appraise(item, nonce, cnf, policy) if judge else unknown
         found[name] = {"ear_status": status, "type": item.type, **said}
     shown = {item.type for item in items.values()}
@@ -111,7 +111,7 @@ def appraise_hardware(
     return found
 
 
-def worst(submods: list[Claims]) -> str:
+def worst(submods: list[HardwareClaims]) -> str:
     """The tier that decides: the worst of them, affirming where there is none at all."""
     return max([AFFIRMING, *(str(said["ear_status"]) for said in submods)], key=_TIERS.index)
 
@@ -134,7 +134,7 @@ def _read(submods: Json) -> dict[str, Item]:
     return found
 
 
-def _unbind(found: dict[str, Claims]) -> None:
+def _unbind(found: dict[str, HardwareClaims]) -> None:
     """A GPU answers whoever reaches it, from whatever machine: good evidence of a GPU says nothing about where the key is."""
     if any(said["type"] in CPU_TEES and said["ear_status"] == AFFIRMING for said in found.values()):
         return

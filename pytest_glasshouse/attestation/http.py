@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.attestation.audit import Audit, AuditLine, no_audit
-from pytest_glasshouse.attestation.limits import Connections, Limits, Peers, Turns
+from pytest_glasshouse.attestation.limits import ConcurrencyLimit, Connections, Limits, Peers
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RefusedError
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
@@ -144,7 +144,7 @@ class _Server(ThreadingHTTPServer):
         self.keys = server.keys
         self.limits = limits
         self.audit = audit
-        self.turns = Turns(_AT_WORK)
+        self.turns = ConcurrencyLimit(_AT_WORK)
         self.peers = Peers(limits.rate_per_s)
         self.connections = Connections(limits)
         self._tls = tls

@@ -73,7 +73,7 @@ _COMPLETION = ", ".join(field.name for field in fields(Completion))
 _OUTSTANDING = "nonce, sub, run, manifest, released_at, deadline"
 
 
-class Ledger:
+class ReleaseLedger:
     """Events in the order they were recorded. Without a path it lasts as long as the process.
 
     When a `record_*` returns, it is on disk; when it raises, nothing may be done on its account. Its caller runs one call

@@ -98,7 +98,7 @@ class Peers:
         return "yes" if allowed else "still no" if refused else "no"
 
 
-class Turns:
+class ConcurrencyLimit:
     """How many messages are read and answered at once, and that no peer has more than half of them under way."""
 
     def __init__(self, most: int) -> None:

@@ -47,7 +47,7 @@ _VBIOS_BYTES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class SpdmMeasurements:
     """What a device said. `signed` is everything its signature covers."""
 
     nonce: bytes
@@ -68,7 +68,7 @@ class Measured:
         return ".".join(f"{raw[at]:02X}" for at in (3, 2, 1, 0, 4)) if len(raw) == _VBIOS_BYTES else ""
 
 
-def read_evidence(evidence: bytes) -> Measured:
+def read_evidence(evidence: bytes) -> SpdmMeasurements:
     """Request, response and signature, every byte accounted for. Raises `RefusedError`: `spdm-codes` or `spdm-format`."""
     need(len(evidence) > REQUEST.size + RESPONSE.size + SIGNATURE_BYTES, "spdm-format", "too short")
     # 1. The request: for all measurements, signed.
@@ -85,7 +85,7 @@ def read_evidence(evidence: bytes) -> Measured:
     size, rest = _split(rest, 2)
     opaque, signature = _split(rest, int.from_bytes(size, "little"))
     need(len(signature) == SIGNATURE_BYTES, "spdm-format", "signature's length")
-    return Measured(
+    return SpdmMeasurements(
         nonce=nonce,
         blocks=_blocks(record, count),
         opaque=_fields(opaque),
@@ -123,7 +123,7 @@ def _fields(opaque: bytes) -> dict[int, bytes]:
     return found
 
 
-def check_signature(measured: Measured, leaf: x509.Certificate) -> None:
+def check_signature(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
     """Refuse (`spdm-signature`) what the leaf's key did not sign."""
     key = leaf.public_key()
     need(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp384r1", "chain-key", "not ECDSA P-384")
@@ -138,7 +138,7 @@ def check_signature(measured: Measured, leaf: x509.Certificate) -> None:
     need(genuine, "spdm-signature")
 
 
-def check_firmware(measured: Measured, leaf: x509.Certificate) -> None:
+def check_firmware(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
     """Refuse (`fwid`) a device whose firmware is not the one its key was made for."""
     try:
         extension = leaf.extensions.get_extension_for_oid(FWID_EXTENSION).value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.attestation.messages import Message, need, shaped, text
 from pytest_glasshouse.owner.outstanding import LISTED, QUERY_LIFETIME_S, QUERY_SHAPE
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
@@ -16,7 +16,9 @@ from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING, TYP_QUERY
 from pytest_glasshouse.wire.tokens import sign, thumbprint, verify
 
 
-def answer(message: Message, *, owner: Ed25519PublicKey, signing: Ed25519PrivateKey, ledger: Ledger, now: int) -> dict[str, Json]:
+def answer(
+    message: Message, *, owner: Ed25519PublicKey, signing: Ed25519PrivateKey, ledger: ReleaseLedger, now: int
+) -> dict[str, Json]:
     """`{query}` -> `{outstanding}`. Raises `RefusedError` or `IntegrityError` for a question that is not the owner's."""
     # 1. Signed by the owner, for this server, lately.
     query = text(message, "query")
@@ -36,5 +38,3 @@ def answer(message: Message, *, owner: Ed25519PublicKey, signing: Ed25519Private
         "releases": [*found[:LISTED]],
     }
     return {"outstanding": sign(told, key=signing, typ=TYP_OUTSTANDING)}
-
-

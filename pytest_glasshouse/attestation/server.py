@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pytest_glasshouse.attestation import outstanding
-from pytest_glasshouse.attestation.admission import Admission, Run
+from pytest_glasshouse.attestation.admission import Admission, AdmittedSession
 from pytest_glasshouse.attestation.audit import Audit, AuditLine, Decision, name_digest, no_audit
 from pytest_glasshouse.attestation.hardware import appraise_hardware, worst
-from pytest_glasshouse.attestation.ledger import Completion, Ledger, Release
+from pytest_glasshouse.attestation.ledger import Completion, Release, ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.messages import Message, lines, need, shaped, text
 from pytest_glasshouse.attestation.verifier import Expected, appraise
@@ -54,11 +54,11 @@ _REMEMBERED_NS = 7 * 24 * 3600 * 1_000_000_000
 
 
 @dataclass(kw_only=True)
-class _Session:
+class _AttestationSession:
     """One nonce: open, then spent. What was released under it is in the ledger."""
 
     nonce: str
-    run: Run
+    run: AdmittedSession
     plan: str
     issued_at: int
     attempt: int
@@ -78,14 +78,14 @@ class AttestationServer:
         self,
         *,
         owner: Ed25519PublicKey,
-        ledger: Ledger | None = None,
+        ledger: ReleaseLedger | None = None,
         clock: Callable[[], int] = lambda: int(time.time()),
         random_bytes: Callable[[int], bytes] = os.urandom,
         signing: Ed25519PrivateKey | None = None,
         audit: Audit = no_audit,
         caps: Caps = Caps(),  # noqa: B008  (frozen)
     ) -> None:
-        self._ledger = Ledger() if ledger is None else ledger
+        self._ledger = ReleaseLedger() if ledger is None else ledger
         self._own_ledger = ledger is None
         self._audit = audit
         self._owner = owner
@@ -93,7 +93,7 @@ class AttestationServer:
         self._caps = caps
         self._random_bytes = random_bytes
         self._signing = Ed25519PrivateKey.generate() if signing is None else signing
-        self._sessions: dict[str, _Session] = {}
+        self._sessions: dict[str, _AttestationSession] = {}
         self._one_at_a_time = threading.Lock()
         self._about: dict[str, str] = {}
         self._overdue: set[str] = set()
@@ -215,7 +215,7 @@ class AttestationServer:
         need(nonce not in self._sessions, "internal", "randomness")
         # Rounds of one attempt are of one plan; an attempt of its own, in the same run too, has a plan of its own.
         attempt = self._ledger.attempt(subject=run.subject, row=run.row, run=f"{run.run}/{plan}")
-        self._sessions[nonce] = _Session(nonce=nonce, run=run, plan=plan, issued_at=now, attempt=attempt)
+        self._sessions[nonce] = _AttestationSession(nonce=nonce, run=run, plan=plan, issued_at=now, attempt=attempt)
         policy = run.package.policy
         asked: dict[str, Json] = {"hardware": list(policy.hardware.required)} if policy.hardware else {}
         return {"nonce": nonce, "issued_at": now, "expires_in": CHALLENGE_TTL_S, "policy": policy.sha256, **asked}
@@ -286,7 +286,7 @@ class AttestationServer:
         self._left_ns[session.nonce] = since_boot_ns()
         return {"result": result, "sealed": sealed}
 
-    def _session_of(self, claims: Message, kid: str, now: int) -> _Session:
+    def _session_of(self, claims: Message, kid: str, now: int) -> _AttestationSession:
         nonce = claims.get("eat_nonce")
         session = self._sessions.get(nonce) if isinstance(nonce, str) else None
         if session is None:
@@ -300,7 +300,9 @@ class AttestationServer:
         need(about is None or about is session.run, "nonce", "another session's")
         return session
 
-    def _result(self, session: _Session, claims: Message, evidence: str, now: int, devices: Mapping[str, dict[str, Json]]) -> str:
+    def _result(
+        self, session: _AttestationSession, claims: Message, evidence: str, now: int, devices: Mapping[str, dict[str, Json]]
+    ) -> str:
         submod: dict[str, Json] = {
             "ear_status": "affirming",
             **{name: claims[name] for name in ("manifest", "composite", "container")},

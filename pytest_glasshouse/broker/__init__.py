@@ -1,0 +1,1 @@
+"""The only room that creates and ends allocations: money, ledger, cleanup proof, reaper."""

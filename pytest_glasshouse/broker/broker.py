@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 from pytest_glasshouse.broker import pricing as money
 from pytest_glasshouse.broker.cleanup_proof import Ending
 from pytest_glasshouse.broker.creator import hello
-from pytest_glasshouse.broker.fleet import Allocation, BrokerOptions, Fleet
+from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
 from pytest_glasshouse.broker.limit_watch import Watch
 from pytest_glasshouse.broker.renter import Renter
 from pytest_glasshouse.broker.timing import Clock
@@ -33,7 +33,7 @@ from pytest_glasshouse.providers.listing import Listing, doubt_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.broker.connection import Road
+    from pytest_glasshouse.broker.connection import Connection
     from pytest_glasshouse.providers.base import Offer, Provider
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
@@ -61,13 +61,13 @@ class Broker:
         *,
         providers: Mapping[str, Provider] | None = None,
         clock: Clock | None = None,
-        road: Road | None = None,
+        connection: Connection | None = None,
         tell: Callable[[str, str], None] = lambda _name, _what: None,
         start_reaper: Callable[[], ReaperLike] | None = None,
     ) -> None:
         """`providers` are there already, by name; others are opened when a row wants them. `tell` hears how boots go on."""
         self._options = options
-        self._fleet = Fleet(options, providers=providers, clock=clock or Clock(), road=road)
+        self._fleet = Fleet(options, providers=providers, clock=clock or Clock(), connection=connection)
         self._fleet.tell = tell
         self._renter = Renter(self._fleet, tell=tell, before=self._prepare)
         self._creating: list[str] = []
@@ -77,7 +77,7 @@ class Broker:
         self._start_reaper = start_reaper or self._own_reaper
         self._reaper: ReaperLike | None = None
         if options.provider != "row":
-            self._fleet.road(self._fleet.provider(options.provider))
+            self._fleet.connection(self._fleet.provider(options.provider))
 
     # -- before the first grant
 
@@ -87,7 +87,7 @@ class Broker:
         Raises `ConfigurationError`, also where what a provider would give could not be reached from here.
         """
         for row in rows:
-            self._fleet.road(self._fleet.provider(self._where(row)))
+            self._fleet.connection(self._fleet.provider(self._where(row)))
         with self._fleet.changed:
             self._planned[worker] = tuple(rows)
 
@@ -195,7 +195,7 @@ class Broker:
         shown = [self._fleet.patiently(each, each.list) for each in asked]
         return Listing((one for each in shown for one in each), doubt="; ".join(filter(None, map(doubt_in, shown))))
 
-    def fate(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (each answer is found out at another place)
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (each answer is found out at another place)
         """What became of an allocation whose guest does not answer, in a word and a sentence.
 
         `ended` by this broker; `lost`, as the provider says; `unreachable` though the provider says that it runs; `unknown`
@@ -204,8 +204,8 @@ class Broker:
         allocation = self._of(grant)
         if allocation is None:
             return "", ""
-        if self._stopped or allocation.fate:
-            return "ended", self._stopped or allocation.fate
+        if self._stopped or allocation.loss_reason:
+            return "ended", self._stopped or allocation.loss_reason
         if not allocation.provider.rents:
             return "", ""
         try:
@@ -245,7 +245,7 @@ class Broker:
                 )
                 fleet.end_now(self._stopped)
         for each in list(fleet.allocations):
-            if not each.lease.over and not each.fate and now >= each.lease.deadline:
+            if not each.lease.over and not each.loss_reason and now >= each.lease.deadline:
                 fleet.end(each, "its total deadline is over; it was ended")
 
     def signal_end(self) -> None:
@@ -267,7 +267,7 @@ class Broker:
         ending = Ending(open_ones, providers=fleet.providers, timings=timings, clock=fleet.clock, ledger=fleet.ledger)
         verdicts = {verdict.lease.name: verdict for verdict in ending.prove()}
         for each in fleet.allocations:
-            fleet.road(each.provider).leave(each.lease)
+            fleet.connection(each.provider).leave(each.lease)
         told: list[dict[str, Json]] = []
         for each in fleet.allocations:
             if each.lease.void or not each.lease.intent_at:
@@ -287,7 +287,7 @@ class Broker:
         """What must not be published: where the guests are, keys, the providers' credentials."""
         fleet = self._fleet
         own = [each for provider in fleet.providers.values() for each in getattr(provider, "secrets", tuple)()]
-        reached = [each for provider in fleet.providers.values() for each in fleet.road(provider).secrets()]
+        reached = [each for provider in fleet.providers.values() for each in fleet.connection(provider).secrets()]
         return tuple(dict.fromkeys(each for each in [*own, *reached] if each))
 
     # -- inside
@@ -298,7 +298,7 @@ class Broker:
     def _rows(self) -> list[RowSpec]:
         return list({row.row_id: row for planned in self._planned.values() for row in planned}.values())
 
-    def _claim(self, key: str, grant_id: str) -> Allocation | None:
+    def _claim(self, key: str, grant_id: str) -> FleetMember | None:
         """Wait until nobody uses what `key` names; then an allocation that is ready, or the right to create one."""
         fleet = self._fleet
         shared = self._options.allocation == "shared"
@@ -319,7 +319,7 @@ class Broker:
                 found.grant_id = grant_id
             return found
 
-    def _free(self, allocation: Allocation) -> None:
+    def _free(self, allocation: FleetMember) -> None:
         with self._fleet.changed:
             allocation.grant_id = None
             self._fleet.changed.notify_all()
@@ -328,11 +328,11 @@ class Broker:
         if self._stopped:
             raise BudgetError(f"{self._stopped}; nothing more is granted")
 
-    def _of(self, grant: Grant) -> Allocation | None:
+    def _of(self, grant: Grant) -> FleetMember | None:
         return next((each for each in self._fleet.allocations if each.lease.name == grant.allocation_id), None)
 
     @contextlib.contextmanager
-    def _given_back_unless_granted(self, allocation: Allocation) -> Iterator[None]:
+    def _given_back_unless_granted(self, allocation: FleetMember) -> Iterator[None]:
         """Whatever goes wrong between the claim and the grant, an interrupt too: the next row does not wait for nobody."""
         try:
             yield
@@ -340,7 +340,7 @@ class Broker:
             self._free(allocation)
             raise
 
-    def _still_the_same(self, allocation: Allocation) -> bool:
+    def _still_the_same(self, allocation: FleetMember) -> bool:
         try:
             return hello(allocation, timeout_s=5.0)["agentNonce"] == allocation.hello["agentNonce"]
         except (GuestGoneError, ProtocolError):
@@ -362,7 +362,7 @@ class Broker:
         options = self._options
         return Reaper.start(self._fleet.ledger.path, timing=options.timing, allow_simulated=options.allow_simulated)
 
-    def _grant(self, allocation: Allocation) -> Grant:
+    def _grant(self, allocation: FleetMember) -> Grant:
         provider, greeting = allocation.provider, allocation.hello
         return Grant(
             grant_id=cast("str", allocation.grant_id),

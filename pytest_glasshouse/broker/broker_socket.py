@@ -84,8 +84,8 @@ class BrokerServer:
         elif op == "listing":
             # How a guest is reached stays in the controller: a worker needs to know only what is listed.
             return {"instances": [_listed(instance) for instance in self._broker.listing()]}
-        elif op == "fate":
-            return {"fate": list(self._broker.fate(Grant.from_json(body["grant"])))}
+        elif op == "loss-reason":
+            return {"loss-reason": list(self._broker.loss_reason(Grant.from_json(body["grant"])))}
         elif op == "play":
             self._broker.play(Grant.from_json(body["grant"]), body["act"])
         elif op == "event":
@@ -134,9 +134,9 @@ class BrokerClient:
         """See `Broker.play`."""
         self._ask("play", {"grant": grant.to_json(), "act": act})
 
-    def fate(self, grant: Grant) -> tuple[str, str]:
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:
         """See `Broker.fate`."""
-        kind, told = self._ask("fate", {"grant": grant.to_json()})["fate"]
+        kind, told = self._ask("loss-reason", {"grant": grant.to_json()})["loss-reason"]
         return str(kind), str(told)
 
     def event(self, body: dict[str, Any]) -> None:

@@ -16,20 +16,20 @@ from pytest_glasshouse.providers.listing import Listing, doubt_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from pytest_glasshouse.broker.lease_ledger import Ledger
+    from pytest_glasshouse.broker.lease_ledger import LeaseLedger
     from pytest_glasshouse.broker.timing import Clock, Timing
     from pytest_glasshouse.providers.base import Instance, Provider
     from pytest_glasshouse.providers.lease import Lease
 
-Status = Literal["proven", "leak", "unproven"]
+CleanupStatus = Literal["proven", "leak", "unproven"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class CleanupVerdict:
     """What is known of one lease, and how it is known."""
 
     lease: Lease
-    status: Status
+    status: CleanupStatus
     reason: str
     #: Whether looking again could tell no more.
     final: bool = False
@@ -44,7 +44,7 @@ class _Watched:
     clean_looks: int = 0
     clean_since: float = 0.0
     doubt: str = ""
-    verdict: Verdict | None = None
+    verdict: CleanupVerdict | None = None
 
 
 class Ending:
@@ -57,7 +57,7 @@ class Ending:
         providers: Mapping[str, Provider],
         timings: Mapping[str, Timing],
         clock: Clock,
-        ledger: Ledger | None,
+        ledger: LeaseLedger | None,
     ) -> None:
         self._providers = providers
         self._clock = clock
@@ -65,7 +65,7 @@ class Ending:
         self._pause_s = 0.0
         self._watched = [_Watched(lease=lease, timing=timings[lease.provider]) for lease in leases]
 
-    def prove(self, *, give_up: Callable[[], bool] = lambda: False) -> tuple[Verdict, ...]:
+    def prove(self, *, give_up: Callable[[], bool] = lambda: False) -> tuple[CleanupVerdict, ...]:
         """Look until everything is proven, or the time for it is over, or `give_up` says so; one verdict per lease."""
         began = self._clock.monotonic()
         dirty = 0
@@ -84,7 +84,7 @@ class Ending:
             self._look(self._providers[name], mine)
         return all(each.verdict for each in self._watched)
 
-    def verdicts(self) -> tuple[Verdict, ...]:
+    def verdicts(self) -> tuple[CleanupVerdict, ...]:
         """What is known now. What was not proven is a leak where it was last seen, and unproven where nobody could tell."""
         return tuple(each.verdict or _not_proven(each) for each in self._watched)
 
@@ -193,11 +193,11 @@ class Ending:
             reason = f"the listing showed it while it ran; {looked} show it no more"
         else:
             reason = "the listing never showed it while it ran, so its absence there shows nothing"
-            each.verdict = Verdict(lease=lease, status="unproven", reason=reason, final=True)
+            each.verdict = CleanupVerdict(lease=lease, status="unproven", reason=reason, final=True)
             return
         lease.gone_at = self._clock.wall()
         self._write("gone", lease)
-        each.verdict = Verdict(lease=lease, status="proven", reason=reason, final=True)
+        each.verdict = CleanupVerdict(lease=lease, status="proven", reason=reason, final=True)
 
     def _seen(self, lease: Lease) -> None:
         if not lease.seen_listed:
@@ -213,9 +213,9 @@ class Ending:
             self._ledger.write(step, name=lease.name, **fields)
 
 
-def _not_proven(each: _Watched) -> Verdict:
+def _not_proven(each: _Watched) -> CleanupVerdict:
     if each.alive:
         why = each.lease.problem or each.doubt or "its end was accepted, and it is still there"
-        return Verdict(lease=each.lease, status="leak", reason=f"still listed: {why}")
+        return CleanupVerdict(lease=each.lease, status="leak", reason=f"still listed: {why}")
     why = each.doubt or each.lease.problem or "not searched for long enough"
-    return Verdict(lease=each.lease, status="unproven", reason=why)
+    return CleanupVerdict(lease=each.lease, status="unproven", reason=why)

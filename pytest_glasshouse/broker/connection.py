@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.lease import Lease
 
 
-class Road(Protocol):
-    """Launches, roads and farewells of the guests of one run. Everything it keeps, it keeps in memory or mode 0700."""
+class Connection(Protocol):
+    """Launches, connections and shutdowns of the guests of one run. Everything it keeps, it keeps in memory or mode 0700."""
 
     def launch(self, lease: Lease, provider: Provider) -> Launch:
         """What is started under this lease's name. Keys are made here, one set per lease."""
@@ -30,7 +30,7 @@ class Road(Protocol):
         """
         ...
 
-    def farewell(self, lease: Lease) -> None:
+    def shut_down(self, lease: Lease) -> None:
         """Tell the guest to zeroize, without waiting for it: best effort, at most a second."""
         ...
 
@@ -62,7 +62,7 @@ class Nearby:
         self._addresses[lease.name] = access.path
         return access.path
 
-    def farewell(self, lease: Lease) -> None:
+    def shut_down(self, lease: Lease) -> None:
         """A guest of this machine ends with its pipe, and its legs with it."""
 
     def leave(self, lease: Lease) -> None:
@@ -73,7 +73,7 @@ class Nearby:
         return tuple(self._addresses.values())
 
 
-def farewell_quietly(road: Road, lease: Lease) -> None:
+def shut_down_quietly(connection: Connection, lease: Lease) -> None:
     """The end of the allocation does not wait for its guest's manners."""
     with contextlib.suppress(GlasshouseError, OSError):
-        road.farewell(lease)
+        connection.shut_down(lease)

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-    from pytest_glasshouse.broker.connection import Road
-    from pytest_glasshouse.broker.fleet import Allocation
-    from pytest_glasshouse.broker.lease_ledger import Ledger
+    from pytest_glasshouse.broker.connection import Connection
+    from pytest_glasshouse.broker.fleet import FleetMember
+    from pytest_glasshouse.broker.lease_ledger import LeaseLedger
     from pytest_glasshouse.broker.timing import Clock, Timing
     from pytest_glasshouse.providers.base import Instance
     from pytest_glasshouse.providers.lease import Lease
@@ -43,20 +43,20 @@ class Creator:
     """Creates and boots. `ending` stops every wait; `tell` hears how far a boot is."""
 
     clock: Clock
-    ledger: Ledger
-    road: Road
+    ledger: LeaseLedger
+    connection: Connection
     ending: threading.Event
     boot_timeout_s: float
     timing: Timing
-    tell: Callable[[Allocation, str], None]
+    tell: Callable[[FleetMember, str], None]
 
-    def create(self, allocation: Allocation) -> None:
+    def create(self, allocation: FleetMember) -> None:
         """Intent, one create call, and a search by name where its answer was lost.
 
         Raises what the provider raised (then nothing exists), or `AmbiguousCreateError` (then nobody knows).
         """
         lease, provider = allocation.lease, allocation.provider
-        launch = self.road.launch(lease, provider)
+        launch = self.connection.launch(lease, provider)
         lease.intent_at = self.clock.wall()
         try:
             self.ledger.intent(lease, base_url=str(getattr(provider, "base_url", "")))
@@ -87,7 +87,7 @@ class Creator:
                 lease.price_usd_per_hour = max(lease.price_usd_per_hour, instance.price_usd_per_hour)
             self.ledger.write("created", name=lease.name, instance=instance.instance_id)
 
-    def boot(self, allocation: Allocation) -> None:
+    def boot(self, allocation: FleetMember) -> None:
         """Wait until it can be reached, reach it, and compare its GPU with what was promised."""
         lease = allocation.lease
         instance = self._until_reachable(allocation)
@@ -96,7 +96,7 @@ class Creator:
         assert instance.access is not None  # noqa: S101  (what `_until_reachable` waits for)
         allocation.access = instance.access
         until = self.clock.monotonic() + self.timing.bootstrap_s
-        allocation.address = self.road.connect(lease, instance.access, timeout_s=self.timing.bootstrap_s)
+        allocation.address = self.connection.connect(lease, instance.access, timeout_s=self.timing.bootstrap_s)
         if not allocation.provider.rents:
             until = self.clock.monotonic() + self.boot_timeout_s
         allocation.hello = self._first_hello(allocation, until)
@@ -113,7 +113,7 @@ class Creator:
         if self.ending.is_set():
             raise InfrastructureError("the run is ending; nothing more is granted")
 
-    def note_listing(self, allocation: Allocation) -> Listing:
+    def note_listing(self, allocation: FleetMember) -> Listing:
         """The positive control: what the listing shows of this lease while it runs. A second instance ends them all."""
         lease = allocation.lease
         shown = allocation.provider.list()
@@ -136,7 +136,7 @@ class Creator:
             lease.instance_ids.add(instance_id)
             self.ledger.write("adopted", name=lease.name, instance=instance_id)
 
-    def _search(self, allocation: Allocation, lost: AmbiguousCreateError) -> str:
+    def _search(self, allocation: FleetMember, lost: AmbiguousCreateError) -> str:
         lease, doubt = allocation.lease, ""
         while True:
             try:
@@ -155,7 +155,7 @@ class Creator:
                     allocation_id=lease.name,
                 )
 
-    def _until_reachable(self, allocation: Allocation) -> Instance:
+    def _until_reachable(self, allocation: FleetMember) -> Instance:
         lease, limit = allocation.lease, self.boot_timeout_s
         until = self.clock.monotonic() + limit
         seen = "no answer"
@@ -183,7 +183,7 @@ class Creator:
                 raise self._too_late(allocation, f"expected it to run within {limit:g} s, saw {seen}")
             self.clock.until(self.ending, pause)
 
-    def _first_hello(self, allocation: Allocation, until: float) -> dict[str, Json]:
+    def _first_hello(self, allocation: FleetMember, until: float) -> dict[str, Json]:
         while True:
             self.refuse_when_ending()
             try:
@@ -194,21 +194,21 @@ class Creator:
                     raise self._too_late(allocation, f"expected its agent within {limit:g} s, saw no answer") from None
                 self.clock.until(self.ending, min(self.timing.poll_s, 0.5))
 
-    def _too_late(self, allocation: Allocation, what: str) -> BootTimeoutError:
+    def _too_late(self, allocation: FleetMember, what: str) -> BootTimeoutError:
         return BootTimeoutError(
             f"allocation {allocation.lease.name} did not boot: {what}{last_words(allocation)}. It was ended. "
             "Raise --glasshouse-boot-timeout or try again",
             allocation_id=allocation.lease.name,
         )
 
-    def _unreachable(self, allocation: Allocation, instance: Instance) -> ProviderError:
+    def _unreachable(self, allocation: FleetMember, instance: Instance) -> ProviderError:
         return ProviderError(
             f"allocation {allocation.lease.name} cannot be reached where its provider says that it is: {instance.unusable}. "
             "It was ended; try again, or another offer",
             allocation_id=allocation.lease.name,
         )
 
-    def _dead(self, allocation: Allocation, instance: Instance | None) -> InfrastructureError:
+    def _dead(self, allocation: FleetMember, instance: Instance | None) -> InfrastructureError:
         state = "is gone" if instance is None else f"is {instance.raw_state or instance.state}"
         detail = f" ({instance.detail})" if instance is not None and instance.detail else ""
         return InfrastructureError(
@@ -218,7 +218,7 @@ class Creator:
         )
 
 
-def hello(allocation: Allocation, *, timeout_s: float) -> dict[str, Json]:
+def hello(allocation: FleetMember, *, timeout_s: float) -> dict[str, Json]:
     """Ask the guest who it is. Raises `GuestGoneError`."""
     channel = GuestChannel(allocation.address, allocation_id=allocation.lease.name, timeout_s=timeout_s)
     try:
@@ -227,7 +227,7 @@ def hello(allocation: Allocation, *, timeout_s: float) -> dict[str, Json]:
         channel.close()
 
 
-def last_words(allocation: Allocation) -> str:
+def last_words(allocation: FleetMember) -> str:
     """The last line its guest printed, where the provider has it."""
     try:
         tail = allocation.provider.logs(allocation.instance_id).strip().splitlines()[-1:]

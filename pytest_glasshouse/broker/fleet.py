@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from pytest_glasshouse.broker.connection import farewell_quietly
-from pytest_glasshouse.broker.connection_of import road_for
-from pytest_glasshouse.broker.lease_ledger import LEDGER, Ledger
+from pytest_glasshouse.broker.connection import shut_down_quietly
+from pytest_glasshouse.broker.connection_of import connection_of
+from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
 from pytest_glasshouse.errors import GlasshouseError, NoCapacityError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.registry import open_provider
@@ -20,7 +20,7 @@ from pytest_glasshouse.providers.registry import open_provider
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_glasshouse.broker.connection import Road
+    from pytest_glasshouse.broker.connection import Connection
     from pytest_glasshouse.providers.base import Access, Offer, Provider
     from pytest_glasshouse.providers.lease import Lease
     from pytest_glasshouse.wire.canonical import Json
@@ -54,7 +54,7 @@ class BrokerOptions:
 
 
 @dataclass(kw_only=True)
-class Allocation:
+class FleetMember:
     """One lease and what the broker knows of its guest."""
 
     lease: Lease
@@ -69,7 +69,7 @@ class Allocation:
     gpu_model: str = ""
     grant_id: str | None = None
     #: Why it was ended before its time.
-    fate: str = ""
+    loss_reason: str = ""
 
     @property
     def instance_id(self) -> str:
@@ -79,26 +79,26 @@ class Allocation:
     @property
     def usable(self) -> bool:
         """Whether a row may still get it."""
-        return not (self.lease.over or self.lease.ended or self.fate)
+        return not (self.lease.over or self.lease.ended or self.loss_reason)
 
 
 class Fleet:
     """See the module. `changed` guards the list of allocations and who uses them; no call to a provider is made under it."""
 
     def __init__(
-        self, options: BrokerOptions, *, providers: Mapping[str, Provider] | None, clock: Clock, road: Road | None
+        self, options: BrokerOptions, *, providers: Mapping[str, Provider] | None, clock: Clock, connection: Connection | None
     ) -> None:
         self.options = options
         self.clock = clock
-        self.ledger = Ledger(options.run_dir / LEDGER, wall=clock.wall)
+        self.ledger = LeaseLedger(options.run_dir / LEDGER, wall=clock.wall)
         self.changed = threading.Condition()
         self.ending = threading.Event()
-        self.allocations: list[Allocation] = []
+        self.allocations: list[FleetMember] = []
         self.providers: dict[str, Provider] = dict(providers or {})
-        self._road = road
+        self._connection = connection
         #: Hears how far the boot of an allocation is: its name, and words.
         self.tell: Callable[[str, str], None] = lambda _name, _what: None
-        self._roads: dict[str, Road] = {}
+        self._connections: dict[str, Connection] = {}
 
     def provider(self, name: str) -> Provider:
         """The provider called `name`, opened when it is first wanted. Raises `ConfigurationError`."""
@@ -113,13 +113,13 @@ class Fleet:
         """How long things may take there."""
         return self.options.timing or timing_of(rents=provider.rents, simulated=provider.simulated, poll_s=provider.poll_s)
 
-    def road(self, provider: Provider) -> Road:
+    def connection(self, provider: Provider) -> Connection:
         """How its guests are reached."""
-        if provider.name not in self._roads:
-            self._roads[provider.name] = self._road or road_for(
+        if provider.name not in self._connections:
+            self._connections[provider.name] = self._connection or connection_of(
                 provider, image=self.options.image, boot_timeout_s=self.options.boot_timeout_s, tell=self.tell
             )
-        return self._roads[provider.name]
+        return self._connections[provider.name]
 
     def leases(self) -> list[Lease]:
         """Everything that was ever meant to exist."""
@@ -145,14 +145,14 @@ class Fleet:
                 say(f"{error}; asked again in {wait_s:g} s (try {attempt + 1} of {ASKED_AGAIN + 1})")
                 self.clock.until(self.ending, wait_s)
 
-    def end(self, allocation: Allocation, why: str) -> None:
+    def end(self, allocation: FleetMember, why: str) -> None:
         """Ask the guest to zeroize and the provider to end it, now. Proof comes later; what fails here is tried again there."""
         lease, provider = allocation.lease, allocation.provider
-        allocation.fate = allocation.fate or why
+        allocation.loss_reason = allocation.loss_reason or why
         if not lease.instance_ids or lease.over:
             return
         if provider.rents:
-            threading.Thread(target=farewell_quietly, args=(self.road(provider), lease), daemon=True).start()
+            threading.Thread(target=shut_down_quietly, args=(self.connection(provider), lease), daemon=True).start()
         if provider.rents and not lease.seen_listed:
             self._show(lease, provider)
         try:

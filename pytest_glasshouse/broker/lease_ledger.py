@@ -28,7 +28,7 @@ LEDGER = "ledger.jsonl"
 _LIMIT = 64 << 20
 
 
-class Ledger:
+class LeaseLedger:
     """Append-only; an intent is on disk when `intent` returns."""
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:

@@ -29,7 +29,7 @@ STEP_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class PriceLine:
     """What one allocation is planned to do: so many rows, so long, at this price."""
 
     provider: str
@@ -49,7 +49,7 @@ class Line:
 class Quote:
     """The price table of a run. Made before anything is rented; a row that no offer fits is in `without`."""
 
-    lines: tuple[Line, ...]
+    lines: tuple[PriceLine, ...]
     without: tuple[str, ...] = ()
 
     @property
@@ -81,7 +81,7 @@ def quote(priced: Sequence[tuple[RowSpec, Offer]], *, shared: bool, without: Seq
     for (provider, _, gpu_model), group in sorted(groups.items()):
         allocations = 1 if shared else len(group)
         lines.append(
-            Line(
+            PriceLine(
                 provider=provider,
                 gpu_model=gpu_model,
                 price_usd_per_hour=max(offer.price_usd_per_hour for _, offer in group),

@@ -1,4 +1,4 @@
-"""The way to rented guests: what each is started with, the SSH connection to it, and its farewell.
+"""The way to rented guests: what each is started with, the SSH connection to it, and its shutdown.
 
 One set of keys per lease, made before the launch and forgotten with the lease. Who asks the provider is the broker; what a
 provider is called, and where it answers, is all that is known of it here.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
-from pytest_glasshouse.channel.pod_launch import Keys, new_keys, pod_environment, pod_start
+from pytest_glasshouse.channel.pod_launch import PodKeys, new_keys, pod_environment, pod_start
 from pytest_glasshouse.channel.ssh_session import Reach
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.base import Launch
@@ -30,8 +30,8 @@ _PINNED = re.compile(r"[a-z0-9][A-Za-z0-9._/:-]*@sha256:[0-9a-f]{64}")
 _CONTACT_GRACE_S = 600.0
 
 
-class Elsewhere:
-    """Launches, connections and farewells of the rented guests of one run."""
+class RentedConnection:
+    """Launches, connections and shutdowns of the rented guests of one run."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Elsewhere:
         self._tell = tell
         self._wall = wall
         self._archive = archive
-        self._keys: dict[str, Keys] = {}
+        self._keys: dict[str, PodKeys] = {}
         self._reached: dict[str, Reach] = {}
         self._secrets: dict[str, None] = {}
 
@@ -72,7 +72,7 @@ class Elsewhere:
         return Launch(name=lease.name, image=self.image_for(provider), env=environment, start=pod_start())
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
-        """See `Road.connect`."""
+        """See `Connection.connect`."""
         if not isinstance(access, SshAccess):
             raise ConfigurationError(f"allocation {lease.name} is on this machine; expected one that is reached over SSH")
         reach = self._reached.get(lease.name)
@@ -82,14 +82,14 @@ class Elsewhere:
         self._remember(*reach.secrets())
         return path
 
-    def farewell(self, lease: Lease) -> None:
-        """See `Road.farewell`."""
+    def shut_down(self, lease: Lease) -> None:
+        """See `Connection.shut_down`."""
         reach = self._reached.get(lease.name)
         if reach is not None:
-            reach.farewell()
+            reach.shut_down()
 
     def leave(self, lease: Lease) -> None:
-        """See `Road.leave`."""
+        """See `Connection.leave`."""
         self._keys.pop(lease.name, None)
         reach = self._reached.pop(lease.name, None)
         if reach is not None:

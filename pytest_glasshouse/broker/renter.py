@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.broker import pricing as money
 from pytest_glasshouse.broker.creator import Creator
-from pytest_glasshouse.broker.fleet import ASKED_AGAIN, Allocation, Fleet
+from pytest_glasshouse.broker.fleet import ASKED_AGAIN, Fleet, FleetMember
 from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.errors import BudgetError, GlasshouseError, InfrastructureError, NoCapacityError, RateLimitedError
-from pytest_glasshouse.providers.lease import Lease, Named
+from pytest_glasshouse.providers.lease import Lease, ParsedName
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class Renter:
             )
         return affordable[:CANDIDATES]
 
-    def rent(self, provider: Provider, row: RowSpec, key: str) -> Allocation:
+    def rent(self, provider: Provider, row: RowSpec, key: str) -> FleetMember:
         """An allocation whose guest has answered. What went wrong after a create was ended before its error leaves here."""
         offers = self.offers(provider, row)
         self._before(provider)
@@ -71,7 +71,7 @@ class Renter:
                     return allocation
         raise last or InfrastructureError(f"{provider.name}: no offer was tried")
 
-    def _try(self, allocation: Allocation) -> None:
+    def _try(self, allocation: FleetMember) -> None:
         """Create and boot one."""
         creator = self._creator(allocation.provider)
         try:
@@ -92,7 +92,7 @@ class Renter:
         with self._fleet.changed:
             allocation.ready = True
 
-    def _named(self, provider: Provider, offer: Offer, key: str) -> Allocation:
+    def _named(self, provider: Provider, offer: Offer, key: str) -> FleetMember:
         """A name, a price and an absolute deadline, which is never later than what is left of the budget lasts."""
         fleet, options = self._fleet, self._fleet.options
         with fleet.changed:
@@ -108,9 +108,9 @@ class Renter:
                     )
                 lifetime_s = min(lifetime_s, left_s)
             lease.deadline = float(int(now + lifetime_s))
-            lease.name = str(Named(run_id=options.run_id, number=len(fleet.allocations) + 1, deadline=int(lease.deadline)))
+            lease.name = str(ParsedName(run_id=options.run_id, number=len(fleet.allocations) + 1, deadline=int(lease.deadline)))
             lease.intent_at = 0.0
-            allocation = Allocation(lease=lease, provider=provider, offer=offer, key=key)
+            allocation = FleetMember(lease=lease, provider=provider, offer=offer, key=key)
             fleet.allocations.append(allocation)
             return allocation
 
@@ -119,7 +119,7 @@ class Renter:
         return Creator(
             clock=fleet.clock,
             ledger=fleet.ledger,
-            road=fleet.road(provider),
+            connection=fleet.connection(provider),
             ending=fleet.ending,
             boot_timeout_s=BOOT_TIMEOUT_S.get(provider.name, 900.0) if limit is None else limit,
             timing=fleet.timing(provider),

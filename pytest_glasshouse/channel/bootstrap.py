@@ -24,7 +24,7 @@ from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, Integr
 from pytest_glasshouse.wire.canonical import parse_object, sha256_hex
 from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.printable import printable
-from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Text, Word, wrong
+from pytest_glasshouse.wire.shapes import Fields, Flag, Items, OneOf, Text, wrong
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -140,7 +140,7 @@ def _converse(
     code = (importlib.resources.files("pytest_glasshouse.channel") / "pod_install.py").read_bytes()
     talk.pour(b"%d\n" % len(code) + code)
     talk.say({"allocation": allocation, "packages": dict(needed), "python": list(pinned.PYTHON)})
-    missing = Items(of=Word(tuple(needed)), most=len(needed))
+    missing = Items(of=OneOf(tuple(needed)), most=len(needed))
     lacking = Fields({"running": Flag(), "python": _VERSION, "machine": _MACHINE, "missing": missing})
     for _ in range(_MOST_WORDS):
         heard = talk.hear()
@@ -152,7 +152,7 @@ def _converse(
             Fields({"need": Fields({"running": Flag()}) if running else lacking}).check(heard, "install")
             _send_files(talk, heard["need"], archive, fetch=fetch, tell=tell)
         elif "phase" in heard:
-            Fields({"phase": Word(tuple(_PHASES))}).check(heard, "install")
+            Fields({"phase": OneOf(tuple(_PHASES))}).check(heard, "install")
             tell(_PHASES[heard["phase"]])
         else:
             Fields({"ready": Fields({"socket": _SOCKET})}).check(heard, "install")

@@ -217,7 +217,7 @@ class GuestChannel:
         frames.send(connection, message, payload, deadline=deadline)
         try:
             received = frames.receive(
-                connection if message["op"] == "get" else _Counted(connection, self._allowance), deadline=deadline
+                connection if message["op"] == "get" else _CountedSocket(connection, self._allowance), deadline=deadline
             )
         except FrameCutError as error:
             raise ConnectionError(str(error)) from None
@@ -249,7 +249,7 @@ class GuestChannel:
         return GuestGoneError(f"guest of allocation {self._allocation_id} is gone ({why})", allocation_id=self._allocation_id)
 
 
-class _Counted:
+class _CountedSocket:
     """A socket that is read on somebody's allowance."""
 
     def __init__(self, connection: socket.socket, allowance: Allowance) -> None:

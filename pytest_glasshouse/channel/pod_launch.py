@@ -25,7 +25,7 @@ _START = f"import os,base64,zlib;exec(zlib.decompress(base64.b64decode(os.enviro
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keys:
+class PodKeys:
     """The run's SSH keys for one allocation, in OpenSSH's text forms. `repr` shows the public halves."""
 
     client_private: str = field(repr=False)
@@ -34,14 +34,14 @@ class Keys:
     host_public: str
 
 
-def new_keys() -> Keys:
+def new_keys() -> PodKeys:
     """Two Ed25519 key pairs: one to come in with, one to be recognised by."""
     client, host = _pair(), _pair()
-    return Keys(client_private=client[0], client_public=client[1], host_private=host[0], host_public=host[1])
+    return PodKeys(client_private=client[0], client_public=client[1], host_private=host[0], host_public=host[1])
 
 
 def pod_environment(
-    keys: Keys,
+    keys: PodKeys,
     *,
     deadline: float,
     contact_by: float,

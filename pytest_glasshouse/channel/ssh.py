@@ -25,7 +25,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_glasshouse.channel.pod_launch import Keys
+    from pytest_glasshouse.channel.pod_launch import PodKeys
 
 #: What the guest is called in every command line.
 ALIAS = "guest"
@@ -93,7 +93,7 @@ def ssh_client() -> str:
 class Doorway:
     """The files with which one guest is reached, in a directory of their own whose path fits a socket and needs no quoting."""
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: PodKeys) -> None:
         self.directory = short_directory("ghs-")
         self.socket = self.directory / "agent.sock"
         self._write("client_key", keys.client_private)

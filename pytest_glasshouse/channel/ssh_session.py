@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.channel.access import SshAccess
-    from pytest_glasshouse.channel.pod_launch import Keys
+    from pytest_glasshouse.channel.pod_launch import PodKeys
 
 _HELLO_S = 10.0
 _AGAIN_S = 0.5
@@ -30,7 +30,7 @@ _HEARTBEAT_S = 20.0
 class Reach:
     """The way to one guest. Safe to close twice; `secrets` must never be published."""
 
-    def __init__(self, keys: Keys, *, allocation: str, archive: bytes) -> None:
+    def __init__(self, keys: PodKeys, *, allocation: str, archive: bytes) -> None:
         self._doorway = Doorway(keys)
         self._allocation = allocation
         self._archive = archive
@@ -66,12 +66,12 @@ class Reach:
             self._heart.start()
         return path
 
-    def farewell(self) -> None:
+    def shut_down(self) -> None:
         """Have the guest kill its legs and wipe its directory now, and its watchdog end the instance. At most a few seconds."""
         with contextlib.suppress(GlasshouseError, OSError):
             channel = GuestChannel(str(self._doorway.socket), allocation_id=self._allocation, timeout_s=1.0)
             try:
-                channel.request("farewell")
+                channel.request("shutdown")
             finally:
                 channel.close()
 

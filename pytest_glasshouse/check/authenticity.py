@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.check.signatures import LISTS, Keys, enrolled_keys, round_gaps
+from pytest_glasshouse.check.signatures import LISTS, SigningKeys, enrolled_keys, round_gaps
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.observation.reading import observed_rounds
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
@@ -96,11 +96,11 @@ def witnessed(document: Mapping[str, Any], trust: Trust) -> bool:
     return seen and agents <= enrolled_keys(document, trust.witnesses - parties)
 
 
-def _trusted(observation: Mapping[str, Any], trust: Trust, enrolled: frozenset[str]) -> Keys:
+def _trusted(observation: Mapping[str, Any], trust: Trust, enrolled: frozenset[str]) -> SigningKeys:
     named = {name: _key_of(observation, name) for name in ("server", "owner")}
     if not set(named.values()) <= trust.keys:
         raise IntegrityError("keys", "the server's or the owner's key is not one given with --trust")
-    return Keys(server=public_key(named["server"]), owner=public_key(named["owner"]), enrolled=enrolled)
+    return SigningKeys(server=public_key(named["server"]), owner=public_key(named["owner"]), enrolled=enrolled)
 
 
 def _key_of(observation: Mapping[str, Any], name: str) -> str:

@@ -28,7 +28,7 @@ _MACHINE = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class ComparedRow:
     """One row in both reports. `unlike` says in what the machines differ; empty where they do not."""
 
     row_id: str
@@ -43,7 +43,7 @@ class Pair:
 class Compared:
     """The rows of both reports, and those that only one of them measured."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ComparedRow, ...]
     only_before: tuple[str, ...]
     only_after: tuple[str, ...]
 
@@ -58,13 +58,13 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Compared:
     )
 
 
-def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> Pair:
+def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> ComparedRow:
     differing = [
         f"{word} {before.get(field)!s} and {after.get(field)!s}"
         for field, word in _MACHINE.items()
         if before.get(field) != after.get(field)
     ]
-    return Pair(
+    return ComparedRow(
         row_id=before["rowId"],
         name=before["name"],
         before=before,

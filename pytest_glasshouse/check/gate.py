@@ -63,7 +63,7 @@ class GatePolicy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objection:
+class GateObjection:
     """One thing the gate holds against the report. `undecided`: more rounds could still decide it."""
 
     path: str
@@ -79,7 +79,7 @@ class Gated:
     """The ruling, everything held against the report, and how many rows were judged."""
 
     ruling: Ruling
-    objections: tuple[Objection, ...]
+    objections: tuple[GateObjection, ...]
     judged: int
     selected: int
     level: Level
@@ -99,7 +99,7 @@ def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, n
     judged = [(place, row) for place, row in enumerate(document["rows"]) if counts(row)]
     # What was not measured stands before what is missing because of it: the first objection is the cause.
     objections = [
-        *(Objection(path=fault.path, text=fault.text) for fault in checked.faults),
+        *(GateObjection(path=fault.path, text=fault.text) for fault in checked.faults),
         *_excluded(document),
         *_dry(document),
         *_missing(document, policy),
@@ -117,7 +117,7 @@ def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, n
     )
 
 
-def _ruling(document: Mapping[str, Any], checked: Checked, objections: Sequence[Objection], judged: Sequence[Any]) -> Ruling:
+def _ruling(document: Mapping[str, Any], checked: Checked, objections: Sequence[GateObjection], judged: Sequence[Any]) -> Ruling:
     broken = not checked.sound or any(each["outcome"] == "failed" for each in document["excludedResults"])
     if not judged and not broken and not document["summary"]["outstandingReleases"]:
         return Ruling.NOTHING
@@ -126,33 +126,33 @@ def _ruling(document: Mapping[str, Any], checked: Checked, objections: Sequence[
     return Ruling.INCONCLUSIVE if all(each.undecided for each in objections) else Ruling.FAILED
 
 
-def _level(checked: Checked, policy: GatePolicy) -> Iterator[Objection]:
+def _level(checked: Checked, policy: GatePolicy) -> Iterator[GateObjection]:
     if checked.sound and checked.level.height < policy.level.height:
         why = checked.missing[0] if checked.missing else "nothing more is shown"
-        yield Objection(path="$", text=f"it is {checked.level.value}, and {policy.level.value} was required: {why}")
+        yield GateObjection(path="$", text=f"it is {checked.level.value}, and {policy.level.value} was required: {why}")
 
 
-def _whole(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> Iterator[Objection]:
+def _whole(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> Iterator[GateObjection]:
     summary, subject = document["summary"], document["subject"]
     for place, each in enumerate(summary["outstandingReleases"]):
         text = f"a key went out for {each['sub']} and its exit evidence did not come back"
-        yield Objection(path=f"$.summary.outstandingReleases[{place}]", text=text)
+        yield GateObjection(path=f"$.summary.outstandingReleases[{place}]", text=text)
     if document["cleanup"]["status"] != "proven":
-        yield Objection(
+        yield GateObjection(
             path="$.cleanup.status", text=f"cleanup is {document['cleanup']['status']}: an allocation may still exist"
         )
     for place, case in enumerate(document["tamper"]):
         if not case["passed"]:
-            yield Objection(path=f"$.tamper[{place}]", text=f"tamper case {case['name']} was not refused as expected")
+            yield GateObjection(path=f"$.tamper[{place}]", text=f"tamper case {case['name']} was not refused as expected")
     lower = summary["lifecycle"]["lower95"]
     if policy.min_lifecycle is not None and (lower is None or lower < policy.min_lifecycle):
         seen = "nothing was begun" if lower is None else f"at least {lower:.3f}"
-        yield Objection(
+        yield GateObjection(
             path="$.summary.lifecycle.lower95", text=f"{seen} of lifecycles held; {policy.min_lifecycle:g} was required"
         )
     revision = document["methodology"].get("invariantsRevision", 1)
     if revision < newest() and not policy.allow_lenient_policy:
-        yield Objection(
+        yield GateObjection(
             path="$.methodology.invariantsRevision",
             text=f"revision {revision} of the invariants judged it, which asks less than revision {newest()}; run the rows again",
         )
@@ -161,48 +161,50 @@ def _whole(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> It
         yield from _age(document["createdAt"], policy.max_age_h, now)
 
 
-def _subject(subject: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
+def _subject(subject: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
     if subject["dirty"] and not policy.allow_dirty:
-        yield Objection(
+        yield GateObjection(
             path="$.subject.dirty",
             text="the tree had changes, or test files that ran, that no commit names; commit them and run again",
         )
     commit = subject["gitCommit"]
     if commit is not None and subject["dirty"] is None and not policy.allow_dirty:
-        yield Objection(path="$.subject.dirty", text="whether the tree had changes is not known: git did not answer; run again")
+        yield GateObjection(
+            path="$.subject.dirty", text="whether the tree had changes is not known: git did not answer; run again"
+        )
     if policy.commit is not None and not _same_commit(policy.commit, commit):
         seen = "no commit" if commit is None else f"commit {commit[:12]}"
-        yield Objection(path="$.subject.gitCommit", text=f"the report judges {seen}, not {policy.commit[:12]}")
+        yield GateObjection(path="$.subject.gitCommit", text=f"the report judges {seen}, not {policy.commit[:12]}")
     digest = subject["wheelSha256"]
     if policy.subject_sha256 is not None and digest != policy.subject_sha256:
         seen = "no file" if digest is None else f"a file with digest {digest[:16]}"
-        yield Objection(path="$.subject.wheelSha256", text=f"the report judges {seen}, not {policy.subject_sha256[:16]}")
+        yield GateObjection(path="$.subject.wheelSha256", text=f"the report judges {seen}, not {policy.subject_sha256[:16]}")
 
 
 def _same_commit(wanted: str, seen: str | None) -> bool:
     return seen is not None and len(wanted) >= _SHORT_COMMIT and seen.startswith(wanted.lower())
 
 
-def _age(created_at: str, max_age_h: float, now: datetime) -> Iterator[Objection]:
+def _age(created_at: str, max_age_h: float, now: datetime) -> Iterator[GateObjection]:
     age_s = (now - datetime.fromisoformat(created_at).astimezone(UTC)).total_seconds()
     if age_s > max_age_h * 3600:
-        yield Objection(path="$.createdAt", text=f"it is {age_s / 3600:.1f} h old; at most {max_age_h:g} h were allowed")
+        yield GateObjection(path="$.createdAt", text=f"it is {age_s / 3600:.1f} h old; at most {max_age_h:g} h were allowed")
     elif age_s < -AHEAD_S:
-        yield Objection(path="$.createdAt", text=f"it is from {-age_s / 3600:.1f} h in the future; compare the clocks")
+        yield GateObjection(path="$.createdAt", text=f"it is from {-age_s / 3600:.1f} h in the future; compare the clocks")
 
 
-def _excluded(document: Mapping[str, Any]) -> Iterator[Objection]:
+def _excluded(document: Mapping[str, Any]) -> Iterator[GateObjection]:
     for place, each in enumerate(document["excludedResults"]):
         text = f"{each['name']} ({each['order']}) was not measured: {each['outcome']}: {each['reason']}"
-        yield Objection(path=f"$.excludedResults[{place}]", text=text)
+        yield GateObjection(path=f"$.excludedResults[{place}]", text=text)
 
 
-def _dry(document: Mapping[str, Any]) -> Iterator[Objection]:
+def _dry(document: Mapping[str, Any]) -> Iterator[GateObjection]:
     for place, row in enumerate(document["rows"]):
         if not counts(row):
             named = row["namedGpuModel"]
             about = "any GPU" if named is None else f"the {named} it names"
-            yield Objection(path=f"$.rows[{place}]", text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
+            yield GateObjection(path=f"$.rows[{place}]", text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
 
 
 def _instead(row: Mapping[str, Any]) -> str:
@@ -210,9 +212,9 @@ def _instead(row: Mapping[str, Any]) -> str:
     return "a dry run" if row["dryRun"] else "simulated" if row["simulated"] else f"measured on {row['gpuModel']}"
 
 
-def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
+def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
     if not document["rows"] and not document["excludedResults"]:
-        yield Objection(path="$.rows", text="the report has no row")
+        yield GateObjection(path="$.rows", text="the report has no row")
     for pattern in policy.rows:
         rows = [row for row in document["rows"] if _matches(row, pattern)]
         if any(counts(row) for row in rows):
@@ -223,44 +225,46 @@ def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[Object
             text = f"{pattern!r} is required and matched only by {'; '.join(dict.fromkeys(instead))}"
         else:
             text = f"no row matches {pattern!r}, which is required"
-        yield Objection(path="$.rows", text=text)
+        yield GateObjection(path="$.rows", text=text)
 
 
 def _matches(row: Mapping[str, Any], pattern: str) -> bool:
     return any(fnmatchcase(row[name], pattern) for name in ("name", "rowId"))
 
 
-def _tried_again(document: Mapping[str, Any]) -> Iterator[Objection]:
+def _tried_again(document: Mapping[str, Any]) -> Iterator[GateObjection]:
     """No report lets anything through whose rows were tried until something came out, whatever the policy asks for."""
     for name in ("rows", "nullRows", "excludedResults"):
         for place, row in enumerate(document[name]):
             if told := shown(row):
-                yield Objection(path=f"$.{name}[{place}].attempts", text=f"{titled(row)} needed more than one attempt: {told}")
+                yield GateObjection(
+                    path=f"$.{name}[{place}].attempts", text=f"{titled(row)} needed more than one attempt: {told}"
+                )
 
 
-def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
+def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
     if implausible(row):
         text = f"{row['name']}: {Verdict.IMPLAUSIBLE_NEGATIVE.value}: {row['verdictReason']}"
-        yield Objection(path=f"{path}.verdict", text=text)
+        yield GateObjection(path=f"{path}.verdict", text=text)
     if policy.publishable and not row["publishable"]:
         because = "; ".join(row["unpublishableBecause"])
-        yield Objection(path=f"{path}.publishable", text=f"{row['name']} is not publishable: {because}")
+        yield GateObjection(path=f"{path}.publishable", text=f"{row['name']} is not publishable: {because}")
     measured = len(row["roundFigures"])  # those of an extension too
     if policy.min_rounds is not None and measured < policy.min_rounds:
         text = f"{row['name']} has {measured} round(s); at least {policy.min_rounds} were required"
-        yield Objection(path=f"{path}.rounds", text=text)
+        yield GateObjection(path=f"{path}.rounds", text=text)
     if not policy.allow_lenient_policy:
-        yield from (Objection(path=path, text=f"{row['name']}: {why}") for why in row_lenient(row))
+        yield from (GateObjection(path=path, text=f"{row['name']}: {why}") for why in row_lenient(row))
     yield from _overhead(path, row, policy)
 
 
-def _overhead(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Objection]:
+def _overhead(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
     # A limit that the run was given stays a limit: the gate may ask for a stricter or a milder one, not for none.
     limit = limit_of(row, policy.max_overhead_pct)
     if limit is None or limit.passed:
         return
     shown = "no bound" if limit.upper95_pct is None else f"upper bound {limit.upper95_pct:+.2f} %"
-    yield Objection(
+    yield GateObjection(
         path=f"{path}.overheadPct",
         text=f"{row['name']}: {limit.verdict.value} of {limit.limit_pct:g} %: {limit.reason} ({shown})",
         undecided=limit.verdict is LimitVerdict.INCONCLUSIVE and not implausible(row),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class HistoryEntry:
     """One row in one report."""
 
     created_at: str
@@ -31,19 +31,19 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class History:
+class RowHistory:
     """Every row found, oldest first, and each file that was left out with the reason."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[HistoryEntry, ...]
     left_out: tuple[tuple[str, str], ...]
     """Path below the directory, and why."""
     others: int = 0
     """JSON files that are no report and do not look like one."""
 
 
-def history(directory: Path, *, pattern: str = "*", derivation: Derivation | None = None) -> History:
+def history(directory: Path, *, pattern: str = "*", derivation: Derivation | None = None) -> RowHistory:
     """Read every report and bundle below `directory`, outside virtual environments. A run that is there as both counts once."""
-    entries: list[Entry] = []
+    entries: list[HistoryEntry] = []
     left_out: list[tuple[str, str]] = []
     seen: set[str] = set()
     others = 0
@@ -74,7 +74,7 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
         seen.add(document["runId"])
         entries += [_entry(document, row) for row in document["rows"] if fnmatchcase(row["name"], pattern)]
     entries.sort(key=lambda each: (each.created_at, each.run_id))
-    return History(entries=tuple(entries), left_out=tuple(left_out), others=others)
+    return RowHistory(entries=tuple(entries), left_out=tuple(left_out), others=others)
 
 
 def _is_none(data: bytes) -> bool:
@@ -86,13 +86,15 @@ def _is_none(data: bytes) -> bool:
     return not may_be_results(document)
 
 
-def _entry(document: Mapping[str, Any], row: Mapping[str, Any]) -> Entry:
-    return Entry(created_at=document["createdAt"], run_id=document["runId"], commit=document["subject"]["gitCommit"], row=row)
+def _entry(document: Mapping[str, Any], row: Mapping[str, Any]) -> HistoryEntry:
+    return HistoryEntry(
+        created_at=document["createdAt"], run_id=document["runId"], commit=document["subject"]["gitCommit"], row=row
+    )
 
 
-def lines(found: History) -> Iterator[str]:
+def lines(found: RowHistory) -> Iterator[str]:
     """One block per row and machine, one line per report."""
-    groups: dict[tuple[str, str], list[Entry]] = {}
+    groups: dict[tuple[str, str], list[HistoryEntry]] = {}
     for entry in found.entries:
         groups.setdefault((entry.row["rowId"], entry.row["gpuModel"]), []).append(entry)
     for (_, gpu), entries in groups.items():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Kind:
+class PooledKind:
     """What rounds must have in common to be pooled. `gpu_model` is what ran, and is named only by a pool that may."""
 
     workload: str
@@ -45,7 +45,7 @@ class Kind:
 class Group:
     """The log ratios of one kind by allocation: of all completed rounds, and of qualifying rows."""
 
-    kind: Kind
+    kind: PooledKind
     completed: dict[str, list[float]] = field(default_factory=dict)
     qualifying: dict[str, list[float]] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ def groups(documents: Sequence[Mapping[str, Any]], *, derive: Derive | None = No
         from pytest_glasshouse.observation.results import results
 
         derive = results
-    found: dict[Kind, Group] = {}
+    found: dict[PooledKind, Group] = {}
     seen: set[tuple[str, str]] = set()
     for document in documents:
         for row in (*document["rows"], *document["excludedResults"]):
@@ -106,8 +106,8 @@ def _shown(found: Pooled | None, given: Mapping[str, Sequence[float]]) -> str:
     )
 
 
-def _kind(row: Mapping[str, Any]) -> Kind:
-    return Kind(
+def _kind(row: Mapping[str, Any]) -> PooledKind:
+    return PooledKind(
         workload=row["workload"],
         model=row["modelId"] or "",
         gpu_model=row["gpuModel"] or "",

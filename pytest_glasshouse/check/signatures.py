@@ -45,7 +45,7 @@ _OF_ITS_PLACE = {"same allocation"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keys:
+class SigningKeys:
     """The trusted keys one row names, and the guests' keys that a trusted server affirmed somewhere in the report."""
 
     server: Ed25519PublicKey
@@ -53,7 +53,9 @@ class Keys:
     enrolled: AbstractSet[str]
 
 
-def round_gaps(name: str, record: Mapping[str, Any], observed: Mapping[str, Any], keys: Keys, *, revision: int) -> Iterator[str]:
+def round_gaps(
+    name: str, record: Mapping[str, Any], observed: Mapping[str, Any], keys: SigningKeys, *, revision: int
+) -> Iterator[str]:
     """What of one round's tokens is not signed as it must be. Raises `IntegrityError`, `KeyError` or `TypeError` for more of it.
 
     `name` is the list the record is in. Of a measured or a null row every token must be there; of an excluded one those that are.
@@ -128,7 +130,7 @@ def _other_than_vouched(
             yield f"its {field} is not this run's, row's and round's"
 
 
-def _affirmed(protected: Mapping[str, Any], keys: Keys, *, whole: bool, excused: bool) -> Iterator[str]:
+def _affirmed(protected: Mapping[str, Any], keys: SigningKeys, *, whole: bool, excused: bool) -> Iterator[str]:
     """1. What owner and server signed; 2. that the server signed for the guest's own tokens; 3. that those are the guest's."""
     told: dict[str, Any] = {}
     for key, tokens in ((keys.owner, _OF_THE_OWNER), (keys.server, _OF_THE_SERVER)):
@@ -162,7 +164,7 @@ def _genuine(protected: Mapping[str, Any], *, whole: bool) -> None:
         verify(protected["exit"], key=agent, typ=TYP_EXIT)
 
 
-def _vouched(observed: Mapping[str, Any], keys: Keys, revision: int) -> Iterator[str]:
+def _vouched(observed: Mapping[str, Any], keys: SigningKeys, revision: int) -> Iterator[str]:
     """No server enrols a null row's agent: the owner says whose key it is; before it did, another row's evidence had to."""
     for guest in observed["guest"]:
         if "vouched" in guest:

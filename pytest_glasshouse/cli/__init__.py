@@ -1,0 +1,1 @@
+"""The `glasshouse` command, one module a command."""

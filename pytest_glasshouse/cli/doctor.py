@@ -35,7 +35,7 @@ Nothing is rented or changed. Exit 0 when nothing is missing, 1 otherwise.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class DoctorLine:
     """One thing that was looked at. `warn` is worth knowing and stops nothing."""
 
     mark: Literal["ok", "warn", "FAIL"]
@@ -73,7 +73,7 @@ def _rents(name: str) -> bool:
     return name in RENTING
 
 
-def _here(name: str) -> Iterator[Line]:
+def _here(name: str) -> Iterator[DoctorLine]:
     yield _torch()
     if name == "local":
         yield _gpu()
@@ -82,23 +82,23 @@ def _here(name: str) -> Iterator[Line]:
     yield _locks()
 
 
-def _renting(name: str, *, allow_simulated: bool) -> Iterator[Line]:
+def _renting(name: str, *, allow_simulated: bool) -> Iterator[DoctorLine]:
     from pytest_glasshouse.providers.registry import open_provider
 
     yield _ssh()
     try:
         provider = open_provider(name, allow_simulated=allow_simulated)
     except ConfigurationError as error:
-        yield Line(mark="FAIL", what="provider", told=str(error))
+        yield DoctorLine(mark="FAIL", what="provider", told=str(error))
         return
     if provider.simulated:
-        yield Line(mark="warn", what="base URL", told="not the provider's own: simulated, its rows are dry runs")
+        yield DoctorLine(mark="warn", what="base URL", told="not the provider's own: simulated, its rows are dry runs")
     try:
         before, account, after = time.time(), provider.account(), time.time()
     except GlasshouseError as error:
-        yield Line(mark="FAIL", what="key", told=str(error), fix=_fix(error))
+        yield DoctorLine(mark="FAIL", what="key", told=str(error), fix=_fix(error))
         return
-    yield Line(mark="ok", what="key", told="accepted")
+    yield DoctorLine(mark="ok", what="key", told="accepted")
     yield _asked("rights", lambda: _rights(provider))
     yield _balance(account)
     yield _skew(account, (before + after) / 2, (after - before) / 2)
@@ -107,13 +107,13 @@ def _renting(name: str, *, allow_simulated: bool) -> Iterator[Line]:
     yield _disk()
 
 
-def _asked(what: str, ask: Callable[[], Line]) -> Line:
+def _asked(what: str, ask: Callable[[], DoctorLine]) -> DoctorLine:
     try:
         return ask()
     except NoCapacityError as error:
-        return Line(mark="warn", what=what, told=str(error))
+        return DoctorLine(mark="warn", what=what, told=str(error))
     except GlasshouseError as error:
-        return Line(mark="FAIL", what=what, told=f"unknown: {error}", fix=_fix(error))
+        return DoctorLine(mark="FAIL", what=what, told=f"unknown: {error}", fix=_fix(error))
 
 
 def _fix(error: GlasshouseError) -> str:
@@ -124,35 +124,35 @@ def _fix(error: GlasshouseError) -> str:
     return "" if told else "run doctor again in a minute"
 
 
-def _balance(account: Account) -> Line:
+def _balance(account: Account) -> DoctorLine:
     if account.balance_usd is None:
-        return Line(mark="warn", what="balance", told="this API does not tell", fix="look at the provider's console")
+        return DoctorLine(mark="warn", what="balance", told="this API does not tell", fix="look at the provider's console")
     mark: Literal["ok", "FAIL"] = "ok" if account.balance_usd > 0 else "FAIL"
-    return Line(mark=mark, what="balance", told=f"{account.balance_usd:.2f} USD", fix="" if mark == "ok" else "add credit")
+    return DoctorLine(mark=mark, what="balance", told=f"{account.balance_usd:.2f} USD", fix="" if mark == "ok" else "add credit")
 
 
-def _skew(account: Account, here_s: float, doubt_s: float) -> Line:
+def _skew(account: Account, here_s: float, doubt_s: float) -> DoctorLine:
     if account.server_time_s is None:
-        return Line(mark="warn", what="clock", told="the provider's answer has no time to compare with")
+        return DoctorLine(mark="warn", what="clock", told="the provider's answer has no time to compare with")
     # The header has whole seconds.
     skew_s = max(abs(here_s - account.server_time_s) - doubt_s - 1.0, 0.0)
     if skew_s > SKEW_S:
         fix = "set this machine's clock (NTP): deadlines of allocations are absolute"
-        return Line(mark="FAIL", what="clock", told=f"{skew_s:.0f} s away from the provider's", fix=fix)
-    return Line(mark="ok", what="clock", told=f"within {skew_s + doubt_s + 1.0:.0f} s of the provider's")
+        return DoctorLine(mark="FAIL", what="clock", told=f"{skew_s:.0f} s away from the provider's", fix=fix)
+    return DoctorLine(mark="ok", what="clock", told=f"within {skew_s + doubt_s + 1.0:.0f} s of the provider's")
 
 
-def _rights(provider: Provider) -> Line:
+def _rights(provider: Provider) -> DoctorLine:
     try:
         known = provider.may_create()
     except CredentialsError as error:
-        return Line(mark="FAIL", what="rights", told=str(error))
+        return DoctorLine(mark="FAIL", what="rights", told=str(error))
     if known:
-        return Line(mark="ok", what="rights", told="nothing refuses this key a create")
-    return Line(mark="warn", what="rights", told="whether this key may create, only a create shows")
+        return DoctorLine(mark="ok", what="rights", told="nothing refuses this key a create")
+    return DoctorLine(mark="warn", what="rights", told="whether this key may create, only a create shows")
 
 
-def _offers(provider: Provider) -> Line:
+def _offers(provider: Provider) -> DoctorLine:
     from pytest_glasshouse.rows.published import PUBLISHED_ROWS
 
     wanted = {row.gpu: row for row in PUBLISHED_ROWS if row.provider == provider.name}
@@ -165,11 +165,13 @@ def _offers(provider: Provider) -> Line:
             continue
         found.append(f"{gpu} {cheapest.price_usd_per_hour:.2f} USD per hour")
     if not found:
-        return Line(mark="warn", what="offers", told=f"none now for {', '.join(missing)}", fix="try later")
-    return Line(mark="ok", what="offers", told=", ".join(found) + (f"; none now for {', '.join(missing)}" if missing else ""))
+        return DoctorLine(mark="warn", what="offers", told=f"none now for {', '.join(missing)}", fix="try later")
+    return DoctorLine(
+        mark="ok", what="offers", told=", ".join(found) + (f"; none now for {', '.join(missing)}" if missing else "")
+    )
 
 
-def _leftovers(provider: Provider) -> Line:
+def _leftovers(provider: Provider) -> DoctorLine:
     from pytest_glasshouse.providers.lease import named
     from pytest_glasshouse.providers.listing import doubt_in
 
@@ -177,10 +179,10 @@ def _leftovers(provider: Provider) -> Line:
     left = [instance for instance in shown if instance.state != "ended"]
     part = f"the listing may not be the whole: {doubt_in(shown)}" if doubt_in(shown) else ""
     if not left:
-        return Line(mark="FAIL" if part else "ok", what="leftovers", told=f"unknown: {part}" if part else "none")
+        return DoctorLine(mark="FAIL" if part else "ok", what="leftovers", told=f"unknown: {part}" if part else "none")
     now = time.time()
     over = sum(1 for each in left if (told := named(each.name)) is not None and told.deadline < now)
-    return Line(
+    return DoctorLine(
         mark="FAIL" if over or part else "warn",
         what="leftovers",
         told=f"{len(left)} allocations of this project exist, {over} of them past their deadline{'; ' + part if part else ''}",
@@ -188,39 +190,39 @@ def _leftovers(provider: Provider) -> Line:
     )
 
 
-def _ssh() -> Line:
+def _ssh() -> DoctorLine:
     from pytest_glasshouse.channel.ssh import rehearse
 
     if shutil.which("ssh") is None:
-        return Line(mark="FAIL", what="ssh", told="no OpenSSH client on PATH", fix="install it (Debian: openssh-client)")
+        return DoctorLine(mark="FAIL", what="ssh", told="no OpenSSH client on PATH", fix="install it (Debian: openssh-client)")
     try:
         rehearse()
     except ConfigurationError as error:
-        return Line(mark="FAIL", what="ssh", told=str(error))
-    return Line(mark="ok", what="ssh", told="found, and it reads its configuration as it is meant")
+        return DoctorLine(mark="FAIL", what="ssh", told=str(error))
+    return DoctorLine(mark="ok", what="ssh", told="found, and it reads its configuration as it is meant")
 
 
-def _torch() -> Line:
+def _torch() -> DoctorLine:
     from importlib.util import find_spec
 
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
     if missing:
         fix = "pip install 'pytest-glasshouse[train]'"
-        return Line(mark="FAIL", what="training", told=f"{' and '.join(missing)} not installed", fix=fix)
-    return Line(mark="ok", what="training", told="torch, transformers and peft are installed")
+        return DoctorLine(mark="FAIL", what="training", told=f"{' and '.join(missing)} not installed", fix=fix)
+    return DoctorLine(mark="ok", what="training", told="torch, transformers and peft are installed")
 
 
-def _gpu() -> Line:
+def _gpu() -> DoctorLine:
     from pytest_glasshouse.guest import machine
 
     found = machine.gpus()
     if not found:
         fix = "check nvidia-smi; without a GPU use --provider mock"
-        return Line(mark="FAIL", what="GPU", told="NVML shows no NVIDIA GPU", fix=fix)
-    return Line(mark="ok", what="GPU", told=", ".join(gpu.model for gpu in found))
+        return DoctorLine(mark="FAIL", what="GPU", told="NVML shows no NVIDIA GPU", fix=fix)
+    return DoctorLine(mark="ok", what="GPU", told=", ".join(gpu.model for gpu in found))
 
 
-def _socket() -> Line:
+def _socket() -> DoctorLine:
     import socket
 
     from pytest_glasshouse.providers.local_process import new_directory
@@ -234,26 +236,30 @@ def _socket() -> Line:
             shutil.rmtree(directory, ignore_errors=True)
     except OSError as error:
         fix = "set TMPDIR to a short path that allows unix sockets"
-        return Line(mark="FAIL", what="sockets", told=f"a unix socket cannot be made: {error.strerror}", fix=fix)
-    return Line(mark="ok", what="sockets", told="a unix socket can be made")
+        return DoctorLine(mark="FAIL", what="sockets", told=f"a unix socket cannot be made: {error.strerror}", fix=fix)
+    return DoctorLine(mark="ok", what="sockets", told="a unix socket can be made")
 
 
-def _disk() -> Line:
+def _disk() -> DoctorLine:
     try:
         free_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     except OSError as error:
-        return Line(mark="FAIL", what="disk", told=f"no temporary directory: {error.strerror}", fix="point TMPDIR at a directory")
+        return DoctorLine(
+            mark="FAIL", what="disk", told=f"no temporary directory: {error.strerror}", fix="point TMPDIR at a directory"
+        )
     if free_gb < _DISK_GB:
         fix = "free some, or point TMPDIR elsewhere"
-        return Line(mark="warn", what="disk", told=f"{free_gb:.1f} GB free for temporary files", fix=fix)
-    return Line(mark="ok", what="disk", told=f"{free_gb:.0f} GB free for temporary files")
+        return DoctorLine(mark="warn", what="disk", told=f"{free_gb:.1f} GB free for temporary files", fix=fix)
+    return DoctorLine(mark="ok", what="disk", told=f"{free_gb:.0f} GB free for temporary files")
 
 
-def _locks() -> Line:
+def _locks() -> DoctorLine:
     import resource
 
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit != resource.RLIM_INFINITY and limit < _LOCKED_BYTES:
         told = f"{limit >> 20} MiB may be locked; what does not fit is recorded as `locked: false`"
-        return Line(mark="warn", what="memory locks", told=told, fix="raise `ulimit -l`")
-    return Line(mark="ok", what="memory locks", told="unlimited" if limit == resource.RLIM_INFINITY else f"{limit >> 20} MiB")
+        return DoctorLine(mark="warn", what="memory locks", told=told, fix="raise `ulimit -l`")
+    return DoctorLine(
+        mark="ok", what="memory locks", told="unlimited" if limit == resource.RLIM_INFINITY else f"{limit >> 20} MiB"
+    )

@@ -22,7 +22,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
     from pytest_glasshouse.providers.base import Instance, Provider
-    from pytest_glasshouse.providers.lease import Lease, Named
+    from pytest_glasshouse.providers.lease import Lease, ParsedName
 
 
 _REAP = """\
@@ -35,12 +35,12 @@ exit codes: 0 nothing is left; 1 something is left and was not to be ended; 10 s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundAllocation:
     """One allocation a provider lists. `named` is None where the name begins like ours and says no more."""
 
     provider: Provider
     instance: Instance
-    named: Named | None
+    named: ParsedName | None
 
     def expired(self, now: float) -> bool:
         """Whether its own name says that its time is over."""
@@ -108,13 +108,13 @@ def _providers(options: argparse.Namespace) -> list[Provider]:
     return opened
 
 
-def _find(providers: list[Provider], doubts: list[str]) -> Iterator[Found]:
+def _find(providers: list[Provider], doubts: list[str]) -> Iterator[FoundAllocation]:
     from pytest_glasshouse.providers.lease import named
 
     for provider in providers:
         for instance in _patiently(provider, doubts):
             if instance.state != "ended":
-                yield Found(provider=provider, instance=instance, named=named(instance.name))
+                yield FoundAllocation(provider=provider, instance=instance, named=named(instance.name))
 
 
 def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:
@@ -143,7 +143,7 @@ def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:
     return list(found.values())
 
 
-def _line(found: Found, now: float, *, taken: bool) -> str:
+def _line(found: FoundAllocation, now: float, *, taken: bool) -> str:
     instance = found.instance
     price = "" if instance.price_usd_per_hour is None else f", {instance.price_usd_per_hour:.2f} USD per hour"
     if found.named is None:
@@ -162,7 +162,7 @@ def _agreed(count: int) -> bool:
     return input(f"glasshouse reap: end {'it' if count == 1 else f'these {count}'}? [yes/no] ").strip().lower() in ("y", "yes")
 
 
-def _end(mine: list[Found]) -> int:
+def _end(mine: list[FoundAllocation]) -> int:
     from pytest_glasshouse.broker.cleanup_proof import Ending
     from pytest_glasshouse.broker.timing import Clock, timing_of
     from pytest_glasshouse.providers.registry import manual
@@ -180,7 +180,7 @@ def _end(mine: list[Found]) -> int:
     return EXIT_OK if all(verdict.status == "proven" for verdict in verdicts) else EXIT_CLEANUP
 
 
-def _lease(found: Found, mine: list[Found]) -> Lease:
+def _lease(found: FoundAllocation, mine: list[FoundAllocation]) -> Lease:
     from pytest_glasshouse.providers.lease import Lease
 
     same = {each.instance.instance_id for each in mine if each.instance.name == found.instance.name}

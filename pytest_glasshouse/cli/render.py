@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
 
 
-
 def declare(commands: Commands) -> None:
     """Add the subcommand."""
     render = commands.add_parser(

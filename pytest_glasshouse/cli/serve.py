@@ -88,7 +88,7 @@ def declare(commands: Commands) -> None:
 def _serve(options: argparse.Namespace) -> int:
     from pytest_glasshouse.attestation.audit import AuditLine
     from pytest_glasshouse.attestation.http import check_address, listen
-    from pytest_glasshouse.attestation.ledger import Ledger
+    from pytest_glasshouse.attestation.ledger import ReleaseLedger
     from pytest_glasshouse.attestation.limits import Limits
     from pytest_glasshouse.attestation.server import AttestationServer
     from pytest_glasshouse.owner.keyfiles import read_public, server_key
@@ -107,7 +107,7 @@ def _serve(options: argparse.Namespace) -> int:
     wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}  # one that is ignored (`nohup`) does not come
     before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     try:
-        with contextlib.closing(Ledger(state / "ledger.sqlite3")) as ledger, _audit(options) as audit:
+        with contextlib.closing(ReleaseLedger(state / "ledger.sqlite3")) as ledger, _audit(options) as audit:
             server = AttestationServer(owner=owner, ledger=ledger, signing=signing, audit=audit)
             listening = listen(server, (options.listen, options.port), limits=limits, tls=tls, audit=audit)
             try:

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.cli.parser import Commands
-    from pytest_glasshouse.legs.attestation import Trustees
+    from pytest_glasshouse.legs.attestation import HostAttestation
     from pytest_glasshouse.owner.outstanding import Outstanding
 
-Answer = TypeVar("Answer")
+QueryAnswer = TypeVar("QueryAnswer")
 
 _REGISTER = """\
 Hand a sealed package over to a running server: its manifest (PACKAGE.manifest), the policy that evidence must satisfy, and
@@ -80,22 +80,22 @@ def _register(options: argparse.Namespace) -> int:
     manifest = _read(_beside(options.package, ".manifest")).decode("ascii", "replace").strip()
     kept = _read(_beside(options.package, ".key"))
     header = _header_sha256(options.package)
-    trustees = _meet(options)
+    host_attestation = _meet(options)
     try:
-        owner, digest = trustees.owner, sha256_hex(manifest.encode())
+        owner, digest = host_attestation.owner, sha256_hex(manifest.encode())
         claims = read_manifest(manifest, owner=owner.public)
         if claims["header_sha256"] != header:
             raise ConfigurationError(f"{options.package}: the manifest beside it describes another package")
         registration = owner.register(
-            server=trustees.server_key,
-            server_hpke=trustees.server_hpke,
+            server=host_attestation.server_key,
+            server_hpke=host_attestation.server_hpke,
             manifest=manifest,
             policy=policy,
             data_key=owner.take(kept, manifest_sha256=digest),
         )
-        answer = _asked(lambda: trustees.client.register(registration))
+        answer = _asked(lambda: host_attestation.client.register(registration))
     finally:
-        trustees.close()
+        host_attestation.close()
     say([f"registered  {printable(answer['manifest'])}", f"policy      {printable(answer['policy'])}"])
     return 0
 
@@ -114,31 +114,31 @@ def _outstanding(options: argparse.Namespace) -> int:
 
 
 def _of_server(options: argparse.Namespace) -> Outstanding:
-    trustees = _meet(options)
+    host_attestation = _meet(options)
     try:
-        query = trustees.owner.query(server=trustees.server_key, run=options.run_id, now=int(time.time()))
-        return _asked(lambda: trustees.client.outstanding(query, server=trustees.server_key))
+        query = host_attestation.owner.query(server=host_attestation.server_key, run=options.run_id, now=int(time.time()))
+        return _asked(lambda: host_attestation.client.outstanding(query, server=host_attestation.server_key))
     finally:
-        trustees.close()
+        host_attestation.close()
 
 
 def _of_ledger(options: argparse.Namespace) -> Outstanding:
     from contextlib import closing
 
-    from pytest_glasshouse.attestation.ledger import Ledger
+    from pytest_glasshouse.attestation.ledger import ReleaseLedger
     from pytest_glasshouse.owner.outstanding import Outstanding
 
     path = options.state / "ledger.sqlite3"
     if not path.is_file():
         raise ConfigurationError(f"--state {options.state}: expected a ledger there, saw none")
-    with closing(Ledger(path)) as ledger:
+    with closing(ReleaseLedger(path)) as ledger:
         found = ledger.outstanding(run=options.run_id)
     return Outstanding(at=int(time.time()), total=len(found), releases=tuple(found))
 
 
-def _meet(options: argparse.Namespace) -> Trustees:
+def _meet(options: argparse.Namespace) -> HostAttestation:
     """Owner and server, the server known by its key. Raises `ConfigurationError` for what is missing or does not fit."""
-    from pytest_glasshouse.legs.attestation import OutsideServer, Trustees
+    from pytest_glasshouse.legs.attestation import HostAttestation, OutsideServer
     from pytest_glasshouse.wire.folder import expanded
 
     names = {"server": "GLASSHOUSE_SERVER", "server_key": "GLASSHOUSE_SERVER_KEY", "owner": "GLASSHOUSE_OWNER_KEY"}
@@ -149,7 +149,7 @@ def _meet(options: argparse.Namespace) -> Trustees:
     authority = options.server_ca or os.environ.get("GLASSHOUSE_SERVER_CA")
     if authority and not Path(authority).is_file():
         raise ConfigurationError(f"--server-ca (or GLASSHOUSE_SERVER_CA) {authority}: expected a PEM file, saw none")
-    return Trustees(
+    return HostAttestation(
         OutsideServer(
             url=str(given["server"]),
             key=str(given["server_key"]),
@@ -159,7 +159,7 @@ def _meet(options: argparse.Namespace) -> Trustees:
     )
 
 
-def _asked(ask: Callable[[], Answer]) -> Answer:
+def _asked(ask: Callable[[], QueryAnswer]) -> QueryAnswer:
     try:
         return ask()
     except RefusedError as refusal:

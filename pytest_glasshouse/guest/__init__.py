@@ -1,0 +1,1 @@
+"""What a leg is: the process that trains, protected or raw."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pytest_glasshouse.guest.memory import Arena
-    from pytest_glasshouse.workloads.base import Device
+    from pytest_glasshouse.workloads.base import DeviceName
 
 
 class DeviceMemory(Protocol):
@@ -41,7 +41,7 @@ class DeviceMemory(Protocol):
 class TorchMemory:
     """A device as torch has it. Everything is on torch's current stream, so that a zero never overtakes a copy."""
 
-    def __init__(self, device: Device) -> None:
+    def __init__(self, device: DeviceName) -> None:
         self._device = device
 
     def pin(self, arena: Arena) -> bool:

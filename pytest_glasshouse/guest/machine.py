@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gpu:
+class GpuInfo:
     """One NVIDIA GPU as NVML names it."""
 
     model: str
@@ -29,7 +29,7 @@ class Gpu:
     memory_bytes: int
 
 
-def gpus() -> tuple[Gpu, ...]:
+def gpus() -> tuple[GpuInfo, ...]:
     """Every NVIDIA GPU NVML shows; empty where there is no driver."""
     import pynvml
 
@@ -43,7 +43,7 @@ def gpus() -> tuple[Gpu, ...]:
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             found.append(
-                Gpu(
+                GpuInfo(
                     model=_text(pynvml.nvmlDeviceGetName(handle)),
                     uuid=_text(pynvml.nvmlDeviceGetUUID(handle)),
                     driver=driver,

@@ -83,11 +83,11 @@ class Arena:
         return f"<{type(self).__name__.lower()} of {self.size} bytes, {'locked' if self.locked else 'not locked'}>"
 
 
-class Secret(Arena):
+class LockedSecret(Arena):
     """An arena that holds a key."""
 
     @classmethod
-    def take(cls, value: bytes) -> Secret:
+    def take(cls, value: bytes) -> LockedSecret:
         """Move `value` into locked memory and overwrite the original, which must not be shared by anybody."""
         secret = cls(len(value))
         secret.view[:] = value

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.guest.memory import Arena, Secret
+from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import Json, unb64u
 from pytest_glasshouse.wire.evidence import SUITE, adapter_info, hpke_key, release_info, unsealed
@@ -56,7 +56,7 @@ def map_file(fd: int) -> memoryview:
     return memoryview(mmap.mmap(fd, size, flags=mmap.MAP_SHARED | populate, prot=mmap.PROT_READ) if size else b"")
 
 
-def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private: X25519PrivateKey) -> Secret:
+def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private: X25519PrivateKey) -> LockedSecret:
     """The data key the server sealed to the leg's ephemeral key, in locked memory (`sealed` reason when it was not)."""
     key: bytes | None = None
     try:
@@ -65,7 +65,7 @@ def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private:
         key = None
     if key is None or len(key) != floe.KEY_BYTES:
         raise IntegrityError("sealed", "not sealed to this key, for this result and this package")
-    return Secret.take(key)
+    return LockedSecret.take(key)
 
 
 def arena_bytes(package: floe.Buffer) -> int:
@@ -78,7 +78,7 @@ def arena_bytes(package: floe.Buffer) -> int:
 
 def open_package(
     package: floe.Buffer,
-    data_key: Secret,
+    data_key: LockedSecret,
     manifest: Mapping[str, Json],
     *,
     threads: int | None = None,
@@ -93,7 +93,7 @@ def open_package(
     starts, size = _layout(header)
     hands = threads or min(THREADS_LIMIT, len(os.sched_getaffinity(0)))
     arena = Arena(size) if arena is None else arena
-    scratch = Secret(floe.scratch_bytes(hands))
+    scratch = LockedSecret(floe.scratch_bytes(hands))
     parts: dict[str, memoryview] = {}
     whole = False
     try:
@@ -140,10 +140,10 @@ def _layout(header: PackageHeader) -> tuple[list[int], int]:
 
 
 @contextlib.contextmanager
-def derived_keys(package: floe.Buffer, data_key: Secret, header: PackageHeader) -> Iterator[list[memoryview]]:
+def derived_keys(package: floe.Buffer, data_key: LockedSecret, header: PackageHeader) -> Iterator[list[memoryview]]:
     """The keys that opening derived from `data_key`, part by part, once more in locked memory; wiped on leaving."""
     body = memoryview(package).cast("B")[header.body :]
-    room = Secret(floe.scratch_bytes() * len(header.parts))
+    room = LockedSecret(floe.scratch_bytes() * len(header.parts))
     try:
         yield [
             floe.derive_keys(

@@ -21,7 +21,7 @@ from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.exposure import Exposure
 from pytest_glasshouse.guest.memory import Arena, wipe_bytes
 from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
-from pytest_glasshouse.guest.ring import Carried, Ring, carry_package, ring_for_package
+from pytest_glasshouse.guest.ring import Ring, RingParts, carry_package, ring_for_package
 from pytest_glasshouse.guest.scan_client import Scanned
 from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
@@ -34,7 +34,7 @@ from pytest_glasshouse.workloads.base import NonFiniteLossError
 
 if TYPE_CHECKING:
     from pytest_glasshouse.guest.control import Control
-    from pytest_glasshouse.guest.memory import Secret
+    from pytest_glasshouse.guest.memory import LockedSecret
     from pytest_glasshouse.guest.opener import Opened
     from pytest_glasshouse.wire.canonical import Json
 
@@ -121,14 +121,14 @@ class Protected:
             return ring_for_package(self._package, TorchMemory("cuda"))
         return Arena(arena_bytes(self._package))
 
-    def _open(self, room: Arena | Ring, key: Secret, claims: dict[str, Json]) -> Opened | Carried:
+    def _open(self, room: Arena | Ring, key: LockedSecret, claims: dict[str, Json]) -> Opened | RingParts:
         if isinstance(room, Ring):
             return carry_package(self._package, key, claims, room)
         return open_package(self._package, key, claims, arena=room)
 
-    def _train_and_leave(self, opened: Opened | Carried, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
+    def _train_and_leave(self, opened: Opened | RingParts, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
         verified: dict[str, Json] = {"manifest": manifest, "open_ns": open_ns, "locked": int(opened.arena.locked)}
-        if isinstance(opened, Carried):
+        if isinstance(opened, RingParts):
             verified.update(ring_bytes=len(opened.arena), pinned=int(opened.pinned))
         self._journal.append("package_verified", verified)
 
@@ -159,7 +159,7 @@ class Protected:
         # 8. The agent looks for what must be gone, while this process still is.
         self._scanned.wiped()
 
-    def _train(self, opened: Opened | Carried, base: str | None) -> Trained:
+    def _train(self, opened: Opened | RingParts, base: str | None) -> Trained:
         # While it trains, the journal is the scribe's: this thread touches it again when the scribe is done.
         scribe = Scribe()
         try:
@@ -186,7 +186,7 @@ class Protected:
             **self._cnf,
         )
 
-    def _zeroize(self, opened: Opened | Carried) -> None:
+    def _zeroize(self, opened: Opened | RingParts) -> None:
         began = time.monotonic_ns()
         gc.collect()
         held = opened.host_bytes

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest.device_memory import zero_places
-from pytest_glasshouse.guest.memory import Arena, Secret
+from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.guest.opener import ALIGNMENT, checked_header, checked_message
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.package import CANARY, parse_header
@@ -34,7 +34,7 @@ Pieces = Callable[[Take], Generator[memoryview]]
 
 
 @dataclass(kw_only=True)
-class Carried:
+class RingParts:
     """A package's parts: views of the arena, or on the device. Owes `close`, which may be called again."""
 
     arena: Arena
@@ -147,9 +147,9 @@ def ring_for_package(package: floe.Buffer, memory: DeviceMemory, *, limit: int =
         return Ring({}, slot=1, memory=memory, limit=limit)
 
 
-def carry_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str, Json], ring: Ring) -> Carried:
+def carry_package(package: floe.Buffer, data_key: LockedSecret, manifest: Mapping[str, Json], ring: Ring) -> RingParts:
     """Open `package` through `ring`. Raises what `open_package` raises; nothing is left in host or device memory then."""
-    scratch = Secret(floe.scratch_bytes())
+    scratch = LockedSecret(floe.scratch_bytes())
     whole = False
     try:
         header = checked_header(package, manifest)
@@ -160,7 +160,7 @@ def carry_package(package: floe.Buffer, data_key: Secret, manifest: Mapping[str,
             else:
                 ring.carry(part.name, part.size, _segments(data_key, aad, message, scratch))
         parts = ring.arrived()
-        carried = Carried(arena=ring.arena, parts=parts, header=header, memory=ring.memory, pinned=ring.pinned)
+        carried = RingParts(arena=ring.arena, parts=parts, header=header, memory=ring.memory, pinned=ring.pinned)
         whole = True
     finally:
         scratch.close()
@@ -188,7 +188,7 @@ def carry_material(material: Mapping[str, memoryview], memory: DeviceMemory) -> 
     return parts
 
 
-def _segments(data_key: Secret, aad: bytes, message: memoryview, scratch: Secret) -> Pieces:
+def _segments(data_key: LockedSecret, aad: bytes, message: memoryview, scratch: LockedSecret) -> Pieces:
     return lambda take: floe.decrypt_segments(data_key.view, aad, message, take, scratch=scratch.view)
 
 

@@ -21,18 +21,18 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
-from pytest_glasshouse.workloads.base import Device, open_trainer
+from pytest_glasshouse.workloads.base import DeviceName, open_trainer
 from pytest_glasshouse.workloads.device import begin
 from pytest_glasshouse.workloads.loop import measure
 from pytest_glasshouse.workloads.model_files import VerifiedBase
-from pytest_glasshouse.workloads.segments import Plan, measure_segments
+from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import Parts, Trainer
-    from pytest_glasshouse.workloads.segments import Turns
+    from pytest_glasshouse.workloads.segments import TurnTaker
 
 PROLOGUE_STEPS = 32
 
@@ -53,7 +53,7 @@ class TrainingPlan:
     """
 
     workload: str
-    device: Device
+    device: DeviceName
     warmup_ns: int
     target_ns: int | None
     steps: int | None
@@ -68,7 +68,7 @@ class TrainingPlan:
         return cls(**fields)  # type: ignore[arg-type]
 
 
-def import_training(workload: str, device: Device) -> None:
+def import_training(workload: str, device: DeviceName) -> None:
     """Load everything training will load, so that it is there before anything is measured, in both legs alike.
 
     A GPU's libraries too: the process was forked before this, and a library that comes later would be a change.
@@ -107,7 +107,7 @@ def train(
     base_sha256: str | None,
     on_started: Callable[[dict[str, Json]], None],
     on_progress: Callable[[dict[str, Json]], None],
-    turns: Turns,
+    turns: TurnTaker,
     on_trained: Callable[[Trainer], None] | None = None,
 ) -> Trained:
     """Train one leg from `parts` and release every tensor before returning.
@@ -147,7 +147,7 @@ def _run(
     *,
     load_ns: int,
     on_progress: Callable[[dict[str, Json]], None],
-    turns: Turns,
+    turns: TurnTaker,
 ) -> Trained:
     before_prologue = time.perf_counter_ns()
     prologue = trainer.prologue(PROLOGUE_STEPS)
@@ -178,7 +178,7 @@ def _run(
 
 
 def _measured(
-    plan: TrainingPlan, trainer: Trainer, *, on_progress: Callable[[dict[str, Json]], None], turns: Turns
+    plan: TrainingPlan, trainer: Trainer, *, on_progress: Callable[[dict[str, Json]], None], turns: TurnTaker
 ) -> dict[str, Json]:
     """What was timed: one stretch, or the segments of an interleaved round with their sums."""
 
@@ -206,7 +206,7 @@ def _measured(
     segment_ns = plan.segments["segment_ns"]
     parts = measure_segments(
         trainer,
-        plan=Plan(
+        plan=SegmentPlan(
             warmup_s=plan.warmup_ns / 1e9,
             warmup_limit_s=(plan.segments["warmup_limit_ns"] or 0) / 1e9,
             washout_s=(plan.segments["washout_ns"] or 0) / 1e9,

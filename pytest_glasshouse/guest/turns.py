@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.guest.control import Control
     from pytest_glasshouse.guest.scribe import Scribe
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.workloads.segments import Segment
+    from pytest_glasshouse.workloads.segments import TrainedSegment
 
 
 class ControlTurns:
@@ -34,6 +34,6 @@ class ControlTurns:
         self._control.tell("drain", {})
         self._control.hear("drained")
 
-    def done(self, segment: Segment) -> None:
+    def done(self, segment: TrainedSegment) -> None:
         told: list[Json] = [*segment.to_json()]
         self._control.tell("turn-done", {"segment": told})

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import verified as reading
-from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.observation.turns import segments_of
 from pytest_glasshouse.wire import evidence, tokens
 
@@ -29,59 +29,59 @@ def time_accounted_for(observation: Observation) -> Finding:
     return judge_rounds("time accounted for", observation, _accounted)
 
 
-def _accounted(desk: Desk) -> str:
-    bodies = reading.ends(desk)
-    claimed = {leg: sum(_spent(desk, leg, body)) for leg, body in bodies.items()}
+def _accounted(reader: EvidenceReader) -> str:
+    bodies = reading.ends(reader)
+    claimed = {leg: sum(_spent(reader, leg, body)) for leg, body in bodies.items()}
     began, ended = [], []
     for leg in bodies:
-        first, last = (desk.of(leg, "host", name) for name in ("startNs", "exitNs"))
-        timeline = desk.of(leg, "timeline").values()
+        first, last = (reader.of(leg, "host", name) for name in ("startNs", "exitNs"))
+        timeline = reader.of(leg, "timeline").values()
         _fits(f"the {leg} leg", claimed[leg], last - first, "the host's clock around the leg")
         _fits(f"the agent, of the {leg} leg,", max(timeline) - min(timeline), last - first, "the host's clock around the leg")
         began.append(first)
         ended.append(last)
     passed_ns = max(ended) - min(began)
-    if "turns" in desk.notes:
+    if "turns" in reader.notes:
         # Everything is done one leg at a time: setting up, turns and the ends.
         _fits("all legs together", sum(claimed.values()), passed_ns, "the host's clock around the round")
-        _fits("the agent, of the turns,", _played(desk), passed_ns, "the host's clock around the round")
+        _fits("the agent, of the turns,", _played(reader), passed_ns, "the host's clock around the round")
     told = f"{sum(claimed.values()) / 1e9:.3f} s of all legs in {passed_ns / 1e9:.3f} s of the host's clock"
-    return told if "protected" not in bodies else f"{told}; {_released(desk, bodies)}"
+    return told if "protected" not in bodies else f"{told}; {_released(reader, bodies)}"
 
 
-def _released(desk: Desk, bodies: dict[str, dict[str, Any]]) -> str:
+def _released(reader: EvidenceReader, bodies: dict[str, dict[str, Any]]) -> str:
     """What was claimed of the time between the key's release and the receipt."""
-    held_ns = _held_ms(desk) * 1_000_000
-    claimed = sum(_spent(desk, "protected", bodies["protected"]))
-    if "turns" in desk.notes:
+    held_ns = _held_ms(reader) * 1_000_000
+    claimed = sum(_spent(reader, "protected", bodies["protected"]))
+    if "turns" in reader.notes:
         # The protected leg has its key in all of the others' turns too.
         claimed += sum(sum(_segments(body)) for leg, body in bodies.items() if leg != "protected")
     _fits("the protected leg, since it had the key,", claimed, held_ns, "the server's clock from release to receipt")
-    entries = reading.entries(desk)
+    entries = reading.entries(reader)
     began_us = min((entry.t_us for entry in entries if entry.type == "key_received"), default=0)
     journal_ns = (entries[-1].t_us - began_us) * 1000
     _fits("the journal, since the key was received,", journal_ns, held_ns, "the server's clock from release to receipt")
     return f"{claimed / 1e9:.3f} s since the key was released, in {held_ns / 1e9:.3f} s of the server's"
 
 
-def _held_ms(desk: Desk) -> int:
+def _held_ms(reader: EvidenceReader) -> int:
     """How long the key was out at most, in milliseconds, by what the server signed."""
-    receipt = reading.receipt_claims(desk)
+    receipt = reading.receipt_claims(reader)
     if "held_ms" in receipt:
         return _number(receipt["held_ms"])
     # A server of before it counted: both of its times are whole seconds, cut.
-    return (_number(receipt["iat"]) - _number(reading.result_claims(desk)["iat"]) + 1) * 1000
+    return (_number(receipt["iat"]) - _number(reading.result_claims(reader)["iat"]) + 1) * 1000
 
 
-def _spent(desk: Desk, leg: str, body: dict[str, Any]) -> Iterator[int]:
+def _spent(reader: EvidenceReader, leg: str, body: dict[str, Any]) -> Iterator[int]:
     """Every stretch, in nanoseconds, that a leg tells of from when it has its material; they do not overlap."""
     yield _number(body["warmup_ns"])
     yield from map(_number, body["phases"].values())
     segments = [*_segments(body)]
     yield max(_number(body["elapsed_ns"]), sum(segments)) if segments else _number(body["elapsed_ns"])
     if leg == "protected":
-        yield _number(reading.entry(desk, "package_verified")["open_ns"])
-        yield _number(reading.entry(desk, "zeroized")["zeroize_ns"])
+        yield _number(reading.entry(reader, "package_verified")["open_ns"])
+        yield _number(reading.entry(reader, "zeroized")["zeroize_ns"])
 
 
 def _segments(body: dict[str, Any]) -> Iterator[int]:
@@ -91,12 +91,12 @@ def _segments(body: dict[str, Any]) -> Iterator[int]:
             yield _number(part["wash_ns"])
 
 
-def _played(desk: Desk) -> int:
+def _played(reader: EvidenceReader) -> int:
     """From the first border of the turns to the last, in nanoseconds."""
     signed = reading.claims(
-        desk,
-        desk.of("borders"),
-        key=tokens.public_key(desk.of("guest")[0]["ak"]),
+        reader,
+        reader.of("borders"),
+        key=tokens.public_key(reader.of("guest")[0]["ak"]),
         typ=evidence.TYP_BORDERS,
         name="account of the turns",
     )

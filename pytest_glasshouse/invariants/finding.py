@@ -15,10 +15,10 @@ from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-State = Literal["held", "broken", "unseen"]
+FindingState = Literal["held", "broken", "unseen"]
 Observation = dict[str, Any]
 
-_WORST: tuple[State, ...] = ("broken", "unseen", "held")
+_WORST: tuple[FindingState, ...] = ("broken", "unseen", "held")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Finding:
     """One invariant judged. `evidence` is the SHA-256 of the canonical form of everything it was computed from."""
 
     invariant: str
-    finding: State
+    finding: FindingState
     reason: str
     evidence: str
     expected: str = ""
@@ -38,19 +38,19 @@ class Finding:
         return {"invariant": self.invariant, "finding": self.finding, "reason": self.reason, "evidence": self.evidence}
 
 
-class Verdict(Exception):  # noqa: N818  (a way out of a judgement, not an error)
+class JudgedInvariant(Exception):  # noqa: N818  (a way out of a judgement, not an error)
     """Ends the judging of one round as `broken` or `unseen`."""
 
-    def __init__(self, state: State, reason: str, *, expected: str = "", seen: str = "", todo: str = "") -> None:
+    def __init__(self, state: FindingState, reason: str, *, expected: str = "", seen: str = "", todo: str = "") -> None:
         super().__init__(reason)
-        self.state: State = state
+        self.state: FindingState = state
         self.reason = reason
         self.expected = expected
         self.seen = seen
         self.todo = todo
 
 
-class Desk:
+class EvidenceReader:
     """Hands out pieces of one round's observation and remembers which were read."""
 
     def __init__(self, observation: Observation, notes: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Desk:
         """`unseen` when a leg has left no notes."""
         if self.notes.get(leg) is None:
             self.read.append([[leg], None])
-            raise Verdict(
+            raise JudgedInvariant(
                 "unseen", f"the {leg} leg did not run", expected=f"a {leg} leg", seen="none", todo="see how the row ended"
             )
 
@@ -89,26 +89,28 @@ class Desk:
         self.read.append([list(path), value])
         if value is None:
             name = ".".join(path)
-            raise Verdict("unseen", f"{name} was not observed", expected=name, seen="nothing", todo="see how the row ended")
+            raise JudgedInvariant(
+                "unseen", f"{name} was not observed", expected=name, seen="nothing", todo="see how the row ended"
+            )
         return value
 
 
-def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Desk], str]) -> Finding:
-    """Judge every round; the row's finding is the worst of them. `judge` returns what was held, or raises `Verdict`."""
-    told: list[tuple[State, str, str, str, str]] = []
+def judge_rounds(invariant: str, observation: Observation, judge: Callable[[EvidenceReader], str]) -> Finding:
+    """Judge every round; the row's finding is the worst of them. `judge` returns what was held, or raises `JudgedInvariant`."""
+    told: list[tuple[FindingState, str, str, str, str]] = []
     read: list[Any] = []
     rounds = observation.get("rounds") or []
-    for desk in _desks(observation):
+    for reader in _desks(observation):
         try:
-            held = judge(desk)
-        except Verdict as verdict:
+            held = judge(reader)
+        except JudgedInvariant as verdict:
             told.append((verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo))
         except (IntegrityError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             # Validly signed and of another shape: there is nothing to judge by, and that is never good news.
             told.append(("unseen", f"what was observed has another shape ({type(error).__name__})", "", "", ""))
         else:
             told.append(("held", held, "", "", ""))
-        read.append(desk.read)
+        read.append(reader.read)
     digest = sha256_hex(canonical({"invariant": invariant, "read": read}))
     if not told:
         return Finding(invariant=invariant, finding="unseen", reason="no round was run", evidence=digest)
@@ -119,16 +121,16 @@ def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Desk
     return Finding(invariant=invariant, finding=state, reason=reason, evidence=digest, expected=expected, seen=seen, todo=todo)
 
 
-def _desks(observation: Observation) -> Iterator[Desk]:
+def _desks(observation: Observation) -> Iterator[EvidenceReader]:
     for notes in observation.get("rounds") or []:
-        yield Desk(observation, notes)
+        yield EvidenceReader(observation, notes)
 
 
-def broken(reason: str, *, expected: str, seen: str, todo: str) -> Verdict:
+def broken(reason: str, *, expected: str, seen: str, todo: str) -> JudgedInvariant:
     """Something that must hold did not."""
-    return Verdict("broken", reason, expected=expected, seen=seen, todo=todo)
+    return JudgedInvariant("broken", reason, expected=expected, seen=seen, todo=todo)
 
 
-def unseen(reason: str, *, expected: str = "", seen: str = "nothing", todo: str = "see how the row ended") -> Verdict:
+def unseen(reason: str, *, expected: str = "", seen: str = "nothing", todo: str = "see how the row ended") -> JudgedInvariant:
     """There is nothing to judge by."""
-    return Verdict("unseen", reason, expected=expected, seen=seen, todo=todo)
+    return JudgedInvariant("unseen", reason, expected=expected, seen=seen, todo=todo)

@@ -56,7 +56,7 @@ NULL: tuple[Invariant, ...] = (
 )
 
 
-class Carried(Protocol):
+class CarriedOut(Protocol):
     """A row that was carried out; `legs.outcome.Outcome` is one."""
 
     @property
@@ -81,7 +81,7 @@ def applicable(observation: Observation) -> tuple[Invariant, ...]:
     return ALL if interleaved(observation) else tuple(each for each in ALL if each is not paused_leg_idle)
 
 
-def assert_held(outcome: Carried, *invariants: Invariant) -> None:
+def assert_held(outcome: CarriedOut, *invariants: Invariant) -> None:
     """Judge the named invariants; raise `InvariantBroken` once, with a table, unless every one of them held.
 
     Naming none is a mistake, not a pass: `ConfigurationError`.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.invariants import verified as reading
-from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.turns import in_turns
 from pytest_glasshouse.wire import evidence, journal
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -31,17 +31,17 @@ def runtime_zeroized(observation: Observation) -> Finding:
     return judge_rounds("runtime zeroized", observation, _zeroized)
 
 
-def _zeroized(desk: Desk) -> str:
-    desk.ran("protected")
-    if "terminated" in desk.notes["protected"]:
+def _zeroized(reader: EvidenceReader) -> str:
+    reader.ran("protected")
+    if "terminated" in reader.notes["protected"]:
         raise broken(
             "the allocation was ended before the leg had left exit evidence",
             expected="a signed exit",
-            seen=str(desk.of("protected", "terminated")),
+            seen=str(reader.of("protected", "terminated")),
             todo="nothing is known of what the guest held; run the row again",
         )
-    head = reading.head_claims(desk)
-    entries = reading.entries(desk)
+    head = reading.head_claims(reader)
+    entries = reading.entries(reader)
     if entries[-1].type != "zeroized":
         raise broken(
             "the leg ended without zeroizing",
@@ -49,14 +49,14 @@ def _zeroized(desk: Desk) -> str:
             seen=entries[-1].type,
             todo="treat the guest as still holding the plaintext; end the allocation",
         )
-    if head["head"] != journal.link(desk.of("protected", "journal")[-1]):
+    if head["head"] != journal.link(reader.of("protected", "journal")[-1]):
         raise unseen("the signed head is of another journal", expected="head of this journal", seen=head["head"])
-    left = reading.exit_claims(desk, "protected")
-    if left["head"] != sha256_hex(desk.of("protected", "head").encode()):
+    left = reading.exit_claims(reader, "protected")
+    if left["head"] != sha256_hex(reader.of("protected", "head").encode()):
         raise unseen("the signed exit is of another head", expected="exit bound to this head", seen=left["head"])
     observed = {"process gone": (left["process_gone"], True), "files left in the workspace": (left["workspace_entries"], 0)}
     gpu = left["gpu"]
-    if desk.of_row("allocation").get("gpuUuid") is not None and not (gpu.get("before") and gpu.get("after") is not None):
+    if reader.of_row("allocation").get("gpuUuid") is not None and not (gpu.get("before") and gpu.get("after") is not None):
         # Memory that was never seen in use cannot be seen to be released.
         told = gpu.get("reason") or "none was in use while the leg trained"
         raise unseen(f"the GPU's memory was not observed: {told}", expected="GPU memory of the leg, then 0")
@@ -78,12 +78,12 @@ def memory_scanned_clean(observation: Observation) -> Finding:
     return judge_rounds("memory scanned clean", observation, _scanned)
 
 
-def _scanned(desk: Desk) -> str:
-    desk.ran("protected")
-    left = reading.exit_claims(desk, "protected")
+def _scanned(reader: EvidenceReader) -> str:
+    reader.ran("protected")
+    left = reading.exit_claims(reader, "protected")
     scan = left["scan"]
     if scan["status"] == "unseen":
-        provider = desk.of_row("allocation", "provider")
+        provider = reader.of_row("allocation", "provider")
         reason = scan["reason"] if provider in SCANNED_PROVIDERS else f"not applicable on {provider}: {scan['reason']}"
         raise unseen(str(reason), expected="a scan with its positive control", seen="no scan that counts")
     if scan["copies"] != 0 or scan["left"] or scan["status"] != "clean":
@@ -102,7 +102,7 @@ def _scanned(desk: Desk) -> str:
                 expected=f"{max(looked_for, 1)} of {kind} before the wipe",
                 seen=f"{control}",
             )
-    if reading.entries(desk)[-1].type != "zeroized" or left["head"] != sha256_hex(desk.of("protected", "head").encode()):
+    if reading.entries(reader)[-1].type != "zeroized" or left["head"] != sha256_hex(reader.of("protected", "head").encode()):
         raise unseen("the scan is not of this journal's end", expected="an exit bound to the head after zeroized")
     searched = scan["looks"]["wiped"]["bytes"]
     if searched < 1:
@@ -115,11 +115,11 @@ def journal_countersigned(observation: Observation) -> Finding:
     return judge_rounds("journal countersigned", observation, countersigned)
 
 
-def countersigned(desk: Desk, *, read: Callable[..., object] = journal.read) -> str:
+def countersigned(reader: EvidenceReader, *, read: Callable[..., object] = journal.read) -> str:
     """`read` says which journals are whole: revision 2 knew no steps (`revision_2`)."""
-    desk.ran("protected")
-    head = reading.head_claims(desk)
-    lines, nonce = desk.of("protected", "journal"), desk.of("protected", "challenge", "nonce")
+    reader.ran("protected")
+    head = reading.head_claims(reader)
+    lines, nonce = reader.of("protected", "journal"), reader.of("protected", "challenge", "nonce")
     try:
         read(lines, nonce, head=head)
     except IntegrityError as error:
@@ -129,7 +129,7 @@ def countersigned(desk: Desk, *, read: Callable[..., object] = journal.read) -> 
             seen=f"{len(lines)} lines with head {journal.head_of(lines, nonce)}: {error}",
             todo="do not use this row; lines were lost or changed on the way, or the leg did something else",
         ) from None
-    refused = desk.maybe("protected", "completeRefusal")
+    refused = reader.maybe("protected", "completeRefusal")
     if refused is not None:
         raise broken(
             f"the server did not countersign: {refused['reason']}",
@@ -137,10 +137,10 @@ def countersigned(desk: Desk, *, read: Callable[..., object] = journal.read) -> 
             seen=f"refused: {refused['reason']}",
             todo="do not use this row",
         )
-    receipt = reading.receipt_claims(desk)
+    receipt = reading.receipt_claims(reader)
     bound = {
-        "head": (receipt["head_sha256"], sha256_hex(desk.of("protected", "head").encode())),
-        "exit": (receipt["exit_sha256"], sha256_hex(desk.of("protected", "exit").encode())),
+        "head": (receipt["head_sha256"], sha256_hex(reader.of("protected", "head").encode())),
+        "exit": (receipt["exit_sha256"], sha256_hex(reader.of("protected", "exit").encode())),
         "nonce": (receipt["nonce"], nonce),
     }
     for name, (seen, expected) in bound.items():
@@ -159,24 +159,24 @@ def legs_in_order(observation: Observation) -> Finding:
     return judge_rounds("legs in order, not overlapping", observation, in_order)
 
 
-def in_order(desk: Desk) -> str:
+def in_order(reader: EvidenceReader) -> str:
     """Of one round; what was held is returned."""
-    if "turns" in desk.notes:
-        return in_turns(desk)
-    first, second, *third = desk.of("order")
+    if "turns" in reader.notes:
+        return in_turns(reader)
+    first, second, *third = reader.of("order")
     order = (first, second, *third)
     for leg in order:
-        desk.ran(leg)
-    boots = {seen["bootId"] for seen in desk.of("guest")}
+        reader.ran(leg)
+    boots = {seen["bootId"] for seen in reader.of("guest")}
     if len(boots) != 1:
         raise unseen("the legs' times are from two clocks", expected="one boot of the guest", seen=f"{len(boots)} boots")
-    return "; ".join([_after(desk, *pair) for pair in pairwise(order)])
+    return "; ".join([_after(reader, *pair) for pair in pairwise(order)])
 
 
-def _after(desk: Desk, first: str, second: str) -> str:
-    gone, started = desk.of(first, "timeline", "exit"), desk.of(second, "timeline", "spawned")
+def _after(reader: EvidenceReader, first: str, second: str) -> str:
+    gone, started = reader.of(first, "timeline", "exit"), reader.of(second, "timeline", "spawned")
     if first == "protected":
-        zeroized = desk.of("protected", "timeline", "zeroized")
+        zeroized = reader.of("protected", "timeline", "zeroized")
         if started < zeroized:
             raise broken(
                 "the raw leg started before the protected one had zeroized",

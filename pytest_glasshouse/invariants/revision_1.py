@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import verified as reading
-from pytest_glasshouse.invariants.finding import Desk, Finding, Verdict, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, JudgedInvariant, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.trust import weights_from_package
 from pytest_glasshouse.invariants.work import GPU_LOSS_TOLERANCE, TREATMENT
 
@@ -25,13 +25,13 @@ def same_allocation(observation: Observation) -> Finding:
     return judge_rounds("same allocation", observation, _same_allocation)
 
 
-def _same_allocation(desk: Desk) -> str:
-    met = desk.of("guest")
+def _same_allocation(reader: EvidenceReader) -> str:
+    met = reader.of("guest")
     legs = {seen["leg"] for seen in met}
     if legs != {"protected", "raw"}:
         raise unseen("the guest was not met before both legs", expected="both legs", seen=", ".join(sorted(legs)) or "neither")
-    allocation = desk.of_row("allocation")
-    first = desk.of_row("rounds")[0]["guest"][0]
+    allocation = reader.of_row("allocation")
+    first = reader.of_row("rounds")[0]["guest"][0]
     for seen in met:
         if seen["listed"] != [allocation["providerInstanceId"]]:
             raise broken(
@@ -55,8 +55,8 @@ def _same_allocation(desk: Desk) -> str:
                     seen=f"{name} {seen[name]}",
                     todo="do not use this row: the guest was restarted or replaced between the legs",
                 )
-    if desk.maybe("protected", "evidence") is not None:
-        container = reading.evidence_claims(desk)["container"]
+    if reader.maybe("protected", "evidence") is not None:
+        container = reading.evidence_claims(reader)["container"]
         if container != allocation["name"]:
             raise broken(
                 "the evidence is from another allocation",
@@ -71,17 +71,17 @@ def same_work(observation: Observation) -> Finding:
     """Same prologue losses, same plan but for the data order's seed, same surroundings but for the treatment."""
     weights = weights_from_package(observation)
 
-    def judge(desk: Desk) -> str:
+    def judge(reader: EvidenceReader) -> str:
         if weights.finding == "broken":
-            desk.read.append(weights.evidence)
+            reader.read.append(weights.evidence)
             raise unseen("not comparable: the protected leg trained from other weights", expected="the same weights")
-        return _same(desk)
+        return _same(reader)
 
     return judge_rounds("same work", observation, judge)
 
 
-def _same(desk: Desk) -> str:
-    bodies = _bodies(desk)
+def _same(reader: EvidenceReader) -> str:
+    bodies = _bodies(reader)
     raw, protected = bodies["raw"], bodies["protected"]
     tolerance = 0.0 if protected["facts"]["device"] == "cpu" else GPU_LOSS_TOLERANCE
     pairs = list(zip(protected["prologue"], raw["prologue"], strict=False))
@@ -100,7 +100,7 @@ def _same(desk: Desk) -> str:
                 seen=f"loss {ours} (protected)",
                 todo="do not use this row: data, weights or arithmetic differ",
             )
-    for name, ours, theirs in _settings(desk, protected, raw):
+    for name, ours, theirs in _settings(reader, protected, raw):
         if ours != theirs:
             raise broken(
                 f"the legs' {name} differ beyond the treatment",
@@ -111,23 +111,23 @@ def _same(desk: Desk) -> str:
     return f"{len(pairs)} prologue losses agree; nothing differs but {', '.join(TREATMENT)}"
 
 
-def _settings(desk: Desk, protected: dict[str, Any], raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    ours, theirs = dict(desk.of("protected", "trainingPlan")), dict(desk.of("raw", "trainingPlan"))
+def _settings(reader: EvidenceReader, protected: dict[str, Any], raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    ours, theirs = dict(reader.of("protected", "trainingPlan")), dict(reader.of("raw", "trainingPlan"))
     for plan in (ours, theirs):
         plan.pop("order_seed")
     found = [("training plan", ours, theirs)]
     names = sorted(protected["context"].keys() | raw["context"].keys())
     found += [(name.replace("_", " "), protected["context"].get(name), raw["context"].get(name)) for name in names]
     facts = [{k: v for k, v in body["facts"].items() if k not in _MEASURED_FACTS} for body in (protected, raw)]
-    images = [desk.of(leg, "images") for leg in ("protected", "raw")]
+    images = [reader.of(leg, "images") for leg in ("protected", "raw")]
     return [*found, ("workload facts", facts[0], facts[1]), ("loaded code", images[0], images[1])]
 
 
-def _bodies(desk: Desk) -> dict[str, dict[str, Any]]:
-    desk.ran("protected")
-    desk.ran("raw")
+def _bodies(reader: EvidenceReader) -> dict[str, dict[str, Any]]:
+    reader.ran("protected")
+    reader.ran("raw")
     try:
-        protected = reading.entry(desk, "train_completed")
-    except Verdict as verdict:
+        protected = reading.entry(reader, "train_completed")
+    except JudgedInvariant as verdict:
         raise unseen(f"the protected leg's training was not seen: {verdict.reason}") from None
-    return {"protected": protected, "raw": desk.of("raw", "callback")}
+    return {"protected": protected, "raw": reader.of("raw", "callback")}

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import lifecycle, place
-from pytest_glasshouse.invariants.finding import Desk, Finding, judge_rounds
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, judge_rounds
 from pytest_glasshouse.wire import journal
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def legs_in_order(observation: Observation) -> Finding:
     return judge_rounds("legs in order, not overlapping", observation, _of_two)
 
 
-def _of_two(desk: Desk) -> str:
-    if "turns" not in desk.notes and len(desk.notes.get("order") or ()) > 2:  # noqa: PLR2004
-        raise ValueError(f"expected two legs, saw {len(desk.of('order'))}")
-    return lifecycle.in_order(desk)
+def _of_two(reader: EvidenceReader) -> str:
+    if "turns" not in reader.notes and len(reader.notes.get("order") or ()) > 2:  # noqa: PLR2004
+        raise ValueError(f"expected two legs, saw {len(reader.of('order'))}")
+    return lifecycle.in_order(reader)
 
 
 def _replayed(lines: Sequence[str], nonce: str, *, head: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.invariants import verified as reading
-from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.wire import evidence, journal
 from pytest_glasshouse.wire.canonical import sha256_hex
 
@@ -18,9 +18,9 @@ def attestation_verified(observation: Observation) -> Finding:
     return judge_rounds("attestation verified", observation, _attestation)
 
 
-def _attestation(desk: Desk) -> str:
-    desk.ran("protected")
-    refusal = desk.maybe("protected", "refusal")
+def _attestation(reader: EvidenceReader) -> str:
+    reader.ran("protected")
+    refusal = reader.maybe("protected", "refusal")
     if refusal is not None:
         raise broken(
             f"the server refused the evidence: {refusal['reason']}",
@@ -28,15 +28,15 @@ def _attestation(desk: Desk) -> str:
             seen=f"refused: {refusal['reason']}",
             todo="no key was released; compare the guest's measurements with the policy",
         )
-    result, said = reading.result_claims(desk), reading.evidence_claims(desk)
-    archive = desk.of_row("allocation", "archiveSha256")
+    result, said = reading.result_claims(reader), reading.evidence_claims(reader)
+    archive = reader.of_row("allocation", "archiveSha256")
     bound = {
         "ear_status": (result["ear_status"], "affirming"),
-        "nonce": (result["eat_nonce"], desk.of("protected", "challenge", "nonce")),
-        "evidence": (result["evidence_sha256"], sha256_hex(desk.of("protected", "evidence").encode())),
-        "manifest": (result["manifest"], sha256_hex(desk.of("protected", "manifest").encode())),
-        "policy": (result["policy"], desk.of("protected", "policySha256")),
-        "plan": (result["plan"], desk.of("protected", "plan")),
+        "nonce": (result["eat_nonce"], reader.of("protected", "challenge", "nonce")),
+        "evidence": (result["evidence_sha256"], sha256_hex(reader.of("protected", "evidence").encode())),
+        "manifest": (result["manifest"], sha256_hex(reader.of("protected", "manifest").encode())),
+        "policy": (result["policy"], reader.of("protected", "policySha256")),
+        "plan": (result["plan"], reader.of("protected", "plan")),
         "composite": (result["composite"], evidence.composite(said["components"])),
         "archive": (said["components"].get("archive"), archive),
     }
@@ -48,8 +48,8 @@ def _attestation(desk: Desk) -> str:
                 seen=f"{name} {seen}",
                 todo="do not use this row; run it again",
             )
-    if desk.maybe("protected", "exit") is not None:
-        later = reading.exit_claims(desk, "protected")["images"]
+    if reader.maybe("protected", "exit") is not None:
+        later = reading.exit_claims(reader, "protected")["images"]
         if later["status"] == "changed":
             raise broken(
                 f"what ran is not what was measured: {', '.join(later['changed'])}",
@@ -57,7 +57,7 @@ def _attestation(desk: Desk) -> str:
                 seen=", ".join(later["changed"]),
                 todo="do not use this row; find out who changed the guest's code",
             )
-        trained = any('"type":"train_completed"' in line for line in desk.maybe("protected", "journal") or ())
+        trained = any('"type":"train_completed"' in line for line in reader.maybe("protected", "journal") or ())
         if trained and later["status"] != "unchanged":
             raise unseen(f"the code that ran was not looked at again: {later.get('reason')}")
     return f"affirming result for nonce {result['eat_nonce'][:16]}, attempt {result['attempt']}"
@@ -68,16 +68,16 @@ def key_released_after_attestation(observation: Observation) -> Finding:
     return judge_rounds("key released only after attestation", observation, _key)
 
 
-def _key(desk: Desk) -> str:
-    desk.ran("protected")
-    if desk.maybe("protected", "result") is None:
+def _key(reader: EvidenceReader) -> str:
+    reader.ran("protected")
+    if reader.maybe("protected", "result") is None:
         raise unseen("no key was released", expected="a release", seen="none")
-    entries = reading.entries(desk)
+    entries = reading.entries(reader)
     types = [entry.type for entry in entries]
     if "key_received" not in types:
         raise unseen("the journal has no key_received", expected="key_received", seen=", ".join(types))
     received = entries[types.index("key_received")]
-    result = sha256_hex(desk.of("protected", "result").encode())
+    result = sha256_hex(reader.of("protected", "result").encode())
     if received.body.get("result") != result:
         raise broken(
             "the leg's key came from somewhere else",
@@ -85,9 +85,9 @@ def _key(desk: Desk) -> str:
             seen=f"result {received.body.get('result')}",
             todo="do not use this row; find out where the key came from",
         )
-    lines = desk.of("protected", "journal")
+    lines = reader.of("protected", "journal")
     before = types[: types.index("key_received")]
-    head = reading.evidence_claims(desk)["state"]["head"]
+    head = reading.evidence_claims(reader)["state"]["head"]
     if tuple(before) != journal.STEPS_BEFORE_RELEASE or journal.link(lines[len(before) - 1]) != head:
         raise broken(
             "the key was received in another state than the evidence tells of",
@@ -103,11 +103,11 @@ def weights_from_package(observation: Observation) -> Finding:
     return judge_rounds("weights loaded from the package", observation, _weights)
 
 
-def _weights(desk: Desk) -> str:
-    desk.ran("protected")
-    workload = reading.manifest_claims(desk)["workload"]
-    opened = reading.entry(desk, "package_verified")
-    manifest = sha256_hex(desk.of("protected", "manifest").encode())
+def _weights(reader: EvidenceReader) -> str:
+    reader.ran("protected")
+    workload = reading.manifest_claims(reader)["workload"]
+    opened = reading.entry(reader, "package_verified")
+    manifest = sha256_hex(reader.of("protected", "manifest").encode())
     if opened.get("manifest") != manifest:
         raise broken(
             "another package was opened",
@@ -115,7 +115,7 @@ def _weights(desk: Desk) -> str:
             seen=f"manifest {opened.get('manifest')}",
             todo="do not use this row",
         )
-    started = reading.entry(desk, "train_started")
+    started = reading.entry(reader, "train_started")
     if started.get("initial") != workload["initial_sha256"]:
         raise broken(
             "training started from other weights than the package's",

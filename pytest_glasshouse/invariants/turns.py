@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import verified as reading
-from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.observation.turns import Turn, segments_of, turns_of
 from pytest_glasshouse.wire import evidence, tokens
 
@@ -38,13 +38,13 @@ def is_null(observation: Observation) -> bool:
     return isinstance(plan, dict) and plan.get("null") is True
 
 
-def _idle(desk: Desk) -> str:
-    if "turns" not in desk.notes:
+def _idle(reader: EvidenceReader) -> str:
+    if "turns" not in reader.notes:
         return "no leg was paused: they ran one after the other"
-    turns, claims = _signed(desk)
+    turns, claims = _signed(reader)
     if "protected" not in claims["roles"]:
         return "no protected leg took part"
-    told = {role: segments_of(body) for role, body in reading.ends(desk).items()}
+    told = {role: segments_of(body) for role, body in reading.ends(reader).items()}
     raw_ns = sum(part["elapsed_ns"] for role, parts in told.items() if role != "protected" for part in parts.values())
     if raw_ns <= 0:
         raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
@@ -84,10 +84,10 @@ def _untimed_ns(role: str, turns: tuple[Turn, ...], told: dict[str, dict[int, di
     return sum(turn.cpu_ns(role) for turn in turns if turn.role == role) - counted
 
 
-def in_turns(desk: Desk) -> str:
+def in_turns(reader: EvidenceReader) -> str:
     """Turns as the seed drew them, one at a time, each with the segment its leg tells of and nobody else's."""
-    turns, claims = _signed(desk)
-    drawn = desk.of("turns")
+    turns, claims = _signed(reader)
+    drawn = reader.of("turns")
     if claims["turns"] != drawn or len(turns) != len(drawn):
         raise unseen(
             f"{len(turns)} of {len(drawn)} turns were played", expected=f"{len(drawn)} turns", seen=f"{len(turns)} signed for"
@@ -100,7 +100,7 @@ def in_turns(desk: Desk) -> str:
                 seen=f"{(one.after.t_ns - after.before.t_ns) / 1e9:.3f} s of overlap",
                 todo="do not use this row: the legs competed for the device",
             )
-    for role, body in reading.ends(desk).items():
+    for role, body in reading.ends(reader).items():
         _as_told(role, [turn for turn in turns if turn.role == role], segments_of(body))
     return f"{len(turns)} turns as drawn, one at a time"
 
@@ -125,15 +125,15 @@ def _as_told(role: str, turns: list[Turn], told: dict[int, dict[str, int]]) -> N
         )
 
 
-def _signed(desk: Desk) -> tuple[tuple[Turn, ...], dict[str, Any]]:
+def _signed(reader: EvidenceReader) -> tuple[tuple[Turn, ...], dict[str, Any]]:
     """What the agent signed about the borders of this round's turns."""
-    token, met = desk.of("borders"), desk.of("guest")
+    token, met = reader.of("borders"), reader.of("guest")
     agent = tokens.public_key(met[0]["ak"])
-    claims = reading.claims(desk, token, key=agent, typ=evidence.TYP_BORDERS, name="account of the turns")
-    if claims["nonce"] != desk.of("nonce"):
+    claims = reading.claims(reader, token, key=agent, typ=evidence.TYP_BORDERS, name="account of the turns")
+    if claims["nonce"] != reader.of("nonce"):
         raise broken(
             "the account of the turns is of another round",
-            expected=f"nonce {desk.of('nonce')}",
+            expected=f"nonce {reader.of('nonce')}",
             seen=f"nonce {claims['nonce']}",
             todo="do not use this row",
         )

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.invariants import verified as reading
-from pytest_glasshouse.invariants.finding import Desk, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.trust import weights_from_package
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def adapter_digests_distinct(observation: Observation) -> Finding:
     return judge_rounds("adapter digests distinct", observation, _distinct)
 
 
-def _distinct(desk: Desk) -> str:
-    digests = _adapters(desk)
+def _distinct(reader: EvidenceReader) -> str:
+    digests = _adapters(reader)
     if len(set(digests.values())) < len(digests):
         raise broken(
             "two legs exported the same adapter",
@@ -43,8 +43,8 @@ def adapters_trained(observation: Observation) -> Finding:
     return judge_rounds("both adapters trained", observation, _trained)
 
 
-def _trained(desk: Desk) -> str:
-    digests, initial = _adapters(desk), desk.of_row("material", "initialSha256")
+def _trained(reader: EvidenceReader) -> str:
+    digests, initial = _adapters(reader), reader.of_row("material", "initialSha256")
     for leg, digest in digests.items():
         if digest == initial:
             raise broken(
@@ -56,17 +56,17 @@ def _trained(desk: Desk) -> str:
     return f"{'both' if len(digests) == 2 else 'all'} differ from the initial weights"  # noqa: PLR2004
 
 
-def _adapters(desk: Desk) -> dict[str, str]:
+def _adapters(reader: EvidenceReader) -> dict[str, str]:
     """Each leg's adapter digest: computed from the exported bytes by the host, and as the leg itself signed or said."""
-    present = reading.legs(desk)
+    present = reading.legs(reader)
     for leg in present:
-        desk.ran(leg)
-    told = {"protected": reading.head_claims(desk)["adapter"]} if "protected" in present else {}
+        reader.ran(leg)
+    told = {"protected": reading.head_claims(reader)["adapter"]} if "protected" in present else {}
     if not told.get("protected", "none expected"):
         raise unseen("the protected leg exported no adapter")
-    told |= {leg: desk.of(leg, "callback")["adapter"] for leg in reading.raw_legs(desk)}
+    told |= {leg: reader.of(leg, "callback")["adapter"] for leg in reading.raw_legs(reader)}
     for leg, digest in told.items():
-        computed = desk.of(leg, "adapterSha256")
+        computed = reader.of(leg, "adapterSha256")
         if computed != digest:
             raise broken(
                 f"the {leg} adapter that arrived is not the one the leg told of",
@@ -82,9 +82,9 @@ def losses_finite(observation: Observation) -> Finding:
     return judge_rounds("losses finite", observation, _finite)
 
 
-def _finite(desk: Desk) -> str:
-    for leg in desk.of("order"):
-        failed = desk.maybe(leg, "failed")
+def _finite(reader: EvidenceReader) -> str:
+    for leg in reader.of("order"):
+        failed = reader.maybe(leg, "failed")
         if failed is not None and failed["reason"] == "non-finite loss":
             raise broken(
                 f"the {leg} leg's loss was not finite",
@@ -92,7 +92,7 @@ def _finite(desk: Desk) -> str:
                 seen=str(failed["detail"]),
                 todo="check the data and the initial weights, or lower the learning rate",
             )
-    bodies = reading.ends(desk)
+    bodies = reading.ends(reader)
     for leg, body in bodies.items():
         for loss in (*body["prologue"], body["final_loss"]):
             if not math.isfinite(float(loss)):
@@ -109,24 +109,24 @@ def same_work(observation: Observation) -> Finding:
     """Same prologue losses, same plan but for the data order's seed, same surroundings but for the treatment."""
     weights = weights_from_package(observation)
 
-    def judge(desk: Desk) -> str:
+    def judge(reader: EvidenceReader) -> str:
         if weights.finding == "broken":
-            desk.read.append(weights.evidence)
+            reader.read.append(weights.evidence)
             raise unseen("not comparable: the protected leg trained from other weights", expected="the same weights")
-        return _same(desk)
+        return _same(reader)
 
     return judge_rounds("same work", observation, judge)
 
 
-def _same(desk: Desk) -> str:
+def _same(reader: EvidenceReader) -> str:
     """Every other leg's work is the (first) raw leg's."""
-    bodies = reading.ends(desk)
-    compared = [_like_raw(desk, leg, bodies[leg], bodies["raw"]) for leg in bodies if leg != "raw"]
+    bodies = reading.ends(reader)
+    compared = [_like_raw(reader, leg, bodies[leg], bodies["raw"]) for leg in bodies if leg != "raw"]
     treatment = f"nothing differs but {', '.join(TREATMENT)}" if "protected" in bodies else "nothing differs"
     return f"{compared[0]} prologue losses agree; {treatment}"
 
 
-def _like_raw(desk: Desk, leg: str, ours: dict[str, Any], raw: dict[str, Any]) -> int:
+def _like_raw(reader: EvidenceReader, leg: str, ours: dict[str, Any], raw: dict[str, Any]) -> int:
     """How many losses of the prologue were compared."""
     tolerance = 0.0 if ours["facts"]["device"] == "cpu" else GPU_LOSS_TOLERANCE
     pairs = list(zip(ours["prologue"], raw["prologue"], strict=False))
@@ -145,7 +145,7 @@ def _like_raw(desk: Desk, leg: str, ours: dict[str, Any], raw: dict[str, Any]) -
                 seen=f"loss {mine} ({leg})",
                 todo="do not use this row: data, weights or arithmetic differ",
             )
-    for name, mine, theirs in _settings(desk, leg, ours, raw):
+    for name, mine, theirs in _settings(reader, leg, ours, raw):
         if mine != theirs:
             raise broken(
                 f"the legs' {name} differ beyond the treatment",
@@ -156,8 +156,8 @@ def _like_raw(desk: Desk, leg: str, ours: dict[str, Any], raw: dict[str, Any]) -
     return len(pairs)
 
 
-def _settings(desk: Desk, leg: str, body: dict[str, Any], raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    ours, theirs = dict(desk.of(leg, "trainingPlan")), dict(desk.of("raw", "trainingPlan"))
+def _settings(reader: EvidenceReader, leg: str, body: dict[str, Any], raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    ours, theirs = dict(reader.of(leg, "trainingPlan")), dict(reader.of("raw", "trainingPlan"))
     if ours.pop("order_seed") == theirs.pop("order_seed"):
         raise broken(
             "the legs took their batches in the same order",
@@ -169,7 +169,7 @@ def _settings(desk: Desk, leg: str, body: dict[str, Any], raw: dict[str, Any]) -
     names = sorted(body["context"].keys() | raw["context"].keys())
     found += [(name.replace("_", " "), body["context"].get(name), raw["context"].get(name)) for name in names]
     facts = [{k: v for k, v in each["facts"].items() if k not in _MEASURED_FACTS} for each in (body, raw)]
-    images = [desk.of(each, "images") for each in (leg, "raw")]
+    images = [reader.of(each, "images") for each in (leg, "raw")]
     found += [("workload facts", facts[0], facts[1]), ("loaded code", images[0], images[1])]
-    caches = [desk.maybe(each, "cache") for each in (leg, "raw")]
+    caches = [reader.maybe(each, "cache") for each in (leg, "raw")]
     return [*found, ("cache state", caches[0], caches[1])]

@@ -42,7 +42,7 @@ class OutsideServer:
     authority: Path | None = None
 
 
-class Trustees:
+class HostAttestation:
     """Owner, server and a client to it. `close` ends what was started here and forgets every key.
 
     With `outside` given, raises `ConfigurationError` unless the server that answers there holds the pinned key and works
@@ -140,7 +140,7 @@ def checked_url(url: str) -> str:
 
 def check_outside(outside: OutsideServer) -> None:
     """Raise `ConfigurationError` unless rows can be attested there. Starts nothing."""
-    Trustees(outside).close()
+    HostAttestation(outside).close()
 
 
 def _meet(client: AttestationClient, url: str, *, server: Ed25519PublicKey, owner: Owner) -> None:

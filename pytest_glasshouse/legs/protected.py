@@ -30,7 +30,7 @@ from pytest_glasshouse.wire.tokens import public_text, thumbprint
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.legs.attestation import Trustees
+    from pytest_glasshouse.legs.attestation import HostAttestation
     from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.rows.leg_order import Role
@@ -44,17 +44,17 @@ NO_ANSWER = "no-answer"
 class ProtectedRuntime:
     """Runs protected legs; the `protected_runtime` fixture's object."""
 
-    def __init__(self, trustees: Trustees, *, demands: Policy | None = None) -> None:
+    def __init__(self, host_attestation: HostAttestation, *, demands: Policy | None = None) -> None:
         """`demands` is a policy whose every demand is made on each allocation, beside what the host asks by itself."""
-        self._trustees = trustees
+        self._host_attestation = host_attestation
         self._demands = demands
 
     @property
     def keys(self) -> dict[str, Json]:
         """The public keys that everything this runtime leaves behind is checked with."""
-        owner = self._trustees.owner
-        server = public_text(self._trustees.server_key)
-        return {"server": server, "owner": owner.public_text, "attestationServer": self._trustees.place}
+        owner = self._host_attestation.owner
+        server = public_text(self._host_attestation.server_key)
+        return {"server": server, "owner": owner.public_text, "attestationServer": self._host_attestation.place}
 
     def run(self, current: Round) -> Ended | None:
         """One whole protected lifecycle. Returns how the row ended if it ended here, else None."""
@@ -68,7 +68,7 @@ class ProtectedRuntime:
 
     def vouch(self, current: Round, ak: str) -> str:
         """The owner's word that this round's agent has the key `ak`."""
-        return self._trustees.owner.vouch(
+        return self._host_attestation.owner.vouch(
             run=current.run_id,
             row=current.row.row_id,
             round_nonce=current.nonce,
@@ -111,13 +111,13 @@ class ProtectedRuntime:
             "nonce": current.nonce,
             "plan": plan,
             "manifest": sealed.manifest,
-            "server_key": public_text(self._trustees.server_key),
-            "owner_key": self._trustees.owner.public_text,
+            "server_key": public_text(self._host_attestation.server_key),
+            "owner_key": self._host_attestation.owner.public_text,
             "material": {"package": f"{leg_id}-package"},
         }
         current.begin("protected", order)
-        relay = _Relay(self._trustees, current, sealed, policy, notes)
-        return ProtectedLeg(self._trustees, current, sealed=sealed, relay=relay, watch=watch, notes=notes)
+        relay = _Relay(self._host_attestation, current, sealed, policy, notes)
+        return ProtectedLeg(self._host_attestation, current, sealed=sealed, relay=relay, watch=watch, notes=notes)
 
     def _seal(self, current: Round) -> Sealed:
         material = current.material
@@ -133,7 +133,7 @@ class ProtectedRuntime:
         }
         return seal(
             material.parts,
-            owner=self._trustees.owner,
+            owner=self._host_attestation.owner,
             run=current.run_id,
             round_nonce=current.nonce,
             workload=workload,
@@ -141,18 +141,18 @@ class ProtectedRuntime:
         )
 
     def _register(self, sealed: Sealed, policy: Policy) -> None:
-        registration = self._trustees.owner.register(
-            server=self._trustees.server_key,
-            server_hpke=self._trustees.server_hpke,
+        registration = self._host_attestation.owner.register(
+            server=self._host_attestation.server_key,
+            server_hpke=self._host_attestation.server_hpke,
             manifest=sealed.manifest,
             policy=policy,
             data_key=sealed.data_key,
         )
-        self._trustees.client.register(registration)
+        self._host_attestation.client.register(registration)
 
     def _enrol(self, current: Round, sealed: Sealed, policy: Policy, notes: dict[str, Any]) -> None:
-        grant = self._trustees.owner.grant(
-            server=self._trustees.server_key,
+        grant = self._host_attestation.owner.grant(
+            server=self._host_attestation.server_key,
             run=current.run_id,
             sub=session_name(current),
             package=sealed.manifest_sha256,
@@ -164,7 +164,7 @@ class ProtectedRuntime:
         )
         proved = current.channel.request("enrol", {"grant": grant})
         notes.update(grant=grant, ak=proved["ak"], proof=proved["proof"])
-        self._trustees.client.enrol(grant=grant, ak=cast("str", proved["ak"]), proof=cast("str", proved["proof"]))
+        self._host_attestation.client.enrol(grant=grant, ak=cast("str", proved["ak"]), proof=cast("str", proved["proof"]))
 
 
 class ProtectedLeg:
@@ -173,9 +173,16 @@ class ProtectedLeg:
     role: Role = "protected"
 
     def __init__(
-        self, trustees: Trustees, current: Round, *, sealed: Sealed, relay: _Relay, watch: LegWatch, notes: dict[str, Any]
+        self,
+        host_attestation: HostAttestation,
+        current: Round,
+        *,
+        sealed: Sealed,
+        relay: _Relay,
+        watch: LegWatch,
+        notes: dict[str, Any],
     ) -> None:
-        self._trustees = trustees
+        self._host_attestation = host_attestation
         self._current = current
         self._sealed = sealed
         self._relay = relay
@@ -212,9 +219,9 @@ class ProtectedLeg:
         if not (notes.get("head") and notes.get("exit") and relay.nonce):
             return
         try:
-            answer = self._trustees.client.complete(head=notes["head"], exit=notes["exit"], nonce=relay.nonce)
+            answer = self._host_attestation.client.complete(head=notes["head"], exit=notes["exit"], nonce=relay.nonce)
             notes["receipt"] = answer["receipt"]
-            self._trustees.settled(relay.nonce)
+            self._host_attestation.settled(relay.nonce)
         except RefusedError as error:
             notes["completeRefusal"] = {"reason": error.reason}
 
@@ -224,7 +231,7 @@ class ProtectedLeg:
         try:
             exported = current.channel.fetch(name, limit=current.most_adapter)
             notes["sealedAdapterSha256"] = sha256_hex(exported)
-            adapter = self._trustees.owner.open_adapter(
+            adapter = self._host_attestation.owner.open_adapter(
                 exported, manifest_sha256=self._sealed.manifest_sha256, nonce=self._relay.nonce
             )
             notes["adapterSha256"] = tensor_digest(adapter)
@@ -254,8 +261,10 @@ def guarded(current: Round, lifecycle: Callable[[], Ended | None]) -> Ended | No
 class _Relay:
     """Carries words between the leg's agent and the server, and writes them down."""
 
-    def __init__(self, trustees: Trustees, current: Round, sealed: Sealed, policy: Policy, notes: dict[str, Any]) -> None:
-        self._trustees = trustees
+    def __init__(
+        self, host_attestation: HostAttestation, current: Round, sealed: Sealed, policy: Policy, notes: dict[str, Any]
+    ) -> None:
+        self._host_attestation = host_attestation
         self._current = current
         self._sealed = sealed
         self._policy = policy
@@ -280,7 +289,7 @@ class _Relay:
             ask()
         except RefusedError as error:
             self.refused = error
-            self._trustees.settled(self.nonce)
+            self._host_attestation.settled(self.nonce)
             self._refuse(error.reason)
         except GuestGoneError:
             raise
@@ -294,13 +303,13 @@ class _Relay:
 
     def _challenge(self) -> None:
         sub = self._sub
-        given = self._trustees.client.challenge(sub=sub, plan=self._current.plan_sha256)
+        given = self._host_attestation.client.challenge(sub=sub, plan=self._current.plan_sha256)
         self.nonce = cast("str", given["nonce"])
         self._notes["challenge"] = given
         body: dict[str, Json] = {
             **given,
             "sub": sub,
-            "aud": thumbprint(self._trustees.server_key),
+            "aud": thumbprint(self._host_attestation.server_key),
             "plan": self._current.plan_sha256,
             "policy": self._policy.sha256,
             "manifest": self._sealed.manifest_sha256,
@@ -309,14 +318,14 @@ class _Relay:
         self._current.channel.request("answer", {"leg": self._leg_id, "kind": "challenge", "body": body})
 
     def _release(self) -> None:
-        self._trustees.awaiting(
+        self._host_attestation.awaiting(
             nonce=self.nonce,
             sub=self._sub,
             run=self._current.run_id,
             manifest=self._sealed.manifest_sha256,
             completion_s=self._policy.completion_s,
         )
-        given = self._trustees.client.release(
+        given = self._host_attestation.client.release(
             evidence=cast("str", self._notes["evidence"]), log=cast("list[str]", self._notes["releaseLog"])
         )
         self._notes["result"] = given["result"]

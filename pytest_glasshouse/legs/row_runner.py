@@ -48,7 +48,7 @@ class Grants(Protocol):
         """One act of a mock fault."""
         ...
 
-    def fate(self, grant: Grant) -> tuple[str, str]:
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:
         """How the allocation of a guest that is gone ended, and a sentence about it: `("", "")` where nobody knows."""
         ...
 
@@ -202,7 +202,7 @@ class Allocation:
         """Where a rented guest was lost, the reason is the broker's or the provider's to tell."""
         if ended is None or not gone or not self.grant.rented:
             return ended
-        kind, told = self._grants.fate(self.grant)
+        kind, told = self._grants.loss_reason(self.grant)
         if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):
             # Without a signed exit nobody saw it zeroize: it was terminated, and no more is said.
             notes["protected"]["terminated"] = told
@@ -269,7 +269,7 @@ class Allocation:
 
     def _lost(self) -> bool:
         """Whether broker or provider know that there is no use in waiting for the guest."""
-        return self._grants.fate(self.grant)[0] in ("ended", "lost")
+        return self._grants.loss_reason(self.grant)[0] in ("ended", "lost")
 
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:

@@ -1,0 +1,1 @@
+"""What was seen of a row, and how it is read."""

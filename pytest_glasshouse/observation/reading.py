@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-
 #: What a protected leg does that a raw leg does not, by the journal step that shows it.
 _TREATMENT_STEPS = {
     "anti_debug_ready": "anti-debug",
@@ -88,8 +87,6 @@ def strict_memory(observation: Mapping[str, Any]) -> dict[str, bool]:
     """Whether the legs ran under the strict memory profile; nothing in an observation from before there was one."""
     plan = observation.get("plan")
     return {"strictMemory": plan["strictMemory"]} if isinstance(plan, dict) and "strictMemory" in plan else {}
-
-
 
 
 def _steps(lines: Sequence[str]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, middle_and_reach
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.overhead.segments import Leg, RoundSegments
+    from pytest_glasshouse.overhead.segments import PairedLeg, RoundSegments
 
 Values = Sequence[Sequence[float]]
 
@@ -63,7 +63,7 @@ class Outliers:
 class Steadiness:
     """Whether a leg's rate stood still inside its rounds. `drift_pct` is second half against first, by the mean over rounds."""
 
-    leg: Leg
+    leg: PairedLeg
     state: Literal["steady", "warming up", "slowing down", "no steady state", "too short to say"]
     drift_pct: float | None
 
@@ -123,7 +123,7 @@ def effective_sample_size(count: int, autocorrelation: float | None) -> float:
     return count * (1 - autocorrelation) / (1 + autocorrelation)
 
 
-def steadiness(rounds: Sequence[RoundSegments], leg: Leg) -> Steadiness:
+def steadiness(rounds: Sequence[RoundSegments], leg: PairedLeg) -> Steadiness:
     """Compare the halves of every round: moving the same way in all of them is a drift, moving anyhow is no steady state."""
     drifts = []
     for each in rounds:

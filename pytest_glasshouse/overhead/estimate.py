@@ -28,7 +28,7 @@ from pytest_glasshouse.overhead.null import Null, measured_nulls
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.overhead.segments import Pair, RoundSegments
+    from pytest_glasshouse.overhead.segments import RoundSegments, SegmentPair
 
 #: Share cut from each end of a round's pairs for the companion.
 TRIM = 0.2
@@ -108,14 +108,14 @@ def estimates(rounds: Sequence[RoundSegments], *, first_rounds: int | None = Non
     )
 
 
-def totals_log_ratio(pairs: Sequence[Pair]) -> float:
+def totals_log_ratio(pairs: Sequence[SegmentPair]) -> float:
     """A round's headline: the logarithm of protected over raw rate, each units over seconds in total."""
     protected = math.log(sum(each.protected.units for each in pairs)) - math.log(sum(each.protected.elapsed_ns for each in pairs))
     raw = math.log(sum(each.raw.units for each in pairs)) - math.log(sum(each.raw.elapsed_ns for each in pairs))
     return protected - raw
 
 
-def pair_log_ratio(pair: Pair) -> float:
+def pair_log_ratio(pair: SegmentPair) -> float:
     """The logarithm of protected over raw rate in one pair."""
     return math.log(pair.protected.per_ns) - math.log(pair.raw.per_ns)
 
@@ -163,6 +163,6 @@ def _start(between: float | None, within: float | None, pairs: Sequence[Sequence
     return math.sqrt(max(0.0, between**2 - within**2 / per_round)) * 100
 
 
-def _common(pair: Pair) -> float:
+def _common(pair: SegmentPair) -> float:
     """What both legs of a pair share: the logarithm of their mean rate."""
     return (math.log(pair.protected.per_ns) + math.log(pair.raw.per_ns)) / 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Leg = Literal["protected", "raw"]
+PairedLeg = Literal["protected", "raw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,14 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class SegmentPair:
     """A protected and a raw segment, one right after the other, `first` drawn at random.
 
     `number` counts from 1 within its round. `raw2` is the second raw leg's segment in R/R' triples.
     """
 
     number: int
-    first: Leg
+    first: PairedLeg
     protected: Segment
     raw: Segment
     raw2: Segment | None = None
@@ -56,7 +56,7 @@ class RoundSegments:
     """All pairs of one round, in the order they ran."""
 
     round: int
-    pairs: tuple[Pair, ...]
+    pairs: tuple[SegmentPair, ...]
 
     def __post_init__(self) -> None:
         if not self.pairs:
@@ -75,7 +75,7 @@ def round_segments(number: int, pairs: Sequence[Mapping[str, Any]]) -> RoundSegm
     return RoundSegments(round=number, pairs=tuple(_pair(each) for each in pairs))
 
 
-def _pair(given: Mapping[str, Any]) -> Pair:
+def _pair(given: Mapping[str, Any]) -> SegmentPair:
     first = given["first"]
     if first not in {"protected", "raw", "raw2"}:
         raise ValueError(f"first of a pair: expected protected, raw or raw2, saw {first!r}")
@@ -83,9 +83,9 @@ def _pair(given: Mapping[str, Any]) -> Pair:
     if again is not None:
         # Of three turns the first may be the second raw leg's: what counts is which of the two compared ran before.
         first = "protected" if given["protected"]["position"] < given["raw"]["position"] else "raw"
-    return Pair(
+    return SegmentPair(
         number=given["number"],
-        first=cast("Leg", first),
+        first=cast("PairedLeg", first),
         protected=_segment(given["protected"]),
         raw=_segment(given["raw"]),
         raw2=None if again is None else _segment(again),

@@ -1,0 +1,1 @@
+"""The owner of a package: keys, manifests, grants, policies, sealing."""

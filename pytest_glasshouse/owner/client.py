@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError, RefusedError
 from pytest_glasshouse.owner.outstanding import Outstanding, read_answer
-from pytest_glasshouse.owner.server_keys import Published, read_published
+from pytest_glasshouse.owner.server_keys import PublishedKeys, read_published
 from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.web.routes import Routes
 from pytest_glasshouse.wire.canonical import Json, canonical, parse_object
@@ -57,7 +57,7 @@ class AttestationClient:
             connect_s=timeout_s, quiet_s=timeout_s, whole_s=timeout_s * _WHOLE, most_bytes=_ANSWER_LIMIT + _HEAD_LIMIT
         )
 
-    def published(self, server: Ed25519PublicKey) -> Published:
+    def published(self, server: Ed25519PublicKey) -> PublishedKeys:
         """The keys that `server`, and no other, publishes."""
         return read_published(self._send("GET", "/v1/keys", None, {}), server=server)
 

@@ -21,7 +21,7 @@ KEYS_SHAPE: dict[str, type] = {"iss": str, "server": str, "owner": str, "hpke": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class PublishedKeys:
     """A server's published keys, as text. `hpke` lasts as long as its process, `server` as long as its state directory."""
 
     server: str
@@ -34,7 +34,7 @@ def published_claims(*, server: Ed25519PublicKey, owner: Ed25519PublicKey, hpke:
     return {"iss": thumbprint(server), "server": public_text(server), "owner": thumbprint(owner), "hpke": hpke, "iat": now}
 
 
-def read_published(answer: Mapping[str, Json], *, server: Ed25519PublicKey) -> Published:
+def read_published(answer: Mapping[str, Json], *, server: Ed25519PublicKey) -> PublishedKeys:
     """The keys, signed by the server the caller knows. Raises `IntegrityError`."""
     token = answer.get("keys")
     if not isinstance(token, str):
@@ -44,4 +44,4 @@ def read_published(answer: Mapping[str, Json], *, server: Ed25519PublicKey) -> P
     if claims["iss"] != thumbprint(server) or claims["server"] != public_text(server):
         raise IntegrityError("jwt-claims", "published keys")
     hpke_key(str(claims["hpke"]))
-    return Published(server=str(claims["server"]), owner=str(claims["owner"]), hpke=str(claims["hpke"]))
+    return PublishedKeys(server=str(claims["server"]), owner=str(claims["owner"]), hpke=str(claims["hpke"]))

@@ -15,14 +15,14 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.plugin import row_attempts as trying
-from pytest_glasshouse.plugin.stash import DOOR, OPTIONS, RECORD, ROW, TAMPER, TRIES
+from pytest_glasshouse.plugin.stash import OPTIONS, RECORD, ROW, RUN_CONTEXT, TAMPER, TRIES
 from pytest_glasshouse.run.records import failure_of
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
-    from pytest_glasshouse.run.engine import Stage
-    from pytest_glasshouse.run.plan import Door
+    from pytest_glasshouse.run.engine import RowObjects
+    from pytest_glasshouse.run.plan import RunContext
 
 
 class RowReport:
@@ -35,7 +35,7 @@ class RowReport:
         """Record a row's outcome, measured or not, or a result of the tamper suite; returns what goes into the report."""
         if hasattr(outcome, "expected_reason"):
             return self.record_tamper(outcome)
-        _door(self._item)
+        _context(self._item)
         # Legs that found no room beside each other were run in turn, as the row that says so.
         refuse_another(self._item, outcome.row, like=("resident",))
         told: dict[str, Any] = trying.recorded(self._item, outcome)["record"]
@@ -91,7 +91,7 @@ def _no_row(item: pytest.Item) -> ConfigurationError:
 
 
 @pytest.fixture
-def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
+def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[RowObjects | None]:
     """One allocation for this row, given back when the test has ended."""
     item: pytest.Item = request.node
     if request.config.getoption("setuponly", default=False):
@@ -103,55 +103,55 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[Stage | None]:
     from pytest_glasshouse.plugin.stash import engine_of
     from pytest_glasshouse.run.engine import Wishes
 
-    door, options = _door(item), item.config.stash[OPTIONS]
+    context, options = _context(item), item.config.stash[OPTIONS]
 
     def keep(outcome: Any) -> None:
         from pytest_glasshouse.run.records import width_of
 
         finished, row = len(outcome.observation["rounds"]), outcome.row
         moment = {"row_id": row.row_id, "leg": "", "phase": "interval", "round": finished, "rounds": row.rounds, "elapsed_s": 0.0}
-        door.on_progress({**moment, "half_width_pct": width_of(outcome, engine_of(item.config))})
+        context.on_progress({**moment, "half_width_pct": width_of(outcome, engine_of(item.config))})
         # What is not remembered is lost only if the row is, too.
         with contextlib.suppress(GlasshouseError, OSError, ValueError, TypeError, RecursionError):
             trying.keep(item, outcome)
 
     wishes = Wishes(
         declared=row_item.declared,
-        run_id=door.plan.run_id,
-        seed=door.plan.seed,
+        run_id=context.plan.run_id,
+        seed=context.plan.seed,
         fixed_order=options.fixed_order,
         leg_timeout_s=options.leg_timeout_s,
         model=row_item.model,
-        subject=door.plan.subject,
+        subject=context.plan.subject,
         strict_memory=options.strict_memory,
         half_width_pct=options.half_width_pct,
         on_round=keep,
         server=options.outside_server,
         demands=options.demands,
     )
-    grant = door.grants.acquire(row_item.row, worker=door.worker)
+    grant = context.grants.acquire(row_item.row, worker=context.worker)
     try:
-        yield engine_of(item.config).stage(grant, door.grants, wishes, door.on_progress)
+        yield engine_of(item.config).stage(grant, context.grants, wishes, context.on_progress)
     finally:
         # What cannot be given back is ended at the end of the run, where cleanup is judged.
         with contextlib.suppress(GlasshouseError, OSError):
-            door.grants.release(grant, worker=door.worker)
+            context.grants.release(grant, worker=context.worker)
 
 
 @pytest.fixture
-def allocation(request: pytest.FixtureRequest, _glasshouse_stage: Stage | None) -> Any:
+def allocation(request: pytest.FixtureRequest, _glasshouse_stage: RowObjects | None) -> Any:
     """The GPU box both legs of this row run on."""
     return _glasshouse_stage and OneRow(_glasshouse_stage.allocation, request.node)
 
 
 @pytest.fixture
-def protected_runtime(_glasshouse_stage: Stage | None) -> Any:
+def protected_runtime(_glasshouse_stage: RowObjects | None) -> Any:
     """Runs the protected leg on the allocation."""
     return _glasshouse_stage and _glasshouse_stage.protected_runtime
 
 
 @pytest.fixture
-def raw_runner(_glasshouse_stage: Stage | None) -> Any:
+def raw_runner(_glasshouse_stage: RowObjects | None) -> Any:
     """Runs the raw leg on the allocation."""
     return _glasshouse_stage and _glasshouse_stage.raw_runner
 
@@ -162,11 +162,11 @@ def row_report(request: pytest.FixtureRequest) -> RowReport:
     return RowReport(request.node)
 
 
-def _door(item: pytest.Item) -> Door:
-    door = item.config.stash.get(DOOR, None)
-    if door is None:
+def _context(item: pytest.Item) -> RunContext:
+    context = item.config.stash.get(RUN_CONTEXT, None)
+    if context is None:
         raise ConfigurationError(f"{item.name}: rows run in a collected pytest session only")
-    return door
+    return context
 
 
 def reports(item: pytest.Item) -> bool:
@@ -187,10 +187,6 @@ def judge(item: pytest.Item) -> None:
     if failure or any_broken:
         why = failure or "something was broken in an earlier attempt"
         pytest.fail(f"attempt {number} at this row stands, whatever came of later ones: {why}", pytrace=False)
-
-
-
-
 
 
 def payload(item: pytest.Item) -> str | None:

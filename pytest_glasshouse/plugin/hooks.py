@@ -24,14 +24,14 @@ from pytest_glasshouse.plugin.fixtures import (  # noqa: F401 - pytest finds fix
     row_report,
 )
 from pytest_glasshouse.plugin.markers import MARKERS
-from pytest_glasshouse.plugin.stash import DOOR, ENGINE, NOTES, OPTIONS, PLAN, RECORD, REFUSED, ROW, RUN, TAKEN
+from pytest_glasshouse.plugin.stash import ENGINE, NOTES, OPTIONS, PLAN, RECORD, REFUSED, ROW, RUN, RUN_CONTEXT, TAKEN
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import ModuleType
 
-    from pytest_glasshouse.run.plan import Door, Plan, Selected
+    from pytest_glasshouse.run.plan import RunContext, RunPlan, Selected
 
 
 #: An error's one line may name a file, a field and what to do.
@@ -169,7 +169,7 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     if selected is None:
         return
     from pytest_glasshouse.plugin.session_hooks import RunHooks, refuse, session_of
-    from pytest_glasshouse.run.plan import Door
+    from pytest_glasshouse.run.plan import RunContext
     from pytest_glasshouse.run.run import NoGrants, Run
 
     try:
@@ -178,15 +178,15 @@ def pytest_runtestloop(session: pytest.Session) -> None:
         refuse(error)
     config.stash[RUN] = run
     config.pluginmanager.register(RunHooks(run, config), "glasshouse-run")
-    config.stash[DOOR] = Door(
+    config.stash[RUN_CONTEXT] = RunContext(
         plan=run.plan, worker="main", grants=run.broker or NoGrants(), on_progress=run.live.show, keep=run.keep
     )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    door = _door(item) if reports(item) else None
-    if door is not None and ROW in item.stash and not item.config.option.setuponly:
+    context = _context(item) if reports(item) else None
+    if context is not None and ROW in item.stash and not item.config.option.setuponly:
         trying.begin(item)
     with trying.noting(item):
         return (yield)
@@ -198,7 +198,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
         return None
     from pytest_glasshouse.plugin.judged_before import stands
 
-    return stands(item, _door(item)) or None
+    return stands(item, _context(item)) or None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -217,7 +217,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if reports(item) and DOOR in item.config.stash:
+    if reports(item) and RUN_CONTEXT in item.config.stash:
         _tell(item, call, report)
     return report
 
@@ -276,14 +276,14 @@ def _check_provider(config: pytest.Config) -> None:
         engine_of(config).check(options)
 
 
-def _door(item: pytest.Item) -> Door | None:
+def _context(item: pytest.Item) -> RunContext | None:
     """The way to the run; a worker opens its own before its first row."""
     config = item.config
-    if DOOR not in config.stash and _is_worker(config):
-        from pytest_glasshouse.plugin.xdist import open_door
+    if RUN_CONTEXT not in config.stash and _is_worker(config):
+        from pytest_glasshouse.plugin.xdist import open_context
 
-        config.stash[DOOR] = open_door(config)
-    return config.stash.get(DOOR, None)
+        config.stash[RUN_CONTEXT] = open_context(config)
+    return config.stash.get(RUN_CONTEXT, None)
 
 
 def _suggest_markers(config: pytest.Config) -> None:
@@ -298,7 +298,7 @@ def _suggest_markers(config: pytest.Config) -> None:
         raise pytest.UsageError(f"-m {expression}: no marker {name!r} is registered. Did you mean {marker}?")
 
 
-def _plan(config: pytest.Config) -> Plan:
+def _plan(config: pytest.Config) -> RunPlan:
     """What every process of this run agrees on, made once."""
     if PLAN not in config.stash:
         from pytest_glasshouse.plugin.stash import EARLIER, engine_of

@@ -9,15 +9,15 @@ import pytest
 from pytest_glasshouse.plugin.stash import ROW
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.run.plan import Door
+    from pytest_glasshouse.run.plan import RunContext
 
 
-def stands(item: pytest.Item, door: Door | None) -> bool:
+def stands(item: pytest.Item, context: RunContext | None) -> bool:
     """Report a kept row's test in place of running it; false where the row has to run."""
     row_id = item.stash[ROW].row.row_id
-    if door is None or row_id not in door.plan.kept:
+    if context is None or row_id not in context.plan.kept:
         return False
-    failure = door.plan.kept[row_id]
+    failure = context.plan.kept[row_id]
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for when in ("setup", "call", "teardown"):
         report = _report(item, when, failure if when == "call" else "")

@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import Order
 
 
-
-
-
 def declare(parser: pytest.Parser) -> None:
     """Register every canonical option and ini name. The short names come later, where nobody else owns them."""
     group = parser.getgroup("glasshouse", "glasshouse: benchmark rows on protected GPUs")
@@ -171,9 +168,3 @@ def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest
         owner_key=values.get("owner_key"),
         policy=values.get("policy"),
     )
-
-
-
-
-
-

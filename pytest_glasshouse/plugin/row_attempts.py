@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.plugin.stash import DOOR, OPTIONS, RECORD, ROW, TRIES
+from pytest_glasshouse.plugin.stash import OPTIONS, RECORD, ROW, RUN_CONTEXT, TRIES
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.run.records import Record
+    from pytest_glasshouse.run.records import RunRecord
 
 #: What ends a session, and says nothing about a row.
 _ENDINGS = (KeyboardInterrupt, GeneratorExit, pytest.exit.Exception)
@@ -34,9 +34,9 @@ class Try:
     at: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
     carried: bool = False
     outcome: Any = None
-    record: Record | None = None
+    record: RunRecord | None = None
 
-    def stamped(self, record: Record | None) -> Record:
+    def stamped(self, record: RunRecord | None) -> RunRecord:
         """A record as it travels to the run; without one, only that the attempt was begun."""
         return {**(record or {}), "attempt": self.attempt, "at": self.at}
 
@@ -70,7 +70,7 @@ def carried_out(item: pytest.Item, attempt: Try, outcome: Any) -> None:
         _tell(item, attempt.stamped(seen))
 
 
-def recorded(item: pytest.Item, outcome: Any) -> Record:
+def recorded(item: pytest.Item, outcome: Any) -> RunRecord:
     """Record an outcome, of the attempt it came of. Another one than was recorded of that is another attempt's."""
     record, now = _record(item, outcome), _current(item)
     own = next((each for each in item.stash[TRIES] if each.outcome is outcome), now)
@@ -81,7 +81,7 @@ def recorded(item: pytest.Item, outcome: Any) -> Record:
     return record
 
 
-def _same(one: Record, other: Record) -> bool:
+def _same(one: RunRecord, other: RunRecord) -> bool:
     """Whether two records are of one outcome; what they say of attempts may have changed meanwhile."""
     told = ("list", "outcome", "observation")
     return [{**one, **one["record"]}.get(name) for name in told] == [{**other, **other["record"]}.get(name) for name in told]
@@ -117,11 +117,11 @@ def failed(item: pytest.Item, error: BaseException) -> None:
         _end(item, seen)
         return
     skipped = isinstance(error, pytest.skip.Exception)
-    plan, options = item.config.stash[DOOR].plan, item.config.stash[OPTIONS]
+    plan, options = item.config.stash[RUN_CONTEXT].plan, item.config.stash[OPTIONS]
     _end(item, record_of_error(item.stash[ROW], options, error, skipped=skipped, seed=plan.seed))
 
 
-def _seen(item: pytest.Item) -> Record | None:
+def _seen(item: pytest.Item) -> RunRecord | None:
     """The record of what was carried out and nobody recorded; None where nothing was, or it cannot be judged."""
     outcome = _current(item).outcome
     with contextlib.suppress(Exception):
@@ -129,7 +129,7 @@ def _seen(item: pytest.Item) -> Record | None:
     return None
 
 
-def standing(item: pytest.Item) -> tuple[int, Record | None, bool]:
+def standing(item: pytest.Item) -> tuple[int, RunRecord | None, bool]:
     """Number and record of the attempt that stands for the row, as far as this process knows; and whether any was broken."""
     from pytest_glasshouse.report import attempts
 
@@ -139,20 +139,20 @@ def standing(item: pytest.Item) -> tuple[int, Record | None, bool]:
     return _before(item) + place + 1, tries[place].record, any(attempts.broken(each) for each in told)
 
 
-def _record(item: pytest.Item, outcome: Any) -> Record:
+def _record(item: pytest.Item, outcome: Any) -> RunRecord:
     from pytest_glasshouse.plugin.stash import engine_of
     from pytest_glasshouse.report.attempts import NEEDED_MORE
     from pytest_glasshouse.run.records import record_of
 
     config = item.config
     again = (NEEDED_MORE,) if _before(item) + len(item.stash.get(TRIES, [])) > 1 else ()
-    seed = config.stash[DOOR].plan.seed
+    seed = config.stash[RUN_CONTEXT].plan.seed
     return record_of(outcome, config.stash[OPTIONS], engine_of(config), seed=seed, unpublishable=again)
 
 
 def _before(item: pytest.Item) -> int:
     """How many attempts at the row earlier runs of pytest have made, in a run that goes on."""
-    return int(item.config.stash[DOOR].plan.tried.get(item.stash[ROW].row.row_id, 0))
+    return int(item.config.stash[RUN_CONTEXT].plan.tried.get(item.stash[ROW].row.row_id, 0))
 
 
 def _current(item: pytest.Item) -> Try:
@@ -161,14 +161,14 @@ def _current(item: pytest.Item) -> Try:
     return item.stash[TRIES][-1]
 
 
-def _end(item: pytest.Item, record: Record, attempt: Try | None = None) -> None:
+def _end(item: pytest.Item, record: RunRecord, attempt: Try | None = None) -> None:
     attempt = attempt or _current(item)
     attempt.record = item.stash[RECORD] = record
     _tell(item, attempt.stamped(record))
 
 
-def _tell(item: pytest.Item, told: Record) -> None:
+def _tell(item: pytest.Item, told: RunRecord) -> None:
     """The run hears of it at once: a process that is killed, or a plugin that drops a report, takes nothing along."""
     # What is no JSON cannot be told: the row is withheld where its test ends (`fixtures.payload`).
     with contextlib.suppress(GlasshouseError, OSError, ValueError, TypeError, RecursionError):
-        item.config.stash[DOOR].keep(item.nodeid, told)
+        item.config.stash[RUN_CONTEXT].keep(item.nodeid, told)

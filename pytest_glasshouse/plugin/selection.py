@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 OURS = {"allocation", "protected_runtime", "raw_runner", "row_report"}
 
 
-
-
 def adopt(item: pytest.Item, overrides: Overrides) -> None:
     """If the item runs a row: add the row's marks and put in the row that runs. A test that only looks at rows does not."""
     params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.run.engine import Engine
     from pytest_glasshouse.run.options import Options
-    from pytest_glasshouse.run.plan import Door, Plan
+    from pytest_glasshouse.run.plan import RunContext, RunPlan
     from pytest_glasshouse.run.resume import Earlier
     from pytest_glasshouse.run.run import Run
 
@@ -24,13 +24,13 @@ TAKEN: pytest.StashKey[Sequence[str]] = pytest.StashKey()
 #: On the config: what carries rows out, when a test of the plugin puts its own there.
 ENGINE: pytest.StashKey[Engine] = pytest.StashKey()
 #: On the config: what every process of the run agrees on.
-PLAN: pytest.StashKey[Plan] = pytest.StashKey()
+PLAN: pytest.StashKey[RunPlan] = pytest.StashKey()
 #: On the config of the process that rents: the run that this one goes on with.
 EARLIER: pytest.StashKey[Earlier] = pytest.StashKey()
 #: On the config of the process that rents (the controller, or the only one): this run, once rows were selected.
 RUN: pytest.StashKey[Run] = pytest.StashKey()
 #: On the config of the process that runs row tests: the way to the broker.
-DOOR: pytest.StashKey[Door] = pytest.StashKey()
+RUN_CONTEXT: pytest.StashKey[RunContext] = pytest.StashKey()
 #: On an item: the row it runs.
 ROW: pytest.StashKey[RowItem] = pytest.StashKey()
 #: On an item: every attempt at its row in this process, oldest first.
@@ -47,8 +47,8 @@ NOTES: pytest.StashKey[Sequence[str]] = pytest.StashKey()
 
 def engine_of(config: pytest.Config) -> Engine:
     """What carries rows out in this pytest process."""
-    from pytest_glasshouse.run.engine import Rooms
+    from pytest_glasshouse.run.engine import RowEngine
 
     if ENGINE not in config.stash:
-        config.stash[ENGINE] = Rooms()
+        config.stash[ENGINE] = RowEngine()
     return config.stash[ENGINE]

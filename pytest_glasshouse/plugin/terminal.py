@@ -14,7 +14,6 @@ from pytest_glasshouse.run.live_line import Live
 from pytest_glasshouse.wire.printable import printable, visible
 
 if TYPE_CHECKING:
-
     import pytest
 
     from pytest_glasshouse.run.options import Options
@@ -84,8 +83,6 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-
-
 def open_live(config: pytest.Config) -> Live:
     """The live line of this process. To be called while pytest does not capture; `-q` shows none."""
     if config.pluginmanager.get_plugin("terminalreporter") is None or sys.stdout is None:
@@ -104,8 +101,6 @@ def open_live(config: pytest.Config) -> Live:
         columns=writer.fullwidth,
         encoding=getattr(sys.stdout, "encoding", None) or "ascii",
     )
-
-
 
 
 def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:

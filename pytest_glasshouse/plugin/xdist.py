@@ -24,7 +24,7 @@ from pytest_glasshouse.plugin.stash import RUN, engine_of
 from pytest_glasshouse.plugin.terminal import header, tell
 from pytest_glasshouse.rows.overrides import RowItem
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run.plan import Door, Plan, Selected
+from pytest_glasshouse.run.plan import RunContext, RunPlan, Selected
 from pytest_glasshouse.run.run import NoGrants, Run
 from pytest_glasshouse.wire import frames, local_socket
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 ADDRESS = "glasshouse_controller"
 
 
-class Desk:
+class ControllerSocket:
     """Where workers tell what they selected, by their ids, and ask for the way to the run. A thread in the controller."""
 
     def __init__(self) -> None:
@@ -90,30 +90,30 @@ def _ask(worker: Mapping[str, Any], told: object = None) -> Any:
 class Controller:
     """xdist's hooks in the controller. `make_plan` is called once, when the first worker has rows."""
 
-    def __init__(self, config: pytest.Config, make_plan: Callable[[], Plan]) -> None:
+    def __init__(self, config: pytest.Config, make_plan: Callable[[], RunPlan]) -> None:
         self._config = config
         self._make_plan = make_plan
-        self._desk: Desk | None = None
+        self._socket: ControllerSocket | None = None
         self._server: ServerLike | None = None
 
     def pytest_configure_node(self, node: Any) -> None:
-        if self._desk is None:
-            self._desk = Desk()
-        node.workerinput[ADDRESS] = self._desk.address
+        if self._socket is None:
+            self._socket = ControllerSocket()
+        node.workerinput[ADDRESS] = self._socket.address
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_node_collection_finished(self, node: Any) -> None:
-        if self._desk is None or self._config.stash.get(RUN, None) is not None:
+        if self._socket is None or self._config.stash.get(RUN, None) is not None:
             return
-        told = self._desk.selected(node.gateway.id)
+        told = self._socket.selected(node.gateway.id)
         if told is not None:
             try:
                 _refuse_each(self._config)
-                self._open(self._desk, _selected(told))
+                self._open(self._socket, _selected(told))
             except GlasshouseError as error:
                 refuse(error)
 
-    def _open(self, desk: Desk, selected: Selected) -> None:
+    def _open(self, reader: ControllerSocket, selected: Selected) -> None:
         config, plan = self._config, self._make_plan()
         run = Run.open(session_of(config), plan, selected)
         config.stash[RUN] = run
@@ -128,7 +128,7 @@ class Controller:
             self._server = run.engine.serve(run.broker, self._on_event)
         _no_blind_restart(config)
         address = None if self._server is None else self._server.address
-        desk.run = {"plan": dataclasses.asdict(run.plan), "address": address}
+        reader.run = {"plan": dataclasses.asdict(run.plan), "address": address}
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         run = self._config.stash.get(RUN, None)
@@ -141,9 +141,9 @@ class Controller:
         if self._server is not None:
             self._server.close()
             self._server = None
-        if self._desk is not None:
-            self._desk.close()
-            self._desk = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 def _refuse_each(config: pytest.Config) -> None:
@@ -182,7 +182,7 @@ def _selected(told: Mapping[str, Any]) -> Selected:
     )
 
 
-def open_door(config: pytest.Config) -> Door:
+def open_context(config: pytest.Config) -> RunContext:
     """In a worker: the way to the controller's broker. The run is open before xdist hands out the first test."""
     worker = _worker_input(config)
     told = _ask(worker)
@@ -190,10 +190,10 @@ def open_door(config: pytest.Config) -> Door:
         raise InfrastructureError("the controller has opened no run")
     name = str(worker["workerid"])
     if told["address"] is None:
-        return Door(plan=Plan(**told["plan"]), worker=name, grants=NoGrants(), on_progress=lambda _event: None)
+        return RunContext(plan=RunPlan(**told["plan"]), worker=name, grants=NoGrants(), on_progress=lambda _event: None)
     client = engine_of(config).connect(told["address"], worker=name)
-    return Door(
-        plan=Plan(**told["plan"]),
+    return RunContext(
+        plan=RunPlan(**told["plan"]),
         worker=name,
         grants=client,
         on_progress=lambda event: client.event({"type": "progress", "worker": name, **event}),

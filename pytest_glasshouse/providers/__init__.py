@@ -1,0 +1,1 @@
+"""One file a place where a GPU can be had."""

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 __all__ = [
-    "Access", "Cleanup", "Grant", "Instance", "InstanceId", "Launch", "Offer", "Provider", "SshAccess", "State", "UnixAccess",
+    "Access",
+    "Cleanup",
+    "Grant",
+    "Instance",
+    "InstanceId",
+    "InstanceState",
+    "Launch",
+    "Offer",
+    "Provider",
+    "SshAccess",
+    "UnixAccess",
 ]  # fmt: skip
 
 #: Letters that mean themselves in a URL's path, between quotes of GraphQL, in a shell's word, and in a ledger's line.
@@ -41,7 +51,7 @@ class InstanceId(str):
 
 #: States a provider's own words are mapped to; a word nobody knows is `unknown`, never an error. A `running` instance
 #: is not ready yet: only its agent's answer says so. `stopped` and `failed` ones still bill, `ended` ones do not.
-State = Literal["pending", "running", "stopped", "failed", "lost", "ended", "unknown"]
+InstanceState = Literal["pending", "running", "stopped", "failed", "lost", "ended", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +93,7 @@ class Instance:
 
     instance_id: str
     name: str
-    state: State
+    state: InstanceState
     raw_state: str = ""
     access: Access | None = None
     gpu_model: str | None = None

@@ -42,7 +42,7 @@ class UnusableError(ProviderError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply(Answer):
+class ApiReply(Answer):
     """One provider's answer, of any status."""
 
     provider: str
@@ -102,7 +102,7 @@ class ApiClient:
         body: Secret | None = None,
         limits: AnswerLimits = USUAL,
         user_agent: str = _USER_AGENT,
-    ) -> Reply:
+    ) -> ApiReply:
         """Send once and read the answer, whatever its status; `body` is JSON that no traceback shows.
 
         Raises `NotSentError`, `UnusableError`, or `ConfigurationError` for an environment that names no usable proxy or
@@ -115,7 +115,7 @@ class ApiClient:
         except NoAnswerError as error:
             sent, why, advice = error.sent, str(error), error.advice
         else:
-            return Reply(provider=self._provider, status=answer.status, headers=answer.headers, body=answer.body)
+            return ApiReply(provider=self._provider, status=answer.status, headers=answer.headers, body=answer.body)
         if sent:
             raise UnusableError(f"{self._provider}: its API gave no answer that can be used: {why}")
         raise NotSentError(f"{self._provider}: {why}; nothing was asked. {advice}")
@@ -127,7 +127,7 @@ class ApiClient:
         except GlasshouseError:
             return None
 
-    def refusal(self, reply: Reply, what: str, detail: str) -> GlasshouseError:
+    def refusal(self, reply: ApiReply, what: str, detail: str) -> GlasshouseError:
         """The error for an answer that is not a success, where its status alone tells: `detail` is already fit to be shown."""
         text = f"{self._provider}: {what} was answered {reply.status}{': ' + detail if detail else ''}"
         match reply.status:

@@ -13,7 +13,7 @@ _NAME = re.compile(rf"{NAME_PREFIX}(?P<run>[A-Za-z0-9-]{{1,32}})-(?P<number>\d{{
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
+class ParsedName:
     """What a name says."""
 
     run_id: str
@@ -24,12 +24,12 @@ class Named:
         return f"{NAME_PREFIX}{self.run_id}-{self.number}-{self.deadline}"
 
 
-def named(name: str) -> Named | None:
+def named(name: str) -> ParsedName | None:
     """What `name` says, or None where it is none of ours."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
-    return Named(run_id=found["run"], number=int(found["number"]), deadline=int(found["deadline"]))
+    return ParsedName(run_id=found["run"], number=int(found["number"]), deadline=int(found["deadline"]))
 
 
 @dataclass(kw_only=True)

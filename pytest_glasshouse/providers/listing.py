@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, cast
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProviderError
-from pytest_glasshouse.providers.http_api import Reply, UnusableError
+from pytest_glasshouse.providers.http_api import ApiReply, UnusableError
 from pytest_glasshouse.providers.lease import NAME_PREFIX
 from pytest_glasshouse.wire.printable import printable
 
@@ -84,7 +84,7 @@ class _Told:
 
 
 def read_pages(
-    ask: Callable[[Mapping[str, str]], Reply],
+    ask: Callable[[Mapping[str, str]], ApiReply],
     read: Callable[[Json], Instance],
     *,
     entries: str,
@@ -143,7 +143,7 @@ def listed(
     return Listing((one for one in found.values() if one.name.startswith(NAME_PREFIX)), doubt=doubt, cause=cause)
 
 
-def _entries(reply: Reply, name: str, doubts: list[str]) -> tuple[list[Json], dict[str, Json]]:
+def _entries(reply: ApiReply, name: str, doubts: list[str]) -> tuple[list[Json], dict[str, Json]]:
     value = reply.json(tolerant=True)
     fields = dict(value) if isinstance(value, dict) else {}
     rows = fields.pop(name, None)

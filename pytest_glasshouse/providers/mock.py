@@ -57,7 +57,7 @@ class MockProvider:
         self._faults = faults
         self._guests = process.GuestProcesses(site_packages)
         inside = [fault for fault in faults if fault in GUEST_FAULTS]
-        self._archive = archive or (saboteur_archive(inside) if inside else guest_archive())
+        self._archive = archive or (dishonest_archive(inside) if inside else guest_archive())
         self.archive_sha256 = sha256_hex(self._archive)
         process.check_room(self._archive)
 
@@ -112,7 +112,7 @@ class MockProvider:
         {"kill": guest.kill, "reboot": guest.reboot}[act]()
 
 
-def saboteur_archive(faults: list[str]) -> bytes:
+def dishonest_archive(faults: list[str]) -> bytes:
     """The guest archive with the saboteur in it: another digest, which only the mock's policy expects."""
     source = (importlib.resources.files("pytest_glasshouse.attacks") / "dishonest_guest.py").read_bytes()
     main = _SABOTEUR_MAIN.format(faults=tuple(faults)).encode()

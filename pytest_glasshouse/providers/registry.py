@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
-
     from pytest_glasshouse.providers.base import Provider
 
 NAMES = ("mock", "local", "runpod", "vastai")
@@ -74,7 +73,3 @@ def manual(provider: str, instance_id: str | None) -> str:
 def base_url(provider: Provider) -> str:
     """Where it answers; empty for this machine."""
     return str(getattr(provider, "base_url", ""))
-
-
-
-

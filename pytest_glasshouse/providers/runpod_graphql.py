@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, NoCapacityError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.base import checked_id
-from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, Reply, UnusableError
+from pytest_glasshouse.providers.http_api import ApiClient, ApiReply, NotSentError, UnusableError
 from pytest_glasshouse.providers.runpod_models import URL_VARIABLE, meaning, only_this_pool
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.secret import Secret
@@ -66,7 +66,7 @@ class Call:
             return Answered(self._read(reply, changes=changes))
         raise NotSentError(f"{why}. It was only a question; nothing was created or ended")
 
-    def _read(self, reply: Reply, *, changes: bool) -> dict[str, Json]:
+    def _read(self, reply: ApiReply, *, changes: bool) -> dict[str, Json]:
         if reply.undecided and not reply.succeeded:
             raise UnusableError(f"runpod: status {reply.status}")
         plain = {401, 402, 407, 410, 429}
@@ -101,7 +101,7 @@ class Call:
             return True
         return False
 
-    def _refused(self, reply: Reply, sentence: str, told: list[tuple[str, str]], *, changes: bool) -> NoReturn:
+    def _refused(self, reply: ApiReply, sentence: str, told: list[tuple[str, str]], *, changes: bool) -> NoReturn:
         """Raise what an error means that stands alone."""
         if reply.status == _FORBIDDEN or any(_denies(text, code) for text, code in told):
             if changes and only_this_pool(sentence):

@@ -13,7 +13,7 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url, runpod_key
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.providers.base import Provider, State
+    from pytest_glasshouse.providers.base import InstanceState, Provider
 
 API_VARIABLE = "GLASSHOUSE_RUNPOD_API"
 CLOUD_VARIABLE = "GLASSHOUSE_RUNPOD_CLOUD"
@@ -25,7 +25,7 @@ POLL_S = 3.0
 Cloud = Literal["SECURE", "COMMUNITY"]
 
 #: REST v2 tells what was observed.
-REST_STATES: dict[str, State] = {
+REST_STATES: dict[str, InstanceState] = {
     "PROVISIONING": "pending",
     "STARTING": "pending",
     "RUNNING": "running",
@@ -34,7 +34,7 @@ REST_STATES: dict[str, State] = {
     "TERMINATED": "ended",
 }
 #: GraphQL tells what is desired; with RUNNING, only a `runtime` says that there is anything.
-GRAPHQL_STATES: dict[str, State] = {
+GRAPHQL_STATES: dict[str, InstanceState] = {
     "CREATED": "pending",
     "RESTARTING": "pending",
     "RUNNING": "running",

@@ -25,7 +25,7 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
-from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.http_api import ApiClient, ApiReply, NotSentError, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.launch_encoding import checked, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, price_from
@@ -160,15 +160,15 @@ class RunPodRestProvider:
     def _read(self, path: str, what: str, *, query: dict[str, str] | None = None) -> dict[str, Json]:
         return self._fields(self._api.request("GET", path, query=query), what)
 
-    def _fields(self, reply: Reply, what: str) -> dict[str, Json]:
+    def _fields(self, reply: ApiReply, what: str) -> dict[str, Json]:
         return self._succeeded(reply, what).fields(tolerant=True)
 
-    def _succeeded(self, reply: Reply, what: str) -> Reply:
+    def _succeeded(self, reply: ApiReply, what: str) -> ApiReply:
         if reply.status != 200:  # noqa: PLR2004
             raise self._api.refusal(reply, what, self._detail(reply))
         return reply
 
-    def _detail(self, reply: Reply) -> str:
+    def _detail(self, reply: ApiReply) -> str:
         try:
             fields = reply.fields(tolerant=True)
         except UnusableError:
@@ -177,7 +177,7 @@ class RunPodRestProvider:
         more = f" ({'; '.join(str(one) for one in errors)})" if isinstance(errors, list) else ""
         return self._api.said(f"{fields.get('detail', '')}{more}")
 
-    def _not_created(self, reply: Reply, name: str) -> GlasshouseError:  # noqa: PLR0911  (one answer a meaning)
+    def _not_created(self, reply: ApiReply, name: str) -> GlasshouseError:  # noqa: PLR0911  (one answer a meaning)
         detail = self._detail(reply)
         if reply.undecided:
             return UnusableError(f"status {reply.status}: {detail}")

@@ -26,7 +26,7 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
-from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, Reply, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.http_api import ApiClient, ApiReply, NotSentError, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.launch_encoding import VariableLimits, pasteable
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, number
@@ -139,7 +139,7 @@ class VastProvider:
     def list(self) -> Listing:
         """The instances of this project, all pages. A listing without a total, or with fewer than that, is not the whole."""
 
-        def ask(query: Mapping[str, str]) -> Reply:
+        def ask(query: Mapping[str, str]) -> ApiReply:
             self._paces["list"].wait()
             return self._succeeded(self._api.request("GET", "/api/v1/instances/", query=query), "the listing")
 
@@ -201,10 +201,10 @@ class VastProvider:
         """Nothing is played on what is paid for."""
         raise ConfigurationError(f"provider vastai plays no faults; {act} on {instance_id} was asked for")
 
-    def _fields(self, reply: Reply, what: str) -> dict[str, Json]:
+    def _fields(self, reply: ApiReply, what: str) -> dict[str, Json]:
         return self._succeeded(reply, what).fields(tolerant=True)
 
-    def _succeeded(self, reply: Reply, what: str) -> Reply:
+    def _succeeded(self, reply: ApiReply, what: str) -> ApiReply:
         if reply.status != _OK:
             raise self._api.refusal(reply, what, self._detail(_problem(reply)))
         return reply
@@ -228,7 +228,7 @@ class VastProvider:
         return self._api.said(" ".join(str(answer[name]) for name in ("error", "msg") if answer.get(name)))
 
     def _not_created(  # noqa: PLR0911  (one answer a meaning)
-        self, reply: Reply, answer: Mapping[str, Json], name: str
+        self, reply: ApiReply, answer: Mapping[str, Json], name: str
     ) -> GlasshouseError:
         error, detail = str(answer.get("error")), self._detail(answer)
         if reply.undecided:
@@ -278,12 +278,12 @@ def _path(instance_id: str, what: str = "") -> str:
     return f"/api/v0/instances/{what}{quote(checked_id('vastai', instance_id), safe='')}/"
 
 
-def _answer(reply: Reply) -> dict[str, Json]:
+def _answer(reply: ApiReply) -> dict[str, Json]:
     """The answer's fields; a success must have some, anything else may be plain text."""
     return reply.fields() if reply.succeeded else _problem(reply)
 
 
-def _problem(reply: Reply) -> dict[str, Json]:
+def _problem(reply: ApiReply) -> dict[str, Json]:
     try:
         return reply.fields(tolerant=True)
     except UnusableError:
@@ -291,7 +291,7 @@ def _problem(reply: Reply) -> dict[str, Json]:
         return {"msg": reply.body[:200].decode(errors="replace") if kind.startswith("text/plain") else "no reason given"}
 
 
-def _hides_contract(reply: Reply, answer: Mapping[str, Json]) -> bool:
+def _hides_contract(reply: ApiReply, answer: Mapping[str, Json]) -> bool:
     """Whether the answer may name something that was made, and not in a form that can be read."""
     return "new_contract" not in answer and b"new_contract" in reply.body
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from pytest_glasshouse.channel.access import Port
-from pytest_glasshouse.providers.base import Instance, Offer, SshAccess, State, ssh_access
+from pytest_glasshouse.providers.base import Instance, InstanceState, Offer, SshAccess, ssh_access
 from pytest_glasshouse.providers.http_api import UnusableError
 from pytest_glasshouse.providers.offers import price_from
 from pytest_glasshouse.wire.canonical import Json
@@ -19,7 +19,7 @@ GPU_NAMES: dict[str, str] = {
     "RTX 3090": "NVIDIA GeForce RTX 3090",
 }
 #: `actual_status`. `unknown` and `offline` are theirs for a machine that went silent: it never comes back by itself.
-STATES: dict[str | None, State] = {
+STATES: dict[str | None, InstanceState] = {
     None: "pending",
     "created": "pending",
     "loading": "pending",
@@ -92,7 +92,7 @@ def whole(told: Json) -> str | None:
     return str(told) if isinstance(told, int) and not isinstance(told, bool) and 0 < told < _LARGEST_ID else None
 
 
-def _state(row: Mapping[str, Json]) -> State:
+def _state(row: Mapping[str, Json]) -> InstanceState:
     raw = row.get("actual_status")
     state = STATES.get(raw, "unknown") if raw is None or isinstance(raw, str) else "unknown"
     message = str(row.get("status_msg") or "").lower()

@@ -1,0 +1,1 @@
+"""What may leave: objections, redaction, withheld rows, and the report on disk."""

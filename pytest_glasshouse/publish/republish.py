@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.publish.writer import Published
+    from pytest_glasshouse.publish.writer import PublishedFiles
 
 
 def republish(
@@ -38,7 +38,7 @@ def republish(
     report: Path | None = None,
     taint: Iterable[str] = (),
     derivation: Derivation | None = None,
-) -> Published:
+) -> PublishedFiles:
     """Mask or withhold what was found, seal anew and publish. `key_of` gives the key of a run by its id.
 
     Raises `ConfigurationError` where the directory holds no quarantined report of this account's, and where the report

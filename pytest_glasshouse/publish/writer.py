@@ -34,7 +34,7 @@ REPORT, WHY, WITHHELD_ROWS = "report.json", "why.json", "rows.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class PublishedFiles:
     """Where the report and its bundle are. A report that is written through (a pipe, a device) has no bundle beside it."""
 
     report: Path
@@ -47,8 +47,6 @@ class Published:
         return (self.report,) if self.bundle is None else (self.report, self.bundle)
 
 
-
-
 def publish(
     document: Mapping[str, Any],
     *,
@@ -57,7 +55,7 @@ def publish(
     taint: Iterable[str] = (),
     key: Ed25519PrivateKey | None = None,
     derivation: Derivation | None = None,
-) -> Published:
+) -> PublishedFiles:
     """Put report and bundle in place, each atomically, if nothing stands against the document.
 
     Raises `ReportError` (exit 13) or `RedactionError` (exit 12): then nothing was written at `report` and the document is
@@ -80,7 +78,7 @@ def publish_records(
     key: Ed25519PrivateKey,
     taint: Iterable[str] = (),
     derivation: Derivation | None = None,
-) -> tuple[Published, Settled]:
+) -> tuple[PublishedFiles, Settled]:
     """`publish` of the document that `make` assembles of `records`, each that cannot be published withheld.
 
     What was withheld is in the quarantine then. Raises like `publish` for what stands against the run itself.
@@ -96,29 +94,21 @@ def publish_records(
     return _put(settled.document, report=report, key=key), settled
 
 
-def _put(document: Mapping[str, Any], *, report: Path, key: Ed25519PrivateKey | None) -> Published:
+def _put(document: Mapping[str, Any], *, report: Path, key: Ed25519PrivateKey | None) -> PublishedFiles:
     if is_passed_through(report):
         put(report, report_bytes(document))
-        return Published(report=report, bundle=None)
+        return PublishedFiles(report=report, bundle=None)
     bundle, replaced = bundle_path(report), report.exists()
     report.parent.mkdir(parents=True, exist_ok=True)
     put(bundle, zipped(document, key=key))
     put(report, report_bytes(document))
-    return Published(report=report, bundle=bundle, replaced=replaced)
+    return PublishedFiles(report=report, bundle=bundle, replaced=replaced)
 
 
 def _refuse(found: Sequence[Objection]) -> None:
     if hit := [each for each in found if each.rule is not None]:
         raise RedactionError(f"report not published: {len(hit)} forbidden value(s): {told(hit)}. Values are withheld")
     raise ReportError(f"the report does not validate: {told(found)}")
-
-
-
-
-
-
-
-
 
 
 def quarantine(
@@ -152,8 +142,6 @@ def quarantine(
     else:
         write_tagged(folder / WHY, why, Proof(key, run_id))
     return folder
-
-
 
 
 def _all_taint(taint: Iterable[str], run_directory: Path) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""A report as page, plots, Markdown, badge and annotations."""

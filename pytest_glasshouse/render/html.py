@@ -52,7 +52,7 @@ class Code(str):
     __slots__ = ()
 
 
-class Word(str):
+class MarkedText(str):
     """Text of a table's cell that is good or bad news, by what it is."""
 
     __slots__ = ()
@@ -65,7 +65,7 @@ def cell(value: Any) -> str:
     """The inside of a table's cell."""
     if isinstance(value, Code):
         return f"<code>{say(value)}</code>"
-    if isinstance(value, Word):
+    if isinstance(value, MarkedText):
         return f'<strong class="{_NEWS.get(value, "warn")}">{say(value)}</strong>'
     return say(value)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pytest_glasshouse.check.check import Level
-from pytest_glasshouse.render.html import Code, Word, facts, folded, items, paragraph, say, table
+from pytest_glasshouse.render.html import Code, MarkedText, facts, folded, items, paragraph, say, table
 from pytest_glasshouse.render.page_rows import excluded_details, row_card, row_details
 from pytest_glasshouse.render.page_style import style_sheet
 from pytest_glasshouse.render.plot_interval import common_scale
@@ -135,7 +135,7 @@ def _tamper(document: Mapping[str, Any]) -> Iterator[str]:
     passed = sum(each["passed"] for each in cases)
     body = [
         (each["name"], each["expectedReason"] or "released", each["seenReason"] or ("released" if each["released"] else "none"),
-         "yes" if each["released"] else "no", each["seenNonce"], Word("pass" if each["passed"] else "FAIL"))
+         "yes" if each["released"] else "no", each["seenNonce"], MarkedText("pass" if each["passed"] else "FAIL"))
         for each in cases
     ]  # fmt: skip
     yield "<h2>Tamper suite</h2>"
@@ -156,7 +156,7 @@ def _ends(document: Mapping[str, Any]) -> Iterator[str]:
     if outstanding:
         told = f"{len(outstanding)} outstanding release(s): a key went out and its exit evidence did not come back."
         yield f'<p class="banner bad">{say(told)}</p>'
-    body = [(each["name"], each["provider"], Word(each["status"]), each["reason"]) for each in cleanup["allocations"]]
+    body = [(each["name"], each["provider"], MarkedText(each["status"]), each["reason"]) for each in cleanup["allocations"]]
     yield paragraph(f"Cleanup: {cleanup['status']}.")
     if body:
         yield table("Allocations", ("allocation", "provider", "cleanup", "reason"), body)

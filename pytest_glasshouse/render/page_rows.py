@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import limit_of
 from pytest_glasshouse.analysis.wording import figure_with_interval, signed
-from pytest_glasshouse.render.html import Code, Word, facts, folded, paragraph, say, table
+from pytest_glasshouse.render.html import Code, MarkedText, facts, folded, paragraph, say, table
 from pytest_glasshouse.render.plot_interval import interval_plot, null_band
 from pytest_glasshouse.render.plot_rate import rate_plot
 from pytest_glasshouse.render.plot_timeline import legend, phases, timeline_plot
@@ -72,7 +72,9 @@ def findings(row: Mapping[str, Any]) -> str:
     judged = row["findings"]
     held = sum(each["finding"] == "held" for each in judged)
     caption = f"Findings of {row['name']}: {held} of {len(judged)} held"
-    body = [(each["invariant"], Word(each["finding"]), each["reason"], Code(each["evidence"][:16] + "...")) for each in judged]
+    body = [
+        (each["invariant"], MarkedText(each["finding"]), each["reason"], Code(each["evidence"][:16] + "...")) for each in judged
+    ]
     head = ("invariant", "finding", "reason", "evidence SHA-256")
     waived = "".join(paragraph(f"Waived: {each['invariant']}: {each['reason']}") for each in row["waived"])
     return folded(f"Findings: {held} of {len(judged)} held", table(caption, head, body) + waived, is_open=held < len(judged))

@@ -24,7 +24,7 @@ _MOST_MARKS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stretch:
+class RateSpan:
     """A leg at one rate: where on the time axis (seconds), units per second, and whether it is only an average."""
 
     leg: str
@@ -34,9 +34,9 @@ class Stretch:
     average: bool
 
 
-def stretches(row: Mapping[str, Any]) -> list[Stretch]:
+def stretches(row: Mapping[str, Any]) -> list[RateSpan]:
     """Every stretch of a row in order of time, rounds one after the other."""
-    found: list[Stretch] = []
+    found: list[RateSpan] = []
     clock = 0.0
     segments = row.get("segments") or []
     if 0 < len(segments) <= _MOST_MARKS:
@@ -44,14 +44,14 @@ def stretches(row: Mapping[str, Any]) -> list[Stretch]:
             begin, clock = clock, clock + each["elapsedSec"]
             if each["elapsedSec"] > 0:
                 rate = each["units"] / each["elapsedSec"]
-                found.append(Stretch(leg=each["leg"], begin_s=begin, end_s=clock, rate=rate, average=False))
+                found.append(RateSpan(leg=each["leg"], begin_s=begin, end_s=clock, rate=rate, average=False))
         return found
     observed = observed_rounds(row["observation"])
     for place, figures in enumerate(row["roundFigures"]):
         for leg in figures["order"]:
             kept = _progress(observed[place]) if leg == "protected" and place < len(observed) and not segments else []
             begin, clock = clock, clock + figures[f"{leg}ElapsedSec"]
-            average = Stretch(leg=leg, begin_s=begin, end_s=clock, rate=figures[f"{leg}PerSec"], average=True)
+            average = RateSpan(leg=leg, begin_s=begin, end_s=clock, rate=figures[f"{leg}PerSec"], average=True)
             found += list(_between(begin, kept)) or [average]
     return found
 
@@ -70,7 +70,7 @@ def rate_plot(row: Mapping[str, Any]) -> str:
     return svg(_parts(row, found, x, y), width=_WIDTH, height=_HEIGHT, title=title)
 
 
-def _parts(row: Mapping[str, Any], found: list[Stretch], x: Scale, y: Scale) -> Iterator[str]:
+def _parts(row: Mapping[str, Any], found: list[RateSpan], x: Scale, y: Scale) -> Iterator[str]:
     for tick in y.ticks(4):
         yield line(_LEFT, y.at(tick), _RIGHT, y.at(tick), "grid")
         yield text(_LEFT - 6, y.at(tick) + 4, number(tick), anchor="end")
@@ -102,10 +102,10 @@ def _progress(observed: Mapping[str, Any]) -> list[tuple[float, int]]:
     return found
 
 
-def _between(begin_s: float, kept: list[tuple[float, int]]) -> Iterator[Stretch]:
+def _between(begin_s: float, kept: list[tuple[float, int]]) -> Iterator[RateSpan]:
     before_s, before = 0.0, 0
     for seconds, units in kept:
         if seconds > before_s and units >= before:
             rate = (units - before) / (seconds - before_s)
-            yield Stretch(leg="protected", begin_s=begin_s + before_s, end_s=begin_s + seconds, rate=rate, average=False)
+            yield RateSpan(leg="protected", begin_s=begin_s + before_s, end_s=begin_s + seconds, rate=rate, average=False)
         before_s, before = seconds, units

@@ -1,0 +1,1 @@
+"""The report: document, schema, seal, bundle, run directory."""

@@ -10,16 +10,16 @@ from pytest_glasshouse.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Leg = Literal["protected", "raw"]
+LegName = Literal["protected", "raw"]
 
-_FIRST: dict[str, tuple[Leg, Leg]] = {"raw-first": ("raw", "protected"), "protected-first": ("protected", "raw")}
+_FIRST: dict[str, tuple[LegName, LegName]] = {"raw-first": ("raw", "protected"), "protected-first": ("protected", "raw")}
 
 
 #: Whose turns an interleaved round has: the protected leg's and one or two raw legs'.
 Role = Literal["protected", "raw", "raw2"]
 
 
-def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tuple[Leg, Leg], ...]:
+def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tuple[LegName, LegName], ...]:
     """One order per round. Balanced means: the two orders differ in number by at most one.
 
     Of an interleaved row it is the order in which the legs start; which comes first in the first round is drawn too.
@@ -34,7 +34,7 @@ def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tupl
         raise ConfigurationError(f"order {order!r}: expected {' or '.join(_FIRST)} or interleaved")
     if fixed:
         return (named,) * rounds
-    other: tuple[Leg, Leg] = (named[1], named[0])
+    other: tuple[LegName, LegName] = (named[1], named[0])
     later = [other] * (rounds // 2) + [named] * ((rounds - 1) // 2)
     draw.shuffle(later)
     return (named, *later)
@@ -63,7 +63,7 @@ def turn_orders(legs: Sequence[Role], *, number: int, pairs: int, seed: int) -> 
     return tuple(tuple(draw.sample(sorted(legs), len(legs))) for _ in range(pairs))
 
 
-def _with_third(pair: tuple[Leg, Leg], place: int) -> tuple[Role, ...]:
+def _with_third(pair: tuple[LegName, LegName], place: int) -> tuple[Role, ...]:
     three: list[Role] = [*pair]
     three.insert(place, "raw2")
     return tuple(three)

@@ -21,7 +21,7 @@ from pytest_glasshouse.errors import ConfigurationError
 Order = Literal["raw-first", "protected-first", "interleaved"]
 Gpu = Literal["h100", "pro6000", "a4000", "rtx4090", "rtx3090", "anygpu"]
 WorkloadName = Literal["mlp", "lora"]
-Kind = Literal["smoke", "sustained", "null"]
+RowKind = Literal["smoke", "sustained", "null"]
 Preset = Literal["quick", "standard", "publish"]
 
 #: The fields that are one of a few words, and every row has to set.
@@ -61,7 +61,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,79}")
 OutcomeT_co = TypeVar("OutcomeT_co", covariant=True)
 
 
-class Stage(Protocol[OutcomeT_co]):
+class RowRunner(Protocol[OutcomeT_co]):
     """What carries a row out: the object the `allocation` fixture gives."""
 
     def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> OutcomeT_co: ...
@@ -260,7 +260,7 @@ class RowSpec(metaclass=_ByName):
         kinds += ["null"] if self.null else []
         return (self.gpu, workload, *kinds)
 
-    def run(self, allocation: Stage[OutcomeT_co], protected_runtime: Any, raw_runner: Any) -> OutcomeT_co:
+    def run(self, allocation: RowRunner[OutcomeT_co], protected_runtime: Any, raw_runner: Any) -> OutcomeT_co:
         """Carry the row out on `allocation`, both legs, in this row's order and rounds.
 
         A leg that fails or a guest that is lost does not raise: the outcome says how the row ended, and

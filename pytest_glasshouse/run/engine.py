@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.channel.allowance import Allowance
-    from pytest_glasshouse.legs.attestation import OutsideServer, Trustees
+    from pytest_glasshouse.legs.attestation import HostAttestation, OutsideServer
     from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.options import Options
@@ -80,7 +80,7 @@ class ServerLike(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class RowObjects:
     """The three objects a row runs on."""
 
     allocation: Any
@@ -120,7 +120,7 @@ class Engine(Protocol):
     ) -> BrokerLike: ...
     def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike: ...
     def connect(self, address: str, *, worker: str) -> ClientLike: ...
-    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage: ...
+    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> RowObjects: ...
     def results(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def judge(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]: ...
@@ -129,11 +129,11 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-class Rooms:
+class RowEngine:
     """The engine of a real run."""
 
     def __init__(self) -> None:
-        self._trustees: Trustees | None = None
+        self._host_attestation: HostAttestation | None = None
         self._client: BrokerClient | None = None
         self._allowance: Allowance | None = None
 
@@ -214,15 +214,15 @@ class Rooms:
         self._client = BrokerClient(address, worker=worker)
         return self._client
 
-    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage:
+    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> RowObjects:
         """The objects that run a row on a granted allocation."""
         from pytest_glasshouse.invariants.revisions import newest
-        from pytest_glasshouse.legs.attestation import Trustees
+        from pytest_glasshouse.legs.attestation import HostAttestation
         from pytest_glasshouse.legs.row_runner import Allocation, Allowance, LegSettings, ProtectedRuntime, RawRunner
         from pytest_glasshouse.overhead.extension import MOST_ROUNDS
 
-        if self._trustees is None:
-            self._trustees = Trustees(wishes.server)
+        if self._host_attestation is None:
+            self._host_attestation = HostAttestation(wishes.server)
         if self._allowance is None:
             self._allowance = Allowance()
         settings = LegSettings(
@@ -239,7 +239,7 @@ class Rooms:
             max_rounds=MOST_ROUNDS,
             rounds_in_all=_rounds_in_all,
         )
-        return Stage(
+        return RowObjects(
             allocation=Allocation(
                 grant,
                 cast("Any", grants),
@@ -248,7 +248,7 @@ class Rooms:
                 wishes.on_round,
                 self._allowance,
             ),
-            protected_runtime=ProtectedRuntime(self._trustees, demands=wishes.demands),
+            protected_runtime=ProtectedRuntime(self._host_attestation, demands=wishes.demands),
             raw_runner=RawRunner(),
         )
 
@@ -272,7 +272,7 @@ class Rooms:
 
     def outstanding(self) -> Sequence[dict[str, Any]]:
         """Key releases of this process that no leg has completed."""
-        return [] if self._trustees is None else self._trustees.outstanding()
+        return [] if self._host_attestation is None else self._host_attestation.outstanding()
 
     def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None:
         """Key releases of a whole run that no leg has completed, by the word of the server outside; None where there is none.
@@ -281,23 +281,23 @@ class Rooms:
         """
         if (outside := options.outside_server) is None:
             return None
-        from pytest_glasshouse.legs.attestation import Trustees
+        from pytest_glasshouse.legs.attestation import HostAttestation
 
-        trustees = self._trustees or Trustees(outside)
+        host_attestation = self._host_attestation or HostAttestation(outside)
         try:
-            return trustees.outstanding_of(run_id)
+            return host_attestation.outstanding_of(run_id)
         finally:
-            if trustees is not self._trustees:
-                trustees.close()
+            if host_attestation is not self._host_attestation:
+                host_attestation.close()
 
     def close(self) -> None:
         """Stop what runs in this process and forget its keys."""
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self._trustees is not None:
-            self._trustees.close()
-            self._trustees = None
+        if self._host_attestation is not None:
+            self._host_attestation.close()
+            self._host_attestation = None
 
 
 def _rounds_in_all(observation: dict[str, Any]) -> int:

@@ -36,20 +36,20 @@ class _Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class Eta:
     """Seconds until the row is done, and half the width of its 95 % interval in points; None where nothing is known."""
 
     eta_s: float | None
     half_width_pct: float | None
 
 
-class Outlooks:
+class Etas:
     """One outlook per worker."""
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
 
-    def see(self, event: Mapping[str, Any], *, at: float, worker: str = "") -> Outlook:
+    def see(self, event: Mapping[str, Any], *, at: float, worker: str = "") -> Eta:
         """Take a progress event in, heard `at` (monotonic seconds), and say what is to be expected now."""
         row_id = str(event.get("row_id", ""))
         row = self._rows.get(worker)
@@ -62,7 +62,7 @@ class Outlooks:
         if leg[1] in _LEGS and event.get("rate") is not None:
             row.rates[leg] = float(event["rate"])
         told = event.get("half_width_pct")
-        return Outlook(eta_s=_eta(row, event, leg, at), half_width_pct=row.half_width_pct if told is None else float(told))
+        return Eta(eta_s=_eta(row, event, leg, at), half_width_pct=row.half_width_pct if told is None else float(told))
 
     def _measure(self, row: _Row) -> None:
         """Between two legs, when nothing is being timed: scipy is no neighbour for a measurement on this machine."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.run.eta import ROUND_OVER, Outlook, Outlooks, duration
+from pytest_glasshouse.run.eta import ROUND_OVER, Eta, Etas, duration
 from pytest_glasshouse.run.progress_file import ProgressFile
 from pytest_glasshouse.wire.printable import printable, visible
 
@@ -48,7 +48,7 @@ class Live:
         self._booting: dict[str, float] = {}
         self._column: int | None = None
         self._at_line_start = False
-        self._outlooks = Outlooks()
+        self._estimates = Etas()
         self._file: ProgressFile | None = None
         #: US dollars spent so far; None where nothing is rented.
         self.money: Callable[[], float | None] = lambda: None
@@ -60,8 +60,8 @@ class Live:
     def show(self, event: Mapping[str, Any], *, worker: str = "") -> None:
         """Show one progress event."""
         with self._lock:
-            outlook = self._outlooks.see(event, at=time.monotonic(), worker=worker)
-            line = visible(progress_line(event, worker=worker, outlook=outlook, spent_usd=self.money()), limit=_LIVE)
+            estimate = self._estimates.see(event, at=time.monotonic(), worker=worker)
+            line = visible(progress_line(event, worker=worker, estimate=estimate, spent_usd=self.money()), limit=_LIVE)
             self._running[worker] = line
             if self._file is not None:
                 self._file.write(self._running, at=time.monotonic())
@@ -127,12 +127,12 @@ class Live:
 
 
 def progress_line(
-    event: Mapping[str, Any], *, worker: str = "", outlook: Outlook | None = None, spent_usd: float | None = None
+    event: Mapping[str, Any], *, worker: str = "", estimate: Eta | None = None, spent_usd: float | None = None
 ) -> str:
     """What a progress event says, in one line: of the interval half its width, and never where it lies."""
-    eta = None if outlook is None else outlook.eta_s
+    eta = None if estimate is None else estimate.eta_s
     over = event.get("phase") == ROUND_OVER
-    width = event.get("half_width_pct") if outlook is None else outlook.half_width_pct
+    width = event.get("half_width_pct") if estimate is None else estimate.half_width_pct
     name = str(event.get("row_id", "")).rpartition("-")[0]
     rounds = event.get("rounds") or 1
     parts = [

@@ -41,7 +41,7 @@ _AGREED: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RunPlan:
     """What every process of a run agrees on."""
 
     run_id: str
@@ -56,10 +56,10 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Door:
+class RunContext:
     """What the fixtures of this process need of the run."""
 
-    plan: Plan
+    plan: RunPlan
     worker: str
     grants: Grants
     on_progress: Callable[[Event], None]
@@ -97,14 +97,14 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def new_plan(options: Options, root: Path, engine: Engine) -> tuple[Plan, Earlier | None]:
+def new_plan(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Earlier | None]:
     """A new run's id, its seed (drawn unless given) and what it judges; or the plan of a run that goes on, and that run."""
     from pytest_glasshouse.report.environment import subject
 
     if options.resume is not None:
         return _resumed(options, root, engine)
     seed = options.seed
-    plan = Plan(
+    plan = RunPlan(
         run_id=new_run_id(),
         seed=secrets.randbelow(2**31) if seed is None else seed,
         subject=subject(root),
@@ -120,7 +120,7 @@ def with_tests(subject: Mapping[str, Any], root: Path, selected: Selected) -> di
     return {**subject, "dirty": True} if untold else dict(subject)
 
 
-def _resumed(options: Options, root: Path, engine: Engine) -> tuple[Plan, Earlier]:
+def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Earlier]:
     """The plan of a run that goes on: its id and seed, and the rows that stay."""
     from pytest_glasshouse.report.environment import subject
     from pytest_glasshouse.run.records import failure_of
@@ -131,7 +131,7 @@ def _resumed(options: Options, root: Path, engine: Engine) -> tuple[Plan, Earlie
     if options.seed not in (None, earlier.seed):
         raise ConfigurationError(f"--glasshouse-seed {options.seed}: run {earlier.run_id} has seed {earlier.seed}")
     attempt = len(earlier.attempts) + 1
-    plan = Plan(
+    plan = RunPlan(
         run_id=earlier.run_id,
         seed=earlier.seed if earlier.seed is not None else secrets.randbelow(2**31),
         subject=subject(root),

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.run.engine import Engine
     from pytest_glasshouse.run.options import Options
 
-Record = dict[str, Any]
+RunRecord = dict[str, Any]
 
 
-def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int, unpublishable: tuple[str, ...] = ()) -> Record:
+def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int, unpublishable: tuple[str, ...] = ()) -> RunRecord:
     """The record of a row that was carried out: every invariant judged, every round's figures.
 
     `unpublishable` are the run's own reasons against publishing it.
@@ -64,7 +64,7 @@ def width_of(outcome: Outcome, engine: Engine) -> float | None:
     return None if interval is None else interval.half_width
 
 
-def ended_record(row_item: RowItem, options: Options, ended: Ended, *, seed: int) -> Record:
+def ended_record(row_item: RowItem, options: Options, ended: Ended, *, seed: int) -> RunRecord:
     """The record of a row that never came to an outcome of its own."""
     from pytest_glasshouse.analysis.record import build_record
     from pytest_glasshouse.observation.outcome import Outcome
@@ -78,7 +78,7 @@ def ended_record(row_item: RowItem, options: Options, ended: Ended, *, seed: int
     return build_record(outcome, (), (), _settings(row_item.row, outcome.declared, options, seed))
 
 
-def record_of_error(row_item: RowItem, options: Options, error: BaseException, *, skipped: bool, seed: int) -> Record:
+def record_of_error(row_item: RowItem, options: Options, error: BaseException, *, skipped: bool, seed: int) -> RunRecord:
     """The record of a row whose test ended in an error before anything was recorded."""
     from pytest_glasshouse.observation.outcome import Ended
 
@@ -97,7 +97,7 @@ def record_of_error(row_item: RowItem, options: Options, error: BaseException, *
     return ended_record(row_item, options, ended, seed=seed)
 
 
-def not_held_beside(record: Record | None, told: str) -> tuple[str, ...]:
+def not_held_beside(record: RunRecord | None, told: str) -> tuple[str, ...]:
     """A line for each finding of the row that did not hold and that `told`, a test's own table, does not name."""
     found = [] if record is None else [each for each in record["record"]["findings"] if each["finding"] != "held"]
     return tuple(

@@ -214,7 +214,7 @@ def _subject(subject: Mapping[str, Any]) -> str:
     return f"{subject.get('name')} at {commit[:12] if commit else 'no commit'}{' with changes' if subject.get('dirty') else ''}"
 
 
-class History:
+class AttemptHistory:
     """What happens in an attempt, one JSON line each in the run directory: begun, finished. A kill leaves what there was."""
 
     def __init__(self, directory: Path, proof: Proof) -> None:
@@ -296,7 +296,7 @@ def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
     run_id = _run_id(untrusted(path / PLAN).get("runId"))
     proof = Proof(run_key(environ, run_id), run_id)
     plan = read_tagged(path / PLAN, proof)
-    history = History(path, proof)
+    history = AttemptHistory(path, proof)
     records, tried = _tried_in(RowJournal(path, proof), history, plan)
     return Earlier(
         run_id=plan["runId"],
@@ -314,7 +314,7 @@ def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
 
 
 def _tried_in(
-    journal: RowJournal, history: History, plan: Mapping[str, Any]
+    journal: RowJournal, history: AttemptHistory, plan: Mapping[str, Any]
 ) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
     """Of a run directory: the records of its judged rows, and what is told of the attempts at the others; by row id."""
     lines = journal.lines()
@@ -396,8 +396,11 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
         work={each["record"]["rowId"]: _work_told(each["record"]) for each in records},
         allocations=tuple(
             {
-                "name": each["name"], "instance": each["providerInstanceId"], "provider": each["provider"],
-                "status": each["status"], "reason": each["reason"],
+                "name": each["name"],
+                "instance": each["providerInstanceId"],
+                "provider": each["provider"],
+                "status": each["status"],
+                "reason": each["reason"],
             }
             for each in document["cleanup"]["allocations"]
         ),

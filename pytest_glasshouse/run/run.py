@@ -36,8 +36,8 @@ from pytest_glasshouse.run.exit_codes import (
     EXIT_TESTS_FAILED,
     EXIT_USAGE,
 )
-from pytest_glasshouse.run.plan import Plan, Selected, agreed, derivation_of, with_tests
-from pytest_glasshouse.run.resume import History, Tried, outcome_of, refuse_another, stays
+from pytest_glasshouse.run.plan import RunPlan, Selected, agreed, derivation_of, with_tests
+from pytest_glasshouse.run.resume import AttemptHistory, Tried, outcome_of, refuse_another, stays
 from pytest_glasshouse.run.signals import Signals
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ class Session:
     earlier: Earlier | None = None
     """The run that this one goes on with."""
 
+
 class NoGrants:
     """Where no row was selected there is nothing to acquire."""
 
@@ -84,7 +85,7 @@ class NoGrants:
 class Run:
     """The run's broker, row journal and end. `open` raises `ConfigurationError` before anything is started."""
 
-    def __init__(self, session: Session, plan: Plan, selected: Selected) -> None:
+    def __init__(self, session: Session, plan: RunPlan, selected: Selected) -> None:
         from pytest_glasshouse.report.run_key import Proof, run_key
         from pytest_glasshouse.wire.whole_file import is_passed_through
 
@@ -110,7 +111,7 @@ class Run:
             if self.earlier is not None and each.row.row_id in self.earlier.records
         }
         self.kept = frozenset(self.records)
-        self.history = History(self.directory, self.proof)
+        self.history = AttemptHistory(self.directory, self.proof)
         self._journal: RowJournal | None = None
         self.tamper: list[dict[str, Any]] = []
         self.tamper_shown: list[dict[str, Any]] = []
@@ -129,7 +130,7 @@ class Run:
         self._interrupted = ""
 
     @classmethod
-    def open(cls, session: Session, plan: Plan, selected: Selected) -> Run:
+    def open(cls, session: Session, plan: RunPlan, selected: Selected) -> Run:
         """Check what can be checked before the first row, and make the broker where there are rows. Rents nothing.
 
         Raises `ConfigurationError`, `BudgetError` where the estimate is above the budget, and `InfrastructureError` where a
@@ -177,9 +178,9 @@ class Run:
 
     def _check_material(self, *, rehearsed: bool) -> None:
         """See `Rooms.check_material`; a test's engine trains nothing."""
-        from pytest_glasshouse.run.engine import Rooms
+        from pytest_glasshouse.run.engine import RowEngine
 
-        if isinstance(self.engine, Rooms):
+        if isinstance(self.engine, RowEngine):
             to_run = [each for nodeid, each in self.selected.rows.items() if nodeid not in self.kept]
             self.engine.check_material([(each.row, each.model) for each in to_run], seed=self.plan.seed, rehearsed=rehearsed)
 

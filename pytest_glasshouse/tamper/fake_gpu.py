@@ -62,7 +62,7 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Device:
+class FakeGpu:
     """A device's key and its chain, leaf first."""
 
     key: ec.EllipticCurvePrivateKey = field(repr=False)
@@ -99,7 +99,7 @@ def item(evidence: bytes, pem: str, kind: str = NVIDIA_GPU) -> dict[str, Json]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class EvidenceShape:
     """How one certificate of a chain is built."""
 
     valid: tuple[int, int] = (-365, 365)  # days around now
@@ -112,16 +112,21 @@ class Shape:
 
 
 #: The chain of a good device, root first.
-SHAPES = {"root": Shape(), "authority": Shape(), "issuer": Shape(signs=True), "leaf": Shape(ca=None, firmware=FWID)}
+SHAPES = {
+    "root": EvidenceShape(),
+    "authority": EvidenceShape(),
+    "issuer": EvidenceShape(signs=True),
+    "leaf": EvidenceShape(ca=None, firmware=FWID),
+}
 
 
 @cache
-def genuine(now: int) -> Device:
+def genuine(now: int) -> FakeGpu:
     """The device whose root is pinned. One for the process: nobody changes it."""
     return make_device(now)
 
 
-def make_device(now: int, changed: str = "", **changes: object) -> Device:
+def make_device(now: int, changed: str = "", **changes: object) -> FakeGpu:
     """A device with a chain of its own. `changes` are made to the shape of the certificate called `changed`."""
     shapes = {name: replace(shape, **changes) if name == changed else shape for name, shape in SHAPES.items()}  # type: ignore[arg-type]
     chain: list[x509.Certificate] = []
@@ -131,15 +136,17 @@ def make_device(now: int, changed: str = "", **changes: object) -> Device:
         key = signing if name == "root" else ec.generate_private_key(shape.curve)
         chain.append(_builder(now, issuer, name, key, shape).sign(signing, SHA384()))
         issuer, signing = name, key
-    return Device(key=key, chain=tuple(reversed(chain)))
+    return FakeGpu(key=key, chain=tuple(reversed(chain)))
 
 
-def spliced(device: Device, at: int, foreign: Device) -> Device:
+def spliced(device: FakeGpu, at: int, foreign: FakeGpu) -> FakeGpu:
     """The chain of `device` with one certificate of another in its place."""
     return replace(device, chain=(*device.chain[:at], foreign.chain[at], *device.chain[at + 1 :]))
 
 
-def _builder(now: int, issuer: str, subject: str, key: ec.EllipticCurvePrivateKey, shape: Shape) -> x509.CertificateBuilder:
+def _builder(
+    now: int, issuer: str, subject: str, key: ec.EllipticCurvePrivateKey, shape: EvidenceShape
+) -> x509.CertificateBuilder:
     time = dt.datetime.fromtimestamp(now, dt.UTC)
     built = (
         x509.CertificateBuilder()

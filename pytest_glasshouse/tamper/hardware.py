@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.fake_gpu import FWID, Device, Report, genuine, item, make_device, spliced
-from pytest_glasshouse.tamper.testbed import SUB, Attempt, Stage
+from pytest_glasshouse.tamper.fake_gpu import FWID, FakeGpu, Report, genuine, item, make_device, spliced
+from pytest_glasshouse.tamper.testbed import SUB, Attempt, Testbed
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import ITEMS_LIMIT, NVIDIA_GPU, RUNTIME, device_nonce
@@ -27,7 +27,7 @@ class Scene:
     """An attempt whose policy asks for a GPU, and the GPU that would satisfy it."""
 
     attempt: Attempt
-    device: Device
+    device: FakeGpu
 
     @property
     def cnf(self) -> Cnf:
@@ -46,19 +46,19 @@ class Scene:
 
 
 Submods = Callable[[Scene], Json]
-Section = Callable[[int, Device], Hardware | None]
+Section = Callable[[int, FakeGpu], Hardware | None]
 
 
 def _right(scene: Scene) -> dict[str, Json]:
     return {"gpu-0": scene.device.item(scene.nonce)}
 
 
-def _asked(_now: int, device: Device) -> Hardware:
+def _asked(_now: int, device: FakeGpu) -> Hardware:
     return device.hardware()
 
 
 def _case(name: str, reason: str, caught_by: str, submods: Submods, section: Section = _asked) -> Case:
-    def play(stage: Stage) -> None:
+    def play(stage: Testbed) -> None:
         device = genuine(stage.now)
         policies = {"control": device.hardware(), "attack": section(stage.now, device)}
         before = stage.sealed
@@ -154,11 +154,11 @@ def _bytes(name: str, reason: str, change: Callable[[bytes], bytes]) -> Case:
     return _case(name, reason, "spdm", submods)
 
 
-def _chain(name: str, reason: str, change: Callable[[int, Device], Device], *, pinned: bool = True) -> Case:
+def _chain(name: str, reason: str, change: Callable[[int, FakeGpu], FakeGpu], *, pinned: bool = True) -> Case:
     """Right evidence under another chain, whose root is pinned too unless that is the point."""
-    made: list[Device] = []
+    made: list[FakeGpu] = []
 
-    def section(now: int, device: Device) -> Hardware:
+    def section(now: int, device: FakeGpu) -> Hardware:
         made.append(change(now, device))
         return (made[-1] if pinned else device).hardware()
 

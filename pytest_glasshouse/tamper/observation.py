@@ -14,14 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.signed_round import INITIAL, Edit, Finished, clean_scan
-from pytest_glasshouse.tamper.testbed import CONTAINER, Stage
+from pytest_glasshouse.tamper.signed_round import INITIAL, Finished, RoundEdit, clean_scan
+from pytest_glasshouse.tamper.testbed import CONTAINER, Testbed
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
 
 _OTHER = sha256_hex(b"another")
 #: What each case of this module says otherwise.
-EDITS: dict[str, Edit] = {}
+EDITS: dict[str, RoundEdit] = {}
 
 _ATTESTED, _KEY, _WEIGHTS = "attestation verified", "key released only after attestation", "weights loaded from the package"
 _ZEROIZED, _SIGNED, _CALLBACK = "runtime zeroized", "journal countersigned", "raw callback completed"
@@ -31,7 +31,7 @@ _SCANNED = "memory scanned clean"
 _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
 
 
-def audit(stage: Stage, edit: Edit, *, turns: Sequence[str] = ()) -> None:
+def audit(stage: Testbed, edit: RoundEdit, *, turns: Sequence[str] = ()) -> None:
     """Judge a finished round as a check does; raise `RefusedError` with what does not hold."""
     as_it_is = {each.invariant: each.finding for each in judge(Finished(stage, turns=turns).observation)}
     changed = judge(Finished(stage, edit, turns=turns).observation)
@@ -42,7 +42,7 @@ def audit(stage: Stage, edit: Edit, *, turns: Sequence[str] = ()) -> None:
                 raise RefusedError(reason.format(each.invariant), each.reason)
 
 
-def _case(name: str, reason: str, edit: Edit) -> Case:
+def _case(name: str, reason: str, edit: RoundEdit) -> Case:
     EDITS[f"audit-{name}"] = edit
     return Case(
         name=f"audit-{name}",

@@ -7,24 +7,24 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from pytest_glasshouse.guest.memory import Secret
+from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import SEGMENT, Stage
+from pytest_glasshouse.tamper.testbed import SEGMENT, Testbed
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.package import MAGIC, Part, parse_header
 
-Edit = Callable[[bytearray], bytes | bytearray]
+PackageEdit = Callable[[bytearray], bytes | bytearray]
 _HEADER_AT = len(MAGIC) + 4
 
 
-def _open(stage: Stage, package: bytes, *, manifest_follows: bool, key: bytes | None = None) -> None:
+def _open(stage: Testbed, package: bytes, *, manifest_follows: bool, key: bytes | None = None) -> None:
     attempt = stage.attempt()
     secret = attempt.unseal(attempt.release())
     if key is not None:
         secret.close()
-        secret = Secret.take(key)
+        secret = LockedSecret.take(key)
     claims = read_manifest(stage.sealed.manifest, owner=stage.owner.public)
     if manifest_follows:
         (length,) = struct.unpack(">I", package[len(MAGIC) : _HEADER_AT])
@@ -35,11 +35,11 @@ def _open(stage: Stage, package: bytes, *, manifest_follows: bool, key: bytes | 
         secret.close()
 
 
-def _case(name: str, reason: str, caught_by: str, play: Callable[[Stage], None]) -> Case:
+def _case(name: str, reason: str, caught_by: str, play: Callable[[Testbed], None]) -> Case:
     return Case(name=f"package-{name}", play=play, expected_reason=reason, caught_by=caught_by, withheld="plaintext")
 
 
-def _bytes(name: str, reason: str, caught_by: str, edit: Edit) -> Case:
+def _bytes(name: str, reason: str, caught_by: str, edit: PackageEdit) -> Case:
     """Bytes of the package changed; the manifest is what was signed."""
     return _case(
         name, reason, caught_by,
@@ -50,7 +50,7 @@ def _bytes(name: str, reason: str, caught_by: str, edit: Edit) -> Case:
 def _body(name: str, reason: str, caught_by: str, edit: Callable[[bytearray, Part, int], None]) -> Case:
     """Bytes of the second part's message changed, `edit(package, part, where the message begins)`."""
 
-    def play(stage: Stage) -> None:
+    def play(stage: Testbed) -> None:
         header = parse_header(stage.sealed.package)
         package = bytearray(stage.sealed.package)
         part = header.parts[1]
@@ -63,7 +63,7 @@ def _body(name: str, reason: str, caught_by: str, edit: Callable[[bytearray, Par
 def _header(name: str, reason: str, caught_by: str, edit: Callable[[dict[str, Any]], None]) -> Case:
     """The header rewritten, with a manifest that follows it: what then still refuses is bound deeper."""
 
-    def play(stage: Stage) -> None:
+    def play(stage: Testbed) -> None:
         package = stage.sealed.package
         (length,) = struct.unpack(">I", package[len(MAGIC) : _HEADER_AT])
         header = json.loads(package[_HEADER_AT : _HEADER_AT + length])
@@ -113,7 +113,7 @@ def _reorder(header: dict[str, Any]) -> None:
         part["offset"], offset = offset, offset + part["length"]
 
 
-def _at(where: int, value: bytes) -> Edit:
+def _at(where: int, value: bytes) -> PackageEdit:
     def edit(package: bytearray) -> bytearray:
         package[where : where + len(value)] = value
         return package

@@ -12,14 +12,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, Stage
+from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, Testbed
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
-Claims = dict[str, Any]
+RoundClaims = dict[str, Any]
 #: Called with the name of what is about to be signed or kept, and its content, to change in place.
-Edit = Callable[[str, Any], None]
+RoundEdit = Callable[[str, Any], None]
 
 SEGMENT_NS, WASH_NS, HANDOVER_NS = 1_000_000_000, 200_000_000, 1_000_000
 #: How long the key was out, which is how long the protected leg took by the host's clock.
@@ -47,7 +47,7 @@ class Finished:
     With `turns` (the leg of each) it is an interleaved one.
     """
 
-    def __init__(self, stage: Stage, edit: Edit = untouched, *, turns: Sequence[str] = ()) -> None:
+    def __init__(self, stage: Testbed, edit: RoundEdit = untouched, *, turns: Sequence[str] = ()) -> None:
         self._edit = edit
         self._turns = tuple(turns)
         self._attempt = stage.attempt()
@@ -92,7 +92,7 @@ class Finished:
             ],
         }
 
-    def _sign(self, name: str, party: str, claims: Claims) -> str:
+    def _sign(self, name: str, party: str, claims: RoundClaims) -> str:
         self._edit(name, claims)
         self._protected[name] = tokens.sign(claims, key=self.keys[party], typ=_TYPES[name])
         return sha256_hex(str(self._protected[name]).encode())
@@ -145,13 +145,13 @@ class Finished:
             "host": {"startNs": 0, "exitNs": HELD_MS * 1_000_000},
         }
 
-    def _received(self, head: str, leaving: str) -> Claims:
+    def _received(self, head: str, leaving: str) -> RoundClaims:
         times = {"iat": 1_800_000_000 + HELD_MS // 1000, "held_ms": HELD_MS}
         return {"head_sha256": head, "exit_sha256": leaving, "nonce": self._nonce, "attempt": 1, **times}
 
     def _journal(self, manifest: str, result: str) -> list[str]:
         """The leg's journal. An edit sees its entries (type and body) first, and its lines after."""
-        bodies: dict[str, Claims] = {
+        bodies: dict[str, RoundClaims] = {
             "anti_debug_ready": {"wall": "2027-01-15T08:00:00Z"},
             "measured": {"composite": ev.composite(COMPONENTS)},
             "key_received": {"result": result},
@@ -198,8 +198,8 @@ class Finished:
             "host": {"startNs": 0 if self._turns else HELD_MS * 1_000_000, "exitNs": 2 * HELD_MS * 1_000_000},
         }
 
-    def _trained(self, leg: str) -> Claims:
-        told: Claims = {
+    def _trained(self, leg: str) -> RoundClaims:
+        told: RoundClaims = {
             "units": 1,
             "elapsed_ns": 2 * SEGMENT_NS,
             "warmup_ns": SEGMENT_NS,
@@ -214,7 +214,7 @@ class Finished:
             told["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
         return told
 
-    def _account(self) -> Claims:
+    def _account(self) -> RoundClaims:
         """What the agent signed about the turns: a leg works in its own, and takes a tenth of a millisecond to hand over."""
         if not self._turns:
             return {}
@@ -226,13 +226,13 @@ class Finished:
             used[whose] += SEGMENT_NS + WASH_NS + HANDOVER_NS // 10
             borders.append([before, [t_ns, used["protected"], 2, used["raw"], 2]])
             t_ns += HANDOVER_NS
-        claims: Claims = ev.borders_claims(nonce=self._round_nonce, roles=roles, turns=self._turns, borders=borders)
+        claims: RoundClaims = ev.borders_claims(nonce=self._round_nonce, roles=roles, turns=self._turns, borders=borders)
         self._edit("borders", claims)
         signed = tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_BORDERS)
         return {"turns": [*self._turns], "borders": signed}
 
 
-def clean_scan() -> Claims:
+def clean_scan() -> RoundClaims:
     """The claims of a scan that found every kind before the wipe and nothing after it."""
     found = dict.fromkeys(ev.SCAN_KINDS, 2)
     looks = {stage: {"bytes": 4096, "unreadable": 0, "ns": 1} for stage in ("loaded", "trained", "wiped")}
@@ -241,5 +241,5 @@ def clean_scan() -> Claims:
     }  # fmt: skip
 
 
-def _images() -> Claims:
+def _images() -> RoundClaims:
     return {name: sha256_hex(name.encode()) for name in ("images", "system", "hooks", "foreign", "bytecode")}

@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.attestation.http import Embedded, serve_embedded
-from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps, Limits
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.guest.memory import Secret
+from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.owner import Owner
@@ -47,7 +47,7 @@ WEAK_KEY = (1).to_bytes(32, "little")
 SIGNED_BY_NOBODY = WEAK_KEY + bytes(32)
 
 
-class Stage:
+class Testbed:
     """Everything in place for `attempt`. A context manager: it ends its server."""
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Stage:
         self.ak = Ed25519PrivateKey.generate()
         self.sealed = self.seal()
         self.policy = self.make_policy()
-        self.ledger = Ledger()
+        self.ledger = ReleaseLedger()
         self.attacked: Attempt | None = None
         self.random_bytes = os.urandom
         self.caps, self.limits = Caps(), Limits()
@@ -191,7 +191,7 @@ class Stage:
 class Attempt:
     """One session: ephemeral keys, a journal of two lines, and claims that are right until a case changes them."""
 
-    def __init__(self, stage: Stage, sub: str, ak: Ed25519PrivateKey, challenge: dict[str, Json]) -> None:
+    def __init__(self, stage: Testbed, sub: str, ak: Ed25519PrivateKey, challenge: dict[str, Json]) -> None:
         self.stage = stage
         self.ak = ak
         self.challenge = challenge
@@ -225,7 +225,7 @@ class Attempt:
         answer = self.stage.client.release(evidence=token or self.token(), log=self.log if log is None else log)
         return {name: str(value) for name, value in answer.items()}
 
-    def unseal(self, released: dict[str, str]) -> Secret:
+    def unseal(self, released: dict[str, str]) -> LockedSecret:
         """What the leg does with an answer: check the result, take the key."""
         cnf = {"hpke": ev.hpke_text(self.hpke.public_key()), "sig": tokens.public_text(self.sig.public_key())}
         manifest = self.stage.sealed.manifest_sha256
@@ -235,7 +235,7 @@ class Attempt:
         )  # fmt: skip
         return unseal_key(released["sealed"], result_token=released["result"], manifest_sha256=manifest, private=self.hpke)
 
-    def open(self, key: Secret, package: bytes | None = None, manifest: dict[str, Json] | None = None) -> None:
+    def open(self, key: LockedSecret, package: bytes | None = None, manifest: dict[str, Json] | None = None) -> None:
         """Open the package, and see that it is what was sealed."""
         stage = self.stage
         claims = read_manifest(stage.sealed.manifest, owner=stage.owner.public) if manifest is None else manifest

@@ -12,13 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.observation import audit
-from pytest_glasshouse.tamper.signed_round import HANDOVER_NS, SEGMENT_NS, Edit
+from pytest_glasshouse.tamper.signed_round import HANDOVER_NS, SEGMENT_NS, RoundEdit
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 TURNS = ("protected", "raw", "raw", "protected")
 #: What each case of this module says otherwise.
-EDITS: dict[str, Edit] = {}
+EDITS: dict[str, RoundEdit] = {}
 
 _TIME = "time accounted for"
 _IDLE, _ORDER, _WORK = "paused leg idle", "legs in order, not overlapping", "same work"
@@ -26,7 +26,7 @@ _IDLE, _ORDER, _WORK = "paused leg idle", "legs in order, not overlapping", "sam
 _PROTECTED = 1
 
 
-def _case(name: str, reason: str, edit: Edit) -> Case:
+def _case(name: str, reason: str, edit: RoundEdit) -> Case:
     EDITS[f"turns-{name}"] = edit
     return Case(
         name=f"turns-{name}",

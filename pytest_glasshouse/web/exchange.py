@@ -189,7 +189,7 @@ class _Watch:
                 each.shutdown(socket.SHUT_RDWR)
 
 
-class _Counted:
+class _CountedBody:
     """A response's file, of which no more than what is left may be read, whatever lengths it claims."""
 
     def __init__(self, file: io.BufferedReader, watch: _Watch) -> None:
@@ -226,7 +226,7 @@ def _watched(kind: Any, watch: _Watch) -> Any:
     class Response(HTTPResponse):
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **named)
-            self.fp = cast("io.BufferedReader", _Counted(self.fp, watch))
+            self.fp = cast("io.BufferedReader", _CountedBody(self.fp, watch))
 
         def begin(self) -> None:
             super().begin()

@@ -17,7 +17,7 @@ from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, par
 from pytest_glasshouse.wire.hardware import ITEM_NAME, ITEMS_LIMIT
 from pytest_glasshouse.wire.journal import FAILED, PROGRESS
 from pytest_glasshouse.wire.printable import printable
-from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Maybe, Named, Row, Shape, Text, Whole, Word, wrong
+from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Maybe, NamedMembers, OneOf, Row, Shape, Text, Whole, wrong
 from pytest_glasshouse.wire.tokens import TOKEN_LIMIT, peek
 
 #: What one sample of the covariates holds, in this order: times in nanoseconds of the monotonic clock, shares in thousandths.
@@ -59,7 +59,7 @@ _CODE = Text(most=64, pattern="[A-Za-z_][A-Za-z0-9 _-]{0,63}")
 _LOSS = Text(most=32, pattern=r"-?[0-9]{1,24}(\.[0-9]{1,24})?(e[+-]?[0-9]{1,3})?")
 _WALL = Text(most=40, pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})")
 _TOKEN = Text(most=TOKEN_LIMIT, pattern=r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-_DEVICE = Word(("cpu", "cuda"))
+_DEVICE = OneOf(("cpu", "cuda"))
 _NOTHING = Fields({})
 _NAMES = Items(of=_LABEL, most=64)
 
@@ -75,7 +75,7 @@ class _Single:
 
 
 #: An answer to an operation that is not in the table below: few members, and nothing in them.
-_OTHER = Named(name=_CODE, of=_Single(), most=16)
+_OTHER = NamedMembers(name=_CODE, of=_Single(), most=16)
 
 _HELLO: Members = {"agentNonce": _NAME, "allocation": _LABEL, "device": _DEVICE, "gpuModel": _LABEL, "gpuUuid": Maybe(_NAME)}
 _ABOUT: Members = {
@@ -95,14 +95,14 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
     "hello": Fields(_HELLO, {**_ABOUT, **_BESIDE}),
     "enrol": Fields({"ak": _KEY, "proof": _SIGNATURE}),
     "lay": _NOTHING, "put": _NOTHING, "drop": _NOTHING, "answer": _NOTHING, "kill": _NOTHING, "dismiss": _NOTHING,
-    "farewell": _NOTHING,
+    "shutdown": _NOTHING,
     "start": Fields({}, {"cursor": _PLACE}),
     "conduct": Fields({}, {"cursor": _PLACE}),
     "get": Fields({"total": _COUNT}),
     "covariates": Fields({
-        "fields": Row([Word((name,)) for name in COVARIATES]),
+        "fields": Row([OneOf((name,)) for name in COVARIATES]),
         "samples": Items(of=_SAMPLE, most=MOST_SAMPLES),
-        "reasons": Named(name=Word(COVARIATES), of=_REASON, most=len(COVARIATES)),
+        "reasons": NamedMembers(name=OneOf(COVARIATES), of=_REASON, most=len(COVARIATES)),
     }),
 })  # fmt: skip
 #: The answer of an agent that cannot do what it was asked.
@@ -113,14 +113,14 @@ _PHASES = ("load_ns", "prologue_ns", "export_ns")
 _FACTS = Fields({"device": _LABEL}, {
     "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
     "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": Maybe(_COUNT), "peakMemorySource": _LABEL,
-    "batchesPerUnit": Named(name=Text(most=32, pattern="[0-9]+x[0-9]+"), of=_COUNT, most=16),
+    "batchesPerUnit": NamedMembers(name=Text(most=32, pattern="[0-9]+x[0-9]+"), of=_COUNT, most=16),
     "adapterDtype": _NAME, "transformersVersion": _VERSION, "peftVersion": _VERSION,
 })  # fmt: skip
 _CONTEXT: Members = {
     "environment": _HEX, "environment_names": Items(of=_LABEL, most=512), "libraries": _HEX, "library_count": _COUNT,
     "modules": _HEX, "module_count": _COUNT, "nice": Whole(low=-20, high=19),
     "affinity": Items(of=Whole(high=2**16), most=2**13),
-    "limits": Named(
+    "limits": NamedMembers(
         name=Text(most=32, pattern="RLIMIT_[A-Z]+"), of=Items(of=Text(most=20, pattern="-?[0-9]+"), least=2, most=2), most=32
     ),
 }  # fmt: skip
@@ -129,7 +129,7 @@ _STARTED: Members = {"initial": _HEX, "order_seed": _COUNT, "device": _DEVICE}
 _SEGMENT = Row([_COUNT, _UNITS, _NS, _NS, _UNITS, _NS, _NS])
 _TRAINED: Members = {
     "units": _UNITS, "elapsed_ns": _NS, "warmup_units": _UNITS, "warmup_ns": _NS, "cpu_ns": _NS,
-    "stop_reason": Word(("time", "steps")), "final_loss": _LOSS, "prologue": Items(of=_LOSS, most=1024),
+    "stop_reason": OneOf(("time", "steps")), "final_loss": _LOSS, "prologue": Items(of=_LOSS, most=1024),
     "phases": Fields(dict.fromkeys(_PHASES, _NS)), "facts": _FACTS, "context": Fields(_CONTEXT),
 }  # fmt: skip
 _IN_TURNS: Members = {"steady": Flag(), "segments": Items(of=_SEGMENT, most=MOST_TURNS)}
@@ -139,8 +139,8 @@ _STAGES = ("loaded", "trained", "wiped")
 #: The body of each event.
 EVENTS: Mapping[str, Shape] = MappingProxyType({
     "spawned": Fields({
-        "kind": Word(("protected", "raw")),
-        "cache": Fields({"state": Word(("pre-read",)), "files": _COUNT, "bytes": _COUNT}),
+        "kind": OneOf(("protected", "raw")),
+        "cache": Fields({"state": OneOf(("pre-read",)), "files": _COUNT, "bytes": _COUNT}),
     }),
     "challenge-wanted": _NOTHING,
     "evidence": Fields({"evidence": _TOKEN, "log": Items(of=Text(most=MOST_LINE), least=1, most=2)}),
@@ -149,7 +149,8 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
     "started": Fields(_STARTED),
     "progress": _PROGRESS,
     "callback": Fields(
-        {"nonce": _NONCE, "status": Word(("completed",)), "adapter": _HEX, "opened_at_ns": _NS, **_STARTED, **_TRAINED}, _IN_TURNS
+        {"nonce": _NONCE, "status": OneOf(("completed",)), "adapter": _HEX, "opened_at_ns": _NS, **_STARTED, **_TRAINED},
+        _IN_TURNS,
     ),
     "images": Fields(dict.fromkeys(("images", "system", "hooks", "foreign", "bytecode"), _HEX)),
     "resident": Fields({"warmup_units": _UNITS, "warmup_ns": _NS, "steady": Flag()}),
@@ -157,7 +158,7 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
     "failed": Fields({"reason": _CODE, "detail": _REASON}),
     "exit": Fields({"exit": _TOKEN, "exit_status": Whole(low=-1024, high=1024)}),
     "borders": Fields({"borders": _TOKEN}),
-    "turn": Fields({"turn": Whole(low=1), "turns": Whole(low=1, high=MOST_TURNS), "leg": Word(ROLES)}),
+    "turn": Fields({"turn": Whole(low=1), "turns": Whole(low=1, high=MOST_TURNS), "leg": OneOf(ROLES)}),
 })  # fmt: skip
 #: What a leg may say, by its kind; a round's turns are said by nobody's leg.
 _EITHER = ("spawned", "images", "resident", "failed", "exit")
@@ -191,15 +192,20 @@ JOURNAL: Mapping[str, Shape] = MappingProxyType({
         "wiped_bytes": _COUNT, "zeroize_ns": _NS, "exposure_byte_s": _BYTE_S, "exposure_peak_bytes": _COUNT,
     }),
 })  # fmt: skip
-_LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": Word(tuple(JOURNAL))}
+_LINE: Members = {"seq": _COUNT, "prev": _HEX, "t_us": _COUNT, "type": OneOf(tuple(JOURNAL))}
 
-_COUNTS = Named(name=Word(evidence.SCAN_KINDS), of=_COUNT, most=len(evidence.SCAN_KINDS))
-_SCAN_STATUS = Word(("clean", "dirty", "unseen"))
+_COUNTS = NamedMembers(name=OneOf(evidence.SCAN_KINDS), of=_COUNT, most=len(evidence.SCAN_KINDS))
+_SCAN_STATUS = OneOf(("clean", "dirty", "unseen"))
 _LOOK = Fields({"bytes": _COUNT, "unreadable": _COUNT, "ns": _NS})
-_GPU: Members = {"before": Maybe(_COUNT), "after": Maybe(_COUNT), "of": Word(("nothing", "process", "device")), "reason": _REASON}
+_GPU: Members = {
+    "before": Maybe(_COUNT),
+    "after": Maybe(_COUNT),
+    "of": OneOf(("nothing", "process", "device")),
+    "reason": _REASON,
+}
 _SEEN: Members = {
     "patterns": _COUNTS, "control": _COUNTS, "left": _COUNTS, "copies": _COUNT,
-    "looks": Named(name=Word(_STAGES), of=_LOOK, most=len(_STAGES)),
+    "looks": NamedMembers(name=OneOf(_STAGES), of=_LOOK, most=len(_STAGES)),
 }  # fmt: skip
 _CLAIM: dict[type, Shape] = {str: Text(most=512), int: _COUNT}
 _SUBMOD = Fields({"type": _NAME, "evidence": Text(most=TOKEN_LIMIT, pattern="[A-Za-z0-9_-]*"),
@@ -209,26 +215,26 @@ CLAIMS: Mapping[str, Shape] = MappingProxyType({
     "evidence": Fields({
         **{name: _CLAIM[kind] for name, kind in evidence.EVIDENCE_SHAPE.items() if kind in _CLAIM},
         "cnf": Fields(dict.fromkeys(evidence.CNF_SHAPE, _KEY)),
-        "components": Named(name=Text(most=64, pattern="[a-z][a-z0-9-]*"), of=_HEX, most=64),
+        "components": NamedMembers(name=Text(most=64, pattern="[a-z][a-z0-9-]*"), of=_HEX, most=64),
         "antidebug": Fields({"enabled": Flag(), "profile": _NAME, "version": _COUNT, "observed": Fields(_OBSERVED)}),
         "memory": Fields({"locked": Flag(), "bytes": _COUNT}),
         "state": Fields({"name": _NAME, "head": _HEX}),
-    }, {"submods": Named(name=Text(most=32, pattern=ITEM_NAME.pattern), of=_SUBMOD, most=ITEMS_LIMIT)}),
+    }, {"submods": NamedMembers(name=Text(most=32, pattern=ITEM_NAME.pattern), of=_SUBMOD, most=ITEMS_LIMIT)}),
     "head": Fields({
         "nonce": _NONCE, "head": _HEX, "count": _COUNT, "adapter": Text(most=64, pattern="([0-9a-f]{64})?"),
-        "status": Word(("completed", "failed")),
+        "status": OneOf(("completed", "failed")),
     }),
     "exit": Fields({
         "nonce": _NONCE, "head": Text(most=64, pattern="([0-9a-f]{64})?"), "process_gone": Flag(),
         "exit_status": Whole(low=-1024, high=1024), "workspace_entries": _COUNT, "gpu": Fields(_GPU),
         "scan": Fields({"status": _SCAN_STATUS, "reason": _REASON}, _SEEN),
         "images": Fields(
-            {"status": Word(("unchanged", "changed", "unseen"))},
+            {"status": OneOf(("unchanged", "changed", "unseen"))},
             {"reason": _REASON, "late": _COUNT, "changed": Items(of=Text(most=320), most=512)},
         ),
     }),
     "borders": Fields({
-        "nonce": _NONCE, "roles": Items(of=Word(ROLES), least=1, most=3), "turns": Items(of=Word(ROLES), most=MOST_TURNS),
+        "nonce": _NONCE, "roles": Items(of=OneOf(ROLES), least=1, most=3), "turns": Items(of=OneOf(ROLES), most=MOST_TURNS),
         "borders": Items(of=Items(of=Items(of=_COUNT, least=3, most=7), least=2, most=2), most=MOST_TURNS),
     }),
 })  # fmt: skip
@@ -273,7 +279,7 @@ def check_events(reply: dict[str, Json], cursor: int) -> list[dict[str, Json]]:
         kind = event.get("type")
         if not isinstance(kind, str) or kind not in EVENTS:
             raise ProtocolError(f"{where}: a guest says nothing of type {printable(kind, limit=40)}")
-        Fields({**_EVENT, "type": Word((kind,)), "body": EVENTS[kind]}).check(event, f"{where} ({kind})")
+        Fields({**_EVENT, "type": OneOf((kind,)), "body": EVENTS[kind]}).check(event, f"{where} ({kind})")
         _check_inside(kind, event["body"], where)
         checked.append(event)
     return checked

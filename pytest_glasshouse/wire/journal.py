@@ -40,7 +40,7 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One event. `t_us` is counted from the first line, whose body holds the wall time as `wall`."""
 
     seq: int
@@ -84,7 +84,7 @@ class Journal:
         self.count += 1
 
 
-def replay(lines: Sequence[str], nonce: str) -> tuple[Entry, ...]:
+def replay(lines: Sequence[str], nonce: str) -> tuple[JournalEntry, ...]:
     """The events of a journal that is whole up to its last line.
 
     Raises `IntegrityError`: `log-empty`, `log-format`, `log-chain` or `log-time`. Whether the last line is the right
@@ -92,7 +92,7 @@ def replay(lines: Sequence[str], nonce: str) -> tuple[Entry, ...]:
     """
     if not lines:
         raise IntegrityError("log-empty")
-    entries: list[Entry] = []
+    entries: list[JournalEntry] = []
     expected = genesis(nonce)
     for number, line in enumerate(lines):
         record = _parse(line)
@@ -113,7 +113,7 @@ def head_of(lines: Sequence[str], nonce: str) -> str:
     return link(lines[-1]) if lines else genesis(nonce)
 
 
-def read(lines: Sequence[str], nonce: str, *, head: Mapping[str, object] | None) -> tuple[Entry, ...]:
+def read(lines: Sequence[str], nonce: str, *, head: Mapping[str, object] | None) -> tuple[JournalEntry, ...]:
     """The events of a whole journal: it replays, it ends at `head` (the claims of its signed head), every step is there in order.
 
     With `head` None, of a leg that completed, its end being somebody else's to judge. Raises `IntegrityError`, as `replay`
@@ -132,7 +132,7 @@ def check_head(lines: Sequence[str], nonce: str, *, head: object, count: object)
         raise IntegrityError("log-head", f"{len(lines)} lines, signed {count}")
 
 
-def check_steps(entries: Sequence[Entry], *, failed: bool = False) -> None:
+def check_steps(entries: Sequence[JournalEntry], *, failed: bool = False) -> None:
     """Refuse (`log-steps`) anything but every mandatory step once, in order, progress only while training.
 
     The journal of a leg that `failed` while it trained says so in place of the steps that did not come, and zeroizes.
@@ -160,11 +160,11 @@ def _parse(line: str) -> dict[str, Json]:
     return record
 
 
-def _entry(record: dict[str, Json], number: int) -> Entry:
+def _entry(record: dict[str, Json], number: int) -> JournalEntry:
     t_us, kind, body = record["t_us"], record["type"], record["body"]
     if type(t_us) is not int or not isinstance(kind, str) or not isinstance(body, dict):
         raise IntegrityError("log-format", f"line {number}")
-    return Entry(seq=number, t_us=t_us, type=kind, body=body)
+    return JournalEntry(seq=number, t_us=t_us, type=kind, body=body)
 
 
 def _check_wall(body: Mapping[str, object]) -> None:

@@ -61,7 +61,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Word:
+class OneOf:
     """One of a few words."""
 
     words: tuple[str, ...]
@@ -111,7 +111,7 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Named:
+class NamedMembers:
     """An object of at most `most` members whose names are data; all members have one shape."""
 
     name: Shape

@@ -1,0 +1,1 @@
+"""What is trained: mlp and lora, their material and their trainers."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.workloads.resident import Resident
 
-Device = Literal["cuda", "cpu"]
+DeviceName = Literal["cuda", "cpu"]
 WorkloadName = Literal["mlp", "lora"]
 Facts = dict[str, Any]
 Parts: TypeAlias = "Mapping[str, memoryview | Resident]"
@@ -134,7 +134,7 @@ def check(workload: WorkloadName, *, data: str | None = None) -> None:
         lora_material.check(data=data)
 
 
-def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, device: Device) -> Trainer:
+def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, device: DeviceName) -> Trainer:
     """The guest's half: the workload on `device`, its tensors lying in `parts` where those lie on the device already.
 
     The caller keeps the parts mapped and unchanged until `close()`. Canary and other parts the workload does not

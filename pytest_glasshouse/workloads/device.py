@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_glasshouse.wire.tensors import TensorEntry
-    from pytest_glasshouse.workloads.base import Device, Facts, Parts
+    from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
 
-def settle(device: Device) -> None:
+def settle(device: DeviceName) -> None:
     """Fix the thread count before the first tensor: with two threads a busy neighbour slows a step fifty-fold."""
     import torch
 
@@ -40,7 +40,7 @@ def part(parts: Parts, name: str) -> memoryview | Resident:
     return found if isinstance(found, Resident) else memoryview(found).cast("B")
 
 
-def on_device(parts: Parts, device: Device) -> bool:
+def on_device(parts: Parts, device: DeviceName) -> bool:
     """Whether what a trainer takes from the parts is the trainer's to zero: nobody else's memory, or not the host's."""
     return device == "cuda" or any(isinstance(each, Resident) for each in parts.values())
 
@@ -53,7 +53,7 @@ def read_config(parts: Parts, *, workload: str) -> dict[str, Any]:
     return config
 
 
-def tensors_in(buffer: memoryview | Resident, device: Device) -> dict[str, Any]:
+def tensors_in(buffer: memoryview | Resident, device: DeviceName) -> dict[str, Any]:
     """The tensors of a safetensors buffer: views into it where it lies on the device, else copies there."""
     import torch
 
@@ -116,7 +116,7 @@ def _octets(tensor: Any) -> Iterator[memoryview]:
         on_host.zero_()
 
 
-def begin(device: Device) -> None:
+def begin(device: DeviceName) -> None:
     """Let the device load whatever it loads late, once, before anybody looks at what is loaded; in both legs alike."""
     if device == "cuda":
         import torch
@@ -129,7 +129,7 @@ def begin(device: Device) -> None:
         torch.cuda.synchronize()
 
 
-def synchronize(device: Device) -> None:
+def synchronize(device: DeviceName) -> None:
     """Wait for the device."""
     if device == "cuda":
         import torch
@@ -152,7 +152,7 @@ def optimizer_tensors(optimizer: Any) -> list[Any]:
     return [tensor for state in optimizer.state.values() for tensor in state.values()]
 
 
-def facts_of(device: Device, *, trainable: int, total: int, dtype: str) -> Facts:
+def facts_of(device: DeviceName, *, trainable: int, total: int, dtype: str) -> Facts:
     """What ran: device, versions, threads, sizes and the peak of memory with the way it was read."""
     import torch
 
@@ -174,7 +174,7 @@ def facts_of(device: Device, *, trainable: int, total: int, dtype: str) -> Facts
     }
 
 
-def release(device: Device) -> None:
+def release(device: DeviceName) -> None:
     """Give what the caching allocator keeps back to the GPU, where freed blocks would otherwise stay readable."""
     if device == "cuda":
         import torch

@@ -22,7 +22,7 @@ _REPORT_NS = NS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class LoopResult:
     """One measured stretch; the warm-up is counted apart and is in neither `units` nor `elapsed_ns`."""
 
     units: int
@@ -45,7 +45,7 @@ def measure(
     drain: Callable[[], None] = lambda: None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
-) -> Measured:
+) -> LoopResult:
     """Warm up, then train until `target_s` seconds have passed or `steps` units are done, whichever was asked for.
 
     `on_progress(units, elapsed_ns, loss)` is called at most once a second, inside the measured time. The losses are
@@ -55,7 +55,7 @@ def measure(
     """
     if (target_s is None) == (steps is None):
         raise ValueError("expected exactly one of target_s and steps")
-    stretch = Stretch(trainer, clock_ns)
+    stretch = TimedStretch(trainer, clock_ns)
     warmup_units, warmup_ns = stretch.run(target_ns=round(warmup_s * NS), steps=None, on_progress=None)
     target_ns = None if target_s is None else round(target_s * NS)
     stretch.unreported_ns = 0
@@ -63,7 +63,7 @@ def measure(
     units, _ = stretch.run(target_ns=target_ns, steps=steps, on_progress=on_progress)
     drain()
     elapsed_ns, cpu_after = clock_ns() - began, cpu_ns()
-    return Measured(
+    return LoopResult(
         units=units,
         elapsed_ns=elapsed_ns,
         warmup_units=warmup_units,
@@ -74,7 +74,7 @@ def measure(
     )
 
 
-class Stretch:
+class TimedStretch:
     """Runs chunks of steps; what it learns of their pace in the warm-up serves the measured part.
 
     `unreported_ns` is how much of what was run nobody has been told of; a stretch that goes on where another stopped is

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from pytest_glasshouse.workloads.base import Device, Facts, Parts
+    from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
 
 _PROLOGUE_ORDER = 0
 
@@ -31,7 +31,7 @@ class LoraTrainer:
 
     unit = "steps"
 
-    def __init__(self, parts: Parts, *, base_dir: Path, device: Device) -> None:
+    def __init__(self, parts: Parts, *, base_dir: Path, device: DeviceName) -> None:
         devices.settle(device)
         config = devices.read_config(parts, workload="lora")
         self._device = device
@@ -177,7 +177,7 @@ def probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
         raise IntegrityError("tokenizer", "the base model's tokenizer gives other ids than the sealed tokens were made with")
 
 
-def _load_base(base_dir: Path, device: Device) -> Any:
+def _load_base(base_dir: Path, device: DeviceName) -> Any:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

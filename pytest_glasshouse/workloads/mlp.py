@@ -15,7 +15,7 @@ from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.mlp_material import layer_sizes
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.workloads.base import Device, Facts, Parts
+    from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
 
 _PROLOGUE_ORDER = 0
 
@@ -25,7 +25,7 @@ class MlpTrainer:
 
     unit = "epochs"
 
-    def __init__(self, parts: Parts, *, device: Device) -> None:
+    def __init__(self, parts: Parts, *, device: DeviceName) -> None:
         import torch
 
         devices.settle(device)

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_glasshouse.workloads.loop import NS, Stretch
+from pytest_glasshouse.workloads.loop import NS, TimedStretch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ _WINDOWS = 6
 _STEADY = 0.02
 
 
-class Turns(Protocol):
+class TurnTaker(Protocol):
     """Who says when this leg trains. Every call is made by the training thread."""
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
@@ -36,12 +36,12 @@ class Turns(Protocol):
     def drain(self) -> None:
         """Return when everything this leg has said is where it goes and nothing it started is still under way."""
 
-    def done(self, segment: Segment) -> None:
+    def done(self, segment: TrainedSegment) -> None:
         """The turn is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SegmentPlan:
     """How long one turn is. Exactly one of `segment_s` and `segment_steps` is set."""
 
     warmup_s: float
@@ -52,7 +52,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
+class TrainedSegment:
     """One timed stretch, and the discarded one before it. `cpu_ns` and `wash_cpu_ns` are of the leg's own process."""
 
     turn: int
@@ -72,7 +72,7 @@ class Segment:
 class MeasuredSegments:
     """Every turn of one leg. `steady` says whether the warm-up ended because the rate had settled."""
 
-    segments: tuple[Segment, ...]
+    segments: tuple[TrainedSegment, ...]
     warmup_units: int
     warmup_ns: int
     steady: bool
@@ -82,8 +82,8 @@ class MeasuredSegments:
 def measure_segments(
     trainer: Trainer,
     *,
-    plan: Plan,
-    turns: Turns,
+    plan: SegmentPlan,
+    turns: TurnTaker,
     on_progress: Callable[[int, int, str], None] | None = None,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
@@ -95,10 +95,10 @@ def measure_segments(
     """
     if (plan.segment_s is None) == (plan.segment_steps is None):
         raise ValueError("expected exactly one of segment_s and segment_steps")
-    stretch = Stretch(trainer, clock_ns)
+    stretch = TimedStretch(trainer, clock_ns)
     warmup_units, warmup_ns, steady = _warm_up(stretch, plan)
     turns.resident(warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady)
-    done: list[Segment] = []
+    done: list[TrainedSegment] = []
     units_before = elapsed_before = left_over = 0
     while (turn := turns.wait()) is not None:
         stretch.unreported_ns = 0
@@ -115,7 +115,7 @@ def measure_segments(
         left_over = stretch.unreported_ns
         units_before, elapsed_before = units_before + units, elapsed_before + elapsed_ns
         done.append(
-            Segment(
+            TrainedSegment(
                 turn=turn,
                 units=units,
                 elapsed_ns=elapsed_ns,
@@ -131,7 +131,7 @@ def measure_segments(
     )
 
 
-def _warm_up(stretch: Stretch, plan: Plan) -> tuple[int, int, bool]:
+def _warm_up(stretch: TimedStretch, plan: SegmentPlan) -> tuple[int, int, bool]:
     units = elapsed_ns = 0
     rates: list[float] = []
     window_ns = round(plan.warmup_s * NS / _WINDOWS)

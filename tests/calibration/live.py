@@ -31,7 +31,7 @@ from pytest_glasshouse.overhead.estimate import estimates
 from pytest_glasshouse.overhead.segments import RoundSegments, round_segments
 from pytest_glasshouse.rows.leg_order import Role, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.wire.tokens import peek
-from pytest_glasshouse.workloads.segments import Plan
+from pytest_glasshouse.workloads.segments import SegmentPlan
 from tests.calibration.stepper import Work, alone, in_turns, neighbour
 
 #: The spool is synced at every turn; whose disk that waits for is not what is measured here.
@@ -51,8 +51,8 @@ class Design:
     neighbours: int = 2
     busy_s: float = 10.0
 
-    def plan(self) -> Plan:
-        return Plan(
+    def plan(self) -> SegmentPlan:
+        return SegmentPlan(
             warmup_s=self.warmup_s, warmup_limit_s=2 * self.warmup_s, washout_s=self.washout_s, segment_s=self.segment_s,
             segment_steps=None,
         )  # fmt: skip

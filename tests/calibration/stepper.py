@@ -19,7 +19,7 @@ import numpy as np
 from pytest_glasshouse.guest.launcher import die_with_parent
 from pytest_glasshouse.workloads.base import Trainer
 from pytest_glasshouse.workloads.loop import measure
-from pytest_glasshouse.workloads.segments import Plan, Segment, measure_segments
+from pytest_glasshouse.workloads.segments import SegmentPlan, TrainedSegment, measure_segments
 
 _SIDE = 96
 
@@ -87,7 +87,7 @@ class PipeTurns:
         self._pipe.send(("drain", None))
         self._pipe.recv()
 
-    def done(self, segment: Segment) -> None:
+    def done(self, segment: TrainedSegment) -> None:
         self._pipe.send(("turn-done", segment.to_json()))
         if self._stepper.put_off:
             threading.Thread(target=self._catch_up).start()
@@ -104,7 +104,7 @@ def _settle(core: int) -> None:
     os.sched_setaffinity(0, {core})
 
 
-def in_turns(pipe: Connection[Any, Any], work: Work, plan: Plan, core: int) -> None:
+def in_turns(pipe: Connection[Any, Any], work: Work, plan: SegmentPlan, core: int) -> None:
     """The body of a resident process: one leg of an interleaved round."""
     _settle(core)
     stepper = Stepper(work)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pytest_glasshouse.overhead.segments import Leg, Pair, RoundSegments, Segment
+from pytest_glasshouse.overhead.segments import PairedLeg, RoundSegments, Segment, SegmentPair
 
 if TYPE_CHECKING:
     Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -115,9 +115,9 @@ def _round(number: int, rates: Array, protected_first: Any) -> RoundSegments:
     counts = np.rint(rates * (SEGMENT_S * _RATE)).astype(int).tolist()
     pairs = []
     for place, (protected, raw) in enumerate(counts, 1):
-        first: Leg = "protected" if protected_first[place - 1] else "raw"
+        first: PairedLeg = "protected" if protected_first[place - 1] else "raw"
         pairs.append(
-            Pair(
+            SegmentPair(
                 number=place,
                 first=first,
                 protected=Segment(units=protected, elapsed_ns=elapsed_ns),

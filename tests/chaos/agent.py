@@ -37,7 +37,7 @@ def _answer(request: dict[str, str], train_s: float, done: Path, root: Path) -> 
             return {}
         case "done":
             return {"done": request["nonce"] in _done}
-        case "farewell":
+        case "shutdown":
             (root / "shutdown").touch()
             return {}
     return {"error": "ProtocolError", "detail": "no such operation"}

@@ -19,8 +19,8 @@ from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.run.signals import Signals
+from tests.chaos.connection import ChaosConnection
 from tests.chaos.leg import ROWS, run_row, write
-from tests.chaos.road import Road
 
 
 def _worker(folder: Path, settings: dict[str, Any], address: str, number: int) -> int:
@@ -45,7 +45,7 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
         timing=Timing.from_text(settings["timing"]),
         boot_timeout_s=settings["boot_s"],
     )
-    broker = Broker(options, road=Road(folder, train_s=settings["train_s"], boot_s=settings["boot_s"]))
+    broker = Broker(options, connection=ChaosConnection(folder, train_s=settings["train_s"], boot_s=settings["boot_s"]))
     signals = Signals(lambda _name: broker.signal_end())
     signals.install()
     workers: list[subprocess.Popen[bytes]] = []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
-from pytest_glasshouse.broker.rented_connection import Elsewhere
+from pytest_glasshouse.broker.rented_connection import RentedConnection
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.channel.access import Host, Port
 from pytest_glasshouse.errors import ConfigurationError, ProviderError, TerminateError
@@ -39,7 +39,7 @@ def broker_over(subject: Subject, folder: Path) -> Broker:
         allow_simulated=True,
     )  # fmt: skip
     return Broker(
-        options, providers={subject.provider.name: subject.provider}, road=Elsewhere(image=IMAGE), start_reaper=NoReaper,
+        options, providers={subject.provider.name: subject.provider}, connection=RentedConnection(image=IMAGE), start_reaper=NoReaper,
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from pytest_glasshouse.analysis.figures import row_figures
 from pytest_glasshouse.analysis.record import RecordSettings, build_record
 from pytest_glasshouse.channel import bootstrap
 from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.channel.guest_channel import GuestChannel, _Counted
+from pytest_glasshouse.channel.guest_channel import GuestChannel, _CountedSocket
 from pytest_glasshouse.errors import FrameCutError, GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
@@ -97,7 +97,7 @@ class _Recorded(GuestChannel):
     def _once(self, message: dict[str, Any], payload: bytes | memoryview, last: float | None) -> Any:
         data = _Bytes(self._said(message["op"], message))
         try:
-            received = frames.receive(_Counted(cast("Any", data), self._allowance))
+            received = frames.receive(_CountedSocket(cast("Any", data), self._allowance))
         except FrameCutError as error:
             raise ConnectionError(str(error)) from None
         if received is None:

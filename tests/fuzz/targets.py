@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 from pytest_glasshouse.check.check import Level, check_bytes
 from pytest_glasshouse.errors import IntegrityError, RefusedError, ReportError
 from pytest_glasshouse.guest import opener
-from pytest_glasshouse.guest.memory import Arena, Secret
+from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.report.bundle import report_bytes, zipped
-from pytest_glasshouse.tamper.testbed import PARTS, PLAN, SUB, Stage
+from pytest_glasshouse.tamper.testbed import PARTS, PLAN, SUB, Testbed
 from pytest_glasshouse.wire import floe, journal, package, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.fuzz import answers
@@ -35,8 +35,8 @@ _SECONDS = 10
 
 
 @cache
-def _stage() -> Stage:
-    stage = Stage()
+def _stage() -> Testbed:
+    stage = Testbed()
     atexit.register(stage.close)
     return stage
 
@@ -74,7 +74,7 @@ def package_opener(data: bytes) -> None:
             super().__init__(size)
             made.append(self)
 
-    key = Secret.take(bytes(bytearray(sealed.data_key.reveal())))
+    key = LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))
     genuine, opener.Arena = opener.Arena, Watched  # type: ignore[misc]
     try:
         opened = opener.open_package(changed, key, manifest)
@@ -199,7 +199,7 @@ def endpoints(data: bytes) -> None:
         raise AssertionError("a key was released")
 
 
-def _posted(stage: Stage, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+def _posted(stage: Testbed, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
     connection = HTTPConnection(urlsplit(stage.embedded.url).netloc, timeout=_SECONDS)
     try:
         connection.request("POST", path, body=body, headers={"Content-Type": "application/json"})

@@ -20,7 +20,7 @@ from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run.engine import Event, Grants, Stage, Wishes
+from pytest_glasshouse.run.engine import Event, Grants, RowObjects, Wishes
 from pytest_glasshouse.run.options import Options
 
 if TYPE_CHECKING:
@@ -230,9 +230,9 @@ class FakeEngine:
         assert (address, worker[:2]) == ("nowhere", "gw")
         return FakeClient(Options(), Path())
 
-    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> Stage:
+    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> RowObjects:
         del grant, grants
-        return Stage(allocation=FakeAllocation(wishes, on_progress), protected_runtime="protected", raw_runner="raw")
+        return RowObjects(allocation=FakeAllocation(wishes, on_progress), protected_runtime="protected", raw_runner="raw")
 
     def results(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
         return example.results(observation)

@@ -81,7 +81,11 @@ def test_{place}(row, value, {FIXTURES}):
 
 
 def test_value_that_a_report_cannot_name_is_refused_while_it_is_collected(project: Project) -> None:
-    values = {"'sk-abcdefghijklmnopqrstuvwx'": "service-token", "'/home/somebody/data'": "machine-path", "pytest.param(Thing(), id='x' * 200)": ""}
+    values = {
+        "'sk-abcdefghijklmnopqrstuvwx'": "service-token",
+        "'/home/somebody/data'": "machine-path",
+        "pytest.param(Thing(), id='x' * 200)": "",
+    }
     for place, (value, _) in enumerate(values.items()):
         test = f"""
 @pytest.mark.parametrize("value", [{value}])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.broker.pricing import Line, Quote
+from pytest_glasshouse.broker.pricing import PriceLine, Quote
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.rental_prompt import consent
 from pytest_glasshouse.run.options import Options
@@ -274,7 +274,7 @@ class _Broker:
 
     def quote(self, *, say: Callable[[str], None]) -> Quote:
         del say
-        return Quote(lines=(Line(provider="runpod", gpu_model="GPU", price_usd_per_hour=2.0, rows=1, seconds=3600.0),))
+        return Quote(lines=(PriceLine(provider="runpod", gpu_model="GPU", price_usd_per_hour=2.0, rows=1, seconds=3600.0),))
 
 
 def _consent(environ: Mapping[str, str], **options: Any) -> None:

@@ -17,7 +17,7 @@ from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.invariants.revisions import newest
-from pytest_glasshouse.legs.attestation import Trustees
+from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
@@ -74,7 +74,7 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     lossy = Broker(
         BrokerOptions(provider="mock", run_id=RUN_ID + "-b", run_dir=directory / "lossy", faults=("raw-callback-lost",))
     )
-    trustees = Trustees()
+    host_attestation = HostAttestation()
     rows = [
         (broker, short_row(name="one", rounds=2)),
         (broker, short_row(name="two", order="protected-first", rounds=2)),
@@ -84,9 +84,9 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     ]
     cleanups = []
     try:
-        records = [_record(_carried_out(each, row, trustees)) for each, row in rows]
+        records = [_record(_carried_out(each, row, host_attestation)) for each, row in rows]
     finally:
-        trustees.close()
+        host_attestation.close()
         for each in (broker, lossy):
             cleanups += each.end_all().allocations
     assert [record["list"] for record in records] == ["rows", "rows", "rows", "nullRows", "excludedResults"], records
@@ -114,9 +114,9 @@ def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
     )
 
 
-def _carried_out(broker: Broker, row: RowSpec, trustees: Trustees) -> Outcome:
+def _carried_out(broker: Broker, row: RowSpec, host_attestation: HostAttestation) -> Outcome:
     grant = broker.acquire(row)
     wishes = LegSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject), revision=newest())
-    outcome: Outcome = row.run(Allocation(grant, broker, wishes, lambda _: None), ProtectedRuntime(trustees), RawRunner())
+    outcome: Outcome = row.run(Allocation(grant, broker, wishes, lambda _: None), ProtectedRuntime(host_attestation), RawRunner())
     broker.release(grant)
     return outcome

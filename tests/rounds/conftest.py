@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
-from pytest_glasshouse.legs.attestation import Trustees
+from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
 from pytest_glasshouse.observation.outcome import Outcome
@@ -60,7 +60,7 @@ def carry_out(
     *,
     faults: tuple[str, ...] = (),
     on_progress: Callable[[Progress, Path], None] = lambda _progress, _directory: None,
-    runtime: Callable[[Trustees], ProtectedRuntime] = ProtectedRuntime,
+    runtime: Callable[[HostAttestation], ProtectedRuntime] = ProtectedRuntime,
     provider: MockProvider | None = None,
     archive: bytes | None = None,
     **settings: Any,
@@ -71,16 +71,16 @@ def carry_out(
         provider = MockProvider(archive=archive)
     options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults)
     broker = Broker(options, providers={} if provider is None else {"mock": provider})
-    trustees = Trustees()
+    host_attestation = HostAttestation()
     try:
         grant = broker.acquire(row)
         directory = Path(grant.address).parent
         wishes = LegSettings(declared=row, run_id="test", seed=7, **settings)
         allocation = Allocation(grant, broker, wishes, lambda progress: on_progress(progress, directory))
-        outcome = row.run(allocation, runtime(trustees), RawRunner())
+        outcome = row.run(allocation, runtime(host_attestation), RawRunner())
         broker.release(grant)
     finally:
-        trustees.close()
+        host_attestation.close()
         cleanup = broker.end_all()
     return Ran(outcome=outcome, cleanup=cleanup, guest_directory=directory)
 

@@ -24,7 +24,7 @@ def test_no_key_where_a_required_gpu_has_nothing_to_show(tmp_path: Path) -> None
     ran = carry_out(
         short_row(),
         tmp_path,
-        runtime=lambda trustees: ProtectedRuntime(trustees, demands=demands),
+        runtime=lambda host_attestation: ProtectedRuntime(host_attestation, demands=demands),
     )
     (observed,) = ran.outcome.observation["rounds"]
     protected = observed["protected"]

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.channel.archive import build_archive
-from pytest_glasshouse.legs.attestation import Trustees
+from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.mock import MockProvider
@@ -50,7 +50,7 @@ def test_a_guest_that_lies_ends_its_own_row_and_no_other(lie: str, tmp_path: Pat
     archive = build_archive({"__main__.py": f"LIE = {lie!r}\n{_LIAR}".encode()})
     options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path)
     broker = Broker(options, providers={"mock": MockProvider(archive=archive)})
-    trustees = Trustees()
+    host_attestation = HostAttestation()
     row = short_row()
     outcomes: list[Outcome] = []
     try:
@@ -58,11 +58,11 @@ def test_a_guest_that_lies_ends_its_own_row_and_no_other(lie: str, tmp_path: Pat
             grant = broker.acquire(row)
             wishes = LegSettings(declared=row, run_id="test", seed=7)
             outcomes.append(
-                row.run(Allocation(grant, broker, wishes, lambda _moment: None), ProtectedRuntime(trustees), RawRunner())
+                row.run(Allocation(grant, broker, wishes, lambda _moment: None), ProtectedRuntime(host_attestation), RawRunner())
             )
             broker.release(grant)
     finally:
-        trustees.close()
+        host_attestation.close()
         cleanup = broker.end_all()
     assert cleanup.status == "proven"
     assert len(cleanup.allocations) == 2
@@ -76,17 +76,19 @@ def test_a_guest_that_lies_ends_its_own_row_and_no_other(lie: str, tmp_path: Pat
 def test_a_leg_that_is_late_is_gone_before_the_next_row_starts(tmp_path: Path) -> None:
     """Its guest is honest and goes on: the row after it must not find another leg running."""
     broker = Broker(BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path), providers={"mock": MockProvider()})
-    trustees = Trustees()
+    host_attestation = HostAttestation()
     row = short_row()
     try:
         grant = broker.acquire(row)
         told: list[Outcome] = []
         for timeout_s in (None, 0.001, None):  # the first has its byte code built
             wishes = LegSettings(declared=row, run_id="test", seed=7, leg_timeout_s=timeout_s)
-            told.append(row.run(Allocation(grant, broker, wishes, lambda _moment: None), ProtectedRuntime(trustees), RawRunner()))
+            told.append(
+                row.run(Allocation(grant, broker, wishes, lambda _moment: None), ProtectedRuntime(host_attestation), RawRunner())
+            )
         broker.release(grant)
     finally:
-        trustees.close()
+        host_attestation.close()
         cleanup = broker.end_all()
     late = told[1].ended
     assert late is not None

@@ -49,7 +49,7 @@ _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
 from pytest_glasshouse.channel.archive import build_archive, honest_main
-from pytest_glasshouse.run.engine import Rooms, Stage
+from pytest_glasshouse.run.engine import Rooms, RowObjects
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.plugin.stash import ENGINE
@@ -87,7 +87,7 @@ class Engine(Rooms):
 
     def stage(self, *given):
         stage = super().stage(*given)
-        return Stage(
+        return RowObjects(
             allocation=stage.allocation, protected_runtime=Telling(stage.protected_runtime._trustees), raw_runner=stage.raw_runner
         )
 

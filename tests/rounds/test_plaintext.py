@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.legs.attestation import Trustees
+from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
@@ -21,8 +21,8 @@ _WINDOW = 32
 class _RememberingRuntime(ProtectedRuntime):
     """Keeps what it sealed, so that a test can look for it."""
 
-    def __init__(self, trustees: Trustees) -> None:
-        super().__init__(trustees)
+    def __init__(self, host_attestation: HostAttestation) -> None:
+        super().__init__(host_attestation)
         self.sealed: list[Sealed] = []
 
     def _seal(self, current: Round) -> Sealed:
@@ -54,8 +54,8 @@ def test_no_plaintext_is_on_the_guests_disk(workload: str, order: str, tmp_path:
     looked_during: set[str] = set()
     hits: list[str] = []
 
-    def runtime(trustees: Trustees) -> ProtectedRuntime:
-        runtimes.append(_RememberingRuntime(trustees))
+    def runtime(host_attestation: HostAttestation) -> ProtectedRuntime:
+        runtimes.append(_RememberingRuntime(host_attestation))
         return runtimes[0]
 
     def look(directory: Path) -> None:

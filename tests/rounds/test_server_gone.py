@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import InfrastructureError
-from pytest_glasshouse.legs.attestation import Trustees
+from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.observation.outcome import Ended
@@ -31,12 +31,12 @@ def test_a_leg_whose_server_is_gone_ends_with_its_row(tmp_path: Path, message: s
             current.channel.request = spied  # type: ignore[method-assign]
             return super().run(current)
 
-    def runtime(trustees: Trustees) -> ProtectedRuntime:
+    def runtime(host_attestation: HostAttestation) -> ProtectedRuntime:
         def gone(**_message: Any) -> Any:
             raise InfrastructureError("the attestation server did not answer")
 
-        setattr(trustees.client, message, gone)
-        return Spied(trustees)
+        setattr(host_attestation.client, message, gone)
+        return Spied(host_attestation)
 
     ran = carry_out(short_row(order="protected-first"), tmp_path, runtime=runtime)
     assert ran.outcome.ended is not None

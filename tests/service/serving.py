@@ -15,11 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.tamper.testbed import Stage
+from pytest_glasshouse.tamper.testbed import Testbed
 from pytest_glasshouse.wire.tokens import public_key, thumbprint
 
 #: Longer than any start on a busy machine.
@@ -69,9 +69,9 @@ class Serving:
         return self._stderr.read_text()
 
     @contextlib.contextmanager
-    def ledger(self) -> Iterator[Ledger]:
+    def ledger(self) -> Iterator[ReleaseLedger]:
         """Its ledger, while it is down."""
-        with contextlib.closing(Ledger(self.state / "ledger.sqlite3")) as ledger:
+        with contextlib.closing(ReleaseLedger(self.state / "ledger.sqlite3")) as ledger:
             yield ledger
 
     def environment(self) -> dict[str, str]:
@@ -95,7 +95,7 @@ def serving(folder: Path, *options: str) -> Iterator[Serving]:
             server.end(signal.SIGKILL)
 
 
-class OutsideStage(Stage):
+class OutsideStage(Testbed):
     """The stage of the tamper suite, on a server that is a process of its own. Its clock is the world's."""
 
     def __init__(self, server: Serving) -> None:

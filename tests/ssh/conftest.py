@@ -18,7 +18,7 @@ import pytest
 
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
-from pytest_glasshouse.channel.pod_launch import Keys, new_keys, pod_environment, pod_start
+from pytest_glasshouse.channel.pod_launch import PodKeys, new_keys, pod_environment, pod_start
 from pytest_glasshouse.channel.ssh_session import Reach
 from tests.ssh.ports import free_port
 
@@ -26,7 +26,7 @@ from tests.ssh.ports import free_port
 class SshPod:
     """One pod, started with what the provider would start it with."""
 
-    def __init__(self, keys: Keys, *, ends: Literal["runpod", "vastai", ""] = "", api: str = "", **settings: float) -> None:
+    def __init__(self, keys: PodKeys, *, ends: Literal["runpod", "vastai", ""] = "", api: str = "", **settings: float) -> None:
         self.keys = keys
         self.name = f"glasshouse-ssh-{secrets.token_hex(3)}"
         self.root = Path(tempfile.mkdtemp(prefix="gp-"))
@@ -85,7 +85,7 @@ def make_pod() -> Iterator[MakePod]:
         pytest.skip("needs openssh-server")
     pods: list[SshPod] = []
 
-    def make(keys: Keys | None = None, **settings: object) -> SshPod:
+    def make(keys: PodKeys | None = None, **settings: object) -> SshPod:
         pods.append(SshPod(keys or new_keys(), **settings))  # type: ignore[arg-type]
         return pods[-1]
 
@@ -99,7 +99,7 @@ def make_pod() -> Iterator[MakePod]:
 def reach_to() -> Iterator[MakeReach]:
     made: list[Reach] = []
 
-    def make(pod: SshPod, keys: Keys | None = None) -> Reach:
+    def make(pod: SshPod, keys: PodKeys | None = None) -> Reach:
         made.append(Reach(keys or pod.keys, allocation=pod.name, archive=guest_archive()))
         return made[-1]
 

@@ -12,7 +12,7 @@ import pytest
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.invariants import judge
-from pytest_glasshouse.legs.attestation import Trustees
+from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
 from pytest_glasshouse.providers.base import Grant, Instance
@@ -33,7 +33,7 @@ class OneGuest:
     def play(self, grant: Grant, act: str) -> None:
         raise AssertionError(act)
 
-    def fate(self, grant: Grant) -> tuple[str, str]:
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:
         return "", ""
 
     def end(self, grant: Grant, why: str) -> None:
@@ -82,14 +82,14 @@ def test_a_link_that_is_cut_during_a_leg_loses_no_event_and_fails_no_row(
             link.cut(silent=silent)
             threading.Timer(cut_s, link.heal).start()
 
-    trustees = Trustees()
+    host_attestation = HostAttestation()
     try:
         wishes = LegSettings(declared=row, run_id="cut", seed=7)
         outcome = row.run(
-            Allocation(grant, OneGuest(pod.name), wishes, cut_once_per_leg), ProtectedRuntime(trustees), RawRunner()
+            Allocation(grant, OneGuest(pod.name), wishes, cut_once_per_leg), ProtectedRuntime(host_attestation), RawRunner()
         )
     finally:
-        trustees.close()
+        host_attestation.close()
     assert outcome.ended is None
     assert cut_in == {"protected", "raw"}
     assert link.connections >= 3

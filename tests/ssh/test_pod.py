@@ -48,7 +48,7 @@ def test_a_host_that_falls_silent_ends_it(tmp_path: Path) -> None:
     assert "not heard of for 60 s" in str(watchdog.verdict(660.0))
 
 
-def test_a_host_that_says_farewell_ends_it(tmp_path: Path) -> None:
+def test_a_host_that_sends_shutdown_ends_it(tmp_path: Path) -> None:
     (tmp_path / "shutdown").touch()
     assert "over" in str(pod.Watchdog(SETTINGS, str(tmp_path), began=0.0).verdict(1.0))
 

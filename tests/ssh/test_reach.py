@@ -55,7 +55,7 @@ def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod:
     assert reach.client_pid() != killed
 
     # Its end: legs and agent are told at once, and the pod's first process wipes what is left.
-    reach.farewell()
+    reach.shut_down()
     reach.close()
     assert not directory.exists()
     assert (pod.root / "shutdown").exists() or not pod.root.exists()

@@ -8,13 +8,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.guest.memory import Secret
+from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.invariants import ALL, Finding
 from pytest_glasshouse.tamper import observation as audit
 from pytest_glasshouse.tamper import turns
-from pytest_glasshouse.tamper.signed_round import Edit, Finished, untouched
-from pytest_glasshouse.tamper.testbed import Stage
+from pytest_glasshouse.tamper.signed_round import Finished, RoundEdit, untouched
+from pytest_glasshouse.tamper.testbed import Testbed
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import b64u, canonical
 from pytest_glasshouse.wire.evidence import SUITE, release_info
@@ -96,7 +96,7 @@ def _other_segments() -> object:
     key, package = bytes(range(32)), "0" * 64
     message = floe.encrypt(key, part_context(package, "train", 0, 1, 5), b"plain", segment=64)
     sealed = write(package, 128, [("train", 5, message)])
-    opened = open_package(sealed, Secret.take(bytes(bytearray(key))), {"header_sha256": parse_header(sealed).sha256})
+    opened = open_package(sealed, LockedSecret.take(bytes(bytearray(key))), {"header_sha256": parse_header(sealed).sha256})
     try:
         return bytes(opened.parts["train"])
     finally:
@@ -164,8 +164,8 @@ def audited() -> dict[str, Ask]:
     }
 
 
-def _finished(edit: Edit, **changes: Any) -> dict[str, Any]:
-    with Stage() as stage:
+def _finished(edit: RoundEdit, **changes: Any) -> dict[str, Any]:
+    with Testbed() as stage:
         return Finished(stage, edit, **changes).observation
 
 

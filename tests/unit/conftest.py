@@ -44,7 +44,7 @@ def make_broker(tmp_path: Path, time: FakeTime, rented: Scripted, agents: Agents
             BrokerOptions(**fields),
             providers={"runpod": rented},
             clock=time.clock,
-            road=agents,
+            connection=agents,
             tell=tell,
             start_reaper=NoReaper,
         )

@@ -31,7 +31,10 @@ ALLOWED = {
     ("providers/runpod_graphql.py", "json.loads"): "what the SDK in this process asks",
     ("broker/timing.py", "json.loads"): "what this run gave its own reaper",
     ("report/bundle.py", "ZipFile"): "writes",
-    ("report/redaction.py", "json.loads"): "looks into texts of a document that was read already, as leniently as any reader might",
+    (
+        "report/redaction.py",
+        "json.loads",
+    ): "looks into texts of a document that was read already, as leniently as any reader might",
     ("publish/republish.py", "json.loads"): "what this account's run wrote and tagged; a NaN may be why it was kept back",
     ("report/run_directory.py", "json.loads"): "what this account's run wrote and tagged; a NaN in it is withheld later",
     ("report/run_key.py", "os.open"): "a few bytes of this account's state directory, held to owner and mode there",
@@ -58,7 +61,15 @@ _NAMES = {"ZipFile", "open", "fdopen"}
 def calls(tree: ast.AST) -> Iterator[str]:
     """Every call that reads a file, or parses what was read, by a short name."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module in {"json", "tomllib", "zipfile", "tarfile", "pickle", "marshal", "shelve"}:
+        if isinstance(node, ast.ImportFrom) and node.module in {
+            "json",
+            "tomllib",
+            "zipfile",
+            "tarfile",
+            "pickle",
+            "marshal",
+            "shelve",
+        }:
             yield f"from {node.module}"
         if isinstance(node, ast.Import):
             yield from (f"import {each.name}" for each in node.names if each.name in {"tomllib", "tarfile", "pickle", "shelve"})

@@ -84,8 +84,16 @@ def test_every_option_in_an_example_exists(path: Path) -> None:
     ("tag", "heading", "expected"),
     [
         ("v1.2.3", "## 1.2.3 (2027-01-31)", None),
-        ("v1.2.4", "## 1.2.3 (2027-01-31)", "the tag is 'v1.2.4' and pyproject.toml has version '1.2.3': expected the tag 'v1.2.3'"),
-        ("v1.2.3", "## 1.2.3 (unreleased)", "CHANGELOG.md calls 1.2.3 'unreleased': expected the date of the release, as 2027-01-31"),
+        (
+            "v1.2.4",
+            "## 1.2.3 (2027-01-31)",
+            "the tag is 'v1.2.4' and pyproject.toml has version '1.2.3': expected the tag 'v1.2.3'",
+        ),
+        (
+            "v1.2.3",
+            "## 1.2.3 (unreleased)",
+            "CHANGELOG.md calls 1.2.3 'unreleased': expected the date of the release, as 2027-01-31",
+        ),
         ("v1.2.3", "## 1.2.30 (2027-01-31)", "CHANGELOG.md has no section '## 1.2.3 (date)'"),
     ],
 )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pytest_glasshouse.agent.cpu_time import Meter, Status, clock_ns, family, processes
+from pytest_glasshouse.agent.cpu_time import Meter, ProcessStatus, clock_ns, family, processes
 
 MS = 1_000_000
 
@@ -80,8 +80,8 @@ def test_agents_own_thread_counts_for_the_leg_it_serves() -> None:
 
 
 def test_family_is_the_session_and_all_its_descendants() -> None:
-    def one(parent: int, session: int) -> Status:
-        return Status(parent=parent, session=session, reaped_ticks=0)
+    def one(parent: int, session: int) -> ProcessStatus:
+        return ProcessStatus(parent=parent, session=session, reaped_ticks=0)
 
     everyone = {1: one(0, 1), 10: one(1, 10), 11: one(10, 10), 12: one(11, 12), 13: one(12, 13), 20: one(1, 20)}
     assert family(10, everyone) == {10, 11, 12, 13}

@@ -6,14 +6,14 @@ import threading
 
 import pytest
 
-from pytest_glasshouse.agent.idempotency import Reply, Sessions
+from pytest_glasshouse.agent.idempotency import AgentReply, Sessions
 from pytest_glasshouse.errors import ProtocolError
 
 
 def test_repetition_gets_the_first_answer_and_nothing_happens_twice() -> None:
     sessions, done = Sessions(), list[int]()
 
-    def carry_out() -> Reply:
+    def carry_out() -> AgentReply:
         done.append(1)
         return {"count": len(done)}, b""
 
@@ -35,13 +35,13 @@ def test_a_number_from_the_past_is_refused() -> None:
 def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
     sessions, begun, go, done = Sessions(), threading.Event(), threading.Event(), list[int]()
 
-    def slowly() -> Reply:
+    def slowly() -> AgentReply:
         begun.set()
         go.wait(10)
         done.append(1)
         return {"slow": True}, b""
 
-    replies: list[Reply] = []
+    replies: list[AgentReply] = []
     ask = lambda: replies.append(sessions.answer({"session": "a", "number": 1}, slowly))  # noqa: E731
     both = [threading.Thread(target=ask) for _ in range(2)]
     for thread in both:

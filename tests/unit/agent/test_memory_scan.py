@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.agent.memory_scan import BLOCK, Found, HandedMemory, ranges_of, scan
+from pytest_glasshouse.agent.memory_scan import BLOCK, HandedMemory, ScanResult, ranges_of, scan
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.memory import Arena, wipe_bytes
 from pytest_glasshouse.wire.canonical import canonical
@@ -69,7 +69,7 @@ def halves(make: Patterns, secret: bytes) -> list[Pattern]:
     return make.of_windows("half", arena.view)
 
 
-def search(memory: PretendMemory, make: Patterns, patterns: list[Pattern]) -> Found:
+def search(memory: PretendMemory, make: Patterns, patterns: list[Pattern]) -> ScanResult:
     return scan(memory, patterns, make.salt)
 
 

@@ -72,6 +72,8 @@ def test_small_events_are_counted_too(tmp_path: Path) -> None:
     # One that is larger than an answer by itself is given all the same.
     spool.append("leg", "failed", {"detail": "x" * PULL_BYTES})
     assert len(spool.since(EVENTS_PER_PULL + 1, wait_s=0)) == 1
+
+
 def test_a_full_disk_is_told_in_place_of_what_it_did_not_take(tmp_path: Path) -> None:
     """The host would wait for the leg's deadline otherwise."""
     spool = Spool(tmp_path / "spool.jsonl")

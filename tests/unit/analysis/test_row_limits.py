@@ -93,7 +93,9 @@ def by_hand(overheads: Any, *, first: int | None, fixed: bool, margin: float, li
     if len(overheads) < 2:
         return LimitVerdict.INCONCLUSIVE
     low, high = bounds_by_hand(overheads, first, 0.95)  # a 90 % interval has these ends too
-    assume(is_told_apart(high, limit) and is_told_apart(low, limit) and is_told_apart(high, margin) and is_told_apart(low, -margin))
+    assume(
+        is_told_apart(high, limit) and is_told_apart(low, limit) and is_told_apart(high, margin) and is_told_apart(low, -margin)
+    )
     below = bounds_by_hand(overheads, first, 0.975)[1] < 0 and not (-margin < low and high < margin)
     if fixed or (len(overheads) >= 5 and below):
         return LimitVerdict.INCONCLUSIVE
@@ -118,7 +120,14 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
     between = round(max(0.0, sum(uppers) / len(uppers)), 4)
     given_to_run, asked = (between if draw(st.booleans()) else draw(LIMITS) for _ in range(2))
     margin = draw(st.sampled_from([0.5, 1.0, 5.0]))
-    return {"overheads": overheads, "first": first, "fixed": draw(st.sampled_from([False, False, False, True])), "margin": margin, "own": given_to_run, "asked": asked}
+    return {
+        "overheads": overheads,
+        "first": first,
+        "fixed": draw(st.sampled_from([False, False, False, True])),
+        "margin": margin,
+        "own": given_to_run,
+        "asked": asked,
+    }
 
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -9,12 +9,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.attestation.hardware import APPRAISERS, Appraiser, Claims, Item, appraise_hardware, worst
+from pytest_glasshouse.attestation.hardware import APPRAISERS, Appraiser, HardwareClaims, Item, appraise_hardware, worst
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.policy import Policy, Recorded
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.fake_gpu import DRIVER, VBIOS, genuine, item
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Stage
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Testbed
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import TYP_RESULT, Cnf
 from pytest_glasshouse.wire.hardware import device_nonce
@@ -39,7 +39,7 @@ class Tee:
     def __init__(self, now: int) -> None:
         self.now = now
 
-    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, Claims]:
+    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, HardwareClaims]:
         return self.status, {"reason": "tee-bad"}
 
 
@@ -47,7 +47,7 @@ class Doubtful(Tee):
     status = "warning"
 
 
-def judge(claims: Mapping[str, Json], hardware: Hardware | None, tee: type[Tee] | None = None) -> dict[str, Claims]:
+def judge(claims: Mapping[str, Json], hardware: Hardware | None, tee: type[Tee] | None = None) -> dict[str, HardwareClaims]:
     appraisers: dict[str, Callable[[int], Appraiser]] = dict(APPRAISERS)
     if tee is not None:
         appraisers["tdx"] = tee
@@ -112,7 +112,7 @@ def test_the_worst_decides(tiers: tuple[str, ...], expected: str) -> None:
 
 def test_a_key_is_released_to_a_session_whose_gpu_answered_and_the_result_says_what_it_is_worth() -> None:
     """The whole way: the challenge asks, the evidence shows, the result has one submod for each, the leg takes the key."""
-    with Stage() as stage:
+    with Testbed() as stage:
         device = genuine(stage.now)
         stage.policy = dataclasses.replace(stage.make_policy(name="gpu"), hardware=device.hardware())
         stage.sealed = stage.seal()

@@ -17,17 +17,19 @@ from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, Re
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.server_keys import read_published
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Stage
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Testbed
 from pytest_glasshouse.wire.canonical import Json
 
 
 @pytest.fixture(name="stage")
-def a_stage() -> Iterator[Stage]:
-    with Stage() as stage:
+def a_stage() -> Iterator[Testbed]:
+    with Testbed() as stage:
         yield stage
 
 
-def asked(stage: Stage, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, str, dict[str, object]]:
+def asked(
+    stage: Testbed, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, str, dict[str, object]]:
     connection = http.client.HTTPConnection(stage.embedded.url.removeprefix("http://"), timeout=5)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
@@ -37,7 +39,7 @@ def asked(stage: Stage, method: str, path: str, body: bytes | None = None, **hea
         connection.close()
 
 
-def raw(stage: Stage, data: bytes) -> bytes:
+def raw(stage: Testbed, data: bytes) -> bytes:
     host, _, port = stage.embedded.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(data)
@@ -45,11 +47,11 @@ def raw(stage: Stage, data: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_it_listens_on_loopback_only(stage: Stage) -> None:
+def test_it_listens_on_loopback_only(stage: Testbed) -> None:
     assert stage.embedded.url.startswith("http://127.0.0.1:")
 
 
-def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(stage: Stage) -> None:
+def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(stage: Testbed) -> None:
     body = json.dumps({"sub": "nobody", "plan": PLAN}).encode()
     status, kind, problem = asked(stage, "POST", "/v1/challenge", body, Content_Type="application/json")
     assert (status, kind) == (403, "application/problem+json")
@@ -65,12 +67,12 @@ def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(stage: Stage
         ("/v1/challenge", "text/plain", b"{}", 415),
     ],
 )
-def test_each_kind_of_refusal_has_its_status(stage: Stage, path: str, kind: str, body: bytes, status: int) -> None:
+def test_each_kind_of_refusal_has_its_status(stage: Testbed, path: str, kind: str, body: bytes, status: int) -> None:
     assert asked(stage, "POST", path, body, Content_Type=kind)[0] == status
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
-def test_only_post_is_answered_beside_the_keys(stage: Stage, method: str) -> None:
+def test_only_post_is_answered_beside_the_keys(stage: Testbed, method: str) -> None:
     status, kind, problem = asked(stage, method, "/v1/challenge")
     assert (status, kind, problem["reason"]) == (404, "application/problem+json", "not-found")
 
@@ -87,12 +89,12 @@ def test_only_post_is_answered_beside_the_keys(stage: Stage, method: str) -> Non
     ],
     ids=["no length", "negative", "cut", "two lengths", "chunked", "not http"],
 )
-def test_what_is_no_request_is_malformed(stage: Stage, head: bytes) -> None:
+def test_what_is_no_request_is_malformed(stage: Testbed, head: bytes) -> None:
     assert b'"reason":"malformed"' in raw(stage, head)
     stage.attempt().release()  # and the server is as it was
 
 
-def test_the_server_survives_a_client_that_goes_away(stage: Stage) -> None:
+def test_the_server_survives_a_client_that_goes_away(stage: Testbed) -> None:
     host, _, port = stage.embedded.url.removeprefix("http://").partition(":")
     for _ in range(5):
         with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -100,13 +102,13 @@ def test_the_server_survives_a_client_that_goes_away(stage: Stage) -> None:
     stage.attempt().release()
 
 
-def test_a_client_learns_the_reason(stage: Stage) -> None:
+def test_a_client_learns_the_reason(stage: Testbed) -> None:
     with pytest.raises(RefusedError) as caught:
         stage.client.challenge(sub="nobody", plan=PLAN)
     assert caught.value.reason == "sub"
 
 
-def test_a_server_that_is_gone_is_infrastructure(stage: Stage) -> None:
+def test_a_server_that_is_gone_is_infrastructure(stage: Testbed) -> None:
     """Nothing was judged: the run may be tried again."""
     client = AttestationClient(stage.embedded.url, timeout_s=2)
     stage.embedded.close()
@@ -114,12 +116,12 @@ def test_a_server_that_is_gone_is_infrastructure(stage: Stage) -> None:
         client.challenge(sub=SUB, plan=PLAN)
 
 
-def test_closing_twice_is_harmless(stage: Stage) -> None:
+def test_closing_twice_is_harmless(stage: Testbed) -> None:
     stage.embedded.close()
     stage.embedded.close()
 
 
-def test_keys_are_published_and_signed(stage: Stage) -> None:
+def test_keys_are_published_and_signed(stage: Testbed) -> None:
     status, kind, answer = asked(stage, "GET", "/v1/keys")
     assert (status, kind) == (200, "application/json")
     published = read_published(answer, server=stage.embedded.public_key)  # type: ignore[arg-type]
@@ -134,13 +136,13 @@ def test_in_the_clear_it_listens_on_loopback_addresses_only(address: str) -> Non
         listen(server, (address, 0), limits=Limits())
 
 
-def test_a_port_that_is_taken_is_one_line(stage: Stage) -> None:
+def test_a_port_that_is_taken_is_one_line(stage: Testbed) -> None:
     port = int(stage.embedded.url.rpartition(":")[2])
     with pytest.raises(ConfigurationError, match="cannot listen"):
         listen(AttestationServer(owner=Owner.generate().public), ("127.0.0.1", port), limits=Limits())
 
 
-def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: Stage) -> None:
+def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: Testbed) -> None:
     """Its answer is the same each time, so asking twice costs nothing; everything else is asked for once."""
     attempt = stage.attempt()
     attempt.release()
@@ -161,7 +163,7 @@ def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: Stage) 
     again.close()
 
 
-def test_closing_waits_for_the_answer_under_way(stage: Stage) -> None:
+def test_closing_waits_for_the_answer_under_way(stage: Testbed) -> None:
     """A key that was counted should arrive."""
     attempt = stage.attempt()
     token = attempt.token()
@@ -178,7 +180,7 @@ def test_closing_waits_for_the_answer_under_way(stage: Stage) -> None:
         closing.result(20)
 
 
-def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(stage: Stage) -> None:
+def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(stage: Testbed) -> None:
     """Whatever goes wrong inside, what leaves is a refusal without a trace of it."""
 
     class Broken(AttestationServer):

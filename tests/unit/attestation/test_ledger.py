@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.attestation.ledger import Completion, Ledger, Release
+from pytest_glasshouse.attestation.ledger import Completion, Release, ReleaseLedger
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 
 RELEASE = Release(
@@ -28,13 +28,13 @@ def release(nonce: str, **changes: str) -> Release:
 
 def test_all_of_it_is_there_again(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    with contextlib.closing(Ledger(path)) as first:
+    with contextlib.closing(ReleaseLedger(path)) as first:
         first.record_policy(name="n", version=2, sha256="x")
         assert first.attempt(subject="w", row="a", run="r1") == 1
         first.record_release(RELEASE)
         first.record_release(release("n2"))
         first.record_completion(COMPLETION)
-    with contextlib.closing(Ledger(path)) as second:
+    with contextlib.closing(ReleaseLedger(path)) as second:
         assert second.policies("n") == [(2, "x")]
         assert second.attempt(subject="w", row="a", run="r2") == 2
         assert second.release("n1") == RELEASE
@@ -46,23 +46,23 @@ def test_all_of_it_is_there_again(tmp_path: Path) -> None:
 def test_what_was_written_is_there_when_the_process_never_closed_it(tmp_path: Path) -> None:
     """A kill closes nothing. The copy is what a reader finds then."""
     path, copied = tmp_path / "ledger", tmp_path / "copied"
-    with contextlib.closing(Ledger(path)) as ledger:
+    with contextlib.closing(ReleaseLedger(path)) as ledger:
         ledger.record_release(RELEASE)
         for suffix in ("", "-wal"):
             Path(f"{copied}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
-    with contextlib.closing(Ledger(copied)) as found:
+    with contextlib.closing(ReleaseLedger(copied)) as found:
         assert found.release("n1") == RELEASE
 
 
 def test_releases_are_counted_by_session_and_by_package() -> None:
-    with contextlib.closing(Ledger()) as ledger:
+    with contextlib.closing(ReleaseLedger()) as ledger:
         for each in (RELEASE, release("n2"), release("n3", sub="other"), release("n4", manifest="other")):
             ledger.record_release(each)
         assert (ledger.releases_of_session("s"), ledger.releases_of_package("m"), ledger.releases()) == (3, 3, 4)
 
 
 def test_attempts_are_placed_within_their_subject_and_row() -> None:
-    with contextlib.closing(Ledger()) as ledger:
+    with contextlib.closing(ReleaseLedger()) as ledger:
         places = [ledger.attempt(subject=s, row=row, run=run) for s, row, run in ("waa", "wba", "wab", "vaa", "waa", "wac")]
     assert places == [1, 1, 2, 1, 1, 3]
 
@@ -70,14 +70,14 @@ def test_attempts_are_placed_within_their_subject_and_row() -> None:
 @pytest.mark.parametrize("second", [RELEASE, release("n1", sub="other")])
 def test_a_nonce_is_released_once(second: Release) -> None:
     """Whatever the server believes: two keys for one nonce have no place in the file."""
-    with contextlib.closing(Ledger()) as ledger:
+    with contextlib.closing(ReleaseLedger()) as ledger:
         ledger.record_release(RELEASE)
         with pytest.raises(sqlite3.IntegrityError):
             ledger.record_release(second)
 
 
 def test_a_release_is_completed_once() -> None:
-    with contextlib.closing(Ledger()) as ledger:
+    with contextlib.closing(ReleaseLedger()) as ledger:
         ledger.record_release(RELEASE)
         ledger.record_completion(COMPLETION)
         with pytest.raises(sqlite3.IntegrityError):
@@ -91,27 +91,27 @@ def test_a_damaged_ledger_is_refused(tmp_path: Path, damage: str) -> None:
     if damage == "text":
         path.write_bytes(b'{"event":"release"}\n' * 200)
     elif damage == "torn":
-        with contextlib.closing(Ledger(path)) as ledger:
+        with contextlib.closing(ReleaseLedger(path)) as ledger:
             ledger.record_release(RELEASE)
         path.write_bytes(path.read_bytes()[:9000])
     else:
         with contextlib.closing(sqlite3.connect(path)) as foreign:
             foreign.execute("CREATE TABLE somebody (else_s TEXT)")
     with pytest.raises(IntegrityError, match="ledger"):
-        Ledger(path)
+        ReleaseLedger(path)
 
 
 def test_two_servers_do_not_share_a_ledger(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    first = Ledger(path)
+    first = ReleaseLedger(path)
     with pytest.raises(ConfigurationError, match="another server"):
-        Ledger(path)
+        ReleaseLedger(path)
     first.close()
-    Ledger(path).close()
+    ReleaseLedger(path).close()
 
 
 def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
-    with contextlib.closing(Ledger(tmp_path / "ledger")) as ledger:
+    with contextlib.closing(ReleaseLedger(tmp_path / "ledger")) as ledger:
         ledger.record_release(RELEASE)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
     assert modes == {"ledger": 0o600, "ledger-wal": 0o600}
@@ -119,42 +119,44 @@ def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
 
 def test_every_commit_is_synced(tmp_path: Path) -> None:
     """A power cut is no restart: what is not synced is gone."""
-    with contextlib.closing(Ledger(tmp_path / "ledger")) as ledger:
+    with contextlib.closing(ReleaseLedger(tmp_path / "ledger")) as ledger:
         told = [ledger._one(f"PRAGMA {name}") for name in ("synchronous", "journal_mode", "locking_mode")]
     assert told == [2, "wal", "exclusive"]
 
 
 def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be opened"):
-        Ledger(tmp_path / "nowhere" / "ledger")
+        ReleaseLedger(tmp_path / "nowhere" / "ledger")
 
 
 def test_a_ledger_that_nobody_closes_closes_with_its_owner() -> None:
     """Python 3.13 warns of a database that is left open, in the middle of somebody's tests."""
-    ledger = Ledger()
+    ledger = ReleaseLedger()
     connection = ledger._db
     del ledger
     gc.collect()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("SELECT 1")
+
+
 def test_files_that_sqlite_goes_on_from_are_as_private_as_the_ledger(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
-    Ledger(path).close()
+    ReleaseLedger(path).close()
     for beside in ("-wal", "-journal", "-shm"):
         other = path.with_name(path.name + beside)
         other.touch()
         other.chmod(0o666)
         with pytest.raises(ConfigurationError, match=rf"{beside} may be written to by others \(mode 0666\)"):
-            Ledger(path)
+            ReleaseLedger(path)
         other.unlink()
         other.symlink_to(tmp_path)
         with pytest.raises(ConfigurationError, match=rf"{beside}: expected a regular file"):
-            Ledger(path)
+            ReleaseLedger(path)
         other.unlink()
-    Ledger(path).close()
+    ReleaseLedger(path).close()
 
 
 def test_a_ledger_that_is_no_file_is_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     with pytest.raises(ConfigurationError, match="expected a regular file"):
-        Ledger(tmp_path / "fifo")
+        ReleaseLedger(tmp_path / "fifo")

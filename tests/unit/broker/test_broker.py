@@ -15,7 +15,7 @@ import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer, row_from_json
-from pytest_glasshouse.broker.lease_ledger import Ledger, read
+from pytest_glasshouse.broker.lease_ledger import LeaseLedger, read
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, TerminateError
 from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
 from pytest_glasshouse.providers.lease import Lease
@@ -215,6 +215,8 @@ def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedP
     assert provider.created == []
     assert broker.acquire(ROW).allocation_id
     broker.end_all()
+
+
 def test_a_guest_that_could_not_be_started_leaves_nothing_and_nothing_in_doubt(
     provider: ScriptedProvider, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,7 +252,7 @@ def test_a_ledger_that_is_full_keeps_nobody_from_ending_what_exists(broker: Brok
 
 
 def test_a_step_after_half_a_step_is_read(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = LeaseLedger(tmp_path / "ledger.jsonl")
     lease = Lease(name="glasshouse-x-1-1", provider="mock", price_usd_per_hour=0.0, intent_at=1.0)
     ledger.intent(lease, base_url="")
     with ledger.path.open("ab") as file:

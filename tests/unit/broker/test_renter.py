@@ -290,7 +290,7 @@ def test_workers_on_different_gpus_do_not_wait_for_each_other(make_broker: MakeB
     third.start()
     third.join(timeout=0.2)
     assert waiting == []
-    assert clients[1].fate(elsewhere)[0] == "unreachable"
+    assert clients[1].loss_reason(elsewhere)[0] == "unreachable"
     clients[0].release(first)
     third.join(timeout=10)
     assert waiting == [first.instance_id]
@@ -342,9 +342,9 @@ def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: S
     time.now += 80
     broker.check_limits()
     assert rented.billing() == set()
-    assert all(broker.fate(grant)[0] == "ended" for grant in grants)
-    assert all("the budget of 4 USD is reached" in broker.fate(grant)[1] for grant in grants)
-    assert sorted(agents.farewells) == sorted(grant.allocation_id for grant in grants)
+    assert all(broker.loss_reason(grant)[0] == "ended" for grant in grants)
+    assert all("the budget of 4 USD is reached" in broker.loss_reason(grant)[1] for grant in grants)
+    assert sorted(agents.shutdowns) == sorted(grant.allocation_id for grant in grants)
     with pytest.raises(BudgetError):
         broker.acquire(ROW)
     assert "budget" in broker.over_budget
@@ -364,7 +364,7 @@ def test_allocation_past_its_total_deadline_is_ended(make_broker: MakeBroker, re
     time.now += 24 * 3600 + 1
     broker.check_limits()
     assert rented.billing() == set()
-    assert "total deadline" in broker.fate(grant)[1]
+    assert "total deadline" in broker.loss_reason(grant)[1]
 
 
 # -- ending
@@ -453,17 +453,17 @@ def test_signal_ends_everything_before_anything_else(make_broker: MakeBroker, re
 def test_fate_of_a_pod_the_provider_lost_is_told(make_broker: MakeBroker, rented: Scripted) -> None:
     broker = make_broker()
     grant = broker.acquire(ROW)
-    assert broker.fate(grant)[0] == "unreachable"
+    assert broker.loss_reason(grant)[0] == "unreachable"
     rented.vanish(grant.instance_id)
-    assert broker.fate(grant) == ("lost", "the provider says that the allocation is gone")
+    assert broker.loss_reason(grant) == ("lost", "the provider says that the allocation is gone")
 
 
 def test_pod_that_is_shown_elsewhere_was_restarted(make_broker: MakeBroker, rented: Scripted) -> None:
     broker = make_broker()
     grant = broker.acquire(ROW)
     changed(rented, grant.instance_id, access=SshAccess(host="pod.invalid", port=33033))
-    assert broker.fate(grant)[0] == "lost"
-    assert ("restarted" in broker.fate(grant)[1], "33033" in broker.fate(grant)[1]) == (True, False)
+    assert broker.loss_reason(grant)[0] == "lost"
+    assert ("restarted" in broker.loss_reason(grant)[1], "33033" in broker.loss_reason(grant)[1]) == (True, False)
 
 
 # -- the ledger

@@ -4,7 +4,7 @@ import io
 import zipfile
 
 from pytest_glasshouse.channel.archive import ROOMS, build_archive, guest_archive
-from pytest_glasshouse.providers.mock import FAULTS, GUEST_FAULTS, saboteur_archive
+from pytest_glasshouse.providers.mock import FAULTS, GUEST_FAULTS, dishonest_archive
 
 
 def _names(archive: bytes) -> list[str]:
@@ -34,4 +34,4 @@ def test_honest_guest_knows_no_fault() -> None:
 
 
 def test_saboteur_travels_in_an_archive_with_another_digest() -> None:
-    assert saboteur_archive([GUEST_FAULTS[0]]) != guest_archive()
+    assert dishonest_archive([GUEST_FAULTS[0]]) != guest_archive()

@@ -197,7 +197,9 @@ WRONG = [
 
 @pytest.mark.parametrize("line", WRONG, ids=lambda line: line[:40])
 def test_value_of_another_kind_is_4_in_one_line(project: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (project / "pyproject.toml").write_text(f"[tool.glasshouse.gate]\nmin-rounds = 1\n{line}\n".replace("min-rounds = 1\nmin-rounds", "min-rounds"), "utf-8")
+    (project / "pyproject.toml").write_text(
+        f"[tool.glasshouse.gate]\nmin-rounds = 1\n{line}\n".replace("min-rounds = 1\nmin-rounds", "min-rounds"), "utf-8"
+    )
 
     assert gate() == 4
     told = capsys.readouterr().err

@@ -115,7 +115,9 @@ def test_bundle_is_not_of_this_shape_whatever_is_in_it(tmp_path: Path) -> None:
     assert main(["gate", "--no-policy", str(path)]) == 4
 
 
-def test_report_of_our_own_is_refused_where_older_results_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_of_our_own_is_refused_where_older_results_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "d.json"
     path.write_text(json.dumps(example.document()), "utf-8")
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_glasshouse
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.cli.main import main
-from pytest_glasshouse.guest.memory import Secret
+from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.opener import open_package
 from pytest_glasshouse.owner.keyfiles import read_owner
 from pytest_glasshouse.owner.owner import Owner
@@ -47,7 +47,7 @@ def test_what_was_sealed_opens_with_the_owners_key(folder: Path) -> None:
     manifest = (folder / "package.manifest").read_text().strip()
     key = owner.take((folder / "package.key").read_bytes(), manifest_sha256=sha256_hex(manifest.encode()))
     claims = read_manifest(manifest, owner=owner.public)
-    secret = Secret.take(key.reveal())
+    secret = LockedSecret.take(key.reveal())
     opened = open_package((folder / "package").read_bytes(), secret, claims)
     assert bytes(opened.parts["train.txt"]) == (folder / "data" / "train.txt").read_bytes()
     assert bytes(opened.parts["config.json"]) == b'{"layers":2}'

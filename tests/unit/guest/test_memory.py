@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pytest_glasshouse.guest.memory import Arena, Secret, wipe_bytes
+from pytest_glasshouse.guest.memory import Arena, LockedSecret, wipe_bytes
 
 
 def test_wiping_leaves_zeros_and_views_stay_valid() -> None:
@@ -34,7 +34,7 @@ def test_closing_wipes_first_even_while_a_view_is_held() -> None:
 def test_a_secret_takes_the_value_and_leaves_the_original_empty() -> None:
     original = os.urandom(32)
     copy = bytes(bytearray(original))
-    secret = Secret.take(original)
+    secret = LockedSecret.take(original)
     assert bytes(secret.view) == copy
     assert original == bytes(32)
     assert len(secret) == 32
@@ -49,7 +49,7 @@ def test_shared_bytes_are_left_alone() -> None:
 
 
 def test_a_secret_is_not_shown() -> None:
-    assert "wonder" not in repr(Secret.take(bytes(bytearray(b"wonderwall"))))
+    assert "wonder" not in repr(LockedSecret.take(bytes(bytearray(b"wonderwall"))))
 
 
 def test_an_empty_arena_is_possible_and_a_negative_one_is_not() -> None:

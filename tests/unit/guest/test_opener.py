@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest import opener
-from pytest_glasshouse.guest.memory import Arena, Secret
+from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire import floe
@@ -43,8 +43,8 @@ def watched_arenas(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Arena]]:
         arena.close()
 
 
-def key_of(sealed: Sealed) -> Secret:
-    return Secret.take(bytes(bytearray(sealed.data_key.reveal())))
+def key_of(sealed: Sealed) -> LockedSecret:
+    return LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))
 
 
 def manifest_of(sealed: Sealed) -> dict[str, Json]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest import opener
-from pytest_glasshouse.guest.memory import Arena, Secret
+from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -53,7 +53,7 @@ def opened(attempt: Attempt) -> tuple[dict[str, bytes] | None, list[bytes]]:
             super().__init__(size)
             made.append(self)
 
-    key = Secret.take(bytes(attempt.key))
+    key = LockedSecret.take(bytes(attempt.key))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opener, "Arena", Watched)
         try:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest import ring
 from pytest_glasshouse.guest.device_memory import TorchMemory
-from pytest_glasshouse.guest.memory import Secret
-from pytest_glasshouse.guest.ring import Carried, Ring, carry_material, carry_package, ring_for_package
+from pytest_glasshouse.guest.memory import LockedSecret
+from pytest_glasshouse.guest.ring import Ring, RingParts, carry_material, carry_package, ring_for_package
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
 from pytest_glasshouse.wire.package import CANARY
@@ -85,10 +85,10 @@ def sealed_of(parts: dict[str, bytes] = PARTS, segment: int = SEGMENT) -> Sealed
     return seal(parts, owner=OWNER, run="r", round_nonce="00" * 32, workload={}, segment=segment)
 
 
-def carried(sealed: Sealed, memory: WatchedMemory, *, package: bytes | None = None, limit: int = LIMIT) -> tuple[Carried, Ring]:
+def carried(sealed: Sealed, memory: WatchedMemory, *, package: bytes | None = None, limit: int = LIMIT) -> tuple[RingParts, Ring]:
     content = sealed.package if package is None else package
     way = ring_for_package(content, memory, limit=limit)
-    key = Secret.take(bytes(bytearray(sealed.data_key.reveal())))
+    key = LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))
     try:
         return carry_package(content, key, read_manifest(sealed.manifest, owner=OWNER.public), way), way
     finally:
@@ -145,7 +145,7 @@ def test_closing_zeroes_the_device_and_the_host() -> None:
 def test_a_device_that_fails_leaves_nothing() -> None:
     memory, sealed = FailingMemory(), sealed_of()
     way = ring_for_package(sealed.package, memory, limit=LIMIT)
-    key = Secret.take(bytes(bytearray(sealed.data_key.reveal())))
+    key = LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))
     with pytest.raises(RuntimeError, match="illegal memory access"):
         carry_package(sealed.package, key, read_manifest(sealed.manifest, owner=OWNER.public), way)
     assert not any(way.arena.view)
@@ -204,7 +204,7 @@ def test_one_thing_changed_does_not_arrive_and_leaves_nothing(parts: dict[str, b
         del changed[place]
     memory = LateMemory()
     way = ring_for_package(bytes(changed), memory, limit=5 * 4096)
-    key = Secret.take(bytes(bytearray(sealed.data_key.reveal())))
+    key = LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))
     with pytest.raises(IntegrityError):
         carry_package(bytes(changed), key, read_manifest(sealed.manifest, owner=OWNER.public), way)
     key.close()

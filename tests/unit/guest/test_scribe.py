@@ -15,7 +15,7 @@ from pytest_glasshouse.guest.scribe import Scribe
 from pytest_glasshouse.guest.turns import ControlTurns
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.journal import Journal
-from pytest_glasshouse.workloads.segments import Plan, measure_segments
+from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
 from tests.unit.workloads.test_loop import MS, FakeTrainer
 
 
@@ -84,7 +84,7 @@ def test_training_thread_makes_no_call_for_what_it_says_while_it_trains() -> Non
 
     journal = Journal("nonce", write, lambda: 0)
     journal.append("anti_debug_ready", {"wall": "2026-11-20T17:00:00Z"})
-    plan = Plan(warmup_s=0.6, warmup_limit_s=0.6, washout_s=0.1, segment_s=10.0, segment_steps=None)
+    plan = SegmentPlan(warmup_s=0.6, warmup_limit_s=0.6, washout_s=0.1, segment_s=10.0, segment_steps=None)
     measured = measure_segments(
         trainer,
         plan=plan,

@@ -13,7 +13,7 @@ from pytest_glasshouse.attestation.http import Embedded, listen
 from pytest_glasshouse.attestation.limits import Limits
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.legs.attestation import OutsideServer, Trustees, check_outside, checked_url
+from pytest_glasshouse.legs.attestation import HostAttestation, OutsideServer, check_outside, checked_url
 from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.tokens import public_text
@@ -50,9 +50,13 @@ def what_a_user_says(tls: Embedded, tmp_path: Path) -> OutsideServer:
 
 def test_a_server_is_met_over_tls(outside: OutsideServer, tls: Embedded, owner: Owner) -> None:
     assert outside.url.startswith("https://")
-    trustees = Trustees(outside)
-    assert (trustees.place, trustees.owner.kid, trustees.server_hpke) == ("outside", owner.kid, tls.hpke_public)
-    trustees.close()
+    host_attestation = HostAttestation(outside)
+    assert (host_attestation.place, host_attestation.owner.kid, host_attestation.server_hpke) == (
+        "outside",
+        owner.kid,
+        tls.hpke_public,
+    )
+    host_attestation.close()
 
 
 def test_a_certificate_nobody_vouches_for_is_refused(outside: OutsideServer) -> None:
@@ -94,18 +98,18 @@ def test_a_url_is_read(url: str, kept: str) -> None:
 
 def test_releases_that_were_asked_for_and_not_completed_are_outstanding(outside: OutsideServer) -> None:
     """Also when the server cannot be asked any more: a key may be out."""
-    trustees = Trustees(outside)
+    host_attestation = HostAttestation(outside)
     for nonce in ("a", "b", "c"):
-        trustees.awaiting(nonce=nonce, sub="s", run="r", manifest="m", completion_s=60)
-    trustees.settled("b")
-    trustees.settled("never asked")
-    assert [each["nonce"] for each in trustees.outstanding()] == ["a", "c"]
-    assert {each["deadline"] - each["released_at"] for each in trustees.outstanding()} == {60}  # type: ignore[operator]
-    trustees.close()
+        host_attestation.awaiting(nonce=nonce, sub="s", run="r", manifest="m", completion_s=60)
+    host_attestation.settled("b")
+    host_attestation.settled("never asked")
+    assert [each["nonce"] for each in host_attestation.outstanding()] == ["a", "c"]
+    assert {each["deadline"] - each["released_at"] for each in host_attestation.outstanding()} == {60}  # type: ignore[operator]
+    host_attestation.close()
 
 
 def test_an_embedded_server_is_not_shared(owner: Owner) -> None:
-    first, second = Trustees(), Trustees()
+    first, second = HostAttestation(), HostAttestation()
     assert first.place == "embedded"
     assert len({first.owner.kid, second.owner.kid, owner.kid}) == 3
     first.close()

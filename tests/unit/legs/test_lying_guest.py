@@ -9,7 +9,7 @@ import pytest
 
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.invariants import judge
-from pytest_glasshouse.legs.attestation import Trustees
+from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
@@ -31,7 +31,7 @@ class Grants:
     def play(self, grant: Grant, act: str) -> None:
         raise AssertionError(act)
 
-    def fate(self, grant: Grant) -> tuple[str, str]:
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:
         return "", ""
 
     def end(self, grant: Grant, why: str) -> None:
@@ -39,8 +39,8 @@ class Grants:
 
 
 @pytest.fixture(scope="module")
-def trustees() -> Iterator[Trustees]:
-    made = Trustees()
+def host_attestation() -> Iterator[HostAttestation]:
+    made = HostAttestation()
     yield made
     made.close()
 
@@ -53,7 +53,12 @@ def granted(agent: LyingAgent) -> Grant:
 
 
 def ran(
-    trustees: Trustees, answers: dict[str, Any], *, order: str = "raw-first", leg_timeout_s: float = 5.0, **fields: Any
+    host_attestation: HostAttestation,
+    answers: dict[str, Any],
+    *,
+    order: str = "raw-first",
+    leg_timeout_s: float = 5.0,
+    **fields: Any,
 ) -> tuple[Outcome, Grants, LyingAgent]:
     """One row on an agent that answers so."""
     row = RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0, warmup_s=0.1, **fields)
@@ -61,7 +66,7 @@ def ran(
     with LyingAgent(answers) as agent:
         settings = LegSettings(declared=row, run_id="run", seed=1, leg_timeout_s=leg_timeout_s)
         allocation = Allocation(granted(agent), grants, settings, lambda _moment: None, None, Allowance(leg_bytes=1 << 20))
-        outcome = row.run(allocation, ProtectedRuntime(trustees), RawRunner())
+        outcome = row.run(allocation, ProtectedRuntime(host_attestation), RawRunner())
     # Whatever was said: it can be judged, computed and published.
     judge(outcome.observation)
     results(outcome.observation)
@@ -69,9 +74,9 @@ def ran(
     return outcome, grants, agent
 
 
-def test_an_honest_guest_is_left_alone(trustees: Trustees) -> None:
+def test_an_honest_guest_is_left_alone(host_attestation: HostAttestation) -> None:
     """The other tests of this file mean something only because of this one: it says no callback, and lies about nothing."""
-    outcome, grants, agent = ran(trustees, {})
+    outcome, grants, agent = ran(host_attestation, {})
     assert outcome.ended is not None
     assert "callback never reported" in outcome.ended.reason
     assert not grants.ended
@@ -81,9 +86,9 @@ def test_an_honest_guest_is_left_alone(trustees: Trustees) -> None:
 @pytest.mark.parametrize("order", ["raw-first", "protected-first", "interleaved"])
 @pytest.mark.parametrize("op", ["hello", "enrol", "conduct", "put", "start", "pull", "drop"])
 @pytest.mark.parametrize("lie", ["refused", "a foreign member"])
-def test_every_operation_in_turn_is_answered_wrongly(op: str, order: str, lie: str, trustees: Trustees) -> None:
+def test_every_operation_in_turn_is_answered_wrongly(op: str, order: str, lie: str, host_attestation: HostAttestation) -> None:
     """An agent that breaks off anywhere: the row says so, and the guest is not given to the next one."""
-    outcome, grants, agent = ran(trustees, {op: refused if lie == "refused" else {"overheadPct": 1}}, order=order)
+    outcome, grants, agent = ran(host_attestation, {op: refused if lie == "refused" else {"overheadPct": 1}}, order=order)
     assert outcome.ended is not None
     if op not in agent.asked:
         # Not there: a raw-first row ends before its protected leg, and only turns have a conductor.
@@ -109,7 +114,7 @@ LEG_LIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("lie", LEG_LIES)
-def test_a_word_no_leg_says_ends_the_row_and_is_not_kept(lie: str, trustees: Trustees) -> None:
+def test_a_word_no_leg_says_ends_the_row_and_is_not_kept(lie: str, host_attestation: HostAttestation) -> None:
     def pull(request: dict[str, Any]) -> dict[str, Any]:
         return {"events": [LEG_LIES[lie](agent_legs[-1])] if request["cursor"] == 0 and agent_legs else []}
 
@@ -119,7 +124,7 @@ def test_a_word_no_leg_says_ends_the_row_and_is_not_kept(lie: str, trustees: Tru
         agent_legs.append(request["leg"])
         return {"cursor": 0}
 
-    outcome, grants, _ = ran(trustees, {"start": start, "pull": pull})
+    outcome, grants, _ = ran(host_attestation, {"start": start, "pull": pull})
     assert outcome.ended is not None
     assert outcome.ended.outcome == "error"
     assert len(outcome.ended.reason) < 1000
@@ -128,18 +133,18 @@ def test_a_word_no_leg_says_ends_the_row_and_is_not_kept(lie: str, trustees: Tru
     assert b"perSec" not in canonical(outcome.observation["rounds"])
 
 
-def test_a_driver_without_end_is_not_kept(trustees: Trustees) -> None:
+def test_a_driver_without_end_is_not_kept(host_attestation: HostAttestation) -> None:
     """Its rules would be held against it for minutes."""
-    outcome, _, _ = ran(trustees, {"hello": {**HELLO, "driver": "5" * 120_000}})
+    outcome, _, _ = ran(host_attestation, {"hello": {**HELLO, "driver": "5" * 120_000}})
     assert outcome.ended is not None
     assert outcome.ended.outcome == "error"
     assert len(canonical(outcome.observation)) < 20_000
 
 
-def test_a_leg_whose_agent_speaks_a_byte_at_a_time_is_late(trustees: Trustees) -> None:
+def test_a_leg_whose_agent_speaks_a_byte_at_a_time_is_late(host_attestation: HostAttestation) -> None:
     """A leg's deadline is for all of it: a guest is not given thirty seconds for each of its bytes."""
     trickle = Trickle(frame({"x": "y" * 100_000}), every_s=0.01)
-    outcome, grants, _ = ran(trustees, {"pull": trickle}, leg_timeout_s=0.2)
+    outcome, grants, _ = ran(host_attestation, {"pull": trickle}, leg_timeout_s=0.2)
     assert outcome.ended is not None
     assert "did not end within 0.2 s" in outcome.ended.reason
     assert len(grants.ended) == 1
@@ -147,44 +152,44 @@ def test_a_leg_whose_agent_speaks_a_byte_at_a_time_is_late(trustees: Trustees) -
 
 
 @pytest.mark.parametrize("name", ["ak", "archiveSha256", "bootId", "driver", "python", "torch"])
-def test_a_guest_that_leaves_out_who_it_is_is_not_met(name: str, trustees: Trustees) -> None:
+def test_a_guest_that_leaves_out_who_it_is_is_not_met(name: str, host_attestation: HostAttestation) -> None:
     """At its boot it may: nothing is decided by it yet."""
     told = {key: value for key, value in HELLO.items() if key != name}
-    outcome, grants, _ = ran(trustees, {"hello": told})
+    outcome, grants, _ = ran(host_attestation, {"hello": told})
     assert outcome.ended is not None
     assert f"expected {name}, saw none" in outcome.ended.reason
     assert len(grants.ended) == 1
 
 
-def test_a_place_in_the_spool_that_no_spool_has_is_refused(trustees: Trustees) -> None:
+def test_a_place_in_the_spool_that_no_spool_has_is_refused(host_attestation: HostAttestation) -> None:
     """What is asked for next would be a number that cannot be sent."""
-    outcome, grants, _ = ran(trustees, {"start": {"cursor": 2**53 - 1}})
+    outcome, grants, _ = ran(host_attestation, {"start": {"cursor": 2**53 - 1}})
     assert outcome.ended is not None
     assert outcome.ended.outcome == "error"
     assert len(grants.ended) == 1
 
 
-def test_an_adapter_larger_than_weights_can_be_is_not_fetched(trustees: Trustees) -> None:
-    outcome, grants, agent = ran(trustees, {"get": frame({"total": 1 << 40}, b"x" * 4 * 1024 * 1024)})
+def test_an_adapter_larger_than_weights_can_be_is_not_fetched(host_attestation: HostAttestation) -> None:
+    outcome, grants, agent = ran(host_attestation, {"get": frame({"total": 1 << 40}, b"x" * 4 * 1024 * 1024)})
     assert outcome.ended is not None
     assert outcome.ended.outcome == "error"
     assert len(agent.asked["get"]) == 1
     assert len(grants.ended) == 1
 
 
-def test_a_guest_that_floods_its_spool_is_ended(trustees: Trustees) -> None:
+def test_a_guest_that_floods_its_spool_is_ended(host_attestation: HostAttestation) -> None:
     def pull(request: dict[str, Any]) -> dict[str, Any]:
         begin = request["cursor"]
         return {"events": [event("x" * 100, "scan-loaded", {}, seq=begin + number) for number in range(1000)]}
 
-    outcome, grants, agent = ran(trustees, {"pull": pull})
+    outcome, grants, agent = ran(host_attestation, {"pull": pull})
     assert outcome.ended is not None
     assert "said more than a leg has to say" in outcome.ended.reason
     assert len(agent.asked["pull"]) < 20
     assert len(grants.ended) == 1
 
 
-def test_a_row_that_breaks_while_a_leg_runs_ends_its_guest(trustees: Trustees) -> None:
+def test_a_row_that_breaks_while_a_leg_runs_ends_its_guest(host_attestation: HostAttestation) -> None:
     """An interrupt, or a mistake of ours: the next row must not find the leg beside its own."""
     grants = Grants()
 
@@ -197,5 +202,5 @@ def test_a_row_that_breaks_while_a_leg_runs_ends_its_guest(trustees: Trustees) -
     with LyingAgent() as agent:
         allocation = Allocation(granted(agent), grants, LegSettings(declared=row, run_id="run", seed=1), lambda _moment: None)
         with pytest.raises(KeyboardInterrupt):
-            row.run(allocation, ProtectedRuntime(trustees), Interrupted())
+            row.run(allocation, ProtectedRuntime(host_attestation), Interrupted())
     assert len(grants.ended) == 1

@@ -12,7 +12,7 @@ from pytest_glasshouse.overhead.effects import effective_sample_size, lag_one, o
 from pytest_glasshouse.overhead.estimate import Estimates, Figure, _agree, estimates, minimum_detectable_pct
 from pytest_glasshouse.overhead.interval import Interval
 from pytest_glasshouse.overhead.remarks import remarks
-from pytest_glasshouse.overhead.segments import Leg, Pair, RoundSegments, Segment, round_segments
+from pytest_glasshouse.overhead.segments import PairedLeg, RoundSegments, Segment, SegmentPair, round_segments
 
 SEGMENT_NS = 20_000_000_000
 
@@ -24,9 +24,9 @@ def trace(
     overhead_pct: float = 0.0,
     stall_s: float = 0.0,
     every_s: float = 300.0,
-    stalled: Leg = "protected",
+    stalled: PairedLeg = "protected",
     noise: float = 0.002,
-    drift: dict[Leg, float] | None = None,
+    drift: dict[PairedLeg, float] | None = None,
     common: float = 0.0,
     seed: int = 1,
     second: bool = False,
@@ -35,7 +35,7 @@ def trace(
     draw = random.Random(seed)
     trained = {"protected": 0.0, "raw": 0.0}
 
-    def segment(leg: Leg, place: int, shared: float) -> Segment:
+    def segment(leg: PairedLeg, place: int, shared: float) -> Segment:
         step_s = 0.02 * math.exp(draw.gauss(0, noise) + shared - (drift or {}).get(leg, 0.0) * place / pairs)
         if leg == "protected":
             step_s /= 1 - overhead_pct / 100
@@ -53,14 +53,14 @@ def trace(
     for number in range(1, rounds + 1):
         made = []
         for place in range(1, pairs + 1):
-            first: Leg = draw.choice(["protected", "raw"])
+            first: PairedLeg = draw.choice(["protected", "raw"])
             shared = draw.gauss(0, common)
             legs = {
                 leg: segment(leg, place, shared)
                 for leg in (("protected", "raw") if first == "protected" else ("raw", "protected"))
             }
             again = segment("raw", place, shared) if second else None
-            made.append(Pair(number=place, first=first, protected=legs["protected"], raw=legs["raw"], raw2=again))
+            made.append(SegmentPair(number=place, first=first, protected=legs["protected"], raw=legs["raw"], raw2=again))
         found.append(RoundSegments(round=number, pairs=tuple(made)))
     return found
 
@@ -132,7 +132,7 @@ def test_disturbance_that_both_legs_share_cancels() -> None:
 
 
 @pytest.mark.parametrize(("leg", "drift", "state"), [("raw", 0.2, "warming up"), ("protected", -0.2, "slowing down")])
-def test_leg_that_does_not_stand_still_is_named(leg: Leg, drift: float, state: str) -> None:
+def test_leg_that_does_not_stand_still_is_named(leg: PairedLeg, drift: float, state: str) -> None:
     """A clock that throttles in one leg only is part of what is measured, and is told, not hidden."""
     found = estimates(trace(drift={leg: drift}))
 
@@ -158,7 +158,7 @@ def test_order_effect_is_found_where_the_second_segment_is_the_worse_one() -> No
     rounds = []
     for each in trace(rounds=6):
         pairs = [
-            Pair(
+            SegmentPair(
                 number=p.number,
                 first=p.first,
                 protected=_slowed(p.protected, 1.0 if p.first == "protected" else 1.05),
@@ -210,7 +210,8 @@ def test_spread_of_process_starts_is_what_pairs_do_not_explain() -> None:
         RoundSegments(
             round=each.round,
             pairs=tuple(
-                Pair(number=p.number, first=p.first, protected=_slowed(p.protected, 1 + luck), raw=p.raw) for p in each.pairs
+                SegmentPair(number=p.number, first=p.first, protected=_slowed(p.protected, 1 + luck), raw=p.raw)
+                for p in each.pairs
             ),
         )
         for each, luck in zip(trace(), (0.02, -0.02, 0.01, -0.01, 0.015, -0.015), strict=True)

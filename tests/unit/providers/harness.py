@@ -35,7 +35,7 @@ def main() -> None:
         timing=Timing.from_text(timing),
         boot_timeout_s=20.0,
     )
-    broker = Broker(options, road=agents)
+    broker = Broker(options, connection=agents)
     for row in ROWS[: int(rows)]:
         grant = broker.acquire(row)
         sys.stdout.write(f"granted {grant.instance_id}\n")

@@ -127,7 +127,7 @@ class Agents:
         self._listeners: dict[str, socket.socket] = {}
         self.hello: dict[str, Any] = {"gpuModel": gpu_model, "gpuUuid": "GPU-1", "device": "cuda"}
         self.connected: list[Access] = []
-        self.farewells: list[str] = []
+        self.shutdowns: list[str] = []
         self.left: list[str] = []
         self.refuses: BaseException | None = None
 
@@ -153,8 +153,8 @@ class Agents:
             self._listeners[name].shutdown(socket.SHUT_RDWR)
         self._listeners[name].close()
 
-    def farewell(self, lease: Lease) -> None:
-        self.farewells.append(lease.name)
+    def shut_down(self, lease: Lease) -> None:
+        self.shutdowns.append(lease.name)
 
     def leave(self, lease: Lease) -> None:
         self.left.append(lease.name)

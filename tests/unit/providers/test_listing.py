@@ -12,7 +12,7 @@ from pytest_glasshouse.broker.cleanup_proof import Ending
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import AmbiguousCreateError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.base import Instance, Provider
-from pytest_glasshouse.providers.http_api import Reply
+from pytest_glasshouse.providers.http_api import ApiReply
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.providers.listing import MOST_PAGES, MOST_S, Listing, doubt_in, read_pages
 from pytest_glasshouse.providers.registry import open_provider
@@ -276,10 +276,10 @@ def _read(pages: Any, *, asked: list[dict[str, str]] | None = None, **options: A
     """What is read of pages that are answered one after the other."""
     heard: list[dict[str, str]] = [] if asked is None else asked
 
-    def ask(query: Mapping[str, str]) -> Reply:
+    def ask(query: Mapping[str, str]) -> ApiReply:
         page = pages(len(heard)) if callable(pages) else pages[len(heard)]
         heard.append(dict(query))
-        return Reply(provider="unit", status=200, headers={}, body=json.dumps(page).encode())
+        return ApiReply(provider="unit", status=200, headers={}, body=json.dumps(page).encode())
 
     def read(row: Any) -> Instance:
         return Instance(instance_id=row["id"], name=row["name"], state="running")

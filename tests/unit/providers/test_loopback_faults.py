@@ -76,7 +76,7 @@ def rental(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
             provider=where.partition("-")[0], run_id="unit", run_dir=tmp_path, budget_usd=5.0, allow_simulated=True,
             timing=SHORT, boot_timeout_s=2.0,
         )  # fmt: skip
-        yield Rental(server, Broker(options, road=agents, start_reaper=NoReaper), agents)
+        yield Rental(server, Broker(options, connection=agents, start_reaper=NoReaper), agents)
     agents.close()
 
 
@@ -175,7 +175,7 @@ def test_pod_that_vanishes_in_use_is_the_providers_word(rental: Rental) -> None:
     rental.play(Fault(kind="vanish", after_s=0.4))
     assert rental.grant is not None
     grant = rental.grant
-    assert _until(lambda: rental.broker.fate(grant) == ("lost", "the provider says that the allocation is gone"))
+    assert _until(lambda: rental.broker.loss_reason(grant) == ("lost", "the provider says that the allocation is gone"))
     assert rental.end().status == "proven"
 
 

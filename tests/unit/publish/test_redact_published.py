@@ -13,7 +13,7 @@ from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportE
 from pytest_glasshouse.publish.objections import objections
 from pytest_glasshouse.publish.republish import republish
 from pytest_glasshouse.publish.settle import settle
-from pytest_glasshouse.publish.writer import Published, publish, publish_records
+from pytest_glasshouse.publish.writer import PublishedFiles, publish, publish_records
 from pytest_glasshouse.report.attempts import entry, settled
 from tests.unit.report import example
 
@@ -32,7 +32,7 @@ def stop(document: dict[str, Any], tmp_path: Path) -> None:
     publish(document, report=tmp_path / "run.json", run_directory=tmp_path / "run", **given)
 
 
-def again(run: Path, **given: Any) -> Published:
+def again(run: Path, **given: Any) -> PublishedFiles:
     return republish(run, key_of=lambda _: example.KEYS.report, derivation=example.EXAMPLE, **given)
 
 

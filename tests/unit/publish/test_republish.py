@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError
 from pytest_glasshouse.publish.republish import republish
-from pytest_glasshouse.publish.writer import Published, publish
+from pytest_glasshouse.publish.writer import PublishedFiles, publish
 from pytest_glasshouse.report.run_directory import ForeignError, TaggedLines
 from pytest_glasshouse.report.run_key import SECRET, Proof, run_key, state_directory
 from tests.unit.report import example
@@ -37,7 +37,7 @@ def stopped(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def again(run: Path, **given: Any) -> Published:
+def again(run: Path, **given: Any) -> PublishedFiles:
     return republish(run, **{"key_of": lambda _: example.KEYS.report, "derivation": example.EXAMPLE, **given})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
-from pytest_glasshouse.publish.writer import Published, publish
+from pytest_glasshouse.publish.writer import PublishedFiles, publish
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.paths import bundle_path, check_writable
 from pytest_glasshouse.report.row_journal import RowJournal
@@ -21,7 +21,7 @@ from tests.unit.report import example
 PROOF = Proof(example.KEYS.report, "20261120-170000-9f3c")
 
 
-def published(document: dict[str, Any], **given: Any) -> Published:
+def published(document: dict[str, Any], **given: Any) -> PublishedFiles:
     """By the example's own derivation."""
     return publish(document, **{"key": example.KEYS.report, "derivation": example.EXAMPLE, **given})
 

@@ -41,7 +41,9 @@ def test_changed_excerpt_is_faulty() -> None:
     told = json.loads(excerpt(example.document()))
     told["validResults"][0]["overheadPct"] += 0.5
 
-    assert [fault.path for fault in check_bytes(json.dumps(told).encode(), published=True).faults] == ["$.validResults[0].overheadPct"]
+    assert [fault.path for fault in check_bytes(json.dumps(told).encode(), published=True).faults] == [
+        "$.validResults[0].overheadPct"
+    ]
 
 
 def test_command_writes_it(capsys: pytest.CaptureFixture[str]) -> None:

@@ -41,15 +41,37 @@ def deflated(data: Iterator[bytes]) -> tuple[bytes, int, int]:
     return b"".join([*out, packer.flush()]), crc, size
 
 
-def zip_of(packed: bytes, crc: int, size: int, *, name: bytes = b"report.json", flags: int = 0, method: int = 8, copies: int = 1) -> bytes:
+def zip_of(
+    packed: bytes, crc: int, size: int, *, name: bytes = b"report.json", flags: int = 0, method: int = 8, copies: int = 1
+) -> bytes:
     """An archive whose directory says what it is told, `copies` times of the same bytes under other names."""
     local = struct.pack("<4sHHHHHIIIHH", b"PK\3\4", 20, flags, method, 0, 0x21, crc, len(packed), size & 0xFFFFFFFF, len(name), 0)
     body, entries = local + name + packed, b""
     for number in range(copies):
         named = name if number == 0 else name[:-3] + b"%03d" % number
-        entries += struct.pack(
-            "<4sHHHHHHIIIHHHHHII", b"PK\1\2", 20, 20, flags, method, 0, 0x21, crc, len(packed), size & 0xFFFFFFFF, len(named), 0, 0, 0, 0, 0, 0,
-        ) + named
+        entries += (
+            struct.pack(
+                "<4sHHHHHHIIIHHHHHII",
+                b"PK\1\2",
+                20,
+                20,
+                flags,
+                method,
+                0,
+                0x21,
+                crc,
+                len(packed),
+                size & 0xFFFFFFFF,
+                len(named),
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+            )
+            + named
+        )
     end = struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, copies, copies, len(entries), len(body), 0)
     return body + entries + end
 
@@ -255,7 +277,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def in_run(run: Path, path: Path) -> Path:
     """A run's directory in which every file that is read leads to `path`."""
-    for name in ("plan.json", "progress.json", "rows.jsonl", "ledger.jsonl", "attempts.jsonl", "quarantine/report.json", "quarantine/why.json"):
+    for name in (
+        "plan.json",
+        "progress.json",
+        "rows.jsonl",
+        "ledger.jsonl",
+        "attempts.jsonl",
+        "quarantine/report.json",
+        "quarantine/why.json",
+    ):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).symlink_to(path)
     return run

@@ -180,7 +180,15 @@ def test_row_without_other_parameters_keeps_the_id_it_always_had() -> None:
 def test_parameters_that_cannot_be_told_apart_are_refused() -> None:
     content = {**GOOD, "parameters": (("batch", "1"), ("rate", "2"))}
     assert RowSpec.from_dict(json.loads(json.dumps(RowSpec(**content).to_dict()))) == RowSpec(**content)
-    for told in ((("b", "1"), ("a", "1")), (("a", "1"), ("a", "2")), (("a", ""),), (("a", "x" * 200),), (("a", 1),), [("a", "1")], "a"):
+    for told in (
+        (("b", "1"), ("a", "1")),
+        (("a", "1"), ("a", "2")),
+        (("a", ""),),
+        (("a", "x" * 200),),
+        (("a", 1),),
+        [("a", "1")],
+        "a",
+    ):
         with pytest.raises(ConfigurationError, match="field parameters: expected at most 32 pairs of short texts"):
             RowSpec(**{**GOOD, "parameters": told})
 

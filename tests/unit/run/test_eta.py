@@ -6,7 +6,7 @@ import pytest
 
 from pytest_glasshouse.overhead.interval import interval_pct
 from pytest_glasshouse.overhead.rates import log_ratio
-from pytest_glasshouse.run.eta import Outlooks, duration
+from pytest_glasshouse.run.eta import Etas, duration
 from pytest_glasshouse.run.live_line import progress_line
 
 
@@ -21,8 +21,8 @@ def event(
 
 def etas(*events: tuple[float, dict[str, object]]) -> list[int | None]:
     """What is foretold after each event, in whole seconds."""
-    outlooks = Outlooks()
-    seen = [outlooks.see(each, at=at).eta_s for at, each in events]
+    estimates = Etas()
+    seen = [estimates.see(each, at=at).eta_s for at, each in events]
     return [None if eta is None else round(eta) for eta in seen]
 
 
@@ -64,20 +64,20 @@ def test_turns_are_foretold_as_one_leg() -> None:
 
 
 def test_another_row_begins_anew() -> None:
-    outlooks = Outlooks()
-    outlooks.see(event("raw", 1, 10.0, 0.5), at=10)
-    outlooks.see(event("raw", 1, 20.0, 1.0), at=20)
+    estimates = Etas()
+    estimates.see(event("raw", 1, 10.0, 0.5), at=10)
+    estimates.see(event("raw", 1, 20.0, 1.0), at=20)
 
-    assert outlooks.see({**event("raw", 1, 1.0), "row_id": "row-2"}, at=21).eta_s is None
+    assert estimates.see({**event("raw", 1, 1.0), "row_id": "row-2"}, at=21).eta_s is None
 
 
 def test_width_is_that_of_the_rounds_that_are_whole() -> None:
     rates = [(99.0, 100.0), (98.0, 101.0), (97.0, 99.5)]
-    outlooks = Outlooks()
+    estimates = Etas()
     seen = None
     for number, (protected, raw) in enumerate(rates, 1):
-        seen = outlooks.see(event("protected", number, 2.0, 1.0, protected, 3), at=number)
-        outlooks.see(event("raw", number, 2.0, 1.0, raw, 3), at=number)
+        seen = estimates.see(event("protected", number, 2.0, 1.0, protected, 3), at=number)
+        estimates.see(event("raw", number, 2.0, 1.0, raw, 3), at=number)
     expected = interval_pct([log_ratio(*pair) for pair in rates[:2]], level=0.95)
 
     assert expected is not None
@@ -86,11 +86,11 @@ def test_width_is_that_of_the_rounds_that_are_whole() -> None:
 
 
 def test_line_shows_the_width_and_never_where_the_interval_lies() -> None:
-    outlooks = Outlooks()
+    estimates = Etas()
     for number in (1, 2, 3):
         for leg, rate in (("protected", 80.0 + number), ("raw", 100.0)):
-            outlook = outlooks.see(event(leg, number, 2.0, 1.0, rate, 3), at=number)
-    line = progress_line(event("raw", 3, 2.0, 1.0, 100.0, 3), outlook=outlook, spent_usd=1.234)
+            estimate = estimates.see(event(leg, number, 2.0, 1.0, rate, 3), at=number)
+    line = progress_line(event("raw", 3, 2.0, 1.0, 100.0, 3), estimate=estimate, spent_usd=1.234)
 
     assert line.count("points") == 1
     assert "wide" not in line

@@ -259,7 +259,7 @@ def test_the_way_to_a_server_of_this_process_is_nobody_elses(proxy: Proxy, monke
 
 def test_the_reaper_goes_the_way_its_run_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It outlives the run and has nothing but its environment; without the proxy it would end nothing."""
-    from pytest_glasshouse.broker.lease_ledger import LEDGER, Ledger
+    from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
     from pytest_glasshouse.broker.reaper import Reaper
     from pytest_glasshouse.broker.timing import Timing
     from pytest_glasshouse.providers.lease import Lease
@@ -277,7 +277,7 @@ def test_the_reaper_goes_the_way_its_run_went(tmp_path: Path, monkeypatch: pytes
             monkeypatch.setenv(variable, value)
         for variable in ("NO_PROXY", "no_proxy", "http_proxy", "GLASSHOUSE_RUNPOD_API"):
             monkeypatch.delenv(variable, raising=False)
-        ledger = Ledger(tmp_path / LEDGER)
+        ledger = LeaseLedger(tmp_path / LEDGER)
         ledger.intent(Lease(name=name, provider="runpod", deadline=1_900_000_000.0), base_url=server.url)
         ledger.write("created", name=name, instance=made.instance_id)
         timing = Timing(poll_s=0.05, search_s=0.1, settle_s=0.1, give_up_s=20.0)

@@ -79,7 +79,9 @@ def test_directory_that_says_otherwise_is_refused(at: int, form: str, value: int
     refused(changed(archive(("a", b"12345" * 100), ("b", b"")), entry_at=at, form=form, value=value))
 
 
-@pytest.mark.parametrize("name", ["/a", "../a", "a/../b", "a//b", "a/", ".", "..", "a\\b", "C:a", "a b", "é", "a\nb", "\x1b[2J", "a" * 300])
+@pytest.mark.parametrize(
+    "name", ["/a", "../a", "a/../b", "a//b", "a/", ".", "..", "a\\b", "C:a", "a b", "é", "a\nb", "\x1b[2J", "a" * 300]
+)
 def test_odd_name_is_refused(name: str) -> None:
     assert "under a name" in refused(archive((name, b"")))
 
@@ -106,7 +108,9 @@ def test_members_that_share_their_bytes_are_refused() -> None:
     assert refused(one[:at] + entries + tail) in {"has members that overlap", "cannot be read: BadZipFile"}
 
 
-@pytest.mark.parametrize("data", [b"", b"PK", b"PK\5\6" + b"\0" * 18, b"\0" * 1000, zlib.compress(b"a"), archive(("a", b"1"))[:-1]])
+@pytest.mark.parametrize(
+    "data", [b"", b"PK", b"PK\5\6" + b"\0" * 18, b"\0" * 1000, zlib.compress(b"a"), archive(("a", b"1"))[:-1]]
+)
 def test_what_is_no_archive_is_refused_or_empty(data: bytes) -> None:
     if data.startswith(b"PK\5"):
         assert read_zip(data, limit=LIMIT, members=10) == {}

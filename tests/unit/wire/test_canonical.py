@@ -126,7 +126,11 @@ def test_what_stands_inside_a_text_is_no_value(text: str) -> None:
     assert isinstance(c.parse_strict(data, limit=len(data)), dict)
 
 
-@pytest.mark.parametrize("text", ['"' + '\\"' * 200_000, '["' + "\\" * 300_001, '"' * 400_001, '"a' * 200_001], ids=["escapes", "backslashes", "quotes", "letters"])
+@pytest.mark.parametrize(
+    "text",
+    ['"' + '\\"' * 200_000, '["' + "\\" * 300_001, '"' * 400_001, '"a' * 200_001],
+    ids=["escapes", "backslashes", "quotes", "letters"],
+)
 def test_texts_that_do_not_end_take_no_time_by_their_square(text: str) -> None:
     data = text.encode() + b"," * (c.VALUE_LIMIT + 1)
 

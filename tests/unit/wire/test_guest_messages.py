@@ -53,7 +53,7 @@ def test_the_recorded_conversations_have_every_word_but_those_of_failures() -> N
         if each["type"] == "journal"
     }
     assert lines >= JOURNAL.keys() - {"train_failed", "train_progress"}
-    assert {op for told in RECORDED.values() for op in told["replies"]} >= REPLIES.keys() - {"lay", "kill", "dismiss", "farewell"}
+    assert {op for told in RECORDED.values() for op in told["replies"]} >= REPLIES.keys() - {"lay", "kill", "dismiss", "shutdown"}
 
 
 GREETINGS: list[dict[str, Any]] = [

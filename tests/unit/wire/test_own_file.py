@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from pytest_glasshouse.attestation.ledger import Ledger
+from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.owner.keyfiles import read_owner, read_public, server_key, write_owner
 from pytest_glasshouse.owner.owner import Owner
@@ -151,8 +151,8 @@ def state(folder: Path) -> tuple[Path, Callable[[], object]]:
 
 
 def ledger(folder: Path) -> tuple[Path, Callable[[], object]]:
-    Ledger(folder / "ledger.sqlite3").close()
-    return folder / "ledger.sqlite3", lambda: Ledger(folder / "ledger.sqlite3").close()
+    ReleaseLedger(folder / "ledger.sqlite3").close()
+    return folder / "ledger.sqlite3", lambda: ReleaseLedger(folder / "ledger.sqlite3").close()
 
 
 def provider(folder: Path) -> tuple[Path, Callable[[], object]]:

@@ -5,26 +5,26 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ProtocolError
-from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Maybe, Named, Row, Shape, Text, Whole, Word
+from pytest_glasshouse.wire.shapes import Fields, Flag, Items, Maybe, NamedMembers, OneOf, Row, Shape, Text, Whole
 
 NAME = Text(most=3, pattern="[a-z]+")
 PAIR = Fields({"a": Whole()}, {"b": Flag()})
 
 FITS: list[tuple[Shape, Any]] = [
     (Whole(), 0), (Whole(), 2**53 - 1), (Whole(low=-2, high=2), -2), (Flag(), False), (Text(most=3), ""), (Text(most=3), "é x"),
-    (NAME, "abc"), (Word(("a", "b")), "b"), (Maybe(Flag()), None), (Maybe(Flag()), True), (Items(of=Flag(), most=2), []),
+    (NAME, "abc"), (OneOf(("a", "b")), "b"), (Maybe(Flag()), None), (Maybe(Flag()), True), (Items(of=Flag(), most=2), []),
     (Items(of=Flag(), most=2, least=1), [True, False]), (Row([Flag(), Whole()]), [True, 1]),
-    (Named(name=NAME, of=Whole(), most=2), {"a": 1, "b": 2}), (PAIR, {"a": 1}), (PAIR, {"a": 1, "b": True}),
+    (NamedMembers(name=NAME, of=Whole(), most=2), {"a": 1, "b": 2}), (PAIR, {"a": 1}), (PAIR, {"a": 1, "b": True}),
 ]  # fmt: skip
 DOES_NOT: list[tuple[Shape, Any]] = [
     (Whole(), -1), (Whole(), 2**53), (Whole(), True), (Whole(), "1"), (Whole(), None), (Flag(), 1), (Flag(), None),
     (Text(most=3), "abcd"), (Text(most=3), "\n"), (Text(most=3), "\x1b"), (Text(most=3), "\u202e"), (Text(most=3), 1),
-    (Text(most=3), None), (NAME, ""), (NAME, "a\n"), (NAME, "A"), (Word(("a", "b")), "c"), (Word(("a", "b")), ["a"]),
+    (Text(most=3), None), (NAME, ""), (NAME, "a\n"), (NAME, "A"), (OneOf(("a", "b")), "c"), (OneOf(("a", "b")), ["a"]),
     (Maybe(Flag()), 0), (Items(of=Flag(), most=2), [True] * 3), (Items(of=Flag(), most=2, least=1), []),
     (Items(of=Flag(), most=2), [1]), (Items(of=Flag(), most=2), {}), (Row([Flag(), Whole()]), [True]),
     (Row([Flag(), Whole()]), [True, 1, 1]), (Row([Flag(), Whole()]), [1, 1]), (Row([Flag()]), "x"),
-    (Named(name=NAME, of=Whole(), most=2), {"a": 1, "b": 2, "c": 3}), (Named(name=NAME, of=Whole(), most=2), {"A": 1}),
-    (Named(name=NAME, of=Whole(), most=2), {"a": -1}), (Named(name=NAME, of=Whole(), most=2), []), (PAIR, {}), (PAIR, {"b": True}),
+    (NamedMembers(name=NAME, of=Whole(), most=2), {"a": 1, "b": 2, "c": 3}), (NamedMembers(name=NAME, of=Whole(), most=2), {"A": 1}),
+    (NamedMembers(name=NAME, of=Whole(), most=2), {"a": -1}), (NamedMembers(name=NAME, of=Whole(), most=2), []), (PAIR, {}), (PAIR, {"b": True}),
     (PAIR, {"a": 1, "c": 1}), (PAIR, {"a": -1}), (PAIR, {"a": 1, "b": 1}), (PAIR, [1]), (PAIR, None),
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_glasshouse.workloads.loop import NS
-from pytest_glasshouse.workloads.segments import Plan, Segment, is_steady, measure_segments
+from pytest_glasshouse.workloads.segments import SegmentPlan, TrainedSegment, is_steady, measure_segments
 from tests.unit.workloads.test_loop import MS, FakeTrainer
 
 
@@ -18,7 +18,7 @@ class FakeTurns:
         self._drain_ns = drain_ns
         self._wait_ns = wait_ns
         self.said: list[str] = []
-        self.segments: list[Segment] = []
+        self.segments: list[TrainedSegment] = []
         self.warm: tuple[int, int, bool] | None = None
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
@@ -34,14 +34,14 @@ class FakeTurns:
         self.said.append("drain")
         self._trainer.now += self._drain_ns
 
-    def done(self, segment: Segment) -> None:
+    def done(self, segment: TrainedSegment) -> None:
         self.said.append("done")
         self.segments.append(segment)
 
 
-def _plan(**changes: float | None) -> Plan:
+def _plan(**changes: float | None) -> SegmentPlan:
     given = {"warmup_s": 0.6, "warmup_limit_s": 3.0, "washout_s": 0.1, "segment_s": 0.5, "segment_steps": None, **changes}
-    return Plan(**given)  # type: ignore[arg-type]
+    return SegmentPlan(**given)  # type: ignore[arg-type]
 
 
 def test_each_turn_has_a_discarded_washout_and_a_timed_segment() -> None:

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from pytest_glasshouse.broker.rented_connection import Elsewhere
+from pytest_glasshouse.broker.rented_connection import RentedConnection
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.channel.ssh import ALIAS, Doorway, Tunnel
@@ -23,8 +23,8 @@ _AGENT = Path(__file__).with_name("agent.py")
 _TRY_S = 3.0
 
 
-class Road(Elsewhere):
-    """See `providers.reaching.Road`. `folder` is where the run's judge reads."""
+class ChaosConnection(RentedConnection):
+    """See `broker.connection.Connection`. `folder` is where the run's judge reads."""
 
     def __init__(self, folder: Path, *, train_s: float, boot_s: float) -> None:
         super().__init__(image=None, boot_timeout_s=boot_s)
@@ -58,13 +58,13 @@ class Road(Elsewhere):
                     raise BootTimeoutError(f"allocation {name} was not reached in time", allocation_id=name) from None
                 time.sleep(0.1)
 
-    def farewell(self, lease: Lease) -> None:
+    def shut_down(self, lease: Lease) -> None:
         way = self._ways.get(lease.name)
         if way is None:
             return
         try:
             channel = GuestChannel(str(way[0].socket), allocation_id=lease.name, timeout_s=1.0)
-            channel.request("farewell")
+            channel.request("shutdown")
             channel.close()
         except (GuestGoneError, GlasshouseError):
             return
