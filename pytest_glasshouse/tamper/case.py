@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, RefusedError
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 
 #: What became of the attacked nonce. `unasked` where the case is about something else.
 Nonce = Literal["spent", "open", "unasked"]
@@ -27,7 +27,7 @@ class Case:
     """
 
     name: str
-    play: Callable[[Testbed], None]
+    play: Callable[[TamperTestbed], None]
     expected_reason: str | None
     caught_by: str | None
     published: bool = False
@@ -61,7 +61,7 @@ class TamperResult:
 
 def run_case(case: Case) -> TamperResult:
     """Play `case` on a stage of its own: a real server over real loopback HTTP, real keys, a real package."""
-    with Testbed() as stage:
+    with TamperTestbed() as stage:
         control_released = _control(stage)
         stage.count_from_here()
         seen_reason: str | None = None
@@ -82,7 +82,7 @@ def run_case(case: Case) -> TamperResult:
         )
 
 
-def _control(stage: Testbed) -> bool:
+def _control(stage: TamperTestbed) -> bool:
     """The whole lifecycle without a mutation: key released, package opened, journal countersigned."""
     attempt = stage.attempt()
     try:

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import Attempt, Testbed
+from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_EXIT, TYP_HEAD
@@ -18,7 +18,7 @@ _OTHER = sha256_hex(b"another")
 
 
 def _case(name: str, reason: str, caught_by: str, finish: Callable[[Attempt], object]) -> Case:
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         attempt = stage.attempt()
         attempt.release()
         attempt.run_journal()
@@ -92,13 +92,13 @@ def _unknown(attempt: Attempt) -> object:
     return attempt.complete(nonce=_OTHER)
 
 
-def _early(stage: Testbed) -> None:
+def _early(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     attempt.run_journal()
     attempt.complete()
 
 
-def _after_refusal(stage: Testbed) -> None:
+def _after_refusal(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     attempt.claims["container"] = "another"
     with contextlib.suppress(RefusedError):  # its reason is another case's

@@ -14,7 +14,7 @@ from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.session import others_are_served
-from pytest_glasshouse.tamper.testbed import SIGNED_BY_NOBODY, SUB, WEAK_KEY, Testbed
+from pytest_glasshouse.tamper.testbed import SIGNED_BY_NOBODY, SUB, WEAK_KEY, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_GRANT, TYP_REGISTRATION, hpke_text, prove_enrolment
 from pytest_glasshouse.wire.secret import Secret
@@ -23,21 +23,21 @@ from pytest_glasshouse.wire.tokens import peek, public_text, sign
 _OTHER_SUB = "run-1/row-1/round-2"
 
 
-def _case(name: str, reason: str, caught_by: str, play: Callable[[Testbed], None]) -> Case:
+def _case(name: str, reason: str, caught_by: str, play: Callable[[TamperTestbed], None]) -> Case:
     return Case(name=name, play=play, expected_reason=reason, caught_by=caught_by)
 
 
-def _by_a_stranger(stage: Testbed) -> None:
+def _by_a_stranger(stage: TamperTestbed) -> None:
     stage.client.register(stage.registration(stage.seal(), stage.policy, owner=Owner.generate()))
 
 
-def _foreign_manifest(stage: Testbed) -> None:
+def _foreign_manifest(stage: TamperTestbed) -> None:
     ours, stage.owner = stage.owner, Owner.generate()
     theirs, stage.owner = stage.seal(), ours
     stage.register(theirs, stage.policy)
 
 
-def _registration_for_another_server(stage: Testbed) -> None:
+def _registration_for_another_server(stage: TamperTestbed) -> None:
     """The data key is sealed to this server, the owner's word is meant for another."""
     elsewhere, sealed = Ed25519PrivateKey.generate().public_key(), stage.seal()
     hpke = stage.embedded.hpke_public
@@ -48,94 +48,94 @@ def _registration_for_another_server(stage: Testbed) -> None:
     )
 
 
-def _key_for_another_server(stage: Testbed) -> None:
+def _key_for_another_server(stage: TamperTestbed) -> None:
     elsewhere = hpke_text(X25519PrivateKey.generate().public_key())
     stage.client.register(stage.registration(stage.seal(), stage.policy, hpke=elsewhere))
 
 
-def _key_cut(stage: Testbed) -> None:
+def _key_cut(stage: TamperTestbed) -> None:
     sealed = stage.seal()
     stage.register(dataclasses.replace(sealed, data_key=Secret(sealed.data_key.reveal()[:31])), stage.policy)
 
 
-def _registration_with(**more: Json) -> Callable[[Testbed], None]:
-    def play(stage: Testbed) -> None:
+def _registration_with(**more: Json) -> Callable[[TamperTestbed], None]:
+    def play(stage: TamperTestbed) -> None:
         claims = {**peek(stage.registration(stage.seal(), stage.policy)), **more}
         stage.client.register(sign(claims, key=stage.owner_signing, typ=TYP_REGISTRATION))
 
     return play
 
 
-def _grant_with(**more: Json) -> Callable[[Testbed], None]:
-    def play(stage: Testbed) -> None:
+def _grant_with(**more: Json) -> Callable[[TamperTestbed], None]:
+    def play(stage: TamperTestbed) -> None:
         claims = {**peek(stage.grant(_OTHER_SUB)), **more}
         stage.enrol(_OTHER_SUB, grant=sign(claims, key=stage.owner_signing, typ=TYP_GRANT))
 
     return play
 
 
-def _policy_rolled_back(stage: Testbed) -> None:
+def _policy_rolled_back(stage: TamperTestbed) -> None:
     stage.register(stage.seal(), stage.make_policy(version=2))
     stage.register(stage.seal(), stage.policy)
 
 
-def _policy_rolled_back_after_restart(stage: Testbed) -> None:
+def _policy_rolled_back_after_restart(stage: TamperTestbed) -> None:
     stage.register(stage.seal(), stage.make_policy(version=2))
     stage.restart()
 
 
-def _policy_changed(stage: Testbed) -> None:
+def _policy_changed(stage: TamperTestbed) -> None:
     stage.register(stage.seal(), stage.make_policy(archive=None))
 
 
-def _registered_under_another_policy(stage: Testbed) -> None:
+def _registered_under_another_policy(stage: TamperTestbed) -> None:
     stage.register(stage.sealed, stage.make_policy(name="laxer", archive=None))
 
 
-def _manifest_too_old(stage: Testbed) -> None:
+def _manifest_too_old(stage: TamperTestbed) -> None:
     stage.register(stage.seal(version=1), stage.make_policy(name="newer", manifest_version=2))
 
 
-def _grant_by_a_stranger(stage: Testbed) -> None:
+def _grant_by_a_stranger(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, owner=Owner.generate()))
 
 
-def _grant_for_another_server(stage: Testbed) -> None:
+def _grant_for_another_server(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, server=Ed25519PrivateKey.generate()))
 
 
-def _grant_expired(stage: Testbed) -> None:
+def _grant_expired(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, expires_in=0))
 
 
-def _grant_without_releases(stage: Testbed) -> None:
+def _grant_without_releases(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, limit=0))
 
 
-def _grant_for_unknown_package(stage: Testbed) -> None:
+def _grant_for_unknown_package(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, package=sha256_hex(b"another")))
 
 
-def _grant_under_another_policy(stage: Testbed) -> None:
+def _grant_under_another_policy(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, policy=sha256_hex(b"another")))
 
 
-def _proof_by_another_key(stage: Testbed) -> None:
+def _proof_by_another_key(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, prover=Ed25519PrivateKey.generate())
 
 
-def _without_proof(stage: Testbed) -> None:
+def _without_proof(stage: TamperTestbed) -> None:
     leave = stage.grant(_OTHER_SUB)
     stage.client.enrol(grant=leave, ak=public_text(stage.ak.public_key()), proof="")
 
 
-def _proof_of_another_grant(stage: Testbed) -> None:
+def _proof_of_another_grant(stage: TamperTestbed) -> None:
     """What the key signed when it was let in elsewhere."""
     proof = prove_enrolment(stage.grant(SUB), key=stage.ak)
     stage.client.enrol(grant=stage.grant(_OTHER_SUB), ak=public_text(stage.ak.public_key()), proof=proof)
 
 
-def _grant_replayed(stage: Testbed) -> None:
+def _grant_replayed(stage: TamperTestbed) -> None:
     """The grant that has had its release is presented again: it opens nothing a second time."""
     leave = stage.grant(_OTHER_SUB, limit=1)
     stage.enrol(_OTHER_SUB, grant=leave)
@@ -145,23 +145,23 @@ def _grant_replayed(stage: Testbed) -> None:
     stage.attempt(_OTHER_SUB).release()
 
 
-def _grant_replayed_by_another_key(stage: Testbed) -> None:
+def _grant_replayed_by_another_key(stage: TamperTestbed) -> None:
     leave = stage.grant(_OTHER_SUB)
     stage.enrol(_OTHER_SUB, grant=leave)
     stage.enrol(_OTHER_SUB, grant=leave, ak=Ed25519PrivateKey.generate())
 
 
-def _session_taken(stage: Testbed) -> None:
+def _session_taken(stage: TamperTestbed) -> None:
     """The stolen name of a session that another key was enrolled for, under the very same kind of grant."""
     stage.enrol(SUB, ak=Ed25519PrivateKey.generate())
 
 
-def _grant_renewed(stage: Testbed) -> None:
+def _grant_renewed(stage: TamperTestbed) -> None:
     """A second grant for a taken session would reset nothing: it is refused."""
     stage.enrol(SUB, grant=stage.grant(SUB, limit=2000))
 
 
-def _packages_all_taken(stage: Testbed) -> None:
+def _packages_all_taken(stage: TamperTestbed) -> None:
     stage.caps = Caps(packages=2)
     stage.restart()
     stage.register(stage.seal(), stage.policy)
@@ -169,7 +169,7 @@ def _packages_all_taken(stage: Testbed) -> None:
     stage.register(stage.seal(), stage.policy)
 
 
-def _sessions_all_taken(stage: Testbed) -> None:
+def _sessions_all_taken(stage: TamperTestbed) -> None:
     """By two runs, neither of which has too many."""
     stage.caps = Caps(sessions=2)
     stage.restart()
@@ -179,7 +179,7 @@ def _sessions_all_taken(stage: Testbed) -> None:
     stage.enrol("run-3/row-1/round-1", grant=stage.grant("run-3/row-1/round-1", run="run-3"))
 
 
-def _sessions_flood_of_a_run(stage: Testbed) -> None:
+def _sessions_flood_of_a_run(stage: TamperTestbed) -> None:
     """One run's valid grants, one session after the other: the others' sessions have room, and are served."""
     stage.caps = Caps(sessions=8, sessions_of_a_run=5)
     stage.restart()
@@ -197,7 +197,7 @@ def _sessions_flood_of_a_run(stage: Testbed) -> None:
         raise refused
 
 
-def _of_another_run(stage: Testbed) -> None:
+def _of_another_run(stage: TamperTestbed) -> None:
     """A grant lets its own session in, not the one of another run that evidence is then about."""
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, run="run-2"))
     attempt = stage.attempt(_OTHER_SUB)
@@ -205,7 +205,7 @@ def _of_another_run(stage: Testbed) -> None:
     attempt.release()
 
 
-def _key_of_small_order(stage: Testbed) -> None:
+def _key_of_small_order(stage: TamperTestbed) -> None:
     """Nobody has its private half, and everybody can prove that he has."""
     stage.client.enrol(grant=stage.grant(_OTHER_SUB), ak=b64u(WEAK_KEY), proof=b64u(SIGNED_BY_NOBODY))
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import cast
 
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import COMPONENTS, SUB, WEAK_KEY, Attempt, Testbed
+from pytest_glasshouse.tamper.testbed import COMPONENTS, SUB, WEAK_KEY, Attempt, TamperTestbed
 from pytest_glasshouse.wire import journal
 from pytest_glasshouse.wire.canonical import Json, b64u, sha256_hex
 from pytest_glasshouse.wire.evidence import composite
@@ -20,7 +20,7 @@ _OTHER = sha256_hex(b"another")
 
 
 def _case(name: str, reason: str, caught_by: str, change: Change, *, published: bool = False) -> Case:
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         attempt = stage.attempt()
         change(attempt)
         attempt.release()
@@ -98,7 +98,7 @@ def _upper(name: str) -> Change:
     return lambda attempt: attempt.claims.update({name: str(attempt.claims[name]).upper()})
 
 
-def _without_reference(stage: Testbed) -> None:
+def _without_reference(stage: TamperTestbed) -> None:
     """A policy whose owner never gave the archive's reference value: a component nobody judged is not a good one."""
     policy = stage.make_policy(name="no reference", archive=None)
     sealed, stage.sealed = stage.sealed, stage.seal()
@@ -111,7 +111,7 @@ def _without_reference(stage: Testbed) -> None:
         stage.sealed = sealed
 
 
-def _unlocked(stage: Testbed) -> None:
+def _unlocked(stage: TamperTestbed) -> None:
     """A policy that wants memory which is never swapped out: who has it is given the key, who was refused it is not."""
     policy = stage.make_policy(name="locked", locked=True)
     stage.sealed = stage.seal()

@@ -16,7 +16,7 @@ from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.fake_gpu import FWID, FakeGpu, Report, genuine, item, make_device, spliced
-from pytest_glasshouse.tamper.testbed import SUB, Attempt, Testbed
+from pytest_glasshouse.tamper.testbed import SUB, Attempt, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import ITEMS_LIMIT, NVIDIA_GPU, RUNTIME, device_nonce
@@ -58,7 +58,7 @@ def _asked(_now: int, device: FakeGpu) -> Hardware:
 
 
 def _case(name: str, reason: str, caught_by: str, submods: Submods, section: Section = _asked) -> Case:
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         device = genuine(stage.now)
         policies = {"control": device.hardware(), "attack": section(stage.now, device)}
         before = stage.sealed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import Attempt, Testbed
+from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
 from pytest_glasshouse.wire import journal
 from pytest_glasshouse.wire.canonical import Json
 
@@ -16,7 +16,7 @@ def _audit(attempt: Attempt, lines: list[str], head: dict[str, Json]) -> None:
     journal.read(lines, attempt.nonce, head=head)
 
 
-def _finished(stage: Testbed) -> Attempt:
+def _finished(stage: TamperTestbed) -> Attempt:
     attempt = stage.attempt()
     attempt.release()
     attempt.run_journal()
@@ -25,7 +25,7 @@ def _finished(stage: Testbed) -> Attempt:
 
 
 def _case(name: str, reason: str, edit: JournalEdit) -> Case:
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         attempt = _finished(stage)
         _audit(attempt, edit(list(attempt.lines)), attempt.head_claims())
 
@@ -35,7 +35,7 @@ def _case(name: str, reason: str, edit: JournalEdit) -> Case:
 def _rewritten(name: str, *steps: str) -> Case:
     """A whole journal with its right head, of other steps than a lifecycle has."""
 
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         attempt = stage.attempt()
         attempt.release()
         for step in steps:
@@ -45,7 +45,7 @@ def _rewritten(name: str, *steps: str) -> Case:
     return Case(name=f"journal-{name}", play=play, expected_reason="log-steps", caught_by="check_steps", withheld="journal")
 
 
-def _spliced(stage: Testbed) -> None:
+def _spliced(stage: TamperTestbed) -> None:
     ours, theirs = _finished(stage), _finished(stage)
     _audit(ours, theirs.lines, theirs.head_claims())
 

@@ -15,7 +15,7 @@ from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.signed_round import INITIAL, Finished, RoundEdit, clean_scan
-from pytest_glasshouse.tamper.testbed import CONTAINER, Testbed
+from pytest_glasshouse.tamper.testbed import CONTAINER, TamperTestbed
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
 
@@ -31,7 +31,7 @@ _SCANNED = "memory scanned clean"
 _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
 
 
-def audit(stage: Testbed, edit: RoundEdit, *, turns: Sequence[str] = ()) -> None:
+def audit(stage: TamperTestbed, edit: RoundEdit, *, turns: Sequence[str] = ()) -> None:
     """Judge a finished round as a check does; raise `RefusedError` with what does not hold."""
     as_it_is = {each.invariant: each.finding for each in judge(Finished(stage, turns=turns).observation)}
     changed = judge(Finished(stage, edit, turns=turns).observation)

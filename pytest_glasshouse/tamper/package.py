@@ -10,7 +10,7 @@ from typing import Any
 from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import SEGMENT, Testbed
+from pytest_glasshouse.tamper.testbed import SEGMENT, TamperTestbed
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.package import MAGIC, Part, parse_header
@@ -19,7 +19,7 @@ PackageEdit = Callable[[bytearray], bytes | bytearray]
 _HEADER_AT = len(MAGIC) + 4
 
 
-def _open(stage: Testbed, package: bytes, *, manifest_follows: bool, key: bytes | None = None) -> None:
+def _open(stage: TamperTestbed, package: bytes, *, manifest_follows: bool, key: bytes | None = None) -> None:
     attempt = stage.attempt()
     secret = attempt.unseal(attempt.release())
     if key is not None:
@@ -35,7 +35,7 @@ def _open(stage: Testbed, package: bytes, *, manifest_follows: bool, key: bytes 
         secret.close()
 
 
-def _case(name: str, reason: str, caught_by: str, play: Callable[[Testbed], None]) -> Case:
+def _case(name: str, reason: str, caught_by: str, play: Callable[[TamperTestbed], None]) -> Case:
     return Case(name=f"package-{name}", play=play, expected_reason=reason, caught_by=caught_by, withheld="plaintext")
 
 
@@ -50,7 +50,7 @@ def _bytes(name: str, reason: str, caught_by: str, edit: PackageEdit) -> Case:
 def _body(name: str, reason: str, caught_by: str, edit: Callable[[bytearray, Part, int], None]) -> Case:
     """Bytes of the second part's message changed, `edit(package, part, where the message begins)`."""
 
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         header = parse_header(stage.sealed.package)
         package = bytearray(stage.sealed.package)
         part = header.parts[1]
@@ -63,7 +63,7 @@ def _body(name: str, reason: str, caught_by: str, edit: Callable[[bytearray, Par
 def _header(name: str, reason: str, caught_by: str, edit: Callable[[dict[str, Any]], None]) -> Case:
     """The header rewritten, with a manifest that follows it: what then still refuses is bound deeper."""
 
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         package = stage.sealed.package
         (length,) = struct.unpack(">I", package[len(MAGIC) : _HEADER_AT])
         header = json.loads(package[_HEADER_AT : _HEADER_AT + length])

@@ -6,29 +6,29 @@ from collections.abc import Callable
 
 from pytest_glasshouse.guest.opener import unseal_key
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire.canonical import b64u, sha256_hex, unb64u
 
 
-def _case(name: str, reason: str, caught_by: str, play: Callable[[Testbed], None]) -> Case:
+def _case(name: str, reason: str, caught_by: str, play: Callable[[TamperTestbed], None]) -> Case:
     return Case(name=name, play=play, expected_reason=reason, caught_by=caught_by, withheld="plaintext")
 
 
-def _of_another_server(stage: Testbed) -> None:
+def _of_another_server(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     released = attempt.release()
     stage.restart()  # another key signs here; the leg was told of this one
     attempt.unseal(released)
 
 
-def _of_another_session(stage: Testbed) -> None:
+def _of_another_session(stage: TamperTestbed) -> None:
     first, second = stage.attempt(), stage.attempt()
     first.release()
     first.unseal(second.release())
 
 
-def _sealed(change: Callable[[bytes], bytes]) -> Callable[[Testbed], None]:
-    def play(stage: Testbed) -> None:
+def _sealed(change: Callable[[bytes], bytes]) -> Callable[[TamperTestbed], None]:
+    def play(stage: TamperTestbed) -> None:
         attempt = stage.attempt()
         released = attempt.release()
         attempt.unseal({**released, "sealed": b64u(change(unb64u(released["sealed"])))})
@@ -36,14 +36,14 @@ def _sealed(change: Callable[[bytes], bytes]) -> Callable[[Testbed], None]:
     return play
 
 
-def _for_another_manifest(stage: Testbed) -> None:
+def _for_another_manifest(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     released = attempt.release()
     other = sha256_hex(b"another")
     unseal_key(released["sealed"], result_token=released["result"], manifest_sha256=other, private=attempt.hpke)
 
 
-def _with_another_result(stage: Testbed) -> None:
+def _with_another_result(stage: TamperTestbed) -> None:
     first, second = stage.attempt(), stage.attempt()
     ours, theirs = first.release(), second.release()
     first.unseal({"result": ours["result"], "sealed": theirs["sealed"]})

@@ -12,15 +12,15 @@ from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.server import CHALLENGE_TTL_S
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case, Nonce
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Testbed
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 
-Play = Callable[[Testbed], None]
+Play = Callable[[TamperTestbed], None]
 _OTHER_SUB = "run-1/row-1/round-2"
 _THREADS = 8
 
 
-def _replay(stage: Testbed) -> None:
+def _replay(stage: TamperTestbed) -> None:
     """The same evidence again, after it was released once."""
     attempt = stage.attempt()
     token = attempt.token()
@@ -29,7 +29,7 @@ def _replay(stage: Testbed) -> None:
     attempt.release(token)
 
 
-def _fresh_evidence_on_a_spent_nonce(stage: Testbed) -> None:
+def _fresh_evidence_on_a_spent_nonce(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     attempt.release()
     stage.count_from_here()
@@ -38,7 +38,7 @@ def _fresh_evidence_on_a_spent_nonce(stage: Testbed) -> None:
 
 
 def _nonce(value: Json) -> Case:
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         attempt = stage.attempt()
         attempt.claims["eat_nonce"] = value
         attempt.release()
@@ -47,13 +47,13 @@ def _nonce(value: Json) -> Case:
     return _case(f"nonce-{name}", "nonce", "release 2", play, nonce="open")
 
 
-def _missing(stage: Testbed) -> None:
+def _missing(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     del attempt.claims["eat_nonce"]
     attempt.release()
 
 
-def _expired(stage: Testbed) -> None:
+def _expired(stage: TamperTestbed) -> None:
     """The challenge is too old, the evidence is not."""
     attempt = stage.attempt()
     stage.now += CHALLENGE_TTL_S
@@ -61,7 +61,7 @@ def _expired(stage: Testbed) -> None:
     attempt.release()
 
 
-def _after_restart(stage: Testbed) -> None:
+def _after_restart(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     stage.restart()
     stage.count_from_here()
@@ -69,7 +69,7 @@ def _after_restart(stage: Testbed) -> None:
     attempt.release()
 
 
-def _second_try(stage: Testbed) -> None:
+def _second_try(stage: TamperTestbed) -> None:
     """A bad try burns the nonce: the good one after it comes too late."""
     attempt = stage.attempt()
     attempt.claims["container"] = "another"
@@ -81,7 +81,7 @@ def _second_try(stage: Testbed) -> None:
     attempt.restored().release()
 
 
-def _all_at_once(stage: Testbed) -> None:
+def _all_at_once(stage: TamperTestbed) -> None:
     """Several threads, one nonce: exactly one is served."""
     attempt = stage.attempt()
     token = attempt.token()
@@ -102,7 +102,7 @@ def _all_at_once(stage: Testbed) -> None:
         raise RefusedError(refused.pop())
 
 
-def _of_another_session(stage: Testbed) -> None:
+def _of_another_session(stage: TamperTestbed) -> None:
     """The same key, enrolled for two sessions: evidence about one does not use the other's nonce, nor use it up."""
     stage.enrol(_OTHER_SUB)
     theirs = stage.attempt()
@@ -112,7 +112,7 @@ def _of_another_session(stage: Testbed) -> None:
     ours.release()
 
 
-def _of_another_key(stage: Testbed) -> None:
+def _of_another_key(stage: TamperTestbed) -> None:
     """A validly signed token of another guest does not use up this guest's nonce."""
     stranger = Ed25519PrivateKey.generate()
     stage.enrol(_OTHER_SUB, ak=stranger)
@@ -123,14 +123,14 @@ def _of_another_key(stage: Testbed) -> None:
     ours.release()
 
 
-def _grant_used_up(stage: Testbed) -> None:
+def _grant_used_up(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, limit=1))
     stage.attempt(_OTHER_SUB).release()
     stage.count_from_here()
     stage.attempt(_OTHER_SUB).release()
 
 
-def _limited_package(stage: Testbed) -> None:
+def _limited_package(stage: TamperTestbed) -> None:
     """The policy's limit counts every grant's releases of the package together."""
     policy = stage.make_policy(name="one release", limit=1)
     stage.sealed = stage.seal()
@@ -142,7 +142,7 @@ def _limited_package(stage: Testbed) -> None:
     stage.attempt("limited-2").release()
 
 
-def _limit_after_restart(stage: Testbed) -> None:
+def _limit_after_restart(stage: TamperTestbed) -> None:
     """The count is durable: a restarted server has not forgotten it."""
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, limit=1))
     stage.attempt(_OTHER_SUB).release()
@@ -152,12 +152,12 @@ def _limit_after_restart(stage: Testbed) -> None:
     stage.attempt(_OTHER_SUB).release()
 
 
-def _flood(stage: Testbed) -> None:
+def _flood(stage: TamperTestbed) -> None:
     for _ in range(Caps().open_challenges + 1):
         stage.client.challenge(sub=SUB, plan=PLAN)
 
 
-def _all_open(stage: Testbed) -> None:
+def _all_open(stage: TamperTestbed) -> None:
     """Two runs together take all that the server holds."""
     stage.caps = Caps(challenges=2)
     stage.restart()
@@ -166,7 +166,7 @@ def _all_open(stage: Testbed) -> None:
         stage.client.challenge(sub=sub, plan=PLAN)
 
 
-def _flood_of_a_run(stage: Testbed) -> None:
+def _flood_of_a_run(stage: TamperTestbed) -> None:
     """One run asks and spends in every session it has: it is refused what would be the others', and they are served."""
     stage.caps = Caps(challenges=8, challenges_of_a_run=6)
     stage.restart()
@@ -188,7 +188,7 @@ def _flood_of_a_run(stage: Testbed) -> None:
         raise refused
 
 
-def others_are_served(stage: Testbed, sub: str) -> None:
+def others_are_served(stage: TamperTestbed, sub: str) -> None:
     """Another run's whole lifecycle, in the middle of a flood. What it is refused is not what the flood is refused."""
     try:
         stage.attempt(sub).live_through()
@@ -197,35 +197,35 @@ def others_are_served(stage: Testbed, sub: str) -> None:
     stage.count_from_here()
 
 
-def _short_grant(stage: Testbed) -> None:
+def _short_grant(stage: TamperTestbed) -> None:
     stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, expires_in=30))
 
 
-def _grant_over_at_challenge(stage: Testbed) -> None:
+def _grant_over_at_challenge(stage: TamperTestbed) -> None:
     _short_grant(stage)
     stage.now += 30
     stage.attempt(_OTHER_SUB)
 
 
-def _grant_over_at_release(stage: Testbed) -> None:
+def _grant_over_at_release(stage: TamperTestbed) -> None:
     _short_grant(stage)
     attempt = stage.attempt(_OTHER_SUB)
     stage.now += 30
     attempt.release()
 
 
-def _repeating_randomness(stage: Testbed) -> None:
+def _repeating_randomness(stage: TamperTestbed) -> None:
     """A generator that repeats itself must not give two sessions one nonce."""
     stage.random_bytes = bytes
     stage.attempt()
     stage.attempt()
 
 
-def _unknown_sub(stage: Testbed) -> None:
+def _unknown_sub(stage: TamperTestbed) -> None:
     stage.client.challenge(sub="nobody", plan=PLAN)
 
 
-def _plan_no_digest(stage: Testbed) -> None:
+def _plan_no_digest(stage: TamperTestbed) -> None:
     stage.client.challenge(sub=SUB, plan="anything")
 
 

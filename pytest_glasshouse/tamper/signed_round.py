@@ -12,7 +12,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, Testbed
+from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, TamperTestbed
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
@@ -47,7 +47,7 @@ class Finished:
     With `turns` (the leg of each) it is an interleaved one.
     """
 
-    def __init__(self, stage: Testbed, edit: RoundEdit = untouched, *, turns: Sequence[str] = ()) -> None:
+    def __init__(self, stage: TamperTestbed, edit: RoundEdit = untouched, *, turns: Sequence[str] = ()) -> None:
         self._edit = edit
         self._turns = tuple(turns)
         self._attempt = stage.attempt()

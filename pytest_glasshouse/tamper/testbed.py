@@ -47,7 +47,7 @@ WEAK_KEY = (1).to_bytes(32, "little")
 SIGNED_BY_NOBODY = WEAK_KEY + bytes(32)
 
 
-class Testbed:
+class TamperTestbed:
     """Everything in place for `attempt`. A context manager: it ends its server."""
 
     def __init__(self) -> None:
@@ -191,7 +191,7 @@ class Testbed:
 class Attempt:
     """One session: ephemeral keys, a journal of two lines, and claims that are right until a case changes them."""
 
-    def __init__(self, stage: Testbed, sub: str, ak: Ed25519PrivateKey, challenge: dict[str, Json]) -> None:
+    def __init__(self, stage: TamperTestbed, sub: str, ak: Ed25519PrivateKey, challenge: dict[str, Json]) -> None:
         self.stage = stage
         self.ak = ak
         self.challenge = challenge

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import Attempt, Testbed
+from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import Json, b64u, canonical, unb64u
 from pytest_glasshouse.wire.evidence import TYP_EVIDENCE, TYP_HEAD, hpke_text
@@ -20,7 +20,7 @@ Forge = Callable[[Attempt], str]
 
 
 def _case(name: str, reason: str, forge: Forge) -> Case:
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         attempt = stage.attempt()
         attempt.release(forge(attempt))
 

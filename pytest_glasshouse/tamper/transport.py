@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pytest_glasshouse.attestation.limits import BURST_S, Limits
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Attempt, Testbed
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Attempt, TamperTestbed
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, canonical
 
 Body = Callable[[Attempt], bytes]
 
 
 def _case(name: str, reason: str, body: Body, *, path: str = "/v1/release", kind: str = "application/json") -> Case:
-    def play(stage: Testbed) -> None:
+    def play(stage: TamperTestbed) -> None:
         stage.client.send(path, body(stage.attempt()), content_type=kind)
 
     return Case(name=f"http-{name}", play=play, expected_reason=reason, caught_by="transport", nonce="open")
@@ -42,12 +42,12 @@ def _without_log(attempt: Attempt) -> bytes:
     return canonical({"evidence": attempt.token()})
 
 
-def _dots(stage: Testbed) -> None:
+def _dots(stage: TamperTestbed) -> None:
     """Sent by hand: an honest client's library would tidy the path away."""
     _by_hand(stage, "/v1/challenge/../release", _right(stage.attempt()))
 
 
-def _by_hand(stage: Testbed, path: str, body: bytes) -> None:
+def _by_hand(stage: TamperTestbed, path: str, body: bytes) -> None:
     connection = http.client.HTTPConnection(stage.embedded.url.removeprefix("http://"))
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json"})
@@ -58,7 +58,7 @@ def _by_hand(stage: Testbed, path: str, body: bytes) -> None:
         raise RefusedError(answer["reason"])
 
 
-def _too_often(stage: Testbed) -> None:
+def _too_often(stage: TamperTestbed) -> None:
     """More requests than a peer may make, each a right one. By hand: an honest client takes it for a bad line."""
     stage.limits = Limits(rate_per_s=1.0)
     stage.restart()

@@ -13,7 +13,7 @@ from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, RefusedError
 from pytest_glasshouse.providers.base import Grant
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 
 #: How long a guest may be unreachable before its row is lost, and how long a leg may take.
 _PATIENCE_S, _LEG_S = 2.0, 6.0
@@ -60,7 +60,7 @@ def run_row(number: int, grants: Grants, folder: Path, *, worker: str, liar: boo
 
 def _carry_out(grant: Grant, folder: Path, *, liar: bool) -> str:
     agent = _ask(grant, {"op": "hello"})["agentNonce"]
-    with Testbed() as stage:
+    with TamperTestbed() as stage:
         attempt = stage.attempt()
         if liar:
             # Validly signed, and about another archive than the one the policy wants.

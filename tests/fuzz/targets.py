@@ -22,7 +22,7 @@ from pytest_glasshouse.guest import opener
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.report.bundle import report_bytes, zipped
-from pytest_glasshouse.tamper.testbed import PARTS, PLAN, SUB, Testbed
+from pytest_glasshouse.tamper.testbed import PARTS, PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire import floe, journal, package, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.fuzz import answers
@@ -35,8 +35,8 @@ _SECONDS = 10
 
 
 @cache
-def _stage() -> Testbed:
-    stage = Testbed()
+def _stage() -> TamperTestbed:
+    stage = TamperTestbed()
     atexit.register(stage.close)
     return stage
 
@@ -199,7 +199,7 @@ def endpoints(data: bytes) -> None:
         raise AssertionError("a key was released")
 
 
-def _posted(stage: Testbed, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+def _posted(stage: TamperTestbed, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
     connection = HTTPConnection(urlsplit(stage.embedded.url).netloc, timeout=_SECONDS)
     try:
         connection.request("POST", path, body=body, headers={"Content-Type": "application/json"})

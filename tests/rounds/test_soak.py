@@ -14,7 +14,7 @@ from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.legs import protected
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.providers.local_process import listed
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 from tests.rounds.conftest import carry_out, short_row
 
 pytestmark = pytest.mark.soak
@@ -56,7 +56,7 @@ def test_wiped_memory_is_clean_every_time(workload: str, opening: str, tmp_path:
 def test_any_bit_of_a_package_is_load_bearing() -> None:
     """Every byte is bound, wherever the flip falls."""
     draw = random.Random(SEED)
-    with Testbed() as stage:
+    with TamperTestbed() as stage:
         attempt = stage.attempt()
         key = attempt.unseal(attempt.release())
         package, manifest = stage.sealed.package, read_manifest(stage.sealed.manifest, owner=stage.owner.public)

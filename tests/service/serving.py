@@ -19,7 +19,7 @@ from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire.tokens import public_key, thumbprint
 
 #: Longer than any start on a busy machine.
@@ -95,7 +95,7 @@ def serving(folder: Path, *options: str) -> Iterator[Serving]:
             server.end(signal.SIGKILL)
 
 
-class OutsideStage(Testbed):
+class OutsideStage(TamperTestbed):
     """The stage of the tamper suite, on a server that is a process of its own. Its clock is the world's."""
 
     def __init__(self, server: Serving) -> None:

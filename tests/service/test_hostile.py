@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.owner.client import AttestationClient
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire import tokens
 from tests.service.certificate import certificate
 from tests.service.hostile import KINDS, Crowd, crowds
@@ -64,7 +64,7 @@ def test_half_a_tls_handshake_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_the_embedded_server_serves_its_workers_beside_them() -> None:
-    with Testbed() as stage, crowds(int(stage.embedded.url.rpartition(":")[2]), number=22, address="127.0.0.1"):
+    with TamperTestbed() as stage, crowds(int(stage.embedded.url.rpartition(":")[2]), number=22, address="127.0.0.1"):
         for _ in range(3):
             stage.attempt().live_through()
 

@@ -13,7 +13,7 @@ import pytest
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.client import AttestationClient
-from pytest_glasshouse.tamper.testbed import Attempt, Testbed
+from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
 from tests.service.serving import OutsideStage, serving
 
 pytestmark = pytest.mark.soak
@@ -37,13 +37,13 @@ def race(pool: ThreadPoolExecutor, release: Callable[[int], object]) -> Counter[
     return Counter(pool.map(one, range(THREADS)))
 
 
-def in_process(attempt: Attempt, stage: Testbed) -> Callable[[int], object]:
+def in_process(attempt: Attempt, stage: TamperTestbed) -> Callable[[int], object]:
     message = {"evidence": attempt.token(), "log": [*attempt.log]}
     return lambda _number: stage.embedded.server.release(message)
 
 
 def test_threads_in_process_get_exactly_one_key() -> None:
-    with Testbed() as stage, ThreadPoolExecutor(THREADS) as pool:
+    with TamperTestbed() as stage, ThreadPoolExecutor(THREADS) as pool:
         for number in range(1000 if SOAK else 10):
             stage.now += 60  # room for the next challenge
             if number % 500 == 0:

@@ -14,7 +14,7 @@ from pytest_glasshouse.invariants import ALL, Finding
 from pytest_glasshouse.tamper import observation as audit
 from pytest_glasshouse.tamper import turns
 from pytest_glasshouse.tamper.signed_round import Finished, RoundEdit, untouched
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import b64u, canonical
 from pytest_glasshouse.wire.evidence import SUITE, release_info
@@ -165,7 +165,7 @@ def audited() -> dict[str, Ask]:
 
 
 def _finished(edit: RoundEdit, **changes: Any) -> dict[str, Any]:
-    with Testbed() as stage:
+    with TamperTestbed() as stage:
         return Finished(stage, edit, **changes).observation
 
 

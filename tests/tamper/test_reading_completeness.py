@@ -20,7 +20,7 @@ from pytest_glasshouse.invariants import accounted, lifecycle, place, trust, tur
 from pytest_glasshouse.invariants import verified as reading
 from pytest_glasshouse.tamper import Case, completion, enrolment, evidence, package, release, session, tokens
 from pytest_glasshouse.tamper import journal as log
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire import floe, journal
 from pytest_glasshouse.wire import package as wire_package
 from tests.tamper import reading_cases
@@ -28,7 +28,7 @@ from tests.tamper.removal import Ask, unnoticed_in
 
 
 def _played(case: Case) -> object:
-    with Testbed() as stage:
+    with TamperTestbed() as stage:
         try:
             case.play(stage)
         except (RefusedError, IntegrityError) as refusal:

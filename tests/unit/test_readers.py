@@ -19,6 +19,8 @@ ALLOWED = {
     ("channel/archive.py", "ZipFile"): "writes",
     ("channel/bootstrap.py", "read_bytes"): "this package's own files",
     ("channel/pod_launch.py", "read_bytes"): "this package's own files",
+    ("channel/pod_init.py", "json.loads"): "on the rented box, what its host gave it",
+    ("channel/pod_install.py", "json.loads"): "on the rented box, what its host gave it",
     ("channel/wheels.py", "read_bytes"): "the wheel that this process has just built",
     ("cli/export.py", "json.loads"): "an envelope whose signature was verified, and which is read strictly for that",
     ("cli/policy.py", "ZipFile"): "writes what `read_zip` read",

@@ -17,7 +17,7 @@ from pytest_glasshouse.attestation.audit import AuditLine, AuditLog, name_digest
 from pytest_glasshouse.attestation.audit_file import AuditFile
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, RefusedError
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Testbed
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 
 
 @pytest.fixture(name="lines")
@@ -26,8 +26,8 @@ def collected_lines() -> list[AuditLine]:
 
 
 @pytest.fixture(name="stage")
-def an_audited_stage(lines: list[AuditLine]) -> Iterator[Testbed]:
-    class Audited(Testbed):
+def an_audited_stage(lines: list[AuditLine]) -> Iterator[TamperTestbed]:
+    class Audited(TamperTestbed):
         full = False
 
         def _tell(self, line: AuditLine) -> None:
@@ -61,7 +61,7 @@ def test_a_log_that_is_gone_is_an_error() -> None:
     os.close(write)
 
 
-def test_a_release_that_cannot_be_logged_does_not_leave(stage: Testbed) -> None:
+def test_a_release_that_cannot_be_logged_does_not_leave(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     stage.full = True  # type: ignore[attr-defined]
     with pytest.raises(RefusedError) as caught:
@@ -69,7 +69,7 @@ def test_a_release_that_cannot_be_logged_does_not_leave(stage: Testbed) -> None:
     assert caught.value.reason == "internal"
 
 
-def test_a_refusal_is_about_whoever_proved_to_be_there(stage: Testbed, lines: list[AuditLine]) -> None:
+def test_a_refusal_is_about_whoever_proved_to_be_there(stage: TamperTestbed, lines: list[AuditLine]) -> None:
     """An unknown key's refusal names nobody: what a stranger claims is not written down."""
     attempt = stage.attempt()
     attempt.claims["container"] = "another"
@@ -87,7 +87,7 @@ def test_a_refusal_is_about_whoever_proved_to_be_there(stage: Testbed, lines: li
     ]
 
 
-def test_an_overdue_release_is_told_once(stage: Testbed, lines: list[AuditLine]) -> None:
+def test_an_overdue_release_is_told_once(stage: TamperTestbed, lines: list[AuditLine]) -> None:
     done, left = stage.attempt(), stage.attempt()
     done.live_through()
     left.release()

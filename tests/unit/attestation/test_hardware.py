@@ -14,7 +14,7 @@ from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.policy import Policy, Recorded
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.fake_gpu import DRIVER, VBIOS, genuine, item
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Testbed
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import TYP_RESULT, Cnf
 from pytest_glasshouse.wire.hardware import device_nonce
@@ -112,7 +112,7 @@ def test_the_worst_decides(tiers: tuple[str, ...], expected: str) -> None:
 
 def test_a_key_is_released_to_a_session_whose_gpu_answered_and_the_result_says_what_it_is_worth() -> None:
     """The whole way: the challenge asks, the evidence shows, the result has one submod for each, the leg takes the key."""
-    with Testbed() as stage:
+    with TamperTestbed() as stage:
         device = genuine(stage.now)
         stage.policy = dataclasses.replace(stage.make_policy(name="gpu"), hardware=device.hardware())
         stage.sealed = stage.seal()

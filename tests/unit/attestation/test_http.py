@@ -17,18 +17,18 @@ from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, Re
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.server_keys import read_published
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Testbed
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 
 
 @pytest.fixture(name="stage")
-def a_stage() -> Iterator[Testbed]:
-    with Testbed() as stage:
+def a_stage() -> Iterator[TamperTestbed]:
+    with TamperTestbed() as stage:
         yield stage
 
 
 def asked(
-    stage: Testbed, method: str, path: str, body: bytes | None = None, **headers: str
+    stage: TamperTestbed, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, str, dict[str, object]]:
     connection = http.client.HTTPConnection(stage.embedded.url.removeprefix("http://"), timeout=5)
     try:
@@ -39,7 +39,7 @@ def asked(
         connection.close()
 
 
-def raw(stage: Testbed, data: bytes) -> bytes:
+def raw(stage: TamperTestbed, data: bytes) -> bytes:
     host, _, port = stage.embedded.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(data)
@@ -47,11 +47,11 @@ def raw(stage: Testbed, data: bytes) -> bytes:
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_it_listens_on_loopback_only(stage: Testbed) -> None:
+def test_it_listens_on_loopback_only(stage: TamperTestbed) -> None:
     assert stage.embedded.url.startswith("http://127.0.0.1:")
 
 
-def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(stage: Testbed) -> None:
+def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(stage: TamperTestbed) -> None:
     body = json.dumps({"sub": "nobody", "plan": PLAN}).encode()
     status, kind, problem = asked(stage, "POST", "/v1/challenge", body, Content_Type="application/json")
     assert (status, kind) == (403, "application/problem+json")
@@ -67,12 +67,12 @@ def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(stage: Testb
         ("/v1/challenge", "text/plain", b"{}", 415),
     ],
 )
-def test_each_kind_of_refusal_has_its_status(stage: Testbed, path: str, kind: str, body: bytes, status: int) -> None:
+def test_each_kind_of_refusal_has_its_status(stage: TamperTestbed, path: str, kind: str, body: bytes, status: int) -> None:
     assert asked(stage, "POST", path, body, Content_Type=kind)[0] == status
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
-def test_only_post_is_answered_beside_the_keys(stage: Testbed, method: str) -> None:
+def test_only_post_is_answered_beside_the_keys(stage: TamperTestbed, method: str) -> None:
     status, kind, problem = asked(stage, method, "/v1/challenge")
     assert (status, kind, problem["reason"]) == (404, "application/problem+json", "not-found")
 
@@ -89,12 +89,12 @@ def test_only_post_is_answered_beside_the_keys(stage: Testbed, method: str) -> N
     ],
     ids=["no length", "negative", "cut", "two lengths", "chunked", "not http"],
 )
-def test_what_is_no_request_is_malformed(stage: Testbed, head: bytes) -> None:
+def test_what_is_no_request_is_malformed(stage: TamperTestbed, head: bytes) -> None:
     assert b'"reason":"malformed"' in raw(stage, head)
     stage.attempt().release()  # and the server is as it was
 
 
-def test_the_server_survives_a_client_that_goes_away(stage: Testbed) -> None:
+def test_the_server_survives_a_client_that_goes_away(stage: TamperTestbed) -> None:
     host, _, port = stage.embedded.url.removeprefix("http://").partition(":")
     for _ in range(5):
         with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -102,13 +102,13 @@ def test_the_server_survives_a_client_that_goes_away(stage: Testbed) -> None:
     stage.attempt().release()
 
 
-def test_a_client_learns_the_reason(stage: Testbed) -> None:
+def test_a_client_learns_the_reason(stage: TamperTestbed) -> None:
     with pytest.raises(RefusedError) as caught:
         stage.client.challenge(sub="nobody", plan=PLAN)
     assert caught.value.reason == "sub"
 
 
-def test_a_server_that_is_gone_is_infrastructure(stage: Testbed) -> None:
+def test_a_server_that_is_gone_is_infrastructure(stage: TamperTestbed) -> None:
     """Nothing was judged: the run may be tried again."""
     client = AttestationClient(stage.embedded.url, timeout_s=2)
     stage.embedded.close()
@@ -116,12 +116,12 @@ def test_a_server_that_is_gone_is_infrastructure(stage: Testbed) -> None:
         client.challenge(sub=SUB, plan=PLAN)
 
 
-def test_closing_twice_is_harmless(stage: Testbed) -> None:
+def test_closing_twice_is_harmless(stage: TamperTestbed) -> None:
     stage.embedded.close()
     stage.embedded.close()
 
 
-def test_keys_are_published_and_signed(stage: Testbed) -> None:
+def test_keys_are_published_and_signed(stage: TamperTestbed) -> None:
     status, kind, answer = asked(stage, "GET", "/v1/keys")
     assert (status, kind) == (200, "application/json")
     published = read_published(answer, server=stage.embedded.public_key)  # type: ignore[arg-type]
@@ -136,13 +136,13 @@ def test_in_the_clear_it_listens_on_loopback_addresses_only(address: str) -> Non
         listen(server, (address, 0), limits=Limits())
 
 
-def test_a_port_that_is_taken_is_one_line(stage: Testbed) -> None:
+def test_a_port_that_is_taken_is_one_line(stage: TamperTestbed) -> None:
     port = int(stage.embedded.url.rpartition(":")[2])
     with pytest.raises(ConfigurationError, match="cannot listen"):
         listen(AttestationServer(owner=Owner.generate().public), ("127.0.0.1", port), limits=Limits())
 
 
-def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: Testbed) -> None:
+def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: TamperTestbed) -> None:
     """Its answer is the same each time, so asking twice costs nothing; everything else is asked for once."""
     attempt = stage.attempt()
     attempt.release()
@@ -163,7 +163,7 @@ def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: Testbed
     again.close()
 
 
-def test_closing_waits_for_the_answer_under_way(stage: Testbed) -> None:
+def test_closing_waits_for_the_answer_under_way(stage: TamperTestbed) -> None:
     """A key that was counted should arrive."""
     attempt = stage.attempt()
     token = attempt.token()
@@ -180,7 +180,7 @@ def test_closing_waits_for_the_answer_under_way(stage: Testbed) -> None:
         closing.result(20)
 
 
-def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(stage: Testbed) -> None:
+def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(stage: TamperTestbed) -> None:
     """Whatever goes wrong inside, what leaves is a refusal without a trace of it."""
 
     class Broken(AttestationServer):

@@ -12,7 +12,7 @@ from pytest_glasshouse.attestation.outstanding import answer
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.owner.outstanding import LISTED, OUTSTANDING_SHAPE, Outstanding, read_answer
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.tamper.testbed import SUB, Testbed
+from pytest_glasshouse.tamper.testbed import SUB, TamperTestbed
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING
@@ -21,17 +21,17 @@ NOW = 1_800_000_000
 
 
 @pytest.fixture(name="stage")
-def a_stage() -> Iterator[Testbed]:
-    with Testbed() as stage:
+def a_stage() -> Iterator[TamperTestbed]:
+    with TamperTestbed() as stage:
         yield stage
 
 
-def asked(stage: Testbed, run: str = "") -> Outstanding:
+def asked(stage: TamperTestbed, run: str = "") -> Outstanding:
     server = stage.embedded.public_key
     return stage.client.outstanding(stage.owner.query(server=server, run=run, now=stage.now), server=server)
 
 
-def test_a_release_is_told_until_it_is_completed_also_after_a_restart(stage: Testbed) -> None:
+def test_a_release_is_told_until_it_is_completed_also_after_a_restart(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     attempt.release()
     (told,) = asked(stage).releases
@@ -44,7 +44,7 @@ def test_a_release_is_told_until_it_is_completed_also_after_a_restart(stage: Tes
     assert (asked(stage).releases, asked(stage).total) == ((), 0)
 
 
-def test_it_is_overdue_from_its_deadline_on(stage: Testbed) -> None:
+def test_it_is_overdue_from_its_deadline_on(stage: TamperTestbed) -> None:
     stage.attempt().release()
     stage.now += stage.policy.completion_s - 1
     assert (len(asked(stage).releases), asked(stage).overdue()) == (1, ())

@@ -13,7 +13,7 @@ from pytest_glasshouse.attestation import admission
 from pytest_glasshouse.attestation import server as server_module
 from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Attempt, Testbed
+from pytest_glasshouse.tamper.testbed import PLAN, SUB, Attempt, TamperTestbed
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
@@ -21,8 +21,8 @@ from pytest_glasshouse.wire.elapsed import since_boot_ns
 
 
 @pytest.fixture(name="stage")
-def a_stage() -> Iterator[Testbed]:
-    with Testbed() as stage:
+def a_stage() -> Iterator[TamperTestbed]:
+    with TamperTestbed() as stage:
         yield stage
 
 
@@ -33,14 +33,14 @@ def refusal_of(act: object) -> str:
     return caught.value.reason
 
 
-def test_a_challenge_says_when_it_was_issued_and_how_long_it_lasts(stage: Testbed) -> None:
+def test_a_challenge_says_when_it_was_issued_and_how_long_it_lasts(stage: TamperTestbed) -> None:
     challenge = stage.client.challenge(sub=SUB, plan=PLAN)
     assert challenge.keys() == {"nonce", "issued_at", "expires_in", "policy"}
     assert (challenge["issued_at"], challenge["expires_in"]) == (stage.now, 60)
     assert challenge["policy"] == stage.policy.sha256
 
 
-def test_the_result_repeats_what_was_attested(stage: Testbed) -> None:
+def test_the_result_repeats_what_was_attested(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     token = attempt.token()
     result = tokens.verify(attempt.release(token)["result"], key=stage.embedded.public_key, typ=ev.TYP_RESULT)
@@ -52,7 +52,7 @@ def test_the_result_repeats_what_was_attested(stage: Testbed) -> None:
     assert [submod["ear_status"] for submod in result["submods"].values()] == ["affirming"]  # type: ignore[union-attr,index,call-overload]
 
 
-def test_the_same_head_gets_the_same_receipt_again(stage: Testbed) -> None:
+def test_the_same_head_gets_the_same_receipt_again(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     attempt.release()
     attempt.run_journal()
@@ -62,7 +62,7 @@ def test_the_same_head_gets_the_same_receipt_again(stage: Testbed) -> None:
     assert attempt.complete(head=head) == first
 
 
-def test_the_receipt_is_over_head_and_exit(stage: Testbed) -> None:
+def test_the_receipt_is_over_head_and_exit(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     result = attempt.release()["result"]
     attempt.run_journal()
@@ -76,7 +76,7 @@ def test_the_receipt_is_over_head_and_exit(stage: Testbed) -> None:
     assert (receipt["nonce"], receipt["attempt"]) == (attempt.nonce, 1)
 
 
-def test_a_failed_leg_can_be_completed_without_an_adapter(stage: Testbed) -> None:
+def test_a_failed_leg_can_be_completed_without_an_adapter(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     attempt.release()
     claims = ev.head_claims(nonce=attempt.nonce, head=attempt.journal.head, count=2, adapter="", status="failed")
@@ -84,7 +84,7 @@ def test_a_failed_leg_can_be_completed_without_an_adapter(stage: Testbed) -> Non
     assert stage.embedded.server.outstanding() == []
 
 
-def test_a_release_is_outstanding_until_it_is_completed_and_after_a_restart(stage: Testbed) -> None:
+def test_a_release_is_outstanding_until_it_is_completed_and_after_a_restart(stage: TamperTestbed) -> None:
     done, left = stage.attempt(), stage.attempt()
     done.live_through()
     left.release()
@@ -99,7 +99,7 @@ def test_a_release_is_outstanding_until_it_is_completed_and_after_a_restart(stag
     assert stage.embedded.server.outstanding() == expected
 
 
-def test_attempts_are_counted_by_run_for_a_subject_and_row(stage: Testbed) -> None:
+def test_attempts_are_counted_by_run_for_a_subject_and_row(stage: TamperTestbed) -> None:
     """Rounds of one run are one attempt; another run of the same row is the next, also after a restart."""
 
     def attempt_of(run: str, sub: str, row: str) -> Json:
@@ -121,7 +121,7 @@ def test_attempts_are_counted_by_run_for_a_subject_and_row(stage: Testbed) -> No
     assert attempt_of("run-a", "a/3", "row") == 1
 
 
-def test_plan_of_its_own_is_an_attempt_of_its_own_in_one_run_too(stage: Testbed) -> None:
+def test_plan_of_its_own_is_an_attempt_of_its_own_in_one_run_too(stage: TamperTestbed) -> None:
     """No two attempts have one plan: a row that a run tries again is counted, and a round of one attempt is not."""
     counted = []
     for number, plan in enumerate(("a" * 64, "a" * 64, "b" * 64, "a" * 64)):
@@ -132,7 +132,7 @@ def test_plan_of_its_own_is_an_attempt_of_its_own_in_one_run_too(stage: Testbed)
     assert counted == [first, first, first + 1, first]
 
 
-def test_enrolling_twice_is_as_good_as_once(stage: Testbed) -> None:
+def test_enrolling_twice_is_as_good_as_once(stage: TamperTestbed) -> None:
     """A reply may be lost; the same grant and key may ask again."""
     grant = stage.grant("again")
     stage.enrol("again", grant=grant)
@@ -140,12 +140,12 @@ def test_enrolling_twice_is_as_good_as_once(stage: Testbed) -> None:
     stage.attempt("again").release()
 
 
-def test_registering_twice_is_as_good_as_once(stage: Testbed) -> None:
+def test_registering_twice_is_as_good_as_once(stage: TamperTestbed) -> None:
     stage.register(stage.sealed, stage.policy)
     stage.attempt().release()
 
 
-def test_four_challenges_may_be_open_and_an_expired_one_makes_room(stage: Testbed) -> None:
+def test_four_challenges_may_be_open_and_an_expired_one_makes_room(stage: TamperTestbed) -> None:
     for _ in range(4):
         stage.attempt()
     assert refusal_of(stage.attempt) == "busy"
@@ -154,13 +154,13 @@ def test_four_challenges_may_be_open_and_an_expired_one_makes_room(stage: Testbe
 
 
 @pytest.mark.parametrize("at", [-60, 5])
-def test_the_window_includes_its_edges(stage: Testbed, at: int) -> None:
+def test_the_window_includes_its_edges(stage: TamperTestbed, at: int) -> None:
     attempt = stage.attempt()
     attempt.claims.update(iat=stage.now + at, exp=stage.now + at + 61)
     attempt.release()
 
 
-def test_a_surprise_releases_nothing(stage: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_surprise_releases_nothing(stage: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever breaks inside, the answer is `internal`, the nonce is spent and no key was counted out."""
 
     def broken(*_: object, **__: object) -> None:
@@ -174,7 +174,7 @@ def test_a_surprise_releases_nothing(stage: Testbed, monkeypatch: pytest.MonkeyP
     assert refusal_of(attempt.release) == "nonce"
 
 
-def test_an_error_carries_nothing_of_what_went_wrong(stage: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_carries_nothing_of_what_went_wrong(stage: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A traceback is printed by somebody sooner or later: no frame that held a key may hang on it."""
 
     def broken(*_: object, **__: object) -> None:
@@ -187,7 +187,7 @@ def test_an_error_carries_nothing_of_what_went_wrong(stage: Testbed, monkeypatch
     assert (caught.value.__context__, caught.value.__cause__, "secret" in str(caught.value)) == (None, None, False)
 
 
-def test_a_release_that_cannot_be_written_down_does_not_happen(stage: Testbed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_cannot_be_written_down_does_not_happen(stage: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_event: object) -> None:
         raise OSError("no space")
 
@@ -200,7 +200,7 @@ def test_a_release_that_cannot_be_written_down_does_not_happen(stage: Testbed, m
 
 def test_the_release_is_on_disk_before_the_key_is_out(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    stage = Testbed()
+    stage = TamperTestbed()
     with stage:
         stage.ledger = ReleaseLedger(path)
         stage.restart()
@@ -213,7 +213,7 @@ def test_the_release_is_on_disk_before_the_key_is_out(tmp_path: Path) -> None:
             assert found.release(attempt.nonce) is not None
 
 
-def test_no_secret_is_shown(stage: Testbed) -> None:
+def test_no_secret_is_shown(stage: TamperTestbed) -> None:
     """Neither objects nor the ledger show a key."""
     stage.attempt().live_through()
     key = stage.sealed.data_key.reveal()
@@ -224,14 +224,14 @@ def test_no_secret_is_shown(stage: Testbed) -> None:
         assert spelling not in written
 
 
-def test_a_closed_server_knows_nothing(stage: Testbed) -> None:
+def test_a_closed_server_knows_nothing(stage: TamperTestbed) -> None:
     server = stage.embedded.server
     attempt = stage.attempt()
     server.close()
     assert refusal_of(attempt.release) == "jws-header"
 
 
-def test_keys_nobody_uses_any_more_are_forgotten(stage: Testbed) -> None:
+def test_keys_nobody_uses_any_more_are_forgotten(stage: TamperTestbed) -> None:
     """A server that runs for months holds what it needs today; a leg under way is completed all the same."""
     held = stage.embedded.server._admission
     attempt = stage.attempt()
@@ -244,20 +244,20 @@ def test_keys_nobody_uses_any_more_are_forgotten(stage: Testbed) -> None:
     attempt.complete()
 
 
-def test_a_package_in_use_is_kept(stage: Testbed) -> None:
+def test_a_package_in_use_is_kept(stage: TamperTestbed) -> None:
     stage.enrol("long", grant=stage.grant("long", expires_in=10 * admission.KEEP_S))
     stage.now += 3 * admission.KEEP_S
     stage.register(stage.seal(), stage.policy)
     stage.attempt("long").release()
 
 
-def _held_ms(stage: Testbed, attempt: Attempt) -> int:
+def _held_ms(stage: TamperTestbed, attempt: Attempt) -> int:
     attempt.run_journal()
     receipt = tokens.verify(attempt.complete(), key=stage.embedded.public_key, typ=ev.TYP_RECEIPT)
     return int(str(receipt["held_ms"]))
 
 
-def test_the_receipt_says_how_long_the_key_was_out_at_most(stage: Testbed) -> None:
+def test_the_receipt_says_how_long_the_key_was_out_at_most(stage: TamperTestbed) -> None:
     """By a clock that nobody sets: the wall's may go back meanwhile."""
     attempt = stage.attempt()
     before = since_boot_ns()
@@ -267,7 +267,7 @@ def test_the_receipt_says_how_long_the_key_was_out_at_most(stage: Testbed) -> No
     assert 1 <= held <= (since_boot_ns() - before) // 1_000_000 + 1
 
 
-def test_a_server_that_was_restarted_counts_whole_seconds_up(stage: Testbed) -> None:
+def test_a_server_that_was_restarted_counts_whole_seconds_up(stage: TamperTestbed) -> None:
     attempt = stage.attempt()
     attempt.release()
     stage.restart()

@@ -11,7 +11,7 @@ from pytest_glasshouse.invariants import journal_countersigned
 from pytest_glasshouse.invariants.revisions import invariants_of
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.tamper.signed_round import Finished
-from pytest_glasshouse.tamper.testbed import Testbed
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 
 Change = Callable[[list[Any]], object]
 #: Journals that revision 2 took: steps missing, in another order, twice, or unknown.
@@ -31,7 +31,7 @@ def _observed(change: Change) -> dict[str, Any]:
         if about == "entries":
             change(content)
 
-    with Testbed() as stage:
+    with TamperTestbed() as stage:
         return Finished(stage, edit).observation
 
 

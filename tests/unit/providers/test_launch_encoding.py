@@ -67,7 +67,7 @@ def test_without_limits_a_plain_value_travels_as_it_is() -> None:
 
 
 def test_what_is_left_out_of_the_first_process_is_not_code() -> None:
-    source = (importlib.resources.files("pytest_glasshouse.guest") / "pod.py").read_text()
+    source = (importlib.resources.files("pytest_glasshouse.channel") / "pod_init.py").read_text()
     less = bare(source)
     assert len(less) < 0.8 * len(source)
     assert '"""' not in less

@@ -96,18 +96,18 @@ X25519_DOORS: dict[str, Callable[[bytes], object]] = {
 }
 
 
-@pytest.mark.parametrize("door", ED25519_DOORS)
+@pytest.mark.parametrize("entry", ED25519_DOORS)
 @pytest.mark.parametrize("raw", WEAK_ED25519, ids=_hex)
-def test_weak_ed25519_key_is_refused_at_every_door(tmp_path: Path, context: str, raw: bytes) -> None:
+def test_weak_ed25519_key_is_refused_at_every_door(tmp_path: Path, entry: str, raw: bytes) -> None:
     with pytest.raises((IntegrityError, ConfigurationError)):
-        ED25519_DOORS[context](tmp_path, raw)
+        ED25519_DOORS[entry](tmp_path, raw)
 
 
-@pytest.mark.parametrize("door", X25519_DOORS)
+@pytest.mark.parametrize("entry", X25519_DOORS)
 @pytest.mark.parametrize("raw", WEAK_X25519, ids=_hex)
-def test_weak_x25519_key_is_refused_at_every_door(context: str, raw: bytes) -> None:
+def test_weak_x25519_key_is_refused_at_every_door(entry: str, raw: bytes) -> None:
     with pytest.raises(IntegrityError):
-        X25519_DOORS[context](raw)
+        X25519_DOORS[entry](raw)
 
 
 def test_second_spelling_of_a_key_is_no_key() -> None:
@@ -118,8 +118,8 @@ def test_second_spelling_of_a_key_is_no_key() -> None:
 def test_good_keys_are_taken(tmp_path: Path) -> None:
     """The doors open."""
     key = Ed25519PrivateKey.generate().public_key()
-    for context in ED25519_DOORS.values():
-        assert context(tmp_path, key.public_bytes_raw())
+    for entry in ED25519_DOORS.values():
+        assert entry(tmp_path, key.public_bytes_raw())
     private = X25519PrivateKey.generate()
     for name in ("a key's text", "a leg's key"):
         assert X25519_DOORS[name](private.public_key().public_bytes_raw())
