@@ -350,7 +350,7 @@ from pathlib import Path
 
 if "agent" in sys.argv:
     sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
-    from pytest_glasshouse.guest import legrun
+    from pytest_glasshouse.agent import leg_process as legrun
 
     honest = legrun.LegRun._environment
     variables = Path(sys.argv[sys.argv.index("--directory") + 1]) / "variables"

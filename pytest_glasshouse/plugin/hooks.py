@@ -172,8 +172,9 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     from pytest_glasshouse.run.plan import RunContext
     from pytest_glasshouse.run.run import NoGrants, Run
 
+    plan = _plan(config)
     try:
-        run = Run.open(session_of(config), _plan(config), selected)
+        run = Run.open(session_of(config), plan, selected)
     except GlasshouseError as error:
         refuse(error)
     config.stash[RUN] = run

@@ -49,7 +49,7 @@ _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
 from pytest_glasshouse.channel.archive import build_archive, honest_main
-from pytest_glasshouse.run.engine import Rooms, RowObjects
+from pytest_glasshouse.run.engine import RowEngine, RowObjects
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.plugin.stash import ENGINE
@@ -75,7 +75,7 @@ class Telling(ProtectedRuntime):
         os.write(int(os.environ["TELL"]), json.dumps(told).encode() + b"\\n")
         return sealed
 
-class Engine(Rooms):
+class Engine(RowEngine):
     def broker(self, *given, **named):
         broker = super().broker(*given, **named)
         honest = (files("pytest_glasshouse.guest") / "protected.py").read_text()
