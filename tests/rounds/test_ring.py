@@ -22,7 +22,8 @@ from tests.rounds.conftest import carry_out, short_row
 _MAIN = """
 import sys
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
-from pytest_glasshouse.guest import main, protected, raw
+from pytest_glasshouse.agent import main
+from pytest_glasshouse.guest import protected, raw
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.ring import carry_material, ring_for_package
 
