@@ -30,7 +30,7 @@ from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
-from pytest_glasshouse.legs.row_runner import Allocation, LegSettings
+from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.owner.sealing import Sealed
 from pytest_glasshouse.providers import local_process as process
@@ -153,8 +153,8 @@ class Box:
         """One protected leg, from seal to receipt or refusal."""
         self.marker.unlink(missing_ok=True)
         row = RowSpec(name="tamper", workload="mlp", gpu="anygpu", order="protected-first", target_s=target_s, warmup_s=0.0)
-        wishes = LegSettings(declared=row, run_id="tamper", seed=7, leg_timeout_s=_BOOT_S)
-        allocation = Allocation(self._grant(), _Nobody(self), wishes, on_progress)
+        settings = RowSettings(declared=row, run_id="tamper", seed=7, leg_timeout_s=_BOOT_S)
+        allocation = Allocation(self._grant(), _Nobody(self), settings, on_progress)
         before = self._released()
         outcome = row.run(allocation, _Remembering(self.host_attestation, self.sealed), _NoRaw())
         return Played(observation=outcome.observation, released=self._released() - before)

@@ -33,18 +33,18 @@ def base_policy(*, name: str, archive_sha256: str, container: str, completion_s:
     return Policy(name=name, version=1, components=components, container=container, completion_s=completion_s)
 
 
-def policy_for(*, archive_sha256: str, allocation: str, completion_s: int, demands: Policy | None = None) -> Policy:
-    """The policy of one allocation. All that `demands` asks is asked; place and deadline are the allocation's and the row's."""
-    if demands is None:
+def policy_for(*, archive_sha256: str, allocation: str, completion_s: int, owner_policy: Policy | None = None) -> Policy:
+    """The policy of one allocation: all that `owner_policy` requires, with the allocation's place and the row's deadline."""
+    if owner_policy is None:
         return base_policy(
             name=f"{allocation}/{completion_s}", archive_sha256=archive_sha256, container=allocation, completion_s=completion_s
         )
-    name = f"{demands.name}/{allocation}/{completion_s}"
-    return dataclasses.replace(demands, name=name, container=allocation, completion_s=completion_s)
+    name = f"{owner_policy.name}/{allocation}/{completion_s}"
+    return dataclasses.replace(owner_policy, name=name, container=allocation, completion_s=completion_s)
 
 
 @functools.cache
-def read_demands(path: Path) -> Policy:
+def read_policy_file(path: Path) -> Policy:
     """The policy file of a run, read once. Raises `ConfigurationError`."""
     what = f"--glasshouse-policy {path}"
     content = read_named(path, what=what, limit=MESSAGE_LIMIT)

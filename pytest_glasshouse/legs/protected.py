@@ -44,10 +44,10 @@ NO_ANSWER = "no-answer"
 class ProtectedRuntime:
     """Runs protected legs; the `protected_runtime` fixture's object."""
 
-    def __init__(self, host_attestation: HostAttestation, *, demands: Policy | None = None) -> None:
-        """`demands` is a policy whose every demand is made on each allocation, beside what the host asks by itself."""
+    def __init__(self, host_attestation: HostAttestation, *, policy: Policy | None = None) -> None:
+        """`policy` is the owner's policy file, enforced on each allocation beside the host's own requirements."""
         self._host_attestation = host_attestation
-        self._demands = demands
+        self._policy = policy
 
     @property
     def keys(self) -> dict[str, Json]:
@@ -89,7 +89,7 @@ class ProtectedRuntime:
             archive_sha256=current.grant.archive_sha256,
             allocation=current.grant.allocation_id,
             completion_s=_completion_s(current),
-            demands=self._demands,
+            owner_policy=self._policy,
         )
         notes.update(manifest=sealed.manifest, policy=policy.to_json(), policySha256=policy.sha256)
         notes["plan"] = current.plan_sha256

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import secrets
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pytest_glasshouse.channel.allowance import Allowance
@@ -20,6 +20,7 @@ from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
+from pytest_glasshouse.legs.row_settings import RowSettings
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
 from pytest_glasshouse.rows.interleaving import interleaving
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.workloads.base import Material
 
-__all__ = ["Allocation", "Allowance", "LegSettings", "ProtectedRuntime", "RawRunner"]
+__all__ = ["Allocation", "Allowance", "ProtectedRuntime", "RawRunner", "RowSettings"]
 
 
 class Grants(Protocol):
@@ -57,28 +58,6 @@ class Grants(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class LegSettings:
-    """What a run decides about every row."""
-
-    declared: RowSpec
-    run_id: str
-    seed: int
-    fixed_order: bool = False
-    leg_timeout_s: float | None = None
-    model: str | None = None
-    confidential: bool = False
-    strict_memory: bool = False
-    subject: dict[str, Any] = field(default_factory=dict)
-    revision: int | None = None
-    """Of the invariants that will judge; in the plan, so that nobody has them judge by older ones later."""
-    half_width_pct: float | None = None
-    """What rows are extended to after their first rounds, once, to at most `max_rounds` in all."""
-    max_rounds: int = 0
-    rounds_in_all: Callable[[dict[str, Any]], int] | None = None
-    """Decides it, from the observation of the first rounds."""
-
-
 class Allocation:
     """One granted allocation; the `allocation` fixture's object."""
 
@@ -86,20 +65,15 @@ class Allocation:
         self,
         grant: Grant,
         grants: Grants,
-        settings: LegSettings,
+        settings: RowSettings,
         on_progress: Callable[[Progress], None],
-        on_round: Callable[[Outcome], None] | None = None,
         allowance: Allowance | None = None,
     ) -> None:
-        """`on_round` is given, after each round of an interleaved row but the last, how the row stands if it ends there.
-
-        `allowance` is what all guests of the run together may say.
-        """
+        """`allowance` is what all guests of the run together may send."""
         self.grant = grant
         self._grants = grants
         self._settings = settings
         self._on_progress = on_progress
-        self._on_round = on_round
         self._allowance = allowance or Allowance()
 
     def carry_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
@@ -160,9 +134,9 @@ class Allocation:
                 if number == row.rounds and self._extends(row) and settings.rounds_in_all is not None:
                     more = settings.rounds_in_all(observation) - row.rounds
                     orders += self._orders(row, rounds=max(0, more), seed=extension_seed(settings.seed))
-                if self._on_round is not None and row.order == "interleaved" and number < len(orders):
+                if settings.on_round is not None and row.order == "interleaved" and number < len(orders):
                     so_far = copy.deepcopy(observation)
-                    self._on_round(
+                    settings.on_round(
                         self._outcome(row, so_far, _with_missing(_INTERRUPTED, row, finished=number, planned=len(orders)))
                     )
         except BaseException:

@@ -100,8 +100,8 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[RowObjects | N
     row_item = item.stash.get(ROW, None)
     if row_item is None:
         raise _no_row(item)
+    from pytest_glasshouse.legs.row_settings import RowSettings
     from pytest_glasshouse.plugin.stash import engine_of
-    from pytest_glasshouse.run.engine import Wishes
 
     context, options = _context(item), item.config.stash[OPTIONS]
 
@@ -115,7 +115,7 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[RowObjects | N
         with contextlib.suppress(GlasshouseError, OSError, ValueError, TypeError, RecursionError):
             trying.keep(item, outcome)
 
-    wishes = Wishes(
+    settings = RowSettings(
         declared=row_item.declared,
         run_id=context.plan.run_id,
         seed=context.plan.seed,
@@ -127,11 +127,11 @@ def _glasshouse_stage(request: pytest.FixtureRequest) -> Iterator[RowObjects | N
         half_width_pct=options.half_width_pct,
         on_round=keep,
         server=options.outside_server,
-        demands=options.demands,
+        policy=options.demands,
     )
     grant = context.grants.acquire(row_item.row, worker=context.worker)
     try:
-        yield engine_of(item.config).stage(grant, context.grants, wishes, context.on_progress)
+        yield engine_of(item.config).stage(grant, context.grants, settings, context.on_progress)
     finally:
         # What cannot be given back is ended at the end of the run, where cleanup is judged.
         with contextlib.suppress(GlasshouseError, OSError):

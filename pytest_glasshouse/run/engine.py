@@ -7,7 +7,7 @@ A test of the plugin may put an engine of its own into the config's stash.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pytest_glasshouse.errors import ConfigurationError
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.channel.allowance import Allowance
-    from pytest_glasshouse.legs.attestation import HostAttestation, OutsideServer
-    from pytest_glasshouse.owner.policy import Policy
+    from pytest_glasshouse.legs.attestation import HostAttestation
+    from pytest_glasshouse.legs.row_settings import RowSettings
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.options import Options
 
@@ -88,29 +88,6 @@ class RowObjects:
     raw_runner: Any
 
 
-@dataclass(frozen=True, kw_only=True)
-class Wishes:
-    """What a run decides about a row, beyond the row that runs.
-
-    `model` is where the row's model lies, if not where it says; `server` is the attestation server, if not one of this process;
-    `demands` is the owner's policy file, if there is one. `on_round` is given how an interleaved row stands after each of its
-    rounds.
-    """
-
-    declared: RowSpec
-    run_id: str
-    seed: int
-    fixed_order: bool
-    leg_timeout_s: float | None
-    model: str | None
-    subject: dict[str, Any]
-    strict_memory: bool = False
-    half_width_pct: float | None = None
-    on_round: Callable[[Any], None] | None = None
-    server: OutsideServer | None = None
-    demands: Policy | None = None
-
-
 class Engine(Protocol):
     """Everything below the face that a run needs."""
 
@@ -120,7 +97,7 @@ class Engine(Protocol):
     ) -> BrokerLike: ...
     def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike: ...
     def connect(self, address: str, *, worker: str) -> ClientLike: ...
-    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> RowObjects: ...
+    def stage(self, grant: Any, grants: Grants, settings: RowSettings, on_progress: Callable[[Event], None]) -> RowObjects: ...
     def results(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def judge(self, observation: dict[str, Any]) -> Sequence[Any]: ...
     def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]: ...
@@ -214,41 +191,27 @@ class RowEngine:
         self._client = BrokerClient(address, worker=worker)
         return self._client
 
-    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> RowObjects:
+    def stage(self, grant: Any, grants: Grants, settings: RowSettings, on_progress: Callable[[Event], None]) -> RowObjects:
         """The objects that run a row on a granted allocation."""
         from pytest_glasshouse.invariants.revisions import newest
         from pytest_glasshouse.legs.attestation import HostAttestation
-        from pytest_glasshouse.legs.row_runner import Allocation, Allowance, LegSettings, ProtectedRuntime, RawRunner
+        from pytest_glasshouse.legs.row_runner import Allocation, Allowance, ProtectedRuntime, RawRunner
         from pytest_glasshouse.overhead.extension import MOST_ROUNDS
 
         if self._host_attestation is None:
-            self._host_attestation = HostAttestation(wishes.server)
+            self._host_attestation = HostAttestation(settings.server)
         if self._allowance is None:
             self._allowance = Allowance()
-        settings = LegSettings(
-            declared=wishes.declared,
-            run_id=wishes.run_id,
-            seed=wishes.seed,
-            fixed_order=wishes.fixed_order,
-            leg_timeout_s=wishes.leg_timeout_s,
-            model=wishes.model,
-            subject=wishes.subject,
-            revision=newest(),
-            strict_memory=wishes.strict_memory,
-            half_width_pct=wishes.half_width_pct,
-            max_rounds=MOST_ROUNDS,
-            rounds_in_all=_rounds_in_all,
-        )
+        settings = replace(settings, revision=newest(), max_rounds=MOST_ROUNDS, rounds_in_all=_rounds_in_all)
         return RowObjects(
             allocation=Allocation(
                 grant,
                 cast("Any", grants),
                 settings,
                 lambda progress: on_progress(progress.to_json()),
-                wishes.on_round,
                 self._allowance,
             ),
-            protected_runtime=ProtectedRuntime(self._host_attestation, demands=wishes.demands),
+            protected_runtime=ProtectedRuntime(self._host_attestation, policy=settings.policy),
             raw_runner=RawRunner(),
         )
 

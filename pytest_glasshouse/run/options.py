@@ -70,9 +70,9 @@ class Options:
         """What the policy file asks of every allocation. Raises `ConfigurationError` for a file that is no such policy."""
         if self.policy is None:
             return None
-        from pytest_glasshouse.legs.allocation_policy import read_demands
+        from pytest_glasshouse.legs.allocation_policy import read_policy_file
 
-        return read_demands(self.policy)
+        return read_policy_file(self.policy)
 
     @property
     def overrides(self) -> Overrides:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, NoCapacityError, TerminateError
 from pytest_glasshouse.invariants import Finding
+from pytest_glasshouse.legs.row_settings import RowSettings
 from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run.engine import Event, Grants, RowObjects, Wishes
+from pytest_glasshouse.run.engine import Event, Grants, RowObjects
 from pytest_glasshouse.run.options import Options
 
 if TYPE_CHECKING:
@@ -143,8 +144,8 @@ def kind_of(row: RowSpec) -> str:
 
 
 class FakeAllocation:
-    def __init__(self, wishes: Wishes, on_progress: Callable[[Event], None]) -> None:
-        self._wishes = wishes
+    def __init__(self, settings: RowSettings, on_progress: Callable[[Event], None]) -> None:
+        self._settings = settings
         self._on_progress = on_progress
 
     def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> Outcome:  # noqa: C901  (each kind of row is one line)
@@ -185,7 +186,7 @@ class FakeAllocation:
             observation["rounds"][0]["protected"]["started"] = POISON[kind]
         return Outcome(
             row=row,
-            declared=self._wishes.declared,
+            declared=self._settings.declared,
             allocation=example.allocation(name="glasshouse-x-1"),
             observation=observation,
             ended=ended,
@@ -193,14 +194,14 @@ class FakeAllocation:
 
     def _two_rounds_of_three(self, row: RowSpec) -> None:
         """How a row stands after two of its rounds."""
-        assert self._wishes.on_round is not None
+        assert self._settings.on_round is not None
         ended = Ended(
             outcome="lost", reason="broken off; 2 of 3 rounds are finished and kept; 1 more are needed", decision="Again"
         )
-        self._wishes.on_round(
+        self._settings.on_round(
             Outcome(
                 row=row,
-                declared=self._wishes.declared,
+                declared=self._settings.declared,
                 allocation=example.allocation(name="glasshouse-x-1"),
                 observation=example.observation(rounds=2, unseen=()),
                 ended=ended,
@@ -230,9 +231,9 @@ class FakeEngine:
         assert (address, worker[:2]) == ("nowhere", "gw")
         return FakeClient(Options(), Path())
 
-    def stage(self, grant: Any, grants: Grants, wishes: Wishes, on_progress: Callable[[Event], None]) -> RowObjects:
+    def stage(self, grant: Any, grants: Grants, settings: RowSettings, on_progress: Callable[[Event], None]) -> RowObjects:
         del grant, grants
-        return RowObjects(allocation=FakeAllocation(wishes, on_progress), protected_runtime="protected", raw_runner="raw")
+        return RowObjects(allocation=FakeAllocation(settings, on_progress), protected_runtime="protected", raw_runner="raw")
 
     def results(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
         return example.results(observation)

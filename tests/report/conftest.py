@@ -18,7 +18,7 @@ from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.legs.attestation import HostAttestation
-from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.publish.writer import publish
@@ -116,7 +116,9 @@ def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:
 
 def _carried_out(broker: Broker, row: RowSpec, host_attestation: HostAttestation) -> Outcome:
     grant = broker.acquire(row)
-    wishes = LegSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject), revision=newest())
-    outcome: Outcome = row.run(Allocation(grant, broker, wishes, lambda _: None), ProtectedRuntime(host_attestation), RawRunner())
+    settings = RowSettings(declared=row, run_id=RUN_ID, seed=7, subject=dict(example.facts().subject), revision=newest())
+    outcome: Outcome = row.run(
+        Allocation(grant, broker, settings, lambda _: None), ProtectedRuntime(host_attestation), RawRunner()
+    )
     broker.release(grant)
     return outcome

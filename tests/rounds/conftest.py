@@ -13,7 +13,7 @@ import pytest
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.progress import Progress
-from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.providers.mock import MockProvider
@@ -75,8 +75,8 @@ def carry_out(
     try:
         grant = broker.acquire(row)
         directory = Path(grant.address).parent
-        wishes = LegSettings(declared=row, run_id="test", seed=7, **settings)
-        allocation = Allocation(grant, broker, wishes, lambda progress: on_progress(progress, directory))
+        given = RowSettings(declared=row, run_id="test", seed=7, **settings)
+        allocation = Allocation(grant, broker, given, lambda progress: on_progress(progress, directory))
         outcome = row.run(allocation, runtime(host_attestation), RawRunner())
         broker.release(grant)
     finally:

@@ -9,7 +9,7 @@ import pytest
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.legs.attestation import HostAttestation
-from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.mock import MockProvider
 from tests.rounds.conftest import run_id, short_row
@@ -56,9 +56,11 @@ def test_a_guest_that_lies_ends_its_own_row_and_no_other(lie: str, tmp_path: Pat
     try:
         for _ in range(2):
             grant = broker.acquire(row)
-            wishes = LegSettings(declared=row, run_id="test", seed=7)
+            settings = RowSettings(declared=row, run_id="test", seed=7)
             outcomes.append(
-                row.run(Allocation(grant, broker, wishes, lambda _moment: None), ProtectedRuntime(host_attestation), RawRunner())
+                row.run(
+                    Allocation(grant, broker, settings, lambda _moment: None), ProtectedRuntime(host_attestation), RawRunner()
+                )
             )
             broker.release(grant)
     finally:
@@ -82,9 +84,11 @@ def test_a_leg_that_is_late_is_gone_before_the_next_row_starts(tmp_path: Path) -
         grant = broker.acquire(row)
         told: list[Outcome] = []
         for timeout_s in (None, 0.001, None):  # the first has its byte code built
-            wishes = LegSettings(declared=row, run_id="test", seed=7, leg_timeout_s=timeout_s)
+            settings = RowSettings(declared=row, run_id="test", seed=7, leg_timeout_s=timeout_s)
             told.append(
-                row.run(Allocation(grant, broker, wishes, lambda _moment: None), ProtectedRuntime(host_attestation), RawRunner())
+                row.run(
+                    Allocation(grant, broker, settings, lambda _moment: None), ProtectedRuntime(host_attestation), RawRunner()
+                )
             )
         broker.release(grant)
     finally:

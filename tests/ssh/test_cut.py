@@ -14,7 +14,7 @@ from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.progress import Progress
-from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.providers.base import Grant, Instance
 from tests.rounds.conftest import short_row
 from tests.ssh.conftest import MakePod, MakeReach
@@ -84,9 +84,9 @@ def test_a_link_that_is_cut_during_a_leg_loses_no_event_and_fails_no_row(
 
     host_attestation = HostAttestation()
     try:
-        wishes = LegSettings(declared=row, run_id="cut", seed=7)
+        settings = RowSettings(declared=row, run_id="cut", seed=7)
         outcome = row.run(
-            Allocation(grant, OneGuest(pod.name), wishes, cut_once_per_leg), ProtectedRuntime(host_attestation), RawRunner()
+            Allocation(grant, OneGuest(pod.name), settings, cut_once_per_leg), ProtectedRuntime(host_attestation), RawRunner()
         )
     finally:
         host_attestation.close()

@@ -11,7 +11,7 @@ import pytest
 
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.legs.allocation_policy import base_policy, policy_for, read_demands
+from pytest_glasshouse.legs.allocation_policy import base_policy, policy_for, read_policy_file
 from pytest_glasshouse.owner.policy import Policy, Recorded, Required
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.run.options import Options
@@ -28,8 +28,8 @@ def written(tmp_path: Path, policy: Policy, **changes: Any) -> Path:
     return path
 
 
-def of(demands: Policy | None) -> Policy:
-    return policy_for(archive_sha256=ARCHIVE, allocation="box-1", completion_s=90, demands=demands)
+def of(owner_policy: Policy | None) -> Policy:
+    return policy_for(archive_sha256=ARCHIVE, allocation="box-1", completion_s=90, owner_policy=owner_policy)
 
 
 def test_every_demand_of_the_file_is_made_on_each_allocation(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_every_demand_of_the_file_is_made_on_each_allocation(tmp_path: Path) -> 
         BASE, version=7, hardware=Hardware(required=("nvidia-gpu",)), locked=True, freshness_s=30, release_limit=2,
         components={**BASE.components, "torch": Required(sha256=OTHER)},
     )  # fmt: skip
-    made = of(read_demands(written(tmp_path, asked)))
+    made = of(read_policy_file(written(tmp_path, asked)))
     assert made == dataclasses.replace(asked, name="lab/box-1/90", container="box-1", completion_s=90)
 
 
@@ -64,13 +64,13 @@ def test_a_policy_no_leg_could_satisfy_or_that_is_laxer_than_none_is_refused(
 ) -> None:
     changed = dataclasses.replace(BASE, components={**BASE.components, **components})
     with pytest.raises(ConfigurationError, match=told):
-        read_demands(written(tmp_path, changed))
+        read_policy_file(written(tmp_path, changed))
 
 
 def test_a_component_left_out_is_refused(tmp_path: Path) -> None:
     kept = {name: item for name, item in BASE.components.items() if name != "torch"}
     with pytest.raises(ConfigurationError, match="torch differ"):
-        read_demands(written(tmp_path, dataclasses.replace(BASE, components=kept)))
+        read_policy_file(written(tmp_path, dataclasses.replace(BASE, components=kept)))
 
 
 @pytest.mark.parametrize("changes", [{"locked": False}, {"locked": 1}, {"locked": None}, {"format": "x"}], ids=str)
@@ -82,4 +82,4 @@ def test_what_is_no_policy_is_refused_in_one_line(tmp_path: Path, changes: dict[
 
 def test_a_file_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigurationError, match=r"--glasshouse-policy nowhere\.json: cannot be read"):
-        read_demands(Path("nowhere.json"))
+        read_policy_file(Path("nowhere.json"))

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_glasshouse.legs.row_runner import Allocation, LegSettings
+from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Grant
 from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders
@@ -45,7 +45,7 @@ def carried_out(tmp_path: Path, row: RowSpec = ROW, **settings: Any) -> tuple[Ou
         device="cpu", dry_run=True, simulated=False, faults=(), archive_sha256="0" * 64, reference_source="checkout",
     )  # fmt: skip
     ran: list[tuple[int, str]] = []
-    given = LegSettings(declared=row, run_id="r", seed=7, **settings)
+    given = RowSettings(declared=row, run_id="r", seed=7, **settings)
     allocation = Allocation(grant, Grants(), given, lambda _: None)
     with socket.socket(socket.AF_UNIX) as guest:
         # Somebody who can be reached and is asked nothing.

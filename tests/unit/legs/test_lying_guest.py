@@ -10,7 +10,7 @@ import pytest
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.attestation import HostAttestation
-from pytest_glasshouse.legs.row_runner import Allocation, LegSettings, ProtectedRuntime, RawRunner
+from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.providers.base import Grant, Instance
@@ -64,8 +64,8 @@ def ran(
     row = RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0, warmup_s=0.1, **fields)
     grants = Grants()
     with LyingAgent(answers) as agent:
-        settings = LegSettings(declared=row, run_id="run", seed=1, leg_timeout_s=leg_timeout_s)
-        allocation = Allocation(granted(agent), grants, settings, lambda _moment: None, None, Allowance(leg_bytes=1 << 20))
+        settings = RowSettings(declared=row, run_id="run", seed=1, leg_timeout_s=leg_timeout_s)
+        allocation = Allocation(granted(agent), grants, settings, lambda _moment: None, Allowance(leg_bytes=1 << 20))
         outcome = row.run(allocation, ProtectedRuntime(host_attestation), RawRunner())
     # Whatever was said: it can be judged, computed and published.
     judge(outcome.observation)
@@ -200,7 +200,7 @@ def test_a_row_that_breaks_while_a_leg_runs_ends_its_guest(host_attestation: Hos
 
     row = RowSpec(name="row", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0)
     with LyingAgent() as agent:
-        allocation = Allocation(granted(agent), grants, LegSettings(declared=row, run_id="run", seed=1), lambda _moment: None)
+        allocation = Allocation(granted(agent), grants, RowSettings(declared=row, run_id="run", seed=1), lambda _moment: None)
         with pytest.raises(KeyboardInterrupt):
             row.run(allocation, ProtectedRuntime(host_attestation), Interrupted())
     assert len(grants.ended) == 1
