@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps
-from pytest_glasshouse.attestation.messages import Message, need, text
+from pytest_glasshouse.attestation.messages import Message, require, text_field
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.owner.owner import GRANT_SHAPE, REGISTRATION_SHAPE
 from pytest_glasshouse.owner.policy import Policy
@@ -76,7 +76,7 @@ class Admission:
         self._sealing = X25519PrivateKey.generate()
         self.hpke_public = hpke_text(self._sealing.public_key())
         self.packages: dict[str, Package] = {}
-        self.runs: dict[str, AdmittedSession] = {}
+        self.sessions: dict[str, AdmittedSession] = {}
         self._registered_at: dict[str, int] = {}
 
     def published(self, server: Ed25519PublicKey) -> dict[str, Json]:
@@ -87,30 +87,30 @@ class Admission:
         """Forget every key and session name."""
         self._registered_at.clear()
         self.packages.clear()
-        self.runs.clear()
+        self.sessions.clear()
 
     def register(self, message: Message) -> dict[str, Json]:
         """`{registration}` -> `{manifest, policy}`."""
         # 1. Signed by the owner, for this server.
-        claims = verify(text(message, "registration"), key=self._owner, typ=TYP_REGISTRATION)
+        claims = verify(text_field(message, "registration"), key=self._owner, typ=TYP_REGISTRATION)
         expect(claims, REGISTRATION_SHAPE)
-        need(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "registration", "iss or aud")
+        require(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "registration", "iss or aud")
         # 2. A manifest of the same owner, of a version the policy accepts.
         manifest_token = str(claims["manifest"])
         manifest = sha256_hex(manifest_token.encode())
         version = read_manifest(manifest_token, owner=self._owner)["version"]
         policy = Policy.from_json(claims["policy"])
-        need(isinstance(version, int) and version >= policy.manifest_version, "manifest-version")
+        require(isinstance(version, int) and version >= policy.manifest_version, "manifest-version")
         # 3. A policy version never goes back, and never comes to mean something else.
         known = self._ledger.policies(policy.name)
-        need(all(_not_before(policy, version, sha256) for version, sha256 in known), "policy-rollback")
+        require(all(_not_before(policy, version, sha256) for version, sha256 in known), "policy-rollback")
         # 4. The data key, sealed to this server for this manifest.
         data_key = self._unseal(str(claims["data_key"]), registration_info(manifest, thumbprint(self._owner)))
         package = Package(manifest=manifest, version=int(str(version)), policy=policy, data_key=data_key)
-        need(self.packages.get(manifest, package) == package, "registration", "registered otherwise before")
+        require(self.packages.get(manifest, package) == package, "registration", "registered otherwise before")
         now = self._clock()
         self._forget_old(now)
-        need(manifest in self.packages or len(self.packages) < self._caps.packages, "busy", "packages")
+        require(manifest in self.packages or len(self.packages) < self._caps.packages, "busy", "packages")
         self._ledger.record_policy(name=policy.name, version=policy.version, sha256=policy.sha256)
         self.packages[manifest] = package
         self._registered_at[manifest] = now
@@ -118,9 +118,9 @@ class Admission:
 
     def _forget_old(self, now: int) -> None:
         # A server that runs for months must not hold every key it was ever given.
-        for sub in [sub for sub, run in self.runs.items() if now >= run.expires + KEEP_S]:
-            del self.runs[sub]
-        in_use = {run.package.manifest for run in self.runs.values()}
+        for sub in [sub for sub, run in self.sessions.items() if now >= run.expires + KEEP_S]:
+            del self.sessions[sub]
+        in_use = {run.package.manifest for run in self.sessions.values()}
         for manifest in [name for name, at in self._registered_at.items() if now >= at + KEEP_S and name not in in_use]:
             del self._registered_at[manifest]
             self.packages.pop(manifest, None)
@@ -130,26 +130,26 @@ class Admission:
             key = unsealed(unb64u(sealed), private=self._sealing, info=info)
         except IntegrityError:
             raise RefusedError("registration", "data key") from None
-        need(len(key) == KEY_BYTES, "registration", "data key")
+        require(len(key) == KEY_BYTES, "registration", "data key")
         return Secret(key)
 
     def enrol(self, message: Message) -> dict[str, Json]:
         """`{grant, ak, proof}` -> `{kid, sub}`."""
         # 1. A grant by the owner, for this server, not expired, for a package and policy that are registered together.
-        grant = text(message, "grant")
+        grant = text_field(message, "grant")
         claims = verify(grant, key=self._owner, typ=TYP_GRANT)
         expect(claims, GRANT_SHAPE)
-        need(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "grant", "iss or aud")
+        require(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "grant", "iss or aud")
         expires, limit = int(str(claims["exp"])), int(str(claims["release_limit"]))
-        need(expires > self._clock(), "grant", "expired")
-        need(limit >= 1, "grant", "release_limit")
+        require(expires > self._clock(), "grant", "expired")
+        require(limit >= 1, "grant", "release_limit")
         package = self.packages.get(str(claims["package"]))
         if package is None:
             raise RefusedError("grant", "package")
-        need(claims["policy"] == package.policy.sha256, "grant", "policy")
+        require(claims["policy"] == package.policy.sha256, "grant", "policy")
         # 2. The key proves that it was there when the grant was.
-        ak = public_key(text(message, "ak"))
-        check_enrolment(grant, text(message, "proof"), key=ak)
+        ak = public_key(text_field(message, "ak"))
+        check_enrolment(grant, text_field(message, "proof"), key=ak)
         run = AdmittedSession(
             sub=str(claims["sub"]),
             run=str(claims["run"]),
@@ -164,13 +164,13 @@ class Admission:
         )
         # 3. A session's name belongs to the first grant and key that took it.
         self._forget_old(self._clock())
-        if run.sub not in self.runs:
-            need(len(self.runs) < self._caps.sessions, "busy", "sessions")
-            of_this_run = sum(each.run == run.run for each in self.runs.values())
-            need(of_this_run < self._caps.sessions_of_a_run, "busy", "sessions of this run")
-        taken = self.runs.get(run.sub, run)
-        need((taken.kid, taken.grant_sha256) == (run.kid, run.grant_sha256), "grant", "sub is taken")
-        self.runs.setdefault(run.sub, run)
+        if run.sub not in self.sessions:
+            require(len(self.sessions) < self._caps.sessions, "busy", "sessions")
+            of_this_run = sum(each.run == run.run for each in self.sessions.values())
+            require(of_this_run < self._caps.sessions_of_a_run, "busy", "sessions of this run")
+        taken = self.sessions.get(run.sub, run)
+        require((taken.kid, taken.grant_sha256) == (run.kid, run.grant_sha256), "grant", "sub is taken")
+        self.sessions.setdefault(run.sub, run)
         return {"kid": run.kid, "sub": run.sub}
 
 
