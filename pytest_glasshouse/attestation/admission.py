@@ -1,6 +1,6 @@
-"""Who may attest at all: packages and policies the owner registered, and guests' keys enrolled under its grants.
+"""Who may attest: packages and policies the owner registered, and guest keys enrolled under its grants.
 
-Knows data keys, in memory only. Refuses to believe anybody but the owner, and a policy version that goes back.
+Knows data keys, in memory only. Refuses messages that the owner did not sign, and a policy version that goes back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pytest_glasshouse.wire.floe import KEY_BYTES
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import expect, public_key, thumbprint, verify
 
-#: For how long something is held after a grant's end, or a registration that nobody uses.
+#: How long a session is kept after its grant expired, and a package that no session uses.
 KEEP_S = 24 * 3600
 
 
@@ -48,7 +48,7 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class AdmittedSession:
-    """A session name, the key enrolled for it, and the grant it was enrolled under."""
+    """A session: its name, the key enrolled for it, and the grant it was enrolled under."""
 
     sub: str
     run: str
@@ -63,7 +63,7 @@ class AdmittedSession:
 
 
 class Admission:
-    """Registrations and enrolments at the server whose key is named `server`. Its caller runs one call at a time."""
+    """Registrations and enrolments at the server with the key id `server`. The caller serialises calls."""
 
     def __init__(
         self, *, owner: Ed25519PublicKey, server: str, ledger: ReleaseLedger, clock: Callable[[], int], caps: Caps
@@ -79,8 +79,8 @@ class Admission:
         self.sessions: dict[str, AdmittedSession] = {}
         self._registered_at: dict[str, int] = {}
 
-    def published(self, server: Ed25519PublicKey) -> dict[str, Json]:
-        """What anybody may know: whose server this is, and the key it can read data keys with."""
+    def published_claims(self, server: Ed25519PublicKey) -> dict[str, Json]:
+        """The public claims about this server: its key, its owner, and the key that data keys are sealed to."""
         return published_claims(server=server, owner=self._owner, hpke=self.hpke_public, now=self._clock())
 
     def forget(self) -> None:
@@ -95,19 +95,19 @@ class Admission:
         claims = verify(text_field(message, "registration"), key=self._owner, typ=TYP_REGISTRATION)
         expect(claims, REGISTRATION_SHAPE)
         require(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "registration", "iss or aud")
-        # 2. A manifest of the same owner, of a version the policy accepts.
+        # 2. A manifest by the same owner, in a version the policy accepts.
         manifest_token = str(claims["manifest"])
         manifest = sha256_hex(manifest_token.encode())
         version = read_manifest(manifest_token, owner=self._owner)["version"]
         policy = Policy.from_json(claims["policy"])
         require(isinstance(version, int) and version >= policy.manifest_version, "manifest-version")
-        # 3. A policy version never goes back, and never comes to mean something else.
+        # 3. A policy's version never goes back, and its content never changes under the same version.
         known = self._ledger.policies(policy.name)
         require(all(_not_before(policy, version, sha256) for version, sha256 in known), "policy-rollback")
         # 4. The data key, sealed to this server for this manifest.
         data_key = self._unseal(str(claims["data_key"]), registration_info(manifest, thumbprint(self._owner)))
         package = Package(manifest=manifest, version=int(str(version)), policy=policy, data_key=data_key)
-        require(self.packages.get(manifest, package) == package, "registration", "registered otherwise before")
+        require(self.packages.get(manifest, package) == package, "registration", "already registered with other content")
         now = self._clock()
         self._forget_old(now)
         require(manifest in self.packages or len(self.packages) < self._caps.packages, "busy", "packages")
@@ -117,10 +117,10 @@ class Admission:
         return {"manifest": manifest, "policy": policy.sha256}
 
     def _forget_old(self, now: int) -> None:
-        # A server that runs for months must not hold every key it was ever given.
-        for sub in [sub for sub, run in self.sessions.items() if now >= run.expires + KEEP_S]:
+        # A server that runs for months must not hold every key it ever received.
+        for sub in [sub for sub, session in self.sessions.items() if now >= session.expires + KEEP_S]:
             del self.sessions[sub]
-        in_use = {run.package.manifest for run in self.sessions.values()}
+        in_use = {session.package.manifest for session in self.sessions.values()}
         for manifest in [name for name, at in self._registered_at.items() if now >= at + KEEP_S and name not in in_use]:
             del self._registered_at[manifest]
             self.packages.pop(manifest, None)
@@ -135,7 +135,7 @@ class Admission:
 
     def enrol(self, message: Message) -> dict[str, Json]:
         """`{grant, ak, proof}` -> `{kid, sub}`."""
-        # 1. A grant by the owner, for this server, not expired, for a package and policy that are registered together.
+        # 1. A grant by the owner, for this server, not expired, for a registered pair of package and policy.
         grant = text_field(message, "grant")
         claims = verify(grant, key=self._owner, typ=TYP_GRANT)
         expect(claims, GRANT_SHAPE)
@@ -147,10 +147,10 @@ class Admission:
         if package is None:
             raise RefusedError("grant", "package")
         require(claims["policy"] == package.policy.sha256, "grant", "policy")
-        # 2. The key proves that it was there when the grant was.
+        # 2. Proof of possession: the key signed this grant.
         ak = public_key(text_field(message, "ak"))
         check_enrolment(grant, text_field(message, "proof"), key=ak)
-        run = AdmittedSession(
+        session = AdmittedSession(
             sub=str(claims["sub"]),
             run=str(claims["run"]),
             kid=thumbprint(ak),
@@ -162,16 +162,16 @@ class Admission:
             subject=str(claims["subject"]),
             row=str(claims["row"]),
         )
-        # 3. A session's name belongs to the first grant and key that took it.
+        # 3. A session's name belongs to the first grant and key enrolled for it.
         self._forget_old(self._clock())
-        if run.sub not in self.sessions:
+        if session.sub not in self.sessions:
             require(len(self.sessions) < self._caps.sessions, "busy", "sessions")
-            of_this_run = sum(each.run == run.run for each in self.sessions.values())
+            of_this_run = sum(each.run == session.run for each in self.sessions.values())
             require(of_this_run < self._caps.sessions_of_a_run, "busy", "sessions of this run")
-        taken = self.sessions.get(run.sub, run)
-        require((taken.kid, taken.grant_sha256) == (run.kid, run.grant_sha256), "grant", "sub is taken")
-        self.sessions.setdefault(run.sub, run)
-        return {"kid": run.kid, "sub": run.sub}
+        taken = self.sessions.get(session.sub, session)
+        require((taken.kid, taken.grant_sha256) == (session.kid, session.grant_sha256), "grant", "sub is taken")
+        self.sessions.setdefault(session.sub, session)
+        return {"kid": session.kid, "sub": session.sub}
 
 
 def _not_before(policy: Policy, version: int, sha256: str) -> bool:

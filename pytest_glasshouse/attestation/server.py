@@ -129,7 +129,7 @@ class AttestationServer:
     def keys(self) -> dict[str, Json]:
         """`{server, keys}`: this server's public key, and a token signed by it with the key that data keys are sealed to."""
         with self._lock:
-            token = sign(self._admission.published(self.public_key), key=self._signing, typ=TYP_KEYS)
+            token = sign(self._admission.published_claims(self.public_key), key=self._signing, typ=TYP_KEYS)
         return {"server": public_text(self.public_key), "keys": token}
 
     def outstanding(self) -> list[dict[str, Json]]:

@@ -218,7 +218,7 @@ def test_no_secret_is_shown(stage: TamperTestbed) -> None:
     stage.attempt().live_through()
     key = stage.sealed.data_key.reveal()
     shown = repr([stage.embedded, stage.embedded.server, stage.owner, stage.sealed, vars(stage.embedded.server)])
-    written = "".join(stage.ledger.dump())
+    written = "".join(stage.ledger._db.iterdump())
     for spelling in (repr(key)[2:-1], key.hex()):
         assert spelling not in shown
         assert spelling not in written
