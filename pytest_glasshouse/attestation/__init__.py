@@ -1,1 +1,1 @@
-"""The attestation server: it verifies evidence, and releases a key once."""
+"""The attestation server: verifies evidence and releases each data key once."""

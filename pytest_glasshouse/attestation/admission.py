@@ -1,6 +1,6 @@
-"""Who may attest at all: packages and policies the owner registered, and guests' keys enrolled under its grants.
+"""Who may attest: packages and policies the owner registered, and guest keys enrolled under its grants.
 
-Knows data keys, in memory only. Refuses to believe anybody but the owner, and a policy version that goes back.
+Knows data keys, in memory only. Refuses messages that the owner did not sign, and a policy version that goes back.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps
-from pytest_glasshouse.attestation.messages import Message, need, text
+from pytest_glasshouse.attestation.messages import Message, require, text_field
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.owner.owner import GRANT_SHAPE, REGISTRATION_SHAPE
 from pytest_glasshouse.owner.policy import Policy
@@ -32,7 +32,7 @@ from pytest_glasshouse.wire.floe import KEY_BYTES
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import expect, public_key, thumbprint, verify
 
-#: For how long something is held after a grant's end, or a registration that nobody uses.
+#: How long a session is kept after its grant expired, and a package that no session uses.
 KEEP_S = 24 * 3600
 
 
@@ -48,7 +48,7 @@ class Package:
 
 @dataclass(frozen=True, kw_only=True)
 class AdmittedSession:
-    """A session name, the key enrolled for it, and the grant it was enrolled under."""
+    """A session: its name, the key enrolled for it, and the grant it was enrolled under."""
 
     sub: str
     run: str
@@ -63,7 +63,7 @@ class AdmittedSession:
 
 
 class Admission:
-    """Registrations and enrolments at the server whose key is named `server`. Its caller runs one call at a time."""
+    """Registrations and enrolments at the server with the key id `server`. The caller serialises calls."""
 
     def __init__(
         self, *, owner: Ed25519PublicKey, server: str, ledger: ReleaseLedger, clock: Callable[[], int], caps: Caps
@@ -76,51 +76,51 @@ class Admission:
         self._sealing = X25519PrivateKey.generate()
         self.hpke_public = hpke_text(self._sealing.public_key())
         self.packages: dict[str, Package] = {}
-        self.runs: dict[str, AdmittedSession] = {}
+        self.sessions: dict[str, AdmittedSession] = {}
         self._registered_at: dict[str, int] = {}
 
-    def published(self, server: Ed25519PublicKey) -> dict[str, Json]:
-        """What anybody may know: whose server this is, and the key it can read data keys with."""
+    def published_claims(self, server: Ed25519PublicKey) -> dict[str, Json]:
+        """The public claims about this server: its key, its owner, and the key that data keys are sealed to."""
         return published_claims(server=server, owner=self._owner, hpke=self.hpke_public, now=self._clock())
 
     def forget(self) -> None:
         """Forget every key and session name."""
         self._registered_at.clear()
         self.packages.clear()
-        self.runs.clear()
+        self.sessions.clear()
 
     def register(self, message: Message) -> dict[str, Json]:
         """`{registration}` -> `{manifest, policy}`."""
         # 1. Signed by the owner, for this server.
-        claims = verify(text(message, "registration"), key=self._owner, typ=TYP_REGISTRATION)
+        claims = verify(text_field(message, "registration"), key=self._owner, typ=TYP_REGISTRATION)
         expect(claims, REGISTRATION_SHAPE)
-        need(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "registration", "iss or aud")
-        # 2. A manifest of the same owner, of a version the policy accepts.
+        require(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "registration", "iss or aud")
+        # 2. A manifest by the same owner, in a version the policy accepts.
         manifest_token = str(claims["manifest"])
         manifest = sha256_hex(manifest_token.encode())
         version = read_manifest(manifest_token, owner=self._owner)["version"]
         policy = Policy.from_json(claims["policy"])
-        need(isinstance(version, int) and version >= policy.manifest_version, "manifest-version")
-        # 3. A policy version never goes back, and never comes to mean something else.
+        require(isinstance(version, int) and version >= policy.manifest_version, "manifest-version")
+        # 3. A policy's version never goes back, and its content never changes under the same version.
         known = self._ledger.policies(policy.name)
-        need(all(_not_before(policy, version, sha256) for version, sha256 in known), "policy-rollback")
+        require(all(_not_before(policy, version, sha256) for version, sha256 in known), "policy-rollback")
         # 4. The data key, sealed to this server for this manifest.
         data_key = self._unseal(str(claims["data_key"]), registration_info(manifest, thumbprint(self._owner)))
         package = Package(manifest=manifest, version=int(str(version)), policy=policy, data_key=data_key)
-        need(self.packages.get(manifest, package) == package, "registration", "registered otherwise before")
+        require(self.packages.get(manifest, package) == package, "registration", "already registered with other content")
         now = self._clock()
         self._forget_old(now)
-        need(manifest in self.packages or len(self.packages) < self._caps.packages, "busy", "packages")
+        require(manifest in self.packages or len(self.packages) < self._caps.packages, "busy", "packages")
         self._ledger.record_policy(name=policy.name, version=policy.version, sha256=policy.sha256)
         self.packages[manifest] = package
         self._registered_at[manifest] = now
         return {"manifest": manifest, "policy": policy.sha256}
 
     def _forget_old(self, now: int) -> None:
-        # A server that runs for months must not hold every key it was ever given.
-        for sub in [sub for sub, run in self.runs.items() if now >= run.expires + KEEP_S]:
-            del self.runs[sub]
-        in_use = {run.package.manifest for run in self.runs.values()}
+        # A server that runs for months must not hold every key it ever received.
+        for sub in [sub for sub, session in self.sessions.items() if now >= session.expires + KEEP_S]:
+            del self.sessions[sub]
+        in_use = {session.package.manifest for session in self.sessions.values()}
         for manifest in [name for name, at in self._registered_at.items() if now >= at + KEEP_S and name not in in_use]:
             del self._registered_at[manifest]
             self.packages.pop(manifest, None)
@@ -130,27 +130,27 @@ class Admission:
             key = unsealed(unb64u(sealed), private=self._sealing, info=info)
         except IntegrityError:
             raise RefusedError("registration", "data key") from None
-        need(len(key) == KEY_BYTES, "registration", "data key")
+        require(len(key) == KEY_BYTES, "registration", "data key")
         return Secret(key)
 
     def enrol(self, message: Message) -> dict[str, Json]:
         """`{grant, ak, proof}` -> `{kid, sub}`."""
-        # 1. A grant by the owner, for this server, not expired, for a package and policy that are registered together.
-        grant = text(message, "grant")
+        # 1. A grant by the owner, for this server, not expired, for a registered pair of package and policy.
+        grant = text_field(message, "grant")
         claims = verify(grant, key=self._owner, typ=TYP_GRANT)
         expect(claims, GRANT_SHAPE)
-        need(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "grant", "iss or aud")
+        require(claims["iss"] == thumbprint(self._owner) and claims["aud"] == self._server, "grant", "iss or aud")
         expires, limit = int(str(claims["exp"])), int(str(claims["release_limit"]))
-        need(expires > self._clock(), "grant", "expired")
-        need(limit >= 1, "grant", "release_limit")
+        require(expires > self._clock(), "grant", "expired")
+        require(limit >= 1, "grant", "release_limit")
         package = self.packages.get(str(claims["package"]))
         if package is None:
             raise RefusedError("grant", "package")
-        need(claims["policy"] == package.policy.sha256, "grant", "policy")
-        # 2. The key proves that it was there when the grant was.
-        ak = public_key(text(message, "ak"))
-        check_enrolment(grant, text(message, "proof"), key=ak)
-        run = AdmittedSession(
+        require(claims["policy"] == package.policy.sha256, "grant", "policy")
+        # 2. Proof of possession: the key signed this grant.
+        ak = public_key(text_field(message, "ak"))
+        check_enrolment(grant, text_field(message, "proof"), key=ak)
+        session = AdmittedSession(
             sub=str(claims["sub"]),
             run=str(claims["run"]),
             kid=thumbprint(ak),
@@ -162,16 +162,16 @@ class Admission:
             subject=str(claims["subject"]),
             row=str(claims["row"]),
         )
-        # 3. A session's name belongs to the first grant and key that took it.
+        # 3. A session's name belongs to the first grant and key enrolled for it.
         self._forget_old(self._clock())
-        if run.sub not in self.runs:
-            need(len(self.runs) < self._caps.sessions, "busy", "sessions")
-            of_this_run = sum(each.run == run.run for each in self.runs.values())
-            need(of_this_run < self._caps.sessions_of_a_run, "busy", "sessions of this run")
-        taken = self.runs.get(run.sub, run)
-        need((taken.kid, taken.grant_sha256) == (run.kid, run.grant_sha256), "grant", "sub is taken")
-        self.runs.setdefault(run.sub, run)
-        return {"kid": run.kid, "sub": run.sub}
+        if session.sub not in self.sessions:
+            require(len(self.sessions) < self._caps.sessions, "busy", "sessions")
+            of_this_run = sum(each.run == session.run for each in self.sessions.values())
+            require(of_this_run < self._caps.sessions_of_a_run, "busy", "sessions of this run")
+        taken = self.sessions.get(session.sub, session)
+        require((taken.kid, taken.grant_sha256) == (session.kid, session.grant_sha256), "grant", "sub is taken")
+        self.sessions.setdefault(session.sub, session)
+        return {"kid": session.kid, "sub": session.sub}
 
 
 def _not_before(policy: Policy, version: int, sha256: str) -> bool:

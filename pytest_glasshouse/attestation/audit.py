@@ -1,6 +1,6 @@
-"""One line for each decision of the server: when, what was asked, what was decided and why, about whom.
+"""The audit log: one line for each decision of the server, with time, operation, decision, reason and session.
 
-Knows names by their digests only. Refuses tokens, nonces and whatever a message said: a line has these fields and no other.
+Knows names by their digests only. Refuses tokens, nonces and any content of a message: a line has these fields and no other.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pytest_glasshouse.attestation.limits import Peers
 from pytest_glasshouse.wire.canonical import Json, canonical, tagged
 
 Decision = Literal["accepted", "released", "completed", "refused", "overdue", "started", "stopped"]
-#: Refusals of one key's holder, or of all who showed none together, that are written one by one: so many a second, saved up
-#: for so long. Of more the number is written: nobody may push what was released out of the log by asking for nothing.
+#: Rate limit for lines about refusals, per enrolled key, and for all requests without one together; the limit accumulates for
+#: `REFUSALS_SAVED_S`. Refusals above it are only counted: a flood of them must not rotate releases out of the log.
 REFUSALS_PER_S, REFUSALS_SAVED_S = 1.0, 1000.0
 
 
@@ -33,21 +33,21 @@ class AuditLine:
     nonce: str = ""
 
 
-#: Where lines go. What it raises refuses the decision: one that cannot be written down is not made.
+#: Writes a line. An exception refuses the decision: one that cannot be logged is not made.
 Audit = Callable[[AuditLine], None]
 
 
 def no_audit(_line: AuditLine) -> None:
-    """For a server that is embedded: the report says what was asked and answered."""
+    """For an embedded server: the report holds its requests and answers."""
 
 
 def name_digest(kind: Literal["sub", "nonce"], name: str) -> str:
-    """A name as the log shows it: lines about the same one can be put together, and the name is not told."""
+    """A name's pseudonym in the log: lines about the same name can be joined, and the name is not disclosed."""
     return tagged(f"glasshouse-audit-{kind}/1", name.encode())[:16] if name else ""
 
 
 class AuditLog:
-    """JSON lines on a file descriptor, each one whole: other processes may append to the same file."""
+    """JSON lines on a file descriptor, one write each: other processes may append to the same file."""
 
     def __init__(self, fd: int, *, clock: Callable[[], float] = time.time) -> None:
         self._fd = fd
@@ -58,7 +58,7 @@ class AuditLog:
         self._torn = False
 
     def __call__(self, line: AuditLine) -> None:
-        """Write one line, or count it where it is one refusal too many. `left_out` says how many were since the last line."""
+        """Write one line, or count a refusal above the rate limit. `left_out` is the number counted since the last line."""
         with self._lock:
             if line.decision == "refused" and self._refusals.ask(line.kid) != "yes":
                 self._left_out += 1
@@ -74,7 +74,7 @@ class AuditLog:
         return canonical({name: value for name, value in entry.items() if value != ""}) + b"\n"
 
     def _append(self, data: bytes) -> None:
-        whole = b"\n" + data if self._torn else data  # after half a line, so that it spoils no other
+        whole = b"\n" + data if self._torn else data  # ends an incomplete line, so that this one can be read
         written = os.write(self._fd, whole)
         self._torn = written != len(whole)
         if self._torn:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
-from pytest_glasshouse.attestation.messages import need
+from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.owner.policy import Policy
 from pytest_glasshouse.wire.canonical import Json, unb64u
@@ -61,19 +61,19 @@ class NvidiaAppraiser:
         if references is None:
             raise RefusedError("hardware-unpinned", "the policy names no root for it")
         # 1. The form: every byte accounted for.
-        need(len(item.endorsements) == 1, "chain-format", "one chain")
+        require(len(item.endorsements) == 1, "chain-format", "one chain")
         measured = spdm.read_evidence(unb64u(item.evidence))
         # 2. A chain to a pinned root, and a signature by its leaf.
         leaf = spdm.read_chain(item.endorsements[0], roots=references.roots, now=self._now)
         spdm.check_signature(measured, leaf)
         # 3. Made for this session and these keys.
-        need(measured.nonce == device_nonce(nonce, cnf), "device-nonce")
+        require(measured.nonce == device_nonce(nonce, cnf), "device-nonce")
         # 4. By the firmware its key was made for, in versions and with measurements the policy allows.
         spdm.check_firmware(measured, leaf)
-        need(measured.driver in references.drivers, "gpu-driver")
-        need(measured.vbios in references.vbios, "gpu-vbios")
+        require(measured.driver in references.drivers, "gpu-driver")
+        require(measured.vbios in references.vbios, "gpu-vbios")
         for index, allowed in references.measurements.items():
-            need(measured.blocks.get(int(index), b"").hex() in allowed, "gpu-measurement", index)
+            require(measured.blocks.get(int(index), b"").hex() in allowed, "gpu-measurement", index)
         return {"driver": measured.driver, "vbios": measured.vbios, "measurements": len(references.measurements)}
 
 
@@ -107,7 +107,7 @@ def appraise_hardware(
             found[f"{kind}-absent"] = {"ear_status": CONTRAINDICATED, "type": kind, "reason": "hardware-absent", "detail": kind}
     _unbind(found)
     for said in found.values():
-        need(worst([said]) in {NONE, AFFIRMING}, str(said.get("reason", "hardware")), str(said.get("detail", "")))
+        require(worst([said]) in {NONE, AFFIRMING}, str(said.get("reason", "hardware")), str(said.get("detail", "")))
     return found
 
 
@@ -117,10 +117,10 @@ def worst(submods: list[HardwareClaims]) -> str:
 
 
 def _read(submods: Json) -> dict[str, Item]:
-    need(isinstance(submods, dict) and 0 < len(submods) <= ITEMS_LIMIT, "claims-type", "submods")
+    require(isinstance(submods, dict) and 0 < len(submods) <= ITEMS_LIMIT, "claims-type", "submods")
     found: dict[str, Item] = {}
     for name, value in submods.items() if isinstance(submods, dict) else ():
-        need(ITEM_NAME.fullmatch(name) is not None and name != RUNTIME, "claims-type", "submods")
+        require(ITEM_NAME.fullmatch(name) is not None and name != RUNTIME, "claims-type", "submods")
         if not isinstance(value, dict):
             raise RefusedError("claims-type", "submods")
         try:
@@ -129,7 +129,7 @@ def _read(submods: Json) -> dict[str, Item]:
             raise RefusedError("claims-type", f"submods {error.detail}") from None
         listed = value["endorsements"]
         texts = tuple(text for text in listed if isinstance(text, str)) if isinstance(listed, list) else ()
-        need(isinstance(listed, list) and len(texts) == len(listed), "claims-type", "endorsements")
+        require(isinstance(listed, list) and len(texts) == len(listed), "claims-type", "endorsements")
         found[name] = Item(type=str(value["type"]), evidence=str(value["evidence"]), endorsements=texts)
     return found
 

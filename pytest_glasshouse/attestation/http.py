@@ -139,7 +139,7 @@ class _Server(ThreadingHTTPServer):
             "/v1/challenge": server.challenge,
             "/v1/release": server.release,
             "/v1/complete": server.complete,
-            "/v1/outstanding": server.tell_outstanding,
+            "/v1/outstanding": server.list_outstanding,
         }
         self.keys = server.keys
         self.limits = limits

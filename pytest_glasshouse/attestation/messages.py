@@ -1,6 +1,6 @@
-"""Reading what was asked: fields of the right type, or `malformed`.
+"""Reads the fields of a request: values of the right type, or the refusal `malformed`.
 
-Knows messages as JSON objects. Refuses to know what any of them means.
+Knows requests as JSON objects. Refuses to know what any of them means.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.tokens import expect
 
 Message = Mapping[str, Json]
-#: More journal lines than a release can have.
+#: More lines than the journal can have at a release.
 LOG_LINES = 16
 
 
-def text(message: Message, name: str) -> str:
+def text_field(message: Message, name: str) -> str:
     """The field `name`, a string."""
     value = message.get(name)
     if not isinstance(value, str):
@@ -24,7 +24,7 @@ def text(message: Message, name: str) -> str:
     return value
 
 
-def lines(message: Message, name: str) -> list[str]:
+def lines_field(message: Message, name: str) -> list[str]:
     """The field `name`: a list of at most `LOG_LINES` strings."""
     value = message.get(name)
     if not isinstance(value, list) or len(value) > LOG_LINES:
@@ -35,15 +35,15 @@ def lines(message: Message, name: str) -> list[str]:
     return found
 
 
-def shaped(claims: Message, shape: Mapping[str, type], reason: str) -> None:
-    """Refuse with `reason` claims that are not exactly those of `shape`."""
+def require_shape(claims: Message, shape: Mapping[str, type], reason: str) -> None:
+    """Refuse with `reason` claims whose names and types are not exactly those of `shape`."""
     try:
         expect(claims, shape)
     except IntegrityError as error:
         raise RefusedError(reason, error.detail) from None
 
 
-def need(holds: bool, reason: str, detail: str = "") -> None:  # noqa: FBT001  (a check is what this is about)
+def require(holds: bool, reason: str, detail: str = "") -> None:  # noqa: FBT001  (the condition is the point)
     """Refuse with `reason` unless the check holds."""
     if not holds:
         raise RefusedError(reason, detail)

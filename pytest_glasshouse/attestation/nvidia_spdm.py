@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
-from pytest_glasshouse.attestation.messages import need
+from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.wire.hardware import NONCE_BYTES
 
@@ -70,21 +70,21 @@ class SpdmMeasurements:
 
 def read_evidence(evidence: bytes) -> SpdmMeasurements:
     """Request, response and signature, every byte accounted for. Raises `RefusedError`: `spdm-codes` or `spdm-format`."""
-    need(len(evidence) > REQUEST.size + RESPONSE.size + SIGNATURE_BYTES, "spdm-format", "too short")
+    require(len(evidence) > REQUEST.size + RESPONSE.size + SIGNATURE_BYTES, "spdm-format", "too short")
     # 1. The request: for all measurements, signed.
     version, code, asked, which, nonce, slot = REQUEST.unpack_from(evidence)
-    need((version, code) == (VERSION, GET_MEASUREMENTS), "spdm-codes", "request")
-    need((asked, which) == (SIGNATURE_ASKED, ALL_MEASUREMENTS), "spdm-codes", "request asks for less")
+    require((version, code) == (VERSION, GET_MEASUREMENTS), "spdm-codes", "request")
+    require((asked, which) == (SIGNATURE_ASKED, ALL_MEASUREMENTS), "spdm-codes", "request asks for less")
     # 2. The response: to that request, from the slot that was asked.
     version, code, _, answering, count, length = RESPONSE.unpack_from(evidence, REQUEST.size)
-    need((version, code) == (VERSION, MEASUREMENTS), "spdm-codes", "response")
-    need(answering & 0x0F == slot, "spdm-codes", "slot")
+    require((version, code) == (VERSION, MEASUREMENTS), "spdm-codes", "response")
+    require(answering & 0x0F == slot, "spdm-codes", "slot")
     # 3. Its parts, one behind the other, to the last byte.
     record, rest = _split(evidence[REQUEST.size + RESPONSE.size :], int.from_bytes(length, "little"))
     _, rest = _split(rest, NONCE_BYTES)
     size, rest = _split(rest, 2)
     opaque, signature = _split(rest, int.from_bytes(size, "little"))
-    need(len(signature) == SIGNATURE_BYTES, "spdm-format", "signature's length")
+    require(len(signature) == SIGNATURE_BYTES, "spdm-format", "signature's length")
     return SpdmMeasurements(
         nonce=nonce,
         blocks=_blocks(record, count),
@@ -95,20 +95,20 @@ def read_evidence(evidence: bytes) -> SpdmMeasurements:
 
 
 def _split(data: bytes, length: int) -> tuple[bytes, bytes]:
-    need(length <= len(data), "spdm-format", "cut off")
+    require(length <= len(data), "spdm-format", "cut off")
     return data[:length], data[length:]
 
 
 def _blocks(record: bytes, count: int) -> dict[int, bytes]:
     size = BLOCK.size + DIGEST_BYTES
-    need(count > 0, "spdm-format", "no measurement")
-    need(len(record) == count * size, "spdm-format", "number of blocks")
+    require(count > 0, "spdm-format", "no measurement")
+    require(len(record) == count * size, "spdm-format", "number of blocks")
     found: dict[int, bytes] = {}
     for at in range(0, count * size, size):
         index, specification, outer, kind, inner = BLOCK.unpack(record[at : at + BLOCK.size])
-        need((specification, outer, inner) == (DMTF, _BLOCK_PAYLOAD, DIGEST_BYTES), "spdm-format", f"block {index}")
-        need(kind & 0x80 == 0, "spdm-format", f"block {index} is no digest")
-        need(index not in found, "spdm-format", f"block {index} twice")
+        require((specification, outer, inner) == (DMTF, _BLOCK_PAYLOAD, DIGEST_BYTES), "spdm-format", f"block {index}")
+        require(kind & 0x80 == 0, "spdm-format", f"block {index} is no digest")
+        require(index not in found, "spdm-format", f"block {index} twice")
         found[index] = record[at + BLOCK.size : at + size]
     return found
 
@@ -118,7 +118,7 @@ def _fields(opaque: bytes) -> dict[int, bytes]:
     while opaque:
         head, rest = _split(opaque, FIELD.size)
         kind, length = FIELD.unpack(head)
-        need(kind not in found, "spdm-format", f"opaque field {kind} twice")
+        require(kind not in found, "spdm-format", f"opaque field {kind} twice")
         found[kind], opaque = _split(rest, length)
     return found
 
@@ -126,7 +126,7 @@ def _fields(opaque: bytes) -> dict[int, bytes]:
 def check_signature(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
     """Refuse (`spdm-signature`) what the leaf's key did not sign."""
     key = leaf.public_key()
-    need(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp384r1", "chain-key", "not ECDSA P-384")
+    require(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp384r1", "chain-key", "not ECDSA P-384")
     assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101  (for the type checker)
     half = SIGNATURE_BYTES // 2
     r, s = (int.from_bytes(part, "big") for part in (measured.signature[:half], measured.signature[half:]))
@@ -135,7 +135,7 @@ def check_signature(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
         key.verify(encode_dss_signature(r, s), measured.signed, ec.ECDSA(SHA384()))
     except InvalidSignature:
         genuine = False
-    need(genuine, "spdm-signature")
+    require(genuine, "spdm-signature")
 
 
 def check_firmware(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
@@ -145,7 +145,7 @@ def check_firmware(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
     except x509.ExtensionNotFound:
         raise RefusedError("fwid", "the certificate names no firmware") from None
     named = extension.public_bytes()[-DIGEST_BYTES:]
-    need(measured.opaque.get(FWID) == named, "fwid")
+    require(measured.opaque.get(FWID) == named, "fwid")
 
 
 def read_chain(pem: str, *, roots: Sequence[str], now: int) -> x509.Certificate:
@@ -159,23 +159,23 @@ def read_chain(pem: str, *, roots: Sequence[str], now: int) -> x509.Certificate:
     except (ValueError, x509.DuplicateExtension):
         raise RefusedError("chain-format", "not a PEM chain") from None
     # 1. Neither a lone certificate nor one without end.
-    need(2 <= len(chain) <= CHAIN_LIMIT, "chain-format", "length")  # noqa: PLR2004
+    require(2 <= len(chain) <= CHAIN_LIMIT, "chain-format", "length")  # noqa: PLR2004
     # 2. It ends where the policy says, by digest: a root of the same name is another root.
-    need(chain[-1].fingerprint(SHA256()).hex() in roots, "chain-root")
+    require(chain[-1].fingerprint(SHA256()).hex() in roots, "chain-root")
     # 3. Every certificate is good now.
     time = dt.datetime.fromtimestamp(now, dt.UTC)
     for certificate in chain:
-        need(certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc, "chain-time")
-        need(_understood(certificate), "chain-constraints", "a critical extension nobody here knows")
+        require(certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc, "chain-time")
+        require(_understood(certificate), "chain-constraints", "a critical extension nobody here knows")
     # 4. Each was issued by the next: its name and its signature.
     for issued, issuer in pairwise(chain):
-        need(_issued_by(issued, issuer), "chain-issuer")
+        require(_issued_by(issued, issuer), "chain-issuer")
     # 5. Those that issue may, and for as long a chain as this. The leaf may not.
-    need(not shown[0].ca, "chain-constraints", "the leaf is an authority")
+    require(not shown[0].ca, "chain-constraints", "the leaf is an authority")
     for below, (certificate, basic) in enumerate(zip(chain[1:], shown[1:], strict=True)):
-        need(basic.ca, "chain-constraints", "not an authority")
-        need(basic.path_length is None or basic.path_length >= below, "chain-constraints", "path length")
-        need(_may_issue(certificate), "chain-constraints", "key usage")
+        require(basic.ca, "chain-constraints", "not an authority")
+        require(basic.path_length is None or basic.path_length >= below, "chain-constraints", "path length")
+        require(_may_issue(certificate), "chain-constraints", "key usage")
     return chain[0]
 
 

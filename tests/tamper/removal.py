@@ -1,6 +1,6 @@
 """Takes checks out of code that is running, one at a time, and tells who met them.
 
-A check is a statement that can refuse: a `raise` of ours, the `yield` of a fault, a call that raises (`need`, `verify`, ...), a
+A check is a statement that can refuse: a `raise` of ours, the `yield` of a fault, a call that raises (`require`, `verify`, ...), a
 `return False`, or one entry of a table of things that must be equal. The source is compiled again with each of them behind a
 switch, and the functions get the new code in place, so that whoever imported them runs it.
 """
@@ -23,7 +23,7 @@ Ask: TypeAlias = Callable[[], object]
 
 #: Calls that do nothing but refuse.
 REFUSING_CALLS = {
-    "need", "verify", "expect", "shaped", "check_steps", "check_head", "check_enrolment", "replay", "read", "_check_wall", "_check_key",
+    "require", "verify", "expect", "require_shape", "check_steps", "check_head", "check_enrolment", "replay", "read", "_check_wall", "_check_key",
     "_encodable", "_walk", "_fits", "verify_seal", "ran", "parse_object",
 }  # fmt: skip
 #: Exceptions that say no. Others (`TypeError` for a wrong use, `ConfigurationError` for the user's own files) are not about what was received.

@@ -1,6 +1,6 @@
 """Every check the server makes is load-bearing: take one away, and some tamper case must notice.
 
-The checks are the `need` calls of the server's modules, found in their source, so a new one without a case fails here.
+The checks are the `require` calls of the server's modules, found in their source, so a new one without a case fails here.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from types import ModuleType
 
 import pytest
 
-from pytest_glasshouse.attestation import admission, hardware, outstanding, server, verifier
+from pytest_glasshouse.attestation import admission, completion, hardware, outstanding_answer, server, verifier
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.tamper import CASES, Case, run_case
 
-need = verifier.need
+require = verifier.require
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One `need` call in the source."""
+    """One `require` call in the source."""
 
     module: ModuleType
     function: str
@@ -41,7 +41,7 @@ def _checks(module: ModuleType) -> list[Check]:
         if not isinstance(function, ast.FunctionDef):
             continue
         for node in ast.walk(function):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "need":
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require":
                 reason = node.args[1]
                 stated = str(reason.value) if isinstance(reason, ast.Constant) else ""
                 last = node.end_lineno or node.lineno
@@ -49,19 +49,19 @@ def _checks(module: ModuleType) -> list[Check]:
     return found
 
 
-MODULES = (verifier, server, admission, hardware, outstanding, spdm)
+MODULES = (verifier, server, admission, completion, hardware, outstanding_answer, spdm)
 CHECKS = [check for module in MODULES for check in _checks(module)]
 
 
 def _without(monkeypatch: pytest.MonkeyPatch, check: Check) -> None:
-    def need_but_one(holds: bool, reason: str, detail: str = "") -> None:
+    def require_all_but_one(holds: bool, reason: str, detail: str = "") -> None:
         caller = sys._getframe(1)
         here = caller.f_globals["__name__"] == check.module.__name__ and check.first <= caller.f_lineno <= check.last
         if not here:
-            need(holds, reason, detail)
+            require(holds, reason, detail)
 
     for module in MODULES:
-        monkeypatch.setattr(module, "need", need_but_one)
+        monkeypatch.setattr(module, "require", require_all_but_one)
 
 
 def _notices(case: Case) -> bool:
@@ -83,7 +83,7 @@ def test_the_checks_are_found() -> None:
     """The list above is not empty because the source moved."""
     print(f"server: {len(CHECKS)} checks, {len(CASES)} cases")  # noqa: T201  (the figures are part of what is shown)
     assert len(_checks(verifier)) >= 25
-    assert {"_release", "_session_of", "_challenge", "enrol", "register", "_complete"} <= {c.function for c in CHECKS}
+    assert {"_release", "_challenge_of", "_challenge", "enrol", "register", "check_completion"} <= {c.function for c in CHECKS}
 
 
 def test_every_step_of_appraisal_has_a_case() -> None:

@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 
 from pytest_glasshouse.attestation import admission, server
+from pytest_glasshouse.attestation import completion as server_completion
 from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.invariants import accounted, lifecycle, place, trust, turns, work
@@ -50,9 +51,9 @@ ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = 
         },
     ),
     "journal": ((journal,), lambda: {**_of_suite(*log.CASES), **reading_cases.journal()}),
-    # Beside its `need` calls, which `test_completeness.py` takes away: what refuses where a value is missing.
+    # Beside its `require` calls, which `test_completeness.py` takes away: what refuses where a value is missing.
     "server": (
-        (admission, server),
+        (admission, server, server_completion),
         lambda: _of_suite(*enrolment.CASES, *session.CASES, *completion.CASES, *tokens.CASES, *evidence.PUBLISHED, *_CNF),
     ),
     "audit": ((accounted, reading, lifecycle, trust, place, turns, work), reading_cases.audited),

@@ -93,11 +93,11 @@ def test_an_overdue_release_is_told_once(stage: TamperTestbed, lines: list[Audit
     left.release()
     lines.clear()
     server: AttestationServer = stage.embedded.server
-    server.tell_overdue()
+    server.audit_overdue()
     assert lines == []
     stage.now += stage.policy.completion_s
-    server.tell_overdue()
-    server.tell_overdue()
+    server.audit_overdue()
+    server.audit_overdue()
     assert lines == [
         AuditLine(event="complete", decision="overdue", sub=name_digest("sub", SUB), nonce=name_digest("nonce", left.nonce))
     ]

@@ -167,7 +167,7 @@ def test_closing_waits_for_the_answer_under_way(stage: TamperTestbed) -> None:
     """A key that was counted should arrive."""
     attempt = stage.attempt()
     token = attempt.token()
-    stage.embedded.server._one_at_a_time.acquire()
+    stage.embedded.server._lock.acquire()
     with ThreadPoolExecutor(2) as pool:
         asking = pool.submit(attempt.release, token)
         while not any(held.at == "answering" for held in list(stage.embedded._http.connections._held.values())):
@@ -175,7 +175,7 @@ def test_closing_waits_for_the_answer_under_way(stage: TamperTestbed) -> None:
         closing = pool.submit(stage.embedded.close, grace_s=20)
         while not stage.embedded._http.connections.stopping:
             pass
-        stage.embedded.server._one_at_a_time.release()
+        stage.embedded.server._lock.release()
         assert asking.result(20).keys() == {"result", "sealed"}
         closing.result(20)
 

@@ -120,7 +120,7 @@ def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
 def test_every_commit_is_synced(tmp_path: Path) -> None:
     """A power cut is no restart: what is not synced is gone."""
     with contextlib.closing(ReleaseLedger(tmp_path / "ledger")) as ledger:
-        told = [ledger._one(f"PRAGMA {name}") for name in ("synchronous", "journal_mode", "locking_mode")]
+        told = [ledger._value(f"PRAGMA {name}") for name in ("synchronous", "journal_mode", "locking_mode")]
     assert told == [2, "wal", "exclusive"]
 
 

@@ -127,7 +127,7 @@ def test_plan_of_its_own_is_an_attempt_of_its_own_in_one_run_too(stage: TamperTe
     for number, plan in enumerate(("a" * 64, "a" * 64, "b" * 64, "a" * 64)):
         stage.enrol(f"p/{number}", grant=stage.grant(f"p/{number}"))
         nonce = str(stage.client.challenge(sub=f"p/{number}", plan=plan)["nonce"])
-        counted.append(stage.embedded.server._sessions[nonce].attempt)
+        counted.append(stage.embedded.server._challenges[nonce].attempt)
     first = counted[0]
     assert counted == [first, first, first + 1, first]
 
@@ -218,7 +218,7 @@ def test_no_secret_is_shown(stage: TamperTestbed) -> None:
     stage.attempt().live_through()
     key = stage.sealed.data_key.reveal()
     shown = repr([stage.embedded, stage.embedded.server, stage.owner, stage.sealed, vars(stage.embedded.server)])
-    written = "".join(stage.ledger.dump())
+    written = "".join(stage.ledger._db.iterdump())
     for spelling in (repr(key)[2:-1], key.hex()):
         assert spelling not in shown
         assert spelling not in written
@@ -239,7 +239,7 @@ def test_keys_nobody_uses_any_more_are_forgotten(stage: TamperTestbed) -> None:
     stage.now += 86_400 + admission.KEEP_S
     second = stage.seal()
     stage.register(second, stage.policy)
-    assert (list(held.packages), list(held.runs)) == ([second.manifest_sha256], [])
+    assert (list(held.packages), list(held.sessions)) == ([second.manifest_sha256], [])
     attempt.run_journal()
     attempt.complete()
 

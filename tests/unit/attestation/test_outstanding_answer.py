@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.attestation.ledger import Release, ReleaseLedger
-from pytest_glasshouse.attestation.outstanding import answer
+from pytest_glasshouse.attestation.outstanding_answer import answer_query
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.owner.outstanding import LISTED, OUTSTANDING_SHAPE, Outstanding, read_answer
 from pytest_glasshouse.owner.owner import Owner
@@ -70,7 +70,7 @@ def test_more_than_one_answer_holds_are_counted() -> None:
     server = signing.public_key()
     query = owner.query(server=server, run="", now=NOW)
     ledger = ledger_of(LISTED + 1)
-    said = answer({"query": query}, owner=owner.public, signing=signing, ledger=ledger, now=NOW)
+    said = answer_query({"query": query}, owner=owner.public, signing=signing, ledger=ledger, now=NOW)
     told = read_answer(said, server=server, query=query)
     assert (told.total, len(told.releases), told.releases[0]["nonce"]) == (LISTED + 1, LISTED, "0" * 64)
 

@@ -9,25 +9,25 @@ from __future__ import annotations
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from pytest_glasshouse.attestation.ledger import ReleaseLedger
-from pytest_glasshouse.attestation.messages import Message, need, shaped, text
+from pytest_glasshouse.attestation.messages import Message, require, require_shape, text_field
 from pytest_glasshouse.owner.outstanding import LISTED, QUERY_LIFETIME_S, QUERY_SHAPE
 from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING, TYP_QUERY
 from pytest_glasshouse.wire.tokens import sign, thumbprint, verify
 
 
-def answer(
+def answer_query(
     message: Message, *, owner: Ed25519PublicKey, signing: Ed25519PrivateKey, ledger: ReleaseLedger, now: int
 ) -> dict[str, Json]:
     """`{query}` -> `{outstanding}`. Raises `RefusedError` or `IntegrityError` for a question that is not the owner's."""
     # 1. Signed by the owner, for this server, lately.
-    query = text(message, "query")
+    query = text_field(message, "query")
     claims = verify(query, key=owner, typ=TYP_QUERY)
-    shaped(claims, QUERY_SHAPE, "query")
+    require_shape(claims, QUERY_SHAPE, "query")
     server = thumbprint(signing.public_key())
-    need(claims["iss"] == thumbprint(owner) and claims["aud"] == server, "query", "iss or aud")
+    require(claims["iss"] == thumbprint(owner) and claims["aud"] == server, "query", "iss or aud")
     expires = int(str(claims["exp"]))
-    need(now < expires <= now + QUERY_LIFETIME_S, "query", "expired, or too long")
+    require(now < expires <= now + QUERY_LIFETIME_S, "query", "expired, or too long")
     # 2. What the ledger says, signed: an empty answer is worth nothing unless it is this server's, to this question.
     found = ledger.outstanding(run=str(claims["run"]))
     told: dict[str, Json] = {
