@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, spread_of
-from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, overhead_of_log_ratio, spread_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

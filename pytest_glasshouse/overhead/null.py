@@ -11,8 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_glasshouse.overhead.interval import Interval, interval_pct
-from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+from pytest_glasshouse.overhead.interval import Interval, interval_pct, overhead_of_log_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import Interval, t_quantile
-from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+from pytest_glasshouse.overhead.interval import Interval, overhead_of_log_ratio, t_quantile
 from pytest_glasshouse.overhead.verdict import Judgement, Verdict, by_interval
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import Interval, interval_pct, mean_overhead_pct
+from pytest_glasshouse.overhead.interval import Interval, interval_pct, mean_overhead_pct, one_sided_bounds_pct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +45,29 @@ class Judgement:
     more_rounds: int | None = None
 
 
+class LimitVerdict(StrEnum):
+    """Only `within` passes."""
+
+    WITHIN = "within the limit"
+    OVER = "over the limit"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitJudgement:
+    """The judgement with both one-sided 95 % bounds, in percent (None where one round has none)."""
+
+    verdict: LimitVerdict
+    reason: str
+    limit_pct: float
+    lower95_pct: float | None
+    upper95_pct: float | None
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is LimitVerdict.WITHIN
+
+
 def verdict(
     log_ratios: Sequence[float],
     *,
@@ -74,6 +97,40 @@ def implausible_negative(log_ratios: Sequence[float], *, margin_pct: float, firs
         return False
     judged = _by_intervals(log_ratios, margin_pct, first_rounds)
     return judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE
+
+
+def judge_limit(
+    log_ratios: Sequence[float],
+    *,
+    limit_pct: float,
+    fixed_order: bool = False,
+    first_rounds: int | None = None,
+    implausible: bool = False,
+) -> LimitJudgement:
+    """Pass only if the upper bound is at most the limit; fail as `over` only if the lower bound is above it.
+
+    Fewer rounds than a verdict needs never pass: on a machine with two speeds, two rounds agree in half of all rows however
+    far off they are, and then their interval is a point. All of five agree on the wrong side in 3 % (0.5 to the fifth).
+    `first_rounds` as in `overhead.interval`; `implausible` is what `implausible_negative` returns for these rounds. Callers that
+    have a row use `analysis.row_limits`, which passes all of these.
+    """
+    bounds = one_sided_bounds_pct(log_ratios, first_rounds=first_rounds)
+    if bounds is None:
+        return _limit_judgement(LimitVerdict.INCONCLUSIVE, "one round has no upper bound", limit_pct, None)
+    low, high = bounds.low, bounds.high
+    if implausible or fixed_order:
+        reason = "implausible negative: audit the comparison" if implausible else "every round ran in the same order"
+        return _limit_judgement(LimitVerdict.INCONCLUSIVE, reason, limit_pct, bounds)
+    if high <= limit_pct and len(log_ratios) < MIN_ROUNDS:
+        reason = f"the upper bound is at most the limit, by {len(log_ratios)} rounds; to pass takes {MIN_ROUNDS}"
+        return _limit_judgement(LimitVerdict.INCONCLUSIVE, reason, limit_pct, bounds)
+    if high <= limit_pct:
+        return _limit_judgement(LimitVerdict.WITHIN, "the one-sided 95 % upper bound is at most the limit", limit_pct, bounds)
+    if low > limit_pct:
+        return _limit_judgement(LimitVerdict.OVER, "the one-sided 95 % lower bound is above the limit", limit_pct, bounds)
+    return _limit_judgement(
+        LimitVerdict.INCONCLUSIVE, "the one-sided 95 % bounds lie on both sides of the limit", limit_pct, bounds
+    )
 
 
 def _by_figures(
@@ -151,3 +208,8 @@ def _nearer(pct: float, margin_pct: float) -> float:
 def _more(rounds: int, half_width: float, wanted: float) -> int:
     """Rounds until the half-width, falling with the root of the rounds, is as short as wanted."""
     return max(1, math.ceil(rounds * (half_width / wanted) ** 2) - rounds)
+
+
+def _limit_judgement(verdict: LimitVerdict, reason: str, limit_pct: float, bounds: Interval | None) -> LimitJudgement:
+    low, high = (None, None) if bounds is None else (bounds.low, bounds.high)
+    return LimitJudgement(verdict=verdict, reason=reason, limit_pct=limit_pct, lower95_pct=low, upper95_pct=high)

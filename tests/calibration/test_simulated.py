@@ -16,10 +16,9 @@ import pytest
 
 from pytest_glasshouse.overhead.estimate import estimates
 from pytest_glasshouse.overhead.interval import interval_pct
-from pytest_glasshouse.overhead.limit import judge_limit
 from pytest_glasshouse.overhead.pool import pool
 from pytest_glasshouse.overhead.remarks import remarks
-from pytest_glasshouse.overhead.verdict import Verdict, verdict
+from pytest_glasshouse.overhead.verdict import Verdict, judge_limit, verdict
 from tests.calibration.traces import HOSTILE, QUIET, REGIMES, RENTED, Regime, interleaved, sequential_log_ratios
 
 FULL = bool(os.environ.get("CALIBRATE") or os.environ.get("SOAK"))
