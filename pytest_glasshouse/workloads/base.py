@@ -1,8 +1,7 @@
-"""What a workload is to everybody else: material made on the host, and a trainer opened on it in the guest.
+"""The interface of a workload: the material that the host prepares, and the trainer that the guest opens on it.
 
-Knows the two halves' shapes and which module has which workload. The host half needs numpy only and draws
-everything from a recorded seed; the guest half needs torch. Refuses to know of packages, keys, sockets and legs:
-parts come in as memory and adapters go out as bytes, so both legs run exactly this.
+This module knows packages, keys, sockets and legs no more than a workload does: parts come in as memory and adapters go out as
+bytes, so that both legs run the same code.
 """
 
 from __future__ import annotations
@@ -10,16 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
-from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
+from pytest_glasshouse.errors import GlasshouseError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from pytest_glasshouse.workloads.resident import Resident
 
 DeviceName = Literal["cuda", "cpu"]
-WorkloadName = Literal["mlp", "lora"]
 Facts = dict[str, Any]
 Parts: TypeAlias = "Mapping[str, memoryview | Resident]"
 
@@ -100,54 +98,3 @@ class Trainer(Protocol):
 
     def facts(self) -> Facts:
         """What ran, for the record."""
-
-
-def prepare(
-    workload: WorkloadName,
-    *,
-    seed: int,
-    model: str | None = None,
-    data: str | None = None,
-    rank: int | None = None,
-    targets: Sequence[str] | None = None,
-) -> Material:
-    """The host's half: everything the package holds, drawn from `seed`. Never touches the network.
-
-    Raises `ConfigurationError` when what a lora row names is something the user can put right.
-    """
-    if workload == "mlp":
-        from pytest_glasshouse.workloads import mlp_material
-
-        return mlp_material.prepare(seed=seed)
-    if workload == "lora":
-        from pytest_glasshouse.workloads import lora_material
-
-        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets)
-    raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
-
-
-def check(workload: WorkloadName, *, data: str | None = None) -> None:
-    """Raise `ConfigurationError` for what `prepare` would lack on this machine, wherever the row runs: nobody rents for that."""
-    if workload == "lora":
-        from pytest_glasshouse.workloads import lora_material
-
-        lora_material.check(data=data)
-
-
-def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, device: DeviceName) -> Trainer:
-    """The guest's half: the workload on `device`, its tensors lying in `parts` where those lie on the device already.
-
-    The caller keeps the parts mapped and unchanged until `close()`. Canary and other parts the workload does not
-    know are left alone. Raises `IntegrityError` when the parts do not fit the model they are for.
-    """
-    if name == "mlp":
-        from pytest_glasshouse.workloads.mlp import MlpTrainer
-
-        return MlpTrainer(parts, device=device)
-    if name == "lora":
-        from pytest_glasshouse.workloads.lora import LoraTrainer
-
-        if base_dir is None:
-            raise ConfigurationError("workload lora: expected the directory of its base model; saw none")
-        return LoraTrainer(parts, base_dir=base_dir, device=device)
-    raise ConfigurationError(f"workload {name!r}: expected mlp or lora")

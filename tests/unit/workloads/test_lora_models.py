@@ -15,11 +15,12 @@ from safetensors.numpy import load, load_file, save_file
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.wire.tensors import parse_safetensors
-from pytest_glasshouse.workloads.base import Material, open_trainer, prepare
+from pytest_glasshouse.workloads.base import Material
 from pytest_glasshouse.workloads.lora import LoraTrainer
 from pytest_glasshouse.workloads.lora_material import resolve
 from pytest_glasshouse.workloads.lora_model import config_of, layers_of
 from pytest_glasshouse.workloads.lora_rehearsal import outcome, question, rehearse
+from pytest_glasshouse.workloads.registry import open_trainer, prepare
 
 Mapped = Callable[[Mapping[str, bytes]], dict[str, memoryview]]
 MakeModel = Callable[..., Path]
