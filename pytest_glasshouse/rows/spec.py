@@ -268,13 +268,13 @@ class RowSpec(metaclass=_ByName):
         """
         return allocation.carry_out(self, protected_runtime, raw_runner)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The row as plain JSON values, for a message to another process; `from_dict` is the way back."""
+    def to_json(self) -> dict[str, Any]:
+        """The row as plain JSON values, for a message to another process; `from_json` reads it."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> RowSpec:
-        """The row that `to_dict` described. Raises `ConfigurationError` like the constructor."""
+    def from_json(cls, content: Mapping[str, Any]) -> RowSpec:
+        """The row that `to_json` wrote. Raises `ConfigurationError` like the constructor."""
         published = content.get("published")
         more = {
             "published": Published(**published) if published else None,

@@ -119,7 +119,7 @@ def test_a_lora_row_that_says_nothing_of_its_adapter_keeps_the_id_it_always_had(
 def test_the_order_and_the_kind_of_a_list_of_layers_make_no_other_row() -> None:
     first, second = RowSpec(**LORA, targets=("c_proj", "c_attn")), RowSpec(**LORA, targets=["c_attn", "c_proj"])
     assert (first, first.row_id, hash(first)) == (second, second.row_id, hash(second))
-    assert RowSpec.from_dict(json.loads(json.dumps(first.to_dict()))) == first
+    assert RowSpec.from_json(json.loads(json.dumps(first.to_json()))) == first
     assert first.adapter == {"adapter": {"rank": 4, "targets": ["c_attn", "c_proj"]}}
 
 
@@ -179,7 +179,7 @@ def test_row_without_other_parameters_keeps_the_id_it_always_had() -> None:
 
 def test_parameters_that_cannot_be_told_apart_are_refused() -> None:
     content = {**GOOD, "parameters": (("batch", "1"), ("rate", "2"))}
-    assert RowSpec.from_dict(json.loads(json.dumps(RowSpec(**content).to_dict()))) == RowSpec(**content)
+    assert RowSpec.from_json(json.loads(json.dumps(RowSpec(**content).to_json()))) == RowSpec(**content)
     for told in (
         (("b", "1"), ("a", "1")),
         (("a", "1"), ("a", "2")),
