@@ -114,7 +114,7 @@ PUBLISHED_LORA: tuple[RowSpec, ...] = (
     _lora("a4000", "0.5b", "protected-first", -6.15, steps=16, on="vastai", source=SAME_INSTANCE),
 )
 
-#: Published as working, without a raw leg and so without an overhead. The first named no GPU.
+#: Published without a raw leg and so without an overhead. The first was published without a GPU.
 FUNCTIONAL_LORA: tuple[RowSpec, ...] = (
     _lora("anygpu", "0.5b", None, None, steps=32, on="mock", source=FUNCTIONAL),
     _lora("rtx4090", "7b", None, None, steps=1, source=SAME_INSTANCE),
