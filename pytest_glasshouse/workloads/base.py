@@ -1,7 +1,7 @@
 """The interface of a workload: the material that the host prepares, and the trainer that the guest opens on it.
 
-This module knows packages, keys, sockets and legs no more than a workload does: parts come in as memory and adapters go out as
-bytes, so that both legs run the same code.
+A workload knows no packages, keys, sockets or legs: parts come in as memory and adapters go out as bytes, so that both legs run
+the same code.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Facts = dict[str, Any]
 Parts: TypeAlias = "Mapping[str, memoryview | Resident]"
 
 PROLOGUE_STEPS = 32
-"""Steps both legs take first, from the same weights and data, so that *same work* can be seen."""
+"""Steps that both legs train first, from the same weights and data: evidence for the invariant *same work*."""
 
 GUEST_ENVIRONMENT: Mapping[str, str] = {
-    # A leg never reaches for the network, and thread pools that nobody asked for are not started.
+    # A leg never uses the network, and libraries start no thread pools of their own.
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -35,16 +35,16 @@ GUEST_ENVIRONMENT: Mapping[str, str] = {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
-"""What the environment of both legs should hold before Python starts."""
+"""Environment variables of both legs, set before Python starts."""
 
 
 class NonFiniteLossError(GlasshouseError):
-    """A loss was NaN or infinite: what was trained is worth nothing, and its speed is not a measurement."""
+    """A loss was NaN or infinite: the training is worthless and its speed is not a measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """The public model an adapter is trained on: pinned by `sha256`, lying in `directory` or to be laid down from `files`."""
+    """The public model that an adapter is trained on, pinned by `sha256`: in `directory`, or to be written from `files`."""
 
     model_id: str
     revision: str | None
@@ -56,7 +56,7 @@ class BaseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Material:
-    """What the host seals: `config` (canonical JSON), the data, and `initial` (safetensors)."""
+    """The parts that the host seals: `config` (canonical JSON), the data, and `initial` (safetensors)."""
 
     parts: Mapping[str, bytes] = field(repr=False)
     initial_sha256: str
@@ -73,28 +73,28 @@ class Trainer(Protocol):
         """The digest of the trainable tensors as they were loaded, computed from the model itself."""
 
     def prologue(self, steps: int = PROLOGUE_STEPS) -> list[str]:
-        """Train `steps` units from the initial weights in the one order both legs share; the losses, exactly."""
+        """Train `steps` units from the initial weights, in the order that both legs share; returns the exact losses."""
 
     def reset(self, order_seed: int) -> None:
-        """Back to the initial weights and an empty optimizer, with a data order of this leg's own."""
+        """Return to the initial weights and an empty optimizer, with this leg's own data order."""
 
     def step(self) -> None:
-        """One unit. Does not wait for the device."""
+        """Train one unit. Does not wait for the device."""
 
     def synchronize(self) -> None:
-        """Wait until the device has done all it was given."""
+        """Wait until the device has finished all work it was given."""
 
     def check(self) -> str:
         """The last loss; raises `NonFiniteLossError` if any loss since the last reset was not finite."""
 
     def export(self) -> bytes:
-        """What was trained, as safetensors."""
+        """The trained tensors, as safetensors."""
 
     def last_batch(self) -> list[memoryview]:
-        """The samples last trained on, where they lie in the parts; none before the first step."""
+        """The last batch as views into the parts; empty before the first step."""
 
     def close(self) -> None:
-        """Zero and drop every tensor. Afterwards no view into the parts is left, so the caller can wipe and unmap them."""
+        """Zero and drop every tensor. No view into the parts remains, so that the caller can wipe and unmap them."""
 
     def facts(self) -> Facts:
-        """What ran, for the record."""
+        """Device, versions and sizes, for the record."""

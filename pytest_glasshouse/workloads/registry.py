@@ -27,9 +27,9 @@ def prepare(
     rank: int | None = None,
     targets: Sequence[str] | None = None,
 ) -> Material:
-    """The host's half: everything the package holds, drawn from `seed`. Never touches the network.
+    """The host's half: all parts of the package, drawn from `seed`. Never uses the network.
 
-    Raises `ConfigurationError` when what a lora row names is something the user can put right.
+    Raises `ConfigurationError` when a lora row's model, data or adapter cannot be used.
     """
     if workload == "mlp":
         from pytest_glasshouse.workloads import mlp_material
@@ -43,7 +43,7 @@ def prepare(
 
 
 def check(workload: WorkloadName, *, data: str | None = None) -> None:
-    """Raise `ConfigurationError` for what `prepare` would lack on this machine, wherever the row runs: nobody rents for that."""
+    """Raise `ConfigurationError` if `prepare` lacks a package or a text on this machine. Called before anything is rented."""
     if workload == "lora":
         from pytest_glasshouse.workloads import lora_material
 
@@ -51,10 +51,10 @@ def check(workload: WorkloadName, *, data: str | None = None) -> None:
 
 
 def open_trainer(name: str, parts: Parts, *, base_dir: Path | None = None, device: DeviceName) -> Trainer:
-    """The guest's half: the workload on `device`, its tensors lying in `parts` where those lie on the device already.
+    """The guest's half: the workload on `device`. Its tensors are views into `parts` where those are on the device already.
 
-    The caller keeps the parts mapped and unchanged until `close()`. Canary and other parts the workload does not
-    know are left alone. Raises `IntegrityError` when the parts do not fit the model they are for.
+    The caller must keep the parts mapped and unchanged until `close()`. Parts that the workload does not know, such as the
+    canary, are ignored. Raises `IntegrityError` when the parts do not fit the model.
     """
     if name == "mlp":
         from pytest_glasshouse.workloads.mlp import MlpTrainer

@@ -49,7 +49,7 @@ INTERLEAVED = ("preset", "null", "resident")
         ({}, "a row: field name: expected a name; saw none (nor workload, gpu, order)"),
     ],
 )
-def test_fields_that_are_misspelt_or_missing_are_told_like_values(fields: dict[str, Any], given: str) -> None:
+def test_fields_that_are_misspelt_or_missing_are_reported_like_values(fields: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         RowSpec(**fields)
     assert str(caught.value).startswith(expected)
