@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.overhead.cost import JOB_HOURS, RoundCost, job_cost, seconds
-from pytest_glasshouse.overhead.rates import log_ratio, rate
+from pytest_glasshouse.overhead.interval import log_ratio, rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.overhead.extension import Extension, rounds_needed
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, interval_pct
-from pytest_glasshouse.overhead.rates import log_ratio, rate
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, interval_pct, log_ratio, rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,8 +14,7 @@ from pytest_glasshouse.analysis.estimates import estimate_figures, told
 from pytest_glasshouse.analysis.row_limits import limit_json, limit_of, log_ratios
 from pytest_glasshouse.analysis.wording import interpretation
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct
-from pytest_glasshouse.overhead.rates import overhead_pct, rate
+from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct, overhead_pct, rate
 from pytest_glasshouse.overhead.remarks import remarks
 from pytest_glasshouse.overhead.verdict import verdict
 

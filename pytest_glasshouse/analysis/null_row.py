@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.analysis.covariates import covariates
 from pytest_glasshouse.analysis.segments import design, segments, steady
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.overhead.interval import interval_pct
-from pytest_glasshouse.overhead.rates import log_ratio, overhead_pct, rate
+from pytest_glasshouse.overhead.interval import interval_pct, log_ratio, overhead_pct, rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,6 +1,6 @@
 """Whether a row is under a limit, from its record alone: plugin, gate, badge, page, tables and `check` ask here and nowhere else.
 
-This module knows which fields of a record a judgement needs. Whoever hands `overhead.limit` less than all of them judges another
+This module knows which fields of a record a judgement needs. Whoever passes `judge_limit` less than all of them judges another
 row: without the rounds that an extension was decided on, a bound is too low.
 """
 
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.overhead.limit import LimitJudgement, judge_limit
-from pytest_glasshouse.overhead.rates import log_ratio
-from pytest_glasshouse.overhead.verdict import Verdict, implausible_negative
+from pytest_glasshouse.overhead.interval import log_ratio
+from pytest_glasshouse.overhead.verdict import LimitJudgement, Verdict, implausible_negative, judge_limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

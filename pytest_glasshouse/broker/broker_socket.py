@@ -6,7 +6,6 @@ A worker that disappears has its grants ended: nobody knows what still runs ther
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import socket
 import threading
@@ -74,9 +73,9 @@ class BrokerServer:
 
     def _carry_out(self, op: str, worker: str, body: dict[str, Any]) -> dict[str, Any]:
         if op == "plan":
-            self._broker.plan(worker, [row_from_json(row) for row in body["rows"]])
+            self._broker.plan(worker, [RowSpec.from_json(row) for row in body["rows"]])
         elif op == "acquire":
-            return {"grant": self._broker.acquire(row_from_json(body["row"]), worker=worker).to_json()}
+            return {"grant": self._broker.acquire(RowSpec.from_json(body["row"]), worker=worker).to_json()}
         elif op == "release":
             self._broker.release(Grant.from_json(body["grant"]), worker=worker)
         elif op == "end":
@@ -110,12 +109,12 @@ class BrokerClient:
     def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
         """Say which rows this worker selected, before the first grant."""
         del worker
-        self._ask("plan", {"rows": [dataclasses.asdict(row) for row in rows]})
+        self._ask("plan", {"rows": [row.to_json() for row in rows]})
 
     def acquire(self, row: RowSpec, *, worker: str = "") -> Grant:
         """See `Broker.acquire`; raises what it raised."""
         del worker
-        return Grant.from_json(self._ask("acquire", {"row": dataclasses.asdict(row)})["grant"])
+        return Grant.from_json(self._ask("acquire", {"row": row.to_json()})["grant"])
 
     def release(self, grant: Grant, *, worker: str = "") -> None:
         """See `Broker.release`."""
@@ -162,8 +161,3 @@ class BrokerClient:
             known = issubclass(kind, GlasshouseError) and not issubclass(kind, errors.ReasonedError)
             raise (kind if known else InfrastructureError)(reply["detail"], allocation_id=reply["allocationId"])
         return reply
-
-
-def row_from_json(fields: dict[str, Any]) -> RowSpec:
-    """The row `dataclasses.asdict` wrote."""
-    return RowSpec.from_dict(fields)

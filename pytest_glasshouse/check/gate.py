@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.check.check import Checked, Level
 from pytest_glasshouse.invariants.revisions import newest
-from pytest_glasshouse.overhead.limit import LimitVerdict
-from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
 from pytest_glasshouse.report.attempts import shown, titled
 from pytest_glasshouse.report.document import counts
 from pytest_glasshouse.report.leniency import row_lenient

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.overhead.rates import overhead_pct
+from pytest_glasshouse.overhead.interval import overhead_pct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.analysis.row_limits import log_ratios
 from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.errors import GlasshouseError, ReportError
+from pytest_glasshouse.overhead.interval import log_ratio, rate
 from pytest_glasshouse.overhead.pool import MIN_ALLOCATIONS, Pooled, pool
-from pytest_glasshouse.overhead.rates import log_ratio, rate
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:

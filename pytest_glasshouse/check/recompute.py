@@ -31,7 +31,7 @@ from pytest_glasshouse.observation.reading import (
     strict_memory,
     treatment,
 )
-from pytest_glasshouse.overhead.rates import overhead_pct
+from pytest_glasshouse.overhead.interval import overhead_pct
 from pytest_glasshouse.wire.journal import read
 
 if TYPE_CHECKING:

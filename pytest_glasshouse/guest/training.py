@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
-from pytest_glasshouse.workloads.base import DeviceName, open_trainer
-from pytest_glasshouse.workloads.device import begin
+from pytest_glasshouse.workloads.base import DeviceName
+from pytest_glasshouse.workloads.device import load_libraries
 from pytest_glasshouse.workloads.loop import measure
 from pytest_glasshouse.workloads.model_files import VerifiedBase
+from pytest_glasshouse.workloads.registry import open_trainer
 from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def import_training(workload: str, device: DeviceName) -> None:
     """
     for name in _IMPORTS[workload]:
         importlib.import_module(name)
-    begin(device)
+    load_libraries(device)
     # Crypto libraries load themselves on first use; a rehearsal in both legs keeps that out of the training's time
     # and leaves the legs with the same modules and libraries.
     signer, opener = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()

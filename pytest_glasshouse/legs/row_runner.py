@@ -25,7 +25,7 @@ from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcom
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
 from pytest_glasshouse.rows.interleaving import interleaving
 from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, starting_orders
-from pytest_glasshouse.workloads.base import prepare
+from pytest_glasshouse.workloads.registry import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -1,1 +1,1 @@
-"""The arithmetic of overheads: intervals, verdicts, pooling. It knows numbers and nothing else."""
+"""The arithmetic of overheads: intervals, verdicts, pooling. Pure functions of numbers."""

@@ -1,7 +1,7 @@
-"""What protection costs beside the training loop, and what a whole job of a given length costs with it.
+"""Fixed costs of protection, and the total cost of a job of a given length.
 
-Two figures that are never mixed: the overhead of the loop leaves set-up and zeroize out, the total cost holds them.
-Seconds in, percent and money out; intervals over rounds as everywhere.
+The overhead of the training loop leaves set-up and zeroize out; the total cost includes them. The two are never mixed.
+Input is in seconds, output in percent and USD; intervals are over rounds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ JOB_HOURS = (1, 8, 24, 168)
 
 @dataclass(frozen=True, kw_only=True)
 class Seconds:
-    """A duration that recurs once in every round: its mean, and its 95 % interval over rounds (None for one)."""
+    """A duration that occurs once per round: its mean, and its 95 % interval over rounds (None for one round)."""
 
     mean: float
     ci95: tuple[float, float] | None
@@ -29,7 +29,7 @@ class Seconds:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundCost:
-    """What one round shows. `log_ratio` is protected over raw in the loop; set-up ends with the load, without warm-up."""
+    """The costs of one round. `log_ratio` is protected over raw in the loop; set-up ends with the load and excludes warm-up."""
 
     protected_setup_s: float
     raw_setup_s: float

@@ -1,4 +1,4 @@
-"""How far two measurements of one row lie apart: Welch's t on the rounds' log ratios. Pure; knows nothing of reports."""
+"""The difference of two measurements of one row: Welch's t on the rounds' log ratios."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, spread_of
-from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, overhead_of_log_ratio, spread_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What the second costs beyond the first, in percent of the first's protected rate; None where one round has no interval.
+    """The second overhead minus the first, in percent of the first's protected rate. `ci95` is None where either has one round.
 
-    For small overheads this is the difference of the two in percentage points.
+    For small overheads this is the difference in percentage points.
     """
 
     points: float

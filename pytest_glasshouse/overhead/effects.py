@@ -1,6 +1,6 @@
-"""What may disturb a comparison of segments: order, position, outliers by leg, autocorrelation, legs that are not steady.
+"""Disturbances of a comparison of segments: order, position, outliers by leg, autocorrelation, drift.
 
-None of these decides a verdict; they reach its reason. Values are log ratios or log rates, one list per round.
+None of these decides a verdict; they appear in its reason. Values are log ratios or log rates, one list per round.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Values = Sequence[Sequence[float]]
 
 #: A pair is an outlier beyond this many median absolute deviations from its round's median.
 OUTLIER_MADS = 5.0
-#: Outliers fall on one leg's side when so uneven a split has a smaller chance than this.
+#: Outliers are one-sided when a split this uneven is less likely than this.
 SIGNIFICANT = 0.05
 #: A leg whose rate moves by less than this from the first to the second half of its rounds is steady, in percent.
 STEADY_PCT = 1.0
@@ -37,14 +37,14 @@ class Effect:
     ci95: Interval | None
 
     @property
-    def seen(self) -> bool:
-        """Whether the interval excludes 0."""
-        return self.ci95 is not None and not self.ci95.holds(0.0)
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval and 0 is outside it."""
+        return self.ci95 is not None and not self.ci95.contains(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outliers:
-    """Pairs far from their round's median, by the leg that was slow in them, and how likely so uneven a split is.
+    """Pairs far from their round's median, counted by the leg that was slow, and how likely a split this uneven is.
 
     `p` is that of a two-sided binomial test; None where no pair is an outlier.
     """
@@ -55,13 +55,13 @@ class Outliers:
 
     @property
     def one_sided(self) -> bool:
-        """Whether they fall on one leg's side."""
+        """Whether they are unevenly split between the legs."""
         return self.p is not None and self.p < SIGNIFICANT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Steadiness:
-    """Whether a leg's rate stood still inside its rounds. `drift_pct` is second half against first, by the mean over rounds."""
+    """Whether a leg's rate was constant within its rounds. `drift_pct`: second half against first, mean over rounds."""
 
     leg: PairedLeg
     state: Literal["steady", "warming up", "slowing down", "no steady state", "too short to say"]
@@ -86,7 +86,7 @@ def position_effects(pairs: Values) -> list[float]:
 
 
 def effect(by_round: Sequence[float]) -> Effect | None:
-    """The mean of a difference of log ratios over rounds, as points of overhead; None without a round that shows it."""
+    """The mean over rounds of a difference of log ratios, in points of overhead; None for no rounds."""
     if not by_round:
         return None
     if len(by_round) < MIN_FOR_INTERVAL:
@@ -96,7 +96,7 @@ def effect(by_round: Sequence[float]) -> Effect | None:
 
 
 def outliers(pairs: Values) -> Outliers:
-    """Count pairs beyond five median absolute deviations (of the whole row) from their round's median, by the slow leg."""
+    """Count, by the slow leg, the pairs beyond five median absolute deviations (of the whole row) from their round's median."""
     from scipy.stats import binomtest
 
     away = [value - median(values) for values in pairs for value in values]
@@ -107,7 +107,7 @@ def outliers(pairs: Values) -> Outliers:
 
 
 def lag_one(rounds: Values) -> float | None:
-    """Autocorrelation of neighbours inside rounds, around each round's mean; None where nothing varies."""
+    """Lag-1 autocorrelation within rounds, around each round's mean; None where nothing varies."""
     centred = [[value - _mean(values) for value in values] for values in rounds]
     squares = math.fsum(value * value for values in centred for value in values)
     if squares == 0 or all(len(values) < MIN_FOR_INTERVAL for values in centred):
@@ -117,14 +117,14 @@ def lag_one(rounds: Values) -> float | None:
 
 
 def effective_sample_size(count: int, autocorrelation: float | None) -> float:
-    """How many independent values `count` neighbours with this lag-1 autocorrelation are worth; never more than `count`."""
+    """How many independent values `count` values with this lag-1 autocorrelation are worth; never more than `count`."""
     if autocorrelation is None or autocorrelation <= 0:
         return float(count)
     return count * (1 - autocorrelation) / (1 + autocorrelation)
 
 
 def steadiness(rounds: Sequence[RoundSegments], leg: PairedLeg) -> Steadiness:
-    """Compare the halves of every round: moving the same way in all of them is a drift, moving anyhow is no steady state."""
+    """Compare the halves of every round: the same direction in all rounds is a drift, mixed directions are no steady state."""
     drifts = []
     for each in rounds:
         rates = [math.log(getattr(pair, leg).per_ns) for pair in each.pairs]

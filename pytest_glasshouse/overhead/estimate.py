@@ -1,7 +1,7 @@
-"""What the segments of interleaved rounds say of a row: estimates, spreads, effects, and how sure each is.
+"""Estimates of an interleaved row from its segments: overhead, spreads and effects, with their intervals.
 
-The unit of every interval here is the round. Pairs are never counted as if they were independent of the process they
-ran in; their number only says how finely a round was cut. This module knows log ratios and refuses to know verdicts.
+The unit of every interval is the round. Pairs of one round share a process and are not independent; their number only says how
+finely a round was divided. Verdicts are drawn in `overhead.verdict`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.overhead.segments import RoundSegments, SegmentPair
 
-#: Share cut from each end of a round's pairs for the companion.
+#: Share trimmed from each end of a round's pairs.
 TRIM = 0.2
 #: The chance with which `minimum_detectable_pct` is detected.
 POWER = 0.80
-#: Points by which equal figures may differ in arithmetic.
+#: Rounding tolerance, in points.
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """An overhead in percent with its intervals; None where one round has none."""
+    """An overhead in percent with its intervals, which are None for one round."""
 
     pct: float
     ci95: Interval | None
@@ -49,11 +49,11 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """Everything the segments of a row say. Percent of throughput unless a name says otherwise.
+    """All estimates of a row. Percent of throughput unless a name says otherwise.
 
-    `agree` is whether headline and companion lie in each other's 95 % interval (None for one round). `between_pct` is
-    the spread of the rounds' log ratios, `within_pct` that of the pairs inside their rounds, `start_pct` what of the
-    first the second does not explain: the spread a process start brings with it. All three are standard deviations.
+    `agree` is whether headline and trimmed mean lie in each other's 95 % interval (None for one round). `between_pct` is
+    the spread of the rounds' log ratios, `within_pct` that of the pairs inside their rounds, `start_pct` the part of the
+    first that the second does not explain: the spread due to the process start. All three are standard deviations.
     """
 
     log_ratios: tuple[float, ...]
@@ -109,7 +109,7 @@ def estimates(rounds: Sequence[RoundSegments], *, first_rounds: int | None = Non
 
 
 def totals_log_ratio(pairs: Sequence[SegmentPair]) -> float:
-    """A round's headline: the logarithm of protected over raw rate, each units over seconds in total."""
+    """A round's headline estimate: the logarithm of protected over raw rate, each units over seconds in total."""
     protected = math.log(sum(each.protected.units for each in pairs)) - math.log(sum(each.protected.elapsed_ns for each in pairs))
     raw = math.log(sum(each.raw.units for each in pairs)) - math.log(sum(each.raw.elapsed_ns for each in pairs))
     return protected - raw
@@ -121,14 +121,14 @@ def pair_log_ratio(pair: SegmentPair) -> float:
 
 
 def trimmed_mean(values: Sequence[float]) -> float:
-    """A round's companion: the mean without the lowest and the highest fifth (`scipy.stats.trim_mean`)."""
+    """A round's second estimate: the mean without the lowest and the highest fifth (`scipy.stats.trim_mean`)."""
     from scipy.stats import trim_mean
 
     return float(trim_mean(values, TRIM))
 
 
 def minimum_detectable_pct(log_ratios: Sequence[float], *, first_rounds: int | None = None) -> float | None:
-    """The overhead that a row like this one finds above 0 with 80 % chance: (t.975 + t.80) standard errors."""
+    """The smallest overhead that such a row detects with 80 % power: (t.975 + t.80) standard errors."""
     if len(log_ratios) < MIN_FOR_INTERVAL:
         return None
     spread, freedom = spread_of(log_ratios, first_rounds=first_rounds)
@@ -143,7 +143,7 @@ def _figure(log_ratios: Sequence[float], first_rounds: int | None) -> Figure:
 def _agree(headline: Figure, trimmed: Figure) -> bool | None:
     if headline.ci95 is None or trimmed.ci95 is None:
         return None
-    return headline.ci95.holds(trimmed.pct, slack_pct=_ROUNDING) and trimmed.ci95.holds(headline.pct, slack_pct=_ROUNDING)
+    return headline.ci95.contains(trimmed.pct, slack_pct=_ROUNDING) and trimmed.ci95.contains(headline.pct, slack_pct=_ROUNDING)
 
 
 def _within(pairs: Sequence[Sequence[float]]) -> float | None:
@@ -164,5 +164,5 @@ def _start(between: float | None, within: float | None, pairs: Sequence[Sequence
 
 
 def _common(pair: SegmentPair) -> float:
-    """What both legs of a pair share: the logarithm of their mean rate."""
+    """The logarithm of the mean rate of a pair's legs."""
     return (math.log(pair.protected.per_ns) + math.log(pair.raw.per_ns)) / 2

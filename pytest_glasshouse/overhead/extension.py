@@ -1,7 +1,7 @@
 """How many rounds a row needs in all for an interval of a given width: C. Stein's two-stage rule.
 
-Computed once, from the spread of the first rounds and from nothing else: neither where the interval lies nor what
-later rounds show. Looking again after every round until it suits would make 5 % of false alarms 22 % (methodology).
+Computed once, from the spread of the first rounds only: not from the interval's position, and not again after later rounds.
+Looking after every round until the result suits would raise a false alarm rate of 5 % to 22 %.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MOST_ROUNDS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Extension:
-    """The decision: `wanted` rounds in all would reach the width, `rounds` is what is allowed, `first_rounds` what it is from."""
+    """The decision: `wanted` rounds in all reach the width, `rounds` are allowed, `first_rounds` were measured before it."""
 
     first_rounds: int
     wanted: int
@@ -40,7 +40,7 @@ def rounds_needed(first_rounds: Sequence[float], *, half_width_pct: float, max_r
 
     `first_rounds` are the log ratios of the first rounds, at least two; `max_rounds` is what budget and time allow in all.
     n = max(n0, ceil((t(.975, n0 - 1) s0 / d)^2)), d the half-width as a log ratio at an overhead of 0 (for a positive
-    overhead it is a little narrower in percent, never wider). Raises `ValueError` for what allows no decision.
+    overhead it is a little narrower in percent, never wider). Raises `ValueError` for fewer rounds or no such width.
     """
     n = len(first_rounds)
     if n < MIN_FOR_INTERVAL:

@@ -1,10 +1,9 @@
-"""Intervals over rounds: Student's t on the rounds' log ratios, and never on anything below a round.
+"""Rates and overheads of rounds, and their intervals: Student's t on the rounds' log ratios.
 
-A process start is a random draw (autotuning, allocator layout), so a round is the unit and the degrees of freedom
-are rounds - 1. Where a row was extended once after its first rounds (`overhead.extension`), `first_rounds` says after how
-many: spread and degrees of freedom are then those of the first rounds alone, which keeps the interval exact although
-their spread chose how many more there are (C. Stein, Ann. Math. Statist. 16, 1945). scipy is imported inside the
-functions that need it.
+A process start is a random draw (autotuning, allocator layout), so the round is the unit, never a step or a pair, and the
+degrees of freedom are rounds - 1. Where a row was extended once after its first rounds (`overhead.extension`), `first_rounds` is
+their number: spread and degrees of freedom are then those of the first rounds alone, which keeps the interval exact although
+their spread decided how many more there are (C. Stein, Ann. Math. Statist. 16, 1945).
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: One value does not vary.
+#: One round has no spread.
 MIN_FOR_INTERVAL = 2
+#: Larger exponents are cut to this one, near which a double overflows; a figure of 10^306 % is as clearly nonsense.
+_MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,13 +33,39 @@ class Interval:
         """Whether the whole interval lies strictly inside plus or minus the margin."""
         return -margin_pct < self.low and self.high < margin_pct
 
-    def holds(self, value_pct: float, *, slack_pct: float = 0.0) -> bool:
+    def contains(self, value_pct: float, *, slack_pct: float = 0.0) -> bool:
         """Whether the value lies in the interval, its ends (and `slack_pct` beyond them) included."""
         return self.low - slack_pct <= value_pct <= self.high + slack_pct
 
     @property
     def half_width(self) -> float:
         return (self.high - self.low) / 2
+
+
+def rate(units: float, seconds: float) -> float:
+    """Units per second. Raises `ValueError` unless both are finite and above 0: a measured leg did some work in some time."""
+    for name, value in (("units", units), ("seconds", seconds)):
+        if not math.isfinite(value) or value <= 0:
+            raise ValueError(f"{name} must be finite and above 0, saw {value!r}")
+    return units / seconds
+
+
+def overhead_pct(protected_rate: float, raw_rate: float) -> float:
+    """The published formula: `(1 - protected / raw) * 100`. Positive where protection cost throughput."""
+    for name, value in (("protected rate", protected_rate), ("raw rate", raw_rate)):
+        if not math.isfinite(value) or value <= 0:
+            raise ValueError(f"{name} must be finite and above 0, saw {value!r}")
+    return (1 - protected_rate / raw_rate) * 100
+
+
+def log_ratio(protected_rate: float, raw_rate: float) -> float:
+    """The logarithm of protected over raw. Rounds are averaged on this scale, because ratios multiply."""
+    return math.log(protected_rate) - math.log(raw_rate)
+
+
+def overhead_of_log_ratio(value: float) -> float:
+    """Percent overhead of a log ratio. It falls as the log ratio rises, so lower and upper bounds swap."""
+    return -math.expm1(min(value, _MAX_EXPONENT)) * 100
 
 
 def mean_overhead_pct(log_ratios: Sequence[float]) -> float:
@@ -67,7 +92,7 @@ def one_sided_bounds_pct(log_ratios: Sequence[float], *, level: float = 0.95, fi
 
 
 def middle_and_reach(values: Sequence[float], *, tail: float, first_rounds: int | None = None) -> tuple[float, float]:
-    """Mean and half-width of Student's t interval of `values`, in their own unit, leaving `tail` on each side."""
+    """Mean and half-width of Student's t interval of `values`, in their own unit, with `tail` outside on each side."""
     n = len(values)
     middle = math.fsum(values) / n
     spread, freedom = spread_of(values, first_rounds=first_rounds)
@@ -85,7 +110,7 @@ def spread_of(values: Sequence[float], *, first_rounds: int | None = None) -> tu
 
 @cache
 def t_quantile(probability: float, freedom: int) -> float:
-    """Student's t: the value below which `probability` lies."""
+    """Quantile of Student's t with `freedom` degrees of freedom."""
     from scipy.stats import t
 
     return float(t.ppf(probability, freedom))

@@ -1,7 +1,7 @@
-"""Raw against raw, in the same rounds: what the allocation shows where nothing differs.
+"""Null comparisons: raw against raw in the same rounds, which shows what the allocation measures where nothing differs.
 
-A null qualifies when its 90 % interval lies inside the margin; without one that does, a row says nothing. Two kinds:
-halves of the raw leg's own segments, and a second raw process (R'), which brings its own process start with it.
+A null qualifies when its 90 % interval lies inside the margin; a row without a qualifying null is inconclusive. Two kinds:
+halves of the raw leg's own segments, and a second raw process (R'), which includes its own process start.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pytest_glasshouse.overhead.interval import Interval, interval_pct
-from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+from pytest_glasshouse.overhead.interval import Interval, interval_pct, overhead_of_log_ratio
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Null:
-    """One null over the rounds, as an overhead in percent of what is no treatment. `ci90` is None below two rounds."""
+    """One null over the rounds, as an overhead in percent. `ci90` is None below two rounds."""
 
     kind: Literal["split halves", "second raw leg"]
     log_ratios: tuple[float, ...]
@@ -35,22 +34,22 @@ class Null:
 
 
 def measured_nulls(rounds: Sequence[RoundSegments], *, first_rounds: int | None = None) -> tuple[Null, ...]:
-    """Every null the segments allow. A round too short to be split counts in none."""
+    """Every null that all rounds allow: a kind that one round is too short for, or did not run, is left out."""
     halves = [value for each in rounds if (value := split_halves(each)) is not None]
-    again = [value for each in rounds if (value := second_raw(each)) is not None]
+    repeated = [value for each in rounds if (value := second_raw(each)) is not None]
     found: list[Null] = []
     if len(halves) == len(rounds):
         found.append(_null("split halves", halves, first_rounds))
-    if len(again) == len(rounds):
-        found.append(_null("second raw leg", again, first_rounds))
+    if len(repeated) == len(rounds):
+        found.append(_null("second raw leg", repeated, first_rounds))
     return tuple(found)
 
 
 def split_halves(each: RoundSegments) -> float | None:
     """The log ratio of totals of two halves of a round's raw segments; None below four segments.
 
-    Of two neighbours one goes to either half, drawn by a digest of round and place: fixed before any row was measured,
-    and in step with nothing that recurs. An odd last segment is left out.
+    Of two consecutive segments one goes to either half, chosen by a digest of round and position: fixed before anything is
+    measured, and in step with no periodic disturbance. An odd last segment is left out.
     """
     raw = [pair.raw for pair in each.pairs]
     halves: tuple[list[Segment], list[Segment]] = ([], [])
@@ -58,17 +57,17 @@ def split_halves(each: RoundSegments) -> float | None:
         swapped = hashlib.sha256(f"glasshouse-null/1\n{each.round}\n{place}".encode()).digest()[0] & 1
         halves[swapped].append(raw[place])
         halves[1 - swapped].append(raw[place + 1])
-    if len(halves[0]) < 2:  # noqa: PLR2004  (one segment is not half of anything)
+    if len(halves[0]) < 2:  # noqa: PLR2004  (one segment each is too few)
         return None
     return _log_rate(halves[0]) - _log_rate(halves[1])
 
 
 def second_raw(each: RoundSegments) -> float | None:
     """The log ratio of totals of the second raw leg over the first; None unless every pair has both."""
-    again = [pair.raw2 for pair in each.pairs if pair.raw2 is not None]
-    if len(again) != len(each.pairs):
+    second = [pair.raw2 for pair in each.pairs if pair.raw2 is not None]
+    if len(second) != len(each.pairs):
         return None
-    return _log_rate(again) - _log_rate([pair.raw for pair in each.pairs])
+    return _log_rate(second) - _log_rate([pair.raw for pair in each.pairs])
 
 
 def _log_rate(segments: Sequence[Segment]) -> float:

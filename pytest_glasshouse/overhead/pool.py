@@ -1,10 +1,10 @@
-"""One figure from several allocations, and the only kind that may carry a GPU's name.
+"""One overhead from several allocations: the only figure that may carry a GPU's name.
 
-Random effects over allocations: each allocation's mean log ratio is a draw around the pool's. Between-allocation
+Random effects over allocations: each allocation's mean log ratio is a draw around the pool's mean. Between-allocation
 variance by Paule and Mandel (1982), interval by Hartung, Knapp, Sidik and Jonkman: t with allocations - 1 degrees of
 freedom, the scale never below 1 (Roever, Knapp and Friede 2015). The variance of a round is pooled over the allocations,
-so weights follow the number of rounds and not each allocation's luck. Where an allocation has a single round there is no
-such variance, and the interval is Student's t over the allocations' means, which equals the former for equal weights.
+so weights follow the number of rounds and not one allocation's chance spread. Where an allocation has one round there is no
+such variance, and the interval is Student's t over the allocations' means, which is the same for equal weights.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import Interval, t_quantile
-from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+from pytest_glasshouse.overhead.interval import Interval, overhead_of_log_ratio, t_quantile
 from pytest_glasshouse.overhead.verdict import Judgement, Verdict, by_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-#: Fewer allocations say nothing about a kind of GPU.
+#: Fewer allocations allow no statement about a kind of GPU.
 MIN_ALLOCATIONS = 3
 
 RANDOM_EFFECTS = "random effects over allocations (Paule-Mandel, Hartung-Knapp-Sidik-Jonkman)"
@@ -42,7 +41,7 @@ class Pooled:
 
 
 def pool(allocations: Sequence[Sequence[float]], *, margin_pct: float) -> Pooled | None:
-    """Pool allocations, each the log ratios of its rounds. None below three: then there is no figure and no name."""
+    """Pool allocations, each the log ratios of its rounds. None below three allocations."""
     given = [list(each) for each in allocations if each]
     if len(given) < MIN_ALLOCATIONS:
         return None

@@ -1,6 +1,6 @@
-"""What a verdict's reason has to say beside the verdict: estimates that disagree, one-sided outliers, unsteady legs.
+"""Remarks that a verdict's reason carries: estimates that disagree, one-sided outliers, legs without a steady rate.
 
-A remark decides nothing and hides nothing. It is there when the figures show it and not otherwise.
+A remark follows from the figures alone and changes no verdict.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Remarkable(Protocol):
-    """The part of a row's estimates (`overhead.estimate.Estimates`) that a reason may have to speak of."""
+    """The part of a row's estimates (`overhead.estimate.Estimates`) that remarks are about."""
 
     @property
     def agree(self) -> bool | None: ...
@@ -37,11 +37,11 @@ def _remarks(estimated: Remarkable) -> Iterator[str]:
     trimmed = estimated.trimmed
     if estimated.agree is False:
         yield f"the trimmed companion disagrees: {trimmed.pct:+.2f} % {_shown(trimmed.ci95)}"
-    seen = estimated.outliers
-    if seen.one_sided:
-        leg, count = max(("protected", seen.protected), ("raw", seen.raw), key=lambda each: each[1])
+    found = estimated.outliers
+    if found.one_sided:
+        leg, count = max(("protected", found.protected), ("raw", found.raw), key=lambda each: each[1])
         yield (
-            f"{count} of {seen.protected + seen.raw} outlier pairs are slow in the {leg} leg (p = {seen.p:.2g}): "
+            f"{count} of {found.protected + found.raw} outlier pairs are slow in the {leg} leg (p = {found.p:.2g}): "
             "a cost that comes now and then, on one side"
         )
     for each in estimated.steadiness:

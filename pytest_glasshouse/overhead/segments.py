@@ -1,7 +1,7 @@
-"""Timed stretches of interleaved rounds, as estimates take them: pairs of raw and protected segments, by round.
+"""Timed segments of interleaved rounds: pairs of raw and protected segments, by round.
 
-This module knows the shape in which an observation holds them (`pairs` of a round) and refuses what cannot be one.
-It computes nothing. Times are whole nanoseconds of the guest's clock, units those of the workload.
+This module knows the form in which they are passed in (`pairs` of a round) and refuses malformed ones. Times are whole
+nanoseconds of the guest's clock, units those of the workload.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PairedLeg = Literal["protected", "raw"]
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """One leg's timed stretch after its wash-out: whole steps, device-synchronised, drained.
+    """One leg's timed training after its wash-out: whole steps, device-synchronised, drained.
 
     `cpu_ns` is the processor time of the leg's processes in it, None where it was not read.
     """
@@ -69,8 +69,8 @@ def round_segments(number: int, pairs: Sequence[Mapping[str, Any]]) -> RoundSegm
     """The segments of a round, from `pairs` as an observation holds them.
 
     Each pair is `{number, first, protected: {units, elapsed_ns, cpu_ns}, raw: {...}}` with `raw2` where a second raw
-    leg ran; then each has its `position` among the three. Keys beyond these are the observer's own. Raises `ValueError`
-    or `KeyError` for what is none.
+    leg ran; then each has its `position` among the three. Other keys are ignored. Raises `ValueError` or `KeyError` for
+    malformed pairs.
     """
     return RoundSegments(round=number, pairs=tuple(_pair(each) for each in pairs))
 
@@ -79,16 +79,16 @@ def _pair(given: Mapping[str, Any]) -> SegmentPair:
     first = given["first"]
     if first not in {"protected", "raw", "raw2"}:
         raise ValueError(f"first of a pair: expected protected, raw or raw2, saw {first!r}")
-    again = given.get("raw2")
-    if again is not None:
-        # Of three turns the first may be the second raw leg's: what counts is which of the two compared ran before.
+    second = given.get("raw2")
+    if second is not None:
+        # Of three turns the first may be the second raw leg's: `first` is the earlier of the two that are compared.
         first = "protected" if given["protected"]["position"] < given["raw"]["position"] else "raw"
     return SegmentPair(
         number=given["number"],
         first=cast("PairedLeg", first),
         protected=_segment(given["protected"]),
         raw=_segment(given["raw"]),
-        raw2=None if again is None else _segment(again),
+        raw2=None if second is None else _segment(second),
     )
 
 

@@ -1,7 +1,7 @@
-"""From an interval to a word. The default is `inconclusive`, and no word here says that protection helps.
+"""Verdicts on intervals, and on the limit that a user allows. The default is `inconclusive`.
 
 The protected leg does a superset of the raw leg's work. An interval wholly below zero is therefore noise or a broken
-comparison, and its verdict says so instead of claiming a gain.
+comparison, and its verdict says so; there is no verdict for a gain.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import Interval, interval_pct, mean_overhead_pct
+from pytest_glasshouse.overhead.interval import Interval, interval_pct, mean_overhead_pct, one_sided_bounds_pct
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_glasshouse.overhead.null import Null
 
-#: Below this many rounds an interval is shown and no verdict is drawn from it.
+#: With fewer rounds the interval is shown and no verdict is drawn from it.
 MIN_ROUNDS = 5
 
 
 class Verdict(StrEnum):
-    """What a row's figures allow to be said."""
+    """The verdict on a row."""
 
     EXCLUDED = "excluded"
     SINGLE_SAMPLE = "single sample"
@@ -38,11 +38,34 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """A verdict, why, and about how many rounds more would decide it (None: it is decided, or rounds would not)."""
+    """A verdict, its reason, and about how many more rounds would decide it (None: it is decided, or rounds would not help)."""
 
     verdict: Verdict
     reason: str
     more_rounds: int | None = None
+
+
+class LimitVerdict(StrEnum):
+    """The verdict on a limit; only `within` passes."""
+
+    WITHIN = "within the limit"
+    OVER = "over the limit"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitJudgement:
+    """The verdict on a limit, with both one-sided 95 % bounds in percent (None for one round)."""
+
+    verdict: LimitVerdict
+    reason: str
+    limit_pct: float
+    lower95_pct: float | None
+    upper95_pct: float | None
+
+    @property
+    def passed(self) -> bool:
+        return self.verdict is LimitVerdict.WITHIN
 
 
 def verdict(
@@ -58,9 +81,9 @@ def verdict(
 ) -> Judgement:
     """Judge a row. `log_ratios` has one value per round; `nulls` are raw against raw in the same rounds, and all must qualify.
 
-    `remarks` say what else a reader has to know (`overhead.remarks`); they go into the reason and decide nothing.
-    The caller owes that every finding of the row was judged first: `excluded` is the reason when one did not hold.
-    `null_first` judges as before an implausible negative was one whatever the null says.
+    `remarks` (`overhead.remarks`) are appended to the reason and decide nothing. The caller must have judged every finding of
+    the row: `excluded` is the reason when one did not hold. `null_first` is the older rule, by which a null that does not
+    qualify hides an implausible negative.
     """
     judged = _without_interval(len(log_ratios), fixed_order=fixed_order, excluded=excluded) or _by_figures(
         log_ratios, margin_pct, nulls=nulls, first_rounds=first_rounds, null_first=null_first
@@ -69,18 +92,52 @@ def verdict(
 
 
 def implausible_negative(log_ratios: Sequence[float], *, margin_pct: float, first_rounds: int | None = None) -> bool:
-    """Whether as many rounds as a verdict needs lie below 0 and not inside the margin, whatever a null says of them."""
+    """Whether the interval of enough rounds for a verdict lies below 0 and not inside the margin, whatever the nulls are."""
     if len(log_ratios) < MIN_ROUNDS:
         return False
     judged = _by_intervals(log_ratios, margin_pct, first_rounds)
     return judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE
 
 
+def judge_limit(
+    log_ratios: Sequence[float],
+    *,
+    limit_pct: float,
+    fixed_order: bool = False,
+    first_rounds: int | None = None,
+    implausible: bool = False,
+) -> LimitJudgement:
+    """Pass only if the upper bound is at most the limit; fail as `over` only if the lower bound is above it.
+
+    Fewer rounds than a verdict needs never pass: on a machine with two speeds, two rounds agree in half of all rows however
+    far off they are, and then their interval is a point. All of five agree on the wrong side in 3 % (0.5 to the fifth).
+    `first_rounds` as in `overhead.interval`; `implausible` is what `implausible_negative` returns for these rounds. Callers that
+    have a row use `analysis.row_limits`, which passes all of these.
+    """
+    bounds = one_sided_bounds_pct(log_ratios, first_rounds=first_rounds)
+    if bounds is None:
+        return _limit_judgement(LimitVerdict.INCONCLUSIVE, "one round has no upper bound", limit_pct, None)
+    low, high = bounds.low, bounds.high
+    if implausible or fixed_order:
+        reason = "implausible negative: audit the comparison" if implausible else "every round ran in the same order"
+        return _limit_judgement(LimitVerdict.INCONCLUSIVE, reason, limit_pct, bounds)
+    if high <= limit_pct and len(log_ratios) < MIN_ROUNDS:
+        reason = f"the upper bound is at most the limit, by {len(log_ratios)} rounds; to pass takes {MIN_ROUNDS}"
+        return _limit_judgement(LimitVerdict.INCONCLUSIVE, reason, limit_pct, bounds)
+    if high <= limit_pct:
+        return _limit_judgement(LimitVerdict.WITHIN, "the one-sided 95 % upper bound is at most the limit", limit_pct, bounds)
+    if low > limit_pct:
+        return _limit_judgement(LimitVerdict.OVER, "the one-sided 95 % lower bound is above the limit", limit_pct, bounds)
+    return _limit_judgement(
+        LimitVerdict.INCONCLUSIVE, "the one-sided 95 % bounds lie on both sides of the limit", limit_pct, bounds
+    )
+
+
 def _by_figures(
     log_ratios: Sequence[float], margin_pct: float, *, nulls: Sequence[Null], first_rounds: int | None, null_first: bool
 ) -> Judgement:
     judged = _by_intervals(log_ratios, margin_pct, first_rounds)
-    # Before the null: a row that cannot be is no better for a null that does not qualify either.
+    # Before the nulls: a null that does not qualify must not hide a broken comparison.
     if judged.verdict is Verdict.IMPLAUSIBLE_NEGATIVE and not null_first:
         return judged
     if not nulls:
@@ -95,12 +152,12 @@ def _by_intervals(log_ratios: Sequence[float], margin_pct: float, first_rounds: 
     ci95, ci90 = (interval_pct(log_ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
     if ci95 is None or ci90 is None:
         raise ValueError("a verdict by interval needs two rounds or more")
-    more = _more(len(log_ratios), ci95.half_width, _nearer(mean_overhead_pct(log_ratios), margin_pct))
+    more = _more_rounds(len(log_ratios), ci95.half_width, _deciding_half_width(mean_overhead_pct(log_ratios), margin_pct))
     return by_interval(ci95, ci90, margin_pct=margin_pct, more_rounds=more)
 
 
 def by_interval(ci95: Interval, ci90: Interval, *, margin_pct: float, more_rounds: int | None = None) -> Judgement:
-    """What two intervals of the same figure allow to be said; `more_rounds` is told where they decide nothing."""
+    """The verdict that two intervals of one figure allow; `more_rounds` is passed on where it is inconclusive."""
     within = ci90.inside(margin_pct)
     if ci95.low > 0 and within:
         reason = f"the 95 % interval lies above 0 and the 90 % interval inside +-{margin_pct:g} %"
@@ -118,7 +175,7 @@ def by_interval(ci95: Interval, ci90: Interval, *, margin_pct: float, more_round
 
 
 def _without_interval(rounds: int, *, fixed_order: bool, excluded: str | None) -> Judgement | None:
-    """What is decided before any figure is looked at; None where the figures decide."""
+    """The verdict where it does not depend on the figures, else None."""
     if excluded is not None or rounds == 0:
         return Judgement(verdict=Verdict.EXCLUDED, reason=excluded or "no round was measured")
     if rounds == 1:
@@ -133,21 +190,26 @@ def _without_interval(rounds: int, *, fixed_order: bool, excluded: str | None) -
 
 
 def _unqualified(null: Null, margin_pct: float) -> Judgement:
-    """A null that is too wide may qualify with more rounds; one that lies beside 0 and outside the margin will not."""
+    """More rounds may narrow a null that is too wide; they do not move one whose estimate is outside the margin."""
     shown = "one round" if null.ci90 is None else f"{null.ci90.low:+.2f} to {null.ci90.high:+.2f} % at 90 %"
     reason = f"the null does not qualify: raw against raw by {null.kind} reads {shown}, not inside +-{margin_pct:g} %"
     more = None
     if null.ci90 is not None:
-        room = margin_pct if null.ci90.holds(0.0) else margin_pct - abs(null.pct)
-        more = _more(len(null.log_ratios), null.ci90.half_width, room) if room > 0 else None
+        room = margin_pct if null.ci90.contains(0.0) else margin_pct - abs(null.pct)
+        more = _more_rounds(len(null.log_ratios), null.ci90.half_width, room) if room > 0 else None
     return Judgement(verdict=Verdict.INCONCLUSIVE, reason=reason, more_rounds=more)
 
 
-def _nearer(pct: float, margin_pct: float) -> float:
-    """The half-width that would decide: to fit inside the margin or to exclude 0, whichever takes less."""
+def _deciding_half_width(pct: float, margin_pct: float) -> float:
+    """The half-width that would decide: inside the margin or excluding 0, whichever needs fewer rounds."""
     return max(margin_pct - abs(pct), abs(pct))
 
 
-def _more(rounds: int, half_width: float, wanted: float) -> int:
-    """Rounds until the half-width, falling with the root of the rounds, is as short as wanted."""
+def _more_rounds(rounds: int, half_width: float, wanted: float) -> int:
+    """Rounds until the half-width, which falls with the root of their number, is as small as wanted."""
     return max(1, math.ceil(rounds * (half_width / wanted) ** 2) - rounds)
+
+
+def _limit_judgement(verdict: LimitVerdict, reason: str, limit_pct: float, bounds: Interval | None) -> LimitJudgement:
+    low, high = (None, None) if bounds is None else (bounds.low, bounds.high)
+    return LimitJudgement(verdict=verdict, reason=reason, limit_pct=limit_pct, lower95_pct=low, upper95_pct=high)

@@ -10,18 +10,16 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS, Setting
-from pytest_glasshouse.run.options import Options, Source, _check_together
+from pytest_glasshouse.run.options import OWN_ORDER, Options, Source, _check_together, order_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pytest
-
-    from pytest_glasshouse.rows.spec import Order
 
 
 def declare(parser: pytest.Parser) -> None:
@@ -129,13 +127,12 @@ def _usage_error() -> type[Exception]:
 
 def _assemble(values: dict[str, Any], sources: dict[str, Source], config: pytest.Config) -> Options:
     provider = values.get("provider", "mock")
-    order = values.get("order", "row")
     report = values.get("report")
     if report is not None:
         base = config.rootpath if sources["report"] == "ini" else config.invocation_params.dir
         report = base / report
     return Options(
-        order=None if order == "row" else cast("Order", order),
+        order=order_named(values.get("order", OWN_ORDER)),
         provider=provider,
         provider_from=sources["provider"],
         budget_usd=values.get("budget"),

@@ -162,7 +162,7 @@ def _no_blind_restart(config: pytest.Config) -> None:
 def tell_controller(config: pytest.Config, selected: Selected) -> None:
     """In a worker: say what was selected. To be called before xdist says that collection has finished."""
     told = {
-        "rows": {nodeid: [each.declared.to_dict(), each.row.to_dict()] for nodeid, each in selected.rows.items()},
+        "rows": {nodeid: [each.declared.to_json(), each.row.to_json()] for nodeid, each in selected.rows.items()},
         "models": {nodeid: each.model for nodeid, each in selected.rows.items()},
         "others": selected.others,
         "notes": list(selected.notes),
@@ -174,7 +174,7 @@ def tell_controller(config: pytest.Config, selected: Selected) -> None:
 
 def _selected(told: Mapping[str, Any]) -> Selected:
     rows = {
-        nodeid: RowItem(declared=RowSpec.from_dict(declared), row=RowSpec.from_dict(row), model=told["models"].get(nodeid))
+        nodeid: RowItem(declared=RowSpec.from_json(declared), row=RowSpec.from_json(row), model=told["models"].get(nodeid))
         for nodeid, (declared, row) in told["rows"].items()
     }
     return Selected(

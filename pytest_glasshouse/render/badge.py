@@ -11,8 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
-from pytest_glasshouse.overhead.limit import LimitVerdict
-from pytest_glasshouse.overhead.verdict import Verdict
+from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
 from pytest_glasshouse.report.document import counts
 
 if TYPE_CHECKING:

@@ -1,22 +1,21 @@
-"""How an interleaved round is cut into turns: the defaults per workload and target, and the presets.
+"""How an interleaved round is divided into turns: the defaults per workload and target, and the presets.
 
-Knows seconds, counts and what a row declares. Refuses to know how turns are given. The lengths come from the simulation
-behind the design: eight or nine pairs of 20 s segments with 4 s of wash-out are near the best for switches of a second or
-less; what is shorter is scaled down alike.
+The lengths come from the simulation behind the design: eight or nine pairs of 20 s segments with 4 s of wash-out are near the
+optimum for switches of a second or less; shorter rounds are scaled down in proportion.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
 
-#: Rounds of a row that is interleaved by an option or a preset. A verdict needs five.
+#: Rounds of a row that an option or a preset makes interleaved. A verdict needs five.
 PRESET_ROUNDS = {"quick": 3, "standard": 6, "publish": 10}
 DEFAULT_PRESET = "standard"
-#: Where both a protected and two raw legs are resident.
+#: Presets with a second raw leg.
 TRIPLES = ("publish",)
 
 _PAIRS = 8
@@ -25,17 +24,17 @@ _SEGMENT_S = 20.0
 _SHORTEST_S = {"mlp": 0.25, "lora": 0.5}
 _WASHOUT_SHARE = 0.2
 _SHORTEST_WASHOUT_S = 0.1
-#: Beyond this many, what the agent signs about the turns would not fit one message.
+#: With more pairs the agent's signed account of the turns would not fit one message.
 _MOST_PAIRS = 120
 _WARMUP_LIMIT = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interleaving:
-    """One round's design. Exactly one of `segment_s` and `segment_steps` is set; a row's target is shared by its pairs.
+    """One round's design. Exactly one of `segment_s` and `segment_steps` is set; a row's target is divided among its pairs.
 
-    `legs` are those that take turns, `resident` whether they stay loaded beside each other: where they do not fit on one
-    device, whole lifecycles alternate in random order instead.
+    `legs` take turns. They stay loaded together if `resident`; otherwise they do not fit on one device, and whole lifecycles
+    alternate in random order instead.
     """
 
     preset: str | None
@@ -47,23 +46,23 @@ class Interleaving:
     warmup_limit_s: float
     resident: bool
 
-    def to_json(self) -> dict[str, Any]:
-        """For the plan that is signed for: numbers that may be broken are texts there."""
-        told = asdict(self) | {"legs": list(self.legs)}
+    def to_json(self) -> dict[str, object]:
+        """As the signed plan has it: numbers that may have a fraction are texts there."""
+        fields = asdict(self) | {"legs": list(self.legs)}
         names = {
             "segment_s": "segmentSec", "segment_steps": "segmentSteps", "washout_s": "washoutSec",
             "warmup_limit_s": "warmupLimitSec",
         }  # fmt: skip
-        return {names.get(name, name): f"{value:g}" if isinstance(value, float) else value for name, value in told.items()}
+        return {names.get(name, name): f"{value:g}" if isinstance(value, float) else value for name, value in fields.items()}
 
 
 def interleaving(row: RowSpec) -> Interleaving:
-    """The design of an interleaved row, from what it declares."""
+    """The design of an interleaved row."""
     if row.null:
         legs: tuple[str, ...] = ("raw", "raw2")
     else:
         legs = ("protected", "raw", "raw2") if row.preset in TRIPLES else ("protected", "raw")
-    pairs, segment_s, segment_steps = _cut(row)
+    pairs, segment_s, segment_steps = _divided(row)
     scale = segment_s if segment_s is not None else _SEGMENT_S
     return Interleaving(
         preset=row.preset,
@@ -77,7 +76,7 @@ def interleaving(row: RowSpec) -> Interleaving:
     )
 
 
-def _cut(row: RowSpec) -> tuple[int, float | None, int | None]:
+def _divided(row: RowSpec) -> tuple[int, float | None, int | None]:
     if row.steps is not None:
         pairs = min(_PAIRS, row.steps)
         return pairs, None, -(-row.steps // pairs)

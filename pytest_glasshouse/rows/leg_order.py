@@ -1,4 +1,4 @@
-"""In which order the legs of each round run. The named order is the first round's; later rounds balance it at random."""
+"""The order of the legs in each round: the named order in the first round, balanced at random in the later ones."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ LegName = Literal["protected", "raw"]
 
 _FIRST: dict[str, tuple[LegName, LegName]] = {"raw-first": ("raw", "protected"), "protected-first": ("protected", "raw")}
 
-
-#: Whose turns an interleaved round has: the protected leg's and one or two raw legs'.
+#: The legs of an interleaved round: the protected leg and one or two raw legs.
 Role = Literal["protected", "raw", "raw2"]
 
 
 def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tuple[LegName, LegName], ...]:
-    """One order per round. Balanced means: the two orders differ in number by at most one.
+    """One order per round. Balanced means that the counts of the two orders differ by at most one.
 
-    Of an interleaved row it is the order in which the legs start; which comes first in the first round is drawn too.
-    Raises `ConfigurationError` for an order that is none.
+    For an interleaved row it is the order in which the legs start, and the first round's is drawn too.
+    Raises `ConfigurationError` for an unknown order.
     """
     draw = random.Random(seed)  # noqa: S311  (a design, not a secret: the seed is recorded)
     if order == "interleaved":
@@ -41,24 +40,24 @@ def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tupl
 
 
 def extension_seed(seed: int) -> int:
-    """The seed of the orders of rounds a row is extended by: a design of their own, balanced like the first."""
+    """The seed of the orders of the rounds that a row is extended by, which are balanced among themselves."""
     return seed + 1
 
 
 def starting_orders(legs: Sequence[Role], *, rounds: int, seed: int, fixed: bool) -> tuple[tuple[Role, ...], ...]:
-    """In which order the legs of each interleaved round start: balanced between two, drawn among three."""
+    """The order in which the legs of each interleaved round start: balanced between two, drawn among three."""
     pairs = leg_orders("interleaved", rounds=rounds, seed=seed, fixed=fixed)
     if set(legs) == {"protected", "raw"}:
         return pairs
     if len(legs) == len(pairs[0]):
-        # Raw against raw: the second stands where the protected leg would.
+        # Raw against raw: the second raw leg takes the protected leg's place.
         return tuple(tuple("raw2" if leg == "protected" else leg for leg in pair) for pair in pairs)
     draw = random.Random(f"{seed} starts")  # noqa: S311
     return tuple(_with_third(pair, draw.randrange(3)) for pair in pairs)
 
 
 def turn_orders(legs: Sequence[Role], *, number: int, pairs: int, seed: int) -> tuple[tuple[Role, ...], ...]:
-    """For round `number`, the order of the legs in each pair (or triple): each drawn by itself."""
+    """The order of the legs in each pair (or triple) of round `number`, each drawn independently."""
     draw = random.Random(f"{seed} round {number}")  # noqa: S311
     return tuple(tuple(draw.sample(sorted(legs), len(legs))) for _ in range(pairs))
 

@@ -1,6 +1,6 @@
-"""From the row a test declares to the row that runs: what a user may change for a whole run, and which rows that makes equal.
+"""Overrides: what a user may change in every row of a run, and which rows become equal by it.
 
-This module knows the values of a run's overrides; it refuses to know where they came from.
+This module knows the values of a run's overrides, not where they came from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from pytest_glasshouse.rows.interleaving import DEFAULT_PRESET, PRESET_ROUNDS
 from pytest_glasshouse.rows.spec import Order, Preset, RowSpec
 
-#: What every target and warm-up become in a dry run that does not set its own target.
+#: The target and the longest warm-up of every row in a dry run that sets no target of its own.
 DRY_RUN_TARGET_S = 2.0
 DRY_RUN_WARMUP_S = 0.5
 
@@ -37,18 +37,18 @@ class Overrides:
     own_provider: bool = False
 
     def apply(self, declared: RowSpec) -> RowSpec:
-        """The row that runs. A dry run shortens it last, so that rows of different length do not become the same row."""
+        """The row that runs. A dry run shortens it last: rows are compared before that, so those of different length stay two."""
         return self._shortened(self.chosen(declared))
 
     def chosen(self, declared: RowSpec) -> RowSpec:
-        """The row with what the user asked for, before a dry run shortens it."""
+        """The row with the user's overrides, before a dry run shortens it."""
         changes: dict[str, Any] = {}
         if self.order is not None:
             changes["order"] = self.order
         if (self.order or declared.order) == "interleaved":
             changes |= self._interleaved(declared)
         elif declared.order == "interleaved":
-            # What only an interleaved row has; such a row is left out of the run.
+            # Fields that only an interleaved row has; such a row is left out of the run.
             changes |= {"preset": None, "null": False, "resident": True}
         if self.target_s is not None or self.steps is not None:
             changes |= {"target_s": self.target_s, "steps": self.steps}
@@ -61,7 +61,7 @@ class Overrides:
         return dataclasses.replace(declared, **changes) if changes else declared
 
     def _interleaved(self, declared: RowSpec) -> dict[str, Any]:
-        """A row that becomes interleaved gets the rounds of a preset: it was declared with another order's."""
+        """A row that becomes interleaved gets the rounds of a preset: its own were declared for another order."""
         preset = self.preset or (None if declared.order == "interleaved" else DEFAULT_PRESET)
         if preset is None:
             return {}
@@ -88,18 +88,17 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
     """The rows to leave out, so that no row runs twice: `rows` are declared rows, each with the caller's key.
 
     Two rows collapse when they have one row id, or when an override made them equal in everything but the name. Rows
-    that were declared alike under two names are the user's wish and stay, each of them once. Of equal rows the one that
-    runs as declared stays.
+    declared equal under two names both stay. Of rows that became equal, the one that runs as declared stays.
     """
     left_out: list[Collapsed[KeyT]] = []
-    for alike in _groups(rows, overrides):
-        stays = next((member for member in alike if overrides.chosen(member[1]) == member[1]), alike[0])
-        meant = _meaning(stays[1])
+    for equal in _groups(rows, overrides):
+        stays = next((member for member in equal if overrides.chosen(member[1]) == member[1]), equal[0])
+        content = _content(stays[1])
         staying = {stays[1].row_id}
-        for member in alike:
+        for member in equal:
             if member is stays:
                 continue
-            made_equal = _meaning(member[1]) != meant
+            made_equal = _content(member[1]) != content
             if made_equal or member[1].row_id in staying:
                 same_as = stays[1] if made_equal else member[1]
                 left_out.append(Collapsed(key=member[0], row=member[1], same_as=same_as))
@@ -110,17 +109,17 @@ def collapse(rows: Sequence[tuple[KeyT, RowSpec]], overrides: Overrides) -> tupl
 def _groups(rows: Iterable[tuple[KeyT, RowSpec]], overrides: Overrides) -> list[list[tuple[KeyT, RowSpec]]]:
     groups: dict[RowSpec, list[tuple[KeyT, RowSpec]]] = {}
     for key, declared in rows:
-        groups.setdefault(_meaning(overrides.chosen(declared)), []).append((key, declared))
+        groups.setdefault(_content(overrides.chosen(declared)), []).append((key, declared))
     return list(groups.values())
 
 
-def _meaning(row: RowSpec) -> RowSpec:
+def _content(row: RowSpec) -> RowSpec:
     return dataclasses.replace(row, name="row", smoke=False, published=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowItem:
-    """The row of an item: as its test declares it, and as it runs. `model` is the directory its model lies in, if it is one."""
+    """The row of an item: as its test declares it, and as it runs. `model` is its model's directory, where it has one."""
 
     declared: RowSpec
     row: RowSpec
@@ -128,13 +127,13 @@ class RowItem:
 
     @classmethod
     def of(cls, declared: RowSpec, overrides: Overrides, parameters: tuple[tuple[str, str], ...] = ()) -> RowItem:
-        """The row of a test with these other `parameters`, which are part of what it is.
+        """The row of a test with these other `parameters`, which are part of its identity.
 
-        A row names a model directory by its last part only: its id and the report hold no path of this machine.
+        A row names a model directory by its last part only: row ids and reports hold no path of this machine.
         """
         declared = dataclasses.replace(declared, parameters=parameters) if parameters else declared
         row = overrides.apply(declared)
-        if row.model is None or not os.path.isdir(os.path.expanduser(row.model)):  # noqa: PTH111, PTH112  (what is no path, or has a ~ nobody knows, is none)
+        if row.model is None or not os.path.isdir(os.path.expanduser(row.model)):  # noqa: PTH111, PTH112  (an unknown ~ or an invalid path is no directory)
             return cls(declared=declared, row=row)
-        directory = Path(os.path.expanduser(row.model)).resolve()  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
+        directory = Path(os.path.expanduser(row.model)).resolve()  # noqa: PTH111  (Path.expanduser raises for an unknown ~)
         return cls(declared=declared, row=dataclasses.replace(row, model=directory.name), model=str(directory))

@@ -1,7 +1,7 @@
-"""What a row is: the declaration a test is parametrized with, and nothing about how it is carried out.
+"""`RowSpec`, the declaration that a row's test is parametrized with. How a row is carried out is not in it.
 
-A `RowSpec` is content. Its `row_id` is computed from that content, so two rows that mean the same work
-have the same id, and a row changed by an option gets another one.
+`row_id` is computed from the content, so that rows of the same work have the same id and a row that an option changed has
+another one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ WorkloadName = Literal["mlp", "lora"]
 RowKind = Literal["smoke", "sustained", "null"]
 Preset = Literal["quick", "standard", "publish"]
 
-#: The fields that are one of a few words, and every row has to set.
-_CHOICES: Mapping[str, Any] = {"workload": WorkloadName, "gpu": Gpu, "order": Order}
+#: Required fields with a fixed set of values.
+_CHOICES: Mapping[str, object] = {"workload": WorkloadName, "gpu": Gpu, "order": Order}
 
 #: The GPU a row names, as NVML spells it. `anygpu` names none.
 GPU_MODELS: dict[str, str] = {
@@ -36,22 +36,22 @@ GPU_MODELS: dict[str, str] = {
     "rtx3090": "NVIDIA GeForce RTX 3090",
 }
 
-#: What a pod without a GPU is called where the provider is simulated, and only there.
+#: The GPU model of a pod without a GPU, which only a simulated provider may have.
 SIMULATED_GPU = "simulated (CPU)"
 
 #: Rows whose legs train at least this long are marked `sustained`.
 SUSTAINED_S = 900
 
-#: How many other parameters a row's test may have, and how long a name or text of one may be.
+#: The most other parameters that a row's test may have, and the longest name or text of one.
 MOST_PARAMETERS = 32
 LONGEST_PARAMETER = 120
 
-#: What only an interleaved row may set, and what it is elsewhere.
+#: Fields that only an interleaved row may set, and their values elsewhere.
 _INTERLEAVED: Mapping[str, object] = {"preset": None, "null": False, "resident": True}
 
-#: What only a lora row may set, and what the published rows have.
+#: Fields that only a lora row may set, and their values in the published rows.
 _LORA: Mapping[str, object] = {"rank": 4, "targets": ("q_proj", "v_proj")}
-#: The largest rank of an adapter: above it, it would hardly be smaller than what it adapts.
+#: The largest rank of an adapter: a larger one would hardly be smaller than the layer it adapts.
 _LARGEST_RANK = 1024
 _MOST_TARGETS = 16
 _TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
@@ -62,14 +62,14 @@ OutcomeT_co = TypeVar("OutcomeT_co", covariant=True)
 
 
 class RowRunner(Protocol[OutcomeT_co]):
-    """What carries a row out: the object the `allocation` fixture gives."""
+    """Carries a row out: the object that the `allocation` fixture returns."""
 
     def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> OutcomeT_co: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """What was published for a row. `overhead_pct` is the printed figure; None where no raw leg was published."""
+    """The published result of a row. `overhead_pct` is the printed figure; None where no raw leg was published."""
 
     source: str
     overhead_pct: float | None = None
@@ -77,30 +77,30 @@ class Published:
     label: str | None = None
 
 
-class _ByName(type):
-    """Refuses a field that is misspelt or left out with the words for a value that cannot be, and not with a `TypeError`."""
+class _KeywordOnly(type):
+    """Reports a misspelt or missing field as a `ConfigurationError`, like an invalid value, instead of a `TypeError`."""
 
     if not TYPE_CHECKING:
 
-        def __call__(cls, *unnamed: object, **told: object) -> object:
+        def __call__(cls, *positional: object, **given: object) -> object:
             fields = {each.name: each.default is dataclasses.MISSING for each in dataclasses.fields(cls)}
-            row = f"row {told['name']!r}" if "name" in told else "a row"
+            row = f"row {given['name']!r}" if "name" in given else "a row"
             known = f"A row has {', '.join(fields)}"
-            if unnamed:
-                raise ConfigurationError(f"{row}: expected every field by its name; saw {len(unnamed)} without. {known}")
-            if unknown := [name for name in told if name not in fields]:
+            if positional:
+                raise ConfigurationError(f"{row}: expected every field by its name; saw {len(positional)} without. {known}")
+            if unknown := [name for name in given if name not in fields]:
                 close = _close(unknown[0], fields)
                 raise ConfigurationError(f"{row}: no field {unknown[0]}. {f'Did you mean {close}? ' if close else ''}{known}")
-            if missing := [name for name, needed in fields.items() if needed and name not in told]:
+            if missing := [name for name, needed in fields.items() if needed and name not in given]:
                 allowed = get_args(_CHOICES.get(missing[0]))
                 expected = f"one of {', '.join(allowed)}" if allowed else "a name"
                 more = f" (nor {', '.join(missing[1:])})" if missing[1:] else ""
                 raise ConfigurationError(f"{row}: field {missing[0]}: expected {expected}; saw none{more}")
-            return super().__call__(**told)
+            return super().__call__(**given)
 
 
 def _close(name: str, fields: Iterable[str]) -> str:
-    """The field that a misspelt name probably means: it may lack its unit."""
+    """The field that a misspelt name probably means, such as one without its unit."""
     from difflib import get_close_matches
 
     fields = list(fields)
@@ -109,10 +109,10 @@ def _close(name: str, fields: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowSpec(metaclass=_ByName):
+class RowSpec(metaclass=_KeywordOnly):
     """One benchmark row. Exactly one of `target_s` (seconds) and `steps` (units of the workload) is set.
 
-    Raises `ConfigurationError`, naming row and field, when a field cannot be, is none of a row's, or is left out.
+    Raises `ConfigurationError`, which names row and field, for an invalid, an unknown or a missing field.
     """
 
     name: str
@@ -124,27 +124,27 @@ class RowSpec(metaclass=_ByName):
     warmup_s: float = 5.0
     rounds: int = 1
     provider: str = "mock"
-    """Where the row was published, used by `--provider row`."""
+    """The provider that the row was published on, used by `--provider row`."""
     model: str | None = None
     """Hub id or directory of a causal LM (lora rows)."""
     data: str | None = None
-    """Path of a text file to train on instead of the corpus in the tree (lora rows)."""
+    """Path of a text file to train on instead of the packaged corpus (lora rows)."""
     rank: int = 4
-    """Of the adapter (lora rows); its alpha is twice that."""
+    """The adapter's rank (lora rows); its alpha is twice the rank."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
-    """What the layers are called that get an adapter (lora rows): `("qkv_proj",)` for Phi-3, `("c_attn",)` for GPT-2."""
+    """Names of the layers that get an adapter (lora rows): `("qkv_proj",)` for Phi-3, `("c_attn",)` for GPT-2."""
     margin_pct: float = 1.0
     preset: Preset | None = None
-    """How an interleaved row is cut into rounds, pairs and legs."""
+    """Rounds, pairs and legs of an interleaved row."""
     null: bool = False
-    """Raw against raw: what this allocation shows where nothing differs (interleaved rows)."""
+    """Raw against raw: measures what the allocation shows where nothing differs (interleaved rows)."""
     resident: bool = True
-    """Whether both legs of an interleaved row fit on the device beside each other; else whole lifecycles alternate."""
+    """Whether both legs of an interleaved row fit on the device together; otherwise whole lifecycles alternate."""
     smoke: bool = False
     published: Published | None = None
     parameters: tuple[tuple[str, str], ...] = ()
-    """The other parameters of the row's test, name and text, sorted by name. The plugin fills it in: two tests of one row in
-    different circumstances are two rows."""
+    """The other parameters of the row's test, name and text, sorted by name. Set by the plugin: a test of the same row with
+    other parameters is another row."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
@@ -186,17 +186,17 @@ class RowSpec(metaclass=_ByName):
             or len(set(names)) != len(names)
         ):
             self._refuse("targets", f"1 to {_MOST_TARGETS} names of layers, each once, such as ('q_proj', 'v_proj')")
-        # Their order means nothing, so it makes no other row.
+        # The order has no effect, so it must not change the row id.
         object.__setattr__(self, "targets", tuple(sorted(names)))
         for field, usual in _LORA.items():
             if self.workload == "mlp" and getattr(self, field) != usual:
                 self._refuse(field, "nothing, for an mlp row")
 
     def _parameters(self) -> None:
-        told = self.parameters
-        pairs = isinstance(told, tuple) and all(isinstance(each, tuple) and len(each) == 2 for each in told)  # noqa: PLR2004
-        texts = pairs and all(isinstance(text, str) and 0 < len(text) <= LONGEST_PARAMETER for each in told for text in each)
-        if not texts or len(told) > MOST_PARAMETERS or list(told) != sorted(dict(told).items()):
+        given = self.parameters
+        pairs = isinstance(given, tuple) and all(isinstance(each, tuple) and len(each) == 2 for each in given)  # noqa: PLR2004
+        texts = pairs and all(isinstance(text, str) and 0 < len(text) <= LONGEST_PARAMETER for each in given for text in each)
+        if not texts or len(given) > MOST_PARAMETERS or list(given) != sorted(dict(given).items()):
             self._refuse("parameters", f"at most {MOST_PARAMETERS} pairs of short texts, each name once, sorted by name")
 
     def _refuse(self, field: str, expected: str) -> None:
@@ -229,23 +229,23 @@ class RowSpec(metaclass=_ByName):
 
     @property
     def adapter(self) -> dict[str, Any]:
-        """The adapter as plans and records have it, where it is another than the published rows'; else nothing."""
+        """The `adapter` member of plans and records; empty for the published rows' adapter."""
         if all(getattr(self, field) == usual for field, usual in _LORA.items()):
             return {}
         return {"adapter": {"rank": self.rank, "targets": list(self.targets)}}
 
     @cached_property
     def row_id(self) -> str:
-        """Name and the first 12 hex digits of the SHA-256 of what the row means (`published` and `smoke` mean nothing).
+        """Name and the first 12 hex digits of the SHA-256 of the row's content, without `published` and `smoke`.
 
-        What only an interleaved row sets, what a lora row's adapter is where it is another than the published rows', and other
-        parameters of its test, are part of it where they are set, so that rows keep the ids they always had.
+        Fields that were added later (interleaving, adapter, parameters) count only where they differ from their default, so that
+        older rows keep their ids.
         """
         content = dataclasses.asdict(self)
         if not self.parameters:
             del content["parameters"]
-        for told_about_it in ("published", "smoke"):
-            del content[told_about_it]
+        for field in ("published", "smoke"):
+            del content[field]
         for field, usual in {**_INTERLEAVED, **_LORA}.items():
             if content[field] == usual:
                 del content[field]
@@ -261,23 +261,23 @@ class RowSpec(metaclass=_ByName):
         return (self.gpu, workload, *kinds)
 
     def run(self, allocation: RowRunner[OutcomeT_co], protected_runtime: Any, raw_runner: Any) -> OutcomeT_co:
-        """Carry the row out on `allocation`, both legs, in this row's order and rounds.
+        """Carry out both legs on `allocation`, in this row's order and rounds.
 
         A leg that fails or a guest that is lost does not raise: the outcome says how the row ended, and
-        `row_report.record` writes it. What raises is a broken tool (`GlasshouseError`).
+        `row_report.record` writes it. A `GlasshouseError` means that the tool itself failed.
         """
         return allocation.carry_out(self, protected_runtime, raw_runner)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The row as plain JSON values, for a message to another process; `from_dict` is the way back."""
+    def to_json(self) -> dict[str, object]:
+        """The row as plain JSON values, for a message to another process; `from_json` reads it."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> RowSpec:
-        """The row that `to_dict` described. Raises `ConfigurationError` like the constructor."""
+    def from_json(cls, content: Mapping[str, Any]) -> RowSpec:
+        """The row that `to_json` wrote. Raises `ConfigurationError` like the constructor."""
         published = content.get("published")
-        more = {
+        restored = {
             "published": Published(**published) if published else None,
             "parameters": tuple((name, text) for name, text in content.get("parameters", ())),
         }
-        return cls(**{**content, **more})
+        return cls(**{**content, **restored})

@@ -127,8 +127,8 @@ class RowEngine:
         `rows` come with the directory of their model, if it is one. `rehearsed`: and have the libraries build the model,
         which takes seconds. Raises `ConfigurationError`.
         """
-        from pytest_glasshouse.workloads.base import prepare
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
+        from pytest_glasshouse.workloads.registry import prepare
 
         made: set[tuple[object, ...]] = set()
         for row, directory in rows:
@@ -149,7 +149,7 @@ class RowEngine:
     ) -> BrokerLike:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
         _require_training([row for row in rows if (row.provider if options.provider == "row" else options.provider) in HERE])
-        from pytest_glasshouse.workloads.base import check
+        from pytest_glasshouse.workloads.registry import check
 
         for row in rows:
             check(row.workload, data=row.data)

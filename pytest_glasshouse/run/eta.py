@@ -73,8 +73,7 @@ class Etas:
         ]
         if len(whole) < _ROUNDS_FOR_A_WIDTH:
             return
-        from pytest_glasshouse.overhead.interval import interval_pct
-        from pytest_glasshouse.overhead.rates import log_ratio
+        from pytest_glasshouse.overhead.interval import interval_pct, log_ratio
 
         ratios = [log_ratio(row.rates[number, "protected"], row.rates[number, "raw"]) for number in whole]
         interval = interval_pct(ratios, level=0.95)

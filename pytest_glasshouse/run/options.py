@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from pytest_glasshouse.errors import ConfigurationError
 
@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 
 
 Source = Literal["option", "environment", "ini", "default"]
+
+
+#: What `--glasshouse-order` and a report's methodology call each row's own order.
+OWN_ORDER = "row"
+
+
+def order_named(name: str) -> Order | None:
+    """The order that every row is to run in; None for each row's own."""
+    return None if name == OWN_ORDER else cast("Order", name)
+
+
+def order_name(order: Order | None) -> str:
+    """The name of an order as options and reports have it; `order_named` is the inverse."""
+    return order or OWN_ORDER
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
 from pytest_glasshouse.report.attempts import NEVER_JUDGED, entry, lost_entry, settled
+from pytest_glasshouse.run.options import order_named
 from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.folder import expanded
 from pytest_glasshouse.wire.printable import printable
@@ -389,7 +390,7 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
         attempts=tuple(document.get("attempts") or [first]),
         rows={each["record"]["rowId"]: each["record"]["name"] for each in records},
         options={
-            "order": None if (order := document["methodology"]["order"]) == "row" else order,
+            "order": order_named(document["methodology"]["order"]),
             "max-overhead": document["methodology"]["maxOverheadPct"],
             "fixed-order": any(each["record"].get("fixedOrder") for each in records),
         },

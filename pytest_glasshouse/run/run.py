@@ -36,6 +36,7 @@ from pytest_glasshouse.run.exit_codes import (
     EXIT_TESTS_FAILED,
     EXIT_USAGE,
 )
+from pytest_glasshouse.run.options import order_name
 from pytest_glasshouse.run.plan import RunPlan, Selected, agreed, derivation_of, with_tests
 from pytest_glasshouse.run.resume import AttemptHistory, Tried, outcome_of, refuse_another, stays
 from pytest_glasshouse.run.signals import Signals
@@ -483,7 +484,8 @@ class Run:
             generated_by=generated_by(),
             subject=self.plan.subject,
             environment=host_environment(),
-            order=options.order or "row",
+            order=order_name(options.order),
+            preset=options.preset,
             provider=options.provider,
             seed=self.plan.seed,
             margin_pct=options.margin_pct or 1.0,

@@ -1,7 +1,4 @@
-"""The device a workload runs on, and tensors that lie in memory somebody else owns.
-
-Knows torch. Refuses to know what is trained.
-"""
+"""The device a workload runs on, and tensors in memory that the workload does not own. Knows torch, not what is trained."""
 
 from __future__ import annotations
 
@@ -24,8 +21,8 @@ if TYPE_CHECKING:
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
 
-def settle(device: DeviceName) -> None:
-    """Fix the thread count before the first tensor: with two threads a busy neighbour slows a step fifty-fold."""
+def set_threads(device: DeviceName) -> None:
+    """Set the thread count before the first tensor: with two threads another busy process slows a step fifty-fold."""
     import torch
 
     if device == "cpu":
@@ -33,7 +30,7 @@ def settle(device: DeviceName) -> None:
 
 
 def part(parts: Parts, name: str) -> memoryview | Resident:
-    """The part called `name`: bytes on the host, or on the device."""
+    """The part `name`: bytes on the host, or on the device."""
     if name not in parts:
         raise IntegrityError("parts", f"expected a part {name!r}; saw {', '.join(sorted(parts)) or 'none'}")
     found = parts[name]
@@ -41,7 +38,7 @@ def part(parts: Parts, name: str) -> memoryview | Resident:
 
 
 def on_device(parts: Parts, device: DeviceName) -> bool:
-    """Whether what a trainer takes from the parts is the trainer's to zero: nobody else's memory, or not the host's."""
+    """Whether the tensors that a trainer takes from the parts are on the device, so that the trainer must zero them."""
     return device == "cuda" or any(isinstance(each, Resident) for each in parts.values())
 
 
@@ -54,7 +51,7 @@ def read_config(parts: Parts, *, workload: str) -> dict[str, Any]:
 
 
 def tensors_in(buffer: memoryview | Resident, device: DeviceName) -> dict[str, Any]:
-    """The tensors of a safetensors buffer: views into it where it lies on the device, else copies there."""
+    """The tensors of a safetensors buffer: views into it where it is on the device, otherwise copies on the device."""
     import torch
 
     tensors = {}
@@ -63,7 +60,7 @@ def tensors_in(buffer: memoryview | Resident, device: DeviceName) -> dict[str, A
             raise IntegrityError("parts", f"tensor {name!r}: expected numbers of a known dtype; saw {entry.dtype} {entry.shape}")
         if isinstance(buffer, Resident):
             octets = buffer.octets[entry.start : entry.end]
-            # A tensor begins where its numbers can be addressed; a header of odd length puts it elsewhere.
+            # A header of odd length leaves a tensor unaligned; only an aligned copy can be viewed as numbers.
             octets = octets.clone() if entry.start % ITEM_BYTES[entry.dtype] else octets
             tensors[name] = octets.view(getattr(torch, _DTYPES[entry.dtype])).view(entry.shape)
             continue
@@ -86,7 +83,7 @@ def _entries(buffer: memoryview | Resident) -> dict[str, TensorEntry]:
 
 
 def rows_in(buffer: memoryview | Resident, name: str) -> Sequence[memoryview] | Rows:
-    """The rows of one tensor of a safetensors buffer, as bytes where they lie; read back from a device when asked for."""
+    """The rows of one tensor of a safetensors buffer, as views of its bytes; read back from a device on access."""
     entry = _entries(buffer)[name]
     size = (entry.end - entry.start) // entry.shape[0]
     if isinstance(buffer, Resident):
@@ -95,7 +92,7 @@ def rows_in(buffer: memoryview | Resident, name: str) -> Sequence[memoryview] | 
 
 
 def digest(tensors: Mapping[str, Any]) -> str:
-    """The digest of tensors where they lie: saving them first would leave a copy in freed memory."""
+    """The digest of tensors in place: serialising them first would leave a copy in freed memory."""
     import torch
 
     names = {getattr(torch, torch_name): name for name, torch_name in _DTYPES.items()}
@@ -107,7 +104,7 @@ def digest(tensors: Mapping[str, Any]) -> str:
 
 
 def _octets(tensor: Any) -> Iterator[memoryview]:
-    """One tensor's bytes. From a GPU they are a copy, of one tensor at a time, which is overwritten when it was looked at."""
+    """One tensor's bytes. From a GPU they are a copy of one tensor at a time, which is zeroed after use."""
     import torch
 
     on_host = tensor.detach().cpu().contiguous()
@@ -116,8 +113,8 @@ def _octets(tensor: Any) -> Iterator[memoryview]:
         on_host.zero_()
 
 
-def begin(device: DeviceName) -> None:
-    """Let the device load whatever it loads late, once, before anybody looks at what is loaded; in both legs alike."""
+def load_libraries(device: DeviceName) -> None:
+    """Make the device load its lazily loaded libraries, in both legs alike, before the loaded code is measured."""
     if device == "cuda":
         import torch
 
@@ -138,7 +135,7 @@ def synchronize(device: DeviceName) -> None:
 
 
 def zero(tensors: Iterable[Any]) -> None:
-    """Overwrite tensors that are about to be dropped; None among them is passed over."""
+    """Zero tensors that are about to be dropped; None among them is skipped."""
     import torch
 
     with torch.no_grad():
@@ -148,12 +145,12 @@ def zero(tensors: Iterable[Any]) -> None:
 
 
 def optimizer_tensors(optimizer: Any) -> list[Any]:
-    """Every tensor an optimizer keeps."""
+    """Every tensor in an optimizer's state."""
     return [tensor for state in optimizer.state.values() for tensor in state.values()]
 
 
 def facts_of(device: DeviceName, *, trainable: int, total: int, dtype: str) -> Facts:
-    """What ran: device, versions, threads, sizes and the peak of memory with the way it was read."""
+    """Device, versions, threads, sizes, and peak memory with its source."""
     import torch
 
     if device == "cuda":
@@ -175,7 +172,7 @@ def facts_of(device: DeviceName, *, trainable: int, total: int, dtype: str) -> F
 
 
 def release(device: DeviceName) -> None:
-    """Give what the caching allocator keeps back to the GPU, where freed blocks would otherwise stay readable."""
+    """Return cached blocks to the GPU; freed blocks in the caching allocator would stay readable."""
     if device == "cuda":
         import torch
 

@@ -1,6 +1,6 @@
-"""How long a leg trains, and what is counted: whole steps, read after the device has finished them.
+"""The measured training loop: whole steps, counted after the device has finished them.
 
-Knows a trainer and a clock. Refuses to know which leg it is: both are measured by this one function.
+Knows a trainer and a clock, not which leg it is: both legs are measured by the same function.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 NS = 1_000_000_000
 _CHUNK_NS = NS // 50
-"""Steps given to a GPU between two waits are to last this long: waiting after each would starve it,
-and waiting seldom would overrun the target."""
+"""How long the steps between two synchronisations should take: waiting after every step would starve a GPU,
+and waiting rarely would overrun the target."""
 _REPORT_NS = NS
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopResult:
-    """One measured stretch; the warm-up is counted apart and is in neither `units` nor `elapsed_ns`."""
+    """The measured training; the warm-up is counted separately and is in neither `units` nor `elapsed_ns`."""
 
     units: int
     elapsed_ns: int
     warmup_units: int
     warmup_ns: int
     cpu_ns: int
-    """CPU time of the whole process, every thread of it, over the measured stretch."""
+    """CPU time of all threads of the process during the measured training."""
     stop_reason: Literal["time", "steps"]
     final_loss: str
 
@@ -46,21 +46,20 @@ def measure(
     clock_ns: Callable[[], int] = time.perf_counter_ns,
     cpu_ns: Callable[[], int] = time.process_time_ns,
 ) -> LoopResult:
-    """Warm up, then train until `target_s` seconds have passed or `steps` units are done, whichever was asked for.
+    """Warm up, then train for `target_s` seconds or `steps` units; exactly one of the two is given.
 
-    `on_progress(units, elapsed_ns, loss)` is called at most once a second, inside the measured time. The losses are
-    looked at once a second whether or not anybody listens, so that listening costs nothing extra. `drain()` returns when all
-    that was told of is written; it is inside the measured time, whose cost it is.
-    Raises `NonFiniteLossError`.
+    `on_progress(units, elapsed_ns, loss)` is called at most once a second, inside the measured time. The loss is read once a
+    second with or without a callback, so that both legs have the same cost. `drain()` returns when all reported progress is
+    written; it is inside the measured time, because writing is a cost of the leg. Raises `NonFiniteLossError`.
     """
     if (target_s is None) == (steps is None):
         raise ValueError("expected exactly one of target_s and steps")
-    stretch = TimedStretch(trainer, clock_ns)
-    warmup_units, warmup_ns = stretch.run(target_ns=round(warmup_s * NS), steps=None, on_progress=None)
+    runner = StepRunner(trainer, clock_ns)
+    warmup_units, warmup_ns = runner.run(target_ns=round(warmup_s * NS), steps=None, on_progress=None)
     target_ns = None if target_s is None else round(target_s * NS)
-    stretch.unreported_ns = 0
+    runner.unreported_ns = 0
     cpu_before, began = cpu_ns(), clock_ns()
-    units, _ = stretch.run(target_ns=target_ns, steps=steps, on_progress=on_progress)
+    units, _ = runner.run(target_ns=target_ns, steps=steps, on_progress=on_progress)
     drain()
     elapsed_ns, cpu_after = clock_ns() - began, cpu_ns()
     return LoopResult(
@@ -74,11 +73,10 @@ def measure(
     )
 
 
-class TimedStretch:
-    """Runs chunks of steps; what it learns of their pace in the warm-up serves the measured part.
+class StepRunner:
+    """Runs steps in chunks, sized by the step time of the chunks before (the warm-up's for the first measured one).
 
-    `unreported_ns` is how much of what was run nobody has been told of; a stretch that goes on where another stopped is
-    given what that one left.
+    `unreported_ns` is the training time since the last progress report; a run that continues another is given that one's.
     """
 
     def __init__(self, trainer: Trainer, clock_ns: Callable[[], int]) -> None:
@@ -90,7 +88,7 @@ class TimedStretch:
     def run(
         self, *, target_ns: int | None, steps: int | None, on_progress: Callable[[int, int, str], None] | None
     ) -> tuple[int, int]:
-        """Units done and nanoseconds taken, the device waited for at both ends."""
+        """Train; returns units and nanoseconds, synchronised with the device at both ends."""
         self._trainer.synchronize()
         began = self._clock_ns()
         units, elapsed, reported = 0, 0, -self.unreported_ns

@@ -1,7 +1,7 @@
-"""The guest's half of lora: a causal LM in bfloat16 and a LoRA adapter, one packed sequence a step.
+"""The guest's half of lora: a causal LM in bfloat16 and a LoRA adapter, one packed sequence per step.
 
-Knows torch, transformers and peft, all imported inside. The token ids are used where they lie: the loss is taken from the
-logits and a view of the ids, because a model called with `labels=` leaves copies of the last batch in freed memory.
+The loss is computed from the logits and a view of the token ids, because a model called with `labels=` leaves copies of the last
+batch in freed memory.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _PROLOGUE_ORDER = 0
 class LoraTrainer:
     """Trains an adapter on the model in `base_dir`; see `Trainer` for what each method promises.
 
-    The caller has verified `base_dir` (`VerifiedBase`) and checks again when everything is loaded and when training is over.
+    The caller must have verified `base_dir` (`VerifiedBase`), and must check it again after loading and after training.
     """
 
     unit = "steps"
 
     def __init__(self, parts: Parts, *, base_dir: Path, device: DeviceName) -> None:
-        devices.settle(device)
+        devices.set_threads(device)
         config = devices.read_config(parts, workload="lora")
         self._device = device
         self._owns_parts = devices.on_device(parts, device)
@@ -44,7 +44,7 @@ class LoraTrainer:
         probe_tokenizer(base_dir, config["probe"])
         self._model = adapted(_load_base(base_dir, device), config["lora"])
         if int(self._tokens.min()) < 0 or int(self._tokens.max()) >= self._model.config.vocab_size:
-            # On a GPU an index out of range would end the process without a reason.
+            # On a GPU an index out of range would abort the process without a reason.
             raise IntegrityError("parts", "tokens: ids that the base model's vocabulary does not have")
         self._initial = devices.tensors_in(devices.part(parts, "initial"), device)
         self._adapter = _load_adapter(self._model, self._initial)
@@ -79,7 +79,7 @@ class LoraTrainer:
         self._all_finite = torch.ones((), dtype=torch.bool, device=self._device)
 
     def _sequences(self, order_seed: int) -> Iterator[int]:
-        """Every sequence once in each pass, in an order of its own; drawn on the host, where indexing needs no wait."""
+        """Every sequence once per pass, each pass in a new order; drawn on the host, so that indexing does not synchronise."""
         import torch
 
         generator = torch.Generator().manual_seed(order_seed)
@@ -94,7 +94,7 @@ class LoraTrainer:
         import torch
 
         logits = self._model(input_ids=ids.unsqueeze(0), use_cache=False).logits  # [1, tokens, vocabulary]
-        # Each position foretells the next; float32, because a log-sum-exp over a vocabulary is too coarse in bfloat16.
+        # Each position predicts the next; float32, because a log-sum-exp over a vocabulary is too coarse in bfloat16.
         loss = torch.nn.functional.cross_entropy(logits[0, :-1].float(), ids[1:])
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -169,7 +169,7 @@ def _tokens(tensors: Mapping[str, Any], sequence_tokens: int) -> Any:
 
 
 def probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
-    """Raise `IntegrityError` (`tokenizer`) unless the base's tokenizer gives the ids of the sealed tokens' one."""
+    """Raise `IntegrityError` (`tokenizer`) unless the base model's tokenizer encodes the probe as the host's did."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base_dir, local_files_only=True)
@@ -183,7 +183,7 @@ def _load_base(base_dir: Path, device: DeviceName) -> Any:
 
     config = AutoConfig.from_pretrained(base_dir, local_files_only=True, trust_remote_code=False)
     for name, value in config.to_dict().items():
-        # What is dropped is drawn anew in each process: two legs of the same work would have other losses.
+        # Dropout is drawn anew in each process: two legs of the same work would have different losses.
         if isinstance(value, float) and name.endswith(("dropout", "pdrop", "layerdrop", "dropout_p")):
             setattr(config, name, 0.0)
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -204,7 +204,7 @@ def adapted(model: Any, lora: Mapping[str, Any]) -> Any:
         target_modules=list(lora["targets"]),
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
-        # Whether weights lie [inputs, outputs], as GPT-2's do.
+        # Whether weights are stored as [inputs, outputs], as GPT-2's are.
         fan_in_fan_out=any(
             isinstance(part, Conv1D) and name.rpartition(".")[2] in targets for name, part in model.named_modules()
         ),
@@ -217,7 +217,7 @@ def adapted(model: Any, lora: Mapping[str, Any]) -> Any:
 
 
 def _load_adapter(model: Any, initial: Mapping[str, Any]) -> dict[str, Any]:
-    """Load the initial adapter; the model's own parameters under peft's names, every one of them from `initial`."""
+    """Load the initial adapter. Returns the model's parameters by peft's names; all of them must be in `initial`."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
     names = set(get_peft_model_state_dict(model))

@@ -1,7 +1,7 @@
-"""The host's half of lora: the base model resolved, real text packed into token ids, the initial adapter drawn.
+"""The host's half of lora: the base model is resolved, text packed into token ids, the initial adapter drawn.
 
-Knows numpy, `tokenizers` and the local hub cache, no torch. Never reaches for the network: a model that is neither a
-directory nor in the cache is replaced by the stand-in, and the facts say so.
+Needs numpy, `tokenizers` and the local hub cache, no torch. Never uses the network: a model that is neither a directory nor in
+the cache is replaced by the stand-in, which the facts record.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 SEQUENCE_TOKENS = 64
 LORA: Mapping[str, Any] = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
 _ALPHA_PER_RANK = 2
-#: The longest text that is trained on, in bytes.
+#: The largest training text, in bytes.
 _LONGEST_TEXT = 256 << 20
 
 _LEAST_SEQUENCES = 8
-#: Weights in forms that are refused: loading a pickle runs what is in it.
+#: Other weight formats, which are refused: loading a pickle runs code.
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.ckpt")
-#: In characters; no part of a path is as long as this.
+#: The longest model name in characters, and the longest part of a path in bytes.
 _LONGEST_MODEL = 1024
 _LONGEST_PART = 255
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -46,13 +46,12 @@ _BILLIONS = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 _LARGE_BILLIONS = 2.0
 _LARGE_HIDDEN = 2048
 
-#: Encoded by both sides. A fixed public sentence, not the sealed text: a round trip of the data would leave
-#: copies of it in the guest's heap.
+#: Encoded by host and guest. A fixed public sentence and not the sealed text, which encoding would copy into the guest's heap.
 PROBE = "The quick brown fox jumps over the lazy dog, 1234567890 times; it's naïve?\n"
 
 
 def check(*, data: str | None) -> None:
-    """Raise `ConfigurationError` for what `prepare` lacks on this machine: packages, or a text that can be read."""
+    """Raise `ConfigurationError` if `prepare` lacks a package or a readable text on this machine."""
     _need_train_extra()
     if data is not None:
         _read_text(Path(data))
@@ -61,9 +60,9 @@ def check(*, data: str | None) -> None:
 def prepare(
     *, seed: int, model: str | None, data: str | None, rank: int | None = None, targets: Sequence[str] | None = None
 ) -> Material:
-    """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what the user can put right.
+    """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for a model, text or adapter it cannot use.
 
-    `rank` and `targets` are what `LORA` says, if nothing else: the published rows'.
+    `rank` and `targets` default to those of `LORA`, the published rows' adapter.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -85,7 +84,7 @@ def prepare(
         "seed": seed,
         "sequenceTokens": SEQUENCE_TOKENS,
         "lora": {"rank": rank, "alpha": _ALPHA_PER_RANK * rank, "targets": targets},
-        # Floats travel as text: canonical JSON of the package holds integers only.
+        # Floats are texts, because the package's canonical JSON holds integers only.
         "optimizer": {"name": "adamw", "learningRate": rate, "clipNorm": "1.0"},
         "base": {"modelId": base.model_id, "revision": base.revision, "sha256": base.sha256, "standIn": base.stand_in},
         "probe": {"text": PROBE, "ids": tokenizer.encode(PROBE, add_special_tokens=False).ids},
@@ -107,47 +106,47 @@ def prepare(
 
 
 def resolve(model: str) -> BaseModel:
-    """The model as a directory, from the local hub cache, or as the stand-in: in this order."""
+    """The model from a directory, from the local hub cache, or the stand-in, in this order."""
     parts = max(len(os.fsencode(part)) for part in model.split("/"))
     if not model.isprintable() or len(model) > _LONGEST_MODEL or parts > _LONGEST_PART:
         raise ConfigurationError(f"model {printable(model, limit=60)}: expected a hub id or the name of a directory")
-    path = Path(os.path.expanduser(model))  # noqa: PTH111  (where nobody knows what ~ is, it is no directory)
+    path = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown ~)
     if path.exists() or not _HUB_ID.fullmatch(model) or ("/" in model and path.parent.is_dir()):
-        return _from_directory(path, model_id=path.resolve().name, revision=None, said=model)
+        return _from_directory(path, model_id=path.resolve().name, revision=None, named=model)
     cached = _cached_snapshot(model)
     if cached is not None:
-        return _from_directory(cached, model_id=model, revision=cached.name, said=model)
+        return _from_directory(cached, model_id=model, revision=cached.name, named=model)
     _need_train_extra()
     files = stand_in.make(read_corpus())
     return BaseModel(model_id=model, revision=None, sha256=digest_of_files(files), stand_in=True, files=files)
 
 
 def learning_rate(base: BaseModel, model_config: Mapping[str, Any]) -> str:
-    """1e-5 for a model of 7B's size, 5e-5 for one of 0.5B's; a stand-in goes by the name it stands in for."""
-    said = _BILLIONS.search(base.model_id)
-    large = float(said.group(1)) >= _LARGE_BILLIONS if said else (width_of(model_config) or 0) >= _LARGE_HIDDEN
+    """1e-5 for a model of 7B's size, 5e-5 for one of 0.5B's. The size in the name counts first, also for a stand-in."""
+    size = _BILLIONS.search(base.model_id)
+    large = float(size.group(1)) >= _LARGE_BILLIONS if size else (width_of(model_config) or 0) >= _LARGE_HIDDEN
     return "1e-05" if large else "5e-05"
 
 
-def _from_directory(path: Path, *, model_id: str, revision: str | None, said: str) -> BaseModel:
+def _from_directory(path: Path, *, model_id: str, revision: str | None, named: str) -> BaseModel:
     for name in ("config.json", "tokenizer.json"):
         if not (path / name).is_file():
-            raise ConfigurationError(f"model directory {said}: expected {name}; not there")
+            raise ConfigurationError(f"model directory {named}: expected {name}; not there")
     if (path / "adapter_config.json").exists():
         # Loading would follow it to another model, which no digest covers.
-        raise ConfigurationError(f"model directory {said}: expected a base model; saw an adapter (adapter_config.json)")
+        raise ConfigurationError(f"model directory {named}: expected a base model; saw an adapter (adapter_config.json)")
     if not any(path.glob("*.safetensors")):
         others = sorted(each.name for pattern in _OTHER_WEIGHTS for each in path.glob(pattern))
-        told = f"saw {others[0]}, which is not loaded: convert it" if others else "not there"
-        raise ConfigurationError(f"model directory {said}: expected weights in *.safetensors; {told}")
+        seen = f"saw {others[0]}, which is not loaded: convert it" if others else "not there"
+        raise ConfigurationError(f"model directory {named}: expected weights in *.safetensors; {seen}")
     try:
         digest = _digest(path)
     except IntegrityError as error:
-        raise ConfigurationError(f"model directory {said}: {error.detail}") from None
+        raise ConfigurationError(f"model directory {named}: {error.detail}") from None
     return BaseModel(model_id=model_id, revision=revision, sha256=digest, stand_in=False, directory=path.resolve())
 
 
-#: Digests of directories that were read in this process, by what the kernel says of their files: gigabytes are read once.
+#: Digests of model directories by the identity of their files, so that a process reads gigabytes once.
 _DIGESTS: dict[object, str] = {}
 
 
@@ -159,7 +158,7 @@ def _digest(path: Path) -> str:
 
 
 def _cached_snapshot(model: str) -> Path | None:
-    """The model in the local hub cache; None for one that is not there, or of which there are no weights."""
+    """The model's directory in the local hub cache; None if it is not there or has no weights."""
     _need_train_extra()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -168,7 +167,7 @@ def _cached_snapshot(model: str) -> Path | None:
         path = Path(snapshot_download(model, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
-    # Weights of another form are weights: to train a stand-in beside them would be no answer.
+    # Weights of another format are reported by the caller; a stand-in must not replace a model that is there.
     return path if any(any(path.glob(pattern)) for pattern in ("*.safetensors", *_OTHER_WEIGHTS)) else None
 
 
@@ -200,7 +199,7 @@ def _pack(ids: list[int], data_name: str) -> np.ndarray[Any, Any]:
         raise ConfigurationError(
             f"data {data_name}: expected text of at least {_LEAST_SEQUENCES * SEQUENCE_TOKENS} tokens; saw {len(ids)}"
         )
-    # 64-bit, because the loss takes its targets so: the guest then trains on views of this part and makes no copy.
+    # 64-bit, as the loss takes its targets: the guest then trains on views of this part without a copy.
     return np.array(ids[: sequences * SEQUENCE_TOKENS], dtype=np.int64).reshape(sequences, SEQUENCE_TOKENS)
 
 

@@ -1,13 +1,13 @@
-"""What a base model's files say of it, read without torch: whether a lora row can train on it, before anybody rents for that.
+"""Checks, without torch, whether a lora row can train on a base model, before anything is rented.
 
-Knows a causal language model's directory: config, tokenizer, and the names and shapes at the head of its weights. What is
-wrong is one sentence that names the file. Refuses to load the model: the guest does.
+Reads a causal language model's directory: config, tokenizer, and tensor names and shapes from the head of its weights. The model
+itself is loaded on the guest only. Every error names the file.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.canonical import parse_tolerant
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.tensors import TensorEntry
     from pytest_glasshouse.workloads.base import BaseModel
 
-#: Under which names a config has how far positions are learned.
+#: Config fields for the number of positions.
 _POSITIONS = ("max_position_embeddings", "n_positions")
-#: What transformers calls classes that foretell the next token.
+#: Name endings of transformers' classes for causal language models.
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
-#: Under which names a config has the model's width.
+#: Config fields for the model's width.
 _WIDTHS = ("hidden_size", "n_embd", "d_model")
-#: Architectures whose layers are transformers' `Conv1D`: their weights lie [inputs, outputs], everybody else's the other way.
+#: Architectures whose layers are transformers' `Conv1D`: weights are stored as [inputs, outputs], elsewhere as [outputs, inputs].
 _TRANSPOSED = frozenset({"gpt2", "openai-gpt"})
-#: What stands before a layer's name once the model has its head, where files were saved without one.
+#: The prefix of layer names in a model with its head, for files that were saved without one.
 _BODY = {
     "gpt2": "transformer", "openai-gpt": "transformer", "gpt_neo": "transformer", "gptj": "transformer", "bloom": "transformer",
     "falcon": "transformer", "mpt": "transformer", "gpt_neox": "gpt_neox",
@@ -43,7 +43,7 @@ _NAMED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer that gets an adapter: its path in the whole model, and how many numbers go in and come out."""
+    """A layer that gets an adapter: its path in the whole model, and the sizes of its input and output."""
 
     path: str
     inputs: int
@@ -51,7 +51,7 @@ class Layer:
 
 
 def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
-    """`config.json` of a causal language model with plain weights, long enough for a sequence. Raises `ConfigurationError`."""
+    """`config.json`. Raises `ConfigurationError` unless it is a causal LM with plain weights and room for a sequence."""
     config: Any
     try:
         config = parse_tolerant(file_of(base, "config.json"), limit=JSON_LIMIT)
@@ -63,9 +63,9 @@ def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
         raise ConfigurationError(f"model {base.model_id}: config.json: expected hidden_size (or n_embd, d_model); not there")
     classes = config.get("architectures")
     if isinstance(classes, list) and not any(isinstance(one, str) and one.endswith(_CAUSAL) for one in classes):
-        told = ", ".join(map(str, classes[:3]))[:100]
+        seen = ", ".join(map(str, classes[:3]))[:100]
         raise ConfigurationError(
-            f"model {base.model_id}: expected a causal language model ({' or '.join('...' + end for end in _CAUSAL)}); saw {told}"
+            f"model {base.model_id}: expected a causal language model ({' or '.join('...' + end for end in _CAUSAL)}); saw {seen}"
         )
     if config.get("quantization_config"):
         raise ConfigurationError(f"model {base.model_id}: expected plain weights; config.json says that they are quantized")
@@ -78,16 +78,13 @@ def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
 
 
 def width_of(config: Mapping[str, Any]) -> int | None:
-    """The size of the model's hidden state, by whichever name the config has for it."""
+    """The size of the model's hidden state, by the first of its names in the config."""
     found = (config.get(name) for name in _WIDTHS)
     return next((value for value in found if isinstance(value, int) and not isinstance(value, bool) and value > 0), None)
 
 
 def tokenizer_of(base: BaseModel, config: Mapping[str, Any]) -> Any:
-    """The tokenizer, which cuts and fills nothing and knows no token that the model has no embedding for.
-
-    Raises `ConfigurationError`.
-    """
+    """The tokenizer. Raises `ConfigurationError` if it truncates, pads, or has tokens without an embedding in the model."""
     from tokenizers import Tokenizer
 
     where = f"model {base.model_id}: tokenizer.json"
@@ -97,7 +94,7 @@ def tokenizer_of(base: BaseModel, config: Mapping[str, Any]) -> Any:
         raise ConfigurationError(f"{where}: cannot be read ({str(error)[:120]})") from None
     for what, saved in (("truncation", tokenizer.truncation), ("padding", tokenizer.padding)):
         if saved is not None:
-            # It would train on the beginning of the text, or on what fills it up, and nobody would see it.
+            # Training would silently use only the beginning of the text, or padding.
             raise ConfigurationError(
                 f'{where}: expected no saved {what}; saw {_shortly(saved)}. Set "{what}" to null in that file, or save the '
                 f"tokenizer after no_{what}()"
@@ -115,16 +112,16 @@ def tokenizer_of(base: BaseModel, config: Mapping[str, Any]) -> Any:
 
 
 def layers_of(base: BaseModel, config: Mapping[str, Any], targets: Sequence[str]) -> tuple[Layer, ...]:
-    """The layers called one of `targets`, from the first to the last. Raises `ConfigurationError`, naming what there is."""
+    """The layers named in `targets`, from first to last. Raises `ConfigurationError`, which lists the layers there are."""
     tensors = tensors_of(base)
     _same_vocabulary(base, config, tensors)
     body = _BODY.get(str(config.get("model_type")), "model")
     headless = not any(name.startswith(f"{body}.") for name in tensors) and any(name.startswith(_BLOCKS) for name in tensors)
     weights = {name.removesuffix(".weight"): entry for name, entry in tensors.items() if name.endswith(".weight")}
-    # Only what is there once per block: an embedding or a head is adapted in other ways.
+    # Only layers of numbered blocks: embeddings and heads are adapted in other ways.
     inner = {path: entry for path, entry in weights.items() if any(part.isdecimal() for part in path.split("."))}
     found: dict[tuple[Any, ...], Layer] = {}
-    met: set[str] = set()
+    matched: set[str] = set()
     for path, entry in inner.items():
         target = next((each for each in targets if path == each or path.endswith(f".{each}")), None)
         if target is None:
@@ -135,10 +132,10 @@ def layers_of(base: BaseModel, config: Mapping[str, Any], targets: Sequence[str]
                 f"{entry.dtype} of shape {list(entry.shape)}"
             )
         outputs, inputs = reversed(entry.shape) if str(config.get("model_type")) in _TRANSPOSED else entry.shape
-        met.add(target)
+        matched.add(target)
         key = (_order(path.removesuffix(target)), targets.index(target))
         found[key] = Layer(path=f"{body}.{path}" if headless else path, inputs=inputs, outputs=outputs)
-    if missing := [each for each in targets if each not in met]:
+    if missing := [each for each in targets if each not in matched]:
         names = sorted({path.rpartition(".")[2] for path, entry in inner.items() if len(entry.shape) == _MATRIX})
         raise ConfigurationError(
             f"model {base.model_id} ({config.get('model_type')}): no layer is called {' or '.join(missing)}, which the row's "
@@ -148,12 +145,12 @@ def layers_of(base: BaseModel, config: Mapping[str, Any], targets: Sequence[str]
 
 
 def file_of(base: BaseModel, name: str) -> bytes:
-    """One of the model's files, wherever they lie."""
+    """One of the model's files."""
     return base.files[name] if base.directory is None else (base.directory / name).read_bytes()
 
 
 def tensors_of(base: BaseModel) -> dict[str, TensorEntry]:
-    """Name, type and shape of every tensor that loading would read."""
+    """Every tensor that loading would read, by name."""
     if base.directory is None:
         return parse_safetensors(base.files["model.safetensors"])
     whole, index = base.directory / "model.safetensors", base.directory / "model.safetensors.index.json"
@@ -169,8 +166,8 @@ def tensors_of(base: BaseModel) -> dict[str, TensorEntry]:
 
 def _shards(base: BaseModel, index: Path) -> Iterable[str]:
     try:
-        told = parse_tolerant(index.read_bytes(), limit=JSON_LIMIT)
-        named = sorted(set(cast("Any", told)["weight_map"].values()))
+        content: Any = parse_tolerant(index.read_bytes(), limit=JSON_LIMIT)
+        named = sorted(set(content["weight_map"].values()))
     except (IntegrityError, KeyError, TypeError, AttributeError):
         named = []
     if not named:
@@ -183,7 +180,7 @@ def _head(base: BaseModel, path: Path) -> dict[str, TensorEntry]:
         total = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(8)
-            # What is no such file claims any length.
+            # A file of another format may claim any length.
             head += file.read(min(head_bytes(head), total) - len(head)) if len(head) == 8 else b""  # noqa: PLR2004
         return parse_safetensors(head, total=total)
     except (OSError, IntegrityError) as error:
@@ -204,7 +201,7 @@ def _same_vocabulary(base: BaseModel, config: Mapping[str, Any], tensors: Mappin
 
 
 def _order(path: str) -> tuple[tuple[int, int, str], ...]:
-    """Layer 10 comes after layer 9."""
+    """A sort key by which layer 10 comes after layer 9."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.split("."))
 
 

@@ -1,6 +1,6 @@
 """The guest's half of mlp: a small classifier whose unit is one epoch of shuffled mini-batches.
 
-Knows torch and the parts. Everything an epoch needs is made on the device, so that on a GPU the host only launches.
+Everything an epoch needs is created on the device, so that on a GPU the host only launches kernels.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class MlpTrainer:
     def __init__(self, parts: Parts, *, device: DeviceName) -> None:
         import torch
 
-        devices.settle(device)
+        devices.set_threads(device)
         config = devices.read_config(parts, workload="mlp")
         self._device = device
         self._owns_parts = devices.on_device(parts, device)
         self._sizes: dict[str, int] = config["sizes"]
         self._learning_rate = float(config["optimizer"]["learningRate"])
-        self._momentum_kept = float(config["optimizer"]["momentum"])
+        self._momentum_factor = float(config["optimizer"]["momentum"])
         self._weight_decay = float(config["optimizer"]["weightDecay"])
         data = devices.tensors_in(devices.part(parts, "data"), device)
         self._rows = devices.rows_in(devices.part(parts, "data"), "features")
@@ -46,7 +46,7 @@ class MlpTrainer:
         self._layers = [
             (self._weights[f"layers.{n}.weight"], self._weights[f"layers.{n}.bias"]) for n in range(len(layer_sizes(self._sizes)))
         ]
-        # The batch is gathered into the same two buffers each time: nothing of the data is left in freed memory.
+        # Every batch is gathered into the same two buffers, so that no data is left in freed memory.
         self._batch_features = torch.empty((self._sizes["batch"], self._sizes["features"]), device=device)
         self._batch_labels = torch.empty(self._sizes["batch"], dtype=torch.int64, device=device)
         self._momentum = [torch.zeros_like(weight) for weight in self._weights.values()]
@@ -87,7 +87,7 @@ class MlpTrainer:
             torch.index_select(self._features, 0, chosen, out=self._batch_features)
             torch.index_select(self._labels, 0, chosen, out=self._batch_labels)
             self._epoch_loss += self._train_on_batch()
-        # One flag for the epoch: a NaN or infinite batch makes the sum so. It stays on the device until asked for.
+        # One flag per epoch: a NaN or infinite batch makes the sum NaN or infinite. It stays on the device until it is read.
         self._all_finite &= torch.isfinite(self._epoch_loss)
 
     def _train_on_batch(self) -> Any:
@@ -103,7 +103,7 @@ class MlpTrainer:
         # SGD by hand: constructing a torch.optim optimizer imports the compiler, which costs a leg a second of start-up.
         with torch.no_grad():
             torch._foreach_add_(gradients, weights, alpha=self._weight_decay)
-            torch._foreach_mul_(self._momentum, self._momentum_kept)
+            torch._foreach_mul_(self._momentum, self._momentum_factor)
             torch._foreach_add_(self._momentum, gradients)
             torch._foreach_add_(weights, self._momentum, alpha=-self._learning_rate)
         return loss.detach()
@@ -126,11 +126,11 @@ class MlpTrainer:
         return [self._rows[int(index)] for index in self._chosen]
 
     def close(self) -> None:
-        kept = [*self._momentum, *self._weights.values(), self._epoch_loss, self._batch_features, self._batch_labels]
-        devices.zero(kept)
+        tensors = [*self._momentum, *self._weights.values(), self._epoch_loss, self._batch_features, self._batch_labels]
+        devices.zero(tensors)
         # A pass over zeros with weights of zero overwrites the activations and gradients left in freed memory.
         self._train_on_batch()
-        devices.zero(kept)
+        devices.zero(tensors)
         if self._owns_parts:
             devices.zero([self._features, self._labels, *self._initial.values()])
         self.synchronize()
@@ -141,7 +141,7 @@ class MlpTrainer:
     def facts(self) -> Facts:
         trainable = sum(math.prod(weight.shape) for weight in self._weights.values())
         facts = devices.facts_of(self._device, trainable=trainable, total=trainable, dtype="float32")
-        # What one unit takes: its batches by shape, every epoch alike.
+        # The batches of one unit by shape; every epoch has the same.
         batches, rest = divmod(self._sizes["samples"], self._sizes["batch"])
         shape = f"{self._sizes['batch']}x{self._sizes['features']}"
         return {**facts, "batchesPerUnit": {shape: batches + (rest > 0)}}

@@ -1,7 +1,4 @@
-"""The host's half of mlp: sizes, data and initial weights, drawn with numpy from a recorded seed.
-
-Knows no torch.
-"""
+"""The host's half of mlp: sizes, data and initial weights, drawn with numpy from a recorded seed."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ SIZES: dict[str, int] = {
 }
 
 #: Weight decay keeps the weights, and so the loss, bounded in an hour of training.
-#: Floats travel as text: canonical JSON of the package holds integers only.
+#: Floats are texts, because the package's canonical JSON holds integers only.
 OPTIMIZER: dict[str, str] = {
     "name": "sgd",
     "learningRate": "0.05",
@@ -35,7 +32,7 @@ OPTIMIZER: dict[str, str] = {
 
 
 def prepare(*, seed: int) -> Material:
-    """Inputs, the labels a random teacher gives them, and the initial weights of the student."""
+    """Inputs, their labels by a random teacher, and the initial weights of the student."""
     import numpy as np
     from safetensors.numpy import save
 

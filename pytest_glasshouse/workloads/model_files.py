@@ -1,6 +1,6 @@
-"""A base model as files: which of them count, and the one digest that pins them.
+"""The files of a base model, and the digest that pins them.
 
-Knows file names and bytes; the guest makes a `VerifiedBase` before anything is loaded. Refuses to know how a model is built.
+Knows file names and bytes, not how a model is built. The guest creates a `VerifiedBase` before anything is loaded.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-#: Everything that loading reads has one of these suffixes: pickles are refused by the loader and code is never run.
+#: Loading reads files with these suffixes only: the loader refuses pickles and never runs code.
 COVERED_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"})
-#: The largest config or index of weights that is read, in bytes.
+#: The largest config or weight index, in bytes.
 JSON_LIMIT = 16 << 20
 
 _DOMAIN = b"pytest-glasshouse/base-model/v1\n"
 _CHUNK_BYTES = 1 << 22
-#: Longer than a tick of the clock that files are stamped with.
+#: Longer than one tick of the clock of file times.
 _TICK_NS = 20_000_000
 
 
 def verify_base(directory: Path) -> str:
-    """The digest of the model lying in `directory`, to be compared with the manifest's.
+    """The digest of the model in `directory`, to be compared with the manifest's.
 
-    Covers every top-level file that loading could read, so an added file changes it as a changed one does.
+    Covers every top-level file that loading could read, so that an added file changes it too.
     """
     if not (directory / "config.json").is_file():
         raise IntegrityError("base-model", "expected config.json; not there")
@@ -41,10 +41,10 @@ def verify_base(directory: Path) -> str:
 
 
 class VerifiedBase:
-    """A base model that was verified, and can tell later whether its files are still those that were.
+    """A base model whose digest was verified, and a later check that its files are unchanged.
 
-    Loading reads the files a second time, and on the CPU the tensors may stay mapped from them. Whoever writes to one,
-    replaces or adds one meanwhile changes its change time, which only the kernel sets, or its inode, or the list.
+    Loading reads the files a second time, and on the CPU the tensors may stay mapped from them. Writing, replacing or adding a
+    file meanwhile changes its change time, which only the kernel sets, its inode, or the list.
     """
 
     def __init__(self, directory: Path, expected: str | None, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
@@ -53,20 +53,20 @@ class VerifiedBase:
         self._seen = identities(directory)
         latest = max((changed for *_, changed in self._seen.values()), default=0)
         while 0 <= clock_ns() - latest < _TICK_NS:
-            # A write within one tick of the kernel's clock would leave the change time as it is.
+            # A write within the same tick of the kernel's clock would not change the change time.
             time.sleep(_TICK_NS / 1e9)
         if verify_base(directory) != expected:
             raise IntegrityError("base", "the base model on disk is not the one the manifest pins")
         self.check()
 
     def check(self) -> None:
-        """Refuse (`base`) files that are not those that were verified."""
+        """Raise `IntegrityError` (`base`) if the files are not the verified ones."""
         if identities(self._directory) != self._seen:
             raise IntegrityError("base", "the base model was changed while it was in use")
 
 
 def identities(directory: Path) -> dict[str, tuple[int, int, int, int]]:
-    """What tells, short of reading them, whether files are those of before: device, inode, size and the kernel's change time."""
+    """The files' identities without reading them: device, inode, size and the kernel's change time."""
     found = {}
     for path in _covered_files(directory):
         status = path.stat()
@@ -79,17 +79,17 @@ def _covered_files(directory: Path) -> list[Path]:
 
 
 def digest_of_files(files: Mapping[str, bytes]) -> str:
-    """The digest `verify_base` gives once `files` lie in a directory of their own."""
+    """The digest that `verify_base` computes for a directory of these files."""
     return _combined({name: hashlib.sha256(content).hexdigest() for name, content in files.items() if covered(name)})
 
 
 def covered(name: str) -> bool:
-    """Whether a file counts."""
+    """Whether the digest covers this file."""
     return PurePath(name).suffix in COVERED_SUFFIXES and not name.startswith(".")
 
 
 def _refuse_outside(directory: Path, digests: Mapping[str, str]) -> None:
-    """An index of weights may name any path; one that leaves the covered files would load what no digest pins."""
+    """Refuse a weight index that names a file outside the covered ones, which no digest pins."""
     for name in digests:
         if name.endswith(".safetensors.index.json"):
             index = parse_tolerant((directory / name).read_bytes(), limit=JSON_LIMIT)

@@ -1,7 +1,7 @@
-"""A part that lies on the device and nowhere else: the host has seen it in pieces, and keeps none.
+"""A part in device memory only, and limited reads of it through a staging buffer.
 
-Knows a flat tensor of bytes and the piece of host memory through which a little of it may be read back. Refuses to read
-back more than fits there: that memory is counted, locked where the system allows, and wiped by whoever owns it.
+No more can be read back than fits the staging buffer: that host memory is counted as exposure, locked where the system allows,
+and wiped by its owner.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pytest_glasshouse.errors import IntegrityError
 
 
 class Resident:
-    """`octets` is a flat uint8 tensor on the device, `staging` host memory of its owner's."""
+    """`octets` is a flat uint8 tensor on the device, `staging` host memory that the caller owns."""
 
     def __init__(self, octets: Any, staging: memoryview) -> None:
         self.octets = octets
@@ -23,11 +23,11 @@ class Resident:
         return int(self.octets.numel())
 
     def __bytes__(self) -> bytes:
-        """All of it, as a copy nobody wipes. No honest leg asks for it."""
+        """All bytes, as a copy that nothing wipes. For tests; legs do not use it."""
         return bytes(self.octets.cpu().numpy())
 
     def read(self, start: int, end: int) -> memoryview:
-        """The bytes from `start` to `end`, read back behind what was read back before; they stay until the owner wipes."""
+        """The bytes from `start` to `end`, appended to the staging buffer, where they stay until its owner wipes it."""
         import torch
 
         place = self._staging[self._used : self._used + end - start]
@@ -39,17 +39,17 @@ class Resident:
         return place
 
     def rewind(self) -> None:
-        """What was read back may be written over."""
+        """Reuse the staging buffer from its beginning."""
         self._used = 0
 
     def close(self) -> None:
-        """Zero it on the device, then drop it."""
+        """Zero the device memory, then drop it."""
         self.octets.zero_()
         self.octets = self.octets[:0].clone()
 
 
 class Rows:
-    """The rows of one tensor of a resident part; each is read back when it is asked for."""
+    """The rows of one tensor of a resident part; each is read back on access."""
 
     def __init__(self, part: Resident, start: int, row_bytes: int) -> None:
         self._part = part

@@ -1,7 +1,7 @@
-"""How a leg trains in turns: warmed up until it is steady, then one timed segment whenever it is its turn.
+"""Training in turns: a warm-up until the rate is steady, then one timed segment per turn.
 
-Knows a trainer, a clock and whoever gives the turns. Refuses to know which leg it is: both are measured by this one
-function. A segment is whole steps after a discarded wash-out, and everything the leg started is over before its clock stops.
+Knows a trainer, a clock and a `TurnTaker`, not which leg it is: both legs are measured by the same function. A segment is whole
+steps after a discarded wash-out, and everything the leg started has finished before its clock stops.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_glasshouse.workloads.loop import NS, TimedStretch
+from pytest_glasshouse.workloads.loop import NS, StepRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.workloads.base import Trainer
 
-#: The warm-up is looked at in this many windows, and in as many more as it takes.
+#: The warm-up is divided into this many windows; more follow until the rate is steady.
 _WINDOWS = 6
-#: Two halves of the last windows whose rates differ by less than this are steady, whatever their scatter.
+#: The rate is steady when the halves of the last windows differ by less than this, whatever their scatter.
 _STEADY = 0.02
 
 
 class TurnTaker(Protocol):
-    """Who says when this leg trains. Every call is made by the training thread."""
+    """Tells the leg when to train. Every call is made by the training thread."""
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
-        """The leg is warm and waits."""
+        """Report that the leg is warmed up and waits."""
 
     def wait(self) -> int | None:
-        """Block, using no processor, until it is this leg's turn; its number, or None when there are no more."""
+        """Block without using the CPU until it is this leg's turn; returns its number, or None after the last."""
 
     def drain(self) -> None:
-        """Return when everything this leg has said is where it goes and nothing it started is still under way."""
+        """Return when all messages of this leg are written and nothing it started is still running."""
 
     def done(self, segment: TrainedSegment) -> None:
-        """The turn is over."""
+        """Report that the turn is over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentPlan:
-    """How long one turn is. Exactly one of `segment_s` and `segment_steps` is set."""
+    """The length of one turn. Exactly one of `segment_s` and `segment_steps` is set."""
 
     warmup_s: float
     warmup_limit_s: float
@@ -53,7 +53,7 @@ class SegmentPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedSegment:
-    """One timed stretch, and the discarded one before it. `cpu_ns` and `wash_cpu_ns` are of the leg's own process."""
+    """One timed segment and its wash-out. `cpu_ns` and `wash_cpu_ns` are CPU times of the leg's own process."""
 
     turn: int
     units: int
@@ -64,13 +64,13 @@ class TrainedSegment:
     wash_cpu_ns: int
 
     def to_json(self) -> list[int]:
-        """In the order of the fields."""
+        """The values in the order of the fields."""
         return [self.turn, self.units, self.elapsed_ns, self.cpu_ns, self.wash_units, self.wash_ns, self.wash_cpu_ns]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredSegments:
-    """Every turn of one leg. `steady` says whether the warm-up ended because the rate had settled."""
+    """All turns of one leg. `steady` is whether the warm-up ended because the rate was steady."""
 
     segments: tuple[TrainedSegment, ...]
     warmup_units: int
@@ -90,29 +90,29 @@ def measure_segments(
 ) -> MeasuredSegments:
     """Warm up, then train one segment per turn until there are no more.
 
-    `on_progress(units, elapsed_ns, loss)` is called at most once a second of timed training, inside the timed stretch.
+    `on_progress(units, elapsed_ns, loss)` is called at most once per second of timed training, inside the timed segment.
     Raises `NonFiniteLossError`.
     """
     if (plan.segment_s is None) == (plan.segment_steps is None):
         raise ValueError("expected exactly one of segment_s and segment_steps")
-    stretch = TimedStretch(trainer, clock_ns)
-    warmup_units, warmup_ns, steady = _warm_up(stretch, plan)
+    runner = StepRunner(trainer, clock_ns)
+    warmup_units, warmup_ns, steady = _warm_up(runner, plan)
     turns.resident(warmup_units=warmup_units, warmup_ns=warmup_ns, steady=steady)
     done: list[TrainedSegment] = []
     units_before = elapsed_before = left_over = 0
     while (turn := turns.wait()) is not None:
-        stretch.unreported_ns = 0
+        runner.unreported_ns = 0
         wash_began = cpu_ns()
-        wash_units, wash_ns = stretch.run(target_ns=round(plan.washout_s * NS), steps=None, on_progress=None)
-        stretch.unreported_ns = left_over
+        wash_units, wash_ns = runner.run(target_ns=round(plan.washout_s * NS), steps=None, on_progress=None)
+        runner.unreported_ns = left_over
         target_ns = None if plan.segment_s is None else round(plan.segment_s * NS)
         report = _shifted(on_progress, units_before, elapsed_before)
         cpu_began, began = cpu_ns(), clock_ns()
-        units, _ = stretch.run(target_ns=target_ns, steps=plan.segment_steps, on_progress=report)
-        # Nothing the leg started may run on in the other leg's time.
+        units, _ = runner.run(target_ns=target_ns, steps=plan.segment_steps, on_progress=report)
+        # Nothing that this leg started may run during the other leg's turn.
         turns.drain()
         elapsed_ns, cpu = clock_ns() - began, cpu_ns() - cpu_began
-        left_over = stretch.unreported_ns
+        left_over = runner.unreported_ns
         units_before, elapsed_before = units_before + units, elapsed_before + elapsed_ns
         done.append(
             TrainedSegment(
@@ -131,12 +131,12 @@ def measure_segments(
     )
 
 
-def _warm_up(stretch: TimedStretch, plan: SegmentPlan) -> tuple[int, int, bool]:
+def _warm_up(runner: StepRunner, plan: SegmentPlan) -> tuple[int, int, bool]:
     units = elapsed_ns = 0
     rates: list[float] = []
     window_ns = round(plan.warmup_s * NS / _WINDOWS)
     while True:
-        done, took_ns = stretch.run(target_ns=window_ns, steps=None, on_progress=None)
+        done, took_ns = runner.run(target_ns=window_ns, steps=None, on_progress=None)
         units, elapsed_ns = units + done, elapsed_ns + took_ns
         rates.append(done / took_ns if took_ns else 0.0)
         if elapsed_ns >= plan.warmup_s * NS and is_steady(rates):
@@ -146,7 +146,7 @@ def _warm_up(stretch: TimedStretch, plan: SegmentPlan) -> tuple[int, int, bool]:
 
 
 def is_steady(rates: Sequence[float]) -> bool:
-    """Whether the last windows show no trend: their halves differ by less than 2 %, or less than their own scatter explains."""
+    """Whether the last windows show no trend: their halves differ by less than 2 %, or by less than their scatter explains."""
     if len(rates) < _WINDOWS:
         return False
     half = _WINDOWS // 2

@@ -1,7 +1,7 @@
-"""A small Qwen2 model and tokenizer, made where the named model cannot be had.
+"""A small Qwen2 model and tokenizer, used where the named model is not available.
 
-It goes through the same loading code as the real one. Knows numpy and `tokenizers`, no torch, and draws its weights from
-a seed of its own, so that it is the same model on every machine with the same libraries.
+It is loaded by the same code as a real one. Needs numpy and `tokenizers`, no torch. Its weights have a fixed seed, so that it is
+the same model on every machine with the same libraries.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _SEED = 20_240_519
 _VOCABULARY = 768
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
-#: Qwen2's own way of cutting text into words before merging.
-_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+#: Qwen2's pattern for splitting text before merging.
+_SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 CONFIG: Mapping[str, Any] = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -79,7 +79,7 @@ def _tokenizer(corpus: str) -> str:
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -90,7 +90,7 @@ def _tokenizer(corpus: str) -> str:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    # One line at a time: the merges then depend on counts alone.
+    # One line at a time, so that the merges depend on counts alone.
     tokenizer.train_from_iterator(corpus.splitlines(keepends=True), trainer=trainer)
     return str(tokenizer.to_str())
 
@@ -103,7 +103,7 @@ def _weights() -> dict[str, np.ndarray[Any, Any]]:
     keys = hidden // CONFIG["num_attention_heads"] * CONFIG["num_key_value_heads"]
 
     def drawn(*shape: int) -> np.ndarray[Any, Any]:
-        # Wider than the usual 0.02: an adapter on a model this small must be able to move its loss.
+        # Wider than the usual 0.02: an adapter on a model this small must be able to change its loss.
         return rng.normal(0.0, 0.08, shape).astype(np.float32)
 
     weights = {"model.embed_tokens.weight": drawn(_VOCABULARY, hidden)}

@@ -16,10 +16,9 @@ import pytest
 
 from pytest_glasshouse.overhead.estimate import estimates
 from pytest_glasshouse.overhead.interval import interval_pct
-from pytest_glasshouse.overhead.limit import judge_limit
 from pytest_glasshouse.overhead.pool import pool
 from pytest_glasshouse.overhead.remarks import remarks
-from pytest_glasshouse.overhead.verdict import Verdict, verdict
+from pytest_glasshouse.overhead.verdict import Verdict, judge_limit, verdict
 from tests.calibration.traces import HOSTILE, QUIET, REGIMES, RENTED, Regime, interleaved, sequential_log_ratios
 
 FULL = bool(os.environ.get("CALIBRATE") or os.environ.get("SOAK"))
@@ -69,8 +68,8 @@ def cell(regime: Regime, truth: float) -> tuple[float, float, Counter[Verdict], 
         found = estimates(rounds)
         assert found.headline.ci95 is not None
         assert found.trimmed.ci95 is not None
-        covered += found.headline.ci95.holds(truth)
-        trimmed += found.trimmed.ci95.holds(truth)
+        covered += found.headline.ci95.contains(truth)
+        trimmed += found.trimmed.ci95.contains(truth)
         told = remarks(found)
         judged = verdict(found.log_ratios, margin_pct=MARGIN_PCT, nulls=found.nulls, remarks=told)
         verdicts[judged.verdict] += 1
@@ -170,7 +169,7 @@ def test_pooled_interval_covers_the_truth_over_allocations(truth: float, allocat
         values = middle + rng.normal(0.0, between, (allocations, 1)) + rng.normal(0.0, 0.005, (allocations, 5))
         found = pool(values.tolist(), margin_pct=MARGIN_PCT)
         assert found is not None
-        covered += found.ci95.holds(truth)
+        covered += found.ci95.contains(truth)
     print(f"pool of {allocations}, between {between:g}, {truth:g} %: covers {covered / ROWS:.1%}")
 
     assert covered / ROWS >= 0.935 - SLACK
@@ -190,7 +189,7 @@ def test_extended_interval_covers_the_truth_and_is_as_narrow_as_was_asked(half_w
         found = interval_pct(row, level=0.95, first_rounds=5)
         assert found is not None
         assert found.half_width <= half_width_pct * 1.02
-        covered += found.holds(0.0)
+        covered += found.contains(0.0)
     print(f"extension to {half_width_pct:g}: covers {covered / ROWS:.1%}")
 
     assert covered / ROWS >= 0.93 - SLACK

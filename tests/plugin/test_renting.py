@@ -18,7 +18,7 @@ from pytest_glasshouse.broker.pricing import PriceLine, Quote
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.rental_prompt import consent
 from pytest_glasshouse.run.options import Options
-from pytest_glasshouse.workloads.base import prepare
+from pytest_glasshouse.workloads.registry import prepare
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod

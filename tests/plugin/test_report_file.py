@@ -41,6 +41,18 @@ def test_each_selected_row_is_in_the_report_once_with_its_outcome(project: Proje
     assert project.left_behind() == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [((), ("row", None)), (("--order", "raw-first", "--glasshouse-preset", "quick"), ("raw-first", "quick"))],
+)
+def test_methodology_names_the_order_and_the_preset_of_the_run(
+    project: Project, arguments: tuple[str, ...], expected: tuple[str, str | None]
+) -> None:
+    project.rows("good").run(*arguments)
+    methodology = project.report()["methodology"]
+    assert (methodology["order"], methodology["preset"]) == expected
+
+
 def test_bundle_lies_beside_the_report(project: Project) -> None:
     project.rows("good").run("--glasshouse-report", "out/mine.json").stdout.fnmatch_lines(
         ["report  out/mine.json", "bundle  out/mine.*"]

@@ -12,7 +12,7 @@ from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
 from pytest_glasshouse.owner.sealing import Sealed
 from pytest_glasshouse.wire.tensors import parse_safetensors
-from pytest_glasshouse.workloads.base import prepare
+from pytest_glasshouse.workloads.registry import prepare
 from tests.rounds.conftest import carry_out, short_row
 
 _WINDOW = 32

@@ -1,4 +1,4 @@
-"""The text that lora rows train on unless they name their own: public domain, in the tree, the same for everybody."""
+"""The text that lora rows train on by default: in the public domain, and part of the package."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ CORPUS_NAME = "us-constitution.txt"
 
 
 def read_corpus() -> str:
-    """The text, read so that it is found in a zip archive too."""
+    """The text, read from a directory or a zip archive."""
     return resources.files(__name__).joinpath(CORPUS_NAME).read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ from pytest_glasshouse.check.recompute import Derivation, record_faults
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.overhead.interval import interval_pct
-from pytest_glasshouse.overhead.limit import LimitVerdict
+from pytest_glasshouse.overhead.verdict import LimitVerdict
 from pytest_glasshouse.render.badge import badge
 from pytest_glasshouse.render.markdown import markdown
 from pytest_glasshouse.render.page_rows import row_details

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
-from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer, row_from_json
+from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.broker.lease_ledger import LeaseLedger, read
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, TerminateError
 from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
@@ -200,10 +200,6 @@ def test_worker_that_hangs_up_with_a_grant_loses_it(broker: Broker, provider: Sc
     other.close()
     server.close()
     broker.end_all()
-
-
-def test_row_survives_the_socket_with_its_identity() -> None:
-    assert row_from_json(json.loads(json.dumps(dataclasses.asdict(ROW)))).row_id == ROW.row_id
 
 
 def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedProvider) -> None:

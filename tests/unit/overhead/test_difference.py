@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import ttest_ind
 
 from pytest_glasshouse.overhead.difference import difference
-from pytest_glasshouse.overhead.rates import overhead_of_log_ratio
+from pytest_glasshouse.overhead.interval import overhead_of_log_ratio
 
 BEFORE = [-0.010, -0.012, -0.009, -0.011, -0.010]
 AFTER = [-0.020, -0.024, -0.019, -0.022, -0.021, -0.018]

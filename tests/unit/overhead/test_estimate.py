@@ -117,7 +117,7 @@ def test_steady_trace_has_nothing_to_remark() -> None:
     assert remarks(found) == ()
     assert found.agree is True
     assert found.headline.ci95 is not None
-    assert found.headline.ci95.holds(0.5)
+    assert found.headline.ci95.contains(0.5)
     assert [each.state for each in found.steadiness] == ["steady", "steady"]
 
 
@@ -127,7 +127,7 @@ def test_disturbance_that_both_legs_share_cancels() -> None:
 
     assert found.headline.ci95 is not None
     assert found.trimmed.ci95 is not None
-    assert found.trimmed.ci95.holds(1.0)
+    assert found.trimmed.ci95.contains(1.0)
     assert found.trimmed.ci95.half_width < 0.2
 
 
@@ -140,7 +140,7 @@ def test_leg_that_does_not_stand_still_is_named(leg: PairedLeg, drift: float, st
     assert [each.state for each in found.steadiness if each.leg != leg] == ["steady"]
     assert any(f"the {leg} leg is {state}" in each for each in remarks(found))
     assert found.position is not None
-    assert found.position.seen
+    assert found.position.excludes_zero
 
 
 def test_leg_that_moves_another_way_in_every_round_has_no_steady_state() -> None:
@@ -171,7 +171,7 @@ def test_order_effect_is_found_where_the_second_segment_is_the_worse_one() -> No
     found = estimates(rounds)
 
     assert found.order is not None
-    assert found.order.seen
+    assert found.order.excludes_zero
     assert found.order.pct == pytest.approx(-10, abs=0.5)
 
 

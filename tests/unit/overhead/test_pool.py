@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from scipy.stats import ttest_1samp
 
+from pytest_glasshouse.overhead.interval import log_ratio, overhead_of_log_ratio, rate
 from pytest_glasshouse.overhead.pool import RANDOM_EFFECTS, T_OVER_MEANS, pool
-from pytest_glasshouse.overhead.rates import log_ratio, overhead_of_log_ratio, rate
 from pytest_glasshouse.overhead.verdict import Verdict, verdict
 
 DATA = Path(__file__).parents[2] / "data" / "published_rows.json"

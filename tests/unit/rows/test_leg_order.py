@@ -56,7 +56,7 @@ def test_null_rows_and_triples_start_every_leg_once() -> None:
 
 
 def test_each_pair_is_drawn_by_itself_and_from_the_seed() -> None:
-    """A fixed alternation and a disturbance of the same period are not to be told apart."""
+    """A fixed alternation and a disturbance of the same period cannot be separated."""
     orders = turn_orders(("protected", "raw"), number=1, pairs=400, seed=9)
     first = [order[0] for order in orders]
     assert 160 < first.count("raw") < 240

@@ -82,4 +82,4 @@ def test_smoke_is_one_row_of_each_workload_for_any_gpu_and_the_short_published_o
 
 @pytest.mark.parametrize("row", MLP_ROWS + LORA_ROWS, ids=lambda row: str(row.name))
 def test_row_survives_the_way_to_another_process(row: RowSpec) -> None:
-    assert RowSpec.from_dict(json.loads(json.dumps(row.to_dict()))) == row
+    assert RowSpec.from_json(json.loads(json.dumps(row.to_json()))) == row

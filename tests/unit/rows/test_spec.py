@@ -38,7 +38,7 @@ INTERLEAVED = ("preset", "null", "resident")
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [
         ({**GOOD, "target": 600}, "row 'mine': no field target. Did you mean target_s? A row has name, workload, gpu, order, "),
         ({**GOOD, "gpus": "h100"}, "row 'mine': no field gpus. Did you mean gpu? A row has name, "),
@@ -49,10 +49,10 @@ INTERLEAVED = ("preset", "null", "resident")
         ({}, "a row: field name: expected a name; saw none (nor workload, gpu, order)"),
     ],
 )
-def test_fields_that_are_misspelt_or_missing_are_told_like_values(fields: dict[str, Any], told: str) -> None:
+def test_fields_that_are_misspelt_or_missing_are_reported_like_values(fields: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         RowSpec(**fields)
-    assert str(caught.value).startswith(told)
+    assert str(caught.value).startswith(expected)
     assert "\n" not in str(caught.value)
 
 
@@ -119,7 +119,7 @@ def test_a_lora_row_that_says_nothing_of_its_adapter_keeps_the_id_it_always_had(
 def test_the_order_and_the_kind_of_a_list_of_layers_make_no_other_row() -> None:
     first, second = RowSpec(**LORA, targets=("c_proj", "c_attn")), RowSpec(**LORA, targets=["c_attn", "c_proj"])
     assert (first, first.row_id, hash(first)) == (second, second.row_id, hash(second))
-    assert RowSpec.from_dict(json.loads(json.dumps(first.to_dict()))) == first
+    assert RowSpec.from_json(json.loads(json.dumps(first.to_json()))) == first
     assert first.adapter == {"adapter": {"rank": 4, "targets": ["c_attn", "c_proj"]}}
 
 
@@ -167,8 +167,8 @@ def _changed(field: str) -> RowSpec:
 
 
 def test_row_id_ignores_what_is_only_told_about_a_row() -> None:
-    told = RowSpec(**GOOD, smoke=True, published=Published(source="a paper", overhead_pct=1.0))
-    assert told.row_id == RowSpec(**GOOD).row_id
+    given = RowSpec(**GOOD, smoke=True, published=Published(source="a paper", overhead_pct=1.0))
+    assert given.row_id == RowSpec(**GOOD).row_id
 
 
 def test_row_without_other_parameters_keeps_the_id_it_always_had() -> None:
@@ -179,8 +179,8 @@ def test_row_without_other_parameters_keeps_the_id_it_always_had() -> None:
 
 def test_parameters_that_cannot_be_told_apart_are_refused() -> None:
     content = {**GOOD, "parameters": (("batch", "1"), ("rate", "2"))}
-    assert RowSpec.from_dict(json.loads(json.dumps(RowSpec(**content).to_dict()))) == RowSpec(**content)
-    for told in (
+    assert RowSpec.from_json(json.loads(json.dumps(RowSpec(**content).to_json()))) == RowSpec(**content)
+    for given in (
         (("b", "1"), ("a", "1")),
         (("a", "1"), ("a", "2")),
         (("a", ""),),
@@ -190,7 +190,7 @@ def test_parameters_that_cannot_be_told_apart_are_refused() -> None:
         "a",
     ):
         with pytest.raises(ConfigurationError, match="field parameters: expected at most 32 pairs of short texts"):
-            RowSpec(**{**GOOD, "parameters": told})
+            RowSpec(**{**GOOD, "parameters": given})
 
 
 def test_marks_name_gpu_workload_and_kind() -> None:

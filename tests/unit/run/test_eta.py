@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_glasshouse.overhead.interval import interval_pct
-from pytest_glasshouse.overhead.rates import log_ratio
+from pytest_glasshouse.overhead.interval import interval_pct, log_ratio
 from pytest_glasshouse.run.eta import Etas, duration
 from pytest_glasshouse.run.live_line import progress_line
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.workloads.base import Material, prepare
+from pytest_glasshouse.workloads.base import Material
+from pytest_glasshouse.workloads.registry import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,8 +11,8 @@ from safetensors.numpy import load, save
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.canonical import canonical
-from pytest_glasshouse.workloads.base import open_trainer
 from pytest_glasshouse.workloads.lora import LoraTrainer, count_parameters
+from pytest_glasshouse.workloads.registry import open_trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.workloads.base import prepare
 from pytest_glasshouse.workloads.corpus import read_corpus
 from pytest_glasshouse.workloads.lora_material import learning_rate, resolve
 from pytest_glasshouse.workloads.model_files import verify_base
+from pytest_glasshouse.workloads.registry import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,11 +15,12 @@ from safetensors.numpy import load, load_file, save_file
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.wire.tensors import parse_safetensors
-from pytest_glasshouse.workloads.base import Material, open_trainer, prepare
+from pytest_glasshouse.workloads.base import Material
 from pytest_glasshouse.workloads.lora import LoraTrainer
 from pytest_glasshouse.workloads.lora_material import resolve
 from pytest_glasshouse.workloads.lora_model import config_of, layers_of
-from pytest_glasshouse.workloads.lora_rehearsal import outcome, question, rehearse
+from pytest_glasshouse.workloads.lora_rehearsal import problem, rehearse, request_for
+from pytest_glasshouse.workloads.registry import open_trainer, prepare
 
 Mapped = Callable[[Mapping[str, bytes]], dict[str, memoryview]]
 MakeModel = Callable[..., Path]
@@ -241,17 +242,15 @@ def test_the_libraries_say_before_the_rent_what_they_would_say_on_the_guest(make
     """Some things no file's head tells: an architecture they do not know, layers under other names, another tokenizer."""
     gpt2 = make_model(FAMILIES["gpt2"][0])
     material = prepare("lora", seed=7, model=str(gpt2), targets=("c_attn",))
-    asked = question(material)
-    assert outcome(asked) == ""
+    request = request_for(material)
+    assert problem(request) == ""
     changed(gpt2, "config.json", n_layer=1)
-    assert "2 adapter tensors are others than its files have layers for, first base_model.model.transformer.h.1." in outcome(
-        asked
-    )
+    assert "2 adapter tensors do not match the layers in its files, first base_model.model.transformer.h.1." in problem(request)
     changed(gpt2, "config.json", n_layer=2, n_inner=24)
-    assert "mlp.c_fc.bias has shape [" in outcome(asked)
+    assert "mlp.c_fc.bias has shape [" in problem(request)
     changed(gpt2, "config.json", n_inner=None)
     changed(gpt2, "tokenizer.json", pre_tokenizer=None)
-    assert "gives other ids than the sealed tokens" in outcome(asked)
+    assert "gives other ids than the sealed tokens" in problem(request)
     changed(gpt2, "config.json", model_type="nobody-knows")
     changed(gpt2, "tokenizer.json", pre_tokenizer=json.loads((lora_base / "tokenizer.json").read_text())["pre_tokenizer"])
     with pytest.raises(ConfigurationError, match=r"cannot be trained with the libraries of this machine: .*nobody-knows"):

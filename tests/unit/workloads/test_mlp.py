@@ -9,8 +9,9 @@ import pytest
 from safetensors.numpy import load, save
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.workloads.base import NonFiniteLossError, prepare
+from pytest_glasshouse.workloads.base import NonFiniteLossError
 from pytest_glasshouse.workloads.mlp import MlpTrainer
+from pytest_glasshouse.workloads.registry import prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,7 +16,8 @@ from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.ring import carry_material
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
-from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Trainer, open_trainer
+from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Trainer
+from pytest_glasshouse.workloads.registry import open_trainer
 from pytest_glasshouse.workloads.resident import Resident
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def test_prologue_is_bit_equal_in_another_process(bench: Bench, tmp_path: Path) 
 OTHER_PROCESS = """
 import json, sys
 from pathlib import Path
-from pytest_glasshouse.workloads.base import open_trainer
+from pytest_glasshouse.workloads.registry import open_trainer
 name, parts, base = sys.argv[1:]
 views = {path.name: memoryview(bytearray(path.read_bytes())) for path in Path(parts).iterdir()}
 print(json.dumps(open_trainer(name, views, base_dir=Path(base) if base else None, device="cpu").prologue()))
