@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
-from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer, row_from_json
+from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.broker.lease_ledger import LeaseLedger, read
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, TerminateError
 from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
@@ -187,7 +187,6 @@ def test_worker_gets_grants_and_errors_through_the_socket(broker: Broker, provid
     events: list[dict[str, object]] = []
     server = BrokerServer(broker, on_event=events.append)
     client = BrokerClient(server.address, worker="gw0")
-    client.plan("gw0", [ROW])
     grant = client.acquire(ROW)
     assert grant.faults == ()
     assert grant.instance_id in {instance.instance_id for instance in client.listing()}
@@ -215,12 +214,12 @@ def test_worker_that_hangs_up_with_a_grant_loses_it(broker: Broker, provider: Sc
 
 
 def test_row_survives_the_socket_with_its_identity() -> None:
-    assert row_from_json(json.loads(json.dumps(dataclasses.asdict(ROW)))).row_id == ROW.row_id
+    assert RowSpec.from_dict(json.loads(json.dumps(ROW.to_dict()))).row_id == ROW.row_id
 
 
 def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedProvider) -> None:
     """Budget and consent were for the rows that were planned; a changed length is another row."""
-    broker.plan("main", [ROW])
+    broker.plan([ROW])
     for changes in ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9}):
         with pytest.raises(ConfigurationError, match=f"was not priced: the run planned {ROW.row_id}"):
             broker.acquire(dataclasses.replace(ROW, **changes))  # type: ignore[arg-type]
