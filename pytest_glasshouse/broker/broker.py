@@ -286,7 +286,7 @@ class Broker:
     def secrets(self) -> tuple[str, ...]:
         """What must not be published: where the guests are, keys, the providers' credentials."""
         fleet = self._fleet
-        own = [each for provider in fleet.providers.values() for each in getattr(provider, "secrets", tuple)()]
+        own = [each for provider in fleet.providers.values() for each in provider.secrets()]
         reached = [each for provider in fleet.providers.values() for each in fleet.connection(provider).secrets()]
         return tuple(dict.fromkeys(each for each in [*own, *reached] if each))
 

@@ -33,6 +33,7 @@ class MockProvider:
     """Allocations on this machine, with faults on request."""
 
     name = "mock"
+    base_url = ""
     rents = False
     dry_run = True
     this_machine = True
@@ -95,6 +96,10 @@ class MockProvider:
     def may_create(self) -> bool:
         """There is no key."""
         return True
+
+    def secrets(self) -> tuple[str, ...]:
+        """There are none."""
+        return ()
 
     def play(self, instance_id: str, act: str) -> None:
         """`kill` or `reboot` the guest."""
