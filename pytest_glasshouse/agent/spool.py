@@ -7,11 +7,11 @@ public on the operator's machine is spooled: tokens, journal lines, callbacks. N
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.guest.clock import now_ns
+from pytest_glasshouse.wire.append_log import append_line
 from pytest_glasshouse.wire.canonical import canonical, parse_strict
 from pytest_glasshouse.wire.guest_messages import EVENTS_PER_PULL, PULL_BYTES
 
@@ -33,6 +33,7 @@ class Spool:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._grown = threading.Condition()
         found = path.read_bytes().splitlines() if path.exists() else []
         self._events: list[dict[str, Json]] = []
@@ -42,7 +43,6 @@ class Spool:
             if isinstance(event, dict):
                 self._events.append(event)
                 self._sizes.append(len(line))
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def append(self, leg: str, kind: str, body: dict[str, Json]) -> None:
         """Write one event and wake whoever waits for it; it is on disk when this returns.
@@ -57,14 +57,12 @@ class Spool:
                 "type": kind,
                 "body": body,
             }
-            line = canonical(event) + b"\n"
+            line = canonical(event)
             try:
-                written = os.write(self._file, line)
-                os.fsync(self._file)
+                append_line(self._path, line)
             except OSError:
-                written = 0
-            if written != len(line) and kind not in _LAST_WORDS:
-                raise OSError(errno.ENOSPC, "the guest's spool cannot be written")
+                if kind not in _LAST_WORDS:
+                    raise OSError(errno.ENOSPC, "the guest's spool cannot be written") from None
             self._events.append(event)
             self._sizes.append(len(line))
             self._grown.notify_all()
@@ -84,7 +82,3 @@ class Spool:
         """Where the next event will stand."""
         with self._grown:
             return len(self._events)
-
-    def close(self) -> None:
-        """Close the file; what was appended is on disk already."""
-        os.close(self._file)

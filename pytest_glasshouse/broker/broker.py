@@ -72,7 +72,8 @@ class Broker:
         self._renter = Renter(self._fleet, tell=tell, before=self._prepare)
         self._creating: list[str] = []
         self._stopped = ""
-        self._planned: dict[str, tuple[RowSpec, ...]] = {}
+        #: The run's rows by row id; empty where nobody planned any.
+        self._planned: dict[str, RowSpec] = {}
         self._watch: Watch | None = None
         self._start_reaper = start_reaper or self._own_reaper
         self._reaper: ReaperLike | None = None
@@ -81,20 +82,19 @@ class Broker:
 
     # -- before the first grant
 
-    def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
-        """Hear which rows a worker selected, before its first grant. Opens every provider they need, and rents nothing.
+    def plan(self, rows: Sequence[RowSpec]) -> None:
+        """Set the run's rows, before the first grant: opens every provider they need, and rents nothing.
 
-        Raises `ConfigurationError`, also where what a provider would give could not be reached from here.
+        Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine.
         """
         for row in rows:
             self._fleet.connection(self._fleet.provider(self._where(row)))
-        with self._fleet.changed:
-            self._planned[worker] = tuple(rows)
+        self._planned = {row.row_id: row for row in rows}
 
     @property
     def rents(self) -> bool:
         """Whether what was planned costs money."""
-        return any(self._fleet.provider(self._where(row)).rents for row in self._rows())
+        return any(self._fleet.provider(self._where(row)).rents for row in self._planned.values())
 
     @property
     def simulated(self) -> tuple[str, ...]:
@@ -108,7 +108,7 @@ class Broker:
         """
         priced: list[tuple[RowSpec, Offer]] = []
         without: list[str] = []
-        for row in self._rows():
+        for row in self._planned.values():
             provider = self._fleet.provider(self._where(row))
             if not provider.rents:
                 continue
@@ -128,9 +128,9 @@ class Broker:
         Raises a subclass of `InfrastructureError`, `BudgetError` once the budget is reached, or `ConfigurationError` when
         the provider cannot serve the row, or when rows were planned and this one is none of them: nobody priced it.
         """
-        if self._planned and row.row_id not in {each.row_id for each in self._rows()}:
+        if self._planned and row.row_id not in self._planned:
             raise ConfigurationError(
-                f"row {row.name!r} was not priced: the run planned {_names(self._rows())}. Nothing is granted for another row"
+                f"row {row.name!r} was not priced: the run planned {_names(list(self._planned))}. Nothing else is granted"
             )
         provider = self._fleet.provider(self._where(row))
         key = "this machine" if provider.this_machine else f"{provider.name}/{row.gpu}"
@@ -286,7 +286,7 @@ class Broker:
     def secrets(self) -> tuple[str, ...]:
         """What must not be published: where the guests are, keys, the providers' credentials."""
         fleet = self._fleet
-        own = [each for provider in fleet.providers.values() for each in getattr(provider, "secrets", tuple)()]
+        own = [each for provider in fleet.providers.values() for each in provider.secrets()]
         reached = [each for provider in fleet.providers.values() for each in fleet.connection(provider).secrets()]
         return tuple(dict.fromkeys(each for each in [*own, *reached] if each))
 
@@ -294,9 +294,6 @@ class Broker:
 
     def _where(self, row: RowSpec) -> str:
         return row.provider if self._options.provider == "row" else self._options.provider
-
-    def _rows(self) -> list[RowSpec]:
-        return list({row.row_id: row for planned in self._planned.values() for row in planned}.values())
 
     def _claim(self, key: str, grant_id: str) -> FleetMember | None:
         """Wait until nobody uses what `key` names; then an allocation that is ready, or the right to create one."""
@@ -382,8 +379,8 @@ class Broker:
         )
 
 
-def _names(rows: Sequence[RowSpec]) -> str:
-    return ", ".join(dict.fromkeys(each.row_id for each in rows[:5])) + (", ..." if len(rows) > 5 else "")  # noqa: PLR2004
+def _names(row_ids: Sequence[str]) -> str:
+    return ", ".join(row_ids[:5]) + (", ..." if len(row_ids) > 5 else "")  # noqa: PLR2004
 
 
 def _cleanup(told: list[dict[str, Json]]) -> Cleanup:

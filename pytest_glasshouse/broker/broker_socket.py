@@ -1,13 +1,12 @@
-"""The broker for workers in other processes: the same calls over a socket of this machine.
+"""The broker for xdist workers: the same calls over a socket of this machine.
 
-A worker that disappears has its grants ended: nobody knows what still runs there. Errors keep their kind on the way.
+The allocations granted to a worker that disappears are ended, since what still runs there is not known. The worker raises an
+error of the class that the broker raised.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import socket
 import threading
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +17,8 @@ from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import socket
+    from collections.abc import Callable
 
     from pytest_glasshouse.broker.broker import Broker
 
@@ -29,23 +29,12 @@ class BrokerServer:
     def __init__(self, broker: Broker, on_event: Callable[[dict[str, Any]], None]) -> None:
         self._broker = broker
         self._on_event = on_event
-        self._listener, self.address = local_socket.listen("glasshouse-broker")
-        threading.Thread(target=self._accept, name="glasshouse-broker", daemon=True).start()
+        self._server = local_socket.SocketServer("glasshouse-broker", self._serve)
+        self.address = self._server.address
 
     def close(self) -> None:
-        """Stop serving."""
-        # shutdown wakes the accepting thread; close alone would leave it blocked.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection = local_socket.accept(self._listener)
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        """Stop listening. Workers that are connected are still answered."""
+        self._server.close()
 
     def _serve(self, connection: socket.socket) -> None:
         worker = ""
@@ -68,29 +57,28 @@ class BrokerServer:
         except GlasshouseError as error:
             return {"error": type(error).__name__, "detail": str(error), "allocationId": error.allocation_id}
         except Exception as error:  # noqa: BLE001  (one request that breaks must not take the worker's other grants with it)
-            detail = f"the controller's broker broke ({type(error).__name__}: {error})"
+            detail = f"unexpected error in the controller's broker ({type(error).__name__}: {error})"
             return {"error": "InfrastructureError", "detail": detail, "allocationId": None}
 
     def _carry_out(self, op: str, worker: str, body: dict[str, Any]) -> dict[str, Any]:
-        if op == "plan":
-            self._broker.plan(worker, [RowSpec.from_json(row) for row in body["rows"]])
-        elif op == "acquire":
-            return {"grant": self._broker.acquire(RowSpec.from_json(body["row"]), worker=worker).to_json()}
-        elif op == "release":
-            self._broker.release(Grant.from_json(body["grant"]), worker=worker)
-        elif op == "end":
-            self._broker.end(Grant.from_json(body["grant"]), body["why"])
-        elif op == "listing":
-            # How a guest is reached stays in the controller: a worker needs to know only what is listed.
-            return {"instances": [_listed(instance) for instance in self._broker.listing()]}
-        elif op == "loss-reason":
-            return {"loss-reason": list(self._broker.loss_reason(Grant.from_json(body["grant"])))}
-        elif op == "play":
-            self._broker.play(Grant.from_json(body["grant"]), body["act"])
-        elif op == "event":
-            self._on_event({**body, "worker": worker})
-        else:
-            raise ProtocolError(f"the broker has no operation {op!r}")
+        match op:
+            case "acquire":
+                return {"grant": self._broker.acquire(RowSpec.from_json(body["row"]), worker=worker).to_json()}
+            case "release":
+                self._broker.release(Grant.from_json(body["grant"]), worker=worker)
+            case "end":
+                self._broker.end(Grant.from_json(body["grant"]), body["why"])
+            case "listing":
+                # How a guest is reached stays in the controller: a worker needs to know only what is listed.
+                return {"instances": [_listed(instance) for instance in self._broker.listing()]}
+            case "loss-reason":
+                return {"loss-reason": list(self._broker.loss_reason(Grant.from_json(body["grant"])))}
+            case "play":
+                self._broker.play(Grant.from_json(body["grant"]), body["act"])
+            case "event":
+                self._on_event({**body, "worker": worker})
+            case _:
+                raise ProtocolError(f"the broker has no operation {op!r}")
         return {}
 
 
@@ -105,11 +93,6 @@ class BrokerClient:
         self._worker = worker
         self._lock = threading.Lock()
         self._socket = local_socket.connect(address)
-
-    def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
-        """Say which rows this worker selected, before the first grant."""
-        del worker
-        self._ask("plan", {"rows": [row.to_json() for row in rows]})
 
     def acquire(self, row: RowSpec, *, worker: str = "") -> Grant:
         """See `Broker.acquire`; raises what it raised."""
@@ -134,16 +117,16 @@ class BrokerClient:
         self._ask("play", {"grant": grant.to_json(), "act": act})
 
     def loss_reason(self, grant: Grant) -> tuple[str, str]:
-        """See `Broker.fate`."""
-        kind, told = self._ask("loss-reason", {"grant": grant.to_json()})["loss-reason"]
-        return str(kind), str(told)
+        """See `Broker.loss_reason`."""
+        kind, sentence = self._ask("loss-reason", {"grant": grant.to_json()})["loss-reason"]
+        return str(kind), str(sentence)
 
     def event(self, body: dict[str, Any]) -> None:
-        """Tell the controller something to show."""
+        """Send the controller an event of this worker."""
         self._ask("event", body)
 
     def close(self) -> None:
-        """Hang up; grants still held are ended."""
+        """Close the connection; the controller ends grants that are still held."""
         self._socket.close()
 
     def _ask(self, op: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class Creator:
         launch = self.connection.launch(lease, provider)
         lease.intent_at = self.clock.wall()
         try:
-            self.ledger.intent(lease, base_url=str(getattr(provider, "base_url", "")))
+            self.ledger.intent(lease, base_url=provider.base_url)
         except InfrastructureError:
             lease.void = True
             raise

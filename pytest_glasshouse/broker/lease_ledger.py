@@ -7,9 +7,7 @@ It holds no key and no endpoint.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError
 from pytest_glasshouse.providers.base import InstanceId
 from pytest_glasshouse.providers.lease import Lease
+from pytest_glasshouse.wire.append_log import append_line
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import parse_strict
 
@@ -46,23 +45,10 @@ class LeaseLedger:
             self._append(step, fields)
 
     def _append(self, step: str, fields: Mapping[str, str | float | bool | None]) -> None:
-        line = json.dumps({"step": step, "at": self._wall(), **fields}, sort_keys=True) + "\n"
+        line = json.dumps({"step": step, "at": self._wall(), **fields}, sort_keys=True)
         with self._lock:
-            new = not self.path.exists()
-            if new:
-                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                size = os.fstat(fd).st_size
-                torn = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
-                data = b"\n" * torn + line.encode()
-                if os.write(fd, data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            if new:
-                _sync_directory(self.path.parent)
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            append_line(self.path, line.encode())
 
     def intent(self, lease: Lease, *, base_url: str) -> None:
         """The step that has to be on disk before the create call. Raises `InfrastructureError` where it is not."""
@@ -116,11 +102,3 @@ def _apply(told: dict[str, Any], leases: dict[str, Lease], bases: dict[str, str]
         lease.void = True
     elif step == "gone":
         lease.gone_at = told["at"]
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

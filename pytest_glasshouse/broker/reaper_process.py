@@ -21,7 +21,7 @@ from pytest_glasshouse.broker.cleanup_proof import Ending
 from pytest_glasshouse.broker.lease_ledger import LeaseLedger, read
 from pytest_glasshouse.broker.timing import RENTED, Clock, Timing, timing_of
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.providers.registry import base_url, open_provider
+from pytest_glasshouse.providers.registry import open_provider
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Reaping:
         return len(mine) == len(leases) and all(verdict.final for verdict in verdicts)
 
     def _check(self, lease: Lease, base: str) -> None:
-        if base_url(self._provider(lease.provider)) != base:
+        if self._provider(lease.provider).base_url != base:
             raise ConfigurationError("it was created at another base URL than the one set now; set that one again")
 
     def _provider(self, name: str) -> Provider:

@@ -66,7 +66,7 @@ class RentedConnection:
             deadline=lease.deadline,
             contact_by=self._wall() + boot_s + _CONTACT_GRACE_S,
             ends=cast('Literal["runpod", "vastai"]', provider.name),
-            api=str(getattr(provider, "base_url", "")),
+            api=provider.base_url,
         )
         self._remember(*(line for key in (keys.client_private, keys.host_private) for line in key.splitlines()[1:-1]))
         return Launch(name=lease.name, image=self.image_for(provider), env=environment, start=pod_start())

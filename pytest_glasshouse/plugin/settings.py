@@ -13,32 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pytest_glasshouse.providers.mock_faults import FAULTS
+
 _LONGEST_SHOWN = 60
 ORDERS = ("row", "raw-first", "protected-first", "interleaved")
 PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
 PRESETS = ("quick", "standard", "publish")
 ALLOCATIONS = ("shared", "row")
-FAULTS = [
-    "boot-stall",
-    "create-lost",
-    "no-capacity",
-    "wrong-gpu",
-    "guest-exit-before-raw",
-    "guest-exit-mid-protected",
-    "raw-callback-lost",
-    "zeroize-skipped",
-    "attestation-reject",
-    "key-unattested",
-    "weights-foreign",
-    "adapter-untrained",
-    "adapter-copied",
-    "nonfinite-loss",
-    "work-differs",
-    "deferred-cost",
-    "journal-truncated",
-    "terminate-fails",
-    "reboot-between-legs",
-]
 
 #: Values that are read and understood, and whose capability comes with a later version.
 LATER: Mapping[str, tuple[str, ...]] = {}
@@ -188,7 +169,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
     Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
     Setting("resume", _text, "go on with an earlier run: keep its judged rows, run the rest (run id, its directory, or its report)", "RUN"),
-    Setting("mock_fault", _one_of("mock_fault", FAULTS), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
+    Setting("mock_fault", _one_of("mock_fault", tuple(FAULTS)), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
     Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),
     Setting("server_ca", _path, "PEM file that vouches for its TLS certificate, where no public authority does", "FILE"),

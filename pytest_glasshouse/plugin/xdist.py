@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import socket
-import threading
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -29,6 +27,7 @@ from pytest_glasshouse.run.run import NoGrants, Run
 from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from pytest_glasshouse.run.engine import ServerLike
@@ -40,29 +39,18 @@ class ControllerSocket:
     """Where workers tell what they selected, by their ids, and ask for the way to the run. A thread in the controller."""
 
     def __init__(self) -> None:
-        self._listener, self.address = local_socket.listen("glasshouse-controller")
         self._selected: dict[str, dict[str, Any]] = {}
         self.run: dict[str, Any] | None = None
-        threading.Thread(target=self._accept, name="glasshouse-desk", daemon=True).start()
+        self._server = local_socket.SocketServer("glasshouse-controller", self._serve)
+        self.address = self._server.address
 
     def selected(self, worker: str) -> dict[str, Any] | None:
         """What that worker told, before it said that its collection was finished."""
         return self._selected.get(worker)
 
     def close(self) -> None:
-        """Listen no more."""
-        # shutdown wakes the accepting thread; close alone would leave it blocked.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection = local_socket.accept(self._listener)
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        """Stop listening."""
+        self._server.close()
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError, GlasshouseError, ValueError, zlib.error):

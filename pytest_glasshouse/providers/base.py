@@ -144,6 +144,8 @@ class Provider(Protocol):
     """One place to get allocations from."""
 
     name: str
+    #: Where its API answers; empty for a provider that is this machine.
+    base_url: str
     #: Whether its API is not the provider's own, so that nothing here is rented for real.
     simulated: bool
     #: How long to leave between two reads of the same kind. A provider that would be annoyed by less waits by itself.
@@ -192,6 +194,10 @@ class Provider(Protocol):
 
         Raises `CredentialsError` for a key without that right.
         """
+        ...
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be published: the account's key, and credentials of a proxy."""
         ...
 
     def play(self, instance_id: str, act: str) -> None:

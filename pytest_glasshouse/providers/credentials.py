@@ -43,7 +43,7 @@ def vast_key(environ: Mapping[str, str]) -> Secret:
     return _secret(environ.get("VAST_API_KEY", "").strip(), "vastai", "VAST_API_KEY")
 
 
-def base_url(environ: Mapping[str, str], variable: str, own: str) -> str:
+def api_url(environ: Mapping[str, str], variable: str, own: str) -> str:
     """The URL in `variable`, or the provider's own. Raises `ConfigurationError` for one that would show the key to others."""
     url = environ.get(variable, "").strip().rstrip("/") or own
     split = urlsplit(url)

@@ -1,12 +1,15 @@
-"""One request to a provider's HTTP API, sent once. How it travels, and what may come back, is known to `web`.
+"""One request to a provider's HTTP API, sent once, the rate limit of such requests, and the redaction of what was answered.
 
-What answers mean is the provider's business.
+`web` knows how a request travels and how large an answer may be. What an answer means is each provider's business.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -20,17 +23,32 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
 )
 from pytest_glasshouse.providers.base import Instance
-from pytest_glasshouse.providers.redaction import said
 from pytest_glasshouse.web.answer import Answer
 from pytest_glasshouse.web.exchange import USUAL, AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.web.routes import Routes
 from pytest_glasshouse.wire.canonical import Json
-from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.printable import printable, visible
 from pytest_glasshouse.wire.secret import Secret
 
 #: What tells a request that a server did not carry out because it wants it to be made elsewhere.
 _MOVED = frozenset({301, 302, 307, 308})
 _USER_AGENT = "pytest-glasshouse"
+_SHOWN = 240
+_SHORTEST_SECRET = 6
+#: Characters that are looked through, and those of a line that are shown. No shape below takes more than linear time.
+_LONGEST = 20_000
+_MOST = 256 * 1024
+_LINE = 1_000
+_SHAPES = (
+    (re.compile(r"(?i)\bbearer\s++\S+"), "Bearer ***"),
+    (re.compile(r"\b[a-z]++://\S+"), "<url>"),
+    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "<address>"),
+    (re.compile(r"(?i)(?<![\w.-])[\w.-]+\.(?:runpod\.(?:net|io)|vast\.ai)(?::\d+)?\b"), "<host>"),
+    (re.compile(r"(?<![\w-])-p\s*+\d+"), "-p ***"),
+    (re.compile(r"\bssh-(?:ed25519|rsa)\s++\S+"), "<public key>"),
+    # To the end where nothing ends it: half a key is one, and a text of beginnings is read once.
+    (re.compile(r"(?s)-----BEGIN .*?(?:-----END [A-Z ]+-----|\Z)"), "<key>"),
+)
 
 
 class NotSentError(ProviderError):
@@ -143,9 +161,9 @@ class ApiClient:
                 return RateLimitedError(f"{text}. Too many requests", retry_after_s=reply.retry_after_s)
         return ProviderError(text)
 
-    def said(self, text: object) -> str:
-        """`text` from the provider, fit to be shown."""
-        return said(text, secrets=self.secrets())
+    def redacted(self, text: object) -> str:
+        """`text` from the provider as one short line, without this client's secrets."""
+        return redact_line(text, secrets=self.secrets())
 
     def secrets(self) -> tuple[str, ...]:
         """What no text may hold: the key, and what a proxy on the way is told."""
@@ -168,3 +186,47 @@ def lost_create(provider: str, name: str, why: str, *, instance_id: str | None =
         allocation_id=name,
         instance_id=instance_id,
     )
+
+
+class Throttle:
+    """A rate limiter: one call per `interval_s`, for all threads together. No lock is held while a thread waits."""
+
+    def __init__(
+        self, interval_s: float, *, monotonic: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._interval_s, self._monotonic, self._sleep = interval_s, monotonic, sleep
+        self._lock = threading.Lock()
+        self._next = float("-inf")
+
+    def wait(self) -> None:
+        """Return when this call may be made."""
+        with self._lock:
+            now = self._monotonic()
+            turn = max(self._next, now)
+            self._next = turn + self._interval_s
+        if turn > now:
+            self._sleep(turn - now)
+
+
+def redact_log(text: str, *, secrets: Iterable[str] = ()) -> str:
+    """The end of a log without secrets, keys and addresses. Lines stay lines, of visible characters only."""
+    text = _without(text[-_MOST:], secrets)[-_LONGEST:]
+    for shape, instead in _SHAPES:
+        text = shape.sub(instead, text)
+    return "\n".join(visible(line)[:_LINE] for line in text.split("\n"))
+
+
+def redact_line(text: object, *, secrets: Iterable[str] = ()) -> str:
+    """`text` from a provider as one short line for a message, without secrets, keys and addresses."""
+    line = _without(str(text)[:_MOST], secrets)[:_LONGEST]
+    for shape, instead in _SHAPES:
+        line = shape.sub(instead, line)
+    return printable(line, limit=_SHOWN)
+
+
+def _without(text: str, secrets: Iterable[str]) -> str:
+    """`text` without secrets. It comes first, and takes the whole: what is cut off afterwards leaves no half of one."""
+    text = "".join(letter for letter in text if letter.isprintable() or letter.isspace())
+    for secret in sorted((one for one in secrets if len(one) >= _SHORTEST_SECRET), key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text

@@ -15,6 +15,7 @@ class LocalProvider:
     """Allocations are this machine. Raises `ConfigurationError` where there is no NVIDIA GPU."""
 
     name = "local"
+    base_url = ""
     rents = False
     dry_run = False
     this_machine = True
@@ -71,6 +72,10 @@ class LocalProvider:
     def may_create(self) -> bool:
         """There is no key."""
         return True
+
+    def secrets(self) -> tuple[str, ...]:
+        """There are none."""
+        return ()
 
     def play(self, instance_id: str, act: str) -> None:
         """The local provider plays nothing."""

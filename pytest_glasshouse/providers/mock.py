@@ -15,19 +15,9 @@ from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, N
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer
+from pytest_glasshouse.providers.mock_faults import FAULTS, GUEST_FAULTS
 from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
-
-#: Played by the provider itself.
-PROVIDER_FAULTS = ("boot-stall", "create-lost", "no-capacity", "wrong-gpu", "attestation-reject", "terminate-fails")
-#: Played on the connection, or with the guest's processes, from outside.
-CHANNEL_FAULTS = (
-    "guest-exit-before-raw", "guest-exit-mid-protected", "raw-callback-lost", "nonfinite-loss", "work-differs",
-    "journal-truncated", "reboot-between-legs",
-)  # fmt: skip
-#: Played by the saboteur inside the guest.
-GUEST_FAULTS = ("zeroize-skipped", "key-unattested", "weights-foreign", "adapter-untrained", "adapter-copied", "deferred-cost")
-FAULTS = (*PROVIDER_FAULTS, *CHANNEL_FAULTS, *GUEST_FAULTS)
 
 _SABOTEUR_MAIN = """import sys
 
@@ -43,6 +33,7 @@ class MockProvider:
     """Allocations on this machine, with faults on request."""
 
     name = "mock"
+    base_url = ""
     rents = False
     dry_run = True
     this_machine = True
@@ -105,6 +96,10 @@ class MockProvider:
     def may_create(self) -> bool:
         """There is no key."""
         return True
+
+    def secrets(self) -> tuple[str, ...]:
+        """There are none."""
+        return ()
 
     def play(self, instance_id: str, act: str) -> None:
         """`kill` or `reboot` the guest."""

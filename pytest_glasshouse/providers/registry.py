@@ -1,20 +1,26 @@
-"""Opening a provider by its name, and what has to be true before one that rents is used.
+"""Opening a provider by its name, from the environment.
 
-A provider's base URL is its own, or `--glasshouse-allow-simulated` was given. A key in the environment opens nothing here.
+One that rents is opened only where its base URL is the provider's own or `--glasshouse-allow-simulated` was given. A key in the
+environment alone opens nothing.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_glasshouse.providers.base import Provider
 
 NAMES = ("mock", "local", "runpod", "vastai")
 RENTING = ("runpod", "vastai")
+API_VARIABLE = "GLASSHOUSE_RUNPOD_API"
+CLOUD_VARIABLE = "GLASSHOUSE_RUNPOD_CLOUD"
+DEFAULT_API = "rest"
 
 
 def open_provider(
@@ -37,7 +43,13 @@ def open_provider(
         return LocalProvider()
     if name not in RENTING:
         raise ConfigurationError(f"provider {name!r}: expected one of {', '.join(NAMES)}")
-    provider = _renting(name, max_price_usd_per_hour)
+    provider: Provider
+    if name == "runpod":
+        provider = open_runpod(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
+    else:
+        from pytest_glasshouse.providers.vastai import open_vastai
+
+        provider = open_vastai(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
     if provider.simulated and not allow_simulated:
         raise ConfigurationError(
             f"provider {name}: its base URL is not the provider's own, so nothing real can be rented there; "
@@ -46,30 +58,45 @@ def open_provider(
     return provider
 
 
-def _renting(name: str, max_price_usd_per_hour: float | None) -> Provider:
-    if name == "runpod":
-        from pytest_glasshouse.providers.runpod_models import open_runpod
+def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> Provider:
+    """RunPod, by the API that `GLASSHOUSE_RUNPOD_API` names. Raises `ConfigurationError`; rents nothing.
 
-        return open_runpod(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
-    from pytest_glasshouse.providers.vastai import open_vastai
+    `rest` (API v2, the default) needs no package and shows observed states, prices and logs. `sdk` is the published package,
+    which speaks GraphQL only; RunPod retires that early in 2027.
+    """
+    from pytest_glasshouse.providers.credentials import RUNPOD_URL, api_url, runpod_key
+    from pytest_glasshouse.providers.runpod_models import URL_VARIABLE
 
-    return open_vastai(os.environ, max_price_usd_per_hour=max_price_usd_per_hour)
+    api = environ.get(API_VARIABLE, "").strip().lower() or DEFAULT_API
+    if api not in {"rest", "sdk"}:
+        raise ConfigurationError(f"{API_VARIABLE}: expected rest or sdk, saw {api!r}")
+    cloud: Literal["SECURE", "COMMUNITY"]
+    match environ.get(CLOUD_VARIABLE, "").strip().lower():
+        case "" | "secure":
+            cloud = "SECURE"
+        case "community":
+            cloud = "COMMUNITY"
+        case other:
+            raise ConfigurationError(f"{CLOUD_VARIABLE}: expected secure or community, saw {other!r}")
+    url = api_url(environ, URL_VARIABLE, RUNPOD_URL)
+    key = runpod_key(environ)
+    if api == "rest":
+        from pytest_glasshouse.providers.runpod_rest import RunPodRestProvider
+
+        return RunPodRestProvider(
+            key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ
+        )
+    from pytest_glasshouse.providers.runpod_sdk import RunPodSdkProvider
+
+    return RunPodSdkProvider(key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
 
 
 def manual(provider: str, instance_id: str | None) -> str:
-    """What a person can do about an allocation that may still exist, without this project."""
+    """How a person ends an allocation that may still exist, without this tool."""
     if provider == "runpod":
-        api = f'curl -X DELETE https://api.runpod.io/v2/pods/{instance_id} -H "Authorization: Bearer $RUNPOD_API_KEY"'
-        return f"{api}, or the console at console.runpod.io" if instance_id else "end it in the console at console.runpod.io"
+        command = f'curl -X DELETE https://api.runpod.io/v2/pods/{instance_id} -H "Authorization: Bearer $RUNPOD_API_KEY"'
+        return f"{command}, or the console at console.runpod.io" if instance_id else "end it in the console at console.runpod.io"
     if provider == "vastai":
-        return (
-            f"vastai destroy instance {instance_id}, or the console at cloud.vast.ai"
-            if instance_id
-            else ("end it in the console at cloud.vast.ai")
-        )
+        command = f"vastai destroy instance {instance_id}"
+        return f"{command}, or the console at cloud.vast.ai" if instance_id else "end it in the console at cloud.vast.ai"
     return "end its processes on this machine"
-
-
-def base_url(provider: Provider) -> str:
-    """Where it answers; empty for this machine."""
-    return str(getattr(provider, "base_url", ""))

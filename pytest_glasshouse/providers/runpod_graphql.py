@@ -78,7 +78,7 @@ class Call:
             fields = {}
         errors = fields.get("errors")
         told = list(_sentences(errors)) if errors else []
-        sentence = self._api.said(" ".join(text for text, _ in told) or fields.get("message") or "")
+        sentence = self._api.redacted(" ".join(text for text, _ in told) or fields.get("message") or "")
         refused = bool(told) or not reply.succeeded
         # First of all: whatever the error is about, what stands beside it exists.
         if refused and self._beside(sentence or f"status {reply.status}", fields, changes=changes):

@@ -1,24 +1,13 @@
-"""RunPod: which of its two APIs is spoken, and what both have in common. The provider itself is in `runpod_rest` or `runpod_sdk`.
-
-`rest` (API v2, the default) needs no package, tells observed states, prices and logs. `sdk` is the published package, which
-speaks GraphQL only; RunPod retires that early in 2027.
-"""
+"""What RunPod's states and messages mean. Shared by `runpod_rest` and `runpod_sdk`; sends nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url, runpod_key
-
 if TYPE_CHECKING:
-    from pytest_glasshouse.providers.base import InstanceState, Provider
+    from pytest_glasshouse.providers.base import InstanceState
 
-API_VARIABLE = "GLASSHOUSE_RUNPOD_API"
-CLOUD_VARIABLE = "GLASSHOUSE_RUNPOD_CLOUD"
 URL_VARIABLE = "RUNPOD_API_BASE_URL"
-DEFAULT_API = "rest"
 #: How long to leave between two reads: RunPod limits by the minute.
 POLL_S = 3.0
 
@@ -53,32 +42,6 @@ _KEY = ("api key", "apikey", "api-key", "key ", "token", "permission", "scope", 
 _POOL = (
     "pool", "data center", "datacenter", "data centre", "region", "gpu", "secure cloud", "community cloud", "machine", "country",
 )  # fmt: skip
-
-
-def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> Provider:
-    """RunPod by the API that `GLASSHOUSE_RUNPOD_API` names. Raises `ConfigurationError`; rents nothing."""
-    api = environ.get(API_VARIABLE, "").strip().lower() or DEFAULT_API
-    if api not in {"rest", "sdk"}:
-        raise ConfigurationError(f"{API_VARIABLE}: expected rest or sdk, saw {api!r}")
-    cloud: Cloud
-    match environ.get(CLOUD_VARIABLE, "").strip().lower():
-        case "" | "secure":
-            cloud = "SECURE"
-        case "community":
-            cloud = "COMMUNITY"
-        case other:
-            raise ConfigurationError(f"{CLOUD_VARIABLE}: expected secure or community, saw {other!r}")
-    url = base_url(environ, URL_VARIABLE, RUNPOD_URL)
-    key = runpod_key(environ)
-    if api == "rest":
-        from pytest_glasshouse.providers.runpod_rest import RunPodRestProvider
-
-        return RunPodRestProvider(
-            key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ
-        )
-    from pytest_glasshouse.providers.runpod_sdk import RunPodSdkProvider
-
-    return RunPodSdkProvider(key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
 
 
 def meaning(message: str) -> Literal["capacity", "funds", "rate", "gone", "other"]:

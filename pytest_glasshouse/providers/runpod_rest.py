@@ -25,11 +25,18 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
-from pytest_glasshouse.providers.http_api import ApiClient, ApiReply, NotSentError, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.http_api import (
+    ApiClient,
+    ApiReply,
+    NotSentError,
+    UnusableError,
+    asked_for,
+    lost_create,
+    redact_log,
+)
 from pytest_glasshouse.providers.launch_encoding import checked, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, price_from
-from pytest_glasshouse.providers.redaction import cleaned
 from pytest_glasshouse.providers.runpod_models import POLL_S, REST_STATES, Cloud, meaning, only_this_pool
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.web.exchange import AnswerLimits
@@ -131,7 +138,7 @@ class RunPodRestProvider:
             return ""
         if reply.status != 200:  # noqa: PLR2004
             return ""
-        return cleaned("\n".join(_lines(reply.body.decode(errors="replace"))), secrets=self._api.secrets())
+        return redact_log("\n".join(_lines(reply.body.decode(errors="replace"))), secrets=self._api.secrets())
 
     def account(self) -> Account:
         """Whether the key may list; API v2 tells no balance."""
@@ -175,7 +182,7 @@ class RunPodRestProvider:
             return "no problem document"
         errors = fields.get("errors")
         more = f" ({'; '.join(str(one) for one in errors)})" if isinstance(errors, list) else ""
-        return self._api.said(f"{fields.get('detail', '')}{more}")
+        return self._api.redacted(f"{fields.get('detail', '')}{more}")
 
     def _not_created(self, reply: ApiReply, name: str) -> GlasshouseError:  # noqa: PLR0911  (one answer a meaning)
         detail = self._detail(reply)
@@ -221,9 +228,9 @@ class RunPodRestProvider:
             instance_id=_id(pod["id"]),
             name=str(pod.get("name") or ""),
             state=REST_STATES.get(raw, "unknown"),
-            raw_state=self._api.said(raw),
+            raw_state=self._api.redacted(raw),
             access=access,
-            gpu_model=self._api.said(gpu["id"]) if isinstance(gpu, dict) and gpu.get("id") else None,
+            gpu_model=self._api.redacted(gpu["id"]) if isinstance(gpu, dict) and gpu.get("id") else None,
             price_usd_per_hour=price_from(pod.get("cost")),
             unusable=unusable,
         )

@@ -23,7 +23,7 @@ from pytest_glasshouse.errors import (
     TerminateError,
 )
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
-from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url
+from pytest_glasshouse.providers.credentials import RUNPOD_URL, api_url
 from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, UnusableError, asked_for, lost_create
 from pytest_glasshouse.providers.launch_encoding import pasteable
 from pytest_glasshouse.providers.listing import Listing, listed
@@ -188,7 +188,7 @@ class RunPodSdkProvider:
 
         Its errors hold whole requests, so none leaves this function, not even as a context.
         """
-        if base_url(os.environ, URL_VARIABLE, RUNPOD_URL) != self.base_url:
+        if api_url(os.environ, URL_VARIABLE, RUNPOD_URL) != self.base_url:
             raise ConfigurationError(f"{URL_VARIABLE} changed while the provider was in use; nothing was asked")
         self._sdk.api_key = self._key.reveal().decode()
         problem: GlasshouseError
@@ -256,9 +256,9 @@ class RunPodSdkProvider:
             instance_id=pod_id,
             name=str(pod.get("name") or ""),
             state=state,
-            raw_state=self._api.said(raw),
+            raw_state=self._api.redacted(raw),
             access=access,
-            gpu_model=self._models.get(str(shown), self._api.said(shown) if shown and self._models else None),
+            gpu_model=self._models.get(str(shown), self._api.redacted(shown) if shown and self._models else None),
             price_usd_per_hour=price_from(pod.get("costPerHr")),
             unusable=unusable,
         )

@@ -25,13 +25,20 @@ from pytest_glasshouse.errors import (
     TerminateError,
 )
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
-from pytest_glasshouse.providers.credentials import VAST_URL, base_url, vast_key
-from pytest_glasshouse.providers.http_api import ApiClient, ApiReply, NotSentError, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.credentials import VAST_URL, api_url, vast_key
+from pytest_glasshouse.providers.http_api import (
+    ApiClient,
+    ApiReply,
+    NotSentError,
+    Throttle,
+    UnusableError,
+    asked_for,
+    lost_create,
+    redact_log,
+)
 from pytest_glasshouse.providers.launch_encoding import VariableLimits, pasteable
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, number
-from pytest_glasshouse.providers.pace import Pace
-from pytest_glasshouse.providers.redaction import cleaned
 from pytest_glasshouse.providers.vastai_models import instance_from, offer_from, search_for, whole
 from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -62,7 +69,7 @@ _ENV = VariableLimits(one=256, all=32_768)
 
 def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
     """Vast.ai as the environment names it. Raises `ConfigurationError`; rents nothing."""
-    url = base_url(environ, URL_VARIABLE, VAST_URL)
+    url = api_url(environ, URL_VARIABLE, VAST_URL)
     return VastProvider(key=vast_key(environ), base_url=url, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
 
 
@@ -91,12 +98,13 @@ class VastProvider:
         self.archive_sha256 = sha256_hex(guest_archive())
         self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._max_price = max_price_usd_per_hour
-        self._paces = {what: Pace(self.poll_s, monotonic=monotonic, sleep=sleep) for what in ("offers", "get", "list", "logs")}
+        reads = ("offers", "get", "list", "logs")
+        self._throttles = {read: Throttle(self.poll_s, monotonic=monotonic, sleep=sleep) for read in reads}
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
         """Verified single-GPU machines with open ports, on demand."""
         models = models_for(row)
-        self._paces["offers"].wait()
+        self._throttles["offers"].wait()
         reply = self._api.request("POST", "/api/v0/bundles/", body=_json(search_for(models)))
         found = self._fields(reply, "the search for offers").get("offers")
         if not isinstance(found, list):
@@ -126,7 +134,7 @@ class VastProvider:
     def get(self, instance_id: str) -> Instance | None:
         """One instance; None for 404 and for `instances: null`."""
         path = _path(instance_id)
-        self._paces["get"].wait()
+        self._throttles["get"].wait()
         reply = self._api.request("GET", path, query={"owner": "me"})
         if reply.says_gone:
             return None
@@ -134,18 +142,18 @@ class VastProvider:
         if "instances" not in fields:
             raise UnusableError("vastai: an instance was asked for and none, not even null, was answered")
         found = fields["instances"]
-        return None if found is None else asked_for(instance_id, instance_from(found, said=self._api.said))
+        return None if found is None else asked_for(instance_id, instance_from(found, redacted=self._api.redacted))
 
     def list(self) -> Listing:
         """The instances of this project, all pages. A listing without a total, or with fewer than that, is not the whole."""
 
         def ask(query: Mapping[str, str]) -> ApiReply:
-            self._paces["list"].wait()
+            self._throttles["list"].wait()
             return self._succeeded(self._api.request("GET", "/api/v1/instances/", query=query), "the listing")
 
         return read_pages(
             ask,
-            lambda row: instance_from(row, said=self._api.said),
+            lambda row: instance_from(row, redacted=self._api.redacted),
             entries="instances",
             url=f"{self.base_url}/api/v1/instances/",
             query={"select_filters": "{}", "order_by": '[{"col":"id","dir":"asc"}]', "limit": str(_PAGE)},
@@ -168,14 +176,14 @@ class VastProvider:
 
     def logs(self, instance_id: str) -> str:
         """What its container printed, if it is ready to be read at once; empty otherwise."""
-        self._paces["logs"].wait()
+        self._throttles["logs"].wait()
         try:
             path = _path(instance_id, "request_logs/")
             url = _answer(self._api.request("PUT", path, body=_json({"tail": "200"}))).get("result_url")
             text = self._log(url) if isinstance(url, str) and len(url) <= _LONGEST_URL else ""
         except GlasshouseError:
             return ""
-        return cleaned(text, secrets=self._api.secrets())
+        return redact_log(text, secrets=self._api.secrets())
 
     def account(self) -> Account:
         """What the account holds."""
@@ -225,7 +233,7 @@ class VastProvider:
         return answer.body.decode(errors="replace") if answer is not None and answer.status == _OK else ""
 
     def _detail(self, answer: Mapping[str, Json]) -> str:
-        return self._api.said(" ".join(str(answer[name]) for name in ("error", "msg") if answer.get(name)))
+        return self._api.redacted(" ".join(str(answer[name]) for name in ("error", "msg") if answer.get(name)))
 
     def _not_created(  # noqa: PLR0911  (one answer a meaning)
         self, reply: ApiReply, answer: Mapping[str, Json], name: str

@@ -67,7 +67,7 @@ def offer_from(one: Json) -> Offer | None:
     return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=number)
 
 
-def instance_from(row: Json, *, said: Callable[[object], str]) -> Instance:
+def instance_from(row: Json, *, redacted: Callable[[object], str]) -> Instance:
     """One instance; every field but its id may be null. Raises `UnusableError`."""
     made = whole(row.get("id")) if isinstance(row, dict) else None
     if not isinstance(row, dict) or made is None:
@@ -78,11 +78,11 @@ def instance_from(row: Json, *, said: Callable[[object], str]) -> Instance:
         instance_id=made,
         name=str(row.get("label") or ""),
         state=_state(row),
-        raw_state=said("null" if raw is None else raw),
+        raw_state=redacted("null" if raw is None else raw),
         access=access,
-        gpu_model=None if gpu is None else GPU_NAMES.get(str(gpu), said(gpu)),
+        gpu_model=None if gpu is None else GPU_NAMES.get(str(gpu), redacted(gpu)),
         price_usd_per_hour=price_from(row.get("dph_total")),
-        detail=said(message),
+        detail=redacted(message),
         unusable=unusable,
     )
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.wire.append_log import append_line
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.whole_file import put
@@ -118,17 +119,7 @@ class TaggedLines:
             if self._last is None:
                 self.read()
             line = _tagged(told, self._proof, self._path.name, after=self._last or "")
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-            descriptor = os.open(self._path, flags, 0o600)
-            try:
-                size = os.fstat(descriptor).st_size
-                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                view = memoryview((b"\n" if torn else b"") + line.encode() + b"\n")
-                while view:
-                    view = view[os.write(descriptor, view) :]
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            append_line(self._path, line.encode())
             self._last = line[-66:-2]
 
     def read(self) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
 from pytest_glasshouse.report.attempts import NEVER_JUDGED, entry, lost_entry, settled
 from pytest_glasshouse.run.options import order_named
-from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.folder import expanded
 from pytest_glasshouse.wire.printable import printable
 
@@ -28,9 +27,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.report.run_key import Proof
     from pytest_glasshouse.rows.spec import RowSpec
 
-PLAN, HISTORY, LEDGER = "plan.json", "attempts.jsonl", "ledger.jsonl"
-#: The largest file of a run that is read again, but for its rows.
-FILE_LIMIT = 16 << 20
+PLAN, HISTORY = "plan.json", "attempts.jsonl"
 #: Outcomes after which nothing was judged: these rows run again.
 AGAIN = NEVER_JUDGED
 #: An attempt nobody told of but its test's start.
@@ -309,7 +306,7 @@ def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
         attempts=tuple(history.attempts()),
         rows=dict(plan["rows"]),
         options=dict(plan["options"]),
-        allocations=tuple(_ledger(path / LEDGER)),
+        allocations=tuple(_allocations_in(path)),
         tried=tried,
     )
 
@@ -425,36 +422,11 @@ def _work_told(record: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _ledger(path: Path) -> Iterator[dict[str, Any]]:
-    """Every allocation that may have existed, whether the listing showed it while it ran, and whether it was ended."""
-    found: dict[str, dict[str, Any]] = {}
-    for told in _lines(path):
-        if "name" not in told or "step" not in told:
-            continue
-        entry = found.setdefault(told["name"], {"name": told["name"], "instance": None, "listed": False})
-        if told["step"] == "not-created":
-            del found[told["name"]]
-        elif told["step"] in {"created", "adopted"}:
-            entry["instance"] = told.get("instance")
-        elif told["step"] == "intent":
-            entry["provider"] = told.get("provider")
-        elif told["step"] == "listed":
-            entry["listed"] = True
-    yield from found.values()
+def _allocations_in(directory: Path) -> Iterator[dict[str, Any]]:
+    """Every allocation that may have existed, by the run's lease ledger, and whether a listing showed it while it ran."""
+    from pytest_glasshouse.broker.lease_ledger import LEDGER, read
 
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole lines of the allocations' ledger; one that a kill tore was never relied on."""
-    from pytest_glasshouse.report.run_directory import read_own
-
-    try:
-        text = read_own(path)
-    except FileNotFoundError:
-        return
-    for line in text.splitlines():
-        try:
-            told = parse_strict(line, limit=FILE_LIMIT, floats=True)
-        except IntegrityError:
-            continue
-        if isinstance(told, dict):
-            yield told
+    for lease in read(directory / LEDGER)[0].values():
+        if not lease.void:
+            instance = max(lease.instance_ids, default=None)
+            yield {"name": lease.name, "instance": instance, "listed": lease.seen_listed, "provider": lease.provider}

@@ -160,7 +160,7 @@ class Run:
         run._check_material(rehearsed=False)
         if rows:
             run.broker = run.engine.broker(run.options, rows, run_id=plan.run_id, run_dir=run.directory, tell=run.live.tell_boot)
-            run.broker.plan("main", rows)
+            run.broker.plan(rows)
             if run.broker.rents:
                 run._check_material(rehearsed=True)
                 session.ask(run.broker)

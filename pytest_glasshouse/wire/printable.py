@@ -2,7 +2,7 @@
 
 Foreign is every word this process did not write itself: of a provider, a guest, a report, a file's name. Shown as it
 comes, it can move a cursor, colour a verdict, begin a line of its own, or give a CI runner a command. What secrets and
-addresses look like is not known here (`providers.redaction`).
+addresses look like is not known here (`providers.http_api`).
 """
 
 from __future__ import annotations

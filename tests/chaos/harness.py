@@ -50,7 +50,7 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
     signals.install()
     workers: list[subprocess.Popen[bytes]] = []
     try:
-        broker.plan("main", ROWS[: settings["rows"]])
+        broker.plan(ROWS[: settings["rows"]])
         if settings["workers"]:
             server = BrokerServer(broker, on_event=lambda _event: None)
             for number in range(settings["workers"]):

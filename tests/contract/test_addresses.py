@@ -125,5 +125,5 @@ def test_what_could_not_be_reached_from_here_is_not_planned(
     )
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match="saw no ssh on PATH"):
-        Broker(options, providers={name: rented.provider}).plan("main", [dataclasses.replace(row(), provider=name)])
+        Broker(options, providers={name: rented.provider}).plan([dataclasses.replace(row(), provider=name)])
     assert rented.cloud.asked == []

@@ -17,7 +17,7 @@ from typing import Any
 
 from pytest_glasshouse.errors import AmbiguousCreateError, GlasshouseError
 from pytest_glasshouse.providers.base import Instance, Launch, Offer, Provider
-from pytest_glasshouse.providers.runpod_models import open_runpod
+from pytest_glasshouse.providers.registry import open_runpod
 from pytest_glasshouse.providers.vastai import VastProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.secret import Secret

@@ -71,8 +71,8 @@ class FakeBroker:
         self._run_dir = run_dir
         self._acquired = 0
 
-    def plan(self, worker: str, rows: Sequence[RowSpec]) -> None:
-        log(f"plan {worker} {' '.join(row.name for row in rows)}")
+    def plan(self, rows: Sequence[RowSpec]) -> None:
+        log(f"plan {' '.join(row.name for row in rows)}")
         if any(row.name.startswith("unconfigurable") for row in rows):
             raise ConfigurationError("row needs the extra train")
 

@@ -47,7 +47,7 @@ def test_report_is_the_same_with_and_without_workers(project: Project, outcomes:
 
 def test_only_the_controller_plans_and_workers_acquire(project: Project) -> None:
     project.rows("good", "other").spawn("-n2")
-    assert project.asked("plan") == ["plan main good other"]
+    assert project.asked("plan") == ["plan good other"]
     assert {line.split()[-1] for line in project.asked("acquire")} <= {"gw0", "gw1"}
 
 

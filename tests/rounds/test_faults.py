@@ -13,7 +13,7 @@ from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.errors import BootTimeoutError, ConfigurationError, InvariantBroken, NoCapacityError, WrongGpuError
 from pytest_glasshouse.invariants import ALL, assert_held, judge, raw_callback_completed
 from pytest_glasshouse.providers.local_process import listed
-from pytest_glasshouse.providers.mock import FAULTS
+from pytest_glasshouse.providers.mock_faults import FAULTS
 from pytest_glasshouse.tamper.fault_table import FAULT_BREAKS, INTERLEAVED_FAULTS, OBSERVED_CASES, ObservedCase
 from tests.rounds.conftest import Ran, carry_out, run_id, short_row
 

@@ -24,7 +24,6 @@ def test_restarted_agent_still_has_what_its_predecessor_said(tmp_path: Path) -> 
     """A cut connection or a restart must not lose a callback."""
     first = Spool(tmp_path / "spool.jsonl")
     first.append("leg", "callback", {"status": "completed"})
-    first.close()
     second = Spool(tmp_path / "spool.jsonl")
     second.append("leg", "exit", {})
     assert [(event["seq"], event["type"]) for event in second.since(0, wait_s=0)] == [(0, "callback"), (1, "exit")]
@@ -88,4 +87,3 @@ def test_a_full_disk_is_told_in_place_of_what_it_did_not_take(tmp_path: Path) ->
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [event["type"] for event in spool.since(0, wait_s=0)] == ["spawned", "failed", "exit"]
-    spool.close()

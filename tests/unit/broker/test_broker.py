@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import resource
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,17 @@ def broker(tmp_path: Path, provider: ScriptedProvider) -> Broker:
 
 def _ledger(tmp_path: Path) -> list[str]:
     return [json.loads(line)["step"] for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def _full_disk(size: int) -> Iterator[None]:
+    """No file of this process grows beyond `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_intent_is_on_disk_before_anything_is_created(tmp_path: Path, broker: Broker, provider: ScriptedProvider) -> None:
@@ -175,7 +187,6 @@ def test_worker_gets_grants_and_errors_through_the_socket(broker: Broker, provid
     events: list[dict[str, object]] = []
     server = BrokerServer(broker, on_event=events.append)
     client = BrokerClient(server.address, worker="gw0")
-    client.plan("gw0", [ROW])
     grant = client.acquire(ROW)
     assert grant.faults == ()
     assert grant.instance_id in {instance.instance_id for instance in client.listing()}
@@ -204,7 +215,7 @@ def test_worker_that_hangs_up_with_a_grant_loses_it(broker: Broker, provider: Sc
 
 def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedProvider) -> None:
     """Budget and consent were for the rows that were planned; a changed length is another row."""
-    broker.plan("main", [ROW])
+    broker.plan([ROW])
     for changes in ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9}):
         with pytest.raises(ConfigurationError, match=f"was not priced: the run planned {ROW.row_id}"):
             broker.acquire(dataclasses.replace(ROW, **changes))  # type: ignore[arg-type]
@@ -220,21 +231,15 @@ def test_a_guest_that_could_not_be_started_leaves_nothing_and_nothing_in_doubt(
     folder = Path(tempfile.mkdtemp(prefix="t-", dir="/tmp"))
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     provider._archive = b"x" * 200_000
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    try:
-        with pytest.raises(InfrastructureError, match=r"was not started: .*Nothing was created"):
-            broker.acquire(ROW)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with _full_disk(100_000), pytest.raises(InfrastructureError, match=r"was not started: .*Nothing was created"):
+        broker.acquire(ROW)
     assert broker.end_all().status == "nothing-rented"
     assert list(folder.iterdir()) == []
     folder.rmdir()
 
 
 def test_an_intent_that_cannot_be_written_creates_nothing(provider: ScriptedProvider, broker: Broker, tmp_path: Path) -> None:
-    (tmp_path / "ledger.jsonl").symlink_to("/dev/full")
-    with pytest.raises(InfrastructureError, match=r"cannot be written .*Nothing was created"):
+    with _full_disk(0), pytest.raises(InfrastructureError, match=r"cannot be written .*Nothing was created"):
         broker.acquire(ROW)
     assert provider.created == []
     assert broker.end_all().status == "nothing-rented"
@@ -242,9 +247,8 @@ def test_an_intent_that_cannot_be_written_creates_nothing(provider: ScriptedProv
 
 def test_a_ledger_that_is_full_keeps_nobody_from_ending_what_exists(broker: Broker, tmp_path: Path) -> None:
     broker.release(broker.acquire(ROW))
-    (tmp_path / "ledger.jsonl").unlink()
-    (tmp_path / "ledger.jsonl").symlink_to("/dev/full")
-    assert broker.end_all().status == "proven"
+    with _full_disk((tmp_path / "ledger.jsonl").stat().st_size):
+        assert broker.end_all().status == "proven"
 
 
 def test_a_step_after_half_a_step_is_read(tmp_path: Path) -> None:

@@ -316,7 +316,7 @@ def test_key_of_the_account_is_tainted_wherever_it_came_from(tmp_path: Path, mon
 
 def test_everything_is_priced_before_anything_is_rented(make_broker: MakeBroker, rented: Scripted) -> None:
     broker = make_broker(budget_usd=0.01)
-    broker.plan("main", [ROW, OTHER])
+    broker.plan([ROW, OTHER])
     with pytest.raises(BudgetError, match=r"the estimate is 0\.\d\d USD and the budget 0\.01 USD: nothing was rented"):
         broker.quote()
     assert rented.calls == []
@@ -325,7 +325,7 @@ def test_everything_is_priced_before_anything_is_rented(make_broker: MakeBroker,
 def test_each_row_may_go_where_it_was_published(make_broker: MakeBroker, rented: Scripted) -> None:
     """`--provider row`: what runs on this machine costs nothing and is not priced."""
     broker = make_broker(provider="row")
-    broker.plan("main", [dataclasses.replace(ROW, provider="runpod"), dataclasses.replace(OTHER, provider="mock")])
+    broker.plan([dataclasses.replace(ROW, provider="runpod"), dataclasses.replace(OTHER, provider="mock")])
     told = broker.quote()
     assert (broker.rents, [(line.provider, line.rows) for line in told.lines]) == (True, [("runpod", 1)])
     assert broker.acquire(dataclasses.replace(ROW, provider="runpod")).provider == "runpod"

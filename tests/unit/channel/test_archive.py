@@ -4,7 +4,8 @@ import io
 import zipfile
 
 from pytest_glasshouse.channel.archive import ROOMS, build_archive, guest_archive
-from pytest_glasshouse.providers.mock import FAULTS, GUEST_FAULTS, dishonest_archive
+from pytest_glasshouse.providers.mock import dishonest_archive
+from pytest_glasshouse.providers.mock_faults import FAULTS, GUEST_FAULTS
 
 
 def _names(archive: bytes) -> list[str]:

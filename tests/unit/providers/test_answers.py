@@ -26,7 +26,7 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.base import Launch, Offer, Provider
 from pytest_glasshouse.providers.http_api import NotSentError
 from pytest_glasshouse.providers.listing import doubt_in
-from pytest_glasshouse.providers.runpod_models import open_runpod
+from pytest_glasshouse.providers.registry import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.rows import RowSpec
 

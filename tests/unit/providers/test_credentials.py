@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError
-from pytest_glasshouse.providers.credentials import RUNPOD_URL, base_url, runpod_key, vast_key
-from pytest_glasshouse.providers.runpod_models import open_runpod
+from pytest_glasshouse.providers.credentials import RUNPOD_URL, api_url, runpod_key, vast_key
+from pytest_glasshouse.providers.registry import open_runpod
 from pytest_glasshouse.providers.runpod_rest import RunPodRestProvider
 from pytest_glasshouse.providers.runpod_sdk import RunPodSdkProvider
 from pytest_glasshouse.providers.vastai import open_vastai
@@ -64,7 +64,7 @@ def test_a_key_that_could_be_a_header_of_its_own_is_refused() -> None:
 )
 def test_a_base_url_that_would_show_the_key_to_others_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="RUNPOD_API_BASE_URL"):
-        base_url({"RUNPOD_API_BASE_URL": url}, "RUNPOD_API_BASE_URL", RUNPOD_URL)
+        api_url({"RUNPOD_API_BASE_URL": url}, "RUNPOD_API_BASE_URL", RUNPOD_URL)
 
 
 def test_only_the_providers_own_address_is_not_simulated() -> None:

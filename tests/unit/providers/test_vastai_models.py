@@ -12,7 +12,7 @@ from pytest_glasshouse.providers.vastai_models import instance_from, offer_from,
 
 
 def read(**fields: Any) -> Any:
-    return instance_from({"id": 7, **fields}, said=str)
+    return instance_from({"id": 7, **fields}, redacted=str)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_an_instance_may_have_nothing_but_its_id() -> None:
 def test_a_row_without_an_id_is_an_error(row: Any) -> None:
     """Left out, it would be an instance that nobody ends."""
     with pytest.raises(UnusableError):
-        instance_from(row, said=str)
+        instance_from(row, redacted=str)
 
 
 def test_the_port_is_the_machines_own_and_never_the_relays() -> None:

@@ -21,7 +21,7 @@ import pytest
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.providers.http_api import NotSentError
-from pytest_glasshouse.providers.runpod_models import open_runpod
+from pytest_glasshouse.providers.registry import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.web.routes import Routes

@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import subprocess
 import sys
-import threading
+from collections.abc import Iterator
 
 import pytest
 
 from pytest_glasshouse.wire import local_socket
+from pytest_glasshouse.wire.local_socket import SocketServer
 
 
-def test_what_is_sent_arrives_and_the_address_is_no_path() -> None:
-    listener, address = local_socket.listen("test")
-    with listener, local_socket.connect(address) as ours, local_socket.accept(listener) as theirs:
+@pytest.fixture
+def accepted() -> Iterator[queue.Queue[socket.socket]]:
+    made: queue.Queue[socket.socket] = queue.Queue()
+    yield made
+    while not made.empty():
+        made.get().close()
+
+
+@pytest.fixture
+def server(accepted: queue.Queue[socket.socket]) -> Iterator[SocketServer]:
+    made = SocketServer("test", accepted.put)
+    yield made
+    made.close()
+
+
+def test_what_is_sent_arrives_and_the_address_is_no_path(server: SocketServer, accepted: queue.Queue[socket.socket]) -> None:
+    with local_socket.connect(server.address) as ours, accepted.get(timeout=60) as theirs:
         ours.sendall(b"hello")
         assert theirs.recv(5) == b"hello"
-        assert "/" not in address
+        assert "/" not in server.address
 
 
-def test_two_listeners_have_two_addresses() -> None:
-    (one, first), (two, second) = local_socket.listen("test"), local_socket.listen("test")
-    with one, two:
-        assert first != second
+def test_two_servers_have_two_addresses(server: SocketServer) -> None:
+    other = SocketServer("test", socket.socket.close)
+    other.close()
+    assert other.address != server.address
+
+
+def test_a_closed_server_accepts_nobody(server: SocketServer) -> None:
+    server.close()
+    with pytest.raises(ConnectionRefusedError):
+        local_socket.connect(server.address)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
-def test_another_user_is_turned_away() -> None:
+def test_another_user_is_turned_away(server: SocketServer, accepted: queue.Queue[socket.socket]) -> None:
     """A name in the abstract namespace has no permissions of its own."""
-    listener, address = local_socket.listen("test")
-    with listener:
-        code = (
-            "import os, socket, sys; os.setresuid(54321, 54321, 54321); s = socket.socket(socket.AF_UNIX);"
-            "s.connect(b'\\0' + sys.argv[1].encode()); sys.exit(len(s.recv(1)))"
-        )
-        other = subprocess.Popen([sys.executable, "-c", code, address[1:]])
-        accepted: list[socket.socket] = []
-        thread = threading.Thread(target=lambda: accepted.append(local_socket.accept(listener)))
-        thread.start()
-        assert other.wait(60) == 0
-        assert accepted == []
-        with local_socket.connect(address):
-            thread.join(60)
-        accepted[0].close()
+    code = (
+        "import os, socket, sys; os.setresuid(54321, 54321, 54321); s = socket.socket(socket.AF_UNIX);"
+        "s.connect(b'\\0' + sys.argv[1].encode()); sys.exit(len(s.recv(1)))"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, server.address[1:]])
+    assert other.wait(60) == 0
+    assert accepted.empty()
+    with local_socket.connect(server.address):
+        accepted.get(timeout=60).close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")

@@ -1,10 +1,12 @@
-"""Vast.ai is asked no faster than every ten seconds."""
+"""The rate limit of requests to providers, and what their answers show."""
 
 from __future__ import annotations
 
+import pytest
+
 from pytest_glasshouse.providers.base import Launch
 from pytest_glasshouse.providers.credentials import VAST_URL
-from pytest_glasshouse.providers.pace import Pace
+from pytest_glasshouse.providers.http_api import Throttle, redact_line, redact_log
 from pytest_glasshouse.providers.vastai import POLL_S, VastProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.secret import Secret
@@ -26,15 +28,15 @@ class Clock:
         self.now += seconds
 
 
-def test_turns_are_an_interval_apart_and_the_first_is_at_once() -> None:
+def test_calls_are_an_interval_apart_and_the_first_is_at_once() -> None:
     clock = Clock()
-    pace = Pace(10.0, monotonic=clock.monotonic, sleep=clock.sleep)
-    pace.wait()
+    throttle = Throttle(10.0, monotonic=clock.monotonic, sleep=clock.sleep)
+    throttle.wait()
     clock.now += 4.0
-    pace.wait()
-    pace.wait()
+    throttle.wait()
+    throttle.wait()
     clock.now += 25.0
-    pace.wait()
+    throttle.wait()
     assert clock.slept == [6.0, 10.0]
 
 
@@ -79,3 +81,32 @@ def test_the_real_vast_is_asked_every_ten_seconds_and_a_page_counts() -> None:
         assert clock.slept == [10.0]
         for one in server.cloud.billing():
             server.cloud.vanish(one.instance_id)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the key topsecret-1 is bad", "the key *** is bad"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+        ("see https://abc-8000.proxy.runpod.net/x?y=1 now", "see <url> now"),
+        ("connect to 203.0.113.9:41234", "connect to <address>"),
+        ("ssh root@203.0.113.9 -p 41234", "ssh root@<address> -p ***"),
+        ("at abc123-22.proxy.runpod.net or ssh4.vast.ai:10022", "at <host> or <host>"),
+        ("key ssh-ed25519 AAAAC3Nza run", "key <public key> run"),
+        # What cannot be seen goes first: it would part a secret in two.
+        ("a\x1b[31mred\x00", "a[31mred"),
+        ("the key top\u200bsecret\x00-1 is bad", "the key *** is bad"),
+        ("two\nlines  here", "two lines here"),
+    ],
+)
+def test_a_message_is_one_line_without_secrets(text: str, shown: str) -> None:
+    assert redact_line(text, secrets=["topsecret-1"]) == shown
+
+
+def test_a_long_answer_is_cut() -> None:
+    assert len(redact_line("x" * 5000)) == 241
+
+
+def test_a_private_key_in_a_log_is_not_shown() -> None:
+    key = "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\ndef\n-----END OPENSSH PRIVATE KEY-----"
+    assert redact_log(f"before\n{key}\nafter") == "before\n<key>\nafter"
