@@ -1,0 +1,352 @@
+"""The observation of a row: everything that was seen while it was carried out, as the report holds it.
+
+An observation is plain JSON and is kept as it is: findings carry digests of its parts, and whoever has the report computes them
+again. The types say what a reader may rely on; `check_observation` holds a document against them where a report is read.
+A leg's notes grow while it runs, so any of them may be missing. Times are nanoseconds of the guest's monotonic clock unless a
+name says otherwise.
+"""
+
+# Annotations are evaluated here: `NotRequired` counts only then.
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, cast
+
+from pytest_glasshouse.rows.leg_order import Role
+from pytest_glasshouse.wire.typed import check_typed
+
+#: Plain facts that are published and compared, and not computed with.
+Facts: TypeAlias = dict[str, Any]
+
+
+class AllocationSeen(TypedDict):
+    """The allocation the row ran on. `referenceSource` says where the expected code digests came from."""
+
+    provider: str
+    name: str
+    providerInstanceId: str
+    gpuModel: NotRequired[str]
+    gpuUuid: NotRequired[str | None]
+    archiveSha256: NotRequired[str]
+    referenceSource: NotRequired[str]
+    priceUsdPerHour: NotRequired[float | None]
+
+
+class Keys(TypedDict):
+    """The public keys everything in the observation is verified with."""
+
+    server: str
+    owner: str
+    attestationServer: NotRequired[Literal["embedded", "outside"]]
+
+
+class AdapterShape(TypedDict):
+    """The adapter of a row that trains another one than the published rows do."""
+
+    rank: int
+    targets: list[str]
+
+
+class InterleavingPlan(TypedDict):
+    """How the legs of an interleaved row take turns. Numbers that may be broken are texts."""
+
+    preset: str | None
+    legs: list[Role]
+    pairs: int
+    segmentSec: str | None
+    segmentSteps: int | None
+    washoutSec: str
+    warmupLimitSec: str
+    resident: bool
+
+
+class Plan(TypedDict):
+    """What was about to be run; its digest was given to the attestation server before a key was asked for."""
+
+    attemptId: NotRequired[str]
+    rowId: str
+    provider: str
+    dryRun: bool
+    simulated: bool
+    workload: str
+    modelId: str | None
+    adapter: NotRequired[AdapterShape]
+    namedGpuModel: str | None
+    order: str
+    rounds: int
+    fixedOrder: bool
+    seed: int
+    marginPct: str
+    targetSec: str | None
+    stepBudget: int | None
+    warmupSec: str
+    strictMemory: NotRequired[bool]
+    invariantsRevision: NotRequired[int]
+    halfWidthPct: NotRequired[str]
+    maxRounds: NotRequired[int]
+    parameters: NotRequired[list[list[str]]]
+    interleaving: NotRequired[InterleavingPlan]
+    null: NotRequired[bool]
+    subject: Facts
+
+
+class MaterialSeen(TypedDict):
+    """What was trained on. `facts` are the workload's own."""
+
+    workload: Literal["mlp", "lora"]
+    standIn: bool
+    initialSha256: NotRequired[str]
+    modelId: NotRequired[str | None]
+    baseSha256: NotRequired[str | None]
+    facts: NotRequired[Facts]
+
+
+class GuestSeen(TypedDict):
+    """What the guest said of itself right before a leg, and which instances the provider listed then (`listed`)."""
+
+    leg: Role
+    allocation: str
+    bootId: str
+    agentNonce: str
+    ak: str
+    archiveSha256: str
+    gpuModel: str
+    gpuUuid: str | None
+    driver: str | None
+    torch: str | None
+    python: str
+    listed: list[str]
+    vouched: NotRequired[str]
+
+
+class Challenge(TypedDict):
+    """The server's challenge to one session."""
+
+    nonce: str
+    issued_at: int
+    expires_in: NotRequired[int]
+    policy: NotRequired[str]
+
+
+class SegmentPlan(TypedDict):
+    """How long a leg's turns are."""
+
+    warmup_limit_ns: int
+    washout_ns: int
+    segment_ns: int | None
+    segment_steps: int | None
+
+
+class TrainingPlan(TypedDict):
+    """What the leg was told to train. `base_directory` says whether there is a base model, not where."""
+
+    workload: str
+    device: str
+    warmup_ns: int
+    target_ns: int | None
+    steps: int | None
+    order_seed: int
+    base_directory: bool
+    segments: NotRequired[SegmentPlan | None]
+
+
+class LoadedCode(TypedDict):
+    """Digests of the code a leg had loaded."""
+
+    images: str
+    system: str
+    hooks: str
+    foreign: str
+    bytecode: str
+
+
+class CacheState(TypedDict):
+    """What was done to the page cache before a leg."""
+
+    state: Literal["pre-read"]
+    files: int
+    bytes: int
+
+
+class Failure(TypedDict):
+    """Why a leg failed."""
+
+    reason: str
+    detail: str
+
+
+class Refusal(TypedDict):
+    """Why the attestation server refused."""
+
+    reason: str
+
+
+class HostTimes(TypedDict, total=False):
+    """The host's clock from the round's beginning: before the leg was started, and when its signed exit had arrived."""
+
+    startNs: int
+    exitNs: int
+
+
+class Started(TypedDict):
+    """What a leg reports when it begins to train."""
+
+    initial: str
+    order_seed: int
+    device: str
+
+
+class Context(TypedDict):
+    """The process a leg trained in: digests and counts of its environment, libraries and modules, and its limits."""
+
+    environment: str
+    environment_names: list[str]
+    libraries: str
+    library_count: int
+    modules: str
+    module_count: int
+    nice: int
+    affinity: list[int]
+    limits: dict[str, list[str]]
+
+
+class Phases(TypedDict):
+    """A leg's own times."""
+
+    load_ns: int
+    prologue_ns: int
+    export_ns: int
+
+
+class WorkloadFacts(TypedDict):
+    """What ran, by the workload's word. Every workload names its device."""
+
+    device: str
+    dtype: NotRequired[str]
+    pythonVersion: NotRequired[str]
+    torchVersion: NotRequired[str]
+    threads: NotRequired[int]
+    trainableParameters: NotRequired[int]
+    totalParameters: NotRequired[int]
+    peakMemoryBytes: NotRequired[int | None]
+    peakMemorySource: NotRequired[str]
+    batchesPerUnit: NotRequired[dict[str, int]]
+    adapterDtype: NotRequired[str]
+    transformersVersion: NotRequired[str]
+    peftVersion: NotRequired[str]
+
+
+class Trained(TypedDict):
+    """What a leg reports when its training is over: in a raw leg's callback, and in a protected leg's journal.
+
+    A segment is `[turn, units, elapsed_ns, cpu_ns, wash_units, wash_ns, wash_cpu_ns]`.
+    """
+
+    units: int
+    elapsed_ns: int
+    warmup_units: int
+    warmup_ns: int
+    cpu_ns: int
+    stop_reason: Literal["time", "steps"]
+    final_loss: str
+    prologue: list[str]
+    phases: Phases
+    facts: WorkloadFacts
+    context: Context
+    steady: NotRequired[bool]
+    segments: NotRequired[list[list[int]]]
+
+
+class Callback(Trained):
+    """A raw leg's only message about its result."""
+
+    nonce: str
+    status: str
+    adapter: str
+    opened_at_ns: int
+    initial: str
+    order_seed: int
+    device: str
+
+
+class LegNotes(TypedDict, total=False):
+    """What every leg leaves. `exit` is the agent's signed exit."""
+
+    trainingPlan: TrainingPlan
+    timeline: dict[str, int]
+    host: HostTimes
+    images: LoadedCode | None
+    cache: CacheState | None
+    failed: Failure | None
+    exit: str
+    adapterSha256: str | None
+
+
+class ProtectedNotes(LegNotes, total=False):
+    """A protected leg: tokens of owner, agent, leg and server, and its journal's lines as they were written."""
+
+    manifest: str
+    policy: Facts
+    policySha256: str
+    plan: str
+    grant: str
+    ak: str
+    proof: str
+    challenge: Challenge
+    evidence: str
+    releaseLog: list[str]
+    result: str
+    journal: list[str]
+    head: str
+    receipt: str
+    refusal: Refusal
+    completeRefusal: Refusal
+    sealedAdapterSha256: str
+    terminated: str
+
+
+class RawNotes(LegNotes, total=False):
+    """A raw leg."""
+
+    started: Started | None
+    callback: Callback | None
+
+
+class CovariatesSeen(TypedDict):
+    """Samples of the machine while the legs took turns: a value for each of `fields`, null for the `reasons` given."""
+
+    fields: list[str]
+    samples: list[list[int | None]]
+    reasons: dict[str, str]
+
+
+class RoundNotes(TypedDict):
+    """One round. `turns` are the turns as drawn, `borders` the agent's signed account of them."""
+
+    round: int
+    nonce: str
+    order: list[Role]
+    guest: list[GuestSeen]
+    protected: ProtectedNotes | None
+    raw: RawNotes | None
+    raw2: NotRequired[RawNotes | None]
+    turns: NotRequired[list[Role]]
+    borders: NotRequired[str]
+    covariates: NotRequired[CovariatesSeen]
+
+
+class Observation(TypedDict, total=False):
+    """Everything seen of one row; empty where nothing was begun, or where it was withheld from publication.
+
+    `didNotFit` are the rounds of a first attempt whose legs did not fit on the device beside each other.
+    """
+
+    allocation: AllocationSeen
+    keys: Keys
+    plan: Plan
+    material: MaterialSeen
+    rounds: list[RoundNotes]
+    didNotFit: list[RoundNotes]
+
+
+def check_observation(value: object, where: str) -> Observation:
+    """`value`, which is JSON, as an observation. Raises `ProtocolError` with the path of what has another type."""
+    check_typed(value, Observation, where)
+    return cast("Observation", value)

@@ -1,0 +1,194 @@
+"""A whole report, typed: what `assemble` writes and what the schema promises to a reader."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, MeasuredRow, NullRow
+
+CleanupStatus = Literal["proven", "leak", "unproven"]
+
+
+class GeneratedBy(TypedDict):
+    """The maker of the report, as it names itself."""
+
+    name: str
+    version: str
+
+
+class Subject(TypedDict):
+    """What the run judges."""
+
+    name: str
+    version: str | None
+    wheelSha256: str | None
+    gitCommit: str | None
+    dirty: bool | None
+
+
+class Environment(TypedDict):
+    """The host: interpreter, system and the versions of the packages that took part."""
+
+    python: str
+    implementation: str
+    system: str
+    release: str
+    machine: str
+    cpuCount: int | None
+    packages: dict[str, str]
+
+
+class Formulas(TypedDict):
+    """How every figure is computed: the same in all reports of one version."""
+
+    formula: str
+    totals: str
+    interval: str
+    lifecycleBound: str
+    minRounds: int
+    invariantsRevision: NotRequired[int]
+
+
+class Methodology(Formulas):
+    """The formulas, and what the run was asked for."""
+
+    order: str
+    provider: str
+    preset: str | None
+    seed: int | None
+    marginPct: float
+    maxOverheadPct: float | None
+
+
+class Claims(TypedDict):
+    """What the report claims, what it does not, and what its own findings leave unseen."""
+
+    claimed: list[str]
+    notClaimed: list[str]
+    notShown: list[str]
+
+
+class TamperRecord(TypedDict):
+    """One case of the tamper suite."""
+
+    name: str
+    expectedReason: str | None
+    seenReason: str | None
+    released: bool
+    controlReleased: bool
+    expectedNonce: str
+    seenNonce: str
+    caughtBy: str | None
+    passed: bool
+
+
+class LifecycleSummary(LifecycleCount):
+    """All lifecycles, with the lower end of the share that held."""
+
+    lower95: float | None
+
+
+class OutstandingRelease(TypedDict):
+    """A key that was released and whose exit evidence did not come back."""
+
+    sub: str
+    nonce: str
+    manifestSha256: str
+    releasedAt: int
+    deadline: int
+
+
+class Summary(TypedDict):
+    """Counts over all rows."""
+
+    selected: int
+    measured: int
+    excluded: int
+    failed: int
+    error: int
+    lost: int
+    infrastructure: int
+    nullMeasured: NotRequired[int]
+    nullQualifying: NotRequired[int]
+    dryRun: int
+    publishable: int
+    measuredOnNamedGpu: int
+    tamperPassed: int
+    tamperAttempted: int
+    lifecycle: LifecycleSummary
+    outstandingReleases: list[OutstandingRelease]
+
+
+class CleanupRecord(TypedDict):
+    """What the provider's listing said about one allocation after the last row on it."""
+
+    provider: str
+    name: str
+    providerInstanceId: str | None
+    status: CleanupStatus
+    reason: str
+
+
+class Cleanup(TypedDict):
+    """The worst status, and every allocation's."""
+
+    status: CleanupStatus
+    allocations: list[CleanupRecord]
+
+
+class FinishedRow(TypedDict):
+    """A row that an attempt of the run finished."""
+
+    rowId: str
+    outcome: str
+
+
+class RunAttempt(TypedDict):
+    """One of several attempts of a run: the rows it kept, began and finished."""
+
+    attempt: int
+    startedAt: str
+    kept: list[str]
+    begun: list[str]
+    finished: list[FinishedRow]
+
+
+class ReportKeys(TypedDict):
+    """The report's own public key, and those of the servers and owners that the observations name."""
+
+    report: str
+    servers: list[str]
+    owners: list[str]
+
+
+class RowLists(TypedDict):
+    """The three lists of rows."""
+
+    rows: list[MeasuredRow]
+    nullRows: list[NullRow]
+    excludedResults: list[ExcludedRow]
+
+
+_Schema = TypedDict("_Schema", {"$schema": NotRequired[str]})
+
+
+class Report(RowLists, _Schema):
+    """The document. `seal` signs everything else in it."""
+
+    schemaVersion: str
+    runId: str
+    createdAt: str
+    generatedBy: GeneratedBy
+    subject: Subject
+    policySha256: str | None
+    attestationRoot: Literal["software"]
+    environment: Environment
+    methodology: Methodology
+    claims: Claims
+    tamper: list[TamperRecord]
+    summary: Summary
+    cleanup: Cleanup
+    attempts: NotRequired[list[RunAttempt]]
+    keys: ReportKeys
+    extra: dict[str, Any]
+    seal: NotRequired[str]

@@ -1,0 +1,82 @@
+"""A JSON value checked against a type: TypedDicts, lists, literals and plain values, by their annotations.
+
+Members that a TypedDict does not name may hold anything: later versions add members, and what nothing reads cannot mislead.
+Values are not shown in an error: one may be a secret.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+from pytest_glasshouse.errors import ProtocolError
+
+_NAMES: dict[object, str] = {
+    str: "a text", int: "an integer", float: "a number", bool: "true or false", NoneType: "null",
+    list: "a list", dict: "an object",
+}  # fmt: skip
+
+
+def check_typed(value: object, kind: Any, where: str) -> None:
+    """Raise `ProtocolError` with the path of the first value that is not of the type `kind`. `where` is the path of `value`."""
+    origin = get_origin(kind)
+    if kind is Any:
+        return
+    if origin in {Union, UnionType}:
+        _check_optional(value, get_args(kind), where)
+    elif origin is Literal:
+        _check_literal(value, get_args(kind), where)
+    elif origin is list:
+        _check_items(value, get_args(kind)[0], where)
+    elif origin is dict or is_typeddict(kind):
+        _check_members(value, kind, where)
+    elif type(value) is not kind and not (kind is float and type(value) is int):
+        raise _wrong(where, _NAMES[kind], value)
+
+
+def _wrong(where: str, expected: str, seen: object) -> ProtocolError:
+    return ProtocolError(f"{where}: expected {expected}, saw {_NAMES.get(type(seen), 'what no JSON holds')}")
+
+
+def _check_optional(value: object, kinds: tuple[Any, ...], where: str) -> None:
+    """Null, or the one other type of a union."""
+    if value is None and NoneType in kinds:
+        return
+    (kind,) = (each for each in kinds if each is not NoneType)
+    check_typed(value, kind, where)
+
+
+def _check_literal(value: object, values: tuple[str, ...], where: str) -> None:
+    expected = " or ".join(values)
+    if not isinstance(value, str):
+        raise _wrong(where, expected, value)
+    if value not in values:
+        raise ProtocolError(f"{where}: expected {expected}, saw another text")
+
+
+def _check_items(value: object, kind: Any, where: str) -> None:
+    if not isinstance(value, list):
+        raise _wrong(where, "a list", value)
+    for number, item in enumerate(value):
+        check_typed(item, kind, f"{where}[{number}]")
+
+
+def _check_members(value: object, kind: Any, where: str) -> None:
+    if not isinstance(value, dict):
+        raise _wrong(where, "an object", value)
+    members, required = _members(kind) if is_typeddict(kind) else (dict.fromkeys(value, get_args(kind)[1]), ())
+    for name in required:
+        if name not in value:
+            raise ProtocolError(f"{where}.{name}: expected a value, saw none")
+    for name, item in value.items():
+        if name in members:
+            check_typed(item, members[name], f"{where}.{name}")
+
+
+@cache
+def _members(kind: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The members of a TypedDict with their types, and the names of those that it must have."""
+    hints = get_type_hints(kind, include_extras=True)
+    required = tuple(name for name in hints if name in kind.__required_keys__ and get_origin(hints[name]) is not NotRequired)
+    return get_type_hints(kind), required
