@@ -102,9 +102,9 @@ def check_bytes(
 
     Never guessed: a report that lost the fields it is known by would pass for such results, of which nothing is shown.
     """
-    files = {bundles.REPORT_MEMBER: data} if published else bundles.files_of(data)
+    files = {bundles.REPORT_MEMBER: data} if published else bundles.members_of(data)
     try:
-        document = bundles.parsed(files[bundles.REPORT_MEMBER])
+        document = bundles.parse_report(files[bundles.REPORT_MEMBER])
     except IntegrityError as error:
         return _nothing(Fault(path="$", text=f"not strict JSON ({error})"))
     if published:
@@ -124,9 +124,9 @@ def load_document(data: bytes) -> dict[str, Any]:
     """A report's or bundle's document, validated and nothing more. Raises `ReportError`."""
     from pytest_glasshouse.report.schema import validate
 
-    text = bundles.files_of(data)[bundles.REPORT_MEMBER]
+    text = bundles.members_of(data)[bundles.REPORT_MEMBER]
     try:
-        return validate(bundles.parsed(text))
+        return validate(bundles.parse_report(text))
     except IntegrityError as error:
         raise ReportError(f"not strict JSON ({error})") from error
 

@@ -16,8 +16,8 @@ from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.check.check import Checked, Level
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
-from pytest_glasshouse.report.attempts import shown, titled
-from pytest_glasshouse.report.document import counts
+from pytest_glasshouse.report.attempts import attempts_line, row_title
+from pytest_glasshouse.report.document import counts_for_gate
 from pytest_glasshouse.report.leniency import row_lenient
 from pytest_glasshouse.wire.printable import printable
 
@@ -95,7 +95,7 @@ class Gated:
 
 def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
     """Judge a report that validates. `checked` is what `check` found in it; `now` is in UTC."""
-    judged = [(place, row) for place, row in enumerate(document["rows"]) if counts(row)]
+    judged = [(place, row) for place, row in enumerate(document["rows"]) if counts_for_gate(row)]
     # What was not measured stands before what is missing because of it: the first objection is the cause.
     objections = [
         *(GateObjection(path=fault.path, text=fault.text) for fault in checked.faults),
@@ -200,7 +200,7 @@ def _excluded(document: Mapping[str, Any]) -> Iterator[GateObjection]:
 
 def _dry(document: Mapping[str, Any]) -> Iterator[GateObjection]:
     for place, row in enumerate(document["rows"]):
-        if not counts(row):
+        if not counts_for_gate(row):
             named = row["namedGpuModel"]
             about = "any GPU" if named is None else f"the {named} it names"
             yield GateObjection(path=f"$.rows[{place}]", text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
@@ -216,7 +216,7 @@ def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateOb
         yield GateObjection(path="$.rows", text="the report has no row")
     for pattern in policy.rows:
         rows = [row for row in document["rows"] if _matches(row, pattern)]
-        if any(counts(row) for row in rows):
+        if any(counts_for_gate(row) for row in rows):
             continue
         instead = [f"{row['name']}, which is {_instead(row)}" for row in rows]
         instead += [f"{row['name']}, which is {row['outcome']}" for row in document["excludedResults"] if _matches(row, pattern)]
@@ -235,9 +235,9 @@ def _tried_again(document: Mapping[str, Any]) -> Iterator[GateObjection]:
     """No report lets anything through whose rows were tried until something came out, whatever the policy asks for."""
     for name in ("rows", "nullRows", "excludedResults"):
         for place, row in enumerate(document[name]):
-            if told := shown(row):
+            if told := attempts_line(row):
                 yield GateObjection(
-                    path=f"$.{name}[{place}].attempts", text=f"{titled(row)} needed more than one attempt: {told}"
+                    path=f"$.{name}[{place}].attempts", text=f"{row_title(row)} needed more than one attempt: {told}"
                 )
 
 

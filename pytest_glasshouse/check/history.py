@@ -10,7 +10,7 @@ from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.check.check import check_bytes, load_document
 from pytest_glasshouse.check.legacy_results import may_be_results
 from pytest_glasshouse.errors import IntegrityError, ReportError
-from pytest_glasshouse.report.bundle import SUFFIX, parsed, read_report
+from pytest_glasshouse.report.bundle import SUFFIX, parse_report, read_report
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
 def _is_none(data: bytes) -> bool:
     """Whether this is whole JSON with nothing of a report. What is torn, or no JSON, may have been one."""
     try:
-        document = parsed(data)
+        document = parse_report(data)
     except IntegrityError:
         return False
     return not may_be_results(document)

@@ -40,14 +40,14 @@ def declare(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     from pytest_glasshouse.check.check import read_document
-    from pytest_glasshouse.report.bundle import files_of
+    from pytest_glasshouse.report.bundle import members_of
     from pytest_glasshouse.report.intoto import exported
     from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
     if options.out is not None:
         refuse_unwritable(options.out, what="--out")
     data, document = read_document(options.bundle)
-    envelope = exported(document, files_of(data), options.row)
+    envelope = exported(document, members_of(data), options.row)
     if options.out is None:
         give(json_text(json.loads(envelope)) + "\n")
     else:

@@ -41,14 +41,14 @@ def annotated(records: Sequence[Mapping[str, Any]], *, cleanup: str, trouble: Se
 def summarise(run: Run, path: Path) -> None:
     """Add the report's tables to the job's summary. A file that cannot be written is no reason to fail a run."""
     from pytest_glasshouse.render.markdown import markdown
-    from pytest_glasshouse.report.bundle import parsed, read_report
+    from pytest_glasshouse.report.bundle import parse_report, read_report
 
     text = f"glasshouse published no report: {markdown_cell('; '.join(run.trouble) or 'nothing was begun', limit=4000)}\n"
     if run.published and is_passed_through(run.published[0]):
         text = "glasshouse wrote its report to a pipe or a device: its tables are where that leads\n"
     elif run.published:
         try:
-            text = markdown(parsed(read_report(run.published[0])))
+            text = markdown(parse_report(read_report(run.published[0])))
         except (ReportError, IntegrityError) as error:
             text = f"glasshouse published a report that cannot be read again: {markdown_cell(error)}\n"
     if len(text.encode()) > MOST_SUMMARY:

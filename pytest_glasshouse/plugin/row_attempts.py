@@ -134,9 +134,9 @@ def standing(item: pytest.Item) -> tuple[int, RunRecord | None, bool]:
     from pytest_glasshouse.report import attempts
 
     tries = item.stash[TRIES]
-    told = [attempts.lost_entry() if each.record is None else attempts.entry(each.record) for each in tries]
-    place = attempts.standing(told)
-    return _before(item) + place + 1, tries[place].record, any(attempts.broken(each) for each in told)
+    told = [attempts.lost_attempt_entry() if each.record is None else attempts.attempt_entry(each.record) for each in tries]
+    place = attempts.standing_place(told)
+    return _before(item) + place + 1, tries[place].record, any(attempts.has_broken(each) for each in told)
 
 
 def _record(item: pytest.Item, outcome: Any) -> RunRecord:

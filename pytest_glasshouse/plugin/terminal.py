@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -105,31 +106,31 @@ def open_live(config: pytest.Config) -> Live:
 
 def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The table of measured rows, then every other row with its reason and decision, then the tamper suite."""
-    from pytest_glasshouse.report.attempts import shown, titled
+    from pytest_glasshouse.report.attempts import attempts_line, row_title
 
     measured = [each["record"] for each in records if each["list"] == "rows"]
     nulls = [each["record"] for each in records if each["list"] == "nullRows"]
     excluded = [each["record"] for each in records if each["list"] == "excludedResults"]
     if measured:
         yield from table([("row", "order", "protected", "raw", "overhead", "95 % interval", "verdict", "findings")] + [
-            (titled(row), *_measured(row)) for row in measured
+            (row_title(row), *_measured(row)) for row in measured
         ])  # fmt: skip
     if nulls:
         yield ""
         yield from table([("raw against raw", "rounds", "difference", "90 % interval", "inside its margin", "findings")] + [
-            (titled(row), *_null(row)) for row in nulls
+            (row_title(row), *_null(row)) for row in nulls
         ])  # fmt: skip
     if excluded:
         yield ""
         yield "not measured:"
         for row in excluded:
-            yield f"  {printable(titled(row))} ({row['order']}): {row['outcome']}"
+            yield f"  {printable(row_title(row))} ({row['order']}): {row['outcome']}"
             yield f"      reason    {printable(row['reason'], limit=_REASON)}"
             yield f"      decision  {printable(row['decision'], limit=_REASON)}"
-    if again := [row for row in (*measured, *nulls, *excluded) if shown(row)]:
+    if again := [row for row in (*measured, *nulls, *excluded) if attempts_line(row)]:
         yield ""
         yield "tried more than once, not publishable:"
-        yield from (f"  {printable(titled(row))}: {printable(shown(row), limit=_REASON)}" for row in again)
+        yield from (f"  {printable(row_title(row))}: {printable(attempts_line(row), limit=_REASON)}" for row in again)
     if tamper:
         refused = [case for case in tamper if case["expectedReason"] is not None]
         control = [case for case in tamper if case["expectedReason"] is None]
@@ -141,25 +142,27 @@ def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, 
 
 
 def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = row.get("overheadCi95Pct")
+    from pytest_glasshouse.render.tables import bounds
+
     unit = row["unit"]
     return (
         row["order"],
         f"{row['protectedPerSec']:.2f} {unit}/s",
         f"{row['rawPerSec']:.2f} {unit}/s",
         f"{row['overheadPct']:+.2f} %",
-        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        bounds(row["overheadCi95Pct"], missing=_NO_FIGURE),
         row["verdict"],
         findings(row["findings"]),
     )
 
 
 def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = row["differenceCi90Pct"]
+    from pytest_glasshouse.render.tables import bounds
+
     return (
         str(row["rounds"]),
         f"{row['differencePct']:+.2f} %",
-        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
+        bounds(row["differenceCi90Pct"], missing=_NO_FIGURE),
         "yes" if row["qualifies"] else "no",
         findings(row["findings"]),
     )
@@ -167,9 +170,10 @@ def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def findings(judged: Sequence[Mapping[str, Any]]) -> str:
     """How many findings held, and how many of the others were broken or unseen."""
-    counts = {word: sum(each["finding"] == word for each in judged) for word in ("held", "broken", "unseen")}
-    others = [f"{counts[word]} {word}" for word in ("broken", "unseen") if counts[word]]
-    return ", ".join([f"{counts['held']} of {len(judged)} held", *others])
+    from pytest_glasshouse.render.tables import held_count
+
+    counts = Counter(each["finding"] for each in judged)
+    return ", ".join([held_count(judged), *(f"{counts[word]} {word}" for word in ("broken", "unseen") if counts[word])])
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LISTS = ("rows", "excludedResults", "nullRows")
 #: What code that reads an observation raises where it is of no shape anybody thought of.
-UNREADABLE = (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
+MALFORMED = (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
 _RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
 _PLAIN_PATH = re.compile(r"\$(?:\.[A-Za-z0-9_]{1,40}(?![^.\[:])|\[\d+\])*")
 #: More than this of one kind says nothing new.
@@ -69,7 +69,7 @@ def objections(document: Mapping[str, Any], *, taint: Iterable[str], derivation:
     Form comes first, then the schema and redaction, then everything else that `check` looks at: each only makes sense of
     what the ones before let through.
     """
-    if found := list(_unspeakable(document)):
+    if found := list(_not_strict_json(document)):
         return found
     data = report_bytes(document)
     if found := list(_too_large(document, data)):
@@ -80,17 +80,17 @@ def objections(document: Mapping[str, Any], *, taint: Iterable[str], derivation:
         return found
     try:
         faults = check_bytes(data, derivation=derivation).faults
-    except UNREADABLE as error:
-        return [Objection(path=_culprit(document, derivation), text=f"cannot be checked: {type(error).__name__}")]
+    except MALFORMED as error:
+        return [Objection(path=_first_uncheckable(document, derivation), text=f"cannot be checked: {type(error).__name__}")]
     return [Objection(path=fault.path, text=fault.text) for fault in faults[:_MOST]]
 
 
-def foremost(against: Iterable[Objection]) -> Objection:
+def most_serious(against: Iterable[Objection]) -> Objection:
     """The one to tell of several: a redaction rule that was hit, else the first."""
     return min(against, key=lambda each: each.rule is None)
 
 
-def told(found: Iterable[Objection]) -> str:
+def listed(found: Iterable[Objection]) -> str:
     """The first few in words."""
     every = list(dict.fromkeys(map(str, found)))
     return "; ".join(every[:_SHOWN]) + (f"; and {len(every) - _SHOWN} more" if len(every) > _SHOWN else "")
@@ -109,7 +109,7 @@ def _place(fault: str) -> str:
     return "$" if found is None else found[0]
 
 
-def _unspeakable(document: Mapping[str, Any]) -> Iterator[Objection]:
+def _not_strict_json(document: Mapping[str, Any]) -> Iterator[Objection]:
     """What has no canonical form, or is no strict JSON where it stands in the document."""
     rest = {name: [] if name in LISTS else value for name, value in document.items()}
     for path, depth_kept in [("$", rest), *((f"$.{name}[{place}]", {name: [each]}) for name, place, each in _records(document))]:
@@ -143,12 +143,12 @@ def _records(document: Mapping[str, Any]) -> Iterator[tuple[str, int, Any]]:
         yield from ((name, place, each) for place, each in enumerate(records if isinstance(records, list) else ()))
 
 
-def _culprit(document: Mapping[str, Any], derivation: Derivation | None) -> str:
+def _first_uncheckable(document: Mapping[str, Any], derivation: Derivation | None) -> str:
     """The first record that cannot be checked alone; the document where each can be."""
     for name, place, each in _records(document):
         alone = {**document, **{other: [] for other in LISTS}, name: [each]}
         try:
             check_bytes(report_bytes(alone), derivation=derivation)
-        except UNREADABLE:
+        except MALFORMED:
             return f"$.{name}[{place}]"
     return "$"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.publish.objections import LISTS, UNREADABLE, Objection, foremost, told
+from pytest_glasshouse.publish.objections import LISTS, MALFORMED, Objection, listed, most_serious
 from pytest_glasshouse.report.attempts import NEEDED_MORE
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED, WITHHELD
 from pytest_glasshouse.report.document import METHODOLOGY, SCHEMA_URL, not_shown, observed_keys, policy_sha256, summary
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.analysis.record import Record
 
-    Ask = Callable[[Mapping[str, Any]], list[Objection]]
+    FindObjections = Callable[[Mapping[str, Any]], list[Objection]]
 
 _RECORD_TEXT = re.compile(
     r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason"
@@ -45,19 +45,20 @@ _KEPT = (
 _KEPT_NAMELESS = tuple(name for name in _KEPT if name not in ("parameters", "attempts"))
 #: In the first pass places are masked, in the second whole fields say nothing and rows lose their names; then rows are dropped.
 _PASSES = 6
-_NOTHING = f"{WITHHELD}]"
+_WITHHELD_TEXT = f"{WITHHELD}]"
 #: Fields of the run that say nothing any more.
-_SILENT: Mapping[str, Any] = {
+_REDACTED_FIELDS: Mapping[str, Any] = {
     "$schema": SCHEMA_URL,
     "schemaVersion": SCHEMA_VERSION,
     "createdAt": "1970-01-01T00:00:00Z",
-    "subject": {"name": _NOTHING, "version": None, "wheelSha256": None, "gitCommit": None, "dirty": None},
+    "subject": {"name": _WITHHELD_TEXT, "version": None, "wheelSha256": None, "gitCommit": None, "dirty": None},
     "attestationRoot": "software",
     "environment": {
-        **dict.fromkeys(("python", "implementation", "system", "release", "machine"), _NOTHING), "cpuCount": None, "packages": {},
+        **dict.fromkeys(("python", "implementation", "system", "release", "machine"), _WITHHELD_TEXT),
+        "cpuCount": None, "packages": {},
     },
     "methodology": {
-        **METHODOLOGY, "order": "row", "provider": _NOTHING, "preset": None, "seed": None, "marginPct": 1.0,
+        **METHODOLOGY, "order": "row", "provider": _WITHHELD_TEXT, "preset": None, "seed": None, "marginPct": 1.0,
         "maxOverheadPct": None,
     },
     "claims": {"claimed": list(CLAIMS), "notClaimed": list(NOT_CLAIMED), "notShown": []},
@@ -66,23 +67,23 @@ _SILENT: Mapping[str, Any] = {
 }  # fmt: skip
 
 
-def redacted(
-    document: dict[str, Any], found: Sequence[Objection], *, run_id: str, key: Ed25519PrivateKey, ask: Ask
+def redact_document(
+    document: dict[str, Any], found: Sequence[Objection], *, run_id: str, key: Ed25519PrivateKey, ask: FindObjections
 ) -> dict[str, Any]:
     """The document, sealed anew, with everything that `found` and then `ask` object to masked, or its row withheld."""
     document = copy.deepcopy(document)
     for attempt in range(_PASSES):
-        _take_out(document, found, run_id=run_id, attempt=attempt)
+        _redact(document, found, run_id=run_id, attempt=attempt)
         try:
             document = resealed(document, key=key)
-        except UNREADABLE:
+        except MALFORMED:
             every = ((name, place) for name in LISTS for place in range(len(document[name])))
             found = [Objection(path=f"$.{name}[{place}]", text="cannot be read") for name, place in every]
             continue
         found = ask(document)
         if not found:
             return document
-    raise RedactionError(f"not published: {told(found)}. Values are withheld")
+    raise RedactionError(f"not published: {listed(found)}. Values are withheld")
 
 
 def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int | None = None) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int
     kept = _KEPT if number is None else _KEPT_NAMELESS
     named = {name: record[name] for name in kept if name in record}
     if "attempts" in named and objection.rule is not None:
-        named["attempts"] = [_wordless(each) for each in named["attempts"]]
+        named["attempts"] = [_without_reasons(each) for each in named["attempts"]]
     if number is not None:
         named |= {"name": f"withheld-{number}", "rowId": f"withheld-{number}-{number:012x}", "modelId": None}
         named |= {"namedGpuModel": None, "overridden": [], "asDeclared": True, "declared": None}
@@ -124,10 +125,10 @@ def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int
     }
 
 
-def _wordless(tried: Mapping[str, Any]) -> dict[str, Any]:
+def _without_reasons(tried: Mapping[str, Any]) -> dict[str, Any]:
     """One of a row's `attempts` without what people or providers said in it."""
-    not_held = [{**each, "reason": _NOTHING} for each in tried["notHeld"]]
-    return {**tried, **({"reason": _NOTHING} if "reason" in tried else {}), "notHeld": not_held}
+    not_held = [{**each, "reason": _WITHHELD_TEXT} for each in tried["notHeld"]]
+    return {**tried, **({"reason": _WITHHELD_TEXT} if "reason" in tried else {}), "notHeld": not_held}
 
 
 def withheld_record(record: Record, objection: Objection, *, number: int | None = None) -> Record:
@@ -135,18 +136,18 @@ def withheld_record(record: Record, objection: Objection, *, number: int | None 
     return {"list": "excludedResults", "record": withheld_row(record["record"], objection, number=number)}
 
 
-def _take_out(document: dict[str, Any], found: Sequence[Objection], *, run_id: str, attempt: int) -> None:
+def _redact(document: dict[str, Any], found: Sequence[Objection], *, run_id: str, attempt: int) -> None:
     rows: dict[tuple[str, int], list[Objection]] = {}
     for each in found:
         if each.record is None:
-            _silence(document, each, run_id=run_id, again=attempt > 0)
+            _redact_run_field(document, each, run_id=run_id, again=attempt > 0)
         elif attempt > 0 or each.rule is None or not _RECORD_TEXT.fullmatch(each.below) or not _mask(document, each):
             rows.setdefault(each.record, []).append(each)
     names: dict[str, str] = {}
     for (name, place), against in rows.items():
         record, document[name][place] = document[name][place], None
         nameless = attempt > 1 or any(_RECORD_NAME.match(each.below) for each in against)
-        first = foremost(against) if attempt == 0 else foremost(against).silent
+        first = most_serious(against) if attempt == 0 else most_serious(against).silent
         number = len(names) + 1 if nameless else None
         row = withheld_row(record, first, number=number)
         taken = {each["rowId"] for each in document["excludedResults"] if each is not None}
@@ -181,29 +182,35 @@ def _mask(document: dict[str, Any], objection: Objection) -> bool:
     return False
 
 
-def _silence(document: dict[str, Any], objection: Objection, *, run_id: str, again: bool) -> None:
+def _redact_run_field(document: dict[str, Any], objection: Objection, *, run_id: str, again: bool) -> None:
     """Mask a text of the run, or have the whole field say nothing."""
     if objection.rule is not None and not again and not objection.path.startswith("$.extra") and _mask(document, objection):
         return
     field = next((name for name, _ in _STEP.findall(objection.path)), "")
     for name in [field] if field in document else [each for each in document if each not in LISTS]:
-        if name in _SILENT:
-            document[name] = copy.deepcopy(_SILENT[name])
+        if name in _REDACTED_FIELDS:
+            document[name] = copy.deepcopy(_REDACTED_FIELDS[name])
         elif name == "runId":
             document[name] = run_id
         elif name == "generatedBy":
             document[name] = generated_by()
         elif name == "cleanup":
             allocations = document[name]["allocations"]
-            document[name]["allocations"] = [_silent(each, number) for number, each in enumerate(allocations, 1)]
+            document[name]["allocations"] = [_redacted_allocation(each, number) for number, each in enumerate(allocations, 1)]
         elif name == "summary":
             document[name] = {"outstandingReleases": []}
         elif name not in {"policySha256", "keys", "seal", *LISTS}:
             del document[name]
 
 
-def _silent(allocation: Mapping[str, Any], number: int) -> dict[str, Any]:
-    return {**allocation, "provider": _NOTHING, "name": f"withheld-{number}", "providerInstanceId": None, "reason": _NOTHING}
+def _redacted_allocation(allocation: Mapping[str, Any], number: int) -> dict[str, Any]:
+    return {
+        **allocation,
+        "provider": _WITHHELD_TEXT,
+        "name": f"withheld-{number}",
+        "providerInstanceId": None,
+        "reason": _WITHHELD_TEXT,
+    }
 
 
 def resealed(document: dict[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.publish.objections import Objection, objections
-from pytest_glasshouse.publish.redact_published import redacted
+from pytest_glasshouse.publish.redact_published import redact_document
 from pytest_glasshouse.publish.writer import REPORT, WHY, publish
-from pytest_glasshouse.report.bundle import REPORT_LIMIT, parsed
+from pytest_glasshouse.report.bundle import REPORT_LIMIT, parse_report
 from pytest_glasshouse.report.paths import bundle_path, check_writable, machine_paths
-from pytest_glasshouse.report.run_directory import QUARANTINE, ForeignError, own_directory, read_own, read_tagged, untrusted
-from pytest_glasshouse.report.run_key import RUN_ID, Proof
+from pytest_glasshouse.report.run_directory import (
+    QUARANTINE,
+    ForeignError,
+    check_run_directory,
+    read_run_file,
+    read_tagged,
+    read_unverified,
+)
+from pytest_glasshouse.report.run_key import RUN_ID, TagKey
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.whole_file import is_passed_through
@@ -44,15 +51,15 @@ def republish(
     Raises `ConfigurationError` where the directory holds no quarantined report of this account's, and where the report
     would go to a place that nobody named.
     """
-    directory = own_directory(run_directory)
+    directory = check_run_directory(run_directory)
     folder = directory / QUARANTINE
     try:
-        run_id = untrusted(folder / WHY).get("runId")
+        run_id = read_unverified(folder / WHY).get("runId")
         if not isinstance(run_id, str) or RUN_ID.fullmatch(run_id) is None:
             raise ForeignError(f"{folder / WHY}: names no run")
         key = key_of(run_id)
-        why = read_tagged(folder / WHY, Proof(key, run_id))
-        data = read_own(folder / REPORT)
+        why = read_tagged(folder / WHY, TagKey(key, run_id))
+        data = read_run_file(folder / REPORT)
     except OSError:
         raise ConfigurationError(f"{run_directory}: holds no quarantined report") from None
     if sha256_hex(data) != why["sha256"]:
@@ -60,7 +67,7 @@ def republish(
     target = report or _target(directory, Path(why["report"]), run_id)
     check_writable(target, what="--report")
     taint = (*taint, *machine_paths(directory))
-    document = redacted(
+    document = redact_document(
         json.loads(data),
         [Objection(path=hit["path"], text=hit["text"], rule=hit["rule"]) for hit in why["hits"]],
         run_id=run_id,
@@ -86,7 +93,7 @@ def _target(directory: Path, wanted: Path, run_id: str) -> Path:
 def _run_of(path: Path) -> Any:
     """Whose report a file is; None where there is none."""
     try:
-        told = parsed(read_regular(path, limit=REPORT_LIMIT))
+        told = parse_report(read_regular(path, limit=REPORT_LIMIT))
     except FileNotFoundError:
         return None
     except (OSError, IntegrityError):

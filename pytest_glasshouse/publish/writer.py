@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import RedactionError, ReportError
-from pytest_glasshouse.publish.objections import Objection, objections, told
-from pytest_glasshouse.publish.settle import settle
-from pytest_glasshouse.report.bundle import report_bytes, zipped
+from pytest_glasshouse.publish.objections import Objection, listed, objections
+from pytest_glasshouse.publish.withheld_records import withhold_records
+from pytest_glasshouse.report.bundle import bundle_bytes, report_bytes
 from pytest_glasshouse.report.paths import bundle_path, machine_paths
 from pytest_glasshouse.report.run_directory import QUARANTINE, private_directory, write_tagged
-from pytest_glasshouse.report.run_key import RUN_ID, Proof
+from pytest_glasshouse.report.run_key import RUN_ID, TagKey
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.whole_file import is_passed_through, put
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.analysis.record import Record
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.publish.settle import Make, Settled
+    from pytest_glasshouse.publish.withheld_records import Make, PublishableReport
 
 REPORT, WHY, WITHHELD_ROWS = "report.json", "why.json", "rows.json"
 
@@ -78,13 +78,13 @@ def publish_records(
     key: Ed25519PrivateKey,
     taint: Iterable[str] = (),
     derivation: Derivation | None = None,
-) -> tuple[PublishedFiles, Settled]:
+) -> tuple[PublishedFiles, PublishableReport]:
     """`publish` of the document that `make` assembles of `records`, each that cannot be published withheld.
 
     What was withheld is in the quarantine then. Raises like `publish` for what stands against the run itself.
     """
     every = _all_taint(taint, run_directory)
-    settled = settle(records, make=make, ask=lambda document: objections(document, taint=every, derivation=derivation))
+    settled = withhold_records(records, make=make, ask=lambda document: objections(document, taint=every, derivation=derivation))
     against = [*settled.blocked, *(each for found in settled.withheld.values() for each in found)]
     if against:
         kept = [{"against": list(map(str, found)), **records[place]} for place, found in settled.withheld.items()]
@@ -100,15 +100,15 @@ def _put(document: Mapping[str, Any], *, report: Path, key: Ed25519PrivateKey | 
         return PublishedFiles(report=report, bundle=None)
     bundle, replaced = bundle_path(report), report.exists()
     report.parent.mkdir(parents=True, exist_ok=True)
-    put(bundle, zipped(document, key=key))
+    put(bundle, bundle_bytes(document, key=key))
     put(report, report_bytes(document))
     return PublishedFiles(report=report, bundle=bundle, replaced=replaced)
 
 
 def _refuse(found: Sequence[Objection]) -> None:
     if hit := [each for each in found if each.rule is not None]:
-        raise RedactionError(f"report not published: {len(hit)} forbidden value(s): {told(hit)}. Values are withheld")
-    raise ReportError(f"the report does not validate: {told(found)}")
+        raise RedactionError(f"report not published: {len(hit)} forbidden value(s): {listed(hit)}. Values are withheld")
+    raise ReportError(f"the report does not validate: {listed(found)}")
 
 
 def quarantine(
@@ -140,7 +140,7 @@ def quarantine(
     if key is None:
         put(folder / WHY, json.dumps(why).encode(), mode=0o600)
     else:
-        write_tagged(folder / WHY, why, Proof(key, run_id))
+        write_tagged(folder / WHY, why, TagKey(key, run_id))
     return folder
 
 

@@ -1,6 +1,6 @@
-"""A badge: the upper bound of a report's overhead as a small SVG. Never a point estimate, and grey where there is no bound.
+"""The badge: the upper bound of a report's overhead as a small SVG. Never a point estimate; grey where there is no bound.
 
-This module knows colours and words. What a row's bound is, and whether it is under a limit, is `limit_of`'s, as for the gate.
+A row's bound, and whether it is within a limit, comes from `limit_of`, as for the gate.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
-from pytest_glasshouse.report.document import counts
+from pytest_glasshouse.report.document import counts_for_gate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +24,7 @@ _CHARACTER_PX, _PADDING_PX = 6.6, 10
 
 @dataclass(frozen=True, kw_only=True)
 class Badge:
-    """What a badge says and in which colour."""
+    """Text and colour of a badge."""
 
     message: str
     colour: str
@@ -32,8 +32,7 @@ class Badge:
 
 def badge(document: Mapping[str, Any], *, sound: bool, max_overhead_pct: float | None = None) -> Badge:
     """The badge of a report: its worst row decides. `sound` is whether `check` found no fault."""
-    without = _without_bound(document, sound=sound)
-    if without is not None:
+    if (without := _without_bound(document, sound=sound)) is not None:
         return without
     rows = document["rows"]
     judged = [limit_of(row, max_overhead_pct) for row in rows]
@@ -42,30 +41,30 @@ def badge(document: Mapping[str, Any], *, sound: bool, max_overhead_pct: float |
     if len(bounds) < len(rows) or any(row["fixedOrder"] for row in rows):
         return Badge(message="no bound yet", colour=_GREY)
     message = f"at most {max(bounds):.2f} %"
-    words = {each.verdict for each in bounded if each is not None}
-    if words == {LimitVerdict.WITHIN}:
+    verdicts = {each.verdict for each in bounded if each is not None}
+    if verdicts == {LimitVerdict.WITHIN}:
         return Badge(message=message, colour=_BLUE if None in judged else _GREEN)
-    word = LimitVerdict.OVER if LimitVerdict.OVER in words else LimitVerdict.INCONCLUSIVE
-    return Badge(message=f"{message} ({word.value})", colour=_RED if word is LimitVerdict.OVER else _GREY)
+    worst = LimitVerdict.OVER if LimitVerdict.OVER in verdicts else LimitVerdict.INCONCLUSIVE
+    return Badge(message=f"{message} ({worst.value})", colour=_RED if worst is LimitVerdict.OVER else _GREY)
 
 
 def _without_bound(document: Mapping[str, Any], *, sound: bool) -> Badge | None:
-    """What is said where no figure may be shown; None where the rows' bounds decide."""
+    """The badge where no figure may be shown; None where the rows' bounds decide."""
     rows, excluded = document["rows"], document["excludedResults"]
-    again = sum("attempts" in row for row in rows)
+    retried = sum("attempts" in row for row in rows)
     cases = (
         (not sound, "report faulty", _RED),
         (bool(excluded), f"{len(excluded)} row(s) not measured", _RED),
         (not rows, "not measured", _GREY),
-        (again > 0, f"{again} row(s) needed another attempt", _RED),
-        (not all(counts(row) for row in rows), "dry run", _GREY),
+        (retried > 0, f"{retried} row(s) needed another attempt", _RED),
+        (not all(counts_for_gate(row) for row in rows), "dry run", _GREY),
         (any(implausible(row) for row in rows), Verdict.IMPLAUSIBLE_NEGATIVE.value, _RED),
     )
-    return next((Badge(message=message, colour=colour) for true, message, colour in cases if true), None)
+    return next((Badge(message=message, colour=colour) for applies, message, colour in cases if applies), None)
 
 
 def svg(shown: Badge) -> str:
-    """The badge as a standalone SVG: no font, script or address from anywhere."""
+    """The badge as a standalone SVG without external font, script or address."""
     left, right = (round(len(text) * _CHARACTER_PX + 2 * _PADDING_PX) for text in (LABEL, shown.message))
     title = escape(f"{LABEL}: {shown.message}")
     return (

@@ -1,4 +1,4 @@
-"""What GitHub Actions understands on standard output: annotations. Knows their escapes and that few of them are shown."""
+"""GitHub Actions annotations on standard output: how they are escaped, and how many of them are shown."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Literal
 
 from pytest_glasshouse.wire.printable import visible
 
-#: A step shows about ten annotations of a kind; the rest of what there is to say is in the job summary.
+#: A step shows about ten annotations of a kind; the job summary has the rest.
 SHOWN = 9
 _TITLE, _LINE, _LINES = 240, 2000, 40
 
 
 def annotation(kind: Literal["error", "warning", "notice"], title: str, text: str) -> str:
     """One workflow command line, without a newline at its end."""
-    told = "\n".join(visible(line, limit=_LINE, data=True) for line in text.split("\n")[:_LINES])
-    return f"::{kind} title={_property(visible(title, limit=_TITLE, data=True))}::{_data(told)}"
+    message = "\n".join(visible(line, limit=_LINE, data=True) for line in text.split("\n")[:_LINES])
+    return f"::{kind} title={_property(visible(title, limit=_TITLE, data=True))}::{_data(message)}"
 
 
 def _data(text: str) -> str:

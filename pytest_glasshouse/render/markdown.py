@@ -1,4 +1,4 @@
-"""A report as Markdown, in the published shape. Shows what the report says and adds nothing.
+"""A report as Markdown. Adds nothing to what the report holds.
 
 A figure is never shown without its interval or the words `single sample`, and a dry run is called one in every line.
 """
@@ -8,26 +8,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import limit_of
-from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.render import tables
-from pytest_glasshouse.report.attempts import shown, titled
+from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.wire.printable import markdown_cell, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 
-#: A reason of a row that names every finding that did not hold is long, and is shown.
+#: Longest text of a cell: a reason may name every finding that did not hold.
 _CELL = 4000
 
 
 def markdown(document: Mapping[str, Any], *, faults: int = 0) -> str:
-    """The whole page: rows, excluded results, tamper cases, cleanup, claims. `faults` is how many `check` found in it."""
+    """The whole report: rows, excluded results, tamper cases, cleanup, claims. `faults` is how many `check` found in it."""
     return "\n".join(map(visible, _lines(document, faults))) + "\n"
 
 
 def _lines(document: Mapping[str, Any], faults: int) -> Iterator[str]:
-    counts = document["summary"]
+    summary = document["summary"]
     yield f"# Glasshouse report {_cell(document['runId'])}"
     yield ""
     if faults:
@@ -36,19 +35,16 @@ def _lines(document: Mapping[str, Any], faults: int) -> Iterator[str]:
     maker = document["generatedBy"]
     made = f"{document['createdAt']}, {maker['name']} {maker['version']}"
     yield f"{_cell(made)}. Subject: {_subject(document)}."
-    yield (
-        f"{counts['measured']} of {counts['selected']} rows measured, {counts['measuredOnNamedGpu']} of them on the GPU "
-        f"they name, {counts['publishable']} publishable."
-    )
-    if counts["dryRun"]:
+    yield tables.measured_sentence(summary)
+    if dry_run := tables.dry_run_sentence(summary):
         yield ""
-        yield f"**{counts['dryRun']} of {counts['selected']} rows are a dry run: they say nothing about a GPU and gate nothing.**"
+        yield f"**{dry_run}**"
     yield from _rows(document["rows"])
     yield from _nulls(document["nullRows"])
     yield from _excluded(document["excludedResults"])
     yield from _tried_again([*document["rows"], *document["nullRows"], *document["excludedResults"]])
     yield from _tamper(document["tamper"])
-    yield from _lifecycle(counts)
+    yield from _lifecycle(summary)
     yield from _cleanup(document["cleanup"])
     yield from _claims(document["claims"])
 
@@ -65,18 +61,16 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         return
     body = []
     for row in rows:
-        interval = row["overheadCi95Pct"]
-        shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
-        figure, _, bounds = shown.partition(" % ")
+        figure, _, interval = tables.overhead_text(row).partition(" % ")
         body.append(
             [
-                f"{titled(row)} ({_target(row)})",
+                f"{row_title(row)} ({_target(row)})",
                 row["gpuModel"],
                 row["order"],
                 f"{row['protectedPerSec']:,.3f}",
                 f"{row['rawPerSec']:,.3f}",
                 f"{figure} %",
-                bounds.strip("()"),
+                interval.strip("()"),
                 row["verdict"],
                 _status(row),
             ]
@@ -85,17 +79,18 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from _table(["Row", "Ran on", "Order", "Protected/s", "Raw/s", "Overhead", "Interval", "Verdict", "Status"], body)
     yield ""
     yield from (f"- {_cell(row['name'])}: {_cell(row['interpretation'])}" for row in rows)
-    titles = ("How sure", "Fixed and total cost", "Memory and exposure")
-    heads = (tables.SURE_HEAD, tables.COST_HEAD, tables.USE_HEAD)
-    bodies = (tables.sure(rows), tables.costs(rows), tables.uses(rows))
-    for title, head, body in zip(titles, heads, bodies, strict=True):
+    for title, head, body in (
+        ("How sure", tables.ESTIMATES_HEAD, tables.estimates_table(rows)),
+        ("Fixed and total cost", tables.COSTS_HEAD, tables.costs_table(rows)),
+        ("Memory and exposure", tables.MEMORY_HEAD, tables.memory_table(rows)),
+    ):
         if body:
             yield from _section(title)
             yield from _table(head, body)
 
 
 def _target(row: Mapping[str, Any]) -> str:
-    target = f"{row['targetSec']:g} s" if "targetSec" in row else f"{row['stepBudget']} {row.get('unit', 'steps')}"
+    target = tables.target(row)
     return target if row["rounds"] == 1 else f"{target}, {row['rounds']} rounds"
 
 
@@ -109,15 +104,14 @@ def _status(row: Mapping[str, Any]) -> str:
 
 
 def _nulls(nulls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Raw against raw: what the allocation shows where nothing differs."""
+    """Null rows: what two raw legs on one allocation differ by."""
     if not nulls:
         return
     body = []
     for row in nulls:
-        interval = row["differenceCi90Pct"]
-        bounds = "single sample" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f} %"
+        interval = tables.bounds(row["differenceCi90Pct"], unit=" %")
         inside = f"{'inside' if row['qualifies'] else 'not inside'} +-{row['marginPct']:g} %"
-        body.append([titled(row), row["gpuModel"], str(row["rounds"]), f"{row['differencePct']:+.2f} %", bounds, inside])
+        body.append([row_title(row), row["gpuModel"], str(row["rounds"]), f"{row['differencePct']:+.2f} %", interval, inside])
     yield from _section("Raw against raw")
     yield from _table(["Row", "Ran on", "Rounds", "Difference", "90 % interval", "Margin"], body)
 
@@ -125,46 +119,34 @@ def _nulls(nulls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _excluded(excluded: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not excluded:
         return
-    body = [[titled(each), _target(each), each["order"], each["outcome"], each["reason"], each["decision"]] for each in excluded]
+    body = [
+        [row_title(each), _target(each), each["order"], each["outcome"], each["reason"], each["decision"]] for each in excluded
+    ]
     yield from _section("Excluded results")
     yield from _table(["Row", "Target", "Order", "Outcome", "Reason", "Decision"], body)
 
 
 def _tried_again(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if again := [row for row in rows if shown(row)]:
+    if again := [row for row in rows if attempts_line(row)]:
         yield from _section("Tried more than once, not publishable")
-        yield from (f"- {_cell(titled(row))}: {_cell(shown(row))}" for row in again)
+        yield from (f"- {_cell(row_title(row))}: {_cell(attempts_line(row))}" for row in again)
 
 
 def _tamper(tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     if not tamper:
         return
-    body = [
-        [
-            each["name"],
-            each["expectedReason"] or "released",
-            each["seenReason"] or ("released" if each["released"] else "not released"),
-            "yes" if each["released"] else "no",
-            "pass" if each["passed"] else "FAIL",
-        ]
-        for each in tamper
-    ]
+    body = [[*tables.tamper_row(each), tables.tamper_result(each)] for each in tamper]
     yield from _section("Tamper suite")
     yield from _table(["Case", "Expected", "Seen", "Key released", "Result"], body)
 
 
-def _lifecycle(counts: Mapping[str, Any]) -> Iterator[str]:
-    lifecycle = counts["lifecycle"]
-    if lifecycle["attempted"]:
+def _lifecycle(summary: Mapping[str, Any]) -> Iterator[str]:
+    if held := tables.lifecycle_sentence(summary):
         yield from _section("Lifecycle")
-        yield (
-            f"Held in {lifecycle['held']} of {lifecycle['attempted']} lifecycles begun: with 95 % confidence at least "
-            f"{lifecycle['lower95'] * 100:.1f} % of them."
-        )
-    if counts["outstandingReleases"]:
+        yield held
+    if outstanding := len(summary["outstandingReleases"]):
         yield ""
-        number = len(counts["outstandingReleases"])
-        yield f"**Outstanding releases: {number}.** A key went out and its exit evidence did not come back."
+        yield f"**Outstanding releases: {outstanding}.** A key went out and its exit evidence did not come back."
 
 
 def _cleanup(cleanup: Mapping[str, Any]) -> Iterator[str]:
@@ -177,7 +159,7 @@ def _cleanup(cleanup: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _claims(claims: Mapping[str, Any]) -> Iterator[str]:
-    for title, name in (("What is claimed", "claimed"), ("What is not claimed", "notClaimed"), ("Not shown here", "notShown")):
+    for title, name in tables.CLAIM_LISTS:
         if claims[name]:
             yield from _section(title)
             yield from (f"- {_cell(each)}" for each in claims[name])
@@ -196,5 +178,5 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell and is no markup of its own: a report may come from a stranger."""
+    """Text that stays in its cell, its own markup escaped: anybody may have written the report."""
     return markdown_cell(text, limit=_CELL)

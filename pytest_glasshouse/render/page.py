@@ -1,6 +1,6 @@
-"""A report as one HTML page that needs nothing else: no script, no font, no address. It adds nothing to the report.
+"""A report as one self-contained HTML page: no script, no font, no request. Adds nothing to what the report holds.
 
-The policy in its head forbids the browser every request; the report itself is inside, compressed, to be taken out again.
+The content security policy in its head forbids every request; the report itself is embedded, compressed, for download.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from pytest_glasshouse.check.check import Level
-from pytest_glasshouse.render.html import Code, MarkedText, facts, folded, items, paragraph, say, table
+from pytest_glasshouse.render import tables
+from pytest_glasshouse.render.html import Code, MarkedText, bullets, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.page_rows import excluded_details, row_card, row_details
 from pytest_glasshouse.render.page_style import style_sheet
 from pytest_glasshouse.render.plot_interval import common_scale
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.check.check import Checked
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-#: Rows that are open when the page is; more would make a long report slow to draw.
+#: How many rows are unfolded at first; more would make a long report slow to draw.
 _OPEN = 3
-#: A larger report (compressed, in bytes) is not put into the page: the page names the file instead.
-MOST_INSIDE = 550_000
+#: A larger report (compressed, in bytes) is not embedded: the page names the file instead.
+EMBED_LIMIT = 550_000
 
 
 def page(document: Mapping[str, Any], checked: Checked) -> str:
@@ -35,10 +36,10 @@ def page(document: Mapping[str, Any], checked: Checked) -> str:
     body = "".join(_body(document, checked))
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{say(_POLICY)}">'
+        f'<meta http-equiv="Content-Security-Policy" content="{escaped(_POLICY)}">'
         '<meta name="viewport" content="width=device-width,initial-scale=1"><meta name="referrer" content="no-referrer">'
-        f"<title>{say(title)}</title><style>{style_sheet()}</style></head><body>"
-        f'<a class="skip" href="#rows">To the rows</a><main><h1>{say(title)}</h1>{body}</main></body></html>\n'
+        f"<title>{escaped(title)}</title><style>{style_sheet()}</style></head><body>"
+        f'<a class="skip" href="#rows">To the rows</a><main><h1>{escaped(title)}</h1>{body}</main></body></html>\n'
     )
 
 
@@ -48,7 +49,7 @@ def _body(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
     yield from _excluded(document)
     yield from _nulls(document)
     yield from _tamper(document)
-    yield from _ends(document)
+    yield from _lifecycle_and_cleanup(document)
     yield from _claims(document)
     yield from _methodology(document)
     yield _digests(document)
@@ -56,18 +57,14 @@ def _body(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
 
 
 def _top(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
-    counts, maker, subject = document["summary"], document["generatedBy"], document["subject"]
+    summary, maker, subject = document["summary"], document["generatedBy"], document["subject"]
     commit = subject["gitCommit"]
     dirty = " with uncommitted changes" if subject["dirty"] else ""
-    yield paragraph(
-        f"{counts['measured']} of {counts['selected']} rows measured, {counts['measuredOnNamedGpu']} of them on the GPU they "
-        f"name, {counts['publishable']} publishable."
-    )
-    if counts["dryRun"]:
-        told = f"{counts['dryRun']} of {counts['selected']} rows are a dry run: they say nothing about a GPU and gate nothing."
-        yield f'<p class="banner warn">{say(told)}</p>'
+    yield paragraph(tables.measured_sentence(summary))
+    if dry_run := tables.dry_run_sentence(summary):
+        yield f'<p class="banner warn">{escaped(dry_run)}</p>'
     yield _checked(checked)
-    yield facts(
+    yield definitions(
         [
             ("made", f"{document['createdAt']} by {maker['name']} {maker['version']}"),
             ("subject", f"{subject['name']} {subject['version'] or ''}" + (f" at {commit[:12]}{dirty}" if commit else "")),
@@ -78,13 +75,11 @@ def _top(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
 
 def _checked(checked: Checked) -> str:
     if not checked.sound:
-        told = f"FAULTY: {len(checked.faults)} fault(s) when this page was made. Believe nothing on it."
-        faults = items(map(str, checked.faults[:3])) + (folded("All of them", items(map(str, checked.faults))))
-        return f'<div class="banner bad" role="note"><p>{say(told)}</p>{faults}</div>'
-    word = {Level.CONSISTENT: "no fault found; whose keys signed it is for the reader to say"}.get(
-        checked.level, "no fault found"
-    )
-    return paragraph(f"Checked when this page was made: {checked.level.value}, {word}.")
+        banner = f"FAULTY: {len(checked.faults)} fault(s) when this page was made. Believe nothing on it."
+        faults = bullets(map(str, checked.faults[:3])) + (details("All of them", bullets(map(str, checked.faults))))
+        return f'<div class="banner bad" role="note"><p>{escaped(banner)}</p>{faults}</div>'
+    keys = "; whose keys signed it is for the reader to say" if checked.level is Level.CONSISTENT else ""
+    return paragraph(f"Checked when this page was made: {checked.level.value}, no fault found{keys}.")
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[str]:
@@ -115,7 +110,7 @@ def _nulls(document: Mapping[str, Any]) -> Iterator[str]:
     rows = document["nullRows"]
     if rows:
         body = [
-            (each["name"], each["gpuModel"], each["rounds"], _interval(each["differenceCi90Pct"]), f"{each['marginPct']:g}",
+            (each["name"], each["gpuModel"], each["rounds"], tables.bounds(each["differenceCi90Pct"]), f"{each['marginPct']:g}",
              "yes" if each["qualifies"] else "no")
             for each in rows
         ]  # fmt: skip
@@ -124,38 +119,26 @@ def _nulls(document: Mapping[str, Any]) -> Iterator[str]:
         yield table("Null rows: the same leg twice", head, body, numbers=(2,))
 
 
-def _interval(interval: Any) -> str:
-    return "single sample" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
-
-
 def _tamper(document: Mapping[str, Any]) -> Iterator[str]:
     cases = document["tamper"]
     if not cases:
         return
     passed = sum(each["passed"] for each in cases)
-    body = [
-        (each["name"], each["expectedReason"] or "released", each["seenReason"] or ("released" if each["released"] else "none"),
-         "yes" if each["released"] else "no", each["seenNonce"], MarkedText("pass" if each["passed"] else "FAIL"))
-        for each in cases
-    ]  # fmt: skip
+    body = [(*tables.tamper_row(each), each["seenNonce"], MarkedText(tables.tamper_result(each))) for each in cases]
     yield "<h2>Tamper suite</h2>"
     yield paragraph(f"{passed} of {len(cases)} cases as expected, the control, which must be released, among them.")
     head = ("case", "expected", "seen", "key released", "nonce", "result")
-    yield folded("Every case", table("Tamper cases", head, body), is_open=passed < len(cases))
+    yield details("Every case", table("Tamper cases", head, body), is_open=passed < len(cases))
 
 
-def _ends(document: Mapping[str, Any]) -> Iterator[str]:
-    lifecycle, cleanup = document["summary"]["lifecycle"], document["cleanup"]
+def _lifecycle_and_cleanup(document: Mapping[str, Any]) -> Iterator[str]:
+    summary, cleanup = document["summary"], document["cleanup"]
     yield "<h2>Lifecycle and cleanup</h2>"
-    if lifecycle["attempted"]:
-        yield paragraph(
-            f"Held in {lifecycle['held']} of {lifecycle['attempted']} lifecycles begun: with 95 % confidence at least "
-            f"{lifecycle['lower95'] * 100:.1f} % of them."
-        )
-    outstanding = document["summary"]["outstandingReleases"]
-    if outstanding:
-        told = f"{len(outstanding)} outstanding release(s): a key went out and its exit evidence did not come back."
-        yield f'<p class="banner bad">{say(told)}</p>'
+    if held := tables.lifecycle_sentence(summary):
+        yield paragraph(held)
+    if outstanding := len(summary["outstandingReleases"]):
+        banner = f"{outstanding} outstanding release(s): a key went out and its exit evidence did not come back."
+        yield f'<p class="banner bad">{escaped(banner)}</p>'
     body = [(each["name"], each["provider"], MarkedText(each["status"]), each["reason"]) for each in cleanup["allocations"]]
     yield paragraph(f"Cleanup: {cleanup['status']}.")
     if body:
@@ -164,9 +147,9 @@ def _ends(document: Mapping[str, Any]) -> Iterator[str]:
 
 def _claims(document: Mapping[str, Any]) -> Iterator[str]:
     claims = document["claims"]
-    for title, name in (("What is claimed", "claimed"), ("What is not claimed", "notClaimed"), ("Not shown here", "notShown")):
+    for title, name in tables.CLAIM_LISTS:
         if claims[name]:
-            yield f"<h2>{title}</h2>{items(claims[name])}"
+            yield f"<h2>{title}</h2>{bullets(claims[name])}"
 
 
 def _methodology(document: Mapping[str, Any]) -> Iterator[str]:
@@ -179,14 +162,13 @@ def _methodology(document: Mapping[str, Any]) -> Iterator[str]:
         "the unit of the statistics: one round is a single sample without an error bar. Protection adds work and takes none, "
         "so a figure below zero is order, warm state or noise."
     )
-    told = {name: method[name] for name in ("formula", "totals", "interval", "lifecycleBound") if name in method}
-    yield items(told.values())
+    yield bullets(method[name] for name in ("formula", "totals", "interval", "lifecycleBound") if name in method)
     names = ("order", "provider", "preset", "seed", "marginPct", "maxOverheadPct", "minRounds", "invariantsRevision")
-    yield facts((name, method.get(name)) for name in names)
+    yield definitions((name, method.get(name)) for name in names)
     environment = document["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    yield folded(
-        "Host", facts([*((name, environment[name]) for name in environment if name != "packages"), ("packages", packages)])
+    yield details(
+        "Host", definitions([*((name, environment[name]) for name in environment if name != "packages"), ("packages", packages)])
     )
 
 
@@ -199,7 +181,7 @@ def _digests(document: Mapping[str, Any]) -> str:
             (row["name"], f"journal head, round {each['round']}", Code(each["headSha256"] or "none")) for each in row["journal"]
         ]
     listed = table("SHA-256 digests and public keys", ("of", "what", "value"), body)
-    return f"<h2>Evidence digests</h2>{folded('Digests and keys', listed)}"
+    return f"<h2>Evidence digests</h2>{details('Digests and keys', listed)}"
 
 
 def _keys(document: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
@@ -208,13 +190,13 @@ def _keys(document: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _download(document: Mapping[str, Any]) -> str:
-    """The report inside the page, or its file's name where it would make the page too large."""
+    """The report embedded in the page, or a link to its file where it would make the page too large."""
     name = f"{document['runId']}.json"
     packed = gzip.compress(report_bytes(document), compresslevel=9, mtime=0)
-    if len(packed) > MOST_INSIDE:
-        link = f'<a href="./{say(quote(name))}" download>{say(name)}</a>'
+    if len(packed) > EMBED_LIMIT:
+        link = f'<a href="./{escaped(quote(name))}" download>{escaped(name)}</a>'
         return f"<h2>The report itself</h2><p>It is too large to stand in this page: {link}, beside it.</p>"
     data = base64.b64encode(packed).decode()
-    link = f'<a download="{say(name)}.gz" href="data:application/gzip;base64,{data}">{say(name)}.gz</a>'
-    told = f"{len(packed) / 1000:,.0f} kB; unpack it and read it with <code>glasshouse check</code>"
-    return f"<h2>The report itself</h2><p>{link} ({told}).</p>"
+    link = f'<a download="{escaped(name)}.gz" href="data:application/gzip;base64,{data}">{escaped(name)}.gz</a>'
+    size = f"{len(packed) / 1000:,.0f} kB"
+    return f"<h2>The report itself</h2><p>{link} ({size}; unpack it and read it with <code>glasshouse check</code>).</p>"

@@ -1,6 +1,6 @@
-"""A row on the page: its figure against the null, its rates over time, its lifecycle, its findings and what they were read from.
+"""A row on the page: its overhead against the null, rates over time, lifecycle, findings and their evidence digests.
 
-What a row does not have (segments, covariates, a null) has no place on the page; nothing is drawn for it.
+Nothing is drawn for what a row does not have (segments, covariates, a null).
 """
 
 from __future__ import annotations
@@ -8,36 +8,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.row_limits import limit_of
-from pytest_glasshouse.analysis.wording import figure_with_interval, signed
-from pytest_glasshouse.render.html import Code, MarkedText, facts, folded, paragraph, say, table
+from pytest_glasshouse.analysis.wording import signed
+from pytest_glasshouse.render import tables
+from pytest_glasshouse.render.html import Code, MarkedText, definitions, details, escaped, paragraph, table
 from pytest_glasshouse.render.plot_interval import interval_plot, null_band
 from pytest_glasshouse.render.plot_rate import rate_plot
 from pytest_glasshouse.render.plot_timeline import legend, phases, timeline_plot
-from pytest_glasshouse.report.attempts import shown, titled
+from pytest_glasshouse.report.attempts import attempts_line, row_title
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pytest_glasshouse.render.svg import Scale
 
-#: With more segments than this a table of them all helps nobody; the report has them.
+#: Above this many segments their table is left out; the report has them.
 _MOST_SEGMENTS = 400
 
 
 def row_card(document: Mapping[str, Any], row: Mapping[str, Any], scale: Scale) -> str:
-    """The short form: figure, interval plot, verdict, and where to read on."""
-    interval = row["overheadCi95Pct"]
-    shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+    """The short form: overhead, interval plot, verdict, and a link to the details."""
     words = [row["verdict"], *(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
     return (
-        f'<div class="card"><h3><a href="#{say(row["rowId"])}">{say(titled(row))}</a></h3>'
-        f'<p class="figure">{say(shown)}</p>{interval_plot(row, scale, null_band(document, row))}'
+        f'<div class="card"><h3><a href="#{escaped(row["rowId"])}">{escaped(row_title(row))}</a></h3>'
+        f'<p class="figure">{escaped(tables.overhead_text(row))}</p>{interval_plot(row, scale, null_band(document, row))}'
         f"{paragraph(', '.join(words) + '; ' + row['gpuModel'], 'soft')}</div>"
     )
 
 
 def row_details(document: Mapping[str, Any], row: Mapping[str, Any], *, is_open: bool) -> str:
-    """The long form, folded."""
+    """The long form, in a `details` element."""
     parts = [
         paragraph(row["interpretation"]),
         _attempts(row),
@@ -51,44 +50,43 @@ def row_details(document: Mapping[str, Any], row: Mapping[str, Any], *, is_open:
         _covariates(row),
         findings(row),
     ]
-    inside = "".join(part for part in parts if part)
-    return f'<section id="{say(row["rowId"])}">{folded(titled(row), inside, is_open=is_open)}</section>'
+    return f'<section id="{escaped(row["rowId"])}">{details(row_title(row), "".join(parts), is_open=is_open)}</section>'
 
 
 def excluded_details(row: Mapping[str, Any]) -> str:
-    """A row that was not measured: what happened, what was decided, and what was seen."""
-    inside = facts([("outcome", row["outcome"]), ("reason", row["reason"]), ("decision", row["decision"]), *_where(row)])
+    """A row that was not measured: outcome, reason, decision, lifecycle and findings."""
+    inside = definitions([("outcome", row["outcome"]), ("reason", row["reason"]), ("decision", row["decision"]), *_where(row)])
     inside += _attempts(row) + "".join(_lifecycle(row)) + findings(row)
-    return f'<section id="{say(row["rowId"])}">{folded(titled(row) + ": " + row["outcome"], inside)}</section>'
+    return f'<section id="{escaped(row["rowId"])}">{details(row_title(row) + ": " + row["outcome"], inside)}</section>'
 
 
 def _attempts(row: Mapping[str, Any]) -> str:
-    told = shown(row)
-    return paragraph(f"Not publishable: {told}") if told else ""
+    attempts = attempts_line(row)
+    return paragraph(f"Not publishable: {attempts}") if attempts else ""
 
 
 def findings(row: Mapping[str, Any]) -> str:
-    """Every finding with its words and the digest of what it was computed from."""
+    """Every finding with its reason and the digest of what it was computed from."""
     judged = row["findings"]
-    held = sum(each["finding"] == "held" for each in judged)
-    caption = f"Findings of {row['name']}: {held} of {len(judged)} held"
+    held = tables.held_count(judged)
+    caption = f"Findings of {row['name']}: {held}"
     body = [
         (each["invariant"], MarkedText(each["finding"]), each["reason"], Code(each["evidence"][:16] + "...")) for each in judged
     ]
     head = ("invariant", "finding", "reason", "evidence SHA-256")
     waived = "".join(paragraph(f"Waived: {each['invariant']}: {each['reason']}") for each in row["waived"])
-    return folded(f"Findings: {held} of {len(judged)} held", table(caption, head, body) + waived, is_open=held < len(judged))
+    is_open = any(each["finding"] != "held" for each in judged)
+    return details(f"Findings: {held}", table(caption, head, body) + waived, is_open=is_open)
 
 
 def _where(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    target = f"{row['targetSec']:g} s" if "targetSec" in row else f"{row['stepBudget']} steps"
     named = row["namedGpuModel"]
     return [
         ("ran on", row["gpuModel"]),
         ("names", named if named != row["gpuModel"] else None),
         ("provider", row["provider"]),
         ("order", f"{row['order']}{', fixed' if row['fixedOrder'] else ''}"),
-        ("target", f"{target} per leg, {row['rounds']} round(s)"),
+        ("target", f"{tables.target(row)} per leg, {row['rounds']} round(s)"),
         ("not publishable", "; ".join(row["unpublishableBecause"])),
     ]
 
@@ -96,7 +94,7 @@ def _where(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
 def _facts(row: Mapping[str, Any]) -> str:
     unit = row["unit"]
     limit = limit_of(row)
-    return facts(
+    return definitions(
         [
             (
                 "protected",
@@ -150,7 +148,7 @@ def _segments(row: Mapping[str, Any]) -> str:
         for each in segments
     ]  # fmt: skip
     head = ("round", "pair", "position", "leg", row["unit"], "seconds", f"{row['unit']}/s")
-    return folded("Segments", table(f"Segments of {row['name']}", head, body, numbers=(0, 1, 2, 4, 5, 6)))
+    return details("Segments", table(f"Segments of {row['name']}", head, body, numbers=(0, 1, 2, 4, 5, 6)))
 
 
 def _rounds(row: Mapping[str, Any]) -> str:
@@ -175,23 +173,23 @@ def _lifecycle(row: Mapping[str, Any]) -> Iterator[str]:
         body = [(each.leg, each.name, f"{each.begin_s:.3f}", f"{each.seconds:.3f}") for each in found]
         caption = f"Round {number} of {row['name']} on the guest's clock"
         phase_table = table(caption, ("leg", "phase", "begins, s", "takes, s"), body, numbers=(2, 3))
-        yield folded(f"Seconds of each phase, round {number}", phase_table)
+        yield details(f"Seconds of each phase, round {number}", phase_table)
 
 
 def _covariates(row: Mapping[str, Any]) -> str:
-    """Means of clocks, temperature, power and neighbours while each leg was timed; columns nobody saw are left out."""
-    told = [(each["round"], leg, means) for each in row.get("covariates", ()) for leg, means in each["legs"].items()]
-    names = [name for name in dict.fromkeys(name for _, _, means in told for name in means) if any(m[name] for _, _, m in told)]
+    """Means of clocks, temperature, power and other load while each leg was timed, without columns that were never sampled."""
+    legs = [(each["round"], leg, means) for each in row.get("covariates", ()) for leg, means in each["legs"].items()]
+    names = [name for name in dict.fromkeys(name for _, _, means in legs for name in means) if any(m[name] for _, _, m in legs)]
     reasons = {name: why for each in row.get("covariates", ()) for name, why in each["reasons"].items()}
-    if not told:
+    if not legs:
         return ""
-    body = [[number, leg, *(_short(means.get(name)) for name in names)] for number, leg, means in told]
-    shown = table(f"Covariates of {row['name']}, means while timed", ["round", "leg", *names], body)
-    return folded("Covariates", shown + facts((f"{name}, not seen", why) for name, why in reasons.items()))
+    body = [[number, leg, *(_short(means.get(name)) for name in names)] for number, leg, means in legs]
+    means_table = table(f"Covariates of {row['name']}, means while timed", ["round", "leg", *names], body)
+    return details("Covariates", means_table + definitions((f"{name}, not seen", why) for name, why in reasons.items()))
 
 
 def _estimates(row: Mapping[str, Any]) -> str:
-    """What stands beside the headline of an interleaved row: the second estimator, each null, what could have been seen."""
+    """The other estimates of an interleaved row: the second estimator, each null, the least detectable effect."""
     found = row.get("estimates")
     if found is None:
         return ""
@@ -204,7 +202,7 @@ def _estimates(row: Mapping[str, Any]) -> str:
         ("least effect this design sees", _short(found["minimumDetectablePct"], " points")),
         ("pairs", f"{found['pairs']}, worth {_short(found['effectivePairs'])} independent ones"),
     ]
-    return facts(pairs)
+    return definitions(pairs)
 
 
 def _costs(row: Mapping[str, Any]) -> str:
@@ -215,14 +213,14 @@ def _costs(row: Mapping[str, Any]) -> str:
             (each["leg"], each["phase"], f"{each['meanSec']:.3f}", _bounds(each["ci95Sec"], "95")) for each in row["fixedCosts"]
         ]
         head = ("leg", "phase", "mean, s", "interval, s")
-        parts.append(folded("Fixed costs", table(f"Fixed costs per round of {row['name']}", head, body, numbers=(2,))))
+        parts.append(details("Fixed costs", table(f"Fixed costs per round of {row['name']}", head, body, numbers=(2,))))
     if row.get("totalCost"):
         jobs = [
             (f"{each['hours']} h", f"{signed(each['pct'])} %", _bounds(each["ci95Pct"], "95"), _short(each["usd"]))
             for each in row["totalCost"]
         ]
         head = ("job", "cost of protection", "interval", "USD")
-        parts.append(folded("Total cost by length of job", table(f"Total cost of {row['name']}", head, jobs, numbers=(1, 3))))
+        parts.append(details("Total cost by length of job", table(f"Total cost of {row['name']}", head, jobs, numbers=(1, 3))))
     return "".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""How the page looks: one style sheet, for light and dark, for a phone and for paper. Nothing is fetched."""
+"""The page's style sheet, for light and dark, for phone and paper. Nothing is fetched."""
 
 from __future__ import annotations
 

@@ -1,22 +1,22 @@
-"""A row's overhead with its interval, against zero, the margin and the null's band, all rows on one scale."""
+"""The plot of a row's overhead and its interval against zero, margin and null band, all rows on one scale."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.analysis.wording import figure_with_interval
-from pytest_glasshouse.render.svg import Scale, box, line, number, round_step, svg, text
+from pytest_glasshouse.render.svg import Scale, line, number, rectangle, round_step, svg, text
+from pytest_glasshouse.render.tables import overhead_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _MIDDLE = 320, 56, 8, 312, 20
-#: A scale never reaches further: an interval that does is drawn with an arrow at its end.
+#: The limit of a scale: an interval that goes beyond it ends in an arrow.
 _WIDEST_PCT = 100.0
 
 
 def common_scale(rows: Sequence[Mapping[str, Any]]) -> Scale:
-    """One symmetric scale for all rows. The middle one of them fits: a wild row must not press all others flat."""
+    """One symmetric scale for all rows, sized by the median one: an outlier must not flatten all others."""
     reaches = sorted(max(map(abs, row["overheadCi95Pct"] or [row["overheadPct"]])) for row in rows)
     wanted = max(1.25 * reaches[len(reaches) // 2], 2 * max(row["marginPct"] for row in rows))
     step = round_step(min(wanted, _WIDEST_PCT) / 2)
@@ -35,17 +35,19 @@ def null_band(document: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[floa
 
 def interval_plot(row: Mapping[str, Any], scale: Scale, band: tuple[float, float] | None) -> str:
     """The plot of one row."""
-    interval = row["overheadCi95Pct"]
-    shown = figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
     null = "" if band is None else f"; raw against raw {number(round(band[0], 2))} to {number(round(band[1], 2))} %"
-    return svg(_parts(row, scale, band), width=_WIDTH, height=_HEIGHT, title=f"Overhead of {row['name']}: {shown}{null}")
+    return svg(
+        _parts(row, scale, band), width=_WIDTH, height=_HEIGHT, title=f"Overhead of {row['name']}: {overhead_text(row)}{null}"
+    )
 
 
 def _parts(row: Mapping[str, Any], scale: Scale, band: tuple[float, float] | None) -> Iterator[str]:
     margin = row["marginPct"]
-    yield box(scale.at(-margin), 4, scale.at(margin) - scale.at(-margin), 32, "margin", f"margin: plus or minus {margin:g} %")
+    yield rectangle(
+        scale.at(-margin), 4, scale.at(margin) - scale.at(-margin), 32, "margin", f"margin: plus or minus {margin:g} %"
+    )
     if band is not None:
-        yield box(scale.at(band[0]), 8, scale.at(band[1]) - scale.at(band[0]), 24, "null", "raw against raw, 90 % interval")
+        yield rectangle(scale.at(band[0]), 8, scale.at(band[1]) - scale.at(band[0]), 24, "null", "raw against raw, 90 % interval")
     yield line(scale.at(0), 2, scale.at(0), 38, "zero")
     interval = row["overheadCi95Pct"]
     if interval is not None:

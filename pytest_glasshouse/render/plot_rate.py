@@ -1,7 +1,7 @@
-"""Throughput over time: by segment where a row has segments, else by what each leg's own log kept.
+"""The plot of throughput over time: by segment where a row has segments, else by the progress lines of each leg.
 
-A sequential leg's log has a line every so often (the protected leg's journal) or none that was kept (the raw leg): then its
-average stands for it, and the plot says so.
+Of sequential legs only the protected one has progress lines, in its journal; the raw leg is drawn as its average, and the
+plot says so.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.observation.reading import journal_lines, observed_rounds
-from pytest_glasshouse.render.svg import Scale, box, line, number, svg, text
+from pytest_glasshouse.render.svg import Scale, line, number, rectangle, svg, text
 from pytest_glasshouse.wire.canonical import parse_object
 
 if TYPE_CHECKING:
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 190, 56, 632, 12, 150
 _MARK = 3.5
-#: More marks than this are one grey smear; whole rounds are then drawn by their averages.
+#: Above this many marks they cannot be told apart; whole rounds are then drawn by their averages.
 _MOST_MARKS = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
 class RateSpan:
-    """A leg at one rate: where on the time axis (seconds), units per second, and whether it is only an average."""
+    """A leg at one rate: its place on the time axis (seconds), units per second, and whether it is only an average."""
 
     leg: str
     begin_s: float
@@ -34,8 +34,8 @@ class RateSpan:
     average: bool
 
 
-def stretches(row: Mapping[str, Any]) -> list[RateSpan]:
-    """Every stretch of a row in order of time, rounds one after the other."""
+def rate_spans(row: Mapping[str, Any]) -> list[RateSpan]:
+    """Every span of a row in order of time, one round after the other."""
     found: list[RateSpan] = []
     clock = 0.0
     segments = row.get("segments") or []
@@ -49,16 +49,16 @@ def stretches(row: Mapping[str, Any]) -> list[RateSpan]:
     observed = observed_rounds(row["observation"])
     for place, figures in enumerate(row["roundFigures"]):
         for leg in figures["order"]:
-            kept = _progress(observed[place]) if leg == "protected" and place < len(observed) and not segments else []
+            progress = _progress(observed[place]) if leg == "protected" and place < len(observed) and not segments else []
             begin, clock = clock, clock + figures[f"{leg}ElapsedSec"]
             average = RateSpan(leg=leg, begin_s=begin, end_s=clock, rate=figures[f"{leg}PerSec"], average=True)
-            found += list(_between(begin, kept)) or [average]
+            found += list(_spans_between(begin, progress)) or [average]
     return found
 
 
 def rate_plot(row: Mapping[str, Any]) -> str:
     """The plot of one row; empty where nothing was timed."""
-    found = stretches(row)
+    found = rate_spans(row)
     if not found:
         return ""
     top = max(each.rate for each in found)
@@ -86,15 +86,15 @@ def _parts(row: Mapping[str, Any], found: list[RateSpan], x: Scale, y: Scale) ->
         if each.leg == "protected":
             yield f'<circle cx="{middle:g}" cy="{height:g}" r="{_MARK}" class="{each.leg}"/>'
         else:
-            yield box(middle - _MARK, height - _MARK, 2 * _MARK, 2 * _MARK, each.leg)
+            yield rectangle(middle - _MARK, height - _MARK, 2 * _MARK, 2 * _MARK, each.leg)
 
 
 def _progress(observed: Mapping[str, Any]) -> list[tuple[float, int]]:
     """Seconds and units of every progress line of the protected leg, and of its end."""
     found = []
-    for told in journal_lines(observed):
+    for journal_line in journal_lines(observed):
         try:
-            entry: Any = parse_object(told)
+            entry: Any = parse_object(journal_line)
             if entry["type"] in {"train_progress", "train_completed"}:
                 found.append((entry["body"]["elapsed_ns"] / 1e9, int(entry["body"]["units"])))
         except (IntegrityError, ValueError, KeyError, TypeError, OverflowError):
@@ -102,9 +102,9 @@ def _progress(observed: Mapping[str, Any]) -> list[tuple[float, int]]:
     return found
 
 
-def _between(begin_s: float, kept: list[tuple[float, int]]) -> Iterator[RateSpan]:
+def _spans_between(begin_s: float, progress: list[tuple[float, int]]) -> Iterator[RateSpan]:
     before_s, before = 0.0, 0
-    for seconds, units in kept:
+    for seconds, units in progress:
         if seconds > before_s and units >= before:
             rate = (units - before) / (seconds - before_s)
             yield RateSpan(leg="protected", begin_s=begin_s + before_s, end_s=begin_s + seconds, rate=rate, average=False)

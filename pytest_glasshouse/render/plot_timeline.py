@@ -1,4 +1,4 @@
-"""The lifecycle of a round on the guest's own clock: when each phase of each leg began, and how many seconds it took."""
+"""The timeline of a round on the guest's clock: when each phase of each leg began, and how many seconds it took."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.observation.reading import observed_rounds
-from pytest_glasshouse.render.html import say
-from pytest_glasshouse.render.svg import Scale, box, line, number, svg, text
+from pytest_glasshouse.render.html import escaped
+from pytest_glasshouse.render.svg import Scale, line, number, rectangle, svg, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 _LEGS = ("protected", "raw", "raw2")
 _WIDTH, _LEFT, _RIGHT, _BAR = 640, 72, 632, 18
-#: What ends at a moment of the timeline, in words, and its colour class. Moments that are not here belong to the next one.
+#: The phase that ends with each event of a leg's timeline, and its colour class. Other events belong to the next phase.
 _PHASES = {
     "challenge-wanted": ("start", "p0"),
     "evidence": ("attest", "p1"),
@@ -47,7 +47,7 @@ class Phase:
 
 
 def phases(observation: Mapping[str, Any]) -> list[tuple[int, list[Phase]]]:
-    """Number and phases of every round whose legs left a timeline."""
+    """Number and phases of every round whose legs have a timeline."""
     found: list[tuple[int, list[Phase]]] = []
     for place, observed in enumerate(observed_rounds(observation), start=1):
         times = {leg: _times(observed.get(leg)) for leg in _LEGS}
@@ -67,7 +67,7 @@ def timeline_plot(name: str, number_of_round: int, found: Sequence[Phase]) -> st
 def legend(found: Sequence[Phase]) -> str:
     """The phases' names with their colours, in order."""
     names = dict.fromkeys((each.name, each.css) for each in found)
-    return "<p>" + " ".join(f'<span class="key {css}">{say(name)}</span>' for name, css in names) + "</p>"
+    return "<p>" + " ".join(f'<span class="key {css}">{escaped(name)}</span>' for name, css in names) + "</p>"
 
 
 def _parts(found: Sequence[Phase]) -> Iterator[str]:
@@ -79,8 +79,8 @@ def _parts(found: Sequence[Phase]) -> Iterator[str]:
         yield text(_LEFT - 6, top + 13, leg, anchor="end")
         for each in found:
             if each.leg == leg:
-                told = f"{each.name}: {each.seconds:.3f} s"
-                yield box(x.at(each.begin_s), top, x.at(each.end_s) - x.at(each.begin_s), _BAR, each.css, told)
+                title = f"{each.name}: {each.seconds:.3f} s"
+                yield rectangle(x.at(each.begin_s), top, x.at(each.end_s) - x.at(each.begin_s), _BAR, each.css, title)
     yield line(_LEFT, axis, _RIGHT, axis, "axis")
     for tick in x.ticks(6):
         yield line(x.at(tick), axis, x.at(tick), axis + 4, "axis")
@@ -101,5 +101,5 @@ def _times(leg: Any) -> dict[str, int]:
 def _phases(leg: str, times: Mapping[str, int], began: int) -> Iterator[Phase]:
     ordered = sorted(times.items(), key=lambda each: each[1])
     for (_, begin), (name, end) in pairwise(ordered):
-        word, css = _PHASES.get(name, (name, "p0"))
-        yield Phase(leg=leg, name=word, css=css, begin_s=(begin - began) / 1e9, end_s=(end - began) / 1e9)
+        phase, css = _PHASES.get(name, (name, "p0"))
+        yield Phase(leg=leg, name=phase, css=css, begin_s=(begin - began) / 1e9, end_s=(end - began) / 1e9)

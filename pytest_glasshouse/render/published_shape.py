@@ -1,6 +1,6 @@
-"""A report's rows in the shape in which results were published: `validResults`, `excludedResults`, and no evidence.
+"""A report's rows in the shape of the earlier published results: `validResults`, `excludedResults`, and no evidence.
 
-For those who read that shape. It names the report it was taken from by its digest; whoever wants more than arithmetic needs that.
+It names the report it was taken from by its digest: everything beyond arithmetic is checked on that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _RATE_DIGITS, _PERCENT_DIGITS = 3, 2
 def excerpt(document: Mapping[str, Any]) -> str:
     """The excerpt as JSON text. Rates have three decimals and percentages two, as published."""
     subject = document["subject"]
-    told = {
+    published = {
         "title": f"Glasshouse report {document['runId']}",
         "date": document["createdAt"][:10],
         "methodology": {
@@ -41,7 +41,7 @@ def excerpt(document: Mapping[str, Any]) -> str:
         "subject": {name: subject[name] for name in ("name", "version", "gitCommit", "wheelSha256")},
         "reportSha256": sha256_hex(report_bytes(document)),
     }
-    return json_text(told) + "\n"
+    return json_text(published) + "\n"
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     interval = row["overheadCi95Pct"]
     return {
         "name": row["name"],
-        **_place(row),
+        **_target(row),
         "rounds": row["rounds"],
         f"protected{unit}PerSec": round(row["protectedPerSec"], _RATE_DIGITS),
         f"raw{unit}PerSec": round(row["rawPerSec"], _RATE_DIGITS),
@@ -70,10 +70,10 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _excluded(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"name": row["name"], **_place(row), "outcome": row["outcome"], "reason": row["reason"], "decision": row["decision"]}
+    return {"name": row["name"], **_target(row), "outcome": row["outcome"], "reason": row["reason"], "decision": row["decision"]}
 
 
-def _place(row: Mapping[str, Any]) -> dict[str, Any]:
+def _target(row: Mapping[str, Any]) -> dict[str, Any]:
     length = {"durationSec": row["targetSec"]} if "targetSec" in row else {"stepBudget": row["stepBudget"]}
     model = {"modelId": row["modelId"]} if row["modelId"] is not None else {}
     where = {name: row[name] for name in ("provider", "gpuModel", "workload")}

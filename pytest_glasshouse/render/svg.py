@@ -1,4 +1,4 @@
-"""What every plot of the page shares: a scale with round ticks, and text that cannot become markup. No library, no script."""
+"""SVG elements of the plots: a scale with round ticks, lines, rectangles and escaped text. No library, no script."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.render.html import say
+from pytest_glasshouse.render.html import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ _STEPS = (1.0, 2.0, 5.0, 10.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Values from `low` to `high` on pixels from `left` to `right`; what lies outside is put at the edge."""
+    """Values from `low` to `high` on pixels from `left` to `right`; values outside are drawn at the edge."""
 
     low: float
     high: float
@@ -49,10 +49,10 @@ def number(value: float, *, sign: bool = False) -> str:
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def text(x: float, y: float, words: str, *, anchor: str = "middle", css: str = "") -> str:
+def text(x: float, y: float, content: str, *, anchor: str = "middle", css: str = "") -> str:
     """One line of text in a plot."""
     kind = f' class="{css}"' if css else ""
-    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{kind}>{say(words)}</text>'
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}"{kind}>{escaped(content)}</text>'
 
 
 def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
@@ -60,16 +60,16 @@ def line(x1: float, y1: float, x2: float, y2: float, css: str) -> str:
     return f'<line x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}" class="{css}"/>'
 
 
-def box(x: float, y: float, width: float, height: float, css: str, title: str = "") -> str:
-    """One rectangle; its title is what a pointer that rests on it says."""
-    inside = f"<title>{say(title)}</title>" if title else ""
+def rectangle(x: float, y: float, width: float, height: float, css: str, title: str = "") -> str:
+    """One rectangle; its title is shown where a pointer rests on it."""
+    inside = f"<title>{escaped(title)}</title>" if title else ""
     return f'<rect x="{x:g}" y="{y:g}" width="{max(width, 0.6):g}" height="{height:g}" class="{css}">{inside}</rect>'
 
 
 def svg(parts: Sequence[str] | Iterator[str], *, width: int, height: int, title: str) -> str:
-    """The whole plot, an image with a name."""
+    """The whole plot, an image with an accessible name."""
     inside = "".join(parts)
-    label = say(title)
+    label = escaped(title)
     size = " big" if width > _SMALL else ""
     style = f"max-width:{width * 5 // 4}px"
     return (

@@ -1,20 +1,20 @@
-"""Tables of what stands beside a row's overhead: how sure it is, and what protection costs outside the loop.
+"""The tables and sentences that page, Markdown and terminal share. Each stands here once.
 
-Cells are texts; whoever prints them escapes them. Every figure comes with its interval, or with the words that there is none.
+Cells are plain text, escaped where they are printed. Every figure has its interval, or the words that there is none.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.analysis.wording import signed
+from pytest_glasshouse.analysis.wording import figure_with_interval, signed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     Row = Mapping[str, Any]
 
-SURE_HEAD = (
+ESTIMATES_HEAD = (
     "Row",
     "Companion",
     "Null (90 %)",
@@ -26,44 +26,110 @@ SURE_HEAD = (
     "Position",
     "Pairs",
 )
-COST_HEAD = ("Row", "Attest", "Release", "Open", "Load", "Raw load", "Zeroize", "Total for 1 h", "8 h", "24 h", "168 h")
-USE_HEAD = ("Row", "Peak memory protected", "raw", "Plaintext exposed", "at most")
+COSTS_HEAD = ("Row", "Attest", "Release", "Open", "Load", "Raw load", "Zeroize", "Total for 1 h", "8 h", "24 h", "168 h")
+MEMORY_HEAD = ("Row", "Peak memory protected", "raw", "Plaintext exposed", "at most")
+#: Title of each list of claims, and the member of a report's `claims` that it shows.
+CLAIM_LISTS = (("What is claimed", "claimed"), ("What is not claimed", "notClaimed"), ("Not shown here", "notShown"))
 _PHASES = (
     ("protected", "attest"), ("protected", "release"), ("protected", "open"), ("protected", "load"), ("raw", "load"),
     ("protected", "zeroize"),
 )  # fmt: skip
-_NONE = "not seen"
+_NOT_SEEN = "not seen"
 
 
-def sure(rows: Sequence[Row]) -> list[list[str]]:
+def measured_sentence(summary: Mapping[str, Any]) -> str:
+    """How many rows were measured, on the GPU they name, and publishable."""
+    return (
+        f"{summary['measured']} of {summary['selected']} rows measured, {summary['measuredOnNamedGpu']} of them on the GPU "
+        f"they name, {summary['publishable']} publishable."
+    )
+
+
+def dry_run_sentence(summary: Mapping[str, Any]) -> str:
+    """What a dry run cannot show; empty where no row is one."""
+    if not summary["dryRun"]:
+        return ""
+    return f"{summary['dryRun']} of {summary['selected']} rows are a dry run: they say nothing about a GPU and gate nothing."
+
+
+def lifecycle_sentence(summary: Mapping[str, Any]) -> str:
+    """In how many lifecycles every invariant held, with the lower bound; empty where none began."""
+    lifecycle = summary["lifecycle"]
+    if not lifecycle["attempted"]:
+        return ""
+    return (
+        f"Held in {lifecycle['held']} of {lifecycle['attempted']} lifecycles begun: with 95 % confidence at least "
+        f"{lifecycle['lower95'] * 100:.1f} % of them."
+    )
+
+
+def overhead_text(row: Row) -> str:
+    """A row's overhead with its 95 % interval, or as a single sample."""
+    interval = row["overheadCi95Pct"]
+    return figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
+
+
+def bounds(interval: Sequence[float] | None, *, missing: str = "single sample", unit: str = "") -> str:
+    """Both ends of an interval in percent; `missing` where one round gave none."""
+    return missing if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}{unit}"
+
+
+def held_count(findings: Sequence[Mapping[str, Any]]) -> str:
+    """How many findings held."""
+    return f"{sum(each['finding'] == 'held' for each in findings)} of {len(findings)} held"
+
+
+def target(row: Row) -> str:
+    """How long each leg was to train: seconds or units of work."""
+    return f"{row['targetSec']:g} s" if "targetSec" in row else f"{row['stepBudget']} {row.get('unit', 'steps')}"
+
+
+def tamper_row(case: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    """A tamper case: its name, what was expected, what was seen, and whether the key was released."""
+    return (
+        case["name"],
+        case["expectedReason"] or "released",
+        case["seenReason"] or ("released" if case["released"] else "not released"),
+        "yes" if case["released"] else "no",
+    )
+
+
+def tamper_result(case: Mapping[str, Any]) -> str:
+    """Whether a tamper case went as expected."""
+    return "pass" if case["passed"] else "FAIL"
+
+
+def estimates_table(rows: Sequence[Row]) -> list[list[str]]:
     """One line for each row that has estimates."""
-    return [_sure(row["name"], row["estimates"]) for row in rows if "estimates" in row]
+    return [_estimates(row["name"], row["estimates"]) for row in rows if "estimates" in row]
 
 
-def costs(rows: Sequence[Row]) -> list[list[str]]:
+def costs_table(rows: Sequence[Row]) -> list[list[str]]:
     """One line for each row that has fixed costs: seconds a round, then the total cost in percent of the raw job."""
     return [_costs(row) for row in rows if "fixedCosts" in row]
 
 
-def uses(rows: Sequence[Row]) -> list[list[str]]:
+def memory_table(rows: Sequence[Row]) -> list[list[str]]:
     """Memory and exposure of each row."""
     return [
         [
             row["name"],
             _bytes(row["protectedPeakMemory"]["bytes"]),
             _bytes(row["rawPeakMemory"]["bytes"]),
-            _NONE if "exposureByteSec" not in row else f"{_bytes(row['exposureByteSec'])} s",
+            _NOT_SEEN if "exposureByteSec" not in row else f"{_bytes(row['exposureByteSec'])} s",
             _bytes(row.get("exposurePeakBytes")),
         ]
         for row in rows
     ]
 
 
-def _sure(name: str, given: Mapping[str, Any]) -> list[str]:
+def _estimates(name: str, given: Mapping[str, Any]) -> list[str]:
     nulls = ", ".join(f"{each['kind']} {_span(each['ci90Pct'])}" for each in given["nulls"])
-    spreads = [_NONE if given[key] is None else f"{given[key]:.2f} %" for key in _SPREADS]
-    detects = _NONE if given["minimumDetectablePct"] is None else f"{given['minimumDetectablePct']:.2f} %"
-    effects = [_NONE if given[key] is None else f"{signed(given[key]['pct'])} {_span(given[key]['ci95Pct'])}" for key in _EFFECTS]
+    spreads = [_NOT_SEEN if given[key] is None else f"{given[key]:.2f} %" for key in _SPREADS]
+    detects = _NOT_SEEN if given["minimumDetectablePct"] is None else f"{given['minimumDetectablePct']:.2f} %"
+    effects = [
+        _NOT_SEEN if given[key] is None else f"{signed(given[key]['pct'])} {_span(given[key]['ci95Pct'])}" for key in _EFFECTS
+    ]
     companion = f"{signed(given['trimmedPct'])} % {_span(given['trimmedCi95Pct'])}"
     pairs = f"{given['pairs']}, worth {given['effectivePairs']:.0f}"
     return [name, companion, nulls or "none", detects, *spreads, *effects, pairs]
@@ -74,13 +140,13 @@ _EFFECTS = ("orderEffect", "positionEffect")
 
 
 def _costs(row: Row) -> list[str]:
-    told = {(each["leg"], each["phase"]): each for each in row["fixedCosts"]}
+    costs = {(each["leg"], each["phase"]): each for each in row["fixedCosts"]}
     cells = [row["name"]]
     for key in _PHASES:
-        each = told.get(key)
-        cells.append(_NONE if each is None else f"{each['meanSec']:.3f} s {_seconds(each['ci95Sec'])}")
+        each = costs.get(key)
+        cells.append(_NOT_SEEN if each is None else f"{each['meanSec']:.3f} s {_seconds(each['ci95Sec'])}")
     jobs = {each["hours"]: each for each in row["totalCost"]}
-    return [*cells, *(_job(jobs[hours]) if hours in jobs else _NONE for hours in (1, 8, 24, 168))]
+    return [*cells, *(_job(jobs[hours]) if hours in jobs else _NOT_SEEN for hours in (1, 8, 24, 168))]
 
 
 def _job(each: Mapping[str, Any]) -> str:
@@ -98,7 +164,7 @@ def _seconds(pair: Sequence[float] | None) -> str:
 
 def _bytes(count: float | None) -> str:
     if count is None:
-        return _NONE
+        return _NOT_SEEN
     size, unit = float(count), "B"
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":  # noqa: PLR2004

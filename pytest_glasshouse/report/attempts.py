@@ -30,7 +30,7 @@ _FIGURES = ("overheadPct", "overheadCi95Pct", "differencePct", "verdict")
 _WHERE = ("provider", "providerInstanceId", "allocationName")
 
 
-def entry(record: Record) -> dict[str, Any]:
+def attempt_entry(record: Record) -> dict[str, Any]:
     """What a row's `attempts` tell of one attempt, but for its number, when it began and whether it stands."""
     told = record["record"]
     measured = record["list"] != "excludedResults"
@@ -58,7 +58,7 @@ def _digest(observation: Any) -> str | None:
         return None
 
 
-def lost_entry() -> dict[str, Any]:
+def lost_attempt_entry() -> dict[str, Any]:
     """What is told of an attempt that was begun and left no record."""
     return {
         "outcome": "lost",
@@ -71,25 +71,25 @@ def lost_entry() -> dict[str, Any]:
     }
 
 
-def standing(entries: Sequence[Mapping[str, Any]]) -> int:
+def standing_place(entries: Sequence[Mapping[str, Any]]) -> int:
     """The place of the attempt that the row's record is: later ones change nothing unless something broke in them."""
     judged = [place for place, each in enumerate(entries) if each["outcome"] not in NEVER_JUDGED]
-    return next((place for place in judged if broken(entries[place])), judged[0] if judged else len(entries) - 1)
+    return next((place for place in judged if has_broken(entries[place])), judged[0] if judged else len(entries) - 1)
 
 
-def broken(told: Mapping[str, Any]) -> bool:
+def has_broken(told: Mapping[str, Any]) -> bool:
     """Whether anything was broken in an attempt."""
     return any(each["finding"] == "broken" for each in told["notHeld"])
 
 
-def settled(tried: Sequence[tuple[Mapping[str, Any], Record | None]]) -> Record:
+def standing_record(tried: Sequence[tuple[Mapping[str, Any], Record | None]]) -> Record:
     """The row's record from all of its attempts, oldest first: what is told of each, and its record.
 
     The record of one that cannot stand may be missing. Entries have `startedAt`.
     """
     if len(tried) == 1 and tried[0][1] is not None:
         return tried[0][1]
-    stands = standing([told for told, _ in tried])
+    stands = standing_place([told for told, _ in tried])
     record = tried[stands][1]
     if record is None:
         raise ReportError(f"attempt {stands + 1} of {len(tried)} at a row stands for it and left no record")
@@ -126,14 +126,14 @@ def attempt_faults(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, 
     more attempts at the row than there were.
     """
     entries = record.get("attempts", ())
-    stands = standing(entries) if entries else 0
+    stands = standing_place(entries) if entries else 0
     if [(each["attempt"], each["stands"]) for each in entries] != [(at + 1, at == stands) for at in range(len(entries))]:
         yield ".attempts", f"are not numbered from 1, or not the one that stands (attempt {stands + 1}) is said to stand"
         return
     if entries:
         own = {"attempt": stands + 1, "stands": True, "startedAt": entries[stands]["startedAt"]}
         # What was observed in a withheld row is not there, and what is told of the attempt is what it was.
-        if record["observation"] and {**own, **entry({"list": name, "record": record})} != entries[stands]:
+        if record["observation"] and {**own, **attempt_entry({"list": name, "record": record})} != entries[stands]:
             yield f".attempts[{stands}]", "is not what the record tells"
         if "publishable" in record and (record["publishable"] or NEEDED_MORE not in record["unpublishableBecause"]):
             yield ".publishable", NEEDED_MORE
@@ -144,13 +144,13 @@ def attempt_faults(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, 
         yield ".attempts", f"the server counted {counted} attempts at this row, and the record tells of {stands + 1} until then"
 
 
-def titled(record: Mapping[str, Any]) -> str:
+def row_title(record: Mapping[str, Any]) -> str:
     """A row's name, with the other parameters of its test: rows of one name are told apart by them."""
     told = ", ".join(f"{name}={text}" for name, text in record.get("parameters", {}).items())
     return f"{record['name']}[{told}]" if told else str(record["name"])
 
 
-def shown(record: Mapping[str, Any]) -> str:
+def attempts_line(record: Mapping[str, Any]) -> str:
     """One line about the attempts at a row, or nothing where there was one."""
     entries = record.get("attempts", ())
     if not entries:

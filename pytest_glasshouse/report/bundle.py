@@ -51,7 +51,7 @@ def members(document: Mapping[str, Any]) -> dict[str, bytes]:
     return found
 
 
-def zipped(document: Mapping[str, Any], *, key: Ed25519PrivateKey | None = None) -> bytes:
+def bundle_bytes(document: Mapping[str, Any], *, key: Ed25519PrivateKey | None = None) -> bytes:
     """The bundle's bytes: fixed times, fixed modes, sorted names. With the report's `key`, signed statements too."""
     files = members(document) | ({} if key is None else envelopes(document, key=key))
     buffer = io.BytesIO()
@@ -80,17 +80,17 @@ def is_bundle(data: bytes) -> bool:
     return data.startswith(_ZIP)
 
 
-def files_of(data: bytes) -> dict[str, bytes]:
-    """The members of a bundle; of a report, itself. Raises `ReportError` as `unzipped` does."""
-    return unzipped(data) if is_bundle(data) else {REPORT_MEMBER: data}
+def members_of(data: bytes) -> dict[str, bytes]:
+    """The members of a bundle; of a report, itself. Raises `ReportError` as `bundle_members` does."""
+    return bundle_members(data) if is_bundle(data) else {REPORT_MEMBER: data}
 
 
-def parsed(data: bytes) -> Any:
+def parse_report(data: bytes) -> Any:
     """The JSON of a report's bytes, validated by nobody. Raises `IntegrityError`."""
     return parse_strict(data, limit=REPORT_LIMIT, floats=True)
 
 
-def unzipped(data: bytes) -> dict[str, bytes]:
+def bundle_members(data: bytes) -> dict[str, bytes]:
     """The members of a bundle. Raises `ReportError` for what is not one or is too large to be one."""
     try:
         found = read_zip(data, limit=BUNDLE_LIMIT, members=MEMBER_COUNT_LIMIT)

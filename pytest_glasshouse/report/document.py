@@ -192,7 +192,7 @@ def measured_on_named_gpu(row: Mapping[str, Any]) -> bool:
     return not row["dryRun"] and row["namedGpuModel"] in {None, row["gpuModel"]}
 
 
-def counts(row: Mapping[str, Any]) -> bool:
+def counts_for_gate(row: Mapping[str, Any]) -> bool:
     """Whether a measured row says anything about a GPU, to a gate and on a badge."""
     return measured_on_named_gpu(row) and not row["simulated"]
 

@@ -56,7 +56,7 @@ def subject(directory: str | os.PathLike[str], *, name: str | None = None, versi
     }
 
 
-def unnamed(directory: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+def uncommitted_tests(directory: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     """Which test files, and conftest.py files above them, lie in the git tree of `directory` and in no commit of it.
 
     What ran from such a file is what no commit names, however clean git finds the rest. Where git does not say what it

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.report.run_directory import TaggedLines, private_directory
-from pytest_glasshouse.report.run_key import Proof
+from pytest_glasshouse.report.run_key import TagKey
 
 if TYPE_CHECKING:
     from pytest_glasshouse.analysis.record import Record
@@ -18,7 +18,7 @@ ROWS = "rows.jsonl"
 class RowJournal:
     """The rows that finished, one tagged JSON line each, on disk before `append` returns. What a killed run leaves is here."""
 
-    def __init__(self, run_directory: Path, proof: Proof) -> None:
+    def __init__(self, run_directory: Path, proof: TagKey) -> None:
         self.path = private_directory(run_directory) / ROWS
         self._lines = TaggedLines(self.path, proof)
 

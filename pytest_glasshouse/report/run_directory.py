@@ -22,7 +22,7 @@ from pytest_glasshouse.wire.whole_file import put
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pytest_glasshouse.report.run_key import Proof
+    from pytest_glasshouse.report.run_key import TagKey
 
 #: The folder of what may not be published.
 QUARANTINE = "quarantine"
@@ -49,7 +49,7 @@ def private_directory(directory: Path) -> Path:
     return directory
 
 
-def own_directory(directory: Path) -> Path:
+def check_run_directory(directory: Path) -> Path:
     """The directory without links in its path, if it is the user's and only he can write there. Raises `ForeignError`."""
     try:
         resolved = directory.resolve(strict=True)
@@ -66,7 +66,7 @@ def own_directory(directory: Path) -> Path:
     return resolved
 
 
-def read_own(path: Path) -> bytes:
+def read_run_file(path: Path) -> bytes:
     """A file of a run directory: a regular one of the user's that is no link. Raises `ForeignError`, or `FileNotFoundError`."""
     _refuse_foreign(path)
     try:
@@ -75,14 +75,14 @@ def read_own(path: Path) -> bytes:
         raise ForeignError(f"{path}: {error.detail or error.reason}") from None
 
 
-def write_tagged(path: Path, told: Mapping[str, Any], proof: Proof) -> None:
+def write_tagged(path: Path, told: Mapping[str, Any], proof: TagKey) -> None:
     """Put a file of one JSON object there, tagged."""
     put(path, _tagged(told, proof, path.name).encode() + b"\n", mode=0o600)
 
 
-def read_tagged(path: Path, proof: Proof) -> dict[str, Any]:
+def read_tagged(path: Path, proof: TagKey) -> dict[str, Any]:
     """What `write_tagged` wrote. Raises `ForeignError`, or `FileNotFoundError`."""
-    line = read_own(path).removesuffix(b"\n")
+    line = read_run_file(path).removesuffix(b"\n")
     if not _is_ours(line, proof, path.name):
         raise ForeignError(f"{path}: was not written by a run of this account, or was changed since")
     told: dict[str, Any] = json.loads(line)
@@ -90,10 +90,10 @@ def read_tagged(path: Path, proof: Proof) -> dict[str, Any]:
     return told
 
 
-def untrusted(path: Path) -> dict[str, Any]:
+def read_unverified(path: Path) -> dict[str, Any]:
     """What a tagged file says of itself, believed by nobody: to find the key it must be tagged with."""
     try:
-        told = parse_tolerant(read_own(path), limit=FILE_LIMIT)
+        told = parse_tolerant(read_run_file(path), limit=FILE_LIMIT)
     except IntegrityError:
         told = None
     if not isinstance(told, dict):
@@ -107,7 +107,7 @@ class TaggedLines:
     Lines at the end can be cut off, as a kill does too.
     """
 
-    def __init__(self, path: Path, proof: Proof) -> None:
+    def __init__(self, path: Path, proof: TagKey) -> None:
         self._path = path
         self._proof = proof
         self._last: str | None = None
@@ -125,7 +125,7 @@ class TaggedLines:
     def read(self) -> list[dict[str, Any]]:
         """Every line, without its tag. A torn one is passed over; a whole one that is not ours is `ForeignError`."""
         try:
-            data = read_own(self._path)
+            data = read_run_file(self._path)
         except FileNotFoundError:
             data = b""
         found: list[dict[str, Any]] = []
@@ -151,12 +151,12 @@ def _refuse_foreign(path: Path) -> None:
         raise ForeignError(f"{path}: expected a file of yours that others may not write to, and no link")
 
 
-def _tagged(told: Mapping[str, Any], proof: Proof, what: str, *, after: str = "") -> str:
+def _tagged(told: Mapping[str, Any], proof: TagKey, what: str, *, after: str = "") -> str:
     body = json.dumps(told)
     return f'{body[:-1]}{_TAG}{proof.tag(what, body.encode(), after=after)}"}}'
 
 
-def _is_ours(line: bytes, proof: Proof, what: str, *, after: str = "") -> bool:
+def _is_ours(line: bytes, proof: TagKey, what: str, *, after: str = "") -> bool:
     """Whether `line` is what `_tagged` made: its tag is its last member and over all that is before."""
     body, tail = line[:-_TAIL] + b"}", line[-_TAIL:]
     tag = tail[len(_TAG) : -len('"}')].decode("ascii", "replace")

@@ -54,7 +54,7 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
     return None if base is None or not base.is_absolute() else base / "glasshouse"
 
 
-class Proof:
+class TagKey:
     """Tags that only who holds a run's report key can make: they tell what the run wrote from what somebody put there."""
 
     def __init__(self, key: Ed25519PrivateKey, run_id: str) -> None:
@@ -88,7 +88,7 @@ def _secret(directory: Path) -> bytes | None:
     path = directory / SECRET
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _refuse_others(directory.stat(), directory)
+        _refuse_shared(directory.stat(), directory)
         for _ in range(2):
             with contextlib.suppress(FileNotFoundError):
                 return _read(path)
@@ -104,7 +104,7 @@ def _read(path: Path) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
-        _refuse_others(found, path)
+        _refuse_shared(found, path)
         content = os.read(descriptor, _SECRET_BYTES + 1)
     finally:
         os.close(descriptor)
@@ -130,6 +130,6 @@ def _make(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def _refuse_others(found: os.stat_result, path: Path) -> None:
+def _refuse_shared(found: os.stat_result, path: Path) -> None:
     if found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise ConfigurationError(f"{path}: belongs to another user, or others may write there; chown it and chmod go-w it")

@@ -114,9 +114,9 @@ def new_plan(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
 
 def with_tests(subject: Mapping[str, Any], root: Path, selected: Selected) -> dict[str, Any]:
     """The subject, dirty also where a test file that runs is in no commit."""
-    from pytest_glasshouse.report.environment import unnamed
+    from pytest_glasshouse.report.environment import uncommitted_tests
 
-    untold = subject.get("gitCommit") is not None and unnamed(root, selected.files)
+    untold = subject.get("gitCommit") is not None and uncommitted_tests(root, selected.files)
     return {**subject, "dirty": True} if untold else dict(subject)
 
 

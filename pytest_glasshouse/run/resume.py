@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
-from pytest_glasshouse.report.attempts import NEVER_JUDGED, entry, lost_entry, settled
+from pytest_glasshouse.report.attempts import NEVER_JUDGED, attempt_entry, lost_attempt_entry, standing_record
 from pytest_glasshouse.run.options import order_named
 from pytest_glasshouse.wire.folder import expanded
 from pytest_glasshouse.wire.printable import printable
@@ -24,7 +24,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.report.row_journal import RowJournal
-    from pytest_glasshouse.report.run_key import Proof
+    from pytest_glasshouse.report.run_key import TagKey
     from pytest_glasshouse.rows.spec import RowSpec
 
 PLAN, HISTORY = "plan.json", "attempts.jsonl"
@@ -126,10 +126,10 @@ def find(named: str, reports: Path) -> Path:
 
 def _run_of(report: Path) -> str | None:
     """Whose report a file is; None where it is none."""
-    from pytest_glasshouse.report.bundle import parsed, read_report
+    from pytest_glasshouse.report.bundle import parse_report, read_report
 
     try:
-        told = parsed(read_report(report))
+        told = parse_report(read_report(report))
     except (IntegrityError, ReportError):
         return None
     run_id = told.get("runId") if isinstance(told, dict) else None
@@ -215,7 +215,7 @@ def _subject(subject: Mapping[str, Any]) -> str:
 class AttemptHistory:
     """What happens in an attempt, one JSON line each in the run directory: begun, finished. A kill leaves what there was."""
 
-    def __init__(self, directory: Path, proof: Proof) -> None:
+    def __init__(self, directory: Path, proof: TagKey) -> None:
         from pytest_glasshouse.report.run_directory import TaggedLines
 
         self._directory = directory
@@ -287,12 +287,12 @@ def stays(record: Mapping[str, Any]) -> bool:
 
 def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
     from pytest_glasshouse.report.row_journal import RowJournal
-    from pytest_glasshouse.report.run_directory import own_directory, read_tagged, untrusted
-    from pytest_glasshouse.report.run_key import Proof, run_key
+    from pytest_glasshouse.report.run_directory import check_run_directory, read_tagged, read_unverified
+    from pytest_glasshouse.report.run_key import TagKey, run_key
 
-    path = own_directory(given)
-    run_id = _run_id(untrusted(path / PLAN).get("runId"))
-    proof = Proof(run_key(environ, run_id), run_id)
+    path = check_run_directory(given)
+    run_id = _run_id(read_unverified(path / PLAN).get("runId"))
+    proof = TagKey(run_key(environ, run_id), run_id)
     plan = read_tagged(path / PLAN, proof)
     history = AttemptHistory(path, proof)
     records, tried = _tried_in(RowJournal(path, proof), history, plan)
@@ -321,7 +321,7 @@ def _tried_in(
     tries: dict[str, list[tuple[dict[str, Any], dict[str, Any] | None]]] = {}
     for begun in history.begun_last():
         record = left.get(begun.get("attempt") or begun["rowId"])
-        told = lost_entry() if record is None else entry(record)
+        told = lost_attempt_entry() if record is None else attempt_entry(record)
         tries.setdefault(begun["rowId"], []).append(({"startedAt": begun.get("at") or None, **told}, record))
     before = {row_id: list(entries) for row_id, entries in plan.get("tried", {}).items()}
     records = {row_id: each for row_id, each in kept.items() if row_id not in tries and stays(each)}
@@ -329,7 +329,7 @@ def _tried_in(
     for row_id, found in tries.items():
         every = [*((each, None) for each in before.get(row_id, [])), *found]
         if any(record is not None and stays(record) for _, record in found):
-            records[row_id] = settled(every)
+            records[row_id] = standing_record(every)
         else:
             tried[row_id] = [each for each, _ in every]
     return records, tried
@@ -409,7 +409,7 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
 def _tried_told(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What a report tells of the attempts at a row that was never judged; that it was not started is none."""
     told = record["record"]
-    entries = told.get("attempts") or [{"startedAt": None, **entry(dict(record))}]
+    entries = told.get("attempts") or [{"startedAt": None, **attempt_entry(dict(record))}]
     numbered = ("attempt", "stands")
     return [{name: value for name, value in each.items() if name not in numbered} for each in entries
             if each.get("reason") != _NOT_STARTED]  # fmt: skip

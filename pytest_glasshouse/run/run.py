@@ -44,7 +44,7 @@ from pytest_glasshouse.run.signals import Signals
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.publish.settle import Settled
+    from pytest_glasshouse.publish.withheld_records import PublishableReport
     from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.rows.overrides import RowItem
@@ -87,7 +87,7 @@ class Run:
     """The run's broker, row journal and end. `open` raises `ConfigurationError` before anything is started."""
 
     def __init__(self, session: Session, plan: RunPlan, selected: Selected) -> None:
-        from pytest_glasshouse.report.run_key import Proof, run_key
+        from pytest_glasshouse.report.run_key import TagKey, run_key
         from pytest_glasshouse.wire.whole_file import is_passed_through
 
         self._session = session
@@ -100,7 +100,7 @@ class Run:
         beside = default if is_passed_through(self.report_path) else self.report_path
         self.directory = beside.parent / f"{plan.run_id}.run"
         self.key = run_key(os.environ, plan.run_id)
-        self.proof = Proof(self.key, plan.run_id)
+        self.proof = TagKey(self.key, plan.run_id)
         self.engine = session.engine
         self.live = session.live
         self.broker: BrokerLike | None = None
@@ -138,7 +138,7 @@ class Run:
         provider cannot be asked.
         """
         from pytest_glasshouse.report.paths import check_writable
-        from pytest_glasshouse.report.run_directory import own_directory
+        from pytest_glasshouse.report.run_directory import check_run_directory
         from pytest_glasshouse.run.progress_file import PROGRESS
         from pytest_glasshouse.wire.folder import check_umask
 
@@ -154,7 +154,7 @@ class Run:
             )
         check_writable(run.report_path, html=run.options.html)
         if os.path.lexists(run.directory):
-            own_directory(run.directory)
+            check_run_directory(run.directory)
             run.history.attempts()
         run.refuse_names()
         run._check_material(rehearsed=False)
@@ -310,7 +310,7 @@ class Run:
 
     def _undone(self) -> list[str]:
         """Rows that are not green though their tests are: something broke, or a later attempt was to make up for it."""
-        from pytest_glasshouse.report.attempts import broken, entry
+        from pytest_glasshouse.report.attempts import attempt_entry, has_broken
         from pytest_glasshouse.run.records import failure_of
 
         undone = []
@@ -318,7 +318,7 @@ class Run:
             told = each["record"]
             several = "attempts" in told and failure_of(each, self.options)
             wrong = told.get("outcome", "measured") not in ("measured", "excluded")
-            if several or wrong or any(broken(tried) for tried in told.get("attempts", [entry(each)])):
+            if several or wrong or any(has_broken(tried) for tried in told.get("attempts", [attempt_entry(each)])):
                 undone.append(told["name"])
         return undone
 
@@ -443,15 +443,15 @@ class Run:
         self._session.report_written(self.published)
         return code
 
-    def _tell_withheld(self, settled: Settled) -> int:
+    def _tell_withheld(self, settled: PublishableReport) -> int:
         """Say which rows the report lacks and where they are, and the code for that: 0 where there are none."""
-        from pytest_glasshouse.publish.objections import told
+        from pytest_glasshouse.publish.objections import listed
 
         names = list(self.records)
         self.trouble += self._unspeakable
         for place, against in settled.withheld.items():
             name = self.records[names[place]]["record"]["name"]
-            self.trouble.append(f"row {name} was withheld from the report: {told(against)}")
+            self.trouble.append(f"row {name} was withheld from the report: {listed(against)}")
         self.records = dict(zip(names, settled.records, strict=True))
         if not settled.withheld:
             return EXIT_REPORT if self._unspeakable else 0
@@ -532,13 +532,13 @@ class Run:
 
     def _settled(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:
         """The record of a row that was to run here, from every attempt at it, those of earlier runs of pytest too."""
-        from pytest_glasshouse.report.attempts import entry, settled
+        from pytest_glasshouse.report.attempts import attempt_entry, standing_record
 
         earlier = () if self.earlier is None else self.earlier.tried.get(row_item.row.row_id, ())
         own = self._tried[nodeid].all() or [("", None)]
         records = [(at, record or self._without_record(nodeid, row_item)) for at, record in own]
-        told = [({"startedAt": at or None, **entry(record)}, record) for at, record in records]
-        return settled([*((each, None) for each in earlier), *told])
+        told = [({"startedAt": at or None, **attempt_entry(record)}, record) for at, record in records]
+        return standing_record([*((each, None) for each in earlier), *told])
 
     def _without_record(self, nodeid: str, row_item: RowItem) -> dict[str, Any]:
         from pytest_glasshouse.observation.outcome import Ended

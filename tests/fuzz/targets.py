@@ -21,7 +21,7 @@ from pytest_glasshouse.errors import IntegrityError, RefusedError, ReportError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.owner.sealing import read_manifest
-from pytest_glasshouse.report.bundle import report_bytes, zipped
+from pytest_glasshouse.report.bundle import bundle_bytes, report_bytes
 from pytest_glasshouse.tamper.testbed import PARTS, PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire import floe, journal, package, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -56,7 +56,7 @@ def _report() -> dict[str, Any]:
 @cache
 def _files() -> tuple[bytes, bytes]:
     small = example.document(example.measured(), example.lost())
-    return report_bytes(small), zipped(small, key=example.KEYS.report)
+    return report_bytes(small), bundle_bytes(small, key=example.KEYS.report)
 
 
 def package_opener(data: bytes) -> None:

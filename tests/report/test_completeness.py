@@ -170,7 +170,7 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "row sealed and then changed": _of_document(lambda document: document["rows"][0].update(name="other")),
         "row changed against the schema": _of_document(lambda document: document["rows"][0].update(more=1)),
         "seal of a stranger": report_bytes(seal.sealed(test_check.DOCUMENT, key=example.Keys().report)),
-        "bundle": bundle.zipped(test_check.DOCUMENT, key=example.KEYS.report),
+        "bundle": bundle.bundle_bytes(test_check.DOCUMENT, key=example.KEYS.report),
         "bundle without a member": _rezipped({"keys/report.pub": None}),
         "bundle with one more": _rezipped({"more": b""}),
         "bundle with another journal": _rezipped(
@@ -244,9 +244,9 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "exported though it states something else": lambda: attest.exported(
             test_check.DOCUMENT, {name: _foreign_statement()}, test_check.DOCUMENT["rows"][0]["rowId"]
         ),
-        "a member twice": lambda: bundle.unzipped(_twice()),
+        "a member twice": lambda: bundle.bundle_members(_twice()),
         "attempts without a record": lambda: test_attempts.tried(None, None),
-        "a member that would be a gigabyte": lambda: bundle.unzipped(_giant()),
+        "a member that would be a gigabyte": lambda: bundle.bundle_members(_giant()),
     }
     return asks
 
@@ -275,7 +275,7 @@ def _giant() -> bytes:
 
 
 def _rezipped(change: dict[str, bytes | None]) -> bytes:
-    return rezipped(bundle.zipped(test_check.DOCUMENT, key=example.KEYS.report), change)
+    return rezipped(bundle.bundle_bytes(test_check.DOCUMENT, key=example.KEYS.report), change)
 
 
 def _statement() -> str:
@@ -317,7 +317,7 @@ def test_every_check_of_a_report_is_noticed_when_it_is_gone(monkeypatch: pytest.
     """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
     for name in ("hits", "schema_faults"):
         monkeypatch.setattr(check, name, _remembered(getattr(check, name)))
-    asks = _cases(bundle.zipped(test_check.DOCUMENT))
+    asks = _cases(bundle.bundle_bytes(test_check.DOCUMENT))
     unnoticed, checks = unnoticed_in(asks, check, recompute, authenticity, attest, attempts, bundle, seal)
 
     print(f"report: {checks} checks, {len(asks)} cases")  # noqa: T201

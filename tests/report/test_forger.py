@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.check.check import Level, check_bytes
-from pytest_glasshouse.report.bundle import report_bytes, zipped
+from pytest_glasshouse.report.bundle import bundle_bytes, report_bytes
 from pytest_glasshouse.wire.canonical import parse_object
 from tests.report.conftest import RealRun
 from tests.report.forger import Keys, chained, recomputed, resigned, signed_guest, signed_round, vouched
@@ -314,7 +314,7 @@ def test_lie_in_a_world_of_the_forgers_own_keys_is_not_authentic(real_run: RealR
 def test_lie_that_only_the_report_seals_cover_is_not_authentic(real_run: RealRun, name: str) -> None:
     """Every token is genuine; the seals, and the statements in the bundle, are by a key of the forger's."""
     lie, key = next(each for each in LIES if each.name == name), Ed25519PrivateKey.generate()
-    found = check_bytes(zipped(recomputed(edited(real_run, lie), key=key), key=key), trust=real_run.trust)
+    found = check_bytes(bundle_bytes(recomputed(edited(real_run, lie), key=key), key=key), trust=real_run.trust)
 
     assert found.level.height < Level.AUTHENTIC.height
 

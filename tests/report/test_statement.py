@@ -19,7 +19,7 @@ from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.report import intoto as attest
-from pytest_glasshouse.report.bundle import unzipped
+from pytest_glasshouse.report.bundle import bundle_members
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.tokens import thumbprint
 from tests.report.conftest import RealRun
@@ -41,7 +41,7 @@ def theirs(key: Ed25519PrivateKey) -> SSlibKey:
 
 
 def rezipped(bundle: bytes, change: dict[str, bytes | None]) -> bytes:
-    files = {**unzipped(bundle), **change}
+    files = {**bundle_members(bundle), **change}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, data in files.items():
@@ -67,7 +67,7 @@ def test_statement_has_every_rounds_adapter_as_subject_and_what_signed_it_as_pre
     told = json.loads(base64.b64decode(exported(real_run, tmp_path / "one.json")["payload"]))
     row = next(row for row in real_run.document["rows"] if row["name"] == "one")
     rounds = row["observation"]["rounds"]
-    files = unzipped(real_run.bundle)
+    files = bundle_members(real_run.bundle)
 
     assert (told["_type"], told["predicateType"]) == ("https://in-toto.io/Statement/v1", attest.PREDICATE_TYPE)
     assert [each["digest"]["sha256"] for each in told["subject"]] == [each["protected"]["adapterSha256"] for each in rounds]
@@ -99,7 +99,7 @@ def test_statement_that_is_not_the_reports_is_a_fault_and_is_not_exported(
 ) -> None:
     """Validly signed by the report key, about another row."""
     ours, theirs = (f"rows/{row['rowId']}/{attest.MEMBER}" for row in real_run.document["rows"][:2])
-    swapped = rezipped(real_run.bundle, {ours: unzipped(real_run.bundle)[theirs]})
+    swapped = rezipped(real_run.bundle, {ours: bundle_members(real_run.bundle)[theirs]})
     (tmp_path / "swapped.zip").write_bytes(swapped)
 
     assert [str(fault) for fault in check_bytes(swapped).faults] == [f"bundle/{ours}: states something else than the report"]

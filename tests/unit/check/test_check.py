@@ -15,7 +15,7 @@ from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.check.check import Checked, Level, check_bytes, check_file, load_document
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.publish.redact_published import resealed
-from pytest_glasshouse.report.bundle import members, report_bytes, zipped
+from pytest_glasshouse.report.bundle import bundle_bytes, members, report_bytes
 from pytest_glasshouse.wire.evidence import TYP_RECEIPT
 from pytest_glasshouse.wire.tokens import public_text, sign
 from tests.unit.report import example
@@ -288,7 +288,7 @@ def test_publishable_row_of_a_stand_in_is_found() -> None:
 
 def test_bundle_is_checked_like_its_report(tmp_path: Path) -> None:
     path = tmp_path / "run.glasshouse.zip"
-    path.write_bytes(zipped(DOCUMENT))
+    path.write_bytes(bundle_bytes(DOCUMENT))
 
     assert check_file(path, derivation=example.EXAMPLE).level is Level.CONSISTENT
 
@@ -319,7 +319,7 @@ def test_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
 
 
 def test_document_loads_from_report_and_bundle() -> None:
-    assert load_document(report_bytes(DOCUMENT)) == load_document(zipped(DOCUMENT)) == DOCUMENT
+    assert load_document(report_bytes(DOCUMENT)) == load_document(bundle_bytes(DOCUMENT)) == DOCUMENT
 
 
 def test_document_that_is_not_strict_json_does_not_load() -> None:

@@ -12,9 +12,9 @@ from pytest_glasshouse.check.check import Level, check_file
 from pytest_glasshouse.errors import ConfigurationError, RedactionError, ReportError
 from pytest_glasshouse.publish.objections import objections
 from pytest_glasshouse.publish.republish import republish
-from pytest_glasshouse.publish.settle import settle
+from pytest_glasshouse.publish.withheld_records import withhold_records
 from pytest_glasshouse.publish.writer import PublishedFiles, publish, publish_records
-from pytest_glasshouse.report.attempts import entry, settled
+from pytest_glasshouse.report.attempts import attempt_entry, standing_record
 from tests.unit.report import example
 
 SAMPLE = "203.0.113.7:22117"
@@ -202,14 +202,14 @@ def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> Non
 def test_secret_of_an_earlier_attempt_or_a_parameter_withholds_its_row_alone(place: str) -> None:
     """A row that was tried again keeps what was said in each attempt; the report of the run does not depend on it."""
     first, second = example.lost(), example.measured()
-    told = {"startedAt": "2026-11-20T17:00:00Z", **entry(first)}
+    told = {"startedAt": "2026-11-20T17:00:00Z", **attempt_entry(first)}
     not_held = [{"invariant": "same work", "finding": "unseen", "reason": SAMPLE}]
     told |= {} if place == "parameters" else {place: not_held if place == "notHeld" else SAMPLE}
-    record = settled([(told, first), ({"startedAt": "2026-11-20T17:01:00Z", **entry(second)}, second)])
+    record = standing_record([(told, first), ({"startedAt": "2026-11-20T17:01:00Z", **attempt_entry(second)}, second)])
     if place == "parameters":
         record["record"]["parameters"] = {"secret": SAMPLE}
 
-    found = settle(
+    found = withhold_records(
         [record, example.measured(name="other")],
         make=lambda records: example.document(*records),
         ask=lambda document: objections(document, taint=(), derivation=example.EXAMPLE),

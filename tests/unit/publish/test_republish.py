@@ -15,7 +15,7 @@ from pytest_glasshouse.errors import ConfigurationError, RedactionError
 from pytest_glasshouse.publish.republish import republish
 from pytest_glasshouse.publish.writer import PublishedFiles, publish
 from pytest_glasshouse.report.run_directory import ForeignError, TaggedLines
-from pytest_glasshouse.report.run_key import SECRET, Proof, run_key, state_directory
+from pytest_glasshouse.report.run_key import SECRET, TagKey, run_key, state_directory
 from tests.unit.report import example
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def test_account_without_a_place_for_a_secret_signs_all_the_same(tmp_path: Path)
 
 
 def test_tag_is_of_one_file_one_place_and_one_run() -> None:
-    proof, other = Proof(example.KEYS.report, "run-1"), Proof(example.KEYS.report, "run-2")
+    proof, other = TagKey(example.KEYS.report, "run-1"), TagKey(example.KEYS.report, "run-2")
     tag = proof.tag("rows", b"line", after="before")
     assert proof.holds(tag, "rows", b"line", after="before")
     for held in (
@@ -198,7 +198,7 @@ def test_run_directory_that_is_a_bomb_is_refused_before_anything_is_made_of_it(s
 
 @pytest.mark.parametrize("line", [b"[" + b"{}," * 2_000_000 + b"{}]", b'{"a": 1}', b'{"a": NaN}', b'{"a": 1, "a": 2}'])
 def test_line_of_somebody_else_is_refused_and_a_torn_one_passed_over(tmp_path: Path, line: bytes) -> None:
-    lines = TaggedLines(tmp_path / "rows.jsonl", Proof(example.KEYS.report, "run-1"))
+    lines = TaggedLines(tmp_path / "rows.jsonl", TagKey(example.KEYS.report, "run-1"))
     lines.append({"seen": float("nan")})
     whole = (tmp_path / "rows.jsonl").read_bytes()
     (tmp_path / "rows.jsonl").write_bytes(whole + whole[:-5] + b"\n")

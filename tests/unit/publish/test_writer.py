@@ -15,10 +15,10 @@ from pytest_glasshouse.publish.writer import PublishedFiles, publish
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.paths import bundle_path, check_writable
 from pytest_glasshouse.report.row_journal import RowJournal
-from pytest_glasshouse.report.run_key import Proof
+from pytest_glasshouse.report.run_key import TagKey
 from tests.unit.report import example
 
-PROOF = Proof(example.KEYS.report, "20261120-170000-9f3c")
+PROOF = TagKey(example.KEYS.report, "20261120-170000-9f3c")
 
 
 def published(document: dict[str, Any], **given: Any) -> PublishedFiles:

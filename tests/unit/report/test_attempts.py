@@ -12,12 +12,21 @@ from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.check.gate import GatePolicy, Ruling, gate
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.publish.objections import Objection, objections
-from pytest_glasshouse.publish.redact_published import redacted
+from pytest_glasshouse.publish.redact_published import redact_document
 from pytest_glasshouse.render.badge import badge
 from pytest_glasshouse.render.markdown import markdown
 from pytest_glasshouse.render.page import page
 from pytest_glasshouse.report import attempts
-from pytest_glasshouse.report.attempts import NEEDED_MORE, attempt_faults, entry, lost_entry, settled, shown, standing, titled
+from pytest_glasshouse.report.attempts import (
+    NEEDED_MORE,
+    attempt_entry,
+    attempt_faults,
+    attempts_line,
+    lost_attempt_entry,
+    row_title,
+    standing_place,
+    standing_record,
+)
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.run.resume import Tried
 from pytest_glasshouse.wire.evidence import TYP_RESULT
@@ -30,7 +39,9 @@ NOW = datetime(2026, 11, 20, 18, tzinfo=UTC)
 
 def tried(*records: Any) -> Any:
     """The settled record of these attempts; None is one that left nothing."""
-    return settled([({"startedAt": AT, **(lost_entry() if each is None else entry(each))}, each) for each in records])
+    return standing_record(
+        [({"startedAt": AT, **(lost_attempt_entry() if each is None else attempt_entry(each))}, each) for each in records]
+    )
 
 
 def slow() -> Any:
@@ -75,7 +86,7 @@ def test_no_later_attempt_takes_the_place_of_one_that_was_judged(records: tuple[
 def test_one_attempt_is_told_as_it_always_was() -> None:
     record = example.publishable()
     assert tried(record) is record
-    assert (shown(record["record"]), list(attempt_faults("rows", record["record"]))) == ("", [])
+    assert (attempts_line(record["record"]), list(attempt_faults("rows", record["record"]))) == ("", [])
 
 
 def test_attempt_without_a_record_cannot_stand() -> None:
@@ -162,7 +173,7 @@ def test_row_that_is_withheld_keeps_its_attempts() -> None:
     document["excludedResults"][0]["attempts"][0]["notHeld"][0]["reason"] = "a-secret"
     paths = ("$.excludedResults[0].attempts[0].notHeld[0].reason", "$.excludedResults[0].observation.plan")
     found = [Objection(path=path, text="rule taint", rule="taint") for path in paths]
-    again = redacted(
+    again = redact_document(
         document, found, run_id="run-1", key=example.KEYS.report,
         ask=lambda each: objections(each, taint=["a-secret"], derivation=example.EXAMPLE),
     )  # fmt: skip
@@ -181,12 +192,12 @@ def test_null_row_tried_twice_tells_both_differences() -> None:
 
 
 def test_title_names_the_other_parameters() -> None:
-    assert titled({"name": "mine"}) == "mine"
-    assert titled({"name": "mine", "parameters": {"batch": "1", "lr": "0.1"}}) == "mine[batch=1, lr=0.1]"
+    assert row_title({"name": "mine"}) == "mine"
+    assert row_title({"name": "mine", "parameters": {"batch": "1", "lr": "0.1"}}) == "mine[batch=1, lr=0.1]"
 
 
 def test_standing_of_attempts_that_were_never_judged_is_the_last() -> None:
-    assert standing([lost_entry(), lost_entry()]) == 1
+    assert standing_place([lost_attempt_entry(), lost_attempt_entry()]) == 1
 
 
 # -- what a run of pytest hears of attempts

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.observation.outcome import Ended, Outcome
-from pytest_glasshouse.report.bundle import members, report_bytes, unzipped, zipped
+from pytest_glasshouse.report.bundle import bundle_bytes, bundle_members, members, report_bytes
 from tests.unit.report import example
 
 DOCUMENT = example.document()
@@ -25,7 +25,7 @@ def archive(*files: tuple[str, bytes]) -> bytes:
 
 
 def test_bundle_depends_on_nothing_but_the_report() -> None:
-    assert zipped(DOCUMENT) == zipped(json.loads(report_bytes(DOCUMENT)))
+    assert bundle_bytes(DOCUMENT) == bundle_bytes(json.loads(report_bytes(DOCUMENT)))
 
 
 def test_bundle_holds_what_somebody_may_want_to_verify_alone() -> None:
@@ -64,16 +64,16 @@ def test_round_that_stopped_half_way_has_the_files_it_got_to() -> None:
 
 
 def test_bundle_reads_back() -> None:
-    assert unzipped(zipped(DOCUMENT)) == members(DOCUMENT)
+    assert bundle_members(bundle_bytes(DOCUMENT)) == members(DOCUMENT)
 
 
-@pytest.mark.parametrize("data", [b"PK nonsense", archive(("other", b"")), zipped(DOCUMENT)[:-40]])
+@pytest.mark.parametrize("data", [b"PK nonsense", archive(("other", b"")), bundle_bytes(DOCUMENT)[:-40]])
 def test_what_is_no_bundle_is_refused(data: bytes) -> None:
     with pytest.raises(ReportError, match="the bundle"):
-        unzipped(data)
+        bundle_members(data)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_member_named_twice_is_refused() -> None:
     with pytest.raises(ReportError, match="twice"):
-        unzipped(archive(("report.json", b"{}"), ("report.json", b"{}")))
+        bundle_members(archive(("report.json", b"{}"), ("report.json", b"{}")))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.report import environment
-from pytest_glasshouse.report.environment import generated_by, host_environment, subject, unnamed
+from pytest_glasshouse.report.environment import generated_by, host_environment, subject, uncommitted_tests
 from pytest_glasshouse.report.redaction import hits
 
 
@@ -70,14 +70,14 @@ def test_test_files_that_no_commit_names_are_found_and_nothing_else(tmp_path: Pa
     (tmp_path / "reports" / "conftest.py").write_text("", encoding="utf-8")
     inside, outside = rows / "test_it.py", tmp_path.parent / "test_outside.py"
 
-    assert unnamed(tmp_path, [inside, outside]) == ()
-    assert unnamed(rows, [inside, others / "test_it.py"]) == ("others/test_it.py",)
+    assert uncommitted_tests(tmp_path, [inside, outside]) == ()
+    assert uncommitted_tests(rows, [inside, others / "test_it.py"]) == ("others/test_it.py",)
     (tmp_path / "conftest.py").write_text("", encoding="utf-8")
-    assert unnamed(tmp_path, [inside]) == ("conftest.py",)
+    assert uncommitted_tests(tmp_path, [inside]) == ("conftest.py",)
     (tmp_path / ".gitignore").write_text("conftest.py\n", encoding="utf-8")
-    assert unnamed(tmp_path, [inside]) == ("conftest.py",)
+    assert uncommitted_tests(tmp_path, [inside]) == ("conftest.py",)
     git(tmp_path, "add", "-f", "conftest.py")
-    assert unnamed(tmp_path, [inside]) == ()
+    assert uncommitted_tests(tmp_path, [inside]) == ()
 
 
 def test_link_to_a_test_file_is_what_git_tracks(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ def test_link_to_a_test_file_is_what_git_tracks(tmp_path: Path) -> None:
     (tmp_path / "test_link.py").symlink_to("other")
     git(tmp_path, "add", "test_link.py")
 
-    assert unnamed(tmp_path, [tmp_path / "test_link.py"]) == ()
+    assert uncommitted_tests(tmp_path, [tmp_path / "test_link.py"]) == ()
 
 
 def test_outside_a_git_tree_no_file_can_be_named(tmp_path: Path) -> None:
-    assert unnamed(tmp_path, [tmp_path / "test_it.py"]) == ()
+    assert uncommitted_tests(tmp_path, [tmp_path / "test_it.py"]) == ()
 
 
 def test_host_without_git_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.publish.objections import UNREADABLE, Objection, foremost
+from pytest_glasshouse.publish.objections import MALFORMED, Objection, most_serious
 from pytest_glasshouse.publish.redact_published import withheld_record
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.record import Record
 
     Make = Callable[[Sequence[Record]], dict[str, Any]]
-    Ask = Callable[[Mapping[str, Any]], list[Objection]]
+    FindObjections = Callable[[Mapping[str, Any]], list[Objection]]
 
 #: A record is withheld in the first pass. What it was withheld for may show itself only when others are gone.
 _PASSES = 6
@@ -25,7 +25,7 @@ _NAMED = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settled:
+class PublishableReport:
     """`records` are those given, in their order, each that could not be published replaced; `document` is made of them.
 
     `withheld` says what stood against each that was, by its place. `whole` is the first document that could be made: with
@@ -39,7 +39,7 @@ class Settled:
     blocked: tuple[Objection, ...]
 
 
-def settle(records: Sequence[Record], *, make: Make, ask: Ask) -> Settled:
+def withhold_records(records: Sequence[Record], *, make: Make, ask: FindObjections) -> PublishableReport:
     """Withhold what has to be. `make` assembles records into a document, and may raise; `ask` says what stands against one."""
     standing = list(records)
     withheld: dict[int, list[Objection]] = {}
@@ -48,8 +48,8 @@ def settle(records: Sequence[Record], *, make: Make, ask: Ask) -> Settled:
     for _ in range(_PASSES):
         try:
             document = make(standing)
-        except UNREADABLE as error:
-            found = _culprits(standing, make)
+        except MALFORMED as error:
+            found = _unassemblable(standing, make)
             if not found:
                 raise
             del error
@@ -60,13 +60,15 @@ def settle(records: Sequence[Record], *, make: Make, ask: Ask) -> Settled:
             blocked = [each for each in found if each.record not in places]
             if not found or blocked:
                 told = {place: tuple(against) for place, against in withheld.items()}
-                return Settled(document=document, whole=whole, records=tuple(standing), withheld=told, blocked=tuple(blocked))
+                return PublishableReport(
+                    document=document, whole=whole, records=tuple(standing), withheld=told, blocked=tuple(blocked)
+                )
         places = _places(standing)
         for each in found:
             withheld.setdefault(places[each.record], []).append(each)  # type: ignore[index]  # blocked where it is None
         for place in {places[each.record] for each in found}:  # type: ignore[index]
             tried[place] += 1
-            first = foremost(withheld[place]) if tried[place] == 1 else foremost(withheld[place]).silent
+            first = most_serious(withheld[place]) if tried[place] == 1 else most_serious(withheld[place]).silent
             number = place + 1 if tried[place] > _NAMED else None
             standing[place] = withheld_record(records[place], first, number=number)
     raise ReportError("the report does not validate: what stands against its rows cannot be taken out")
@@ -82,12 +84,12 @@ def _places(records: Sequence[Record]) -> dict[tuple[str, int], int]:
     return found
 
 
-def _culprits(records: Sequence[Record], make: Make) -> list[Objection]:
+def _unassemblable(records: Sequence[Record], make: Make) -> list[Objection]:
     """The records that no document can be made of."""
     found = []
     for (name, place), index in _places(records).items():
         try:
             make([records[index]])
-        except UNREADABLE as error:
+        except MALFORMED as error:
             found.append(Objection(path=f"$.{name}[{place}]", text=f"not to be read: {type(error).__name__}: {error}"))
     return found
