@@ -1,1 +1,1 @@
-"""What runs on the guest for as long as the box does: it measures, starts legs, keeps what they say, and signs."""
+"""The guest's long-lived process: it measures, starts legs, spools their events, and signs evidence."""

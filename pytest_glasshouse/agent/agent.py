@@ -1,7 +1,7 @@
-"""The guest agent: the box's one long-lived process. The host always calls; the agent calls nobody.
+"""The guest agent: the guest's one long-lived process. The host calls it; the agent opens no connection.
 
-It lays out files, holds material in memory, starts legs, signs evidence and exits with a key it made at boot, and
-keeps the spool. It holds no data key, knows no faults and judges nothing.
+It writes model files, holds material in memory, starts legs, signs evidence and exits with a key it made at boot, and
+keeps the spool. It holds no data key, plays no faults and judges nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.agent.bytecode_cache import ByteCode
-from pytest_glasshouse.agent.covariate_sampler import Covariates
-from pytest_glasshouse.agent.idempotency import AgentReply, Sessions
+from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
+from pytest_glasshouse.agent.covariate_sampler import SamplerProcess
+from pytest_glasshouse.agent.idempotency import AgentReply, ReplyCache
 from pytest_glasshouse.agent.installed_code import Baseline
-from pytest_glasshouse.agent.leg_process import LegRun
-from pytest_glasshouse.agent.memory_files import Store, sealed_copy
+from pytest_glasshouse.agent.leg_process import LegProcess
+from pytest_glasshouse.agent.memory_files import MemoryFiles, sealed_copy
 from pytest_glasshouse.agent.spool import Spool
-from pytest_glasshouse.agent.turn_scheduler import Conductor
+from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import GlasshouseError, ProtocolError
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.wire import evidence, frames, tokens
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _LONGEST_PULL_S = 10.0
-#: How long a leg that was killed may take to leave its exit: less than the host waits for the answer (`legs.watch`).
+#: How long a killed leg may take to leave its exit: less than the host waits for the answer (`legs.leg_watch`).
 _KILL_S = 4.0
-#: A frame that has begun is here, or taken, within this: nobody holds a thread of the agent by speaking slowly.
+#: Deadline for one frame once it has begun: a slow client must not occupy a thread of the agent.
 _FRAME_S = 300.0
 
 
@@ -51,10 +51,10 @@ class Agent:
     """Serves the host's requests `{op, ...}`; each method `on_<op>` is one of them."""
 
     def __init__(self, *, directory: Path, allocation: str, site_packages: list[str], contact: Path | None = None) -> None:
-        """`contact` is the file whose time tells the pod's watchdog when the host was last heard of."""
+        """`contact` is the file whose time gives the pod's watchdog the host's last request."""
         self._directory = directory
         self._contact = contact
-        self._sessions = Sessions()
+        self._replies = ReplyCache()
         self._allocation = allocation
         self._site_packages = site_packages
         self._key = Ed25519PrivateKey.generate()
@@ -64,28 +64,28 @@ class Agent:
         self._archive_fd = sealed_copy("glasshouse-guest", archive)
         self._machine = machine.describe()
         self._baseline = Baseline(site_packages)
-        self._bytecode = ByteCode(
+        self._bytecode = BytecodeCache(
             directory / "bytecode",
             archive_fd=self._archive_fd,
             site_packages=site_packages,
             environment={**GUEST_ENVIRONMENT, "PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": str(directory)},
         )
-        self._covariates = Covariates(archive_fd=self._archive_fd, site_packages=site_packages)
+        self._covariates = SamplerProcess(archive_fd=self._archive_fd, site_packages=site_packages)
         self._spool = Spool(directory / "spool.jsonl")
-        self._store = Store()
-        self._legs: dict[str, LegRun] = {}
-        self._conductors: dict[str, Conductor] = {}
+        self._memory_files = MemoryFiles()
+        self._legs: dict[str, LegProcess] = {}
+        self._schedulers: dict[str, TurnScheduler] = {}
         self._ops: dict[str, Callable[[dict[str, Json], bytearray], AgentReply]] = {
             name.removeprefix("on_"): getattr(self, name) for name in dir(self) if name.startswith("on_")
         }
 
     def handle(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
-        """Answer one request, carried out once however often it comes; what is wrong with it is the answer."""
+        """The reply to one request, which is carried out once however often it arrives; an error is a reply, too."""
         if self._contact is not None:
             with contextlib.suppress(OSError):
                 os.utime(self._contact)
         try:
-            return self._sessions.answer(request, lambda: self._handle(request, payload))
+            return self._replies.answer(request, lambda: self._handle(request, payload))
         except ProtocolError as error:
             return {"error": "ProtocolError", "detail": printable(error, limit=DETAIL)}, b""
 
@@ -99,7 +99,7 @@ class Agent:
             return {"error": type(error).__name__, "detail": printable(error, limit=DETAIL)}, b""
 
     def on_hello(self, _request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """Who this is: machine, boot, agent nonce, attestation key, the archive it runs."""
+        """Identify this guest: machine, boot, agent nonce, attestation key, archive."""
         return {
             **self._machine,
             "allocation": self._allocation,
@@ -118,7 +118,7 @@ class Agent:
         root = self._directory / "models"
         path = (root / cast("str", request["path"])).resolve()
         if not path.is_relative_to(root.resolve()):
-            raise ProtocolError("lay: the path leaves the model directory")
+            raise ProtocolError("lay: expected a path below the model directory; saw one that leaves it")
         path.parent.mkdir(parents=True, exist_ok=True)
         offset = cast("int", request["offset"])
         with path.open("r+b" if offset else "wb") as file:
@@ -128,7 +128,7 @@ class Agent:
 
     def on_put(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """Hold one piece of material in memory."""
-        self._store.write(
+        self._memory_files.write(
             cast("str", request["name"]),
             offset=cast("int", request["offset"]),
             total=cast("int", request["total"]),
@@ -137,30 +137,32 @@ class Agent:
         return {}, b""
 
     def on_get(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """Give back one piece of what a leg exported."""
-        data, total = self._store.read(cast("str", request["name"]), offset=cast("int", request["offset"]), size=frames.CHUNK)
+        """One piece of an item that a leg exported."""
+        data, total = self._memory_files.read(
+            cast("str", request["name"]), offset=cast("int", request["offset"]), size=frames.CHUNK
+        )
         return {"total": total}, data
 
     def on_drop(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """Forget one item."""
-        self._store.drop(cast("str", request["name"]))
+        """Close one item."""
+        self._memory_files.drop(cast("str", request["name"]))
         return {}, b""
 
     def on_start(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """Start one leg; a leg's id is used once. `round` names the interleaved round it belongs to, `role` its part there."""
+        """Start one leg; a leg's id is used once. `round` names its interleaved round, `role` its role there."""
         leg_id = cast("str", request["leg"])
         if leg_id in self._legs:
-            raise ProtocolError(f"leg {leg_id} was started before")
-        named = cast("str | None", request.get("round"))
-        conductor = None if named is None else self._conductors[named]
-        if any(not leg.ended and (conductor is None or leg.conductor is not conductor) for leg in self._legs.values()):
-            raise ProtocolError("another leg is running")
+            raise ProtocolError(f"start: expected a new leg id; saw {leg_id} again")
+        interleaved = cast("str | None", request.get("round"))
+        scheduler = None if interleaved is None else self._schedulers[interleaved]
+        if any(not leg.ended and (scheduler is None or leg.scheduler is not scheduler) for leg in self._legs.values()):
+            raise ProtocolError("start: expected no running leg outside this round; saw one")
         order = dict(cast("dict[str, Json]", request["order"]))
         plan = cast("dict[str, Json]", order["plan"])
         base = plan["base_directory"]
         if isinstance(base, str) and not base.startswith("/"):
             order["plan"] = {**plan, "base_directory": str(self._directory / "models" / base)}
-        run = LegRun(
+        leg = LegProcess(
             leg_id=leg_id,
             order=order,
             workspace=self._directory / "legs" / leg_id,
@@ -171,24 +173,24 @@ class Agent:
             container=self._allocation,
             site_packages=self._site_packages,
             key=self._key,
-            store=self._store,
+            memory_files=self._memory_files,
             spool=self._spool,
-            conductor=conductor,
+            scheduler=scheduler,
             role=cast("str", request.get("role", "")),
         )
-        if conductor is not None:
-            conductor.join_in(cast("str", request["role"]), run)
-        self._legs[leg_id] = run
+        if scheduler is not None:
+            scheduler.add_leg(cast("str", request["role"]), leg)
+        self._legs[leg_id] = leg
         cursor = self._spool.cursor
-        run.start()
+        leg.start()
         return {"cursor": cursor}, b""
 
     def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """Prepare an interleaved round: its legs in the order they will start in, and whose each turn is."""
+        """Prepare an interleaved round: its legs in the order of their start, and the leg of each turn."""
         name = cast("str", request["round"])
-        if name in self._conductors:
-            raise ProtocolError(f"round {name} was conducted before")
-        conductor = Conductor(
+        if name in self._schedulers:
+            raise ProtocolError(f"conduct: expected a new round; saw {name} again")
+        scheduler = TurnScheduler(
             name=name,
             nonce=cast("str", request["nonce"]),
             roles=cast("list[str]", request["roles"]),
@@ -196,19 +198,19 @@ class Agent:
             key=self._key,
             spool=self._spool,
         )
-        self._conductors[name] = conductor
+        self._schedulers[name] = scheduler
         self._covariates.begin()
         cursor = self._spool.cursor
-        conductor.start()
+        scheduler.start()
         return {"cursor": cursor}, b""
 
     def on_covariates(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """What was sampled since a time on the guest's monotonic clock."""
+        """Samples since a time on the guest's monotonic clock."""
         return self._covariates.since(cast("int", request["since_ns"])), b""
 
     def on_dismiss(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """No more legs will come to an interleaved round: those that wait finish."""
-        self._conductors[cast("str", request["round"])].dismiss()
+        """No more legs will start in an interleaved round: those that wait finish."""
+        self._schedulers[cast("str", request["round"])].dismiss()
         return {}, b""
 
     def on_answer(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
@@ -221,7 +223,7 @@ class Agent:
         leg = self._leg(request)
         leg.kill()
         if not leg.wait(_KILL_S):
-            raise ProtocolError(f"leg {request['leg']!r} was killed and has not ended")
+            raise ProtocolError(f"kill: expected leg {request['leg']!r} to end within {_KILL_S:g} s; it still runs")
         return {}, b""
 
     def on_pull(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
@@ -231,7 +233,7 @@ class Agent:
         return {"events": cast("Json", events)}, b""
 
     def on_shutdown(self, _request: dict[str, Json], _payload: bytearray) -> AgentReply:
-        """Zeroize at once: kill every leg, remove what was written, and tell the pod's watchdog that all is over."""
+        """Zeroize at once: kill every leg, remove the legs' files, and signal the pod's watchdog to end the instance."""
         for leg in self._legs.values():
             leg.kill()
         shutil.rmtree(self._directory / "legs", ignore_errors=True)
@@ -240,7 +242,7 @@ class Agent:
         return {}, b""
 
     def end(self) -> None:
-        """Kill every leg and remove everything this guest ever wrote."""
+        """Kill every leg and remove every file that this guest wrote."""
         self._bytecode.end()
         for leg in self._legs.values():
             leg.kill()
@@ -249,44 +251,44 @@ class Agent:
         self._covariates.end()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _leg(self, request: dict[str, Json]) -> LegRun:
+    def _leg(self, request: dict[str, Json]) -> LegProcess:
         leg = self._legs.get(cast("str", request["leg"]))
         if leg is None:
-            raise ProtocolError(f"no leg {request['leg']!r}")
+            raise ProtocolError(f"expected the id of a started leg; saw {request['leg']!r}")
         return leg
 
     def _components(self) -> dict[str, str]:
-        described = {name: sha256_hex(str(value).encode()) for name, value in self._machine.items()}
+        digests = {name: sha256_hex(str(value).encode()) for name, value in self._machine.items()}
         return {
             "archive": self._archive_sha256,
             "interpreter": machine.interpreter_sha256(),
             "packages": self._baseline.packages,
             "stdlib": self._baseline.stdlib,
-            "python": described["python"],
-            "kernel": described["kernel"],
-            "torch": described["torch"],
-            "transformers": described["transformers"],
-            "peft": described["peft"],
-            "driver": described["driver"],
-            "gpu-model": described["gpuModel"],
-            "gpu-uuid": described["gpuUuid"],
+            "python": digests["python"],
+            "kernel": digests["kernel"],
+            "torch": digests["torch"],
+            "transformers": digests["transformers"],
+            "peft": digests["peft"],
+            "driver": digests["driver"],
+            "gpu-model": digests["gpuModel"],
+            "gpu-uuid": digests["gpuUuid"],
         }
 
 
 def serve(*, directory: str, allocation: str, site_packages: list[str], until_eof: bool, contact: str | None = None) -> int:
-    """Serve the host on `<directory>/agent.sock` until told to end; with `until_eof`, until standard input ends."""
+    """Serve the host on `<directory>/agent.sock` until killed; with `until_eof`, until standard input ends."""
     root = Path(directory)
-    heard = None if contact is None else Path(contact)
-    agent = Agent(directory=root, allocation=allocation, site_packages=site_packages, contact=heard)
+    contact_file = None if contact is None else Path(contact)
+    agent = Agent(directory=root, allocation=allocation, site_packages=site_packages, contact=contact_file)
     listener = socket.socket(socket.AF_UNIX)
     path = root / "agent.sock"
     path.unlink(missing_ok=True)
-    # Bound under another name and moved: a socket that can be seen can be connected to.
-    hidden = root / "agent.sock.new"
-    hidden.unlink(missing_ok=True)
-    listener.bind(str(hidden))
+    # Bound under another name and renamed: a visible socket already accepts connections.
+    temporary = root / "agent.sock.new"
+    temporary.unlink(missing_ok=True)
+    listener.bind(str(temporary))
     listener.listen(16)
-    hidden.rename(path)
+    temporary.rename(path)
     if until_eof:
         threading.Thread(target=_end_with_stdin, args=(agent,), daemon=True).start()
     while True:

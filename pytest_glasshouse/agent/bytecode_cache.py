@@ -1,7 +1,7 @@
-"""The guest's private byte-code cache: built from nothing by the agent, the same for both legs, never written by them.
+"""The guest's private byte-code cache: built from an empty directory by the agent, shared by both legs, never written by them.
 
-Without it the interpreter would run whatever `.pyc` lies beside a source, and a forged one with the source's date and
-size runs while the source reads good. What is built is digested at once; a cache that differs later is foreign.
+Without it the interpreter would run any `.pyc` beside a source, and a forged one with the source's date and size runs while
+the source stays unchanged. The cache is hashed as soon as it is built; one that differs later is foreign.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pytest_glasshouse.agent.installed_code import tree_digest
 from pytest_glasshouse.errors import GlasshouseError
 
 
-class ByteCode:
-    """One cache in one directory of the guest's."""
+class BytecodeCache:
+    """One cache in one directory of the guest."""
 
     def __init__(self, directory: Path, *, archive_fd: int, site_packages: Sequence[str], environment: dict[str, str]) -> None:
         self.directory = directory
@@ -32,7 +32,7 @@ class ByteCode:
         self.digest = ""
 
     def build(self, workload: str) -> None:
-        """Compile what `workload` imports, once; what an earlier workload left must still be as it was.
+        """Compile what `workload` imports, once; the cache of an earlier workload must be unchanged.
 
         Raises `GlasshouseError` when the imports fail: a leg would fail the same way.
         """
@@ -48,15 +48,15 @@ class ByteCode:
             for path in self._site_packages:
                 command += ["--site-packages", path]
             compiler = self._start(command)
-            _, told = compiler.communicate()
+            _, stderr = compiler.communicate()
             if compiler.returncode != 0:
-                last = told.decode("utf-8", errors="replace").strip().splitlines()[-1:]
-                raise GlasshouseError(f"what {workload} trains with does not import: {''.join(last)}")
+                last = stderr.decode("utf-8", errors="replace").strip().splitlines()[-1:]
+                raise GlasshouseError(f"the imports of workload {workload} failed: {''.join(last)}")
             self._compiled.add(workload)
             self.digest = tree_digest(self.directory)
 
     def end(self) -> None:
-        """Write no more: whoever removes the cache's directory then has it removed."""
+        """Stop writing, so that the cache's directory can be removed for good."""
         sys.dont_write_bytecode = True
         with self._starting:
             self._ended = True
@@ -83,5 +83,5 @@ class ByteCode:
         return "-X", f"pycache_prefix={self.directory}"
 
     def intact(self) -> bool:
-        """Whether the cache is what was built."""
+        """Whether the cache is as it was built."""
         return tree_digest(self.directory) == self.digest

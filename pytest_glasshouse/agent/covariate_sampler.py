@@ -1,7 +1,7 @@
-"""What else went on while legs trained: clocks, heat, power and throttling of the GPU, and how busy the processors were.
+"""Samples covariates while legs train: clocks, temperature, power and throttling of the GPU, and processor load.
 
-Sampled once a second in a process of its own, so that no leg pays for it in its own time. What cannot be read is null,
-and why is said once; nothing is ever made up. Knows NVML's answers and /proc; refuses to judge them.
+Once a second in a process of its own, so that its cost is in no leg's time. What cannot be read is null, with one reason
+per field. The host judges the values.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.agent.cpu_time import family, processes
+from pytest_glasshouse.agent.cpu_time import process_tree, processes
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.launcher import die_with_parent
 from pytest_glasshouse.wire.canonical import canonical, parse_object
@@ -36,7 +36,7 @@ _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 
 
 class Sampler:
-    """Takes samples. `agent` is the process whose descendants the legs are, `nvml` pynvml or what stands in for it."""
+    """Takes samples. `agent` is the process whose descendants the legs are; `nvml` is pynvml or a fake."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Sampler:
         self._proc = proc
         self._clock_ns = clock_ns
         self._ticks: list[int] = []
-        #: By field, why it is null.
+        #: By field, the reason why it is null.
         self.reasons: dict[str, str] = {}
         self._nvml, self._device = self._open(nvml)
 
@@ -86,23 +86,23 @@ class Sampler:
         return [*(self._asked(name, ask) for name, ask in asked.items()), self._others()]
 
     def _others(self) -> int | None:
-        """Processes on the GPU that are not the agent's; null where the driver names processes we cannot see."""
+        """Processes on the GPU that are not the agent's; null where the driver lists processes that cannot be seen here."""
         try:
             pids = {int(each.pid) for each in self._nvml.nvmlDeviceGetComputeRunningProcesses(self._device)}
         except self._nvml.NVMLError as error:
-            self.reasons["other_processes"] = _untold(error)
+            self.reasons["other_processes"] = _unavailable(error)
             return None
-        everyone = processes(self._proc)
-        if pids and pids.isdisjoint(everyone):
+        running = processes(self._proc)
+        if pids and pids.isdisjoint(running):
             self.reasons["other_processes"] = "the driver names processes of another process namespace"
             return None
-        return len(pids - family(self._agent, everyone))
+        return len(pids - process_tree(self._agent, running))
 
     def _asked(self, name: str, ask: Callable[[], Any]) -> int | None:
         try:
             return int(ask())
         except self._nvml.NVMLError as error:
-            self.reasons[name] = _untold(error)
+            self.reasons[name] = _unavailable(error)
             return None
 
     def _host(self) -> list[int | None]:
@@ -117,18 +117,18 @@ class Sampler:
         passed = [now - then for now, then in zip(ticks, before, strict=False)]
         total = sum(passed[: _STEAL + 1])
         if not total:
-            # The first sample has nothing to be compared with.
+            # The first sample has no predecessor to be compared with.
             return [load, None, None]
         busy = total - passed[_IDLE] - passed[_IOWAIT] - passed[_STEAL]
         return [load, round(1000 * busy / total), round(1000 * passed[_STEAL] / total)]
 
 
-def _untold(error: object) -> str:
+def _unavailable(error: object) -> str:
     return printable(f"NVML does not tell: {error}", limit=DETAIL)
 
 
 def serve_samples() -> int:
-    """The sampling process: one line on standard output every second, until nobody reads or the agent's thread is gone."""
+    """The sampling process: one line on standard output every second, until the pipe breaks or the agent's thread ends."""
     die_with_parent()
     sampler = Sampler(agent=os.getppid())
     while True:
@@ -140,8 +140,8 @@ def serve_samples() -> int:
         time.sleep(PERIOD_S)
 
 
-class Covariates(threading.Thread):
-    """The agent's side: starts the sampling process when first asked to, and keeps what it says."""
+class SamplerProcess(threading.Thread):
+    """The agent's side: starts the sampling process on the first `begin`, and holds its samples."""
 
     def __init__(self, *, archive_fd: int, site_packages: Sequence[str]) -> None:
         super().__init__(name="covariates", daemon=True)
@@ -169,8 +169,8 @@ class Covariates(threading.Thread):
         if self._process.stdout is None:
             return
         for line in self._process.stdout:
-            told = parse_object(line)
-            sample, reasons = told["sample"], told["reasons"]
+            received = parse_object(line)
+            sample, reasons = received["sample"], received["reasons"]
             if isinstance(sample, list) and isinstance(reasons, dict):
                 with self._lock:
                     self._samples.append(sample)
@@ -178,7 +178,7 @@ class Covariates(threading.Thread):
                     self._reasons = reasons
 
     def since(self, t_ns: int) -> dict[str, Json]:
-        """Samples from `t_ns` on, with what their columns are and why some are null."""
+        """Samples from `t_ns` on, with the names of their columns and the reasons for nulls."""
         with self._lock:
             samples: list[Json] = [[*sample] for sample in self._samples if isinstance(sample[0], int) and sample[0] >= t_ns]
             return {"fields": [*FIELDS], "samples": samples, "reasons": {**self._reasons}}

@@ -1,8 +1,8 @@
-"""Processor time of other processes, as the kernel counts it: nothing here is a leg's own word.
+"""Processor time of other processes, as the kernel counts it: a leg's own figures are not used.
 
-A process's clock is read to the nanosecond and includes its ended threads; children that were waited for come in at the
-kernel's tick. A leg is everything in its launcher's session or below the launcher, however deep; the launcher adopts
-orphans, so what a leg starts stays below it.
+A process's clock is read to the nanosecond and includes its ended threads; reaped children are counted at the kernel's
+tick. A leg is every process in its launcher's session or below the launcher, however deep; the launcher adopts orphans, so
+what a leg starts stays below it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PPID, _SESSION, _CUTIME, _CSTIME = 1, 3, 13, 14
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessStatus:
-    """One process as /proc tells of it."""
+    """One process, from /proc."""
 
     parent: int
     session: int
@@ -27,7 +27,7 @@ class ProcessStatus:
 
 
 def processes(proc: Path = Path("/proc")) -> dict[int, ProcessStatus]:
-    """Every process there is to be seen."""
+    """Every visible process, by its id."""
     found = {}
     for entry in proc.iterdir():
         if not entry.name.isdigit():
@@ -45,12 +45,12 @@ def processes(proc: Path = Path("/proc")) -> dict[int, ProcessStatus]:
     return found
 
 
-def family(root: int, everyone: dict[int, ProcessStatus]) -> set[int]:
-    """`root`, its session, and all their descendants."""
-    members = {pid for pid, status in everyone.items() if root in {pid, status.session}}
+def process_tree(root: int, running: dict[int, ProcessStatus]) -> set[int]:
+    """`root`, its session, and all their descendants, among `running`."""
+    members = {pid for pid, status in running.items() if root in {pid, status.session}}
     grown = True
     while grown:
-        more = {pid for pid, status in everyone.items() if status.parent in members} - members
+        more = {pid for pid, status in running.items() if status.parent in members} - members
         members |= more
         grown = bool(more)
     return members
@@ -65,7 +65,7 @@ def clock_ns(pid: int) -> int:
 
 
 @dataclass(kw_only=True)
-class Meter:
+class CpuMeter:
     """Processor time of one leg: its processes, and the agent's threads that work for it."""
 
     root: int
@@ -73,14 +73,14 @@ class Meter:
     """Identifiers of threads of this very process."""
     _seen: set[int] = field(default_factory=set)
 
-    def read_ns(self, everyone: dict[int, ProcessStatus]) -> int:
-        """All of it up to now. A process that was this leg's once stays so, wherever it went."""
-        self._seen = (self._seen & everyone.keys()) | family(self.root, everyone)
+    def read_ns(self, running: dict[int, ProcessStatus]) -> int:
+        """The total up to now. A process once counted stays the leg's, even when it leaves the session."""
+        self._seen = (self._seen & running.keys()) | process_tree(self.root, running)
         own = sum(clock_ns(pid) for pid in self._seen)
-        reaped = sum(everyone[pid].reaped_ticks for pid in self._seen if pid in everyone) * _TICK_NS
+        reaped = sum(running[pid].reaped_ticks for pid in self._seen if pid in running) * _TICK_NS
         return own + reaped + sum(time.clock_gettime_ns(time.pthread_getcpuclockid(thread)) for thread in self.threads)
 
     @property
     def processes(self) -> int:
-        """How many processes the last reading found."""
+        """Number of processes in the last reading."""
         return len(self._seen)

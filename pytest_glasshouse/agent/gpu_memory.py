@@ -1,7 +1,7 @@
-"""How much GPU memory a leg has, as the driver tells: the leg's own where processes can be told apart, else the device's.
+"""A leg's GPU memory as NVML reports it: the process's own where the driver lists processes, else the device's.
 
-In a container the driver often lists no process. Then the memory in use on the devices is compared with what was in use
-before the leg started. Knows NVML's answers; refuses to judge them.
+In a container the driver often lists no process. Then the devices' memory in use is compared with that before the leg
+started. The host judges the figures.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class GpuMemory:
-    """One leg's GPU memory. To be made before the leg starts. `nvml` is pynvml or what stands in for it."""
+    """One leg's GPU memory. Must be made before the leg starts. `nvml` is pynvml or a fake."""
 
     def __init__(self, nvml: Any = None) -> None:
         if nvml is None:
@@ -26,8 +26,8 @@ class GpuMemory:
         self._device: dict[str, int] = {}
         self._idle = self._read(-1)[1]
 
-    def look(self, when: str, pid: int) -> None:
-        """Note what the leg's process `pid` has now; `when` is `before` (while it trains) or `after` (when it is gone)."""
+    def record(self, when: str, pid: int) -> None:
+        """Record the memory of process `pid`; `when` is `before` (while it trains) or `after` (when it is gone)."""
         own, device = self._read(pid)
         if own is None or device is None:
             return
@@ -35,12 +35,12 @@ class GpuMemory:
         self._device[when] = max(0, device - (self._idle or 0))
 
     def claims(self) -> dict[str, Json]:
-        """`before` and `after` in bytes, counted the same way, and which way; null with a reason where it was not told."""
+        """`before` and `after` in bytes, counted the same way, and which way; null with a reason where unavailable."""
         if "after" not in self._own:
             return {"before": None, "after": None, "of": "nothing", "reason": self._reason or "the leg was never started"}
-        of, told = ("process", self._own) if self._own.get("before") else ("device", self._device)
-        reason = "" if "before" in told else "the leg never trained"
-        return {"before": told.get("before"), "after": told["after"], "of": of, "reason": reason}
+        of, used = ("process", self._own) if self._own.get("before") else ("device", self._device)
+        reason = "" if "before" in used else "the leg never trained"
+        return {"before": used.get("before"), "after": used["after"], "of": of, "reason": reason}
 
     def _read(self, pid: int) -> tuple[int | None, int | None]:
         nvml = self._nvml

@@ -1,7 +1,6 @@
-"""Where evidence about hardware comes from on the guest: one source per kind of device.
+"""Collects hardware evidence on the guest: one source per kind of device.
 
-Knows how to ask a device. Refuses to judge its answer, and to make one up: a device that cannot be asked is left out, and a
-policy that requires it is then not met.
+The server appraises it. A device that does not answer is left out, and a policy that requires it is then not met.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class EvidenceSource(Protocol):
-    """One device that can speak for itself."""
+    """One device that attests."""
 
     name: str
 
@@ -62,13 +61,13 @@ class NvidiaSource:
 
 
 def nvidia_sources() -> Iterator[EvidenceSource]:
-    """A source for each GPU of this box; one that will say what is missing where there is none."""
+    """A source for each GPU of this machine; without a GPU, one whose error says what is missing."""
     from pytest_glasshouse.guest import machine
 
     return (NvidiaSource(index) for index in range(max(1, len(machine.gpus()))))
 
 
-#: How to find the devices of a kind. Whatever is not here cannot be asked for.
+#: How to find the devices of a kind. Other kinds are ignored.
 SOURCES: Mapping[str, Callable[[], Iterator[EvidenceSource]]] = {NVIDIA_GPU: nvidia_sources}
 
 
@@ -79,14 +78,14 @@ def submods(
     cnf: Cnf,
     sources: Mapping[str, Callable[[], Iterator[EvidenceSource]]] = SOURCES,
 ) -> dict[str, Json]:
-    """The `submods` claim for the kinds a challenge asks for; no claim at all where nothing was asked for or nothing answered."""
+    """The `submods` claim for the kinds that a challenge asks for; no claim where none was asked for or none answered."""
     kinds = [kind for kind in wanted if isinstance(kind, str)] if isinstance(wanted, list) else []
-    asked_with = device_nonce(nonce, cnf)
+    nonce32 = device_nonce(nonce, cnf)
     found: dict[str, Json] = {}
     for kind in kinds:
         for source in sources[kind]() if kind in sources else ():
             try:
-                found[source.name] = source.collect(asked_with)
+                found[source.name] = source.collect(nonce32)
             except EvidenceUnavailableError as error:
                 _log.warning("hardware evidence: %s", error)
     return {"submods": found} if found else {}

@@ -1,7 +1,7 @@
-"""Requests that are carried out once, however often they arrive.
+"""Idempotent requests: each is carried out once, however often it arrives.
 
-A host whose connection broke repeats the request in flight under the same number. Whoever carried it out already gives the
-answer he gave: a leg is not started twice and no event is lost. What a request means is not known here.
+A host whose connection broke repeats the request in flight under the same number. A request that was carried out gets the
+cached reply: a leg is not started twice and no event is lost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 AgentReply = tuple[dict[str, "Json"], bytes]
 
-#: Conversations remembered at once; the one that has been quiet longest is forgotten first.
+#: Sessions remembered at once; the least recently used is forgotten first.
 _MOST_SESSIONS = 64
 
 
@@ -30,15 +30,15 @@ class _ClientSession:
         self.reply: AgentReply | None = None
 
 
-class Sessions:
-    """The last answer of every conversation. A conversation asks one thing at a time, so one answer is enough."""
+class ReplyCache:
+    """The last reply of every session. A session has one request in flight at a time, so one reply is enough."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sessions: OrderedDict[str, _ClientSession] = OrderedDict()
 
     def answer(self, request: dict[str, Json], carry_out: Callable[[], AgentReply]) -> AgentReply:
-        """Carry `request` out unless it was, and give its answer. One without a session is simply carried out.
+        """The reply to `request`, carried out unless it was before. A request without a session is always carried out.
 
         Raises `ProtocolError` for a number that is neither the last one nor the next.
         """
@@ -46,12 +46,12 @@ class Sessions:
         if not isinstance(name, str) or not isinstance(number, int):
             return carry_out()
         session = self._session(name)
-        # A repetition may arrive while the first is still being carried out: it waits for that answer.
+        # A repetition may arrive while the first is still being carried out: it waits for that reply.
         with session.lock:
             if number == session.number and session.reply is not None:
                 return session.reply
             if number <= session.number:
-                raise ProtocolError(f"request {number} of a conversation that is at {session.number}")
+                raise ProtocolError(f"expected request {session.number} again, or a later one, in this session; saw {number}")
             session.reply = carry_out()
             session.number = number
             return session.reply

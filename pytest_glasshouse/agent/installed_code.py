@@ -1,9 +1,9 @@
-"""What really runs: the origin of every loaded module and executable mapping, held against what was installed.
+"""Measures a leg's loaded code: the file of every module and executable mapping, compared with what is installed.
 
-The leg tells where its code came from (`collect`); the agent hashes those files itself (`Baseline.account`). A file is
-accounted for when its distribution's RECORD names its hash, when it is the standard library's as it was at boot, or when
-it is a system library; the archive's own modules are measured with the archive. Anything else is foreign, and the policy
-requires that there is nothing foreign. Paths stay on the guest: what leaves are names and digests.
+The leg lists the files (`guest.loaded_code.collect`); the agent hashes them itself (`Baseline.measure_loaded`). A file is
+accounted for when its distribution's RECORD has its hash, when the standard library had it at boot, or when it is a system
+library; the archive's own modules are measured with the archive. Everything else is foreign, and the policy requires that
+nothing is foreign. Paths stay on the guest: names and digests leave it.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _NOT_HASHED = {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "site-packages", "dist-packages"}
-#: Where the interpreter's own importers come from: code frozen into the executable that is measured.
+#: Files of the interpreter's own importers: code frozen into the executable, which is measured.
 _INTERPRETERS_OWN = {"<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>", "<frozen zipimport>"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
-    """What one look at a leg gave: a digest per file, and the names of those that nothing accounts for."""
+class CodeMeasurement:
+    """One measurement of a leg's code: a digest per file, and the names of files that nothing accounts for."""
 
     files: Mapping[str, str]
     system: Mapping[str, str]
@@ -40,7 +40,7 @@ class Images:
 
     @property
     def components(self) -> dict[str, str]:
-        """As components of the evidence: digests only."""
+        """Its components of the evidence: digests only."""
         return {
             "images": _digest_of([[name, digest] for name, digest in sorted(self.files.items())]),
             "system": _digest_of([[Path(path).name, digest] for path, digest in sorted(self.system.items())]),
@@ -51,7 +51,7 @@ class Images:
 
 @dataclass
 class Baseline:
-    """What this guest was installed with, read once, before any leg."""
+    """The installed code of this guest, read once, before any leg."""
 
     site_packages: Sequence[str]
     _recorded: dict[str, str] = field(default_factory=dict, repr=False)
@@ -73,19 +73,19 @@ class Baseline:
                     records[entry.name] = sha256_hex(content)
                     self._recorded.update(_hashes(content.decode("utf-8", errors="replace")))
         self.packages = _digest_of([[name, digest] for name, digest in sorted(records.items())])
-        # What stands here is compared with itself later: the reference is the policy's, if it names one.
+        # Legs are compared with this state; the policy may name a reference value for it.
         roots = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
         for root in sorted(roots):
             for path in _code_below(root):
                 self._stdlib[path] = self._hash(path)
         self.stdlib = _digest_of(sorted(self._stdlib.values()))
 
-    def account(self, told: Mapping[str, Json], *, archive: str) -> Images:
-        """Hash every file a leg told of. `archive` is the prefix of modules that came from the measured archive."""
+    def measure_loaded(self, loaded: Mapping[str, Json], *, archive: str) -> CodeMeasurement:
+        """Hash every file that a leg loaded. `archive` is the path prefix of modules from the measured archive."""
         files: dict[str, str] = {}
         system: dict[str, str] = {}
         foreign: list[str] = []
-        for path, inode in cast("list[list[str]]", told["maps"]):
+        for path, inode in cast("list[list[str]]", loaded["maps"]):
             if not self._is_mapped(path, inode):
                 foreign.append(f"{Path(path).name}: not the file that was mapped")
                 continue
@@ -96,7 +96,7 @@ class Baseline:
                 files[Path(path).name] = digest
             else:
                 foreign.append(f"{Path(path).name}: not as installed")
-        for name, path in cast("list[list[str]]", told["modules"]):
+        for name, path in cast("list[list[str]]", loaded["modules"]):
             if path.startswith(archive):
                 continue
             digest = self._hash(path) if Path(path).is_file() else ""
@@ -104,9 +104,9 @@ class Baseline:
                 files[name] = digest
             else:
                 foreign.append(f"{name}: not as installed")
-        hooks = cast("list[list[str]]", told["hooks"])
-        foreign += [f"{name}: an import hook nobody installed" for name, path in hooks if not self._is_hook(path, archive)]
-        return Images(files=files, system=system, hooks=tuple(name for name, _ in hooks), foreign=tuple(sorted(foreign)))
+        hooks = cast("list[list[str]]", loaded["hooks"])
+        foreign += [f"{name}: an import hook that is not installed" for name, path in hooks if not self._is_hook(path, archive)]
+        return CodeMeasurement(files=files, system=system, hooks=tuple(name for name, _ in hooks), foreign=tuple(sorted(foreign)))
 
     def _is_hook(self, path: str, archive: str) -> bool:
         if path in _INTERPRETERS_OWN or path.startswith(archive):

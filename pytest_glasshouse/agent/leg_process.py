@@ -1,14 +1,13 @@
-"""The agent's side of one leg: start it, listen on its socketpair, see it end, sign what was seen.
+"""The agent's side of one leg: start it, serve its socketpair, observe its end, sign the exit.
 
-The agent is the attesting environment: the measurements in the evidence are its own, the leg only names its two
-ephemeral keys, and only the process that was forked for it can name them. One thread per leg forks it, serves it and waits
-for it, so the leg dies with that thread.
+The agent is the attesting environment: it takes the measurements in the evidence itself; the leg supplies only its two
+ephemeral keys, and they are accepted only from the process that was forked for it. One thread per leg forks it, serves it
+and waits for it, so the leg dies with that thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import queue
 import resource
@@ -24,50 +23,46 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.agent import hardware_evidence as sources
-from pytest_glasshouse.agent.bytecode_cache import ByteCode
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
-from pytest_glasshouse.agent.installed_code import Baseline, Images
+from pytest_glasshouse.agent.hardware_evidence import submods
+from pytest_glasshouse.agent.leg_code import LegCode
 from pytest_glasshouse.agent.leg_scan import LegScan
-from pytest_glasshouse.agent.page_cache import warmed
-from pytest_glasshouse.agent.peer_credentials import Witnessed, is_child
+from pytest_glasshouse.agent.page_cache import warm_page_cache
+from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child
 from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_said, failure
-from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.agent.memory_files import Store
+    from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
+    from pytest_glasshouse.agent.installed_code import Baseline
+    from pytest_glasshouse.agent.memory_files import MemoryFiles
     from pytest_glasshouse.agent.spool import Spool
-    from pytest_glasshouse.agent.turn_scheduler import Conductor
+    from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
     from pytest_glasshouse.wire.canonical import Json
 
-#: Forwarded to the spool as they come; everything else a leg says is handled below.
-_PASSED_ON = ("journal", "progress", "started", "callback", "failed")
-
-
-#: How long a leg that has said its last may take to be gone.
+#: Message types that go to the spool unchanged.
+_FORWARDED = ("journal", "progress", "started", "callback", "head", "failed")
+#: How long a leg may live after it closed its socket, or was killed.
 _END_S = 10.0
-#: A message that has begun is here, or taken, within this; so is the launcher's word of which process it forked.
+#: Deadline for one message once it has begun, and for the launcher to name the process it forked.
 _FRAME_S = 60.0
 #: How long the host may take to bring the server's answer: longer than it waits for a server itself.
 _ANSWER_S = 1800.0
 _PID_DIGITS = 20
-#: What stands around the weights of an adapter, sealed or not.
+#: Bytes of an exported adapter beside its weights, sealed or not.
 _HEADERS = 1 << 20
-#: More changed names than this say nothing more, and the exit they stand in has to be short.
-_MOST_CHANGED = 64
 
 
-class LegRun(threading.Thread):
-    """One leg, from fork to signed exit."""
+class LegProcess(threading.Thread):
+    """One leg, from fork to signed exit; a thread."""
 
     def __init__(
         self,
@@ -78,17 +73,17 @@ class LegRun(threading.Thread):
         archive_fd: int,
         components: Mapping[str, str],
         baseline: Baseline,
-        bytecode: ByteCode,
+        bytecode: BytecodeCache,
         container: str,
         site_packages: list[str],
         key: Ed25519PrivateKey,
-        store: Store,
+        memory_files: MemoryFiles,
         spool: Spool,
-        conductor: Conductor | None = None,
+        scheduler: TurnScheduler | None = None,
         role: str = "",
     ) -> None:
         super().__init__(name=f"leg-{leg_id}", daemon=True)
-        self.conductor = conductor
+        self.scheduler = scheduler
         self._role = role
         self._commands: queue.Queue[tuple[str, int]] = queue.Queue()
         self._leg_id = leg_id
@@ -96,19 +91,17 @@ class LegRun(threading.Thread):
         self._workspace = workspace
         self._archive_fd = archive_fd
         self._components = dict(components)
-        self._baseline = baseline
         self._bytecode = bytecode
-        self._images: Images | None = None
-        self._later: dict[str, Json] = {"status": "unseen", "reason": "the leg did not complete its training"}
+        self._code = LegCode(baseline, bytecode, archive=self._archive)
         self._container = container
         self._site_packages = site_packages
         self._key = key
-        self._store = store
+        self._memory_files = memory_files
         self._spool = spool
         self._answers: queue.Queue[tuple[str, dict[str, Json]]] = queue.Queue()
         self._process: subprocess.Popen[bytes] | None = None
         self._leg_pid = 0
-        #: An adapter is the initial weights, trained: what comes out is bounded by what went in.
+        #: An adapter is the trained initial weights, so its size is bounded by the material's.
         self._most_export = _HEADERS
         self._head: str | None = None
         self._ready: dict[str, Json] = {}
@@ -120,11 +113,11 @@ class LegRun(threading.Thread):
         self._killed = False
 
     def answer(self, kind: str, body: dict[str, Json]) -> None:
-        """Hand the leg what the server said, as the host relayed it."""
+        """Pass the server's answer, relayed by the host, to the leg."""
         self._answers.put((kind, body))
 
     def command(self, kind: str, turn: int) -> None:
-        """Give the leg its turn, or tell it that there are no more; its own thread passes it on."""
+        """Queue `turn` or `finish` for the leg; this thread sends it."""
         self._commands.put((kind, turn))
 
     @property
@@ -134,11 +127,11 @@ class LegRun(threading.Thread):
 
     @property
     def thread(self) -> int:
-        """The identifier of this thread, which works for this leg and for no other."""
+        """The identifier of this thread, which works for this leg alone."""
         return self.ident or 0
 
     def kill(self) -> None:
-        """End the leg at once, also one that is just being started; its exit is still observed and signed."""
+        """End the leg at once, even while it is being started; its exit is still observed and signed."""
         self._killed = True
         self._answers.put(("ended", {}))
         self._commands.put(("ended", 0))
@@ -153,20 +146,20 @@ class LegRun(threading.Thread):
         return self._ended.is_set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until it has ended; whether it has."""
+        """Wait for the end; whether it has ended."""
         return self._ended.wait(timeout_s)
 
     def run(self) -> None:
-        """The thread's body: nothing that goes wrong here is silent, the exit event is always written."""
+        """The thread's body. The exit event is always written, and every failure is spooled."""
         end, theirs = socket.socketpair()
-        ours = Witnessed(end)
+        ours = PeerCredentialSocket(end)
         try:
             self._workspace.mkdir(parents=True)
             self._bytecode.build(cast("str", cast("dict[str, Json]", self._order["plan"])["workload"]))
             process = self._start(theirs)
             theirs.close()
             self._serve(ours, process)
-        except Exception as error:  # noqa: BLE001  (what a leg says must not end its agent's thread without an exit)
+        except Exception as error:  # noqa: BLE001  (no message of a leg may end this thread without an exit event)
             self._spool.append(self._leg_id, "failed", failure(error))
         finally:
             ours.close()
@@ -174,14 +167,14 @@ class LegRun(threading.Thread):
             self._observe_end()
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        cache = warmed(cast("str | None", cast("dict[str, Json]", self._order["plan"])["base_directory"]))
-        material = {name: self._store.descriptor(cast("str", item)) for name, item in self._material().items()}
+        cache = warm_page_cache(cast("str | None", cast("dict[str, Json]", self._order["plan"])["base_directory"]))
+        material = {name: self._memory_files.descriptor(cast("str", item)) for name, item in self._material().items()}
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()
         passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
         # -B: a leg never writes byte code, so the cache stays what was measured.
         command = [sys.executable, "-I", "-S", "-B", "-X", "utf8", *self._bytecode.option(), self._archive, "leg"]
-        command += ["--control", str(theirs.fileno()), "--tell-pid", str(writing)]
+        command += ["--control", str(theirs.fileno()), "--pid-fd", str(writing)]
         for directory in self._site_packages:
             command += ["--site-packages", directory]
         self._material_fds = material
@@ -200,106 +193,92 @@ class LegRun(threading.Thread):
         self._spool.append(self._leg_id, "spawned", {"kind": self._order["kind"], "cache": cache})
         for fd in material.values():
             os.close(fd)
-        # The launcher names the child it forked; it says nothing when it could not.
-        with os.fdopen(reading, "rb", buffering=0) as told:
-            named = told.read(_PID_DIGITS) if select.select([told], [], [], _FRAME_S)[0] else b""
-        self._leg_pid = int(named or self._process.pid)
-        if named and not is_child(self._leg_pid, self._process.pid):
+        # The launcher writes the process id of its child; nothing when the fork failed.
+        with os.fdopen(reading, "rb", buffering=0) as pipe:
+            pid = pipe.read(_PID_DIGITS) if select.select([pipe], [], [], _FRAME_S)[0] else b""
+        self._leg_pid = int(pid or self._process.pid)
+        if pid and not is_child(self._leg_pid, self._process.pid):
             raise RefusedError("sender", "the launcher named a process that it did not fork, or that is gone")
         return self._process
 
-    def _serve(self, ours: Witnessed, process: subprocess.Popen[bytes]) -> None:
+    def _serve(self, ours: PeerCredentialSocket, process: subprocess.Popen[bytes]) -> None:
         if self._killed:
             raise ProtocolError("the leg was ended before it began")
-        # From here on what is not said by the leg itself ends it.
+        # From here on, a message from any other process ends the leg.
         ours.pid = self._leg_pid
         order: dict[str, Json] = {**self._order, "material": dict(self._material_fds)}
-        self._tell(ours, "begin", order)
+        self._send(ours, "begin", order)
         while (received := frames.receive(ours, rest_s=_FRAME_S)) is not None:
             message, payload = received
             kind, body = message.get("type"), message.get("body")
             if not isinstance(body, dict):
-                raise ProtocolError(f"a leg's message has an object body; saw {type(body).__name__}")
-            self._take(ours, str(kind), body, payload)
+                raise ProtocolError(f"expected an object as the body of a leg's message; saw {type(body).__name__}")
+            self._handle(ours, str(kind), body, payload)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_S)
 
-    def _take(self, ours: Witnessed, kind: str, body: dict[str, Json], payload: bytearray) -> None:
-        if kind in (*_PASSED_ON, "head", "resident"):
-            check_said(kind, body)
-        if kind in _PASSED_ON:
-            self._spool.append(self._leg_id, kind, body)
-            if kind == "callback":
-                # What a raw leg leaves in place of a head: its exit is bound to it.
-                self._head = canonical(body).decode()
-                self._gpu.look("before", self._leg_pid)
-        elif kind == "export":
-            self._on_export(body, payload)
-        elif kind == "head":
-            self._head = cast("str", body["head"])
-            self._spool.append(self._leg_id, "head", body)
-        elif kind in ("resident", "turn-done"):
-            self._on_turn(ours, kind, body)
-        elif kind == "drain":
-            # Everything the leg said before is in the spool: this thread takes one message after the other.
-            self._tell(ours, "drained", {})
-        elif kind in ("memory", "scan"):
-            self._on_memory(ours, kind, body, self._leg_pid)
-        elif kind in ("ready", "attest", "images"):
-            {"ready": self._on_ready, "attest": self._on_attest, "images": self._on_images}[kind](ours, body)
+    def _handle(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json], payload: bytearray) -> None:
+        handlers: dict[str, Callable[[], object]] = {
+            "ready": lambda: self._on_ready(ours, body),
+            "attest": lambda: self._on_attest(ours, body),
+            "memory": lambda: self._scan.attach(ours, body, pid=self._leg_pid),
+            "scan": lambda: self._on_scan(ours, body),
+            "resident": lambda: self._on_turn(ours, kind, body),
+            "turn-done": lambda: self._on_turn(ours, kind, body),
+            # Every earlier message is in the spool: this thread handles one after the other.
+            "drain": lambda: self._send(ours, "drained", {}),
+            "images": lambda: self._spool.append(self._leg_id, "images", {**self._code.measure_again(body)}),
+            "export": lambda: self._on_export(body, payload),
+        }
+        if kind in _FORWARDED:
+            self._forward(kind, body)
+        elif kind in handlers:
+            handlers[kind]()
         else:
-            raise ProtocolError(f"a leg says nothing of type {kind!r}")
+            raise ProtocolError(f"expected a known message type from the leg; saw {kind!r}")
+
+    def _forward(self, kind: str, body: dict[str, Json]) -> None:
+        check_said(kind, body)
+        self._spool.append(self._leg_id, kind, body)
+        if kind == "head":
+            self._head = cast("str", body["head"])
+        elif kind == "callback":
+            # A raw leg has no head; its exit is bound to the callback.
+            self._head = canonical(body).decode()
+            self._gpu.record("before", self._leg_pid)
 
     def _on_export(self, body: dict[str, Json], payload: bytearray) -> None:
         name, total = f"{self._leg_id}-{body['name']}", cast("int", body["total"])
         if body["name"] != "adapter" or total > self._most_export:
-            raise ProtocolError(f"a leg exports its adapter, of at most {self._most_export} bytes; saw {total}")
-        self._store.write(name, offset=cast("int", body["offset"]), total=total, piece=payload)
+            raise ProtocolError(f"expected an adapter of at most {self._most_export} bytes from the leg; saw {total}")
+        self._memory_files.write(name, offset=cast("int", body["offset"]), total=total, piece=payload)
 
-    def _on_turn(self, ours: Witnessed, kind: str, body: dict[str, Json]) -> None:
-        """The leg waits: for the conductor of its round, on this thread, which has nothing else to do."""
-        if self.conductor is None:
-            raise ProtocolError("a leg that trains alone has no turns")
+    def _on_turn(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json]) -> None:
+        """The leg waits for its turn, and this thread with it: it has nothing else to do."""
+        if self.scheduler is None:
+            raise ProtocolError(f"expected no {kind!r} from a leg outside an interleaved round")
         if kind == "resident":
-            self._spool.append(self._leg_id, "resident", body)
-        self.conductor.arrived(self._role)
+            check_said(kind, body)
+            self._spool.append(self._leg_id, kind, body)
+        self.scheduler.leg_waiting(self._role)
         command, turn = self._commands.get()
         if command == "ended":
             raise ProtocolError("the leg was ended while it waited for its turn")
-        self._tell(ours, command, {"turn": turn})
+        self._send(ours, command, {"turn": turn})
 
-    def _on_ready(self, ours: Witnessed, body: dict[str, Json]) -> None:
+    def _on_ready(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         self._ready = body
-        self._images = self._look(body["images"])
-        self._components.update(self._images.components, bytecode=self._bytecode.digest)
+        self._components.update(self._code.measure(body["images"]))
         self._spool.append(self._leg_id, "challenge-wanted", {})
         kind, challenge = self._answer()
         if kind != "challenge":
             raise ProtocolError(f"expected the challenge; saw {kind!r}")
         self._challenge, self._challenged_ns = challenge, time.monotonic_ns()
         composite = evidence.composite(self._components)
-        told: dict[str, Json] = {name: challenge[name] for name in ("nonce", "policy", "plan")}
-        self._tell(ours, "challenge", {**told, "composite": composite})
+        passed: dict[str, Json] = {name: challenge[name] for name in ("nonce", "policy", "plan")}
+        self._send(ours, "challenge", {**passed, "composite": composite})
 
-    def _look(self, told: Json) -> Images:
-        images = self._baseline.account(cast("dict[str, Json]", told), archive=self._archive)
-        if self._bytecode.intact():
-            return images
-        return dataclasses.replace(images, foreign=(*images.foreign, "byte-code cache: not as built"))
-
-    def _on_images(self, _ours: Witnessed, body: dict[str, Json]) -> None:
-        """The second look, when training is over: what was measured is still what ran, and nothing foreign came later."""
-        now, then = self._look(body), self._images
-        self._spool.append(self._leg_id, "images", {**now.components, "bytecode": self._bytecode.digest})
-        if then is None:
-            return
-        changed = [*now.foreign, *(name for name, digest in then.files.items() if now.files.get(name, digest) != digest)]
-        changed += [Path(path).name for path, digest in now.system.items() if then.system.get(path) != digest]
-        late = len(now.files.keys() - then.files.keys())
-        status = "changed" if changed or now.hooks != then.hooks else "unchanged"
-        self._later = {"status": status, "late": late, "changed": [printable(name) for name in sorted(changed)[:_MOST_CHANGED]]}
-
-    def _on_attest(self, ours: Witnessed, body: dict[str, Json]) -> None:
+    def _on_attest(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         challenge = self._challenge
         elapsed_s = (time.monotonic_ns() - self._challenged_ns) // 1_000_000_000
         cnf = evidence.read_cnf(self._ready["cnf"])
@@ -322,28 +301,25 @@ class LegRun(threading.Thread):
             memory=cast("dict[str, Json]", self._ready["memory"]),
             state_head=cast("str", body["head"]),
         )
-        claims.update(sources.submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
+        claims.update(submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
         self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": body["log"]})
         kind, answer = self._answer()
         if kind not in ("release", "refusal"):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")
-        self._tell(ours, kind, answer)
+        self._send(ours, kind, answer)
 
-    def _on_memory(self, ours: Witnessed, kind: str, body: dict[str, Json], pid: int) -> None:
-        """Take the leg's memory, or look at it while the leg waits: both ends of a look are events, so its time is known."""
-        if kind == "memory":
-            self._scan.attach(ours, body, pid=pid)
-            return
+    def _on_scan(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
+        """Scan the leg's memory while the leg waits; start and end are events, so that the time it took is known."""
         stage = cast("str", body["stage"])
         self._spool.append(self._leg_id, f"scan-{stage}", {})
         if stage == "trained":
-            self._gpu.look("before", pid)
-        self._scan.look(stage, body)
+            self._gpu.record("before", self._leg_pid)
+        self._scan.scan_stage(stage, body)
         self._spool.append(self._leg_id, f"scanned-{stage}", {})
-        self._tell(ours, "scanned", {})
+        self._send(ours, "scanned", {})
 
-    def _tell(self, ours: Witnessed, kind: str, body: dict[str, Json]) -> None:
+    def _send(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json]) -> None:
         frames.send(ours, {"type": kind, "body": body}, deadline=time.monotonic() + _FRAME_S)
 
     def _answer(self) -> tuple[str, dict[str, Json]]:
@@ -358,11 +334,11 @@ class LegRun(threading.Thread):
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            # A tracer can keep a dead process from being gone: that is seen and signed, not waited for.
+            # A tracer can keep a dead process in the process table: the exit then records it; nothing waits for it.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 status = process.wait(_END_S)
             gone = _no_process_left(process.pid)
-            self._gpu.look("after", self._leg_pid)
+            self._gpu.record("after", self._leg_pid)
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
         kind = self._order["kind"]
@@ -375,14 +351,14 @@ class LegRun(threading.Thread):
             workspace_entries=entries,
             gpu=self._gpu.claims(),
             scan=self._scan.claims() if kind == "protected" else {"status": "unseen", "reason": "a raw leg is not scanned"},
-            images=self._later,
+            images=self._code.comparison,
         )
         self._scan.close()
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EXIT)
         self._spool.append(self._leg_id, "exit", {"exit": token, "exit_status": status})
         self._ended.set()
-        if self.conductor is not None:
-            self.conductor.left(self._role)
+        if self.scheduler is not None:
+            self.scheduler.leg_ended(self._role)
 
     @property
     def _archive(self) -> str:
@@ -399,7 +375,7 @@ class LegRun(threading.Thread):
             "LANG": "C.UTF-8",
             "HOME": own,
             "TMPDIR": own,
-            # torch makes this directory and names it in the environment: one for both legs, outside the workspace.
+            # torch creates this directory and exports its name: one for both legs, outside the workspace.
             "TORCHINDUCTOR_CACHE_DIR": str(self._workspace.parent / "torchinductor"),
             # Eager binding: the lazy resolver leaves halves of secrets on thread stacks.
             "LD_BIND_NOW": "1",
@@ -409,7 +385,7 @@ class LegRun(threading.Thread):
 
 
 def _no_process_left(group: int) -> bool:
-    """Whether the launcher, the leg and whatever they started are gone."""
+    """Whether the launcher, the leg and every process of their group are gone."""
     try:
         os.killpg(group, 0)
     except ProcessLookupError:

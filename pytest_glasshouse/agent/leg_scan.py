@@ -1,7 +1,7 @@
-"""The agent's side of the scan: takes a leg's descriptors, looks when the leg asks, and says what was seen.
+"""The agent's side of the memory scan: takes a leg's descriptors, scans when the leg asks, and reports the result.
 
-Three looks: `loaded` and `trained` are the positive control, `wiped` is the one that counts. What they add up to is
-signed with the leg's exit; judging it is the host's.
+Three scans: `loaded` and `trained` are the positive control, `wiped` is the one that counts. The result is signed with the
+leg's exit; the host judges it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.agent.memory_scan import HandedMemory, Memory, ranges_of, scan
+from pytest_glasshouse.agent.memory_scan import DescriptorMemory, Memory, ranges_of, scan
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.fingerprints import Pattern, read_patterns
@@ -21,10 +21,10 @@ from pytest_glasshouse.wire.shapes import Fields, Whole
 
 if TYPE_CHECKING:
     from pytest_glasshouse.agent.memory_scan import ScanResult
-    from pytest_glasshouse.agent.peer_credentials import Witnessed
+    from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
     from pytest_glasshouse.wire.canonical import Json
 
-#: How long a leg may take to show one piece of its memory.
+#: How long a leg may take to serve one read of its memory.
 _READ_S = 60.0
 STAGES = ("loaded", "trained", "wiped")
 
@@ -33,7 +33,7 @@ class LegScan:
     """The scan of one leg, from its descriptors to the claims in its exit."""
 
     def __init__(self) -> None:
-        self._reason = "the leg showed no memory"
+        self._reason = "the leg gave no access to its memory"
         self._memory: Memory | None = None
         self._descriptors: list[int] = []
         self._salt = b""
@@ -41,8 +41,8 @@ class LegScan:
         self._control: set[int] = set()
         self._looks: dict[str, ScanResult] = {}
 
-    def attach(self, connection: Witnessed, body: dict[str, Json], *, pid: int) -> None:
-        """Take the leg's descriptors; they must be those of process `pid`, or a memory file it answers reads through."""
+    def attach(self, connection: PeerCredentialSocket, body: dict[str, Json], *, pid: int) -> None:
+        """Take the leg's descriptors: of the memory of process `pid`, or of a memory file through which it serves reads."""
         self._descriptors = connection.descriptors(2)
         window, maps = self._descriptors
         _expect_target(maps, f"/proc/{pid}/maps")
@@ -50,16 +50,16 @@ class LegScan:
             self._memory = _ServedMemory(connection, window, maps)
         else:
             _expect_target(window, f"/proc/{pid}/mem")
-            self._memory = HandedMemory(window, maps)
+            self._memory = DescriptorMemory(window, maps)
         self._reason = "the leg never asked for its memory to be scanned"
 
-    def look(self, stage: str, body: dict[str, Json]) -> None:
-        """One look, in the order of `STAGES`. What goes wrong with the looking is the reason the scan is unseen."""
+    def scan_stage(self, stage: str, body: dict[str, Json]) -> None:
+        """One scan, in the order of `STAGES`. One that cannot be made leaves the finding unseen, with the reason."""
         salt, patterns = read_patterns(body)
         if self._memory is None or stage not in STAGES or stage in self._looks or "wiped" in self._looks:
-            raise ProtocolError(f"no scan {stage!r} now")
+            raise ProtocolError(f"expected the next of the scans {', '.join(STAGES)}; saw {stage!r}")
         if self._patterns and salt != self._salt:
-            raise ProtocolError("the patterns of one leg have one salt")
+            raise ProtocolError("expected one salt for all patterns of a leg; saw a second")
         self._salt = salt
         new = range(len(self._patterns), len(self._patterns) + len(patterns))
         self._patterns += patterns
@@ -77,13 +77,13 @@ class LegScan:
             self._control |= found.copies.keys()
 
     def claims(self) -> dict[str, Json]:
-        """What the agent signs: integers and words."""
+        """The result for the leg's exit: integers and text."""
         patterns = Counter(pattern.kind for pattern in self._patterns)
-        control = Counter(self._patterns[place].kind for place in self._control)
+        control = Counter(self._patterns[index].kind for index in self._control)
         last = self._looks.get("wiped")
         left: Counter[str] = Counter()
-        for place, copies in last.copies.items() if last else ():
-            left[self._patterns[place].kind] += copies
+        for index, copies in last.copies.items() if last else ():
+            left[self._patterns[index].kind] += copies
         unfound = sorted(kind for kind, number in patterns.items() if control[kind] < number)
         if left:
             status, reason = "dirty", f"copies left: {', '.join(sorted(left))}"
@@ -107,7 +107,7 @@ class LegScan:
         }
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Close the descriptors."""
         for descriptor in self._descriptors:
             with contextlib.suppress(OSError):
                 os.close(descriptor)
@@ -115,9 +115,9 @@ class LegScan:
 
 
 class _ServedMemory:
-    """Read by asking the leg, which writes what is asked for into a memory file both hold."""
+    """Memory read by requests to the leg, which copies each range into a memory file that both hold."""
 
-    def __init__(self, connection: Witnessed, window: int, maps: int) -> None:
+    def __init__(self, connection: PeerCredentialSocket, window: int, maps: int) -> None:
         self._connection, self._window, self._maps = connection, window, maps
 
     def ranges(self) -> list[tuple[int, int]]:
@@ -128,7 +128,7 @@ class _ServedMemory:
         frames.send(self._connection, {"type": "read", "body": {"address": address, "length": len(into)}}, deadline=until)
         received = frames.receive(self._connection, deadline=until)
         if received is None or received[0].get("type") != "read-done":
-            raise ProtocolError("the leg did not serve a read")
+            raise ProtocolError("expected the leg to serve a read; saw another message, or its end")
         Fields({"count": Whole(high=len(into))}).check(received[0].get("body"), "read-done")
         count = cast("int", cast("dict[str, Json]", received[0]["body"])["count"])
         return os.preadv(self._window, [into[:count]], 0) if count else 0
@@ -137,4 +137,4 @@ class _ServedMemory:
 def _expect_target(descriptor: int, expected: str) -> None:
     seen = str(Path(f"/proc/self/fd/{descriptor}").readlink())
     if seen != expected:
-        raise ProtocolError(f"a leg shows its own memory: expected {expected}; saw {seen}")
+        raise ProtocolError(f"expected the leg's own memory, {expected}; saw {seen}")

@@ -1,4 +1,4 @@
-"""Where the guest archive starts: `agent` is the box's one long-lived process, `leg` one leg of one round.
+"""Entry point of the guest archive: `agent` is the guest's one long-lived process, `leg` one leg of one round.
 
 Run as `python -I -S <archive> ...`: isolated, without `site`, so that no `.pth`, no sitecustomize and no
 PYTHON* variable can add code; site-packages are appended by hand, behind the archive.
@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 
-from pytest_glasshouse.guest.launcher import launch, launch_agent
+from pytest_glasshouse.guest.launcher import launch_agent, launch_leg
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,10 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     agent.add_argument("--directory", required=True)
     agent.add_argument("--allocation", required=True)
     agent.add_argument("--until-eof", action="store_true", help="end with standard input (a guest on the host's own machine)")
-    agent.add_argument("--contact", help="file to touch whenever the host is heard of (a rented guest)")
+    agent.add_argument("--contact", help="file to touch on every request of the host (a rented guest)")
     leg = roles.add_parser("leg", help="run one leg (started by the agent)")
     leg.add_argument("--control", type=int, required=True)
-    leg.add_argument("--tell-pid", type=int, required=True)
+    leg.add_argument("--pid-fd", type=int, required=True)
     compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
     compiler.add_argument("--workload", required=True)
     sampler = roles.add_parser("covariates", help="sample clocks, power and load once a second (started by the agent)")
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
-        launch(options.tell_pid)
+        launch_leg(options.pid_fd)
     elif options.role == "agent":
         launch_agent()
     sys.path.extend(options.site_packages)

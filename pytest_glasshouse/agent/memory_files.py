@@ -1,7 +1,6 @@
-"""What the agent holds for its legs, in memory files: never a path, gone with the process.
+"""Material of the legs in memory files (memfd): it has no path and is gone with the process.
 
-A package arrives here sealed; a raw leg's parts and an exported adapter pass through. Sizes are announced
-with the first piece and enforced.
+Holds sealed packages, a raw leg's parts and exported adapters. The size is announced with the first piece and enforced.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from pytest_glasshouse.errors import ProtocolError
 MAX_ITEM = 64 * 1024 * 1024 * 1024
 
 
-class Store:
-    """Named byte strings in sealed memory files, written piece by piece, in order."""
+class MemoryFiles:
+    """Named memory files, each written piece by piece, in order."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -28,10 +27,10 @@ class Store:
                 self._close(name)
                 self._files[name] = (os.memfd_create(f"glasshouse-{name}", os.MFD_CLOEXEC), 0, total)
             if name not in self._files:
-                raise ProtocolError(f"store {name!r}: the first piece starts at 0; saw offset {offset}")
+                raise ProtocolError(f"item {name!r}: expected the first piece at offset 0; saw {offset}")
             fd, have, announced = self._files[name]
             if offset != have or total != announced or not 0 <= total <= MAX_ITEM or have + len(piece) > announced:
-                raise ProtocolError(f"store {name!r}: expected offset {have} of {announced}; saw {offset} of {total}")
+                raise ProtocolError(f"item {name!r}: expected offset {have} of {announced}; saw {offset} of {total}")
             view = memoryview(piece)
             while view:
                 view = view[os.write(fd, view) :]
@@ -49,16 +48,16 @@ class Store:
             return os.pread(fd, size, offset), os.fstat(fd).st_size
 
     def drop(self, name: str) -> None:
-        """Forget one item; its memory is freed when no leg maps it."""
+        """Close one item; its memory is freed when no leg maps it."""
         with self._lock:
             self._close(name)
 
     def _complete(self, name: str) -> int:
         if name not in self._files:
-            raise ProtocolError(f"store {name!r}: nothing of that name")
+            raise ProtocolError(f"item {name!r}: expected an item that was put, or exported; saw no such name")
         fd, have, announced = self._files[name]
         if have != announced:
-            raise ProtocolError(f"store {name!r}: {have} of {announced} bytes arrived")
+            raise ProtocolError(f"item {name!r}: expected {announced} bytes; saw {have}")
         return fd
 
     def _close(self, name: str) -> None:
@@ -67,7 +66,7 @@ class Store:
 
 
 def sealed_copy(name: str, data: bytes) -> int:
-    """A memory file that holds `data` and can never be written, grown or shrunk again."""
+    """A memory file that holds `data` and can no longer be written, grown or shrunk."""
     import fcntl
 
     fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

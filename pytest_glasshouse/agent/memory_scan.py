@@ -1,7 +1,7 @@
-"""Searching another process's memory for patterns, with its own descriptors and without knowing what is searched for.
+"""Searches another process's memory for patterns, given as fingerprints and salted digests: the scanner holds no secret.
 
-Knows mappings and windows. Refuses to know what a find means. Memory is read into one locked buffer and worked on in
-locked buffers beside it; all are wiped after each scan, so that the scanner keeps nothing of what it saw.
+Memory is read into one locked buffer and processed in locked buffers; all are wiped after each scan. The caller judges the
+copies found.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
 BLOCK = 1 << 20
-#: What is worked on at once: it has to fit a processor's cache, several times.
+#: Bytes processed at once: several such arrays have to fit a processor's cache.
 _PIECE = 1 << 17
 _PAGE = 4096
 _WORD = 8
@@ -39,7 +39,7 @@ class Memory(Protocol):
 
 @dataclass(kw_only=True)
 class ScanResult:
-    """What one scan found: copies by the pattern's place in the list, and how much was searched."""
+    """What one scan found: copies by the pattern's index, and how much was searched."""
 
     copies: Counter[int] = field(default_factory=Counter)
     scanned_bytes: int = 0
@@ -47,8 +47,8 @@ class ScanResult:
     elapsed_ns: int = 0
 
 
-class HandedMemory:
-    """Read through descriptors of `/proc/self/mem` and `/proc/self/maps` that the process opened on itself."""
+class DescriptorMemory:
+    """Memory read through descriptors of `/proc/self/mem` and `/proc/self/maps` that the process itself opened."""
 
     def __init__(self, mem: int, maps: int) -> None:
         self._mem, self._maps = mem, maps
@@ -64,7 +64,7 @@ class HandedMemory:
 
 
 def ranges_of(maps: int) -> list[tuple[int, int]]:
-    """What can hold a secret: readable, and writable or without a file (a file's read-only pages are the file's)."""
+    """Mappings that can hold a secret: readable, and writable or anonymous (read-only pages of a file hold the file)."""
     os.lseek(maps, 0, os.SEEK_SET)
     text = b"".join(iter(lambda: os.read(maps, 1 << 16), b""))
     found = []
@@ -81,7 +81,7 @@ def ranges_of(maps: int) -> list[tuple[int, int]]:
 
 
 def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Neighbours as one: a copy may lie across their border."""
+    """Adjacent mappings joined: a copy may lie across their border."""
     joined: list[tuple[int, int]] = []
     for start, end in ranges:
         begin = joined.pop()[0] if joined and joined[-1][1] == start else start
@@ -92,8 +92,8 @@ def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def scan(memory: Memory, patterns: Sequence[Pattern], salt: bytes, *, until: Collection[int] = ()) -> ScanResult:
     """Count the copies of every pattern in all of `memory`, at any alignment.
 
-    With `until`, stop as soon as each of these patterns was found, and begin where arenas are likely, with the smallest
-    mappings: a control asks whether, not how often.
+    With `until` (a control scan), stop as soon as each of these patterns was found, and begin with the smallest mappings:
+    arenas are likely there.
     """
     found = ScanResult()
     began = time.monotonic_ns()
@@ -112,7 +112,7 @@ def scan(memory: Memory, patterns: Sequence[Pattern], salt: bytes, *, until: Col
 
 
 def _blocks(memory: Memory, start: int, end: int, buffer: memoryview, found: ScanResult) -> Iterator[tuple[int, bool]]:
-    """Fill `buffer` block by block, each behind the last bytes of the one before; bytes held, and whether a run ends."""
+    """Fill `buffer` block by block, each after the last bytes of the one before; bytes held, and whether a run ends."""
     carried, address = 0, start
     while address < end:
         wanted = min(BLOCK, end - address)
@@ -135,7 +135,7 @@ def _blocks(memory: Memory, start: int, end: int, buffer: memoryview, found: Sca
 
 
 class _Search:
-    """The work arrays of one scan. Everything in them came from the other process's memory: `close` wipes it."""
+    """The work arrays of one scan. They hold content of the other process's memory: `close` wipes them."""
 
     def __init__(self, patterns: Sequence[Pattern], salt: bytes) -> None:
         import numpy as np
@@ -145,34 +145,34 @@ class _Search:
         self._first, self._second = (np.uint64(number) for number in multipliers(salt))
         self._marks = np.zeros(1 << MARK_BITS, dtype=bool)
         self._by_mark: dict[int, list[int]] = {}
-        for place, pattern in enumerate(patterns):
+        for index, pattern in enumerate(patterns):
             self._marks[pattern.mark] = True
-            self._by_mark.setdefault(pattern.mark, []).append(place)
+            self._by_mark.setdefault(pattern.mark, []).append(index)
         self.buffer = Arena(LONGEST + BLOCK + 4 * _WORD)
         self._bytes = np.frombuffer(self.buffer.view, dtype=np.uint8)
         words = _PIECE // _WORD + 2
-        self._rooms = [Arena(words * _WORD) for _ in range(3)]
-        self._words, self._one, self._two = (np.frombuffer(room.view, dtype=np.uint64) for room in self._rooms)
+        self._arenas = [Arena(words * _WORD) for _ in range(3)]
+        self._words, self._one, self._two = (np.frombuffer(arena.view, dtype=np.uint64) for arena in self._arenas)
         self._hits = np.zeros(words, dtype=bool)
         self._shift = np.uint64(64 - MARK_BITS)
 
     def count(self, held: int, copies: Counter[int], *, final: bool) -> None:
-        """Count what begins in the first `held` bytes; where the run goes on, what may not end there waits for the next block."""
+        """Count copies that begin in the first `held` bytes; in a run that goes on, the last bytes wait for the next block."""
         limit = held - WINDOW + 1 if final else held - LONGEST + 1
         for at in range(0, max(limit, 0), _PIECE):
-            places = min(_PIECE, limit - at)
-            if self._bytes[at : at + places + WINDOW].any():
-                for place, mark in self._candidates(at, places):
-                    self._confirm(place, mark, held, copies)
+            starts = min(_PIECE, limit - at)
+            if self._bytes[at : at + starts + WINDOW].any():
+                for start, mark in self._candidates(at, starts):
+                    self._confirm(start, mark, held, copies)
 
-    def _candidates(self, at: int, places: int) -> Iterator[tuple[int, int]]:
-        """Where in the buffer a window has the fingerprint of a pattern, and which."""
+    def _candidates(self, at: int, starts: int) -> Iterator[tuple[int, int]]:
+        """Offsets in the buffer at which a window has the fingerprint of a pattern, and the fingerprint."""
         np = self._np
-        for shift in range(min(_WORD, places)):
-            count = (places - shift + _WORD - 1) // _WORD
+        for shift in range(min(_WORD, starts)):
+            count = (starts - shift + _WORD - 1) // _WORD
             begin = at + shift
             taken = self._bytes[begin : begin + (count + 1) * _WORD]
-            # Copied to an aligned place: numpy would otherwise do so piecemeal, in memory of its own.
+            # Copied to an aligned array: numpy would otherwise do so piecemeal, in memory of its own that is not wiped.
             self._words.view(np.uint8)[: len(taken)] = taken
             words, one, two = self._words[: count + 1], self._one[: count + 1], self._two[: count + 1]
             np.multiply(words, self._first, out=one)
@@ -184,15 +184,15 @@ class _Search:
             if hits.any():
                 yield from ((begin + int(index) * _WORD, int(one[index])) for index in np.flatnonzero(hits))
 
-    def _confirm(self, place: int, mark: int, held: int, copies: Counter[int]) -> None:
+    def _confirm(self, start: int, mark: int, held: int, copies: Counter[int]) -> None:
         for index in self._by_mark[mark]:
             pattern = self._patterns[index]
-            window = self.buffer.view[place : place + pattern.length]
-            if place + pattern.length <= held and digest(self._salt, window) == pattern.digest:
+            window = self.buffer.view[start : start + pattern.length]
+            if start + pattern.length <= held and digest(self._salt, window) == pattern.digest:
                 copies[index] += 1
 
     def close(self) -> None:
         del self._bytes, self._words, self._one, self._two
         self._hits[:] = False
-        for room in (self.buffer, *self._rooms):
-            room.close()
+        for arena in (self.buffer, *self._arenas):
+            arena.close()

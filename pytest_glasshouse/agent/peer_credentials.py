@@ -1,7 +1,7 @@
-"""A socket on which every byte must come from one process: the kernel says who sent it, not the sender.
+"""A socket on which every byte must come from one process, by the kernel's peer credentials.
 
-An agent's socketpair is not enough: a process of the same user that took the leg's end while it could would speak there as
-the leg, and have a key released to keys of its own. What this module refuses, it refuses before the bytes are looked at.
+A socketpair alone is not enough: a process of the same user that duplicates the leg's end could send messages as the leg,
+and have the data key sealed to its own keys. Bytes of another sender are refused before they are parsed.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 #: `struct ucred`: process, user, group.
 _CREDENTIALS = struct.Struct("iII")
 _MOST_DESCRIPTORS = 8
-_ROOM = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_SPACE(_MOST_DESCRIPTORS * array.array("i").itemsize)
 
 
-class Witnessed:
-    """The agent's end of a leg's socketpair. To be made before the other end is given away.
+class PeerCredentialSocket:
+    """The agent's end of a leg's socketpair. Must be made before the other end is passed on.
 
-    Reading raises `RefusedError("sender")` for anything that `pid`, once it is known, did not send itself.
+    Set `pid` once the sender is known. Reading raises `RefusedError("sender")` for bytes of any other process.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -36,12 +36,12 @@ class Witnessed:
         self.pid = 0
 
     def recv_into(self, view: memoryview) -> int:
-        """As a socket's. Descriptors nobody asked for are closed."""
+        """As a socket's. Unexpected descriptors are closed."""
         count, _ = self._received(view)
         return count
 
     def descriptors(self, count: int) -> list[int]:
-        """The byte and the descriptors behind a message. Raises `ProtocolError` when it is another number of them."""
+        """Receive `count` descriptors, sent with one byte. Raises `ProtocolError` for another number of them."""
         byte = bytearray(1)
         _, taken = self._received(memoryview(byte), keep=True)
         if len(taken) != count:
@@ -62,7 +62,7 @@ class Witnessed:
         self._connection.close()
 
     def _received(self, view: memoryview, *, keep: bool = False) -> tuple[int, list[int]]:
-        count, ancillary, _, _ = self._connection.recvmsg_into([view], _ROOM, socket.MSG_CMSG_CLOEXEC)
+        count, ancillary, _, _ = self._connection.recvmsg_into([view], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
         senders, taken = set(), array.array("i")
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
@@ -78,7 +78,7 @@ class Witnessed:
 
 
 def is_child(pid: int, parent: int) -> bool:
-    """Whether `pid` was forked by `parent`, which still lives."""
+    """Whether `pid` is a child of `parent`, which still lives."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -1,7 +1,7 @@
-"""Gives the legs of one round their turns, one at a time, and reads at each border how much processor each has used.
+"""Gives the legs of one round their turns, one at a time, and reads each leg's processor time at both ends of a turn.
 
-It knows an order of turns that was drawn before and sees it through; what the readings mean is not known here. It works
-in a thread of its own, so that reading is nobody's work: no leg trains while it reads.
+The order of turns was drawn before; the host judges the readings. It runs in a thread of its own: no leg trains while it
+reads, and no leg's time includes it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from pytest_glasshouse.agent.cpu_time import Meter, processes
+from pytest_glasshouse.agent.cpu_time import CpuMeter, processes
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.wire import evidence, tokens
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 
-class Player(Protocol):
-    """One leg as the conductor knows it."""
+class ScheduledLeg(Protocol):
+    """One leg as the scheduler uses it."""
 
     def command(self, kind: str, turn: int) -> None:
-        """Have the leg's own thread tell it: `turn` or `finish`."""
+        """Have the leg's own thread send it `turn` or `finish`."""
 
     @property
     def process_group(self) -> int:
@@ -41,112 +41,112 @@ class Player(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
-    """What a leg did: `arrived` (warm, or its turn over), or `left`."""
+class LegEvent:
+    """A leg is waiting (warm, or its turn over), or has ended."""
 
     role: str
-    what: str
+    kind: Literal["waiting", "ended"]
 
 
-class Conductor(threading.Thread):
+class TurnScheduler(threading.Thread):
     """One interleaved round. `turns` names the leg of each turn; `roles` is in the order in which the legs start."""
 
     def __init__(
         self, *, name: str, nonce: str, roles: Sequence[str], turns: Sequence[str], key: Ed25519PrivateKey, spool: Spool
     ) -> None:
         if not set(turns) <= set(roles) or len(set(roles)) != len(roles):
-            raise ProtocolError("conduct: every turn belongs to one of the legs")
-        super().__init__(name=f"conductor-{name}", daemon=True)
+            raise ProtocolError(
+                f"conduct: expected distinct legs and only their turns; saw legs {roles}, turns of {sorted(set(turns))}"
+            )
+        super().__init__(name=f"turns-{name}", daemon=True)
         self._label = name
         self._nonce = nonce
         self.roles = tuple(roles)
         self._turns = tuple(turns)
         self._key = key
         self._spool = spool
-        self._heard: queue.Queue[Heard] = queue.Queue()
-        self._players: dict[str, Player] = {}
-        self._meters: dict[str, Meter] = {}
+        self._leg_events: queue.Queue[LegEvent] = queue.Queue()
+        self._legs: dict[str, ScheduledLeg] = {}
+        self._meters: dict[str, CpuMeter] = {}
         self._waiting: set[str] = set()
-        self._gone: set[str] = set()
+        self._ended: set[str] = set()
         self._borders: list[Json] = []
 
-    def join_in(self, role: str, player: Player) -> None:
+    def add_leg(self, role: str, leg: ScheduledLeg) -> None:
         """A leg of this round begins."""
-        if role not in self.roles or role in self._players:
-            raise ProtocolError(f"conduct: no leg {role!r} is expected now")
-        self._players[role] = player
+        if role not in self.roles or role in self._legs:
+            raise ProtocolError(f"conduct: expected each of the legs {self.roles} once; saw {role!r}")
+        self._legs[role] = leg
 
-    def arrived(self, role: str) -> None:
+    def leg_waiting(self, role: str) -> None:
         """A leg is warm, or its turn is over; it now waits."""
-        self._heard.put(Heard(role=role, what="arrived"))
+        self._leg_events.put(LegEvent(role=role, kind="waiting"))
 
-    def left(self, role: str) -> None:
-        """A leg has ended, however."""
-        self._heard.put(Heard(role=role, what="left"))
+    def leg_ended(self, role: str) -> None:
+        """A leg has ended, in whatever way."""
+        self._leg_events.put(LegEvent(role=role, kind="ended"))
 
     def dismiss(self) -> None:
-        """No more legs will come: those that wait shall finish."""
-        self._heard.put(Heard(role="", what="left"))
+        """No more legs will start: those that wait shall finish."""
+        self._leg_events.put(LegEvent(role="", kind="ended"))
 
     def run(self) -> None:
         """The thread's body."""
-        if self._assemble():
-            self._meters = {
-                role: Meter(root=player.process_group, threads=(player.thread,)) for role, player in self._players.items()
-            }
-            self._play()
+        if self._all_waiting():
+            self._meters = {role: CpuMeter(root=leg.process_group, threads=(leg.thread,)) for role, leg in self._legs.items()}
+            self._run_turns()
         claims = evidence.borders_claims(nonce=self._nonce, roles=self.roles, turns=self._turns, borders=self._borders)
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_BORDERS)
         self._spool.append(self._label, "borders", {"borders": token})
-        # The last to start finishes first: what it held on the device is gone before the other's end is looked at.
+        # The last to start finishes first: its device memory is free before the other leg's end is observed.
         for role in reversed(self.roles):
-            if role in self._players:
+            if role in self._legs:
                 self._finish(role)
 
-    def _assemble(self) -> bool:
-        """Wait until every leg is warm; False when one left, or will not come."""
+    def _all_waiting(self) -> bool:
+        """Wait until every leg is warm; False when one ended, or will not start."""
         while self._waiting != set(self.roles):
-            if self._listen().what == "left":
+            if self._next_leg_event().kind == "ended":
                 return False
         return True
 
-    def _play(self) -> None:
-        """Every turn, until one is not played to its end."""
+    def _run_turns(self) -> None:
+        """Every turn, until one is not completed."""
         for number, role in enumerate(self._turns, 1):
-            before = self._read()
+            before = self._read_cpu()
             self._command(role, "turn", number)
-            heard = self._listen()
-            after = self._read()
-            if heard != Heard(role=role, what="arrived"):
+            event = self._next_leg_event()
+            after = self._read_cpu()
+            if event != LegEvent(role=role, kind="waiting"):
                 return
             self._borders.append([before, after])
             self._spool.append(self._label, "turn", {"turn": number, "turns": len(self._turns), "leg": role})
 
     def _finish(self, role: str) -> None:
-        while role not in self._waiting | self._gone:
-            self._listen()
+        while role not in self._waiting | self._ended:
+            self._next_leg_event()
         if role in self._waiting:
             self._command(role, "finish", 0)
-        while role not in self._gone:
-            self._listen()
+        while role not in self._ended:
+            self._next_leg_event()
 
     def _command(self, role: str, kind: str, turn: int) -> None:
         self._waiting.discard(role)
-        self._players[role].command(kind, turn)
+        self._legs[role].command(kind, turn)
 
-    def _listen(self) -> Heard:
-        heard = self._heard.get()
-        if heard.what == "arrived":
-            self._waiting.add(heard.role)
+    def _next_leg_event(self) -> LegEvent:
+        event = self._leg_events.get()
+        if event.kind == "waiting":
+            self._waiting.add(event.role)
         else:
-            self._waiting.discard(heard.role)
-            self._gone.add(heard.role)
-        return heard
+            self._waiting.discard(event.role)
+            self._ended.add(event.role)
+        return event
 
-    def _read(self) -> list[Json]:
+    def _read_cpu(self) -> list[Json]:
         """The time, then each leg's processor time and number of processes, in the order of `roles`."""
-        everyone = processes()
-        read: list[Json] = [now_ns()]
+        running = processes()
+        reading: list[Json] = [now_ns()]
         for role in self.roles:
-            read += [self._meters[role].read_ns(everyone), self._meters[role].processes]
-        return read
+            reading += [self._meters[role].read_ns(running), self._meters[role].processes]
+        return reading

@@ -20,7 +20,7 @@ from typing import Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.agent.memory_scan import HandedMemory
+from pytest_glasshouse.agent.memory_scan import DescriptorMemory
 from pytest_glasshouse.attacks.target_guest import Box, Played, children
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.guest.opener import unseal_key
@@ -54,7 +54,7 @@ class Handed:
 
     def holds(self, wanted: bytes) -> bool:
         """Whether `wanted` is anywhere in that memory, now."""
-        memory, room = HandedMemory(self._mem, self._maps), bytearray(_BLOCK + len(wanted))
+        memory, room = DescriptorMemory(self._mem, self._maps), bytearray(_BLOCK + len(wanted))
         for start, end in memory.ranges():
             for at in range(start, end, _BLOCK):
                 came = memory.read(at, memoryview(room)[: min(len(room), end - at)])

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pytest_glasshouse.channel.archive import build_archive, honest_main
+from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError
 from pytest_glasshouse.invariants import attestation_verified
@@ -85,7 +85,7 @@ class Played:
 class Box:
     """One guest; a context manager. `main` and `extra` replace files of its archive, whose digest its policy expects."""
 
-    main: str = field(default_factory=honest_main)
+    main: str = GUEST_MAIN
     extra: dict[str, bytes] = field(default_factory=dict)
     #: Called with the first process of the guest, as soon as it exists.
     on_spawned: Callable[[int], None] = lambda _pid: None
@@ -198,7 +198,7 @@ class Boxes:
     def get(self, name: str, main: str | None) -> Box:
         """The box of this name, which starts with `main`."""
         if name not in self._open:
-            self._open[name] = Box(main=main or honest_main(), extra=self._extra)
+            self._open[name] = Box(main=main or GUEST_MAIN, extra=self._extra)
         return self._open[name]
 
     def close(self) -> None:

@@ -26,9 +26,9 @@ def connection_of(
     if not provider.rents:
         return Nearby()
     from pytest_glasshouse.broker.rented_connection import RentedConnection
-    from pytest_glasshouse.channel.ssh import rehearse
+    from pytest_glasshouse.channel.ssh import preflight
 
     connection = RentedConnection(image=image, boot_timeout_s=boot_timeout_s, tell=tell)
     connection.image_for(provider)
-    rehearse()
+    preflight()
     return connection

@@ -14,7 +14,7 @@ from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.channel.pod_launch import PodKeys, new_keys, pod_environment, pod_start
-from pytest_glasshouse.channel.ssh_session import Reach
+from pytest_glasshouse.channel.ssh_session import SshSession
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.providers.base import Launch
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -54,7 +54,7 @@ class RentedConnection:
         self._wall = wall
         self._archive = archive
         self._keys: dict[str, PodKeys] = {}
-        self._reached: dict[str, Reach] = {}
+        self._reached: dict[str, SshSession] = {}
         self._secrets: dict[str, None] = {}
 
     def launch(self, lease: Lease, provider: Provider) -> Launch:
@@ -77,8 +77,8 @@ class RentedConnection:
             raise ConfigurationError(f"allocation {lease.name} is on this machine; expected one that is reached over SSH")
         reach = self._reached.get(lease.name)
         if reach is None:
-            reach = self._reached[lease.name] = Reach(self._keys[lease.name], allocation=lease.name, archive=self._archive())
-        path = reach.connect(access, timeout_s=timeout_s, tell=lambda what: self._tell(lease.name, what))
+            reach = self._reached[lease.name] = SshSession(self._keys[lease.name], allocation=lease.name, archive=self._archive())
+        path = reach.connect(access, timeout_s=timeout_s, on_phase=lambda what: self._tell(lease.name, what))
         self._remember(*reach.secrets())
         return path
 

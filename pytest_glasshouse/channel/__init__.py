@@ -1,1 +1,1 @@
-"""How the host reaches a guest: the archive that travels, SSH, and the messages."""
+"""How the host reaches a guest: the archive it sends, SSH, and the requests to the agent."""

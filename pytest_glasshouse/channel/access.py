@@ -1,6 +1,7 @@
-"""Where a guest can be reached. What reaches it is `reach` (elsewhere) or nothing at all (this machine).
+"""Addresses of guests: a unix socket on this machine, or an SSH endpoint.
 
-Host, port and user name come from a provider and end in a file that `ssh` obeys, so each is a type that can hold nothing else.
+Host, port and user name come from a provider and are written to a configuration of `ssh`, so each is a type that can hold
+nothing else.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from pytest_glasshouse.errors import IntegrityError
 
 #: RFC 1123, section 2.1: letters, digits and dashes in labels of 1 to 63, none of which begins or ends with a dash.
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-#: What a resolver takes for a number: `127.1`, `0x7f000001`. An address has one spelling here, and no name ends so.
+#: What a resolver reads as a number: `127.1`, `0x7f000001`. An address has one spelling here, and no host name ends in one.
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LONGEST_NAME = 253
-#: POSIX, Base Definitions 3.437: the portable file name characters, the first of which is no dash.
+#: POSIX, Base Definitions 3.437: portable file name characters, the first of which is not a dash.
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,31}")
-#: Letters that divide nothing in what `ssh` forwards: no colon, no backslash, no dollar sign, no bracket, no quote.
+#: Characters without a meaning in `ssh -L`: no colon, no backslash, no dollar sign, no bracket, no quote.
 _SOCKET = re.compile(r"(?:/[A-Za-z0-9 ._@+,=%-]+)+")
 #: `sun_path` holds 108 bytes.
 _LONGEST_SOCKET = 107
@@ -33,7 +34,7 @@ class Host(str):
     __slots__ = ()
 
     def __new__(cls, text: object) -> Self:
-        """Raises `IntegrityError` (`malformed`), whose text does not hold what it refuses: it may be half an address."""
+        """Raises `IntegrityError` (`malformed`), whose text does not show the value: it may contain an endpoint."""
         if isinstance(text, str) and text.isascii() and 0 < len(text) <= _LONGEST_NAME:
             return super().__new__(cls, _address(text) or _name(text))
         raise IntegrityError("malformed", f"expected an IP address or a host name, saw {_kind(text)}")
@@ -45,19 +46,19 @@ class Port(int):
     __slots__ = ()
 
     def __new__(cls, number: object) -> Self:
-        """Of an integer alone. Raises `IntegrityError` (`malformed`)."""
+        """From an integer. Raises `IntegrityError` (`malformed`)."""
         if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= _LAST_PORT:
             return super().__new__(cls, number)
         raise IntegrityError("malformed", f"expected a port from 1 to {_LAST_PORT}, saw {_kind(number)}")
 
     @classmethod
     def spelled(cls, text: object) -> Self:
-        """Of ASCII digits and nothing else, or of an integer."""
+        """From ASCII digits alone, or an integer."""
         return cls(int(text) if isinstance(text, str) and _PORT.fullmatch(text) else text)
 
 
 class UserName(str):
-    """A user's name as POSIX allows it, at most 32 characters long."""
+    """A POSIX user name of at most 32 characters."""
 
     __slots__ = ()
 
@@ -69,7 +70,7 @@ class UserName(str):
 
 
 class RemoteSocket(str):
-    """Where a guest says that its agent's socket is: an absolute path of plain letters that climbs nowhere."""
+    """The path of the agent's socket as the guest reports it: absolute, of plain characters, without `..`."""
 
     __slots__ = ()
 
@@ -89,9 +90,9 @@ class UnixAccess:
 
 @dataclass(frozen=True, kw_only=True)
 class SshAccess:
-    """A guest elsewhere: where its `sshd` answers. An endpoint is never printed or published, so `repr` hides it.
+    """A remote guest: the endpoint of its `sshd`. An endpoint is never printed or published, so `repr` hides it.
 
-    Made of plain values and holding `Host`, `Port` and `UserName`. Raises `IntegrityError` (`malformed`).
+    Accepts plain values and holds `Host`, `Port` and `UserName`. Raises `IntegrityError` (`malformed`).
     """
 
     host: str = field(repr=False)
@@ -107,7 +108,7 @@ Access = UnixAccess | SshAccess
 
 
 def _address(text: str) -> str | None:
-    """`text` as the address it is; None for what is none. A zone (`fe80::1%eth0`) names an interface of this machine: refused."""
+    """`text` as an IP address, or None. A zone (`fe80::1%eth0`) names an interface of this machine: refused."""
     if "%" in text:
         return None
     try:
@@ -125,7 +126,7 @@ def _name(text: str) -> str:
 
 
 def _kind(value: object) -> str:
-    """What something is, without showing it."""
+    """The kind of a value, without the value."""
     if isinstance(value, str):
         return f"another text, of {len(value)} characters"
     return "a number out of range" if type(value) is int else f"a value of type {type(value).__name__}"

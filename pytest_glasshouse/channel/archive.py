@@ -1,4 +1,4 @@
-"""The guest's code as one archive, built from this installation: what the host hashes is what the guest must run.
+"""The guest's code as one archive, built from this installation: the guest must run what the host hashed.
 
 The bytes depend on the sources alone (sorted names, one fixed date, stored), so two hosts with the same
 sources expect the same digest. Reference values never come from the guest that is judged.
@@ -19,14 +19,11 @@ if TYPE_CHECKING:
 #: The rooms a guest needs; the host's own rooms never travel.
 ROOMS = ("agent", "guest", "wire", "workloads")
 
+#: `__main__.py` of an honest guest's archive.
+GUEST_MAIN = "import sys\n\nfrom pytest_glasshouse.agent.main import main\n\nsys.exit(main())\n"
+
 _PACKAGE = "pytest_glasshouse"
-_MAIN = "import sys\n\nfrom pytest_glasshouse.agent.main import main\n\nsys.exit(main())\n"
 _DATE = (1980, 1, 1, 0, 0, 0)
-
-
-def honest_main() -> str:
-    """What an honest guest's archive starts with."""
-    return _MAIN
 
 
 @cache
@@ -37,7 +34,7 @@ def guest_archive() -> bytes:
 
 def archive_from(root: Traversable) -> bytes:
     """The same archive from another copy of this package, such as the one in a wheel."""
-    return build_archive({"__main__.py": _MAIN.encode()}, root=root)
+    return build_archive({"__main__.py": GUEST_MAIN.encode()}, root=root)
 
 
 def build_archive(extra: Mapping[str, bytes], *, root: Traversable | None = None) -> bytes:
@@ -68,6 +65,6 @@ def reference_source() -> str:
     """Where the guest archive's reference value comes from: `wheel`, or `checkout` for an editable install."""
     from pytest_glasshouse.wire.installed import direct_url, part
 
-    told = direct_url("pytest-glasshouse")
-    # What cannot be read may say `editable`: only a wheel that is known to be one may be published from.
-    return "checkout" if told is None or part(told, "dir_info").get("editable") else "wheel"
+    source = direct_url("pytest-glasshouse")
+    # An unreadable record may be of an editable install: only a known wheel may be published from.
+    return "checkout" if source is None or part(source, "dir_info").get("editable") else "wheel"

@@ -1,7 +1,7 @@
-"""Copies the guest archive to a rented guest, brings what its image lacks, and has the agent started there.
+"""Copies the guest archive to a rented guest, installs the packages its image lacks, and starts the agent there.
 
-One SSH command whose standard input and output are a conversation with `channel/pod_install.py`. It may be repeated: an
-agent that runs is found again.
+One SSH command, whose standard input and output carry messages to and from `channel/pod_install.py`. It may be repeated: a
+running agent is found again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.channel import wheels as pinned
 from pytest_glasshouse.channel.access import RemoteSocket
 from pytest_glasshouse.channel.pod_init import PYTHON
-from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, Doorway, last_line, ssh_client
+from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, SshFiles, failure_reason, ssh_client
+from pytest_glasshouse.channel.wheels import NEEDED, OLDEST_PYTHON, Wheel, wheels
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import parse_object, sha256_hex
 from pytest_glasshouse.wire.guest_messages import DETAIL
@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 #: Reads the installer from standard input first, so that it needs no place on the guest's disk.
 _LOADER = "import sys;b=sys.stdin.buffer;exec(compile(b.read(int(b.readline())),'pod_install','exec'))"
 
-_LAST_WORDS_S = 2.0
-#: The installer says six things at most.
-_MOST_WORDS = 32
-_LONGEST_WORD = 1 << 16
+#: How long a failed client may take to print its reason.
+_LAST_OUTPUT_S = 2.0
+#: The installer sends six messages at most.
+_MOST_MESSAGES = 32
+_LONGEST_MESSAGE = 1 << 16
 
 _PHASES = {
     "copy": "copying the guest's code",
@@ -43,34 +44,33 @@ _PHASES = {
     "agent": "starting the agent",
 }
 
-
 _VERSION = Text(most=8, pattern=r"[0-9]{1,2}\.[0-9]{1,3}")
 _MACHINE = Text(most=32, pattern="[A-Za-z0-9_]{1,32}")
 _SOCKET = Text(most=107, pattern=r"/[ %+,./0-9=@A-Z_a-z-]+")
 
 
-class Refused(InfrastructureError):  # noqa: N818  (the guest's own words follow)
-    """The guest was reached and cannot serve: repeating would change nothing."""
+class GuestUnusableError(InfrastructureError):
+    """The guest was reached and cannot run the agent: another try would not help."""
 
 
 def bootstrap(
-    doorway: Doorway,
+    ssh_files: SshFiles,
     *,
     archive: bytes,
     allocation: str,
     timeout_s: float,
-    tell: Callable[[str], None],
-    needed: Mapping[str, str] = pinned.NEEDED,
-    fetch: Callable[..., tuple[pinned.Wheel, ...]] = pinned.wheels,
+    on_phase: Callable[[str], None],
+    needed: Mapping[str, str] = NEEDED,
+    fetch: Callable[..., tuple[Wheel, ...]] = wheels,
 ) -> str:
-    """Have the agent run on the guest; the path of its socket there.
+    """Start the agent on the guest, unless it runs; the path of its socket there.
 
-    Raises `GuestGoneError` where the connection fails (worth another try), `Refused` with the guest's reason, and
-    `ProtocolError` where the guest says what no installer says.
+    Raises `GuestGoneError` where the connection fails (worth another try), `GuestUnusableError` with the guest's reason, and
+    `ProtocolError` for a message that no installer sends.
     """
     remote = f'"${{{PYTHON}:-python3}}" -I -c {shlex.quote(_LOADER)}'
     client = subprocess.Popen(  # noqa: S603
-        doorway.command(ALIAS, remote),
+        ssh_files.command(ALIAS, remote),
         executable=ssh_client(),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -80,20 +80,20 @@ def bootstrap(
     late = threading.Timer(max(timeout_s, 0.1), client.kill)
     late.start()
     try:
-        talk = _Talk(client)
-        return _converse(talk, archive, allocation, needed=needed, fetch=fetch, tell=tell)
+        connection = _InstallerConnection(client)
+        return _run_installer(connection, archive, allocation, needed=needed, fetch=fetch, on_phase=on_phase)
     except (ProtocolError, IntegrityError) as error:
         raise ProtocolError(f"guest of allocation {allocation}: {error}", allocation_id=allocation) from None
     except (OSError, EOFError, ValueError):
-        # A client that gave up says why before it is gone.
+        # A client that gave up prints why before it exits.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            client.wait(_LAST_WORDS_S)
+            client.wait(_LAST_OUTPUT_S)
         client.kill()
-        _, said = client.communicate()
+        _, stderr = client.communicate()
         status = client.returncode
-        why = last_line(said.decode("utf-8", errors="replace"), status if status > 0 else CONNECTION_FAILED)
+        reason = failure_reason(stderr.decode("utf-8", errors="replace"), status if status > 0 else CONNECTION_FAILED)
         raise GuestGoneError(
-            f"guest of allocation {allocation} cannot be reached over SSH yet ({why})", allocation_id=allocation
+            f"guest of allocation {allocation} cannot be reached over SSH yet ({reason})", allocation_id=allocation
         ) from None
     finally:
         late.cancel()
@@ -101,85 +101,84 @@ def bootstrap(
         client.communicate()
 
 
-class _Talk:
-    """JSON lines both ways, and raw bytes one way."""
+class _InstallerConnection:
+    """JSON lines both ways, and raw bytes to the installer."""
 
     def __init__(self, client: subprocess.Popen[bytes]) -> None:
         assert client.stdin is not None  # noqa: S101
         assert client.stdout is not None  # noqa: S101
         self._in, self._out = client.stdin, client.stdout
 
-    def say(self, message: dict[str, Any]) -> None:
-        self._in.write(json.dumps(message).encode() + b"\n")
-        self._in.flush()
+    def send(self, message: dict[str, Any]) -> None:
+        self.send_bytes(json.dumps(message).encode() + b"\n")
 
-    def pour(self, content: bytes) -> None:
+    def send_bytes(self, content: bytes) -> None:
         self._in.write(content)
         self._in.flush()
 
-    def hear(self) -> dict[str, Any]:
-        line = self._out.readline(_LONGEST_WORD)
-        if not line.endswith(b"\n") and len(line) < _LONGEST_WORD:
+    def receive(self) -> dict[str, Any]:
+        line = self._out.readline(_LONGEST_MESSAGE)
+        if not line.endswith(b"\n") and len(line) < _LONGEST_MESSAGE:
             raise EOFError
         try:
             return parse_object(line)
         except IntegrityError:
-            # An image that greets, or a shell that complains: worth another try.
+            # The image's greeting, or a message of its shell: worth another try.
             raise ValueError("not an object") from None
 
 
-def _converse(
-    talk: _Talk,
+def _run_installer(
+    connection: _InstallerConnection,
     archive: bytes,
     allocation: str,
     *,
     needed: Mapping[str, str],
-    fetch: Callable[..., tuple[pinned.Wheel, ...]],
-    tell: Callable[[str], None],
+    fetch: Callable[..., tuple[Wheel, ...]],
+    on_phase: Callable[[str], None],
 ) -> str:
     code = (importlib.resources.files("pytest_glasshouse.channel") / "pod_install.py").read_bytes()
-    talk.pour(b"%d\n" % len(code) + code)
-    talk.say({"allocation": allocation, "packages": dict(needed), "python": list(pinned.PYTHON)})
+    connection.send_bytes(b"%d\n" % len(code) + code)
+    connection.send({"allocation": allocation, "packages": dict(needed), "python": list(OLDEST_PYTHON)})
     missing = Items(of=OneOf(tuple(needed)), most=len(needed))
     lacking = Fields({"running": Flag(), "python": _VERSION, "machine": _MACHINE, "missing": missing})
-    for _ in range(_MOST_WORDS):
-        heard = talk.hear()
-        if "error" in heard:
-            why = printable(heard["error"], limit=DETAIL)
-            raise Refused(f"allocation {allocation} cannot run the agent: {why}", allocation_id=allocation)
-        if "need" in heard:
-            running = heard["need"] == {"running": True}
-            Fields({"need": Fields({"running": Flag()}) if running else lacking}).check(heard, "install")
-            _send_files(talk, heard["need"], archive, fetch=fetch, tell=tell)
-        elif "phase" in heard:
-            Fields({"phase": OneOf(tuple(_PHASES))}).check(heard, "install")
-            tell(_PHASES[heard["phase"]])
+    for _ in range(_MOST_MESSAGES):
+        message = connection.receive()
+        if "error" in message:
+            reason = printable(message["error"], limit=DETAIL)
+            raise GuestUnusableError(f"allocation {allocation} cannot run the agent: {reason}", allocation_id=allocation)
+        if "need" in message:
+            running = message["need"] == {"running": True}
+            Fields({"need": Fields({"running": Flag()}) if running else lacking}).check(message, "install")
+            _send_files(connection, message["need"], archive, fetch=fetch, on_phase=on_phase)
+        elif "phase" in message:
+            Fields({"phase": OneOf(tuple(_PHASES))}).check(message, "install")
+            on_phase(_PHASES[message["phase"]])
         else:
-            Fields({"ready": Fields({"socket": _SOCKET})}).check(heard, "install")
-            return RemoteSocket(heard["ready"]["socket"])
-    raise wrong("install", "its end", heard)
+            Fields({"ready": Fields({"socket": _SOCKET})}).check(message, "install")
+            return RemoteSocket(message["ready"]["socket"])
+    raise wrong("install", "its end", message)
 
 
 def _send_files(
-    talk: _Talk,
+    connection: _InstallerConnection,
     need: dict[str, Any],
     archive: bytes,
     *,
-    fetch: Callable[..., tuple[pinned.Wheel, ...]],
-    tell: Callable[[str], None],
+    fetch: Callable[..., tuple[Wheel, ...]],
+    on_phase: Callable[[str], None],
 ) -> None:
     if need["running"]:
-        talk.say({})
+        connection.send({})
         return
     with contextlib.ExitStack() as stack:
-        found: tuple[pinned.Wheel, ...] = ()
+        found: tuple[Wheel, ...] = ()
         if need["missing"]:
-            tell(f"fetching what the image lacks: {', '.join(map(str, need['missing']))}")
+            on_phase(f"fetching what the image lacks: {', '.join(map(str, need['missing']))}")
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ghw-")))
             found = fetch(need["missing"], python=str(need["python"]), machine=str(need["machine"]), directory=directory)
     announced = {"name": "guest.zip", "size": len(archive), "sha256": sha256_hex(archive)}
     listed = [{"name": wheel.name, "size": len(wheel.content), "sha256": wheel.sha256} for wheel in found]
-    talk.say({"archive": announced, "wheels": listed})
-    talk.pour(archive)
+    connection.send({"archive": announced, "wheels": listed})
+    connection.send_bytes(archive)
     for wheel in found:
-        talk.pour(wheel.content)
+        connection.send_bytes(wheel.content)

@@ -1,6 +1,6 @@
-"""How the host talks to a guest: one unix socket, whoever stands behind it.
+"""Requests of the host to a guest's agent over a unix socket; every reply is checked against `wire.guest_messages`.
 
-A remote guest is reached through the same socket forwarded by OpenSSH; this module cannot tell, and need not.
+A remote guest's socket is forwarded here by OpenSSH, so local and remote guests are the same to this module.
 """
 
 from __future__ import annotations
@@ -23,29 +23,26 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _PULL_WAIT_MS = 250
-#: An answer that takes longer than this is no answer: every operation of the agent is quick but `pull`.
+#: Deadline for a reply; every operation of the agent but `pull` is quick.
 _TIMEOUT_S = 30.0
-#: What a request carries, and a piece it asks for, may take as long as this rate needs beside it, in bytes per second.
+#: The slowest accepted transfer, in bytes per second: payloads extend the deadline at this rate.
 _SLOWEST = 64 * 1024
-#: The largest item a guest holds for us where nobody knows better: the adapter of a 7B model with every linear layer at
-#: rank 64 has 640 MB.
+#: The default limit of a fetched item: the adapter of a 7B model with every linear layer at rank 64 has 640 MB.
 MOST_ITEM = 2 << 30
-#: How long a request to a guest elsewhere is tried again over a broken connection before the guest counts as gone.
-PATIENCE_S = 120.0
-#: Between two tries to reach a guest whose connection broke.
+#: How long a request to a remote guest is repeated over new connections before the guest counts as gone.
+RECONNECT_S = 120.0
+#: Pause between two connection attempts.
 _AGAIN_S = 0.2
-
-
-#: How often it is asked, while a guest cannot be reached, whether its provider still has it.
+#: While a guest cannot be reached, `lost` is called once per interval.
 _ASK_EVERY_S = 3.0
 
 
 class Channel(Protocol):
-    """The operations the legs need; mock faults stand in front of a real one with the same shape."""
+    """The operations that legs need. `GuestChannel` has them, and the mock provider's `FaultyChannel`, which wraps one."""
 
     @property
     def gone(self) -> bool:
-        """Whether the guest stopped answering and was given up."""
+        """Whether the guest stopped answering and counts as gone."""
         ...
 
     def request(
@@ -56,32 +53,32 @@ class Channel(Protocol):
         *,
         within_s: float | None = None,
     ) -> dict[str, Json]:
-        """One operation of the agent, answered within `within_s` seconds where that is less than what it may take.
+        """The agent's reply to one operation, within the default deadline or `within_s` seconds, whichever is shorter.
 
-        Raises `GuestGoneError` when it is gone, `GuestRefusedError` when it refuses, and `ProtocolError` for an answer that no
-        agent gives.
+        Raises `GuestGoneError` when the guest is gone, `GuestRefusedError` for an error reply, and `ProtocolError` for a
+        malformed one.
         """
         ...
 
     def fetch(self, name: str, *, limit: int = MOST_ITEM) -> bytes:
-        """A whole item of the agent's store. Raises `ProtocolError` for one of more than `limit` bytes."""
+        """A whole item that the agent holds. Raises `ProtocolError` for one of more than `limit` bytes."""
         ...
 
     def pull(self, cursor: int, *, within_s: float | None = None) -> list[dict[str, Json]]:
-        """Events from `cursor` on, none left out; waits a fraction of a second for the first."""
+        """Events from `cursor` on, without a gap; waits a fraction of a second for the first."""
         ...
 
     def close(self) -> None:
-        """Hang up; the guest stays."""
+        """Disconnect; the guest runs on."""
         ...
 
 
 class GuestChannel:
-    """One conversation with an agent; requests are answered one after the other, each of them once.
+    """One session with an agent; one request at a time, each carried out once.
 
-    With `patience_s`, a connection that breaks is made again, and the request in flight is repeated under its own number:
-    an agent that carried it out already gives the answer it gave. A guest that cannot be reached for that long is gone, and
-    so is one of which `lost` says, while it cannot be reached, that there is nothing to wait for.
+    With `reconnect_s`, a broken connection is made again and the request in flight repeated under its number, so that the
+    agent does not carry it out twice. A guest that cannot be reached for that long is gone; so is an unreachable one when
+    `lost` returns true.
     """
 
     def __init__(
@@ -90,7 +87,7 @@ class GuestChannel:
         *,
         allocation_id: str,
         timeout_s: float = _TIMEOUT_S,
-        patience_s: float = 0.0,
+        reconnect_s: float = 0.0,
         lost: Callable[[], bool] = lambda: False,
         allowance: Allowance | None = None,
     ) -> None:
@@ -98,9 +95,9 @@ class GuestChannel:
         self._allocation_id = allocation_id
         self._address = address
         self._timeout_s = timeout_s
-        self._patience_s = patience_s
+        self._reconnect_s = reconnect_s
         self._lost = lost
-        self._given_up = False
+        self._is_gone = False
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._session = secrets.token_hex(8)
@@ -109,13 +106,13 @@ class GuestChannel:
         try:
             self._socket = self._connect(time.monotonic() + timeout_s)
         except OSError as error:
-            if not patience_s:
-                raise self._gone(error) from None
+            if not reconnect_s:
+                raise self._gone_error(error) from None
 
     @property
     def gone(self) -> bool:
         """See `Channel.gone`."""
-        return self._given_up
+        return self._is_gone
 
     def request(
         self,
@@ -130,7 +127,7 @@ class GuestChannel:
 
     def fetch(self, name: str, *, limit: int = MOST_ITEM) -> bytes:
         """See `Channel.fetch`."""
-        until = time.monotonic() + self._timeout_s + self._patience_s + limit / _SLOWEST
+        until = time.monotonic() + self._timeout_s + self._reconnect_s + limit / _SLOWEST
         data, announced = bytearray(), None
         while announced is None or len(data) < announced:
             fields: dict[str, Json] = {"name": name, "offset": len(data)}
@@ -139,7 +136,9 @@ class GuestChannel:
             announced = total if announced is None else announced
             expected = min(frames.CHUNK, announced - len(data))
             if announced > limit or total != announced or len(piece) != expected:
-                raise self._wrong(f"get: expected {expected} of {announced} bytes (at most {limit}), saw {len(piece)} of {total}")
+                raise self._malformed(
+                    f"get: expected {expected} of {announced} bytes (at most {limit}), saw {len(piece)} of {total}"
+                )
             data += piece
         return bytes(data)
 
@@ -150,7 +149,7 @@ class GuestChannel:
             events = check_events(reply, cursor)
             self._allowance.take(0, events=len(events))
         except ProtocolError as error:
-            raise self._wrong(error) from None
+            raise self._malformed(error) from None
         return events
 
     def close(self) -> None:
@@ -167,51 +166,51 @@ class GuestChannel:
             self._number += 1
             numbered: dict[str, Json] = {"op": op, "session": self._session, "number": self._number, **fields}
             try:
-                reply, piece = self._patiently(numbered, payload, within_s)
+                reply, piece = self._exchange_with_reconnect(numbered, payload, within_s)
                 check_reply(op, reply, payload=len(piece))
             except ProtocolError as error:
-                # What is left of its words is not read.
-                self._hang_up()
-                raise self._wrong(error) from None
+                # The rest of its bytes is not read.
+                self._disconnect()
+                raise self._malformed(error) from None
         if "error" in reply:
             detail = printable(reply["detail"], limit=DETAIL)
             raise GuestRefusedError(f"the guest refused {op}: {reply['error']}: {detail}", allocation_id=self._allocation_id)
         return reply, piece
 
-    def _patiently(
+    def _exchange_with_reconnect(
         self, message: dict[str, Json], payload: bytes | memoryview, within_s: float | None
     ) -> tuple[dict[str, Json], bytearray]:
         began = time.monotonic()
-        until = began + self._patience_s
-        last = None if within_s is None else began + within_s
+        until = began + self._reconnect_s
+        latest = None if within_s is None else began + within_s
         ask_at = began + _ASK_EVERY_S
         while True:
             try:
-                return self._once(message, payload, last)
+                return self._exchange_once(message, payload, latest)
             except OSError as error:
-                self._hang_up()
+                self._disconnect()
                 lost, now = False, time.monotonic()
-                over = now >= until or (last is not None and now >= last)
+                over = now >= until or (latest is not None and now >= latest)
                 if not over and now >= ask_at:
                     lost = self._lost()
                     ask_at = time.monotonic() + _ASK_EVERY_S
                 if lost or over or self._closed.wait(_AGAIN_S):
-                    # Another agent may answer at this address later: it would not be the one that was talked to.
-                    self._patience_s = 0.0
-                    self._given_up = True
+                    # Another agent may answer at this address later: this session must not continue with it.
+                    self._reconnect_s = 0.0
+                    self._is_gone = True
                     self._closed.set()
-                    raise self._gone(error) from None
+                    raise self._gone_error(error) from None
 
-    def _once(
-        self, message: dict[str, Json], payload: bytes | memoryview, last: float | None
+    def _exchange_once(
+        self, message: dict[str, Json], payload: bytes | memoryview, latest: float | None
     ) -> tuple[dict[str, Json], bytearray]:
-        carried = len(payload) + (frames.CHUNK if message["op"] == "get" else 0)
-        deadline = time.monotonic() + self._timeout_s + carried / _SLOWEST
-        if last is not None:
-            deadline = min(deadline, last)
+        transferred = len(payload) + (frames.CHUNK if message["op"] == "get" else 0)
+        deadline = time.monotonic() + self._timeout_s + transferred / _SLOWEST
+        if latest is not None:
+            deadline = min(deadline, latest)
         if self._socket is None:
             if self._closed.is_set():
-                raise ConnectionError("hung up")
+                raise ConnectionError("channel closed")
             self._socket = self._connect(deadline)
         connection = self._socket
         frames.send(connection, message, payload, deadline=deadline)
@@ -225,14 +224,14 @@ class GuestChannel:
             raise ConnectionError("connection closed")
         return received
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
     def _connect(self, deadline: float) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX)
-        # Who listens and does not accept keeps others waiting.
+        # A listener that does not accept would block for ever.
         connection.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
             connection.connect(self._address)
@@ -241,16 +240,15 @@ class GuestChannel:
             raise
         return connection
 
-    def _wrong(self, what: object) -> ProtocolError:
-        """An answer no agent gives: this guest is not listened to any more."""
-        return ProtocolError(f"guest of allocation {self._allocation_id}: {what}", allocation_id=self._allocation_id)
+    def _malformed(self, error: object) -> ProtocolError:
+        return ProtocolError(f"guest of allocation {self._allocation_id}: {error}", allocation_id=self._allocation_id)
 
-    def _gone(self, why: object) -> GuestGoneError:
-        return GuestGoneError(f"guest of allocation {self._allocation_id} is gone ({why})", allocation_id=self._allocation_id)
+    def _gone_error(self, reason: object) -> GuestGoneError:
+        return GuestGoneError(f"guest of allocation {self._allocation_id} is gone ({reason})", allocation_id=self._allocation_id)
 
 
 class _CountedSocket:
-    """A socket that is read on somebody's allowance."""
+    """A socket whose received bytes count against an allowance."""
 
     def __init__(self, connection: socket.socket, allowance: Allowance) -> None:
         self._connection = connection
@@ -267,30 +265,30 @@ class _CountedSocket:
 
 def put(channel: Channel, name: str, data: bytes | memoryview) -> None:
     """Hold `data` in the guest's memory under `name`."""
-    until = _until(len(data))
+    until = _deadline(len(data))
     for offset, piece in frames.pieces(data):
         fields: dict[str, Json] = {"name": name, "offset": offset, "total": len(data)}
         channel.request("put", fields, piece, within_s=until - time.monotonic())
 
 
-def lay(channel: Channel, path: str, data: bytes) -> None:
+def put_model_file(channel: Channel, path: str, data: bytes) -> None:
     """Write `data` below the guest's model directory."""
-    until = _until(len(data))
+    until = _deadline(len(data))
     for offset, piece in frames.pieces(data):
         channel.request("lay", {"path": path, "offset": offset}, piece, within_s=until - time.monotonic())
 
 
-def _until(size: int) -> float:
-    """When something of `size` bytes has to be over there, whatever happened to the connection on the way."""
-    return time.monotonic() + _TIMEOUT_S + PATIENCE_S + size / _SLOWEST
+def _deadline(size: int) -> float:
+    """When a transfer of `size` bytes must be complete, reconnections included."""
+    return time.monotonic() + _TIMEOUT_S + RECONNECT_S + size / _SLOWEST
 
 
 def follow(
     channel: Channel, cursor: int, *, within_s: Callable[[], float | None] = lambda: None
 ) -> Iterator[list[dict[str, Json]]]:
-    """Events from `cursor` on, batch by batch, without end; an empty batch says that time went by.
+    """Events from `cursor` on, batch by batch, without end; a batch is empty when none came in time.
 
-    `within_s` says before each how long the guest may take for it.
+    `within_s` returns the deadline of the next batch, in seconds.
     """
     while True:
         events = channel.pull(cursor, within_s=within_s())

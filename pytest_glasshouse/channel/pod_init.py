@@ -1,9 +1,9 @@
-"""The first process of a rented guest: it keeps an `sshd` running and ends the instance when its time is over.
+"""The first process of a rented guest: it keeps an `sshd` running and ends the instance at its deadline.
 
-It travels as text in the launch and runs on any Python 3.8 or newer before anything is installed, so it imports the
-standard library and nothing of this package. It never exits: a container whose first process ends is started again, and
-bills on. Its deadline is an absolute time, so that a restart does not arm it again. It holds no key of the account: what it
-ends itself with is the key that the provider gave this one instance.
+It is sent as text in the launch and runs on any Python 3.8 or newer before anything is installed, so it imports the
+standard library and nothing of this package. It never exits: a container whose first process ends is restarted, and
+billed on. Its deadline is an absolute time, so a restart does not extend it. It holds no key of the account: it ends the
+instance with the key that the provider gave this one instance.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
     Call = tuple[str, str, str, dict[str, str] | None]
 
-#: Given by the launch: JSON in base64 with `deadline`, `contact_by` (seconds since the epoch), `lease_s`, `host_key`,
+#: Set by the launch: JSON in base64 with `deadline`, `contact_by` (seconds since the epoch), `lease_s`, `host_key`,
 #: `authorized_key`, `ends` (whose API ends this instance) and `api` (its address).
 SETTINGS = "GLASSHOUSE_POD"
-#: Where the pod's own files lie, and which port `sshd` takes; only a pod without a file system of its own has them.
+#: Directory of the pod's files and port of `sshd`; set only for a pod without a file system of its own.
 ROOT, PORT = "GLASSHOUSE_POD_ROOT", "GLASSHOUSE_POD_PORT"
-#: Told to SSH sessions, which know nothing of the container's own environment: the image's Python.
+#: The image's Python, for SSH sessions: they do not inherit the container's environment.
 PYTHON = "GLASSHOUSE_POD_PYTHON"
-#: A restarted container gets this long to be contacted, whatever `contact_by` says.
+#: A restarted container waits at least this long for the host's contact, even after `contact_by`.
 RESTART_GRACE_S = 60.0
 _TICK_S = 0.5
 _RETRY_S = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -43,7 +43,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Watchdog:
-    """Says when the instance has to end, and why. `now` is in seconds since the epoch."""
+    """Decides when the instance must end. `now` is in seconds since the epoch."""
 
     def __init__(self, settings: dict[str, Any], root: str, began: float) -> None:
         self._settings = settings
@@ -52,17 +52,17 @@ class Watchdog:
         self._contact_by = max(settings["contact_by"], began + RESTART_GRACE_S)
 
     def verdict(self, now: float) -> str | None:
-        """A reason to end, or None."""
+        """The reason to end, or None."""
         if now >= self._settings["deadline"]:
             return "the absolute deadline of the allocation is over"
         if os.path.exists(self._shutdown):
-            return "the host said that this is over"
+            return "the host requested the shutdown"
         try:
-            heard = os.stat(self._contact).st_mtime
+            contact = os.stat(self._contact).st_mtime
         except OSError:
             return "the host never made contact" if now >= self._contact_by else None
-        if now - heard >= self._settings["lease_s"]:
-            return f"the host was not heard of for {self._settings['lease_s']:g} s"
+        if now - contact >= self._settings["lease_s"]:
+            return f"no contact from the host for {self._settings['lease_s']:g} s"
         return None
 
 
@@ -89,11 +89,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def call(method: str, address: str, key: str, body: dict[str, str] | None) -> str:
-    """Make one call; says in words what came of it, never with the key."""
+    """Make one call; the method and its result as text, without the key."""
     data = None if body is None else json.dumps(body).encode()
     headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json", "User-Agent": "glasshouse-watchdog"}
     request = urllib.request.Request(address, data=data, headers=headers, method=method)  # noqa: S310
-    # The box's own proxy settings are not asked, and no redirect is followed: the call goes to the provider or nowhere.
+    # No proxy settings of the machine are used and no redirect is followed: the key goes to the provider or nowhere.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirect())
     try:
         with opener.open(request, timeout=_CALL_TIMEOUT_S) as reply:
@@ -120,7 +120,7 @@ def descendants() -> set[int]:
 
 
 def reap() -> set[int]:
-    """Wait for every child that has ended; their process ids."""
+    """Reap every child that has ended; their process ids."""
     ended = set()
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -132,7 +132,7 @@ def reap() -> set[int]:
 
 
 def kill_all() -> None:
-    """End every leg, agent and connection at once: what they held in memory goes with them."""
+    """Kill every leg, agent and connection at once: their memory is freed with them."""
     for _ in range(200):
         living = descendants()
         if not living:
@@ -144,13 +144,13 @@ def kill_all() -> None:
         time.sleep(0.01)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """One line of the pod's log."""
     print("glasshouse pod: " + text, flush=True)  # noqa: T201
 
 
-def private(path: str, content: str) -> None:
-    """Write a file that only this user reads."""
+def write_private(path: str, content: str) -> None:
+    """Write a file of mode 0600."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -158,23 +158,23 @@ def private(path: str, content: str) -> None:
 
 
 def quoted(text: str) -> str:
-    """One word of `sshd`'s configuration."""
+    """A quoted argument of `sshd`'s configuration."""
     return '"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"'))
 
 
 def sshd_command(settings: dict[str, Any], root: str, environment: Mapping[str, str]) -> list[str]:
-    """Write what `sshd` needs below `root`; the command that runs it in the foreground."""
-    private(os.path.join(root, "host_key"), settings["host_key"])
-    private(os.path.join(root, "authorized_keys"), settings["authorized_key"] + "\n")
+    """Write the files of `sshd` below `root`; the command that runs it in the foreground."""
+    write_private(os.path.join(root, "host_key"), settings["host_key"])
+    write_private(os.path.join(root, "authorized_keys"), settings["authorized_key"] + "\n")
     port = environment.get(PORT)
     lines = [
         "Port %s" % (port or "22"),
         "ListenAddress %s" % ("127.0.0.1" if port else "0.0.0.0"),  # noqa: S104
         "HostKey " + quoted(root + "/host_key"),
-        # The one of the two whose percent signs mean something.
+        # Unlike HostKey, this option expands percent signs.
         "AuthorizedKeysFile " + quoted(root.replace("%", "%%") + "/authorized_keys"),
         "PidFile none",
-        # The directory is ours alone; what lies above it (a temporary directory) need not be.
+        # The directory has mode 0700; its parents (a temporary directory) may be writable by others.
         "StrictModes no",
         "PermitRootLogin prohibit-password",
         "PasswordAuthentication no",
@@ -190,21 +190,21 @@ def sshd_command(settings: dict[str, Any], root: str, environment: Mapping[str, 
         "ClientAliveInterval 15",
         "ClientAliveCountMax 4",
         "LogLevel ERROR",
-        # A bash that thinks it is the first shell reads the user's start-up file, and whatever that does or waits for.
+        # With SHLVL below 1, bash started by sshd runs the user's start-up file, which may block or print.
         f'SetEnv {ROOT}={quoted(root)} {PYTHON}={quoted(sys.executable)} SHLVL="1"',
     ]
-    private(os.path.join(root, "sshd_config"), "\n".join(lines) + "\n")
+    write_private(os.path.join(root, "sshd_config"), "\n".join(lines) + "\n")
     if os.getuid() == 0:
         os.makedirs("/run/sshd", mode=0o755, exist_ok=True)
     return [find_sshd(), "-D", "-e", "-f", os.path.join(root, "sshd_config")]
 
 
 def find_sshd() -> str:
-    """Where `sshd` is; an image without one gets it from its distribution. `sshd` insists on an absolute path."""
+    """The absolute path of `sshd`, which it requires; an image without one gets it from its distribution."""
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
     found = shutil.which("sshd", path=path)
     if found is None and shutil.which("apt-get") and os.getuid() == 0:
-        say("the image has no sshd; installing openssh-server")
+        log("the image has no sshd; installing openssh-server")
         for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", "openssh-server"]):
             subprocess.run(["apt-get", *command], check=False, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"})
         found = shutil.which("sshd", path=path)
@@ -220,16 +220,16 @@ def end(
     wait: Callable[[float], None] = time.sleep,
     attempts: int | None = None,
 ) -> None:
-    """Kill, wipe, and ask for the instance's end again and again: only being killed ends this."""
-    say(reason + "; ending everything here")
+    """Kill, wipe, and request the instance's end until the provider kills this process."""
+    log(reason + "; ending everything here")
     kill_all()
     shutil.rmtree(root, ignore_errors=True)
     tried = 0
     while attempts is None or tried < attempts:
         for one in end_calls(settings, environment):
-            said = call(*one)
-            say("asked for the end of this instance, " + said)
-            if said.endswith((": 200", ": 204")):
+            result = call(*one)
+            log("requested the end of this instance, " + result)
+            if result.endswith((": 200", ": 204")):
                 break
         wait(_RETRY_S[min(tried, len(_RETRY_S) - 1)])
         tried += 1
@@ -237,7 +237,7 @@ def end(
 
 
 def _stopped(_number: int, _frame: object) -> None:
-    # The provider stops the container: nothing here may outlive this process.
+    # The provider stops the container: no process may outlive this one.
     kill_all()
     os._exit(143)
 
@@ -251,25 +251,25 @@ def main() -> int:
     watchdog = Watchdog(settings, root, time.time())
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGTERM, _stopped)
-    sshd, next_start, said = None, 0.0, ""
+    sshd, next_start, logged = None, 0.0, ""
     while True:
         reason = watchdog.verdict(time.time())
         if reason is not None:
             end(settings, root, reason, environment)
         ended = reap()
         if sshd is not None and sshd in ended:
-            say("sshd ended; starting it again")
+            log("sshd ended; starting it again")
             sshd = None
         if sshd is None and time.monotonic() >= next_start:
             next_start = time.monotonic() + 1.0
             try:
                 command = sshd_command(settings, root, environment)
                 sshd = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True).pid
-                say("sshd started")
+                log("sshd started")
             except OSError as error:
-                if str(error) != said:
-                    said = str(error)
-                    say("sshd does not start: " + said)
+                if str(error) != logged:
+                    logged = str(error)
+                    log("sshd does not start: " + logged)
         time.sleep(_TICK_S)
 
 

@@ -1,6 +1,6 @@
-"""Run by the host over SSH on a rented guest: checks what is there, installs what is missing, starts the agent.
+"""The installer, run by the host over SSH on a rented guest: checks the image, installs missing packages, starts the agent.
 
-It travels as text and runs on the image's own Python before anything is installed: standard library only, nothing of this
+It is sent as text and runs on the image's own Python before anything is installed: standard library only, nothing of this
 package. It may be run again: an agent that answers is left alone. Standard input carries JSON lines and raw bytes, standard
 output JSON lines: `{"phase"}` to show, `{"need"}` once, then `{"ready"}` or `{"error"}`.
 """
@@ -24,33 +24,33 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _START_S = 60.0
-#: `sun_path` holds 108 bytes, and the agent binds under a longer name first.
+#: `sun_path` holds 108 bytes, and the agent first binds a longer name.
 _LONGEST_SOCKET = 100
 
 
 class InstallError(Exception):
-    """What cannot be done, in one line for the user."""
+    """The installation failed; one line for the user."""
 
 
-def tell(**fields: Any) -> None:
-    """One line to the host."""
+def send(**fields: Any) -> None:
+    """Send one line to the host."""
     sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
-def hear() -> dict[str, Any]:
-    """One line from the host."""
+def receive() -> dict[str, Any]:
+    """Receive one line from the host."""
     line = sys.stdin.buffer.readline()
     if not line:
-        raise InstallError("the host hung up")
-    heard = json.loads(line)
-    if not isinstance(heard, dict):
-        raise InstallError("the host said something else than an object")
-    return heard
+        raise InstallError("the host closed the connection")
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise InstallError(f"expected an object from the host; saw {type(message).__name__}")
+    return message
 
 
-def take(directory: str, files: Sequence[dict[str, Any]]) -> None:
-    """Files that follow as raw bytes; each must be the one that was announced."""
+def receive_files(directory: str, files: Sequence[dict[str, Any]]) -> None:
+    """Receive the announced files as raw bytes and check each against its hash."""
     for file in files:
         content = sys.stdin.buffer.read(file["size"])
         if hashlib.sha256(content).hexdigest() != file["sha256"]:
@@ -60,25 +60,25 @@ def take(directory: str, files: Sequence[dict[str, Any]]) -> None:
 
 
 def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version, to compare: `50.0.2` is (50, 0, 2)."""
+    """The numbers of a version, to compare: `50.0.2` is (50, 0, 2)."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())
 
 
 def missing(packages: dict[str, str], paths: list[str]) -> list[str]:
-    """Which of `packages` (name to oldest version that will do) `paths` lack."""
-    there: dict[str, str] = {}
+    """The `packages` (name to oldest accepted version) that `paths` lack."""
+    installed: dict[str, str] = {}
     for found in importlib.metadata.distributions(path=paths):
         name = found.metadata["Name"]
         if name:
-            there.setdefault(name.lower().replace("_", "-"), found.version)
-    return sorted(name for name, oldest in packages.items() if numbers(there.get(name, "")) < numbers(oldest))
+            installed.setdefault(name.lower().replace("_", "-"), found.version)
+    return sorted(name for name, oldest in packages.items() if numbers(installed.get(name, "")) < numbers(oldest))
 
 
 def install(directory: str, wheels: Sequence[dict[str, Any]]) -> str:
-    """Install wheels that lie in `directory`, each held against its hash once more by pip."""
+    """Install the wheels in `directory`; pip checks each hash again."""
     site = os.path.join(directory, "site")
     requirements = os.path.join(directory, "requirements.txt")
-    # Names beside the file itself: a path with a space in it would be two words there.
+    # Relative names: pip would split a path with a space.
     pins = ["./{} --hash=sha256:{}\n".format(os.path.basename(one["name"]), one["sha256"]) for one in wheels]
     with open(requirements, "w", encoding="utf-8") as out:
         out.writelines(pins)
@@ -120,15 +120,15 @@ def start(directory: str, allocation: str, site_packages: Sequence[str], contact
     path = os.path.join(directory, "agent.sock")
     while not answers(path):
         if agent.poll() is not None or time.monotonic() >= until:
-            with open(log.name, encoding="utf-8", errors="replace") as said:
-                last = said.read().strip().splitlines()[-1:]
+            with open(log.name, encoding="utf-8", errors="replace") as text:
+                last = text.read().strip().splitlines()[-1:]
             raise InstallError("the agent did not start: %s" % (last[0] if last else "it printed nothing"))
         time.sleep(0.02)
 
 
 def run() -> None:
-    """The whole conversation."""
-    order = hear()
+    """Install and start the agent, as the host's messages direct."""
+    order = receive()
     root = os.environ.get("GLASSHOUSE_POD_ROOT") or "/var/lib/glasshouse"
     contact, directory = os.path.join(root, "contact"), os.path.join(root, "agent")
     os.makedirs(root, mode=0o700, exist_ok=True)
@@ -138,9 +138,9 @@ def run() -> None:
     if len(socket_path) > _LONGEST_SOCKET:
         raise InstallError("the pod's directory is too long for a unix socket")
     if answers(socket_path):
-        tell(need={"running": True})
-        hear()
-        tell(ready={"socket": socket_path})
+        send(need={"running": True})
+        receive()
+        send(ready={"socket": socket_path})
         return
     if sys.version_info < tuple(order["python"]):
         wanted = ".".join(map(str, order["python"]))
@@ -150,30 +150,30 @@ def run() -> None:
     own = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
     needed = missing(order["packages"], list(dict.fromkeys(own)))
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    tell(need={"running": False, "python": version, "machine": platform.machine(), "missing": needed})
-    files = hear()
-    tell(phase="copy")
-    take(directory, [files["archive"]])
+    send(need={"running": False, "python": version, "machine": platform.machine(), "missing": needed})
+    files = receive()
+    send(phase="copy")
+    receive_files(directory, [files["archive"]])
     os.rename(os.path.join(directory, os.path.basename(files["archive"]["name"])), os.path.join(directory, "guest.zip"))
-    take(directory, files["wheels"])
+    receive_files(directory, files["wheels"])
     if files["wheels"]:
-        tell(phase="install")
+        send(phase="install")
         own.insert(0, install(directory, files["wheels"]))
     still = missing(order["packages"], list(dict.fromkeys(own)))
     if still:
-        raise InstallError("expected {}; not there after the installation".format(", ".join(still)))
-    tell(phase="agent")
+        raise InstallError("expected {} after the installation; still missing".format(", ".join(still)))
+    send(phase="agent")
     start(directory, order["allocation"], list(dict.fromkeys(own)), contact)
-    tell(ready={"socket": socket_path})
+    send(ready={"socket": socket_path})
 
 
 def main() -> int:
-    """Run it, and say in one line what went wrong."""
+    """Run; on failure, send one line with the reason."""
     try:
         run()
     except (InstallError, OSError, ValueError, KeyError) as error:
         text = str(error) if isinstance(error, InstallError) else f"{type(error).__name__}: {error}"
-        tell(error=text[:500])
+        send(error=text[:500])
         return 1
     return 0
 

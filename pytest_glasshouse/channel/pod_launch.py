@@ -1,7 +1,7 @@
-"""What a rented guest is started with: keys of its own, a deadline, and the first process that keeps both.
+"""The launch of a rented guest: SSH keys, deadline, and the code of its first process.
 
-One set of keys per allocation. The provider sees the launch, so nothing in it opens anything but this allocation: the host
-key and the watchdog's settings. The account's key and the SSH client's private key stay here.
+One set of keys per allocation. The provider sees the launch, so its keys open this allocation alone: the host key and the
+watchdog's settings. The account's key and the SSH client's private key stay here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal
 
 from pytest_glasshouse.channel.pod_init import SETTINGS
 
-#: How long a guest goes on without hearing of its host. A cut connection is back, or given up, long before.
+#: How long a guest runs without contact from its host: far longer than `RECONNECT_S`.
 LEASE_S = 900.0
 #: The variable that carries the first process's code.
 CODE = "GLASSHOUSE_INIT"
@@ -35,7 +35,7 @@ class PodKeys:
 
 
 def new_keys() -> PodKeys:
-    """Two Ed25519 key pairs: one to come in with, one to be recognised by."""
+    """Two Ed25519 key pairs: the client's and the host key."""
     client, host = _pair(), _pair()
     return PodKeys(client_private=client[0], client_public=client[1], host_private=host[0], host_public=host[1])
 
@@ -70,17 +70,17 @@ def pod_environment(
 
 
 def bare(source: str) -> str:
-    """Python without docstrings, lines of comment and empty lines: a launch may hold little, and nobody reads it there."""
-    told: set[int] = set()
+    """Python source without docstrings, comment lines and empty lines: the size of a launch is limited."""
+    documentation: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            told.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
-    lines = (line for number, line in enumerate(source.splitlines(), 1) if number not in told)
+            documentation.update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    lines = (line for number, line in enumerate(source.splitlines(), 1) if number not in documentation)
     return "".join(f"{line}\n" for line in lines if line.strip() and not line.lstrip().startswith("#"))
 
 
 def pod_start() -> tuple[str, ...]:
-    """The command of the guest's first process. Any image with Python 3 and OpenSSH's server will do."""
+    """The command of the guest's first process. The image needs Python 3, and OpenSSH's server."""
     return ("python3", "-I", "-S", "-c", _START)
 
 

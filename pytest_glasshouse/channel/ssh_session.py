@@ -1,6 +1,6 @@
-"""From an allocation that runs somewhere to a socket on this machine that its agent answers on, and back again.
+"""The SSH session to one rented guest: installs the agent, forwards its socket to this machine, sends heartbeats, disconnects.
 
-This module knows keys, `sshd` and the agent. It does not know providers: who asks for an allocation tells it where it is.
+It knows no providers: the caller passes the endpoint.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.channel.bootstrap import bootstrap
 from pytest_glasshouse.channel.guest_channel import GuestChannel
-from pytest_glasshouse.channel.ssh import Doorway, Tunnel
+from pytest_glasshouse.channel.ssh import SshFiles, Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
 
 if TYPE_CHECKING:
@@ -23,34 +23,35 @@ if TYPE_CHECKING:
 
 _HELLO_S = 10.0
 _AGAIN_S = 0.5
+#: A bootstrap takes at least this long.
 _TRY_S = 1.5
 _HEARTBEAT_S = 20.0
 
 
-class Reach:
-    """The way to one guest. Safe to close twice; `secrets` must never be published."""
+class SshSession:
+    """The session to one guest. May be closed twice; `secrets` must never be published."""
 
     def __init__(self, keys: PodKeys, *, allocation: str, archive: bytes) -> None:
-        self._doorway = Doorway(keys)
+        self._ssh_files = SshFiles(keys)
         self._allocation = allocation
         self._archive = archive
         self._tunnel: Tunnel | None = None
         self._access: SshAccess | None = None
         self._closed = threading.Event()
-        self._heart: threading.Thread | None = None
+        self._heartbeat: threading.Thread | None = None
 
-    def connect(self, access: SshAccess, *, timeout_s: float, tell: Callable[[str], None] = lambda _what: None) -> str:
-        """Install and start the agent, forward its socket, and hear it answer; the socket's path here.
+    def connect(self, access: SshAccess, *, timeout_s: float, on_phase: Callable[[str], None] = lambda _phase: None) -> str:
+        """Install and start the agent, forward its socket, and wait for its answer; the path of the local socket.
 
-        Raises `BootTimeoutError` after `timeout_s`, and `Refused` at once when the guest says that it cannot serve.
+        Raises `BootTimeoutError` after `timeout_s`, and `GuestUnusableError` at once when the guest cannot run the agent.
         """
         until = time.monotonic() + timeout_s
         self._access = access
-        self._doorway.point_to(access)
-        remote = self._bootstrapped(until, tell)
-        self._hang_up()
-        self._tunnel = Tunnel(self._doorway, remote)
-        path = str(self._doorway.socket)
+        self._ssh_files.write_config(access)
+        remote = self._bootstrap(until, on_phase)
+        self._close_tunnel()
+        self._tunnel = Tunnel(self._ssh_files, remote)
+        path = str(self._ssh_files.socket)
         while True:
             left = until - time.monotonic()
             try:
@@ -60,75 +61,75 @@ class Reach:
             except GlasshouseError:
                 pass
             if left <= 0 or self._closed.wait(_AGAIN_S):
-                raise self._too_late("its agent did not answer through the tunnel")
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat, name="glasshouse-heartbeat", daemon=True)
-            self._heart.start()
+                raise self._timeout("its agent did not answer through the tunnel")
+        if self._heartbeat is None:
+            self._heartbeat = threading.Thread(target=self._send_heartbeats, name="glasshouse-heartbeat", daemon=True)
+            self._heartbeat.start()
         return path
 
     def shut_down(self) -> None:
-        """Have the guest kill its legs and wipe its directory now, and its watchdog end the instance. At most a few seconds."""
+        """Make the guest kill its legs and wipe its directory, and its watchdog end the instance. At most a few seconds."""
         with contextlib.suppress(GlasshouseError, OSError):
-            channel = GuestChannel(str(self._doorway.socket), allocation_id=self._allocation, timeout_s=1.0)
+            channel = GuestChannel(str(self._ssh_files.socket), allocation_id=self._allocation, timeout_s=1.0)
             try:
                 channel.request("shutdown")
             finally:
                 channel.close()
 
     def close(self) -> None:
-        """Hang up and forget the keys. The guest goes on until its own deadline or lease."""
+        """Disconnect and delete the keys. The guest runs on until its own deadline or lease."""
         self._closed.set()
-        self._hang_up()
-        if self._heart is not None and self._heart is not threading.current_thread():
-            self._heart.join(timeout=_HELLO_S)
-        self._doorway.remove()
+        self._close_tunnel()
+        if self._heartbeat is not None and self._heartbeat is not threading.current_thread():
+            self._heartbeat.join(timeout=_HELLO_S)
+        self._ssh_files.remove()
 
     def client_pid(self) -> int | None:
-        """The SSH client that holds the connection now."""
+        """The process id of the current SSH client."""
         return None if self._tunnel is None else self._tunnel.client_pid()
 
     def secrets(self) -> tuple[str, ...]:
-        """Where the guest is, in the forms it could be printed in."""
+        """The guest's endpoint and local directory, in every form in which they could be printed."""
         access = self._access
-        own = (str(self._doorway.directory),)
+        own = (str(self._ssh_files.directory),)
         return own if access is None else (*own, f"{access.host}:{access.port}", f"{access.user}@{access.host}")
 
-    def _bootstrapped(self, until: float, tell: Callable[[str], None]) -> str:
-        tell("waiting for SSH")
+    def _bootstrap(self, until: float, on_phase: Callable[[str], None]) -> str:
+        on_phase("waiting for SSH")
         while True:
             try:
                 return bootstrap(
-                    self._doorway,
+                    self._ssh_files,
                     archive=self._archive,
                     allocation=self._allocation,
                     timeout_s=max(until - time.monotonic(), 0.1),
-                    tell=tell,
+                    on_phase=on_phase,
                 )
             except GuestGoneError as error:
-                # A try that could not finish would only replace the reason by its own end.
+                # A try without enough time would replace this reason by a timeout.
                 if until - time.monotonic() < _TRY_S or self._closed.wait(_AGAIN_S):
-                    raise self._too_late(str(error)) from None
+                    raise self._timeout(str(error)) from None
 
-    def _too_late(self, what: str) -> BootTimeoutError:
+    def _timeout(self, reason: str) -> BootTimeoutError:
         return BootTimeoutError(
-            f"allocation {self._allocation} was not reached in time: {what}. Raise --glasshouse-boot-timeout, or try again",
+            f"allocation {self._allocation} was not reached in time: {reason}. Raise --glasshouse-boot-timeout, or try again",
             allocation_id=self._allocation,
         )
 
     def _hello(self, timeout_s: float) -> None:
-        channel = GuestChannel(str(self._doorway.socket), allocation_id=self._allocation, timeout_s=timeout_s)
+        channel = GuestChannel(str(self._ssh_files.socket), allocation_id=self._allocation, timeout_s=timeout_s)
         try:
             channel.request("hello")
         finally:
             channel.close()
 
-    def _beat(self) -> None:
-        # Between rows nobody pulls; without this the guest's watchdog would take its host for dead.
+    def _send_heartbeats(self) -> None:
+        # Between rows there are no requests; without heartbeats the guest's watchdog would end the instance.
         while not self._closed.wait(_HEARTBEAT_S):
             with contextlib.suppress(GlasshouseError, OSError):
                 self._hello(_HELLO_S)
 
-    def _hang_up(self) -> None:
+    def _close_tunnel(self) -> None:
         if self._tunnel is not None:
             self._tunnel.close()
             self._tunnel = None

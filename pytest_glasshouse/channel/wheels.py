@@ -1,7 +1,7 @@
-"""The few packages a guest needs beside its image's torch, as wheels pinned by hash.
+"""The packages a guest needs beside its image's torch, as wheels pinned by hash.
 
-What an image has in a new enough version is left as it is. What it lacks is fetched on the host by pip, held against
-the hashes below, copied, and held against them again on the guest.
+A package that the image has in a new enough version is left alone. A missing one is fetched on the host by pip, checked
+against the hashes below, copied, and checked again on the guest.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 #: The oldest Python that the guest's code runs on.
-PYTHON = (3, 11)
+OLDEST_PYTHON = (3, 11)
 
-#: The oldest version of each that will do, as in `pyproject.toml`.
+#: The oldest accepted version of each, as in `pyproject.toml`.
 NEEDED = {"cryptography": "50", "joserfc": "1.8", "rfc8785": "0.1.4", "nvidia-ml-py": "13"}
 
-#: What is installed where an image lacks one: requirement, and the SHA-256 of every wheel of it that a guest may take
-#: (CPython 3.11 to 3.14 on x86-64 Linux). A package that is needed by another stands here, too.
+#: Requirement and the SHA-256 of every wheel of it that a guest may install (CPython 3.11 to 3.14 on x86-64 Linux), with
+#: the packages that these depend on.
 PINNED: dict[str, tuple[str, ...]] = {
     "cryptography==50.0.2": ("4061c0079120205fb760c58acab6443e217307dcf05e3702cf970e0689972856",),
     "cffi==2.1.1": (
@@ -54,17 +54,17 @@ class Wheel:
 
 
 def wheels(missing: Iterable[str], *, python: str, machine: str, directory: Path) -> tuple[Wheel, ...]:
-    """Wheels for what a guest with Python `python` ("3.12") on `machine` lacks, fetched into `directory`.
+    """Wheels of the `missing` packages for a guest with Python `python` ("3.12") on `machine`, fetched into `directory`.
 
-    Raises `ConfigurationError` for a guest that nothing is pinned for, `InfrastructureError` when pip cannot fetch one.
+    Raises `ConfigurationError` for a machine without pinned wheels, `InfrastructureError` when pip cannot fetch one.
     """
     wanted = sorted({name for one in missing for name in (one, *_NEEDS.get(one, ()))})
     if not wanted:
         return ()
     if machine != "x86_64":
         raise ConfigurationError(
-            f"the image lacks {', '.join(wanted)} and runs on {machine}: expected x86_64, or an image that has them; "
-            "see docs/guest-image.md"
+            f"the image lacks {', '.join(wanted)}: expected x86_64, or an image that has them; saw {machine}. "
+            "See docs/guest-image.md"
         )
     requirements = directory / "requirements.txt"
     requirements.write_text("".join(_lines(wanted)), encoding="utf-8")
@@ -79,7 +79,7 @@ def wheels(missing: Iterable[str], *, python: str, machine: str, directory: Path
         )
     except subprocess.TimeoutExpired:
         raise InfrastructureError(
-            f"pip did not fetch what the image lacks ({', '.join(wanted)}) within {_FETCH_S:g} s. "
+            f"expected pip to fetch what the image lacks ({', '.join(wanted)}) within {_FETCH_S:g} s; it did not. "
             "Check this machine's package index, or use an image that has them"
         ) from None
     if done.returncode != 0:

@@ -191,12 +191,12 @@ def _leftovers(provider: Provider) -> DoctorLine:
 
 
 def _ssh() -> DoctorLine:
-    from pytest_glasshouse.channel.ssh import rehearse
+    from pytest_glasshouse.channel.ssh import preflight
 
     if shutil.which("ssh") is None:
         return DoctorLine(mark="FAIL", what="ssh", told="no OpenSSH client on PATH", fix="install it (Debian: openssh-client)")
     try:
-        rehearse()
+        preflight()
     except ConfigurationError as error:
         return DoctorLine(mark="FAIL", what="ssh", told=str(error))
     return DoctorLine(mark="ok", what="ssh", told="found, and it reads its configuration as it is meant")

@@ -217,7 +217,7 @@ def _say(text: str) -> None:
 
 def _nobody_looks_in() -> None:
     """No core dump, and no reading of this process's memory by others of the same user."""
-    from pytest_glasshouse.guest.launcher import raise_fences
+    from pytest_glasshouse.guest.launcher import harden_process
 
     threading.excepthook = lambda _args: None  # a traceback shows source lines and values; the audit log says what was decided
-    raise_fences()
+    harden_process()

@@ -1,7 +1,7 @@
-"""Anti-debug of the honest leg: the fences its launcher raised, as they are observed.
+"""Observes the anti-debug state of this process: what the launcher hardened, and signs of debuggers and injected code.
 
-Only values are reported. Whether they are good is the server's to judge; this module refuses to know.
-What each fence is worth against whom is in SECURITY.md: none of it stops root.
+Reports values only; the server judges them. What each measure is worth against which attacker is in SECURITY.md: none of
+them stops root.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PR_GET_DUMPABLE = 3
 
 
 def observe() -> dict[str, Json]:
-    """What can be seen of this process, one value for each name of `ANTIDEBUG_STRICT`; no judgement."""
+    """Observed values of this process, one for each name of `ANTIDEBUG_STRICT`."""
     remote_debug = getattr(sys, "is_remote_debug_enabled", None)
     preload_file = Path("/etc/ld.so.preload")
     preload = [name for name in evidence.PRELOAD_VARIABLES if os.environ.get(name)]
@@ -50,8 +50,8 @@ def _monitoring_tools() -> list[str]:
     monitoring = getattr(sys, "monitoring", None)
     if monitoring is None:
         return []
-    named = (monitoring.get_tool(number) for number in range(6))
-    return [str(name) for name in named if name is not None]
+    tools = (monitoring.get_tool(number) for number in range(6))
+    return [str(name) for name in tools if name is not None]
 
 
 def _status_field(name: str) -> int:

@@ -1,4 +1,4 @@
-"""The guest's clock as it tells of it: monotonic, and in numbers that canonical JSON can hold."""
+"""The guest's monotonic clock, in numbers that canonical JSON can hold."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def now_ns(clock_ns: Callable[[], int] = time.monotonic_ns) -> int:
-    """Nanoseconds of the monotonic clock, counted anew every 2^53.
+    """Nanoseconds of the monotonic clock, modulo 2^53.
 
-    The clock starts with the machine: one that has been up for 104 days could say nothing else. A leg that runs when it is
-    counted anew goes back in time, and its row has to be run again.
+    The clock starts with the machine, so it passes 2^53 after 104 days. A leg that runs at the wrap goes back in time, and its
+    row must be run again.
     """
     return clock_ns() & INTEGER_LIMIT

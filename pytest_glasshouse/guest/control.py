@@ -1,19 +1,28 @@
-"""The leg's end of its socketpair: what it tells its agent, and the few answers it waits for.
+"""The leg's end of its socketpair to the agent: messages, turns, and the thread that writes progress.
 
-The agent holds the other end and knows which child it forked, so what arrives here needs no name on it.
+The agent forked the process that holds this end, so messages carry no sender. Both legs use these classes, so neither
+formats, hashes, sends or waits within a step.
 """
 
 from __future__ import annotations
 
 import array
+import queue
 import socket
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import frames
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.segments import TrainedSegment
+
+#: How long the background thread may take for its tasks: a longer wait means that the agent no longer reads.
+_DEADLINE_S = 60.0
 
 
 class Control:
@@ -22,23 +31,23 @@ class Control:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def tell(self, kind: str, body: dict[str, Json], payload: bytes | memoryview = b"") -> None:
+    def send(self, kind: str, body: dict[str, Json], payload: bytes | memoryview = b"") -> None:
         """Send one message to the agent."""
         frames.send(self._connection, {"type": kind, "body": body}, payload)
 
-    def hand(self, kind: str, body: dict[str, Json], descriptors: list[int]) -> None:
-        """Send one message and, behind it, descriptors that the agent takes with `Witnessed.descriptors`."""
-        self.tell(kind, body)
+    def send_descriptors(self, kind: str, body: dict[str, Json], descriptors: list[int]) -> None:
+        """Send one message, then descriptors that the agent receives with `PeerCredentialSocket.descriptors`."""
+        self.send(kind, body)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
         self._connection.sendmsg([b"\0"], [rights])
 
-    def tell_large(self, kind: str, name: str, data: bytes | memoryview) -> None:
-        """Send `data` in pieces under `name`; the agent keeps it in memory."""
+    def send_large(self, kind: str, name: str, data: bytes | memoryview) -> None:
+        """Send `data` in pieces under `name`; the agent holds it in memory."""
         for offset, piece in frames.pieces(data):
-            self.tell(kind, {"name": name, "offset": offset, "total": len(data)}, piece)
+            self.send(kind, {"name": name, "offset": offset, "total": len(data)}, piece)
 
-    def hear(self, *kinds: str) -> tuple[str, dict[str, Json]]:
-        """Wait for one message of one of `kinds`. Raises `ProtocolError` when the agent is gone or says something else."""
+    def receive(self, *kinds: str) -> tuple[str, dict[str, Json]]:
+        """Wait for one message of one of `kinds`. Raises `ProtocolError` for any other message and when the agent is gone."""
         received = frames.receive(self._connection)
         if received is None:
             raise ProtocolError("the agent closed the leg's control socket")
@@ -47,3 +56,62 @@ class Control:
         if kind not in kinds or not isinstance(kind, str) or not isinstance(body, dict):
             raise ProtocolError(f"expected {' or '.join(kinds)} from the agent; saw {kind!r}")
         return kind, body
+
+
+class BackgroundWriter:
+    """Runs submitted tasks in order in its own thread. Must be closed before secrets are wiped; no task may hold a secret."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._failed: list[BaseException] = []
+        self._thread = threading.Thread(target=self._work, name="background-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Queue one task. Costs the caller a queue's lock and nothing else."""
+        self._tasks.put(task)
+
+    def drain(self) -> None:
+        """Return when every submitted task is done. Raises the first exception of a task, and `TimeoutError`."""
+        done = threading.Event()
+        self._tasks.put(done.set)
+        if not done.wait(_DEADLINE_S):
+            raise TimeoutError(f"the agent did not take the leg's messages within {_DEADLINE_S:g} s")
+        if self._failed:
+            raise self._failed[0]
+
+    def close(self) -> None:
+        """Finish the queued tasks and end the thread."""
+        self._tasks.put(None)
+        self._thread.join(_DEADLINE_S)
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001  (`drain` raises it in the training thread)
+                self._failed.append(error)
+
+
+class ControlTurns:
+    """Turns of an interleaved round, given by the agent. A paused leg blocks in a read, so it uses no processor."""
+
+    def __init__(self, control: Control, writer: BackgroundWriter) -> None:
+        self._control = control
+        self._writer = writer
+
+    def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
+        self._control.send("resident", {"warmup_units": warmup_units, "warmup_ns": warmup_ns, "steady": steady})
+
+    def wait(self) -> int | None:
+        kind, body = self._control.receive("turn", "finish")
+        return cast("int", body["turn"]) if kind == "turn" else None
+
+    def drain(self) -> None:
+        """Return when the agent has spooled everything this leg sent: it answers `drain` after the messages before it."""
+        self._writer.drain()
+        self._control.send("drain", {})
+        self._control.receive("drained")
+
+    def done(self, segment: TrainedSegment) -> None:
+        self._control.send("turn-done", {"segment": [*segment.to_json()]})

@@ -1,7 +1,7 @@
-"""Memory on a device, as the ring needs it: a place, an ordered copy into it, and zeros before it is given back.
+"""Device memory as the ring needs it: allocate, copy in order, zero before release.
 
-Knows torch, imported inside. Refuses to know what is copied. The same class serves the CPU, where a place is ordinary
-memory: there it is how the ring is tested without a GPU.
+Imports torch inside functions. The same class serves the CPU, where a tensor is ordinary memory: so the ring is tested
+without a GPU.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 
 class DeviceMemory(Protocol):
-    """One device. Copies and zeroes take place in the order they were asked for."""
+    """One device. Copies and zeroes take place in the order of the calls."""
 
     def pin(self, arena: Arena) -> bool:
-        """Let the device read `arena` without a copy of the driver's; False where it may not."""
+        """Page-lock `arena`, so that the device reads it without a copy by the driver; whether that worked."""
 
     def unpin(self, arena: Arena) -> None:
         """Undo `pin`."""
 
-    def place(self, size: int) -> Any:
-        """`size` bytes on the device, holding anything: a flat uint8 tensor."""
+    def allocate(self, size: int) -> Any:
+        """`size` uninitialised bytes on the device: a flat uint8 tensor."""
 
-    def copy(self, piece: memoryview, place: Any, at: int) -> Callable[[], object]:
-        """Begin copying `piece` to `place[at:]`; what is returned waits until it is done."""
+    def copy(self, piece: memoryview, tensor: Any, at: int) -> Callable[[], object]:
+        """Begin copying `piece` to `tensor[at:]`; the returned function waits until it is done."""
 
     def synchronize(self) -> None:
-        """Wait until everything that was asked for is done."""
+        """Wait until every copy and zero is done."""
 
     def release(self) -> None:
-        """Give back what was freed."""
+        """Return freed memory to the driver."""
 
 
 class TorchMemory:
-    """A device as torch has it. Everything is on torch's current stream, so that a zero never overtakes a copy."""
+    """A torch device. Everything runs on torch's current stream, so a zero never overtakes a copy."""
 
     def __init__(self, device: DeviceName) -> None:
         self._device = device
@@ -49,7 +49,7 @@ class TorchMemory:
             return False
         import torch
 
-        # Registered, not allocated by torch: its pinned allocator would keep freed blocks, and what was in them.
+        # Registered, not allocated by torch: its pinned allocator would keep freed blocks with their content.
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         return int(runtime.cudaHostRegister(arena.address, arena.mapped_bytes, 0)) == 0
 
@@ -59,20 +59,20 @@ class TorchMemory:
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         runtime.cudaHostUnregister(arena.address)
 
-    def place(self, size: int) -> Any:
+    def allocate(self, size: int) -> Any:
         import torch
 
         return torch.empty(size, dtype=torch.uint8, device=self._device)
 
-    def copy(self, piece: memoryview, place: Any, at: int) -> Callable[[], object]:
+    def copy(self, piece: memoryview, tensor: Any, at: int) -> Callable[[], object]:
         import torch
 
         if not piece.nbytes:
-            return _at_once
+            return _already_done
         source = torch.frombuffer(piece, dtype=torch.uint8)
-        place[at : at + piece.nbytes].copy_(source, non_blocking=True)
+        tensor[at : at + piece.nbytes].copy_(source, non_blocking=True)
         if self._device != "cuda":
-            return _at_once
+            return _already_done
         event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
         event.record()
         wait: Callable[[], object] = event.synchronize
@@ -91,13 +91,13 @@ class TorchMemory:
             torch.cuda.empty_cache()
 
 
-def zero_places(memory: DeviceMemory, places: Iterable[Any]) -> None:
-    """Zero what is about to be dropped and wait for it. A device that fails at that fails alone: the host is wiped anyway."""
+def zero_tensors(memory: DeviceMemory, tensors: Iterable[Any]) -> None:
+    """Zero tensors before they are dropped, and wait. A device error is suppressed: the host's memory must still be wiped."""
     with contextlib.suppress(RuntimeError):
-        for place in places:
-            place.zero_()
+        for tensor in tensors:
+            tensor.zero_()
         memory.synchronize()
 
 
-def _at_once() -> None:
-    """A copy that was done when it was begun."""
+def _already_done() -> None:
+    """Wait for a synchronous copy."""

@@ -1,9 +1,9 @@
-"""Starts a leg, or the agent, behind its fences: non-dumpable first, then a fork without exec.
+"""Starts a leg, or the agent, as a hardened process: non-dumpable first, then a fork without exec.
 
-What is forked is so from its first instruction, and has memory of its own: a descriptor of `/proc/PID/mem` that somebody
-opened before the fences stood shows the launcher's, which never holds a secret. Standard library only, and little of it:
-nothing of site-packages is loaded before the fences stand. A launcher serves one process, so that every process start is a
-draw of its own (address layout, allocator), and forks before any CUDA is touched.
+The forked process is non-dumpable from its first instruction and has its own memory: a descriptor of `/proc/PID/mem` that
+another process opened earlier shows the launcher's, which never holds a secret. Standard library only: nothing of
+site-packages is loaded before the hardening. A launcher serves one process, so every process start is an independent draw
+(address layout, allocator), and it forks before CUDA is initialised.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
 
 
-def raise_fences() -> None:
+def harden_process() -> None:
     """Make this process non-dumpable (no ptrace, no /proc/PID/mem for the same user) and end core dumps."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE, 0)")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def launch(tell_pid: int) -> None:
-    """Return in the leg, which was forked; the launcher itself waits for it and leaves with its exit status.
+def launch_leg(pid_fd: int) -> None:
+    """Return in the forked leg; the launcher waits for it and exits with its status.
 
-    The leg's process id is written to the descriptor `tell_pid`, for whoever has to know the leg from its launcher.
+    The leg's process id is written to the descriptor `pid_fd`: the agent must tell the leg from its launcher.
     """
     die_with_parent()
-    raise_fences()
-    # What the leg starts and abandons stays below this process, where its processor time is the leg's.
+    harden_process()
+    # Orphans of the leg stay below this process, where their processor time counts as the leg's.
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     pid = os.fork()
     if pid == 0:
         die_with_parent()
-        os.close(tell_pid)
+        os.close(pid_fd)
         return
-    os.write(tell_pid, str(pid).encode())
+    os.write(pid_fd, str(pid).encode())
     _wait_for(pid)
 
 
 def launch_agent() -> None:
-    """Return in the agent, which was forked. Its key signs evidence: whoever reads that can attest what he likes."""
-    raise_fences()
+    """Return in the forked agent. Its key signs evidence, so a process that reads its memory could forge any."""
+    harden_process()
     pid = os.fork()
     if pid == 0:
         die_with_parent()
@@ -61,7 +61,7 @@ def launch_agent() -> None:
 
 
 def _wait_for(pid: int) -> NoReturn:
-    # The child's sockets are the child's alone: its agent must see them close.
+    # Close the launcher's copies of the child's sockets: the agent must see them close when the child ends.
     os.closerange(3, 256)
     status = 1
     with contextlib.suppress(ChildProcessError):

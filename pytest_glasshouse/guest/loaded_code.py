@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
-
 _MAP_FIELDS = 6
 
 
@@ -25,7 +24,7 @@ def collect() -> dict[str, Json]:
         origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
         if isinstance(origin, str) and origin.startswith("/"):
             modules[name] = origin
-    hooks: list[Json] = [[_named(hook), _written_in(hook)] for hook in (*sys.meta_path, *sys.path_hooks)]
+    hooks: list[Json] = [[_name_of(hook), _code_file(hook)] for hook in (*sys.meta_path, *sys.path_hooks)]
     return {
         "maps": [[path, maps[path]] for path in sorted(maps)],
         "modules": [[name, modules[name]] for name in sorted(modules)],
@@ -33,13 +32,13 @@ def collect() -> dict[str, Json]:
     }
 
 
-def _named(hook: object) -> str:
-    named = hook if hasattr(hook, "__qualname__") else type(hook)
-    return f"{named.__module__}.{named.__qualname__}"
+def _name_of(hook: object) -> str:
+    owner = hook if hasattr(hook, "__qualname__") else type(hook)
+    return f"{owner.__module__}.{owner.__qualname__}"
 
 
-def _written_in(hook: object) -> str:
-    """The file whose code a hook runs: a hook can bring any code under any module's name, so its own is what is asked for."""
+def _code_file(hook: object) -> str:
+    """The file with the hook's own code: a hook can load any code under any module's name, so its own file is measured."""
     for name in ("find_spec", "__init__"):
         code = getattr(getattr(hook, name, None), "__code__", None)
         if code is not None:

@@ -1,7 +1,4 @@
-"""What box this is: GPU, driver, interpreter, boot, as the agent sees them.
-
-Recorded values, each null with a reason where the machine does not tell.
-"""
+"""The guest machine as the agent sees it: GPU, driver, interpreter, boot. Values that cannot be read are null."""
 
 from __future__ import annotations
 
@@ -55,31 +52,8 @@ def gpus() -> tuple[GpuInfo, ...]:
         pynvml.nvmlShutdown()
 
 
-def gpu_memory_of(pid: int) -> tuple[int | None, str]:
-    """Bytes of GPU memory the driver charges to `pid`, or None and the reason it cannot be told."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None, "no NVIDIA driver on this machine"
-    try:
-        used = 0
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                if process.pid == pid:
-                    used += int(process.usedGpuMemory or 0)
-    except pynvml.NVMLError as error:
-        return None, f"NVML does not tell: {error}"
-    else:
-        return used, ""
-    finally:
-        pynvml.nvmlShutdown()
-
-
 def describe() -> dict[str, Json]:
-    """GPU, CPU, kernel boot and versions of this box. `gpuModel` names what is really there."""
+    """GPU, CPU, kernel boot and versions of this machine. `gpuModel` names the device really found."""
     found = gpus()
     gpu = found[0] if found else None
     return {

@@ -1,7 +1,7 @@
 """Memory for secrets on the guest: locked where the system allows, in no core dump, in no forked child, wiped on demand.
 
-Knows how to hold plaintext and to get rid of it. Refuses to know what it holds. Measured facts behind it: a buffer from
-`mmap` leaves no copy behind when it is overwritten, a Python `bytes` object does unless it is overwritten too.
+Measured: a buffer from `mmap` leaves no copy behind when it is overwritten; a Python `bytes` object does unless it is
+overwritten too. `Exposure` accounts for how much plaintext a leg put there, and for how long.
 """
 
 from __future__ import annotations
@@ -9,26 +9,33 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+from typing import TYPE_CHECKING
 
-#: The strict profile: glibc overwrites what is freed, at once. Read when a process starts, so it is in a leg's environment.
-#: Only what malloc hands out is reached; Python's own allocator for objects below 512 bytes is not (`-I` reads no PYTHONMALLOC).
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_glasshouse.wire.canonical import Json
+
+#: The strict profile: glibc overwrites freed memory at once. Read when a process starts, so it is in a leg's environment.
+#: It covers malloc; Python's own allocator for objects below 512 bytes is not covered (`-I` ignores PYTHONMALLOC).
 STRICT_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.perturb=165:glibc.malloc.tcache_count=0"}
 
 _libc = ctypes.CDLL(None, use_errno=True)
 #: A `bytes` object of this many bytes or fewer is shared by the interpreter and must not be overwritten.
 _SHARED_BYTES = 1
 _MLOCK_ONFAULT = 1
+_NS = 1_000_000_000
 
 
 def _lock(address: int, size: int) -> bool:
-    """Lock each page when it comes, not all of them now: whoever fills them zeroes them then, in as many threads as it has."""
+    """Lock each page on its first fault, not all of them now: the threads that fill the pages then zero them in parallel."""
     return int(_libc.mlock2(ctypes.c_void_p(address), ctypes.c_size_t(size), ctypes.c_int(_MLOCK_ONFAULT))) == 0
 
 
 class Arena:
-    """A private mapping of `size` bytes. `locked` says whether it can be swapped out, `huge` whether huge pages were granted.
+    """A private mapping of `size` bytes. `locked`: it is never swapped out; `huge`: huge pages were granted.
 
-    What is still owed: drop every view (and tensor) taken from `view`, then `wipe`.
+    The caller must drop every view (and tensor) taken from `view`, then `wipe`.
     """
 
     def __init__(self, size: int) -> None:
@@ -48,19 +55,19 @@ class Arena:
         advice = getattr(mmap, name, None)
         if advice is None:
             return False
-        with contextlib.suppress(OSError):  # a kernel without huge pages is no reason not to hold a secret
+        with contextlib.suppress(OSError):  # a kernel without huge pages still holds a secret
             self._map.madvise(advice)
             return True
         return False
 
     @property
     def address(self) -> int:
-        """Where it begins."""
+        """Address of its first byte."""
         return self._address
 
     @property
     def mapped_bytes(self) -> int:
-        """How much is mapped: never nothing."""
+        """Size of the mapping: at least one byte."""
         return len(self._map)
 
     def wipe(self) -> None:
@@ -69,7 +76,7 @@ class Arena:
             ctypes.memset(self._address, 0, len(self._map))
 
     def close(self) -> None:
-        """Wipe, then give the memory back; while somebody still holds a view it stays mapped, wiped."""
+        """Wipe, then unmap; while a view is still held, the memory stays mapped, wiped."""
         self.wipe()
         with contextlib.suppress(BufferError):
             self.view.release()
@@ -88,7 +95,7 @@ class LockedSecret(Arena):
 
     @classmethod
     def take(cls, value: bytes) -> LockedSecret:
-        """Move `value` into locked memory and overwrite the original, which must not be shared by anybody."""
+        """Move `value` into locked memory and overwrite the original, which nothing else may reference."""
         secret = cls(len(value))
         secret.view[:] = value
         wipe_bytes(value)
@@ -96,6 +103,32 @@ class LockedSecret(Arena):
 
 
 def wipe_bytes(value: bytes) -> None:
-    """Overwrite the memory of a `bytes` object (CPython). Only for one that nobody else uses: literals and cached ones are."""
+    """Overwrite the memory of a `bytes` object (CPython). Never of a literal or cached one: those are shared."""
     if len(value) > _SHARED_BYTES:
         ctypes.memset(id(value) + bytes.__basicsize__ - 1, 0, len(value))
+
+
+class Exposure:
+    """Plaintext in host memory over time: byte-seconds and peak. `clock_ns` is monotonic.
+
+    Counts the data key and the opened package; copies made by training are not counted.
+    """
+
+    def __init__(self, clock_ns: Callable[[], int]) -> None:
+        self._clock_ns = clock_ns
+        self._since_ns = clock_ns()
+        self._bytes = 0
+        self._byte_ns = 0
+        self.peak_bytes = 0
+
+    def change(self, by: int) -> None:
+        """Add `by` bytes from now on; negative when they are wiped."""
+        now = self._clock_ns()
+        self._byte_ns += self._bytes * (now - self._since_ns)
+        self._since_ns = now
+        self._bytes += by
+        self.peak_bytes = max(self.peak_bytes, self._bytes)
+
+    def to_json(self) -> dict[str, Json]:
+        """Whole byte-seconds until the last change, rounded up, and the peak."""
+        return {"exposure_byte_s": -(-self._byte_ns // _NS), "exposure_peak_bytes": self.peak_bytes}

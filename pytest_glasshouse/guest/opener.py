@@ -1,7 +1,7 @@
-"""Opens the sealed package on the guest, straight into one arena, and seals what leaves.
+"""Opens the sealed package on the guest, straight into one arena, and seals the adapter that leaves.
 
-Knows keys for the length of a call. Refuses to let unauthenticated plaintext out: on any failure the arena is wiped
-before the error leaves. Refuses to write anything to disk.
+Holds keys only during a call. Unauthenticated plaintext never gets out: on any failure the arena is wiped before the error
+is raised. Nothing is written to disk.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from pytest_glasshouse.wire.canonical import Json, unb64u
 from pytest_glasshouse.wire.evidence import SUITE, adapter_info, hpke_key, release_info, unsealed
 from pytest_glasshouse.wire.package import PackageHeader, parse_header
 
-#: Parts begin at multiples of this, so that tensors can lie on them whatever their dtype.
+#: Parts begin at multiples of this, so that tensors of any dtype can lie on them.
 ALIGNMENT = 4096
-#: More threads than this wait for memory, not for the cipher.
+#: With more threads, memory bandwidth is the limit, not the cipher.
 THREADS_LIMIT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """The plaintext of a package: one arena and a view per part. The caller owes `close` once every view is dropped."""
+    """The plaintext of a package: one arena and a view per part. The caller must drop every view, then `close` it."""
 
     arena: Arena
     parts: Mapping[str, memoryview]
@@ -37,11 +37,11 @@ class Opened:
 
     @property
     def host_bytes(self) -> int:
-        """How much plaintext the host holds."""
+        """Plaintext that the host holds, in bytes."""
         return len(self.arena)
 
     def close(self) -> None:
-        """Wipe the plaintext and give the memory back. May be called again."""
+        """Wipe the plaintext and free the memory. May be called again."""
         self.arena.wipe()
         for view in self.parts.values():
             with contextlib.suppress(BufferError):  # a tensor still lies on it: the memory stays mapped, wiped
@@ -50,14 +50,14 @@ class Opened:
 
 
 def map_file(fd: int) -> memoryview:
-    """A read-only view of a file, every page of it mapped at once: one by one they would cost more than decrypting them."""
+    """A read-only view of a file, every page mapped at once: page faults one by one would cost more than decrypting."""
     size = os.fstat(fd).st_size
     populate = getattr(mmap, "MAP_POPULATE", 0)
     return memoryview(mmap.mmap(fd, size, flags=mmap.MAP_SHARED | populate, prot=mmap.PROT_READ) if size else b"")
 
 
 def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private: X25519PrivateKey) -> LockedSecret:
-    """The data key the server sealed to the leg's ephemeral key, in locked memory (`sealed` reason when it was not)."""
+    """The data key that the server sealed to the leg's ephemeral key, in locked memory. Raises `IntegrityError("sealed")`."""
     key: bytes | None = None
     try:
         key = unsealed(unb64u(sealed), private=private, info=release_info(result_token, manifest_sha256))
@@ -69,7 +69,7 @@ def unseal_key(sealed: str, *, result_token: str, manifest_sha256: str, private:
 
 
 def arena_bytes(package: floe.Buffer) -> int:
-    """How much memory `package` will need, by its own word; 0 for one that has no good header and will not open."""
+    """Size of the arena for `package`, by its unverified header; 0 where the header is malformed and will not open."""
     try:
         return _layout(parse_header(package))[1]
     except IntegrityError:
@@ -84,23 +84,24 @@ def open_package(
     threads: int | None = None,
     arena: Arena | None = None,
 ) -> Opened:
-    """Open `package`, whose header must be the one `manifest` (verified claims) names, with `threads` or as many as help.
+    """Open `package`, whose header must be the one that `manifest` (verified claims) names.
 
-    Into `arena`, of `arena_bytes(package)`, or into one made here. Raises `IntegrityError`: `pkg-format`, `pkg-header`,
-    `pkg-length`, `pkg-commit` or `pkg-integrity`. No plaintext is left behind then. The caller still owes wiping `data_key`.
+    Uses `threads` threads (default: one per processor, up to `THREADS_LIMIT`) and `arena`, of `arena_bytes(package)` (default:
+    a new one). Raises `IntegrityError`: `pkg-format`, `pkg-header`, `pkg-length`, `pkg-commit` or `pkg-integrity`; then no
+    plaintext is left behind. The caller must wipe `data_key`.
     """
     header = checked_header(package, manifest)
     starts, size = _layout(header)
-    hands = threads or min(THREADS_LIMIT, len(os.sched_getaffinity(0)))
+    workers = threads or min(THREADS_LIMIT, len(os.sched_getaffinity(0)))
     arena = Arena(size) if arena is None else arena
-    scratch = LockedSecret(floe.scratch_bytes(hands))
+    scratch = LockedSecret(floe.scratch_bytes(workers))
     parts: dict[str, memoryview] = {}
     whole = False
     try:
         for index, part in enumerate(header.parts):
-            place = checked_message(package, header, index)
+            message = checked_message(package, header, index)
             view = arena.view[starts[index] : starts[index] + part.size]
-            floe.decrypt_into(data_key.view, header.context(index), place, view, scratch=scratch.view, threads=hands)
+            floe.decrypt_into(data_key.view, header.context(index), message, view, scratch=scratch.view, threads=workers)
             parts[part.name] = view
         whole = True
     finally:
@@ -111,7 +112,7 @@ def open_package(
 
 
 def checked_header(package: floe.Buffer, manifest: Mapping[str, Json]) -> PackageHeader:
-    """The package's header, which must be the one the manifest names."""
+    """The package's header, which must be the one that the manifest names."""
     header = parse_header(package)
     if header.sha256 != manifest.get("header_sha256"):
         raise IntegrityError("pkg-header", "not the header the manifest names")
@@ -119,18 +120,18 @@ def checked_header(package: floe.Buffer, manifest: Mapping[str, Json]) -> Packag
 
 
 def checked_message(package: floe.Buffer, header: PackageHeader, index: int) -> memoryview:
-    """The message of one part, which must begin as the header says: that binds every byte of it."""
+    """The message of one part, which must begin with the header's commitment: that binds every byte of it."""
     part = header.parts[index]
-    place = memoryview(package).cast("B")[header.body + part.offset : header.body + part.offset + part.length]
-    if bytes(place[: floe.HEADER_BYTES]).hex() != part.commit:
+    message = memoryview(package).cast("B")[header.body + part.offset : header.body + part.offset + part.length]
+    if bytes(message[: floe.HEADER_BYTES]).hex() != part.commit:
         raise IntegrityError("pkg-commit", part.name)
-    if floe.segment_length(place) != header.segment:
+    if floe.segment_length(message) != header.segment:
         raise IntegrityError("pkg-format", "segment")
-    return place
+    return message
 
 
 def _layout(header: PackageHeader) -> tuple[list[int], int]:
-    """Where each part begins in an arena, and how long that is."""
+    """The offset of each part in an arena, and the arena's size."""
     starts: list[int] = []
     size = 0
     for part in header.parts:
@@ -141,23 +142,23 @@ def _layout(header: PackageHeader) -> tuple[list[int], int]:
 
 @contextlib.contextmanager
 def derived_keys(package: floe.Buffer, data_key: LockedSecret, header: PackageHeader) -> Iterator[list[memoryview]]:
-    """The keys that opening derived from `data_key`, part by part, once more in locked memory; wiped on leaving."""
+    """The keys that opening derived from `data_key`, derived again per part in locked memory; wiped on leaving."""
     body = memoryview(package).cast("B")[header.body :]
-    room = LockedSecret(floe.scratch_bytes() * len(header.parts))
+    derived = LockedSecret(floe.scratch_bytes() * len(header.parts))
     try:
         yield [
             floe.derive_keys(
                 data_key.view,
                 header.context(index),
                 body[part.offset : part.offset + part.length],
-                room.view[index * floe.scratch_bytes() : (index + 1) * floe.scratch_bytes()],
+                derived.view[index * floe.scratch_bytes() : (index + 1) * floe.scratch_bytes()],
             )
             for index, part in enumerate(header.parts)
         ]
     finally:
-        room.close()
+        derived.close()
 
 
 def seal_adapter(adapter: bytes, *, manifest: Mapping[str, Json], manifest_sha256: str, nonce: str) -> bytes:
-    """The adapter sealed to the owner the manifest names. It leaves the guest in no other form."""
+    """The adapter sealed to the owner that the manifest names. It leaves the guest in no other form."""
     return SUITE.encrypt(adapter, hpke_key(str(manifest.get("owner_hpke"))), info=adapter_info(manifest_sha256, nonce))

@@ -1,7 +1,7 @@
-"""The protected leg: attest, receive the key, open the package, train, export sealed, zeroize, sign the end.
+"""The protected leg: attest, receive the key, open the package, train, export sealed, zeroize, sign the head.
 
-The steps are those of the lifecycle, in its order, each one line of the journal. Nothing here decides whether
-the leg may be trusted: the server does, from the evidence, and without its answer there is no key.
+The steps are those of the lifecycle, in order, each one line of the journal. This module does not decide whether the leg
+is trusted: the server does, from the evidence, and releases the key or refuses.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.guest import antidebug
-from pytest_glasshouse.guest import loaded_code as images
+from pytest_glasshouse.guest import antidebug, loaded_code
+from pytest_glasshouse.guest.control import BackgroundWriter, ControlTurns
 from pytest_glasshouse.guest.device_memory import TorchMemory
-from pytest_glasshouse.guest.exposure import Exposure
-from pytest_glasshouse.guest.memory import Arena, wipe_bytes
+from pytest_glasshouse.guest.memory import Arena, Exposure, wipe_bytes
 from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
-from pytest_glasshouse.guest.ring import Ring, RingParts, carry_package, ring_for_package
-from pytest_glasshouse.guest.scan_client import Scanned
-from pytest_glasshouse.guest.scribe import Scribe
+from pytest_glasshouse.guest.ring import Ring, RingParts, open_package_to_device, ring_for_package
+from pytest_glasshouse.guest.scan_client import ScanClient
 from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
-from pytest_glasshouse.guest.turns import ControlTurns
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.journal import Journal
@@ -40,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Protected:
-    """One protected leg. `run` returns when the signed head is with the agent."""
+    """One protected leg. `run` returns when the agent has the signed head and the last scan is done."""
 
     def __init__(self, control: Control, order: dict[str, Json], package: memoryview) -> None:
         self._control = control
@@ -52,11 +49,11 @@ class Protected:
 
     def run(self) -> None:
         """Carry out the lifecycle; see the numbered steps below."""
-        # 1. The fences stand since the launcher's; they are observed after everything the training needs was imported.
+        # 1. The launcher hardened this process; what holds is observed after everything that training needs was imported.
         import_training(self._plan.workload, self._plan.device)
         observed = antidebug.observe()
-        self._scanned = Scanned(self._control)
-        # No key exists before the fences do.
+        self._scan = ScanClient(self._control)
+        # No key exists before the process is hardened.
         self._hpke = X25519PrivateKey.generate()
         self._signer = Ed25519PrivateKey.generate()
         self._cnf = {
@@ -64,17 +61,17 @@ class Protected:
             "sig": tokens.public_text(self._signer.public_key()),
         }
 
-        # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key. The memory the package
-        #    will be opened into is there already, so that it can be said whether it is locked.
-        room = self._room()
+        # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key. The memory that the
+        #    package will be opened into is allocated first, so that the evidence holds whether it is locked.
+        target = self._allocate()
         ready: dict[str, Json] = {
             "cnf": cast("Json", self._cnf),
             "antidebug": observed,
-            "memory": {"locked": room.locked, "bytes": room.size},
-            "images": images.collect(),
+            "memory": {"locked": target.locked, "bytes": target.size},
+            "images": loaded_code.collect(),
         }
-        self._control.tell("ready", ready)
-        _, self._challenge = self._control.hear("challenge")
+        self._control.send("ready", ready)
+        _, self._challenge = self._control.receive("challenge")
         self._nonce = cast("str", self._challenge["nonce"])
         self._lines: list[str] = []
         self._begun_ns = time.monotonic_ns()
@@ -82,8 +79,8 @@ class Protected:
         wall = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._journal.append("anti_debug_ready", {"wall": wall, "observed": observed})
         self._journal.append("measured", {"composite": self._challenge["composite"]})
-        self._control.tell("attest", {"log": cast("Json", list(self._lines)), "head": self._journal.head})
-        kind, answer = self._control.hear("release", "refusal")
+        self._control.send("attest", {"log": cast("Json", list(self._lines)), "head": self._journal.head})
+        kind, answer = self._control.receive("release", "refusal")
         if kind == "refusal":
             raise RefusedError(cast("str", answer["reason"]), "the server released no key")
 
@@ -101,12 +98,12 @@ class Protected:
             # 4. The package, authenticated in full before training reads any of it.
             before = time.monotonic_ns()
             claims = tokens.verify(self._manifest_token, key=self._owner_key, typ=evidence.TYP_MANIFEST)
-            self._exposure.change(room.size)
-            opened = self._open(room, key, claims)
+            self._exposure.change(target.size)
+            opened = self._open(target, key, claims)
             open_ns = time.monotonic_ns() - before
-            self._exposure.change(opened.host_bytes - room.size)
+            self._exposure.change(opened.host_bytes - target.size)
             with derived_keys(self._package, key, opened.header) as derived:
-                self._scanned.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))
+                self._scan.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))
         finally:
             key.close()
         self._exposure.change(-len(key))
@@ -115,16 +112,16 @@ class Protected:
         finally:
             opened.close()
 
-    def _room(self) -> Arena | Ring:
-        """Where the package will be opened: all of it into one arena, or through a ring where a GPU is to have it."""
+    def _allocate(self) -> Arena | Ring:
+        """Memory to open the package into: one arena for all of it, or a ring through which it goes to a GPU."""
         if self._plan.device == "cuda":
             return ring_for_package(self._package, TorchMemory("cuda"))
         return Arena(arena_bytes(self._package))
 
-    def _open(self, room: Arena | Ring, key: LockedSecret, claims: dict[str, Json]) -> Opened | RingParts:
-        if isinstance(room, Ring):
-            return carry_package(self._package, key, claims, room)
-        return open_package(self._package, key, claims, arena=room)
+    def _open(self, target: Arena | Ring, key: LockedSecret, claims: dict[str, Json]) -> Opened | RingParts:
+        if isinstance(target, Ring):
+            return open_package_to_device(self._package, key, claims, target)
+        return open_package(self._package, key, claims, arena=target)
 
     def _train_and_leave(self, opened: Opened | RingParts, claims: dict[str, Json], manifest: str, open_ns: int) -> None:
         verified: dict[str, Json] = {"manifest": manifest, "open_ns": open_ns, "locked": int(opened.arena.locked)}
@@ -132,7 +129,7 @@ class Protected:
             verified.update(ring_bytes=len(opened.arena), pinned=int(opened.pinned))
         self._journal.append("package_verified", verified)
 
-        # 5. Train. The treatment ends here: this is the code the raw leg runs.
+        # 5. Train, with the code that the raw leg runs.
         try:
             trained = self._train(opened, base_sha256(claims))
         except NonFiniteLossError:
@@ -140,40 +137,40 @@ class Protected:
             self._zeroize(opened)
             self._sign_head(adapter="", status="failed")
             raise
-        self._control.tell("images", images.collect())
+        self._control.send("images", loaded_code.collect())
         self._journal.append("train_completed", trained.body)
 
         # 6. The adapter leaves sealed to the owner; its digest is public.
         sealed = seal_adapter(trained.adapter, manifest=claims, manifest_sha256=manifest, nonce=self._nonce)
-        self._control.tell_large("export", "adapter", sealed)
+        self._control.send_large("export", "adapter", sealed)
         adapter_sha256 = trained.adapter_sha256
-        left: dict[str, Json] = {"sha256": adapter_sha256, "sealed_sha256": sha256_hex(sealed), "bytes": len(trained.adapter)}
-        self._journal.append("adapter_exported", left)
+        exported: dict[str, Json] = {"sha256": adapter_sha256, "sealed_sha256": sha256_hex(sealed), "bytes": len(trained.adapter)}
+        self._journal.append("adapter_exported", exported)
         wipe_bytes(trained.adapter)
         del trained, sealed
 
-        # 7. Zeroize, then sign the end with the key the evidence vouched for.
+        # 7. Zeroize, then sign the journal's head with the key that the evidence names.
         self._zeroize(opened)
         self._sign_head(adapter=adapter_sha256, status="completed")
 
-        # 8. The agent looks for what must be gone, while this process still is.
-        self._scanned.wiped()
+        # 8. The agent scans this process, while it still lives, for what must be wiped.
+        self._scan.wiped()
 
     def _train(self, opened: Opened | RingParts, base: str | None) -> Trained:
-        # While it trains, the journal is the scribe's: this thread touches it again when the scribe is done.
-        scribe = Scribe()
+        # While training runs, only the background thread appends to the journal; this thread does so again after `close`.
+        writer = BackgroundWriter()
         try:
             return train(
                 self._plan,
                 opened.parts,
                 base_sha256=base,
                 on_started=lambda body: self._journal.append("train_started", body),
-                on_progress=lambda body: scribe.hand(lambda: self._journal.append("train_progress", body)),
-                on_trained=lambda trainer: self._scanned.trained(trainer.last_batch()),
-                turns=ControlTurns(self._control, scribe),
+                on_progress=lambda body: writer.submit(lambda: self._journal.append("train_progress", body)),
+                on_trained=lambda trainer: self._scan.trained(trainer.last_batch()),
+                turns=ControlTurns(self._control, writer),
             )
         finally:
-            scribe.close()
+            writer.close()
 
     def _check_result(self, result: str, manifest: str) -> None:
         evidence.verify_result(
@@ -189,10 +186,10 @@ class Protected:
     def _zeroize(self, opened: Opened | RingParts) -> None:
         began = time.monotonic_ns()
         gc.collect()
-        held = opened.host_bytes
+        host_bytes = opened.host_bytes
         opened.close()
         zeroize_ns = time.monotonic_ns() - began
-        self._exposure.change(-held)
+        self._exposure.change(-host_bytes)
         wiped: dict[str, Json] = {"wiped_bytes": len(opened.arena), "zeroize_ns": zeroize_ns, **self._exposure.to_json()}
         self._journal.append("zeroized", wiped)
 
@@ -200,9 +197,9 @@ class Protected:
         head = evidence.head_claims(
             nonce=self._nonce, head=self._journal.head, count=self._journal.count, adapter=adapter, status=status
         )
-        self._control.tell("head", {"head": tokens.sign(head, key=self._signer, typ=evidence.TYP_HEAD)})
+        self._control.send("head", {"head": tokens.sign(head, key=self._signer, typ=evidence.TYP_HEAD)})
 
     def _emit(self, line: str) -> None:
-        if len(self._lines) < 2:  # noqa: PLR2004  (only what the evidence carries is kept)
+        if len(self._lines) < 2:  # noqa: PLR2004  (the evidence carries the first two)
             self._lines.append(line)
-        self._control.tell("journal", {"line": line})
+        self._control.send("journal", {"line": line})

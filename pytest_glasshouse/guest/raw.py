@@ -1,6 +1,6 @@
-"""The raw leg: the same training and none of the lifecycle. It says itself that it completed.
+"""The raw leg: the same training without the protected lifecycle. Its own callback reports that it completed.
 
-Its weights and data come over the agent's socket into one arena, as the protected leg's do after opening;
+Its weights and data are copied from the agent's memory files into one arena, where the protected leg has them after opening;
 neither leg writes them to disk.
 """
 
@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from pytest_glasshouse.guest import loaded_code as images
+from pytest_glasshouse.guest import loaded_code
 from pytest_glasshouse.guest.clock import now_ns
+from pytest_glasshouse.guest.control import BackgroundWriter, ControlTurns
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import ALIGNMENT
-from pytest_glasshouse.guest.ring import carry_material
-from pytest_glasshouse.guest.scribe import Scribe
+from pytest_glasshouse.guest.ring import copy_material_to_device
 from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
-from pytest_glasshouse.guest.turns import ControlTurns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Raw:
-    """One raw leg; `run` returns when the callback is with the agent."""
+    """One raw leg; `run` returns when the agent has the callback."""
 
     def __init__(self, control: Control, order: dict[str, Json], material: Mapping[str, memoryview]) -> None:
         self._control = control
@@ -37,35 +36,35 @@ class Raw:
         self._material = material
 
     def run(self) -> None:
-        """Copy the parts into the arena, or through the ring onto a GPU, train, export, call back with the round's nonce."""
+        """Copy the parts into the arena, or through the ring to a GPU, train, export, call back with the round's nonce."""
         began = now_ns()
         parts = self._loaded() if self._plan.device != "cuda" else {}
         import_training(self._plan.workload, self._plan.device)
         if self._plan.device == "cuda":
-            # What the protected leg's package goes through, too, and only once torch is there.
-            parts = carry_material(self._material, TorchMemory("cuda"))
+            # As the protected leg's package does; the ring needs torch, which is imported by now.
+            parts = copy_material_to_device(self._material, TorchMemory("cuda"))
         started: dict[str, Json] = {}
 
         def on_started(body: dict[str, Json]) -> None:
             started.update(body)
-            self._control.tell("started", body)
+            self._control.send("started", body)
 
-        scribe = Scribe()
+        writer = BackgroundWriter()
         try:
             trained = train(
                 self._plan,
                 parts,
                 base_sha256=self._base_sha256,
                 on_started=on_started,
-                on_progress=lambda body: scribe.hand(lambda: self._control.tell("progress", body)),
-                turns=ControlTurns(self._control, scribe),
+                on_progress=lambda body: writer.submit(lambda: self._control.send("progress", body)),
+                turns=ControlTurns(self._control, writer),
             )
         finally:
-            scribe.close()
+            writer.close()
         trained.body["opened_at_ns"] = began
-        self._control.tell("images", images.collect())
-        self._control.tell_large("export", "adapter", trained.adapter)
-        self._control.tell(
+        self._control.send("images", loaded_code.collect())
+        self._control.send_large("export", "adapter", trained.adapter)
+        self._control.send(
             "callback",
             {"nonce": self._nonce, "status": "completed", "adapter": trained.adapter_sha256, **started, **trained.body},
         )

@@ -1,8 +1,8 @@
-"""The way of a package onto a device: piece by piece through one small ring of host memory, so that the host never holds it.
+"""Moves a package to a device piece by piece through a small ring of host memory, so that the host never holds all of it.
 
-Knows one arena of at most `RING_LIMIT` bytes: first the parts the host itself needs, then slots that are used in turn.
-Refuses to use a slot again before the device has its content, and to leave anything in host or device memory when
-something fails. Both legs come this way where the device is a GPU.
+One arena of at most `RING_LIMIT` bytes: first the parts that the host itself reads, then slots used in turn. A slot is not
+reused before the device has its content, and after a failure nothing is left in host or device memory. Both legs use it
+where the device is a GPU.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.guest.device_memory import zero_places
+from pytest_glasshouse.guest.device_memory import zero_tensors
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.guest.opener import ALIGNMENT, checked_header, checked_message
 from pytest_glasshouse.wire import floe
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.package import PackageHeader
 
 RING_LIMIT = 256 * 1024 * 1024
-#: Parts the host reads itself: the configuration, and what the scan looks for.
-KEPT = frozenset({"config", CANARY})
+#: Parts that the host itself reads: the configuration, and the canary for the scan.
+HOST_PARTS = frozenset({"config", CANARY})
 
 Take = Callable[[int], memoryview]
 Pieces = Callable[[Take], Generator[memoryview]]
@@ -35,7 +35,7 @@ Pieces = Callable[[Take], Generator[memoryview]]
 
 @dataclass(kw_only=True)
 class RingParts:
-    """A package's parts: views of the arena, or on the device. Owes `close`, which may be called again."""
+    """A package's parts: views of the arena, or on the device. The caller must `close` it; again does no harm."""
 
     arena: Arena
     parts: Mapping[str, memoryview | Resident]
@@ -45,11 +45,11 @@ class RingParts:
 
     @property
     def host_bytes(self) -> int:
-        """How much plaintext the host still holds."""
+        """Plaintext that the host still holds, in bytes."""
         return sum(len(part) for part in self.parts.values() if isinstance(part, memoryview))
 
     def close(self) -> None:
-        """Zero what lies on the device, wipe the host's memory, give both back."""
+        """Zero the device's memory, wipe the host's, free both."""
         residents = [part for part in self.parts.values() if isinstance(part, Resident)]
         try:
             with contextlib.suppress(RuntimeError):
@@ -70,67 +70,67 @@ class RingParts:
 
 
 class Ring:
-    """The ring for parts of the given sizes, made before any of them is there. `slot` is the largest piece that comes at once."""
+    """A ring for parts of the given sizes. `slot` is the size of the largest piece."""
 
     def __init__(self, sizes: Mapping[str, int], *, slot: int, memory: DeviceMemory, limit: int = RING_LIMIT) -> None:
-        kept = sum(_aligned(size) for name, size in sizes.items() if name in KEPT)
-        streamed = [size for name, size in sizes.items() if name not in KEPT]
+        host = sum(_aligned(size) for name, size in sizes.items() if name in HOST_PARTS)
+        streamed = [size for name, size in sizes.items() if name not in HOST_PARTS]
         pieces = sum(max(1, -(-size // slot)) for size in streamed)  # an empty part is a piece, too
         step = _aligned(slot)
-        count = min(pieces, (limit - kept) // step)
-        if kept > limit or (pieces and count < 1):
-            raise IntegrityError("pkg-format", f"a segment and what the host keeps do not fit into {limit} bytes")
-        self.arena = Arena(kept + count * step)
+        count = min(pieces, (limit - host) // step)
+        if host > limit or (pieces and count < 1):
+            raise IntegrityError("pkg-format", f"a segment and the host's parts do not fit into {limit} bytes")
+        self.arena = Arena(host + count * step)
         self.memory = memory
         self.pinned = memory.pin(self.arena)
         self.locked = self.arena.locked or self.pinned
         self.size = len(self.arena)
-        self._slots = [self.arena.view[kept + place * step : kept + place * step + slot] for place in range(count)]
-        # Free again when everything has arrived: through it a little may be read back.
-        self._staging = self.arena.view[kept:]
+        self._slots = [self.arena.view[host + index * step : host + index * step + slot] for index in range(count)]
+        # Free when the transfer is over: a little may be read back through it.
+        self._staging = self.arena.view[host:]
         self._busy: list[Callable[[], object]] = [lambda: None] * count
         self._next = 0
-        self._kept_bytes = 0
-        self._placed: list[Any] = []
+        self._host_bytes = 0
+        self._tensors: list[Any] = []
         self._parts: dict[str, memoryview | Resident] = {}
 
-    def keep(self, name: str, size: int) -> memoryview:
-        """Host memory for a part the host reads itself."""
-        view = self.arena.view[self._kept_bytes : self._kept_bytes + size]
-        self._kept_bytes += _aligned(size)
+    def host_part(self, name: str, size: int) -> memoryview:
+        """Host memory for a part that the host itself reads."""
+        view = self.arena.view[self._host_bytes : self._host_bytes + size]
+        self._host_bytes += _aligned(size)
         self._parts[name] = view
         return view
 
-    def carry(self, name: str, size: int, pieces: Pieces) -> None:
-        """A part onto the device. `pieces` is given where to put a piece of how many bytes, and yields each that is good."""
-        place = self.memory.place(size)
-        self._placed.append(place)
+    def stream(self, name: str, size: int, pieces: Pieces) -> None:
+        """Move a part to the device. `pieces` calls its argument for a slot of the size it needs, and yields each filled slot."""
+        tensor = self.memory.allocate(size)
+        self._tensors.append(tensor)
         at = 0
-        with contextlib.closing(pieces(self._take)) as coming:
-            for piece in coming:
-                self._busy[self._next] = self.memory.copy(piece, place, at)
+        with contextlib.closing(pieces(self._take)) as filled:
+            for piece in filled:
+                self._busy[self._next] = self.memory.copy(piece, tensor, at)
                 self._next = (self._next + 1) % len(self._slots)
                 at += len(piece)
-        self._parts[name] = Resident(place, self._staging)
+        self._parts[name] = Resident(tensor, self._staging)
 
     def _take(self, size: int) -> memoryview:
         self._busy[self._next]()
         return self._slots[self._next][:size]
 
-    def arrived(self) -> dict[str, memoryview | Resident]:
-        """Every part, now that all of it is on the device and nothing of it left in a slot."""
+    def finish(self) -> dict[str, memoryview | Resident]:
+        """Wait for the device, zero the slots, and return every part."""
         self.memory.synchronize()
         for slot in self._slots:
             slot[:] = bytes(len(slot))
         return self._parts
 
     def abandon(self) -> None:
-        """Leave nothing anywhere. The order matters: a copy under way would bring back what was zeroed."""
+        """Wipe device and host memory. The order matters: a copy under way would overwrite the zeros."""
         try:
             with contextlib.suppress(RuntimeError):
                 self.memory.synchronize()
-            zero_places(self.memory, self._placed)
-            self._placed.clear()
+            zero_tensors(self.memory, self._tensors)
+            self._tensors.clear()
             self._parts.clear()
             with contextlib.suppress(RuntimeError):
                 self.memory.release()
@@ -139,7 +139,7 @@ class Ring:
 
 
 def ring_for_package(package: floe.Buffer, memory: DeviceMemory, *, limit: int = RING_LIMIT) -> Ring:
-    """A ring for `package` by its header's own word; the smallest for one without a good header, which will not open."""
+    """A ring for `package`, sized by its unverified header; the smallest where the header is malformed and will not open."""
     try:
         header = parse_header(package)
         return Ring(_sizes(header), slot=_slot(header), memory=memory, limit=limit)
@@ -147,40 +147,40 @@ def ring_for_package(package: floe.Buffer, memory: DeviceMemory, *, limit: int =
         return Ring({}, slot=1, memory=memory, limit=limit)
 
 
-def carry_package(package: floe.Buffer, data_key: LockedSecret, manifest: Mapping[str, Json], ring: Ring) -> RingParts:
-    """Open `package` through `ring`. Raises what `open_package` raises; nothing is left in host or device memory then."""
+def open_package_to_device(package: floe.Buffer, data_key: LockedSecret, manifest: Mapping[str, Json], ring: Ring) -> RingParts:
+    """Open `package` through `ring`. Raises what `open_package` raises; then nothing is left in host or device memory."""
     scratch = LockedSecret(floe.scratch_bytes())
     whole = False
     try:
         header = checked_header(package, manifest)
         for index, part in enumerate(header.parts):
             message, aad = checked_message(package, header, index), header.context(index)
-            if part.name in KEPT:
-                floe.decrypt_into(data_key.view, aad, message, ring.keep(part.name, part.size), scratch=scratch.view)
+            if part.name in HOST_PARTS:
+                floe.decrypt_into(data_key.view, aad, message, ring.host_part(part.name, part.size), scratch=scratch.view)
             else:
-                ring.carry(part.name, part.size, _segments(data_key, aad, message, scratch))
-        parts = ring.arrived()
-        carried = RingParts(arena=ring.arena, parts=parts, header=header, memory=ring.memory, pinned=ring.pinned)
+                ring.stream(part.name, part.size, _segments(data_key, aad, message, scratch))
+        parts = ring.finish()
+        opened = RingParts(arena=ring.arena, parts=parts, header=header, memory=ring.memory, pinned=ring.pinned)
         whole = True
     finally:
         scratch.close()
         if not whole:
             ring.abandon()
-    return carried
+    return opened
 
 
-def carry_material(material: Mapping[str, memoryview], memory: DeviceMemory) -> dict[str, memoryview | Resident]:
-    """The raw leg's parts, which lie in the clear, the same way."""
+def copy_material_to_device(material: Mapping[str, memoryview], memory: DeviceMemory) -> dict[str, memoryview | Resident]:
+    """Move the raw leg's plaintext parts to the device through a ring of the same kind."""
     slot = floe.SEGMENT - floe.SEGMENT_OVERHEAD
     ring = Ring({name: len(part) for name, part in material.items()}, slot=slot, memory=memory)
     whole = False
     try:
         for name, part in material.items():
-            if name in KEPT:
-                ring.keep(name, len(part))[:] = part
+            if name in HOST_PARTS:
+                ring.host_part(name, len(part))[:] = part
             else:
-                ring.carry(name, len(part), _copies(part, slot))
-        parts = ring.arrived()
+                ring.stream(name, len(part), _copies(part, slot))
+        parts = ring.finish()
         whole = True
     finally:
         if not whole:
@@ -196,9 +196,9 @@ def _copies(part: memoryview, slot: int) -> Pieces:
     def pieces(take: Take) -> Generator[memoryview]:
         for at in range(0, len(part), slot):
             piece = part[at : at + slot]
-            room = take(len(piece))
-            room[:] = piece
-            yield room
+            target = take(len(piece))
+            target[:] = piece
+            yield target
 
     return pieces
 
@@ -208,7 +208,7 @@ def _sizes(header: PackageHeader) -> dict[str, int]:
 
 
 def _slot(header: PackageHeader) -> int:
-    largest = max((part.size for part in header.parts if part.name not in KEPT), default=1)
+    largest = max((part.size for part in header.parts if part.name not in HOST_PARTS), default=1)
     return max(1, min(header.segment - floe.SEGMENT_OVERHEAD, largest))
 
 

@@ -1,7 +1,7 @@
-"""The leg's side of the scan: its memory is shown to its agent, and what must not be left in it is described.
+"""The leg's side of the memory scan: gives the agent access to its memory, and fingerprints of what must not be left there.
 
 Where the leg may not open its own `/proc/self/mem` (a non-dumpable process of an ordinary user may not), it serves the
-agent's reads through a memory file instead; either way nothing is copied within the memory that is searched.
+agent's reads through a memory file; either way nothing is copied within the memory that is searched.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _PIECES = 8
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class Scanned:
-    """Shows this process's memory to its agent. To be made once the fences are up."""
+class ScanClient:
+    """Gives the agent access to this process's memory. Must be made after the process was hardened."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -39,38 +39,38 @@ class Scanned:
             window = os.open("/proc/self/mem", os.O_RDONLY)
         except PermissionError:
             window = self._served = os.memfd_create("glasshouse-scan")
-        control.hand("memory", {"served": self._served is not None}, [window, maps])
+        control.send_descriptors("memory", {"served": self._served is not None}, [window, maps])
         os.close(maps)
         if self._served is None:
             os.close(window)
 
     def loaded(self, key: memoryview, derived: Iterable[memoryview], canary: memoryview) -> None:
-        """The first look, while the keys are still in use: everything described here must be found."""
+        """The first scan, while the keys are in use: it must find every pattern given here."""
         make = self._patterns
         patterns = [make.of(evidence.SCAN_KEY, key)]
         patterns += make.of_windows(evidence.SCAN_KEY_HALF, key)
         for keys in derived:
             patterns += make.of_windows(evidence.SCAN_DERIVED, keys)
         patterns += make.of_windows(evidence.SCAN_CANARY, canary)
-        self._look("loaded", patterns)
+        self._scan("loaded", patterns)
 
     def trained(self, batch: Iterable[memoryview]) -> None:
-        """The second look, while the tensors are still there: the last batch trained on must be found."""
+        """The second scan, while the tensors still exist: it must find the last batch trained on."""
         samples = list(batch)
         chosen = samples[:: -(-len(samples) // _SAMPLES) or 1]
-        self._look("trained", self._patterns.of_samples(evidence.SCAN_BATCH, chosen, pieces=_PIECES))
+        self._scan("trained", self._patterns.of_samples(evidence.SCAN_BATCH, chosen, pieces=_PIECES))
 
     def wiped(self) -> None:
-        """The last look: nothing described before may be found."""
-        self._look("wiped", [])
+        """The last scan: it may find none of the patterns."""
+        self._scan("wiped", [])
         if self._served is not None:
             os.close(self._served)
 
-    def _look(self, stage: str, patterns: list[Pattern]) -> None:
-        told = cast("Json", [pattern.to_json() for pattern in patterns])
-        self._control.tell("scan", {"stage": stage, "salt": self._patterns.salt.hex(), "patterns": told})
+    def _scan(self, stage: str, patterns: list[Pattern]) -> None:
+        listed = cast("Json", [pattern.to_json() for pattern in patterns])
+        self._control.send("scan", {"stage": stage, "salt": self._patterns.salt.hex(), "patterns": listed})
         while True:
-            kind, body = self._control.hear("read", "scanned")
+            kind, body = self._control.receive("read", "scanned")
             if kind == "scanned":
                 break
             self._serve(cast("int", body["address"]), cast("int", body["length"]))
@@ -78,8 +78,8 @@ class Scanned:
             os.ftruncate(self._served, 0)
 
     def _serve(self, address: int, length: int) -> None:
-        # The kernel copies, and says how far it came; nothing of it passes through memory of this process.
+        # The kernel copies and returns the count; no byte passes through memory of this process.
         if self._served is None:
-            raise ValueError("the agent has descriptors; it has no reads to ask for")
+            raise ValueError("the agent has this process's descriptors; expected no read request")
         count = _libc.pwrite(self._served, ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_long(0))
-        self._control.tell("read-done", {"count": max(count, 0)})
+        self._control.send("read-done", {"count": max(count, 0)})

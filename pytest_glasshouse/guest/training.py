@@ -1,6 +1,6 @@
-"""What both legs do alike: load, prologue, reset, warm up, train, export. The one definition of raw.
+"""The part both legs share: load, prologue, reset, warm up, train, export. The one definition of raw.
 
-The protected leg differs only in what it does around this module; `context` is what each leg saw of its own
+The protected leg differs only in what it does around this module; `context` records what each leg sees of its own
 process, so that any other difference is found.
 """
 
@@ -42,7 +42,7 @@ _IMPORTS = {
     "lora": ("torch", "transformers", "peft", "pytest_glasshouse.workloads.lora"),
 }
 
-#: Variables that legs may differ in: each names the leg's own directory.
+#: Variables in which legs may differ: each names the leg's own directory.
 _OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
 
 
@@ -70,15 +70,15 @@ class TrainingPlan:
 
 
 def import_training(workload: str, device: DeviceName) -> None:
-    """Load everything training will load, so that it is there before anything is measured, in both legs alike.
+    """Load everything that training will load, before anything is measured, in both legs alike.
 
-    A GPU's libraries too: the process was forked before this, and a library that comes later would be a change.
+    A GPU's libraries too: a library that is loaded after the measurement would count as a change.
     """
     for name in _IMPORTS[workload]:
         importlib.import_module(name)
     load_libraries(device)
-    # Crypto libraries load themselves on first use; a rehearsal in both legs keeps that out of the training's time
-    # and leaves the legs with the same modules and libraries.
+    # Crypto libraries load lazily; one use in both legs keeps that out of the training's time and leaves the legs with
+    # the same modules and libraries.
     signer, opener = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
     tokens.verify(tokens.sign({}, key=signer, typ="rehearsal"), key=signer.public_key(), typ="rehearsal")
     evidence.SUITE.decrypt(evidence.SUITE.encrypt(b"rehearsal", opener.public_key(), info=b""), opener, info=b"")
@@ -94,7 +94,7 @@ def base_sha256(claims: Mapping[str, Json]) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a leg has to show: figures for its report and the exported adapter."""
+    """The result of one leg: figures for its report and the exported adapter."""
 
     adapter: bytes
     adapter_sha256: str
@@ -114,10 +114,10 @@ def train(
     """Train one leg from `parts` and release every tensor before returning.
 
     `on_started` gets the digest of the weights really loaded; `on_progress` is called at most once a second;
-    `on_trained` once, when everything is measured and exported and the trainer is not yet closed. `turns` says when a leg
-    whose plan has segments may train, and when everything a leg has said is where it goes.
+    `on_trained` once, after measurement and export, before the trainer is closed. `turns` starts the segments of a plan that
+    has them, and drains the leg's messages.
     Raises `NonFiniteLossError` when a loss was not finite; the trainer is closed then, too. Raises
-    `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`, or was changed until training was over.
+    `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`, or changed before training was over.
     """
     began = time.perf_counter_ns()
     base = None if plan.base_directory is None else VerifiedBase(Path(plan.base_directory), base_sha256)
@@ -134,7 +134,7 @@ def train(
         on_started({"initial": trainer.initial_sha256(), "order_seed": plan.order_seed, "device": plan.device})
         trained = _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress, turns=turns)
         if base is not None:
-            base.check()  # and is what it was trained on: tensors may have stayed mapped from the files
+            base.check()  # and did not change since: tensors may still be mapped from the files
         if on_trained is not None:
             on_trained(trainer)
         return trained
@@ -181,9 +181,9 @@ def _run(
 def _measured(
     plan: TrainingPlan, trainer: Trainer, *, on_progress: Callable[[dict[str, Json]], None], turns: TurnTaker
 ) -> dict[str, Json]:
-    """What was timed: one stretch, or the segments of an interleaved round with their sums."""
+    """The timed part: one run, or the segments of an interleaved round with their sums."""
 
-    def told(units: int, elapsed_ns: int, loss: str) -> None:
+    def report(units: int, elapsed_ns: int, loss: str) -> None:
         on_progress({"units": units, "elapsed_ns": elapsed_ns, "loss": loss})
 
     if plan.segments is None:
@@ -192,7 +192,7 @@ def _measured(
             warmup_s=plan.warmup_ns / 1e9,
             target_s=None if plan.target_ns is None else plan.target_ns / 1e9,
             steps=plan.steps,
-            on_progress=told,
+            on_progress=report,
             drain=turns.drain,
         )
         return {
@@ -215,7 +215,7 @@ def _measured(
             segment_steps=plan.segments["segment_steps"],
         ),
         turns=turns,
-        on_progress=told,
+        on_progress=report,
     )
     return {
         "units": sum(each.units for each in parts.segments),
@@ -233,7 +233,7 @@ def _measured(
 def context() -> dict[str, Json]:
     """What must be equal in both legs: environment, limits, affinity, priority, mapped libraries, loaded modules.
 
-    Digests and plain numbers only: a path of the guest says nothing to a reader and may not be published.
+    Digests and plain numbers only: a path of the guest may not be published.
     """
     environment = {name: value for name, value in os.environ.items() if name not in _OWN_DIRECTORY}
     limits: dict[str, Json] = {

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.channel.guest_channel import Channel, lay
+from pytest_glasshouse.channel.guest_channel import Channel, put_model_file
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
 from pytest_glasshouse.legs.progress import Progress
@@ -173,7 +173,7 @@ class Round:
         if base is not None and base.directory is None and not self._laid:
             self._laid = True
             for name, content in base.files.items():
-                lay(self.channel, f"{base.sha256[:16]}/{name}", content)
+                put_model_file(self.channel, f"{base.sha256[:16]}/{name}", content)
 
     def watch(self, leg: Role) -> LegWatch:
         """A watch on one leg with this round's deadline."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.channel.guest_channel import PATIENCE_S, Channel, GuestChannel
+from pytest_glasshouse.channel.guest_channel import RECONNECT_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.legs.interleaved import InterleavedRound
 from pytest_glasshouse.legs.progress import Progress
@@ -247,11 +247,11 @@ class Allocation:
 
     def _connect(self) -> Channel:
         def connect() -> GuestChannel:
-            patience_s = PATIENCE_S if self.grant.rented else 0.0
+            reconnect_s = RECONNECT_S if self.grant.rented else 0.0
             return GuestChannel(
                 self.grant.address,
                 allocation_id=self.grant.allocation_id,
-                patience_s=patience_s,
+                reconnect_s=reconnect_s,
                 lost=self._lost,
                 allowance=self._allowance,
             )

@@ -1,6 +1,6 @@
 """Mini-rows on a real, noisy machine whose truth is known: the product's turns, borders, estimates and rules, a numpy workload.
 
-Two resident processes a round, started anew for every round; `guest.conductor.Conductor` gives the turns that
+Two resident processes a round, started anew for every round; `guest.conductor.TurnScheduler` gives the turns that
 `legs.order.turn_orders` drew and reads the processors at each border; `invariants.turns` says what a paused leg used.
 """
 
@@ -24,7 +24,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.agent.spool import Spool
-from pytest_glasshouse.agent.turn_scheduler import Conductor
+from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.invariants.turns import _HANDOVER_NS, IDLE_SHARE, _outside_ns, _untimed_ns
 from pytest_glasshouse.observation.turns import pairs_of, segments_of, turns_of
 from pytest_glasshouse.overhead.estimate import estimates
@@ -80,7 +80,7 @@ class _Leg:
     role: Role
     process: Any
     pipe: Connection[Any, Any]
-    conductor: Conductor
+    scheduler: TurnScheduler
     segments: list[list[int]] = field(default_factory=list)
     thread: int = 0
 
@@ -102,9 +102,9 @@ class _Leg:
                     continue
                 if kind == "turn-done":
                     self.segments.append(body)
-                self.conductor.arrived(self.role)
+                self.scheduler.leg_waiting(self.role)
         except (EOFError, OSError):
-            self.conductor.left(self.role)
+            self.scheduler.leg_ended(self.role)
 
 
 class Bench:
@@ -168,7 +168,7 @@ class Bench:
 
     def _round(self, design: Design, work: Work, seed: int, number: int, order: Sequence[Role]) -> tuple[RoundSegments, float]:
         drawn = turn_orders(order, number=number, pairs=design.pairs, seed=seed)
-        conductor = Conductor(
+        scheduler = TurnScheduler(
             name="calibration", nonce=f"{seed}-{number}", roles=order, turns=[role for pair in drawn for role in pair],
             key=self._key, spool=self._spool,
         )  # fmt: skip
@@ -176,13 +176,13 @@ class Bench:
         legs: dict[Role, _Leg] = {}
         for role in order:
             process, pipe = self.start(in_turns, work if role == "protected" else work.raw, design.plan(), self._core)
-            leg = legs[role] = _Leg(role=role, process=process, pipe=pipe, conductor=conductor)
+            leg = legs[role] = _Leg(role=role, process=process, pipe=pipe, scheduler=scheduler)
             ready = threading.Event()
             threading.Thread(target=leg.listen, args=(ready,), daemon=True).start()
             ready.wait()
-            conductor.join_in(role, leg)
-        conductor.start()
-        conductor.join()
+            scheduler.add_leg(role, leg)
+        scheduler.start()
+        scheduler.join()
         for leg in legs.values():
             leg.process.join()
         said = [event for event in self._spool.since(before, wait_s=0) if event["type"] == "borders"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from pytest_glasshouse.broker.rented_connection import RentedConnection
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.guest_channel import GuestChannel
-from pytest_glasshouse.channel.ssh import ALIAS, Doorway, Tunnel
+from pytest_glasshouse.channel.ssh import ALIAS, SshFiles, Tunnel
 from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGoneError
 from pytest_glasshouse.providers.base import Access
 from pytest_glasshouse.providers.lease import Lease
@@ -30,26 +30,26 @@ class ChaosConnection(RentedConnection):
         super().__init__(image=None, boot_timeout_s=boot_s)
         self._folder = folder
         self._train_s = train_s
-        self._ways: dict[str, tuple[Doorway, Tunnel]] = {}
+        self._ways: dict[str, tuple[SshFiles, Tunnel]] = {}
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
         assert isinstance(access, SshAccess)
         until = time.monotonic() + timeout_s
-        doorway = Doorway(self._keys[lease.name])
-        doorway.point_to(access)
-        remote = self._started(doorway, until, lease.name)
-        tunnel = Tunnel(doorway, remote)
-        self._ways[lease.name] = (doorway, tunnel)
+        ssh_files = SshFiles(self._keys[lease.name])
+        ssh_files.write_config(access)
+        remote = self._started(ssh_files, until, lease.name)
+        tunnel = Tunnel(ssh_files, remote)
+        self._ways[lease.name] = (ssh_files, tunnel)
         if not tunnel.wait_until_up(max(until - time.monotonic(), 0.1)):
             raise BootTimeoutError(f"allocation {lease.name}: no tunnel", allocation_id=lease.name)
-        return str(doorway.socket)
+        return str(ssh_files.socket)
 
-    def _started(self, doorway: Doorway, until: float, name: str) -> str:
+    def _started(self, ssh_files: SshFiles, until: float, name: str) -> str:
         words = [sys.executable, "-I", "-S", str(_AGENT), str(self._train_s), str(self._folder / "done")]
         while True:
             try:
                 done = subprocess.run(
-                    doorway.command(ALIAS, shlex.join(words)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                    ssh_files.command(ALIAS, shlex.join(words)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
                     timeout=_TRY_S, check=True,
                 )  # fmt: skip
                 return done.stdout.strip()

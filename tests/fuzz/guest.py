@@ -83,18 +83,18 @@ class _Recorded(GuestChannel):
 
     def __init__(self, said: Callable[[str, dict[str, Any]], bytes], allowance: Allowance) -> None:
         self._said = said
-        super().__init__("", allocation_id="a", allowance=allowance, patience_s=0.0)
+        super().__init__("", allocation_id="a", allowance=allowance, reconnect_s=0.0)
 
     def _connect(self, _deadline: float) -> Any:
         return None
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         pass
 
     def close(self) -> None:
         pass
 
-    def _once(self, message: dict[str, Any], payload: bytes | memoryview, last: float | None) -> Any:
+    def _exchange_once(self, message: dict[str, Any], payload: bytes | memoryview, last: float | None) -> Any:
         data = _Bytes(self._said(message["op"], message))
         try:
             received = frames.receive(_CountedSocket(cast("Any", data), self._allowance))
@@ -289,10 +289,10 @@ def installer(tape: Tape) -> None:
     words = changed_json(list(_INSTALLER), tape)
     lines = b"\n".join(json.dumps(word).encode() for word in (words if isinstance(words, list) else [words])) + b"\n"
     heard = io.BytesIO(changed_bytes(lines, tape) if tape.number(3) == 0 else lines)
-    talk = bootstrap._Talk(cast("Any", _Client(heard)))
+    connection = bootstrap._InstallerConnection(cast("Any", _Client(heard)))
     with _nothing_written(), contextlib.suppress(ProtocolError, InfrastructureError, ValueError, EOFError):
-        told = bootstrap._converse(
-            talk, b"archive", "a", needed={"rfc8785": "0.1.4"}, fetch=lambda _missing, **_where: (), tell=_one_line
+        told = bootstrap._run_installer(
+            connection, b"archive", "a", needed={"rfc8785": "0.1.4"}, fetch=lambda _missing, **_where: (), on_phase=_one_line
         )
         if ":" in told or not told.startswith("/") or not told.isprintable() or ".." in told.split("/"):
             raise AssertionError(f"{told!r} became a part of a command line")

@@ -154,7 +154,7 @@ def test_ssh_that_would_reach_no_guest_is_found_before_anything_is_rented(
     image = f"example/guest@sha256:{'5' * 64}"
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "--glasshouse-image", image)
     assert result.returncode == 4, result.stdout + result.stderr
-    assert "ssh reads something else in its configuration" in result.stdout + result.stderr
+    assert "ssh reads other values in its configuration" in result.stdout + result.stderr
     assert "create" not in server.cloud.asked
 
 

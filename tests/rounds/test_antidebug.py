@@ -12,7 +12,7 @@ _READERS = """
 import ctypes, os, signal, sys
 
 sys.path[:0] = [sys.argv[1]]
-from pytest_glasshouse.guest.launcher import raise_fences
+from pytest_glasshouse.guest.launcher import harden_process
 
 libc = ctypes.CDLL(None, use_errno=True)
 secret = ctypes.create_string_buffer(b"the same user must not read this")
@@ -30,7 +30,7 @@ def leg(fenced):
     if os.fork() == 0:
         unprivileged()
         if fenced:
-            raise_fences()
+            harden_process()
         child = os.fork()
         if child:
             os.write(writing, str(child).encode())

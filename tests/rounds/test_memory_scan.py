@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.agent.leg_scan import LegScan
-from pytest_glasshouse.agent.peer_credentials import Witnessed
+from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
 from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.observation.results import results
@@ -156,7 +156,7 @@ import ctypes, os, socket, sys
 import numpy
 from pytest_glasshouse.guest.control import Control
 from pytest_glasshouse.guest.memory import Arena, wipe_bytes
-from pytest_glasshouse.guest.scan_client import Scanned
+from pytest_glasshouse.guest.scan_client import ScanClient
 
 "".encode("utf-16be")  # its codec is loaded while it can be read
 if sys.argv[3] == "ordinary":
@@ -165,15 +165,15 @@ if sys.argv[3] == "ordinary":
     os.setuid(65534)
 assert ctypes.CDLL(None).prctl(4, 0, 0, 0, 0) == 0  # PR_SET_DUMPABLE: as the launcher leaves it
 control = Control(socket.socket(fileno=int(sys.argv[1])))
-scanned = Scanned(control)
+scan = ScanClient(control)
 arena, secret = Arena(4096), os.urandom(4096)
 arena.view[:] = secret
 wipe_bytes(secret)
-scanned.loaded(arena.view[:32], [arena.view[64:144]], arena.view[1024:2048])
-scanned.trained([arena.view[2048:4096]])
+scan.loaded(arena.view[:32], [arena.view[64:144]], arena.view[1024:2048])
+scan.trained([arena.view[2048:4096]])
 if sys.argv[2] == "wipes":
     arena.wipe()
-scanned.wiped()
+scan.wiped()
 """
 
 
@@ -187,18 +187,18 @@ def test_leg_of_any_user_can_show_its_memory(user: str, does: str, status: str) 
     command = [sys.executable, "-c", _LEG, str(theirs.fileno()), does, user]
     root = str(Path(__file__).resolve().parents[2])
     with ours, theirs:
-        witnessed = Witnessed(ours)
+        peer = PeerCredentialSocket(ours)
         leg = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd="/", env={"PYTHONPATH": root})
         theirs.close()
-        witnessed.pid = leg.pid
+        peer.pid = leg.pid
         scan, served = LegScan(), None
-        while (received := frames.receive(witnessed)) is not None:
+        while (received := frames.receive(peer)) is not None:
             message: Any = received[0]
             if message["type"] == "memory":
                 served = message["body"]["served"]
-                scan.attach(witnessed, message["body"], pid=leg.pid)
+                scan.attach(peer, message["body"], pid=leg.pid)
             else:
-                scan.look(message["body"]["stage"], message["body"])
+                scan.scan_stage(message["body"]["stage"], message["body"])
                 frames.send(ours, {"type": "scanned", "body": {}})
     assert leg.wait(timeout=60) == 0
     claims = scan.claims()
@@ -208,16 +208,16 @@ def test_leg_of_any_user_can_show_its_memory(user: str, does: str, status: str) 
 
 
 def test_descriptors_of_another_process_are_refused() -> None:
-    """A leg that shows somebody else's memory shows nothing."""
+    """Descriptors of another process must not pass as the leg's."""
     from pytest_glasshouse.errors import ProtocolError
 
     ours, theirs = socket.socketpair()
     scan = LegScan()
     with ours, theirs, Path("/proc/self/maps").open("rb") as maps, Path("/proc/self/mem").open("rb") as mem:
-        witnessed = Witnessed(ours)
-        witnessed.pid = os.getpid()
+        peer = PeerCredentialSocket(ours)
+        peer.pid = os.getpid()
         socket.send_fds(theirs, [b"\0"], [mem.fileno(), maps.fileno()])
-        with pytest.raises(ProtocolError, match="its own memory"):
-            scan.attach(witnessed, {"served": False}, pid=1)
+        with pytest.raises(ProtocolError, match="the leg's own memory"):
+            scan.attach(peer, {"served": False}, pid=1)
     scan.close()
     assert scan.claims()["status"] == "unseen"

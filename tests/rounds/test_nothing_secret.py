@@ -27,7 +27,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from pytest_glasshouse.agent.memory_scan import HandedMemory, scan
+from pytest_glasshouse.agent.memory_scan import DescriptorMemory, scan
 from pytest_glasshouse.attacks.target_guest import children
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.wire.canonical import unb64u
@@ -48,14 +48,14 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
-from pytest_glasshouse.channel.archive import build_archive, honest_main
+from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
 from pytest_glasshouse.run.engine import RowEngine, RowObjects
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.plugin.stash import ENGINE
 
 GENERATE = "PrivateKey.generate()"
-HELD = 'self._scanned.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))'
+HELD = 'self._scan.loaded(key.view, derived, cast("memoryview", opened.parts[CANARY]))'
 WAIT = HELD + '''
                 from pathlib import Path
                 box = Path.cwd().parents[1]
@@ -81,7 +81,7 @@ class Engine(RowEngine):
         honest = (files("pytest_glasshouse.guest") / "protected.py").read_text()
         assert honest.count(GENERATE) == 2 and honest.count(HELD) == 1
         held = honest.replace(GENERATE, DRAWN.format("hpke"), 1).replace(GENERATE, DRAWN.format("sig"), 1).replace(HELD, WAIT)
-        extra = {"__main__.py": honest_main().encode(), "pytest_glasshouse/guest/protected.py": held.encode()}
+        extra = {"__main__.py": GUEST_MAIN.encode(), "pytest_glasshouse/guest/protected.py": held.encode()}
         broker._fleet.providers["mock"] = MockProvider(archive=build_archive(extra))
         return broker
 
@@ -169,7 +169,7 @@ def _who_holds(root: int, secret: bytes, watched: Watched) -> None:
         except OSError:
             watched.unread.add(role)
             continue
-        if scan(HandedMemory(mem, maps), patterns, bytes(32)).copies:
+        if scan(DescriptorMemory(mem, maps), patterns, bytes(32)).copies:
             watched.held.add(role)
         os.close(mem)
         os.close(maps)
@@ -284,7 +284,7 @@ def test_data_key_is_held_by_the_owner_with_its_server_and_by_the_leg_alone(watc
 _CRASHES = "import os, sys; sys.path.insert(0, sys.argv[1]); from pytest_glasshouse.guest import launcher; {fences}; os.kill(os.getpid(), 11)"
 
 
-@pytest.mark.parametrize(("fences", "cores"), [("pass", True), ("launcher.raise_fences()", False)], ids=["open", "fenced"])
+@pytest.mark.parametrize(("fences", "cores"), [("pass", True), ("launcher.harden_process()", False)], ids=["open", "fenced"])
 def test_crash_behind_the_fences_leaves_no_core(fences: str, cores: bool, tmp_path: Path) -> None:
     """Whatever is behind a limit of 0 and is non-dumpable; beside it the control, where this machine writes cores at all."""
     if Path("/proc/sys/kernel/core_pattern").read_text().startswith("|") and cores:

@@ -22,14 +22,14 @@ from tests.rounds.conftest import carry_out, short_row
 _MAIN = """
 import sys
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
-from pytest_glasshouse.agent import main
+from pytest_glasshouse.agent.main import main
 from pytest_glasshouse.guest import protected, raw
 from pytest_glasshouse.guest.device_memory import TorchMemory
-from pytest_glasshouse.guest.ring import carry_material, ring_for_package
+from pytest_glasshouse.guest.ring import copy_material_to_device, ring_for_package
 
-protected.Protected._room = lambda leg: ring_for_package(leg._package, TorchMemory("cpu"), limit=65536)
-raw.Raw._loaded = lambda leg: carry_material(leg._material, TorchMemory("cpu"))
-sys.exit(main.main())
+protected.Protected._allocate = lambda leg: ring_for_package(leg._package, TorchMemory("cpu"), limit=65536)
+raw.Raw._loaded = lambda leg: copy_material_to_device(leg._material, TorchMemory("cpu"))
+sys.exit(main())
 """
 
 

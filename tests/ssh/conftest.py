@@ -19,7 +19,7 @@ import pytest
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.channel.pod_launch import PodKeys, new_keys, pod_environment, pod_start
-from pytest_glasshouse.channel.ssh_session import Reach
+from pytest_glasshouse.channel.ssh_session import SshSession
 from tests.ssh.ports import free_port
 
 
@@ -74,7 +74,7 @@ class SshPod:
 
 
 MakePod = Callable[..., SshPod]
-MakeReach = Callable[[SshPod], Reach]
+MakeSession = Callable[[SshPod], SshSession]
 
 
 @pytest.fixture
@@ -96,13 +96,13 @@ def make_pod() -> Iterator[MakePod]:
 
 
 @pytest.fixture
-def reach_to() -> Iterator[MakeReach]:
-    made: list[Reach] = []
+def make_session() -> Iterator[MakeSession]:
+    made: list[SshSession] = []
 
-    def make(pod: SshPod, keys: PodKeys | None = None) -> Reach:
-        made.append(Reach(keys or pod.keys, allocation=pod.name, archive=guest_archive()))
+    def make(pod: SshPod, keys: PodKeys | None = None) -> SshSession:
+        made.append(SshSession(keys or pod.keys, allocation=pod.name, archive=guest_archive()))
         return made[-1]
 
     yield make
-    for reach in made:
-        reach.close()
+    for session in made:
+        session.close()

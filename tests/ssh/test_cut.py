@@ -17,7 +17,7 @@ from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.providers.base import Grant, Instance
 from tests.rounds.conftest import short_row
-from tests.ssh.conftest import MakePod, MakeReach
+from tests.ssh.conftest import MakePod, MakeSession
 from tests.ssh.proxy import Link
 
 
@@ -58,14 +58,14 @@ _CUTS = [
 
 @pytest.mark.parametrize(("cut_s", "silent"), _CUTS)
 def test_a_link_that_is_cut_during_a_leg_loses_no_event_and_fails_no_row(
-    make_pod: MakePod, reach_to: MakeReach, links: list[Link], cut_s: float, silent: bool
+    make_pod: MakePod, make_session: MakeSession, links: list[Link], cut_s: float, silent: bool
 ) -> None:
     pod = make_pod()
     link = Link(pod.port)
     links.append(link)
-    reach = reach_to(pod)
+    session = make_session(pod)
     through = SshAccess(host="127.0.0.1", port=link.port, user=os.environ.get("USER", "root"))
-    path = reach.connect(through, timeout_s=60)
+    path = session.connect(through, timeout_s=60)
     row = short_row(order="protected-first", target_s=cut_s / 2)
     with contextlib.closing(GuestChannel(path, allocation_id=pod.name)) as channel:
         hello = channel.request("hello")

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.channel.archive import guest_archive
-from pytest_glasshouse.channel.bootstrap import Refused, bootstrap
-from pytest_glasshouse.channel.ssh import Doorway
+from pytest_glasshouse.channel.bootstrap import GuestUnusableError, bootstrap
+from pytest_glasshouse.channel.ssh import SshFiles
 from pytest_glasshouse.channel.wheels import NEEDED, PINNED, Wheel, wheels
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError
 from tests.ssh.conftest import MakePod, SshPod
@@ -37,9 +37,9 @@ def _wheel() -> Wheel:
     return Wheel(name="gh_probe-1.0-py3-none-any.whl", content=content, sha256=hashlib.sha256(content).hexdigest())
 
 
-def _until_reached(pod: SshPod, wheel: Wheel, told: list[str], asked: list[Any]) -> str:
-    doorway = Doorway(pod.keys)
-    doorway.point_to(pod.access)
+def _until_reached(pod: SshPod, wheel: Wheel, phases: list[str], asked: list[Any]) -> str:
+    ssh_files = SshFiles(pod.keys)
+    ssh_files.write_config(pod.access)
 
     def fetch(missing: list[str], **where: Any) -> tuple[Wheel, ...]:
         asked.append((missing, where["machine"]))
@@ -49,26 +49,26 @@ def _until_reached(pod: SshPod, wheel: Wheel, told: list[str], asked: list[Any])
         while True:
             try:
                 return bootstrap(
-                    doorway,
+                    ssh_files,
                     archive=guest_archive(),
                     allocation=pod.name,
                     timeout_s=60,
-                    tell=told.append,
+                    on_phase=phases.append,
                     needed={**NEEDED, "gh-probe": "1"},
                     fetch=fetch,
                 )
             except GuestGoneError:
                 continue
     finally:
-        doorway.remove()
+        ssh_files.remove()
 
 
 def test_a_missing_package_is_installed_beside_the_agent(make_pod: MakePod) -> None:
-    pod, told, asked = make_pod(), list[str](), list[Any]()
-    assert _until_reached(pod, _wheel(), told, asked).endswith("agent.sock")
+    pod, phases, asked = make_pod(), list[str](), list[Any]()
+    assert _until_reached(pod, _wheel(), phases, asked).endswith("agent.sock")
     assert asked[0][0] == ["gh-probe"]
     assert (pod.root / "agent" / "site" / "gh_probe.py").exists()
-    assert "installing what the image lacks" in told
+    assert "installing what the image lacks" in phases
 
 
 def test_a_pod_whose_directory_has_an_odd_name_is_installed_like_any_other(
@@ -88,7 +88,7 @@ def test_a_pod_whose_directory_has_an_odd_name_is_installed_like_any_other(
 
 def test_a_wheel_that_is_not_what_was_announced_stops_the_installation(make_pod: MakePod) -> None:
     pod, wheel = make_pod(), _wheel()
-    with pytest.raises(Refused, match="did not arrive as it was sent"):
+    with pytest.raises(GuestUnusableError, match="did not arrive as it was sent"):
         _until_reached(pod, dataclasses.replace(wheel, content=wheel.content[:-1] + b"x"), [], [])
     assert not (pod.root / "agent" / "site").exists()
 
@@ -100,5 +100,5 @@ def test_every_package_a_guest_needs_is_pinned_by_hash() -> None:
 
 
 def test_a_machine_nothing_is_pinned_for_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"cryptography.*aarch64.*expected x86_64"):
+    with pytest.raises(ConfigurationError, match=r"cryptography.*expected x86_64.*saw aarch64"):
         wheels(["cryptography"], python="3.12", machine="aarch64", directory=tmp_path)

@@ -45,12 +45,12 @@ def test_a_host_that_falls_silent_ends_it(tmp_path: Path) -> None:
     os.utime(tmp_path / "contact", (600, 600))
     watchdog = pod.Watchdog(SETTINGS, str(tmp_path), began=0.0)
     assert watchdog.verdict(659.0) is None
-    assert "not heard of for 60 s" in str(watchdog.verdict(660.0))
+    assert "no contact from the host for 60 s" in str(watchdog.verdict(660.0))
 
 
 def test_a_host_that_sends_shutdown_ends_it(tmp_path: Path) -> None:
     (tmp_path / "shutdown").touch()
-    assert "over" in str(pod.Watchdog(SETTINGS, str(tmp_path), began=0.0).verdict(1.0))
+    assert "requested the shutdown" in str(pod.Watchdog(SETTINGS, str(tmp_path), began=0.0).verdict(1.0))
 
 
 class Api(http.server.ThreadingHTTPServer):

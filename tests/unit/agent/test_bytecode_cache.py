@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.agent.bytecode_cache import ByteCode
+from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
 from pytest_glasshouse.errors import GlasshouseError
 
 #: Says that it compiles, and compiles for ever.
@@ -28,7 +28,7 @@ def test_nothing_is_compiled_once_the_guest_has_ended(tmp_path: Path, monkeypatc
     source.write_text(COMPILER.format(started=str(started), cache=str(cache)))
     os.mkfifo(started)
     archive = os.open(source, os.O_RDONLY)
-    bytecode = ByteCode(cache, archive_fd=archive, site_packages=(), environment={})
+    bytecode = BytecodeCache(cache, archive_fd=archive, site_packages=(), environment={})
     with ThreadPoolExecutor() as threads:
         building = threads.submit(bytecode.build, "mlp")
         started.read_text()  # until it runs

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pytest_glasshouse.agent.cpu_time import Meter, ProcessStatus, clock_ns, family, processes
+from pytest_glasshouse.agent.cpu_time import CpuMeter, ProcessStatus, clock_ns, process_tree, processes
 
 MS = 1_000_000
 
@@ -47,7 +47,7 @@ def test_process_that_waits_uses_nothing_and_one_that_works_is_seen() -> None:
         _told(process)
         while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
             pass  # it said so a moment before it waits
-        meter = Meter(root=process.pid)
+        meter = CpuMeter(root=process.pid)
         first = meter.read_ns(processes())
         assert first >= 30 * MS
         assert meter.read_ns(processes()) == first
@@ -58,7 +58,7 @@ def test_child_in_a_session_of_its_own_is_still_the_legs() -> None:
     child = f"if os.fork() == 0:\n os.setsid()\n {_BURN.replace(chr(10), chr(10) + ' ')}\n print('done', flush=True); sys.stdin.read(); os._exit(0)\ntime.sleep(0)\nsys.stdin.read(); os.wait(); sys.exit()"
     with _process(child) as process:
         _told(process)
-        meter = Meter(root=process.pid)
+        meter = CpuMeter(root=process.pid)
         assert meter.read_ns(processes()) >= clock_ns(process.pid) + 30 * MS
         assert meter.processes == 2
 
@@ -67,11 +67,11 @@ def test_child_that_has_ended_is_counted_too() -> None:
     burn = _BURN.replace("0.03", "0.05").replace("\n", "\n ")
     with _process(f"if os.fork() == 0:\n {burn}\n os._exit(0)\nos.wait()") as process:
         _told(process)
-        assert Meter(root=process.pid).read_ns(processes()) >= 40 * MS
+        assert CpuMeter(root=process.pid).read_ns(processes()) >= 40 * MS
 
 
 def test_agents_own_thread_counts_for_the_leg_it_serves() -> None:
-    meter = Meter(root=0, threads=(threading.get_ident(),))
+    meter = CpuMeter(root=0, threads=(threading.get_ident(),))
     before = meter.read_ns({})
     until = time.thread_time_ns() + 5 * MS
     while time.thread_time_ns() < until:
@@ -84,7 +84,7 @@ def test_family_is_the_session_and_all_its_descendants() -> None:
         return ProcessStatus(parent=parent, session=session, reaped_ticks=0)
 
     everyone = {1: one(0, 1), 10: one(1, 10), 11: one(10, 10), 12: one(11, 12), 13: one(12, 13), 20: one(1, 20)}
-    assert family(10, everyone) == {10, 11, 12, 13}
+    assert process_tree(10, everyone) == {10, 11, 12, 13}
 
 
 def test_process_that_is_gone_is_no_error() -> None:

@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from pytest_glasshouse.agent.idempotency import AgentReply, Sessions
+from pytest_glasshouse.agent.idempotency import AgentReply, ReplyCache
 from pytest_glasshouse.errors import ProtocolError
 
 
 def test_repetition_gets_the_first_answer_and_nothing_happens_twice() -> None:
-    sessions, done = Sessions(), list[int]()
+    sessions, done = ReplyCache(), list[int]()
 
     def carry_out() -> AgentReply:
         done.append(1)
@@ -25,15 +25,15 @@ def test_repetition_gets_the_first_answer_and_nothing_happens_twice() -> None:
 
 
 def test_a_number_from_the_past_is_refused() -> None:
-    sessions = Sessions()
+    sessions = ReplyCache()
     for number in (1, 2):
         sessions.answer({"session": "a", "number": number}, lambda: ({}, b""))
-    with pytest.raises(ProtocolError, match="request 1 of a conversation that is at 2"):
+    with pytest.raises(ProtocolError, match="expected request 2 again, or a later one, in this session; saw 1"):
         sessions.answer({"session": "a", "number": 1}, lambda: ({}, b""))
 
 
 def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
-    sessions, begun, go, done = Sessions(), threading.Event(), threading.Event(), list[int]()
+    sessions, begun, go, done = ReplyCache(), threading.Event(), threading.Event(), list[int]()
 
     def slowly() -> AgentReply:
         begun.set()
@@ -55,7 +55,7 @@ def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
 
 
 def test_conversations_that_are_quiet_are_forgotten_so_that_memory_is_bounded() -> None:
-    sessions = Sessions()
+    sessions = ReplyCache()
     for number in range(200):
         sessions.answer({"session": str(number), "number": 1}, lambda: ({}, bytes(10)))
     assert len(sessions._sessions) == 64

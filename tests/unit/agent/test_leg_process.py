@@ -10,32 +10,32 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.agent.leg_process import LegRun
+from pytest_glasshouse.agent.leg_process import LegProcess
 from pytest_glasshouse.agent.leg_scan import _ServedMemory
-from pytest_glasshouse.agent.memory_files import Store
-from pytest_glasshouse.agent.peer_credentials import Witnessed
+from pytest_glasshouse.agent.memory_files import MemoryFiles
+from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import frames
 
-Pair = tuple[Witnessed, socket.socket]
+Pair = tuple[PeerCredentialSocket, socket.socket]
 
 
 @pytest.fixture
 def pair() -> Any:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        witnessed = Witnessed(ours)
-        witnessed.pid = os.getpid()
-        yield witnessed, theirs
+        peer = PeerCredentialSocket(ours)
+        peer.pid = os.getpid()
+        yield peer, theirs
 
 
 @pytest.fixture
-def leg(tmp_path: Path) -> LegRun:
+def leg(tmp_path: Path) -> LegProcess:
     nothing: Any = None
-    return LegRun(
+    return LegProcess(
         leg_id="raw-0", order={"kind": "raw", "plan": {}}, workspace=tmp_path / "leg", archive_fd=0, components={},
-        baseline=nothing, bytecode=nothing, container="a", site_packages=[], key=Ed25519PrivateKey.generate(), store=Store(),
+        baseline=nothing, bytecode=nothing, container="a", site_packages=[], key=Ed25519PrivateKey.generate(), memory_files=MemoryFiles(),
         spool=Spool(tmp_path / "spool.jsonl"),
     )  # fmt: skip
 
@@ -52,20 +52,20 @@ WORDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("word", WORDS)
-def test_what_no_leg_says_is_not_passed_on(word: str, leg: LegRun, pair: Pair) -> None:
+def test_what_no_leg_says_is_not_passed_on(word: str, leg: LegProcess, pair: Pair) -> None:
     kind, body = WORDS[word]
     with pytest.raises(ProtocolError):
-        leg._take(pair[0], kind, body, bytearray(b"x"))
+        leg._handle(pair[0], kind, body, bytearray(b"x"))
     assert leg._spool.since(0, wait_s=0) == []
-    with pytest.raises(ProtocolError, match="nothing of that name"):
-        leg._store.descriptor("raw-0-adapter")
+    with pytest.raises(ProtocolError, match="saw no such name"):
+        leg._memory_files.descriptor("raw-0-adapter")
 
 
-def test_what_legs_say_is_passed_on(leg: LegRun, pair: Pair) -> None:
-    leg._take(pair[0], "progress", {"units": 1, "elapsed_ns": 1, "loss": "1.0"}, bytearray())
-    leg._take(pair[0], "export", {"name": "adapter", "offset": 0, "total": 1}, bytearray(b"x"))
+def test_what_legs_say_is_passed_on(leg: LegProcess, pair: Pair) -> None:
+    leg._handle(pair[0], "progress", {"units": 1, "elapsed_ns": 1, "loss": "1.0"}, bytearray())
+    leg._handle(pair[0], "export", {"name": "adapter", "offset": 0, "total": 1}, bytearray(b"x"))
     assert [event["type"] for event in leg._spool.since(0, wait_s=0)] == ["progress"]
-    assert leg._store.read("raw-0-adapter", offset=0, size=9) == (b"x", 1)
+    assert leg._memory_files.read("raw-0-adapter", offset=0, size=9) == (b"x", 1)
 
 
 @pytest.mark.parametrize("count", [-1, 17, True, "16", None])

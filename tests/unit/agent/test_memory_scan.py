@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.agent.memory_scan import BLOCK, HandedMemory, ScanResult, ranges_of, scan
+from pytest_glasshouse.agent.memory_scan import BLOCK, DescriptorMemory, ScanResult, ranges_of, scan
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.guest.memory import Arena, wipe_bytes
 from pytest_glasshouse.wire.canonical import canonical
@@ -149,7 +149,7 @@ def test_making_patterns_leaves_no_copy_in_this_process(make: Patterns) -> None:
     wipe_bytes(original)
     patterns = make.of_windows("canary", arena.view)
     with open("/proc/self/maps", "rb") as maps, open("/proc/self/mem", "rb") as mem:  # noqa: PTH123
-        memory = HandedMemory(mem.fileno(), maps.fileno())
+        memory = DescriptorMemory(mem.fileno(), maps.fileno())
         before = scan(memory, patterns, make.salt)
         arena.wipe()
         after = scan(memory, patterns, make.salt)

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_glasshouse.agent.peer_credentials import Witnessed, is_child
+from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child
 from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.wire import frames
 
 
 @pytest.fixture(name="pair")
-def a_pair() -> Iterator[tuple[Witnessed, socket.socket]]:
+def a_pair() -> Iterator[tuple[PeerCredentialSocket, socket.socket]]:
     end, theirs = socket.socketpair()
     with end, theirs:
-        yield Witnessed(end), theirs
+        yield PeerCredentialSocket(end), theirs
 
 
 def _said_by_a_child(theirs: socket.socket) -> int:
@@ -29,13 +29,13 @@ def _said_by_a_child(theirs: socket.socket) -> int:
     return pid
 
 
-def test_words_of_the_named_process_are_taken(pair: tuple[Witnessed, socket.socket]) -> None:
+def test_words_of_the_named_process_are_taken(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
     ours, theirs = pair
     ours.pid = _said_by_a_child(theirs)
     assert frames.receive(ours) == ({"said": "by the child"}, bytearray())
 
 
-def test_words_of_another_process_are_refused(pair: tuple[Witnessed, socket.socket]) -> None:
+def test_words_of_another_process_are_refused(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
     """It holds the very same socket."""
     ours, theirs = pair
     ours.pid = os.getpid()
@@ -44,7 +44,7 @@ def test_words_of_another_process_are_refused(pair: tuple[Witnessed, socket.sock
         frames.receive(ours)
 
 
-def test_two_processes_cannot_share_one_message(pair: tuple[Witnessed, socket.socket]) -> None:
+def test_two_processes_cannot_share_one_message(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
     """The beginning of a frame by the leg, its end by somebody else."""
     ours, theirs = pair
     ours.pid = os.getpid()
@@ -54,7 +54,7 @@ def test_two_processes_cannot_share_one_message(pair: tuple[Witnessed, socket.so
         frames.receive(ours)
 
 
-def test_descriptors_come_with_credentials(pair: tuple[Witnessed, socket.socket]) -> None:
+def test_descriptors_come_with_credentials(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
     ours, theirs = pair
     ours.pid = os.getpid()
     reading, writing = os.pipe()
@@ -66,7 +66,7 @@ def test_descriptors_come_with_credentials(pair: tuple[Witnessed, socket.socket]
         os.close(descriptor)
 
 
-def test_descriptors_nobody_asked_for_are_closed(pair: tuple[Witnessed, socket.socket]) -> None:
+def test_descriptors_nobody_asked_for_are_closed(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
     ours, theirs = pair
     ours.pid = os.getpid()
     reading, writing = os.pipe()

@@ -1,4 +1,4 @@
-"""Turns are given one at a time, and whatever happens to a leg, the others are told to finish."""
+"""Turns are given one at a time, and whatever happens to a leg, the others finish."""
 
 from __future__ import annotations
 
@@ -10,69 +10,69 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.agent.spool import Spool
-from pytest_glasshouse.agent.turn_scheduler import Conductor
+from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import evidence, tokens
 
 DEADLINE_S = 10
 
 
-class FakePlayer:
-    """A leg that does as it is told; `fails_at` is the turn in which it ends instead."""
+class FakeLeg:
+    """A leg that does as commanded; `fails_at` is the turn in which it ends instead."""
 
     process_group = 0
 
-    def __init__(self, conductor: Conductor, role: str, log: list[str], *, fails_at: int = 0) -> None:
-        self._conductor = conductor
+    def __init__(self, scheduler: TurnScheduler, role: str, log: list[str], *, fails_at: int = 0) -> None:
+        self._scheduler = scheduler
         self._role = role
         self._log = log
         self._fails_at = fails_at
 
     @property
     def thread(self) -> int:
-        return self._conductor.ident or 0
+        return self._scheduler.ident or 0
 
     def command(self, kind: str, turn: int) -> None:
         self._log.append(f"{self._role} {kind} {turn}")
         if kind == "finish" or turn == self._fails_at:
-            self._conductor.left(self._role)
+            self._scheduler.leg_ended(self._role)
         else:
-            self._conductor.arrived(self._role)
+            self._scheduler.leg_waiting(self._role)
 
 
-class Stand:
-    """One conductor with fake legs."""
+class Round:
+    """One scheduler with fake legs."""
 
     def __init__(self, tmp_path: Path, turns: list[str], *, fails_at: dict[str, int] | None = None) -> None:
         self.key = Ed25519PrivateKey.generate()
         self.spool = Spool(tmp_path / "spool.jsonl")
         self.log: list[str] = []
-        self.conductor = Conductor(
+        self.scheduler = TurnScheduler(
             name="turns-1", nonce="n", roles=["raw", "protected"], turns=turns, key=self.key, spool=self.spool
         )
         for role in ("raw", "protected"):
-            player = FakePlayer(self.conductor, role, self.log, fails_at=(fails_at or {}).get(role, 0))
-            self.conductor.join_in(role, player)
+            leg = FakeLeg(self.scheduler, role, self.log, fails_at=(fails_at or {}).get(role, 0))
+            self.scheduler.add_leg(role, leg)
 
-    def played(self) -> dict[str, Any]:
-        """Run to the end; what was signed."""
-        self.conductor.join(DEADLINE_S)
-        assert not self.conductor.is_alive()
-        (told,) = [event["body"] for event in self.spool.since(0, wait_s=0) if event["type"] == "borders"]
-        assert isinstance(told, dict)
-        return tokens.verify(str(told["borders"]), key=self.key.public_key(), typ=evidence.TYP_BORDERS)
+    def claims(self) -> dict[str, Any]:
+        """Run to the end; the signed claims."""
+        self.scheduler.join(DEADLINE_S)
+        assert not self.scheduler.is_alive()
+        (body,) = [event["body"] for event in self.spool.since(0, wait_s=0) if event["type"] == "borders"]
+        assert isinstance(body, dict)
+        return tokens.verify(str(body["borders"]), key=self.key.public_key(), typ=evidence.TYP_BORDERS)
 
     def start(self) -> None:
-        self.conductor.start()
-        self.conductor.arrived("raw")
-        self.conductor.arrived("protected")
+        self.scheduler.start()
+        self.scheduler.leg_waiting("raw")
+        self.scheduler.leg_waiting("protected")
 
 
 def test_turns_come_as_they_were_drawn_and_the_last_to_start_finishes_first(tmp_path: Path) -> None:
-    stand = Stand(tmp_path, ["raw", "protected", "protected", "raw"])
-    stand.start()
-    claims = stand.played()
-    assert stand.log == [
+    current = Round(tmp_path, ["raw", "protected", "protected", "raw"])
+    current.start()
+    claims = current.claims()
+    assert current.log == [
         "raw turn 1", "protected turn 2", "protected turn 3", "raw turn 4", "protected finish 0", "raw finish 0",
     ]  # fmt: skip
     assert claims["turns"] == ["raw", "protected", "protected", "raw"]
@@ -83,43 +83,43 @@ def test_turns_come_as_they_were_drawn_and_the_last_to_start_finishes_first(tmp_
 
 
 def test_nobody_gets_a_turn_before_every_leg_is_warm(tmp_path: Path) -> None:
-    stand = Stand(tmp_path, ["raw", "protected"])
-    stand.conductor.start()
-    stand.conductor.arrived("raw")
-    stand.conductor.left("protected")
-    assert stand.played()["borders"] == []
-    assert stand.log == ["raw finish 0"]
+    current = Round(tmp_path, ["raw", "protected"])
+    current.scheduler.start()
+    current.scheduler.leg_waiting("raw")
+    current.scheduler.leg_ended("protected")
+    assert current.claims()["borders"] == []
+    assert current.log == ["raw finish 0"]
 
 
 def test_leg_that_ends_in_its_turn_ends_the_turns_and_the_other_finishes(tmp_path: Path) -> None:
     """The other leg would wait for ever, with the plaintext in its memory."""
-    stand = Stand(tmp_path, ["raw", "protected", "raw"], fails_at={"protected": 2})
-    stand.start()
-    assert len(stand.played()["borders"]) == 1
-    assert stand.log == ["raw turn 1", "protected turn 2", "raw finish 0"]
+    current = Round(tmp_path, ["raw", "protected", "raw"], fails_at={"protected": 2})
+    current.start()
+    assert len(current.claims()["borders"]) == 1
+    assert current.log == ["raw turn 1", "protected turn 2", "raw finish 0"]
 
 
 def test_leg_that_will_never_come_ends_the_waiting(tmp_path: Path) -> None:
-    stand = Stand(tmp_path, ["raw", "protected"])
-    del stand.conductor._players["protected"]
-    stand.conductor.start()
-    stand.conductor.arrived("raw")
-    stand.conductor.dismiss()
-    stand.played()
-    assert stand.log == ["raw finish 0"]
+    current = Round(tmp_path, ["raw", "protected"])
+    del current.scheduler._legs["protected"]
+    current.scheduler.start()
+    current.scheduler.leg_waiting("raw")
+    current.scheduler.dismiss()
+    current.claims()
+    assert current.log == ["raw finish 0"]
 
 
 @pytest.mark.parametrize(("roles", "turns"), [(["raw"], ["protected"]), (["raw", "raw"], ["raw"])])
 def test_turns_of_legs_that_do_not_exist_are_refused(tmp_path: Path, roles: list[str], turns: list[str]) -> None:
-    with pytest.raises(ProtocolError, match="every turn belongs to one of the legs"):
-        Conductor(
+    with pytest.raises(ProtocolError, match="expected distinct legs and only their turns"):
+        TurnScheduler(
             name="t", nonce="n", roles=roles, turns=turns, key=Ed25519PrivateKey.generate(), spool=Spool(tmp_path / "spool")
         )
 
 
 def test_stranger_and_double_are_refused(tmp_path: Path) -> None:
-    stand = Stand(tmp_path, ["raw"])
+    current = Round(tmp_path, ["raw"])
     for role in ("raw2", "raw"):
-        with pytest.raises(ProtocolError, match="no leg"):
-            stand.conductor.join_in(role, FakePlayer(stand.conductor, role, []))
-    assert isinstance(stand.conductor._heard, queue.Queue)
+        with pytest.raises(ProtocolError, match="each of the legs"):
+            current.scheduler.add_leg(role, FakeLeg(current.scheduler, role, []))
+    assert isinstance(current.scheduler._leg_events, queue.Queue)

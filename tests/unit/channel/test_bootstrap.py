@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.channel.bootstrap import Refused, bootstrap
+from pytest_glasshouse.channel.bootstrap import GuestUnusableError, bootstrap
 from pytest_glasshouse.channel.pod_launch import new_keys
-from pytest_glasshouse.channel.ssh import Doorway
+from pytest_glasshouse.channel.ssh import SshFiles
 from pytest_glasshouse.channel.wheels import Wheel
 from pytest_glasshouse.errors import GuestGoneError, ProtocolError
 
@@ -25,34 +25,34 @@ NEED = {"running": False, "python": "3.12", "machine": "x86_64", "missing": ["rf
 
 @pytest.fixture
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[str, list[Any], list[str]]]]:
-    """Says these lines; what came of it, what pip was asked for, and what was told."""
+    """Sends these lines; the result, the packages that were fetched, and the phases."""
     said = tmp_path / "said"
     (tmp_path / "ssh").write_text(_SSH.format(said=said))
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    doorway = Doorway(new_keys())
+    ssh_files = SshFiles(new_keys())
 
     def says(*lines: Any) -> tuple[str, list[Any], list[str]]:
         said.write_bytes(b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines))
         asked: list[Any] = []
-        told: list[str] = []
+        phases: list[str] = []
 
         def fetch(missing: list[str], **where: Any) -> tuple[Wheel, ...]:
             asked.append((missing, where["python"], where["machine"]))
             return ()
 
-        path = bootstrap(doorway, archive=b"x", allocation="a", timeout_s=20, tell=told.append, fetch=fetch)
-        return path, asked, told
+        path = bootstrap(ssh_files, archive=b"x", allocation="a", timeout_s=20, on_phase=phases.append, fetch=fetch)
+        return path, asked, phases
 
     yield says
-    doorway.remove()
+    ssh_files.remove()
 
 
 def test_the_usual_conversation_ends_with_a_path(guest: Callable[..., Any]) -> None:
-    path, asked, told = guest({"need": NEED}, {"phase": "agent"}, {"ready": {"socket": "/a/agent.sock"}})
+    path, asked, phases = guest({"need": NEED}, {"phase": "agent"}, {"ready": {"socket": "/a/agent.sock"}})
     assert path == "/a/agent.sock"
     assert asked == [(["rfc8785"], "3.12", "x86_64")]
-    assert told == ["fetching what the image lacks: rfc8785", "starting the agent"]
+    assert phases == ["fetching what the image lacks: rfc8785", "starting the agent"]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_the_usual_conversation_ends_with_a_path(guest: Callable[..., Any]) -> N
     ids=repr,
 )
 def test_a_socket_that_is_no_plain_path_is_not_forwarded(guest: Callable[..., Any], socket: Any) -> None:
-    with pytest.raises((Refused, ProtocolError)):
+    with pytest.raises((GuestUnusableError, ProtocolError)):
         guest({"ready": {"socket": socket}})
 
 
@@ -79,7 +79,7 @@ LINES: list[Any] = [
 @pytest.mark.parametrize("line", LINES, ids=map(str, range(len(LINES))))
 def test_words_of_another_form_reach_nothing(guest: Callable[..., Any], line: Any) -> None:
     """They raised whatever they raised, or stood in a command line."""
-    with pytest.raises((Refused, ProtocolError, GuestGoneError)) as caught:
+    with pytest.raises((GuestUnusableError, ProtocolError, GuestGoneError)) as caught:
         guest(line)
     assert caught.value.allocation_id == "a"
     assert str(caught.value).isprintable()
@@ -87,7 +87,7 @@ def test_words_of_another_form_reach_nothing(guest: Callable[..., Any], line: An
 
 
 def test_a_reason_is_shown_as_one_printable_line(guest: Callable[..., Any]) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(GuestUnusableError) as caught:
         guest({"error": "no\x1b[2J\n::error::gone\u202e" + "x" * 5000})
     assert str(caught.value).isprintable()
     assert "::" not in str(caught.value)

@@ -13,8 +13,8 @@ import pytest
 
 from pytest_glasshouse.channel import ssh
 from pytest_glasshouse.channel.access import SshAccess
-from pytest_glasshouse.channel.places import short_directory
 from pytest_glasshouse.channel.pod_launch import new_keys
+from pytest_glasshouse.channel.ssh_directory import short_directory
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from tests.unit.channel.test_access import HOSTILE_HOSTS
 
@@ -40,8 +40,8 @@ def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]
 
 
 def read_by_ssh(config: Path) -> dict[str, str]:
-    told = subprocess.run(["ssh", "-G", "-F", str(config), ssh.ALIAS], capture_output=True, text=True, check=True).stdout
-    return dict(line.split(" ", 1) for line in told.splitlines() if " " in line)
+    read = subprocess.run(["ssh", "-G", "-F", str(config), ssh.ALIAS], capture_output=True, text=True, check=True).stdout
+    return dict(line.split(" ", 1) for line in read.splitlines() if " " in line)
 
 
 @pytest.mark.parametrize("name", ODD, ids=ascii)
@@ -50,42 +50,42 @@ def test_a_temporary_directory_of_any_name_makes_a_configuration_that_is_read_as
 ) -> None:
     """It rented a pod that could never be reached, and called that safe to retry."""
     temporary(name)
-    doorway = ssh.Doorway(new_keys())
+    ssh_files = ssh.SshFiles(new_keys())
     try:
-        doorway.point_to(SshAccess(host="203.0.113.9", port=2222, user="somebody"))
-        read = read_by_ssh(doorway.directory / "config")
+        ssh_files.write_config(SshAccess(host="203.0.113.9", port=2222, user="somebody"))
+        read = read_by_ssh(ssh_files.directory / "config")
         assert (read["hostname"], read["port"], read["user"]) == ("203.0.113.9", "2222", "somebody")
         for option, file in (("identityfile", "client_key"), ("userknownhostsfile", "known_hosts")):
-            assert Path(read[option]) == doorway.directory / file
-            assert (doorway.directory / file).read_text()
-        assert {path.stat().st_mode & 0o077 for path in (doorway.directory, *doorway.directory.iterdir())} == {0}
-        assert len(str(doorway.socket).encode()) < 100
+            assert Path(read[option]) == ssh_files.directory / file
+            assert (ssh_files.directory / file).read_text()
+        assert {path.stat().st_mode & 0o077 for path in (ssh_files.directory, *ssh_files.directory.iterdir())} == {0}
+        assert len(str(ssh_files.socket).encode()) < 100
     finally:
-        doorway.remove()
-    ssh.rehearse()
+        ssh_files.remove()
+    ssh.preflight()
 
 
 def test_a_usual_temporary_directory_is_used(temporary: Callable[[str], Path]) -> None:
     base = temporary("usual.1_x+y=z-")
-    doorway = ssh.Doorway(new_keys())
-    assert doorway.directory.parent == base
-    doorway.remove()
+    ssh_files = ssh.SshFiles(new_keys())
+    assert ssh_files.directory.parent == base
+    ssh_files.remove()
     assert list(base.iterdir()) == []
 
 
 def test_where_no_directory_will_do_nothing_is_rented(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_glasshouse.channel import places
+    from pytest_glasshouse.channel import ssh_directory
 
-    monkeypatch.setattr(places, "_bases", lambda: [Path("/proc/nowhere"), Path("/x" * 90), Path("/two words")])
-    for make in (lambda: short_directory("ghs-"), ssh.rehearse):
+    monkeypatch.setattr(ssh_directory, "_bases", lambda: [Path("/proc/nowhere"), Path("/x" * 90), Path("/two words")])
+    for make in (lambda: short_directory("ghs-"), ssh.preflight):
         with pytest.raises(ConfigurationError, match="Set TMPDIR to one"):
             make()
 
 
 def test_a_directory_that_cannot_be_written_is_left_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pytest_glasshouse.channel import places
+    from pytest_glasshouse.channel import ssh_directory
 
-    monkeypatch.setattr(places, "_bases", lambda: [Path("/proc"), tmp_path / "gone", Path("/tmp")])
+    monkeypatch.setattr(ssh_directory, "_bases", lambda: [Path("/proc"), tmp_path / "gone", Path("/tmp")])
     made = short_directory("ghs-")
     assert made.parent == Path("/tmp")
     assert made.stat().st_mode & 0o777 == 0o700
@@ -95,14 +95,14 @@ def test_a_directory_that_cannot_be_written_is_left_for_the_next(tmp_path: Path,
 @pytest.mark.parametrize("host", [host for host in HOSTILE_HOSTS if isinstance(host, str)][:40], ids=ascii)
 def test_nothing_but_a_host_reaches_the_file_whoever_made_the_access(host: str) -> None:
     """At the border and where the file is written: an access that was put together by other means is refused too."""
-    doorway = ssh.Doorway(new_keys())
+    ssh_files = ssh.SshFiles(new_keys())
     try:
         forged: Any = SimpleNamespace(host=host, port=22, user="root")
         with pytest.raises(IntegrityError):
-            doorway.point_to(forged)
-        assert not (doorway.directory / "config").exists()
+            ssh_files.write_config(forged)
+        assert not (ssh_files.directory / "config").exists()
     finally:
-        doorway.remove()
+        ssh_files.remove()
 
 
 @pytest.mark.parametrize(
@@ -124,19 +124,19 @@ def test_a_configuration_that_says_more_than_was_meant_is_found_before_it_is_use
     mark = tmp_path / "ran"
     first, rest = ssh._CONFIG.split("\n", 1)
     monkeypatch.setattr(ssh, "_CONFIG", f"{first}\n  {line.format(mark=mark)}\n{rest}")
-    with pytest.raises(ConfigurationError, match="reads something else in its configuration"):
-        ssh.rehearse()
+    with pytest.raises(ConfigurationError, match="reads other values in its configuration"):
+        ssh.preflight()
     assert not mark.exists()
 
 
 def test_an_ssh_that_is_none_is_found_before_anything_is_rented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match="saw no ssh on PATH"):
-        ssh.rehearse()
+        ssh.preflight()
     (tmp_path / "ssh").write_text("#!/bin/sh\necho 'wrapped\033[31m' >&2\nexit 3\n")
     (tmp_path / "ssh").chmod(0o755)
-    with pytest.raises(ConfigurationError, match=r"does not take the configuration it is given \(wrapped\\x1b\[31m\)"):
-        ssh.rehearse()
+    with pytest.raises(ConfigurationError, match=r"refused its configuration \(wrapped\\x1b\[31m\)"):
+        ssh.preflight()
     (tmp_path / "ssh").write_text("#!/bin/sh\nexit 0\n")
     with pytest.raises(ConfigurationError, match="hostname"):
-        ssh.rehearse()
+        ssh.preflight()

@@ -201,7 +201,7 @@ def test_doctor_says_that_ssh_would_not_reach_a_guest(
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
-    assert "FAIL  ssh: ssh does not take the configuration it is given" in capsys.readouterr().out
+    assert "FAIL  ssh: ssh refused its configuration" in capsys.readouterr().out
 
 
 def test_doctor_looks_at_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:

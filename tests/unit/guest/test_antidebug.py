@@ -29,7 +29,7 @@ def _observed(before: str = "pass", fences: str = "pass", **environment: str) ->
 
 
 def test_process_behind_its_fences_has_every_value_the_strict_profile_requires() -> None:
-    assert _observed(fences="launcher.raise_fences()") == ANTIDEBUG_STRICT
+    assert _observed(fences="launcher.harden_process()") == ANTIDEBUG_STRICT
 
 
 def test_process_without_fences_is_seen_to_be_dumpable() -> None:

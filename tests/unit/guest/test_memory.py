@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from pytest_glasshouse.guest.memory import Arena, LockedSecret, wipe_bytes
+from pytest_glasshouse.guest.memory import Arena, Exposure, LockedSecret, wipe_bytes
 
 
 def test_wiping_leaves_zeros_and_views_stay_valid() -> None:
@@ -75,3 +75,13 @@ def test_the_mapping_is_kept_out_of_dumps_and_children() -> None:
         pytest.skip("this kernel does not show VmFlags")
     assert {"dd", "dc"} <= set(flags.split())
     assert arena.locked == ("lo" in flags.split())
+
+
+def test_exposure_adds_bytes_times_seconds_and_keeps_the_peak() -> None:
+    """Plaintext that stays twice as long counts twice."""
+    now = [0]
+    exposure = Exposure(lambda: now[0])
+    for after_s, by in ((5, 100), (2, 50), (1, -100), (4, -50), (9, 0)):
+        now[0] += after_s * 1_000_000_000
+        exposure.change(by)
+    assert exposure.to_json() == {"exposure_byte_s": 100 * 2 + 150 * 1 + 50 * 4, "exposure_peak_bytes": 150}

@@ -1,6 +1,6 @@
 """System calls on the path of a step, counted by a tracer: protection adds none to those of the training thread.
 
-A leg's loop runs in a child whose training thread alone is traced, with the scribe, journal and control socket of a real leg and
+A leg's loop runs in a child whose training thread alone is traced, with the writer, journal and control socket of a real leg and
 a clock that goes by the step, so that progress is told every hundred of them. Twice as many steps less the same once leaves what
 steps cost, whatever starting costs.
 """
@@ -16,15 +16,14 @@ import threading
 from collections.abc import Callable
 from typing import Any, cast
 
-from pytest_glasshouse.guest.control import Control
-from pytest_glasshouse.guest.scribe import Scribe
+from pytest_glasshouse.guest.control import BackgroundWriter, Control
 from pytest_glasshouse.wire.journal import Journal
 from pytest_glasshouse.workloads.base import Trainer
 from pytest_glasshouse.workloads.loop import measure
 
 _PTRACE_TRACEME, _PTRACE_SYSCALL = 0, 24
 STEPS, STEP_NS = 20_000, 10_000_000
-Tell = Callable[[Control, Scribe, Journal, dict[str, Any]], None]
+Tell = Callable[[Control, BackgroundWriter, Journal, dict[str, Any]], None]
 
 
 class Steps:
@@ -41,36 +40,36 @@ class Steps:
         return "0.5"
 
 
-def _as_a_raw_leg(control: Control, scribe: Scribe, journal: Journal, body: dict[str, Any]) -> None:
+def _as_a_raw_leg(control: Control, writer: BackgroundWriter, journal: Journal, body: dict[str, Any]) -> None:
     del journal
-    scribe.hand(lambda: control.tell("progress", body))
+    writer.submit(lambda: control.send("progress", body))
 
 
-def _as_a_protected_leg(control: Control, scribe: Scribe, journal: Journal, body: dict[str, Any]) -> None:
+def _as_a_protected_leg(control: Control, writer: BackgroundWriter, journal: Journal, body: dict[str, Any]) -> None:
     del control
-    scribe.hand(lambda: journal.append("train_progress", body))
+    writer.submit(lambda: journal.append("train_progress", body))
 
 
-def _on_the_training_thread(control: Control, scribe: Scribe, journal: Journal, body: dict[str, Any]) -> None:
+def _on_the_training_thread(control: Control, writer: BackgroundWriter, journal: Journal, body: dict[str, Any]) -> None:
     """How it must not be: the control of this test."""
-    del control, scribe
+    del control, writer
     journal.append("train_progress", body)
 
 
 def _leg(connection: socket.socket, tell: Tell, steps: int) -> None:
-    control, scribe = Control(connection), Scribe()
-    journal = Journal("0" * 64, lambda line: control.tell("journal", {"line": line}), lambda: 0)
+    control, writer = Control(connection), BackgroundWriter()
+    journal = Journal("0" * 64, lambda line: control.send("journal", {"line": line}), lambda: 0)
     journal.append("session_started", {"wall": "2026-11-21T00:00:00Z"})
     trainer = Steps()
 
     def told(units: int, elapsed_ns: int, loss: str) -> None:
-        tell(control, scribe, journal, {"units": units, "elapsed_ns": elapsed_ns, "loss": loss})
+        tell(control, writer, journal, {"units": units, "elapsed_ns": elapsed_ns, "loss": loss})
 
     measure(
-        cast("Trainer", trainer), warmup_s=0.1, steps=steps, on_progress=told, drain=scribe.drain,
+        cast("Trainer", trainer), warmup_s=0.1, steps=steps, on_progress=told, drain=writer.drain,
         clock_ns=lambda: trainer.now_ns, cpu_ns=lambda: 0,
     )  # fmt: skip
-    scribe.close()
+    writer.close()
 
 
 def _system_calls(tell: Tell, steps: int) -> int:

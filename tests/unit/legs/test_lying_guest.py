@@ -184,7 +184,7 @@ def test_a_guest_that_floods_its_spool_is_ended(host_attestation: HostAttestatio
 
     outcome, grants, agent = ran(host_attestation, {"pull": pull})
     assert outcome.ended is not None
-    assert "said more than a leg has to say" in outcome.ended.reason
+    assert "events of a leg; saw more" in outcome.ended.reason
     assert len(agent.asked["pull"]) < 20
     assert len(grants.ended) == 1
 

@@ -92,8 +92,8 @@ def gpu_claims() -> Iterator[dict[str, Any]]:
         nvml = PretendNvml(driver=driver)
         memory = GpuMemory(nvml)
         nvml.used, nvml.processes = 2000, processes
-        memory.look("before", 4711)
-        memory.look("after", 4711)
+        memory.record("before", 4711)
+        memory.record("after", 4711)
         yield memory.claims()
 
 

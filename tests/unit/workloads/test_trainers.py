@@ -13,7 +13,7 @@ from safetensors.numpy import load, save
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.guest.device_memory import TorchMemory
-from pytest_glasshouse.guest.ring import carry_material
+from pytest_glasshouse.guest.ring import copy_material_to_device
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
 from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Trainer
@@ -235,7 +235,7 @@ def test_last_batch_is_what_was_trained_on_last_and_lies_in_the_parts(bench: Ben
 def test_parts_on_a_device_train_alike_and_are_zeroed(bench: Bench) -> None:
     """On a GPU the parts come through the ring and lie nowhere on the host; the CPU stands in for it here."""
     memory = TorchMemory("cpu")
-    parts = carry_material(bench.mapped_parts(), memory)
+    parts = copy_material_to_device(bench.mapped_parts(), memory)
     places = [part.octets for part in parts.values() if isinstance(part, Resident)]
     resident: Any = open_trainer(bench.name, parts, base_dir=bench.base_dir, device="cpu")
     ordinary: Any = bench.trainer()
@@ -263,5 +263,5 @@ def test_tensors_that_begin_at_an_odd_place_are_read_all_the_same(mapped: Mapped
         whole = mlp_material.parts[name]
         head = int.from_bytes(whole[:8], "little")
         shifted[name] = (head + 1).to_bytes(8, "little") + whole[8 : 8 + head] + b" " + whole[8 + head :]
-    parts = carry_material(mapped({**mlp_material.parts, **shifted}), TorchMemory("cpu"))
+    parts = copy_material_to_device(mapped({**mlp_material.parts, **shifted}), TorchMemory("cpu"))
     assert open_trainer("mlp", parts, device="cpu").initial_sha256() == mlp_material.initial_sha256

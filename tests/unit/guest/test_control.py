@@ -10,9 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from pytest_glasshouse.guest.control import Control
-from pytest_glasshouse.guest.scribe import Scribe
-from pytest_glasshouse.guest.turns import ControlTurns
+from pytest_glasshouse.guest.control import BackgroundWriter, Control, ControlTurns
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.journal import Journal
 from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
@@ -20,28 +18,28 @@ from tests.unit.workloads.test_loop import MS, FakeTrainer
 
 
 def test_acts_are_done_in_order_by_another_thread_and_drained() -> None:
-    scribe, done = Scribe(), []
+    writer, done = BackgroundWriter(), []
     for number in range(100):
-        scribe.hand(lambda number=number: done.append((number, threading.get_ident())))  # type: ignore[misc]
-    scribe.drain()
-    scribe.close()
+        writer.submit(lambda number=number: done.append((number, threading.get_ident())))  # type: ignore[misc]
+    writer.drain()
+    writer.close()
     assert [number for number, _ in done] == list(range(100))
     assert {thread for _, thread in done}.isdisjoint({threading.get_ident()})
 
 
 def test_act_that_fails_is_raised_where_the_leg_waits() -> None:
     """A journal that cannot be written must not look written."""
-    scribe = Scribe()
-    scribe.hand(lambda: cast("Any", None).missing())
+    writer = BackgroundWriter()
+    writer.submit(lambda: cast("Any", None).missing())
     with pytest.raises(AttributeError):
-        scribe.drain()
-    scribe.close()
+        writer.drain()
+    writer.close()
 
 
 def test_scribe_that_is_closed_has_done_what_it_was_handed() -> None:
-    scribe, done = Scribe(), []
-    scribe.hand(lambda: done.append(1))
-    scribe.close()
+    writer, done = BackgroundWriter(), []
+    writer.submit(lambda: done.append(1))
+    writer.close()
     assert done == [1]
 
 
@@ -75,12 +73,12 @@ def test_training_thread_makes_no_call_for_what_it_says_while_it_trains() -> Non
     ours, theirs = socket.socketpair()
     agent = threading.Thread(target=_serve, args=(theirs, [1]), daemon=True)
     agent.start()
-    control, scribe, trainer = Control(ours), Scribe(), CountedTrainer()
+    control, writer, trainer = Control(ours), BackgroundWriter(), CountedTrainer()
     lines: list[str] = []
 
     def write(line: str) -> None:
         lines.append(line)
-        control.tell("journal", {"line": line})
+        control.send("journal", {"line": line})
 
     journal = Journal("nonce", write, lambda: 0)
     journal.append("anti_debug_ready", {"wall": "2026-11-20T17:00:00Z"})
@@ -88,11 +86,11 @@ def test_training_thread_makes_no_call_for_what_it_says_while_it_trains() -> Non
     measured = measure_segments(
         trainer,
         plan=plan,
-        turns=ControlTurns(control, scribe),
-        on_progress=lambda units, _ns, _loss: scribe.hand(lambda: journal.append("train_progress", {"units": units})),
+        turns=ControlTurns(control, writer),
+        on_progress=lambda units, _ns, _loss: writer.submit(lambda: journal.append("train_progress", {"units": units})),
         clock_ns=trainer.clock,
     )
-    scribe.close()
+    writer.close()
     ours.close()
     agent.join(10)
     theirs.close()

@@ -1,4 +1,4 @@
-"""A directory for the files `ssh` obeys and the socket it makes: of a path that fits a socket and needs no quoting."""
+"""A directory for SSH files and the forwarded socket: its path is short enough for a socket and needs no quoting."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pytest_glasshouse.errors import ConfigurationError
 #: `sun_path` holds 108 bytes; the longest name here is `agent.sock.new`.
 _LONGEST = 100
 _NAME = "agent.sock.new"
-#: Letters that mean themselves to every version of `ssh`, in its configuration and in what it forwards: nothing to quote.
+#: Characters that need no quoting in any version of `ssh`, in its configuration or in `-L`.
 _PLAIN = re.compile(r"[A-Za-z0-9/._+=-]+")
 
 
 def short_directory(prefix: str) -> Path:
-    """A new directory, mode 0700, below the temporary directory, or below another where that one's path will not do.
+    """A new directory, mode 0700, below the temporary directory, or below a fallback where that path is unsuitable.
 
-    Raises `ConfigurationError` where there is no place.
+    Raises `ConfigurationError` where none is suitable.
     """
     for base in _bases():
-        # The random end of the name has eight letters.
+        # `mkdtemp` appends eight characters.
         path = base / f"{prefix}12345678" / _NAME
         if len(os.fsencode(path)) >= _LONGEST or not _PLAIN.fullmatch(str(path)):
             continue
@@ -31,8 +31,8 @@ def short_directory(prefix: str) -> Path:
         except OSError:
             continue
     raise ConfigurationError(
-        "expected a directory for the files of ssh: writable, its path short and of letters, digits and ._+=-; neither TMPDIR "
-        "nor /tmp is one. Set TMPDIR to one"
+        "expected a directory for SSH files: writable, with a short path of letters, digits and ._+=-; neither TMPDIR nor /tmp "
+        "is one. Set TMPDIR to one"
     )
 
 

@@ -17,25 +17,27 @@ SOCKET = "/var/lib/glasshouse/agent/agent.sock"
 
 
 def conversed(*words: Any) -> tuple[str, list[Any], list[str]]:
-    """The socket it told of, what was fetched for it, and what was shown."""
+    """The socket, the packages that were fetched, and the phases."""
     lines = b"".join((word if isinstance(word, bytes) else json.dumps(word).encode()) + b"\n" for word in words)
     fetched: list[Any] = []
-    shown: list[str] = []
+    phases: list[str] = []
 
     def fetch(missing: list[str], **_where: Any) -> tuple[()]:
         fetched.append(missing)
         return ()
 
-    talk = bootstrap._Talk(cast("Any", SimpleNamespace(stdin=io.BytesIO(), stdout=io.BytesIO(lines))))
-    told = bootstrap._converse(talk, b"archive", "a", needed={"rfc8785": "0.1.4"}, fetch=fetch, tell=shown.append)
-    return told, fetched, shown
+    connection = bootstrap._InstallerConnection(cast("Any", SimpleNamespace(stdin=io.BytesIO(), stdout=io.BytesIO(lines))))
+    socket = bootstrap._run_installer(
+        connection, b"archive", "a", needed={"rfc8785": "0.1.4"}, fetch=fetch, on_phase=phases.append
+    )
+    return socket, fetched, phases
 
 
 def test_an_honest_installer_is_understood() -> None:
-    phases = [{"phase": phase} for phase in ("copy", "install", "agent")]
-    told, fetched, shown = conversed({"need": NEED}, *phases, {"ready": {"socket": SOCKET}})
-    assert (told, fetched) == (SOCKET, [["rfc8785"]])
-    assert shown[0] == "fetching what the image lacks: rfc8785"
+    sent = [{"phase": phase} for phase in ("copy", "install", "agent")]
+    socket, fetched, phases = conversed({"need": NEED}, *sent, {"ready": {"socket": SOCKET}})
+    assert (socket, fetched) == (SOCKET, [["rfc8785"]])
+    assert phases[0] == "fetching what the image lacks: rfc8785"
     assert conversed({"need": {"running": True}}, {"ready": {"socket": SOCKET}})[0] == SOCKET
 
 
@@ -65,7 +67,7 @@ def test_what_no_installer_says_reaches_no_command_line(lie: str) -> None:
 
 
 def test_a_reason_of_the_guest_is_shown_in_letters_that_do_nothing() -> None:
-    with pytest.raises(bootstrap.Refused, match="cannot run the agent") as caught:
+    with pytest.raises(bootstrap.GuestUnusableError, match="cannot run the agent") as caught:
         conversed({"error": "\x1b[31m\n::error::x" + "y" * 5000})
     assert str(caught.value).isprintable()
     assert "::error" not in str(caught.value)

@@ -19,67 +19,67 @@ from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.channel.pod_launch import new_keys
 from pytest_glasshouse.errors import BootTimeoutError, GuestGoneError
 from pytest_glasshouse.wire.canonical import sha256_hex
-from tests.ssh.conftest import MakePod, MakeReach
+from tests.ssh.conftest import MakePod, MakeSession
 
 
 def _hello(path: str) -> dict[str, Any]:
-    with contextlib.closing(GuestChannel(path, allocation_id="ssh", patience_s=20)) as channel:
+    with contextlib.closing(GuestChannel(path, allocation_id="ssh", reconnect_s=20)) as channel:
         return channel.request("hello")
 
 
-def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod: MakePod, reach_to: MakeReach) -> None:
-    pod, told = make_pod(), list[str]()
-    reach = reach_to(pod)
-    hello = _hello(reach.connect(pod.access, timeout_s=60, tell=told.append))
+def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod: MakePod, make_session: MakeSession) -> None:
+    pod, phases = make_pod(), list[str]()
+    session = make_session(pod)
+    hello = _hello(session.connect(pod.access, timeout_s=60, on_phase=phases.append))
     assert hello["archiveSha256"] == sha256_hex(guest_archive())
     assert hello["allocation"] == pod.name
-    assert told == ["waiting for SSH", "copying the guest's code", "starting the agent"]
+    assert phases == ["waiting for SSH", "copying the guest's code", "starting the agent"]
     # Reaching it again finds the same agent: nothing is started twice.
-    assert _hello(reach.connect(pod.access, timeout_s=60))["agentNonce"] == hello["agentNonce"]
+    assert _hello(session.connect(pod.access, timeout_s=60))["agentNonce"] == hello["agentNonce"]
 
     # No endpoint and no key is in any process list, and the client's files are the user's alone.
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     private = pod.keys.client_private.splitlines()[1].encode()
     assert not [c for c in commands if private in c or f"127.0.0.1:{pod.port}".encode() in c or b"HostName" in c]
-    client = Path(f"/proc/{reach.client_pid()}/cmdline").read_bytes().split(b"\0")
+    client = Path(f"/proc/{session.client_pid()}/cmdline").read_bytes().split(b"\0")
     directory = Path(client[client.index(b"-F") + 1].decode()).parent
     assert {path.stat().st_mode & 0o077 for path in (directory, *directory.iterdir())} == {0}
 
     # The client dies: the request in flight is answered all the same, and once.
-    killed = reach.client_pid()
+    killed = session.client_pid()
     assert killed is not None
-    with contextlib.closing(GuestChannel(str(directory / "agent.sock"), allocation_id="ssh", patience_s=20)) as channel:
+    with contextlib.closing(GuestChannel(str(directory / "agent.sock"), allocation_id="ssh", reconnect_s=20)) as channel:
         threading.Timer(0.1, os.kill, (killed, signal.SIGKILL)).start()
         for number in range(3):
             assert channel.request("pull", {"cursor": 0, "wait_ms": 200})["events"] == [], number
-    assert reach.client_pid() != killed
+    assert session.client_pid() != killed
 
-    # Its end: legs and agent are told at once, and the pod's first process wipes what is left.
-    reach.shut_down()
-    reach.close()
+    # The shutdown request ends legs and agent at once, and the pod's first process wipes what is left.
+    session.shut_down()
+    session.close()
     assert not directory.exists()
     assert (pod.root / "shutdown").exists() or not pod.root.exists()
 
 
-def test_a_guest_with_another_host_key_is_not_talked_to(make_pod: MakePod, reach_to: MakeReach) -> None:
+def test_a_guest_with_another_host_key_is_not_talked_to(make_pod: MakePod, make_session: MakeSession) -> None:
     """Whoever answers at the address is not the guest that was launched."""
     pod = make_pod()
     ours = new_keys()
     stranger = type(ours)(**{**pod.keys.__dict__, "host_public": ours.host_public})
     with pytest.raises(BootTimeoutError, match="another host key than the one it was launched with"):
-        reach_to(pod, stranger).connect(pod.access, timeout_s=3)
+        make_session(pod, stranger).connect(pod.access, timeout_s=3)
 
 
-def test_a_client_with_another_key_is_not_let_in(make_pod: MakePod, reach_to: MakeReach) -> None:
+def test_a_client_with_another_key_is_not_let_in(make_pod: MakePod, make_session: MakeSession) -> None:
     pod, other = make_pod(), new_keys()
     stranger = type(other)(**{**other.__dict__, "host_public": pod.keys.host_public})
     with pytest.raises(BootTimeoutError, match="did not accept this run's key"):
-        reach_to(pod, stranger).connect(pod.access, timeout_s=3)
+        make_session(pod, stranger).connect(pod.access, timeout_s=3)
 
 
 _HOST = """import sys
-from pytest_glasshouse.channel.ssh import tied
-print(tied(["sleep", "600"]).pid, flush=True)
+from pytest_glasshouse.channel.ssh import spawn_with_pdeathsig
+print(spawn_with_pdeathsig(["sleep", "600"]).pid, flush=True)
 sys.stdin.read()"""
 
 
@@ -98,11 +98,11 @@ def test_the_ssh_client_does_not_outlive_who_started_it() -> None:
             os.close(client)
 
 
-def test_a_guest_that_stays_away_is_gone_after_the_patience(make_pod: MakePod, reach_to: MakeReach) -> None:
+def test_a_guest_that_stays_away_is_gone_after_the_reconnect_time(make_pod: MakePod, make_session: MakeSession) -> None:
     pod = make_pod()
-    reach = reach_to(pod)
-    path = reach.connect(pod.access, timeout_s=60)
-    with contextlib.closing(GuestChannel(path, allocation_id="ssh", patience_s=0.5)) as channel:
+    session = make_session(pod)
+    path = session.connect(pod.access, timeout_s=60)
+    with contextlib.closing(GuestChannel(path, allocation_id="ssh", reconnect_s=0.5)) as channel:
         channel.request("hello")
         pod.process.send_signal(signal.SIGTERM)
         pod.process.wait()

@@ -1,0 +1,55 @@
+"""The loaded code of one leg, measured twice: before attestation, for the evidence, and after training, for the exit.
+
+The leg lists what it has loaded; the agent hashes the files itself. The host judges the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from pytest_glasshouse.wire.printable import printable
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
+    from pytest_glasshouse.agent.installed_code import Baseline, CodeMeasurement
+    from pytest_glasshouse.wire.canonical import Json
+
+#: The exit that holds the names has to stay short.
+_MOST_CHANGED = 64
+
+
+class LegCode:
+    """Both measurements of one leg. `archive` is the path prefix of modules from the measured archive."""
+
+    def __init__(self, baseline: Baseline, bytecode: BytecodeCache, *, archive: str) -> None:
+        self._baseline = baseline
+        self._bytecode = bytecode
+        self._archive = archive
+        self._first: CodeMeasurement | None = None
+        #: For the leg's exit: whether the second measurement found the code of the first.
+        self.comparison: dict[str, Json] = {"status": "unseen", "reason": "the leg did not complete its training"}
+
+    def measure(self, loaded: Json) -> dict[str, str]:
+        """The first measurement, as components of the evidence."""
+        self._first = self._measured(loaded)
+        return {**self._first.components, "bytecode": self._bytecode.digest}
+
+    def measure_again(self, loaded: Json) -> dict[str, str]:
+        """The second measurement, after training: nothing may have changed, and nothing foreign may have been loaded since."""
+        now, then = self._measured(loaded), self._first
+        if then is not None:
+            changed = [*now.foreign, *(name for name, digest in then.files.items() if now.files.get(name, digest) != digest)]
+            changed += [Path(path).name for path, digest in now.system.items() if then.system.get(path) != digest]
+            late = len(now.files.keys() - then.files.keys())
+            status = "changed" if changed or now.hooks != then.hooks else "unchanged"
+            names: list[Json] = [printable(name) for name in sorted(changed)[:_MOST_CHANGED]]
+            self.comparison = {"status": status, "late": late, "changed": names}
+        return {**now.components, "bytecode": self._bytecode.digest}
+
+    def _measured(self, loaded: Json) -> CodeMeasurement:
+        measurement = self._baseline.measure_loaded(cast("dict[str, Json]", loaded), archive=self._archive)
+        if self._bytecode.intact():
+            return measurement
+        return dataclasses.replace(measurement, foreign=(*measurement.foreign, "byte-code cache: not as built"))
