@@ -153,12 +153,17 @@ class RunAttempt(TypedDict):
     finished: list[FinishedRow]
 
 
-class ReportKeys(TypedDict):
-    """The report's own public key, and those of the servers and owners that the observations name."""
+class ObservedKeys(TypedDict):
+    """The public keys of the servers and owners that the observations name."""
 
-    report: str
     servers: list[str]
     owners: list[str]
+
+
+class ReportKeys(ObservedKeys):
+    """Those, and the report's own public key."""
+
+    report: str
 
 
 class RowLists(TypedDict):

@@ -212,7 +212,7 @@ def test_secret_of_an_earlier_attempt_or_a_parameter_withholds_its_row_alone(pla
     found = withhold_records(
         [record, example.measured(name="other")],
         make=lambda records: example.document(*records),
-        ask=lambda document: objections(document, taint=(), derivation=example.EXAMPLE),
+        find=lambda document: objections(document, taint=(), derivation=example.EXAMPLE),
     )
 
     assert not found.blocked

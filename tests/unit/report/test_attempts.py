@@ -175,7 +175,7 @@ def test_row_that_is_withheld_keeps_its_attempts() -> None:
     found = [Objection(path=path, text="rule taint", rule="taint") for path in paths]
     again = redact_document(
         document, found, run_id="run-1", key=example.KEYS.report,
-        ask=lambda each: objections(each, taint=["a-secret"], derivation=example.EXAMPLE),
+        find=lambda each: objections(each, taint=["a-secret"], derivation=example.EXAMPLE),
     )  # fmt: skip
     assert "a-secret" not in report_bytes(again).decode()
     assert [each["outcome"] for each in again["excludedResults"][0]["attempts"]] == ["failed", "measured"]
