@@ -92,5 +92,5 @@ def _unassemblable(records: Sequence[Record], make: Make) -> list[Objection]:
         try:
             make([records[index]])
         except MALFORMED as error:
-            found.append(Objection(path=f"$.{name}[{place}]", text=f"cannot be read: {type(error).__name__}: {error}"))
+            found.append(Objection(path=f"$.{name}[{place}]", text=f"not to be read: {type(error).__name__}: {error}"))
     return found

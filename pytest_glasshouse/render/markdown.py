@@ -180,5 +180,5 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell, its own markup escaped: anybody may have written the report."""
+    """Text that stays in its cell, its own markup escaped: the report is untrusted."""
     return markdown_cell(text, limit=_CELL)

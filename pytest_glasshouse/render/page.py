@@ -32,7 +32,7 @@ EMBED_LIMIT = 550_000
 
 
 def page(document: Report, checked: Checked) -> str:
-    """The whole page. `checked` is what `check` found when the page was made; the page says so at its top."""
+    """The whole page. `checked` is the result of `check`, shown at the top of the page."""
     title = f"Glasshouse report {document['runId']}"
     body = "".join(_body(document, checked))
     return (

@@ -1,7 +1,6 @@
 """The plot of throughput over time: by segment where a row has segments, else by the progress lines of each leg.
 
-Of sequential legs only the protected one has progress lines, in its journal; the raw leg is drawn as its average, and the
-plot says so.
+Of sequential legs only the protected one has progress lines, in its journal; the raw leg is drawn as its average, dashed.
 """
 
 from __future__ import annotations

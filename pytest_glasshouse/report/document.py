@@ -59,7 +59,7 @@ METHODOLOGY: Formulas = {
 
 @dataclass(frozen=True, kw_only=True)
 class AllocationCleanup:
-    """What the provider's listing said about one allocation after the last row on it."""
+    """The state of one allocation by the provider's listing, after the last row on it."""
 
     provider: str
     name: str

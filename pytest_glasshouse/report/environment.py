@@ -61,8 +61,8 @@ def subject(directory: str | os.PathLike[str], *, name: str | None = None, versi
 def uncommitted_tests(directory: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
     """Test files, and conftest.py files above them, that lie in the git tree of `directory` and are not tracked by it.
 
-    No commit names what ran from such a file, however clean git finds the rest. Where git does not say what it tracks, every
-    one of them counts. Files outside the tree, and other untracked files in it, do not count.
+    No commit names what ran from such a file, however clean git finds the rest. Where git cannot list them, every one of them
+    counts. Files outside the tree, and other untracked files in it, do not count.
     """
     top = _git(directory, "rev-parse", "--show-toplevel")
     if top is None:

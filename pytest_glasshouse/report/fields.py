@@ -10,7 +10,7 @@ CleanupStatus = Literal["proven", "leak", "unproven"]
 
 
 class GeneratedBy(TypedDict):
-    """The maker of the report, as it names itself."""
+    """The program that made the report."""
 
     name: str
     version: str
@@ -120,7 +120,7 @@ class Summary(TypedDict):
 
 
 class CleanupRecord(TypedDict):
-    """What the provider's listing said about one allocation after the last row on it."""
+    """The state of one allocation by the provider's listing, after the last row on it."""
 
     provider: str
     name: str

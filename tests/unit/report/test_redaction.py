@@ -1,4 +1,4 @@
-"""Nothing forbidden is published, in any spelling, and the gate tells the place but never the value."""
+"""Forbidden values are found in any spelling; a hit has the path and never the value."""
 
 from __future__ import annotations
 
