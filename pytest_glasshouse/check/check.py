@@ -23,7 +23,7 @@ from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
 from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.intoto import MEMBER, envelope_faults
-from pytest_glasshouse.report.redaction import first_hits as hits
+from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import MOST_FAULTS, schema_faults
 from pytest_glasshouse.report.seal import verify_seal
 from pytest_glasshouse.wire.tokens import public_key
@@ -31,6 +31,10 @@ from pytest_glasshouse.wire.tokens import public_key
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+#: Most forbidden values that are looked for in a report.
+_MOST_HITS = 100
 
 
 class Level(StrEnum):
@@ -165,7 +169,7 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
         )
         return
     derivation = replace(derivation, words=ours, revision=revision)
-    for hit in hits(document):
+    for hit in hits(document, most=_MOST_HITS):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
     for name in ("rows", "excludedResults", "nullRows"):

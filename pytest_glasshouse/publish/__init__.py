@@ -1,1 +1,1 @@
-"""What may leave: objections, redaction, withheld rows, and the report on disk."""
+"""Publishing a report: what objects to it, redaction, withheld rows, and the files on disk."""

@@ -1,6 +1,6 @@
-"""What stands against publishing a report, place by place: what `check` would call faulty, and what must not leave.
+"""The objections to publishing a document, by path: what `check` would call faulty, and what must not be published.
 
-This module reads a document and says where and why. It refuses to change one; `withhold` does.
+Nothing is changed here; `redact_published` does that.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
@@ -23,18 +23,21 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.check.recompute import Derivation
 
+#: A document or row that may break the schema: nothing is known of its members.
+Unchecked: TypeAlias = dict[str, Any]
+
 LISTS = ("rows", "excludedResults", "nullRows")
-#: What code that reads an observation raises where it is of no shape anybody thought of.
+#: What reading an observation of an unexpected shape may raise.
 MALFORMED = (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
 _RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
 _PLAIN_PATH = re.compile(r"\$(?:\.[A-Za-z0-9_]{1,40}(?![^.\[:])|\[\d+\])*")
-#: More than this of one kind says nothing new.
+#: Most objections of one kind.
 _MOST = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objection:
-    """`rule` is the redaction rule that was hit; None where something else is wrong."""
+    """One objection. `rule` is the redaction rule that was hit; None for any other fault."""
 
     path: str
     text: str
@@ -45,29 +48,28 @@ class Objection:
 
     @property
     def record(self) -> tuple[str, int] | None:
-        """The list and the place of the record it is in; None where it is the run's own."""
+        """The list and place of the row it is in; None where it is in no row."""
         found = _RECORD_PATH.match(self.path)
         return None if found is None else (found[1], int(found[2]))
 
     @property
-    def silent(self) -> Objection:
-        """The same, for where its own words may not be said either."""
+    def without_details(self) -> Objection:
+        """The same without path and text, for where those may not be published either."""
         record = self.record
         path = "$" if record is None else f"$.{record[0]}[{record[1]}]"
         return Objection(path=path, text="the run directory says more", rule=self.rule)
 
     @property
-    def below(self) -> str:
-        """The path below the record."""
+    def path_in_record(self) -> str:
+        """The path below the row."""
         found = _RECORD_PATH.match(self.path)
         return self.path if found is None else self.path[found.end() :]
 
 
-def objections(document: Mapping[str, Any], *, taint: Iterable[str], derivation: Derivation | None) -> list[Objection]:
-    """Everything that keeps this document from being published; empty where it may be.
+def objections(document: Mapping[str, object], *, taint: Iterable[str], derivation: Derivation | None) -> list[Objection]:
+    """Everything that prevents this document from being published; empty where nothing does.
 
-    Form comes first, then the schema and redaction, then everything else that `check` looks at: each only makes sense of
-    what the ones before let through.
+    First its form, then schema and redaction, then everything else that `check` covers: each relies on the ones before.
     """
     if found := list(_not_strict_json(document)):
         return found
@@ -86,12 +88,12 @@ def objections(document: Mapping[str, Any], *, taint: Iterable[str], derivation:
 
 
 def most_serious(against: Iterable[Objection]) -> Objection:
-    """The one to tell of several: a redaction rule that was hit, else the first."""
+    """The objection to report of several: a redaction rule that was hit, else the first."""
     return min(against, key=lambda each: each.rule is None)
 
 
 def listed(found: Iterable[Objection]) -> str:
-    """The first few in words."""
+    """The first few as text."""
     every = list(dict.fromkeys(map(str, found)))
     return "; ".join(every[:_SHOWN]) + (f"; and {len(every) - _SHOWN} more" if len(every) > _SHOWN else "")
 
@@ -99,31 +101,31 @@ def listed(found: Iterable[Objection]) -> str:
 _SHOWN = 5
 
 
-def _schema_paths(document: Mapping[str, Any]) -> list[str]:
+def _schema_paths(document: Mapping[str, object]) -> list[str]:
     return list(dict.fromkeys(_place(each) for each in schema_faults(document)))[:_MOST]
 
 
 def _place(fault: str) -> str:
-    """The path of a schema fault, up to the first name that may be anybody's: a place is published with the row it is in."""
+    """The path of a schema fault, up to the first name that may be arbitrary text: the path is published with its row."""
     found = _PLAIN_PATH.match(fault)
     return "$" if found is None else found[0]
 
 
-def _not_strict_json(document: Mapping[str, Any]) -> Iterator[Objection]:
-    """What has no canonical form, or is no strict JSON where it stands in the document."""
+def _not_strict_json(document: Mapping[str, object]) -> Iterator[Objection]:
+    """The parts that have no canonical form or are no strict JSON."""
     rest = {name: [] if name in LISTS else value for name, value in document.items()}
-    for path, depth_kept in [("$", rest), *((f"$.{name}[{place}]", {name: [each]}) for name, place, each in _records(document))]:
+    for path, part in [("$", rest), *((f"$.{name}[{place}]", {name: [each]}) for name, place, each in _records(document))]:
         try:
-            canonical(depth_kept)
-            parse_strict(json.dumps(depth_kept, allow_nan=False), limit=REPORT_LIMIT, floats=True)
+            canonical(part)
+            parse_strict(json.dumps(part, allow_nan=False), limit=REPORT_LIMIT, floats=True)
         except IntegrityError as error:
             yield Objection(path=path, text=f"not strict JSON: {error}")
         except (ValueError, TypeError, RecursionError) as error:
             yield Objection(path=path, text=f"not strict JSON: {type(error).__name__}")
 
 
-def _too_large(document: Mapping[str, Any], data: bytes) -> Iterator[Objection]:
-    """Of a report that nobody could read again, `data`: the largest records, until the others fit."""
+def _too_large(document: Mapping[str, object], data: bytes) -> Iterator[Objection]:
+    """The largest rows of a report above the reader's limits, until the others fit."""
     for limit, measure in ((REPORT_LIMIT, len), (VALUE_LIMIT, values_in)):
         if (over := measure(data) - limit) <= 0:
             continue
@@ -137,14 +139,14 @@ def _too_large(document: Mapping[str, Any], data: bytes) -> Iterator[Objection]:
         return
 
 
-def _records(document: Mapping[str, Any]) -> Iterator[tuple[str, int, Any]]:
+def _records(document: Mapping[str, object]) -> Iterator[tuple[str, int, Any]]:
     for name in LISTS:
         records = document.get(name)
         yield from ((name, place, each) for place, each in enumerate(records if isinstance(records, list) else ()))
 
 
-def _first_uncheckable(document: Mapping[str, Any], derivation: Derivation | None) -> str:
-    """The first record that cannot be checked alone; the document where each can be."""
+def _first_uncheckable(document: Mapping[str, object], derivation: Derivation | None) -> str:
+    """The first row that cannot be checked alone; the document where each can."""
     for name, place, each in _records(document):
         alone = {**document, **{other: [] for other in LISTS}, name: [each]}
         try:

@@ -1,15 +1,15 @@
-"""What may still be published of a document that something stands against: texts masked, rows withheld, the rest as it is.
+"""Redaction of a document with objections: texts are masked, rows withheld, everything else stays.
 
-Text that people wrote or read is masked where it stands. A row that cannot be published becomes an excluded result that says
-which place and which rule, without what was observed: findings are computed from that, so it can be taken out as a whole or
-not at all. Redacting always ends in something publishable, if need be in a report that says little.
+Free text is masked in place. A row that cannot be published becomes an excluded result that names the path and the rule. It
+has no observation: findings are computed from that, so it is removed as a whole or not at all. Redaction always ends in a
+publishable document, in the worst case one that says little.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.analysis.record import Record
+    from pytest_glasshouse.analysis.fields import Record
+    from pytest_glasshouse.publish.objections import Unchecked
+    from pytest_glasshouse.report.fields import Report, RowLists
 
-    FindObjections = Callable[[Mapping[str, Any]], list[Objection]]
+    FindObjections = Callable[[Unchecked], list[Objection]]
 
 _RECORD_TEXT = re.compile(
     r"\.(?:reason|decision|findings\[\d+\]\.(?:reason|expected|seen|todo)|waived\[\d+\]\.reason"
@@ -37,16 +39,16 @@ _RECORD_TEXT = re.compile(
 )
 _RECORD_NAME = re.compile(r"\.(?:rowId|name|modelId|declared|namedGpuModel|parameters)\b")
 _STEP = re.compile(r"\.(\w+)|\[(\d+)\]")
-#: What a withheld row keeps: who it was, not what was seen.
-_KEPT = (
+#: Fields of a withheld row that stay: its identity, not what was observed.
+_IDENTITY = (
     "rowId", "name", "asDeclared", "overridden", "declared", "namedGpuModel", "workload", "modelId", "adapter", "parameters",
     "order", "rounds", "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
 )  # fmt: skip
-_KEPT_NAMELESS = tuple(name for name in _KEPT if name not in ("parameters", "attempts"))
-#: In the first pass places are masked, in the second whole fields say nothing and rows lose their names; then rows are dropped.
+_ANONYMOUS_IDENTITY = tuple(name for name in _IDENTITY if name not in ("parameters", "attempts"))
+#: The first pass masks texts, the second replaces whole fields, the third removes rows' names; the last two drop rows.
 _PASSES = 6
 _WITHHELD_TEXT = f"{WITHHELD}]"
-#: Fields of the run that say nothing any more.
+#: Replacements for fields of the run.
 _REDACTED_FIELDS: Mapping[str, Any] = {
     "$schema": SCHEMA_URL,
     "schemaVersion": SCHEMA_VERSION,
@@ -68,28 +70,28 @@ _REDACTED_FIELDS: Mapping[str, Any] = {
 
 
 def redact_document(
-    document: dict[str, Any], found: Sequence[Objection], *, run_id: str, key: Ed25519PrivateKey, ask: FindObjections
-) -> dict[str, Any]:
-    """The document, sealed anew, with everything that `found` and then `ask` object to masked, or its row withheld."""
+    document: Unchecked, found: Sequence[Objection], *, run_id: str, key: Ed25519PrivateKey, find: FindObjections
+) -> Report:
+    """The document, sealed anew, with everything that `found` and then `find` object to masked, or its row withheld."""
     document = copy.deepcopy(document)
-    for attempt in range(_PASSES):
-        _redact(document, found, run_id=run_id, attempt=attempt)
+    for number in range(_PASSES):
+        _redact(document, found, run_id=run_id, number=number)
         try:
             document = resealed(document, key=key)
         except MALFORMED:
             every = ((name, place) for name in LISTS for place in range(len(document[name])))
             found = [Objection(path=f"$.{name}[{place}]", text="cannot be read") for name, place in every]
             continue
-        found = ask(document)
+        found = find(document)
         if not found:
-            return document
+            return cast("Report", document)
     raise RedactionError(f"not published: {listed(found)}. Values are withheld")
 
 
-def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int | None = None) -> dict[str, Any]:
-    """An excluded result in place of a record, unsealed. With a `number` its names are taken out too, and its attempts."""
-    kept = _KEPT if number is None else _KEPT_NAMELESS
-    named = {name: record[name] for name in kept if name in record}
+def withheld_row(record: Unchecked, objection: Objection, *, number: int | None = None) -> Unchecked:
+    """The excluded result that replaces a record, unsealed. With a `number` its names and its attempts are removed too."""
+    names = _IDENTITY if number is None else _ANONYMOUS_IDENTITY
+    named = {name: record[name] for name in names if name in record}
     if "attempts" in named and objection.rule is not None:
         named["attempts"] = [_without_reasons(each) for each in named["attempts"]]
     if number is not None:
@@ -125,47 +127,49 @@ def withheld_row(record: Mapping[str, Any], objection: Objection, *, number: int
     }
 
 
-def _without_reasons(tried: Mapping[str, Any]) -> dict[str, Any]:
-    """One of a row's `attempts` without what people or providers said in it."""
-    not_held = [{**each, "reason": _WITHHELD_TEXT} for each in tried["notHeld"]]
-    return {**tried, **({"reason": _WITHHELD_TEXT} if "reason" in tried else {}), "notHeld": not_held}
+def _without_reasons(attempt: Unchecked) -> Unchecked:
+    """One of a row's `attempts` with its reasons masked."""
+    not_held = [{**each, "reason": _WITHHELD_TEXT} for each in attempt["notHeld"]]
+    return {**attempt, **({"reason": _WITHHELD_TEXT} if "reason" in attempt else {}), "notHeld": not_held}
 
 
 def withheld_record(record: Record, objection: Objection, *, number: int | None = None) -> Record:
-    """`withheld_row` as it travels from a test to its report."""
-    return {"list": "excludedResults", "record": withheld_row(record["record"], objection, number=number)}
+    """`withheld_row` as a record."""
+    row = withheld_row(cast("Unchecked", record["record"]), objection, number=number)
+    return cast("Record", {"list": "excludedResults", "record": row})
 
 
-def _redact(document: dict[str, Any], found: Sequence[Objection], *, run_id: str, attempt: int) -> None:
+def _redact(document: Unchecked, found: Sequence[Objection], *, run_id: str, number: int) -> None:
     rows: dict[tuple[str, int], list[Objection]] = {}
     for each in found:
         if each.record is None:
-            _redact_run_field(document, each, run_id=run_id, again=attempt > 0)
-        elif attempt > 0 or each.rule is None or not _RECORD_TEXT.fullmatch(each.below) or not _mask(document, each):
+            _redact_run_field(document, each, run_id=run_id, again=number > 0)
+        elif number > 0 or each.rule is None or not _RECORD_TEXT.fullmatch(each.path_in_record) or not _mask(document, each):
             rows.setdefault(each.record, []).append(each)
     names: dict[str, str] = {}
     for (name, place), against in rows.items():
         record, document[name][place] = document[name][place], None
-        nameless = attempt > 1 or any(_RECORD_NAME.match(each.below) for each in against)
-        first = most_serious(against) if attempt == 0 else most_serious(against).silent
-        number = len(names) + 1 if nameless else None
-        row = withheld_row(record, first, number=number)
+        anonymous = number > 1 or any(_RECORD_NAME.match(each.path_in_record) for each in against)
+        first = most_serious(against) if number == 0 else most_serious(against).without_details
+        row_number = len(names) + 1 if anonymous else None
+        row = withheld_row(record, first, number=row_number)
         taken = {each["rowId"] for each in document["excludedResults"] if each is not None}
-        while number is not None and row["rowId"] in taken:
-            number += 1
-            row = withheld_row(record, first, number=number)
+        while row_number is not None and row["rowId"] in taken:
+            row_number += 1
+            row = withheld_row(record, first, number=row_number)
         names[str(record["rowId"])] = row["rowId"]
-        if attempt < _PASSES - 2:
+        if number < _PASSES - 2:
             document["excludedResults"].append(row)
     for name in LISTS:
         document[name] = [each for each in document[name] if each is not None]
-    for told_of in document.get("attempts", ()):
-        told_of["kept"], told_of["begun"] = ([names.get(each, each) for each in told_of[name]] for name in ("kept", "begun"))
-        told_of["finished"] = [{**each, "rowId": names.get(each["rowId"], each["rowId"])} for each in told_of["finished"]]
+    for attempt in document.get("attempts", ()):
+        for name in ("kept", "begun"):
+            attempt[name] = [names.get(each, each) for each in attempt[name]]
+        attempt["finished"] = [{**each, "rowId": names.get(each["rowId"], each["rowId"])} for each in attempt["finished"]]
 
 
-def _mask(document: dict[str, Any], objection: Objection) -> bool:
-    """Replace the text at the path, or the one it was found inside; false where there is none."""
+def _mask(document: Unchecked, objection: Objection) -> bool:
+    """Replace the text at the path, or the text that contains it; false where there is none."""
     steps: list[str | int] = [name or int(number) for name, number in _STEP.findall(objection.path)]
     holder: Any = document
     for place, step in enumerate(steps, start=1):
@@ -182,8 +186,8 @@ def _mask(document: dict[str, Any], objection: Objection) -> bool:
     return False
 
 
-def _redact_run_field(document: dict[str, Any], objection: Objection, *, run_id: str, again: bool) -> None:
-    """Mask a text of the run, or have the whole field say nothing."""
+def _redact_run_field(document: Unchecked, objection: Objection, *, run_id: str, again: bool) -> None:
+    """Mask a text of the run, or replace the whole field."""
     if objection.rule is not None and not again and not objection.path.startswith("$.extra") and _mask(document, objection):
         return
     field = next((name for name, _ in _STEP.findall(objection.path)), "")
@@ -203,7 +207,7 @@ def _redact_run_field(document: dict[str, Any], objection: Objection, *, run_id:
             del document[name]
 
 
-def _redacted_allocation(allocation: Mapping[str, Any], number: int) -> dict[str, Any]:
+def _redacted_allocation(allocation: Unchecked, number: int) -> Unchecked:
     return {
         **allocation,
         "provider": _WITHHELD_TEXT,
@@ -213,9 +217,9 @@ def _redacted_allocation(allocation: Mapping[str, Any], number: int) -> dict[str
     }
 
 
-def resealed(document: dict[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:
-    """What follows from the records computed again, and every seal made anew by `key`."""
-    lists = {name: [sealed(each, key=key) for each in document[name]] for name in LISTS}
+def resealed(document: Unchecked, *, key: Ed25519PrivateKey) -> Unchecked:
+    """The document with everything that follows from its rows computed again, sealed anew by `key`."""
+    lists = cast("RowLists", {name: [sealed(each, key=key) for each in document[name]] for name in LISTS})
     claims = {**document["claims"], "notShown": not_shown(lists)}
     return sealed(
         {

@@ -1,7 +1,7 @@
-"""`glasshouse redact`: publish what a run kept back, without what kept it back, and without renting again.
+"""`glasshouse redact`: publish a run's quarantined report, redacted, without renting again.
 
-It signs what this account's run made and nothing else: directory and quarantine are held to the run's own tags first. It
-writes beside the run directory it was given, or where the user names, and never over the report of another run.
+It signs what this account's run made and nothing else: the run's tags on directory and quarantine are verified first. It
+writes beside the run directory, or where the user names, and never over the report of another run.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def republish(
     taint: Iterable[str] = (),
     derivation: Derivation | None = None,
 ) -> PublishedFiles:
-    """Mask or withhold what was found, seal anew and publish. `key_of` gives the key of a run by its id.
+    """Redact what was found, seal anew and publish. `key_of` returns the key of a run by its id.
 
-    Raises `ConfigurationError` where the directory holds no quarantined report of this account's, and where the report
-    would go to a place that nobody named.
+    Raises `ConfigurationError` where the directory holds no quarantined report of this account, and where the report
+    would go to a path that the user did not name.
     """
     directory = check_run_directory(run_directory)
     folder = directory / QUARANTINE
@@ -72,18 +72,18 @@ def republish(
         [Objection(path=hit["path"], text=hit["text"], rule=hit["rule"]) for hit in why["hits"]],
         run_id=run_id,
         key=key,
-        ask=lambda asked: objections(asked, taint=taint, derivation=derivation),
+        find=lambda document: objections(document, taint=taint, derivation=derivation),
     )
     return publish(document, report=target, run_directory=directory, taint=taint, key=key, derivation=derivation)
 
 
 def _target(directory: Path, wanted: Path, run_id: str) -> Path:
-    """Where the run wanted its report: beside its directory, and nowhere else without a word of the user's."""
+    """The path of the run's report, if it is beside the run directory; any other has to be named by the user."""
     target = directory.parent / wanted.name
     if wanted.parent.resolve() != directory.parent or is_passed_through(target):
         raise ConfigurationError(f"the run wanted its report at {wanted}, not beside {directory}: name a file with --report")
     if linked := [each for each in (target, bundle_path(target)) if each.is_symlink()]:
-        raise ConfigurationError(f"{linked[0]} is a link, to a place that nobody named: name a file with --report")
+        raise ConfigurationError(f"{linked[0]} is a link, whose target was not named: name a file with --report")
     other = _run_of(target)
     if other is not None and other != run_id:
         raise ConfigurationError(f"{target} is there already, and not this run's: name another file with --report")
@@ -91,11 +91,11 @@ def _target(directory: Path, wanted: Path, run_id: str) -> Path:
 
 
 def _run_of(path: Path) -> Any:
-    """Whose report a file is; None where there is none."""
+    """The run id in a report's file; empty where it is no report, None where there is no file."""
     try:
-        told = parse_report(read_regular(path, limit=REPORT_LIMIT))
+        found = parse_report(read_regular(path, limit=REPORT_LIMIT))
     except FileNotFoundError:
         return None
     except (OSError, IntegrityError):
         return ""
-    return told.get("runId", "") if isinstance(told, dict) else ""
+    return found.get("runId", "") if isinstance(found, dict) else ""

@@ -1,7 +1,7 @@
-"""The report to disk once, whole, or not at all.
+"""Writes the report and its bundle, each atomically, or quarantines them.
 
-What `check` would call faulty, or what must not leave, is not published: it goes to the quarantine in the run directory,
-which only its owner can read.
+A document that `check` would call faulty, or that holds what must not be published, goes to the quarantine in the run
+directory, which only its owner can read.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import RedactionError, ReportError
 from pytest_glasshouse.publish.objections import Objection, listed, objections
@@ -26,21 +26,22 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.analysis.record import Record
+    from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.publish.withheld_records import Make, PublishableReport
+    from pytest_glasshouse.report.fields import Report
 
 REPORT, WHY, WITHHELD_ROWS = "report.json", "why.json", "rows.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFiles:
-    """Where the report and its bundle are. A report that is written through (a pipe, a device) has no bundle beside it."""
+    """The paths of the report and its bundle. A report that is written to a pipe or device has no bundle."""
 
     report: Path
     bundle: Path | None
     replaced: bool = False
-    """Whether another report stood there before."""
+    """Whether an earlier report was replaced."""
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -48,7 +49,7 @@ class PublishedFiles:
 
 
 def publish(
-    document: Mapping[str, Any],
+    document: Report,
     *,
     report: Path,
     run_directory: Path,
@@ -56,11 +57,11 @@ def publish(
     key: Ed25519PrivateKey | None = None,
     derivation: Derivation | None = None,
 ) -> PublishedFiles:
-    """Put report and bundle in place, each atomically, if nothing stands against the document.
+    """Write report and bundle if there are no objections to the document.
 
     Raises `ReportError` (exit 13) or `RedactionError` (exit 12): then nothing was written at `report` and the document is
-    in the quarantine. The caller owes the taint list; this machine's own directories are added to it. With the report's
-    `key` the bundle holds a signed statement per row, made of values of the report and nothing else.
+    in the quarantine. The caller gives the taint list; this machine's own directories are added to it. With the report's
+    `key` the bundle has a signed statement per row.
     """
     found = objections(document, taint=_all_taint(taint, run_directory), derivation=derivation)
     if found:
@@ -79,22 +80,24 @@ def publish_records(
     taint: Iterable[str] = (),
     derivation: Derivation | None = None,
 ) -> tuple[PublishedFiles, PublishableReport]:
-    """`publish` of the document that `make` assembles of `records`, each that cannot be published withheld.
+    """As `publish`, of the document that `make` assembles from `records`; each record with objections is withheld.
 
-    What was withheld is in the quarantine then. Raises like `publish` for what stands against the run itself.
+    Withheld records are in the quarantine. Raises like `publish` for objections to the run itself.
     """
     every = _all_taint(taint, run_directory)
-    settled = withhold_records(records, make=make, ask=lambda document: objections(document, taint=every, derivation=derivation))
-    against = [*settled.blocked, *(each for found in settled.withheld.values() for each in found)]
+    publishable = withhold_records(
+        records, make=make, find=lambda document: objections(document, taint=every, derivation=derivation)
+    )
+    against = [*publishable.blocked, *(each for found in publishable.withheld.values() for each in found)]
     if against:
-        kept = [{"against": list(map(str, found)), **records[place]} for place, found in settled.withheld.items()]
-        quarantine(settled.whole, report=report, run_directory=run_directory, found=against, key=key, rows=kept)
-    if settled.blocked:
-        _refuse(settled.blocked)
-    return _put(settled.document, report=report, key=key), settled
+        withheld = [{"against": list(map(str, found)), **records[place]} for place, found in publishable.withheld.items()]
+        quarantine(publishable.whole, report=report, run_directory=run_directory, found=against, key=key, rows=withheld)
+    if publishable.blocked:
+        _refuse(publishable.blocked)
+    return _put(publishable.document, report=report, key=key), publishable
 
 
-def _put(document: Mapping[str, Any], *, report: Path, key: Ed25519PrivateKey | None) -> PublishedFiles:
+def _put(document: Report, *, report: Path, key: Ed25519PrivateKey | None) -> PublishedFiles:
     if is_passed_through(report):
         put(report, report_bytes(document))
         return PublishedFiles(report=report, bundle=None)
@@ -112,20 +115,20 @@ def _refuse(found: Sequence[Objection]) -> None:
 
 
 def quarantine(
-    document: Mapping[str, Any],
+    document: Report,
     *,
     report: Path,
     run_directory: Path,
     found: Sequence[Objection],
     key: Ed25519PrivateKey | None = None,
-    rows: Sequence[Mapping[str, Any]] = (),
+    rows: Sequence[Mapping[str, object]] = (),
 ) -> Path:
-    """Keep what may not be published where only its owner reads it: the document, where it was to go, and what was found.
+    """Write to the quarantine: the document, the path of its report, the objections, and `rows`, the withheld records.
 
-    `rows` are records that were withheld. With the report's `key` it can be published later (`report.republish`).
+    With the report's `key` the document can be published later (`publish.republish`).
     """
     folder = private_directory(private_directory(run_directory) / QUARANTINE)
-    text = json.dumps(document, indent=2).encode()  # a NaN may be why it is here
+    text = json.dumps(document, indent=2).encode()  # NaN included: it may be the objection
     put(folder / REPORT, text, mode=0o600)
     if rows:
         put(folder / WITHHELD_ROWS, json.dumps(list(rows), indent=2).encode(), mode=0o600)

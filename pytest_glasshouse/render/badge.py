@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
 from pytest_glasshouse.report.document import counts_for_gate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pytest_glasshouse.report.fields import Report
 
 LABEL = "protection overhead"
 _GREY, _RED, _GREEN, _BLUE = "#6a737d", "#b3261e", "#1a7f37", "#0a5ea8"
@@ -30,7 +30,7 @@ class Badge:
     colour: str
 
 
-def badge(document: Mapping[str, Any], *, sound: bool, max_overhead_pct: float | None = None) -> Badge:
+def badge(document: Report, *, sound: bool, max_overhead_pct: float | None = None) -> Badge:
     """The badge of a report: its worst row decides. `sound` is whether `check` found no fault."""
     if (without := _without_bound(document, sound=sound)) is not None:
         return without
@@ -48,7 +48,7 @@ def badge(document: Mapping[str, Any], *, sound: bool, max_overhead_pct: float |
     return Badge(message=f"{message} ({worst.value})", colour=_RED if worst is LimitVerdict.OVER else _GREY)
 
 
-def _without_bound(document: Mapping[str, Any], *, sound: bool) -> Badge | None:
+def _without_bound(document: Report, *, sound: bool) -> Badge | None:
     """The badge where no figure may be shown; None where the rows' bounds decide."""
     rows, excluded = document["rows"], document["excludedResults"]
     retried = sum("attempts" in row for row in rows)

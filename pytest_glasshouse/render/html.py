@@ -1,4 +1,4 @@
-"""HTML elements of the page. Text is escaped here and nowhere else: anybody may have written the report."""
+"""HTML elements of the page. Text is escaped here and nowhere else: the report is untrusted."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ A figure is never shown without its interval or the words `single sample`, and a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import limit_of
 from pytest_glasshouse.render import tables
@@ -13,19 +13,22 @@ from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.wire.printable import markdown_cell, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, NullRow, RowRecord
+    from pytest_glasshouse.report.fields import Claims, Cleanup, Report, Summary, TamperRecord
 
 
 #: Longest text of a cell: a reason may name every finding that did not hold.
 _CELL = 4000
 
 
-def markdown(document: Mapping[str, Any], *, faults: int = 0) -> str:
+def markdown(document: Report, *, faults: int = 0) -> str:
     """The whole report: rows, excluded results, tamper cases, cleanup, claims. `faults` is how many `check` found in it."""
     return "\n".join(map(visible, _lines(document, faults))) + "\n"
 
 
-def _lines(document: Mapping[str, Any], faults: int) -> Iterator[str]:
+def _lines(document: Report, faults: int) -> Iterator[str]:
     summary = document["summary"]
     yield f"# Glasshouse report {_cell(document['runId'])}"
     yield ""
@@ -49,14 +52,14 @@ def _lines(document: Mapping[str, Any], faults: int) -> Iterator[str]:
     yield from _claims(document["claims"])
 
 
-def _subject(document: Mapping[str, Any]) -> str:
+def _subject(document: Report) -> str:
     subject = document["subject"]
     commit = subject["gitCommit"]
     state = {True: " with changes", False: "", None: ""}[subject["dirty"]]
     return _cell(f"{subject['name']} {subject['version'] or ''}".strip()) + (f" at {_cell(commit[:12])}{state}" if commit else "")
 
 
-def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _rows(rows: Sequence[MeasuredRow]) -> Iterator[str]:
     if not rows:
         return
     body = []
@@ -89,12 +92,12 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield from _table(head, body)
 
 
-def _target(row: Mapping[str, Any]) -> str:
+def _target(row: MeasuredRow | ExcludedRow) -> str:
     target = tables.target(row)
     return target if row["rounds"] == 1 else f"{target}, {row['rounds']} rounds"
 
 
-def _status(row: Mapping[str, Any]) -> str:
+def _status(row: MeasuredRow) -> str:
     words = ["dry run"] if row["dryRun"] else []
     words += ["publishable"] if row["publishable"] else []
     limit = limit_of(row)
@@ -103,7 +106,7 @@ def _status(row: Mapping[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _nulls(nulls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _nulls(nulls: Sequence[NullRow]) -> Iterator[str]:
     """Null rows: what two raw legs on one allocation differ by."""
     if not nulls:
         return
@@ -116,7 +119,7 @@ def _nulls(nulls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from _table(["Row", "Ran on", "Rounds", "Difference", "90 % interval", "Margin"], body)
 
 
-def _excluded(excluded: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _excluded(excluded: Sequence[ExcludedRow]) -> Iterator[str]:
     if not excluded:
         return
     body = [
@@ -126,13 +129,13 @@ def _excluded(excluded: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from _table(["Row", "Target", "Order", "Outcome", "Reason", "Decision"], body)
 
 
-def _tried_again(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _tried_again(rows: Sequence[RowRecord]) -> Iterator[str]:
     if again := [row for row in rows if attempts_line(row)]:
         yield from _section("Tried more than once, not publishable")
         yield from (f"- {_cell(row_title(row))}: {_cell(attempts_line(row))}" for row in again)
 
 
-def _tamper(tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def _tamper(tamper: Sequence[TamperRecord]) -> Iterator[str]:
     if not tamper:
         return
     body = [[*tables.tamper_row(each), tables.tamper_result(each)] for each in tamper]
@@ -140,7 +143,7 @@ def _tamper(tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield from _table(["Case", "Expected", "Seen", "Key released", "Result"], body)
 
 
-def _lifecycle(summary: Mapping[str, Any]) -> Iterator[str]:
+def _lifecycle(summary: Summary) -> Iterator[str]:
     if held := tables.lifecycle_sentence(summary):
         yield from _section("Lifecycle")
         yield held
@@ -149,7 +152,7 @@ def _lifecycle(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"**Outstanding releases: {outstanding}.** A key went out and its exit evidence did not come back."
 
 
-def _cleanup(cleanup: Mapping[str, Any]) -> Iterator[str]:
+def _cleanup(cleanup: Cleanup) -> Iterator[str]:
     yield from _section("Cleanup")
     yield f"Cleanup: {_cell(cleanup['status'])}."
     yield from (
@@ -158,11 +161,10 @@ def _cleanup(cleanup: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _claims(claims: Mapping[str, Any]) -> Iterator[str]:
-    for title, name in tables.CLAIM_LISTS:
-        if claims[name]:
-            yield from _section(title)
-            yield from (f"- {_cell(each)}" for each in claims[name])
+def _claims(claims: Claims) -> Iterator[str]:
+    for title, sentences in tables.claim_lists(claims):
+        yield from _section(title)
+        yield from (f"- {_cell(each)}" for each in sentences)
 
 
 def _section(title: str) -> Iterator[str]:
@@ -178,5 +180,5 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _cell(text: str) -> str:
-    """Text that stays in its cell, its own markup escaped: anybody may have written the report."""
+    """Text that stays in its cell, its own markup escaped: the report is untrusted."""
     return markdown_cell(text, limit=_CELL)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import gzip
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from pytest_glasshouse.check.check import Level
@@ -19,9 +19,10 @@ from pytest_glasshouse.render.plot_interval import common_scale
 from pytest_glasshouse.report.bundle import report_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from pytest_glasshouse.check.check import Checked
+    from pytest_glasshouse.report.fields import Report
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 #: How many rows are unfolded at first; more would make a long report slow to draw.
@@ -30,8 +31,8 @@ _OPEN = 3
 EMBED_LIMIT = 550_000
 
 
-def page(document: Mapping[str, Any], checked: Checked) -> str:
-    """The whole page. `checked` is what `check` found when the page was made; the page says so at its top."""
+def page(document: Report, checked: Checked) -> str:
+    """The whole page. `checked` is the result of `check`, shown at the top of the page."""
     title = f"Glasshouse report {document['runId']}"
     body = "".join(_body(document, checked))
     return (
@@ -43,7 +44,7 @@ def page(document: Mapping[str, Any], checked: Checked) -> str:
     )
 
 
-def _body(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
+def _body(document: Report, checked: Checked) -> Iterator[str]:
     yield from _top(document, checked)
     yield from _rows(document)
     yield from _excluded(document)
@@ -56,7 +57,7 @@ def _body(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
     yield _download(document)
 
 
-def _top(document: Mapping[str, Any], checked: Checked) -> Iterator[str]:
+def _top(document: Report, checked: Checked) -> Iterator[str]:
     summary, maker, subject = document["summary"], document["generatedBy"], document["subject"]
     commit = subject["gitCommit"]
     dirty = " with uncommitted changes" if subject["dirty"] else ""
@@ -82,7 +83,7 @@ def _checked(checked: Checked) -> str:
     return paragraph(f"Checked when this page was made: {checked.level.value}, no fault found{keys}.")
 
 
-def _rows(document: Mapping[str, Any]) -> Iterator[str]:
+def _rows(document: Report) -> Iterator[str]:
     rows = document["rows"]
     yield '<h2 id="rows">Rows</h2>'
     if not rows:
@@ -99,14 +100,14 @@ def _rows(document: Mapping[str, Any]) -> Iterator[str]:
     yield from (row_details(document, row, is_open=place < _OPEN) for place, row in enumerate(rows))
 
 
-def _excluded(document: Mapping[str, Any]) -> Iterator[str]:
+def _excluded(document: Report) -> Iterator[str]:
     excluded = document["excludedResults"]
     if excluded:
         yield "<h2>Not measured</h2>"
         yield from (excluded_details(row) for row in excluded)
 
 
-def _nulls(document: Mapping[str, Any]) -> Iterator[str]:
+def _nulls(document: Report) -> Iterator[str]:
     rows = document["nullRows"]
     if rows:
         body = [
@@ -119,7 +120,7 @@ def _nulls(document: Mapping[str, Any]) -> Iterator[str]:
         yield table("Null rows: the same leg twice", head, body, numbers=(2,))
 
 
-def _tamper(document: Mapping[str, Any]) -> Iterator[str]:
+def _tamper(document: Report) -> Iterator[str]:
     cases = document["tamper"]
     if not cases:
         return
@@ -131,7 +132,7 @@ def _tamper(document: Mapping[str, Any]) -> Iterator[str]:
     yield details("Every case", table("Tamper cases", head, body), is_open=passed < len(cases))
 
 
-def _lifecycle_and_cleanup(document: Mapping[str, Any]) -> Iterator[str]:
+def _lifecycle_and_cleanup(document: Report) -> Iterator[str]:
     summary, cleanup = document["summary"], document["cleanup"]
     yield "<h2>Lifecycle and cleanup</h2>"
     if held := tables.lifecycle_sentence(summary):
@@ -145,14 +146,12 @@ def _lifecycle_and_cleanup(document: Mapping[str, Any]) -> Iterator[str]:
         yield table("Allocations", ("allocation", "provider", "cleanup", "reason"), body)
 
 
-def _claims(document: Mapping[str, Any]) -> Iterator[str]:
-    claims = document["claims"]
-    for title, name in tables.CLAIM_LISTS:
-        if claims[name]:
-            yield f"<h2>{title}</h2>{bullets(claims[name])}"
+def _claims(document: Report) -> Iterator[str]:
+    for title, sentences in tables.claim_lists(document["claims"]):
+        yield f"<h2>{title}</h2>{bullets(sentences)}"
 
 
-def _methodology(document: Mapping[str, Any]) -> Iterator[str]:
+def _methodology(document: Report) -> Iterator[str]:
     method = document["methodology"]
     yield "<h2>Methodology</h2>"
     yield paragraph(
@@ -162,21 +161,23 @@ def _methodology(document: Mapping[str, Any]) -> Iterator[str]:
         "the unit of the statistics: one round is a single sample without an error bar. Protection adds work and takes none, "
         "so a figure below zero is order, warm state or noise."
     )
-    yield bullets(method[name] for name in ("formula", "totals", "interval", "lifecycleBound") if name in method)
+    yield bullets((method["formula"], method["totals"], method["interval"], method["lifecycleBound"]))
     names = ("order", "provider", "preset", "seed", "marginPct", "maxOverheadPct", "minRounds", "invariantsRevision")
     yield definitions((name, method.get(name)) for name in names)
     environment = document["environment"]
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     yield details(
-        "Host", definitions([*((name, environment[name]) for name in environment if name != "packages"), ("packages", packages)])
+        "Host",
+        definitions([*((name, value) for name, value in environment.items() if name != "packages"), ("packages", packages)]),
     )
 
 
-def _digests(document: Mapping[str, Any]) -> str:
+def _digests(document: Report) -> str:
     body: list[tuple[str, str, Code]] = [("report", "policy", Code(document["policySha256"] or "none"))]
     body += [("report", f"{name} key", Code(key)) for name, keys in _keys(document) for key in keys]
     for row in document["rows"]:
-        body += [(row["name"], f"{leg} adapter, last round", Code(row[f"{leg}AdapterSha256"])) for leg in ("protected", "raw")]
+        adapters = (("protected", row["protectedAdapterSha256"]), ("raw", row["rawAdapterSha256"]))
+        body += [(row["name"], f"{leg} adapter, last round", Code(digest)) for leg, digest in adapters]
         body += [
             (row["name"], f"journal head, round {each['round']}", Code(each["headSha256"] or "none")) for each in row["journal"]
         ]
@@ -184,12 +185,12 @@ def _digests(document: Mapping[str, Any]) -> str:
     return f"<h2>Evidence digests</h2>{details('Digests and keys', listed)}"
 
 
-def _keys(document: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+def _keys(document: Report) -> list[tuple[str, list[str]]]:
     keys = document["keys"]
     return [("report", [keys["report"]]), ("server", keys["servers"]), ("owner", keys["owners"])]
 
 
-def _download(document: Mapping[str, Any]) -> str:
+def _download(document: Report) -> str:
     """The report embedded in the page, or a link to its file where it would make the page too large."""
     name = f"{document['runId']}.json"
     packed = gzip.compress(report_bytes(document), compresslevel=9, mtime=0)

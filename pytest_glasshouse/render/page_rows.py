@@ -17,15 +17,17 @@ from pytest_glasshouse.render.plot_timeline import legend, phases, timeline_plot
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow
     from pytest_glasshouse.render.svg import Scale
+    from pytest_glasshouse.report.fields import Report
 
 #: Above this many segments their table is left out; the report has them.
 _MOST_SEGMENTS = 400
 
 
-def row_card(document: Mapping[str, Any], row: Mapping[str, Any], scale: Scale) -> str:
+def row_card(document: Report, row: MeasuredRow, scale: Scale) -> str:
     """The short form: overhead, interval plot, verdict, and a link to the details."""
     words = [row["verdict"], *(["dry run"] if row["dryRun"] else []), *(["publishable"] if row["publishable"] else [])]
     return (
@@ -35,7 +37,7 @@ def row_card(document: Mapping[str, Any], row: Mapping[str, Any], scale: Scale) 
     )
 
 
-def row_details(document: Mapping[str, Any], row: Mapping[str, Any], *, is_open: bool) -> str:
+def row_details(document: Report, row: MeasuredRow, *, is_open: bool) -> str:
     """The long form, in a `details` element."""
     parts = [
         paragraph(row["interpretation"]),
@@ -53,19 +55,19 @@ def row_details(document: Mapping[str, Any], row: Mapping[str, Any], *, is_open:
     return f'<section id="{escaped(row["rowId"])}">{details(row_title(row), "".join(parts), is_open=is_open)}</section>'
 
 
-def excluded_details(row: Mapping[str, Any]) -> str:
+def excluded_details(row: ExcludedRow) -> str:
     """A row that was not measured: outcome, reason, decision, lifecycle and findings."""
     inside = definitions([("outcome", row["outcome"]), ("reason", row["reason"]), ("decision", row["decision"]), *_where(row)])
     inside += _attempts(row) + "".join(_lifecycle(row)) + findings(row)
     return f'<section id="{escaped(row["rowId"])}">{details(row_title(row) + ": " + row["outcome"], inside)}</section>'
 
 
-def _attempts(row: Mapping[str, Any]) -> str:
+def _attempts(row: MeasuredRow | ExcludedRow) -> str:
     attempts = attempts_line(row)
     return paragraph(f"Not publishable: {attempts}") if attempts else ""
 
 
-def findings(row: Mapping[str, Any]) -> str:
+def findings(row: MeasuredRow | ExcludedRow) -> str:
     """Every finding with its reason and the digest of what it was computed from."""
     judged = row["findings"]
     held = tables.held_count(judged)
@@ -79,7 +81,7 @@ def findings(row: Mapping[str, Any]) -> str:
     return details(f"Findings: {held}", table(caption, head, body) + waived, is_open=is_open)
 
 
-def _where(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _where(row: MeasuredRow | ExcludedRow) -> list[tuple[str, Any]]:
     named = row["namedGpuModel"]
     return [
         ("ran on", row["gpuModel"]),
@@ -91,7 +93,7 @@ def _where(row: Mapping[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _facts(row: Mapping[str, Any]) -> str:
+def _facts(row: MeasuredRow) -> str:
     unit = row["unit"]
     limit = limit_of(row)
     return definitions(
@@ -114,13 +116,13 @@ def _facts(row: Mapping[str, Any]) -> str:
     )
 
 
-def _exposure(row: Mapping[str, Any]) -> str | None:
+def _exposure(row: MeasuredRow) -> str | None:
     if "exposureByteSec" not in row:
         return None
     return f"{row['exposureByteSec'] / 1e6:,.3f} MB s, at most {row['exposurePeakBytes'] / 1e6:,.3f} MB at once"
 
 
-def _null(document: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+def _null(document: Report, row: MeasuredRow) -> str:
     band = null_band(document, row)
     if band is None:
         return paragraph("No null (raw against raw) was measured for this row.", "soft")
@@ -128,7 +130,7 @@ def _null(document: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     return paragraph(f"Raw against raw, {whose}: {signed(band[0])} to {signed(band[1])} % (90 % interval).")
 
 
-def _throughput(row: Mapping[str, Any]) -> str:
+def _throughput(row: MeasuredRow) -> str:
     plot = rate_plot(row)
     if not plot:
         return ""
@@ -138,7 +140,7 @@ def _throughput(row: Mapping[str, Any]) -> str:
     return f"<h4>Throughput over time</h4>{key}{plot}{note}{_segments(row)}"
 
 
-def _segments(row: Mapping[str, Any]) -> str:
+def _segments(row: MeasuredRow) -> str:
     segments = row.get("segments") or []
     if not segments or len(segments) > _MOST_SEGMENTS:
         return ""
@@ -151,7 +153,7 @@ def _segments(row: Mapping[str, Any]) -> str:
     return details("Segments", table(f"Segments of {row['name']}", head, body, numbers=(0, 1, 2, 4, 5, 6)))
 
 
-def _rounds(row: Mapping[str, Any]) -> str:
+def _rounds(row: MeasuredRow) -> str:
     if row["rounds"] == 1:
         return ""
     body = [
@@ -163,7 +165,7 @@ def _rounds(row: Mapping[str, Any]) -> str:
     return table(f"Rounds of {row['name']}", head, body, numbers=(0, 2, 3, 4))
 
 
-def _lifecycle(row: Mapping[str, Any]) -> Iterator[str]:
+def _lifecycle(row: MeasuredRow | ExcludedRow) -> Iterator[str]:
     rounds = phases(row["observation"])
     if not rounds:
         return
@@ -176,10 +178,14 @@ def _lifecycle(row: Mapping[str, Any]) -> Iterator[str]:
         yield details(f"Seconds of each phase, round {number}", phase_table)
 
 
-def _covariates(row: Mapping[str, Any]) -> str:
+def _covariates(row: MeasuredRow) -> str:
     """Means of clocks, temperature, power and other load while each leg was timed, without columns that were never sampled."""
     legs = [(each["round"], leg, means) for each in row.get("covariates", ()) for leg, means in each["legs"].items()]
-    names = [name for name in dict.fromkeys(name for _, _, means in legs for name in means) if any(m[name] for _, _, m in legs)]
+    names = [
+        name
+        for name in dict.fromkeys(name for _, _, means in legs for name in means)
+        if any(means.get(name) for _, _, means in legs)
+    ]
     reasons = {name: why for each in row.get("covariates", ()) for name, why in each["reasons"].items()}
     if not legs:
         return ""
@@ -188,7 +194,7 @@ def _covariates(row: Mapping[str, Any]) -> str:
     return details("Covariates", means_table + definitions((f"{name}, not seen", why) for name, why in reasons.items()))
 
 
-def _estimates(row: Mapping[str, Any]) -> str:
+def _estimates(row: MeasuredRow) -> str:
     """The other estimates of an interleaved row: the second estimator, each null, the least detectable effect."""
     found = row.get("estimates")
     if found is None:
@@ -205,7 +211,7 @@ def _estimates(row: Mapping[str, Any]) -> str:
     return definitions(pairs)
 
 
-def _costs(row: Mapping[str, Any]) -> str:
+def _costs(row: MeasuredRow) -> str:
     """Fixed costs of each lifecycle, and what protection costs a job of some hours."""
     parts = []
     if row.get("fixedCosts"):

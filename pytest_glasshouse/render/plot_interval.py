@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.render.svg import Scale, line, number, rectangle, round_step, svg, text
 from pytest_glasshouse.render.tables import overhead_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
+
+    from pytest_glasshouse.analysis.fields import MeasuredRow
+    from pytest_glasshouse.report.fields import Report
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _MIDDLE = 320, 56, 8, 312, 20
 #: The limit of a scale: an interval that goes beyond it ends in an arrow.
 _WIDEST_PCT = 100.0
 
 
-def common_scale(rows: Sequence[Mapping[str, Any]]) -> Scale:
+def common_scale(rows: Sequence[MeasuredRow]) -> Scale:
     """One symmetric scale for all rows, sized by the median one: an outlier must not flatten all others."""
     reaches = sorted(max(map(abs, row["overheadCi95Pct"] or [row["overheadPct"]])) for row in rows)
     wanted = max(1.25 * reaches[len(reaches) // 2], 2 * max(row["marginPct"] for row in rows))
@@ -23,7 +26,7 @@ def common_scale(rows: Sequence[Mapping[str, Any]]) -> Scale:
     return Scale(low=-2 * step, high=2 * step, left=_LEFT, right=_RIGHT)
 
 
-def null_band(document: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float] | None:
+def null_band(document: Report, row: MeasuredRow) -> tuple[float, float] | None:
     """The 90 % interval of raw against raw that this row is compared with: its own, else that of its allocation."""
     nulls = row["estimates"]["nulls"] if "estimates" in row else []
     found = next((each["ci90Pct"] for each in reversed(nulls) if each["ci90Pct"] is not None), None)
@@ -33,7 +36,7 @@ def null_band(document: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[floa
     return (found[0], found[1]) if found else None
 
 
-def interval_plot(row: Mapping[str, Any], scale: Scale, band: tuple[float, float] | None) -> str:
+def interval_plot(row: MeasuredRow, scale: Scale, band: tuple[float, float] | None) -> str:
     """The plot of one row."""
     null = "" if band is None else f"; raw against raw {number(round(band[0], 2))} to {number(round(band[1], 2))} %"
     return svg(
@@ -41,7 +44,7 @@ def interval_plot(row: Mapping[str, Any], scale: Scale, band: tuple[float, float
     )
 
 
-def _parts(row: Mapping[str, Any], scale: Scale, band: tuple[float, float] | None) -> Iterator[str]:
+def _parts(row: MeasuredRow, scale: Scale, band: tuple[float, float] | None) -> Iterator[str]:
     margin = row["marginPct"]
     yield rectangle(
         scale.at(-margin), 4, scale.at(margin) - scale.at(-margin), 32, "margin", f"margin: plus or minus {margin:g} %"

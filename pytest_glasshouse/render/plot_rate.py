@@ -1,7 +1,6 @@
 """The plot of throughput over time: by segment where a row has segments, else by the progress lines of each leg.
 
-Of sequential legs only the protected one has progress lines, in its journal; the raw leg is drawn as its average, and the
-plot says so.
+Of sequential legs only the protected one has progress lines, in its journal; the raw leg is drawn as its average, dashed.
 """
 
 from __future__ import annotations
@@ -15,7 +14,10 @@ from pytest_glasshouse.render.svg import Scale, line, number, rectangle, svg, te
 from pytest_glasshouse.wire.canonical import parse_object
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
+
+    from pytest_glasshouse.analysis.fields import MeasuredRow
+    from pytest_glasshouse.observation.document import RoundNotes
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 190, 56, 632, 12, 150
 _MARK = 3.5
@@ -34,7 +36,7 @@ class RateSpan:
     average: bool
 
 
-def rate_spans(row: Mapping[str, Any]) -> list[RateSpan]:
+def rate_spans(row: MeasuredRow) -> list[RateSpan]:
     """Every span of a row in order of time, one round after the other."""
     found: list[RateSpan] = []
     clock = 0.0
@@ -50,13 +52,18 @@ def rate_spans(row: Mapping[str, Any]) -> list[RateSpan]:
     for place, figures in enumerate(row["roundFigures"]):
         for leg in figures["order"]:
             progress = _progress(observed[place]) if leg == "protected" and place < len(observed) and not segments else []
-            begin, clock = clock, clock + figures[f"{leg}ElapsedSec"]
-            average = RateSpan(leg=leg, begin_s=begin, end_s=clock, rate=figures[f"{leg}PerSec"], average=True)
+            elapsed_s, rate = (
+                (figures["protectedElapsedSec"], figures["protectedPerSec"])
+                if leg == "protected"
+                else (figures["rawElapsedSec"], figures["rawPerSec"])
+            )
+            begin, clock = clock, clock + elapsed_s
+            average = RateSpan(leg=leg, begin_s=begin, end_s=clock, rate=rate, average=True)
             found += list(_spans_between(begin, progress)) or [average]
     return found
 
 
-def rate_plot(row: Mapping[str, Any]) -> str:
+def rate_plot(row: MeasuredRow) -> str:
     """The plot of one row; empty where nothing was timed."""
     found = rate_spans(row)
     if not found:
@@ -70,7 +77,7 @@ def rate_plot(row: Mapping[str, Any]) -> str:
     return svg(_parts(row, found, x, y), width=_WIDTH, height=_HEIGHT, title=title)
 
 
-def _parts(row: Mapping[str, Any], found: list[RateSpan], x: Scale, y: Scale) -> Iterator[str]:
+def _parts(row: MeasuredRow, found: list[RateSpan], x: Scale, y: Scale) -> Iterator[str]:
     for tick in y.ticks(4):
         yield line(_LEFT, y.at(tick), _RIGHT, y.at(tick), "grid")
         yield text(_LEFT - 6, y.at(tick) + 4, number(tick), anchor="end")
@@ -89,7 +96,7 @@ def _parts(row: Mapping[str, Any], found: list[RateSpan], x: Scale, y: Scale) ->
             yield rectangle(middle - _MARK, height - _MARK, 2 * _MARK, 2 * _MARK, each.leg)
 
 
-def _progress(observed: Mapping[str, Any]) -> list[tuple[float, int]]:
+def _progress(observed: RoundNotes) -> list[tuple[float, int]]:
     """Seconds and units of every progress line of the protected leg, and of its end."""
     found = []
     for journal_line in journal_lines(observed):

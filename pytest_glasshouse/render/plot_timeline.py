@@ -13,6 +13,8 @@ from pytest_glasshouse.render.svg import Scale, line, number, rectangle, svg, te
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from pytest_glasshouse.observation.document import Observation
+
 _LEGS = ("protected", "raw", "raw2")
 _WIDTH, _LEFT, _RIGHT, _BAR = 640, 72, 632, 18
 #: The phase that ends with each event of a leg's timeline, and its colour class. Other events belong to the next phase.
@@ -46,7 +48,7 @@ class Phase:
         return self.end_s - self.begin_s
 
 
-def phases(observation: Mapping[str, Any]) -> list[tuple[int, list[Phase]]]:
+def phases(observation: Observation) -> list[tuple[int, list[Phase]]]:
     """Number and phases of every round whose legs have a timeline."""
     found: list[tuple[int, list[Phase]]] = []
     for place, observed in enumerate(observed_rounds(observation), start=1):

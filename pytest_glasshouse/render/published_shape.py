@@ -5,19 +5,20 @@ It names the report it was taken from by its digest: everything beyond arithmeti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.printable import json_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow
+    from pytest_glasshouse.report.fields import Report
 
 _RATE_DIGITS, _PERCENT_DIGITS = 3, 2
 
 
-def excerpt(document: Mapping[str, Any]) -> str:
+def excerpt(document: Report) -> str:
     """The excerpt as JSON text. Rates have three decimals and percentages two, as published."""
     subject = document["subject"]
     published = {
@@ -38,13 +39,13 @@ def excerpt(document: Mapping[str, Any]) -> str:
             "cleanup": document["cleanup"]["status"],
             "lifecycle": document["summary"]["lifecycle"],
         },
-        "subject": {name: subject[name] for name in ("name", "version", "gitCommit", "wheelSha256")},
+        "subject": {name: subject.get(name) for name in ("name", "version", "gitCommit", "wheelSha256")},
         "reportSha256": sha256_hex(report_bytes(document)),
     }
     return json_text(published) + "\n"
 
 
-def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _row(row: MeasuredRow) -> dict[str, object]:
     unit = row["unit"].capitalize()
     interval = row["overheadCi95Pct"]
     return {
@@ -69,12 +70,12 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _excluded(row: Mapping[str, Any]) -> dict[str, Any]:
+def _excluded(row: ExcludedRow) -> dict[str, object]:
     return {"name": row["name"], **_target(row), "outcome": row["outcome"], "reason": row["reason"], "decision": row["decision"]}
 
 
-def _target(row: Mapping[str, Any]) -> dict[str, Any]:
-    length = {"durationSec": row["targetSec"]} if "targetSec" in row else {"stepBudget": row["stepBudget"]}
+def _target(row: MeasuredRow | ExcludedRow) -> dict[str, object]:
+    length: dict[str, object] = {"durationSec": row["targetSec"]} if "targetSec" in row else {"stepBudget": row["stepBudget"]}
     model = {"modelId": row["modelId"]} if row["modelId"] is not None else {}
-    where = {name: row[name] for name in ("provider", "gpuModel", "workload")}
+    where = {name: row.get(name) for name in ("provider", "gpuModel", "workload")}
     return {**where, **model, "order": row["order"], **length}

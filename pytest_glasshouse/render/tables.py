@@ -5,14 +5,15 @@ Cells are plain text, escaped where they are printed. Every figure has its inter
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.wording import figure_with_interval, signed
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    Row = Mapping[str, Any]
+    from pytest_glasshouse.analysis.fields import EstimateFigures, ExcludedRow, FindingRecord, FixedCost, JobCost, MeasuredRow
+    from pytest_glasshouse.report.fields import Claims, Summary, TamperRecord
 
 ESTIMATES_HEAD = (
     "Row",
@@ -28,8 +29,6 @@ ESTIMATES_HEAD = (
 )
 COSTS_HEAD = ("Row", "Attest", "Release", "Open", "Load", "Raw load", "Zeroize", "Total for 1 h", "8 h", "24 h", "168 h")
 MEMORY_HEAD = ("Row", "Peak memory protected", "raw", "Plaintext exposed", "at most")
-#: Title of each list of claims, and the member of a report's `claims` that it shows.
-CLAIM_LISTS = (("What is claimed", "claimed"), ("What is not claimed", "notClaimed"), ("Not shown here", "notShown"))
 _PHASES = (
     ("protected", "attest"), ("protected", "release"), ("protected", "open"), ("protected", "load"), ("raw", "load"),
     ("protected", "zeroize"),
@@ -37,7 +36,7 @@ _PHASES = (
 _NOT_SEEN = "not seen"
 
 
-def measured_sentence(summary: Mapping[str, Any]) -> str:
+def measured_sentence(summary: Summary) -> str:
     """How many rows were measured, on the GPU they name, and publishable."""
     return (
         f"{summary['measured']} of {summary['selected']} rows measured, {summary['measuredOnNamedGpu']} of them on the GPU "
@@ -45,25 +44,36 @@ def measured_sentence(summary: Mapping[str, Any]) -> str:
     )
 
 
-def dry_run_sentence(summary: Mapping[str, Any]) -> str:
+def dry_run_sentence(summary: Summary) -> str:
     """What a dry run cannot show; empty where no row is one."""
     if not summary["dryRun"]:
         return ""
     return f"{summary['dryRun']} of {summary['selected']} rows are a dry run: they say nothing about a GPU and gate nothing."
 
 
-def lifecycle_sentence(summary: Mapping[str, Any]) -> str:
+def lifecycle_sentence(summary: Summary) -> str:
     """In how many lifecycles every invariant held, with the lower bound; empty where none began."""
     lifecycle = summary["lifecycle"]
-    if not lifecycle["attempted"]:
+    lower95 = lifecycle["lower95"]
+    if lower95 is None:
         return ""
     return (
         f"Held in {lifecycle['held']} of {lifecycle['attempted']} lifecycles begun: with 95 % confidence at least "
-        f"{lifecycle['lower95'] * 100:.1f} % of them."
+        f"{lower95 * 100:.1f} % of them."
     )
 
 
-def overhead_text(row: Row) -> str:
+def claim_lists(claims: Claims) -> list[tuple[str, list[str]]]:
+    """The lists of claims that are not empty, with their titles."""
+    titled = [
+        ("What is claimed", claims["claimed"]),
+        ("What is not claimed", claims["notClaimed"]),
+        ("Not shown here", claims["notShown"]),
+    ]
+    return [(title, sentences) for title, sentences in titled if sentences]
+
+
+def overhead_text(row: MeasuredRow) -> str:
     """A row's overhead with its 95 % interval, or as a single sample."""
     interval = row["overheadCi95Pct"]
     return figure_with_interval(row["overheadPct"], None if interval is None else (interval[0], interval[1]))
@@ -74,17 +84,17 @@ def bounds(interval: Sequence[float] | None, *, missing: str = "single sample", 
     return missing if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}{unit}"
 
 
-def held_count(findings: Sequence[Mapping[str, Any]]) -> str:
+def held_count(findings: Sequence[FindingRecord]) -> str:
     """How many findings held."""
     return f"{sum(each['finding'] == 'held' for each in findings)} of {len(findings)} held"
 
 
-def target(row: Row) -> str:
+def target(row: MeasuredRow | ExcludedRow) -> str:
     """How long each leg was to train: seconds or units of work."""
     return f"{row['targetSec']:g} s" if "targetSec" in row else f"{row['stepBudget']} {row.get('unit', 'steps')}"
 
 
-def tamper_row(case: Mapping[str, Any]) -> tuple[str, str, str, str]:
+def tamper_row(case: TamperRecord) -> tuple[str, str, str, str]:
     """A tamper case: its name, what was expected, what was seen, and whether the key was released."""
     return (
         case["name"],
@@ -94,22 +104,22 @@ def tamper_row(case: Mapping[str, Any]) -> tuple[str, str, str, str]:
     )
 
 
-def tamper_result(case: Mapping[str, Any]) -> str:
+def tamper_result(case: TamperRecord) -> str:
     """Whether a tamper case went as expected."""
     return "pass" if case["passed"] else "FAIL"
 
 
-def estimates_table(rows: Sequence[Row]) -> list[list[str]]:
+def estimates_table(rows: Sequence[MeasuredRow]) -> list[list[str]]:
     """One line for each row that has estimates."""
     return [_estimates(row["name"], row["estimates"]) for row in rows if "estimates" in row]
 
 
-def costs_table(rows: Sequence[Row]) -> list[list[str]]:
+def costs_table(rows: Sequence[MeasuredRow]) -> list[list[str]]:
     """One line for each row that has fixed costs: seconds a round, then the total cost in percent of the raw job."""
     return [_costs(row) for row in rows if "fixedCosts" in row]
 
 
-def memory_table(rows: Sequence[Row]) -> list[list[str]]:
+def memory_table(rows: Sequence[MeasuredRow]) -> list[list[str]]:
     """Memory and exposure of each row."""
     return [
         [
@@ -123,24 +133,21 @@ def memory_table(rows: Sequence[Row]) -> list[list[str]]:
     ]
 
 
-def _estimates(name: str, given: Mapping[str, Any]) -> list[str]:
+def _estimates(name: str, given: EstimateFigures) -> list[str]:
     nulls = ", ".join(f"{each['kind']} {_span(each['ci90Pct'])}" for each in given["nulls"])
-    spreads = [_NOT_SEEN if given[key] is None else f"{given[key]:.2f} %" for key in _SPREADS]
-    detects = _NOT_SEEN if given["minimumDetectablePct"] is None else f"{given['minimumDetectablePct']:.2f} %"
+    spreads = (given["minimumDetectablePct"], given["betweenRoundsPct"], given["withinRoundsPct"], given["processStartPct"])
+    percents = [_NOT_SEEN if each is None else f"{each:.2f} %" for each in spreads]
     effects = [
-        _NOT_SEEN if given[key] is None else f"{signed(given[key]['pct'])} {_span(given[key]['ci95Pct'])}" for key in _EFFECTS
+        _NOT_SEEN if each is None else f"{signed(each['pct'])} {_span(each['ci95Pct'])}"
+        for each in (given["orderEffect"], given["positionEffect"])
     ]
     companion = f"{signed(given['trimmedPct'])} % {_span(given['trimmedCi95Pct'])}"
     pairs = f"{given['pairs']}, worth {given['effectivePairs']:.0f}"
-    return [name, companion, nulls or "none", detects, *spreads, *effects, pairs]
+    return [name, companion, nulls or "none", *percents, *effects, pairs]
 
 
-_SPREADS = ("betweenRoundsPct", "withinRoundsPct", "processStartPct")
-_EFFECTS = ("orderEffect", "positionEffect")
-
-
-def _costs(row: Row) -> list[str]:
-    costs = {(each["leg"], each["phase"]): each for each in row["fixedCosts"]}
+def _costs(row: MeasuredRow) -> list[str]:
+    costs: dict[tuple[str, str], FixedCost] = {(each["leg"], each["phase"]): each for each in row["fixedCosts"]}
     cells = [row["name"]]
     for key in _PHASES:
         each = costs.get(key)
@@ -149,7 +156,7 @@ def _costs(row: Row) -> list[str]:
     return [*cells, *(_job(jobs[hours]) if hours in jobs else _NOT_SEEN for hours in (1, 8, 24, 168))]
 
 
-def _job(each: Mapping[str, Any]) -> str:
+def _job(each: JobCost) -> str:
     text = f"{signed(each['pct'])} % {_span(each['ci95Pct'])}"
     return text if each["usd"] is None else f"{text}, USD {signed(each['usd'])}"
 

@@ -1,14 +1,14 @@
-"""Attempts at one row: which of them the row's record is, and what it tells of the others.
+"""Attempts at one row: which of them the row's record is taken from, and what the record lists of the others.
 
-A row is tried again by a retry plugin, a test that runs it twice, a worker's restart or a run that goes on. Whoever may
-choose among attempts publishes the one they like, so nobody chooses: the first that was judged stands, before it one of
-which anything is broken, and a row that was tried more than once is not publishable whatever came out.
+A row is run again by a retry plugin, a test that runs it twice, a restarted worker or a resumed run. Whoever may choose among
+attempts publishes the one they like, so there is no choice: the record is of the first attempt that was judged, or of the first
+judged one in which an invariant was broken, and a row with more than one attempt is not publishable whatever came out.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.errors import IntegrityError, ReportError
@@ -19,38 +19,40 @@ from pytest_glasshouse.wire.tokens import peek
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.analysis.record import Record
+    from pytest_glasshouse.analysis.fields import AttemptEntry, AttemptFields, ListName, Record, RowRecord
+    from pytest_glasshouse.observation.document import Observation
 
 #: Outcomes after which nothing was judged: another attempt may stand for the row.
 NEVER_JUDGED = frozenset({"lost", "infrastructure"})
 #: Why a row of several attempts may not be published.
 NEEDED_MORE = "it needed more than one attempt"
-#: What an attempt tells of its figures, where it was measured.
+#: The figures of an attempt that was measured.
 _FIGURES = ("overheadPct", "overheadCi95Pct", "differencePct", "verdict")
 _WHERE = ("provider", "providerInstanceId", "allocationName")
 
 
-def attempt_entry(record: Record) -> dict[str, Any]:
-    """What a row's `attempts` tell of one attempt, but for its number, when it began and whether it stands."""
-    told = record["record"]
+def attempt_entry(record: Record) -> AttemptFields:
+    """What a row's `attempts` list of one attempt, except its number, its start and whether it stands."""
+    row: Mapping[str, object] = record["record"]
     measured = record["list"] != "excludedResults"
-    return {
-        "outcome": "measured" if measured else told["outcome"],
-        **({} if measured else {"reason": told["reason"]}),
-        **({name: told[name] for name in _FIGURES if name in told} if measured else {}),
+    entry = {
+        "outcome": "measured" if measured else row["outcome"],
+        **({} if measured else {"reason": row["reason"]}),
+        **({name: row[name] for name in _FIGURES if name in row} if measured else {}),
         "notHeld": [
-            {name: each[name] for name in ("invariant", "finding", "reason")}
-            for each in told.get("findings", ())
+            {"invariant": each["invariant"], "finding": each["finding"], "reason": each["reason"]}
+            for each in record["record"].get("findings", ())
             if each["finding"] != "held"
         ],
-        **{name: told[name] for name in _WHERE},
-        "lifecycle": told.get("lifecycle", {"attempted": 0, "held": 0}),
-        "serverAttempt": server_attempt(told["observation"]),
-        "observationSha256": _digest(told["observation"]),
+        **{name: row[name] for name in _WHERE},
+        "lifecycle": row.get("lifecycle", {"attempted": 0, "held": 0}),
+        "serverAttempt": server_attempt(record["record"]["observation"]),
+        "observationSha256": _digest(row["observation"]),
     }
+    return cast("AttemptFields", entry)
 
 
-def _digest(observation: Any) -> str | None:
+def _digest(observation: object) -> str | None:
     """None of what is no JSON: such a record is withheld."""
     try:
         return sha256_hex(json.dumps(observation, sort_keys=True).encode())
@@ -58,56 +60,58 @@ def _digest(observation: Any) -> str | None:
         return None
 
 
-def lost_attempt_entry() -> dict[str, Any]:
-    """What is told of an attempt that was begun and left no record."""
+def lost_attempt_entry() -> AttemptFields:
+    """The entry of an attempt that was begun and left no record."""
     return {
         "outcome": "lost",
         "reason": "it was begun and left no record",
         "notHeld": [],
-        **dict.fromkeys(_WHERE),
+        "provider": None,
+        "providerInstanceId": None,
+        "allocationName": None,
         "lifecycle": {"attempted": 0, "held": 0},
         "serverAttempt": None,
         "observationSha256": None,
     }
 
 
-def standing_place(entries: Sequence[Mapping[str, Any]]) -> int:
-    """The place of the attempt that the row's record is: later ones change nothing unless something broke in them."""
+def standing_place(entries: Sequence[AttemptFields]) -> int:
+    """The place of the attempt that stands for the row: no later attempt replaces it unless something was broken there."""
     judged = [place for place, each in enumerate(entries) if each["outcome"] not in NEVER_JUDGED]
     return next((place for place in judged if has_broken(entries[place])), judged[0] if judged else len(entries) - 1)
 
 
-def has_broken(told: Mapping[str, Any]) -> bool:
-    """Whether anything was broken in an attempt."""
-    return any(each["finding"] == "broken" for each in told["notHeld"])
+def has_broken(entry: AttemptFields) -> bool:
+    """Whether an invariant was broken in an attempt."""
+    return any(each["finding"] == "broken" for each in entry["notHeld"])
 
 
-def standing_record(tried: Sequence[tuple[Mapping[str, Any], Record | None]]) -> Record:
-    """The row's record from all of its attempts, oldest first: what is told of each, and its record.
+def standing_record(tried: Sequence[tuple[AttemptFields, Record | None]]) -> Record:
+    """The row's record from all of its attempts, oldest first: the entry of each, with its `startedAt`, and its record.
 
-    The record of one that cannot stand may be missing. Entries have `startedAt`.
+    The record of an attempt that cannot stand may be missing.
     """
     if len(tried) == 1 and tried[0][1] is not None:
         return tried[0][1]
-    stands = standing_place([told for told, _ in tried])
+    stands = standing_place([entry for entry, _ in tried])
     record = tried[stands][1]
     if record is None:
         raise ReportError(f"attempt {stands + 1} of {len(tried)} at a row stands for it and left no record")
-    entries = [{"attempt": number, "stands": number == stands + 1, **told} for number, (told, _) in enumerate(tried, 1)]
-    told = {**record["record"], "attempts": entries}
-    if "publishable" in told:
-        reasons = [*told["unpublishableBecause"], NEEDED_MORE]
-        told |= {"publishable": False, "unpublishableBecause": list(dict.fromkeys(reasons))}
-    return {**record, "record": told}
+    entries = [{"attempt": number, "stands": number == stands + 1, **entry} for number, (entry, _) in enumerate(tried, 1)]
+    row: dict[str, object] = {**record["record"], "attempts": entries}
+    if record["list"] != "nullRows":
+        reasons = [*record["record"]["unpublishableBecause"], NEEDED_MORE]
+        row |= {"publishable": False, "unpublishableBecause": list(dict.fromkeys(reasons))}
+    return cast("Record", {**record, "record": row})
 
 
-def other_attempts(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What is told of the attempts at a row that its record is not of."""
-    return [each for each in record.get("attempts", ()) if not each["stands"]]
+def other_attempts(row: RowRecord) -> list[AttemptEntry]:
+    """The entries of the attempts that do not stand for the row."""
+    return [each for each in row.get("attempts", ()) if not each["stands"]]
 
 
-def server_attempt(observation: Mapping[str, Any]) -> int | None:
-    """Which attempt at this row the attestation server counted, by the last result it signed; None where it signed none."""
+def server_attempt(observation: Observation) -> int | None:
+    """The number of this attempt as the attestation server counted it, in the last result it signed; None without one."""
     for observed in reversed(observed_rounds(observation)):
         result = protected_of(observed).get("result")
         if isinstance(result, str):
@@ -119,53 +123,53 @@ def server_attempt(observation: Mapping[str, Any]) -> int | None:
     return None
 
 
-def attempt_faults(name: str, record: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What a record of the list `name` says of its attempts and is not so; paths below the record.
+def attempt_faults(name: ListName, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Where a row of the list `name` contradicts its own `attempts`; paths below the row.
 
-    The server's own count is the second witness: one in the pytest process serves this run alone, so it never counted
+    The server's count is independent of the host's: a server in the pytest process serves this run alone, so it never counted
     more attempts at the row than there were.
     """
-    entries = record.get("attempts", ())
+    entries = row.get("attempts", ())
     stands = standing_place(entries) if entries else 0
     if [(each["attempt"], each["stands"]) for each in entries] != [(at + 1, at == stands) for at in range(len(entries))]:
         yield ".attempts", f"are not numbered from 1, or not the one that stands (attempt {stands + 1}) is said to stand"
         return
     if entries:
         own = {"attempt": stands + 1, "stands": True, "startedAt": entries[stands]["startedAt"]}
-        # What was observed in a withheld row is not there, and what is told of the attempt is what it was.
-        if record["observation"] and {**own, **attempt_entry({"list": name, "record": record})} != entries[stands]:
+        # A withheld row has no observation to compare with; its entry is what it was.
+        if row["observation"] and {**own, **attempt_entry(cast("Record", {"list": name, "record": row}))} != entries[stands]:
             yield f".attempts[{stands}]", "is not what the record tells"
-        if "publishable" in record and (record["publishable"] or NEEDED_MORE not in record["unpublishableBecause"]):
+        if "publishable" in row and (row["publishable"] or NEEDED_MORE not in row["unpublishableBecause"]):
             yield ".publishable", NEEDED_MORE
-    keys = record["observation"].get("keys")
-    counted = server_attempt(record["observation"])
+    keys = row["observation"].get("keys")
+    counted = server_attempt(row["observation"])
     embedded = isinstance(keys, dict) and keys.get("attestationServer") == "embedded"
     if embedded and counted is not None and counted > stands + 1:
         yield ".attempts", f"the server counted {counted} attempts at this row, and the record tells of {stands + 1} until then"
 
 
-def row_title(record: Mapping[str, Any]) -> str:
-    """A row's name, with the other parameters of its test: rows of one name are told apart by them."""
-    told = ", ".join(f"{name}={text}" for name, text in record.get("parameters", {}).items())
-    return f"{record['name']}[{told}]" if told else str(record["name"])
+def row_title(row: RowRecord) -> str:
+    """A row's name, with the other parameters of its test: they tell rows of one name apart."""
+    parameters = ", ".join(f"{name}={text}" for name, text in row.get("parameters", {}).items())
+    return f"{row['name']}[{parameters}]" if parameters else str(row["name"])
 
 
-def attempts_line(record: Mapping[str, Any]) -> str:
-    """One line about the attempts at a row, or nothing where there was one."""
-    entries = record.get("attempts", ())
+def attempts_line(row: RowRecord) -> str:
+    """One line about the attempts at a row; empty where there was one."""
+    entries = row.get("attempts", ())
     if not entries:
         return ""
     number = next(each["attempt"] for each in entries if each["stands"])
-    earlier = "; ".join(_shown(each) for each in entries if each["attempt"] < number)
-    later = "; ".join(_shown(each) for each in entries if each["attempt"] > number)
-    told = [f"attempt {number} of {len(entries)} stands"]
-    return "; ".join([*told, *([f"earlier: {earlier}"] if earlier else []), *([f"later: {later}"] if later else [])])
+    earlier = "; ".join(_summarized(each) for each in entries if each["attempt"] < number)
+    later = "; ".join(_summarized(each) for each in entries if each["attempt"] > number)
+    parts = [f"attempt {number} of {len(entries)} stands"]
+    return "; ".join([*parts, *([f"earlier: {earlier}"] if earlier else []), *([f"later: {later}"] if later else [])])
 
 
-def _shown(told: Mapping[str, Any]) -> str:
-    figure, interval = told.get("overheadPct", told.get("differencePct")), told.get("overheadCi95Pct")
-    said = told["outcome"]
+def _summarized(entry: AttemptEntry) -> str:
+    figure, interval = entry.get("overheadPct", entry.get("differencePct")), entry.get("overheadCi95Pct")
+    result = entry["outcome"]
     if figure is not None:
-        said = figure_with_interval(figure, None if interval is None else (interval[0], interval[1]))
-    missing = ", ".join(f"{each['invariant']} {each['finding']}" for each in told["notHeld"])
-    return f"{told['attempt']}: {said}{f', {missing}' if missing else ''}"
+        result = figure_with_interval(figure, None if interval is None else (interval[0], interval[1]))
+    missing = ", ".join(f"{each['invariant']} {each['finding']}" for each in entry["notHeld"])
+    return f"{entry['attempt']}: {result}{f', {missing}' if missing else ''}"

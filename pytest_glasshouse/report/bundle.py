@@ -1,7 +1,7 @@
-"""The bundle: the report and, as files of their own, everything in it that somebody may want to read or verify alone.
+"""The bundle: a zip of the report and, as files, the evidence in it: journals, tokens, policies, observations, public keys.
 
-Every member is derived from the report, so a bundle is checked by deriving it again. The bytes of a bundle depend on
-nothing but the report and, where it holds statements for others (`report.attest`), the report key.
+Every member is derived from the report, so a bundle is checked by deriving it again. Its bytes depend on nothing but the
+report and, where it holds signed statements (`report.intoto`), the report key.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, RowRecord
+    from pytest_glasshouse.observation.document import RoundNotes
+    from pytest_glasshouse.report.fields import Report
+
 REPORT_MEMBER = "report.json"
 SUFFIX = ".glasshouse.zip"
-#: The largest report, and the largest file that is read as one, in bytes. A row of five interleaved rounds has half a megabyte.
+#: The largest report in bytes. A row of five interleaved rounds has half a megabyte.
 REPORT_LIMIT = 48 << 20
-#: A bundle holds its report and most of it again in files of its own.
+#: The largest bundle: it holds its report, and most of it again in files.
 BUNDLE_LIMIT = 5 * REPORT_LIMIT // 2
 MEMBER_COUNT_LIMIT = 50_000
 _ZIP = b"PK"
@@ -36,23 +40,24 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _TOKENS = ("evidence", "result", "receipt", "head", "exit", "manifest", "grant")
 
 
-def report_bytes(document: Mapping[str, Any]) -> bytes:
-    """The report as it is written: readable order, no NaN, a newline at its end."""
+def report_bytes(document: Mapping[str, object]) -> bytes:
+    """The report as written: members in their order, no NaN, a newline at the end."""
     return (json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def members(document: Mapping[str, Any]) -> dict[str, bytes]:
+def members(document: Report) -> dict[str, bytes]:
     """Every file of the bundle by name, in order."""
     found = {REPORT_MEMBER: report_bytes(document), "keys/report.pub": _line(document["keys"]["report"])}
     for name, keys in (("server", document["keys"]["servers"]), ("owner", document["keys"]["owners"])):
         found |= {f"keys/{name}-{number}.pub": _line(key) for number, key in enumerate(keys, start=1)}
-    for record in [*document["rows"], *document["excludedResults"]]:
+    rows: list[MeasuredRow | ExcludedRow] = [*document["rows"], *document["excludedResults"]]
+    for record in rows:
         found |= dict(_of_row(f"rows/{record['rowId']}", record))
     return found
 
 
-def bundle_bytes(document: Mapping[str, Any], *, key: Ed25519PrivateKey | None = None) -> bytes:
-    """The bundle's bytes: fixed times, fixed modes, sorted names. With the report's `key`, signed statements too."""
+def bundle_bytes(document: Report, *, key: Ed25519PrivateKey | None = None) -> bytes:
+    """The bundle's bytes: fixed times and modes, sorted names. With the report's `key`, signed statements too."""
     files = members(document) | ({} if key is None else envelopes(document, key=key))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression=zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -66,7 +71,7 @@ def bundle_bytes(document: Mapping[str, Any], *, key: Ed25519PrivateKey | None =
 
 
 def read_report(path: Path) -> bytes:
-    """The bytes of a report or a bundle that anybody may have written. Raises `ReportError`, which names the file."""
+    """The bytes of a report or bundle of any origin. Raises `ReportError`, which names the file."""
     try:
         return read_regular(path, limit=REPORT_LIMIT)
     except OSError as error:
@@ -76,22 +81,22 @@ def read_report(path: Path) -> bytes:
 
 
 def is_bundle(data: bytes) -> bool:
-    """Whether bytes are to be read as a bundle."""
+    """Whether the bytes are those of a bundle."""
     return data.startswith(_ZIP)
 
 
 def members_of(data: bytes) -> dict[str, bytes]:
-    """The members of a bundle; of a report, itself. Raises `ReportError` as `bundle_members` does."""
+    """The members of a bundle, or a report as the only member. Raises `ReportError` as `bundle_members` does."""
     return bundle_members(data) if is_bundle(data) else {REPORT_MEMBER: data}
 
 
 def parse_report(data: bytes) -> Any:
-    """The JSON of a report's bytes, validated by nobody. Raises `IntegrityError`."""
+    """The JSON of a report's bytes, not validated. Raises `IntegrityError`."""
     return parse_strict(data, limit=REPORT_LIMIT, floats=True)
 
 
 def bundle_members(data: bytes) -> dict[str, bytes]:
-    """The members of a bundle. Raises `ReportError` for what is not one or is too large to be one."""
+    """The members of a bundle. Raises `ReportError` for what is no bundle or too large."""
     try:
         found = read_zip(data, limit=BUNDLE_LIMIT, members=MEMBER_COUNT_LIMIT)
     except IntegrityError as error:
@@ -101,7 +106,7 @@ def bundle_members(data: bytes) -> dict[str, bytes]:
     return found
 
 
-def _of_row(folder: str, record: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+def _of_row(folder: str, record: RowRecord) -> Iterator[tuple[str, bytes]]:
     observation = record["observation"]
     if not observation:
         return
@@ -110,14 +115,15 @@ def _of_row(folder: str, record: Mapping[str, Any]) -> Iterator[tuple[str, bytes
         yield from _of_round(f"{folder}/round-{place}", observed)
 
 
-def _of_round(folder: str, observed: Mapping[str, Any]) -> Iterator[tuple[str, bytes]]:
+def _of_round(folder: str, observed: RoundNotes) -> Iterator[tuple[str, bytes]]:
     lines = journal_lines(observed)
     if lines:
         yield f"{folder}/journal.jsonl", "".join(f"{line}\n" for line in lines).encode()
     protected = protected_of(observed)
     for name in _TOKENS:
-        if isinstance(protected.get(name), str) and protected[name]:
-            yield f"{folder}/{name}.jws", _line(protected[name])
+        token = protected.get(name)
+        if isinstance(token, str) and token:
+            yield f"{folder}/{name}.jws", _line(token)
     if protected.get("policy") is not None:
         yield f"{folder}/policy.json", _json(protected["policy"])
     raw = observed.get("raw")

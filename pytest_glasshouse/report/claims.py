@@ -1,8 +1,8 @@
-"""The sentences that every report carries: what it claims, what it does not, and what stands where a value was withheld."""
+"""The claims of every report, what it does not claim, and the text that replaces a withheld value."""
 
 from __future__ import annotations
 
-#: How a text begins that the redaction gate made somebody take out.
+#: How the replacement of a withheld text begins.
 WITHHELD = "[withheld"
 
 

@@ -1,13 +1,13 @@
-"""The whole report from its records: summary, claims, cleanup, keys, seals. Assembled once, from values it is given.
+"""The report assembled from its records: lists of rows, summary, claims, cleanup, keys and seals.
 
-This module knows the shape of a document. It refuses to read a clock, a file or the environment.
+Everything is an argument: this module reads no clock, no file and no environment.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.invariants.revisions import newest
@@ -26,12 +26,28 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.analysis.record import Record
+    from pytest_glasshouse.analysis.fields import ExcludedAs, ExcludedRow, MeasuredRow, Record, RowRecord
+    from pytest_glasshouse.report.fields import (
+        CleanupRecord,
+        CleanupStatus,
+        Environment,
+        Formulas,
+        GeneratedBy,
+        ObservedKeys,
+        OutstandingRelease,
+        Report,
+        RowLists,
+        RunAttempt,
+        Subject,
+        Summary,
+        TamperRecord,
+    )
+    from pytest_glasshouse.tamper.case import TamperResult
 
 SCHEMA_URL = "https://pytest-glasshouse.dev/schemas/report-v1.schema.json"
-OUTCOMES = ("excluded", "failed", "error", "lost", "infrastructure")
+OUTCOMES: tuple[ExcludedAs, ...] = ("excluded", "failed", "error", "lost", "infrastructure")
 
-METHODOLOGY: dict[str, Any] = {
+METHODOLOGY: Formulas = {
     "formula": "overheadPct = (1 - protectedPerSec / rawPerSec) * 100, perSec = units / elapsedSec",
     "totals": "with more than one round, units and seconds are totals over the rounds",
     "interval": "Student's t over the rounds' log ratios, rounds - 1 degrees of freedom",
@@ -41,47 +57,26 @@ METHODOLOGY: dict[str, Any] = {
 }
 
 
-class TamperShown(Protocol):
-    """What a tamper case has to show (`tamper.TamperResult`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def expected_reason(self) -> str | None: ...
-    @property
-    def seen_reason(self) -> str | None: ...
-    @property
-    def released(self) -> bool: ...
-    @property
-    def caught_by(self) -> str | None: ...
-    @property
-    def control_released(self) -> bool: ...
-    @property
-    def expected_nonce(self) -> str: ...
-    @property
-    def seen_nonce(self) -> str: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class AllocationCleanup:
-    """What the provider's listing said about one allocation after the last row on it."""
+    """The state of one allocation by the provider's listing, after the last row on it."""
 
     provider: str
     name: str
     provider_instance_id: str | None
-    status: Literal["proven", "leak", "unproven"]
+    status: CleanupStatus
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What the run knows about itself. `created_at` is an RFC 3339 time in UTC ending in Z."""
+    """The facts of the run itself. `created_at` is an RFC 3339 time in UTC ending in Z."""
 
     run_id: str
     created_at: str
-    generated_by: Mapping[str, str]
-    subject: Mapping[str, Any]
-    environment: Mapping[str, Any]
+    generated_by: GeneratedBy
+    subject: Subject
+    environment: Environment
     order: str = "row"
     provider: str = "mock"
     preset: str | None = None
@@ -89,10 +84,10 @@ class RunFacts:
     margin_pct: float = 1.0
     max_overhead_pct: float | None = None
     outstanding_releases: Sequence[Mapping[str, Any]] = ()
-    """As the server lists them: keys that went out and whose exit evidence did not come back."""
+    """As the server lists them: keys that were released and whose exit evidence did not come back."""
     cleanup: tuple[AllocationCleanup, ...] = ()
-    attempts: tuple[Mapping[str, Any], ...] = ()
-    """Every attempt of the run, this one too; told only where there was more than one."""
+    attempts: tuple[RunAttempt, ...] = ()
+    """Every attempt of the run, this one too; in the report only where there was more than one."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -100,32 +95,30 @@ def assemble(
     run: RunFacts,
     records: Sequence[Record],
     *,
-    tamper: Sequence[TamperShown] = (),
+    tamper: Sequence[TamperResult] = (),
     key: Ed25519PrivateKey,
-) -> dict[str, Any]:
-    """The sealed document. Rows on an allocation whose cleanup is not proven become unpublishable here.
+) -> Report:
+    """The sealed report. Rows on an allocation whose cleanup is not proven become unpublishable here.
 
     Raises `ReportError` when a row appears twice.
     """
     cleanup = _every_cleanup(run.cleanup, records)
     unproven = {each.name: each.status for each in cleanup if each.status != "proven"}
-    settled = [{**each, "record": _after_cleanup(each["record"], unproven)} for each in records]
-    _refuse_twice(settled)
-    lists = {
-        name: [sealed(each["record"], key=key) for each in settled if each["list"] == name]
-        for name in ("rows", "excludedResults", "nullRows")
-    }
-    shown = [_tamper(each) for each in tamper]
-    document = {
+    rows = [(each["list"], _after_cleanup(each["record"], unproven)) for each in records]
+    _refuse_twice([row for _, row in rows])
+    names = ("rows", "excludedResults", "nullRows")
+    lists = cast("RowLists", {name: [sealed(row, key=key) for its, row in rows if its == name] for name in names})
+    played = [tamper_record(each) for each in tamper]
+    document: Report = {
         "$schema": SCHEMA_URL,
         "schemaVersion": SCHEMA_VERSION,
         "runId": run.run_id,
         "createdAt": run.created_at,
-        "generatedBy": dict(run.generated_by),
-        "subject": dict(run.subject),
+        "generatedBy": run.generated_by,
+        "subject": run.subject,
         "policySha256": policy_sha256(lists),
         "attestationRoot": "software",
-        "environment": dict(run.environment),
+        "environment": run.environment,
         "methodology": {
             **METHODOLOGY,
             "order": run.order,
@@ -139,35 +132,36 @@ def assemble(
         "rows": lists["rows"],
         "nullRows": lists["nullRows"],
         "excludedResults": lists["excludedResults"],
-        "tamper": shown,
-        "summary": summary(lists, shown, [_outstanding(each) for each in run.outstanding_releases]),
+        "tamper": played,
+        "summary": summary(lists, played, [_outstanding(each) for each in run.outstanding_releases]),
         "cleanup": {"status": _cleanup_status(cleanup), "allocations": [_cleanup(each) for each in cleanup]},
         "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
         "extra": dict(run.extra),
     }
     if len(run.attempts) > 1:
-        document["attempts"] = [dict(each) for each in run.attempts]
+        document["attempts"] = list(run.attempts)
     return sealed(document, key=key)
 
 
 def summary(
-    lists: Mapping[str, Sequence[Mapping[str, Any]]],
-    tamper: Sequence[Mapping[str, Any]],
-    outstanding: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """Counts per outcome and the lifecycle's own figure, over every lifecycle begun."""
-    rows, excluded, nulls = lists["rows"], lists["excludedResults"], lists.get("nullRows", ())
+    lists: RowLists,
+    tamper: Sequence[TamperRecord],
+    outstanding: Sequence[OutstandingRelease],
+) -> Summary:
+    """Counts per outcome, and over every lifecycle begun in how many all invariants held."""
+    rows, excluded, nulls = lists["rows"], lists["excludedResults"], lists["nullRows"]
     outcomes = Counter(each["outcome"] for each in excluded)
-    every = [*rows, *excluded]
-    lifecycles = [told["lifecycle"] for each in every for told in (each, *other_attempts(each))]
+    every: list[MeasuredRow | ExcludedRow] = [*rows, *excluded]
+    lifecycles = [each["lifecycle"] for each in every]
+    lifecycles += [attempt["lifecycle"] for each in every for attempt in other_attempts(each)]
     held = sum(each["held"] for each in lifecycles)
     attempted = sum(each["attempted"] for each in lifecycles)
-    return {
+    counts: dict[str, object] = {
         "selected": len(every) + len(nulls),
         "measured": len(rows),
         **{outcome: outcomes[outcome] for outcome in OUTCOMES},
         **({"nullMeasured": len(nulls), "nullQualifying": sum(each["qualifies"] for each in nulls)} if nulls else {}),
-        "dryRun": sum(each["dryRun"] for each in [*every, *nulls]),
+        "dryRun": sum(each["dryRun"] for each in every) + sum(each["dryRun"] for each in nulls),
         "publishable": sum(each["publishable"] for each in rows),
         "measuredOnNamedGpu": sum(measured_on_named_gpu(each) for each in rows),
         "tamperPassed": sum(each["passed"] for each in tamper),
@@ -175,30 +169,47 @@ def summary(
         "lifecycle": {"held": held, "attempted": attempted, "lower95": proportion_lower_bound(held, attempted)},
         "outstandingReleases": list(outstanding),
     }
+    return cast("Summary", counts)
 
 
-def tamper_passed(shown: Mapping[str, Any]) -> bool:
+def tamper_record(result: TamperResult) -> TamperRecord:
+    """A case of the tamper suite as the report holds it."""
+    record: TamperRecord = {
+        "name": result.name,
+        "expectedReason": result.expected_reason,
+        "seenReason": result.seen_reason,
+        "released": result.released,
+        "controlReleased": result.control_released,
+        "expectedNonce": result.expected_nonce,
+        "seenNonce": result.seen_nonce,
+        "caughtBy": result.caught_by,
+        "passed": False,
+    }
+    return {**record, "passed": tamper_passed(record)}
+
+
+def tamper_passed(case: TamperRecord) -> bool:
     """The expected reason and no other; released only where nothing is refused; the nonce as stated; the control released."""
     return (
-        shown["seenReason"] == shown["expectedReason"]
-        and shown["released"] is (shown["expectedReason"] is None)
-        and shown["seenNonce"] == shown["expectedNonce"]
-        and shown["controlReleased"]
+        case["seenReason"] == case["expectedReason"]
+        and case["released"] is (case["expectedReason"] is None)
+        and case["seenNonce"] == case["expectedNonce"]
+        and case["controlReleased"]
     )
 
 
-def measured_on_named_gpu(row: Mapping[str, Any]) -> bool:
-    """Whether a measured row ran on the GPU it names; a row for any GPU names none and a dry run is none."""
+def measured_on_named_gpu(row: MeasuredRow) -> bool:
+    """Whether a measured row ran on the GPU it names, or names none. A dry run never did."""
     return not row["dryRun"] and row["namedGpuModel"] in {None, row["gpuModel"]}
 
 
-def counts_for_gate(row: Mapping[str, Any]) -> bool:
-    """Whether a measured row says anything about a GPU, to a gate and on a badge."""
+def counts_for_gate(row: MeasuredRow) -> bool:
+    """Whether a gate and a badge count a measured row: it ran on a GPU, rented from a provider that is not simulated."""
     return measured_on_named_gpu(row) and not row["simulated"]
 
 
-def not_shown(lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
-    """What this report does not show, from its own findings: each invariant that is unseen, with its reasons."""
+def not_shown(lists: RowLists) -> list[str]:
+    """What the findings leave unseen: each such invariant with its reasons."""
     unseen: dict[str, set[str]] = {}
     for each in lists["rows"]:
         for finding in each["findings"]:
@@ -207,26 +218,27 @@ def not_shown(lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
     return [f"{name}: {'; '.join(sorted(reasons))}" for name, reasons in sorted(unseen.items())]
 
 
-def _refuse_twice(records: Sequence[Record]) -> None:
-    counted = Counter(each["record"]["rowId"] for each in records)
+def _refuse_twice(rows: Sequence[RowRecord]) -> None:
+    counted = Counter(each["rowId"] for each in rows)
     twice = sorted(row_id for row_id, count in counted.items() if count > 1)
     if twice:
         raise ReportError(f"each selected row appears once; more than once: {', '.join(twice)}")
 
 
-def _after_cleanup(record: Mapping[str, Any], unproven: Mapping[str, str]) -> dict[str, Any]:
-    status = unproven.get(record["allocationName"] or "")
-    if status is None or "publishable" not in record:
-        return dict(record)
-    reasons = [*record["unpublishableBecause"], f"cleanup {status}"]
-    return {**record, "publishable": False, "unpublishableBecause": list(dict.fromkeys(reasons))}
+def _after_cleanup(row: RowRecord, unproven: Mapping[str, str]) -> RowRecord:
+    status = unproven.get(row["allocationName"] or "")
+    reasons = row.get("unpublishableBecause")
+    if status is None or not isinstance(reasons, list):
+        return row
+    reasons = list(dict.fromkeys([*reasons, f"cleanup {status}"]))
+    return cast("RowRecord", {**row, "publishable": False, "unpublishableBecause": reasons})
 
 
-def policy_sha256(lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | None:
+def policy_sha256(lists: RowLists) -> str | None:
     """The digest of the policy all rounds ran under; of the sorted list of digests where there were several."""
     digests = {
         protected_of(observed).get("policySha256")
-        for each in [*lists["rows"], *lists["excludedResults"]]
+        for each in (*lists["rows"], *lists["excludedResults"])
         for observed in observed_rounds(each["observation"])
     } - {None}
     if len(digests) <= 1:
@@ -234,55 +246,36 @@ def policy_sha256(lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> str | Non
     return sha256_hex(canonical(sorted(map(str, digests))))
 
 
-def observed_keys(lists: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[str]]:
-    """The server's and owner's public keys that the observations name."""
-    found: dict[str, set[str]] = {"servers": set(), "owners": set()}
-    for each in [*lists["rows"], *lists["excludedResults"]]:
-        keys = each["observation"].get("keys") if each["observation"] else None
-        for name, field_name in (("servers", "server"), ("owners", "owner")):
-            if isinstance(keys, dict) and isinstance(keys.get(field_name), str):
-                found[name].add(keys[field_name])
-    return {name: sorted(values) for name, values in found.items()}
+def observed_keys(lists: RowLists) -> ObservedKeys:
+    """The servers' and the owners' public keys that the observations name."""
+    servers: set[str] = set()
+    owners: set[str] = set()
+    for each in (*lists["rows"], *lists["excludedResults"]):
+        keys = each["observation"].get("keys")
+        if isinstance(keys, dict):
+            servers |= {key for key in (keys.get("server"),) if isinstance(key, str)}
+            owners |= {key for key in (keys.get("owner"),) if isinstance(key, str)}
+    return {"servers": sorted(servers), "owners": sorted(owners)}
 
 
 def _every_cleanup(cleanup: Sequence[AllocationCleanup], records: Sequence[Record]) -> list[AllocationCleanup]:
-    """What was reported, and `unproven` for every allocation a record names of which nothing was reported."""
+    """The cleanups that were reported, and `unproven` for every other allocation that a record names."""
     reported = {each.name for each in cleanup}
-    silent = {
-        each["record"]["allocationName"]: each["record"]
-        for each in records
-        if each["record"]["allocationName"] is not None and each["record"]["allocationName"] not in reported
-    }
-    return [
-        *cleanup,
-        *(
-            AllocationCleanup(
-                provider=record["provider"],
-                name=name,
-                provider_instance_id=record["providerInstanceId"],
+    unreported: dict[str, AllocationCleanup] = {}
+    for each in records:
+        row = each["record"]
+        if row["allocationName"] is not None and row["allocationName"] not in reported:
+            unreported[row["allocationName"]] = AllocationCleanup(
+                provider=row["provider"] or "",
+                name=row["allocationName"],
+                provider_instance_id=row["providerInstanceId"],
                 status="unproven",
                 reason="no cleanup was reported",
             )
-            for name, record in silent.items()
-        ),
-    ]
+    return [*cleanup, *unreported.values()]
 
 
-def _tamper(shown: TamperShown) -> dict[str, Any]:
-    told = {
-        "name": shown.name,
-        "expectedReason": shown.expected_reason,
-        "seenReason": shown.seen_reason,
-        "released": shown.released,
-        "controlReleased": shown.control_released,
-        "expectedNonce": shown.expected_nonce,
-        "seenNonce": shown.seen_nonce,
-        "caughtBy": shown.caught_by,
-    }
-    return {**told, "passed": tamper_passed(told)}
-
-
-def _outstanding(release: Mapping[str, Any]) -> dict[str, Any]:
+def _outstanding(release: Mapping[str, Any]) -> OutstandingRelease:
     return {
         "sub": release["sub"],
         "nonce": release["nonce"],
@@ -292,7 +285,7 @@ def _outstanding(release: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cleanup(each: AllocationCleanup) -> dict[str, Any]:
+def _cleanup(each: AllocationCleanup) -> CleanupRecord:
     return {
         "provider": each.provider,
         "name": each.name,
@@ -302,7 +295,8 @@ def _cleanup(each: AllocationCleanup) -> dict[str, Any]:
     }
 
 
-def _cleanup_status(cleanup: Sequence[AllocationCleanup]) -> str:
-    """The worst of all. A run that allocated nothing has nothing to prove."""
+def _cleanup_status(cleanup: Sequence[AllocationCleanup]) -> CleanupStatus:
+    """The worst of all; `proven` where nothing was allocated."""
+    worst_first: tuple[CleanupStatus, ...] = ("leak", "unproven")
     statuses = {each.status for each in cleanup}
-    return next((word for word in ("leak", "unproven") if word in statuses), "proven")
+    return next((status for status in worst_first if status in statuses), "proven")

@@ -1,4 +1,4 @@
-"""What the host was and what the run judges. No host name, no user, no path: a report is for strangers."""
+"""The host and the subject of a run. No host name, no user and no path: reports are published."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.wire.canonical import is_sha256
 from pytest_glasshouse.wire.installed import direct_url, part
@@ -15,16 +15,18 @@ from pytest_glasshouse.wire.installed import direct_url, part
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pytest_glasshouse.report.fields import Environment, GeneratedBy, Subject
+
 _PACKAGES = (
     "pytest-glasshouse", "pytest", "pytest-xdist", "cryptography", "joserfc", "rfc8785", "jsonschema", "scipy", "numpy",
     "safetensors", "torch", "transformers", "peft",
 )  # fmt: skip
 
-#: Which files the user's own settings of git are in; everything else named GIT_* says which repository is meant, and how.
-_GIT_KEPT = frozenset({"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"})
+#: Where the user's own git settings are. Every other variable named GIT_* selects a repository or changes how it is read.
+_GIT_SETTINGS = frozenset({"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM"})
 
 
-def host_environment() -> dict[str, Any]:
+def host_environment() -> Environment:
     """Interpreter, system, processor count and the versions of the packages that took part."""
     return {
         "python": platform.python_version(),
@@ -37,12 +39,12 @@ def host_environment() -> dict[str, Any]:
     }
 
 
-def generated_by() -> dict[str, str]:
-    """The maker of the report, as it names itself."""
+def generated_by() -> GeneratedBy:
+    """The program that made the report."""
     return {"name": "pytest-glasshouse", "version": _version("pytest-glasshouse") or "unknown"}
 
 
-def subject(directory: str | os.PathLike[str], *, name: str | None = None, version: str | None = None) -> dict[str, Any]:
+def subject(directory: str | os.PathLike[str], *, name: str | None = None, version: str | None = None) -> Subject:
     """What the run judges: by default this project as installed, at the commit of `directory` where that is a git tree."""
     commit = _git(directory, "rev-parse", "HEAD")
     status = None if commit is None else _git(directory, "status", "--porcelain", "--untracked-files=no")
@@ -57,16 +59,16 @@ def subject(directory: str | os.PathLike[str], *, name: str | None = None, versi
 
 
 def uncommitted_tests(directory: str | os.PathLike[str], files: Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
-    """Which test files, and conftest.py files above them, lie in the git tree of `directory` and in no commit of it.
+    """Test files, and conftest.py files above them, that lie in the git tree of `directory` and are not tracked by it.
 
-    What ran from such a file is what no commit names, however clean git finds the rest. Where git does not say what it
-    tracks, that is every one of them. Files outside the tree, and other files in it that git does not track, do not count.
+    No commit names what ran from such a file, however clean git finds the rest. Where git cannot list them, every one of them
+    counts. Files outside the tree, and other untracked files in it, do not count.
     """
     top = _git(directory, "rev-parse", "--show-toplevel")
     if top is None:
         return ()
     root = Path(top).resolve()
-    # The link and not what it leads to is what git tracks.
+    # Git tracks a link, not its target.
     tests = {Path(file).parent.resolve() / Path(file).name for file in files}
     inside = {file for file in tests if file.is_relative_to(root)}
     above = {folder / "conftest.py" for file in inside for folder in file.parents if folder.is_relative_to(root)}
@@ -84,14 +86,14 @@ def _version(name: str) -> str | None:
 
 
 def _wheel(name: str) -> str | None:
-    """The digest of the file the distribution was installed from, where the installer left word of it (PEP 610)."""
+    """The digest of the file the distribution was installed from, where the installer recorded it (PEP 610)."""
     digest = part(part(direct_url(name), "archive_info"), "hashes").get("sha256")
     return digest if isinstance(digest, str) and is_sha256(digest) else None
 
 
 def _git(directory: str | os.PathLike[str], *arguments: str) -> str | None:
-    # A hook of git runs with variables that name its own repository: here the directory does. Only reading, and no daemon.
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _GIT_KEPT}
+    # A git hook's variables name its own repository; here `directory` selects it. Only reading, without a daemon.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name in _GIT_SETTINGS}
     environ |= {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
     command = ["git", "-c", "core.fsmonitor=false", "-C", os.fspath(directory), *arguments]
     try:

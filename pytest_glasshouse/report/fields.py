@@ -10,7 +10,7 @@ CleanupStatus = Literal["proven", "leak", "unproven"]
 
 
 class GeneratedBy(TypedDict):
-    """The maker of the report, as it names itself."""
+    """The program that made the report."""
 
     name: str
     version: str
@@ -120,7 +120,7 @@ class Summary(TypedDict):
 
 
 class CleanupRecord(TypedDict):
-    """What the provider's listing said about one allocation after the last row on it."""
+    """The state of one allocation by the provider's listing, after the last row on it."""
 
     provider: str
     name: str
@@ -153,12 +153,17 @@ class RunAttempt(TypedDict):
     finished: list[FinishedRow]
 
 
-class ReportKeys(TypedDict):
-    """The report's own public key, and those of the servers and owners that the observations name."""
+class ObservedKeys(TypedDict):
+    """The public keys of the servers and owners that the observations name."""
 
-    report: str
     servers: list[str]
     owners: list[str]
+
+
+class ReportKeys(ObservedKeys):
+    """Those, and the report's own public key."""
+
+    report: str
 
 
 class RowLists(TypedDict):

@@ -1,4 +1,4 @@
-"""Which files lie beside a report, whether it can be written, and which directories of this machine it may not name."""
+"""Paths of a report: the files beside it, whether they can be written, and the directories that no report may name."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def beside(report: Path, suffix: str) -> Path:
 
 
 def check_writable(report: Path, *, html: bool = False, what: str = "--glasshouse-report") -> Path:
-    """Return the path if a report can be put there, and its bundle and page; else raise `ConfigurationError`, in time."""
+    """Return the path if report, bundle and page can be written there; raise `ConfigurationError` otherwise."""
     refuse_unwritable(report, what=what, make_parents=True)
     if is_passed_through(report):
         if html:
@@ -37,16 +37,16 @@ def check_writable(report: Path, *, html: bool = False, what: str = "--glasshous
     for derived in (bundle_path(report), *([page_path(report)] if html else [])):
         refuse_unwritable(derived, what=what)
         if is_passed_through(derived):
-            raise ConfigurationError(f"{what}: {derived}, which lies beside the report, is no file")
+            raise ConfigurationError(f"{what}: {derived}, which lies beside the report, is not a regular file")
     return report
 
 
 def machine_paths(run_directory: Path) -> tuple[str, ...]:
-    """Directories of this machine that say where and as whom the run was."""
+    """Directories of this machine whose names show where, and as which user, the run was."""
     candidates = {str(run_directory.absolute())}
     for place in (Path.cwd, Path.home, tempfile.gettempdir):
-        with contextlib.suppress(OSError, RuntimeError):  # gone, or nobody knows where it is
+        with contextlib.suppress(OSError, RuntimeError):  # it was removed, or is not known
             candidates.add(str(place()))
-    # As text, also where this process's locale could not read the bytes: a report is UTF-8.
+    # A report is UTF-8, whatever this process's locale is.
     texts = {os.fsencode(path).decode(errors="backslashreplace") for path in candidates}
     return tuple(sorted(path for path in texts if len(Path(path).parts) > 2))  # noqa: PLR2004  (/tmp has a rule)

@@ -1,9 +1,9 @@
-"""Nothing forbidden leaves: a gate over every string of a document, which fails closed.
+"""Redaction: finds, in every string of a document, what must never be published.
 
-Two nets. The *taint list* holds values this run knows to be secret, searched in every spelling they could take. The
-*rules* know the shapes of what must never be published. Digests, public keys and tokens look like keys; they are told
-apart by the name of their field, and a token's claims are opened and searched like the rest.
-The gate names a place and a rule. It never shows, logs or returns the value.
+Two searches. The *taint list* holds values this run knows to be secret, searched in every spelling they could take. The
+*rules* are patterns of keys, endpoints and paths. Digests, public keys and tokens look like keys; the name of their field
+tells them apart, and a token's claims are decoded and searched like the rest.
+A hit names a path and a rule. The value itself is never shown, logged or returned.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_glasshouse.errors import RedactionError
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-#: Shorter values would be found everywhere and are no secrets.
+#: Shorter values are not secrets, and would be found everywhere.
 SHORTEST_TAINT = 6
-_MOST_READ = 100
 
 _TUNNELS = (
     r"proxy\.runpod\.(?:net|io)|runpod\.run|trycloudflare\.com|ngrok(?:-free)?\.(?:app|dev|io|com)|loca\.lt|localhost\.run"
@@ -36,15 +33,15 @@ _ROOTS = "home|root|tmp|Users|workspace|var|opt|mnt|media|srv|data|private|work|
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One forbidden shape. `opaque` rules are those a digest, key or token also fits: they do not apply to such fields."""
+    """One forbidden pattern. An `opaque` rule also matches digests, keys and tokens, and does not apply to their fields."""
 
     name: str
     pattern: re.Pattern[str]
     opaque: bool = False
 
 
-#: Every pattern takes time by the length of a text and not by its square: a guest chooses both. Where a run of characters may
-#: begin, a look-behind lets it be tried from its beginning only; what cannot give anything back is possessive (`++`).
+#: Every pattern takes linear time, because a guest chooses the text: a look-behind lets a run of characters match from its
+#: beginning only, and what need not backtrack is possessive (`++`).
 RULES: tuple[Rule, ...] = (
     Rule(name="tunnel-url", pattern=re.compile(rf"(?i)(?<=[a-z0-9-])\.(?:{_TUNNELS})\b")),
     Rule(name="url-with-credentials", pattern=re.compile(r"(?i)(?<=[a-z0-9+.-])://[^\s/@:]*+:[^\s/@]++@")),
@@ -71,7 +68,7 @@ RULES: tuple[Rule, ...] = (
     Rule(name="runpod-key", pattern=re.compile(r"\brpa_[A-Za-z0-9]{20}")),
     Rule(name="runpod-key", pattern=re.compile(r"(?<![A-Za-z0-9_-])[A-Z0-9]{40}(?![A-Za-z0-9_-])"), opaque=True),
     Rule(name="vast-key", pattern=re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{64}(?![0-9A-Za-z])"), opaque=True),
-    # Opaque: of some hundred thousand signatures one holds `-sk-` by chance, and a report of many rows would be stopped by it.
+    # Opaque: one in some hundred thousand signatures contains `-sk-` by chance.
     Rule(name="service-token", pattern=re.compile(rf"\b(?:{_SERVICE_PREFIXES})[A-Za-z0-9_-]{{16}}"), opaque=True),
     Rule(name="service-token", pattern=re.compile(r"\bAKIA[0-9A-Z]{16}\b|(?i:\bbearer\s++[A-Za-z0-9._~+/-]{16})")),
 )
@@ -87,12 +84,12 @@ _NAMED_FIELDS = frozenset(
 )  # fmt: skip
 #: Objects whose members are all digests, by the name of what was measured.
 _DIGEST_OBJECTS = frozenset({"components", "context", "images"})
-#: Names that stand for no field: the name of a field itself, and a text whose inside is searched string by string.
+#: Not names of fields: the string is a field's name itself, or a text whose content is searched string by string.
 _KEY, _OPENED = "(key)", "(opened)"
 _JSON, _HEADER, _CLAIMS = "(json)", "(header)", "(claims)"
 _INSIDES = frozenset({_JSON, _HEADER, _CLAIMS, ""})
-#: Places told in an error, and characters of a field's name in one.
-_TOLD, _NAME = 20, 80
+#: Longest name of a field that is shown in a path.
+_NAME = 80
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{80,}")
 
 
@@ -107,19 +104,8 @@ class Hit:
         return f"{self.path} (rule {self.rule})"
 
 
-def redact(document: Any, *, taint: Iterable[str] = ()) -> Any:
-    """Return the document if nothing in it is forbidden; raise `RedactionError` naming places and rules otherwise."""
-    found = hits(document, taint=taint)
-    if found:
-        every = list(dict.fromkeys(map(str, found)))
-        more = f"; and {len(every) - _TOLD} more" if len(every) > _TOLD else ""
-        places = "; ".join(every[:_TOLD])
-        raise RedactionError(f"not published: {len(found)} forbidden value(s): {places}{more}. Values are withheld")
-    return document
-
-
 def hits(document: Any, *, taint: Iterable[str] = (), most: int | None = None) -> list[Hit]:
-    """Every forbidden value, by place and rule; with `most`, only about so many."""
+    """Every forbidden value, by place and rule; with `most`, about that many of them."""
     spellings = tainted_spellings(taint)
     found: list[tuple[_Place, str]] = []
     forbidden_keys: set[str] = set()
@@ -130,16 +116,11 @@ def hits(document: Any, *, taint: Iterable[str] = (), most: int | None = None) -
             forbidden_keys.add(text)
         if most is not None and len(found) >= most:
             break
-    return [Hit(path=place.told(forbidden_keys), rule=rule) for place, rule in found]
-
-
-def first_hits(document: Any) -> list[Hit]:
-    """As many forbidden values of a stranger's document as anybody reads of."""
-    return hits(document, most=_MOST_READ)
+    return [Hit(path=place.path(forbidden_keys), rule=rule) for place, rule in found]
 
 
 def environment_taint(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Values of environment variables that by their names are credentials."""
+    """Values of the environment variables whose names are those of credentials."""
     name = re.compile(r"(?i)(?:_API_KEY|_TOKEN|_SECRET|_SECRET_KEY|_PASSWORD|_ACCESS_KEY|SIGNING_KEY)$")
     return tuple(value for key, value in environ.items() if name.search(key) and len(value) >= 12)  # noqa: PLR2004
 
@@ -158,7 +139,7 @@ def tainted_spellings(taint: Iterable[str]) -> frozenset[str]:
 
 
 def _base64_spellings(raw: bytes) -> Iterator[str]:
-    """The characters of a base64 text that depend on `raw` alone, whatever stands before and after it."""
+    """The characters of a base64 text that depend on `raw` alone, whatever precedes and follows it."""
     for offset in range(3):
         padded = b"\0" * offset + raw
         text = base64.b64encode(padded).decode().rstrip("=")
@@ -181,18 +162,18 @@ def _shapes(text: str, opaque_allowed: bool) -> tuple[str, ...]:  # noqa: FBT001
     return tuple(rule.name for rule in RULES if not (rule.opaque and opaque_allowed) and rule.pattern.search(text))
 
 
-#: Names of fields and words of enumerations come by the thousand in a report; each is looked at once.
+#: Names of fields and values of enumerations repeat by the thousand in a report; each is searched once.
 _SHORT = 48
 _short_shapes = lru_cache(maxsize=8192)(_shapes)
 
 
 def _is_named(own: str, above: str) -> bool:
-    """Whether the field's own name, or the name of the object right above it, says digest."""
+    """Whether the field's own name, or that of the object directly above it, is one of a digest or key."""
     return own == _OPENED or own in _NAMED_FIELDS or _DIGEST_FIELD.search(own) is not None or above in _DIGEST_OBJECTS
 
 
 class _Place(NamedTuple):
-    """Where a string stands: its last step and the place that step was made from. A path is spelled only where it is told.
+    """Where a string stands: its last step and the place before it, so that a path is built only for a hit.
 
     `own` and `above` are the names of the field and of the object it is in, past any lists.
     """
@@ -202,8 +183,8 @@ class _Place(NamedTuple):
     own: str
     above: str
 
-    def told(self, forbidden: set[str]) -> str:
-        """The JSON path, with every field name masked that is itself forbidden, or no plain name: it must not tell the value."""
+    def path(self, forbidden: set[str]) -> str:
+        """The JSON path; a field name that is itself forbidden, or no plain name, is masked, as it may hold the value."""
         steps: list[str] = []
         here: _Place | None = self
         while here is not None:
@@ -223,7 +204,7 @@ def _spelled(step: str | int, forbidden: set[str]) -> str:
 
 
 def _strings(document: Any) -> Iterator[tuple[_Place, str]]:
-    """Every string with its place: keys, JSON inside strings and token claims too. No recursion: a guest chooses the depth."""
+    """Every string with its place: keys, JSON in strings and token claims too. Not recursive: a guest chooses the depth."""
     pending: list[tuple[Any, _Place | None, str, str]] = [(document, None, "", "")]
     while pending:
         value, place, own, above = pending.pop()
@@ -242,7 +223,7 @@ def _strings(document: Any) -> Iterator[tuple[_Place, str]]:
 
 
 def _inside(text: str) -> list[tuple[str, Any]]:
-    """The value a JSON text spells, or a token's header and claims; none when the text is neither."""
+    """The value of a JSON text, or a token's header and claims; empty where the text is neither."""
     if text.startswith(("{", "[")):
         try:
             return [(_JSON, json.loads(text))]

@@ -1,8 +1,10 @@
-"""The key a run signs its report with, and what shows later that a run directory or a report is this account's own.
+"""The report key of a run, and the tags that prove that a run directory was written by this account's run.
 
-The report key is the user's (`GLASSHOUSE_SIGNING_KEY`) or one derived for each run from a secret that never leaves the
-account's state directory. So a later process can make it again, and nobody else can: a directory whose lines carry tags under
-it, or a report sealed by it, was made here. This module refuses a secret that others could read or put there.
+The report key is the user's (`GLASSHOUSE_SIGNING_KEY`) or is derived for each run from a secret in the account's state
+directory. A later process of the account derives it again and another account cannot: it made what is tagged or sealed with it.
+
+A secret that others could read or replace is refused. The rule is not `wire.own_file`'s: a secret is made where there is none,
+in a directory of the account, and a link or a file of root is not accepted.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SECRET = "run.secret"  # noqa: S105  (a file's name)
-#: What the report's schema lets a run be called; it becomes a part of paths.
+#: The run ids that the report's schema accepts; they become parts of paths.
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SECRET_BYTES = 32
 
@@ -35,7 +37,7 @@ _SECRET_BYTES = 32
 def run_key(environ: Mapping[str, str], run_id: str) -> Ed25519PrivateKey:
     """The key that run `run_id` signs with. Raises `ConfigurationError` for a key or a secret that cannot be used.
 
-    Where the account has no state directory the key is made here and now, and nobody can go on with the run later.
+    Where the account has no state directory the key is random, and the run cannot be resumed.
     """
     if environ.get(KEY_VARIABLE):
         return report_key(environ)
@@ -47,7 +49,7 @@ def run_key(environ: Mapping[str, str], run_id: str) -> Ed25519PrivateKey:
 
 
 def state_directory(environ: Mapping[str, str]) -> Path | None:
-    """Where this account keeps what outlives a run; None where it has no home."""
+    """The account's directory for state that outlives a run; None where it has no home."""
     given = environ.get("XDG_STATE_HOME")
     home = environ.get("HOME") or _home_of_account()
     base = Path(given) if given and given.startswith("/") else None if home is None else Path(home) / ".local" / "state"
@@ -55,13 +57,13 @@ def state_directory(environ: Mapping[str, str]) -> Path | None:
 
 
 class TagKey:
-    """Tags that only who holds a run's report key can make: they tell what the run wrote from what somebody put there."""
+    """HMAC key, derived from a run's report key, that tags what the run writes into its directory."""
 
     def __init__(self, key: Ed25519PrivateKey, run_id: str) -> None:
         self._key = _derived(key.private_bytes_raw(), f"run directory of {run_id}")
 
     def tag(self, what: str, data: bytes, *, after: str = "") -> str:
-        """The tag of `data` as a `what`, the next one after the one tagged `after`: 64 hex digits."""
+        """The tag of `data` in a file called `what`, following the line tagged `after`: 64 hex digits."""
         digest = hashlib.sha256(data).hexdigest()
         return hmac.digest(self._key, f"{what}\n{after}\n{digest}".encode(), "sha256").hex()
 
@@ -84,7 +86,7 @@ def _home_of_account() -> str | None:
 
 
 def _secret(directory: Path) -> bytes | None:
-    """The account's secret, made where there is none; None where the directory cannot be."""
+    """The account's secret, made where there is none; None where the directory cannot be used."""
     path = directory / SECRET
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -100,7 +102,7 @@ def _secret(directory: Path) -> bytes | None:
 
 def _read(path: Path) -> bytes:
     if path.is_symlink():
-        raise ConfigurationError(f"{path}: expected a file, saw a link; remove it to begin anew")
+        raise ConfigurationError(f"{path}: expected a file, saw a link; remove it to make a new one")
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         found = os.fstat(descriptor)
@@ -109,12 +111,12 @@ def _read(path: Path) -> bytes:
     finally:
         os.close(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_mode & 0o077 or len(content) != _SECRET_BYTES:
-        raise ConfigurationError(f"{path}: expected {_SECRET_BYTES} bytes that only you may read; remove it to begin anew")
+        raise ConfigurationError(f"{path}: expected {_SECRET_BYTES} bytes that only you may read; remove it to make a new one")
     return content
 
 
 def _make(path: Path) -> None:
-    """Whole or not at all; of two processes that try, one wins and both read its secret."""
+    """Make the secret file, atomically: of two processes that try, one wins and both read its secret."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

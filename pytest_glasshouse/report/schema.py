@@ -1,7 +1,7 @@
-"""The report's schema: where it is found, and what does not validate.
+"""The report's schema: loading it, and the faults of a document that does not validate.
 
-Documents validate against the schema of their own version, for ever. The packaged copy comes first, then the
-checkout's; nothing is ever fetched.
+A document validates against the schema of its own version, for ever. The packaged copy is used, else the checkout's;
+nothing is fetched.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.wire.printable import printable
@@ -23,12 +23,14 @@ if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import ValidationError
 
+    from pytest_glasshouse.report.fields import Report
+
 SCHEMA_VERSION = "1.0"
-#: Version of a document to the file that describes it. An old entry is never removed.
+#: The schema file of each version. An old entry is never removed.
 _FILES = {"1.0": "report-v1.schema.json"}
-#: So many faults are told: a stranger's document may have millions of them, each larger than what it is about.
+#: How many faults are reported: a hostile document may have millions, each larger than what it is about.
 MOST_FAULTS = 100
-#: So many faults of an alternative are looked at for the one that is told, and so many items for whether they differ.
+#: How many faults of an alternative are collected, and how many items are compared for uniqueness.
 _MOST_OF_AN_ALTERNATIVE, _MOST_UNIQUE = 20, 100
 _CHECKOUT = Path(__file__).parents[2] / "schemas"
 
@@ -47,18 +49,17 @@ def load_schema(version: str = SCHEMA_VERSION) -> dict[str, Any]:
     return loaded
 
 
-def validate(document: Any) -> dict[str, Any]:
-    """Return the document if it validates; raise `ReportError` naming the first few paths otherwise."""
+def validate(document: object) -> Report:
+    """Return the document if it validates; raise `ReportError` with the first few paths otherwise."""
     faults = list(schema_faults(document))
     if faults:
         shown = "; ".join(faults[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")  # noqa: PLR2004
         raise ReportError(f"the report does not validate: {shown}")
-    assert isinstance(document, dict)  # noqa: S101  (the schema says so; for the type checker)
-    return document
+    return cast("Report", document)
 
 
 def schema_faults(document: Any) -> Iterator[str]:
-    """Faults as `path: what is wrong`, the first hundred that are found. Values are not shown: a fault may stand in a secret."""
+    """The first hundred faults found, each as `path: fault`. Values are not shown: one may be a secret."""
     if not isinstance(document, dict):
         yield "$: expected an object"
         return
@@ -67,17 +68,17 @@ def schema_faults(document: Any) -> Iterator[str]:
         yield f"$.schemaVersion: expected one of {', '.join(_FILES)}"
         return
     yield from (f"{path}: a number that is not finite" for path in islice(_not_finite(document), MOST_FAULTS))
-    # Sorted as text, and nothing of the error is kept: it holds what it is about, and its message that again.
-    told = sorted(_sentence(found) for found in islice(_validator(version).iter_errors(document), MOST_FAULTS))
-    yield from (f"{path}: {text}" for _, path, text in told)
-    if len(told) == MOST_FAULTS:
-        yield "$: more faults than are told here"
+    # Reduced to text at once: an error holds the value it is about, and its message holds it again.
+    sentences = sorted(_sentence(found) for found in islice(_validator(version).iter_errors(document), MOST_FAULTS))
+    yield from (f"{path}: {text}" for _, path, text in sentences)
+    if len(sentences) == MOST_FAULTS:
+        yield f"$: more than {MOST_FAULTS} faults"
 
 
 def _sentence(found: ValidationError) -> tuple[str, str, str]:
-    """Where the outer fault stands, to sort by; where the one that is told stands, and what is wrong there."""
+    """The path of the outer fault, to sort by; the path of the reported one, and its description."""
     error = _innermost(found)
-    text = _told(error.validator, error.validator_value, error.message, error.instance)
+    text = _described(error.validator, error.validator_value, error.message, error.instance)
     return found.json_path[:1000], printable(error.json_path), printable(text)
 
 
@@ -86,7 +87,7 @@ def _validator(version: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
     from jsonschema.validators import extend
 
-    # JSON Schema calls 1.0 and 1e308 integers; whoever counts with one would meet a float.
+    # JSON Schema accepts 1.0 and 1e308 as integers; code that counts with them would get floats.
     checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: type(value) is int)
     own = {"anyOf": _any_of, "uniqueItems": _unique_items}
     bounded = extend(Draft202012Validator, own, type_checker=checker)  # type: ignore[no-untyped-call]
@@ -95,7 +96,7 @@ def _validator(version: str) -> Draft202012Validator:
 
 
 def _any_of(validator: Any, alternatives: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
-    """As jsonschema has it, but of each alternative only some faults are collected; it collects all, however many."""
+    """As in jsonschema, which collects all faults of each alternative; this collects a limited number."""
     from jsonschema.exceptions import ValidationError
 
     context: list[ValidationError] = []
@@ -108,7 +109,7 @@ def _any_of(validator: Any, alternatives: Any, instance: Any, _schema: Any) -> I
 
 
 def _unique_items(validator: Any, unique: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
-    """As jsonschema has it, whose comparison takes time by the square of a long list. Nothing here is long."""
+    """As in jsonschema, whose comparison is quadratic; here a list has a limited length."""
     from jsonschema.exceptions import ValidationError
 
     if not unique or not validator.is_type(instance, "array"):
@@ -118,15 +119,15 @@ def _unique_items(validator: Any, unique: Any, instance: Any, _schema: Any) -> I
 
 
 def _innermost(error: ValidationError) -> ValidationError:
-    """Of `this or null`, what is wrong with this; the first fault of what an alternative holds."""
+    """The innermost fault; of an alternative with null, the other one's."""
     while error.context:
         meant = [each for each in error.context if each.validator_value != "null"]
         error = min(meant or error.context, key=lambda each: each.json_path)
     return error
 
 
-def _told(validator: object, expected: object, message: str, instance: object) -> str:
-    """The fault without the value it was found in, where the value could be anything."""
+def _described(validator: object, expected: object, message: str, instance: object) -> str:
+    """The fault, without the value it was found in."""
     if validator in {"required", "additionalProperties", "unevaluatedProperties", "type"} and not isinstance(instance, str):
         return message if isinstance(instance, dict) and validator == "required" else _shape(validator, expected, message)
     return f"does not satisfy {validator}" + (f" {json.dumps(expected)}" if isinstance(expected, str | int | list) else "")
@@ -139,7 +140,7 @@ def _shape(validator: object, expected: object, message: str) -> str:
 
 
 def _not_finite(value: Any, path: str = "$") -> Iterator[str]:
-    """JSON Schema has no word for it, and Python's parser lets NaN through."""
+    """Paths of NaN and infinities, which Python's parser accepts and JSON Schema cannot name."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path
     elif isinstance(value, dict):

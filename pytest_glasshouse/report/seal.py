@@ -1,13 +1,13 @@
 """Seals: a JWS over the canonical form of an object, by the report key.
 
-A seal says that an object has not changed since the holder of a key wrote it. It says nothing about whether what
-the object states is true; `check` answers that.
+A seal shows that an object has not changed since the holder of the key wrote it, not that what it states is true; `check`
+answers that.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+Sealable = TypeVar("Sealable", bound="Mapping[str, object]")
 
 SEAL_TYP = "glasshouse-seal+jws"
 KEY_VARIABLE = "GLASSHOUSE_SIGNING_KEY"
@@ -47,13 +49,13 @@ def report_key(environ: Mapping[str, str]) -> Ed25519PrivateKey:
     return key
 
 
-def sealed(body: Mapping[str, Any], *, key: Ed25519PrivateKey) -> dict[str, Any]:
+def sealed(body: Sealable, *, key: Ed25519PrivateKey) -> Sealable:
     """The object with its seal as the last member. A seal it already had is replaced."""
     bare = {name: value for name, value in body.items() if name != "seal"}
-    return {**bare, "seal": sign({"sha256": _digest(bare)}, key=key, typ=SEAL_TYP)}
+    return cast("Sealable", {**bare, "seal": sign({"sha256": _digest(bare)}, key=key, typ=SEAL_TYP)})
 
 
-def verify_seal(body: Mapping[str, Any], *, key: Ed25519PublicKey) -> Mapping[str, Any]:
+def verify_seal(body: Mapping[str, object], *, key: Ed25519PublicKey) -> Mapping[str, object]:
     """Return the object if its seal is by `key` and over what it holds; raise `IntegrityError` otherwise."""
     token = body.get("seal")
     if not isinstance(token, str):
@@ -65,5 +67,5 @@ def verify_seal(body: Mapping[str, Any], *, key: Ed25519PublicKey) -> Mapping[st
     return body
 
 
-def _digest(bare: Mapping[str, Any]) -> str:
+def _digest(bare: Mapping[str, object]) -> str:
     return sha256_hex(canonical(dict(bare)))

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.publish.withheld_records import PublishableReport
-    from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
+    from pytest_glasshouse.report.document import AllocationCleanup
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.run.live_line import Live
     from pytest_glasshouse.run.options import Options
     from pytest_glasshouse.run.resume import Earlier
+    from pytest_glasshouse.tamper.case import TamperResult
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -494,7 +495,7 @@ class Run:
             attempts=tuple(self.history.attempts()),
             cleanup=tuple(self._cleanups()),
         )
-        tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
+        tamper = cast("list[TamperResult]", [SimpleNamespace(**case) for case in self.tamper])
         return lambda records: assemble(facts, records, tamper=tamper, key=self.key)
 
     def _outstanding_releases(self) -> tuple[dict[str, Any], ...]:

@@ -26,10 +26,10 @@ def required() -> str:
     """The path of chromedriver. Where CI is set its absence is a failure, elsewhere a skip."""
     path = shutil.which("chromedriver")
     if path is None or (shutil.which("chromium") or shutil.which("google-chrome")) is None:
-        told = "no Chromium here: apt-get install chromium chromium-driver"
+        missing = "no Chromium here: apt-get install chromium chromium-driver"
         if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
+            pytest.fail(missing)
+        pytest.skip(missing)
     return path
 
 
@@ -69,18 +69,18 @@ class Browser:
 
     def run(self, script: str) -> Any:
         """What a function body returns, in the page; a promise is waited for. The page's own policy does not bind it."""
-        told = self.command("Runtime.evaluate", expression=f"(async()=>{{{script}}})()", awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in told, told["exceptionDetails"]
-        return told["result"].get("value")
+        answer = self.command("Runtime.evaluate", expression=f"(async()=>{{{script}}})()", awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
 
     def complaints(self) -> list[str]:
-        """What the console said since it was asked last."""
+        """The console's messages since the last call."""
         return [entry["message"] for entry in self._ask("POST", "/se/log", {"type": "browser"})]
 
     def requests(self) -> list[str]:
         """Every address that was asked for since this was asked last."""
-        told = (json.loads(entry["message"])["message"] for entry in self._ask("POST", "/se/log", {"type": "performance"}))
-        return [each["params"]["request"]["url"] for each in told if each["method"] == "Network.requestWillBeSent"]
+        entries = (json.loads(entry["message"])["message"] for entry in self._ask("POST", "/se/log", {"type": "performance"}))
+        return [each["params"]["request"]["url"] for each in entries if each["method"] == "Network.requestWillBeSent"]
 
     def command(self, name: str, **params: Any) -> Any:
         """One command of the DevTools protocol."""

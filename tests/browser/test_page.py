@@ -1,4 +1,4 @@
-"""The page in a real Chromium: it opens fast, asks nobody for anything, complains of nothing, and can be read by everyone."""
+"""The page in a real Chromium: it opens fast, sends no request, logs no error, and is accessible."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, document in documents.items():
         checked = check_bytes(json.dumps(written_by_a_run() if name == "sixty" else document).encode())
         (directory / f"{name}.html").write_text(page(document, checked), "utf-8")
-    kept = os.environ.get("GLASSHOUSE_PAGES")
-    if kept:
+    target = os.environ.get("GLASSHOUSE_PAGES")
+    if target:
         for name in documents:
-            Path(kept, f"{name}.html").write_bytes((directory / f"{name}.html").read_bytes())
+            Path(target, f"{name}.html").write_bytes((directory / f"{name}.html").read_bytes())
     return {name: directory / f"{name}.html" for name in documents}
 
 

@@ -127,7 +127,7 @@ def test_document_with_an_unknown_field_is_refused(path: Path_) -> None:
 
 
 def test_every_object_of_the_schema_is_closed_but_the_named_ones() -> None:
-    """`extra` is the one open place; maps of names and what was observed say what their names may be."""
+    """`extra` is the one open object; maps of names and the observation define their names."""
     for path, item in objects(SCHEMA):
         if item.get("type") == "object" and "properties" in item:
             assert item.get("additionalProperties") is False, dotted(path)
@@ -251,9 +251,9 @@ def test_golden_report_still_validates_and_still_checks(path: Path) -> None:
 
 
 def test_every_field_has_a_note() -> None:
-    """A field nobody explained will be read as something else."""
+    """A field without an explanation will be misread."""
     notes = (ROOT / "schemas" / "README.md").read_text("utf-8")
-    told = set(re.findall(r"`([^`]+)`", notes)) | set(re.findall(r"\w+", "".join(re.findall(r"`\{[^`]+\}`", notes))))
+    described = set(re.findall(r"`([^`]+)`", notes)) | set(re.findall(r"\w+", "".join(re.findall(r"`\{[^`]+\}`", notes))))
     fields = {
         name
         for _, item in objects(SCHEMA)
@@ -262,4 +262,4 @@ def test_every_field_has_a_note() -> None:
     }
     explained_elsewhere = {"allocation", "plan", "material", "guest", "nonce", "protected", "raw"}  # the observation's own
 
-    assert fields - told - explained_elsewhere == set()
+    assert fields - described - explained_elsewhere == set()

@@ -147,13 +147,13 @@ def test_row_that_is_called_what_may_not_be_said_loses_its_name(tmp_path: Path, 
 
 
 def _attempts(row_id: str) -> tuple[dict[str, Any], ...]:
-    told = {
+    attempt = {
         "startedAt": "2026-11-20T17:00:00Z",
         "kept": [],
         "begun": [row_id],
         "finished": [{"rowId": row_id, "outcome": "measured"}],
     }
-    return ({"attempt": 1, **told}, {"attempt": 2, **told, "kept": [row_id], "begun": [], "finished": []})
+    return ({"attempt": 1, **attempt}, {"attempt": 2, **attempt, "kept": [row_id], "begun": [], "finished": []})
 
 
 def test_run_that_check_stopped_is_published_without_what_does_not_follow(tmp_path: Path) -> None:
@@ -200,19 +200,19 @@ def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("place", ["parameters", "reason", "allocationName", "notHeld"])
 def test_secret_of_an_earlier_attempt_or_a_parameter_withholds_its_row_alone(place: str) -> None:
-    """A row that was tried again keeps what was said in each attempt; the report of the run does not depend on it."""
+    """The reasons of every attempt stay in the row; the report of the run does not depend on them."""
     first, second = example.lost(), example.measured()
-    told = {"startedAt": "2026-11-20T17:00:00Z", **attempt_entry(first)}
+    attempt = {"startedAt": "2026-11-20T17:00:00Z", **attempt_entry(first)}
     not_held = [{"invariant": "same work", "finding": "unseen", "reason": SAMPLE}]
-    told |= {} if place == "parameters" else {place: not_held if place == "notHeld" else SAMPLE}
-    record = standing_record([(told, first), ({"startedAt": "2026-11-20T17:01:00Z", **attempt_entry(second)}, second)])
+    attempt |= {} if place == "parameters" else {place: not_held if place == "notHeld" else SAMPLE}
+    record = standing_record([(attempt, first), ({"startedAt": "2026-11-20T17:01:00Z", **attempt_entry(second)}, second)])
     if place == "parameters":
         record["record"]["parameters"] = {"secret": SAMPLE}
 
     found = withhold_records(
         [record, example.measured(name="other")],
         make=lambda records: example.document(*records),
-        ask=lambda document: objections(document, taint=(), derivation=example.EXAMPLE),
+        find=lambda document: objections(document, taint=(), derivation=example.EXAMPLE),
     )
 
     assert not found.blocked

@@ -1,4 +1,4 @@
-"""`redact` signs what this account's run made, and writes where the user said: a directory may come from anybody."""
+"""`redact` signs only what this account's run made, and writes only where the user named: a directory may have any origin."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_secret_that_others_could_know_is_refused(tmp_path: Path, spoil: str) ->
 
 
 def test_account_without_a_place_for_a_secret_signs_all_the_same(tmp_path: Path) -> None:
-    """Its runs cannot be gone on with: nobody could tell them from somebody else's."""
+    """Its runs cannot be resumed: they cannot be told from another account's."""
     (tmp_path / "file").write_bytes(b"")
     environ = {"HOME": str(tmp_path / "file")}
     assert run_key(environ, "run").public_key() != run_key(environ, "run").public_key()
@@ -173,7 +173,7 @@ def test_tag_is_of_one_file_one_place_and_one_run() -> None:
 
 @pytest.mark.parametrize("name", ["r.json", "r.glasshouse.zip"])
 def test_link_that_somebody_put_beside_the_directory_is_not_followed(stopped: Path, tmp_path: Path, name: str) -> None:
-    """Nobody named what it leads to, and a report of no run is there to say so: it may lead to nothing yet."""
+    """The user did not name its target, and no run's report needs to be there: the target may not exist yet."""
     (tmp_path / "elsewhere").mkdir()
     (stopped.parent / name).symlink_to(tmp_path / "elsewhere" / "victim")
 

@@ -1,4 +1,4 @@
-"""Rows are on disk when they finish; a report is written whole or not at all; what may not leave is kept from others."""
+"""Rows are on disk when they finish; a report is written whole or not at all; quarantined data is private."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def test_forbidden_value_stops_the_report_and_goes_to_the_quarantine(tmp_path: P
 
     assert sample not in str(caught.value)
     assert not report.parent.exists()
-    kept = tmp_path / "run" / "quarantine" / "report.json"
-    assert json.loads(kept.read_bytes()) == document
-    assert (mode(kept), mode(kept.parent), mode(tmp_path / "run")) == (0o600, 0o700, 0o700)
+    quarantined = tmp_path / "run" / "quarantine" / "report.json"
+    assert json.loads(quarantined.read_bytes()) == document
+    assert (mode(quarantined), mode(quarantined.parent), mode(tmp_path / "run")) == (0o600, 0o700, 0o700)
 
 
 def test_tainted_value_stops_the_report(tmp_path: Path) -> None:

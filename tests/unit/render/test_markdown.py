@@ -1,4 +1,4 @@
-"""The tables say what the report says, and never a bare figure."""
+"""The tables show the report's figures, never without an interval."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_implausible_negative_says_so_itself() -> None:
 
 
 def test_raw_against_raw_is_shown_with_its_interval() -> None:
-    """A difference without it says nothing of the allocation."""
+    """A difference without it shows nothing about the allocation."""
     page = markdown(example.document(example.null_row()))
     (line,) = [each for each in page.splitlines() if each.startswith("| mlp-h100-null ")]
     assert "+-1 %" in line

@@ -28,20 +28,20 @@ def test_excerpt_is_checked_like_what_was_published(document: dict[str, object])
 
 
 def test_excerpt_has_the_published_names_and_no_figure_alone() -> None:
-    told = json.loads(excerpt(example.document()))
-    row = told["validResults"][0]
+    published = json.loads(excerpt(example.document()))
+    row = published["validResults"][0]
 
     assert {"provider", "gpuModel", "durationSec", "order", "protectedEpochsPerSec", "rawEpochsPerSec", "overheadPct", "attestation",
             "runtimeState", "interpretation"} <= row.keys()  # fmt: skip
     assert (row["overheadCi95Pct"], row["verdict"]) == (None, "single sample")
-    assert told["excludedResults"][0]["decision"] == "Excluded from overhead calculation"
+    assert published["excludedResults"][0]["decision"] == "Excluded from overhead calculation"
 
 
 def test_changed_excerpt_is_faulty() -> None:
-    told = json.loads(excerpt(example.document()))
-    told["validResults"][0]["overheadPct"] += 0.5
+    published = json.loads(excerpt(example.document()))
+    published["validResults"][0]["overheadPct"] += 0.5
 
-    assert [fault.path for fault in check_bytes(json.dumps(told).encode(), published=True).faults] == [
+    assert [fault.path for fault in check_bytes(json.dumps(published).encode(), published=True).faults] == [
         "$.validResults[0].overheadPct"
     ]
 

@@ -1,7 +1,7 @@
 """A run that could have been: rows, tokens and findings with real signatures, made anew and without a guest.
 
 The journal, tokens and keys are real. The functions a report is derived with are small ones of this module's own
-(`EXAMPLE`), so that these tests say something about the report and nothing about the invariants or about what the tokens
+(`EXAMPLE`), so that these tests test the report and not the invariants or about what the tokens
 of a real run bind (`tests/report` does).
 """
 
@@ -83,7 +83,7 @@ def allocation(**changes: Any) -> AllocationFacts:
 
 
 def observation(*, rounds: int = 1, keys: Keys = KEYS, unseen: tuple[str, ...] = ("memory scanned clean",)) -> dict[str, Any]:
-    """What was seen. `unseen` and `broken` steer `judge`: they stand where nobody but the example looks."""
+    """What was seen. `unseen` and `broken` steer `judge`: only the example reads them."""
     return {
         "allocation": {"provider": "mock", "name": "glasshouse-run-1-a", "providerInstanceId": "mock-1", "unseen": list(unseen)},
         "keys": {"server": public_text(keys.server.public_key()), "owner": public_text(keys.owner.public_key())},
@@ -227,10 +227,10 @@ def slower_raw(*, name: str = "mlp-negative") -> Record:
     return record_of(outcome, rounds=(dataclasses.replace(one, raw=raw),))
 
 
-def excluded_by(told: Finding) -> Record:
+def excluded_by(finding: Finding) -> Record:
     """A row that ended early, with one finding as given and every other held."""
     base = row(name="mlp-ended")
-    found = tuple(told if each.invariant == told.invariant else each for each in judge(observation(unseen=())))
+    found = tuple(finding if each.invariant == finding.invariant else each for each in judge(observation(unseen=())))
     ended = Ended(outcome="failed", reason="for the sake of example", decision="Excluded from overhead calculation")
     outcome = Outcome(row=base, declared=base, allocation=allocation(), observation=observation(), ended=ended)
     return record_of(outcome, findings=found)
@@ -241,12 +241,14 @@ def excluded(*, name: str = "mlp-h100-30m", ended: Ended | None = None, keys: Ke
     seen = observation(keys=keys, unseen=("memory scanned clean", "legs in order, not overlapping", "same work"))
     seen["rounds"][0]["raw"]["callback"] = None
     seen["allocation"]["broken"] = ["raw callback completed"]
-    told = ended or Ended(
+    ending = ended or Ended(
         outcome="excluded",
         reason="the raw callback never reported completion after the guest exited",
         decision="Excluded from overhead calculation",
     )
-    return record_of(Outcome(row=row(name=name), declared=row(name=name), allocation=allocation(), observation=seen, ended=told))
+    return record_of(
+        Outcome(row=row(name=name), declared=row(name=name), allocation=allocation(), observation=seen, ended=ending)
+    )
 
 
 def lost(*, name: str = "mlp-h100-lost") -> Record:

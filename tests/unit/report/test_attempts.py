@@ -1,4 +1,4 @@
-"""Which of several attempts a row's record is, and what is told of the others."""
+"""Which of several attempts stands for a row, and the entries of the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NOW = datetime(2026, 11, 20, 18, tzinfo=UTC)
 
 
 def tried(*records: Any) -> Any:
-    """The settled record of these attempts; None is one that left nothing."""
+    """The record that stands for these attempts; None is one that left nothing."""
     return standing_record(
         [({"startedAt": AT, **(lost_attempt_entry() if each is None else attempt_entry(each))}, each) for each in records]
     )
@@ -104,8 +104,8 @@ def test_report_of_a_row_tried_twice_follows_from_itself_and_passes_no_gate() ->
         assert checked.faults == ()
         gated = gate(document, checked, GatePolicy(allow_lenient_policy=True), now=NOW)
         assert gated.ruling in {ruling, Ruling.FAILED}
-        (told,) = [str(each) for each in gated.objections if each.path.endswith(".attempts")]
-        assert "needed more than one attempt: attempt" in told
+        (objection,) = [str(each) for each in gated.objections if each.path.endswith(".attempts")]
+        assert "needed more than one attempt: attempt" in objection
         assert badge(document, sound=True).colour == "#b3261e"
         for text in (markdown(document), page(document, checked)):
             assert "+5.49 %" in text or "+1.05 %" in text
@@ -175,7 +175,7 @@ def test_row_that_is_withheld_keeps_its_attempts() -> None:
     found = [Objection(path=path, text="rule taint", rule="taint") for path in paths]
     again = redact_document(
         document, found, run_id="run-1", key=example.KEYS.report,
-        ask=lambda each: objections(each, taint=["a-secret"], derivation=example.EXAMPLE),
+        find=lambda each: objections(each, taint=["a-secret"], derivation=example.EXAMPLE),
     )  # fmt: skip
     assert "a-secret" not in report_bytes(again).decode()
     assert [each["outcome"] for each in again["excludedResults"][0]["attempts"]] == ["failed", "measured"]
@@ -203,17 +203,17 @@ def test_standing_of_attempts_that_were_never_judged_is_the_last() -> None:
 # -- what a run of pytest hears of attempts
 
 
-def told(name: str, **record: Any) -> dict[str, Any]:
+def record_named(name: str, **record: Any) -> dict[str, Any]:
     return {"attempt": name, "at": AT, **record}
 
 
 def test_attempt_is_counted_once_however_often_it_is_told() -> None:
     found = Tried()
     found.start()
-    assert (found.begin(told("a")), found.begin(told("a"))) == (True, False)
-    assert (found.keep(told("a", list="rows")), found.keep(told("a", list="rows"))) == (True, False)
-    assert (found.finish(told("a")), found.finish(told("a"))) == (True, False)
-    assert found.all() == [(AT, told("a", list="rows"))]
+    assert (found.begin(record_named("a")), found.begin(record_named("a"))) == (True, False)
+    assert (found.keep(record_named("a", list="rows")), found.keep(record_named("a", list="rows"))) == (True, False)
+    assert (found.finish(record_named("a")), found.finish(record_named("a"))) == (True, False)
+    assert found.all() == [(AT, record_named("a", list="rows"))]
 
 
 def test_start_that_nobody_told_more_of_is_an_attempt() -> None:
@@ -221,16 +221,16 @@ def test_start_that_nobody_told_more_of_is_an_attempt() -> None:
     found = Tried()
     found.start()
     found.start()
-    found.begin(told("b"))
+    found.begin(record_named("b"))
     assert found.all() == [("", None), (AT, None)]
 
 
 def test_attempt_that_is_told_of_before_its_start_is_one() -> None:
     """A worker's word and its test's start come by different ways."""
     found = Tried()
-    found.begin(told("a"))
+    found.begin(record_named("a"))
     found.start()
     assert len(found.all()) == 1
-    found.begin(told("retried in the same test"))
+    found.begin(record_named("retried in the same test"))
     found.start()
     assert len(found.all()) == 2

@@ -1,4 +1,4 @@
-"""What the host was and what is judged, and nothing that says where or as whom."""
+"""The host and the subject of a run, without a host name, user or path."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def git(directory: Path, *arguments: str) -> None:
 
 
 def test_host_is_described_without_its_name_or_its_user() -> None:
-    told = host_environment()
+    environment = host_environment()
 
-    assert told["packages"]["pytest"]
-    assert not hits(told)
-    assert not {platform.node(), getpass.getuser()} & set(map(str, told.values()))
+    assert environment["packages"]["pytest"]
+    assert not hits(environment)
+    assert not {platform.node(), getpass.getuser()} & set(map(str, environment.values()))
 
 
 def test_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,9 +39,9 @@ def test_maker_names_itself() -> None:
 
 
 def test_subject_outside_a_git_tree_has_no_commit(tmp_path: Path) -> None:
-    told = subject(tmp_path, name="mine", version="2.0")
+    found = subject(tmp_path, name="mine", version="2.0")
 
-    assert told == {"name": "mine", "version": "2.0", "wheelSha256": None, "gitCommit": None, "dirty": None}
+    assert found == {"name": "mine", "version": "2.0", "wheelSha256": None, "gitCommit": None, "dirty": None}
 
 
 def test_subject_in_a_git_tree_names_commit_and_changes(tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_subject_installed_from_a_file_is_named_by_the_files_digest(tmp_path: Pa
     information = tmp_path / "lab_trainer-1.0.dist-info"
     information.mkdir()
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: lab-trainer\nVersion: 1.0\n", "utf-8")
-    told = {"url": "file:///w.whl", "archive_info": {"hashes": {"sha256": "ab" * 32}}}
-    (information / "direct_url.json").write_text(json.dumps(told), "utf-8")
+    direct_url = {"url": "file:///w.whl", "archive_info": {"hashes": {"sha256": "ab" * 32}}}
+    (information / "direct_url.json").write_text(json.dumps(direct_url), "utf-8")
     monkeypatch.syspath_prepend(tmp_path)
 
     assert subject(tmp_path, name="lab-trainer")["wheelSha256"] == "ab" * 32

@@ -1,4 +1,4 @@
-"""No file that a stranger made hangs, floods or crashes a command that reads it: one line, in bounded memory, and the right exit code.
+"""No untrusted file hangs, floods or crashes a command that reads it: one line, in bounded memory, and the right exit code.
 
 Every command runs in a process of its own, under a limit on its memory that any amplification reaches at once.
 """
@@ -44,7 +44,7 @@ def deflated(data: Iterator[bytes]) -> tuple[bytes, int, int]:
 def zip_of(
     packed: bytes, crc: int, size: int, *, name: bytes = b"report.json", flags: int = 0, method: int = 8, copies: int = 1
 ) -> bytes:
-    """An archive whose directory says what it is told, `copies` times of the same bytes under other names."""
+    """An archive whose directory has the given sizes, `copies` times of the same bytes under other names."""
     local = struct.pack("<4sHHHHHIIIHH", b"PK\3\4", 20, flags, method, 0, 0x21, crc, len(packed), size & 0xFFFFFFFF, len(name), 0)
     body, entries = local + name + packed, b""
     for number in range(copies):
@@ -242,20 +242,20 @@ for line in sys.stdin:
             code = stop.code
         except BaseException as error:
             code = f"{type(error).__name__}: {str(error)[:300]}"
-    told = err.getvalue()
-    print(json.dumps([code, out.getvalue()[-2000:], len(out.getvalue()), told[:2000], told.count(chr(10))]), file=sys.__stdout__, flush=True)
+    errors = err.getvalue()
+    print(json.dumps([code, out.getvalue()[-2000:], len(out.getvalue()), errors[:2000], errors.count(chr(10))]), file=sys.__stdout__, flush=True)
 """
 
 
 def outcomes(folder: Path, commands: list[list[str]]) -> list[Any]:
     """What each command answered, one after the other in one process under the limit."""
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", RUNNER, str(MEMORY)],
         input="".join(json.dumps(each) + "\n" for each in commands),
         capture_output=True, text=True, cwd=folder, timeout=PATIENCE_S, check=False, env={**os.environ, **QUIET},
     )  # fmt: skip
-    assert told.returncode == 0, (commands, told.stdout[-500:], told.stderr[-2000:])
-    return [json.loads(line) for line in told.stdout.splitlines()]
+    assert done.returncode == 0, (commands, done.stdout[-500:], done.stderr[-2000:])
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def judge(commands: list[list[str]], allowed: list[set[int]], found: list[Any]) -> None:

@@ -23,7 +23,7 @@ def public(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | x25519.X25519Pr
     return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-#: SubjectPublicKeyInfo of an algorithm that nobody has, RFC 5280 section 4.1.
+#: SubjectPublicKeyInfo of an unknown algorithm, RFC 5280 section 4.1.
 UNKNOWN = bytes.fromhex("300c3006060427818148030200ff")[:14]
 SHAPES = {
     "empty": b"",

@@ -1,4 +1,4 @@
-"""Nothing forbidden is published, in any spelling, and the gate tells the place but never the value."""
+"""Forbidden values are found in any spelling; a hit has the path and never the value."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.providers.http_api import redact_log
-from pytest_glasshouse.report.redaction import RULES, environment_taint, hits, redact
+from pytest_glasshouse.report.redaction import RULES, environment_taint, hits
 from pytest_glasshouse.wire.tokens import sign
 from tests.unit.report import example
 
@@ -85,14 +84,13 @@ def test_short_taint_is_ignored() -> None:
     assert not hits({"reason": "an abc of things"}, taint=["abc"])
 
 
-def test_refusal_names_place_and_rule_and_never_the_value() -> None:
+def test_hit_names_place_and_rule_and_never_the_value() -> None:
     sample = SAMPLES["runpod-key"][0]
 
-    with pytest.raises(RedactionError) as caught:
-        redact({"rows": [{"reason": sample}], sample: 1})
+    found = list(map(str, hits({"rows": [{"reason": sample}], sample: 1})))
 
-    assert sample not in str(caught.value)
-    assert "$.rows[0].reason (rule runpod-key)" in str(caught.value)
+    assert not any(sample in each for each in found)
+    assert "$.rows[0].reason (rule runpod-key)" in found
 
 
 def test_forbidden_name_of_a_field_is_masked_in_the_paths_below_it() -> None:
@@ -103,7 +101,7 @@ def test_forbidden_name_of_a_field_is_masked_in_the_paths_below_it() -> None:
 
 @pytest.mark.parametrize("name", ["protectedAdapterSha256", "nonce", "prev", "evidence", "composite", "header_sha256"])
 def test_digest_is_allowed_by_the_name_of_its_field(name: str) -> None:
-    assert redact({name: example.digest("x")}) == {name: example.digest("x")}
+    assert not hits({name: example.digest("x")})
 
 
 def test_digest_is_allowed_among_components() -> None:

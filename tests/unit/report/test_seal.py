@@ -1,4 +1,4 @@
-"""A seal says an object has not changed since it was written, and by whom."""
+"""A seal shows that an object has not changed since it was written, and by which key."""
 
 from __future__ import annotations
 
