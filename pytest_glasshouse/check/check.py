@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.check.authenticity import Trust, unproven_signatures, witnessed
 from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, PublishedFound, check_published, is_published
 from pytest_glasshouse.check.recompute import Derivation, null_faults, record_faults
-from pytest_glasshouse.errors import IntegrityError, ReportError
+from pytest_glasshouse.check.signatures import LISTS
+from pytest_glasshouse.errors import IntegrityError, ProtocolError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
+from pytest_glasshouse.observation.document import check_observation
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
@@ -112,16 +114,19 @@ def check_bytes(
     faults = [Fault(path=path, text=text) for path, _, text in (each.partition(": ") for each in schema_faults(document))]
     if is_published(document):
         faults.append(Fault(path="$", text="results from before there were reports are checked with --published, and only so"))
+    derivation = derivation or Derivation()
+    if not faults:
+        faults += _malformed(document, derivation)
     if faults or not isinstance(document, dict):
         return _nothing(*faults, *islice(_changed_rows(document), MOST_FAULTS))
-    faults += _document_faults(document, derivation or Derivation())
+    faults += _document_faults(document, derivation)
     if len(files) > 1:
         faults += _member_faults(document, files)
     return _judged(document, faults, trust)
 
 
 def load_document(data: bytes) -> dict[str, Any]:
-    """A report's or bundle's document, validated and nothing more. Raises `ReportError`."""
+    """A report's or bundle's document, which has the schema. Raises `ReportError`."""
     from pytest_glasshouse.report.schema import validate
 
     text = bundles.files_of(data)[bundles.REPORT_MEMBER]
@@ -131,13 +136,19 @@ def load_document(data: bytes) -> dict[str, Any]:
         raise ReportError(f"not strict JSON ({error})") from error
 
 
-def read_document(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """A file's bytes and its document, validated and nothing more. Raises `ReportError`, which names the file."""
+def read_document(path: Path, *, derivation: Derivation | None = None) -> tuple[bytes, dict[str, Any]]:
+    """A file's bytes and its document: it has the schema, and its observations have their types.
+
+    Raises `ReportError`, which names the file.
+    """
     data = bundles.read_report(path)
     try:
-        return data, load_document(data)
+        document = load_document(data)
     except ReportError as error:
         raise ReportError(f"{path}: {error}") from error
+    for fault in _malformed(document, derivation or Derivation()):
+        raise ReportError(f"{path}: {fault}")
+    return data, document
 
 
 def _nothing(*faults: Fault) -> Checked:
@@ -153,6 +164,19 @@ def _published(found: PublishedFound) -> Checked:
         excluded=found.excluded,
         published=found,
     )
+
+
+def _malformed(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:
+    """The observations without the types that everything after this relies on, each by its first wrong value."""
+    if derivation.results is not None:
+        return  # it reads observations of its own
+    for name in LISTS:
+        for place, record in enumerate(document[name]):
+            try:
+                check_observation(record["observation"], f"$.{name}[{place}].observation")
+            except ProtocolError as error:
+                path, _, text = str(error).partition(": ")
+                yield Fault(path=path, text=text)
 
 
 def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:

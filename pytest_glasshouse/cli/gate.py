@@ -120,7 +120,7 @@ def _gate(options: argparse.Namespace) -> int:
     table = _policy_table(options)
     flags = {name: getattr(options, name.replace("-", "_")) for name in FIELDS}
     policy = policy_of(table, flags, subject=options.subject)
-    data, document = read_document(options.report)
+    data, document = read_document(options.report, derivation=options.derivation)
     if not options.no_policy:
         refuse_nothing_asked(table, flags)
     trust = Trust.read([*trusted_of(table), *(options.trust or ())])
@@ -190,7 +190,7 @@ def _sound(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
     """The report's document, or None after its faults were told."""
     from pytest_glasshouse.check.check import check_bytes, read_document
 
-    data, document = read_document(path)
+    data, document = read_document(path, derivation=options.derivation)
     faults = check_bytes(data, derivation=options.derivation).faults
     say(f"{path}: {fault}" for fault in faults)
     return None if faults else document
