@@ -422,7 +422,7 @@ def _bound(document: dict[str, Any]) -> object:
     return list(binding_faults(document))
 
 
-@pytest.mark.parametrize("field", sorted({*binding._PLANNED, *binding._PLACED}))
+@pytest.mark.parametrize("field", sorted({*binding._PLAN_FIELDS, *binding._ALLOCATION_FIELDS}))
 def test_every_field_that_was_planned_is_compared(real_run: RealRun, field: str) -> None:
     document = json.loads(json.dumps(real_run.document))
     row = document["rows"][0]
