@@ -1,7 +1,6 @@
-"""Whose word a report is: which signatures lead to a key the reader gave, and which do not.
+"""Authenticity: whether every signature of a report leads to a key that the reader trusts.
 
-A key found inside a report proves nothing, however well it signs. This module knows the reader's keys and refuses to
-take any other.
+Only keys given by the reader count. A key that is found in the report itself proves nothing, even where its signatures verify.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pytest_glasshouse.check.signatures import LISTS, SigningKeys, enrolled_keys, round_gaps
+from pytest_glasshouse.check.signatures import LISTS, SigningKeys, enrolled_keys, signature_gaps
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.observation.reading import observed_rounds
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
@@ -27,7 +26,7 @@ _WITNESS = "witness"
 
 @dataclass(frozen=True, kw_only=True)
 class Trust:
-    """Keys the reader vouches for, as text. A witness is a server that the reader knows the publisher does not run."""
+    """The reader's trusted keys, as text. A witness is a server that, to the reader's knowledge, the publisher does not run."""
 
     keys: frozenset[str] = frozenset()
     witnesses: frozenset[str] = frozenset()
@@ -49,26 +48,26 @@ class Trust:
 
 
 def unproven_signatures(document: Mapping[str, Any], trust: Trust) -> Iterator[str]:
-    """Everything between this report and `authentic`: nothing when every signature leads to a trusted key."""
+    """Every reason why the report is not `authentic`; none when every signature leads to a trusted key."""
     if document["keys"]["report"] not in trust.keys:
         yield "the report key is not one given with --trust"
-    strangers = [name for name in ("servers", "owners") if not set(document["keys"][name]) <= trust.keys]
-    if strangers:
-        yield from (f"a key of keys.{name} is not one given with --trust" for name in strangers)
+    untrusted = [name for name in ("servers", "owners") if not set(document["keys"][name]) <= trust.keys]
+    if untrusted:
+        yield from (f"a key of keys.{name} is not one given with --trust" for name in untrusted)
         return
     enrolled = enrolled_keys(document, trust.keys)
     revision = document["methodology"].get("invariantsRevision", 1)
     for where, name, record, observed in _rounds(document):
         try:
             keys = _trusted(record["observation"], trust, enrolled)
-            yield from (f"{where}: {each}" for each in round_gaps(name, record, observed, keys, revision=revision))
+            yield from (f"{where}: {each}" for each in signature_gaps(name, record, observed, keys, revision=revision))
         except (IntegrityError, KeyError, TypeError, AttributeError) as error:
-            told = str(error) if isinstance(error, IntegrityError) else "a token is missing"
-            yield f"{where}: {told}"
+            text = str(error) if isinstance(error, IntegrityError) else "a token is missing"
+            yield f"{where}: {text}"
 
 
 def _rounds(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
-    """Path, list, record and notes of every round. What did not fit on the device before is excluded, whatever came after it."""
+    """Path, list, record and notes of every round. Rounds that did not fit on the device count as excluded."""
     found: list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = []
     for name in LISTS:
         for place, record in enumerate(document[name]):
@@ -80,9 +79,9 @@ def _rounds(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, An
 
 
 def witnessed(document: Mapping[str, Any], trust: Trust) -> bool:
-    """Whether every measured row's receipts are by a server the reader named as a witness, and no other party's key.
+    """Whether every measured row's receipts are signed by a witness whose key belongs to no other party.
 
-    A null row has no receipt: its agent must be one whose evidence such a server affirmed, in a measured row.
+    A null row has no receipt: a witness must have affirmed its agent's evidence for a measured row.
     """
     parties = {document["keys"]["report"], *document["keys"]["owners"]}
     servers = {_key_of(row["observation"], "server") for row in document["rows"]}
@@ -92,8 +91,8 @@ def witnessed(document: Mapping[str, Any], trust: Trust) -> bool:
         for observed in observed_rounds(null["observation"])
         for guest in observed["guest"]
     }
-    seen = bool(servers) and servers <= trust.witnesses - parties
-    return seen and agents <= enrolled_keys(document, trust.witnesses - parties)
+    by_witness = bool(servers) and servers <= trust.witnesses - parties
+    return by_witness and agents <= enrolled_keys(document, trust.witnesses - parties)
 
 
 def _trusted(observation: Mapping[str, Any], trust: Trust, enrolled: frozenset[str]) -> SigningKeys:
@@ -119,7 +118,7 @@ def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
         return
     lines = [line.split() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines:
-        raise ConfigurationError(f"--trust {path}: holds no key")
+        raise ConfigurationError(f"--trust {path}: expected a PEM public key or lines `[witness] KEY`; saw no key")
     for words in lines:
         is_witness = len(words) == 2 and words[0] == _WITNESS  # noqa: PLR2004
         if len(words) != 1 and not is_witness:
@@ -127,7 +126,7 @@ def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:
         try:
             yield is_witness, public_text(public_key(words[-1]))
         except IntegrityError as error:
-            raise ConfigurationError(f"--trust {path}: a line holds no Ed25519 public key ({error.detail})") from error
+            raise ConfigurationError(f"--trust {path}: expected an Ed25519 public key in every line ({error.detail})") from error
 
 
 def _pem(path: Path, text: str) -> Ed25519PublicKey:

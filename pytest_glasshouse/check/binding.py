@@ -1,9 +1,8 @@
-"""Whether a record is about the run that was signed for: its fields against what owner, agent and server put their names to.
+"""Whether a record is about the run that was signed for: its fields against the claims that owner, agent and server signed.
 
-The plan of a row (order, rounds, margin, seed, target) was digested and told to the server before any key was asked for,
-and its digest stands in the evidence, the result and the receipt. Grant, manifest and evidence name run, row, round,
-package, allocation and GPU. This module compares; whose keys those signatures are by is `authenticity`'s to say, and
-that they are genuine is the findings'.
+The digest of a row's plan (order, rounds, margin, seed, target) was sent to the server before any key was requested, and is in
+the evidence, the result and the receipt. Grant, manifest and evidence name run, row, round, package, allocation and GPU. This
+module only compares: `authenticity` judges whose keys the signatures are by, and the findings whether they are genuine.
 """
 
 from __future__ import annotations
@@ -24,33 +23,37 @@ if TYPE_CHECKING:
 
 _LISTS = ("rows", "excludedResults", "nullRows")
 _TOKENS = ("manifest", "grant", "evidence", "result", "receipt")
-#: A field of a record and the entry of the plan it must be. Numbers of the plan that may be broken are texts.
-_PLANNED = {
+#: Fields of a record and the members of the plan that they must equal. The plan has numbers with a fraction as texts.
+_PLAN_FIELDS = {
     "rowId": "rowId", "order": "order", "rounds": "rounds", "fixedOrder": "fixedOrder", "seed": "seed", "marginPct": "marginPct",
     "targetSec": "targetSec", "stepBudget": "stepBudget", "warmupSec": "warmupSec", "namedGpuModel": "namedGpuModel",
     "workload": "workload", "modelId": "modelId", "provider": "provider", "dryRun": "dryRun", "simulated": "simulated",
 }  # fmt: skip
-_PLACED = {
+#: Fields of a record and the members of the observed allocation that they must equal.
+_ALLOCATION_FIELDS = {
     "provider": "provider", "providerInstanceId": "providerInstanceId", "allocationName": "name", "gpuModel": "gpuModel",
     "gpuUuid": "gpuUuid",
 }  # fmt: skip
 
 
 def binding_faults(document: Mapping[str, Any]) -> Faults:
-    """Every field of a report that is not the one the signed runs had."""
+    """Every field of a report that differs from what was signed for its run."""
     for name in _LISTS:
         for place, record in enumerate(document[name]):
             for below, text in _record(record, document["runId"], measured=name != "excludedResults"):
                 yield f"$.{name}[{place}]{below}", text
             plan = record["observation"].get("plan")
             if isinstance(plan, dict) and plan.get("subject") != document["subject"]:
-                yield f"$.{name}[{place}].observation.plan.subject", "the report is about something else than the row was run for"
+                yield (
+                    f"$.{name}[{place}].observation.plan.subject",
+                    "is not the subject of the report",
+                )
     # A round counts once, and in one row.
-    met: dict[str, str] = {}
+    seen: dict[str, str] = {}
     for path, nonce in _nonces(document):
-        if nonce in met:
-            yield path, f"is the nonce of {met[nonce]} too"
-        met.setdefault(nonce, path)
+        if nonce in seen:
+            yield path, f"is the nonce of {seen[nonce]} too"
+        seen.setdefault(nonce, path)
 
 
 def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults:
@@ -59,13 +62,13 @@ def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults
         return
     plan = observation.get("plan")
     if not isinstance(plan, dict):
-        yield ".observation.plan", "is missing: nothing says what was to be run"
+        yield ".observation.plan", "is missing: the signed claims cannot be compared with what was planned"
         return
     yield from _planned(record, plan)
     if [list(pair) for pair in sorted(record.get("parameters", {}).items())] != plan.get("parameters", []):
         yield ".parameters", "are not those of the plan that was signed for"
     allocation = observation.get("allocation")
-    for field, name in _PLACED.items():
+    for field, name in _ALLOCATION_FIELDS.items():
         if isinstance(allocation, dict) and record[field] != allocation.get(name):
             yield f".{field}", "is not the allocation's"
     rounds = observed_rounds(observation)
@@ -97,12 +100,12 @@ def _nonces(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
     if record.get("adapter") != plan.get("adapter"):
         yield ".adapter", f"the plan that was signed for has {plan.get('adapter')!r}"
-    for field, name in _PLANNED.items():
+    for field, name in _PLAN_FIELDS.items():
         if (
             name not in plan
             or (field not in record and plan[name] is None)
             or (field in {"seed", "marginPct"} and field not in record)
-            # A null row has none of what only a row with a protected leg has.
+            # A null row lacks the fields that belong to a protected leg.
             or (plan.get("null") is True and field not in record)
         ):
             continue
@@ -114,9 +117,9 @@ def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
 
 
 def _planned_rounds(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Any:
-    """The plan's rounds; in all, where it has a width to extend to, what the rule gave (`report.recompute` derives it again)."""
-    told = record.get("extension")
-    return told["rounds"] if plan.get("halfWidthPct") is not None and told is not None else plan.get("rounds")
+    """The rounds of the plan, or of the extension where the plan has one (`check.recompute` derives it again)."""
+    extension = record.get("extension")
+    return extension["rounds"] if plan.get("halfWidthPct") is not None and extension is not None else plan.get("rounds")
 
 
 def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
@@ -132,12 +135,12 @@ def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
             yield f".observation.rounds[{place}].order", f"the plan's seed gives {' then '.join(order)}"
         expected = turns(place + 1)
         if observed.get("turns") != expected:
-            told = "has no turns" if expected is None else "is not what the plan's seed gives"
-            yield f".observation.rounds[{place}].turns", told
+            text = "has no turns" if expected is None else "is not what the plan's seed gives"
+            yield f".observation.rounds[{place}].turns", text
 
 
 def _drawn(plan: Mapping[str, Any], ran: int) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
-    """What the plan's seed gives: the order of legs in each round, and the turns of a round (None where it has none)."""
+    """The order of legs in each round, and the turns of a round (None for none), as drawn from the plan's seed."""
     rounds, seed, fixed = plan["rounds"], plan["seed"], plan["fixedOrder"]
     more = max(0, ran - rounds) if plan.get("halfWidthPct") is not None else 0
     # The rounds that were planned, then those the row was extended by.
@@ -163,7 +166,7 @@ def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: 
     protected = protected_of(observed)
     if not protected:
         return
-    told = {name: peek(protected[name]) for name in _TOKENS if protected.get(name)}
+    claims = {name: peek(protected[name]) for name in _TOKENS if protected.get(name)}
     sub = f"{run_id}/{record['rowId']}/{observed['nonce'][:16]}"
     plan = sha256_hex(canonical(observation["plan"]))
     policy = tagged("glasshouse-policy/1", canonical(protected["policy"])) if protected.get("policy") is not None else None
@@ -181,12 +184,12 @@ def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: 
     }  # fmt: skip
     for name, fields in expected.items():
         for field, value in fields.items():
-            if name in told and told[name].get(field) != value:
+            if name in claims and claims[name].get(field) != value:
                 yield f".protected.{name}", f"its {field} is not this run's, row's and round's"
-    components = told.get("evidence", {}).get("components")
+    components = claims.get("evidence", {}).get("components")
     measured = [("gpu-model", "gpuModel"), ("gpu-uuid", "gpuUuid")]
     if observation["plan"]["simulated"] and allocation["gpuModel"] == SIMULATED_GPU:
-        # A CPU stands in, on a simulated provider and nowhere else; the row is a dry run whatever its agent measured.
+        # On a simulated provider a CPU may replace the GPU; the row is a dry run whatever its agent measured.
         measured = measured[1:]
     for component, field in measured:
         if isinstance(components, dict) and components.get(component) != _digest(allocation, field):
@@ -194,5 +197,5 @@ def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: 
 
 
 def _digest(allocation: Mapping[str, Any], field: str) -> str:
-    """As the agent puts a fact of its machine into the evidence."""
+    """The component's digest, as the agent computes it."""
     return sha256_hex(str(allocation.get(field)).encode())

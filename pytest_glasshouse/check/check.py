@@ -1,8 +1,7 @@
-"""Re-derives a report from its own data. Nothing in a report is believed because it is written there.
+"""Derives a report again from its own data; no stated value is taken on trust.
 
-The order: can it be read; its schema; the redaction rules; every row's findings, figures and words, and whether it is
-the row that was signed for; the summary; the seals; the bundle's other files; and last whose keys signed it. Each fault
-names its path.
+In this order: strict JSON; schema and types; redaction rules; every row's findings, figures and sentences, and whether it is the
+row that was signed for; the summary; the seals; the bundle's other members; and last whose keys signed it. Each fault has a path.
 """
 
 from __future__ import annotations
@@ -14,10 +13,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.check.authenticity import Trust, unproven_signatures, witnessed
-from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, PublishedFound, check_published, is_published
+from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, LegacyChecked, check_legacy, is_legacy
 from pytest_glasshouse.check.recompute import Derivation, null_faults, record_faults
-from pytest_glasshouse.errors import IntegrityError, ReportError
+from pytest_glasshouse.check.signatures import LISTS
+from pytest_glasshouse.errors import IntegrityError, ProtocolError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
+from pytest_glasshouse.observation.document import check_observation
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
@@ -38,7 +39,7 @@ _MOST_HITS = 100
 
 
 class Level(StrEnum):
-    """How far a report's word goes; each contains the one before."""
+    """How much of a report is shown to be true; each level includes the one before."""
 
     NOTHING = "nothing"
     CONSISTENT = "consistent"
@@ -47,12 +48,13 @@ class Level(StrEnum):
 
     @property
     def height(self) -> int:
+        """The place in this order."""
         return list(Level).index(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Something in the report that does not follow from the rest of it."""
+    """A part of the report that does not follow from the rest of it."""
 
     path: str
     text: str
@@ -63,9 +65,9 @@ class Fault:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What checking found. `missing` says what stands between this level and the next ones.
+    """The result of a check. `missing` lists why the next levels are not reached.
 
-    `published` is what was found in results of the shape from before there were reports, which reach no level.
+    `legacy` is the result for files of the format from before there were reports, which reach no level.
     """
 
     faults: tuple[Fault, ...]
@@ -73,7 +75,7 @@ class Checked:
     missing: tuple[str, ...]
     rows: int
     excluded: int
-    published: PublishedFound | None = None
+    legacy: LegacyChecked | None = None
 
     @property
     def sound(self) -> bool:
@@ -85,12 +87,12 @@ def check_file(
     *,
     trust: Trust = Trust(),  # noqa: B008
     derivation: Derivation | None = None,
-    published: bool = False,
+    legacy: bool = False,
 ) -> Checked:
-    """Check a report or a bundle. Raises `ReportError`, which names the file, only when there is nothing to check."""
+    """Check a report or a bundle. Raises `ReportError`, which names the file, when it cannot be read at all."""
     data = bundles.read_report(path)
     try:
-        return check_bytes(data, trust=trust, derivation=derivation, published=published)
+        return check_bytes(data, trust=trust, derivation=derivation, legacy=legacy)
     except ReportError as error:
         raise ReportError(f"{path}: {error}") from error
 
@@ -100,32 +102,35 @@ def check_bytes(
     *,
     trust: Trust = Trust(),  # noqa: B008
     derivation: Derivation | None = None,
-    published: bool = False,
+    legacy: bool = False,
 ) -> Checked:
-    """Check a report's or a bundle's bytes; where the reader says so (`published`), results from before there were reports.
+    """Check a report's or a bundle's bytes, or with `legacy` results from before there were reports.
 
-    Never guessed: a report that lost the fields it is known by would pass for such results, of which nothing is shown.
+    The format is never guessed: a report without its identifying fields would pass as legacy results, which need no evidence.
     """
-    files = {bundles.REPORT_MEMBER: data} if published else bundles.members_of(data)
+    files = {bundles.REPORT_MEMBER: data} if legacy else bundles.members_of(data)
     try:
         document = bundles.parse_report(files[bundles.REPORT_MEMBER])
     except IntegrityError as error:
         return _nothing(Fault(path="$", text=f"not strict JSON ({error})"))
-    if published:
-        return _published(check_published(document))
+    if legacy:
+        return _legacy(check_legacy(document))
     faults = [Fault(path=path, text=text) for path, _, text in (each.partition(": ") for each in schema_faults(document))]
-    if is_published(document):
+    if is_legacy(document):
         faults.append(Fault(path="$", text="results from before there were reports are checked with --published, and only so"))
+    derivation = derivation or Derivation()
+    if not faults:
+        faults += _malformed(document, derivation)
     if faults or not isinstance(document, dict):
         return _nothing(*faults, *islice(_changed_rows(document), MOST_FAULTS))
-    faults += _document_faults(document, derivation or Derivation())
+    faults += _document_faults(document, derivation)
     if len(files) > 1:
         faults += _member_faults(document, files)
     return _judged(document, faults, trust)
 
 
 def load_document(data: bytes) -> dict[str, Any]:
-    """A report's or bundle's document, validated and nothing more. Raises `ReportError`."""
+    """A report's or bundle's document, which has the schema. Raises `ReportError`."""
     from pytest_glasshouse.report.schema import validate
 
     text = bundles.members_of(data)[bundles.REPORT_MEMBER]
@@ -135,28 +140,47 @@ def load_document(data: bytes) -> dict[str, Any]:
         raise ReportError(f"not strict JSON ({error})") from error
 
 
-def read_document(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """A file's bytes and its document, validated and nothing more. Raises `ReportError`, which names the file."""
+def read_document(path: Path, *, derivation: Derivation | None = None) -> tuple[bytes, dict[str, Any]]:
+    """A file's bytes and its document: it has the schema, and its observations have their types.
+
+    Raises `ReportError`, which names the file.
+    """
     data = bundles.read_report(path)
     try:
-        return data, load_document(data)
+        document = load_document(data)
     except ReportError as error:
         raise ReportError(f"{path}: {error}") from error
+    for fault in _malformed(document, derivation or Derivation()):
+        raise ReportError(f"{path}: {fault}")
+    return data, document
 
 
 def _nothing(*faults: Fault) -> Checked:
     return Checked(faults=faults, level=Level.NOTHING, missing=("it does not follow the schema",), rows=0, excluded=0)
 
 
-def _published(found: PublishedFound) -> Checked:
+def _legacy(found: LegacyChecked) -> Checked:
     return Checked(
         faults=tuple(Fault(path=path, text=text) for path, text in found.faults),
         level=Level.NOTHING,
         missing=NOT_VERIFIABLE,
         rows=found.recomputed,
         excluded=found.excluded,
-        published=found,
+        legacy=found,
     )
+
+
+def _malformed(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:
+    """For each malformed observation its first value of a wrong type. Everything after this relies on the types."""
+    if derivation.results is not None:
+        return  # it reads observations of another form
+    for name in LISTS:
+        for place, record in enumerate(document[name]):
+            try:
+                check_observation(record["observation"], f"$.{name}[{place}].observation")
+            except ProtocolError as error:
+                path, _, text = str(error).partition(": ")
+                yield Fault(path=path, text=text)
 
 
 def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:
@@ -168,7 +192,7 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
             text=f"judged by revision {revision} of the invariants; this version knows {newest()}: check it with a newer one",
         )
         return
-    derivation = replace(derivation, words=ours, revision=revision)
+    derivation = replace(derivation, sentences=ours, revision=revision)
     for hit in hits(document, most=_MOST_HITS):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
@@ -185,7 +209,7 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
             for below, text in (*faults, *attempt_faults(name, record)):
                 yield Fault(path=f"{path}{below}", text=text)
             yield from _seal_faults(path, record, document)
-    yield from (Fault(path=path, text=text) for path, text in derivation.bound(document))
+    yield from (Fault(path=path, text=text) for path, text in derivation.binding_faults(document))
     yield from _whole_faults(document)
     yield from _seal_faults("$", document, document)
 
@@ -196,10 +220,10 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
         f"$.{name}[{place}].lifecycle"
         for name in ("rows", "excludedResults")
         for place, record in enumerate(lists[name])
-        if any(told["lifecycle"]["held"] > told["lifecycle"]["attempted"] for told in (record, *other_attempts(record)))
+        if any(each["lifecycle"]["held"] > each["lifecycle"]["attempted"] for each in (record, *other_attempts(record)))
     ]
     if impossible:
-        yield from (Fault(path=path, text="more held than were begun") for path in impossible)
+        yield from (Fault(path=path, text="more lifecycles held than were begun") for path in impossible)
         return
     expected = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
     for name, value in expected.items():
@@ -214,23 +238,23 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
     for place, case in enumerate(document["tamper"]):
         passed = tamper_passed(case)
         if case["passed"] is not passed:
-            yield Fault(path=f"$.tamper[{place}].passed", text=f"what the case met gives {passed}")
+            yield Fault(path=f"$.tamper[{place}].passed", text=f"the case's outcome gives {passed}")
     yield from _attempt_faults(document)
     yield from _cleanup_faults(document)
 
 
 def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
-    """A measured row was measured as often as it tells, and begun so often, whatever number of attempts its run had."""
+    """A row's own attempts must agree with those of the run: how often it was begun, and how often measured."""
     attempts = document.get("attempts")
     if attempts is None:
         return
-    measured = Counter(told["rowId"] for each in attempts for told in each["finished"] if told["outcome"] == "measured")
+    measured = Counter(row["rowId"] for each in attempts for row in each["finished"] if row["outcome"] == "measured")
     begun = Counter(row_id for each in attempts for row_id in each["begun"])
     for place, row in enumerate(document["rows"]):
-        told = [each["outcome"] for each in row.get("attempts", ())] or ["measured"]
-        if not 1 <= measured[row["rowId"]] <= told.count("measured"):
+        outcomes = [each["outcome"] for each in row.get("attempts", ())] or ["measured"]
+        if not 1 <= measured[row["rowId"]] <= outcomes.count("measured"):
             yield Fault(path=f"$.rows[{place}].rowId", text="the attempts do not say that it was measured once")
-        if begun[row["rowId"]] > len(told) and ("attempts" in row or row["publishable"]):
+        if begun[row["rowId"]] > len(outcomes) and ("attempts" in row or row["publishable"]):
             yield Fault(path=f"$.rows[{place}].attempts", text=f"the run began it {begun[row['rowId']]} times")
     if [each["attempt"] for each in attempts] != list(range(1, len(attempts) + 1)):
         yield Fault(path="$.attempts", text="an attempt is missing")
@@ -238,7 +262,7 @@ def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
 
 def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:
     statuses = {each["name"]: each["status"] for each in document["cleanup"]["allocations"]}
-    worst = next((word for word in ("leak", "unproven") if word in statuses.values()), "proven")
+    worst = next((status for status in ("leak", "unproven") if status in statuses.values()), "proven")
     if document["cleanup"]["status"] != worst:
         yield Fault(path="$.cleanup.status", text=f"the allocations give {worst}")
     for name in ("rows", "excludedResults", "nullRows"):
@@ -260,7 +284,7 @@ def _seal_faults(path: str, body: dict[str, Any], document: dict[str, Any]) -> I
 
 
 def _changed_rows(document: Any) -> Iterator[Fault]:
-    """The rows of a document that does not follow the schema whose own seals say that they were changed."""
+    """Rows whose own seal does not verify, in a document that fails the schema."""
     key = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(key, dict) or not isinstance(key.get("report"), str):
         return
@@ -280,9 +304,9 @@ def _member_faults(document: dict[str, Any], files: dict[str, bytes]) -> Iterato
         if name not in files:
             yield Fault(path=f"bundle/{name}", text="is missing")
         elif name not in expected:
-            yield Fault(path="bundle", text="holds a file that the report does not give")
+            yield Fault(path="bundle", text="has a file that does not follow from the report")
         elif name != bundles.REPORT_MEMBER and files[name] != expected[name]:
-            yield Fault(path=f"bundle/{name}", text="differs from what the report holds")
+            yield Fault(path=f"bundle/{name}", text="differs from the report's data")
 
 
 def _judged(document: dict[str, Any], faults: list[Fault], trust: Trust) -> Checked:
@@ -296,7 +320,7 @@ def _judged(document: dict[str, Any], faults: list[Fault], trust: Trust) -> Chec
         else:
             missing = ["no receipt is by a server that --trust names as a witness"]
             if document["nullRows"]:
-                missing.append("a null row is witnessed where such a server affirmed its agent's evidence for a measured row")
+                missing.append("for a null row, such a server must have affirmed its agent's evidence for a measured row")
     revision = document["methodology"].get("invariantsRevision", 1)
     if revision < newest():
         missing.append(f"judged by revision {revision} of the invariants, as when it was written; revision {newest()} judges now")

@@ -1,7 +1,7 @@
-"""Two reports, row by row: the rows both measured, what each says, and how far apart they are.
+"""Two reports compared row by row: the rows that both measured, their overheads and the difference.
 
-This module knows which rows are the same (their content is, so their ids are) and which machines are alike. It refuses to
-call a difference a regression: that is for who knows what changed between the two.
+Rows with equal ids are the same row. A difference is not called a regression: only someone who knows what changed between the
+two can judge that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-#: What has to be equal for a difference to say something about protection.
+#: Fields that must be equal for a difference to be about protection.
 _MACHINE = {
     "gpuModel": "GPU",
     "provider": "provider",
@@ -29,7 +29,7 @@ _MACHINE = {
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRow:
-    """One row in both reports. `unlike` says in what the machines differ; empty where they do not."""
+    """One row in both reports. `unlike` lists what differs between the machines; empty for nothing."""
 
     row_id: str
     name: str
@@ -77,7 +77,7 @@ def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> ComparedRow:
 
 
 def lines(compared: Compared, *, names: Sequence[str]) -> Iterator[str]:
-    """The comparison in words, one block per row."""
+    """The comparison as text, one block per row."""
     for pair in compared.pairs:
         where = f" (UNLIKE MACHINES: {printable(pair.unlike)})" if pair.unlike else f" on {printable(pair.before['gpuModel'])}"
         yield printable(pair.name) + where

@@ -1,7 +1,7 @@
-"""Whether a report may let a release through. Pure: a checked report, a policy and a clock's reading go in, a ruling comes out.
+"""The release gate: a pure function of a checked report, a policy and the time.
 
-This module knows what a gate may ask for. It refuses to judge what `check` judges (that is handed in) and to find a row
-green that did not happen: an excluded row fails the gate, a dry run is nothing to judge.
+`check` has judged the report itself; its result is an argument. Rows that were not measured never pass: an excluded row fails the
+gate, and a dry run is nothing to judge.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.check.check import Checked, Level
 from pytest_glasshouse.invariants.revisions import newest
+from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.overhead.verdict import LimitVerdict, Verdict
 from pytest_glasshouse.report.attempts import attempts_line, row_title
 from pytest_glasshouse.report.document import counts_for_gate
-from pytest_glasshouse.report.leniency import row_lenient
+from pytest_glasshouse.wire.evidence import ANTIDEBUG_PROFILE, ANTIDEBUG_VERSION
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-#: A clock may be a little ahead of ours; a report from the future is stale in the other direction.
+#: How far the clock that dated the report may be ahead; beyond that one of the clocks is wrong.
 AHEAD_S = 300
 _SHORT_COMMIT = 7
+#: The component of a policy that is the guest's own code. A policy that does not require it pins nothing.
+_CODE = "archive"
 
 
 class Ruling(StrEnum):
-    """What the gate says; `code` is the exit code."""
+    """The gate's ruling; `code` is the exit code."""
 
     PASSED = "passed"
     FAILED = "failed"
@@ -44,7 +47,7 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class GatePolicy:
-    """What must hold beyond a report that follows from its own data. Hours, percent; None asks for nothing."""
+    """What must hold beyond a report without faults. Hours and percent; None requires nothing."""
 
     rows: tuple[str, ...] = ()
     """Patterns of row names or ids; each must match a measured row."""
@@ -56,14 +59,14 @@ class GatePolicy:
     subject_sha256: str | None = None
     max_age_h: float | None = None
     min_lifecycle: float | None = None
-    """Least one-sided 95 % lower bound of the share of lifecycles that held, 0 to 1."""
+    """The least one-sided 95 % lower bound of the share of lifecycles that held, 0 to 1."""
     allow_dirty: bool = False
     allow_lenient_policy: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class GateObjection:
-    """One thing the gate holds against the report. `undecided`: more rounds could still decide it."""
+    """One reason against the report. `undecided`: more rounds could still decide it."""
 
     path: str
     text: str
@@ -75,7 +78,7 @@ class GateObjection:
 
 @dataclass(frozen=True, kw_only=True)
 class Gated:
-    """The ruling, everything held against the report, and how many rows were judged."""
+    """The ruling, all objections, and how many rows were judged."""
 
     ruling: Ruling
     objections: tuple[GateObjection, ...]
@@ -85,7 +88,7 @@ class Gated:
 
     @property
     def sentence(self) -> str:
-        """The last line."""
+        """The ruling as one line of text."""
         rows = f"{self.judged} of {self.selected} rows judged"
         if self.ruling is Ruling.PASSED:
             return f"GATE PASSED: {rows}, report {self.level.value}"
@@ -96,14 +99,14 @@ class Gated:
 def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
     """Judge a report that validates. `checked` is what `check` found in it; `now` is in UTC."""
     judged = [(place, row) for place, row in enumerate(document["rows"]) if counts_for_gate(row)]
-    # What was not measured stands before what is missing because of it: the first objection is the cause.
+    # Unmeasured rows come before what is missing because of them, so that the first objection is the cause.
     objections = [
         *(GateObjection(path=fault.path, text=fault.text) for fault in checked.faults),
         *_excluded(document),
         *_dry(document),
         *_missing(document, policy),
         *_level(checked, policy),
-        *_whole(document, policy, now),
+        *_run(document, policy, now),
         *_tried_again(document),
         *(each for place, row in judged for each in _row(f"$.rows[{place}]", row, policy)),
     ]
@@ -131,10 +134,10 @@ def _level(checked: Checked, policy: GatePolicy) -> Iterator[GateObjection]:
         yield GateObjection(path="$", text=f"it is {checked.level.value}, and {policy.level.value} was required: {why}")
 
 
-def _whole(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> Iterator[GateObjection]:
+def _run(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> Iterator[GateObjection]:
     summary, subject = document["summary"], document["subject"]
     for place, each in enumerate(summary["outstandingReleases"]):
-        text = f"a key went out for {each['sub']} and its exit evidence did not come back"
+        text = f"a key was released for {each['sub']} and its exit evidence did not come back"
         yield GateObjection(path=f"$.summary.outstandingReleases[{place}]", text=text)
     if document["cleanup"]["status"] != "proven":
         yield GateObjection(
@@ -207,7 +210,7 @@ def _dry(document: Mapping[str, Any]) -> Iterator[GateObjection]:
 
 
 def _instead(row: Mapping[str, Any]) -> str:
-    """What a row is that does not count."""
+    """What a row that does not count is."""
     return "a dry run" if row["dryRun"] else "simulated" if row["simulated"] else f"measured on {row['gpuModel']}"
 
 
@@ -232,12 +235,12 @@ def _matches(row: Mapping[str, Any], pattern: str) -> bool:
 
 
 def _tried_again(document: Mapping[str, Any]) -> Iterator[GateObjection]:
-    """No report lets anything through whose rows were tried until something came out, whatever the policy asks for."""
+    """Whatever the policy: rows that were tried until a result came out do not pass."""
     for name in ("rows", "nullRows", "excludedResults"):
         for place, row in enumerate(document[name]):
-            if told := attempts_line(row):
+            if attempts := attempts_line(row):
                 yield GateObjection(
-                    path=f"$.{name}[{place}].attempts", text=f"{row_title(row)} needed more than one attempt: {told}"
+                    path=f"$.{name}[{place}].attempts", text=f"{row_title(row)} needed more than one attempt: {attempts}"
                 )
 
 
@@ -253,12 +256,39 @@ def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Gate
         text = f"{row['name']} has {measured} round(s); at least {policy.min_rounds} were required"
         yield GateObjection(path=f"{path}.rounds", text=text)
     if not policy.allow_lenient_policy:
-        yield from (GateObjection(path=path, text=f"{row['name']}: {why}") for why in row_lenient(row))
+        yield from (GateObjection(path=path, text=f"{row['name']}: {why}") for why in _lenient(row))
     yield from _overhead(path, row, policy)
 
 
+def _lenient(row: Mapping[str, Any]) -> list[str]:
+    """In what a measured row's attestation policy asks for less than this project does, each reason once.
+
+    A report follows from its own data whatever its policy allowed, so this is the gate's question and not a fault.
+    """
+    found = [f"waives {each['invariant']}: {each['reason']}" for each in row["waived"]]
+    for observed in observed_rounds(row["observation"]):
+        policy = protected_of(observed).get("policy")
+        found += _lenient_policy(policy) if isinstance(policy, dict) else ["its policy is not in the report"]
+    return list(dict.fromkeys(found))
+
+
+def _lenient_policy(policy: Mapping[str, Any]) -> Iterator[str]:
+    components = policy.get("components")
+    code = components.get(_CODE) if isinstance(components, dict) else None
+    if not isinstance(code, dict) or not isinstance(code.get("required"), str):
+        yield "its policy does not require the guest's code to be known"
+    antidebug = policy.get("antidebug")
+    if isinstance(antidebug, dict):
+        version = antidebug.get("version")
+        if antidebug.get("profile") != ANTIDEBUG_PROFILE or not isinstance(version, int) or version < ANTIDEBUG_VERSION:
+            yield "its policy accepts another anti-debug profile than this project's"
+    limit = policy.get("release_limit")
+    if isinstance(limit, int) and limit > 1:
+        yield f"its policy lets a key be released {limit} times"
+
+
 def _overhead(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
-    # A limit that the run was given stays a limit: the gate may ask for a stricter or a milder one, not for none.
+    # The limit that the run was given applies unless the policy has another one, stricter or milder.
     limit = limit_of(row, policy.max_overhead_pct)
     if limit is None or limit.passed:
         return

@@ -1,7 +1,6 @@
-"""A gate's policy from `[tool.glasshouse.gate]` and from flags, flags first.
+"""A gate's policy, from `[tool.glasshouse.gate]` and from flags; flags have precedence.
 
-This module knows names, types and files of a policy. It refuses a name it does not know: a misspelt limit that is ignored is
-no limit.
+Unknown and misspelt names are refused: an ignored limit would let a release through.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
 FILE = "pyproject.toml"
-#: A name of the table to the field of `GatePolicy` it sets. `trust` is the reader's and set beside it.
+#: The table's names and the fields of `GatePolicy` they set. `trust` belongs to the reader and is read separately.
 FIELDS = {
     "rows": "rows",
     "max-overhead": "max_overhead_pct",
@@ -40,15 +39,15 @@ FIELDS = {
     "allow-dirty": "allow_dirty",
     "allow-lenient-policy": "allow_lenient_policy",
 }
-#: The flag of a name where it is another word.
+#: The flags that are not called like the table's name.
 FLAGS = {"rows": "row", "level": "require"}
 _PLACE = "tool.glasshouse.gate"
-#: What says what must be measured; given as flags these are a policy. With the rest of `_ASKING`, a table is one.
+#: Names that require something of the measurement. Flags are a policy only with one of these, a table with any of `_REQUIRING`.
 _MEASURED = frozenset({"rows", "max-overhead", "min-rounds", "publishable", "level", "min-lifecycle"})
-_ASKING = _MEASURED | {"commit", "max-age"}
-#: Keys, in one spelling, that hardly any other tool's table has.
+_REQUIRING = _MEASURED | {"commit", "max-age"}
+#: Normalised keys that hardly any other tool's table has.
 _DISTINCTIVE = frozenset({"maxoverhead", "minrounds", "minlifecycle", "allowlenientpolicy"})
-#: A name longer than this is like none of ours; a table deeper than this is nobody's policy.
+#: Longer names are not compared with known ones, and deeper tables are not searched.
 _LONGEST, _DEEPEST = 100, 6
 _LEVELS = tuple(level.value for level in Level if level is not Level.NOTHING)
 _FULL_COMMIT = 40
@@ -58,40 +57,40 @@ _SHORT_COMMIT = 7
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyTable:
-    """A file's `[tool.glasshouse.gate]`. `values` is None where there is no such table; `told` says which policy that is.
+    """A file's `[tool.glasshouse.gate]`. `values` is None where there is no such table; `source` says where the policy is from.
 
-    `almost` names tables and files that somebody may have meant, for whoever finds no policy.
+    `near_misses` are tables and files that may have been meant; the error about a missing policy names them.
     """
 
     path: Path
     values: Mapping[str, Any] | None
-    told: str
-    almost: tuple[str, ...] = ()
+    source: str
+    near_misses: tuple[str, ...] = ()
 
 
 def no_policy(why: str) -> PolicyTable:
-    """A table that nobody reads."""
-    return PolicyTable(path=Path(FILE), values=None, told=f"no policy: {why}")
+    """No table, and the reason."""
+    return PolicyTable(path=Path(FILE), values=None, source=f"no policy: {why}")
 
 
 def find_table(start: Path) -> PolicyTable:
     """The table of the nearest `pyproject.toml` that has one, from `start` upwards, as pytest finds its own.
 
-    Raises `ConfigurationError` where one on the way cannot be read, or holds a table that is almost ours: it may be the policy.
+    Raises `ConfigurationError` where one of them cannot be read, or has a table named almost like ours: it may be the policy.
     """
-    almost: list[str] = [str(path) for path in _like_the_file(start)]
+    near_misses: list[str] = [str(path) for path in _like_the_file(start)]
     for folder in (start, *start.parents):
         path = Path(os.path.relpath(folder / FILE, start))
         found = read_table(path, required=False, base=start)
         if found.values is not None:
             return found
-        almost += found.almost
-    told = f"no {FILE} in this directory or above it has a table [{_PLACE}]"
-    return dataclasses.replace(no_policy(told), almost=tuple(almost))
+        near_misses += found.near_misses
+    why = f"no {FILE} in this directory or above it has a table [{_PLACE}]"
+    return dataclasses.replace(no_policy(why), near_misses=tuple(near_misses))
 
 
 def read_table(path: Path, *, required: bool, base: Path = Path()) -> PolicyTable:
-    """The table of a TOML file, or word that there is none where the file or the table is not there and neither is required.
+    """The table of a TOML file; without values where file or table is missing and not `required`.
 
     A relative `path` is below `base`.
     """
@@ -105,38 +104,38 @@ def read_table(path: Path, *, required: bool, base: Path = Path()) -> PolicyTabl
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from None
     except IntegrityError as error:
         raise ConfigurationError(f"{path}: {error.detail}") from None
-    almost = _refuse_elsewhere(path, document)
+    near_misses = _refuse_elsewhere(path, document)
     ours = _table(path, "tool.glasshouse", _table(path, "tool", document.get("tool", {})).get("glasshouse", {}))
     _refuse_unknown(path, "tool.glasshouse", ours, ["gate"])
     if "gate" not in ours:
         if required:
-            raise ConfigurationError(f"--policy {path}: expected a table [{_PLACE}], saw {', '.join(almost) or 'none'}")
-        return dataclasses.replace(no_policy(f"{path} has no table [{_PLACE}]"), path=path, almost=tuple(almost))
+            raise ConfigurationError(f"--policy {path}: expected a table [{_PLACE}], saw {', '.join(near_misses) or 'none'}")
+        return dataclasses.replace(no_policy(f"{path} has no table [{_PLACE}]"), path=path, near_misses=tuple(near_misses))
     values = _table(path, _PLACE, ours["gate"])
     _refuse_unknown(path, _PLACE, values, [*FIELDS, "trust"])
-    return PolicyTable(path=path, values=values, told=f"policy: [{_PLACE}] in {path}")
+    return PolicyTable(path=path, values=values, source=f"policy: [{_PLACE}] in {path}")
 
 
-def refuse_nothing_asked(table: PolicyTable, flags: Mapping[str, Any]) -> None:
-    """Raise `ConfigurationError` unless a table, or a flag that says what must be measured, asks for something.
+def refuse_empty_policy(table: PolicyTable, flags: Mapping[str, Any]) -> None:
+    """Raise `ConfigurationError` unless the table, or a flag about the measurement, requires something.
 
-    Flags that only say which report it has to be (`--commit`, `--subject`, `--max-age`) stand beside a policy and are none.
+    Flags that only say which report it must be (`--commit`, `--subject`, `--max-age`) are not a policy.
     """
-    if any(_asks(flags.get(name)) for name in _MEASURED):
+    if any(_requires(flags.get(name)) for name in _MEASURED):
         return
     if table.values is not None:
-        if not any(_asks(value) for name, value in table.values.items() if name in _ASKING):
-            raise ConfigurationError(f"{table.path}: [{_PLACE}] asks for nothing; name what must hold, or say --no-policy")
+        if not any(_requires(value) for name, value in table.values.items() if name in _REQUIRING):
+            raise ConfigurationError(f"{table.path}: [{_PLACE}] requires nothing; name what must hold, or give --no-policy")
         return
-    seen = f"; almost: {', '.join(table.almost)}" if table.almost else ""
+    seen = f"; almost: {', '.join(table.near_misses)}" if table.near_misses else ""
     raise ConfigurationError(
-        f"{table.told}{seen}; expected a policy there, in the file of --policy, or in flags (--max-overhead, --row, ...); "
-        "to judge without one, say --no-policy"
+        f"{table.source}{seen}; expected a policy there, in the file of --policy, or in flags (--max-overhead, --row, ...); "
+        "to judge without one, give --no-policy"
     )
 
 
-def _asks(value: Any) -> bool:
-    """Whether a value asks for more than its absence does; a limit of 0 does."""
+def _requires(value: Any) -> bool:
+    """Whether a value requires more than its absence does; a limit of 0 does."""
     return value is not None and value is not False and value != Level.CONSISTENT.value
 
 
@@ -151,17 +150,15 @@ def _refuse_unknown(path: Path, table: str, seen: Mapping[str, Any], known: Sequ
         if name not in known:
             close = get_close_matches(name.lower().replace("_", "-")[:_LONGEST], known, n=1)
             hint = f"did you mean {close[0]}? Expected" if close else "expected"
-            raise ConfigurationError(
-                f"{path}: {table}.{printable(name)}: nothing here has this name; {hint} one of {', '.join(known)}"
-            )
+            raise ConfigurationError(f"{path}: {table}.{printable(name)}: unknown name; {hint} one of {', '.join(known)}")
 
 
 def _refuse_elsewhere(path: Path, document: Mapping[str, Any]) -> list[str]:
-    """Raise where a table is named almost like ours: who wrote it believes that the gate reads it.
+    """Raise where a table is named almost like ours: its author expects that the gate reads it.
 
-    Returns tables that may have been meant and may as well be another tool's.
+    Returns tables that may have been meant but may also be another tool's.
     """
-    almost = []
+    near_misses = []
     for parts, table in _tables(document):
         name = ".".join(part if re.fullmatch(r"[\w-]+", part, re.ASCII) else f'"{printable(part)}"' for part in parts)
         if parts[:2] == ("tool", "glasshouse"):
@@ -170,14 +167,14 @@ def _refuse_elsewhere(path: Path, document: Mapping[str, Any]) -> list[str]:
         a_policy = bool({_plain(key) for key in table} & _DISTINCTIVE)
         meant = any(_like_ours(part) or _like_gate(part) for part in parts)
         if named or (a_policy and meant):
-            raise ConfigurationError(f"{path}: [{name}]: did you mean [tool.glasshouse]? Nothing would read a policy there")
+            raise ConfigurationError(f"{path}: [{name}]: did you mean [tool.glasshouse]? A policy there is not read")
         if a_policy or (_like_gate(parts[-1]) and len(parts) <= 2):  # noqa: PLR2004
-            almost.append(f"[{name}] in {path}")
-    return almost
+            near_misses.append(f"[{name}] in {path}")
+    return near_misses
 
 
 def _tables(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Every table with its path, down to where nobody would look for one."""
+    """Every table with its path, down to a limited depth."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((name,), value) for name, value in document.items()]
     for parts, value in waiting:
         for table in value if isinstance(value, list) else [value]:
@@ -188,7 +185,7 @@ def _tables(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapp
 
 
 def _like_the_file(folder: Path) -> Iterator[Path]:
-    """Files beside which somebody may have put a policy under another name."""
+    """Files that may be a misnamed `pyproject.toml`."""
     with contextlib.suppress(OSError):
         for name in sorted(path.name for path in folder.iterdir()):
             if name != FILE and (name.lower() == FILE or (name.endswith(".toml") and _like_ours(name.removesuffix(".toml")))):
@@ -212,7 +209,7 @@ def _like_ours(name: str) -> bool:
 
 
 def policy_of(table: PolicyTable | None, flags: Mapping[str, Any], *, subject: Path | None = None) -> GatePolicy:
-    """The policy: what a flag says, else what the table says. `flags` has the table's names; None was not given."""
+    """The policy: a flag's value, else the table's. `flags` has the table's names, None for a flag that was not given."""
     given = {name: (f"--{FLAGS.get(name, name)}", value) for name, value in flags.items() if value is not None}
     if table is not None and table.values is not None:
         written = {name: (f"{table.path}: {_PLACE}.{name}", value) for name, value in table.values.items()}
@@ -232,7 +229,7 @@ def trusted_of(table: PolicyTable) -> list[Path]:
 
 
 def _value(name: str, place: str, value: Any) -> Any:
-    """The value as `GatePolicy` has it. Raises `ConfigurationError` with where it stands and what was expected."""
+    """The value as `GatePolicy` has it. Raises `ConfigurationError` with its place and what was expected."""
     expected, good = _KINDS[name]
     if not good(value):
         which = " that is finite and not below 0" if isinstance(value, float) and expected == "a number" else ""
@@ -265,7 +262,7 @@ def _commit(value: Any) -> bool:
 
 
 _SWITCH: tuple[str, Callable[[Any], bool]] = ("true or false", lambda value: isinstance(value, bool))
-#: What each value has to be, in words and as a test.
+#: What each value must be, as text and as a test.
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "rows": ("a list of at least one row name or pattern", lambda value: _names(value) and bool(value)),
     "max-overhead": ("a number", _number),
@@ -289,7 +286,7 @@ def _digest(path: Path) -> str:
                 digest.update(piece)
                 left -= len(piece)
             if left or os.read(descriptor, 1):
-                raise ConfigurationError(f"--subject {path}: changes while it is read")
+                raise ConfigurationError(f"--subject {path}: it changed while it was read")
     except OSError as error:
         raise ConfigurationError(f"--subject {path}: cannot be read ({error.strerror})") from error
     except IntegrityError as error:

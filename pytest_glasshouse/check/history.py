@@ -1,4 +1,4 @@
-"""A directory of reports as one list: what every row's figure was, and when. A report with faults is named and left out."""
+"""The reports of a directory as one list of every row's figures over time. Reports with faults are named and left out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.check.check import check_bytes, load_document
-from pytest_glasshouse.check.legacy_results import may_be_results
+from pytest_glasshouse.check.legacy_results import may_be_report
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.report.bundle import SUFFIX, parse_report, read_report
 from pytest_glasshouse.wire.printable import printable
@@ -32,17 +32,17 @@ class HistoryEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class RowHistory:
-    """Every row found, oldest first, and each file that was left out with the reason."""
+    """Every row, oldest first, and every file that was left out, with the reason."""
 
     entries: tuple[HistoryEntry, ...]
     left_out: tuple[tuple[str, str], ...]
     """Path below the directory, and why."""
     others: int = 0
-    """JSON files that are no report and do not look like one."""
+    """The number of JSON files that are not reports."""
 
 
 def history(directory: Path, *, pattern: str = "*", derivation: Derivation | None = None) -> RowHistory:
-    """Read every report and bundle below `directory`, outside virtual environments. A run that is there as both counts once."""
+    """Read every report and bundle below `directory`, outside virtual environments. A run with both counts once."""
     entries: list[HistoryEntry] = []
     left_out: list[tuple[str, str]] = []
     seen: set[str] = set()
@@ -60,7 +60,7 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
         try:
             document = load_document(data)
         except ReportError as error:
-            if _is_none(data):
+            if _is_other_json(data):
                 others += 1
             else:
                 left_out.append((str(name), str(error)[:200]))
@@ -77,13 +77,13 @@ def history(directory: Path, *, pattern: str = "*", derivation: Derivation | Non
     return RowHistory(entries=tuple(entries), left_out=tuple(left_out), others=others)
 
 
-def _is_none(data: bytes) -> bool:
-    """Whether this is whole JSON with nothing of a report. What is torn, or no JSON, may have been one."""
+def _is_other_json(data: bytes) -> bool:
+    """Whether this is valid JSON of another kind. A file that is cut off or not JSON may have been a report."""
     try:
         document = parse_report(data)
     except IntegrityError:
         return False
-    return not may_be_results(document)
+    return not may_be_report(document)
 
 
 def _entry(document: Mapping[str, Any], row: Mapping[str, Any]) -> HistoryEntry:

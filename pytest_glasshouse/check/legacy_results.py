@@ -1,7 +1,7 @@
-"""Results as they were published before there were reports: rates and percentages in JSON, without evidence.
+"""Results in the formats from before there were reports: rates and percentages in JSON, without evidence.
 
-This module knows two shapes: `validResults` with a rate per leg, and `rows` with rates or with units and seconds. It
-computes again what two numbers of one row allow, and refuses to call anything in them shown that they only state.
+There are two formats: `validResults` with a rate per leg, and `rows` with rates or with units and seconds. Overheads are computed
+again where a row has the numbers; everything else is reported as stated only.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from pytest_glasshouse.overhead.interval import overhead_pct
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-#: Figures were published with two decimals of rates with three: half a unit of the last, and what rounding the rates does.
+#: Figures have two decimals and rates three: half a unit of the last place, and the error from rounding the rates.
 _TOLERANCE_PCT = 0.0051
 _RATE_TOLERANCE = 0.001
-#: Seconds to the millisecond leave no more open than this in a leg that was worth publishing.
+#: The largest error that seconds rounded to the millisecond may explain.
 _MOST_ALLOWED_PCT = 0.1
-#: What is slower than this, or faster than its inverse, was no training.
+#: A rate below this, or above its inverse, is not a rate of training.
 _LEAST_RATE = 1e-9
 _LISTS = ("validResults", "rows")
-#: Fields that only a report has; an excerpt (`render --excerpt`) and the published files have the others of its document.
-_OURS = frozenset(
+#: Fields that only a report has; an excerpt (`render --excerpt`) and legacy files share the others.
+_REPORT_FIELDS = frozenset(
     {
         "$schema", "schemaVersion", "runId", "createdAt", "generatedBy", "policySha256", "attestationRoot", "environment",
         "claims", "nullRows", "tamper", "cleanup", "attempts", "keys", "extra", "seal",
     }
 )  # fmt: skip
-_OURS_OF_A_ROW = frozenset({"rowId", "seal", "observation", "findings", "lifecycle", "roundFigures", "allocationName"})
+_REPORT_ROW_FIELDS = frozenset({"rowId", "seal", "observation", "findings", "lifecycle", "roundFigures", "allocationName"})
 _STATED = ("attestation", "runtimeState", "sameAllocation", "interpretation", "rawCallback")
 NOT_VERIFIABLE = (
     "that the rates were measured: there are no journals, segments or signed exits",
@@ -40,8 +40,8 @@ NOT_VERIFIABLE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PublishedFound:
-    """Faults as (path, text); rows whose overhead was computed again; rows that state none; excluded rows."""
+class LegacyChecked:
+    """Faults as (path, text), and the numbers of rows recomputed, without an overhead, and excluded."""
 
     faults: tuple[tuple[str, str], ...]
     recomputed: int
@@ -50,33 +50,38 @@ class PublishedFound:
     stated: tuple[str, ...]
 
 
-def is_published(document: Any) -> bool:
-    """Whether this is one of the shapes this module knows: a list of rows, and no field that only a report has."""
-    return may_be_results(document) and not _fields_of_a_report(document)
+def is_legacy(document: Any) -> bool:
+    """Whether this has a legacy format: a list of rows, and no field that only a report has."""
+    return may_be_report(document) and not _report_fields(document)
 
 
-def may_be_results(document: Any) -> bool:
-    """Whether this may be a report, a changed one, or results of the older shape, and is not simply something else."""
+def may_be_report(document: Any) -> bool:
+    """Whether this may be a report, an altered report or legacy results, and not some other JSON."""
     if not isinstance(document, dict):
         return False
     return bool({"schemaVersion", "runId"} & document.keys()) or any(isinstance(document.get(name), list) for name in _LISTS)
 
 
-def _fields_of_a_report(document: Mapping[str, Any]) -> Sequence[str]:
-    found = _OURS & document.keys()
+def _report_fields(document: Mapping[str, Any]) -> Sequence[str]:
+    found = _REPORT_FIELDS & document.keys()
     for _, row in _rows(document):
-        found |= _OURS_OF_A_ROW & row.keys()
+        found |= _REPORT_ROW_FIELDS & row.keys()
     return sorted(found)
 
 
-def check_published(document: Any) -> PublishedFound:
-    """Compute every overhead again that two rates of its row give. Whoever has a report has no results of this shape."""
+def check_legacy(document: Any) -> LegacyChecked:
+    """Compute every overhead again from the rates of its row. A field that only a report has is a fault."""
     faults: list[tuple[str, str]] = []
-    if not may_be_results(document):
+    if not may_be_report(document):
         faults.append(("$", "expected results of the older shape: a list `validResults` or `rows`"))
         document = {}
-    if ours := _fields_of_a_report(document):
-        faults.append(("$", f"expected results of the older shape, saw fields of a report ({', '.join(ours)}): not --published"))
+    if fields := _report_fields(document):
+        faults.append(
+            (
+                "$",
+                f"expected results of the older shape, saw fields of a report ({', '.join(fields)}): omit --published",
+            )
+        )
     for name in _LISTS:
         rows = document.get(name, [])
         odd = [place for place, row in enumerate(rows) if not isinstance(row, dict)] if isinstance(rows, list) else []
@@ -94,8 +99,8 @@ def check_published(document: Any) -> PublishedFound:
     if not recomputed and not faults:
         faults.append(("$", "no row has an overhead and the rates it follows from: there is nothing to check"))
     lists = [document.get(name) for name in ("excludedResults", "excluded")]
-    excluded = [each for told in lists if isinstance(told, list) for each in told]
-    return PublishedFound(
+    excluded = [row for rows in lists if isinstance(rows, list) for row in rows]
+    return LegacyChecked(
         faults=tuple(faults), recomputed=recomputed, without=without, excluded=len(excluded), stated=tuple(sorted(stated))
     )
 
@@ -124,14 +129,14 @@ def _row_faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _allowed(row: Mapping[str, Any]) -> float:
-    """Elapsed seconds were published to the millisecond: of a leg of a few seconds that is more than the last decimal."""
+    """The tolerance: seconds are rounded to the millisecond, which matters for a leg of a few seconds."""
     seconds = [row.get(f"{leg}{name}") for leg in ("protected", "raw") for name in ("ElapsedSec", "TrainElapsedSec")]
     known: list[float] = [each for each in seconds if _positive(each)]  # type: ignore[misc]
     return min(_MOST_ALLOWED_PCT, _TOLERANCE_PCT + (100 * 0.0005 * sum(1 / each for each in known)))
 
 
 def _rate(row: Mapping[str, Any], leg: str) -> tuple[float | None, float | None]:
-    """The rate that is stated and the one that units and seconds give; None where there is none."""
+    """The stated rate, and the one that units and seconds give; None where there is none."""
     stated = next(
         (
             row[name]

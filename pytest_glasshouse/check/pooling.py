@@ -1,7 +1,7 @@
-"""Rows of several reports, sorted into pools: same workload, same kind of GPU, same kind of order, one value per round.
+"""Rows of several reports grouped for pooling: same workload, GPU model and kind of order, one value per round.
 
-Every completed round counts, those of excluded rows too: a pool of what came out well would say what one hoped for. Beside
-it the rounds of rows whose null qualified. An allocation is a GPU where its identity is known: rented twice it is still one.
+Every completed round counts, also of excluded rows: a pool of the good rows only would be biased. A second pool has the rounds
+of rows whose null qualified. A GPU with a known UUID is one allocation, however often it was rented.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class PooledKind:
-    """What rounds must have in common to be pooled. `gpu_model` is what ran, and is named only by a pool that may."""
+    """What rounds must have in common to be pooled. Only a pool of enough allocations may name `gpu_model`."""
 
     workload: str
     model: str
@@ -34,8 +34,8 @@ class PooledKind:
     order: str
     dry_run: bool
 
-    def told(self, *, gpu: bool) -> str:
-        """The kind in words; with the GPU's name only if `gpu`, and never in a dry run."""
+    def description(self, *, gpu: bool) -> str:
+        """The kind as text; with the GPU's name only if `gpu`, and never in a dry run."""
         where = f" on {printable(self.gpu_model)}" if gpu and not self.dry_run else ""
         model = f" {printable(self.model)}" if self.model else ""
         return f"{self.workload}{model}{where}, {self.order}" + (", dry run" if self.dry_run else "")
@@ -50,7 +50,7 @@ class Group:
     qualifying: dict[str, list[float]] = field(default_factory=dict)
 
     def pooled(self, *, margin_pct: float) -> tuple[Pooled | None, Pooled | None]:
-        """All completed rounds, the headline; and qualifying ones. None where there are fewer than three allocations."""
+        """The pools of all completed rounds (the headline) and of qualifying rows; None below three allocations."""
         return (
             pool(list(self.completed.values()), margin_pct=margin_pct),
             pool(list(self.qualifying.values()), margin_pct=margin_pct),
@@ -58,9 +58,9 @@ class Group:
 
 
 def groups(documents: Sequence[Mapping[str, Any]], *, derive: Derive | None = None) -> list[Group]:
-    """Sort the rows of checked reports. Raises `ReportError` when the same row of the same run is given twice.
+    """Group the rows of checked reports. Raises `ReportError` when the same row of the same run is given twice.
 
-    `derive` reads rounds from an observation (`legs.results.results`).
+    `derive` reads rounds from an observation, by default `observation.results.results`.
     """
     if derive is None:
         from pytest_glasshouse.observation.results import results
@@ -85,11 +85,11 @@ def groups(documents: Sequence[Mapping[str, Any]], *, derive: Derive | None = No
     return [found[kind] for kind in sorted(found)]
 
 
-def told(group: Group, *, margin_pct: float) -> Iterator[str]:
-    """A group in lines, its figures with their intervals; what is too little says so and names no GPU."""
+def lines(group: Group, *, margin_pct: float) -> Iterator[str]:
+    """A group as lines of text: figures with their intervals, or that there are too few allocations for one."""
     completed, qualifying = group.pooled(margin_pct=margin_pct)
     count, rounds = len(group.completed), sum(map(len, group.completed.values()))
-    yield f"{group.kind.told(gpu=completed is not None)}: {count} allocation(s), {rounds} round(s)"
+    yield f"{group.kind.description(gpu=completed is not None)}: {count} allocation(s), {rounds} round(s)"
     yield f"  all completed rounds: {_shown(completed, group.completed)}"
     yield f"  qualifying rows:      {_shown(qualifying, group.qualifying)}"
     if completed is not None:
@@ -130,5 +130,5 @@ def _ratios(row: Mapping[str, Any], derive: Derive) -> list[float]:
             if each.protected is not None and each.raw is not None
         ]
     except (GlasshouseError, KeyError, TypeError, ValueError):
-        # What an excluded row left behind may be anything; what cannot be read is no completed round.
+        # The observation of an excluded row may be incomplete; what cannot be read is no completed round.
         return []

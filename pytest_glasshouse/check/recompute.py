@@ -1,7 +1,7 @@
-"""One record computed again from its observation, and compared field by field.
+"""Derives one record again from its observation and compares it field by field.
 
-Knows which fields follow from which. What it compares with comes from the rooms that made it in the first place
-(`invariants.judge`, `legs.results`, `report.figures`), so a rule exists once.
+The expected values come from the functions that wrote the record (`invariants`, `observation.results`, `analysis`), so that every
+rule exists once.
 """
 
 from __future__ import annotations
@@ -42,19 +42,18 @@ if TYPE_CHECKING:
 
     Faults = Iterator[tuple[str, str]]
 
-#: A rate is a quotient of two numbers of the same record: anything beyond rounding is another number.
+#: A rate is a quotient of two numbers of the same record, equal but for rounding.
 _RELATIVE = 1e-12
-#: Sentences about a row that follow from its figures, compared where this very version wrote them.
+#: Sentences that follow from a row's figures, compared only where this version wrote them.
 _SENTENCES = ("interpretation", "verdictReason", "method")
-#: Fields that every measured row has since there are any of them; reports from before have none, and need none.
-_SINCE = ("estimates", "nullQualifies", "fixedCosts", "totalCost", "priceUsdPerHour")
-#: Words of a finding that a person reads, under the row's seal. They are not compared: a sentence that a later version
-#: says otherwise leaves an old report as true as it was. Name, state and evidence of a finding are.
+#: Fields added together after the first reports: a row has all of them, or is older and has none.
+_ADDED_FIELDS = ("estimates", "nullQualifies", "fixedCosts", "totalCost", "priceUsdPerHour")
+#: Texts of a finding for people, covered by the row's seal. They are not compared, because a later version may word them
+#: differently. Name, state and evidence of a finding are compared.
 _FREE_TEXT = ("reason", "expected", "seen", "todo")
 
-
-#: Fields a row has only where its observation gives them.
-_WHERE_SEEN = ("cacheState", "covariates", "interleaving", "steady")
+#: Fields that a row has only where its observation gives them.
+_OPTIONAL_FIELDS = ("cacheState", "covariates", "interleaving", "steady")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +63,10 @@ class Derivation:
     results: Callable[[dict[str, Any]], Sequence[RoundResult]] | None = None
     judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None
     binding: Callable[[Mapping[str, Any]], Faults] | None = None
-    words: bool = True
-    """Whether sentences that follow from figures are compared: another version may say them otherwise."""
+    sentences: bool = True
+    """Whether sentences that follow from figures are compared: another version may word them differently."""
     revision: int | None = None
-    """The invariants' revision the report was judged by; None is this version's own."""
+    """The revision of the invariants that judged the report; None for this version's own."""
 
     def rounds(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
         if self.results is not None:
@@ -83,7 +82,7 @@ class Derivation:
 
         return judge_as(observation, newest() if self.revision is None else self.revision)
 
-    def bound(self, document: Mapping[str, Any]) -> Faults:
+    def binding_faults(self, document: Mapping[str, Any]) -> Faults:
         if self.binding is not None:
             return self.binding(document)
         from pytest_glasshouse.check.binding import binding_faults
@@ -99,7 +98,7 @@ def record_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str
     yield from _state_faults(record)
     if not record["observation"]:
         if record["findings"] or record["lifecycle"]["held"] or name == "rows":
-            yield ".observation", "is empty, so nothing in this record follows from anything"
+            yield ".observation", "is empty, so that nothing in this record follows from it"
         return
     if name == "rows":
         yield from _journal_faults(record["observation"])
@@ -110,7 +109,7 @@ def record_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str
 
 
 def null_faults(record: Mapping[str, Any], derivation: Derivation) -> Faults:
-    """Paths below a null row, and what does not follow there."""
+    """Every fault of one `nullRows[]` object, its path relative to the object."""
     observation = record["observation"]
     try:
         yield from _finding_faults(record, [finding_json(each) for each in derivation.findings(observation)])
@@ -127,7 +126,7 @@ def null_faults(record: Mapping[str, Any], derivation: Derivation) -> Faults:
 
 
 def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
-    """What can be seen in the figures alone, as a reader with a pocket calculator would."""
+    """Faults that follow from the figures alone."""
     yield from _rate_faults("", row)
     for place, each in enumerate(row["roundFigures"]):
         yield from _rate_faults(f".roundFigures[{place}]", each)
@@ -156,7 +155,7 @@ def _rate_faults(path: str, figures: Mapping[str, Any]) -> Faults:
 
 
 def _state_faults(record: Mapping[str, Any]) -> Faults:
-    """Words that follow from the findings beside them, and whether every one of those passes."""
+    """States that follow from the findings, and whether all findings of a measured row passed."""
     for name, value in finding_states(record["findings"]).items():
         if record[name] != value:
             yield f".{name}", f"the findings give {value}"
@@ -178,9 +177,9 @@ def _state_faults(record: Mapping[str, Any]) -> Faults:
 
 
 def _journal_faults(observation: Mapping[str, Any]) -> Faults:
-    """Read the journals of a measured row, each a whole lifecycle. In an excluded one a broken one is what its findings say.
+    """Read the journals of a measured row, each of which must be a whole lifecycle. In an excluded row the findings judge that.
 
-    Whether a journal is the one whose head was signed is `journal countersigned`'s to say.
+    Whether a journal is the one whose head was signed is the finding `journal countersigned`.
     """
     for place, observed in enumerate(observed_rounds(observation)):
         lines = journal_lines(observed)
@@ -201,7 +200,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
     waived = {each["invariant"]: each["reason"] for each in record["waived"]}
 
     def judged(part: dict[str, Any]) -> Sequence[Finding]:
-        """A row of one round is its only round: it was judged above."""
+        """A row of one round equals its only round, which was judged above."""
         return findings if part == observation else derivation.findings(part)
 
     counted = lifecycle(observation, waived=waived, judge=judged)
@@ -237,14 +236,14 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         "workloadFacts": workload_facts(rounds),
         **turns(observation, rounds),
     }
-    for optional in _WHERE_SEEN:
+    for optional in _OPTIONAL_FIELDS:
         if optional in record and optional not in expected:
             yield f".{optional}", "nothing in the observation gives it"
-    older = not any(name in record for name in _SINCE)
+    older = not any(name in record for name in _ADDED_FIELDS)
     for field, value in expected.items():
-        if older and field in _SINCE:
+        if older and field in _ADDED_FIELDS:
             continue
-        if field not in _SENTENCES or derivation.words:
+        if field not in _SENTENCES or derivation.sentences:
             yield from _differences(f".{field}", value, record.get(field))
 
 
@@ -257,14 +256,14 @@ def _finding_faults(record: Mapping[str, Any], expected: Sequence[Mapping[str, A
         place, each = written.pop(finding["invariant"])
         for field, value in finding.items():
             if field not in _FREE_TEXT and each[field] != value:
-                told = f"the observation gives {value!r}" if field == "finding" else "does not follow"
-                yield f".findings[{place}].{field}", told
+                text = f"the observation gives {value!r}" if field == "finding" else "does not follow"
+                yield f".findings[{place}].{field}", text
     for name, (place, _) in written.items():
         yield f".findings[{place}]", f"{name} is no invariant of this version"
 
 
 def _differences(path: str, expected: Any, written: Any) -> Faults:
-    """Where two JSON values differ, numbers compared to the last digits a double keeps."""
+    """Where two JSON values differ; numbers are compared to nine digits."""
     if isinstance(expected, dict) and isinstance(written, dict) and expected.keys() == written.keys():
         for key, value in expected.items():
             yield from _differences(f"{path}.{key}", value, written[key])

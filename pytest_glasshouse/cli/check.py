@@ -57,12 +57,12 @@ def _check(options: argparse.Namespace) -> int:
     required = Level(options.require or Level.CONSISTENT)
     passed = True
     for path in options.report:
-        checked = check_file(path, trust=trust, derivation=options.derivation, published=options.published)
-        if checked.published is not None and options.require is None:
+        checked = check_file(path, trust=trust, derivation=options.derivation, legacy=options.published)
+        if checked.legacy is not None and options.require is None:
             passed = passed and checked.sound
         else:
             passed = passed and checked.sound and checked.level.height >= required.height
-        told = _told(path, checked, required) if checked.published is None else _told_published(path, checked, options.require)
+        told = _told(path, checked, required) if checked.legacy is None else _told_published(path, checked, options.require)
         say(told)
     return EXIT_OK if passed else EXIT_NO
 
@@ -84,7 +84,7 @@ def _told(path: Path, checked: Checked, required: Level) -> list[str]:
 
 def _told_published(path: Path, checked: Checked, required: str | None) -> list[str]:
     """Results from before there were reports: what could be computed again, and what nobody can from this file."""
-    found = checked.published
+    found = checked.legacy
     assert found is not None  # noqa: S101  (for the type checker)
     lines = [f"{path}: {fault}" for fault in checked.faults]
     told = f"{found.recomputed} overhead(s) follow from the rates beside them, {len(checked.faults)} fault(s)"

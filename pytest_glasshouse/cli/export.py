@@ -46,7 +46,7 @@ def _export(options: argparse.Namespace) -> int:
 
     if options.out is not None:
         refuse_unwritable(options.out, what="--out")
-    data, document = read_document(options.bundle)
+    data, document = read_document(options.bundle, derivation=options.derivation)
     envelope = exported(document, members_of(data), options.row)
     if options.out is None:
         give(json_text(json.loads(envelope)) + "\n")

@@ -115,21 +115,21 @@ def _gate(options: argparse.Namespace) -> int:
     from pytest_glasshouse.check.authenticity import Trust
     from pytest_glasshouse.check.check import check_bytes, read_document
     from pytest_glasshouse.check.gate import gate
-    from pytest_glasshouse.check.gate_policy import FIELDS, policy_of, refuse_nothing_asked, trusted_of
+    from pytest_glasshouse.check.gate_policy import FIELDS, policy_of, refuse_empty_policy, trusted_of
 
     table = _policy_table(options)
     flags = {name: getattr(options, name.replace("-", "_")) for name in FIELDS}
     policy = policy_of(table, flags, subject=options.subject)
-    data, document = read_document(options.report)
+    data, document = read_document(options.report, derivation=options.derivation)
     if not options.no_policy:
-        refuse_nothing_asked(table, flags)
+        refuse_empty_policy(table, flags)
     trust = Trust.read([*trusted_of(table), *(options.trust or ())])
     gated = gate(document, check_bytes(data, trust=trust, derivation=options.derivation), policy, now=datetime.now(UTC))
-    lines = [table.told, *_told(options.report, gated)]
+    lines = [table.source, *_told(options.report, gated)]
     if policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
         lines.insert(-1, "no limit was asked for: the overhead of no row was judged (--max-overhead)")
     if options.json:
-        give(_json(gated, table.told) + "\n")
+        give(_json(gated, table.source) + "\n")
     else:
         say(lines)
     if os.environ.get("GITHUB_ACTIONS") == "true" and gated.ruling.code:
@@ -190,7 +190,7 @@ def _sound(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
     """The report's document, or None after its faults were told."""
     from pytest_glasshouse.check.check import check_bytes, read_document
 
-    data, document = read_document(path)
+    data, document = read_document(path, derivation=options.derivation)
     faults = check_bytes(data, derivation=options.derivation).faults
     say(f"{path}: {fault}" for fault in faults)
     return None if faults else document

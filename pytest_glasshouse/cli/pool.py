@@ -43,7 +43,7 @@ def declare(commands: Commands) -> None:
 
 def _pool(options: argparse.Namespace) -> int:
     from pytest_glasshouse.check.check import check_bytes, load_document
-    from pytest_glasshouse.check.pooling import groups, told
+    from pytest_glasshouse.check.pooling import groups, lines
     from pytest_glasshouse.report.bundle import read_report
 
     documents = []
@@ -61,7 +61,7 @@ def _pool(options: argparse.Namespace) -> int:
     margin_pct = options.margin if options.margin is not None else min(margins, default=1.0)
     found = groups(documents)
     for group in found:
-        say(told(group, margin_pct=margin_pct))
+        say(lines(group, margin_pct=margin_pct))
     if not any(group.pooled(margin_pct=margin_pct)[0] for group in found):
         say(["nothing to pool: fewer than three allocations of anything"])
         return EXIT_NOTHING

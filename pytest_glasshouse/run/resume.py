@@ -350,7 +350,7 @@ def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation 
     from pytest_glasshouse.report.run_key import run_key
     from pytest_glasshouse.wire.tokens import public_text
 
-    data, document = read_document(path)
+    data, document = read_document(path, derivation=derivation)
     key = run_key(environ, _run_id(document["runId"]))
     if document["keys"]["report"] != public_text(key.public_key()):
         raise ConfigurationError(

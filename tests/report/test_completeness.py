@@ -234,6 +234,8 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "a file that is a folder": lambda: check.check_file(Path(__file__).parent),
         "a file that begins like a bundle": lambda: _checked_file(b"PK"),
         "a file that is no report": lambda: check.read_document(Path(__file__)),
+        "an observation of other types": lambda: check_bytes(report_bytes(test_check.malformed())).faults,
+        "a file with an observation of other types": lambda: _read_file(report_bytes(test_check.malformed())),
         "a document that is no JSON": lambda: check.load_document(b"{"),
         "a document of another shape": lambda: check.load_document(b"{}"),
         "nothing trusted": lambda: check_bytes(data["as it is"], derivation=example.EXAMPLE).missing,
@@ -291,6 +293,16 @@ def _checked_file(data: bytes) -> object:
         file.write(data)
         file.flush()
         return check.check_file(Path(file.name))
+
+
+def _read_file(data: bytes) -> object:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        try:
+            return check.read_document(Path(file.name))
+        except ReportError as error:
+            return str(error).partition(": ")[2]
 
 
 def _lzma() -> bytes:
@@ -410,7 +422,7 @@ def _bound(document: dict[str, Any]) -> object:
     return list(binding_faults(document))
 
 
-@pytest.mark.parametrize("field", sorted({*binding._PLANNED, *binding._PLACED}))
+@pytest.mark.parametrize("field", sorted({*binding._PLAN_FIELDS, *binding._ALLOCATION_FIELDS}))
 def test_every_field_that_was_planned_is_compared(real_run: RealRun, field: str) -> None:
     document = json.loads(json.dumps(real_run.document))
     row = document["rows"][0]

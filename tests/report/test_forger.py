@@ -262,7 +262,7 @@ LIES = (
     Lie(name="another subject", edit=_other_subject, seen_at=("plan.subject",)),
     Lie(name="null row by another agent", edit=_null_figures, seen_at=("vouched",)),
     Lie(name="null row invented", edit=_null_invented, unsigned="nullRows[0]"),
-    Lie(name="null row that nobody vouched for", edit=_null_nobodys, unsigned="nobody vouches"),
+    Lie(name="null row that nobody vouched for", edit=_null_nobodys, unsigned="no signature vouches"),
     Lie(name="another margin of a null row", edit=_null_margin, seen_at=("vouched",)),
     Lie(name="second raw exit by another agent", edit=_null_second_exit, seen_at=("findings",)),
     Lie(name="borders signed by nobody", edit=_borders, seen_at=("findings",)),

@@ -113,8 +113,8 @@ EDITS: dict[str, tuple[Edit, str]] = {
         for place in (_ROW, _NULL, _EXCLUDED)
     },
     "agent of a null row vouched for by a stranger": (_revouched, "$.nullRows[0]"),
-    "agent of a null row vouched for by nobody": (_unvouched, "nobody vouches"),
-    "agent of an old null row that no other row had": (_old_and_unvouched_by_a_stranger, "nobody vouches"),
+    "agent of a null row vouched for by nobody": (_unvouched, "no signature vouches"),
+    "agent of an old null row that no other row had": (_old_and_unvouched_by_a_stranger, "no signature vouches"),
     "row of other keys": (lambda document: document["rows"][0]["observation"].update(keys={}), "$.rows[0]"),
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.check.authenticity import Trust
-from pytest_glasshouse.check.check import Checked, Level, check_bytes, check_file, load_document
+from pytest_glasshouse.check.check import Checked, Level, check_bytes, check_file, load_document, read_document
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.bundle import bundle_bytes, members, report_bytes
@@ -333,3 +333,24 @@ def test_observation_that_the_derivation_cannot_read_is_a_fault_and_no_crash() -
 
     assert any(fault.path.startswith("$.rows[0].") for fault in found.faults)
     assert found.level is Level.NOTHING
+
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "data/reports/report-1.0-mock.json").read_bytes())
+
+
+def malformed() -> dict[str, Any]:
+    """A whole report in which one value of an observation has another type."""
+    document = copy.deepcopy(GOLDEN)
+    document["rows"][0]["observation"]["rounds"][0]["raw"]["callback"]["units"] = "7"
+    return resealed(document, key=example.KEYS.report)
+
+
+def test_malformed_observation_is_named_with_its_path(tmp_path: Path) -> None:
+    found = check_bytes(report_bytes(malformed()))
+    assert found.level is Level.NOTHING
+    assert str(found.faults[0]) == "$.rows[0].observation.rounds[0].raw.callback.units: expected an integer, saw a text"
+
+    path = tmp_path / "report.json"
+    path.write_bytes(report_bytes(malformed()))
+    with pytest.raises(ReportError, match=r"report\.json: \$\.rows\[0\]\..*callback\.units: expected an integer, saw a text"):
+        read_document(path)

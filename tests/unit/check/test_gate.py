@@ -302,7 +302,7 @@ def test_tables_of_others_are_no_business_of_the_gate(tmp_path: Path) -> None:
     )
     path.write_text(others, "utf-8")
 
-    assert read_table(path, required=False).told == f"no policy: {path} has no table [tool.glasshouse.gate]"
+    assert read_table(path, required=False).source == f"no policy: {path} has no table [tool.glasshouse.gate]"
 
 
 def test_policy_file_that_was_named_must_hold_a_policy(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.check.check import Level, check_bytes
-from pytest_glasshouse.check.legacy_results import check_published, is_published
+from pytest_glasshouse.check.legacy_results import check_legacy, is_legacy
 from pytest_glasshouse.cli.main import main
 from tests.unit.report import example
 from tests.unit.report.test_bundle import archive
@@ -32,8 +32,8 @@ SHAPE: dict[str, Any] = {
 
 
 def test_every_published_overhead_follows_from_its_rates() -> None:
-    assert (check_published(ROWS).faults, check_published(ROWS).recomputed) == ((), 22)
-    assert (check_published(SHAPE).faults, check_published(SHAPE).recomputed) == ((), 2)
+    assert (check_legacy(ROWS).faults, check_legacy(ROWS).recomputed) == ((), 22)
+    assert (check_legacy(SHAPE).faults, check_legacy(SHAPE).recomputed) == ((), 2)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_changed_figure_is_named_with_its_place(path: tuple[Any, ...], value: An
         holder = holder[step]
     holder[path[-1]] = value
 
-    assert [at for at, _ in check_published(document).faults] == [where]
+    assert [at for at, _ in check_legacy(document).faults] == [where]
 
 
 def test_a_report_is_not_of_this_shape() -> None:
-    assert not is_published(example.document())
-    assert not is_published([])
-    assert not is_published({"rows": 1})
-    assert is_published(SHAPE)
+    assert not is_legacy(example.document())
+    assert not is_legacy([])
+    assert not is_legacy({"rows": 1})
+    assert is_legacy(SHAPE)
 
 
 def without(*names: str) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def test_check_says_what_cannot_be_verified_and_reaches_no_level(tmp_path: Path,
     path = tmp_path / "published.json"
     path.write_text(json.dumps(SHAPE), "utf-8")
 
-    assert check_bytes(path.read_bytes(), published=True).level is Level.NOTHING
+    assert check_bytes(path.read_bytes(), legacy=True).level is Level.NOTHING
     assert main(["check", "--published", str(path)]) == 0
     told = capsys.readouterr().out
     assert "2 overhead(s) follow from the rates beside them, 0 fault(s), 1 excluded result(s)" in told

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.check.pooling import groups, told
+from pytest_glasshouse.check.pooling import groups, lines
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.overhead.verdict import Verdict
@@ -37,16 +37,16 @@ def test_three_allocations_are_pooled_and_named() -> None:
     assert completed is not None
     assert (completed.allocations, completed.rounds) == (3, 6)
     assert qualifying is None
-    lines = list(told(group, margin_pct=1.0))
-    assert "NVIDIA H100 80GB HBM3" in lines[0]
-    assert "95 % interval" in lines[1]
-    assert "no figure" in lines[2]
+    found = list(lines(group, margin_pct=1.0))
+    assert "NVIDIA H100 80GB HBM3" in found[0]
+    assert "95 % interval" in found[1]
+    assert "no figure" in found[2]
 
 
 def test_two_allocations_have_no_figure_and_no_gpu() -> None:
     (group,) = groups([report(n) for n in range(2)], derive=example.results)
 
-    text = "\n".join(told(group, margin_pct=1.0))
+    text = "\n".join(lines(group, margin_pct=1.0))
 
     assert "H100" not in text
     assert "%" not in text
@@ -108,10 +108,10 @@ def test_dry_runs_name_no_gpu() -> None:
     documents = [report(n, dry_run=True, gpu_model="CPU: Example", uuid=None) for n in range(3)]
 
     (group,) = groups(documents, derive=example.results)
-    lines = list(told(group, margin_pct=1.0))
+    found = list(lines(group, margin_pct=1.0))
 
-    assert "dry run" in lines[0]
-    assert "CPU" not in lines[0]
+    assert "dry run" in found[0]
+    assert "CPU" not in found[0]
 
 
 def test_report_given_twice_is_refused() -> None:

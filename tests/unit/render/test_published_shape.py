@@ -19,11 +19,11 @@ GOLDEN = Path(__file__).parents[2] / "data" / "reports" / "report-1.0-mock.json"
 
 @pytest.mark.parametrize("document", [example.document(), load_document(GOLDEN.read_bytes())], ids=["example", "run"])
 def test_excerpt_is_checked_like_what_was_published(document: dict[str, object]) -> None:
-    checked = check_bytes(excerpt(document).encode(), published=True)
+    checked = check_bytes(excerpt(document).encode(), legacy=True)
 
     assert checked.faults == ()
-    assert checked.published is not None
-    assert checked.published.recomputed == len(document["rows"])  # type: ignore[arg-type]
+    assert checked.legacy is not None
+    assert checked.legacy.recomputed == len(document["rows"])  # type: ignore[arg-type]
     assert hits(json.loads(excerpt(document))) == []
 
 
@@ -41,7 +41,7 @@ def test_changed_excerpt_is_faulty() -> None:
     published = json.loads(excerpt(example.document()))
     published["validResults"][0]["overheadPct"] += 0.5
 
-    assert [fault.path for fault in check_bytes(json.dumps(published).encode(), published=True).faults] == [
+    assert [fault.path for fault in check_bytes(json.dumps(published).encode(), legacy=True).faults] == [
         "$.validResults[0].overheadPct"
     ]
 

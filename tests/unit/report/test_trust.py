@@ -28,10 +28,10 @@ def test_keys_and_witnesses_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no key"),
-        (b"# only words\n", "holds no key"),
-        (f"{KEY[:-1]}\n".encode(), "no Ed25519 public key"),
-        (f"{KEY}\nnonsense\n".encode(), "no Ed25519 public key"),
+        (b"", "saw no key"),
+        (b"# only words\n", "saw no key"),
+        (f"{KEY[:-1]}\n".encode(), "expected an Ed25519 public key"),
+        (f"{KEY}\nnonsense\n".encode(), "expected an Ed25519 public key"),
         (f"wittness {KEY}\n".encode(), "expected a PEM public key or lines"),
         (f"witness {KEY} {KEY}\n".encode(), "expected a PEM public key or lines"),
         (b"-----BEGIN PUBLIC KEY-----\nAA\n-----END PUBLIC KEY-----\n", "expected a PEM public key"),
