@@ -16,7 +16,7 @@ from typing import Literal, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.attestation.http import Embedded, serve_embedded
+from pytest_glasshouse.attestation.http import ListeningServer, serve_embedded
 from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps, Limits
 from pytest_glasshouse.attestation.server import AttestationServer
@@ -68,7 +68,7 @@ class TamperTestbed:
         self.register(self.sealed, self.policy)
         self.enrol(SUB)
 
-    def _serve(self) -> Embedded:
+    def _serve(self) -> ListeningServer:
         server = AttestationServer(
             owner=self.owner.public, ledger=self.ledger, clock=lambda: self.now, random_bytes=self._draw, caps=self.caps
         )  # fmt: skip

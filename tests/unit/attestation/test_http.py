@@ -170,7 +170,7 @@ def test_closing_waits_for_the_answer_under_way(stage: TamperTestbed) -> None:
     stage.embedded.server._lock.acquire()
     with ThreadPoolExecutor(2) as pool:
         asking = pool.submit(attempt.release, token)
-        while not any(held.at == "answering" for held in list(stage.embedded._http.connections._held.values())):
+        while not any(held.state == "answering" for held in list(stage.embedded._http.connections._held.values())):
             pass
         closing = pool.submit(stage.embedded.close, grace_s=20)
         while not stage.embedded._http.connections.stopping:
