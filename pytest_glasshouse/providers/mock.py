@@ -25,17 +25,17 @@ CHANNEL_FAULTS = (
     "guest-exit-before-raw", "guest-exit-mid-protected", "raw-callback-lost", "nonfinite-loss", "work-differs",
     "journal-truncated", "reboot-between-legs",
 )  # fmt: skip
-#: Played by the saboteur inside the guest.
+#: Played by the dishonest guest.
 GUEST_FAULTS = ("zeroize-skipped", "key-unattested", "weights-foreign", "adapter-untrained", "adapter-copied", "deferred-cost")
 FAULTS = (*PROVIDER_FAULTS, *CHANNEL_FAULTS, *GUEST_FAULTS)
 
-_SABOTEUR_MAIN = """import sys
+_DISHONEST_MAIN = """import sys
 
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
 
-import glasshouse_saboteur
+import glasshouse_dishonest_guest
 
-sys.exit(glasshouse_saboteur.main({faults!r}))
+sys.exit(glasshouse_dishonest_guest.main({faults!r}))
 """
 
 
@@ -113,10 +113,10 @@ class MockProvider:
 
 
 def dishonest_archive(faults: list[str]) -> bytes:
-    """The guest archive with the saboteur in it: another digest, which only the mock's policy expects."""
+    """The archive of the dishonest guest: another digest, which only the mock's policy expects."""
     source = (importlib.resources.files("pytest_glasshouse.attacks") / "dishonest_guest.py").read_bytes()
-    main = _SABOTEUR_MAIN.format(faults=tuple(faults)).encode()
-    return build_archive({"glasshouse_saboteur.py": source, "__main__.py": main})
+    main = _DISHONEST_MAIN.format(faults=tuple(faults)).encode()
+    return build_archive({"glasshouse_dishonest_guest.py": source, "__main__.py": main})
 
 
 def _one_byte_differs(archive: bytes) -> bytes:
