@@ -12,19 +12,19 @@ from pytest_glasshouse.attacks import code_injection
 from pytest_glasshouse.attacks.guest_case import GuestCase, run_guest_case
 from pytest_glasshouse.attacks.local_attacker import NotPlayedError
 from pytest_glasshouse.attacks.target_guest import TargetGuests
-from pytest_glasshouse.tamper import CASES, Case, TamperResult, run_case
+from pytest_glasshouse.tamper.case import Case, run_case
+from pytest_glasshouse.tamper.result import TamperResult
+from pytest_glasshouse.tamper.suite import CASES
 
 if TYPE_CHECKING:
     from pytest_glasshouse.plugin.fixtures import RowReport
 
 
 def _judge(case: Case | GuestCase, result: TamperResult) -> None:
-    assert result.control_released, f"{case.name}: even the unchanged message was refused, so a refusal means nothing"
-    expected = case.expected_reason or "nothing: released"
-    seen = result.seen_reason or "nothing: released"
-    assert expected == seen, f"{case.name}: expected refusal {expected}, saw {seen}; look at {case.caught_by}"
-    assert result.released is (case.expected_reason is None), f"{case.name}: a {case.asset} came out"
-    assert result.expected_nonce == result.seen_nonce, f"{case.name}: the nonce is {result.seen_nonce}"
+    assert result.passed, (
+        f"{case.name}: expected the refusal {case.expected_reason or 'none (released)'}, the {case.asset} not released and the "
+        f"nonce {result.expected_nonce}; saw {result}; look at {case.caught_by}"
+    )
 
 
 @pytest.mark.tamper

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_glasshouse.attacks.target_guest import TargetGuest, TargetGuests
-from pytest_glasshouse.tamper.case import TamperResult
+from pytest_glasshouse.tamper.result import TamperResult
 
 #: What the attack is after: the data key; execution of planted code; memory contents; a finding that holds.
 GuestAsset = Literal["key", "execution", "memory", "finding"]

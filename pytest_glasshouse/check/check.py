@@ -20,12 +20,13 @@ from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
-from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
+from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.intoto import MEMBER, envelope_faults
 from pytest_glasshouse.report.redaction import first_hits as hits
 from pytest_glasshouse.report.schema import MOST_FAULTS, schema_faults
 from pytest_glasshouse.report.seal import verify_seal
+from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire.tokens import public_key
 
 if TYPE_CHECKING:
@@ -208,7 +209,7 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
     if document["claims"]["notShown"] != not_shown(lists):
         yield Fault(path="$.claims.notShown", text="does not list what the findings leave unseen")
     for place, case in enumerate(document["tamper"]):
-        passed = tamper_passed(case)
+        passed = TamperResult.from_json(case).passed
         if case["passed"] is not passed:
             yield Fault(path=f"$.tamper[{place}].passed", text=f"what the case met gives {passed}")
     yield from _attempt_faults(document)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.invariants.revisions import newest
@@ -18,6 +18,7 @@ from pytest_glasshouse.report.attempts import other_attempts
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
+from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tokens import public_text
 
@@ -39,27 +40,6 @@ METHODOLOGY: dict[str, Any] = {
     "minRounds": MIN_ROUNDS,
     "invariantsRevision": newest(),
 }
-
-
-class TamperShown(Protocol):
-    """What a tamper case has to show (`tamper.TamperResult`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def expected_reason(self) -> str | None: ...
-    @property
-    def seen_reason(self) -> str | None: ...
-    @property
-    def released(self) -> bool: ...
-    @property
-    def caught_by(self) -> str | None: ...
-    @property
-    def control_released(self) -> bool: ...
-    @property
-    def expected_nonce(self) -> str: ...
-    @property
-    def seen_nonce(self) -> str: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +80,7 @@ def assemble(
     run: RunFacts,
     records: Sequence[Record],
     *,
-    tamper: Sequence[TamperShown] = (),
+    tamper: Sequence[TamperResult] = (),
     key: Ed25519PrivateKey,
 ) -> dict[str, Any]:
     """The sealed document. Rows on an allocation whose cleanup is not proven become unpublishable here.
@@ -115,7 +95,7 @@ def assemble(
         name: [sealed(each["record"], key=key) for each in settled if each["list"] == name]
         for name in ("rows", "excludedResults", "nullRows")
     }
-    shown = [_tamper(each) for each in tamper]
+    shown = [each.to_json() for each in tamper]
     document = {
         "$schema": SCHEMA_URL,
         "schemaVersion": SCHEMA_VERSION,
@@ -175,16 +155,6 @@ def summary(
         "lifecycle": {"held": held, "attempted": attempted, "lower95": proportion_lower_bound(held, attempted)},
         "outstandingReleases": list(outstanding),
     }
-
-
-def tamper_passed(shown: Mapping[str, Any]) -> bool:
-    """The expected reason and no other; released only where nothing is refused; the nonce as stated; the control released."""
-    return (
-        shown["seenReason"] == shown["expectedReason"]
-        and shown["released"] is (shown["expectedReason"] is None)
-        and shown["seenNonce"] == shown["expectedNonce"]
-        and shown["controlReleased"]
-    )
 
 
 def measured_on_named_gpu(row: Mapping[str, Any]) -> bool:
@@ -266,20 +236,6 @@ def _every_cleanup(cleanup: Sequence[AllocationCleanup], records: Sequence[Recor
             for name, record in silent.items()
         ),
     ]
-
-
-def _tamper(shown: TamperShown) -> dict[str, Any]:
-    told = {
-        "name": shown.name,
-        "expectedReason": shown.expected_reason,
-        "seenReason": shown.seen_reason,
-        "released": shown.released,
-        "controlReleased": shown.control_released,
-        "expectedNonce": shown.expected_nonce,
-        "seenNonce": shown.seen_nonce,
-        "caughtBy": shown.caught_by,
-    }
-    return {**told, "passed": tamper_passed(told)}
 
 
 def _outstanding(release: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import (
     ConfigurationError,
@@ -39,12 +38,13 @@ from pytest_glasshouse.run.exit_codes import (
 from pytest_glasshouse.run.plan import RunPlan, Selected, agreed, derivation_of, with_tests
 from pytest_glasshouse.run.resume import AttemptHistory, Tried, outcome_of, refuse_another, stays
 from pytest_glasshouse.run.signals import Signals
+from pytest_glasshouse.tamper.result import TamperResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.publish.settle import Settled
-    from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
+    from pytest_glasshouse.report.document import AllocationCleanup
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.rows.spec import RowSpec
@@ -492,7 +492,7 @@ class Run:
             attempts=tuple(self.history.attempts()),
             cleanup=tuple(self._cleanups()),
         )
-        tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self.tamper])
+        tamper = [TamperResult(**case) for case in self.tamper]
         return lambda records: assemble(facts, records, tamper=tamper, key=self.key)
 
     def _outstanding_releases(self) -> tuple[dict[str, Any], ...]:

@@ -12,7 +12,7 @@ from pytest_glasshouse.attacks.code_injection import CASES
 from pytest_glasshouse.attacks.guest_case import GuestCase, run_guest_case
 from pytest_glasshouse.attacks.local_attacker import NotPlayedError
 from pytest_glasshouse.attacks.target_guest import TargetGuests
-from pytest_glasshouse.tamper.case import TamperResult
+from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.evidence import NOTHING_FOREIGN
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_glasshouse.tamper import CASES, Case, run_case
+from pytest_glasshouse.tamper.case import Case, run_case
+from pytest_glasshouse.tamper.suite import CASES
 
 PUBLISHED = {
     "composite-hash-mismatch": "composite",
@@ -44,7 +45,7 @@ def test_case_is_refused_as_it_says(case: Case) -> None:
 def test_a_case_that_is_released_does_not_pass() -> None:
     """The suite can fail: a mutation nobody notices is reported as released."""
     harmless = Case(
-        name="harmless", play=lambda stage: stage.attempt().live_through(), expected_reason="composite", caught_by="nobody"
+        name="harmless", play=lambda testbed: testbed.attempt().run_lifecycle(), expected_reason="composite", caught_by="nobody"
     )
     result = run_case(harmless)
     assert (result.seen_reason, result.released, result.passed) == (None, True, False)

@@ -16,7 +16,8 @@ import pytest
 from pytest_glasshouse.attestation import admission, completion, hardware, outstanding_answer, server, verifier
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.tamper import CASES, Case, run_case
+from pytest_glasshouse.tamper.case import Case, run_case
+from pytest_glasshouse.tamper.suite import CASES
 
 require = verifier.require
 
