@@ -1,1 +1,1 @@
-"""Attacks that real processes carry out on a real guest, and the guest that cheats for the mock provider's faults."""
+"""Attacks by real processes on a real guest, and the dishonest guest that plays the mock provider's faults."""

@@ -1,7 +1,7 @@
-"""What executes: code and keys that a hash of the sources would miss, against a real agent, a real leg and a real server.
+"""Attacks by code injection: code and keys that a hash of the sources would miss, on a real agent, leg and server.
 
-A case plants one thing in a box (`tamper.box`) and plays one leg on it. Either no key leaves, or what was planted never ran or
-shows nothing, or the attestation does not hold; which of them, and with what reason, is the case's to say.
+A case plants one thing in a target guest and plays one leg on it. The attack must fail: no key is released, or the planted code
+never runs or reads nothing, or the attestation finding breaks. Each case states which of them, and with what reason.
 """
 
 from __future__ import annotations
@@ -13,147 +13,102 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from pytest_glasshouse.attacks.guest_case import Attack, AttackOutcome, GuestCase
 from pytest_glasshouse.attacks.local_attacker import (
-    Neighbour,
-    NotPlayedError,
-    early_look,
-    looks_at_agent,
-    offers_keys,
-    traces,
+    LocalAttacker,
+    impersonate_leg,
+    open_launcher_memory,
+    read_agent_memory,
+    trace_leg,
 )
-from pytest_glasshouse.attacks.target_guest import VICTIM, Box, Boxes, Played
+from pytest_glasshouse.attacks.target_guest import VICTIM_MODULE, PlayedLeg, TargetGuest
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.legs.progress import Progress
-from pytest_glasshouse.tamper.case import TamperResult
 
-__all__ = ["CASES", "GuestCase", "NotPlayedError", "run_guest_case"]
-
-#: What must not come out: the data key; the execution of what was planted; what is in memory; a finding that holds.
-GuestWithheld = Literal["key", "execution", "memory", "finding"]
-#: The one word for an attack whose code is never run, and the one for an attack that reads nothing.
+#: The reasons of attacks that a guest prevents without a refusal: planted code that is not run, memory that cannot be read.
 NEVER_RUN, OUT_OF_REACH = "never-run", "out-of-reach"
 _ATTESTED = "attestation verified"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What an attack met, and whether what it was after came out."""
-
-    reason: str | None
-    came_out: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class GuestCase:
-    """One attack on a box. `play` carries it out and undoes it."""
-
-    name: str
-    play: Callable[[Box], Seen]
-    expected_reason: str
-    caught_by: str
-    withheld: GuestWithheld = "key"
-    #: Which box it needs, of those in `BOXES`.
-    box: str = "honest"
-
-
-def run_guest_case(case: GuestCase, boxes: Boxes) -> TamperResult:
-    """Play `case` on its box. Raises `NotPlayedError` where this machine does not allow the attack at all."""
-    box = boxes.get(case.box, BOXES[case.box])
-    control_released = box.control()
-    seen = case.play(box)
-    return TamperResult(
-        name=case.name,
-        expected_reason=case.expected_reason,
-        seen_reason=seen.reason,
-        released=seen.came_out,
-        caught_by=case.caught_by,
-        control_released=control_released,
-        expected_nonce="unasked",
-        seen_nonce="unasked",
-    )
-
-
-def _case(name: str, reason: str, caught_by: str, play: Callable[[Box], Seen], **rest: str) -> GuestCase:
+def _case(name: str, reason: str, caught_by: str, play: Attack, **rest: str) -> GuestCase:
     return GuestCase(name=f"executes-{name}", play=play, expected_reason=reason, caught_by=caught_by, **rest)  # type: ignore[arg-type]
 
 
-# ------------------------------------------------------------------------------------------- code that runs and is seen
+# ------------------------------------------------------------------------------------------- code that runs and is detected
 
 
-def _mark(box: Box) -> str:
-    return f"\nopen({str(box.marker)!r}, 'w').close()\n"
+def _marker_code(guest: TargetGuest) -> str:
+    return f"\nopen({str(guest.marker)!r}, 'w').close()\n"
 
 
 @contextlib.contextmanager
 def _planted(path: Path, content: str | bytes) -> Iterator[None]:
-    """`content` at `path` until the end of the block; what stood there stands there again, with its date."""
-    kept, times = (path.read_bytes(), path.stat()) if path.exists() else (None, None)
+    """`content` at `path` until the end of the block; then the original file again, with its date."""
+    original, times = (path.read_bytes(), path.stat()) if path.exists() else (None, None)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     try:
         yield
     finally:
-        if kept is None or times is None:
+        if original is None or times is None:
             path.unlink()
         else:
-            path.write_bytes(kept)
+            path.write_bytes(original)
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-def _refused(box: Box, played: Played) -> Seen:
-    """Refused by whom the case says, although (because) what was planted ran; no key left."""
-    return Seen(reason=played.reason if box.marker.exists() else "the planted code did not run", came_out=played.released > 0)
+def _expect_refusal(guest: TargetGuest, leg: PlayedLeg) -> AttackOutcome:
+    """The refusal, provided that the planted code ran, and whether a key was released."""
+    return AttackOutcome(reason=leg.reason if guest.marker.exists() else "the planted code did not run", leaked=leg.released > 0)
 
 
-def _changed(box: Box) -> Seen:
-    with _planted(box.site / VICTIM, (box.site / VICTIM).read_text() + _mark(box)):
-        return _refused(box, box.play())
+def _changed(guest: TargetGuest) -> AttackOutcome:
+    with _planted(guest.site / VICTIM_MODULE, (guest.site / VICTIM_MODULE).read_text() + _marker_code(guest)):
+        return _expect_refusal(guest, guest.play())
 
 
-def _shadowing_module(box: Box) -> Seen:
-    with _planted(box.front / VICTIM, (box.site / VICTIM).read_text() + _mark(box)):
-        return _refused(box, box.play())
+def _shadowing_module(guest: TargetGuest) -> AttackOutcome:
+    with _planted(guest.shadow_folder / VICTIM_MODULE, (guest.site / VICTIM_MODULE).read_text() + _marker_code(guest)):
+        return _expect_refusal(guest, guest.play())
 
 
-def _shadowing_package(box: Box) -> Seen:
-    package = box.front / VICTIM.removesuffix(".py")
+def _shadowing_package(guest: TargetGuest) -> AttackOutcome:
+    package = guest.shadow_folder / VICTIM_MODULE.removesuffix(".py")
     try:
-        with _planted(package / "__init__.py", (box.site / VICTIM).read_text() + _mark(box)):
-            return _refused(box, box.play())
+        with _planted(package / "__init__.py", (guest.site / VICTIM_MODULE).read_text() + _marker_code(guest)):
+            return _expect_refusal(guest, guest.play())
     finally:
         shutil.rmtree(package)
 
 
-def _shadowing_library(box: Box) -> Seen:
-    """The real library with something behind its end, found first. That it was loaded is seen by who still has it open."""
-    real = next(box.site.glob("_cffi_backend.*.so"))
-    with _planted(box.front / real.name, real.read_bytes() + b"planted"):
-        played = box.play()
-        return Seen(reason=played.reason, came_out=played.released > 0)
+def _shadowing_library(guest: TargetGuest) -> AttackOutcome:
+    """The real library with bytes appended, first on the path. The agent sees in the leg's mappings that it was loaded."""
+    real = next(guest.site.glob("_cffi_backend.*.so"))
+    with _planted(guest.shadow_folder / real.name, real.read_bytes() + b"planted"):
+        leg = guest.play()
+        return AttackOutcome(reason=leg.reason, leaked=leg.released > 0)
 
 
-def _byte_code_cache(box: Box) -> Seen:
-    with _planted(box.directory / "bytecode" / "planted.pyc", b"planted"):
-        played = box.play()
-        return Seen(reason=played.reason, came_out=played.released > 0)
+def _byte_code_cache(guest: TargetGuest) -> AttackOutcome:
+    with _planted(guest.directory / "bytecode" / "planted.pyc", b"planted"):
+        leg = guest.play()
+        return AttackOutcome(reason=leg.reason, leaked=leg.released > 0)
 
 
-def _startup(code: str) -> Callable[[Box], Seen]:
-    """A file that an installed library runs, and that is no module: the measured files are all as they should be."""
+def _startup(code: str) -> Attack:
+    """A start-up file that an installed library runs. It is no module: all measured files are unchanged."""
 
-    def play(box: Box) -> Seen:
-        text = code.format(victim=str(box.site / VICTIM), folder=str(box.folder)) + _mark(box)
-        with _planted(box.site / "glasshouse_extra.startup", text):
-            return _refused(box, box.play())
+    def play(guest: TargetGuest) -> AttackOutcome:
+        text = code.format(victim=str(guest.site / VICTIM_MODULE), folder=str(guest.folder)) + _marker_code(guest)
+        with _planted(guest.site / "glasshouse_extra.startup", text):
+            return _expect_refusal(guest, guest.play())
 
     return play
 
 
-#: Brings its own code under an installed module's name, and names the installed file as where it comes from.
+#: Loads other code under an installed module's name, and names the installed file as its origin.
 _META_PATH_HOOK = """
 import importlib.util, sys
 
@@ -194,38 +149,38 @@ _DUMPABLE = "import ctypes; assert ctypes.CDLL(None).prctl(4, 1, 0, 0, 0) == 0"
 # -------------------------------------------------------------------------------------------------- code that never runs
 
 
-def _never_runs(plant: Callable[[Box], contextlib.AbstractContextManager[None]], plain: list[str]) -> Callable[[Box], Seen]:
-    """Where a plain interpreter runs it (the control: the plant is a good one) the leg does not."""
+def _never_runs(plant: Callable[[TargetGuest], contextlib.AbstractContextManager[None]], plain: list[str]) -> Attack:
+    """A plain interpreter runs the planted code (the control); the leg does not."""
 
-    def play(box: Box) -> Seen:
-        with plant(box):
-            command = [sys.executable, *(part.format(site=str(box.site)) for part in plain)]
-            environment = {"PYTHONPATH": str(box.site), "PYTHONDONTWRITEBYTECODE": "1"}
+    def play(guest: TargetGuest) -> AttackOutcome:
+        with plant(guest):
+            command = [sys.executable, *(part.format(site=str(guest.site)) for part in plain)]
+            environment = {"PYTHONPATH": str(guest.site), "PYTHONDONTWRITEBYTECODE": "1"}
             subprocess.run(command, check=True, env=environment)  # noqa: S603
-            if not box.marker.exists():
-                return Seen(reason="a plain interpreter does not run it either", came_out=False)
-            played = box.play()
-            ran = box.marker.exists()
-        # An honest leg beside a plant that cannot run is served: that it was is what shows that it was a whole leg.
-        return Seen(reason=NEVER_RUN if not ran and played.reason is None else played.reason, came_out=ran)
+            if not guest.marker.exists():
+                return AttackOutcome(reason="a plain interpreter does not run it either", leaked=False)
+            leg = guest.play()
+            ran = guest.marker.exists()
+        # The leg must be released: only a complete leg shows that the planted code had its chance.
+        return AttackOutcome(reason=NEVER_RUN if not ran and leg.reason is None else leg.reason, leaked=ran)
 
     return play
 
 
-def _pth(box: Box) -> contextlib.AbstractContextManager[None]:
-    return _planted(box.site / "zz.pth", f"import sys; open({str(box.marker)!r}, 'w').close()\n")
+def _pth(guest: TargetGuest) -> contextlib.AbstractContextManager[None]:
+    return _planted(guest.site / "zz.pth", f"import sys; open({str(guest.marker)!r}, 'w').close()\n")
 
 
-def _customize(name: str) -> Callable[[Box], contextlib.AbstractContextManager[None]]:
-    return lambda box: _planted(box.site / name, _mark(box))
+def _customize(name: str) -> Callable[[TargetGuest], contextlib.AbstractContextManager[None]]:
+    return lambda guest: _planted(guest.site / name, _marker_code(guest))
 
 
 @contextlib.contextmanager
-def _forged_byte_code(box: Box) -> Iterator[None]:
-    """Compiled from another source, with date and size of the honest one, as the interpreter checks them."""
-    source = box.site / VICTIM
+def _forged_byte_code(guest: TargetGuest) -> Iterator[None]:
+    """Byte code of another source, with the date and size of the honest one, which the interpreter checks."""
+    source = guest.site / VICTIM_MODULE
     honest, before = source.read_bytes(), source.stat()
-    with _planted(source, honest + _mark(box).encode()):
+    with _planted(source, honest + _marker_code(guest).encode()):
         cached = Path(py_compile.compile(str(source), doraise=True) or "")
     forged = bytearray(cached.read_bytes())
     forged[8:12] = int(before.st_mtime).to_bytes(4, "little")
@@ -237,10 +192,10 @@ def _forged_byte_code(box: Box) -> Iterator[None]:
         shutil.rmtree(cached.parent)
 
 
-# ------------------------------------------------------------------------------------------------- after it was measured
+# ------------------------------------------------------------------------------------------------- after the measurement
 
 
-#: The leg trains until the host has done what it has to do.
+#: The leg's training waits for the host to act.
 _WAITING = """
 import os, time
 
@@ -250,9 +205,9 @@ def step():
 """
 
 
-def _while_training(box: Box, act: Callable[[], None]) -> Played:
+def _while_training(guest: TargetGuest, act: Callable[[], None]) -> PlayedLeg:
     """Play a leg whose training waits until `act` is done."""
-    go = box.folder / "go"
+    go = guest.folder / "go"
 
     def on_progress(moment: Progress) -> None:
         if moment.phase == "train" and not go.exists():
@@ -260,23 +215,23 @@ def _while_training(box: Box, act: Callable[[], None]) -> Played:
             go.touch()
 
     try:
-        with _planted(box.site / "glasshouse_extra.startup", _WAITING.format(go=str(go))):
-            return box.play(on_progress=on_progress)
+        with _planted(guest.site / "glasshouse_extra.startup", _WAITING.format(go=str(go))):
+            return guest.play(on_progress=on_progress)
     finally:
         go.unlink(missing_ok=True)
 
 
-def _finding(played: Played, named: str) -> Seen:
-    reason = played.reason
-    return Seen(reason=reason if reason is None or named in played.detail else played.detail, came_out=reason is None)
+def _finding(leg: PlayedLeg, named: str) -> AttackOutcome:
+    reason = leg.reason
+    return AttackOutcome(reason=reason if reason is None or named in leg.detail else leg.detail, leaked=reason is None)
 
 
-def _changed_after_measuring(box: Box) -> Seen:
-    """What is on disk at the end is not what was vouched for at the start."""
-    victim = box.site / VICTIM
+def _changed_after_measuring(guest: TargetGuest) -> AttackOutcome:
+    """The file on disk at the end is not the one measured at the start."""
+    victim = guest.site / VICTIM_MODULE
     with contextlib.ExitStack() as until_the_end:
-        played = _while_training(box, lambda: until_the_end.enter_context(_planted(victim, "# another file\n")))
-    return _finding(played, "typing_extensions")
+        leg = _while_training(guest, lambda: until_the_end.enter_context(_planted(victim, "# another file\n")))
+    return _finding(leg, "typing_extensions")
 
 
 _LATE = """
@@ -289,94 +244,70 @@ def step():
 """
 
 
-def _late_library(box: Box) -> Seen:
-    """A late dlopen is code nobody vouched for."""
-    library = box.folder / "libplanted.so"
+def _late_library(guest: TargetGuest) -> AttackOutcome:
+    """A late dlopen loads code that was never measured."""
+    library = guest.folder / "libplanted.so"
     lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     real = next(line.split()[-1] for line in lines if "/libm.so" in line or "/libm-" in line or "/libz.so" in line)
     with _planted(library, Path(os.path.realpath(real)).read_bytes()):
         text = _LATE.format(library=str(library))
-        with _planted(box.site / "glasshouse_extra.startup", text):
-            return _finding(box.play(), library.name)
+        with _planted(guest.site / "glasshouse_extra.startup", text):
+            return _finding(guest.play(), library.name)
 
 
 # ------------------------------------------------------------------------------------------ another process of this user
 
 
-def _early_memory(box: Box) -> Seen:
-    """Memory of the launcher, opened before its fences stood and read while the leg holds the package's plaintext."""
+def _early_memory(guest: TargetGuest) -> AttackOutcome:
+    """Memory of the launcher, opened before its fences were up and read while the leg holds the package's plaintext."""
     found: list[bool] = []
 
-    def attack(neighbour: Neighbour) -> Played:
+    def attack(attacker: LocalAttacker) -> PlayedLeg:
         def look() -> None:
-            memory = neighbour.caught()
+            memory = attacker.memory()
             if memory is not None:
-                # It can be read (the command line is there), and what is in the leg is not in it.
+                # The descriptor can be read (it shows the command line), and does not show the leg's plaintext.
                 reads = memory.holds(b"--pid-fd")
-                found.append(reads and memory.holds(box.sealed[-1].canary.reveal()[:32]))
+                found.append(reads and memory.holds(guest.sealed[-1].canary.reveal()[:32]))
                 if not reads:
-                    raise GlasshouseError("the descriptor that was opened early shows nothing at all")
+                    raise GlasshouseError("the descriptor opened early cannot read the process's memory at all")
 
-        return _while_training(box, look)
+        return _while_training(guest, look)
 
-    played = early_look(box, attack)
-    return Seen(reason=played.reason or (None if any(found) else OUT_OF_REACH), came_out=any(found))
-
-
-def _early_memory_of_the_agent(box: Box) -> Seen:
-    """As above, of the agent: its key signs evidence."""
-    found = looks_at_agent(box)
-    return Seen(reason=None if found else OUT_OF_REACH, came_out=found)
+    leg = open_launcher_memory(guest, attack)
+    return AttackOutcome(reason=leg.reason or (None if any(found) else OUT_OF_REACH), leaked=any(found))
 
 
-def _keys_from_elsewhere(box: Box) -> Seen:
-    """A process that took the leg's end of the socket while it could speaks there as the leg, with keys of its own."""
-    played, taken = offers_keys(box)
-    return Seen(reason=played.reason, came_out=taken or played.released > 0)
+def _early_memory_of_the_agent(guest: TargetGuest) -> AttackOutcome:
+    """The same for the agent, whose key signs evidence."""
+    found = read_agent_memory(guest)
+    return AttackOutcome(reason=None if found else OUT_OF_REACH, leaked=found)
 
 
-def _traced(box: Box) -> Seen:
-    """A real ptrace of the launcher, before its fences stood, that follows it into the leg."""
-    played = traces(box)
-    return Seen(reason=played.reason, came_out=played.released > 0)
+def _keys_from_elsewhere(guest: TargetGuest) -> AttackOutcome:
+    """A process that took over the leg's socket answers the agent as the leg, with its own keys."""
+    leg, taken = impersonate_leg(guest)
+    return AttackOutcome(reason=leg.reason, leaked=taken or leg.released > 0)
 
 
-# -------------------------------------------------------------------------------------------- an environment of its own
-
-#: An agent that gives its legs one variable more: the policy pins its archive, so that only the variable can be refused.
-_INJECTING = """
-import sys
-from pathlib import Path
-
-if "agent" in sys.argv:
-    sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
-    from pytest_glasshouse.agent import leg_process
-
-    honest = leg_process.LegProcess._environment
-    variables = Path(sys.argv[sys.argv.index("--directory") + 1]) / "variables"
-
-    def environment(self):
-        more = variables.read_text().split("=", 1) if variables.exists() else ()
-        return {**honest(self), **(dict([more]) if more else {})}
-
-    leg_process.LegProcess._environment = environment
-from pytest_glasshouse.agent.main import main
-
-sys.exit(main())
-"""
+def _traced(guest: TargetGuest) -> AttackOutcome:
+    """A real ptrace of the launcher from before its fences are up, which follows it into the leg."""
+    leg = trace_leg(guest)
+    return AttackOutcome(reason=leg.reason, leaked=leg.released > 0)
 
 
-def _variable(name: str, value: str) -> Callable[[Box], Seen]:
-    def play(box: Box) -> Seen:
-        with _planted(box.directory / "variables", f"{name}={value}"):
-            played = box.play()
-        return Seen(reason=played.reason, came_out=played.released > 0)
+# -------------------------------------------------------------------------------------------- environment variables
+
+
+def _variable(name: str, value: str) -> Attack:
+    def play(guest: TargetGuest) -> AttackOutcome:
+        with _planted(guest.directory / "variables", f"{name}={value}"):
+            leg = guest.play()
+        return AttackOutcome(reason=leg.reason, leaked=leg.released > 0)
 
     return play
 
 
-#: How each kind of box starts; `None` is an honest guest's own beginning.
-BOXES: dict[str, str | None] = {"honest": None, "injecting": _INJECTING}
 _OBSERVED = "antidebug-observed"
 CASES: tuple[GuestCase, ...] = (
     _case("file-changed", "composite", "appraise 8", _changed),
@@ -392,7 +323,7 @@ CASES: tuple[GuestCase, ...] = (
     _case("dumpable-again", _OBSERVED, "appraise 9", _startup(_DUMPABLE)),
     _case("tracer", _OBSERVED, "appraise 9", _traced),
     *(
-        _case(f"with-{name}", _OBSERVED, "appraise 9", _variable(name, value), box="injecting")
+        _case(f"with-{name}", _OBSERVED, "appraise 9", _variable(name, value), guest="injecting")
         for name, value in (
             ("LD_PRELOAD", "libz.so.1"),
             ("LD_AUDIT", "libz.so.1"),
@@ -402,17 +333,17 @@ CASES: tuple[GuestCase, ...] = (
     ),
     _case("forged-byte-code", NEVER_RUN, "bytecode", _never_runs(
         _forged_byte_code, ["-I", "-S", "-c", "import sys; sys.path.insert(0, {site!r}); import typing_extensions"],
-    ), withheld="execution"),
+    ), asset="execution"),
     _case("pth", NEVER_RUN, "main", _never_runs(
         _pth, ["-I", "-c", "import site; site.addsitedir({site!r})"],
-    ), withheld="execution"),
-    _case("sitecustomize", NEVER_RUN, "main", _never_runs(_customize("sitecustomize.py"), ["-c", ""]), withheld="execution"),
+    ), asset="execution"),
+    _case("sitecustomize", NEVER_RUN, "main", _never_runs(_customize("sitecustomize.py"), ["-c", ""]), asset="execution"),
     _case("usercustomize", NEVER_RUN, "main", _never_runs(
         _customize("usercustomize.py"), ["-c", "import usercustomize"],
-    ), withheld="execution"),
-    _case("file-changed-after-measuring", _ATTESTED, _ATTESTED, _changed_after_measuring, withheld="finding"),
-    _case("late-library", _ATTESTED, _ATTESTED, _late_library, withheld="finding"),
-    _case("early-memory-of-the-leg", OUT_OF_REACH, "launcher", _early_memory, withheld="memory"),
-    _case("early-memory-of-the-agent", OUT_OF_REACH, "launcher", _early_memory_of_the_agent, withheld="memory"),
+    ), asset="execution"),
+    _case("file-changed-after-measuring", _ATTESTED, _ATTESTED, _changed_after_measuring, asset="finding"),
+    _case("late-library", _ATTESTED, _ATTESTED, _late_library, asset="finding"),
+    _case("early-memory-of-the-leg", OUT_OF_REACH, "launcher", _early_memory, asset="memory"),
+    _case("early-memory-of-the-agent", OUT_OF_REACH, "launcher", _early_memory_of_the_agent, asset="memory"),
     _case("keys-of-another-process", "sender", "witness", _keys_from_elsewhere),
 )  # fmt: skip

@@ -1,7 +1,7 @@
-"""The dishonest guest: what a mock fault needs that cannot be played from outside.
+"""The dishonest guest: the mock faults that cannot be played from outside.
 
-It travels as `glasshouse_saboteur` in an archive of its own, whose digest only the mock's policy pins: every other
-policy refuses the guest before a key is released. Nothing under `guest/` knows that it exists.
+It runs as `glasshouse_dishonest_guest` in an archive of its own, whose digest only the mock's policy pins: every other
+policy refuses that guest before a key is released. Nothing under `guest/` refers to it.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.segments import TrainedSegment
 
-#: How much of each segment's work is put off until the leg's clock has stopped.
-_PUT_OFF = 0.05
+#: The share of each segment's time that is worked after the leg's clock has stopped.
+_DEFERRED_SHARE = 0.05
 
 
 def main(faults: tuple[str, ...]) -> int:
-    """Arrange the faults, then be the guest."""
+    """Install the faults, then run the guest."""
     for fault in faults:
-        _ARRANGE[fault]()
+        _INSTALL[fault]()
     return guest_main.main()
 
 
@@ -40,20 +40,20 @@ def _skip_zeroize() -> None:
 def _take_key_from_elsewhere() -> None:
     journal = protected.Journal
 
-    class Forgetful(journal):  # type: ignore[misc, valid-type]
+    class WrongResult(journal):  # type: ignore[misc, valid-type]
         """Names another attestation result as the source of its key."""
 
         def append(self, type: str, body: dict[str, Json]) -> None:  # noqa: A002
             super().append(type, {"result": "0" * 64} if type == "key_received" else body)
 
-    protected.Journal = Forgetful  # type: ignore[misc]
+    protected.Journal = WrongResult  # type: ignore[misc]
 
 
 def _bring_own_weights() -> None:
     honest = protected.train
 
     def train(plan: Any, parts: Any, **rest: Any) -> Any:
-        return honest(plan, {**parts, "initial": memoryview(_turned(bytes(parts["initial"])))}, **rest)
+        return honest(plan, {**parts, "initial": memoryview(_rotated(bytes(parts["initial"])))}, **rest)
 
     protected.train = train
 
@@ -63,19 +63,19 @@ def _export_initial() -> None:
 
 
 def _export_the_same() -> None:
-    protected.train = _exporting(protected.train, _turned)
-    raw.train = _exporting(raw.train, _turned)
+    protected.train = _exporting(protected.train, _rotated)
+    raw.train = _exporting(raw.train, _rotated)
 
 
 def _defer_cost() -> None:
     honest = protected.ControlTurns
 
     class Deferring(honest):  # type: ignore[misc, valid-type]
-        """Hands what protection costs to a thread that works while the other leg is timed."""
+        """Defers the cost of protection to a thread that works while the other leg is timed."""
 
         def done(self, segment: TrainedSegment) -> None:
             super().done(segment)
-            threading.Thread(target=_hash_for, args=(round(segment.elapsed_ns * _PUT_OFF),)).start()
+            threading.Thread(target=_hash_for, args=(round(segment.elapsed_ns * _DEFERRED_SHARE),)).start()
 
     protected.ControlTurns = Deferring  # type: ignore[misc]
 
@@ -95,15 +95,15 @@ def _exporting(honest: Callable[..., training.Trained], instead: Callable[[bytes
     return train
 
 
-def _turned(weights: bytes) -> bytes:
-    """Finite weights that are not these: the largest tensor's rows, one place on."""
+def _rotated(weights: bytes) -> bytes:
+    """Other finite weights: the rows of the largest tensor, rotated by one."""
     entry = max(parse_safetensors(memoryview(weights)).values(), key=lambda e: e.end - e.start)
     body = weights[entry.start : entry.end]
     row = len(body) // entry.shape[0]
     return weights[: entry.start] + body[row:] + body[:row] + weights[entry.end :]
 
 
-_ARRANGE: dict[str, Callable[[], None]] = {
+_INSTALL: dict[str, Callable[[], None]] = {
     "zeroize-skipped": _skip_zeroize,
     "key-unattested": _take_key_from_elsewhere,
     "weights-foreign": _bring_own_weights,

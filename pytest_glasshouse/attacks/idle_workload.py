@@ -1,7 +1,7 @@
 """A workload that trains nothing, for a guest whose legs are attacked and not measured.
 
-It travels as the mlp workload in an archive of its own, beside an empty `torch`: the digest of that archive is pinned by
-the box's own policy (`tamper.box`), and every other policy refuses it. What else is in it is the product's.
+It replaces the mlp workload in the target guest's archive, beside an empty `torch`. Only the target guest's policy
+(`attacks.target_guest`) pins that archive; every other policy refuses it. The rest of the archive is the product's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-# What training libraries do: import what others wrote, and what is there if it is there.
+# As training libraries do: one third-party import, and one optional import.
 import typing_extensions  # noqa: F401
 
 try:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class MlpTrainer:
-    """See `Trainer`. A step takes a millisecond; one library is looked for while training, as lazy imports are."""
+    """See `Trainer`. A step takes a millisecond."""
 
     unit = "epochs"
 
@@ -49,13 +49,13 @@ class MlpTrainer:
         time.sleep(0.001)
 
     def synchronize(self) -> None:
-        """Nothing is on a device."""
+        """Nothing runs on a device."""
 
     def check(self) -> str:
         return "1.0"
 
     def export(self) -> bytes:
-        # The weights as they came: nobody judges what was trained here. A copy, because the leg wipes it.
+        # The initial weights: no training is judged here. A copy, because the leg wipes it.
         return bytes(bytearray(self._initial))
 
     def last_batch(self) -> list[memoryview]:

@@ -1,7 +1,7 @@
-"""Another process of the same user, early: what it can take of a guest before the fences stand, and what that is worth.
+"""A local attacker: another process of the guest's user that opens memory and sockets before the anti-debug fences are up.
 
-The neighbour is a thread of this process, which is one of the guest's own user and holds none of the guest's secrets. It
-waits for a launcher, which for some milliseconds is a process like any other, and takes what is to be had. Refuses to judge.
+The attacker is a thread of this process, which runs as the guest's user and holds none of the guest's secrets. It waits for
+a launcher, which for some milliseconds is unprotected, and opens what it can. Refuses to judge the outcome.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pytest_glasshouse.agent.memory_scan import DescriptorMemory
-from pytest_glasshouse.attacks.target_guest import Box, Played, children
+from pytest_glasshouse.attacks.target_guest import PlayedLeg, TargetGuest, children
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.guest.opener import unseal_key
 from pytest_glasshouse.legs.progress import Progress
@@ -29,7 +29,7 @@ from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.journal import Journal
 
-#: How many legs a neighbour may need to be quick enough once.
+#: How many legs may be played until the attacker was fast enough once.
 _TRIES = 20
 _PATIENCE_S = 20.0
 _BLOCK = 1 << 20
@@ -42,11 +42,11 @@ _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 
 
 class NotPlayedError(GlasshouseError):
-    """This machine does not allow the attack, or nobody here was quick enough for it: it was not played."""
+    """The attack was not carried out: this machine does not allow it, or the attacker was too slow in every try."""
 
 
-class Handed:
-    """Descriptors of a process's memory, opened while that was allowed."""
+class ProcessMemory:
+    """Descriptors of a process's memory, opened while it was still unprotected."""
 
     def __init__(self, pid: int) -> None:
         self._mem = os.open(f"/proc/{pid}/mem", os.O_RDONLY)
@@ -67,11 +67,11 @@ class Handed:
         os.close(self._maps)
 
 
-class Neighbour:
-    """A thread that waits for the next launcher of a box, and does `take` with it at once."""
+class LocalAttacker:
+    """A thread that waits for the guest's next launcher and calls `take` with its process id at once."""
 
-    def __init__(self, box: Box, take: Callable[[int], object]) -> None:
-        self._box, self._take = box, take
+    def __init__(self, guest: TargetGuest, take: Callable[[int], object]) -> None:
+        self._guest, self._take = guest, take
         self._over = threading.Event()
         self._taken: object = None
         self.pid = 0
@@ -80,14 +80,14 @@ class Neighbour:
     def _wait(self) -> None:
         until = time.monotonic() + _PATIENCE_S
         while not self._over.is_set() and time.monotonic() < until:
-            for pid in self._box.launchers():
+            for pid in self._guest.launchers():
                 with contextlib.suppress(OSError):
                     self.pid, self._taken = pid, self._take(pid)
                 return
 
-    def caught(self) -> Handed | None:
-        """What it took, if it took memory."""
-        return self._taken if isinstance(self._taken, Handed) else None
+    def memory(self) -> ProcessMemory | None:
+        """The memory it opened, if any."""
+        return self._taken if isinstance(self._taken, ProcessMemory) else None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -96,64 +96,64 @@ class Neighbour:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over.set()
         self._thread.join(_PATIENCE_S)
-        caught = self.caught()
-        if caught is not None:
-            caught.close()
+        memory = self.memory()
+        if memory is not None:
+            memory.close()
 
 
-def _early(pid: int) -> Handed:
-    """Memory of a launcher that has not forked yet: afterwards it would be no news that the leg's is not in it."""
-    handed = Handed(pid)
+def _open_early(pid: int) -> ProcessMemory:
+    """Memory of a launcher that has not forked yet: opened after the fork, it could not show the leg's memory anyway."""
+    memory = ProcessMemory(pid)
     if children(pid):
-        handed.close()
+        memory.close()
         raise OSError("too late")
-    return handed
+    return memory
 
 
-def early_look(box: Box, attack: Callable[[Neighbour], Played]) -> Played:
-    """Play legs until the neighbour was quick enough once; the played leg is that one."""
+def open_launcher_memory(guest: TargetGuest, attack: Callable[[LocalAttacker], PlayedLeg]) -> PlayedLeg:
+    """Play legs until the attacker opened a launcher's memory in time; returns that leg."""
     for _ in range(_TRIES):
-        with Neighbour(box, _early) as neighbour:
-            played = attack(neighbour)
-        if neighbour.caught() is not None:
-            return played
-    raise NotPlayedError("no descriptor of a launcher's memory could be opened before its fences stood")
+        with LocalAttacker(guest, _open_early) as attacker:
+            leg = attack(attacker)
+        if attacker.memory() is not None:
+            return leg
+    raise NotPlayedError("no descriptor of a launcher's memory could be opened before its fences were up")
 
 
-def looks_at_agent(box: Box) -> bool:
-    """Whether a descriptor of the agent's first process, opened before its fences stood, shows what the agent holds."""
+def read_agent_memory(guest: TargetGuest) -> bool:
+    """Whether a descriptor of the agent's memory, opened before its fences were up, shows what only the agent holds."""
     for _ in range(_TRIES):
-        handed: list[Handed] = []
+        memories: list[ProcessMemory] = []
 
         def take(pid: int) -> None:
             with contextlib.suppress(OSError):
-                handed.append(_early(pid))  # noqa: B023  (called before the loop goes on)
+                memories.append(_open_early(pid))  # noqa: B023  (called before the loop goes on)
 
-        with Box(main=box.main, extra=box.extra, on_spawned=take) as other, contextlib.ExitStack() as at_the_end:
-            for each in handed:
+        with TargetGuest(main=guest.main, extra=guest.extra, on_spawned=take) as other, contextlib.ExitStack() as at_the_end:
+            for each in memories:
                 at_the_end.callback(each.close)
                 if not each.holds(b"--allocation"):
-                    raise GlasshouseError("the descriptor that was opened early shows nothing at all")
-                return any(each.holds(word.encode()) for word in other.spoken)
-    raise NotPlayedError("no descriptor of an agent's memory could be opened before its fences stood")
+                    raise GlasshouseError("the descriptor opened early cannot read the process's memory at all")
+                return any(each.holds(word.encode()) for word in other.memory_only_values)
+    raise NotPlayedError("no descriptor of an agent's memory could be opened before its fences were up")
 
 
-def offers_keys(box: Box) -> tuple[Played, bool]:
-    """Take the leg's end of its socket, offer keys of one's own there, and see whether the data key comes for them."""
+def impersonate_leg(guest: TargetGuest) -> tuple[PlayedLeg, bool]:
+    """Take over the leg's socket and offer the attacker's keys; returns the leg, and whether the data key was sealed to them."""
     keys: list[bytes] = []
     for _ in range(_TRIES):
-        with Neighbour(box, lambda pid: _Impostor(box, pid, keys)) as neighbour:
-            played = box.play()
-        # What the neighbour did is known once it has ended: the leg may be played before.
-        if neighbour.pid:
-            return played, box.sealed[-1].data_key.reveal() in keys
+        with LocalAttacker(guest, lambda pid: _LegImpersonator(guest, pid, keys)) as attacker:
+            leg = guest.play()
+        # What the attacker did is known once its thread has ended, which may be after the leg.
+        if attacker.pid:
+            return leg, guest.sealed[-1].data_key.reveal() in keys
     raise NotPlayedError("no socket of a leg could be taken from its launcher")
 
 
-class _Impostor:
-    """Speaks as the leg, from this process: everything in it is right but who says it."""
+class _LegImpersonator:
+    """Answers the agent as the leg would, from this process: only the sender is wrong."""
 
-    def __init__(self, box: Box, pid: int, keys: list[bytes]) -> None:
+    def __init__(self, guest: TargetGuest, pid: int, keys: list[bytes]) -> None:
         arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         wanted = int(arguments[arguments.index(b"--control") + 1])
         held = _libc.syscall(_PIDFD_OPEN, pid, 0)
@@ -165,24 +165,24 @@ class _Impostor:
             os.close(held)
         if taken < 0:
             raise OSError(ctypes.get_errno(), "pidfd_getfd")
-        self._box, self._keys = box, keys
+        self._guest, self._keys = guest, keys
         self._hpke, self._signer = X25519PrivateKey.generate(), Ed25519PrivateKey.generate()
         with socket.socket(fileno=taken) as self._socket:
             self._socket.settimeout(_PATIENCE_S)
             with contextlib.suppress(OSError, GlasshouseError):
-                self._speak()
+                self._answer_agent()
 
-    def _say(self, kind: str, body: dict[str, object]) -> None:
+    def _send(self, kind: str, body: dict[str, object]) -> None:
         frames.send(self._socket, {"type": kind, "body": body})  # type: ignore[dict-item]
 
-    def _speak(self) -> None:
+    def _answer_agent(self) -> None:
         cnf = {
             "hpke": evidence.hpke_text(self._hpke.public_key()),
             "sig": tokens.public_text(self._signer.public_key()),
         }
         nothing: dict[str, list[str]] = {"maps": [], "modules": [], "hooks": []}
         memory, observed = {"locked": True, "bytes": 4096}, dict(evidence.ANTIDEBUG_STRICT)
-        self._say("ready", {"cnf": cnf, "antidebug": observed, "memory": memory, "images": nothing})
+        self._send("ready", {"cnf": cnf, "antidebug": observed, "memory": memory, "images": nothing})
         while (received := frames.receive(self._socket)) is not None:
             body = received[0].get("body")
             if received[0].get("type") == "challenge" and isinstance(body, dict):
@@ -190,9 +190,9 @@ class _Impostor:
                 journal = Journal(str(body["nonce"]), lines.append, lambda: 0)
                 journal.append("anti_debug_ready", {"wall": "2027-01-15T08:00:00Z", "observed": observed})
                 journal.append("measured", {"composite": body["composite"]})
-                self._say("attest", {"log": lines, "head": journal.head})
+                self._send("attest", {"log": lines, "head": journal.head})
             elif received[0].get("type") == "release" and isinstance(body, dict):
-                manifest = sha256_hex(self._box.sealed[-1].manifest.encode())
+                manifest = sha256_hex(self._guest.sealed[-1].manifest.encode())
                 key = unseal_key(
                     str(body["sealed"]), result_token=str(body["result"]), manifest_sha256=manifest, private=self._hpke
                 )
@@ -200,31 +200,31 @@ class _Impostor:
                 return
 
 
-def traces(box: Box) -> Played:
-    """Play a leg whose launcher is traced from before its fences, and the leg with it."""
+def trace_leg(guest: TargetGuest) -> PlayedLeg:
+    """Play a leg whose launcher, and with it the leg, is traced from before its fences are up."""
     for _ in range(_TRIES):
-        played = _traced_once(box)
-        if played is not None:
-            return played
+        leg = _traced_once(guest)
+        if leg is not None:
+            return leg
     raise NotPlayedError("no launcher could be traced")
 
 
-def _traced_once(box: Box) -> Played | None:
+def _traced_once(guest: TargetGuest) -> PlayedLeg | None:
     answered = threading.Event()
 
     def on_progress(moment: Progress) -> None:
-        # Once the leg has said what it saw the tracer lets go: one that stayed would keep the leg from ending.
+        # The tracer detaches once the leg has reported it: otherwise the leg could not end.
         if moment.phase == "attest":
             answered.set()
 
-    with Neighbour(box, lambda pid: _trace(pid, answered)) as neighbour:
-        played = box.play(on_progress=on_progress)
+    with LocalAttacker(guest, lambda pid: _trace(pid, answered)) as attacker:
+        leg = guest.play(on_progress=on_progress)
         answered.set()
-    return played if neighbour.pid else None
+    return leg if attacker.pid else None
 
 
 def _trace(pid: int, until: threading.Event) -> None:
-    """Trace `pid` and what it forks. The kernel lets go of them when this thread ends."""
+    """Trace `pid` and its children. The kernel detaches them when this thread ends."""
     if _libc.ptrace(_SEIZE, pid, None, _FOLLOW) != 0:
         raise OSError(ctypes.get_errno(), "ptrace")
     traced = {pid}

@@ -1,8 +1,8 @@
-"""A guest on this machine to be attacked: a real agent, real legs, a real server, and a place to plant things in.
+"""The guest that is attacked: a real agent, real legs, a real server, and directories to plant code in.
 
-Knows how to start a box once and to play one protected leg on it after the other, without a raw leg and with a workload that
-trains nothing. Refuses to know attacks: `tamper.executes` does. What a box's guest has installed are links to what is installed
-here, except for one module that every leg imports and one package of the box's own, both named in a RECORD.
+Knows how to start a guest once and play protected legs on it one after the other, without raw legs and with a workload that
+trains nothing. Refuses to know attacks: `attacks.code_injection` does. The guest's installation links to this one, except for
+one module that every leg imports and one extra package, both listed in a RECORD.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from pytest_glasshouse.providers.base import Grant, Instance
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
-#: A module of one file that every leg imports, named in its distribution's RECORD.
-VICTIM = "typing_extensions.py"
+#: A single-file module that every leg imports, listed in its distribution's RECORD.
+VICTIM_MODULE = "typing_extensions.py"
 _BOOT_S = 60.0
-_EXTRA = '''"""An installed library that runs the start-up file it finds beside it, as some do."""
+_EXTRA = '''"""An installed library that runs a start-up file beside it, as some do."""
 
 from pathlib import Path
 
 
 def step():
-    """What is called while training; a start-up file may put something else here."""
+    """Called in each training step; a start-up file may replace it."""
 
 
 _startup = Path(__file__).with_name("glasshouse_extra.startup")
@@ -59,15 +59,15 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass(kw_only=True)
-class Played:
-    """One leg that was played: what the host wrote down of it, and how many data keys left the server for it."""
+class PlayedLeg:
+    """A leg that was played: the host's observation of it, and how many data keys the server released for it."""
 
     observation: dict[str, Any]
     released: int
 
     @property
     def reason(self) -> str | None:
-        """Why it was refused: by the server, by its agent, or by whoever judges the attestation. None when it was not."""
+        """The reason of the refusal by server or agent, or the attestation invariant if it does not hold; None otherwise."""
         notes = self.observation["rounds"][0]["protected"]
         for what in ("refusal", "failed"):
             if what in notes:
@@ -77,34 +77,34 @@ class Played:
 
     @property
     def detail(self) -> str:
-        """What the attestation's finding names."""
+        """The reason of the attestation finding."""
         return attestation_verified(self.observation).reason
 
 
 @dataclass(kw_only=True)
-class Box:
-    """One guest; a context manager. `main` and `extra` replace files of its archive, whose digest its policy expects."""
+class TargetGuest:
+    """One guest; a context manager. `main` and `extra` replace files of its archive, whose digest its policy requires."""
 
     main: str = GUEST_MAIN
     extra: dict[str, bytes] = field(default_factory=dict)
-    #: Called with the first process of the guest, as soon as it exists.
+    #: Called with the process id of the guest's first process, as soon as it exists.
     on_spawned: Callable[[int], None] = lambda _pid: None
     host_attestation: HostAttestation = field(default_factory=HostAttestation, init=False)
     sealed: list[Sealed] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="glasshouse-box-"))
-        #: Empty, and before everything that is installed: what is planted here shadows it.
-        self.front = self.folder / "front"
-        self.front.mkdir()
+        self.folder = Path(tempfile.mkdtemp(prefix="glasshouse-target-"))
+        #: Empty, and first on the path: a module planted here shadows the installed one.
+        self.shadow_folder = self.folder / "front"
+        self.shadow_folder.mkdir()
         self.site = _installation(self.folder / "site")
-        #: What planted code leaves to show that it ran.
+        #: Created by planted code to show that it ran.
         self.marker = self.folder / "ran"
         self._archive = build_archive({**_workload(), "__main__.py": self.main.encode(), **self.extra})
         self._name = f"glasshouse-tamper-{self.folder.name.rpartition('-')[2]}"
         self.directory = process.new_directory()
         self._guest = process.GuestProcess(
-            self.directory, self._name, self._archive, site_packages=(str(self.front), str(self.site))
+            self.directory, self._name, self._archive, site_packages=(str(self.shadow_folder), str(self.site))
         )
         self.on_spawned(self._guest.process.pid)
         self._control: bool | None = None
@@ -125,12 +125,12 @@ class Box:
                     return dict(channel.request("hello"))
 
     @property
-    def spoken(self) -> tuple[str, ...]:
-        """Words of the agent's that lie in its memory and in no file."""
+    def memory_only_values(self) -> tuple[str, ...]:
+        """Values that the agent holds in memory and in no file."""
         return str(self._hello["ak"]), str(self._hello["agentNonce"])
 
     def launchers(self) -> Iterator[int]:
-        """Launchers of legs of this guest that are there now."""
+        """Process ids of this guest's running launchers."""
         agents = [self._guest.process.pid, *children(self._guest.process.pid)]
         for pid in [child for agent in agents for child in children(agent)]:
             with contextlib.suppress(OSError):
@@ -138,26 +138,26 @@ class Box:
                     yield pid
 
     def control(self) -> bool:
-        """Whether a leg is released and leaves well when nothing is planted. Played once: cases undo what they plant."""
+        """Whether a leg without an attack is given its key and ends well. Played once: cases undo what they plant."""
         if self._control is None:
-            played = self.play()
-            self._control = played.released == 1 and played.reason is None and not self.marker.exists()
+            leg = self.play()
+            self._control = leg.released == 1 and leg.reason is None and not self.marker.exists()
         return self._control and self._untouched == self._state()
 
     def _state(self) -> list[tuple[str, int]]:
-        entries = [*self.front.iterdir(), *(each for each in self.site.iterdir() if not each.is_symlink())]
-        # Byte code beside the sources changes nothing where nobody reads it.
+        entries = [*self.shadow_folder.iterdir(), *(each for each in self.site.iterdir() if not each.is_symlink())]
+        # Byte code beside the sources is never read, so it is no change.
         return sorted((each.name, each.stat().st_size if each.is_file() else 0) for each in entries if each.name != "__pycache__")
 
-    def play(self, *, on_progress: OnProgress = lambda _moment: None, target_s: float = 0.02) -> Played:
-        """One protected leg, from seal to receipt or refusal."""
+    def play(self, *, on_progress: OnProgress = lambda _moment: None, target_s: float = 0.02) -> PlayedLeg:
+        """Play one protected leg, from seal to receipt or refusal."""
         self.marker.unlink(missing_ok=True)
         row = RowSpec(name="tamper", workload="mlp", gpu="anygpu", order="protected-first", target_s=target_s, warmup_s=0.0)
         settings = RowSettings(declared=row, run_id="tamper", seed=7, leg_timeout_s=_BOOT_S)
-        allocation = Allocation(self._grant(), _Nobody(self), settings, on_progress)
+        allocation = Allocation(self._grant(), _NoBroker(self), settings, on_progress)
         before = self._released()
-        outcome = row.run(allocation, _Remembering(self.host_attestation, self.sealed), _NoRaw())
-        return Played(observation=outcome.observation, released=self._released() - before)
+        outcome = row.run(allocation, _RecordingRuntime(self.host_attestation, self.sealed), _NoRawLeg())
+        return PlayedLeg(observation=outcome.observation, released=self._released() - before)
 
     def _released(self) -> int:
         return self.host_attestation.releases()
@@ -171,11 +171,11 @@ class Box:
         )  # fmt: skip
 
     def listing(self) -> tuple[Instance, ...]:
-        """As a provider would list it."""
+        """The guest in a provider's listing."""
         return (Instance(instance_id=self.directory.name, name=self._name, state="running"),)
 
     def close(self) -> None:
-        """End the guest and remove what was planted."""
+        """End the guest and remove its directories."""
         self._guest.kill()
         self.host_attestation.close()
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -188,17 +188,17 @@ class Box:
         self.close()
 
 
-class Boxes:
-    """The boxes that cases share: each is started when the first case needs it. `extra` replaces files in all of them."""
+class TargetGuests:
+    """The guests that cases share, each started when the first case needs it. `extra` replaces files in all of them."""
 
     def __init__(self, extra: dict[str, bytes] | None = None) -> None:
         self._extra = extra or {}
-        self._open: dict[str, Box] = {}
+        self._open: dict[str, TargetGuest] = {}
 
-    def get(self, name: str, main: str | None) -> Box:
-        """The box of this name, which starts with `main`."""
+    def get(self, name: str, main: str | None) -> TargetGuest:
+        """The guest of this name, whose archive starts with `main`."""
         if name not in self._open:
-            self._open[name] = Box(main=main or GUEST_MAIN, extra=self._extra)
+            self._open[name] = TargetGuest(main=main or GUEST_MAIN, extra=self._extra)
         return self._open[name]
 
     def close(self) -> None:
@@ -207,31 +207,31 @@ class Boxes:
             self._open.pop(name).close()
 
 
-class _Remembering(ProtectedRuntime):
-    """Keeps what it sealed, so that an attack can look for it."""
+class _RecordingRuntime(ProtectedRuntime):
+    """Records the packages it sealed, so that an attack can search for their secrets."""
 
-    def __init__(self, host_attestation: HostAttestation, kept: list[Sealed]) -> None:
+    def __init__(self, host_attestation: HostAttestation, sealed_packages: list[Sealed]) -> None:
         super().__init__(host_attestation)
-        self._kept = kept
+        self._sealed = sealed_packages
 
     def _seal(self, current: Round) -> Sealed:
-        self._kept.append(super()._seal(current))
-        return self._kept[-1]
+        self._sealed.append(super()._seal(current))
+        return self._sealed[-1]
 
 
-class _NoRaw:
-    """Where a raw leg would be."""
+class _NoRawLeg:
+    """Stands in for the raw leg, which is not played."""
 
     def run(self, current: Round, role: str = "raw") -> Ended:
         del current, role
         return Ended(outcome="excluded", reason="no raw leg is played", decision="")
 
 
-class _Nobody:
-    """The broker of a guest that nobody rented."""
+class _NoBroker:
+    """Stands in for the broker of a guest that is not rented."""
 
-    def __init__(self, box: Box) -> None:
-        self.listing = box.listing
+    def __init__(self, guest: TargetGuest) -> None:
+        self.listing = guest.listing
 
     def play(self, grant: Grant, act: str) -> None:
         raise GlasshouseError(f"no fault is played here: {act} on {grant.allocation_id}")
@@ -250,14 +250,14 @@ def _workload() -> dict[str, bytes]:
 
 
 def _installation(folder: Path) -> Path:
-    """Links to everything that is installed here; the victim is a copy of its own, the extra package is ours."""
+    """A directory of links to everything installed here, with a copy of the victim module and the extra package."""
     folder.mkdir()
     for kind in ("purelib", "platlib"):
         for entry in Path(sysconfig.get_path(kind)).iterdir():
-            if entry.name not in (VICTIM, "__pycache__") and not entry.name.endswith(".pth"):
+            if entry.name not in (VICTIM_MODULE, "__pycache__") and not entry.name.endswith(".pth"):
                 with contextlib.suppress(FileExistsError):
                     (folder / entry.name).symlink_to(entry)
-    shutil.copy2(Path(sysconfig.get_path("purelib")) / VICTIM, folder / VICTIM)
+    shutil.copy2(Path(sysconfig.get_path("purelib")) / VICTIM_MODULE, folder / VICTIM_MODULE)
     (folder / "glasshouse_extra.py").write_text(_EXTRA, encoding="utf-8")
     digest = base64.urlsafe_b64encode(hashlib.sha256(_EXTRA.encode()).digest()).rstrip(b"=").decode()
     about = folder / "glasshouse_extra-1.dist-info"
@@ -267,7 +267,7 @@ def _installation(folder: Path) -> Path:
 
 
 def children(pid: int) -> list[int]:
-    """Processes that `pid` forked and that are there now."""
+    """Process ids of the running children of `pid`."""
     found: list[int] = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from pytest_glasshouse.attestation.limits import Peers
+from pytest_glasshouse.attestation.limits import PeerRateLimiter
 from pytest_glasshouse.wire.canonical import Json, canonical, tagged
 
 Decision = Literal["accepted", "released", "completed", "refused", "overdue", "started", "stopped"]
@@ -53,14 +53,14 @@ class AuditLog:
         self._fd = fd
         self._clock = clock
         self._lock = threading.RLock()
-        self._refusals = Peers(REFUSALS_PER_S, burst_s=REFUSALS_SAVED_S, clock=clock)
+        self._refusals = PeerRateLimiter(REFUSALS_PER_S, burst_s=REFUSALS_SAVED_S, clock=clock)
         self._left_out = 0
         self._torn = False
 
     def __call__(self, line: AuditLine) -> None:
         """Write one line, or count a refusal above the rate limit. `left_out` is the number counted since the last line."""
         with self._lock:
-            if line.decision == "refused" and self._refusals.ask(line.kid) != "yes":
+            if line.decision == "refused" and self._refusals.admit(line.kid) != "admitted":
                 self._left_out += 1
                 return
             left_out: dict[str, Json] = {"left_out": self._left_out} if self._left_out else {}

@@ -1,6 +1,6 @@
-"""The server over HTTP: POST, JSON of exact keys, at most 64 KiB under a head of 16; refusals are RFC 9457 problem documents.
+"""The server over HTTP: POST, JSON with exact keys, at most 64 KiB after a head of 16; refusals are RFC 9457 problem documents.
 
-Knows the transport and its limits. Refuses to know what the messages mean, and to listen in the clear anywhere but on
+Knows the transport and its limits. Refuses to know what the messages mean, and to serve without TLS anywhere but on
 loopback.
 """
 
@@ -22,13 +22,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.attestation.audit import Audit, AuditLine, no_audit
-from pytest_glasshouse.attestation.limits import ConcurrencyLimit, Connections, Limits, Peers
+from pytest_glasshouse.attestation.limits import ConcurrencyLimit, Connections, Limits, PeerRateLimiter
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RefusedError
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json, canonical, parse_object
 
-#: Path, and exactly the keys its message has.
-MESSAGES: dict[str, frozenset[str]] = {
+#: The keys of each path's message: exactly these.
+MESSAGE_KEYS: dict[str, frozenset[str]] = {
     "/v1/register": frozenset({"registration"}),
     "/v1/enrol": frozenset({"grant", "ak", "proof"}),
     "/v1/challenge": frozenset({"sub", "plan"}),
@@ -41,22 +41,21 @@ _STATUS = {
     "malformed": 400, "not-found": 404, "too-large": 413, "content-type": 415, "busy": 429, "rate": 429, "head-too-large": 431,
 }  # fmt: skip
 _REFUSED = 403
-#: Of a request line and all header fields together, before anything is made of them. An honest client sends a tenth of it.
+#: Limits on request line and header fields together, before they are parsed. An honest client sends a tenth of it.
 HEAD_BYTES, HEAD_LINES = 16 << 10, 64
 _DRAIN_LIMIT = 1 << 20
 _PIECE = 16 << 10
-#: Messages being read and answered at once. Parsed, one takes up to forty times its bytes.
-_AT_WORK = 4
-_OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: How many messages are read and answered at once. A parsed message takes up to forty times its bytes.
+_CONCURRENT_MESSAGES = 4
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _POLL_S = 0.02
-_CUT_EVERY_S = 0.25
-_STILL = "still no"
+_OVERDUE_CHECK_S = 0.25
 _LOOPBACK = ("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embedded:
-    """A server that listens. The caller owes `close`."""
+class ListeningServer:
+    """A server that listens. The caller must call `close`."""
 
     url: str
     server: AttestationServer
@@ -74,7 +73,7 @@ class Embedded:
         return self.server.hpke_public
 
     def close(self, *, grace_s: float = 0.0) -> None:
-        """Stop listening, let what was asked be answered for so long, then forget every key."""
+        """Stop listening, wait up to `grace_s` for answers under way, then forget every key."""
         self._http.shutdown()
         self._http.server_close()
         self._http.connections.drain(grace_s)
@@ -82,13 +81,13 @@ class Embedded:
         self.server.close()
 
 
-def serve_embedded(server: AttestationServer, *, limits: Limits = Limits()) -> Embedded:  # noqa: B008  (frozen)
+def serve_embedded(server: AttestationServer, *, limits: Limits = Limits()) -> ListeningServer:  # noqa: B008  (frozen)
     """Serve on a free port of 127.0.0.1, in a thread."""
     return listen(server, _LOOPBACK, limits=limits)
 
 
 def check_address(host: str, *, tls: bool) -> None:
-    """Raise `ConfigurationError` for an address that may not be listened on: in the clear, anything but loopback."""
+    """Raise `ConfigurationError` for an address that may not be listened on: without TLS, anything but loopback."""
     try:
         loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -106,7 +105,7 @@ def listen(
     limits: Limits,
     tls: ssl.SSLContext | None = None,
     audit: Audit = no_audit,
-) -> Embedded:
+) -> ListeningServer:
     """Serve on `address` (port 0: any), in a thread. Anything but loopback needs `tls`, or is a `ConfigurationError`."""
     host, port = address
     check_address(host, tls=tls is not None)
@@ -120,11 +119,11 @@ def listen(
     thread.start()
     shown = f"[{host}]" if ":" in host else host
     url = f"{'http' if tls is None else 'https'}://{shown}:{http.server_address[1]}"
-    return Embedded(url=url, server=server, _http=http, _thread=thread)
+    return ListeningServer(url=url, server=server, _http=http, _thread=thread)
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each connection, as many as the limits let in."""
+    """A thread for each connection, up to the limits."""
 
     daemon_threads = True
     request_queue_size = 512
@@ -133,7 +132,7 @@ class _Server(ThreadingHTTPServer):
         self, address: tuple[str, int], server: AttestationServer, *, limits: Limits, tls: ssl.SSLContext | None, audit: Audit
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.answers: Mapping[str, Callable[[Mapping[str, Json]], dict[str, Json]]] = {
+        self.handlers: Mapping[str, Callable[[Mapping[str, Json]], dict[str, Json]]] = {
             "/v1/register": server.register,
             "/v1/enrol": server.enrol,
             "/v1/challenge": server.challenge,
@@ -144,66 +143,66 @@ class _Server(ThreadingHTTPServer):
         self.keys = server.keys
         self.limits = limits
         self.audit = audit
-        self.turns = ConcurrencyLimit(_AT_WORK)
-        self.peers = Peers(limits.rate_per_s)
+        self.concurrency = ConcurrencyLimit(_CONCURRENT_MESSAGES)
+        self.rate_limiter = PeerRateLimiter(limits.rate_per_s)
         self.connections = Connections(limits)
         self._tls = tls
-        self._cut_at = 0.0
+        self._next_overdue_check = 0.0
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        """As the parent, without asking a name server who we are."""
+        """As the parent, without a DNS look-up of our own name."""
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def get_request(self) -> tuple[socket.socket, object]:
-        """A connection. One that there is no file descriptor for takes the place of an idle one, a moment later."""
+        """Accept a connection. Where descriptors ran out, shut down an idle one; the new one is accepted a moment later."""
         try:
             return super().get_request()
         except OSError as error:
-            if error.errno in _OUT_OF_FILES:
+            if error.errno in _OUT_OF_RESOURCES:
                 self.connections.make_room()
                 time.sleep(_POLL_S)
             raise
 
     def verify_request(self, request: object, client_address: object) -> bool:
-        """Whether there is room for one more connection of that address."""
+        """Whether the limits admit this connection."""
         address = str(client_address[0]) if isinstance(client_address, tuple) else ""
         return isinstance(request, socket.socket) and self.connections.admit(request, address)
 
     def process_request(self, request: object, client_address: object) -> None:
-        """A thread for the connection. The TLS handshake is its business too, so that nobody can stall the others with it."""
+        """Serve the connection in a thread, TLS handshake included, so that a slow client cannot stall the others."""
         if self._tls is not None and isinstance(request, socket.socket):
             plain, request = request, self._tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
-            self.connections.became(plain, request)
+            self.connections.replace(plain, request)
         try:
             super().process_request(request, client_address)  # type: ignore[arg-type]
-        except RuntimeError:  # no thread can be had
+        except RuntimeError:  # no thread could be started
             self.connections.make_room()
             self.shutdown_request(request)
 
     def shutdown_request(self, request: object) -> None:
-        """The connection has ended, or was never let in."""
+        """The connection has ended, or was not admitted."""
         if isinstance(request, socket.socket):
-            self.connections.gone(request)
+            self.connections.remove(request)
             super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Between connections: end those that take too long."""
+        """Between connections: shut down the overdue ones."""
         now = time.monotonic()
-        if now >= self._cut_at:
-            self._cut_at = now + _CUT_EVERY_S
-            self.connections.cut_overdue()
+        if now >= self._next_overdue_check:
+            self._next_overdue_check = now + _OVERDUE_CHECK_S
+            self.connections.shut_down_overdue()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A broken connection is nobody's business: no traceback on anybody's terminal."""
+        """Print no traceback for a broken connection."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "glasshouse"
     sys_version = ""
-    disable_nagle_algorithm = True  # an answer in two writes would otherwise wait for the client's delayed ACK
+    disable_nagle_algorithm = True  # otherwise an answer in two writes waits for the client's delayed ACK
     server: _Server
 
     def setup(self) -> None:
@@ -214,32 +213,32 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.do_handshake()
 
     def handle_one_request(self) -> None:
-        """Read a head, whole and of bounded size, before anything is made of it; then go on as the parent does."""
+        """Read a whole head of bounded size before parsing it; then continue as the parent does."""
         try:
             head = self._head()
             self.rfile = io.BytesIO(head)
             self.raw_requestline = self.rfile.readline()
-            understood = bool(head) and self.parse_request()
+            parsed = bool(head) and self.parse_request()
         except RefusedError as refusal:
-            self._turn_away(refusal)
+            self._reject(refusal)
             return
         except TimeoutError:
             return
         finally:
             self.rfile = self._incoming
-        if not understood:
+        if not parsed:
             return
-        answer = {"POST": self.do_POST, "GET": self.do_GET}.get(self.command)
+        method = {"POST": self.do_POST, "GET": self.do_GET}.get(self.command)
         try:
-            if answer is None:
+            if method is None:
                 self.send_error(501)
             else:
-                answer()
+                method()
         except TimeoutError:
             self.close_connection = True
 
     def _head(self) -> bytes:
-        """Request line and header fields, with the empty line after them; empty when nobody asks anything any more."""
+        """Request line and header fields, with the empty line after them; empty when the client has closed."""
         self.request_version, self.requestline, self.close_connection = self.protocol_version, "", True
         lines: list[bytes] = []
         left = HEAD_BYTES
@@ -256,32 +255,32 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             self._within_rate()
-            answer = self.server.answers[self._path()]
+            handler = self.server.handlers[self._path()]
             body = self._body()
         except RefusedError as refusal:
-            self._turn_away(refusal)
+            self._reject(refusal)
             return
         self.server.connections.answering(self.connection)
         try:
-            told = self._answered(answer, body)
+            answer = self._answer(handler, body)
         except IntegrityError as refusal:
-            self._turn_away(refusal)
+            self._reject(refusal)
         except RefusedError as refusal:
             self._problem(refusal.reason)
         else:
-            self._send(200, "application/json", told)
+            self._send(200, "application/json", answer)
 
-    def _answered(self, answer: Callable[[Mapping[str, Json]], dict[str, Json]], body: bytes) -> bytes:
-        """What the server says to a body. `IntegrityError` is one that holds no message, `RefusedError` its refusal."""
-        with self.server.turns.turn(str(self.client_address[0])):
+    def _answer(self, handler: Callable[[Mapping[str, Json]], dict[str, Json]], body: bytes) -> bytes:
+        """The server's answer to a body. Raises `IntegrityError` for a body that is no message, `RefusedError` for a refusal."""
+        with self.server.concurrency.slot(str(self.client_address[0])):
             message = parse_object(body)
-            if message.keys() != MESSAGES[self.path]:
+            if message.keys() != MESSAGE_KEYS[self.path]:
                 raise IntegrityError("malformed", "other keys")
             try:
-                return canonical(answer(message))
+                return canonical(handler(message))
             except (RefusedError, IntegrityError) as refusal:
                 raise RefusedError(refusal.reason) from None
-            except Exception:  # noqa: BLE001  (fails closed, and says nothing)
+            except Exception:  # noqa: BLE001  (fails closed, without details)
                 raise RefusedError("internal") from None
 
     def do_GET(self) -> None:
@@ -290,18 +289,18 @@ class _Handler(BaseHTTPRequestHandler):
             if self.path != KEYS_PATH:
                 raise RefusedError("not-found")  # noqa: TRY301  (one way out for every refusal)
         except RefusedError as refusal:
-            self._turn_away(refusal)
+            self._reject(refusal)
             return
         self.server.connections.answering(self.connection)
         self._send(200, "application/json", canonical(self.server.keys()))
 
     def _within_rate(self) -> None:
-        verdict = self.server.peers.ask(str(self.client_address[0]))
-        if verdict != "yes":
+        verdict = self.server.rate_limiter.admit(str(self.client_address[0]))
+        if verdict != "admitted":
             raise RefusedError("rate", verdict)
 
     def _path(self) -> str:
-        if self.path not in self.server.answers:
+        if self.path not in self.server.handlers:
             raise RefusedError("not-found")
         return self.path
 
@@ -320,19 +319,19 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002
-        """What the standard library refuses on its own (a PUT, a line that is no request) is a problem document too."""
-        self._turn_away(RefusedError("not-found" if code == 501 else "malformed"))  # noqa: PLR2004
+        """Send a problem document also for what the standard library refuses (a PUT, a malformed request line)."""
+        self._reject(RefusedError("not-found" if code == 501 else "malformed"))  # noqa: PLR2004
 
-    def _turn_away(self, refusal: RefusedError | IntegrityError) -> None:
-        """Refused before it reached the server: a line of its own in the log, and of a flood only the first."""
-        if refusal.detail != _STILL:
-            with contextlib.suppress(OSError):  # nothing was decided that has to be written down
+    def _reject(self, refusal: RefusedError | IntegrityError) -> None:
+        """Refuse a request before it reaches the server, with an audit line for the first of a flood."""
+        if refusal.detail != "refused again":
+            with contextlib.suppress(OSError):  # no decision about a key was made that must be logged
                 self.server.audit(AuditLine(event="request", decision="refused", reason=refusal.reason))
         self._problem(refusal.reason)
         self._drain()
 
     def _drain(self) -> None:
-        """Read a little of what nobody wants: closing on it unread would reset the connection before the answer is seen."""
+        """Read a bounded rest of the request: closing with unread data would reset the connection under the answer."""
         left = _DRAIN_LIMIT
         with contextlib.suppress(OSError):
             socket.socket.shutdown(self.connection, socket.SHUT_WR)
@@ -340,7 +339,7 @@ class _Handler(BaseHTTPRequestHandler):
                 left -= len(piece)
 
     def _problem(self, reason: str) -> None:
-        # The body may be unread: the connection cannot be used again.
+        # The body may be unread, so the connection cannot be reused.
         self.close_connection = True
         problem = {
             "type": f"urn:glasshouse:refusal:{reason}",
@@ -362,7 +361,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
-        self.server.connections.waiting(self.connection)
+        self.server.connections.reading(self.connection)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Quiet: what was decided is in the audit log or the report."""
+        """Print nothing: decisions are in the audit log or the report."""

@@ -21,12 +21,13 @@ from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.observation.document import check_observation
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
-from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
+from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.intoto import MEMBER, envelope_faults
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import MOST_FAULTS, schema_faults
 from pytest_glasshouse.report.seal import verify_seal
+from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire.tokens import public_key
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
     if document["claims"]["notShown"] != not_shown(lists):
         yield Fault(path="$.claims.notShown", text="does not list what the findings leave unseen")
     for place, case in enumerate(document["tamper"]):
-        passed = tamper_passed(case)
+        passed = TamperResult.from_json(case).passed
         if case["passed"] is not passed:
             yield Fault(path=f"$.tamper[{place}].passed", text=f"the case's outcome gives {passed}")
     yield from _attempt_faults(document)

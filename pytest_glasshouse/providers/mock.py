@@ -19,13 +19,13 @@ from pytest_glasshouse.providers.mock_faults import FAULTS, GUEST_FAULTS
 from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
 
-_SABOTEUR_MAIN = """import sys
+_DISHONEST_MAIN = """import sys
 
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
 
-import glasshouse_saboteur
+import glasshouse_dishonest_guest
 
-sys.exit(glasshouse_saboteur.main({faults!r}))
+sys.exit(glasshouse_dishonest_guest.main({faults!r}))
 """
 
 
@@ -108,10 +108,10 @@ class MockProvider:
 
 
 def dishonest_archive(faults: list[str]) -> bytes:
-    """The guest archive with the saboteur in it: another digest, which only the mock's policy expects."""
+    """The archive of the dishonest guest: another digest, which only the mock's policy expects."""
     source = (importlib.resources.files("pytest_glasshouse.attacks") / "dishonest_guest.py").read_bytes()
-    main = _SABOTEUR_MAIN.format(faults=tuple(faults)).encode()
-    return build_archive({"glasshouse_saboteur.py": source, "__main__.py": main})
+    main = _DISHONEST_MAIN.format(faults=tuple(faults)).encode()
+    return build_archive({"glasshouse_dishonest_guest.py": source, "__main__.py": main})
 
 
 def _one_byte_differs(archive: bytes) -> bytes:

@@ -18,6 +18,7 @@ from pytest_glasshouse.report.attempts import other_attempts
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
+from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tokens import public_text
 
@@ -108,7 +109,7 @@ def assemble(
     _refuse_twice([row for _, row in rows])
     names = ("rows", "excludedResults", "nullRows")
     lists = cast("RowLists", {name: [sealed(row, key=key) for its, row in rows if its == name] for name in names})
-    played = [tamper_record(each) for each in tamper]
+    played = [each.to_json() for each in tamper]
     document: Report = {
         "$schema": SCHEMA_URL,
         "schemaVersion": SCHEMA_VERSION,
@@ -172,34 +173,8 @@ def summary(
     return cast("Summary", counts)
 
 
-def tamper_record(result: TamperResult) -> TamperRecord:
-    """A case of the tamper suite as the report holds it."""
-    record: TamperRecord = {
-        "name": result.name,
-        "expectedReason": result.expected_reason,
-        "seenReason": result.seen_reason,
-        "released": result.released,
-        "controlReleased": result.control_released,
-        "expectedNonce": result.expected_nonce,
-        "seenNonce": result.seen_nonce,
-        "caughtBy": result.caught_by,
-        "passed": False,
-    }
-    return {**record, "passed": tamper_passed(record)}
-
-
-def tamper_passed(case: TamperRecord) -> bool:
-    """The expected reason and no other; released only where nothing is refused; the nonce as stated; the control released."""
-    return (
-        case["seenReason"] == case["expectedReason"]
-        and case["released"] is (case["expectedReason"] is None)
-        and case["seenNonce"] == case["expectedNonce"]
-        and case["controlReleased"]
-    )
-
-
 def measured_on_named_gpu(row: MeasuredRow) -> bool:
-    """Whether a measured row ran on the GPU it names, or names none. A dry run never did."""
+    """Whether a measured row ran on the GPU it names; a row for any GPU names none and a dry run is none."""
     return not row["dryRun"] and row["namedGpuModel"] in {None, row["gpuModel"]}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, MeasuredRow, NullRow
+from pytest_glasshouse.tamper.result import TamperRecord
 
 CleanupStatus = Literal["proven", "leak", "unproven"]
 
@@ -66,20 +67,6 @@ class Claims(TypedDict):
     claimed: list[str]
     notClaimed: list[str]
     notShown: list[str]
-
-
-class TamperRecord(TypedDict):
-    """One case of the tamper suite."""
-
-    name: str
-    expectedReason: str | None
-    seenReason: str | None
-    released: bool
-    controlReleased: bool
-    expectedNonce: str
-    seenNonce: str
-    caughtBy: str | None
-    passed: bool
 
 
 class LifecycleSummary(LifecycleCount):

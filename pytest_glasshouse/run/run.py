@@ -14,8 +14,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import (
     ConfigurationError,
@@ -40,6 +39,7 @@ from pytest_glasshouse.run.options import order_name
 from pytest_glasshouse.run.plan import RunPlan, Selected, agreed, derivation_of, with_tests
 from pytest_glasshouse.run.resume import AttemptHistory, Tried, outcome_of, refuse_another, stays
 from pytest_glasshouse.run.signals import Signals
+from pytest_glasshouse.tamper.result import TamperResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.run.live_line import Live
     from pytest_glasshouse.run.options import Options
     from pytest_glasshouse.run.resume import Earlier
-    from pytest_glasshouse.tamper.case import TamperResult
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -495,7 +494,7 @@ class Run:
             attempts=tuple(self.history.attempts()),
             cleanup=tuple(self._cleanups()),
         )
-        tamper = cast("list[TamperResult]", [SimpleNamespace(**case) for case in self.tamper])
+        tamper = [TamperResult(**case) for case in self.tamper]
         return lambda records: assemble(facts, records, tamper=tamper, key=self.key)
 
     def _outstanding_releases(self) -> tuple[dict[str, Any], ...]:

@@ -1,7 +1,7 @@
-"""One tamper case: a message that is right in every respect but one, and the one reason it must be refused with.
+"""A tamper case: a valid message with one mutation, and the one reason it must be refused with.
 
-Knows how to run a case and what counts as proof. A refusal alone proves nothing, so every case also shows that the same
-message without the mutation is released.
+Knows how to run a case. A refusal alone proves nothing, so every run also shows that the message without the mutation is
+released.
 """
 
 from __future__ import annotations
@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, RefusedError
+from pytest_glasshouse.tamper.result import Nonce, TamperResult
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 
-#: What became of the attacked nonce. `unasked` where the case is about something else.
-Nonce = Literal["spent", "open", "unasked"]
-#: What must not come out.
-Withheld = Literal["key", "receipt", "plaintext", "journal"]
+#: What the attack must not obtain.
+Asset = Literal["key", "receipt", "plaintext", "journal"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One mutation. `play` carries it out on a stage and raises whatever refusal it meets.
+    """One mutation. `play` carries it out on a testbed and raises the refusal it meets.
 
-    `expected_reason` is None for the control, which must be released. `caught_by` names the check that has to notice.
+    `expected_reason` is None for the control, which must be released. `caught_by` names the check that must refuse.
     """
 
     name: str
@@ -32,34 +31,20 @@ class Case:
     caught_by: str | None
     published: bool = False
     nonce: Nonce = "unasked"
-    withheld: Withheld = "key"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TamperResult:
-    """What a case met. `released` says whether what must be withheld came out; `seen_reason` is None when nothing refused."""
-
-    name: str
-    expected_reason: str | None
-    seen_reason: str | None
-    released: bool
-    caught_by: str | None
-    control_released: bool
-    expected_nonce: Nonce
-    seen_nonce: Nonce
+    asset: Asset = "key"
 
 
 def run_case(case: Case) -> TamperResult:
-    """Play `case` on a stage of its own: a real server over real loopback HTTP, real keys, a real package."""
-    with TamperTestbed() as stage:
-        control_released = _control(stage)
-        stage.count_from_here()
+    """Play `case` on a testbed of its own: a real server over loopback HTTP, real keys, a real package."""
+    with TamperTestbed() as testbed:
+        control_released = _control(testbed)
+        testbed.reset_release_count()
         seen_reason: str | None = None
         try:
-            case.play(stage)
+            case.play(testbed)
         except (RefusedError, IntegrityError) as refusal:
             seen_reason = refusal.reason
-        released = seen_reason is None or (case.withheld == "key" and stage.released_since() > 0)
+        released = seen_reason is None or (case.asset == "key" and testbed.releases_since_reset() > 0)
         return TamperResult(
             name=case.name,
             expected_reason=case.expected_reason,
@@ -68,15 +53,15 @@ def run_case(case: Case) -> TamperResult:
             caught_by=case.caught_by,
             control_released=control_released,
             expected_nonce=case.nonce,
-            seen_nonce="unasked" if case.nonce == "unasked" else stage.nonce_now(),
+            seen_nonce="unasked" if case.nonce == "unasked" else testbed.nonce_state(),
         )
 
 
-def _control(stage: TamperTestbed) -> bool:
+def _control(testbed: TamperTestbed) -> bool:
     """The whole lifecycle without a mutation: key released, package opened, journal countersigned."""
-    attempt = stage.attempt()
+    attempt = testbed.attempt()
     try:
-        attempt.live_through()
+        attempt.run_lifecycle()
     except GlasshouseError:
         return False
-    return stage.released_since() == 1
+    return testbed.releases_since_reset() == 1

@@ -1,4 +1,4 @@
-"""The end of a session: heads and exits that are forked, forged, early, or about something else. No receipt comes out."""
+"""The end of a session: heads and exits that are forked, forged, early, or of another session. No receipt is issued."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _OTHER = sha256_hex(b"another")
 
 
 def _case(name: str, reason: str, caught_by: str, finish: Callable[[Attempt], object]) -> Case:
-    def play(stage: TamperTestbed) -> None:
-        attempt = stage.attempt()
+    def play(testbed: TamperTestbed) -> None:
+        attempt = testbed.attempt()
         attempt.release()
         attempt.run_journal()
         finish(attempt)
 
-    return Case(name=name, play=play, expected_reason=reason, caught_by=f"complete {caught_by}", withheld="receipt")
+    return Case(name=name, play=play, expected_reason=reason, caught_by=f"complete {caught_by}", asset="receipt")
 
 
 def _head(**changes: Json) -> Callable[[Attempt], object]:
@@ -38,8 +38,8 @@ def _head(**changes: Json) -> Callable[[Attempt], object]:
 def _exit(**changes: Json) -> Callable[[Attempt], object]:
     def finish(attempt: Attempt) -> object:
         head = attempt.head()
-        leaving = tokens.sign({**attempt.exit_claims(head), **changes}, key=attempt.ak, typ=TYP_EXIT)
-        return attempt.complete(head=head, exit=leaving)
+        exit_token = tokens.sign({**attempt.exit_claims(head), **changes}, key=attempt.ak, typ=TYP_EXIT)
+        return attempt.complete(head=head, exit=exit_token)
 
     return finish
 
@@ -58,8 +58,8 @@ def _exit_by_the_leg(attempt: Attempt) -> object:
 
 
 def _exit_as_head(attempt: Attempt) -> object:
-    leaving = tokens.sign(attempt.exit_claims(attempt.head()), key=attempt.sig, typ=TYP_EXIT)
-    return attempt.complete(head=leaving)
+    exit_token = tokens.sign(attempt.exit_claims(attempt.head()), key=attempt.sig, typ=TYP_EXIT)
+    return attempt.complete(head=exit_token)
 
 
 def _forked(attempt: Attempt) -> object:
@@ -71,10 +71,10 @@ def _forked(attempt: Attempt) -> object:
 
 def _forked_under_one_exit(attempt: Attempt) -> object:
     head = attempt.head()
-    leaving = attempt.exit(head)
-    attempt.complete(head=head, exit=leaving)
+    exit_token = attempt.exit(head)
+    attempt.complete(head=head, exit=exit_token)
     attempt.journal.append("train_progress", {"step": 1})
-    return attempt.complete(exit=leaving)
+    return attempt.complete(exit=exit_token)
 
 
 def _second_exit(attempt: Attempt) -> object:
@@ -83,7 +83,7 @@ def _second_exit(attempt: Attempt) -> object:
 
 
 def _of_another_session(attempt: Attempt) -> object:
-    other = attempt.stage.attempt()
+    other = attempt.testbed.attempt()
     other.release()
     return attempt.complete(nonce=other.nonce)
 
@@ -92,14 +92,14 @@ def _unknown(attempt: Attempt) -> object:
     return attempt.complete(nonce=_OTHER)
 
 
-def _early(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
+def _early(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
     attempt.run_journal()
     attempt.complete()
 
 
-def _after_refusal(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
+def _after_refusal(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
     attempt.claims["container"] = "another"
     with contextlib.suppress(RefusedError):  # its reason is another case's
         attempt.release()
@@ -129,12 +129,12 @@ CASES = (
     _case("exit-process-still-there", "exit-claims", "4", _exit(process_gone=False)),
     _case("exit-told-twice", "receipt", "4", _second_exit),
     _case("complete-an-unknown-nonce", "session", "1", _unknown),
-    Case(name="complete-before-release", play=_early, expected_reason="session", caught_by="complete 1", withheld="receipt"),
+    Case(name="complete-before-release", play=_early, expected_reason="session", caught_by="complete 1", asset="receipt"),
     Case(
         name="complete-after-refusal",
         play=_after_refusal,
         expected_reason="session",
         caught_by="complete 1",
-        withheld="receipt",
+        asset="receipt",
     ),
 )

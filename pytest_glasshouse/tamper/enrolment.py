@@ -1,4 +1,4 @@
-"""Before evidence: registrations and grants that are not the owner's, or not for this, or go back."""
+"""Registrations and grants that are not the owner's, are for another server or package, or roll a policy back."""
 
 from __future__ import annotations
 
@@ -27,187 +27,187 @@ def _case(name: str, reason: str, caught_by: str, play: Callable[[TamperTestbed]
     return Case(name=name, play=play, expected_reason=reason, caught_by=caught_by)
 
 
-def _by_a_stranger(stage: TamperTestbed) -> None:
-    stage.client.register(stage.registration(stage.seal(), stage.policy, owner=Owner.generate()))
+def _by_a_stranger(testbed: TamperTestbed) -> None:
+    testbed.client.register(testbed.registration(testbed.seal(), testbed.policy, owner=Owner.generate()))
 
 
-def _foreign_manifest(stage: TamperTestbed) -> None:
-    ours, stage.owner = stage.owner, Owner.generate()
-    theirs, stage.owner = stage.seal(), ours
-    stage.register(theirs, stage.policy)
+def _foreign_manifest(testbed: TamperTestbed) -> None:
+    ours, testbed.owner = testbed.owner, Owner.generate()
+    theirs, testbed.owner = testbed.seal(), ours
+    testbed.register(theirs, testbed.policy)
 
 
-def _registration_for_another_server(stage: TamperTestbed) -> None:
-    """The data key is sealed to this server, the owner's word is meant for another."""
-    elsewhere, sealed = Ed25519PrivateKey.generate().public_key(), stage.seal()
-    hpke = stage.embedded.hpke_public
-    stage.client.register(
-        stage.owner.register(
-            server=elsewhere, server_hpke=hpke, manifest=sealed.manifest, policy=stage.policy, data_key=sealed.data_key
+def _registration_for_another_server(testbed: TamperTestbed) -> None:
+    """The data key is sealed to this server, the registration names another."""
+    elsewhere, sealed = Ed25519PrivateKey.generate().public_key(), testbed.seal()
+    hpke = testbed.embedded.hpke_public
+    testbed.client.register(
+        testbed.owner.register(
+            server=elsewhere, server_hpke=hpke, manifest=sealed.manifest, policy=testbed.policy, data_key=sealed.data_key
         )
     )
 
 
-def _key_for_another_server(stage: TamperTestbed) -> None:
+def _key_for_another_server(testbed: TamperTestbed) -> None:
     elsewhere = hpke_text(X25519PrivateKey.generate().public_key())
-    stage.client.register(stage.registration(stage.seal(), stage.policy, hpke=elsewhere))
+    testbed.client.register(testbed.registration(testbed.seal(), testbed.policy, hpke=elsewhere))
 
 
-def _key_cut(stage: TamperTestbed) -> None:
-    sealed = stage.seal()
-    stage.register(dataclasses.replace(sealed, data_key=Secret(sealed.data_key.reveal()[:31])), stage.policy)
+def _key_cut(testbed: TamperTestbed) -> None:
+    sealed = testbed.seal()
+    testbed.register(dataclasses.replace(sealed, data_key=Secret(sealed.data_key.reveal()[:31])), testbed.policy)
 
 
 def _registration_with(**more: Json) -> Callable[[TamperTestbed], None]:
-    def play(stage: TamperTestbed) -> None:
-        claims = {**peek(stage.registration(stage.seal(), stage.policy)), **more}
-        stage.client.register(sign(claims, key=stage.owner_signing, typ=TYP_REGISTRATION))
+    def play(testbed: TamperTestbed) -> None:
+        claims = {**peek(testbed.registration(testbed.seal(), testbed.policy)), **more}
+        testbed.client.register(sign(claims, key=testbed.owner_signing, typ=TYP_REGISTRATION))
 
     return play
 
 
 def _grant_with(**more: Json) -> Callable[[TamperTestbed], None]:
-    def play(stage: TamperTestbed) -> None:
-        claims = {**peek(stage.grant(_OTHER_SUB)), **more}
-        stage.enrol(_OTHER_SUB, grant=sign(claims, key=stage.owner_signing, typ=TYP_GRANT))
+    def play(testbed: TamperTestbed) -> None:
+        claims = {**peek(testbed.grant(_OTHER_SUB)), **more}
+        testbed.enrol(_OTHER_SUB, grant=sign(claims, key=testbed.owner_signing, typ=TYP_GRANT))
 
     return play
 
 
-def _policy_rolled_back(stage: TamperTestbed) -> None:
-    stage.register(stage.seal(), stage.make_policy(version=2))
-    stage.register(stage.seal(), stage.policy)
+def _policy_rolled_back(testbed: TamperTestbed) -> None:
+    testbed.register(testbed.seal(), testbed.make_policy(version=2))
+    testbed.register(testbed.seal(), testbed.policy)
 
 
-def _policy_rolled_back_after_restart(stage: TamperTestbed) -> None:
-    stage.register(stage.seal(), stage.make_policy(version=2))
-    stage.restart()
+def _policy_rolled_back_after_restart(testbed: TamperTestbed) -> None:
+    testbed.register(testbed.seal(), testbed.make_policy(version=2))
+    testbed.restart()
 
 
-def _policy_changed(stage: TamperTestbed) -> None:
-    stage.register(stage.seal(), stage.make_policy(archive=None))
+def _policy_changed(testbed: TamperTestbed) -> None:
+    testbed.register(testbed.seal(), testbed.make_policy(archive=None))
 
 
-def _registered_under_another_policy(stage: TamperTestbed) -> None:
-    stage.register(stage.sealed, stage.make_policy(name="laxer", archive=None))
+def _registered_under_another_policy(testbed: TamperTestbed) -> None:
+    testbed.register(testbed.sealed, testbed.make_policy(name="laxer", archive=None))
 
 
-def _manifest_too_old(stage: TamperTestbed) -> None:
-    stage.register(stage.seal(version=1), stage.make_policy(name="newer", manifest_version=2))
+def _manifest_too_old(testbed: TamperTestbed) -> None:
+    testbed.register(testbed.seal(version=1), testbed.make_policy(name="newer", manifest_version=2))
 
 
-def _grant_by_a_stranger(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, owner=Owner.generate()))
+def _grant_by_a_stranger(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, owner=Owner.generate()))
 
 
-def _grant_for_another_server(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, server=Ed25519PrivateKey.generate()))
+def _grant_for_another_server(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, server=Ed25519PrivateKey.generate()))
 
 
-def _grant_expired(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, expires_in=0))
+def _grant_expired(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, expires_in=0))
 
 
-def _grant_without_releases(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, limit=0))
+def _grant_without_releases(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, limit=0))
 
 
-def _grant_for_unknown_package(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, package=sha256_hex(b"another")))
+def _grant_for_unknown_package(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, package=sha256_hex(b"another")))
 
 
-def _grant_under_another_policy(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, policy=sha256_hex(b"another")))
+def _grant_under_another_policy(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, policy=sha256_hex(b"another")))
 
 
-def _proof_by_another_key(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, prover=Ed25519PrivateKey.generate())
+def _proof_by_another_key(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, prover=Ed25519PrivateKey.generate())
 
 
-def _without_proof(stage: TamperTestbed) -> None:
-    leave = stage.grant(_OTHER_SUB)
-    stage.client.enrol(grant=leave, ak=public_text(stage.ak.public_key()), proof="")
+def _without_proof(testbed: TamperTestbed) -> None:
+    grant = testbed.grant(_OTHER_SUB)
+    testbed.client.enrol(grant=grant, ak=public_text(testbed.ak.public_key()), proof="")
 
 
-def _proof_of_another_grant(stage: TamperTestbed) -> None:
-    """What the key signed when it was let in elsewhere."""
-    proof = prove_enrolment(stage.grant(SUB), key=stage.ak)
-    stage.client.enrol(grant=stage.grant(_OTHER_SUB), ak=public_text(stage.ak.public_key()), proof=proof)
+def _proof_of_another_grant(testbed: TamperTestbed) -> None:
+    """The key's proof for another grant."""
+    proof = prove_enrolment(testbed.grant(SUB), key=testbed.ak)
+    testbed.client.enrol(grant=testbed.grant(_OTHER_SUB), ak=public_text(testbed.ak.public_key()), proof=proof)
 
 
-def _grant_replayed(stage: TamperTestbed) -> None:
-    """The grant that has had its release is presented again: it opens nothing a second time."""
-    leave = stage.grant(_OTHER_SUB, limit=1)
-    stage.enrol(_OTHER_SUB, grant=leave)
-    stage.attempt(_OTHER_SUB).release()
-    stage.count_from_here()
-    stage.enrol(_OTHER_SUB, grant=leave)
-    stage.attempt(_OTHER_SUB).release()
+def _grant_replayed(testbed: TamperTestbed) -> None:
+    """A grant whose release is used up is presented again: no second key is released."""
+    grant = testbed.grant(_OTHER_SUB, limit=1)
+    testbed.enrol(_OTHER_SUB, grant=grant)
+    testbed.attempt(_OTHER_SUB).release()
+    testbed.reset_release_count()
+    testbed.enrol(_OTHER_SUB, grant=grant)
+    testbed.attempt(_OTHER_SUB).release()
 
 
-def _grant_replayed_by_another_key(stage: TamperTestbed) -> None:
-    leave = stage.grant(_OTHER_SUB)
-    stage.enrol(_OTHER_SUB, grant=leave)
-    stage.enrol(_OTHER_SUB, grant=leave, ak=Ed25519PrivateKey.generate())
+def _grant_replayed_by_another_key(testbed: TamperTestbed) -> None:
+    grant = testbed.grant(_OTHER_SUB)
+    testbed.enrol(_OTHER_SUB, grant=grant)
+    testbed.enrol(_OTHER_SUB, grant=grant, ak=Ed25519PrivateKey.generate())
 
 
-def _session_taken(stage: TamperTestbed) -> None:
-    """The stolen name of a session that another key was enrolled for, under the very same kind of grant."""
-    stage.enrol(SUB, ak=Ed25519PrivateKey.generate())
+def _session_taken(testbed: TamperTestbed) -> None:
+    """Another key asks for the name of an enrolled session, under an equal grant."""
+    testbed.enrol(SUB, ak=Ed25519PrivateKey.generate())
 
 
-def _grant_renewed(stage: TamperTestbed) -> None:
-    """A second grant for a taken session would reset nothing: it is refused."""
-    stage.enrol(SUB, grant=stage.grant(SUB, limit=2000))
+def _grant_renewed(testbed: TamperTestbed) -> None:
+    """A second grant for an enrolled session is refused."""
+    testbed.enrol(SUB, grant=testbed.grant(SUB, limit=2000))
 
 
-def _packages_all_taken(stage: TamperTestbed) -> None:
-    stage.caps = Caps(packages=2)
-    stage.restart()
-    stage.register(stage.seal(), stage.policy)
-    stage.register(stage.sealed, stage.policy)  # whoever is in may ask again
-    stage.register(stage.seal(), stage.policy)
+def _packages_all_taken(testbed: TamperTestbed) -> None:
+    testbed.caps = Caps(packages=2)
+    testbed.restart()
+    testbed.register(testbed.seal(), testbed.policy)
+    testbed.register(testbed.sealed, testbed.policy)  # a repeated request is answered again
+    testbed.register(testbed.seal(), testbed.policy)
 
 
-def _sessions_all_taken(stage: TamperTestbed) -> None:
-    """By two runs, neither of which has too many."""
-    stage.caps = Caps(sessions=2)
-    stage.restart()
-    leave = stage.grant(_OTHER_SUB, run="run-2")
-    for _ in range(2):  # whoever is in may ask again
-        stage.enrol(_OTHER_SUB, grant=leave)
-    stage.enrol("run-3/row-1/round-1", grant=stage.grant("run-3/row-1/round-1", run="run-3"))
+def _sessions_all_taken(testbed: TamperTestbed) -> None:
+    """Two runs fill the server, neither above its own limit."""
+    testbed.caps = Caps(sessions=2)
+    testbed.restart()
+    grant = testbed.grant(_OTHER_SUB, run="run-2")
+    for _ in range(2):  # a repeated request is answered again
+        testbed.enrol(_OTHER_SUB, grant=grant)
+    testbed.enrol("run-3/row-1/round-1", grant=testbed.grant("run-3/row-1/round-1", run="run-3"))
 
 
-def _sessions_flood_of_a_run(stage: TamperTestbed) -> None:
-    """One run's valid grants, one session after the other: the others' sessions have room, and are served."""
-    stage.caps = Caps(sessions=8, sessions_of_a_run=5)
-    stage.restart()
+def _sessions_flood_of_a_run(testbed: TamperTestbed) -> None:
+    """One run enrols session after session with valid grants; another run is still served."""
+    testbed.caps = Caps(sessions=8, sessions_of_a_run=5)
+    testbed.restart()
     refused = None
     for number in range(8):
         try:
-            stage.enrol(f"flood-{number}")
+            testbed.enrol(f"flood-{number}")
         except RefusedError as refusal:
             refused = refusal
             break
     with contextlib.suppress(RefusedError):
-        stage.enrol("theirs", grant=stage.grant("theirs", run="run-2"))
-    others_are_served(stage, "theirs")
+        testbed.enrol("theirs", grant=testbed.grant("theirs", run="run-2"))
+    others_are_served(testbed, "theirs")
     if refused is not None:
         raise refused
 
 
-def _of_another_run(stage: TamperTestbed) -> None:
-    """A grant lets its own session in, not the one of another run that evidence is then about."""
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, run="run-2"))
-    attempt = stage.attempt(_OTHER_SUB)
+def _of_another_run(testbed: TamperTestbed) -> None:
+    """A grant is for its own session; evidence about a session of another run is refused."""
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, run="run-2"))
+    attempt = testbed.attempt(_OTHER_SUB)
     attempt.claims["sub"] = "run-3/row-1/round-1"
     attempt.release()
 
 
-def _key_of_small_order(stage: TamperTestbed) -> None:
-    """Nobody has its private half, and everybody can prove that he has."""
-    stage.client.enrol(grant=stage.grant(_OTHER_SUB), ak=b64u(WEAK_KEY), proof=b64u(SIGNED_BY_NOBODY))
+def _key_of_small_order(testbed: TamperTestbed) -> None:
+    """A key of small order: anyone can forge its proof of possession."""
+    testbed.client.enrol(grant=testbed.grant(_OTHER_SUB), ak=b64u(WEAK_KEY), proof=b64u(SIGNED_BY_NOBODY))
 
 
 CASES = (

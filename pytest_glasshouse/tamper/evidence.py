@@ -1,6 +1,6 @@
-"""Evidence that says something else: every claim changed, once, in an otherwise right and validly signed token.
+"""Evidence with one changed claim, in an otherwise valid and validly signed token.
 
-Each spends the nonce: a validly signed try is a try.
+Each spends the nonce: a validly signed attempt is an attempt.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ _OTHER = sha256_hex(b"another")
 
 
 def _case(name: str, reason: str, caught_by: str, change: Change, *, published: bool = False) -> Case:
-    def play(stage: TamperTestbed) -> None:
-        attempt = stage.attempt()
+    def play(testbed: TamperTestbed) -> None:
+        attempt = testbed.attempt()
         change(attempt)
         attempt.release()
 
@@ -49,8 +49,8 @@ def _within(claim: str, **values: Json) -> Change:
 
 
 def _shift(iat: int, exp: int) -> Change:
-    """Times relative to the server's."""
-    return lambda attempt: attempt.claims.update(iat=attempt.stage.now + iat, exp=attempt.stage.now + exp)
+    """Times relative to the server's clock."""
+    return lambda attempt: attempt.claims.update(iat=attempt.testbed.now + iat, exp=attempt.testbed.now + exp)
 
 
 def _observed(drop: str = "", **values: Json) -> Change:
@@ -64,7 +64,7 @@ def _observed(drop: str = "", **values: Json) -> Change:
 
 
 def _components(drop: str = "", **values: str) -> Change:
-    """Other components with their right composite, in evidence and journal: only the policy can tell."""
+    """Other components with a matching composite in evidence and journal: only the policy differs."""
 
     def change(attempt: Attempt) -> None:
         components = {name: value for name, value in {**COMPONENTS, **values}.items() if name != drop}
@@ -98,29 +98,29 @@ def _upper(name: str) -> Change:
     return lambda attempt: attempt.claims.update({name: str(attempt.claims[name]).upper()})
 
 
-def _without_reference(stage: TamperTestbed) -> None:
-    """A policy whose owner never gave the archive's reference value: a component nobody judged is not a good one."""
-    policy = stage.make_policy(name="no reference", archive=None)
-    sealed, stage.sealed = stage.sealed, stage.seal()
-    stage.register(stage.sealed, policy)
+def _without_reference(testbed: TamperTestbed) -> None:
+    """A policy that requires the archive without a reference value: such a component matches nothing."""
+    policy = testbed.make_policy(name="no reference", archive=None)
+    sealed, testbed.sealed = testbed.sealed, testbed.seal()
+    testbed.register(testbed.sealed, policy)
     sub = f"{SUB}/no-reference"
-    stage.enrol(sub, grant=stage.grant(sub, policy=policy.sha256))
+    testbed.enrol(sub, grant=testbed.grant(sub, policy=policy.sha256))
     try:
-        stage.attempt(sub).release()
+        testbed.attempt(sub).release()
     finally:
-        stage.sealed = sealed
+        testbed.sealed = sealed
 
 
-def _unlocked(stage: TamperTestbed) -> None:
-    """A policy that wants memory which is never swapped out: who has it is given the key, who was refused it is not."""
-    policy = stage.make_policy(name="locked", locked=True)
-    stage.sealed = stage.seal()
-    stage.register(stage.sealed, policy)
+def _unlocked(testbed: TamperTestbed) -> None:
+    """A policy that requires locked memory: evidence of locked memory is released, of unlocked memory refused."""
+    policy = testbed.make_policy(name="locked", locked=True)
+    testbed.sealed = testbed.seal()
+    testbed.register(testbed.sealed, policy)
     for sub in (f"{SUB}/locked", f"{SUB}/unlocked"):
-        stage.enrol(sub, grant=stage.grant(sub, policy=policy.sha256))
-    stage.attempt(f"{SUB}/locked").release()
-    stage.count_from_here()
-    attempt = stage.attempt(f"{SUB}/unlocked")
+        testbed.enrol(sub, grant=testbed.grant(sub, policy=policy.sha256))
+    testbed.attempt(f"{SUB}/locked").release()
+    testbed.reset_release_count()
+    attempt = testbed.attempt(f"{SUB}/unlocked")
     attempt.claims["memory"] = {"locked": False, "bytes": 4096}
     attempt.release()
 

@@ -1,7 +1,6 @@
-"""A GPU that does not exist: evidence in NVIDIA's layout, made here, under a root made here.
+"""A simulated GPU: evidence in NVIDIA's layout, under a root certificate made here.
 
-Knows how to say everything right, and lets a case say one thing wrong and sign it all the same. No real device's evidence is
-in this project.
+Knows how to make valid evidence, and lets a case change one thing and sign it. The project holds no real device's evidence.
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ DRIVER, VBIOS = "580.95.05", "96.00.74.00.1A"
 FWID = hashlib.sha384(b"firmware").digest()
 BLOCKS = {index: hashlib.sha384(str(index).encode()).digest() for index in (1, 2, 3)}
 _VBIOS_RAW = bytes.fromhex("007400961a000000")
-_STRANGER = x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")
+_UNKNOWN_EXTENSION = x509.ObjectIdentifier("1.3.6.1.4.1.99999.1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
-    """Everything a device says, field by field. `bytes()` puts it together; what a case changes is put together too."""
+class SpdmReport:
+    """The fields of a device's evidence. `bytes()` encodes them, whatever a case changed."""
 
     nonce: bytes
     request: tuple[int, int, int, int] = (spdm.VERSION, spdm.GET_MEASUREMENTS, spdm.SIGNATURE_ASKED, spdm.ALL_MEASUREMENTS)
@@ -68,22 +67,22 @@ class FakeGpu:
     key: ec.EllipticCurvePrivateKey = field(repr=False)
     chain: tuple[x509.Certificate, ...]
 
-    def sign(self, said: bytes) -> bytes:
-        """What the device said, and its signature."""
+    def sign(self, evidence: bytes) -> bytes:
+        """The evidence with the device's signature."""
         half = spdm.SIGNATURE_BYTES // 2
-        r, s = decode_dss_signature(self.key.sign(said, ec.ECDSA(SHA384())))
-        return said + r.to_bytes(half, "big") + s.to_bytes(half, "big")
+        r, s = decode_dss_signature(self.key.sign(evidence, ec.ECDSA(SHA384())))
+        return evidence + r.to_bytes(half, "big") + s.to_bytes(half, "big")
 
     def pem(self) -> str:
         """The chain as evidence carries it."""
         return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in self.chain)
 
     def item(self, nonce: bytes) -> dict[str, Json]:
-        """Right evidence for `nonce`."""
-        return item(self.sign(bytes(Report(nonce=nonce))), self.pem())
+        """Valid evidence for `nonce`."""
+        return item(self.sign(bytes(SpdmReport(nonce=nonce))), self.pem())
 
     def hardware(self, *, required: tuple[str, ...] = (NVIDIA_GPU,)) -> Hardware:
-        """The policy's section this device satisfies."""
+        """The policy section that this device satisfies."""
         references = GpuReferences(
             roots=(self.chain[-1].fingerprint(SHA256()).hex(),),
             drivers=(DRIVER,),
@@ -99,35 +98,35 @@ def item(evidence: bytes, pem: str, kind: str = NVIDIA_GPU) -> dict[str, Json]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvidenceShape:
+class CertificateShape:
     """How one certificate of a chain is built."""
 
     valid: tuple[int, int] = (-365, 365)  # days around now
-    ca: bool | None = True  # None: it does not say
+    ca: bool | None = True  # None: no such extension
     path: int | None = None
-    signs: bool | None = None  # key usage; None: it does not say
+    signs: bool | None = None  # key usage; None: no such extension
     firmware: bytes | None = None
-    stranger: bool = False  # it has a critical extension that nobody knows
+    unknown_critical: bool = False  # it has an unknown critical extension
     curve: ec.EllipticCurve = field(default_factory=ec.SECP384R1)
 
 
 #: The chain of a good device, root first.
 SHAPES = {
-    "root": EvidenceShape(),
-    "authority": EvidenceShape(),
-    "issuer": EvidenceShape(signs=True),
-    "leaf": EvidenceShape(ca=None, firmware=FWID),
+    "root": CertificateShape(),
+    "authority": CertificateShape(),
+    "issuer": CertificateShape(signs=True),
+    "leaf": CertificateShape(ca=None, firmware=FWID),
 }
 
 
 @cache
 def genuine(now: int) -> FakeGpu:
-    """The device whose root is pinned. One for the process: nobody changes it."""
+    """The device whose root is pinned, one for the process."""
     return make_device(now)
 
 
 def make_device(now: int, changed: str = "", **changes: object) -> FakeGpu:
-    """A device with a chain of its own. `changes` are made to the shape of the certificate called `changed`."""
+    """A device with its own chain. `changes` are made to the shape of the certificate called `changed`."""
     shapes = {name: replace(shape, **changes) if name == changed else shape for name, shape in SHAPES.items()}  # type: ignore[arg-type]
     chain: list[x509.Certificate] = []
     issuer, signing = "root", ec.generate_private_key(shapes["root"].curve)
@@ -145,7 +144,7 @@ def spliced(device: FakeGpu, at: int, foreign: FakeGpu) -> FakeGpu:
 
 
 def _builder(
-    now: int, issuer: str, subject: str, key: ec.EllipticCurvePrivateKey, shape: EvidenceShape
+    now: int, issuer: str, subject: str, key: ec.EllipticCurvePrivateKey, shape: CertificateShape
 ) -> x509.CertificateBuilder:
     time = dt.datetime.fromtimestamp(now, dt.UTC)
     built = (
@@ -164,8 +163,8 @@ def _builder(
     if shape.firmware is not None:
         named = x509.UnrecognizedExtension(spdm.FWID_EXTENSION, b"\x04\x30" + shape.firmware)
         built = built.add_extension(named, critical=False)
-    if shape.stranger:
-        built = built.add_extension(x509.UnrecognizedExtension(_STRANGER, b"\x05\x00"), critical=True)
+    if shape.unknown_critical:
+        built = built.add_extension(x509.UnrecognizedExtension(_UNKNOWN_EXTENSION, b"\x05\x00"), critical=True)
     return built
 
 

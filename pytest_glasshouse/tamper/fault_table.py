@@ -1,7 +1,7 @@
-"""What must break which invariant: mock faults that are played for real, and observations with one thing changed.
+"""Which fault breaks which invariant: mock faults that are really played, and observations with one change.
 
-An observation case changes what was written down about a row that went well, re-signing where a signature would
-otherwise be what gives it away. `invariant` must come out broken, and no other.
+An observation case changes the observation of a good row, and signs again where the signature would otherwise give the change
+away. It must break `invariant` and no other.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pytest_glasshouse.wire import evidence, tokens
 
 Observation = dict[str, Any]
 
-#: Every fault of the mock provider that spoils a row, and what it must break: a leg that does not zeroize is also seen to
-#: hold copies, and its journal lacks a step. Faults that end a row before it can be judged (boot-stall, no-capacity, a guest
-#: that is lost) break nothing: what they leave is `unseen`.
+#: The invariants that each fault of the mock provider must break: a leg that does not zeroize also holds copies, and its
+#: journal lacks a step. Faults that end a row before it is judged (boot-stall, no-capacity, a lost guest) break nothing: their
+#: findings are `unseen`.
 FAULT_BREAKS: dict[str, tuple[str, ...]] = {
     "attestation-reject": ("attestation verified",),
     "key-unattested": ("key released only after attestation",),
@@ -34,7 +34,7 @@ FAULT_BREAKS: dict[str, tuple[str, ...]] = {
     "work-differs": ("same work",),
     "deferred-cost": ("paused leg idle",),
 }
-#: Faults that only a row whose legs take turns can show.
+#: Faults that show only in interleaved rows.
 INTERLEAVED_FAULTS = ("deferred-cost",)
 
 
@@ -65,7 +65,7 @@ def _dirty_scan(observation: Observation) -> None:
 
 
 def _resign_exit(observation: Observation, **changed: Any) -> None:
-    """The protected leg's exit said otherwise, and everything the agent signed in the round signed again, by one key."""
+    """Change the protected leg's exit, and sign everything of the round's agent again with one new key."""
     notes, agent = observation["rounds"][0], Ed25519PrivateKey.generate()
     for name, typ in (("exit", evidence.TYP_EXIT), ("evidence", evidence.TYP_EVIDENCE)):
         claims = tokens.peek(notes["protected"][name])
@@ -76,7 +76,7 @@ def _resign_exit(observation: Observation, **changed: Any) -> None:
 
 
 def _no_time(observation: Observation) -> None:
-    """A leg that was over as soon as it had begun, by the host's clock."""
+    """A leg that took a millisecond by the host's clock."""
     host = observation["rounds"][0]["raw"]["host"]
     host["exitNs"] = host["startNs"] + 1_000_000
 

@@ -1,6 +1,6 @@
-"""Hardware evidence, tampered with: everything around it is right, and so is its own signature unless that is the point.
+"""Tampered hardware evidence: everything around it is valid, and so is its own signature unless the case is about it.
 
-Each case first shows that the same evidence without the change is released. The device is one that does not exist.
+Each case first shows that the unchanged evidence is released. The device is simulated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.fake_gpu import FWID, FakeGpu, Report, genuine, item, make_device, spliced
+from pytest_glasshouse.tamper.fake_gpu import FWID, FakeGpu, SpdmReport, genuine, item, make_device, spliced
 from pytest_glasshouse.tamper.testbed import SUB, Attempt, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.evidence import Cnf
@@ -23,8 +23,8 @@ from pytest_glasshouse.wire.hardware import ITEMS_LIMIT, NVIDIA_GPU, RUNTIME, de
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """An attempt whose policy asks for a GPU, and the GPU that would satisfy it."""
+class HardwareAttempt:
+    """An attempt whose policy requires a GPU, and the GPU that satisfies it."""
 
     attempt: Attempt
     device: FakeGpu
@@ -36,78 +36,78 @@ class Scene:
 
     @property
     def nonce(self) -> bytes:
-        """What the device must be asked with in this session."""
+        """The nonce that the device's evidence must carry in this session."""
         return device_nonce(self.attempt.nonce, self.cnf)
 
     @property
-    def report(self) -> Report:
-        """What the device says when nothing is wrong."""
-        return Report(nonce=self.nonce)
+    def report(self) -> SpdmReport:
+        """The device's valid evidence."""
+        return SpdmReport(nonce=self.nonce)
 
 
-Submods = Callable[[Scene], Json]
-Section = Callable[[int, FakeGpu], Hardware | None]
+Submods = Callable[[HardwareAttempt], Json]
+PolicySection = Callable[[int, FakeGpu], Hardware | None]
 
 
-def _right(scene: Scene) -> dict[str, Json]:
-    return {"gpu-0": scene.device.item(scene.nonce)}
+def _valid(setup: HardwareAttempt) -> dict[str, Json]:
+    return {"gpu-0": setup.device.item(setup.nonce)}
 
 
-def _asked(_now: int, device: FakeGpu) -> Hardware:
+def _gpu_required(_now: int, device: FakeGpu) -> Hardware:
     return device.hardware()
 
 
-def _case(name: str, reason: str, caught_by: str, submods: Submods, section: Section = _asked) -> Case:
-    def play(stage: TamperTestbed) -> None:
-        device = genuine(stage.now)
-        policies = {"control": device.hardware(), "attack": section(stage.now, device)}
-        before = stage.sealed
+def _case(name: str, reason: str, caught_by: str, submods: Submods, section: PolicySection = _gpu_required) -> Case:
+    def play(testbed: TamperTestbed) -> None:
+        device = genuine(testbed.now)
+        policies = {"control": device.hardware(), "attack": section(testbed.now, device)}
+        before = testbed.sealed
         try:
             for part, hardware in policies.items():
-                policy = dataclasses.replace(stage.make_policy(name=f"{name} {part}"), hardware=hardware)
-                stage.sealed = stage.seal()
-                stage.register(stage.sealed, policy)
+                policy = dataclasses.replace(testbed.make_policy(name=f"{name} {part}"), hardware=hardware)
+                testbed.sealed = testbed.seal()
+                testbed.register(testbed.sealed, policy)
                 sub = f"{SUB}/{part}"
-                stage.enrol(sub, grant=stage.grant(sub, policy=policy.sha256))
-                attempt = stage.attempt(sub)
-                said = (_right if part == "control" else submods)(Scene(attempt=attempt, device=device))
-                if said is not None:
-                    attempt.claims["submods"] = said
-                stage.count_from_here()
+                testbed.enrol(sub, grant=testbed.grant(sub, policy=policy.sha256))
+                attempt = testbed.attempt(sub)
+                submods_claim = (_valid if part == "control" else submods)(HardwareAttempt(attempt=attempt, device=device))
+                if submods_claim is not None:
+                    attempt.claims["submods"] = submods_claim
+                testbed.reset_release_count()
                 attempt.release()
         finally:
-            stage.sealed = before
+            testbed.sealed = before
 
     return Case(name=f"hardware-{name}", play=play, expected_reason=reason, caught_by=caught_by, nonce="spent")
 
 
-def _claim(name: str, reason: str, submods: Submods, section: Section = _asked) -> Case:
+def _claim(name: str, reason: str, submods: Submods, section: PolicySection = _gpu_required) -> Case:
     return _case(name, reason, "appraise_hardware", submods, section)
 
 
 def _item(name: str, reason: str, **changed: Json) -> Case:
     """One field of the item changed, or one more."""
-    return _claim(name, reason, lambda scene: {"gpu-0": {**scene.device.item(scene.nonce), **changed}})
+    return _claim(name, reason, lambda setup: {"gpu-0": {**setup.device.item(setup.nonce), **changed}})
 
 
-def _named(name: str, title: str) -> Case:
-    return _claim(name, "claims-type", lambda scene: {title: scene.device.item(scene.nonce)})
+def _item_named(name: str, title: str) -> Case:
+    return _claim(name, "claims-type", lambda setup: {title: setup.device.item(setup.nonce)})
 
 
-def _nonce(name: str, nonce: Callable[[Scene], bytes]) -> Case:
-    return _claim(name, "device-nonce", lambda scene: {"gpu-0": scene.device.item(nonce(scene))})
+def _nonce(name: str, nonce: Callable[[HardwareAttempt], bytes]) -> Case:
+    return _claim(name, "device-nonce", lambda setup: {"gpu-0": setup.device.item(nonce(setup))})
 
 
-def _report(name: str, reason: str, change: Callable[[Report], Report]) -> Case:
-    """A report that says something else, signed by the device all the same."""
+def _report(name: str, reason: str, change: Callable[[SpdmReport], SpdmReport]) -> Case:
+    """A changed report, signed by the device."""
 
-    def submods(scene: Scene) -> Json:
-        return {"gpu-0": item(scene.device.sign(bytes(change(scene.report))), scene.device.pem())}
+    def submods(setup: HardwareAttempt) -> Json:
+        return {"gpu-0": item(setup.device.sign(bytes(change(setup.report))), setup.device.pem())}
 
     return _case(name, reason, "spdm", submods)
 
 
-def _says(name: str, reason: str, **changed: object) -> Case:
+def _report_field(name: str, reason: str, **changed: object) -> Case:
     return _report(name, reason, lambda report: dataclasses.replace(report, **changed))  # type: ignore[arg-type]
 
 
@@ -115,10 +115,10 @@ def _block(name: str, **changed: int) -> Case:
     """The first block's head changed."""
     fields = ("index", "specification", "size", "kind", "inner")
 
-    def change(report: Report) -> Report:
+    def change(report: SpdmReport) -> SpdmReport:
         *head, value = report.blocks[0]
-        told = {**dict(zip(fields, head, strict=True)), **changed}
-        first = (told["index"], told["specification"], told["size"], told["kind"], told["inner"], value)
+        values = {**dict(zip(fields, head, strict=True)), **changed}
+        first = (values["index"], values["specification"], values["size"], values["kind"], values["inner"], value)
         return dataclasses.replace(report, blocks=(first, *report.blocks[1:]))
 
     return _report(name, "spdm-format", change)
@@ -127,9 +127,9 @@ def _block(name: str, **changed: int) -> Case:
 def _opaque(name: str, reason: str, kind: int, data: bytes | None) -> Case:
     """An opaque field changed, or left out."""
 
-    def change(report: Report) -> Report:
-        kept = tuple(field for field in report.opaque if field[0] != kind)
-        return dataclasses.replace(report, opaque=kept if data is None else (*kept, (kind, data)))
+    def change(report: SpdmReport) -> SpdmReport:
+        rest = tuple(field for field in report.opaque if field[0] != kind)
+        return dataclasses.replace(report, opaque=rest if data is None else (*rest, (kind, data)))
 
     return _report(name, reason, change)
 
@@ -137,56 +137,56 @@ def _opaque(name: str, reason: str, kind: int, data: bytes | None) -> Case:
 def _measured(name: str, value: bytes | None) -> Case:
     """Measurement 2 changed, or left out."""
 
-    def change(report: Report) -> Report:
-        kept = tuple(block for block in report.blocks if block[0] != 2)  # noqa: PLR2004
+    def change(report: SpdmReport) -> SpdmReport:
+        rest = tuple(block for block in report.blocks if block[0] != 2)  # noqa: PLR2004
         more = () if value is None else ((2, spdm.DMTF, 51, 1, 48, value),)
-        return dataclasses.replace(report, blocks=(*kept, *more))
+        return dataclasses.replace(report, blocks=(*rest, *more))
 
     return _report(name, "gpu-measurement", change)
 
 
 def _bytes(name: str, reason: str, change: Callable[[bytes], bytes]) -> Case:
-    """Right evidence, changed after it was signed."""
+    """Valid evidence, changed after it was signed."""
 
-    def submods(scene: Scene) -> Json:
-        return {"gpu-0": item(change(scene.device.sign(bytes(scene.report))), scene.device.pem())}
+    def submods(setup: HardwareAttempt) -> Json:
+        return {"gpu-0": item(change(setup.device.sign(bytes(setup.report))), setup.device.pem())}
 
     return _case(name, reason, "spdm", submods)
 
 
 def _chain(name: str, reason: str, change: Callable[[int, FakeGpu], FakeGpu], *, pinned: bool = True) -> Case:
-    """Right evidence under another chain, whose root is pinned too unless that is the point."""
+    """Valid evidence under another chain, whose root is pinned unless `pinned` is false."""
     made: list[FakeGpu] = []
 
     def section(now: int, device: FakeGpu) -> Hardware:
         made.append(change(now, device))
         return (made[-1] if pinned else device).hardware()
 
-    return _case(name, reason, "read_chain", lambda scene: {"gpu-0": made[-1].item(scene.nonce)}, section)
+    return _case(name, reason, "read_chain", lambda setup: {"gpu-0": made[-1].item(setup.nonce)}, section)
 
 
 def _pem(name: str, change: Callable[[str], list[Json]]) -> Case:
     return _claim(
         name,
         "chain-format",
-        lambda scene: {"gpu-0": {**scene.device.item(scene.nonce), "endorsements": change(scene.device.pem())}},
+        lambda setup: {"gpu-0": {**setup.device.item(setup.nonce), "endorsements": change(setup.device.pem())}},
     )
 
 
-def _built(name: str, reason: str, certificate: str, **changes: object) -> Case:
-    """A chain in which one certificate is built otherwise."""
+def _certificate(name: str, reason: str, certificate: str, **changes: object) -> Case:
+    """A chain with one changed certificate."""
     return _chain(name, reason, lambda now, _: make_device(now, certificate, **changes))
 
 
-def _another_session(scene: Scene) -> bytes:
-    keys = scene.attempt
+def _another_session(setup: HardwareAttempt) -> bytes:
+    keys = setup.attempt
     return device_nonce("00" * 32, Cnf(hpke=keys.hpke.public_key(), sig=keys.sig.public_key()))
 
 
-def _another_process(scene: Scene) -> bytes:
-    """A GPU asked by somebody with keys of their own, for this very challenge."""
+def _another_process(setup: HardwareAttempt) -> bytes:
+    """Evidence for this challenge, bound to another process's keys."""
     return device_nonce(
-        scene.attempt.nonce, Cnf(hpke=scene.attempt.hpke.public_key(), sig=Ed25519PrivateKey.generate().public_key())
+        setup.attempt.nonce, Cnf(hpke=setup.attempt.hpke.public_key(), sig=Ed25519PrivateKey.generate().public_key())
     )
 
 
@@ -203,22 +203,22 @@ _RECORD = spdm.REQUEST.size + spdm.RESPONSE.size
 _OF_ANOTHER_KEY = b"\x01" * spdm.SIGNATURE_BYTES
 
 CASES = (
-    # What was asked for, and the claim's shape.
+    # What the policy requires, and the claim's form.
     _claim("required-but-absent", "hardware-absent", lambda _: None),
-    _claim("required-another-present", "hardware-unknown", lambda scene: {"gpu-0": item(bytes(scene.report), "", "toaster")}),
-    _claim("unknown-beside-a-good-one", "hardware-unknown", lambda scene: {**_right(scene), "x": item(b"", "", "toaster")}),
-    _claim("cpu-tee-nobody-can-judge", "hardware-unknown", lambda scene: {**_right(scene), "cpu": item(b"quote", "", "tdx")}),
-    _claim("good-one-beside-a-bad-one", "device-nonce", lambda s: {**_right(s), "gpu-1": s.device.item(bytes(32))}),
+    _claim("required-another-present", "hardware-unknown", lambda setup: {"gpu-0": item(bytes(setup.report), "", "toaster")}),
+    _claim("unknown-beside-a-good-one", "hardware-unknown", lambda setup: {**_valid(setup), "x": item(b"", "", "toaster")}),
+    _claim("cpu-tee-nobody-can-judge", "hardware-unknown", lambda setup: {**_valid(setup), "cpu": item(b"quote", "", "tdx")}),
+    _claim("good-one-beside-a-bad-one", "device-nonce", lambda s: {**_valid(s), "gpu-1": s.device.item(bytes(32))}),
     _claim(
         "cpu-tee-required",
         "hardware-absent",
-        _right,
+        _valid,
         lambda _, device: device.hardware(required=(NVIDIA_GPU, "tdx")),
     ),
-    _claim("nobody-asked", "hardware-unpinned", _right, lambda _now, _device: None),
-    _claim("no-reference", "hardware-unpinned", _right, lambda _now, _device: Hardware(required=(NVIDIA_GPU,))),
+    _claim("nobody-asked", "hardware-unpinned", _valid, lambda _now, _device: None),
+    _claim("no-reference", "hardware-unpinned", _valid, lambda _now, _device: Hardware(required=(NVIDIA_GPU,))),
     _claim("claim-empty", "claims-type", lambda _: {}),
-    _claim("claim-a-list", "claims-type", lambda scene: [scene.device.item(scene.nonce)]),
+    _claim("claim-a-list", "claims-type", lambda setup: [setup.device.item(setup.nonce)]),
     _claim("claim-of-too-many", "claims-type", lambda _: {f"gpu-{n}": item(b"", "") for n in range(ITEMS_LIMIT + 1)}),
     _claim("item-a-word", "claims-type", lambda _: {"gpu-0": "good"}),
     _item("item-field-nobody-asked-for", "claims-type", verified=True),
@@ -227,13 +227,13 @@ CASES = (
     _item("item-evidence-no-base64url", "malformed", evidence="=="),
     _item("item-evidence-empty", "spdm-format", evidence=""),
     _item("item-without-endorsement", "chain-format", endorsements=[]),
-    _named("item-named-as-the-software", RUNTIME),
-    _named("item-named-in-capitals", "GPU-0"),
-    # Which session it is about.
+    _item_named("item-named-as-the-software", RUNTIME),
+    _item_named("item-named-in-capitals", "GPU-0"),
+    # The session it is bound to.
     _nonce("nonce-of-another-session", _another_session),
     _nonce("nonce-for-keys-of-another-process", _another_process),
-    _nonce("nonce-the-server-s-own", lambda scene: bytes.fromhex(scene.attempt.nonce)),
-    # What the device signed.
+    _nonce("nonce-the-server-s-own", lambda setup: bytes.fromhex(setup.attempt.nonce)),
+    # The signed bytes.
     _bytes("measurement-bit", "spdm-signature", _flip(_RECORD + spdm.BLOCK.size)),
     _bytes("nonce-bit", "spdm-signature", _flip(4)),
     _bytes("signature-bit", "spdm-signature", _flip(-1)),
@@ -243,26 +243,26 @@ CASES = (
     _bytes("trailing-byte", "spdm-format", lambda data: data + b"\0"),
     _bytes("cut-inside-the-record", "spdm-format", lambda data: data[: _RECORD + 110]),
     _bytes("request-left-out", "spdm-codes", lambda data: data[spdm.REQUEST.size :]),
-    # Its form.
-    _says("request-of-another-version", "spdm-codes", request=(0x12, 0xE0, 1, 0xFF)),
-    _says("request-of-another-kind", "spdm-codes", request=(0x11, 0xE1, 1, 0xFF)),
-    _says("request-without-a-signature", "spdm-codes", request=(0x11, 0xE0, 0, 0xFF)),
-    _says("request-for-one-measurement", "spdm-codes", request=(0x11, 0xE0, 1, 1)),
-    _says("response-of-another-version", "spdm-codes", response=(0x10, 0x60, 0, 0)),
-    _says("response-an-error", "spdm-codes", response=(0x11, 0x7F, 0, 0)),
-    _says("response-of-another-slot", "spdm-codes", response=(0x11, 0x60, 0, 1)),
-    _says("no-measurement", "spdm-format", blocks=()),
-    _says("block-more-than-counted", "spdm-format", count=2),
-    _says("block-less-than-counted", "spdm-format", count=4),
+    # The form.
+    _report_field("request-of-another-version", "spdm-codes", request=(0x12, 0xE0, 1, 0xFF)),
+    _report_field("request-of-another-kind", "spdm-codes", request=(0x11, 0xE1, 1, 0xFF)),
+    _report_field("request-without-a-signature", "spdm-codes", request=(0x11, 0xE0, 0, 0xFF)),
+    _report_field("request-for-one-measurement", "spdm-codes", request=(0x11, 0xE0, 1, 1)),
+    _report_field("response-of-another-version", "spdm-codes", response=(0x10, 0x60, 0, 0)),
+    _report_field("response-an-error", "spdm-codes", response=(0x11, 0x7F, 0, 0)),
+    _report_field("response-of-another-slot", "spdm-codes", response=(0x11, 0x60, 0, 1)),
+    _report_field("no-measurement", "spdm-format", blocks=()),
+    _report_field("block-more-than-counted", "spdm-format", count=2),
+    _report_field("block-less-than-counted", "spdm-format", count=4),
     _block("block-of-another-specification", specification=2),
     _block("block-of-another-size", size=52),
     _block("block-of-another-digest", inner=32),
     _block("block-raw", kind=0x81),
     _block("block-twice", index=2),
-    _says("opaque-cut", "spdm-format", opaque_tail=b"\x03\x00\xff"),
-    _says("opaque-longer-than-it-is", "spdm-format", opaque_tail=b"\x63\x00\x04\x00\x00"),
-    _says("opaque-field-twice", "spdm-format", opaque_tail=spdm.FIELD.pack(spdm.DRIVER, 4) + b"1.2\0"),
-    # What it says.
+    _report_field("opaque-cut", "spdm-format", opaque_tail=b"\x03\x00\xff"),
+    _report_field("opaque-longer-than-it-is", "spdm-format", opaque_tail=b"\x63\x00\x04\x00\x00"),
+    _report_field("opaque-field-twice", "spdm-format", opaque_tail=spdm.FIELD.pack(spdm.DRIVER, 4) + b"1.2\0"),
+    # The reported values.
     _opaque("firmware-other", "fwid", spdm.FWID, FWID[::-1]),
     _opaque("firmware-unnamed", "fwid", spdm.FWID, None),
     _opaque("driver-other", "gpu-driver", spdm.DRIVER, b"580.95.06\0"),
@@ -271,7 +271,7 @@ CASES = (
     _opaque("vbios-unnamed", "gpu-vbios", spdm.VBIOS, b""),
     _measured("debug-mode", bytes(spdm.DIGEST_BYTES)),
     _measured("measurement-left-out", None),
-    # Whose it is.
+    # The certificate chain.
     _chain("root-another", "chain-root", lambda now, _: make_device(now), pinned=False),
     _chain("root-left-out", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[:-1]), pinned=False),
     _chain("chain-reversed", "chain-root", lambda _, device: dataclasses.replace(device, chain=device.chain[::-1]), pinned=False),
@@ -282,16 +282,16 @@ CASES = (
     _pem("chain-no-pem", lambda _: ["certificate"]),
     _pem("chain-twice", lambda pem: [pem, pem]),
     _pem("chain-not-ascii", lambda pem: [pem + "\u00e9"]),
-    _built("leaf-expired", "chain-time", "leaf", valid=(-20, -10)),
-    _built("leaf-not-yet-valid", "chain-time", "leaf", valid=(10, 20)),
-    _built("issuer-expired", "chain-time", "issuer", valid=(-20, -10)),
-    _built("root-expired", "chain-time", "root", valid=(-20, -10)),
-    _built("leaf-an-authority", "chain-constraints", "leaf", ca=True),
-    _built("path-too-long", "chain-constraints", "authority", path=0),
-    _built("issuer-no-authority", "chain-constraints", "issuer", ca=False),
-    _built("issuer-that-does-not-say", "chain-constraints", "issuer", ca=None),
-    _built("issuer-for-other-uses", "chain-constraints", "issuer", signs=False),
-    _built("critical-extension-unknown", "chain-constraints", "leaf", stranger=True),
-    _built("firmware-not-in-the-certificate", "fwid", "leaf", firmware=None),
-    _built("leaf-key-of-another-curve", "chain-key", "leaf", curve=ec.SECP256R1()),
+    _certificate("leaf-expired", "chain-time", "leaf", valid=(-20, -10)),
+    _certificate("leaf-not-yet-valid", "chain-time", "leaf", valid=(10, 20)),
+    _certificate("issuer-expired", "chain-time", "issuer", valid=(-20, -10)),
+    _certificate("root-expired", "chain-time", "root", valid=(-20, -10)),
+    _certificate("leaf-an-authority", "chain-constraints", "leaf", ca=True),
+    _certificate("path-too-long", "chain-constraints", "authority", path=0),
+    _certificate("issuer-no-authority", "chain-constraints", "issuer", ca=False),
+    _certificate("issuer-that-does-not-say", "chain-constraints", "issuer", ca=None),
+    _certificate("issuer-for-other-uses", "chain-constraints", "issuer", signs=False),
+    _certificate("critical-extension-unknown", "chain-constraints", "leaf", unknown_critical=True),
+    _certificate("firmware-not-in-the-certificate", "fwid", "leaf", firmware=None),
+    _certificate("leaf-key-of-another-curve", "chain-key", "leaf", curve=ec.SECP256R1()),
 )

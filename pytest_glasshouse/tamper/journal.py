@@ -1,4 +1,4 @@
-"""The journal after the fact: lines removed, moved, edited, spliced in. What an auditor refuses to replay."""
+"""The journal after the session: lines removed, moved, edited or spliced in. Its replay must refuse it."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from pytest_glasshouse.wire.canonical import Json
 JournalEdit = Callable[[list[str]], list[str]]
 
 
-def _audit(attempt: Attempt, lines: list[str], head: dict[str, Json]) -> None:
+def _replay(attempt: Attempt, lines: list[str], head: dict[str, Json]) -> None:
     journal.read(lines, attempt.nonce, head=head)
 
 
-def _finished(stage: TamperTestbed) -> Attempt:
-    attempt = stage.attempt()
+def _completed(testbed: TamperTestbed) -> Attempt:
+    attempt = testbed.attempt()
     attempt.release()
     attempt.run_journal()
-    _audit(attempt, attempt.lines, attempt.head_claims())  # as it is, it passes
+    _replay(attempt, attempt.lines, attempt.head_claims())  # the unchanged journal passes
     return attempt
 
 
 def _case(name: str, reason: str, edit: JournalEdit) -> Case:
-    def play(stage: TamperTestbed) -> None:
-        attempt = _finished(stage)
-        _audit(attempt, edit(list(attempt.lines)), attempt.head_claims())
+    def play(testbed: TamperTestbed) -> None:
+        attempt = _completed(testbed)
+        _replay(attempt, edit(list(attempt.lines)), attempt.head_claims())
 
-    return Case(name=f"journal-{name}", play=play, expected_reason=reason, caught_by="replay", withheld="journal")
+    return Case(name=f"journal-{name}", play=play, expected_reason=reason, caught_by="replay", asset="journal")
 
 
 def _rewritten(name: str, *steps: str) -> Case:
-    """A whole journal with its right head, of other steps than a lifecycle has."""
+    """A complete journal with its own head, of other steps than a lifecycle's."""
 
-    def play(stage: TamperTestbed) -> None:
-        attempt = stage.attempt()
+    def play(testbed: TamperTestbed) -> None:
+        attempt = testbed.attempt()
         attempt.release()
         for step in steps:
             attempt.journal.append(step, {})
-        _audit(attempt, attempt.lines, attempt.head_claims())
+        _replay(attempt, attempt.lines, attempt.head_claims())
 
-    return Case(name=f"journal-{name}", play=play, expected_reason="log-steps", caught_by="check_steps", withheld="journal")
+    return Case(name=f"journal-{name}", play=play, expected_reason="log-steps", caught_by="check_steps", asset="journal")
 
 
-def _spliced(stage: TamperTestbed) -> None:
-    ours, theirs = _finished(stage), _finished(stage)
-    _audit(ours, theirs.lines, theirs.head_claims())
+def _spliced(testbed: TamperTestbed) -> None:
+    ours, theirs = _completed(testbed), _completed(testbed)
+    _replay(ours, theirs.lines, theirs.head_claims())
 
 
 _REST = journal.STEPS[2:]
@@ -72,5 +72,5 @@ CASES = (
     _rewritten("steps-swapped", *_REST[:-2], "zeroized", "adapter_exported"),
     _rewritten("trained-before-the-package", "train_started", "train_completed", *_REST),
     _rewritten("progress-before-training", "train_progress", *_REST),
-    Case(name="journal-of-another-session", play=_spliced, expected_reason="log-chain", caught_by="replay", withheld="journal"),
+    Case(name="journal-of-another-session", play=_spliced, expected_reason="log-chain", caught_by="replay", asset="journal"),
 )

@@ -1,6 +1,6 @@
-"""The auditor: a finished round in which one thing is said otherwise, validly signed. The finding it is about must not hold.
+"""Finished rounds with one thing changed and validly signed: the invariant it concerns must not hold.
 
-The reason is the name of the first finding that breaks, or `unseen: <name>` where what is left is not enough to judge by.
+The reason is the name of the first finding that breaks, or `unseen: <name>` where the evidence left is not enough to judge.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.signed_round import INITIAL, Finished, RoundEdit, clean_scan
+from pytest_glasshouse.tamper.signed_round import INITIAL, RoundEdit, SignedRound, clean_scan
 from pytest_glasshouse.tamper.testbed import CONTAINER, TamperTestbed
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
 
 _OTHER = sha256_hex(b"another")
-#: What each case of this module says otherwise.
+#: The edit of each case of this module.
 EDITS: dict[str, RoundEdit] = {}
 
 _ATTESTED, _KEY, _WEIGHTS = "attestation verified", "key released only after attestation", "weights loaded from the package"
@@ -31,13 +31,13 @@ _SCANNED = "memory scanned clean"
 _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
 
 
-def audit(stage: TamperTestbed, edit: RoundEdit, *, turns: Sequence[str] = ()) -> None:
-    """Judge a finished round as a check does; raise `RefusedError` with what does not hold."""
-    as_it_is = {each.invariant: each.finding for each in judge(Finished(stage, turns=turns).observation)}
-    changed = judge(Finished(stage, edit, turns=turns).observation)
-    found = [each for each in changed if each.finding != as_it_is[each.invariant]]
+def judge_changed_round(testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[str] = ()) -> None:
+    """Judge an edited round as a check does; raise `RefusedError` with the finding that does not hold."""
+    unchanged = {each.invariant: each.finding for each in judge(SignedRound(testbed, turns=turns).observation)}
+    changed = judge(SignedRound(testbed, edit, turns=turns).observation)
+    findings = [each for each in changed if each.finding != unchanged[each.invariant]]
     for state, reason in (("broken", "{}"), ("unseen", "unseen: {}")):
-        for each in found:
+        for each in findings:
             if each.finding == state:
                 raise RefusedError(reason.format(each.invariant), each.reason)
 
@@ -46,15 +46,15 @@ def _case(name: str, reason: str, edit: RoundEdit) -> Case:
     EDITS[f"audit-{name}"] = edit
     return Case(
         name=f"audit-{name}",
-        play=lambda stage: audit(stage, edit),
+        play=lambda testbed: judge_changed_round(testbed, edit),
         expected_reason=reason,
         caught_by=reason.removeprefix("unseen: "),
-        withheld="journal",
+        asset="journal",
     )
 
 
-def _said(name: str, reason: str, what: str, **changes: Any) -> Case:
-    """Claims of one token, or fields of the callback, said otherwise. The name of the case is the claim's."""
+def _claims(name: str, reason: str, what: str, **changes: Any) -> Case:
+    """Changed claims of one token, or fields of the callback."""
 
     def edit(about: str, content: Any) -> None:
         if about == what:
@@ -64,12 +64,12 @@ def _said(name: str, reason: str, what: str, **changes: Any) -> Case:
 
 
 def _scan(name: str, expected: str, **changes: Any) -> Case:
-    """Claims of the scan, in the agent's exit."""
-    return _said(f"scan-{name}", expected, "exit", scan={**clean_scan(), **changes})
+    """Changed claims about the memory scan, in the agent's exit."""
+    return _claims(f"scan-{name}", expected, "exit", scan={**clean_scan(), **changes})
 
 
 def _entries(name: str, reason: str, change: Callable[[list[Any]], None]) -> Case:
-    """Events of the journal said otherwise by the leg itself: links and head follow."""
+    """Changed journal entries, written by the leg itself: chain and head match them."""
 
     def edit(about: str, content: Any) -> None:
         if about == "entries":
@@ -82,8 +82,8 @@ def _body(step: str, **changes: Any) -> Callable[[list[Any]], None]:
     return lambda entries: entries[journal.STEPS.index(step)][1].update(changes)
 
 
-def _kept(name: str, reason: str, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Case:
-    """What the host wrote down, changed afterwards: `change(observation, its round)`."""
+def _observation(name: str, reason: str, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Case:
+    """A change to the host's observation after the round: `change(observation, its round)`."""
 
     def edit(about: str, content: Any) -> None:
         if about == "observation":
@@ -96,11 +96,11 @@ def _lines(name: str, change: Callable[[list[str]], object], reason: str = _SIGN
     def change_kept(_: dict[str, Any], notes: dict[str, Any]) -> None:
         change(notes["protected"]["journal"])
 
-    return _kept(f"line-{name}", reason, change_kept)
+    return _observation(f"line-{name}", reason, change_kept)
 
 
-def _by_another(signed: str, reason: str) -> Case:
-    """The very same claims, signed by a key nobody knows."""
+def _signed_by_another(signed: str, reason: str) -> Case:
+    """The same claims, signed by an unknown key."""
 
     def change(_: dict[str, Any], notes: dict[str, Any]) -> None:
         leg = "raw" if signed == "raw exit" else "protected"
@@ -108,33 +108,33 @@ def _by_another(signed: str, reason: str) -> Case:
         typ = str(_header(notes[leg][name]))
         notes[leg][name] = tokens.sign(tokens.peek(notes[leg][name]), key=Ed25519PrivateKey.generate(), typ=typ)
 
-    return _kept(f"{signed.replace(' ', '-')}-by-another-key", reason, change)
+    return _observation(f"{signed.replace(' ', '-')}-by-another-key", reason, change)
 
 
 def _header(token: str) -> Any:
     return parse_object(unb64u(token.split(".", maxsplit=1)[0]))["typ"]
 
 
-def _without(leg: str, name: str, reason: str) -> Case:
-    return _kept(f"{leg}-{name}-missing", reason, lambda _, notes: notes[leg].pop(name))
+def _missing(leg: str, name: str, reason: str) -> Case:
+    return _observation(f"{leg}-{name}-missing", reason, lambda _, notes: notes[leg].pop(name))
 
 
-def _noted(name: str, reason: str, **changes: Any) -> Case:
-    """Notes of the round."""
-    return _kept(name, reason, lambda _, notes: notes.update(copy.deepcopy(changes)))
+def _round(name: str, reason: str, **changes: Any) -> Case:
+    """Changed notes of the round."""
+    return _observation(name, reason, lambda _, notes: notes.update(copy.deepcopy(changes)))
 
 
 def _leg(name: str, reason: str, leg: str, **changes: Any) -> Case:
-    """Notes of one leg."""
-    return _kept(f"{leg}-{name}", reason, lambda _, notes: notes[leg].update(copy.deepcopy(changes)))
+    """Changed notes of one leg."""
+    return _observation(f"{leg}-{name}", reason, lambda _, notes: notes[leg].update(copy.deepcopy(changes)))
 
 
-def _met(field: str, value: Any) -> Case:
-    """The guest before the raw leg was another."""
-    return _kept(f"guest-{field}-other", _PLACE, lambda _, notes: notes["guest"][1].update({field: value}))
+def _guest(field: str, value: Any) -> Case:
+    """Another guest before the raw leg."""
+    return _observation(f"guest-{field}-other", _PLACE, lambda _, notes: notes["guest"][1].update({field: value}))
 
 
-def _claim(token: str, name: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+def _replaced_token(token: str, name: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
     def change(_: dict[str, Any], notes: dict[str, Any]) -> None:
         notes["protected"][token] = name
 
@@ -148,21 +148,21 @@ def _with_gpu(observation: dict[str, Any], _: dict[str, Any]) -> None:
 
 
 def _other_agent(notes: dict[str, Any]) -> None:
-    """The raw leg's agent signs well, with a key that nobody enrolled."""
+    """The raw leg's agent signs validly, with a key that was not enrolled."""
     key = Ed25519PrivateKey.generate()
     notes["guest"][1]["ak"] = tokens.public_text(key.public_key())
     notes["raw"]["exit"] = tokens.sign(tokens.peek(notes["raw"]["exit"]), key=key, typ=str(_header(notes["raw"]["exit"])))
 
 
 def _late(about: str, content: Any) -> None:
-    """The last line came an hour after the others, by the leg's clock. Links and head follow."""
+    """The last line an hour after the others, by the leg's clock. Chain and head match it."""
     if about == "lines":
         line: Any = parse_object(content[-1])
         content[-1] = canonical({**line, "t_us": 3_600_000_000}).decode()
 
 
 def _whole_seconds(about: str, content: Any) -> None:
-    """A receipt by a server of before it counted milliseconds, of the second of the release."""
+    """A receipt without milliseconds, as older servers wrote it, in the second of the release."""
     if about == "receipt":
         del content["held_ms"]
         content["iat"] = 1_800_000_000
@@ -178,38 +178,38 @@ def _one_adapter(about: str, content: Any) -> None:
 
 CASES = (
     # The result, the evidence, and what they are about.
-    _said("not-affirming", _ATTESTED, "result", ear_status="contraindicated"),
+    _claims("not-affirming", _ATTESTED, "result", ear_status="contraindicated"),
     *(
-        _said(f"of-another-{claim.replace('_', '-')}", _ATTESTED, "result", **{claim: _OTHER})
+        _claims(f"of-another-{claim.replace('_', '-')}", _ATTESTED, "result", **{claim: _OTHER})
         for claim in ("eat_nonce", "evidence_sha256", "manifest", "policy", "plan", "composite")
     ),
-    _said("of-another-archive", _ATTESTED, "evidence", components={"archive": _OTHER}),
-    _kept("archive-the-host-did-not-build", _ATTESTED, lambda seen, _: seen["allocation"].update(archiveSha256=_OTHER)),
-    _noted("protected-leg-that-did-not-run", f"unseen: {_ATTESTED}", protected=None),
-    _noted("raw-leg-that-did-not-run", f"unseen: {_CALLBACK}", raw=None),
+    _claims("of-another-archive", _ATTESTED, "evidence", components={"archive": _OTHER}),
+    _observation("archive-the-host-did-not-build", _ATTESTED, lambda obs, _: obs["allocation"].update(archiveSha256=_OTHER)),
+    _round("protected-leg-that-did-not-run", f"unseen: {_ATTESTED}", protected=None),
+    _round("raw-leg-that-did-not-run", f"unseen: {_CALLBACK}", raw=None),
     _leg("refused", _ATTESTED, "protected", refusal={"reason": "composite"}),
-    _by_another("evidence", _ATTESTED),
-    _by_another("result", _ATTESTED),
-    _by_another("manifest", _ATTESTED),
-    _by_another("head", _ZEROIZED),
-    _by_another("exit", _ATTESTED),
-    _by_another("receipt", _SIGNED),
-    _by_another("raw exit", _CALLBACK),
-    _kept("server-key-no-key", f"unseen: {_ATTESTED}", lambda seen, _: seen["keys"].update(server="key")),
-    _without("protected", "result", f"unseen: {_ATTESTED}"),
-    _without("protected", "evidence", f"unseen: {_ATTESTED}"),
-    _without("protected", "receipt", f"unseen: {_SIGNED}"),
-    _without("protected", "head", f"unseen: {_ZEROIZED}"),
-    _without("protected", "exit", f"unseen: {_ZEROIZED}"),
-    _kept("evidence-no-token", _ATTESTED, _claim("evidence", "a.b.c")),
-    # The key and the weights, as the journal tells of them.
+    _signed_by_another("evidence", _ATTESTED),
+    _signed_by_another("result", _ATTESTED),
+    _signed_by_another("manifest", _ATTESTED),
+    _signed_by_another("head", _ZEROIZED),
+    _signed_by_another("exit", _ATTESTED),
+    _signed_by_another("receipt", _SIGNED),
+    _signed_by_another("raw exit", _CALLBACK),
+    _observation("server-key-no-key", f"unseen: {_ATTESTED}", lambda obs, _: obs["keys"].update(server="key")),
+    _missing("protected", "result", f"unseen: {_ATTESTED}"),
+    _missing("protected", "evidence", f"unseen: {_ATTESTED}"),
+    _missing("protected", "receipt", f"unseen: {_SIGNED}"),
+    _missing("protected", "head", f"unseen: {_ZEROIZED}"),
+    _missing("protected", "exit", f"unseen: {_ZEROIZED}"),
+    _observation("evidence-no-token", _ATTESTED, _replaced_token("evidence", "a.b.c")),
+    # The key and the weights, by the journal.
     _entries("key-from-another-result", _KEY, _body("key_received", result=_OTHER)),
     _entries("key-never-received", _SIGNED, lambda entries: entries.pop(2)),
     _entries("key-before-measured", _KEY, lambda entries: entries.insert(1, entries.pop(2))),
     _entries("measured-another-composite", _KEY, _body("measured", composite=_OTHER)),
     _entries("another-package-opened", _WEIGHTS, _body("package_verified", manifest=_OTHER)),
     _entries("trained-from-other-weights", _WEIGHTS, _body("train_started", initial=_OTHER)),
-    # The steps of a lifecycle, in a journal that is whole and signed for as it is.
+    # The steps of a lifecycle, in a journal that is complete and signed.
     _entries("without-the-package", _SIGNED, lambda entries: entries.pop(3)),
     _entries("without-an-export", _SIGNED, lambda entries: entries.pop(6)),
     _entries("exported-before-it-trained", _SIGNED, lambda entries: entries.insert(4, entries.pop(6))),
@@ -219,8 +219,8 @@ CASES = (
     _entries("progress-before-training", _SIGNED, lambda entries: entries.insert(4, ["train_progress", {}])),
     _entries("progress-after-training", _SIGNED, lambda entries: entries.insert(6, ["train_progress", {}])),
     _entries("failed-and-completed", _SIGNED, lambda entries: entries.insert(5, ["train_failed", {}])),
-    _said("failed-of-a-leg-that-completed", _SIGNED, "head", status="failed"),
-    # The journal's lines, kept otherwise than they were signed.
+    _claims("failed-of-a-leg-that-completed", _SIGNED, "head", status="failed"),
+    # The journal's lines, changed after they were signed.
     _lines("last-removed", lambda lines: lines.pop(), _ZEROIZED),
     _lines("first-removed", lambda lines: lines.pop(0)),
     _lines("middle-removed", lambda lines: lines.pop(4)),
@@ -233,13 +233,13 @@ CASES = (
     # The end of the protected leg.
     _entries("without-zeroized", _ZEROIZED, lambda entries: entries.pop()),
     _entries("line-after-zeroized", _ZEROIZED, lambda entries: entries.append(["train_progress", {}])),
-    _said("of-another-journal", _SIGNED, "head", head=_OTHER),
-    _said("of-fewer-lines", _SIGNED, "head", count=7),
-    _said("of-another-head", f"unseen: {_ZEROIZED}", "exit", head=_OTHER),
-    _said("process-still-there", _ZEROIZED, "exit", process_gone=False),
-    _said("files-left", _ZEROIZED, "exit", workspace_entries=3),
-    _said("gpu-memory-left", _ZEROIZED, "exit", gpu={"before": None, "after": 4096, "reason": ""}),
-    _kept("gpu-memory-not-observed", f"unseen: {_ZEROIZED}", _with_gpu),
+    _claims("of-another-journal", _SIGNED, "head", head=_OTHER),
+    _claims("of-fewer-lines", _SIGNED, "head", count=7),
+    _claims("of-another-head", f"unseen: {_ZEROIZED}", "exit", head=_OTHER),
+    _claims("process-still-there", _ZEROIZED, "exit", process_gone=False),
+    _claims("files-left", _ZEROIZED, "exit", workspace_entries=3),
+    _claims("gpu-memory-left", _ZEROIZED, "exit", gpu={"before": None, "after": 4096, "reason": ""}),
+    _observation("gpu-memory-not-observed", f"unseen: {_ZEROIZED}", _with_gpu),
     _scan("finds-copies", _SCANNED, status="dirty", copies=2, left={"data key": 2}),
     _scan("tells-of-no-copies-it-names", _SCANNED, left={"data key": 2}),
     _scan("says-clean-and-counts-copies", _SCANNED, copies=2),
@@ -248,67 +248,71 @@ CASES = (
     _scan("looked-for-nothing", f"unseen: {_SCANNED}", patterns={}),
     _scan("without-its-control", f"unseen: {_SCANNED}", control={}),
     _scan("of-nothing", f"unseen: {_SCANNED}", looks={"wiped": {"bytes": 0}}),
-    _said("code-changed-after-measuring", _ATTESTED, "exit", images={"status": "changed", "late": 1, "changed": ["planted.so"]}),
-    _said("code-not-looked-at-again", f"unseen: {_ATTESTED}", "exit", images={"status": "unseen", "reason": "no look"}),
+    _claims(
+        "code-changed-after-measuring", _ATTESTED, "exit", images={"status": "changed", "late": 1, "changed": ["planted.so"]}
+    ),
+    _claims("code-not-looked-at-again", f"unseen: {_ATTESTED}", "exit", images={"status": "unseen", "reason": "no look"}),
     _leg("code-of-its-own", _WORK, "raw", images={"images": _OTHER}),
-    *(_said(f"of-another-{name}", _SIGNED, "receipt", **{name: _OTHER}) for name in ("head_sha256", "exit_sha256", "nonce")),
+    *(_claims(f"of-another-{name}", _SIGNED, "receipt", **{name: _OTHER}) for name in ("head_sha256", "exit_sha256", "nonce")),
     _leg("completion-refused", _SIGNED, "protected", completeRefusal={"reason": "receipt"}),
     # The raw leg.
     _leg("callback-lost", _CALLBACK, "raw", callback=None),
     _leg("callback-lost-and-failed", f"unseen: {_CALLBACK}", "raw", callback=None, failed={"reason": "killed", "detail": ""}),
-    _said("of-another-round", _CALLBACK, "callback", nonce=_OTHER),
-    _said("not-completed", _CALLBACK, "callback", status="running"),
-    _said("process-ended-badly", _CALLBACK, "raw exit", exit_status=1),
-    _said("of-another-round", _CALLBACK, "raw exit", nonce=_OTHER),
-    _kept("raw-callback-time-scaled", _CALLBACK, lambda _, notes: notes["raw"]["callback"].update(units=2)),
-    _kept("raw-exit-and-nobody-met", f"unseen: {_CALLBACK}", lambda _, notes: notes["guest"].pop()),
+    _claims("of-another-round", _CALLBACK, "callback", nonce=_OTHER),
+    _claims("not-completed", _CALLBACK, "callback", status="running"),
+    _claims("process-ended-badly", _CALLBACK, "raw exit", exit_status=1),
+    _claims("of-another-round", _CALLBACK, "raw exit", nonce=_OTHER),
+    _observation("raw-callback-time-scaled", _CALLBACK, lambda _, notes: notes["raw"]["callback"].update(units=2)),
+    _observation("raw-exit-and-nobody-met", f"unseen: {_CALLBACK}", lambda _, notes: notes["guest"].pop()),
     # Order, place and work.
     _leg("terminated", _ZEROIZED, "protected", terminated="the budget is reached"),
     _leg("started-before-zeroized", _ORDER, "raw", timeline={"spawned": 15, "exit": 50}),
     _leg("started-before-the-process-was-gone", _ORDER, "raw", timeline={"spawned": 25, "exit": 50}),
-    # Time that was claimed and did not pass.
+    # Claimed times that did not pass.
     *(
-        _said(f"of-two-hours-{name.replace('_', '-')}", _TIME, "callback", **{name: 7_200_000_000_000})
+        _claims(f"of-two-hours-{name.replace('_', '-')}", _TIME, "callback", **{name: 7_200_000_000_000})
         for name in ("elapsed_ns", "warmup_ns")
     ),
-    _said("of-two-hours-of-loading", _TIME, "callback", phases={"load_ns": 7_200_000_000_000}),
-    _said("of-less-than-no-time", _TIME, "callback", warmup_ns=-1),
-    _said("of-time-in-words", _TIME, "callback", elapsed_ns="2000000000"),
+    _claims("of-two-hours-of-loading", _TIME, "callback", phases={"load_ns": 7_200_000_000_000}),
+    _claims("of-less-than-no-time", _TIME, "callback", warmup_ns=-1),
+    _claims("of-time-in-words", _TIME, "callback", elapsed_ns="2000000000"),
     _entries("of-two-hours", _TIME, _body("train_completed", elapsed_ns=7_200_000_000_000)),
     _entries("of-two-hours-of-opening", _TIME, _body("package_verified", open_ns=7_200_000_000_000)),
     _entries("of-two-hours-of-zeroizing", _TIME, _body("zeroized", zeroize_ns=7_200_000_000_000)),
     _case("journal-an-hour-long", _TIME, _late),
-    _said("of-no-time", _TIME, "receipt", held_ms=0),
+    _claims("of-no-time", _TIME, "receipt", held_ms=0),
     _case("receipt-of-the-same-second", _TIME, _whole_seconds),
     _leg("in-less-time-than-it-says", _TIME, "raw", host={"startNs": 5, "exitNs": 1_000_000_005}),
     _leg("in-less-time-than-it-says", _TIME, "protected", host={"startNs": 5, "exitNs": 1_000_000_005}),
     _leg("whose-agent-tells-of-two-hours", _TIME, "raw", timeline={"spawned": 40, "exit": 7_200_000_000_000}),
-    _without("raw", "host", f"unseen: {_TIME}"),
-    _without("protected", "host", f"unseen: {_TIME}"),
-    _kept("guest-ak-other", _PLACE, lambda _, notes: _other_agent(notes)),
-    _met("bootId", "another"),
-    _met("agentNonce", "another"),
-    _met("allocation", "another"),
-    _met("gpuModel", "another"),
-    _met("gpuUuid", "another"),
-    _met("listed", []),
-    _kept("guest-not-met-before-raw", f"unseen: {_CALLBACK}", lambda _, notes: notes["guest"][1].update(leg="protected")),
-    _said("from-another-container", _PLACE, "evidence", container=CONTAINER + "-2"),
-    _said("of-the-other-legs-adapter", _DISTINCT, "callback", adapter=sha256_hex(b"adapter")),
+    _missing("raw", "host", f"unseen: {_TIME}"),
+    _missing("protected", "host", f"unseen: {_TIME}"),
+    _observation("guest-ak-other", _PLACE, lambda _, notes: _other_agent(notes)),
+    _guest("bootId", "another"),
+    _guest("agentNonce", "another"),
+    _guest("allocation", "another"),
+    _guest("gpuModel", "another"),
+    _guest("gpuUuid", "another"),
+    _guest("listed", []),
+    _observation("guest-not-met-before-raw", f"unseen: {_CALLBACK}", lambda _, notes: notes["guest"][1].update(leg="protected")),
+    _claims("from-another-container", _PLACE, "evidence", container=CONTAINER + "-2"),
+    _claims("of-the-other-legs-adapter", _DISTINCT, "callback", adapter=sha256_hex(b"adapter")),
     _leg("adapter-changed-on-the-way", _DISTINCT, "raw", adapterSha256=_OTHER),
     _leg("adapter-changed-on-the-way", _DISTINCT, "protected", adapterSha256=_OTHER),
-    _said("without-an-adapter", f"unseen: {_DISTINCT}", "head", adapter=""),
+    _claims("without-an-adapter", f"unseen: {_DISTINCT}", "head", adapter=""),
     _case("both-legs-export-one-adapter", _DISTINCT, _one_adapter),
-    _kept("initial-adapter-exported", _TRAINED, lambda seen, _: seen["material"].update(initialSha256=sha256_hex(b"adapter"))),
+    _observation(
+        "initial-adapter-exported", _TRAINED, lambda obs, _: obs["material"].update(initialSha256=sha256_hex(b"adapter"))
+    ),
     _entries("loss-not-a-number", _FINITE, _body("train_completed", final_loss="nan")),
-    _said("loss-infinite", _FINITE, "callback", final_loss="inf"),
+    _claims("loss-infinite", _FINITE, "callback", final_loss="inf"),
     _leg("failed-for-its-loss", _FINITE, "protected", failed={"reason": "non-finite loss", "detail": "nan"}),
     _entries("never-trained", _SIGNED, lambda entries: entries.pop(5)),
-    _said("another-prologue", _WORK, "callback", prologue=["0.5", "0.26"]),
-    _said("shorter-prologue", _WORK, "callback", prologue=["0.5"]),
-    _said("no-prologue", _WORK, "callback", prologue=[]),
-    _said("another-environment", _WORK, "callback", context={"environment": _OTHER, "nice": 0}),
-    _said("another-device", _WORK, "callback", facts={"device": "cuda", "peakMemoryBytes": None}),
+    _claims("another-prologue", _WORK, "callback", prologue=["0.5", "0.26"]),
+    _claims("shorter-prologue", _WORK, "callback", prologue=["0.5"]),
+    _claims("no-prologue", _WORK, "callback", prologue=[]),
+    _claims("another-environment", _WORK, "callback", context={"environment": _OTHER, "nice": 0}),
+    _claims("another-device", _WORK, "callback", facts={"device": "cuda", "peakMemoryBytes": None}),
     _leg("another-plan", _WORK, "raw", trainingPlan={"steps": 2, "order_seed": 2}),
-    _said("of-another-shape", f"unseen: {_FINITE}", "callback", prologue=7),
+    _claims("of-another-shape", f"unseen: {_FINITE}", "callback", prologue=7),
 )

@@ -1,4 +1,4 @@
-"""Asking which keys are out: nobody but the owner, nobody but the server that was asked, and not with yesterday's words."""
+"""Queries for outstanding releases that are not the owner's, are for another server, or are not current."""
 
 from __future__ import annotations
 
@@ -18,35 +18,37 @@ def _case(name: str, reason: str, play: Callable[[TamperTestbed], None]) -> Case
     return Case(name=f"query-{name}", play=play, expected_reason=reason, caught_by="outstanding 1")
 
 
-def _ask(stage: TamperTestbed, query: str) -> None:
-    stage.attempt().release()  # there is something to tell
-    stage.count_from_here()
-    stage.client.outstanding(query, server=stage.embedded.public_key)
+def _ask(testbed: TamperTestbed, query: str) -> None:
+    testbed.attempt().release()  # so that one release is outstanding
+    testbed.reset_release_count()
+    testbed.client.outstanding(query, server=testbed.embedded.public_key)
 
 
 def _asked_at(shift_s: int) -> Callable[[TamperTestbed], None]:
-    """A question of the owner whose clock, or whose patience, is another."""
-    return lambda stage: _ask(stage, stage.owner.query(server=stage.embedded.public_key, run="", now=stage.now + shift_s))
+    """The owner's query, made at another time."""
+    return lambda testbed: _ask(
+        testbed, testbed.owner.query(server=testbed.embedded.public_key, run="", now=testbed.now + shift_s)
+    )
 
 
-def _by_a_stranger(stage: TamperTestbed) -> None:
-    _ask(stage, Owner.generate().query(server=stage.embedded.public_key, run="", now=stage.now))
+def _by_a_stranger(testbed: TamperTestbed) -> None:
+    _ask(testbed, Owner.generate().query(server=testbed.embedded.public_key, run="", now=testbed.now))
 
 
-def _for_another_server(stage: TamperTestbed) -> None:
-    _ask(stage, stage.owner.query(server=Ed25519PrivateKey.generate().public_key(), run="", now=stage.now))
+def _for_another_server(testbed: TamperTestbed) -> None:
+    _ask(testbed, testbed.owner.query(server=Ed25519PrivateKey.generate().public_key(), run="", now=testbed.now))
 
 
-def _with_a_grant(stage: TamperTestbed) -> None:
-    """The owner signed it, for this server, and it is lying about on every guest; it is no question."""
-    _ask(stage, stage.grant(SUB))
+def _with_a_grant(testbed: TamperTestbed) -> None:
+    """A grant is signed by the owner for this server, but is no query."""
+    _ask(testbed, testbed.grant(SUB))
 
 
-def _without_an_end(stage: TamperTestbed) -> None:
-    """A question that says nothing of how long it is good for."""
-    claims = query_claims(owner=stage.owner.public, server=stage.embedded.public_key, run="", now=stage.now)
+def _without_an_end(testbed: TamperTestbed) -> None:
+    """A query without an expiry."""
+    claims = query_claims(owner=testbed.owner.public, server=testbed.embedded.public_key, run="", now=testbed.now)
     del claims["exp"]
-    _ask(stage, sign(claims, key=stage.owner_signing, typ=TYP_QUERY))
+    _ask(testbed, sign(claims, key=testbed.owner_signing, typ=TYP_QUERY))
 
 
 CASES = (

@@ -1,4 +1,4 @@
-"""The sealed package, changed. Nothing is opened, and nothing of what was half opened stays behind."""
+"""The sealed package, changed. Opening it must fail and leave no plaintext behind."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ PackageEdit = Callable[[bytearray], bytes | bytearray]
 _HEADER_AT = len(MAGIC) + 4
 
 
-def _open(stage: TamperTestbed, package: bytes, *, manifest_follows: bool, key: bytes | None = None) -> None:
-    attempt = stage.attempt()
+def _open(testbed: TamperTestbed, package: bytes, *, manifest_follows: bool, key: bytes | None = None) -> None:
+    attempt = testbed.attempt()
     secret = attempt.unseal(attempt.release())
     if key is not None:
         secret.close()
         secret = LockedSecret.take(key)
-    claims = read_manifest(stage.sealed.manifest, owner=stage.owner.public)
+    claims = read_manifest(testbed.sealed.manifest, owner=testbed.owner.public)
     if manifest_follows:
         (length,) = struct.unpack(">I", package[len(MAGIC) : _HEADER_AT])
         claims["header_sha256"] = sha256_hex(package[_HEADER_AT : _HEADER_AT + length])
@@ -36,41 +36,41 @@ def _open(stage: TamperTestbed, package: bytes, *, manifest_follows: bool, key: 
 
 
 def _case(name: str, reason: str, caught_by: str, play: Callable[[TamperTestbed], None]) -> Case:
-    return Case(name=f"package-{name}", play=play, expected_reason=reason, caught_by=caught_by, withheld="plaintext")
+    return Case(name=f"package-{name}", play=play, expected_reason=reason, caught_by=caught_by, asset="plaintext")
 
 
 def _bytes(name: str, reason: str, caught_by: str, edit: PackageEdit) -> Case:
-    """Bytes of the package changed; the manifest is what was signed."""
+    """Changed bytes of the package, with the signed manifest."""
     return _case(
         name, reason, caught_by,
-        lambda stage: _open(stage, bytes(edit(bytearray(stage.sealed.package))), manifest_follows=False),
+        lambda testbed: _open(testbed, bytes(edit(bytearray(testbed.sealed.package))), manifest_follows=False),
     )  # fmt: skip
 
 
 def _body(name: str, reason: str, caught_by: str, edit: Callable[[bytearray, Part, int], None]) -> Case:
-    """Bytes of the second part's message changed, `edit(package, part, where the message begins)`."""
+    """Changed bytes of the second part's message: `edit(package, part, offset of the message)`."""
 
-    def play(stage: TamperTestbed) -> None:
-        header = parse_header(stage.sealed.package)
-        package = bytearray(stage.sealed.package)
+    def play(testbed: TamperTestbed) -> None:
+        header = parse_header(testbed.sealed.package)
+        package = bytearray(testbed.sealed.package)
         part = header.parts[1]
         edit(package, part, header.body + part.offset)
-        _open(stage, bytes(package), manifest_follows=False)
+        _open(testbed, bytes(package), manifest_follows=False)
 
     return _case(name, reason, caught_by, play)
 
 
 def _header(name: str, reason: str, caught_by: str, edit: Callable[[dict[str, Any]], None]) -> Case:
-    """The header rewritten, with a manifest that follows it: what then still refuses is bound deeper."""
+    """A changed header with a manifest that matches it, so that only the encryption's binding refuses it."""
 
-    def play(stage: TamperTestbed) -> None:
-        package = stage.sealed.package
+    def play(testbed: TamperTestbed) -> None:
+        package = testbed.sealed.package
         (length,) = struct.unpack(">I", package[len(MAGIC) : _HEADER_AT])
         header = json.loads(package[_HEADER_AT : _HEADER_AT + length])
         edit(header)
         raw = canonical(header)
         body = package[_HEADER_AT + length :]
-        _open(stage, MAGIC + struct.pack(">I", len(raw)) + raw + body, manifest_follows=True)
+        _open(testbed, MAGIC + struct.pack(">I", len(raw)) + raw + body, manifest_follows=True)
 
     return _case(f"header-{name}", reason, caught_by, play)
 
@@ -85,7 +85,7 @@ def _flip(at: int) -> Callable[[bytearray, Part, int], None]:
 
 
 def _segments(order: Callable[[list[bytes]], list[bytes]]) -> Callable[[bytearray, Part, int], None]:
-    """The inner segments of the message, rearranged; its length stays."""
+    """The inner segments of the message, rearranged; the length is unchanged."""
 
     def edit(package: bytearray, part: Part, begin: int) -> None:
         start, end = begin + floe.HEADER_BYTES, begin + part.length
@@ -106,7 +106,7 @@ def _commit_bit(header: dict[str, Any]) -> None:
 
 
 def _reorder(header: dict[str, Any]) -> None:
-    """Parts in another order, laid out as that order has it."""
+    """The parts in reverse order, with matching offsets."""
     header["parts"].reverse()
     offset = 0
     for part in header["parts"]:
@@ -132,13 +132,13 @@ CASES = (
         "key-of-another",
         "pkg-commit",
         "floe header tag",
-        lambda stage: _open(stage, stage.sealed.package, manifest_follows=False, key=bytes(range(32))),
+        lambda testbed: _open(testbed, testbed.sealed.package, manifest_follows=False, key=bytes(range(32))),
     ),
     _case(
         "key-too-short",
         "pkg-commit",
         "floe key",
-        lambda stage: _open(stage, stage.sealed.package, manifest_follows=False, key=bytes(range(31))),
+        lambda testbed: _open(testbed, testbed.sealed.package, manifest_follows=False, key=bytes(range(31))),
     ),
     _case("of-another-manifest", "pkg-header", "open_package", lambda s: _open(s, s.seal().package, manifest_follows=False)),
     _bytes("magic", "pkg-format", "parse_header", _at(0, b"g")),

@@ -1,4 +1,4 @@
-"""The answer to a release, tampered with on its way: what the leg refuses to take."""
+"""The answer to a release, tampered with in transit: the leg must refuse it."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from pytest_glasshouse.wire.canonical import b64u, sha256_hex, unb64u
 
 
 def _case(name: str, reason: str, caught_by: str, play: Callable[[TamperTestbed], None]) -> Case:
-    return Case(name=name, play=play, expected_reason=reason, caught_by=caught_by, withheld="plaintext")
+    return Case(name=name, play=play, expected_reason=reason, caught_by=caught_by, asset="plaintext")
 
 
-def _of_another_server(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
+def _of_another_server(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
     released = attempt.release()
-    stage.restart()  # another key signs here; the leg was told of this one
+    testbed.restart()  # the new server has another key; the leg expects the old one
     attempt.unseal(released)
 
 
-def _of_another_session(stage: TamperTestbed) -> None:
-    first, second = stage.attempt(), stage.attempt()
+def _of_another_session(testbed: TamperTestbed) -> None:
+    first, second = testbed.attempt(), testbed.attempt()
     first.release()
     first.unseal(second.release())
 
 
 def _sealed(change: Callable[[bytes], bytes]) -> Callable[[TamperTestbed], None]:
-    def play(stage: TamperTestbed) -> None:
-        attempt = stage.attempt()
+    def play(testbed: TamperTestbed) -> None:
+        attempt = testbed.attempt()
         released = attempt.release()
         attempt.unseal({**released, "sealed": b64u(change(unb64u(released["sealed"])))})
 
     return play
 
 
-def _for_another_manifest(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
+def _for_another_manifest(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
     released = attempt.release()
     other = sha256_hex(b"another")
     unseal_key(released["sealed"], result_token=released["result"], manifest_sha256=other, private=attempt.hpke)
 
 
-def _with_another_result(stage: TamperTestbed) -> None:
-    first, second = stage.attempt(), stage.attempt()
+def _with_another_result(testbed: TamperTestbed) -> None:
+    first, second = testbed.attempt(), testbed.attempt()
     ours, theirs = first.release(), second.release()
     first.unseal({"result": ours["result"], "sealed": theirs["sealed"]})
 

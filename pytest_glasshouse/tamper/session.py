@@ -1,4 +1,4 @@
-"""Nonces and limits: used twice, too late, by somebody else, too often."""
+"""Nonces and limits: used twice, expired, another session's, or exceeded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.server import CHALLENGE_TTL_S
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.tamper.case import Case, Nonce
+from pytest_glasshouse.tamper.case import Case
+from pytest_glasshouse.tamper.result import Nonce
 from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 
@@ -20,26 +21,26 @@ _OTHER_SUB = "run-1/row-1/round-2"
 _THREADS = 8
 
 
-def _replay(stage: TamperTestbed) -> None:
-    """The same evidence again, after it was released once."""
-    attempt = stage.attempt()
+def _replay(testbed: TamperTestbed) -> None:
+    """The same evidence a second time."""
+    attempt = testbed.attempt()
     token = attempt.token()
     attempt.release(token)
-    stage.count_from_here()
+    testbed.reset_release_count()
     attempt.release(token)
 
 
-def _fresh_evidence_on_a_spent_nonce(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
+def _fresh_evidence_on_a_spent_nonce(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
     attempt.release()
-    stage.count_from_here()
+    testbed.reset_release_count()
     attempt.claims["jti"] = "another"
     attempt.release()
 
 
 def _nonce(value: Json) -> Case:
-    def play(stage: TamperTestbed) -> None:
-        attempt = stage.attempt()
+    def play(testbed: TamperTestbed) -> None:
+        attempt = testbed.attempt()
         attempt.claims["eat_nonce"] = value
         attempt.release()
 
@@ -47,43 +48,43 @@ def _nonce(value: Json) -> Case:
     return _case(f"nonce-{name}", "nonce", "release 2", play, nonce="open")
 
 
-def _missing(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
+def _missing(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
     del attempt.claims["eat_nonce"]
     attempt.release()
 
 
-def _expired(stage: TamperTestbed) -> None:
+def _expired(testbed: TamperTestbed) -> None:
     """The challenge is too old, the evidence is not."""
-    attempt = stage.attempt()
-    stage.now += CHALLENGE_TTL_S
-    attempt.claims.update(iat=stage.now, exp=stage.now + 60)
+    attempt = testbed.attempt()
+    testbed.now += CHALLENGE_TTL_S
+    attempt.claims.update(iat=testbed.now, exp=testbed.now + 60)
     attempt.release()
 
 
-def _after_restart(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
-    stage.restart()
-    stage.count_from_here()
-    attempt.claims["aud"] = stage.embedded.server.kid
+def _after_restart(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
+    testbed.restart()
+    testbed.reset_release_count()
+    attempt.claims["aud"] = testbed.embedded.server.kid
     attempt.release()
 
 
-def _second_try(stage: TamperTestbed) -> None:
-    """A bad try burns the nonce: the good one after it comes too late."""
-    attempt = stage.attempt()
+def _second_try(testbed: TamperTestbed) -> None:
+    """A refused attempt spends the nonce: valid evidence after it is refused too."""
+    attempt = testbed.attempt()
     attempt.claims["container"] = "another"
     try:
         attempt.release()
     except RefusedError as refusal:
         if refusal.reason != "container":
             raise
-    attempt.restored().release()
+    attempt.unchanged().release()
 
 
-def _all_at_once(stage: TamperTestbed) -> None:
-    """Several threads, one nonce: exactly one is served."""
-    attempt = stage.attempt()
+def _all_at_once(testbed: TamperTestbed) -> None:
+    """Several threads, one nonce: exactly one release."""
+    attempt = testbed.attempt()
     token = attempt.token()
 
     def one(_: int) -> str | None:
@@ -95,138 +96,138 @@ def _all_at_once(stage: TamperTestbed) -> None:
 
     with ThreadPoolExecutor(_THREADS) as pool:
         seen = list(pool.map(one, range(_THREADS)))
-    if seen.count(None) == 1:  # the one that is right
-        stage.count_from_here()
+    if seen.count(None) == 1:  # the one legitimate release
+        testbed.reset_release_count()
     refused = {reason for reason in seen if reason is not None}
     if len(refused) == 1:
         raise RefusedError(refused.pop())
 
 
-def _of_another_session(stage: TamperTestbed) -> None:
-    """The same key, enrolled for two sessions: evidence about one does not use the other's nonce, nor use it up."""
-    stage.enrol(_OTHER_SUB)
-    theirs = stage.attempt()
-    ours = stage.attempt(_OTHER_SUB)
+def _of_another_session(testbed: TamperTestbed) -> None:
+    """One key enrolled for two sessions: evidence about one can neither use nor spend the other's nonce."""
+    testbed.enrol(_OTHER_SUB)
+    theirs = testbed.attempt()
+    ours = testbed.attempt(_OTHER_SUB)
     ours.claims["eat_nonce"] = theirs.nonce
-    stage.attacked = theirs
+    testbed.attacked = theirs
     ours.release()
 
 
-def _of_another_key(stage: TamperTestbed) -> None:
-    """A validly signed token of another guest does not use up this guest's nonce."""
+def _of_another_key(testbed: TamperTestbed) -> None:
+    """A validly signed token of another guest does not spend this guest's nonce."""
     stranger = Ed25519PrivateKey.generate()
-    stage.enrol(_OTHER_SUB, ak=stranger)
-    theirs = stage.attempt()
-    ours = stage.attempt(_OTHER_SUB, ak=stranger)
+    testbed.enrol(_OTHER_SUB, ak=stranger)
+    theirs = testbed.attempt()
+    ours = testbed.attempt(_OTHER_SUB, ak=stranger)
     ours.claims.update(eat_nonce=theirs.nonce, sub="nobody")
-    stage.attacked = theirs
+    testbed.attacked = theirs
     ours.release()
 
 
-def _grant_used_up(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, limit=1))
-    stage.attempt(_OTHER_SUB).release()
-    stage.count_from_here()
-    stage.attempt(_OTHER_SUB).release()
+def _grant_used_up(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, limit=1))
+    testbed.attempt(_OTHER_SUB).release()
+    testbed.reset_release_count()
+    testbed.attempt(_OTHER_SUB).release()
 
 
-def _limited_package(stage: TamperTestbed) -> None:
-    """The policy's limit counts every grant's releases of the package together."""
-    policy = stage.make_policy(name="one release", limit=1)
-    stage.sealed = stage.seal()
-    stage.register(stage.sealed, policy)
+def _limited_package(testbed: TamperTestbed) -> None:
+    """The policy's limit counts the package's releases under all grants together."""
+    policy = testbed.make_policy(name="one release", limit=1)
+    testbed.sealed = testbed.seal()
+    testbed.register(testbed.sealed, policy)
     for sub in ("limited-1", "limited-2"):
-        stage.enrol(sub, grant=stage.grant(sub, policy=policy.sha256))
-    stage.attempt("limited-1").release()
-    stage.count_from_here()
-    stage.attempt("limited-2").release()
+        testbed.enrol(sub, grant=testbed.grant(sub, policy=policy.sha256))
+    testbed.attempt("limited-1").release()
+    testbed.reset_release_count()
+    testbed.attempt("limited-2").release()
 
 
-def _limit_after_restart(stage: TamperTestbed) -> None:
-    """The count is durable: a restarted server has not forgotten it."""
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, limit=1))
-    stage.attempt(_OTHER_SUB).release()
-    stage.restart()
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, limit=1))
-    stage.count_from_here()
-    stage.attempt(_OTHER_SUB).release()
+def _limit_after_restart(testbed: TamperTestbed) -> None:
+    """The count survives a restart of the server."""
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, limit=1))
+    testbed.attempt(_OTHER_SUB).release()
+    testbed.restart()
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, limit=1))
+    testbed.reset_release_count()
+    testbed.attempt(_OTHER_SUB).release()
 
 
-def _flood(stage: TamperTestbed) -> None:
+def _flood(testbed: TamperTestbed) -> None:
     for _ in range(Caps().open_challenges + 1):
-        stage.client.challenge(sub=SUB, plan=PLAN)
+        testbed.client.challenge(sub=SUB, plan=PLAN)
 
 
-def _all_open(stage: TamperTestbed) -> None:
-    """Two runs together take all that the server holds."""
-    stage.caps = Caps(challenges=2)
-    stage.restart()
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, run="run-2"))
+def _all_open(testbed: TamperTestbed) -> None:
+    """Two runs together fill the server."""
+    testbed.caps = Caps(challenges=2)
+    testbed.restart()
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, run="run-2"))
     for sub in (SUB, _OTHER_SUB, SUB):
-        stage.client.challenge(sub=sub, plan=PLAN)
+        testbed.client.challenge(sub=sub, plan=PLAN)
 
 
-def _flood_of_a_run(stage: TamperTestbed) -> None:
-    """One run asks and spends in every session it has: it is refused what would be the others', and they are served."""
-    stage.caps = Caps(challenges=8, challenges_of_a_run=6)
-    stage.restart()
-    stage.enrol("theirs", grant=stage.grant("theirs", run="run-2"))
+def _flood_of_a_run(testbed: TamperTestbed) -> None:
+    """One run asks for and spends nonces in many sessions: it is refused at its limit, and another run is served."""
+    testbed.caps = Caps(challenges=8, challenges_of_a_run=6)
+    testbed.restart()
+    testbed.enrol("theirs", grant=testbed.grant("theirs", run="run-2"))
     refused = None
     for number in range(9):
         sub = f"flood-{number}"
         try:
-            stage.enrol(sub)
-            attempt = stage.attempt(sub)
+            testbed.enrol(sub)
+            attempt = testbed.attempt(sub)
         except RefusedError as refusal:
             refused = refusal
             break
         attempt.claims["container"] = "another"
         with contextlib.suppress(RefusedError):
             attempt.release()
-    others_are_served(stage, "theirs")
+    others_are_served(testbed, "theirs")
     if refused is not None:
         raise refused
 
 
-def others_are_served(stage: TamperTestbed, sub: str) -> None:
-    """Another run's whole lifecycle, in the middle of a flood. What it is refused is not what the flood is refused."""
+def others_are_served(testbed: TamperTestbed, sub: str) -> None:
+    """Run another run's whole lifecycle during a flood; its refusal has a reason of its own."""
     try:
-        stage.attempt(sub).live_through()
+        testbed.attempt(sub).run_lifecycle()
     except RefusedError as refusal:
         raise RefusedError("others-harmed", refusal.reason) from None
-    stage.count_from_here()
+    testbed.reset_release_count()
 
 
-def _short_grant(stage: TamperTestbed) -> None:
-    stage.enrol(_OTHER_SUB, grant=stage.grant(_OTHER_SUB, expires_in=30))
+def _short_grant(testbed: TamperTestbed) -> None:
+    testbed.enrol(_OTHER_SUB, grant=testbed.grant(_OTHER_SUB, expires_in=30))
 
 
-def _grant_over_at_challenge(stage: TamperTestbed) -> None:
-    _short_grant(stage)
-    stage.now += 30
-    stage.attempt(_OTHER_SUB)
+def _grant_over_at_challenge(testbed: TamperTestbed) -> None:
+    _short_grant(testbed)
+    testbed.now += 30
+    testbed.attempt(_OTHER_SUB)
 
 
-def _grant_over_at_release(stage: TamperTestbed) -> None:
-    _short_grant(stage)
-    attempt = stage.attempt(_OTHER_SUB)
-    stage.now += 30
+def _grant_over_at_release(testbed: TamperTestbed) -> None:
+    _short_grant(testbed)
+    attempt = testbed.attempt(_OTHER_SUB)
+    testbed.now += 30
     attempt.release()
 
 
-def _repeating_randomness(stage: TamperTestbed) -> None:
-    """A generator that repeats itself must not give two sessions one nonce."""
-    stage.random_bytes = bytes
-    stage.attempt()
-    stage.attempt()
+def _repeating_randomness(testbed: TamperTestbed) -> None:
+    """A random generator that repeats must not give two sessions the same nonce."""
+    testbed.random_bytes = bytes
+    testbed.attempt()
+    testbed.attempt()
 
 
-def _unknown_sub(stage: TamperTestbed) -> None:
-    stage.client.challenge(sub="nobody", plan=PLAN)
+def _unknown_sub(testbed: TamperTestbed) -> None:
+    testbed.client.challenge(sub="nobody", plan=PLAN)
 
 
-def _plan_no_digest(stage: TamperTestbed) -> None:
-    stage.client.challenge(sub=SUB, plan="anything")
+def _plan_no_digest(testbed: TamperTestbed) -> None:
+    testbed.client.challenge(sub=SUB, plan="anything")
 
 
 def _case(name: str, reason: str, caught_by: str, play: Play, *, nonce: Nonce = "unasked", published: bool = False) -> Case:

@@ -1,8 +1,8 @@
-"""A finished round as a report keeps it, signed by every party, with one thing said otherwise.
+"""A finished round as a report holds it, signed by every party, with one optional edit.
 
-Knows how to make an observation in which every finding holds. An edit changes the claims of one
-token, the journal, the callback or what the host wrote down, before it is signed: what is changed is validly signed,
-and everything after it follows from it. Refuses to judge: the invariants do.
+Knows how to make an observation in which every finding holds. An edit changes the claims of one token, the journal, the
+callback or the host's notes before they are signed: the change is validly signed, and everything after it is consistent with
+it. Refuses to judge: the invariants do.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 RoundClaims = dict[str, Any]
-#: Called with the name of what is about to be signed or kept, and its content, to change in place.
+#: Called with the name and the content of each thing before it is signed or recorded, to change it in place.
 RoundEdit = Callable[[str, Any], None]
 
 SEGMENT_NS, WASH_NS, HANDOVER_NS = 1_000_000_000, 200_000_000, 1_000_000
-#: How long the key was out, which is how long the protected leg took by the host's clock.
+#: Time between release and receipt, and of the protected leg by the host's clock.
 HELD_MS = 20_000
 INITIAL = sha256_hex(b"initial")
 _ADAPTERS = {"protected": sha256_hex(b"adapter"), "raw": sha256_hex(b"another adapter")}
@@ -41,20 +41,20 @@ def untouched(_name: str, _content: Any) -> None:
     """The edit that changes nothing."""
 
 
-class Finished:
-    """One round, from release to receipt. `observation` is what a report would keep of it.
+class SignedRound:
+    """One round, from release to receipt; `observation` is what a report holds of it.
 
-    With `turns` (the leg of each) it is an interleaved one.
+    With `turns` (the leg of each) the round is interleaved.
     """
 
-    def __init__(self, stage: TamperTestbed, edit: RoundEdit = untouched, *, turns: Sequence[str] = ()) -> None:
+    def __init__(self, testbed: TamperTestbed, edit: RoundEdit = untouched, *, turns: Sequence[str] = ()) -> None:
         self._edit = edit
         self._turns = tuple(turns)
-        self._attempt = stage.attempt()
+        self._attempt = testbed.attempt()
         self.keys: dict[str, Ed25519PrivateKey] = {
             "owner": Ed25519PrivateKey.generate(),
             "server": Ed25519PrivateKey.generate(),
-            "agent": stage.ak,
+            "agent": testbed.ak,
             "leg": self._attempt.sig,
         }
         self._nonce = self._attempt.nonce
@@ -65,7 +65,7 @@ class Finished:
 
     def _observation(self) -> dict[str, Any]:
         protected, raw = self._tokens(), self._raw_leg()
-        place = {"allocation": CONTAINER, "gpuModel": "CPU (stage)", "gpuUuid": None, "bootId": "boot", "agentNonce": "agent"}
+        place = {"allocation": CONTAINER, "gpuModel": "CPU (testbed)", "gpuUuid": None, "bootId": "boot", "agentNonce": "agent"}
         ak = tokens.public_text(self.keys["agent"].public_key())
         met = [{**place, "leg": leg, "ak": ak, "listed": ["instance"]} for leg in ("protected", "raw")]
         return {
@@ -73,7 +73,7 @@ class Finished:
                 "name": CONTAINER,
                 "provider": "mock",
                 "providerInstanceId": "instance",
-                "gpuModel": "CPU (stage)",
+                "gpuModel": "CPU (testbed)",
                 "gpuUuid": None,
                 "archiveSha256": COMPONENTS["archive"],
             },
@@ -87,7 +87,7 @@ class Finished:
                     "guest": met,
                     "protected": protected,
                     "raw": raw,
-                    **self._account(),
+                    **self._borders(),
                 },
             ],
         }
@@ -100,8 +100,8 @@ class Finished:
     def _tokens(self) -> dict[str, Any]:
         attempt, nonce = self._attempt, self._nonce
         manifest = self._sign("manifest", "owner", {"round_nonce": self._round_nonce, "workload": {"initial_sha256": INITIAL}})
-        said = {**attempt.claims, "manifest": manifest}
-        evidence = self._sign("evidence", "agent", said)
+        evidence_claims = {**attempt.claims, "manifest": manifest}
+        evidence = self._sign("evidence", "agent", evidence_claims)
         policy = str(attempt.challenge["policy"])
         result = self._sign(
             "result",
@@ -124,13 +124,13 @@ class Finished:
             "leg",
             ev.head_claims(nonce=nonce, head=journal.head_of(lines, nonce), count=len(lines), adapter=_ADAPTERS["protected"]),
         )
-        leaving = {
+        exit_claims = {
             **attempt.exit_claims(self._protected["head"]),
             "images": {"status": "unchanged", "late": 0, "changed": []},
             "scan": clean_scan(),
         }
-        exit_sha256 = self._sign("exit", "agent", leaving)
-        self._sign("receipt", "server", self._received(head, exit_sha256))
+        exit_sha256 = self._sign("exit", "agent", exit_claims)
+        self._sign("receipt", "server", self._receipt_claims(head, exit_sha256))
         return {
             **self._protected,
             "ak": tokens.public_text(self.keys["agent"].public_key()),
@@ -145,12 +145,12 @@ class Finished:
             "host": {"startNs": 0, "exitNs": HELD_MS * 1_000_000},
         }
 
-    def _received(self, head: str, leaving: str) -> RoundClaims:
+    def _receipt_claims(self, head: str, exit_claims: str) -> RoundClaims:
         times = {"iat": 1_800_000_000 + HELD_MS // 1000, "held_ms": HELD_MS}
-        return {"head_sha256": head, "exit_sha256": leaving, "nonce": self._nonce, "attempt": 1, **times}
+        return {"head_sha256": head, "exit_sha256": exit_claims, "nonce": self._nonce, "attempt": 1, **times}
 
     def _journal(self, manifest: str, result: str) -> list[str]:
-        """The leg's journal. An edit sees its entries (type and body) first, and its lines after."""
+        """The leg's journal. An edit gets its entries (type and body) first, then its lines."""
         bodies: dict[str, RoundClaims] = {
             "anti_debug_ready": {"wall": "2027-01-15T08:00:00Z"},
             "measured": {"composite": ev.composite(COMPONENTS)},
@@ -178,7 +178,7 @@ class Finished:
             **self._trained("raw"),
         }
         self._edit("callback", callback)
-        leaving = ev.exit_claims(
+        exit_claims = ev.exit_claims(
             nonce=self._round_nonce,
             head_token=canonical(callback).decode(),
             process_gone=True,
@@ -187,10 +187,10 @@ class Finished:
             gpu={"before": None, "after": None, "reason": "no GPU"},
             scan={},
         )
-        self._edit("raw exit", leaving)
+        self._edit("raw exit", exit_claims)
         return {
             "callback": callback,
-            "exit": tokens.sign(leaving, key=self.keys["agent"], typ=ev.TYP_EXIT),
+            "exit": tokens.sign(exit_claims, key=self.keys["agent"], typ=ev.TYP_EXIT),
             "adapterSha256": _ADAPTERS["raw"],
             "trainingPlan": {"steps": 1, "order_seed": 2},
             "images": _images(),
@@ -199,7 +199,7 @@ class Finished:
         }
 
     def _trained(self, leg: str) -> RoundClaims:
-        told: RoundClaims = {
+        trained: RoundClaims = {
             "units": 1,
             "elapsed_ns": 2 * SEGMENT_NS,
             "warmup_ns": SEGMENT_NS,
@@ -211,11 +211,11 @@ class Finished:
         }
         if self._turns:
             numbers = [number for number, whose in enumerate(self._turns, 1) if whose == leg]
-            told["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
-        return told
+            trained["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
+        return trained
 
-    def _account(self) -> RoundClaims:
-        """What the agent signed about the turns: a leg works in its own, and takes a tenth of a millisecond to hand over."""
+    def _borders(self) -> RoundClaims:
+        """The agent's signed borders: each leg works in its own turns, and uses a tenth of a millisecond to hand over."""
         if not self._turns:
             return {}
         roles, t_ns, used = ("protected", "raw"), 0, {"protected": 0, "raw": 0}
@@ -233,9 +233,9 @@ class Finished:
 
 
 def clean_scan() -> RoundClaims:
-    """The claims of a scan that found every kind before the wipe and nothing after it."""
+    """The claims of a scan that found every pattern before the wipe and none after it."""
     found = dict.fromkeys(ev.SCAN_KINDS, 2)
-    looks = {stage: {"bytes": 4096, "unreadable": 0, "ns": 1} for stage in ("loaded", "trained", "wiped")}
+    looks = {moment: {"bytes": 4096, "unreadable": 0, "ns": 1} for moment in ("loaded", "trained", "wiped")}
     return {
         "status": "clean", "reason": "", "patterns": found, "control": {**found}, "left": {}, "copies": 0, "looks": looks,
     }  # fmt: skip

@@ -1,7 +1,7 @@
-"""A stage for tamper cases: an owner, a server behind real HTTP, an enrolled attester and a sealed package.
+"""The testbed of tamper cases: an owner, a server behind real HTTP, an enrolled attester and a sealed package.
 
-Knows how to make every message right. Refuses to know mutations: cases change one thing in what it hands them. Its
-attester is software of this process; the checks it meets are the product's own.
+Knows how to make every message valid. Refuses to know mutations: a case changes one thing in what the testbed returns. The
+attester is software of this process; the checks it meets are the product's.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Literal, Self
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.attestation.http import Embedded, serve_embedded
+from pytest_glasshouse.attestation.http import ListeningServer, serve_embedded
 from pytest_glasshouse.attestation.ledger import ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps, Limits
 from pytest_glasshouse.attestation.server import AttestationServer
@@ -42,17 +42,17 @@ _NOON = 1_800_000_000
 _PLENTY = 1000
 
 
-#: The neutral point of Ed25519's curve. As a public key it finds this one signature genuine, whatever was signed.
+#: The neutral point of Ed25519's curve. Under it as a public key, this one signature verifies for any message.
 WEAK_KEY = (1).to_bytes(32, "little")
 SIGNED_BY_NOBODY = WEAK_KEY + bytes(32)
 
 
 class TamperTestbed:
-    """Everything in place for `attempt`. A context manager: it ends its server."""
+    """Owner, server, package and grant, ready for `attempt`. A context manager that closes its server."""
 
     def __init__(self) -> None:
         self.now = _NOON
-        # Kept beside the owner, who signs nothing but what is in order.
+        # Cases sign with it what `Owner` would not sign.
         self.owner_signing = Ed25519PrivateKey.generate()
         self.owner = Owner(signing=self.owner_signing, sealing=X25519PrivateKey.generate())
         self.ak = Ed25519PrivateKey.generate()
@@ -68,7 +68,7 @@ class TamperTestbed:
         self.register(self.sealed, self.policy)
         self.enrol(SUB)
 
-    def _serve(self) -> Embedded:
+    def _serve(self) -> ListeningServer:
         server = AttestationServer(
             owner=self.owner.public, ledger=self.ledger, clock=lambda: self.now, random_bytes=self._draw, caps=self.caps
         )  # fmt: skip
@@ -78,7 +78,7 @@ class TamperTestbed:
         return self.random_bytes(size)
 
     def restart(self) -> None:
-        """Another server process over the same ledger; owner and guest introduce themselves again."""
+        """Another server over the same ledger; package and guest key are registered and enrolled again."""
         self.close()
         self.embedded = self._serve()
         self.client = AttestationClient(self.embedded.url)
@@ -86,17 +86,17 @@ class TamperTestbed:
         self.enrol(SUB)
 
     def seal(self, *, version: int = 1) -> Sealed:
-        """A package of the stage's parts."""
+        """A sealed package of `PARTS`."""
         return seal(
             PARTS, owner=self.owner, run="run-1", round_nonce=secrets.token_hex(32), workload={"name": "mlp"},
             version=version, segment=SEGMENT,
         )  # fmt: skip
 
     def make_policy(
-        self, *, name: str = "stage", version: int = 1, archive: str | None = COMPONENTS["archive"], limit: int = _PLENTY,
+        self, *, name: str = "testbed", version: int = 1, archive: str | None = COMPONENTS["archive"], limit: int = _PLENTY,
         manifest_version: int = 1, locked: bool = False,
     ) -> Policy:  # fmt: skip
-        """The policy the stage's evidence satisfies."""
+        """The policy that an attempt's evidence satisfies."""
         components: dict[str, Component] = {
             "archive": Required(sha256=archive),
             "interpreter": Required(sha256=COMPONENTS["interpreter"]),
@@ -137,7 +137,7 @@ class TamperTestbed:
             sub=sub,
             package=package or self.sealed.manifest_sha256,
             policy_sha256=policy or self.policy.sha256,
-            allocation="stage",
+            allocation="testbed",
             expires=self.now + expires_in,
             release_limit=limit,
         )
@@ -145,30 +145,30 @@ class TamperTestbed:
     def enrol(
         self, sub: str, *, grant: str | None = None, ak: Ed25519PrivateKey | None = None, prover: Ed25519PrivateKey | None = None
     ) -> None:
-        """Enrol a key (the stage's) for `sub`."""
-        key, leave = ak or self.ak, grant or self.grant(sub)
-        proof = ev.prove_enrolment(leave, key=prover or key)
-        self.client.enrol(grant=leave, ak=tokens.public_text(key.public_key()), proof=proof)
+        """Enrol a key (by default `ak`) for `sub`."""
+        key, grant_token = ak or self.ak, grant or self.grant(sub)
+        proof = ev.prove_enrolment(grant_token, key=prover or key)
+        self.client.enrol(grant=grant_token, ak=tokens.public_text(key.public_key()), proof=proof)
 
     def attempt(self, sub: str = SUB, *, ak: Ed25519PrivateKey | None = None) -> Attempt:
-        """A challenge, and everything made for it, ready to be presented."""
+        """A session with a fresh challenge and valid evidence for it."""
         challenge = self.client.challenge(sub=sub, plan=PLAN)
         self.attacked = Attempt(self, sub, ak or self.ak, challenge)
         return self.attacked
 
-    def count_from_here(self) -> None:
-        """Releases so far are accounted for; the next one is not supposed to happen."""
+    def reset_release_count(self) -> None:
+        """Count releases from here on: none may follow."""
         self._counted = self.embedded.server.releases()
 
-    def released_since(self) -> int:
-        """Releases since `count_from_here`."""
+    def releases_since_reset(self) -> int:
+        """Releases since `reset_release_count`."""
         return self.embedded.server.releases() - self._counted
 
-    def nonce_now(self) -> Literal["spent", "open"]:
-        """Whether the attacked nonce can still be used: found out by using it."""
-        assert self.attacked is not None  # noqa: S101  (a case that states what becomes of a nonce has made one)
+    def nonce_state(self) -> Literal["spent", "open"]:
+        """Whether the attacked nonce is spent, found by using it."""
+        assert self.attacked is not None  # noqa: S101  (a case that states the nonce's end has made an attempt)
         try:
-            self.attacked.restored().release()
+            self.attacked.unchanged().release()
         except RefusedError as refusal:
             if refusal.reason == "nonce":
                 return "spent"
@@ -189,10 +189,10 @@ class TamperTestbed:
 
 
 class Attempt:
-    """One session: ephemeral keys, a journal of two lines, and claims that are right until a case changes them."""
+    """One session: ephemeral keys, a journal of two lines, and valid claims for a case to change."""
 
-    def __init__(self, stage: TamperTestbed, sub: str, ak: Ed25519PrivateKey, challenge: dict[str, Json]) -> None:
-        self.stage = stage
+    def __init__(self, testbed: TamperTestbed, sub: str, ak: Ed25519PrivateKey, challenge: dict[str, Json]) -> None:
+        self.testbed = testbed
         self.ak = ak
         self.challenge = challenge
         self.nonce = str(challenge["nonce"])
@@ -203,17 +203,17 @@ class Attempt:
         self.journal.append("measured", {"composite": ev.composite(COMPONENTS)})
         self.log = list(self.lines)
         self.claims = ev.evidence_claims(
-            ak=ak.public_key(), sub=sub, aud=stage.embedded.server.kid, iat=int(str(challenge["issued_at"])),
+            ak=ak.public_key(), sub=sub, aud=testbed.embedded.server.kid, iat=int(str(challenge["issued_at"])),
             jti=secrets.token_hex(16), nonce=self.nonce, policy=str(challenge["policy"]), plan=PLAN,
             hpke=self.hpke.public_key(), sig=self.sig.public_key(), components=COMPONENTS,
-            manifest=stage.sealed.manifest_sha256, manifest_version=1, container=CONTAINER, observed=ev.ANTIDEBUG_STRICT,
+            manifest=testbed.sealed.manifest_sha256, manifest_version=1, container=CONTAINER, observed=ev.ANTIDEBUG_STRICT,
             memory={"locked": True, "bytes": 4096}, state_head=self.journal.head,
         )  # fmt: skip
-        self._right = copy.deepcopy(self.claims)
+        self._valid_claims = copy.deepcopy(self.claims)
 
-    def restored(self) -> Attempt:
-        """The same session with nothing changed."""
-        self.claims, self.log = copy.deepcopy(self._right), self.lines[:2]
+    def unchanged(self) -> Attempt:
+        """The same session with the valid claims and journal again."""
+        self.claims, self.log = copy.deepcopy(self._valid_claims), self.lines[:2]
         return self
 
     def token(self) -> str:
@@ -222,36 +222,36 @@ class Attempt:
 
     def release(self, token: str | None = None, *, log: Sequence[str] | None = None) -> dict[str, str]:
         """Present the evidence."""
-        answer = self.stage.client.release(evidence=token or self.token(), log=self.log if log is None else log)
+        answer = self.testbed.client.release(evidence=token or self.token(), log=self.log if log is None else log)
         return {name: str(value) for name, value in answer.items()}
 
     def unseal(self, released: dict[str, str]) -> LockedSecret:
-        """What the leg does with an answer: check the result, take the key."""
+        """As the leg does: check the result, unseal the key."""
         cnf = {"hpke": ev.hpke_text(self.hpke.public_key()), "sig": tokens.public_text(self.sig.public_key())}
-        manifest = self.stage.sealed.manifest_sha256
+        manifest = self.testbed.sealed.manifest_sha256
         ev.verify_result(
-            released["result"], server=self.stage.embedded.public_key, nonce=self.nonce, **cnf, manifest=manifest,
-            policy=self.stage.policy.sha256, plan=PLAN,
+            released["result"], server=self.testbed.embedded.public_key, nonce=self.nonce, **cnf, manifest=manifest,
+            policy=self.testbed.policy.sha256, plan=PLAN,
         )  # fmt: skip
         return unseal_key(released["sealed"], result_token=released["result"], manifest_sha256=manifest, private=self.hpke)
 
     def open(self, key: LockedSecret, package: bytes | None = None, manifest: dict[str, Json] | None = None) -> None:
-        """Open the package, and see that it is what was sealed."""
-        stage = self.stage
-        claims = read_manifest(stage.sealed.manifest, owner=stage.owner.public) if manifest is None else manifest
-        opened = open_package(stage.sealed.package if package is None else package, key, claims)
+        """Open the package and compare its parts with those sealed."""
+        testbed = self.testbed
+        claims = read_manifest(testbed.sealed.manifest, owner=testbed.owner.public) if manifest is None else manifest
+        opened = open_package(testbed.sealed.package if package is None else package, key, claims)
         same = all(bytes(opened.parts[name]) == data for name, data in PARTS.items())
         opened.close()
         if not same:
-            raise RefusedError("stage", "the package opened as something else")
+            raise RefusedError("testbed", "the opened package has other parts than were sealed")
 
     def run_journal(self) -> None:
-        """The rest of the journal of a leg that succeeded."""
+        """The rest of a successful leg's journal."""
         for step in journal.STEPS[2:]:
             self.journal.append(step, {})
 
     def head_claims(self) -> dict[str, Json]:
-        """The head of the journal as it is."""
+        """The claims of the journal's current head."""
         adapter = sha256_hex(b"adapter")
         return ev.head_claims(nonce=self.nonce, head=self.journal.head, count=self.journal.count, adapter=adapter)
 
@@ -260,7 +260,7 @@ class Attempt:
         return tokens.sign(self.head_claims(), key=self.sig, typ=ev.TYP_HEAD)
 
     def exit_claims(self, head: str) -> dict[str, Json]:
-        """What the agent saw at the end."""
+        """The agent's claims about the leg's end."""
         gpu: dict[str, Json] = {"before": None, "after": None, "reason": "no GPU"}
         scan: dict[str, Json] = {"status": "unseen", "reason": "no leg ran"}
         return ev.exit_claims(
@@ -274,10 +274,10 @@ class Attempt:
     def complete(self, *, head: str | None = None, exit: str | None = None, nonce: str | None = None) -> str:  # noqa: A002
         """Ask for the receipt."""
         head = head or self.head()
-        answer = self.stage.client.complete(head=head, exit=exit or self.exit(head), nonce=nonce or self.nonce)
+        answer = self.testbed.client.complete(head=head, exit=exit or self.exit(head), nonce=nonce or self.nonce)
         return str(answer["receipt"])
 
-    def live_through(self) -> None:
+    def run_lifecycle(self) -> None:
         """The whole lifecycle."""
         key = self.unseal(self.release())
         try:
@@ -285,6 +285,6 @@ class Attempt:
         finally:
             key.close()
         self.run_journal()
-        receipt = tokens.verify(self.complete(), key=self.stage.embedded.public_key, typ=ev.TYP_RECEIPT)
+        receipt = tokens.verify(self.complete(), key=self.testbed.embedded.public_key, typ=ev.TYP_RECEIPT)
         tokens.expect(receipt, ev.RECEIPT_SHAPE)
         journal.read(self.lines, self.nonce, head=self.head_claims())

@@ -1,4 +1,4 @@
-"""Evidence whose envelope is wrong: header, signature, encoding. None of them spends the nonce, or a stranger could."""
+"""Evidence with a wrong envelope: header, signature or encoding. None spends the nonce, or any sender could spend it."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Forge = Callable[[Attempt], str]
 
 
 def _case(name: str, reason: str, forge: Forge) -> Case:
-    def play(stage: TamperTestbed) -> None:
-        attempt = stage.attempt()
+    def play(testbed: TamperTestbed) -> None:
+        attempt = testbed.attempt()
         attempt.release(forge(attempt))
 
     return Case(name=f"jws-{name}", play=play, expected_reason=reason, caught_by="release 1", nonce="open")
 
 
 def _signed(attempt: Attempt, header: bytes, payload: bytes, key: Ed25519PrivateKey | None = None) -> str:
-    """Any header and payload, with a signature that is right for them."""
+    """Any header and payload, validly signed."""
     signed = f"{b64u(header)}.{b64u(payload)}"
     return f"{signed}.{b64u((key or attempt.ak).sign(signed.encode()))}"
 
@@ -47,7 +47,7 @@ def _unsigned(attempt: Attempt) -> str:
 
 
 def _hs256(attempt: Attempt) -> str:
-    """The public key taken for an HMAC secret."""
+    """The public key used as an HMAC secret."""
     signed = f"{b64u(_header(attempt, alg='HS256'))}.{b64u(canonical(attempt.claims))}"
     secret = unb64u(tokens.public_text(attempt.ak.public_key()))
     return f"{signed}.{b64u(hmac.digest(secret, signed.encode(), hashlib.sha256))}"
@@ -59,16 +59,16 @@ def _embedded_key(attempt: Attempt) -> str:
     return _signed(attempt, _header(attempt, jwk=jwk), canonical(attempt.claims), attacker)
 
 
-def _stranger(attempt: Attempt) -> str:
+def _unknown_key(attempt: Attempt) -> str:
     return tokens.sign(attempt.claims, key=Ed25519PrivateKey.generate(), typ=TYP_EVIDENCE)
 
 
-def _strangers_signature(attempt: Attempt) -> str:
+def _signature_of_another_key(attempt: Attempt) -> str:
     return _signed(attempt, _header(attempt), canonical(attempt.claims), Ed25519PrivateKey.generate())
 
 
 def _swapped_ephemeral_key(attempt: Attempt) -> str:
-    """In flight, the attacker's key in place of the leg's: the signature is over the leg's."""
+    """The attacker's key in place of the leg's, swapped in transit: the signature covers the leg's."""
     header, _, signature = attempt.token().split(".")
     cnf = {**attempt.claims["cnf"], "hpke": hpke_text(X25519PrivateKey.generate().public_key())}  # type: ignore[dict-item]
     return f"{header}.{b64u(canonical({**attempt.claims, 'cnf': cnf}))}.{signature}"
@@ -110,7 +110,7 @@ CASES = (
     _case("alg-in-lower-case", "jws-header", _with_header(alg="ed25519")),
     _case("embedded-key", "jws-header", _embedded_key),
     _case("key-url", "jws-header", _with_header(jku="https://attacker.example/keys")),
-    _case("unknown-kid", "jws-header", _stranger),
+    _case("unknown-kid", "jws-header", _unknown_key),
     _case("kid-a-number", "jws-header", _with_header(kid=1)),
     _case("crit", "jws-header", _with_header(crit=["exp"])),
     _case("crit-empty", "jws-header", _with_header(crit=[])),
@@ -119,7 +119,7 @@ CASES = (
     _case("typ-jwt", "jws-header", _with_header(typ="JWT")),
     _case("header-a-list", "malformed", lambda a: _signed(a, b"[]", canonical(a.claims))),
     _case("header-key-twice", "malformed", _duplicate_in_header),
-    _case("signed-by-another-under-our-kid", "signature", _strangers_signature),
+    _case("signed-by-another-under-our-kid", "signature", _signature_of_another_key),
     _case("ephemeral-key-swapped-in-flight", "signature", _swapped_ephemeral_key),
     _case("payload-bit", "signature", _flipped),
     _case("signature-stripped", "signature", _stripped),

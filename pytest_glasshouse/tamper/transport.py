@@ -1,4 +1,4 @@
-"""Messages that are none: size, encoding, keys, path. What cannot be read is refused before anything is looked at."""
+"""Malformed HTTP messages: size, encoding, keys, path. They are refused before their content is looked at."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Body = Callable[[Attempt], bytes]
 
 
 def _case(name: str, reason: str, body: Body, *, path: str = "/v1/release", kind: str = "application/json") -> Case:
-    def play(stage: TamperTestbed) -> None:
-        stage.client.send(path, body(stage.attempt()), content_type=kind)
+    def play(testbed: TamperTestbed) -> None:
+        testbed.client.send(path, body(testbed.attempt()), content_type=kind)
 
     return Case(name=f"http-{name}", play=play, expected_reason=reason, caught_by="transport", nonce="open")
 
@@ -26,7 +26,7 @@ def _message(attempt: Attempt, **more: object) -> dict[str, object]:
     return {"evidence": attempt.token(), "log": list(attempt.log), **more}
 
 
-def _right(attempt: Attempt) -> bytes:
+def _valid(attempt: Attempt) -> bytes:
     return canonical(_message(attempt))
 
 
@@ -35,20 +35,20 @@ def _with(**more: object) -> Body:
 
 
 def _duplicate(attempt: Attempt) -> bytes:
-    return b'{"log":[],' + _right(attempt)[1:]
+    return b'{"log":[],' + _valid(attempt)[1:]
 
 
 def _without_log(attempt: Attempt) -> bytes:
     return canonical({"evidence": attempt.token()})
 
 
-def _dots(stage: TamperTestbed) -> None:
-    """Sent by hand: an honest client's library would tidy the path away."""
-    _by_hand(stage, "/v1/challenge/../release", _right(stage.attempt()))
+def _dots(testbed: TamperTestbed) -> None:
+    """Sent without the client library, which would normalise the path."""
+    _post_raw(testbed, "/v1/challenge/../release", _valid(testbed.attempt()))
 
 
-def _by_hand(stage: TamperTestbed, path: str, body: bytes) -> None:
-    connection = http.client.HTTPConnection(stage.embedded.url.removeprefix("http://"))
+def _post_raw(testbed: TamperTestbed, path: str, body: bytes) -> None:
+    connection = http.client.HTTPConnection(testbed.embedded.url.removeprefix("http://"))
     try:
         connection.request("POST", path, body, {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())
@@ -58,40 +58,40 @@ def _by_hand(stage: TamperTestbed, path: str, body: bytes) -> None:
         raise RefusedError(answer["reason"])
 
 
-def _too_often(stage: TamperTestbed) -> None:
-    """More requests than a peer may make, each a right one. By hand: an honest client takes it for a bad line."""
-    stage.limits = Limits(rate_per_s=1.0)
-    stage.restart()
+def _too_often(testbed: TamperTestbed) -> None:
+    """More valid requests than the rate limit admits, without the client, which reports that as a connection error."""
+    testbed.limits = Limits(rate_per_s=1.0)
+    testbed.restart()
     for _ in range(int(BURST_S) + 1):
-        _by_hand(stage, "/v1/challenge", canonical({"sub": SUB, "plan": PLAN}))
+        _post_raw(testbed, "/v1/challenge", canonical({"sub": SUB, "plan": PLAN}))
 
 
 CASES = (
-    _case("too-large", "too-large", lambda a: _right(a).ljust(MESSAGE_LIMIT + 1)),
+    _case("too-large", "too-large", lambda a: _valid(a).ljust(MESSAGE_LIMIT + 1)),
     _case("far-too-large", "too-large", lambda _: b" " * (4 * MESSAGE_LIMIT)),
     _case("empty", "malformed", lambda _: b""),
     _case("not-json", "malformed", lambda _: b"evidence"),
-    _case("trailing-bytes", "malformed", lambda a: _right(a) + b"{}"),
+    _case("trailing-bytes", "malformed", lambda a: _valid(a) + b"{}"),
     _case("key-twice", "malformed", _duplicate),
     _case("key-nobody-asked-for", "malformed", _with(force=True)),
     _case("key-missing", "malformed", _without_log),
-    _case("a-list", "malformed", lambda a: b"[" + _right(a) + b"]"),
+    _case("a-list", "malformed", lambda a: b"[" + _valid(a) + b"]"),
     _case("a-float", "malformed", lambda a: json.dumps(_message(a, log=[1.5])).encode()),
     _case("not-a-number", "malformed", lambda a: json.dumps(_message(a, log=[float("nan")])).encode()),
     _case("a-giant", "malformed", lambda a: json.dumps(_message(a, log=[2**53])).encode()),
     _case("deeply-nested", "malformed", lambda _: b"[" * 5000 + b"]" * 5000),
     _case("lone-surrogate", "malformed", lambda a: json.dumps(_message(a, log=["\ud800"])).encode()),
-    _case("utf-16", "malformed", lambda a: _right(a).decode().encode("utf-16")),
+    _case("utf-16", "malformed", lambda a: _valid(a).decode().encode("utf-16")),
     _case("evidence-a-number", "malformed", _with(evidence=7)),
     _case("log-a-word", "malformed", _with(log="measured")),
     _case("log-of-numbers", "malformed", _with(log=[1, 2])),
     _case("log-of-seventeen-lines", "malformed", _with(log=["{}"] * 17)),
-    _case("content-type-text", "content-type", _right, kind="text/plain"),
-    _case("content-type-form", "content-type", _right, kind="application/x-www-form-urlencoded"),
-    _case("content-type-with-charset", "content-type", _right, kind="application/json; charset=utf-16"),
-    _case("path-unknown", "not-found", _right, path="/v1/key"),
+    _case("content-type-text", "content-type", _valid, kind="text/plain"),
+    _case("content-type-form", "content-type", _valid, kind="application/x-www-form-urlencoded"),
+    _case("content-type-with-charset", "content-type", _valid, kind="application/json; charset=utf-16"),
+    _case("path-unknown", "not-found", _valid, path="/v1/key"),
     Case(name="http-too-often", play=_too_often, expected_reason="rate", caught_by="transport"),
     Case(name="http-path-with-dots", play=_dots, expected_reason="not-found", caught_by="transport", nonce="open"),
-    _case("path-with-query", "not-found", _right, path="/v1/release?force=1"),
-    _case("path-of-another-message", "malformed", _right, path="/v1/complete"),
+    _case("path-with-query", "not-found", _valid, path="/v1/release?force=1"),
+    _case("path-of-another-message", "malformed", _valid, path="/v1/complete"),
 )

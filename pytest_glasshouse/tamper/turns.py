@@ -1,6 +1,6 @@
-"""The auditor on an interleaved round: turns, segments or processor time said otherwise, validly signed.
+"""Interleaved rounds with turns, segments or processor time changed and validly signed.
 
-As `audit`, with a round whose legs took turns. What a leg does outside its own turns must show, wherever it does it.
+As in `tamper.observation`, with a round whose legs took turns. Work outside a leg's own turns must show, wherever it happens.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.observation import audit
+from pytest_glasshouse.tamper.observation import judge_changed_round
 from pytest_glasshouse.tamper.signed_round import HANDOVER_NS, SEGMENT_NS, RoundEdit
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 TURNS = ("protected", "raw", "raw", "protected")
-#: What each case of this module says otherwise.
+#: The edit of each case of this module.
 EDITS: dict[str, RoundEdit] = {}
 
 _TIME = "time accounted for"
 _IDLE, _ORDER, _WORK = "paused leg idle", "legs in order, not overlapping", "same work"
-#: Where the protected leg's processor time stands in a border.
+#: The index of the protected leg's processor time in a border.
 _PROTECTED = 1
 
 
@@ -30,10 +30,10 @@ def _case(name: str, reason: str, edit: RoundEdit) -> Case:
     EDITS[f"turns-{name}"] = edit
     return Case(
         name=f"turns-{name}",
-        play=lambda stage: audit(stage, edit, turns=TURNS),
+        play=lambda testbed: judge_changed_round(testbed, edit, turns=TURNS),
         expected_reason=reason,
         caught_by=reason.removeprefix("unseen: "),
-        withheld="journal",
+        asset="journal",
     )
 
 
@@ -45,7 +45,7 @@ def _borders(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -
     return _case(name, reason, edit)
 
 
-def _noted(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -> Case:
+def _round(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -> Case:
     def edit(about: str, content: Any) -> None:
         if about == "observation":
             change(content["rounds"][0])
@@ -53,8 +53,8 @@ def _noted(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -> 
     return _case(name, reason, edit)
 
 
-def _told(name: str, reason: str, change: Callable[[list[list[int]]], None]) -> Case:
-    """The protected leg's own account, in its journal."""
+def _segments(name: str, reason: str, change: Callable[[list[list[int]]], None]) -> Case:
+    """Changed segments in the protected leg's journal."""
 
     def edit(about: str, content: Any) -> None:
         if about == "entries":
@@ -63,8 +63,8 @@ def _told(name: str, reason: str, change: Callable[[list[list[int]]], None]) -> 
     return _case(name, reason, edit)
 
 
-def _used(claims: dict[str, Any], place: int, *, of_turn: int, ns: int) -> None:
-    """The protected leg used so much more from one border on: `place` 0 before the turn, 1 at its end."""
+def _add_cpu_time(claims: dict[str, Any], place: int, *, of_turn: int, ns: int) -> None:
+    """Add processor time of the protected leg from one border on: `place` 0 is before the turn, 1 at its end."""
     flat = [border for borders in claims["borders"] for border in borders]
     for border in flat[2 * of_turn + place :]:
         border[_PROTECTED] += ns
@@ -94,24 +94,24 @@ def _paused_an_hour(claims: dict[str, Any]) -> None:
 
 
 def _in_the_time_of_one(notes: dict[str, Any]) -> None:
-    """Each leg alone would fit."""
+    """Both legs together take the time of one; each alone would fit."""
     for leg in ("protected", "raw"):
         notes[leg]["host"] = {"startNs": 0, "exitNs": 5 * SEGMENT_NS}
 
 
 def _key_out_for_four_seconds(about: str, content: Any) -> None:
-    """Long enough for the protected leg's own turns, not for the others' that it waited through."""
+    """Long enough for the protected leg's own turns, too short for the raw leg's turns in between."""
     if about == "receipt":
         content["held_ms"] = 4_000
 
 
 CASES = (
     _borders("an-hour-between-turns", _TIME, _paused_an_hour),
-    _noted("both-legs-in-the-time-of-one", _TIME, _in_the_time_of_one),
+    _round("both-legs-in-the-time-of-one", _TIME, _in_the_time_of_one),
     _case("key-out-for-its-own-turns-only", _TIME, _key_out_for_four_seconds),
-    _borders("work-in-the-other-legs-turn", _IDLE, lambda c: _used(c, 1, of_turn=1, ns=SEGMENT_NS // 100)),
-    _borders("work-between-turns", _IDLE, lambda c: _used(c, 0, of_turn=1, ns=SEGMENT_NS // 100)),
-    _borders("work-when-no-clock-runs", _IDLE, lambda c: _used(c, 1, of_turn=0, ns=SEGMENT_NS // 100)),
+    _borders("work-in-the-other-legs-turn", _IDLE, lambda c: _add_cpu_time(c, 1, of_turn=1, ns=SEGMENT_NS // 100)),
+    _borders("work-between-turns", _IDLE, lambda c: _add_cpu_time(c, 0, of_turn=1, ns=SEGMENT_NS // 100)),
+    _borders("work-when-no-clock-runs", _IDLE, lambda c: _add_cpu_time(c, 1, of_turn=0, ns=SEGMENT_NS // 100)),
     _borders("overlapping", _ORDER, lambda c: c["borders"][1][0].__setitem__(0, 0)),
     _borders("not-played", f"unseen: {_ORDER}", lambda c: c["borders"].pop()),
     _borders("none-played", f"unseen: {_ORDER}", lambda c: c["borders"].clear()),
@@ -119,12 +119,12 @@ CASES = (
     _borders("shorter-than-told", _ORDER, lambda c: c["borders"][-1][1].__setitem__(0, c["borders"][-1][0][0] + HANDOVER_NS)),
     _borders("of-another-round", _ORDER, lambda c: c.update(nonce=sha256_hex(b"another round"))),
     _borders("borders-of-another-shape", f"unseen: {_ORDER}", lambda c: c["borders"][0][0].pop()),
-    _told("segment-missing", _ORDER, lambda told: told.__delitem__(0)),
-    _told("segment-of-another-turn", _ORDER, lambda told: told[0].__setitem__(0, 2)),
-    _noted("drawn-otherwise", f"unseen: {_ORDER}", lambda notes: notes["turns"].reverse() or notes["turns"].append("raw")),
-    _noted("signed-by-a-stranger", _ORDER, _by_a_stranger),
-    _noted("nobody-signed", f"unseen: {_ORDER}", lambda notes: notes.pop("borders")),
+    _segments("segment-missing", _ORDER, lambda segments: segments.__delitem__(0)),
+    _segments("segment-of-another-turn", _ORDER, lambda segments: segments[0].__setitem__(0, 2)),
+    _round("drawn-otherwise", f"unseen: {_ORDER}", lambda notes: notes["turns"].reverse() or notes["turns"].append("raw")),
+    _round("signed-by-a-stranger", _ORDER, _by_a_stranger),
+    _round("nobody-signed", f"unseen: {_ORDER}", lambda notes: notes.pop("borders")),
     _case("no-segment-of-the-raw-leg", _ORDER, _no_segment),
-    _noted("one-data-order", _WORK, _one_seed),
-    _noted("another-cache", _WORK, _cold),
+    _round("one-data-order", _WORK, _one_seed),
+    _round("another-cache", _WORK, _cold),
 )

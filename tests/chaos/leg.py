@@ -60,17 +60,17 @@ def run_row(number: int, grants: Grants, folder: Path, *, worker: str, liar: boo
 
 def _carry_out(grant: Grant, folder: Path, *, liar: bool) -> str:
     agent = _ask(grant, {"op": "hello"})["agentNonce"]
-    with TamperTestbed() as stage:
-        attempt = stage.attempt()
+    with TamperTestbed() as testbed:
+        attempt = testbed.attempt()
         if liar:
             # Validly signed, and about another archive than the one the policy wants.
             attempt.claims["components"]["archive"] = "0" * 64
-        stage.count_from_here()
+        testbed.reset_release_count()
         try:
             released = attempt.release()
             attempt.unseal(released).close()
         finally:
-            write(folder / "keys", {"liar": liar, "released": stage.released_since(), "nonce": attempt.nonce})
+            write(folder / "keys", {"liar": liar, "released": testbed.releases_since_reset(), "nonce": attempt.nonce})
         nonce = secrets.token_hex(16)
         _ask(grant, {"op": "train", "nonce": nonce})
         until = time.monotonic() + _LEG_S

@@ -35,15 +35,15 @@ _SECONDS = 10
 
 
 @cache
-def _stage() -> TamperTestbed:
-    stage = TamperTestbed()
-    atexit.register(stage.close)
-    return stage
+def _testbed() -> TamperTestbed:
+    testbed = TamperTestbed()
+    atexit.register(testbed.close)
+    return testbed
 
 
 @cache
 def _journal() -> tuple[list[str], str]:
-    attempt = _stage().attempt()
+    attempt = _testbed().attempt()
     attempt.run_journal()
     return attempt.lines, attempt.nonce
 
@@ -61,10 +61,10 @@ def _files() -> tuple[bytes, bytes]:
 
 def package_opener(data: bytes) -> None:
     """Opens only what was sealed; after a refusal every arena reads zeros."""
-    stage, tape = _stage(), Tape(data)
-    sealed = stage.sealed
+    testbed, tape = _testbed(), Tape(data)
+    sealed = testbed.sealed
     changed = data if tape.number(16) == 0 else changed_bytes(sealed.package, tape)
-    manifest = read_manifest(sealed.manifest, owner=stage.owner.public)
+    manifest = read_manifest(sealed.manifest, owner=testbed.owner.public)
     with contextlib.suppress(IntegrityError):  # a header that reads is given a manifest that follows it
         manifest["header_sha256"] = package.parse_header(changed).sha256
     made: list[Arena] = []
@@ -118,11 +118,11 @@ def journal_reader(data: bytes) -> None:
 
 def token_reader(data: bytes) -> None:
     """Only the very token that was signed verifies."""
-    stage = _stage()
-    token = stage.sealed.manifest
+    testbed = _testbed()
+    token = testbed.sealed.manifest
     changed = changed_bytes(token.encode(), Tape(data)).decode("utf-8", "surrogateescape")
     with contextlib.suppress(IntegrityError):
-        tokens.verify(changed, key=stage.owner.public, typ="glasshouse-manifest+jwt")
+        tokens.verify(changed, key=testbed.owner.public, typ="glasshouse-manifest+jwt")
         if changed != token:
             raise AssertionError("a changed token verified")
 
@@ -162,24 +162,24 @@ def _checked(text: bytes) -> None:
 
 @cache
 def _messages() -> tuple[tuple[str, dict[str, Any]], ...]:
-    stage = _stage()
-    attempt = stage.attempt()
-    grant = stage.grant(SUB)
+    testbed = _testbed()
+    attempt = testbed.attempt()
+    grant = testbed.grant(SUB)
     head = attempt.head()
     return (
-        ("/v1/register", {"registration": stage.registration(stage.sealed, stage.policy)}),
-        ("/v1/enrol", {"grant": grant, "ak": tokens.public_text(stage.ak.public_key()), "proof": "A" * 86}),
+        ("/v1/register", {"registration": testbed.registration(testbed.sealed, testbed.policy)}),
+        ("/v1/enrol", {"grant": grant, "ak": tokens.public_text(testbed.ak.public_key()), "proof": "A" * 86}),
         ("/v1/challenge", {"sub": SUB, "plan": PLAN}),
         # Evidence of a session that is over: whatever becomes of it, it must not be released.
         ("/v1/release", {"evidence": attempt.token().replace(".", "..", 1), "log": attempt.log}),
-        ("/v1/outstanding", {"query": stage.owner.query(server=stage.embedded.public_key, run="", now=stage.now)}),
+        ("/v1/outstanding", {"query": testbed.owner.query(server=testbed.embedded.public_key, run="", now=testbed.now)}),
         ("/v1/complete", {"head": head, "exit": attempt.exit(head), "nonce": attempt.nonce}),
     )
 
 
 def endpoints(data: bytes) -> None:
     """Every endpoint answers every body with JSON, and none of them with a key."""
-    stage, tape = _stage(), Tape(data)
+    testbed, tape = _testbed(), Tape(data)
     messages = _messages()
     path, message = messages[tape.number(len(messages))]
     kind = tape.number(4)
@@ -189,18 +189,18 @@ def endpoints(data: bytes) -> None:
         body = json.dumps({name: STRANGE[tape.number(len(STRANGE))] for name in message}).encode()
     else:
         body = json.dumps(changed_json(message, tape)).encode()
-    before = stage.embedded.server.releases()
-    status, answer = _posted(stage, path, body)
+    before = testbed.embedded.server.releases()
+    status, answer = _posted(testbed, path, body)
     if status == 200 and path in {"/v1/release", "/v1/complete"}:
         raise AssertionError(f"{path} answered a message that is not one")
     if status != 200 and (not answer.get("reason") or answer["reason"] == "internal"):
         raise AssertionError(f"{path} did not know what to say: {answer}")
-    if stage.embedded.server.releases() != before:
+    if testbed.embedded.server.releases() != before:
         raise AssertionError("a key was released")
 
 
-def _posted(stage: TamperTestbed, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
-    connection = HTTPConnection(urlsplit(stage.embedded.url).netloc, timeout=_SECONDS)
+def _posted(testbed: TamperTestbed, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    connection = HTTPConnection(urlsplit(testbed.embedded.url).netloc, timeout=_SECONDS)
     try:
         connection.request("POST", path, body=body, headers={"Content-Type": "application/json"})
         answered = connection.getresponse()
@@ -212,8 +212,8 @@ def _posted(stage: TamperTestbed, path: str, body: bytes) -> tuple[int, dict[str
 
 def request_lines(data: bytes) -> None:
     """Bytes that are no HTTP: the server survives them and still answers."""
-    stage = _stage()
-    connection = HTTPConnection(urlsplit(stage.embedded.url).netloc, timeout=_SECONDS)
+    testbed = _testbed()
+    connection = HTTPConnection(urlsplit(testbed.embedded.url).netloc, timeout=_SECONDS)
     try:
         connection.connect()
         whole = b"POST /v1/challenge HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -224,7 +224,7 @@ def request_lines(data: bytes) -> None:
     finally:
         connection.close()
     with contextlib.suppress(RefusedError):
-        stage.client.challenge(sub="nobody", plan=sha256_hex(b""))
+        testbed.client.challenge(sub="nobody", plan=sha256_hex(b""))
 
 
 def provider_answers(data: bytes) -> None:

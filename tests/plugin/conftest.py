@@ -20,7 +20,7 @@ import pytest_glasshouse.publish.writer
 import pytest_glasshouse.report.document
 import pytest_glasshouse.rows.published
 import pytest_glasshouse.run.engine
-import pytest_glasshouse.tamper
+import pytest_glasshouse.tamper.suite
 import pytest_glasshouse.wire.tokens  # noqa: F401
 
 CONFTEST = """

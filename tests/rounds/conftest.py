@@ -67,7 +67,7 @@ def carry_out(
 ) -> Ran:
     """Rent, run and end, as the face does."""
     if archive is not None:
-        # A guest of the test's own, whose digest the host expects as it would expect the mock's saboteur.
+        # A guest of the test's own, whose digest the host expects as it expects the mock's dishonest guest.
         provider = MockProvider(archive=archive)
     options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults)
     broker = Broker(options, providers={} if provider is None else {"mock": provider})

@@ -8,10 +8,11 @@ from importlib.resources import files
 
 import pytest
 
-from pytest_glasshouse.attacks.code_injection import CASES, GuestCase, NotPlayedError, run_guest_case
-from pytest_glasshouse.attacks.target_guest import Boxes
-from pytest_glasshouse.report.document import tamper_record
-from pytest_glasshouse.tamper.case import TamperResult
+from pytest_glasshouse.attacks.code_injection import CASES
+from pytest_glasshouse.attacks.guest_case import GuestCase, run_guest_case
+from pytest_glasshouse.attacks.local_attacker import NotPlayedError
+from pytest_glasshouse.attacks.target_guest import TargetGuests
+from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.evidence import NOTHING_FOREIGN
 
@@ -40,7 +41,7 @@ WITHOUT: tuple[tuple[str, str, str], ...] = (
     ("guest/antidebug.py", "[*sorted(python)]", "[]"),
     ("guest/antidebug.py", "[name for name in evidence.DEBUGGER_MODULES if name in sys.modules]", "[]"),
 )
-#: `-S` alone keeps these out, and a guest without it would run the start-up hooks of this installation, not of the box.
+#: `-S` alone keeps these out, and a guest without it would run the start-up hooks of this installation, not of the target guest.
 BY_DASH_S = {"executes-pth", "executes-sitecustomize", "executes-usercustomize"}
 
 
@@ -54,23 +55,23 @@ def _undefended() -> dict[str, bytes]:
     return {f"pytest_glasshouse/{name}": text.encode() for name, text in texts.items()}
 
 
-@pytest.fixture(scope="module", name="boxes")
-def shared_boxes() -> Iterator[Boxes]:
-    boxes = Boxes()
-    yield boxes
-    boxes.close()
+@pytest.fixture(scope="module", name="guests")
+def shared_guests() -> Iterator[TargetGuests]:
+    guests = TargetGuests()
+    yield guests
+    guests.close()
 
 
 @pytest.fixture(scope="module", name="undefended")
-def undefended_boxes() -> Iterator[Boxes]:
-    boxes = Boxes(_undefended())
-    yield boxes
-    boxes.close()
+def undefended_guests() -> Iterator[TargetGuests]:
+    guests = TargetGuests(_undefended())
+    yield guests
+    guests.close()
 
 
-def _played(case: GuestCase, boxes: Boxes) -> TamperResult:
+def _run(case: GuestCase, guests: TargetGuests) -> TamperResult:
     try:
-        return run_guest_case(case, boxes)
+        return run_guest_case(case, guests)
     except NotPlayedError as error:
         if os.environ.get("CI"):
             raise
@@ -78,16 +79,16 @@ def _played(case: GuestCase, boxes: Boxes) -> TamperResult:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
-def test_attack_fails_as_its_case_says(case: GuestCase, boxes: Boxes) -> None:
-    result = _played(case, boxes)
-    assert tamper_record(result)["passed"], result
+def test_attack_fails_as_its_case_says(case: GuestCase, guests: TargetGuests) -> None:
+    result = _run(case, guests)
+    assert result.passed, result
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.name not in BY_DASH_S], ids=lambda case: case.name)
-def test_attack_succeeds_on_a_guest_without_its_defence(case: GuestCase, undefended: Boxes) -> None:
+def test_attack_succeeds_on_a_guest_without_its_defence(case: GuestCase, undefended: TargetGuests) -> None:
     """The attacks are real ones: what each is after does come out where nobody defends it."""
-    result = _played(case, undefended)
-    assert (result.control_released, result.released, tamper_record(result)["passed"]) == (True, True, False), result
+    result = _run(case, undefended)
+    assert (result.control_released, result.released, result.passed) == (True, True, False), result
 
 
 def test_nothing_foreign_has_the_digest_the_policy_requires() -> None:

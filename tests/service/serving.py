@@ -95,7 +95,7 @@ def serving(folder: Path, *options: str) -> Iterator[Serving]:
             server.end(signal.SIGKILL)
 
 
-class OutsideStage(TamperTestbed):
+class ServedTestbed(TamperTestbed):
     """The stage of the tamper suite, on a server that is a process of its own. Its clock is the world's."""
 
     def __init__(self, server: Serving) -> None:

@@ -18,7 +18,7 @@ from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, SUB
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.package import parse_header
 from pytest_glasshouse.wire.secret import Secret
-from tests.service.serving import OutsideStage, Serving, serving
+from tests.service.serving import ServedTestbed, Serving, serving
 
 POLICY = Policy(
     name="by hand", version=1, components={name: Recorded() for name in COMPONENTS}, container=CONTAINER, completion_s=1
@@ -58,15 +58,15 @@ def released(server: Serving, package: Path) -> tuple[bytes, bytes]:
     manifest = package.with_name("package.manifest").read_text().strip()
     digest = sha256_hex(manifest.encode())
     kept = server.owner.take(package.with_name("package.key").read_bytes(), manifest_sha256=digest)
-    with OutsideStage(server) as stage:
+    with ServedTestbed(server) as testbed:
         content = package.read_bytes()
-        stage.sealed = Sealed(
+        testbed.sealed = Sealed(
             package=content, manifest=manifest, manifest_sha256=digest, header_sha256=parse_header(content).sha256,
             data_key=kept, canary=Secret(b"not known here"),
         )  # fmt: skip
-        stage.policy = POLICY
-        stage.enrol(f"{SUB}/by-hand", grant=stage.grant(f"{SUB}/by-hand"))
-        attempt = stage.attempt(f"{SUB}/by-hand")
+        testbed.policy = POLICY
+        testbed.enrol(f"{SUB}/by-hand", grant=testbed.grant(f"{SUB}/by-hand"))
+        attempt = testbed.attempt(f"{SUB}/by-hand")
         key = attempt.unseal(attempt.release())
         return bytes(key.view), kept.reveal()
 

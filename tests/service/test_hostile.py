@@ -13,7 +13,7 @@ from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire import tokens
 from tests.service.certificate import certificate
 from tests.service.hostile import KINDS, Crowd, crowds
-from tests.service.serving import OutsideStage, Serving, serving
+from tests.service.serving import ServedTestbed, Serving, serving
 
 MIB = 200
 #: Connections, as many on their way out, and the process's own.
@@ -35,17 +35,17 @@ def is_bounded(server: Serving) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_honest_client_is_served_beside_a_hostile_address(kind: str, tmp_path: Path) -> None:
-    with serving(tmp_path) as server, Crowd(server.port, kind), OutsideStage(server) as stage:
+    with serving(tmp_path) as server, Crowd(server.port, kind), ServedTestbed(server) as testbed:
         for _ in range(3):
-            stage.attempt().live_through()
+            testbed.attempt().run_lifecycle()
         is_bounded(server)
 
 
 def test_a_client_that_shares_its_address_with_all_of_them_is_served_too(tmp_path: Path) -> None:
     """On loopback every worker has the address of every other."""
-    with serving(tmp_path) as server, crowds(server.port, number=22, address="127.0.0.1"), OutsideStage(server) as stage:
+    with serving(tmp_path) as server, crowds(server.port, number=22, address="127.0.0.1"), ServedTestbed(server) as testbed:
         for _ in range(3):
-            stage.attempt().live_through()
+            testbed.attempt().run_lifecycle()
         is_bounded(server)
 
 
@@ -64,9 +64,9 @@ def test_half_a_tls_handshake_holds_nobody_up(tmp_path: Path) -> None:
 
 
 def test_the_embedded_server_serves_its_workers_beside_them() -> None:
-    with TamperTestbed() as stage, crowds(int(stage.embedded.url.rpartition(":")[2]), number=22, address="127.0.0.1"):
+    with TamperTestbed() as testbed, crowds(int(testbed.embedded.url.rpartition(":")[2]), number=22, address="127.0.0.1"):
         for _ in range(3):
-            stage.attempt().live_through()
+            testbed.attempt().run_lifecycle()
 
 
 def test_a_handshake_must_be_over_in_time(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pytest_glasshouse.errors import InfrastructureError, RefusedError
 from pytest_glasshouse.tamper.testbed import Attempt
-from tests.service.serving import OutsideStage, Serving, serving
+from tests.service.serving import ServedTestbed, Serving, serving
 
 pytestmark = pytest.mark.soak
 
@@ -56,12 +56,12 @@ def test_no_key_leaves_uncounted_whenever_the_server_is_killed(tmp_path: Path) -
     draw = random.Random(SEED)
     partly = 0
     with serving(tmp_path) as server:
-        stage = OutsideStage(server)
+        testbed = ServedTestbed(server)
         kept = 0
         for number in range(200 if SOAK else 4):
             names = [f"kill-{number}-{each}" for each in range(AT_ONCE)]
-            stage.meet_again(*names)
-            attempts = [stage.attempt(name) for name in names]
+            testbed.meet_again(*names)
+            attempts = [testbed.attempt(name) for name in names]
             served = _kill_within(server, attempts, draw.uniform(0, 0.06))
             partly += 0 < len(served) < AT_ONCE
             with server.ledger() as ledger:
@@ -81,7 +81,7 @@ def test_no_key_leaves_uncounted_whenever_the_server_is_killed(tmp_path: Path) -
                     with pytest.raises(RefusedError) as caught:
                         attempt.complete()
                     assert caught.value.reason == "session"
-        stage.close()
+        testbed.close()
         server.end()
         with server.ledger() as ledger:
             assert (ledger.releases(), ledger.outstanding()) == (kept, [])

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.owner.client import AttestationClient
-from pytest_glasshouse.tamper import CASES
 from pytest_glasshouse.tamper.case import Case
-from tests.service.serving import OutsideStage, Serving, serving
+from pytest_glasshouse.tamper.suite import CASES
+from tests.service.serving import ServedTestbed, Serving, serving
 
 
 def spellings(secret: bytes) -> Iterator[bytes]:
@@ -50,15 +50,15 @@ def a_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Servin
     """One lifecycle and every refusal of evidence; then the server's secrets, and everything it left behind or showed."""
     folder = tmp_path_factory.mktemp("server")
     with serving(folder) as server:
-        with OutsideStage(server) as stage:
-            stage.client.close()
-            stage.client = Tapped(server.url)
-            stage.attempt().live_through()
+        with ServedTestbed(server) as testbed:
+            testbed.client.close()
+            testbed.client = Tapped(server.url)
+            testbed.attempt().run_lifecycle()
             for case in CASES:
                 if case.caught_by is not None and case.caught_by.startswith("appraise"):
-                    _refused(stage, case)
-            data_key = stage.sealed.data_key.reveal()
-            canary = stage.sealed.canary.reveal()
+                    _refused(testbed, case)
+            data_key = testbed.sealed.data_key.reveal()
+            canary = testbed.sealed.canary.reveal()
         process = Path(f"/proc/{server.process.pid}")
         seen = {"command line": (process / "cmdline").read_bytes(), "environment": (process / "environ").read_bytes()}
         seen["children"] = b"".join(path.read_bytes() for path in process.glob("task/*/children"))
@@ -75,9 +75,9 @@ def a_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Servin
         yield server, secrets, seen
 
 
-def _refused(stage: OutsideStage, case: Case) -> None:
+def _refused(testbed: ServedTestbed, case: Case) -> None:
     try:
-        case.play(stage)
+        case.play(testbed)
     except GlasshouseError:
         return
 

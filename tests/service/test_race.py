@@ -14,7 +14,7 @@ import pytest
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
-from tests.service.serving import OutsideStage, serving
+from tests.service.serving import ServedTestbed, serving
 
 pytestmark = pytest.mark.soak
 
@@ -37,36 +37,36 @@ def race(pool: ThreadPoolExecutor, release: Callable[[int], object]) -> Counter[
     return Counter(pool.map(one, range(THREADS)))
 
 
-def in_process(attempt: Attempt, stage: TamperTestbed) -> Callable[[int], object]:
+def in_process(attempt: Attempt, testbed: TamperTestbed) -> Callable[[int], object]:
     message = {"evidence": attempt.token(), "log": [*attempt.log]}
-    return lambda _number: stage.embedded.server.release(message)
+    return lambda _number: testbed.embedded.server.release(message)
 
 
 def test_threads_in_process_get_exactly_one_key() -> None:
-    with TamperTestbed() as stage, ThreadPoolExecutor(THREADS) as pool:
+    with TamperTestbed() as testbed, ThreadPoolExecutor(THREADS) as pool:
         for number in range(1000 if SOAK else 10):
-            stage.now += 60  # room for the next challenge
+            testbed.now += 60  # room for the next challenge
             if number % 500 == 0:
-                stage.sealed = stage.seal()
-                stage.policy = stage.make_policy(name=f"race {number}")
-                stage.register(stage.sealed, stage.policy)
+                testbed.sealed = testbed.seal()
+                testbed.policy = testbed.make_policy(name=f"race {number}")
+                testbed.register(testbed.sealed, testbed.policy)
             sub = f"race-{number}"
-            stage.enrol(sub)
-            before = stage.embedded.server.releases()
-            seen = race(pool, in_process(stage.attempt(sub), stage))
+            testbed.enrol(sub)
+            before = testbed.embedded.server.releases()
+            seen = race(pool, in_process(testbed.attempt(sub), testbed))
             assert seen == {"released": 1, "nonce": THREADS - 1}
-            assert stage.embedded.server.releases() - before == 1
+            assert testbed.embedded.server.releases() - before == 1
 
 
 def test_threads_over_http_get_exactly_one_key(tmp_path: Path) -> None:
     """Through sockets, a thread of the server for each, and a ledger on disk."""
-    with serving(tmp_path) as server, OutsideStage(server) as stage, ThreadPoolExecutor(THREADS) as pool:
+    with serving(tmp_path) as server, ServedTestbed(server) as testbed, ThreadPoolExecutor(THREADS) as pool:
         clients = [AttestationClient(server.url) for _ in range(THREADS)]
         rounds = 50 if SOAK else 3
         for number in range(rounds):
             sub = f"race-{number}"
-            stage.enrol(sub)
-            attempt = stage.attempt(sub)
+            testbed.enrol(sub)
+            attempt = testbed.attempt(sub)
             token = attempt.token()
 
             def ask(which: int, token: str = token, log: list[str] = attempt.log) -> object:

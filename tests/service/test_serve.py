@@ -23,7 +23,7 @@ from pytest_glasshouse.tamper.testbed import PLAN, SUB
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
 from tests.service.certificate import certificate
-from tests.service.serving import OutsideStage, Serving, serving
+from tests.service.serving import ServedTestbed, Serving, serving
 
 #: What `serve` does before it reads its key, then PR_GET_DUMPABLE: 0 keeps the same user out of /proc/PID/mem.
 FENCED = "import ctypes; from pytest_glasshouse.cli.serve import _nobody_looks_in as f; f(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
@@ -36,20 +36,20 @@ def a_server(tmp_path: Path) -> Iterator[Serving]:
 
 
 def test_a_whole_lifecycle_goes_through_it(server: Serving) -> None:
-    with OutsideStage(server) as stage:
-        stage.attempt().live_through()
+    with ServedTestbed(server) as testbed:
+        testbed.attempt().run_lifecycle()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_leg_that_trains_while_the_server_restarts_is_completed(server: Serving, how: signal.Signals) -> None:
     """The key is out: losing the receipt would lose hours of training, and leave the release outstanding for ever."""
-    with OutsideStage(server) as stage:
-        attempt = stage.attempt()
+    with ServedTestbed(server) as testbed:
+        attempt = testbed.attempt()
         result = attempt.release()["result"]
         server.end(how)
         server.start()
         attempt.run_journal()
-        receipt = tokens.verify(attempt.complete(), key=stage.embedded.public_key, typ=ev.TYP_RECEIPT)
+        receipt = tokens.verify(attempt.complete(), key=testbed.embedded.public_key, typ=ev.TYP_RECEIPT)
         assert receipt["result_sha256"] == ev.sha256_hex(result.encode())
         server.end(how)
         server.start()
@@ -57,37 +57,37 @@ def test_a_leg_that_trains_while_the_server_restarts_is_completed(server: Servin
 
 
 def test_a_nonce_that_was_open_before_a_restart_is_refused(server: Serving) -> None:
-    with OutsideStage(server) as stage:
-        attempt = stage.attempt()
+    with ServedTestbed(server) as testbed:
+        attempt = testbed.attempt()
         server.end(signal.SIGKILL)
         server.start()
-        stage.meet_again(SUB)
+        testbed.meet_again(SUB)
         with pytest.raises(RefusedError) as caught:
             attempt.release()
         assert caught.value.reason == "nonce"
-        stage.attempt().live_through()
+        testbed.attempt().run_lifecycle()
 
 
 def test_a_restarted_server_holds_no_data_key(server: Serving) -> None:
     """Its owner registers again; a guest alone gets nothing."""
-    with OutsideStage(server) as stage:
+    with ServedTestbed(server) as testbed:
         server.end()
         server.start()
         with pytest.raises(RefusedError) as caught:
-            stage.enrol(SUB)
+            testbed.enrol(SUB)
         assert (caught.value.reason, server.process.poll()) == ("grant", None)
 
 
 def test_it_is_the_same_server_after_a_restart_and_reads_data_keys_with_a_new_key(server: Serving) -> None:
     """Receipts are recognised for as long as the state directory is kept; a registration that was recorded opens no more."""
     before = server.key
-    with OutsideStage(server) as stage:
-        old = stage.registration(stage.sealed, stage.policy)
+    with ServedTestbed(server) as testbed:
+        old = testbed.registration(testbed.sealed, testbed.policy)
         server.end()
         server.start()
         assert server.key == before == (server.state / "server.pub").read_text().strip()
         with pytest.raises(RefusedError) as caught:
-            stage.client.register(old)
+            testbed.client.register(old)
         assert caught.value.reason == "registration"
 
 
@@ -100,14 +100,14 @@ def test_its_key_and_ledger_are_for_its_user_only(server: Serving) -> None:
 
 
 def test_every_decision_is_one_line_of_the_audit_log(server: Serving) -> None:
-    with OutsideStage(server) as stage:
-        stage.attempt().live_through()
-        attempt = stage.attempt()
+    with ServedTestbed(server) as testbed:
+        testbed.attempt().run_lifecycle()
+        attempt = testbed.attempt()
         attempt.claims["container"] = "another"
         with pytest.raises(RefusedError):
             attempt.release()
         with pytest.raises(RefusedError):
-            stage.client.ask("/v1/nothing", {})
+            testbed.client.ask("/v1/nothing", {})
     assert server.end() == 0
     lines = [json.loads(line) for line in server.audit.read_text().splitlines()]
     told = [(line["event"], line["decision"], line.get("reason", "")) for line in lines]
@@ -124,7 +124,7 @@ def test_every_decision_is_one_line_of_the_audit_log(server: Serving) -> None:
         ("serve", "stopped", ""),
     ]
     about = [line for line in lines if line["event"] in {"enrol", "challenge", "release", "complete"}]
-    assert {line["kid"] for line in about} == {tokens.thumbprint(stage.ak.public_key())}
+    assert {line["kid"] for line in about} == {tokens.thumbprint(testbed.ak.public_key())}
     assert len({line["sub"] for line in about}) == 1
     assert SUB not in server.audit.read_text()
 
@@ -168,8 +168,8 @@ def test_a_slow_sender_is_cut_off_and_others_are_served(tmp_path: Path) -> None:
         slow = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(3)]
         for each in slow:
             each.sendall(b"POST /v1/release HTTP/1.1\r\nContent-Length: 100\r\n")
-        with OutsideStage(server) as stage:
-            stage.attempt().live_through()
+        with ServedTestbed(server) as testbed:
+            testbed.attempt().run_lifecycle()
         with contextlib.suppress(OSError):
             while not select.select(slow[:1], [], [], 0.1)[0]:
                 slow[0].sendall(b"X")
@@ -196,8 +196,8 @@ def test_a_flood_of_nonsense_leaves_a_log_of_bounded_size(tmp_path: Path) -> Non
             with socket.create_connection(("127.0.0.1", server.port), timeout=20) as client:
                 client.sendall(b"nonsense\r\n\r\n")
                 client.recv(1)
-        with OutsideStage(server) as stage:
-            stage.attempt().live_through()
+        with ServedTestbed(server) as testbed:
+            testbed.attempt().run_lifecycle()
         assert server.end() == 0
         told = b"".join(path.read_bytes() for path in tmp_path.glob("audit.jsonl*"))
         assert len(told) <= 0.1 * (1 << 20)
@@ -207,16 +207,16 @@ def test_a_flood_of_nonsense_leaves_a_log_of_bounded_size(tmp_path: Path) -> Non
 
 def test_a_disk_that_is_full_for_the_log_refuses_decisions_and_says_so(tmp_path: Path) -> None:
     """What cannot be written down is not decided; whoever runs the server is told why, once, and when it is over."""
-    with serving(tmp_path) as server, OutsideStage(server) as stage:
-        stage.attempt().live_through()
-        attempt = stage.attempt()
+    with serving(tmp_path) as server, ServedTestbed(server) as testbed:
+        testbed.attempt().run_lifecycle()
+        attempt = testbed.attempt()
         pid, size = server.process.pid, server.audit.stat().st_size
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
         for _ in range(2):
             with pytest.raises(RefusedError):
-                stage.client.challenge(sub=SUB, plan=PLAN)
+                testbed.client.challenge(sub=SUB, plan=PLAN)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-        attempt.live_through()
+        attempt.run_lifecycle()
         assert server.end() == 0
         assert server.errors.splitlines() == [
             "glasshouse serve: the audit log cannot be written (File too large): every decision is refused until it can",

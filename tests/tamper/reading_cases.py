@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.invariants import ALL, Finding
-from pytest_glasshouse.tamper import observation as audit
+from pytest_glasshouse.tamper import observation as observation_cases
 from pytest_glasshouse.tamper import turns
-from pytest_glasshouse.tamper.signed_round import Finished, RoundEdit, untouched
+from pytest_glasshouse.tamper.signed_round import RoundEdit, SignedRound, untouched
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import b64u, canonical
@@ -151,9 +151,9 @@ def journal() -> dict[str, Ask]:
     }
 
 
-def audited() -> dict[str, Ask]:
+def judged_rounds() -> dict[str, Ask]:
     """Every audit case of the suite: what is found in a round where one thing is said otherwise, and in one that is right."""
-    edits = {"finished": untouched, **audit.EDITS}
+    edits = {"finished": untouched, **observation_cases.EDITS}
     observations = {name: _finished(edit) for name, edit in edits.items()}
     taking_turns = {"finished in turns": untouched, **turns.EDITS}
     observations |= {name: _finished(edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
@@ -165,8 +165,8 @@ def audited() -> dict[str, Ask]:
 
 
 def _finished(edit: RoundEdit, **changes: Any) -> dict[str, Any]:
-    with TamperTestbed() as stage:
-        return Finished(stage, edit, **changes).observation
+    with TamperTestbed() as testbed:
+        return SignedRound(testbed, edit, **changes).observation
 
 
 def _found(invariant: Callable[[dict[str, Any]], Finding], observation: dict[str, Any]) -> object:

@@ -19,8 +19,9 @@ from pytest_glasshouse.errors import IntegrityError, RefusedError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.invariants import accounted, lifecycle, place, trust, turns, work
 from pytest_glasshouse.invariants import verified as reading
-from pytest_glasshouse.tamper import Case, completion, enrolment, evidence, package, release, session, tokens
+from pytest_glasshouse.tamper import completion, enrolment, evidence, package, release, session, tokens
 from pytest_glasshouse.tamper import journal as log
+from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire import floe, journal
 from pytest_glasshouse.wire import package as wire_package
@@ -29,9 +30,9 @@ from tests.tamper.removal import Ask, unnoticed_in
 
 
 def _played(case: Case) -> object:
-    with TamperTestbed() as stage:
+    with TamperTestbed() as testbed:
         try:
-            case.play(stage)
+            case.play(testbed)
         except (RefusedError, IntegrityError) as refusal:
             return refusal.reason
     return "nothing refused"
@@ -56,7 +57,7 @@ ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = 
         (admission, server, server_completion),
         lambda: _of_suite(*enrolment.CASES, *session.CASES, *completion.CASES, *tokens.CASES, *evidence.PUBLISHED, *_CNF),
     ),
-    "audit": ((accounted, reading, lifecycle, trust, place, turns, work), reading_cases.audited),
+    "audit": ((accounted, reading, lifecycle, trust, place, turns, work), reading_cases.judged_rounds),
 }
 
 

@@ -25,7 +25,7 @@ def collected_lines() -> list[AuditLine]:
     return []
 
 
-@pytest.fixture(name="stage")
+@pytest.fixture(name="testbed")
 def an_audited_stage(lines: list[AuditLine]) -> Iterator[TamperTestbed]:
     class Audited(TamperTestbed):
         full = False
@@ -40,8 +40,8 @@ def an_audited_stage(lines: list[AuditLine]) -> Iterator[TamperTestbed]:
             embedded.server._audit = self._tell
             return embedded
 
-    with Audited() as stage:
-        yield stage
+    with Audited() as testbed:
+        yield testbed
 
 
 def test_a_line_is_json_with_a_time() -> None:
@@ -61,23 +61,23 @@ def test_a_log_that_is_gone_is_an_error() -> None:
     os.close(write)
 
 
-def test_a_release_that_cannot_be_logged_does_not_leave(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
-    stage.full = True  # type: ignore[attr-defined]
+def test_a_release_that_cannot_be_logged_does_not_leave(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
+    testbed.full = True  # type: ignore[attr-defined]
     with pytest.raises(RefusedError) as caught:
         attempt.release()
     assert caught.value.reason == "internal"
 
 
-def test_a_refusal_is_about_whoever_proved_to_be_there(stage: TamperTestbed, lines: list[AuditLine]) -> None:
+def test_a_refusal_is_about_whoever_proved_to_be_there(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
     """An unknown key's refusal names nobody: what a stranger claims is not written down."""
-    attempt = stage.attempt()
+    attempt = testbed.attempt()
     attempt.claims["container"] = "another"
     for _ in range(2):
         with pytest.raises(RefusedError):
             attempt.release()
     with pytest.raises(RefusedError):
-        stage.client.challenge(sub="a\nforged line", plan=PLAN)
+        testbed.client.challenge(sub="a\nforged line", plan=PLAN)
     kid = attempt.claims["iss"]
     sub, nonce = name_digest("sub", SUB), name_digest("nonce", attempt.nonce)
     assert lines[-3:] == [
@@ -87,15 +87,15 @@ def test_a_refusal_is_about_whoever_proved_to_be_there(stage: TamperTestbed, lin
     ]
 
 
-def test_an_overdue_release_is_told_once(stage: TamperTestbed, lines: list[AuditLine]) -> None:
-    done, left = stage.attempt(), stage.attempt()
-    done.live_through()
+def test_an_overdue_release_is_told_once(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
+    done, left = testbed.attempt(), testbed.attempt()
+    done.run_lifecycle()
     left.release()
     lines.clear()
-    server: AttestationServer = stage.embedded.server
+    server: AttestationServer = testbed.embedded.server
     server.audit_overdue()
     assert lines == []
-    stage.now += stage.policy.completion_s
+    testbed.now += testbed.policy.completion_s
     server.audit_overdue()
     server.audit_overdue()
     assert lines == [

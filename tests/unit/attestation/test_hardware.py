@@ -112,18 +112,18 @@ def test_the_worst_decides(tiers: tuple[str, ...], expected: str) -> None:
 
 def test_a_key_is_released_to_a_session_whose_gpu_answered_and_the_result_says_what_it_is_worth() -> None:
     """The whole way: the challenge asks, the evidence shows, the result has one submod for each, the leg takes the key."""
-    with TamperTestbed() as stage:
-        device = genuine(stage.now)
-        stage.policy = dataclasses.replace(stage.make_policy(name="gpu"), hardware=device.hardware())
-        stage.sealed = stage.seal()
-        stage.register(stage.sealed, stage.policy)
-        stage.enrol(f"{SUB}/gpu", grant=stage.grant(f"{SUB}/gpu"))
-        attempt = stage.attempt(f"{SUB}/gpu")
+    with TamperTestbed() as testbed:
+        device = genuine(testbed.now)
+        testbed.policy = dataclasses.replace(testbed.make_policy(name="gpu"), hardware=device.hardware())
+        testbed.sealed = testbed.seal()
+        testbed.register(testbed.sealed, testbed.policy)
+        testbed.enrol(f"{SUB}/gpu", grant=testbed.grant(f"{SUB}/gpu"))
+        attempt = testbed.attempt(f"{SUB}/gpu")
         assert attempt.challenge["hardware"] == ["nvidia-gpu"]
         cnf = Cnf(hpke=attempt.hpke.public_key(), sig=attempt.sig.public_key())
         attempt.claims["submods"] = {"gpu-0": device.item(device_nonce(attempt.nonce, cnf))}
         released = attempt.release()
-        result = verify(released["result"], key=stage.embedded.public_key, typ=TYP_RESULT)
+        result = verify(released["result"], key=testbed.embedded.public_key, typ=TYP_RESULT)
         assert isinstance(result["submods"], dict)
         assert {name: said["ear_status"] for name, said in result["submods"].items() if isinstance(said, dict)} == {
             "gpu-0": "none",

@@ -21,16 +21,16 @@ from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
 
 
-@pytest.fixture(name="stage")
-def a_stage() -> Iterator[TamperTestbed]:
-    with TamperTestbed() as stage:
-        yield stage
+@pytest.fixture(name="testbed")
+def a_testbed() -> Iterator[TamperTestbed]:
+    with TamperTestbed() as testbed:
+        yield testbed
 
 
 def asked(
-    stage: TamperTestbed, method: str, path: str, body: bytes | None = None, **headers: str
+    testbed: TamperTestbed, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, str, dict[str, object]]:
-    connection = http.client.HTTPConnection(stage.embedded.url.removeprefix("http://"), timeout=5)
+    connection = http.client.HTTPConnection(testbed.embedded.url.removeprefix("http://"), timeout=5)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -39,21 +39,21 @@ def asked(
         connection.close()
 
 
-def raw(stage: TamperTestbed, data: bytes) -> bytes:
-    host, _, port = stage.embedded.url.removeprefix("http://").partition(":")
+def raw(testbed: TamperTestbed, data: bytes) -> bytes:
+    host, _, port = testbed.embedded.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def test_it_listens_on_loopback_only(stage: TamperTestbed) -> None:
-    assert stage.embedded.url.startswith("http://127.0.0.1:")
+def test_it_listens_on_loopback_only(testbed: TamperTestbed) -> None:
+    assert testbed.embedded.url.startswith("http://127.0.0.1:")
 
 
-def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(stage: TamperTestbed) -> None:
+def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(testbed: TamperTestbed) -> None:
     body = json.dumps({"sub": "nobody", "plan": PLAN}).encode()
-    status, kind, problem = asked(stage, "POST", "/v1/challenge", body, Content_Type="application/json")
+    status, kind, problem = asked(testbed, "POST", "/v1/challenge", body, Content_Type="application/json")
     assert (status, kind) == (403, "application/problem+json")
     assert problem == {"type": "urn:glasshouse:refusal:sub", "title": "refused", "status": 403, "reason": "sub"}
 
@@ -67,13 +67,13 @@ def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(stage: Tampe
         ("/v1/challenge", "text/plain", b"{}", 415),
     ],
 )
-def test_each_kind_of_refusal_has_its_status(stage: TamperTestbed, path: str, kind: str, body: bytes, status: int) -> None:
-    assert asked(stage, "POST", path, body, Content_Type=kind)[0] == status
+def test_each_kind_of_refusal_has_its_status(testbed: TamperTestbed, path: str, kind: str, body: bytes, status: int) -> None:
+    assert asked(testbed, "POST", path, body, Content_Type=kind)[0] == status
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS"])
-def test_only_post_is_answered_beside_the_keys(stage: TamperTestbed, method: str) -> None:
-    status, kind, problem = asked(stage, method, "/v1/challenge")
+def test_only_post_is_answered_beside_the_keys(testbed: TamperTestbed, method: str) -> None:
+    status, kind, problem = asked(testbed, method, "/v1/challenge")
     assert (status, kind, problem["reason"]) == (404, "application/problem+json", "not-found")
 
 
@@ -89,43 +89,43 @@ def test_only_post_is_answered_beside_the_keys(stage: TamperTestbed, method: str
     ],
     ids=["no length", "negative", "cut", "two lengths", "chunked", "not http"],
 )
-def test_what_is_no_request_is_malformed(stage: TamperTestbed, head: bytes) -> None:
-    assert b'"reason":"malformed"' in raw(stage, head)
-    stage.attempt().release()  # and the server is as it was
+def test_what_is_no_request_is_malformed(testbed: TamperTestbed, head: bytes) -> None:
+    assert b'"reason":"malformed"' in raw(testbed, head)
+    testbed.attempt().release()  # and the server is as it was
 
 
-def test_the_server_survives_a_client_that_goes_away(stage: TamperTestbed) -> None:
-    host, _, port = stage.embedded.url.removeprefix("http://").partition(":")
+def test_the_server_survives_a_client_that_goes_away(testbed: TamperTestbed) -> None:
+    host, _, port = testbed.embedded.url.removeprefix("http://").partition(":")
     for _ in range(5):
         with socket.create_connection((host, int(port)), timeout=5) as connection:
             connection.sendall(b"POST /v1/release HTTP/1.1\r\nContent-Length: 1000\r\n")
-    stage.attempt().release()
+    testbed.attempt().release()
 
 
-def test_a_client_learns_the_reason(stage: TamperTestbed) -> None:
+def test_a_client_learns_the_reason(testbed: TamperTestbed) -> None:
     with pytest.raises(RefusedError) as caught:
-        stage.client.challenge(sub="nobody", plan=PLAN)
+        testbed.client.challenge(sub="nobody", plan=PLAN)
     assert caught.value.reason == "sub"
 
 
-def test_a_server_that_is_gone_is_infrastructure(stage: TamperTestbed) -> None:
+def test_a_server_that_is_gone_is_infrastructure(testbed: TamperTestbed) -> None:
     """Nothing was judged: the run may be tried again."""
-    client = AttestationClient(stage.embedded.url, timeout_s=2)
-    stage.embedded.close()
+    client = AttestationClient(testbed.embedded.url, timeout_s=2)
+    testbed.embedded.close()
     with pytest.raises(InfrastructureError):
         client.challenge(sub=SUB, plan=PLAN)
 
 
-def test_closing_twice_is_harmless(stage: TamperTestbed) -> None:
-    stage.embedded.close()
-    stage.embedded.close()
+def test_closing_twice_is_harmless(testbed: TamperTestbed) -> None:
+    testbed.embedded.close()
+    testbed.embedded.close()
 
 
-def test_keys_are_published_and_signed(stage: TamperTestbed) -> None:
-    status, kind, answer = asked(stage, "GET", "/v1/keys")
+def test_keys_are_published_and_signed(testbed: TamperTestbed) -> None:
+    status, kind, answer = asked(testbed, "GET", "/v1/keys")
     assert (status, kind) == (200, "application/json")
-    published = read_published(answer, server=stage.embedded.public_key)  # type: ignore[arg-type]
-    assert (published.owner, published.hpke) == (stage.owner.kid, stage.embedded.hpke_public)
+    published = read_published(answer, server=testbed.embedded.public_key)  # type: ignore[arg-type]
+    assert (published.owner, published.hpke) == (testbed.owner.kid, testbed.embedded.hpke_public)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "localhost", ""])  # noqa: S104
@@ -136,21 +136,21 @@ def test_in_the_clear_it_listens_on_loopback_addresses_only(address: str) -> Non
         listen(server, (address, 0), limits=Limits())
 
 
-def test_a_port_that_is_taken_is_one_line(stage: TamperTestbed) -> None:
-    port = int(stage.embedded.url.rpartition(":")[2])
+def test_a_port_that_is_taken_is_one_line(testbed: TamperTestbed) -> None:
+    port = int(testbed.embedded.url.rpartition(":")[2])
     with pytest.raises(ConfigurationError, match="cannot listen"):
         listen(AttestationServer(owner=Owner.generate().public), ("127.0.0.1", port), limits=Limits())
 
 
-def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: TamperTestbed) -> None:
+def test_a_completion_is_asked_for_again_until_the_server_is_back(testbed: TamperTestbed) -> None:
     """Its answer is the same each time, so asking twice costs nothing; everything else is asked for once."""
-    attempt = stage.attempt()
+    attempt = testbed.attempt()
     attempt.release()
     attempt.run_journal()
     head = attempt.head()
-    port = int(stage.embedded.url.rpartition(":")[2])
-    client = AttestationClient(stage.embedded.url, patience_s=30)
-    server, http = stage.embedded.server, stage.embedded
+    port = int(testbed.embedded.url.rpartition(":")[2])
+    client = AttestationClient(testbed.embedded.url, patience_s=30)
+    server, http = testbed.embedded.server, testbed.embedded
     http._http.shutdown()
     http._http.server_close()
     http._http.connections.drain(0)
@@ -163,31 +163,31 @@ def test_a_completion_is_asked_for_again_until_the_server_is_back(stage: TamperT
     again.close()
 
 
-def test_closing_waits_for_the_answer_under_way(stage: TamperTestbed) -> None:
+def test_closing_waits_for_the_answer_under_way(testbed: TamperTestbed) -> None:
     """A key that was counted should arrive."""
-    attempt = stage.attempt()
+    attempt = testbed.attempt()
     token = attempt.token()
-    stage.embedded.server._lock.acquire()
+    testbed.embedded.server._lock.acquire()
     with ThreadPoolExecutor(2) as pool:
         asking = pool.submit(attempt.release, token)
-        while not any(held.at == "answering" for held in list(stage.embedded._http.connections._held.values())):
+        while not any(held.state == "answering" for held in list(testbed.embedded._http.connections._held.values())):
             pass
-        closing = pool.submit(stage.embedded.close, grace_s=20)
-        while not stage.embedded._http.connections.stopping:
+        closing = pool.submit(testbed.embedded.close, grace_s=20)
+        while not testbed.embedded._http.connections.stopping:
             pass
-        stage.embedded.server._lock.release()
+        testbed.embedded.server._lock.release()
         assert asking.result(20).keys() == {"result", "sealed"}
         closing.result(20)
 
 
-def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(stage: TamperTestbed) -> None:
+def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(testbed: TamperTestbed) -> None:
     """Whatever goes wrong inside, what leaves is a refusal without a trace of it."""
 
     class Broken(AttestationServer):
         def release(self, message: object) -> dict[str, Json]:
             raise RuntimeError("the key is hunter2")
 
-    broken = serve_embedded(Broken(owner=stage.owner.public))
+    broken = serve_embedded(Broken(owner=testbed.owner.public))
     client = AttestationClient(broken.url)
     with pytest.raises(RefusedError) as caught:
         client.release(evidence="e", log=[])

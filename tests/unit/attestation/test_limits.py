@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from pytest_glasshouse.attestation.limits import BURST_S, Connections, Limits, Peers, peer_of
+from pytest_glasshouse.attestation.limits import BURST_S, Connections, Limits, PeerRateLimiter, peer_of
 
 
 @dataclass
@@ -22,43 +22,43 @@ class Clock:
 
 def test_a_peer_may_ask_at_its_rate_and_save_up_a_little() -> None:
     clock = Clock()
-    peers = Peers(2.0, clock=clock)
-    asked = [peers.ask("a") for _ in range(int(2 * BURST_S) + 2)]
-    assert asked == ["yes"] * int(2 * BURST_S) + ["no", "still no"]
+    limiter = PeerRateLimiter(2.0, clock=clock)
+    asked = [limiter.admit("a") for _ in range(int(2 * BURST_S) + 2)]
+    assert asked == ["admitted"] * int(2 * BURST_S) + ["refused", "refused again"]
     clock.now += 0.5
-    assert [peers.ask("a"), peers.ask("a")] == ["yes", "no"]
+    assert [limiter.admit("a"), limiter.admit("a")] == ["admitted", "refused"]
     clock.now += 1000
-    assert [peers.ask("a") for _ in range(int(2 * BURST_S) + 1)].count("yes") == int(2 * BURST_S)
+    assert [limiter.admit("a") for _ in range(int(2 * BURST_S) + 1)].count("admitted") == int(2 * BURST_S)
 
 
 def test_a_peer_that_never_pauses_is_served_at_its_rate() -> None:
     """Asking too often must not cost it what it may have."""
     clock = Clock()
-    peers = Peers(2.0, clock=clock)
+    limiter = PeerRateLimiter(2.0, clock=clock)
     served = 0
     for _ in range(1000):
-        served += peers.ask("a") == "yes"
+        served += limiter.admit("a") == "admitted"
         clock.now += 0.0625
     assert served == pytest.approx(1000 * 0.0625 * 2 + 2 * BURST_S, abs=2)
 
 
 def test_peers_do_not_pay_for_each_other() -> None:
-    peers = Peers(1.0, clock=Clock())
-    while peers.ask("flood") == "yes":
+    limiter = PeerRateLimiter(1.0, clock=Clock())
+    while limiter.admit("flood") == "admitted":
         pass
-    assert peers.ask("other") == "yes"
+    assert limiter.admit("other") == "admitted"
 
 
 def test_the_list_of_peers_does_not_grow_without_end() -> None:
-    peers = Peers(1.0, clock=Clock())
+    limiter = PeerRateLimiter(1.0, clock=Clock())
     for number in range(10_000):
-        peers.ask(str(number))
-    assert len(peers._buckets) == 4096
+        limiter.admit(str(number))
+    assert len(limiter._buckets) == 4096
 
 
 def test_without_a_rate_nobody_is_turned_away() -> None:
-    peers = Peers(None)
-    assert {peers.ask("a") for _ in range(10_000)} == {"yes"}
+    limiter = PeerRateLimiter(None)
+    assert {limiter.admit("a") for _ in range(10_000)} == {"admitted"}
 
 
 def pair() -> tuple[socket.socket, socket.socket]:
@@ -81,7 +81,7 @@ class Crowd:
         admitted = self.connections.admit(self.pairs[-1][0], address)
         for number, (ours, _) in enumerate(self.pairs):
             if not self.stubborn and not self.open(number):
-                self.connections.gone(ours)
+                self.connections.remove(ours)
         return len(self.pairs) - 1 if admitted else None
 
     def open(self, number: int | None) -> bool:
@@ -146,7 +146,7 @@ def test_who_was_told_to_go_is_counted_until_it_has_gone(crowd: Crowd) -> None:
     came = [crowd.comes("192.0.2.1") for _ in range(40)]
     assert sum(each is not None for each in came) == 16
     for ours, _ in crowd.pairs:
-        crowd.connections.gone(ours)
+        crowd.connections.remove(ours)
     assert crowd.comes("192.0.2.1") is not None
 
 
@@ -155,10 +155,10 @@ def test_an_answer_that_nobody_takes_is_cut(crowd: Crowd) -> None:
     crowd.connections.answering(crowd.pairs[0][0])
     crowd.connections.writing(crowd.pairs[0][0])
     crowd.clock.now += 9
-    crowd.connections.cut_overdue()
+    crowd.connections.shut_down_overdue()
     assert crowd.open(one)
     crowd.clock.now += 2
-    crowd.connections.cut_overdue()
+    crowd.connections.shut_down_overdue()
     assert not crowd.open(one)
 
 
@@ -179,9 +179,9 @@ def test_a_peer_is_an_ipv4_address_or_an_ipv6_network(address: str, peer: str) -
 
 
 def test_a_network_has_one_rate() -> None:
-    peers = Peers(1.0, clock=Clock())
-    asked = [peers.ask(f"2001:db8::{each:x}") for each in range(10)]
-    assert asked.count("yes") == int(BURST_S)
+    limiter = PeerRateLimiter(1.0, clock=Clock())
+    asked = [limiter.admit(f"2001:db8::{each:x}") for each in range(10)]
+    assert asked.count("admitted") == int(BURST_S)
 
 
 def test_only_who_keeps_us_waiting_is_cut() -> None:
@@ -193,9 +193,9 @@ def test_only_who_keeps_us_waiting_is_cut() -> None:
         assert connections.admit(ours, "192.0.2.1")
     connections.answering(pairs["answered"][0])
     clock.now += 4
-    connections.waiting(pairs["prompt"][0])
+    connections.reading(pairs["prompt"][0])
     clock.now += 1
-    connections.cut_overdue()
+    connections.shut_down_overdue()
     ended = []
     for name, (_, theirs) in pairs.items():
         theirs.setblocking(False)

@@ -9,12 +9,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.errors import RefusedError
-from pytest_glasshouse.tamper.fake_gpu import BLOCKS, DRIVER, FWID, VBIOS, Report, genuine, make_device
+from pytest_glasshouse.tamper.fake_gpu import BLOCKS, DRIVER, FWID, VBIOS, SpdmReport, genuine, make_device
 
 NOW = 1_800_000_000
 NONCE = bytes(range(32))
 DEVICE = genuine(NOW)
-EVIDENCE = DEVICE.sign(bytes(Report(nonce=NONCE)))
+EVIDENCE = DEVICE.sign(bytes(SpdmReport(nonce=NONCE)))
 ROOT = DEVICE.chain[-1].fingerprint(SHA256()).hex()
 
 
@@ -40,7 +40,7 @@ def test_what_was_measured_is_read() -> None:
 
 
 def test_a_device_that_names_no_versions_has_none() -> None:
-    measured = spdm.read_evidence(DEVICE.sign(bytes(dataclasses.replace(Report(nonce=NONCE), opaque=()))))
+    measured = spdm.read_evidence(DEVICE.sign(bytes(dataclasses.replace(SpdmReport(nonce=NONCE), opaque=()))))
     assert (measured.driver, measured.vbios) == ("", "")
 
 

@@ -20,36 +20,36 @@ from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING
 NOW = 1_800_000_000
 
 
-@pytest.fixture(name="stage")
-def a_stage() -> Iterator[TamperTestbed]:
-    with TamperTestbed() as stage:
-        yield stage
+@pytest.fixture(name="testbed")
+def a_testbed() -> Iterator[TamperTestbed]:
+    with TamperTestbed() as testbed:
+        yield testbed
 
 
-def asked(stage: TamperTestbed, run: str = "") -> Outstanding:
-    server = stage.embedded.public_key
-    return stage.client.outstanding(stage.owner.query(server=server, run=run, now=stage.now), server=server)
+def asked(testbed: TamperTestbed, run: str = "") -> Outstanding:
+    server = testbed.embedded.public_key
+    return testbed.client.outstanding(testbed.owner.query(server=server, run=run, now=testbed.now), server=server)
 
 
-def test_a_release_is_told_until_it_is_completed_also_after_a_restart(stage: TamperTestbed) -> None:
-    attempt = stage.attempt()
+def test_a_release_is_told_until_it_is_completed_also_after_a_restart(testbed: TamperTestbed) -> None:
+    attempt = testbed.attempt()
     attempt.release()
-    (told,) = asked(stage).releases
+    (told,) = asked(testbed).releases
     assert (told["nonce"], told["sub"], told["run"]) == (attempt.nonce, SUB, "run-1")
-    stage.restart()
-    assert asked(stage, "run-1").releases == (told,)
-    assert asked(stage, "run-2").releases == ()
+    testbed.restart()
+    assert asked(testbed, "run-1").releases == (told,)
+    assert asked(testbed, "run-2").releases == ()
     attempt.run_journal()
     attempt.complete()
-    assert (asked(stage).releases, asked(stage).total) == ((), 0)
+    assert (asked(testbed).releases, asked(testbed).total) == ((), 0)
 
 
-def test_it_is_overdue_from_its_deadline_on(stage: TamperTestbed) -> None:
-    stage.attempt().release()
-    stage.now += stage.policy.completion_s - 1
-    assert (len(asked(stage).releases), asked(stage).overdue()) == (1, ())
-    stage.now += 1
-    assert asked(stage).overdue() == asked(stage).releases
+def test_it_is_overdue_from_its_deadline_on(testbed: TamperTestbed) -> None:
+    testbed.attempt().release()
+    testbed.now += testbed.policy.completion_s - 1
+    assert (len(asked(testbed).releases), asked(testbed).overdue()) == (1, ())
+    testbed.now += 1
+    assert asked(testbed).overdue() == asked(testbed).releases
 
 
 def ledger_of(number: int) -> ReleaseLedger:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.invariants import judge, time_accounted_for
 from pytest_glasshouse.invariants.accounted import CLOCKS_PPM
 from pytest_glasshouse.tamper import turns
-from pytest_glasshouse.tamper.signed_round import SEGMENT_NS, Finished
+from pytest_glasshouse.tamper.signed_round import SEGMENT_NS, SignedRound
 from pytest_glasshouse.tamper.testbed import WEAK_KEY, TamperTestbed
 from pytest_glasshouse.wire import tokens
 from pytest_glasshouse.wire.canonical import b64u, canonical, sha256_hex
@@ -22,8 +22,8 @@ _CLAIMED_NS = 3 * SEGMENT_NS + 3_000_000
 
 @pytest.fixture(scope="module", name="finished")
 def a_finished_round() -> dict[str, Any]:
-    with TamperTestbed() as stage:
-        return Finished(stage).observation
+    with TamperTestbed() as testbed:
+        return SignedRound(testbed).observation
 
 
 def _with_window(observation: dict[str, Any], passed_ns: int) -> dict[str, Any]:
@@ -57,8 +57,8 @@ def test_clock_that_was_not_read_is_never_good_news(finished: dict[str, Any], ho
 @pytest.mark.parametrize("ak", [b64u(WEAK_KEY), "no key", "", 7, None])
 def test_agent_whose_key_is_none_is_judged_all_the_same(ak: Any) -> None:
     """The guest says what its key is, and says it to every invariant that looks at its word."""
-    with TamperTestbed() as stage:
-        seen = Finished(stage, turns=turns.TURNS).observation
+    with TamperTestbed() as testbed:
+        seen = SignedRound(testbed, turns=turns.TURNS).observation
     for met in seen["rounds"][0]["guest"]:
         met["ak"] = ak
     findings = {each.invariant: each.finding for each in judge(seen)}
@@ -93,8 +93,8 @@ def test_what_a_leg_says_of_its_whole_is_not_less_than_its_segments() -> None:
             for segment in content["segments"]:
                 segment[2] = 7_200_000_000_000
 
-    with TamperTestbed() as stage:
-        seen = Finished(stage, long_segments, turns=turns.TURNS).observation
+    with TamperTestbed() as testbed:
+        seen = SignedRound(testbed, long_segments, turns=turns.TURNS).observation
     assert time_accounted_for(seen).finding == "broken"
 
 

@@ -10,7 +10,7 @@ import pytest
 from pytest_glasshouse.invariants import journal_countersigned
 from pytest_glasshouse.invariants.revisions import invariants_of
 from pytest_glasshouse.observation.results import results
-from pytest_glasshouse.tamper.signed_round import Finished
+from pytest_glasshouse.tamper.signed_round import SignedRound
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 
 Change = Callable[[list[Any]], object]
@@ -31,8 +31,8 @@ def _observed(change: Change) -> dict[str, Any]:
         if about == "entries":
             change(content)
 
-    with TamperTestbed() as stage:
-        return Finished(stage, edit).observation
+    with TamperTestbed() as testbed:
+        return SignedRound(testbed, edit).observation
 
 
 @pytest.mark.parametrize("name", JOURNALS)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.attestation.http import Embedded, listen
+from pytest_glasshouse.attestation.http import ListeningServer, listen
 from pytest_glasshouse.attestation.limits import Limits
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError
@@ -34,7 +34,7 @@ def an_owner(tmp_path: Path) -> Owner:
 
 
 @pytest.fixture(name="tls")
-def a_tls_server(owner: Owner, tmp_path: Path) -> Iterator[Embedded]:
+def a_tls_server(owner: Owner, tmp_path: Path) -> Iterator[ListeningServer]:
     chain, private = certificate(tmp_path)
     server = AttestationServer(owner=owner.public)
     listening = listen(server, ("127.0.0.1", 0), limits=Limits(), tls=context(chain, private))
@@ -43,12 +43,12 @@ def a_tls_server(owner: Owner, tmp_path: Path) -> Iterator[Embedded]:
 
 
 @pytest.fixture(name="outside")
-def what_a_user_says(tls: Embedded, tmp_path: Path) -> OutsideServer:
+def what_a_user_says(tls: ListeningServer, tmp_path: Path) -> OutsideServer:
     key = public_text(tls.public_key)
     return OutsideServer(url=tls.url, key=key, owner_key=tmp_path / "owner.key", authority=tmp_path / "certificate.pem")
 
 
-def test_a_server_is_met_over_tls(outside: OutsideServer, tls: Embedded, owner: Owner) -> None:
+def test_a_server_is_met_over_tls(outside: OutsideServer, tls: ListeningServer, owner: Owner) -> None:
     assert outside.url.startswith("https://")
     host_attestation = HostAttestation(outside)
     assert (host_attestation.place, host_attestation.owner.kid, host_attestation.server_hpke) == (

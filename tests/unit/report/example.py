@@ -24,7 +24,7 @@ from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assem
 from pytest_glasshouse.report.environment import generated_by
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.tamper.case import TamperResult
+from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire import evidence
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.journal import STEPS, Journal
