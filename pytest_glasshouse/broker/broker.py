@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_glasshouse.broker import pricing as money
-from pytest_glasshouse.broker.cleanup_proof import Ending
 from pytest_glasshouse.broker.creator import hello
 from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
 from pytest_glasshouse.broker.limit_watch import Watch
@@ -28,6 +27,7 @@ from pytest_glasshouse.errors import (
     ProtocolError,
 )
 from pytest_glasshouse.providers.base import Cleanup, Grant
+from pytest_glasshouse.providers.lease import worst_cleanup
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 
 if TYPE_CHECKING:
@@ -263,9 +263,7 @@ class Broker:
             self._watch.close()
         for lease in (open_ones := [lease for lease in fleet.leases() if not lease.over and lease.intent_at]):
             lease.ambiguous = lease.ambiguous or not lease.instance_ids
-        timings = {name: fleet.timing(provider) for name, provider in fleet.providers.items()}
-        ending = Ending(open_ones, providers=fleet.providers, timings=timings, clock=fleet.clock, ledger=fleet.ledger)
-        verdicts = {verdict.lease.name: verdict for verdict in ending.prove()}
+        verdicts = {verdict.lease.name: verdict for verdict in fleet.termination(open_ones).prove()}
         for each in fleet.allocations:
             fleet.connection(each.provider).leave(each.lease)
         told: list[dict[str, Json]] = []
@@ -383,10 +381,9 @@ def _names(row_ids: Sequence[str]) -> str:
     return ", ".join(row_ids[:5]) + (", ..." if len(row_ids) > 5 else "")  # noqa: PLR2004
 
 
-def _cleanup(told: list[dict[str, Json]]) -> Cleanup:
-    if not told:
+def _cleanup(allocations: list[dict[str, Json]]) -> Cleanup:
+    if not allocations:
         return Cleanup(status="nothing-rented")
-    seen = {entry["status"] for entry in told}
-    worst: Literal["leak", "unproven", "proven"] = "leak" if "leak" in seen else "unproven" if "unproven" in seen else "proven"
-    those = ", ".join(f"{entry['name']} ({entry['detail']})" for entry in told if entry["status"] == worst)
-    return Cleanup(status=worst, allocations=tuple(told), detail="" if worst == "proven" else f"{worst}: {those}")
+    status = worst_cleanup([str(each["status"]) for each in allocations])
+    those = ", ".join(f"{each['name']} ({each['detail']})" for each in allocations if each["status"] == status)
+    return Cleanup(status=status, allocations=tuple(allocations), detail="" if status == "proven" else f"{status}: {those}")

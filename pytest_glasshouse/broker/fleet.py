@@ -6,15 +6,16 @@ It knows how to end one allocation or all of them at once. It refuses to know ro
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.connection import shut_down_quietly
 from pytest_glasshouse.broker.connection_of import connection_of
 from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
-from pytest_glasshouse.errors import GlasshouseError, NoCapacityError, ProviderError, RateLimitedError
+from pytest_glasshouse.errors import NoCapacityError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.registry import open_provider
 
 if TYPE_CHECKING:
@@ -146,40 +147,19 @@ class Fleet:
                 self.clock.until(self.ending, wait_s)
 
     def end(self, allocation: FleetMember, why: str) -> None:
-        """Ask the guest to zeroize and the provider to end it, now. Proof comes later; what fails here is tried again there."""
+        """Ask the guest to zeroize and the provider to end it, now. The proof at the run's end tries again what fails here."""
         lease, provider = allocation.lease, allocation.provider
         allocation.loss_reason = allocation.loss_reason or why
         if not lease.instance_ids or lease.over:
             return
         if provider.rents:
             threading.Thread(target=shut_down_quietly, args=(self.connection(provider), lease), daemon=True).start()
-        if provider.rents and not lease.seen_listed:
-            self._show(lease, provider)
-        try:
-            told = [self._gone(provider, instance_id) for instance_id in list(lease.instance_ids)]
-        except (GlasshouseError, OSError) as error:
-            lease.problem = str(error)
-            self.ledger.write("not-ended", name=lease.name)
-            return
-        lease.ended = True
-        if all(told):
-            lease.quiet_at = self.clock.wall()
-        self.ledger.write("ended", name=lease.name)
+        self.termination([lease]).request()
 
-    def _show(self, lease: Lease, provider: Provider) -> None:
-        """The positive control, while there is still something to see: without it its end could never be proven."""
-        try:
-            shown = any(found.name == lease.name and found.state != "ended" for found in provider.list())
-        except (GlasshouseError, OSError):
-            return
-        if shown:
-            lease.seen_listed = True
-            self.ledger.write("listed", name=lease.name)
-
-    def _gone(self, provider: Provider, instance_id: str) -> bool:
-        provider.terminate(instance_id)
-        seen = provider.get(instance_id)
-        return seen is None or seen.state == "ended"
+    def termination(self, leases: Sequence[Lease]) -> Termination:
+        """What terminates these leases and proves that they are gone."""
+        timings = {name: self.timing(self.providers[name]) for name in {lease.provider for lease in leases}}
+        return Termination(leases, providers=self.providers, timings=timings, clock=self.clock, ledger=self.ledger)
 
     def end_now(self, why: str) -> None:
         """Every allocation at once, side by side: one that hangs must not keep the others alive."""

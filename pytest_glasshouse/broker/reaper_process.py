@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.broker.cleanup_proof import Ending
+from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.lease_ledger import LeaseLedger, read
 from pytest_glasshouse.broker.timing import RENTED, Clock, Timing, timing_of
 from pytest_glasshouse.errors import ConfigurationError
@@ -73,9 +73,11 @@ class Reaping:
             lease.ambiguous = lease.ambiguous or not lease.instance_ids
             mine.append(lease)
         timings = {name: self._timing_of(provider) for name, provider in self._providers.items()}
-        ending = Ending(mine, providers=self._providers, timings=timings, clock=self._clock, ledger=LeaseLedger(self._path))
+        termination = Termination(
+            mine, providers=self._providers, timings=timings, clock=self._clock, ledger=LeaseLedger(self._path)
+        )
         try:
-            verdicts = ending.prove()
+            verdicts = termination.prove()
         except Exception as error:  # noqa: BLE001  (this process must not die of what it did not foresee)
             self._say(f"{type(error).__name__}: {error}")
             return False

@@ -18,6 +18,7 @@ from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, PublishedFoun
 from pytest_glasshouse.check.recompute import Derivation, null_faults, record_faults
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
+from pytest_glasshouse.providers.lease import worst_cleanup
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary, tamper_passed
@@ -234,9 +235,8 @@ def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
 
 def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:
     statuses = {each["name"]: each["status"] for each in document["cleanup"]["allocations"]}
-    worst = next((word for word in ("leak", "unproven") if word in statuses.values()), "proven")
-    if document["cleanup"]["status"] != worst:
-        yield Fault(path="$.cleanup.status", text=f"the allocations give {worst}")
+    if document["cleanup"]["status"] != (status := worst_cleanup(statuses.values())):
+        yield Fault(path="$.cleanup.status", text=f"the allocations give {status}")
     for name in ("rows", "excludedResults", "nullRows"):
         for place, record in enumerate(document[name]):
             allocation = record["allocationName"]

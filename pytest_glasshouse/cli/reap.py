@@ -163,14 +163,14 @@ def _agreed(count: int) -> bool:
 
 
 def _end(mine: list[FoundAllocation]) -> int:
-    from pytest_glasshouse.broker.cleanup_proof import Ending
+    from pytest_glasshouse.broker.cleanup_proof import Termination
     from pytest_glasshouse.broker.timing import Clock, timing_of
     from pytest_glasshouse.providers.registry import manual
 
     providers = {each.provider.name: each.provider for each in mine}
     timings = {p.name: timing_of(rents=True, simulated=p.simulated, poll_s=p.poll_s) for p in providers.values()}
     leases = list({each.instance.name: _lease(each, mine) for each in mine}.values())
-    verdicts = Ending(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
+    verdicts = Termination(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
     for verdict in verdicts:
         done = "ended" if verdict.status == "proven" else verdict.status.upper()
         _say(f"{done}: {printable(verdict.lease.name)}: {printable(verdict.reason, limit=1000)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from pytest_glasshouse.channel.access import Access, Host, Port, SshAccess, UnixAccess
 from pytest_glasshouse.errors import IntegrityError, ProviderError
+from pytest_glasshouse.providers.lease import CleanupStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -240,6 +241,6 @@ class Grant:
 class Cleanup:
     """Whether everything that was created is gone. Only `proven` and `nothing-rented` pass."""
 
-    status: Literal["proven", "leak", "unproven", "nothing-rented"]
+    status: CleanupStatus | Literal["nothing-rented"]
     allocations: tuple[dict[str, Json], ...] = field(default=())
     detail: str = ""

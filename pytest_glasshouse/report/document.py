@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
+from pytest_glasshouse.providers.lease import CleanupStatus, worst_cleanup
 from pytest_glasshouse.report.attempts import other_attempts
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
@@ -69,7 +70,7 @@ class AllocationCleanup:
     provider: str
     name: str
     provider_instance_id: str | None
-    status: Literal["proven", "leak", "unproven"]
+    status: CleanupStatus
     reason: str
 
 
@@ -141,7 +142,10 @@ def assemble(
         "excludedResults": lists["excludedResults"],
         "tamper": shown,
         "summary": summary(lists, shown, [_outstanding(each) for each in run.outstanding_releases]),
-        "cleanup": {"status": _cleanup_status(cleanup), "allocations": [_cleanup(each) for each in cleanup]},
+        "cleanup": {
+            "status": worst_cleanup([each.status for each in cleanup]),
+            "allocations": [_cleanup(each) for each in cleanup],
+        },
         "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
         "extra": dict(run.extra),
     }
@@ -300,9 +304,3 @@ def _cleanup(each: AllocationCleanup) -> dict[str, Any]:
         "status": each.status,
         "reason": each.reason,
     }
-
-
-def _cleanup_status(cleanup: Sequence[AllocationCleanup]) -> str:
-    """The worst of all. A run that allocated nothing has nothing to prove."""
-    statuses = {each.status for each in cleanup}
-    return next((word for word in ("leak", "unproven") if word in statuses), "proven")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.broker.cleanup_proof import Ending
+from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.errors import AmbiguousCreateError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.base import Instance, Provider
@@ -219,16 +219,16 @@ def test_an_incomplete_listing_ends_what_it_shows_and_proves_nothing(time: FakeT
     genuine, doubts = provider.list, ["pages"] * 4
     provider.list = lambda: Listing(genuine(), doubt=doubts.pop() if doubts else "")  # type: ignore[method-assign]
     lease = Lease(name=made.name, provider="runpod", intent_at=time.now, instance_ids={made.instance_id})
-    ending = Ending([lease], providers={"runpod": provider}, timings={"runpod": TIMING}, clock=time.clock, ledger=None)
-    assert not ending.step()
+    termination = Termination([lease], providers={"runpod": provider}, timings={"runpod": TIMING}, clock=time.clock, ledger=None)
+    assert not termination.poll()
     assert provider.billing() == set()
-    (verdict,) = ending.verdicts()
+    (verdict,) = termination.verdicts()
     assert (verdict.status, "may not be the whole: pages" in verdict.reason) == ("unproven", True)
     doubts += ["pages"] * 1000
-    (verdict,) = ending.prove()
+    (verdict,) = termination.prove()
     assert verdict.status == "unproven"
     doubts.clear()
-    (verdict,) = ending.prove()
+    (verdict,) = termination.prove()
     assert verdict.status == "proven"
 
 
