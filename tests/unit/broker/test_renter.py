@@ -27,8 +27,8 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.base import Instance, SshAccess
 from pytest_glasshouse.providers.lease import named
 from pytest_glasshouse.rows.spec import RowSpec
-from tests.unit.conftest import MakeBroker
-from tests.unit.providers.scripted import Agents, FakeTime, Scripted, appearing, changed, showing
+from tests.unit.broker.conftest import MakeBroker
+from tests.unit.broker.scripted import Agents, FakeTime, Scripted, appearing, changed, showing
 
 ROW = RowSpec(name="row", workload="mlp", gpu="h100", order="raw-first", target_s=60.0)
 OTHER = RowSpec(name="other", workload="mlp", gpu="h100", order="protected-first", target_s=60.0)

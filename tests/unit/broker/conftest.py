@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
-from tests.unit.providers.scripted import Agents, FakeTime, NoReaper, Scripted
+from tests.unit.broker.scripted import Agents, FakeTime, NoReaper, Scripted
 
 MakeBroker = Callable[..., Broker]
 
