@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class CleanupVerdict:
-    """What is known of one lease, and how it is known."""
+    """The cleanup status of one lease, and the reason."""
 
     lease: Lease
     status: CleanupStatus
     reason: str
-    #: Whether looking again could tell no more.
+    #: Whether further polling cannot change it.
     final: bool = False
 
 
@@ -39,7 +39,7 @@ class _Pending:
     timing: Timing
     accepted: set[str] = field(default_factory=set)
     alive: set[str] = field(default_factory=set)
-    clean_looks: int = 0
+    clean_polls: int = 0
     clean_since: float = 0.0
     doubt: str = ""
     verdict: CleanupVerdict | None = None
@@ -73,7 +73,7 @@ class Termination:
         while not self.poll() and not give_up():
             if all(each.verdict or self._overdue(each, began) for each in self._pending):
                 break
-            dirty = 0 if all(each.verdict or each.clean_looks for each in self._pending) else dirty + 1
+            dirty = 0 if all(each.verdict or each.clean_polls for each in self._pending) else dirty + 1
             self._clock.wait(self._interval(dirty))
         return self.verdicts()
 
@@ -112,7 +112,7 @@ class Termination:
     def _overdue(self, each: _Pending, began: float) -> bool:
         now, lease, timing = self._clock.monotonic(), each.lease, each.timing
         search = max(lease.intent_at + timing.search_s - self._clock.wall(), 0.0) if lease.ambiguous else 0.0
-        if each.clean_looks and not each.doubt:
+        if each.clean_polls and not each.doubt:
             return now - began > timing.give_up_s + search + timing.settle_s
         return now - began > timing.give_up_s + search
 
@@ -147,7 +147,7 @@ class Termination:
                 each.doubt = f"the listing failed: {error}"
             return None
         if doubt_in(shown):
-            # What it shows is ended all the same; what it does not show may exist.
+            # What it shows is ended nevertheless; what it does not show may exist.
             for each in mine:
                 each.doubt = f"the listing may not be the whole: {doubt_in(shown)}"
         if isinstance(shown, Listing) and shown.cause is not None:
@@ -162,7 +162,7 @@ class Termination:
         for instance in found:
             each.lease.instance_ids.add(instance.instance_id)
             if instance.instance_id not in before and instance.state != "ended":
-                # It appeared after its end was asked for, or a lost answer hid it.
+                # It appeared after the end was requested, or its create's answer was lost.
                 self._write("adopted", each.lease, instance=instance.instance_id)
                 self._terminate(provider, each, instance.instance_id)
         each.alive = alive | self._alive(provider, each)
@@ -197,16 +197,16 @@ class Termination:
     def _conclude(self, each: _Pending) -> None:
         lease, timing, now = each.lease, each.timing, self._clock.monotonic()
         if each.doubt or each.alive:
-            each.clean_looks = 0
+            each.clean_polls = 0
             return
-        if not each.clean_looks:
+        if not each.clean_polls:
             each.clean_since = now
-        each.clean_looks += 1
+        each.clean_polls += 1
         searched_s = self._clock.wall() - lease.intent_at
-        settled = each.clean_looks >= timing.looks and now - each.clean_since >= timing.settle_s
+        settled = each.clean_polls >= timing.looks and now - each.clean_since >= timing.settle_s
         if not settled or (lease.ambiguous and searched_s < timing.search_s):
             return
-        looked = f"{each.clean_looks} complete listing{'s' if each.clean_looks > 1 else ''} over {now - each.clean_since:.0f} s"
+        looked = f"{each.clean_polls} complete listing{'s' if each.clean_polls > 1 else ''} over {now - each.clean_since:.0f} s"
         if not lease.instance_ids:
             reason = f"its create call's answer was lost; searched by name for {searched_s:.0f} s, {looked}: it never existed"
         elif lease.seen_listed:

@@ -38,14 +38,14 @@ def agents() -> Iterator[Agents]:
 def make_broker(tmp_path: Path, time: FakeTime, rented: Scripted, agents: Agents) -> Iterator[MakeBroker]:
     made: list[Broker] = []
 
-    def make(*, tell: Callable[[str, str], None] = lambda _name, _what: None, **options: Any) -> Broker:
+    def make(*, emit: Callable[[str, str], None] = lambda _name, _what: None, **options: Any) -> Broker:
         fields = {"provider": "runpod", "run_id": "unit", "run_dir": tmp_path, "budget_usd": 50.0, **options}
         broker = Broker(
             BrokerOptions(**fields),
             providers={"runpod": rented},
             clock=time.clock,
             connection=agents,
-            tell=tell,
+            emit=emit,
             start_reaper=NoReaper,
         )
         made.append(broker)

@@ -32,7 +32,7 @@ def main() -> None:
         run_dir=Path(directory),
         budget_usd=5.0,
         allow_simulated=True,
-        timing=Timing.from_text(timing),
+        timing=Timing.from_json(timing),
         boot_timeout_s=20.0,
     )
     broker = Broker(options, connection=agents)

@@ -181,7 +181,9 @@ def test_pod_that_never_runs_is_ended_at_the_boot_deadline(make_broker: MakeBrok
     began = time.now
     with (
         showing(rented, state="pending", access=None),
-        pytest.raises(BootTimeoutError, match=r"expected it to run within 100 s, saw state .*last words: layer does not exist"),
+        pytest.raises(
+            BootTimeoutError, match=r"expected it to run within 100 s, saw state .*last line of its log: layer does not exist"
+        ),
     ):
         broker.acquire(ROW)
     assert time.now - began < 110
@@ -472,7 +474,7 @@ def test_pod_that_is_shown_elsewhere_was_restarted(make_broker: MakeBroker, rent
 def test_end_of_a_boot_is_told_like_its_beginning(make_broker: MakeBroker) -> None:
     """Or what shows it would show it for ever."""
     told: list[tuple[str, str]] = []
-    grant = make_broker(tell=lambda name, what: told.append((name, what))).acquire(ROW)
+    grant = make_broker(emit=lambda name, what: told.append((name, what))).acquire(ROW)
     assert (grant.allocation_id, "bootstrap") in told
     assert told[-1] == (grant.allocation_id, "")
 
