@@ -109,12 +109,12 @@ def _providers(options: argparse.Namespace) -> list[Provider]:
 
 
 def _find(providers: list[Provider], doubts: list[str]) -> Iterator[FoundAllocation]:
-    from pytest_glasshouse.providers.lease import named
+    from pytest_glasshouse.providers.lease import parse_name
 
     for provider in providers:
         for instance in _patiently(provider, doubts):
             if instance.state != "ended":
-                yield FoundAllocation(provider=provider, instance=instance, named=named(instance.name))
+                yield FoundAllocation(provider=provider, instance=instance, named=parse_name(instance.name))
 
 
 def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:

@@ -25,7 +25,7 @@ from pytest_glasshouse.errors import (
     WrongGpuError,
 )
 from pytest_glasshouse.providers.base import Instance, SshAccess
-from pytest_glasshouse.providers.lease import named
+from pytest_glasshouse.providers.lease import parse_name
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.unit.broker.conftest import MakeBroker
 from tests.unit.broker.scripted import Agents, FakeTime, Scripted, appearing, changed, showing
@@ -355,7 +355,7 @@ def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: S
 def test_deadline_in_the_name_is_never_later_than_the_money_lasts(make_broker: MakeBroker, time: FakeTime) -> None:
     """Whoever finds the name after everything else died still stops in time."""
     grant = make_broker(budget_usd=1.0).acquire(ROW)
-    told = named(grant.allocation_id)
+    told = parse_name(grant.allocation_id)
     assert told is not None
     assert 1799 <= told.deadline - 1_800_000_000 <= 1800
 
@@ -511,10 +511,10 @@ def test_ledger_holds_neither_keys_nor_endpoints(make_broker: MakeBroker, tmp_pa
 
 
 def test_name_says_whose_it_is_and_until_when() -> None:
-    told = named("glasshouse-20261121-023400-66138d-12-1764000000")
+    told = parse_name("glasshouse-20261121-023400-66138d-12-1764000000")
     assert told is not None
     assert (told.run_id, told.number, told.deadline) == ("20261121-023400-66138d", 12, 1764000000)
-    assert [named(other) for other in ("mine", "glasshouse-x", "glasshouse-a-1-17", "glasshouse-a-1-1764000000x")] == [None] * 4
+    assert [parse_name(other) for other in ("mine", "glasshouse-x", "glasshouse-a-1-17", "glasshouse-a-1-1764000000x")] == [None] * 4
 
 
 def test_foreign_instances_are_not_ours_to_judge(make_broker: MakeBroker, rented: Scripted) -> None:
