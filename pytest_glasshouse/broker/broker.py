@@ -1,20 +1,19 @@
-"""The broker: the only one that creates and ends allocations. It lives in the controller.
+"""The broker: the only part that creates and ends allocations. It lives in pytest's process, with xdist in the controller's.
 
-It promises that everything is priced before the first grant, that one allocation is granted to one row at a time, that
-budget and deadlines end what is above them, and that `end_all` says truthfully whether everything is gone. It judges no row.
+It promises that everything is priced before the first grant, that an allocation is granted to one row at a time, that what
+exceeds the budget or its deadline is ended, and that `end_all` reports whether every allocation is gone. It judges no row.
 """
 
 from __future__ import annotations
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
-from pytest_glasshouse.broker import pricing as money
-from pytest_glasshouse.broker.cleanup_proof import Ending
+from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.broker.creator import hello
 from pytest_glasshouse.broker.fleet import BrokerOptions, Fleet, FleetMember
-from pytest_glasshouse.broker.limit_watch import Watch
+from pytest_glasshouse.broker.limit_watch import LimitWatch
 from pytest_glasshouse.broker.renter import Renter
 from pytest_glasshouse.broker.timing import Clock
 from pytest_glasshouse.channel.archive import reference_source
@@ -28,6 +27,7 @@ from pytest_glasshouse.errors import (
     ProtocolError,
 )
 from pytest_glasshouse.providers.base import Cleanup, Grant
+from pytest_glasshouse.providers.lease import worst_cleanup
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 
 if TYPE_CHECKING:
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Broker", "BrokerOptions"]
 
-#: How long a signal waits until the end of everything was asked for.
+#: How long a signal handler waits until the end of every allocation was requested.
 _SIGNAL_WAIT_S = 5.0
 
 
 class ReaperLike(Protocol):
-    """What outlives the run."""
+    """The reaper: a process that outlives the run."""
 
     def dismiss(self, *, wait: bool) -> None:
-        """The run is over: look at the ledger, and exit once everything in it is proven to be gone."""
+        """Let it read the ledger now; it exits once every allocation in it is proven to be gone."""
         ...
 
 
 class Broker:
-    """Grants allocations. Made without side effects; raises `ConfigurationError` for what the user can fix."""
+    """Grants allocations. Its constructor has no side effects, and raises `ConfigurationError` for what the user can fix."""
 
     def __init__(
         self,
@@ -62,20 +62,20 @@ class Broker:
         providers: Mapping[str, Provider] | None = None,
         clock: Clock | None = None,
         connection: Connection | None = None,
-        tell: Callable[[str, str], None] = lambda _name, _what: None,
+        emit: Callable[[str, str], None] = lambda _name, _what: None,
         start_reaper: Callable[[], ReaperLike] | None = None,
     ) -> None:
-        """`providers` are there already, by name; others are opened when a row wants them. `tell` hears how boots go on."""
+        """`providers` are open already, by name; others are opened when a row needs them. `emit` gets each step of a boot."""
         self._options = options
         self._fleet = Fleet(options, providers=providers, clock=clock or Clock(), connection=connection)
-        self._fleet.tell = tell
-        self._renter = Renter(self._fleet, tell=tell, before=self._prepare)
+        self._fleet.emit = emit
+        self._renter = Renter(self._fleet, emit=emit, before=self._prepare)
         self._creating: list[str] = []
         self._stopped = ""
         #: The run's rows by row id; empty where nobody planned any.
         self._planned: dict[str, RowSpec] = {}
-        self._watch: Watch | None = None
-        self._start_reaper = start_reaper or self._own_reaper
+        self._watch: LimitWatch | None = None
+        self._start_reaper = start_reaper or self._default_reaper
         self._reaper: ReaperLike | None = None
         if options.provider != "row":
             self._fleet.connection(self._fleet.provider(options.provider))
@@ -88,64 +88,64 @@ class Broker:
         Raises `ConfigurationError`, also where the guests of a provider could not be reached from this machine.
         """
         for row in rows:
-            self._fleet.connection(self._fleet.provider(self._where(row)))
+            self._fleet.connection(self._fleet.provider(self._provider_of(row)))
         self._planned = {row.row_id: row for row in rows}
 
     @property
     def rents(self) -> bool:
-        """Whether what was planned costs money."""
-        return any(self._fleet.provider(self._where(row)).rents for row in self._planned.values())
+        """Whether the planned rows cost money."""
+        return any(self._fleet.provider(self._provider_of(row)).rents for row in self._planned.values())
 
     @property
     def simulated(self) -> tuple[str, ...]:
-        """The providers in use that are not the real ones."""
+        """The providers in use whose API is not their own."""
         return tuple(sorted(name for name, provider in self._fleet.providers.items() if provider.simulated))
 
-    def quote(self, *, say: Callable[[str], None] = lambda _line: None) -> money.Quote:
-        """Price every planned row that would be rented; `say` hears each time a provider has to be asked again.
+    def quote(self, *, on_retry: Callable[[str], None] = lambda _line: None) -> pricing.Quote:
+        """Price every planned row that would be rented; `on_retry` gets a line for each request that is repeated.
 
-        Raises `BudgetError` above the budget, `ConfigurationError`, and `InfrastructureError` where a provider tells no prices.
+        Raises `BudgetError` above the budget, `ConfigurationError`, and `InfrastructureError` where a provider has no prices.
         """
         priced: list[tuple[RowSpec, Offer]] = []
-        without: list[str] = []
+        unavailable: list[str] = []
         for row in self._planned.values():
-            provider = self._fleet.provider(self._where(row))
+            provider = self._fleet.provider(self._provider_of(row))
             if not provider.rents:
                 continue
             try:
-                priced.append((row, self._renter.offers(provider, row, say=say)[0]))
+                priced.append((row, self._renter.offers(provider, row, on_retry=on_retry)[0]))
             except NoCapacityError:
-                without.append(row.name)
-        told = money.quote(priced, shared=self._options.allocation == "shared", without=without)
-        told.check(self._options.budget_usd)
-        return told
+                unavailable.append(row.name)
+        quote = pricing.quote(priced, shared=self._options.allocation == "shared", unavailable=unavailable)
+        quote.check(self._options.budget_usd)
+        return quote
 
     # -- while rows run
 
     def acquire(self, row: RowSpec, *, worker: str = "main") -> Grant:
-        """Wait for an allocation for `row`, creating it where there is none.
+        """Wait for an allocation for `row`, and create it where there is none.
 
-        Raises a subclass of `InfrastructureError`, `BudgetError` once the budget is reached, or `ConfigurationError` when
-        the provider cannot serve the row, or when rows were planned and this one is none of them: nobody priced it.
+        Raises a subclass of `InfrastructureError`, `BudgetError` once the budget is reached, or `ConfigurationError` where
+        the provider cannot run the row, or where rows were planned and this one is not among them: it has no price.
         """
         if self._planned and row.row_id not in self._planned:
             raise ConfigurationError(
                 f"row {row.name!r} was not priced: the run planned {_names(list(self._planned))}. Nothing else is granted"
             )
-        provider = self._fleet.provider(self._where(row))
+        provider = self._fleet.provider(self._provider_of(row))
         key = "this machine" if provider.this_machine else f"{provider.name}/{row.gpu}"
         grant_id = f"{worker}-{secrets.token_hex(4)}"
         while (found := self._claim(key, grant_id)) is not None:
-            with self._given_back_unless_granted(found):
-                if self._still_the_same(found):
+            with self._freed_on_error(found):
+                if self._is_same_guest(found):
                     return self._grant(found)
-                # A guest that is gone or came back as another is not given to a row as if nothing had happened.
-                self._fleet.end(found, "its guest stopped answering, or came back as another")
+                # A guest that is gone, or was restarted, is not granted to another row.
+                self._fleet.end(found, "its guest stopped answering, or was restarted")
             self._free(found)
         try:
             allocation = self._renter.rent(provider, row, key)
             allocation.grant_id = grant_id
-            with self._given_back_unless_granted(allocation):
+            with self._freed_on_error(allocation):
                 return self._grant(allocation)
         except BudgetError as error:
             self._stopped = self._stopped or str(error)
@@ -159,9 +159,9 @@ class Broker:
                 self._fleet.changed.notify_all()
 
     def release(self, grant: Grant, *, worker: str = "main") -> None:
-        """Give a grant back; with one allocation per row, the allocation ends here."""
+        """Give a grant back. With one allocation per row, this ends the allocation."""
         del worker
-        allocation = self._of(grant)
+        allocation = self._member(grant)
         if allocation is not None:
             try:
                 if self._options.allocation == "row":
@@ -170,14 +170,14 @@ class Broker:
                 self._free(allocation)
 
     def end(self, grant: Grant, why: str) -> None:
-        """End a granted allocation whose guest cannot be used any more. It is still to be given back."""
-        allocation = self._of(grant)
+        """End a granted allocation whose guest cannot be used any more. The caller must still release the grant."""
+        allocation = self._member(grant)
         if allocation is not None:
             self._fleet.end(allocation, why)
 
     def abandon(self, worker: str) -> None:
-        """A worker died: end what it held, since nobody knows what still runs there."""
-        # Each of them, whatever goes wrong with another.
+        """End the allocations granted to a worker that died: what still runs there is not known."""
+        # Each of them, also where another cannot be ended.
         with contextlib.ExitStack() as all_of_them:
             for allocation in list(self._fleet.allocations):
                 if allocation.grant_id and allocation.grant_id.startswith(f"{worker}-"):
@@ -185,23 +185,23 @@ class Broker:
                     all_of_them.callback(self._fleet.end, allocation, "the worker that used it is gone")
 
     def play(self, grant: Grant, act: str) -> None:
-        """Let the mock provider play one act of a fault on a granted allocation."""
+        """Let the mock provider play one step of a fault on a granted allocation."""
         self._fleet.provider(grant.provider).play(grant.instance_id, act)
 
     def listing(self, provider: str = "") -> Listing:
-        """What `provider`, else those in use, list now; a provider that is busy for a moment is asked again."""
+        """What `provider`, or every provider in use, lists now. A request that fails for the moment is repeated."""
         used = {each.provider.name: each.provider for each in self._fleet.allocations} or self._fleet.providers
         asked = [self._fleet.provider(provider)] if provider else list(used.values())
-        shown = [self._fleet.patiently(each, each.list) for each in asked]
+        shown = [self._fleet.with_retries(each, each.list) for each in asked]
         return Listing((one for each in shown for one in each), doubt="; ".join(filter(None, map(doubt_in, shown))))
 
-    def loss_reason(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (each answer is found out at another place)
-        """What became of an allocation whose guest does not answer, in a word and a sentence.
+    def loss_reason(self, grant: Grant) -> tuple[str, str]:  # noqa: PLR0911  (one return a reason)
+        """Why the guest of an allocation does not answer: a kind and a sentence.
 
-        `ended` by this broker; `lost`, as the provider says; `unreachable` though the provider says that it runs; `unknown`
-        where the provider says nothing. Two empty texts for a guest of this machine.
+        `ended` by this broker; `lost`, by the provider's account; `unreachable`, though the provider says that it runs; `unknown`
+        where the provider does not answer. Two empty texts for a guest of this machine.
         """
-        allocation = self._of(grant)
+        allocation = self._member(grant)
         if allocation is None:
             return "", ""
         if self._stopped or allocation.loss_reason:
@@ -224,23 +224,23 @@ class Broker:
 
     @property
     def over_budget(self) -> str:
-        """What to say where the budget ended the run; empty otherwise."""
+        """The message where the budget ended the run; empty otherwise."""
         return self._stopped
 
     def spent_usd(self) -> float | None:
-        """What the run's allocations have cost until now, by the clock and their prices; None where nothing is rented."""
+        """The cost of the run's allocations until now, by the clock and their prices; None where nothing is rented."""
         leases = [lease for lease in self._fleet.leases() if lease.intent_at and self._fleet.provider(lease.provider).rents]
-        return money.spent_usd(leases, self._fleet.clock.wall()) if leases else None
+        return pricing.spent_usd(leases, self._fleet.clock.wall()) if leases else None
 
     def check_limits(self) -> None:
-        """End what is above the budget or past its deadline. Called twice a second while anything exists."""
+        """End what exceeds the budget or its deadline. Called twice a second while anything exists."""
         fleet, now, budget = self._fleet, self._fleet.clock.wall(), self._options.budget_usd
         if budget is not None and not self._stopped:
             leases = [lease for lease in fleet.leases() if lease.intent_at]
             reserve_s = max((fleet.timing(each.provider).reserve_s for each in list(fleet.allocations)), default=0.0)
-            if money.seconds_left(leases, budget_usd=budget, now=now) <= reserve_s:
+            if pricing.seconds_left(leases, budget_usd=budget, now=now) <= reserve_s:
                 self._stopped = (
-                    f"the budget of {budget:g} USD is reached: {money.spent_usd(leases, now):.2f} USD by the clock. "
+                    f"the budget of {budget:g} USD is reached: {pricing.spent_usd(leases, now):.2f} USD by the clock. "
                     "Every allocation was ended at once"
                 )
                 fleet.end_now(self._stopped)
@@ -249,12 +249,12 @@ class Broker:
                 fleet.end(each, "its total deadline is over; it was ended")
 
     def signal_end(self) -> None:
-        """End everything at once, from a signal handler: no lock is taken here and no proof is made."""
+        """End everything at once, from a signal handler: takes no lock and proves nothing."""
         if self._watch is not None:
-            self._watch.ring(wait_s=_SIGNAL_WAIT_S)
+            self._watch.request_end(wait_s=_SIGNAL_WAIT_S)
 
     def end_all(self) -> Cleanup:
-        """End everything and say whether it is proven. May be called again; the last answer counts."""
+        """End everything, and return whether that is proven. May be called again; the last result counts."""
         fleet = self._fleet
         fleet.ending.set()
         with fleet.changed:
@@ -263,40 +263,38 @@ class Broker:
             self._watch.close()
         for lease in (open_ones := [lease for lease in fleet.leases() if not lease.over and lease.intent_at]):
             lease.ambiguous = lease.ambiguous or not lease.instance_ids
-        timings = {name: fleet.timing(provider) for name, provider in fleet.providers.items()}
-        ending = Ending(open_ones, providers=fleet.providers, timings=timings, clock=fleet.clock, ledger=fleet.ledger)
-        verdicts = {verdict.lease.name: verdict for verdict in ending.prove()}
+        verdicts = {verdict.lease.name: verdict for verdict in fleet.termination(open_ones).prove()}
         for each in fleet.allocations:
-            fleet.connection(each.provider).leave(each.lease)
-        told: list[dict[str, Json]] = []
+            fleet.connection(each.provider).disconnect(each.lease)
+        allocations: list[dict[str, Json]] = []
         for each in fleet.allocations:
             if each.lease.void or not each.lease.intent_at:
                 continue
             verdict = verdicts.get(each.lease.name)
-            told.append({
+            allocations.append({
                 "name": each.lease.name, "provider": each.lease.provider, "instanceId": each.instance_id or None,
                 "status": "proven" if verdict is None else verdict.status,
                 "detail": "proven before" if verdict is None else verdict.reason,
             })  # fmt: skip
-        cleanup = _cleanup(told)
+        cleanup = _cleanup(allocations)
         if self._reaper is not None:
             self._reaper.dismiss(wait=cleanup.status in ("proven", "nothing-rented"))
         return cleanup
 
     def secrets(self) -> tuple[str, ...]:
-        """What must not be published: where the guests are, keys, the providers' credentials."""
+        """What must not be published: addresses of guests, keys, the providers' credentials."""
         fleet = self._fleet
         own = [each for provider in fleet.providers.values() for each in provider.secrets()]
-        reached = [each for provider in fleet.providers.values() for each in fleet.connection(provider).secrets()]
-        return tuple(dict.fromkeys(each for each in [*own, *reached] if each))
+        of_guests = [each for provider in fleet.providers.values() for each in fleet.connection(provider).secrets()]
+        return tuple(dict.fromkeys(each for each in [*own, *of_guests] if each))
 
     # -- inside
 
-    def _where(self, row: RowSpec) -> str:
+    def _provider_of(self, row: RowSpec) -> str:
         return row.provider if self._options.provider == "row" else self._options.provider
 
     def _claim(self, key: str, grant_id: str) -> FleetMember | None:
-        """Wait until nobody uses what `key` names; then an allocation that is ready, or the right to create one."""
+        """Wait until no row uses what `key` names; return an allocation that is ready, or None: the caller creates one."""
         fleet = self._fleet
         shared = self._options.allocation == "shared"
         with fleet.changed:
@@ -325,42 +323,42 @@ class Broker:
         if self._stopped:
             raise BudgetError(f"{self._stopped}; nothing more is granted")
 
-    def _of(self, grant: Grant) -> FleetMember | None:
+    def _member(self, grant: Grant) -> FleetMember | None:
         return next((each for each in self._fleet.allocations if each.lease.name == grant.allocation_id), None)
 
     @contextlib.contextmanager
-    def _given_back_unless_granted(self, allocation: FleetMember) -> Iterator[None]:
-        """Whatever goes wrong between the claim and the grant, an interrupt too: the next row does not wait for nobody."""
+    def _freed_on_error(self, allocation: FleetMember) -> Iterator[None]:
+        """Free the allocation on any error between claim and grant, interrupts included: other rows would wait for ever."""
         try:
             yield
         except BaseException:
             self._free(allocation)
             raise
 
-    def _still_the_same(self, allocation: FleetMember) -> bool:
+    def _is_same_guest(self, allocation: FleetMember) -> bool:
         try:
             return hello(allocation, timeout_s=5.0)["agentNonce"] == allocation.hello["agentNonce"]
         except (GuestGoneError, ProtocolError):
             return False
 
     def _prepare(self, provider: Provider) -> None:
-        """What has to stand before the first thing exists: the watch, and for what costs money the reaper."""
+        """Start what must run before anything exists: the watch of the limits, and the reaper where it costs money."""
         with self._fleet.changed:
             if self._watch is None:
-                self._watch = Watch(
-                    look=self.check_limits, end_now=lambda: self._fleet.end_now("the run was interrupted; it was ended")
+                self._watch = LimitWatch(
+                    check=self.check_limits, end_now=lambda: self._fleet.end_now("the run was interrupted; it was ended")
                 )
             if provider.rents and self._reaper is None:
                 self._reaper = self._start_reaper()
 
-    def _own_reaper(self) -> ReaperLike:
+    def _default_reaper(self) -> ReaperLike:
         from pytest_glasshouse.broker.reaper import Reaper
 
         options = self._options
         return Reaper.start(self._fleet.ledger.path, timing=options.timing, allow_simulated=options.allow_simulated)
 
     def _grant(self, allocation: FleetMember) -> Grant:
-        provider, greeting = allocation.provider, allocation.hello
+        provider, hello = allocation.provider, allocation.hello
         return Grant(
             grant_id=cast("str", allocation.grant_id),
             allocation_id=allocation.lease.name,
@@ -368,8 +366,8 @@ class Broker:
             instance_id=allocation.instance_id,
             address=allocation.address,
             gpu_model=allocation.gpu_model,
-            gpu_uuid=cast("str | None", greeting["gpuUuid"]),
-            device=cast("str", greeting["device"]),
+            gpu_uuid=cast("str | None", hello["gpuUuid"]),
+            device=cast("str", hello["device"]),
             archive_sha256=provider.archive_sha256,
             reference_source=reference_source(),
             dry_run=provider.dry_run or provider.simulated,
@@ -383,10 +381,9 @@ def _names(row_ids: Sequence[str]) -> str:
     return ", ".join(row_ids[:5]) + (", ..." if len(row_ids) > 5 else "")  # noqa: PLR2004
 
 
-def _cleanup(told: list[dict[str, Json]]) -> Cleanup:
-    if not told:
+def _cleanup(allocations: list[dict[str, Json]]) -> Cleanup:
+    if not allocations:
         return Cleanup(status="nothing-rented")
-    seen = {entry["status"] for entry in told}
-    worst: Literal["leak", "unproven", "proven"] = "leak" if "leak" in seen else "unproven" if "unproven" in seen else "proven"
-    those = ", ".join(f"{entry['name']} ({entry['detail']})" for entry in told if entry["status"] == worst)
-    return Cleanup(status=worst, allocations=tuple(told), detail="" if worst == "proven" else f"{worst}: {those}")
+    status = worst_cleanup([str(each["status"]) for each in allocations])
+    those = ", ".join(f"{each['name']} ({each['detail']})" for each in allocations if each["status"] == status)
+    return Cleanup(status=status, allocations=tuple(allocations), detail="" if status == "proven" else f"{status}: {those}")

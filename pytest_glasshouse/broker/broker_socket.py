@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class BrokerServer:
-    """Serves one broker to the workers of a run, at `address`."""
+    """Serves a broker to the workers of a run, at `address`."""
 
     def __init__(self, broker: Broker, on_event: Callable[[dict[str, Any]], None]) -> None:
         self._broker = broker

@@ -1,6 +1,6 @@
-"""The way from an instance to its agent's socket, as the broker needs it. On this machine there is nothing to do.
+"""Connections to guests, as the broker needs them: from an instance to the socket of its agent.
 
-What reaches guests elsewhere is the channel room's; this module only knows the shape.
+Guests on this machine need nothing more than their socket's path. For rented ones see `rented_connection`.
 """
 
 from __future__ import annotations
@@ -17,34 +17,34 @@ if TYPE_CHECKING:
 
 
 class Connection(Protocol):
-    """Launches, connections and shutdowns of the guests of one run. Everything it keeps, it keeps in memory or mode 0700."""
+    """Launches, connects and shuts down the guests of one run. What it stores is in memory, or in files of mode 0700."""
 
     def launch(self, lease: Lease, provider: Provider) -> Launch:
-        """What is started under this lease's name. Keys are made here, one set per lease."""
+        """What is started under this lease's name. Makes the keys, one set per lease."""
         ...
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
-        """Reach the guest, install and start its agent; the path of a socket of this machine that leads to it.
+        """Connect to the guest, install and start its agent; returns the path of a local socket that leads to it.
 
         Raises `InfrastructureError` after `timeout_s` at the latest.
         """
         ...
 
     def shut_down(self, lease: Lease) -> None:
-        """Tell the guest to zeroize, without waiting for it: best effort, at most a second."""
+        """Ask the guest to zeroize, without waiting for it: best effort, at most a second."""
         ...
 
-    def leave(self, lease: Lease) -> None:
-        """Hang up and forget the lease's keys. Harmless for one that was never reached."""
+    def disconnect(self, lease: Lease) -> None:
+        """Close the connection and forget the lease's keys. Does nothing for a lease that was never connected."""
         ...
 
     def secrets(self) -> tuple[str, ...]:
-        """What must not be published."""
+        """Addresses and keys that must not be published."""
         ...
 
 
-class Nearby:
-    """Guests that are processes of this machine: their socket is their address."""
+class LocalConnection:
+    """Connections to guests that are processes of this machine: their socket is their address."""
 
     def __init__(self) -> None:
         self._addresses: dict[str, str] = {}
@@ -58,22 +58,24 @@ class Nearby:
         """The socket's own path."""
         del timeout_s
         if not isinstance(access, UnixAccess):
-            raise ConfigurationError(f"allocation {lease.name} is elsewhere; expected a guest of this machine")
+            raise ConfigurationError(
+                f"allocation {lease.name}: expected a guest of this machine, saw one that is reached over SSH"
+            )
         self._addresses[lease.name] = access.path
         return access.path
 
     def shut_down(self, lease: Lease) -> None:
-        """A guest of this machine ends with its pipe, and its legs with it."""
+        """Nothing to do: a guest of this machine ends with its pipe, and its legs with it."""
 
-    def leave(self, lease: Lease) -> None:
-        """Nothing was opened."""
+    def disconnect(self, lease: Lease) -> None:
+        """Nothing to do: no connection is open."""
 
     def secrets(self) -> tuple[str, ...]:
-        """Where the guests' sockets are."""
+        """The paths of the guests' sockets."""
         return tuple(self._addresses.values())
 
 
 def shut_down_quietly(connection: Connection, lease: Lease) -> None:
-    """The end of the allocation does not wait for its guest's manners."""
+    """Shut the guest down where that works: the end of its allocation does not wait for it."""
     with contextlib.suppress(GlasshouseError, OSError):
         connection.shut_down(lease)

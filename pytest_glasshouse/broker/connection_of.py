@@ -1,10 +1,10 @@
-"""How the guest of each kind of allocation is reached."""
+"""The connection for each provider's guests."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.broker.connection import Connection, Nearby
+from pytest_glasshouse.broker.connection import Connection, LocalConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,18 +17,18 @@ def connection_of(
     *,
     image: str | None = None,
     boot_timeout_s: float | None = None,
-    tell: Callable[[str, str], None] = lambda _name, _what: None,
+    emit: Callable[[str, str], None] = lambda _name, _what: None,
 ) -> Connection:
-    """How the guests of `provider` are reached.
+    """The connection to the guests of `provider`; `emit` gets each step of a boot.
 
-    Raises `ConfigurationError` for an image that is missing or not pinned, and where `ssh` would not reach a guest from here.
+    Raises `ConfigurationError` for an image that is missing or not pinned, and where `ssh` does not work on this machine.
     """
     if not provider.rents:
-        return Nearby()
+        return LocalConnection()
     from pytest_glasshouse.broker.rented_connection import RentedConnection
     from pytest_glasshouse.channel.ssh import preflight
 
-    connection = RentedConnection(image=image, boot_timeout_s=boot_timeout_s, tell=tell)
+    connection = RentedConnection(image=image, boot_timeout_s=boot_timeout_s, emit=emit)
     connection.image_for(provider)
     preflight()
     return connection

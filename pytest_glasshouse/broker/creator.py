@@ -1,7 +1,7 @@
-"""One allocation from intent to a guest that answers, or an error that leaves nothing unsaid.
+"""Creates one allocation and boots its guest: from the intent in the ledger to the agent's first answer.
 
-The intent is on disk before the one create call. A lost answer is never asked for again: the name is unique, so the listing
-can tell. Boot and bootstrap have deadlines of their own. Ending what went wrong is the broker's.
+The intent is on disk before the create request, which is sent once. Where its answer is lost, the listing is searched for the
+allocation's unique name. Boot and bootstrap have separate deadlines. The renter ends an allocation that failed here.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Creator:
-    """Creates and boots. `ending` stops every wait; `tell` hears how far a boot is."""
+    """Creates and boots allocations. `ending` stops every wait; `emit` gets each step of a boot."""
 
     clock: Clock
     ledger: LeaseLedger
@@ -48,12 +48,12 @@ class Creator:
     ending: threading.Event
     boot_timeout_s: float
     timing: Timing
-    tell: Callable[[FleetMember, str], None]
+    emit: Callable[[FleetMember, str], None]
 
     def create(self, allocation: FleetMember) -> None:
-        """Intent, one create call, and a search by name where its answer was lost.
+        """Write the intent, send one create request, and search by name where its answer was lost.
 
-        Raises what the provider raised (then nothing exists), or `AmbiguousCreateError` (then nobody knows).
+        Raises what the provider raised (then nothing exists), or `AmbiguousCreateError` (then it may exist).
         """
         lease, provider = allocation.lease, allocation.provider
         launch = self.connection.launch(lease, provider)
@@ -64,7 +64,7 @@ class Creator:
             lease.void = True
             raise
         try:
-            # Until the answer is here nobody knows: an interrupt in the middle of the call leaves it so.
+            # Ambiguous until the answer is here: an interrupt during the call must leave it so.
             lease.ambiguous = True
             instance = provider.create(allocation.offer, launch=launch)
         except AmbiguousCreateError as error:
@@ -72,7 +72,7 @@ class Creator:
             if error.instance_id:
                 self._adopt(lease, error.instance_id)
                 with contextlib.suppress(GlasshouseError):
-                    # Seen in the listing before it is ended, or its absence there would show nothing.
+                    # The listing must show it before it is ended, or its absence there would prove nothing.
                     self.note_listing(allocation)
                 raise
             self._adopt(lease, self._search(allocation, error))
@@ -88,12 +88,12 @@ class Creator:
             self.ledger.write("created", name=lease.name, instance=instance.instance_id)
 
     def boot(self, allocation: FleetMember) -> None:
-        """Wait until it can be reached, reach it, and compare its GPU with what was promised."""
+        """Wait until it has an address, connect to its agent, and compare its GPU with the offer's."""
         lease = allocation.lease
         instance = self._until_reachable(allocation)
-        _compare(lease.name, promised=allocation.offer.gpu_model, seen=instance.gpu_model)
-        self.tell(allocation, "bootstrap")
-        assert instance.access is not None  # noqa: S101  (what `_until_reachable` waits for)
+        _check_gpu(lease.name, promised=allocation.offer.gpu_model, seen=instance.gpu_model)
+        self.emit(allocation, "bootstrap")
+        assert instance.access is not None  # noqa: S101  (`_until_reachable` waits for it)
         allocation.access = instance.access
         until = self.clock.monotonic() + self.timing.bootstrap_s
         allocation.address = self.connection.connect(lease, instance.access, timeout_s=self.timing.bootstrap_s)
@@ -105,16 +105,16 @@ class Creator:
         if allocation.provider.simulated and allocation.hello["device"] == "cpu":
             allocation.gpu_model = SIMULATED_GPU
             return
-        _compare(lease.name, promised=allocation.offer.gpu_model, seen=model)
+        _check_gpu(lease.name, promised=allocation.offer.gpu_model, seen=model)
         allocation.gpu_model = model
 
     def refuse_when_ending(self) -> None:
-        """Nothing goes on once the run is ending."""
+        """Raise `InfrastructureError` once the run is ending."""
         if self.ending.is_set():
             raise InfrastructureError("the run is ending; nothing more is granted")
 
     def note_listing(self, allocation: FleetMember) -> Listing:
-        """The positive control: what the listing shows of this lease while it runs. A second instance ends them all."""
+        """What the listing shows of this lease while it runs: the proof of its end needs that. A second instance is an error."""
         lease = allocation.lease
         shown = allocation.provider.list()
         found = Listing((i for i in shown if i.name == lease.name and i.state != "ended"), doubt=doubt_in(shown))
@@ -125,7 +125,7 @@ class Creator:
             self._adopt(lease, instance.instance_id)
         if len(found) > 1:
             raise InfrastructureError(
-                f"allocation {lease.name} exists {len(found)} times: expected one, for its name is unique. All were ended; "
+                f"allocation {lease.name} exists {len(found)} times: expected one, since its name is unique. All were ended; "
                 "run again",
                 allocation_id=lease.name,
             )
@@ -136,7 +136,7 @@ class Creator:
             lease.instance_ids.add(instance_id)
             self.ledger.write("adopted", name=lease.name, instance=instance_id)
 
-    def _search(self, allocation: FleetMember, lost: AmbiguousCreateError) -> str:
+    def _search(self, allocation: FleetMember, answer_lost: AmbiguousCreateError) -> str:
         lease, doubt = allocation.lease, ""
         while True:
             try:
@@ -148,9 +148,9 @@ class Creator:
                 if found:
                     return found[0].instance_id
             searched_s = self.clock.wall() - lease.intent_at
-            if searched_s >= self.timing.search_s or self.clock.until(self.ending, self.timing.poll_s):
+            if searched_s >= self.timing.search_s or self.clock.wait_unless(self.ending, self.timing.poll_s):
                 raise AmbiguousCreateError(
-                    f"{lost}. Searched by its name for {searched_s:.0f} s and not found{doubt}; it is searched for again "
+                    f"{answer_lost}. Searched by its name for {searched_s:.0f} s and not found{doubt}; it is searched for again "
                     "when the run ends",
                     allocation_id=lease.name,
                 )
@@ -172,16 +172,16 @@ class Creator:
                 seen = str(error)
             else:
                 if instance is None or instance.state in ("failed", "stopped", "lost", "ended"):
-                    raise self._dead(allocation, instance)
+                    raise self._boot_failed(allocation, instance)
                 seen = f"state {instance.raw_state or instance.state}{': ' + instance.detail if instance.detail else ''}"
                 if instance.state == "running" and instance.unusable:
                     raise self._unreachable(allocation, instance)
                 if instance.state == "running" and instance.access is not None:
                     return instance
-            self.tell(allocation, seen)
+            self.emit(allocation, seen)
             if self.clock.monotonic() >= until:
-                raise self._too_late(allocation, f"expected it to run within {limit:g} s, saw {seen}")
-            self.clock.until(self.ending, pause)
+                raise self._boot_timeout(allocation, f"expected it to run within {limit:g} s, saw {seen}")
+            self.clock.wait_unless(self.ending, pause)
 
     def _first_hello(self, allocation: FleetMember, until: float) -> dict[str, Json]:
         while True:
@@ -191,12 +191,12 @@ class Creator:
             except GuestGoneError:
                 if self.clock.monotonic() >= until:
                     limit = self.timing.bootstrap_s if allocation.provider.rents else self.boot_timeout_s
-                    raise self._too_late(allocation, f"expected its agent within {limit:g} s, saw no answer") from None
-                self.clock.until(self.ending, min(self.timing.poll_s, 0.5))
+                    raise self._boot_timeout(allocation, f"expected its agent within {limit:g} s, saw no answer") from None
+                self.clock.wait_unless(self.ending, min(self.timing.poll_s, 0.5))
 
-    def _too_late(self, allocation: FleetMember, what: str) -> BootTimeoutError:
+    def _boot_timeout(self, allocation: FleetMember, what: str) -> BootTimeoutError:
         return BootTimeoutError(
-            f"allocation {allocation.lease.name} did not boot: {what}{last_words(allocation)}. It was ended. "
+            f"allocation {allocation.lease.name} did not boot: {what}{last_log_line(allocation)}. It was ended. "
             "Raise --glasshouse-boot-timeout or try again",
             allocation_id=allocation.lease.name,
         )
@@ -208,18 +208,18 @@ class Creator:
             allocation_id=allocation.lease.name,
         )
 
-    def _dead(self, allocation: FleetMember, instance: Instance | None) -> InfrastructureError:
+    def _boot_failed(self, allocation: FleetMember, instance: Instance | None) -> InfrastructureError:
         state = "is gone" if instance is None else f"is {instance.raw_state or instance.state}"
         detail = f" ({instance.detail})" if instance is not None and instance.detail else ""
         return InfrastructureError(
             f"allocation {allocation.lease.name} did not boot: the provider says that it {state}{detail}"
-            f"{last_words(allocation)}. It was ended; try again",
+            f"{last_log_line(allocation)}. It was ended; try again",
             allocation_id=allocation.lease.name,
         )
 
 
 def hello(allocation: FleetMember, *, timeout_s: float) -> dict[str, Json]:
-    """Ask the guest who it is. Raises `GuestGoneError`."""
+    """The guest's answer to `hello`. Raises `GuestGoneError`."""
     channel = GuestChannel(allocation.address, allocation_id=allocation.lease.name, timeout_s=timeout_s)
     try:
         return channel.request("hello")
@@ -227,16 +227,16 @@ def hello(allocation: FleetMember, *, timeout_s: float) -> dict[str, Json]:
         channel.close()
 
 
-def last_words(allocation: FleetMember) -> str:
-    """The last line its guest printed, where the provider has it."""
+def last_log_line(allocation: FleetMember) -> str:
+    """The last line of its guest's log as the end of a sentence; empty where the provider has none."""
     try:
         tail = allocation.provider.logs(allocation.instance_id).strip().splitlines()[-1:]
     except (GlasshouseError, OSError):
         return ""
-    return f"; its last words: {printable(tail[0])}" if tail else ""
+    return f"; last line of its log: {printable(tail[0])}" if tail else ""
 
 
-def _compare(name: str, *, promised: str, seen: str | None) -> None:
+def _check_gpu(name: str, *, promised: str, seen: str | None) -> None:
     if seen is not None and seen != promised:
         raise WrongGpuError(
             f"allocation {name} has another GPU: expected {promised}, saw {printable(seen)}. It was ended before any leg; "

@@ -1,20 +1,21 @@
-"""The allocations of one run and what they are reached, timed, written down and ended with. Shared by broker and renter.
+"""The allocations of one run, with the providers, connections, timings and ledger that go with them. Broker and renter share it.
 
-It knows how to end one allocation or all of them at once. It refuses to know rows and grants.
+It ends one allocation or all of them at once. It knows no rows and decides on no grants.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.connection import shut_down_quietly
 from pytest_glasshouse.broker.connection_of import connection_of
 from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
-from pytest_glasshouse.errors import GlasshouseError, NoCapacityError, ProviderError, RateLimitedError
+from pytest_glasshouse.errors import NoCapacityError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.registry import open_provider
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.lease import Lease
     from pytest_glasshouse.wire.canonical import Json
 
-#: How often a provider that is too busy for a moment is asked again.
-ASKED_AGAIN = 4
-#: How long the ends of all allocations, side by side, are waited for before the proof begins.
+#: How often a request that failed for the moment is repeated.
+MOST_RETRIES = 4
+#: How long to wait until every allocation's end was requested, all at the same time, before the proof begins.
 _END_WAIT_S = 30.0
 
 ReadT = TypeVar("ReadT")
@@ -35,7 +36,7 @@ ReadT = TypeVar("ReadT")
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerOptions:
-    """What the broker needs to know of the run. `provider` may be `row`: then each row's own."""
+    """The run's options for the broker. With the `provider` `row`, each row's own provider is used."""
 
     provider: str
     run_id: str
@@ -49,13 +50,13 @@ class BrokerOptions:
     allow_simulated: bool = False
     #: The rented guest's image, pinned by digest.
     image: str | None = None
-    #: In place of what suits each provider.
+    #: In place of each provider's own timing.
     timing: Timing | None = None
 
 
 @dataclass(kw_only=True)
 class FleetMember:
-    """One lease and what the broker knows of its guest."""
+    """One allocation: its lease, and what is known of its guest."""
 
     lease: Lease
     provider: Provider
@@ -63,27 +64,27 @@ class FleetMember:
     key: str
     ready: bool = False
     address: str = ""
-    #: Where the provider showed it when it was reached.
+    #: The address the provider showed when the guest was connected.
     access: Access | None = None
     hello: dict[str, Json] = field(default_factory=dict)
     gpu_model: str = ""
     grant_id: str | None = None
-    #: Why it was ended before its time.
+    #: Why it was ended before its row was done.
     loss_reason: str = ""
 
     @property
     def instance_id(self) -> str:
-        """The instance everything happens on."""
+        """The instance its rows run on."""
         return next(iter(self.lease.instance_ids), "")
 
     @property
     def usable(self) -> bool:
-        """Whether a row may still get it."""
+        """Whether it may still be granted to a row."""
         return not (self.lease.over or self.lease.ended or self.loss_reason)
 
 
 class Fleet:
-    """See the module. `changed` guards the list of allocations and who uses them; no call to a provider is made under it."""
+    """See the module. `changed` guards the allocations and their grants; no provider is called while it is held."""
 
     def __init__(
         self, options: BrokerOptions, *, providers: Mapping[str, Provider] | None, clock: Clock, connection: Connection | None
@@ -96,12 +97,12 @@ class Fleet:
         self.allocations: list[FleetMember] = []
         self.providers: dict[str, Provider] = dict(providers or {})
         self._connection = connection
-        #: Hears how far the boot of an allocation is: its name, and words.
-        self.tell: Callable[[str, str], None] = lambda _name, _what: None
+        #: Gets each step of a boot: the allocation's name and a text.
+        self.emit: Callable[[str, str], None] = lambda _name, _what: None
         self._connections: dict[str, Connection] = {}
 
     def provider(self, name: str) -> Provider:
-        """The provider called `name`, opened when it is first wanted. Raises `ConfigurationError`."""
+        """The provider called `name`, opened when it is first needed. Raises `ConfigurationError`."""
         if name not in self.providers:
             options = self.options
             self.providers[name] = open_provider(
@@ -110,25 +111,25 @@ class Fleet:
         return self.providers[name]
 
     def timing(self, provider: Provider) -> Timing:
-        """How long things may take there."""
+        """The timing for that provider."""
         return self.options.timing or timing_of(rents=provider.rents, simulated=provider.simulated, poll_s=provider.poll_s)
 
     def connection(self, provider: Provider) -> Connection:
-        """How its guests are reached."""
+        """The connection to its guests."""
         if provider.name not in self._connections:
             self._connections[provider.name] = self._connection or connection_of(
-                provider, image=self.options.image, boot_timeout_s=self.options.boot_timeout_s, tell=self.tell
+                provider, image=self.options.image, boot_timeout_s=self.options.boot_timeout_s, emit=self.emit
             )
         return self._connections[provider.name]
 
     def leases(self) -> list[Lease]:
-        """Everything that was ever meant to exist."""
+        """The leases of all allocations, also of those that were never created."""
         return [allocation.lease for allocation in list(self.allocations)]
 
-    def patiently(
-        self, provider: Provider, read: Callable[[], ReadT], *, say: Callable[[str], None] = lambda _line: None
+    def with_retries(
+        self, provider: Provider, read: Callable[[], ReadT], *, on_retry: Callable[[str], None] = lambda _line: None
     ) -> ReadT:
-        """A read, asked again after a failure of the moment, as `say` hears. Never a create: a reading twice costs nothing."""
+        """The result of `read`, repeated after errors that may pass; `on_retry` gets a line for each. Never for a create."""
         pause_s = self.timing(provider).poll_s
         attempt = 0
         while True:
@@ -137,52 +138,31 @@ class Fleet:
             except NoCapacityError:
                 raise
             except ProviderError as error:
-                if attempt == ASKED_AGAIN or self.ending.is_set():
+                if attempt == MOST_RETRIES or self.ending.is_set():
                     raise
-                asked = error.retry_after_s if isinstance(error, RateLimitedError) else None
-                wait_s = max(pause_s * 2**attempt, asked or 0.0)
+                retry_after_s = error.retry_after_s if isinstance(error, RateLimitedError) else None
+                wait_s = max(pause_s * 2**attempt, retry_after_s or 0.0)
                 attempt += 1
-                say(f"{error}; asked again in {wait_s:g} s (try {attempt + 1} of {ASKED_AGAIN + 1})")
-                self.clock.until(self.ending, wait_s)
+                on_retry(f"{error}; asked again in {wait_s:g} s (try {attempt + 1} of {MOST_RETRIES + 1})")
+                self.clock.wait_unless(self.ending, wait_s)
 
     def end(self, allocation: FleetMember, why: str) -> None:
-        """Ask the guest to zeroize and the provider to end it, now. Proof comes later; what fails here is tried again there."""
+        """Ask the guest to zeroize and the provider to end it, now. The proof at the run's end tries again what fails here."""
         lease, provider = allocation.lease, allocation.provider
         allocation.loss_reason = allocation.loss_reason or why
         if not lease.instance_ids or lease.over:
             return
         if provider.rents:
             threading.Thread(target=shut_down_quietly, args=(self.connection(provider), lease), daemon=True).start()
-        if provider.rents and not lease.seen_listed:
-            self._show(lease, provider)
-        try:
-            told = [self._gone(provider, instance_id) for instance_id in list(lease.instance_ids)]
-        except (GlasshouseError, OSError) as error:
-            lease.problem = str(error)
-            self.ledger.write("not-ended", name=lease.name)
-            return
-        lease.ended = True
-        if all(told):
-            lease.quiet_at = self.clock.wall()
-        self.ledger.write("ended", name=lease.name)
+        self.termination([lease]).request()
 
-    def _show(self, lease: Lease, provider: Provider) -> None:
-        """The positive control, while there is still something to see: without it its end could never be proven."""
-        try:
-            shown = any(found.name == lease.name and found.state != "ended" for found in provider.list())
-        except (GlasshouseError, OSError):
-            return
-        if shown:
-            lease.seen_listed = True
-            self.ledger.write("listed", name=lease.name)
-
-    def _gone(self, provider: Provider, instance_id: str) -> bool:
-        provider.terminate(instance_id)
-        seen = provider.get(instance_id)
-        return seen is None or seen.state == "ended"
+    def termination(self, leases: Sequence[Lease]) -> Termination:
+        """What terminates these leases and proves that they are gone."""
+        timings = {name: self.timing(self.providers[name]) for name in {lease.provider for lease in leases}}
+        return Termination(leases, providers=self.providers, timings=timings, clock=self.clock, ledger=self.ledger)
 
     def end_now(self, why: str) -> None:
-        """Every allocation at once, side by side: one that hangs must not keep the others alive."""
+        """End all allocations at the same time: one that hangs must not keep the others alive."""
         self.ending.set()
         enders = [threading.Thread(target=self.end, args=(each, why), daemon=True) for each in list(self.allocations)]
         for ender in enders:

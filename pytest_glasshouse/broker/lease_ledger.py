@@ -1,7 +1,6 @@
-"""The lease ledger: what is about to exist, written and fsynced before the call that makes it exist.
+"""The lease ledger: one JSON line per step of an allocation, its intent fsynced before the request that creates it.
 
-One JSON line per step. Whoever finds a ledger knows every allocation name that could be alive, where, and until when.
-It holds no key and no endpoint.
+It has the name, provider and deadline of every allocation of a run that could exist. It holds no key and no address.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import contextlib
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError
 from pytest_glasshouse.providers.base import InstanceId
@@ -28,7 +27,7 @@ _LIMIT = 64 << 20
 
 
 class LeaseLedger:
-    """Append-only; an intent is on disk when `intent` returns."""
+    """Append-only. An intent is on disk when `intent` returns."""
 
     def __init__(self, path: Path, *, wall: Callable[[], float] = time.time) -> None:
         self.path = path
@@ -38,8 +37,8 @@ class LeaseLedger:
     def write(self, step: str, **fields: str | float | bool | None) -> None:
         """Record a step (`created`, `adopted`, `listed`, `ended`, `gone`, `not-created`, `not-ended`, ...), where that works.
 
-        A step that is missing leaves the lease as the intent has it, still to be looked for: no full disk keeps anybody
-        from ending what exists.
+        Without it the lease stays as the steps before left it, and is looked for: a full disk keeps no allocation from being
+        ended.
         """
         with contextlib.suppress(OSError):
             self._append(step, fields)
@@ -51,13 +50,13 @@ class LeaseLedger:
             append_line(self.path, line.encode())
 
     def intent(self, lease: Lease, *, base_url: str) -> None:
-        """The step that has to be on disk before the create call. Raises `InfrastructureError` where it is not."""
-        told: dict[str, str | float | bool | None] = {
+        """Record the intent, before the create request. Raises `InfrastructureError` where it cannot be written."""
+        fields: dict[str, str | float | bool | None] = {
             "name": lease.name, "provider": lease.provider, "base": base_url,
             "price": lease.price_usd_per_hour, "deadline": lease.deadline,
         }  # fmt: skip
         try:
-            self._append("intent", told)
+            self._append("intent", fields)
         except OSError as error:
             raise InfrastructureError(
                 f"the lease ledger cannot be written to {self.path.parent} ({error.strerror or error}). Nothing was created; "
@@ -66,39 +65,38 @@ class LeaseLedger:
 
 
 def read(path: Path) -> tuple[dict[str, Lease], dict[str, str]]:
-    """Every lease a ledger speaks of, by name, and the base URL each was asked from. A torn last line was never relied on.
+    """Every lease in a ledger, by name, and the base URL each was requested from. Torn lines are passed over.
 
-    Raises `IntegrityError` for what is no regular file, or larger than any ledger.
+    Nothing was created on the strength of a torn line. Raises `IntegrityError` for what is no regular file, or too large.
     """
     leases: dict[str, Lease] = {}
     bases: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in read_regular(path, limit=_LIMIT).splitlines():
             try:
-                told: Any = parse_strict(line, floats=True)
-                _apply(told, leases, bases)
+                _apply(cast("dict[str, Any]", parse_strict(line, floats=True)), leases, bases)
             except (ValueError, KeyError, TypeError, IntegrityError):
                 continue
     return leases, bases
 
 
-def _apply(told: dict[str, Any], leases: dict[str, Lease], bases: dict[str, str]) -> None:
-    step, name = told["step"], told["name"]
+def _apply(entry: dict[str, Any], leases: dict[str, Lease], bases: dict[str, str]) -> None:
+    step, name = entry["step"], entry["name"]
     if step == "intent":
-        bases[name] = str(told["base"])
+        bases[name] = str(entry["base"])
         leases[name] = Lease(
-            name=name, provider=told["provider"], price_usd_per_hour=told["price"], intent_at=told["at"],
-            deadline=told["deadline"], ambiguous=True,
+            name=name, provider=entry["provider"], price_usd_per_hour=entry["price"], intent_at=entry["at"],
+            deadline=entry["deadline"], ambiguous=True,
         )  # fmt: skip
         return
     lease = leases[name]
     if step in ("created", "adopted"):
-        lease.instance_ids.add(InstanceId(told["instance"]))
-        # Adopted means that the answer was lost: a second one may still turn up.
+        lease.instance_ids.add(InstanceId(entry["instance"]))
+        # Adopted after its answer was lost: a second one may still appear.
         lease.ambiguous = step == "adopted"
     elif step == "listed":
         lease.seen_listed = True
     elif step == "not-created":
         lease.void = True
     elif step == "gone":
-        lease.gone_at = told["at"]
+        lease.gone_at = entry["at"]

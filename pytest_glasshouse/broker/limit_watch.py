@@ -1,6 +1,6 @@
-"""What looks at the clock while rows run: the budget, every allocation's deadline, and the wish to end it all at once.
+"""A thread that checks the run's limits while rows run, and ends everything at once when a signal handler asks for it.
 
-A signal handler may only write one byte: whatever else it called could wait for a lock that the interrupted code holds.
+The signal handler only writes one byte: anything else could wait for a lock that the interrupted code holds.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_LOOK_S = 0.5
+_INTERVAL_S = 0.5
 
 
-class Watch:
-    """A thread that calls `look` twice a second, and `end_now` once after `ring`."""
+class LimitWatch:
+    """Calls `check` twice a second, and `end_now` once after `request_end`."""
 
-    def __init__(self, *, look: Callable[[], None], end_now: Callable[[], None]) -> None:
-        self._look = look
+    def __init__(self, *, check: Callable[[], None], end_now: Callable[[], None]) -> None:
+        self._check = check
         self._end_now = end_now
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        self.rung = False
-        self.done = False
+        self._end_requested = False
+        self._done = False
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="glasshouse-watch", daemon=True)
         self._thread.start()
 
-    def ring(self, *, wait_s: float) -> None:
-        """Let everything be ended now. Safe in a signal handler; waits until it was asked for, but not for ever."""
-        self.rung = True
+    def request_end(self, *, wait_s: float) -> None:
+        """Let the thread end everything now, and wait for that up to `wait_s`. Safe in a signal handler."""
+        self._end_requested = True
         if self._closed:
             return
         with contextlib.suppress(OSError):
             os.write(self._write, b"!")
         until = time.monotonic() + wait_s
-        while not self.done and time.monotonic() < until:
+        while not self._done and time.monotonic() < until:
             time.sleep(0.01)
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop the thread."""
         if self._closed:
             return
         self._closed = True
@@ -57,12 +57,12 @@ class Watch:
 
     def _run(self) -> None:
         while not self._closed:
-            ready, _, _ = select.select([self._read], [], [], _LOOK_S)
+            ready, _, _ = select.select([self._read], [], [], _INTERVAL_S)
             if ready:
                 os.read(self._read, 64)
-            if self.rung and not self.done:
-                with contextlib.suppress(Exception):  # whatever it was, `done` has to be said
+            if self._end_requested and not self._done:
+                with contextlib.suppress(Exception):  # the signal handler waits for `_done`, whatever happens
                     self._end_now()
-                self.done = True
-            elif not self._closed and not self.rung:
-                self._look()
+                self._done = True
+            elif not self._closed and not self._end_requested:
+                self._check()

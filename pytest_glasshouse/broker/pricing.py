@@ -1,7 +1,7 @@
-"""What a run will probably cost, before anything is rented, and what it has cost so far, by the clock.
+"""The estimated cost of a run before anything is rented, and its cost so far by the clock.
 
-Everything here errs upwards: time counts from the intent until the provider says that there is none, and a started second is
-paid. This module knows prices and seconds. It refuses to know how anything is rented.
+Both err upwards: time counts from the intent until the provider says that the allocation is gone. This module knows prices and
+seconds, and sends no request.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.lease import Lease
     from pytest_glasshouse.rows.spec import RowSpec
 
-#: What an allocation usually takes beside its legs: boot with a cold image, bootstrap, and the proof that it is gone.
+#: Seconds of an allocation beside its legs: boot with a cold image and bootstrap, and the proof that it is gone.
 BOOT_S = 420.0
 CLEANUP_S = 90.0
-#: What a leg usually takes beside warm-up and target: imports, attestation, loading, export, zeroize.
+#: Seconds of a leg beside warm-up and target: imports, attestation, loading, export, zeroize.
 SETUP_S = 45.0
-#: What a unit of work is taken for where the target is a number of them: nobody knows it before the first run.
+#: Assumed seconds of a unit of work where the target is a number of units: not known before the first run.
 STEP_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class PriceLine:
-    """What one allocation is planned to do: so many rows, so long, at this price."""
+    """One line of the price table: rows on the same GPU, their time and price."""
 
     provider: str
     gpu_model: str
@@ -41,16 +41,16 @@ class PriceLine:
 
     @property
     def cost_usd(self) -> float:
-        """What it will probably cost."""
+        """The estimated cost."""
         return self.seconds / 3600 * self.price_usd_per_hour
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quote:
-    """The price table of a run. Made before anything is rented; a row that no offer fits is in `without`."""
+    """The price table of a run, made before anything is rented. `unavailable` names the rows without an offer."""
 
     lines: tuple[PriceLine, ...]
-    without: tuple[str, ...] = ()
+    unavailable: tuple[str, ...] = ()
 
     @property
     def cost_usd(self) -> float:
@@ -67,12 +67,12 @@ class Quote:
 
 
 def row_seconds(row: RowSpec) -> float:
-    """How long a row will probably take on an allocation that is ready."""
+    """The estimated time of a row on an allocation that is ready."""
     leg = row.target_s if row.target_s is not None else (row.steps or 0) * STEP_S
     return row.rounds * 2 * (row.warmup_s + leg + SETUP_S)
 
 
-def quote(priced: Sequence[tuple[RowSpec, Offer]], *, shared: bool, without: Sequence[str] = ()) -> Quote:
+def quote(priced: Sequence[tuple[RowSpec, Offer]], *, shared: bool, unavailable: Sequence[str] = ()) -> Quote:
     """The table for rows and the offer each would get. With `shared`, rows of one provider and GPU run on one allocation."""
     groups: dict[tuple[str, str, str], list[tuple[RowSpec, Offer]]] = {}
     for row, offer in priced:
@@ -90,10 +90,10 @@ def quote(priced: Sequence[tuple[RowSpec, Offer]], *, shared: bool, without: Seq
                 allocations=allocations,
             )
         )
-    return Quote(lines=tuple(lines), without=tuple(without))
+    return Quote(lines=tuple(lines), unavailable=tuple(unavailable))
 
 
-def table(told: Quote, *, budget_usd: float | None) -> Iterator[str]:
+def table(quoted: Quote, *, budget_usd: float | None) -> Iterator[str]:
     """The price table as lines."""
     cells = [("provider", "gpu", "rows", "time", "USD/h", "USD")]
     cells += [
@@ -105,15 +105,15 @@ def table(told: Quote, *, budget_usd: float | None) -> Iterator[str]:
             f"{line.price_usd_per_hour:.2f}",
             f"{line.cost_usd:.2f}",
         )
-        for line in told.lines
+        for line in quoted.lines
     ]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     for row in cells:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-    for name in told.without:
+    for name in quoted.unavailable:
         yield f"no offer now: {name}"
     limit = "no budget" if budget_usd is None else f"budget {budget_usd:.2f} USD, enforced while it runs"
-    yield f"estimate {told.cost_usd:.2f} USD; {limit}"
+    yield f"estimate {quoted.cost_usd:.2f} USD; {limit}"
 
 
 def duration(seconds: float) -> str:
@@ -123,12 +123,12 @@ def duration(seconds: float) -> str:
 
 
 def spent_usd(leases: Iterable[Lease], now: float) -> float:
-    """What all leases together have cost until `now` (wall clock)."""
+    """The cost of all leases until `now` (wall clock)."""
     return sum(lease.cost_usd(now) for lease in leases)
 
 
 def seconds_left(leases: Iterable[Lease], *, budget_usd: float, now: float) -> float:
-    """How long the leases that still cost something may go on at their prices; never below 0, endless where none costs."""
+    """How long the budget pays for the leases that still cost something; never below 0, infinite where none does."""
     known = list(leases)
     rate = sum(lease.price_usd_per_hour for lease in known if not lease.over and lease.quiet_at is None)
     left = max(budget_usd - spent_usd(known, now), 0.0)

@@ -1,7 +1,7 @@
-"""Starting and dismissing the reaper: the process that ends a run's allocations when nobody else can any more.
+"""Starts and dismisses the reaper: the process that ends a run's allocations where the run cannot.
 
-It gets the ledger's path and its time limits as arguments; the provider's key reaches it the way it reached us, through the
-environment or the user's own files, never through arguments or a file of ours.
+Its arguments are the ledger's path and its time limits. It gets the provider's key as the run got it, from the environment or the
+user's own files, and never from an argument or a file that the run writes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOG = "reaper.log"
 
 
 class Reaper:
-    """One running reaper, as its run sees it: it waits for the end of a pipe that only this process holds open."""
+    """A running reaper. It waits for the end of a pipe that only this process holds open."""
 
     def __init__(self, pid: int, pipe: int) -> None:
         self.pid = pid
@@ -34,7 +34,7 @@ class Reaper:
 
     @classmethod
     def start(cls, ledger: Path, *, timing: Timing | None, allow_simulated: bool) -> Reaper:
-        """Start it in a session of its own and wait until it watches. Raises `InfrastructureError`; nothing exists yet then."""
+        """Start it in a session of its own and wait until it is ready. Raises `InfrastructureError`; nothing exists then."""
         ledger.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         read, write = os.pipe()
         ready_read, ready_write = os.pipe()
@@ -42,7 +42,7 @@ class Reaper:
         arguments = [sys.executable, "-m", "pytest_glasshouse.broker.reaper_process", str(ledger)]
         arguments += ["--allow-simulated"] if allow_simulated else []
         if timing is not None:
-            arguments += ["--timing", timing.as_text()]
+            arguments += ["--timing", timing.to_json()]
         try:
             pid = os.posix_spawn(
                 sys.executable,
@@ -59,8 +59,8 @@ class Reaper:
             for descriptor in (read, ready_write, log):
                 os.close(descriptor)
         try:
-            heard, _, _ = select.select([ready_read], [], [], _READY_S)
-            if not heard or os.read(ready_read, 1) != b"+":
+            ready, _, _ = select.select([ready_read], [], [], _READY_S)
+            if not ready or os.read(ready_read, 1) != b"+":
                 os.close(write)
                 raise InfrastructureError(
                     "the reaper that outlives this run did not start; nothing was rented. Its log is beside the run's ledger"
@@ -70,7 +70,7 @@ class Reaper:
         return cls(pid, write)
 
     def dismiss(self, *, wait: bool) -> None:
-        """Let it look at the ledger now: it exits once everything there is proven to be gone, and else goes on by itself."""
+        """Let it read the ledger now: it exits once everything in it is proven to be gone, and goes on by itself until then."""
         if self._pipe is None:
             return
         os.close(self._pipe)

@@ -1,8 +1,8 @@
-"""The reaper: ends a run's allocations when the run cannot. A process of its own, in a session of its own.
+"""The reaper process: ends a run's allocations where the run cannot. It runs in a session of its own.
 
-It watches the end of its standard input, which only the run's process holds open, and the deadlines in the run's ledger. After
-either it ends what the ledger leaves open and exits once that is proven. It survives the run's SIGKILL; whoever kills it too
-is left with the guest's own watchdog and `glasshouse reap --expired`.
+It waits for the end of its standard input, which only the run's process holds open, and for the deadlines in the run's ledger.
+After either it ends what the ledger leaves open, and exits once that is proven. It survives a SIGKILL of the run; where it is
+killed too, the guest's own watchdog and `glasshouse reap --expired` remain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.broker.cleanup_proof import Ending
+from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.lease_ledger import LeaseLedger, read
 from pytest_glasshouse.broker.timing import RENTED, Clock, Timing, timing_of
 from pytest_glasshouse.errors import ConfigurationError
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.base import Provider
     from pytest_glasshouse.providers.lease import Lease
 
-_LOOK_S = 1.0
-#: What is used where no timing was given: it only says how long this process goes on, and when it doubts its run.
-_USUAL = RENTED
+_INTERVAL_S = 1.0
+#: Where no timing was given: decides how long this process goes on, and when it takes a lease for overdue.
+_DEFAULT = RENTED
 _LONGEST_PAUSE_S = 60.0
 
 
-class Reaping:
-    """One ledger being watched."""
+class LedgerReaper:
+    """Ends what one ledger leaves open."""
 
     def __init__(self, path: Path, *, timing: Timing | None, allow_simulated: bool, clock: Clock) -> None:
         self._path = path
@@ -46,47 +46,49 @@ class Reaping:
         self._clock = clock
         self._providers: dict[str, Provider] = {}
         self._settled: set[str] = set()
-        self.said = ""
+        self._last_logged = ""
 
     def open_leases(self) -> list[Lease]:
-        """What the ledger does not prove to be over, and of which more could be learned."""
+        """The leases that the ledger does not prove to be over, less those about which no more can be learned."""
         return [lease for lease in read(self._path)[0].values() if not lease.over and lease.name not in self._settled]
 
     def overdue(self) -> list[Lease]:
-        """Those that outlived their deadline while their run lives on: frozen, or at odds with its clock."""
-        now, patience_s = self._clock.wall(), (self._timing or _USUAL).overdue_s
+        """The leases past their deadline whose run still lives: it is frozen, or its clock is wrong."""
+        now, patience_s = self._clock.wall(), (self._timing or _DEFAULT).overdue_s
         return [lease for lease in self.open_leases() if now > lease.deadline + patience_s]
 
     def end(self, leases: Sequence[Lease]) -> bool:
-        """Try to end these and prove it, and say whether there is nothing more to do.
+        """Try to end these and prove it; return whether there is nothing more to do.
 
-        Whatever fails is said once and tried again by the caller. What no listing ever showed cannot be proven, only ended.
+        A failure is logged once, and the caller tries again. What no listing ever showed can be ended and never proven.
         """
         bases = read(self._path)[1]
         mine = []
         for lease in leases:
             try:
                 self._check(lease, bases[lease.name])
-            except Exception as error:  # noqa: BLE001  (a key that is gone, an SDK that is: said, and tried again)
-                self._say(f"{lease.name}: {error}")
+            except Exception as error:  # noqa: BLE001  (a key or an SDK that is gone: logged, and tried again)
+                self._log(f"{lease.name}: {error}")
                 continue
             lease.ambiguous = lease.ambiguous or not lease.instance_ids
             mine.append(lease)
         timings = {name: self._timing_of(provider) for name, provider in self._providers.items()}
-        ending = Ending(mine, providers=self._providers, timings=timings, clock=self._clock, ledger=LeaseLedger(self._path))
+        termination = Termination(
+            mine, providers=self._providers, timings=timings, clock=self._clock, ledger=LeaseLedger(self._path)
+        )
         try:
-            verdicts = ending.prove()
-        except Exception as error:  # noqa: BLE001  (this process must not die of what it did not foresee)
-            self._say(f"{type(error).__name__}: {error}")
+            verdicts = termination.prove()
+        except Exception as error:  # noqa: BLE001  (this process must survive any error)
+            self._log(f"{type(error).__name__}: {error}")
             return False
         for verdict in verdicts:
-            self._say(f"{verdict.lease.name}: {verdict.status}: {verdict.reason}")
+            self._log(f"{verdict.lease.name}: {verdict.status}: {verdict.reason}")
         self._settled |= {verdict.lease.name for verdict in verdicts if verdict.final}
         return len(mine) == len(leases) and all(verdict.final for verdict in verdicts)
 
     def _check(self, lease: Lease, base: str) -> None:
         if self._provider(lease.provider).base_url != base:
-            raise ConfigurationError("it was created at another base URL than the one set now; set that one again")
+            raise ConfigurationError("expected the base URL it was created at, saw another one; set that one again")
 
     def _provider(self, name: str) -> Provider:
         if name not in self._providers:
@@ -96,15 +98,15 @@ class Reaping:
     def _timing_of(self, provider: Provider) -> Timing:
         return self._timing or timing_of(rents=provider.rents, simulated=provider.simulated, poll_s=provider.poll_s)
 
-    def _say(self, text: str) -> None:
-        if text != self.said:
-            self.said = text
+    def _log(self, text: str) -> None:
+        if text != self._last_logged:
+            self._last_logged = text
             sys.stderr.write(f"{int(self._clock.wall())} {printable(text, limit=1000)}\n")
             sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Watch, end, prove, exit: 0 once everything is proven, 1 where the time for it is over."""
+    """Wait, end, prove. Exits with 0 once everything is proven, with 1 where the time for it is over."""
     parser = argparse.ArgumentParser()
     parser.add_argument("ledger", type=Path)
     parser.add_argument("--timing", default="")
@@ -112,29 +114,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    timing = Timing.from_text(options.timing) if options.timing else None
-    reaping = Reaping(options.ledger, timing=timing, allow_simulated=options.allow_simulated, clock=Clock())
+    timing = Timing.from_json(options.timing) if options.timing else None
+    reaper = LedgerReaper(options.ledger, timing=timing, allow_simulated=options.allow_simulated, clock=Clock())
     with contextlib.suppress(OSError):
         os.write(1, b"+")
     os.close(1)
-    _until_alone(reaping)
-    return _finish(reaping, timing)
+    _wait_for_the_run(reaper)
+    return _finish(reaper, timing)
 
 
-def _until_alone(reaping: Reaping) -> None:
+def _wait_for_the_run(reaper: LedgerReaper) -> None:
     while True:
-        ready, _, _ = select.select([0], [], [], _LOOK_S)
+        ready, _, _ = select.select([0], [], [], _INTERVAL_S)
         if ready and not os.read(0, 64):
             return
-        if overdue := reaping.overdue():
-            reaping.end(overdue)
+        if overdue := reaper.overdue():
+            reaper.end(overdue)
 
 
-def _finish(reaping: Reaping, timing: Timing | None) -> int:
-    grace_s = (timing or _USUAL).grace_s
+def _finish(reaper: LedgerReaper, timing: Timing | None) -> int:
+    grace_s = (timing or _DEFAULT).grace_s
     pause_s = 1.0
-    while leases := reaping.open_leases():
-        if reaping.end(leases):
+    while leases := reaper.open_leases():
+        if reaper.end(leases):
             continue
         if time.time() > max(lease.deadline for lease in leases) + grace_s:
             return 1

@@ -1,7 +1,7 @@
-"""The way to rented guests: what each is started with, the SSH connection to it, and its shutdown.
+"""Rented guests: what each is launched with, the SSH connection to it, and its shutdown.
 
-One set of keys per lease, made before the launch and forgotten with the lease. Who asks the provider is the broker; what a
-provider is called, and where it answers, is all that is known of it here.
+One set of keys per lease, made before the launch and forgotten with the lease. The broker sends the requests to the provider;
+this module only uses its name and base URL.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     from pytest_glasshouse.providers.lease import Lease
 
 _PINNED = re.compile(r"[a-z0-9][A-Za-z0-9._/:-]*@sha256:[0-9a-f]{64}")
-#: How much longer than its boot deadline a guest waits for its host: the host ends a late one first.
+#: How much longer than the boot timeout a guest waits for the host: the host ends a late guest first.
 _CONTACT_GRACE_S = 600.0
 
 
 class RentedConnection:
-    """Launches, connections and shutdowns of the rented guests of one run."""
+    """Launches, connects and shuts down the rented guests of one run."""
 
     def __init__(
         self,
         *,
         image: str | None,
         boot_timeout_s: float | None = None,
-        tell: Callable[[str, str], None] = lambda _name, _what: None,
+        emit: Callable[[str, str], None] = lambda _name, _what: None,
         wall: Callable[[], float] = time.time,
         archive: Callable[[], bytes] = guest_archive,
     ) -> None:
-        """`image` is pinned by digest. Raises `ConfigurationError` for one that is not; None is an error at the first launch."""
+        """Raises `ConfigurationError` for an `image` that is not pinned by its digest; None is an error at the first launch."""
         if image is not None and not _PINNED.fullmatch(image):
             raise ConfigurationError(
                 f"image {image!r}: expected one that is pinned by its digest, such as registry/name@sha256:<64 hex digits>; "
@@ -50,11 +50,11 @@ class RentedConnection:
             )
         self._image = image
         self._boot_timeout_s = boot_timeout_s
-        self._tell = tell
+        self._emit = emit
         self._wall = wall
         self._archive = archive
         self._keys: dict[str, PodKeys] = {}
-        self._reached: dict[str, SshSession] = {}
+        self._sessions: dict[str, SshSession] = {}
         self._secrets: dict[str, None] = {}
 
     def launch(self, lease: Lease, provider: Provider) -> Launch:
@@ -74,49 +74,52 @@ class RentedConnection:
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
         """See `Connection.connect`."""
         if not isinstance(access, SshAccess):
-            raise ConfigurationError(f"allocation {lease.name} is on this machine; expected one that is reached over SSH")
-        reach = self._reached.get(lease.name)
-        if reach is None:
-            reach = self._reached[lease.name] = SshSession(self._keys[lease.name], allocation=lease.name, archive=self._archive())
-        path = reach.connect(access, timeout_s=timeout_s, on_phase=lambda what: self._tell(lease.name, what))
-        self._remember(*reach.secrets())
+            raise ConfigurationError(
+                f"allocation {lease.name}: expected one that is reached over SSH, saw a guest of this machine"
+            )
+        session = self._sessions.get(lease.name)
+        if session is None:
+            keys = self._keys[lease.name]
+            session = self._sessions[lease.name] = SshSession(keys, allocation=lease.name, archive=self._archive())
+        path = session.connect(access, timeout_s=timeout_s, on_phase=lambda what: self._emit(lease.name, what))
+        self._remember(*session.secrets())
         return path
 
     def shut_down(self, lease: Lease) -> None:
         """See `Connection.shut_down`."""
-        reach = self._reached.get(lease.name)
-        if reach is not None:
-            reach.shut_down()
+        session = self._sessions.get(lease.name)
+        if session is not None:
+            session.shut_down()
 
-    def leave(self, lease: Lease) -> None:
-        """See `Connection.leave`."""
+    def disconnect(self, lease: Lease) -> None:
+        """See `Connection.disconnect`."""
         self._keys.pop(lease.name, None)
-        reach = self._reached.pop(lease.name, None)
-        if reach is not None:
-            reach.close()
+        session = self._sessions.pop(lease.name, None)
+        if session is not None:
+            session.close()
 
     def secrets(self) -> tuple[str, ...]:
-        """Endpoints and keys of every guest this run ever reached."""
+        """Addresses and keys of every guest this run ever connected to."""
         return tuple(self._secrets)
 
     def _remember(self, *values: str) -> None:
         self._secrets.update(dict.fromkeys(values))
 
     def image_for(self, provider: Provider) -> str:
-        """What a guest of `provider` runs. Raises `ConfigurationError` where no image was chosen."""
+        """The image of `provider`'s guests. Raises `ConfigurationError` where none was chosen."""
         if self._image is not None:
             return self._image
         if provider.simulated:
-            # Nothing is pulled there; the name says so, and the digest is that of what an image would be built from.
+            # Nothing is pulled there. The digest is that of the recipe an image would be built from.
             return f"simulated/glasshouse-guest@sha256:{sha256_hex(dockerfile())}"
         raise ConfigurationError(
             f"provider {provider.name}: expected the guest's image, pinned by its digest, in --glasshouse-image, "
-            "GLASSHOUSE_IMAGE or the ini glasshouse_image; saw none. see docs/guest-image.md. Nothing was rented"
+            "GLASSHOUSE_IMAGE or the ini glasshouse_image; saw none. See docs/guest-image.md. Nothing was rented"
         )
 
 
 def dockerfile() -> bytes:
-    """The recipe of the guest image that this version was written for."""
+    """The recipe of this version's guest image."""
     import importlib.resources
 
     return (importlib.resources.files("pytest_glasshouse.channel") / "image" / "Dockerfile").read_bytes()

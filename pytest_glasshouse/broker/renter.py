@@ -1,15 +1,15 @@
-"""From a row to an allocation of its own: offers within the price cap, one after the other, each under a name of its own.
+"""Rents an allocation for a row: tries the offers within the price cap one after the other, each under a new name.
 
-The watch and, for what costs money, the reaper stand before the first thing exists.
+The watch of the limits, and for paid providers the reaper, run before anything exists.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.broker import pricing as money
+from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.broker.creator import Creator
-from pytest_glasshouse.broker.fleet import ASKED_AGAIN, Fleet, FleetMember
+from pytest_glasshouse.broker.fleet import MOST_RETRIES, Fleet, FleetMember
 from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.errors import BudgetError, GlasshouseError, InfrastructureError, NoCapacityError, RateLimitedError
 from pytest_glasshouse.providers.lease import Lease, ParsedName
@@ -25,19 +25,21 @@ CANDIDATES = 5
 
 
 class Renter:
-    """Rents for one fleet. `before` is called before the first create.
+    """Rents for one fleet. `before` is called before each series of create requests.
 
-    `tell(name, what)` hears how a boot goes on, and nothing as `what` once it is over, well or not.
+    `emit(name, step)` gets each step of a boot, and an empty `step` once the boot is over or failed.
     """
 
-    def __init__(self, fleet: Fleet, *, tell: Callable[[str, str], None], before: Callable[[Provider], None]) -> None:
+    def __init__(self, fleet: Fleet, *, emit: Callable[[str, str], None], before: Callable[[Provider], None]) -> None:
         self._fleet = fleet
-        self._tell = tell
+        self._emit = emit
         self._before = before
 
-    def offers(self, provider: Provider, row: RowSpec, *, say: Callable[[str], None] = lambda _line: None) -> tuple[Offer, ...]:
-        """What may be had for `row` within the price cap, in the provider's order. Raises `NoCapacityError`."""
-        offers = self._fleet.patiently(provider, lambda: provider.offers(row), say=say)
+    def offers(
+        self, provider: Provider, row: RowSpec, *, on_retry: Callable[[str], None] = lambda _line: None
+    ) -> tuple[Offer, ...]:
+        """The offers for `row` within the price cap, in the provider's order. Raises `NoCapacityError`."""
+        offers = self._fleet.with_retries(provider, lambda: provider.offers(row), on_retry=on_retry)
         cap = self._fleet.options.max_price
         affordable = tuple(offer for offer in offers if cap is None or offer.price_usd_per_hour <= cap)
         if not affordable:
@@ -49,15 +51,15 @@ class Renter:
         return affordable[:CANDIDATES]
 
     def rent(self, provider: Provider, row: RowSpec, key: str) -> FleetMember:
-        """An allocation whose guest has answered. What went wrong after a create was ended before its error leaves here."""
+        """An allocation whose guest has answered. One that failed after its create was ended before the error is raised."""
         offers = self.offers(provider, row)
         self._before(provider)
         last: GlasshouseError | None = None
         for offer in offers:
-            for attempt in range(ASKED_AGAIN):
-                allocation = self._named(provider, offer, key)
+            for attempt in range(MOST_RETRIES):
+                allocation = self._new_member(provider, offer, key)
                 try:
-                    self._try(allocation)
+                    self._create_and_boot(allocation)
                 except NoCapacityError as error:
                     last = error
                     break
@@ -66,13 +68,13 @@ class Renter:
                         raise
                     last = error
                     pause_s = error.retry_after_s or self._fleet.timing(provider).poll_s * 2**attempt
-                    self._fleet.clock.until(self._fleet.ending, pause_s)
+                    self._fleet.clock.wait_unless(self._fleet.ending, pause_s)
                 else:
                     return allocation
         raise last or InfrastructureError(f"{provider.name}: no offer was tried")
 
-    def _try(self, allocation: FleetMember) -> None:
-        """Create and boot one."""
+    def _create_and_boot(self, allocation: FleetMember) -> None:
+        """Create and boot an allocation; end it on any error."""
         creator = self._creator(allocation.provider)
         try:
             creator.refuse_when_ending()
@@ -88,19 +90,19 @@ class Renter:
                 self._fleet.end(allocation, str(error) or type(error).__name__)
             raise
         finally:
-            self._tell(allocation.lease.name, "")
+            self._emit(allocation.lease.name, "")
         with self._fleet.changed:
             allocation.ready = True
 
-    def _named(self, provider: Provider, offer: Offer, key: str) -> FleetMember:
-        """A name, a price and an absolute deadline, which is never later than what is left of the budget lasts."""
+    def _new_member(self, provider: Provider, offer: Offer, key: str) -> FleetMember:
+        """A new allocation with name, price and absolute deadline; the rest of the budget pays for it until then."""
         fleet, options = self._fleet, self._fleet.options
         with fleet.changed:
             now = fleet.clock.wall()
             lifetime_s = fleet.timing(provider).lifetime_s
             lease = Lease(name="", provider=provider.name, price_usd_per_hour=offer.price_usd_per_hour, intent_at=now)
             if options.budget_usd is not None and offer.price_usd_per_hour > 0:
-                left_s = money.seconds_left([*fleet.leases(), lease], budget_usd=options.budget_usd, now=now)
+                left_s = pricing.seconds_left([*fleet.leases(), lease], budget_usd=options.budget_usd, now=now)
                 if left_s <= fleet.timing(provider).reserve_s:
                     raise BudgetError(
                         f"what is left of the budget of {options.budget_usd:g} USD does not pay for another allocation; "
@@ -123,5 +125,5 @@ class Renter:
             ending=fleet.ending,
             boot_timeout_s=BOOT_TIMEOUT_S.get(provider.name, 900.0) if limit is None else limit,
             timing=fleet.timing(provider),
-            tell=lambda allocation, what: self._tell(allocation.lease.name, what),
+            emit=lambda allocation, what: self._emit(allocation.lease.name, what),
         )

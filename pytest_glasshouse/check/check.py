@@ -19,6 +19,7 @@ from pytest_glasshouse.check.signatures import LISTS
 from pytest_glasshouse.errors import IntegrityError, ProtocolError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.observation.document import check_observation
+from pytest_glasshouse.providers.lease import worst_cleanup
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
@@ -263,9 +264,8 @@ def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
 
 def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:
     statuses = {each["name"]: each["status"] for each in document["cleanup"]["allocations"]}
-    worst = next((status for status in ("leak", "unproven") if status in statuses.values()), "proven")
-    if document["cleanup"]["status"] != worst:
-        yield Fault(path="$.cleanup.status", text=f"the allocations give {worst}")
+    if document["cleanup"]["status"] != (status := worst_cleanup(statuses.values())):
+        yield Fault(path="$.cleanup.status", text=f"the allocations give {status}")
     for name in ("rows", "excludedResults", "nullRows"):
         for place, record in enumerate(document[name]):
             allocation = record["allocationName"]

@@ -172,7 +172,7 @@ def _offers(provider: Provider) -> DoctorLine:
 
 
 def _leftovers(provider: Provider) -> DoctorLine:
-    from pytest_glasshouse.providers.lease import named
+    from pytest_glasshouse.providers.lease import parse_name
     from pytest_glasshouse.providers.listing import doubt_in
 
     shown = provider.list()
@@ -181,7 +181,7 @@ def _leftovers(provider: Provider) -> DoctorLine:
     if not left:
         return DoctorLine(mark="FAIL" if part else "ok", what="leftovers", told=f"unknown: {part}" if part else "none")
     now = time.time()
-    over = sum(1 for each in left if (told := named(each.name)) is not None and told.deadline < now)
+    over = sum(1 for each in left if (told := parse_name(each.name)) is not None and told.deadline < now)
     return DoctorLine(
         mark="FAIL" if over or part else "warn",
         what="leftovers",

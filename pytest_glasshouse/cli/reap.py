@@ -109,12 +109,12 @@ def _providers(options: argparse.Namespace) -> list[Provider]:
 
 
 def _find(providers: list[Provider], doubts: list[str]) -> Iterator[FoundAllocation]:
-    from pytest_glasshouse.providers.lease import named
+    from pytest_glasshouse.providers.lease import parse_name
 
     for provider in providers:
         for instance in _patiently(provider, doubts):
             if instance.state != "ended":
-                yield FoundAllocation(provider=provider, instance=instance, named=named(instance.name))
+                yield FoundAllocation(provider=provider, instance=instance, named=parse_name(instance.name))
 
 
 def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:
@@ -163,14 +163,14 @@ def _agreed(count: int) -> bool:
 
 
 def _end(mine: list[FoundAllocation]) -> int:
-    from pytest_glasshouse.broker.cleanup_proof import Ending
+    from pytest_glasshouse.broker.cleanup_proof import Termination
     from pytest_glasshouse.broker.timing import Clock, timing_of
     from pytest_glasshouse.providers.registry import manual
 
     providers = {each.provider.name: each.provider for each in mine}
     timings = {p.name: timing_of(rents=True, simulated=p.simulated, poll_s=p.poll_s) for p in providers.values()}
     leases = list({each.instance.name: _lease(each, mine) for each in mine}.values())
-    verdicts = Ending(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
+    verdicts = Termination(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
     for verdict in verdicts:
         done = "ended" if verdict.status == "proven" else verdict.status.upper()
         _say(f"{done}: {printable(verdict.lease.name)}: {printable(verdict.reason, limit=1000)}")

@@ -42,7 +42,7 @@ def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ
 
         for name in broker.simulated:
             _say(f"SIMULATED: provider {name} answers at a base URL that is not its own; its rows are dry runs, not publishable")
-        told = broker.quote(say=_say)
+        told = broker.quote(on_retry=_say)
         for line in table(told, budget_usd=options.budget_usd):
             _say(line)
         if options.budget_usd is None and input("glasshouse: rent this? [yes/no] ").strip().lower() not in ("y", "yes"):

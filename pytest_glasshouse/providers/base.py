@@ -1,7 +1,7 @@
-"""What a provider is: a place that gives allocations, lists them and ends them.
+"""The interface of a provider, which creates, lists and ends allocations, and the values it takes and returns.
 
-Nothing here waits or retries: the broker does, so that every provider is waited for in the same way. Every error
-after `create` carries the allocation.
+A provider neither waits nor retries: the broker does, in the same way for all of them. Every error after `create` carries the
+allocation.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from pytest_glasshouse.channel.access import Access, Host, Port, SshAccess, UnixAccess
 from pytest_glasshouse.errors import IntegrityError, ProviderError
+from pytest_glasshouse.providers.lease import CleanupStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,12 +34,12 @@ __all__ = [
     "UnixAccess",
 ]  # fmt: skip
 
-#: Letters that mean themselves in a URL's path, between quotes of GraphQL, in a shell's word, and in a ledger's line.
+#: Letters that need no quoting in a URL's path, a GraphQL string, a shell's word and a ledger's line.
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class InstanceId(str):
-    """A provider's name of one allocation: no dots and slashes to climb with, nothing to quote."""
+    """A provider's id of an instance: no dots and slashes that would change a path, nothing to quote."""
 
     __slots__ = ()
 
@@ -46,19 +47,19 @@ class InstanceId(str):
         """Raises `IntegrityError` (`malformed`)."""
         if isinstance(text, str) and _ID.fullmatch(text):
             return super().__new__(cls, text)
-        raise IntegrityError("malformed", "expected an instance's id of 1 to 64 letters, digits and dashes")
+        raise IntegrityError("malformed", "expected an instance's id of 1 to 64 letters, digits, - and _")
 
 
-#: States a provider's own words are mapped to; a word nobody knows is `unknown`, never an error. A `running` instance
-#: is not ready yet: only its agent's answer says so. `stopped` and `failed` ones still bill, `ended` ones do not.
+#: What a provider's states are mapped to; one that is not known is `unknown`, never an error. A `running` instance is
+#: ready only once its agent has answered. `stopped` and `failed` ones still bill, `ended` ones do not.
 InstanceState = Literal["pending", "running", "stopped", "failed", "lost", "ended", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Offer:
-    """Something a provider would give for a row. `gpu_model` is what it promises; prices in USD per hour.
+    """An offer of a provider for a row: the GPU model it promises, and its price in USD per hour.
 
-    `offer_id` is the provider's own name for it, where it has one; only that provider reads it.
+    `offer_id` is the provider's id of it, where it has one; only that provider reads it.
     """
 
     provider: str
@@ -69,7 +70,7 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """What is started on an offer. `name` is unique and never used twice; `env` may hold secrets, so `repr` hides it.
+    """What is started on an offer. `name` is never used twice; `env` may hold secrets, so `repr` hides it.
 
     `image` is pinned by digest. `start` is the command of the container's first process, `public_key` the run's SSH
     key in OpenSSH's one-line form. A guest on this machine needs none of them.
@@ -85,9 +86,9 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Instance:
-    """One allocation as the provider shows it. `raw_state` is its own word; `access` is None while nothing can be reached.
+    """One instance as the provider shows it. `raw_state` is the provider's own; `access` is None while there is no address.
 
-    `unusable` says in words what an address is wrong with, field and all: the allocation can be ended, and never reached.
+    `unusable` says which field of the address is wrong, and why: the instance can be ended and never connected to.
     Raises `IntegrityError` (`malformed`) for an id that is no `InstanceId`.
     """
 
@@ -105,27 +106,27 @@ class Instance:
         object.__setattr__(self, "instance_id", InstanceId(self.instance_id))
 
 
-def checked_id(provider: str, told: object) -> InstanceId:
-    """The id a provider told, or one that somebody asks it for. Raises `ProviderError`."""
+def checked_id(provider: str, value: object) -> InstanceId:
+    """An id from a provider or for one. Raises `ProviderError`."""
     try:
-        return InstanceId(told)
+        return InstanceId(value)
     except IntegrityError as error:
-        raise ProviderError(f"{provider}: this is not the id of a pod or an instance; {error.detail}") from None
+        raise ProviderError(f"{provider}: not the id of a pod or an instance: {error.detail}") from None
 
 
 def ssh_access(
     provider: str, *, host: tuple[str, object], port: tuple[str, object], read_port: Callable[[object], Port] = Port
 ) -> tuple[SshAccess | None, str]:
-    """Where a provider says that port 22 of an instance is, from two fields' names and values; or what is wrong with them.
+    """The address of an instance's port 22, from the names and values of two fields; or None and what is wrong with them.
 
-    Neither is None and an empty text: a field is empty while the instance starts.
+    None and an empty text while a field is empty, as both are until the instance runs.
     """
     if host[1] in (None, "") or port[1] in (None, "", 0, "0"):
         return None, ""
     readers: tuple[tuple[tuple[str, object], Callable[[object], object]], ...] = ((host, Host), (port, read_port))
-    for (name, told), read in readers:
+    for (name, value), read in readers:
         try:
-            read(told)
+            read(value)
         except IntegrityError as error:
             return None, f"{provider}: field {name}: {error.detail}"
     return SshAccess(host=Host(host[1]), port=read_port(port[1])), ""
@@ -133,7 +134,7 @@ def ssh_access(
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """What the provider says of the account, for a preflight. None where its API does not tell."""
+    """The state of the account, for a preflight. None where the API does not show it."""
 
     balance_usd: float | None = None
     #: The provider's clock, seconds since 1970.
@@ -141,56 +142,56 @@ class Account:
 
 
 class Provider(Protocol):
-    """One place to get allocations from."""
+    """A source of allocations."""
 
     name: str
     #: Where its API answers; empty for a provider that is this machine.
     base_url: str
     #: Whether its API is not the provider's own, so that nothing here is rented for real.
     simulated: bool
-    #: How long to leave between two reads of the same kind. A provider that would be annoyed by less waits by itself.
+    #: How long to leave between two reads of the same kind. A provider that refuses faster ones throttles them itself.
     poll_s: float
     #: Whether an allocation costs money, and whether its rows can be published.
     rents: bool
     dry_run: bool
     #: SHA-256 of the guest archive this provider's guests must run: the policy's reference value.
     archive_sha256: str
-    #: Whether every allocation is this very machine, so that only one may be in use at a time.
+    #: Whether every allocation is this machine, so that only one may be in use at a time.
     this_machine: bool
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
-        """What could be had for `row`, cheapest first. Raises `NoCapacityError` for nothing."""
+        """The offers for `row`, cheapest first. Raises `NoCapacityError` where there is none."""
         ...
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
-        """Ask once. Raises `AmbiguousCreateError` when it may exist; after any other error nothing exists."""
+        """Send one create request. Raises `AmbiguousCreateError` where it may exist; after any other error nothing exists."""
         ...
 
     def get(self, instance_id: str) -> Instance | None:
-        """One allocation now; None only where the provider says that there is none. Raises `InfrastructureError`."""
+        """The instance now; None only where the provider says that there is none. Raises `InfrastructureError`."""
         ...
 
     def list(self) -> tuple[Instance, ...]:
-        """Every allocation of this project the provider shows, whoever made it.
+        """Every instance of this project that the provider shows, of any run and user of the account.
 
-        Where more may exist than it shows, it is a `Listing` with a doubt (`listing.doubt_in`). Raises where it shows nothing.
+        Where more may exist, it is a `Listing` with a doubt (`listing.doubt_in`). Raises where it shows nothing at all.
         """
         ...
 
     def terminate(self, instance_id: str) -> None:
-        """End one; ending one that is gone is no error. Raises `TerminateError`."""
+        """End the instance; ending one that is gone is no error. Raises `TerminateError`."""
         ...
 
     def logs(self, instance_id: str) -> str:
-        """What its guest printed, for error texts."""
+        """What its guest printed, for messages."""
         ...
 
     def account(self) -> Account:
-        """Whether the key is accepted, and what there is to spend. Raises `CredentialsError`, `ProviderError`."""
+        """The account's balance and clock; shows that the key is accepted. Raises `CredentialsError`, `ProviderError`."""
         ...
 
     def may_create(self) -> bool:
-        """Whether nothing refuses the key a create; False where only a create could tell. Creates nothing.
+        """Whether the key may create; False where only a create request could show that. Creates nothing.
 
         Raises `CredentialsError` for a key without that right.
         """
@@ -201,7 +202,7 @@ class Provider(Protocol):
         ...
 
     def play(self, instance_id: str, act: str) -> None:
-        """Play one act of a fault from outside (mock); anything else refuses."""
+        """Play one step of a fault from outside (mock only; others raise `ConfigurationError`)."""
         ...
 
 
@@ -238,8 +239,8 @@ class Grant:
 
 @dataclass(frozen=True, kw_only=True)
 class Cleanup:
-    """Whether everything that was created is gone. Only `proven` and `nothing-rented` pass."""
+    """Whether everything that was created is gone: the worst status of all. Only `proven` and `nothing-rented` pass."""
 
-    status: Literal["proven", "leak", "unproven", "nothing-rented"]
+    status: CleanupStatus | Literal["nothing-rented"]
     allocations: tuple[dict[str, Json], ...] = field(default=())
     detail: str = ""

@@ -1,6 +1,6 @@
-"""Where a provider's key and base URL come from. A key is only ever held as a `Secret`; a key alone rents nothing.
+"""A provider's API key and base URL, from the environment or the provider's own file. A key is held as a `Secret` only.
 
-A base URL that is not the provider's own makes it simulated; the key travels over https, or to this machine only.
+Another base URL than the provider's own makes it simulated. The key travels over https, or to this machine.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def vast_key(environ: Mapping[str, str]) -> Secret:
 
 
 def api_url(environ: Mapping[str, str], variable: str, own: str) -> str:
-    """The URL in `variable`, or the provider's own. Raises `ConfigurationError` for one that would show the key to others."""
+    """The URL in `variable`, or the provider's own. Raises `ConfigurationError` for one that would expose the key."""
     url = environ.get(variable, "").strip().rstrip("/") or own
     split = urlsplit(url)
     secure = split.scheme == "https" or (split.scheme == "http" and split.hostname in _LOOPBACK)

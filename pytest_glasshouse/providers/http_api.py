@@ -30,12 +30,12 @@ from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.printable import printable, visible
 from pytest_glasshouse.wire.secret import Secret
 
-#: What tells a request that a server did not carry out because it wants it to be made elsewhere.
+#: Redirects: the server did not carry the request out.
 _MOVED = frozenset({301, 302, 307, 308})
 _USER_AGENT = "pytest-glasshouse"
 _SHOWN = 240
 _SHORTEST_SECRET = 6
-#: Characters that are looked through, and those of a line that are shown. No shape below takes more than linear time.
+#: Characters that are searched, and those of a line that are shown. No pattern below takes more than linear time.
 _LONGEST = 20_000
 _MOST = 256 * 1024
 _LINE = 1_000
@@ -46,17 +46,17 @@ _SHAPES = (
     (re.compile(r"(?i)(?<![\w.-])[\w.-]+\.(?:runpod\.(?:net|io)|vast\.ai)(?::\d+)?\b"), "<host>"),
     (re.compile(r"(?<![\w-])-p\s*+\d+"), "-p ***"),
     (re.compile(r"\bssh-(?:ed25519|rsa)\s++\S+"), "<public key>"),
-    # To the end where nothing ends it: half a key is one, and a text of beginnings is read once.
+    # Up to the end of the text where the key has none: half a key is secret too, and the text is read once.
     (re.compile(r"(?s)-----BEGIN .*?(?:-----END [A-Z ]+-----|\Z)"), "<key>"),
 )
 
 
 class NotSentError(ProviderError):
-    """The request never left this machine: nothing came of it."""
+    """The request was not sent: nothing was changed."""
 
 
 class UnusableError(ProviderError):
-    """The request went out; whether anything came of it cannot be told from what came back."""
+    """The request was sent; the answer does not show whether it was carried out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +72,13 @@ class ApiReply(Answer):
 
     @property
     def undecided(self) -> bool:
-        """Whether it cannot be told if the request was carried out: neither yes, nor a clear no, nor `elsewhere`."""
+        """Whether the status does not show if the request was carried out: neither success, nor refusal, nor redirect."""
         refused = 400 <= self.status < 500 and self.status not in {408, 499}  # noqa: PLR2004
         return not (self.succeeded or refused or self.status in _MOVED)
 
     @property
-    def says_gone(self) -> bool:
-        """Whether the API itself says that there is no such thing: a proxy's 404 is a page, and says nothing."""
+    def not_found(self) -> bool:
+        """Whether the API itself answered 404, with JSON. A proxy's 404 is a page, and shows nothing."""
         try:
             return self.status == 404 and bool(self.fields())  # noqa: PLR2004
         except UnusableError:
@@ -103,7 +103,7 @@ class ApiReply(Answer):
 
 
 class ApiClient:
-    """Requests to one base URL with one key, by the way that `environ` (this process's, where none is given) says."""
+    """Requests to one base URL with one key, by proxies and certificates of `environ` (by default this process's)."""
 
     def __init__(self, *, provider: str, base_url: str, key: Secret, environ: Mapping[str, str] | None = None) -> None:
         self._provider = provider
@@ -121,7 +121,7 @@ class ApiClient:
         limits: AnswerLimits = USUAL,
         user_agent: str = _USER_AGENT,
     ) -> ApiReply:
-        """Send once and read the answer, whatever its status; `body` is JSON that no traceback shows.
+        """Send once and return the answer, whatever its status; `body` is JSON that no traceback shows.
 
         Raises `NotSentError`, `UnusableError`, or `ConfigurationError` for an environment that names no usable proxy or
         certificates; nothing was sent then.
@@ -135,18 +135,18 @@ class ApiClient:
         else:
             return ApiReply(provider=self._provider, status=answer.status, headers=answer.headers, body=answer.body)
         if sent:
-            raise UnusableError(f"{self._provider}: its API gave no answer that can be used: {why}")
+            raise UnusableError(f"{self._provider}: its API gave no usable answer: {why}")
         raise NotSentError(f"{self._provider}: {why}; nothing was asked. {advice}")
 
-    def elsewhere(self, url: str, *, limits: AnswerLimits) -> Answer | None:
-        """What lies at another address, asked for without the key; None where there is no answer."""
+    def fetch_without_key(self, url: str, *, limits: AnswerLimits) -> Answer | None:
+        """The answer from another URL, requested without the key; None where there is none."""
         try:
             return exchange("GET", url, routes=self._routes, limits=limits, headers={"User-Agent": _USER_AGENT})
         except GlasshouseError:
             return None
 
     def refusal(self, reply: ApiReply, what: str, detail: str) -> GlasshouseError:
-        """The error for an answer that is not a success, where its status alone tells: `detail` is already fit to be shown."""
+        """The error for an answer that is no success, by its status alone; `detail` is redacted already."""
         text = f"{self._provider}: {what} was answered {reply.status}{': ' + detail if detail else ''}"
         match reply.status:
             case 401 | 403:
@@ -154,7 +154,7 @@ class ApiClient:
             case 402:
                 return FundsError(f"{text}. Add credit to the account")
             case 407:
-                return NotSentError(f"{text}. That is the proxy's word, and nothing was asked; check HTTP_PROXY")
+                return NotSentError(f"{text}. The proxy refused, and nothing was asked; check HTTP_PROXY")
             case 410:
                 return ProviderError(f"{text}. This API was retired; a newer version of this tool may speak its successor")
             case 429:
@@ -166,19 +166,19 @@ class ApiClient:
         return redact_line(text, secrets=self.secrets())
 
     def secrets(self) -> tuple[str, ...]:
-        """What no text may hold: the key, and what a proxy on the way is told."""
+        """What no text may show: the key, and the credentials of the proxy."""
         return (self._key.reveal().decode(), *self._routes.secrets(self.base_url))
 
 
-def asked_for(instance_id: str, answered: Instance) -> Instance:
-    """`answered`, if it is what was asked for. Raises `UnusableError`."""
+def same_instance(instance_id: str, answered: Instance) -> Instance:
+    """`answered`, if it has the id that was asked for. Raises `UnusableError`."""
     if answered.instance_id != instance_id:
         raise UnusableError("the API answered with another allocation than was asked for")
     return answered
 
 
-def lost_create(provider: str, name: str, why: str, *, instance_id: str | None = None) -> AmbiguousCreateError:
-    """The error for a create of which nobody can tell what came of it; `why` is fit to be shown."""
+def ambiguous_create(provider: str, name: str, why: str, *, instance_id: str | None = None) -> AmbiguousCreateError:
+    """The error for a create request that may have been carried out; `why` is redacted already."""
     made = "" if instance_id is None else f", which names instance {instance_id}"
     return AmbiguousCreateError(
         f"{provider}: no usable answer to creating {name}{made} ({why.removeprefix(f'{provider}: ')}). It may exist and bill; "
@@ -225,7 +225,7 @@ def redact_line(text: object, *, secrets: Iterable[str] = ()) -> str:
 
 
 def _without(text: str, secrets: Iterable[str]) -> str:
-    """`text` without secrets. It comes first, and takes the whole: what is cut off afterwards leaves no half of one."""
+    """`text` without secrets. Called before the text is cut, or half a secret could be left."""
     text = "".join(letter for letter in text if letter.isprintable() or letter.isspace())
     for secret in sorted((one for one in secrets if len(one) >= _SHORTEST_SECRET), key=len, reverse=True):
         text = text.replace(secret, "***")

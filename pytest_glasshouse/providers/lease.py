@@ -1,20 +1,26 @@
-"""One allocation as this project remembers it: its name, what is known of it, and what it may cost.
+"""One allocation as this project records it: its name, its state, and its price.
 
-The name says whose it is and until when it may live, so that whoever finds it in a listing needs nothing else.
+The name has the run and the deadline, so a listing is enough to end what was left behind.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+#: Whether an allocation is gone: known to be, known not to be, not known.
+CleanupStatus = Literal["proven", "leak", "unproven"]
 NAME_PREFIX = "glasshouse-"
 _NAME = re.compile(rf"{NAME_PREFIX}(?P<run>[A-Za-z0-9-]{{1,32}})-(?P<number>\d{{1,4}})-(?P<deadline>\d{{10}})", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedName:
-    """What a name says."""
+    """The parts of an allocation's name."""
 
     run_id: str
     number: int
@@ -24,33 +30,38 @@ class ParsedName:
         return f"{NAME_PREFIX}{self.run_id}-{self.number}-{self.deadline}"
 
 
-def named(name: str) -> ParsedName | None:
-    """What `name` says, or None where it is none of ours."""
+def parse_name(name: str) -> ParsedName | None:
+    """The parts of `name`; None where it is not this project's."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None
     return ParsedName(run_id=found["run"], number=int(found["number"]), deadline=int(found["deadline"]))
 
 
+def worst_cleanup(statuses: Collection[str]) -> CleanupStatus:
+    """The worst of several; where there is none, there is nothing to prove."""
+    return "leak" if "leak" in statuses else "unproven" if "unproven" in statuses else "proven"
+
+
 @dataclass(kw_only=True)
 class Lease:
-    """One name and everything that exists under it. Instance ids are a set: an answer that was lost may hide a second one."""
+    """One name and the instances under it: more than one where a create's answer was lost."""
 
     name: str
     provider: str
-    #: USD per hour, and when it began (wall clock): from the intent on, because the provider may bill from then.
+    #: The price in USD per hour, and since when it counts (wall clock): from the intent, as the provider may bill from then.
     price_usd_per_hour: float = 0.0
     intent_at: float = 0.0
-    #: Absolute, in seconds since the epoch: the same as in the name.
+    #: In seconds since 1970, as in the name.
     deadline: float = 0.0
     instance_ids: set[str] = field(default_factory=set)
-    #: Whether a listing showed it while it ran: without that, its absence from a listing shows nothing.
+    #: Whether a listing showed it while it ran: without that, its absence from a listing proves nothing.
     seen_listed: bool = False
-    #: The create call's answer was lost (or never came): whether it exists is not known.
+    #: The answer to the create request was lost: whether the instance exists is not known.
     ambiguous: bool = False
     #: The provider said that nothing was created.
     void: bool = False
-    #: The provider accepted its end; when it first said that there is none; when that was proven, or nothing was ever there.
+    #: The provider accepted its end; when it first answered that there is none; when that was proven.
     ended: bool = False
     quiet_at: float | None = None
     gone_at: float | None = None
@@ -62,7 +73,7 @@ class Lease:
         return self.void or self.gone_at is not None
 
     def cost_usd(self, now: float) -> float:
-        """What it has cost by the clock, counted from the intent until the provider said that there is none."""
+        """Its cost until `now`, counted from the intent until the provider answered that there is none."""
         if self.void:
             return 0.0
         until = next((at for at in (self.quiet_at, self.gone_at) if at is not None), now)

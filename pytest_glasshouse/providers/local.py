@@ -1,4 +1,4 @@
-"""The local provider: this machine's own NVIDIA GPU, for those who own one. Nothing is rented, nothing is faked."""
+"""The local provider: this machine's own NVIDIA GPU. Nothing is rented or simulated."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LocalProvider:
         if row.gpu_model is not None and row.gpu_model != self._gpu_model:
             raise ConfigurationError(
                 f"row {row.name} names {row.gpu_model}; this machine has {self._gpu_model}. "
-                "Select rows for it with -m, or run the row where its GPU is"
+                "Select rows for this GPU with -m, or run the row on a machine that has its GPU"
             )
         return (Offer(provider=self.name, gpu_model=self._gpu_model),)
 
@@ -78,5 +78,5 @@ class LocalProvider:
         return ()
 
     def play(self, instance_id: str, act: str) -> None:
-        """The local provider plays nothing."""
+        """Raises `ConfigurationError`: only the mock provider plays faults."""
         raise ConfigurationError(f"provider local plays no faults; {act} on {instance_id} was asked for")

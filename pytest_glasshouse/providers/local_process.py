@@ -1,7 +1,7 @@
-"""Guests on this very machine: one process tree in one directory, ended by the end of its pipe.
+"""Guests on this machine: each is a process tree in a directory of its own, and ends when its pipe closes.
 
-Shared by `mock` and `local`. The listing reads the kernel's process table, not this object's memory, so it also
-shows what another controller left behind.
+Shared by `mock` and `local`. The listing reads the kernel's process table and not this process's memory, so it also shows what
+another run left behind.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from pytest_glasshouse.wire.folder import new_folder
 
 _DIRECTORY_PREFIX = "gh-"
 _LOG_BYTES = 2000
-#: What a guest writes where it lives: its archive, byte code, spool and log.
+#: Space in a guest's directory: its archive, byte code, spool and log.
 ROOM_BYTES = 32 << 20
-#: A guest that boots for ever, and still ends with its pipe.
+#: A guest that never finishes booting, and still ends with its pipe.
 _STALLED = "import shutil, sys; sys.stdin.buffer.read(); shutil.rmtree(sys.argv[3], ignore_errors=True)"
 
 
 class GuestProcess:
-    """One agent, its directory, and the pipe whose end ends it."""
+    """One agent, its directory, and the pipe that ends it when it closes."""
 
     def __init__(
         self, directory: Path, name: str, archive: bytes, *, stalled: bool = False, site_packages: Sequence[str] = ()
@@ -44,7 +44,7 @@ class GuestProcess:
         self.process = self._spawn()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        # The agent too runs no byte code that lies beside a source: its cache begins empty, and becomes that of its legs.
+        # The agent runs no byte code found beside a source: its cache begins empty, and its legs use the same one.
         cache = self.directory / "bytecode"
         shutil.rmtree(cache, ignore_errors=True)
         command = [sys.executable, "-I", "-S", "-X", "utf8", "-X", f"pycache_prefix={cache}", *self._code, "agent"]
@@ -84,7 +84,7 @@ class GuestProcess:
 
 
 def _wait_until_shown(process: subprocess.Popen[bytes]) -> None:
-    """Until the process table has its command line: for an instant after its start it shows none, and no listing finds it."""
+    """Wait until the process table has its command line: right after the start it has none, and no listing finds it."""
     table = Path("/proc") / str(process.pid) / "cmdline"
     while process.poll() is None and b"--allocation" not in table.read_bytes():
         os.sched_yield()
@@ -96,7 +96,7 @@ def new_directory() -> Path:
 
 
 def check_room(archive: bytes) -> None:
-    """Raise `ConfigurationError` where a guest has no place on this machine, before anything is started."""
+    """Raise `ConfigurationError` where a guest's directory does not fit on this disk, before anything is started."""
     directory: Path | None = None
     try:
         directory = new_directory()
@@ -132,7 +132,7 @@ def listed() -> tuple[Instance, ...]:
             name = arguments[arguments.index(b"--allocation") + 1].decode(errors="replace")
             directory = arguments[arguments.index(b"--directory") + 1].decode(errors="replace")
             if name.startswith(NAME_PREFIX):
-                # Anybody's process may have such arguments; ours has a directory that this module named.
+                # Any process may have such arguments; a guest's directory has a name that is an instance id.
                 with contextlib.suppress(IntegrityError):
                     found[directory] = _instance(Path(directory), name)
     return tuple(found.values())
@@ -149,7 +149,7 @@ def seen(instance_id: str) -> Instance | None:
 
 
 class GuestProcesses:
-    """The guests one controller started, by instance id."""
+    """The guests that this process started, by instance id."""
 
     def __init__(self, site_packages: Sequence[str] = ()) -> None:
         self._site_packages = site_packages
@@ -172,7 +172,7 @@ class GuestProcesses:
         return _instance(directory, name)
 
     def get(self, instance_id: str) -> GuestProcess:
-        """One of ours."""
+        """A guest that this process started."""
         return self._guests[instance_id]
 
     def logs(self, instance_id: str) -> str:
@@ -185,7 +185,7 @@ class GuestProcesses:
             return file.read(_LOG_BYTES).decode("utf-8", errors="replace")
 
     def end(self, instance_id: str) -> None:
-        """Kill it and remove its directory; nothing happens for one that is not ours or gone."""
+        """Kill it and remove its directory; does nothing for a guest of another process, or one that is gone."""
         guest = self._guests.get(instance_id)
         if guest is not None:
             guest.kill()

@@ -1,8 +1,8 @@
 """The mock provider: a dry run of a rented allocation on this machine. Never publishable.
 
-The guest is a real process with a real agent on a real socket. Only the allocation is a stand-in. It plays faults:
-those of a provider here, those of a connection in `mock_channel`, and what cannot be played from outside in a
-guest module of its own, which only this provider's policy pins.
+The guest is a real process with a real agent on a real socket; only the allocation is a stand-in. It plays faults: those of a
+provider here, those of a connection in `mock_faulty_channel`, and the others in a guest module of its own, which only this
+provider's policy pins.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class MockProvider:
     poll_s = 0.05
 
     def __init__(self, faults: tuple[str, ...] = (), *, site_packages: Sequence[str] = (), archive: bytes | None = None) -> None:
-        """`site_packages` and `archive` stand in for this installation's: what a test plants there is the guest's."""
+        """`site_packages` and `archive` replace this installation's, for tests that change what the guest runs."""
         for fault in faults:
             if fault not in FAULTS:
                 raise ConfigurationError(f"mock fault {fault!r}: expected one of {', '.join(sorted(FAULTS))}")
@@ -61,7 +61,7 @@ class MockProvider:
         return (Offer(provider=self.name, gpu_model=promised),)
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
-        """Start a guest; its archive may be damaged on the way, its answer may be lost, it may never boot."""
+        """Start a guest; by the fault, its archive is damaged, the answer is lost, or it never boots."""
         del offer
         archive = _one_byte_differs(self._archive) if "attestation-reject" in self._faults else self._archive
         instance = self._guests.start(launch.name, archive, stalled="boot-stall" in self._faults)
@@ -108,13 +108,13 @@ class MockProvider:
 
 
 def dishonest_archive(faults: list[str]) -> bytes:
-    """The archive of the dishonest guest: another digest, which only the mock's policy expects."""
+    """The archive of the dishonest guest: its digest differs, and only the mock's policy expects it."""
     source = (importlib.resources.files("pytest_glasshouse.attacks") / "dishonest_guest.py").read_bytes()
     main = _DISHONEST_MAIN.format(faults=tuple(faults)).encode()
     return build_archive({"glasshouse_dishonest_guest.py": source, "__main__.py": main})
 
 
 def _one_byte_differs(archive: bytes) -> bytes:
-    # A letter of a docstring: the archive still runs, only its digest tells.
+    # A letter of a docstring: the archive still runs, and only its digest differs.
     place = archive.index(b"Benchmark rows as tests")
     return archive[:place] + b"b" + archive[place + 1 :]

@@ -1,6 +1,6 @@
-"""Faults the mock provider plays on the connection: what a bad link, a dying box or a dishonest courier does.
+"""Faults that the mock provider plays on the connection: lost or changed messages, and guests that end or restart.
 
-A `FaultyChannel` stands in front of the real one. It changes what passes; it knows nothing of what is judged.
+A `FaultyChannel` wraps the real channel and changes what passes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _REBOOT_S = 30.0
 
 
 class FaultyChannel:
-    """A channel with the mock's faults on it. `play` has the provider kill or reboot the guest."""
+    """A channel with the mock's faults. `play` lets the provider kill or reboot the guest."""
 
     def __init__(self, connect: Callable[[], GuestChannel], faults: tuple[str, ...], play: Callable[[str], None]) -> None:
         self._connect = connect
@@ -42,7 +42,7 @@ class FaultyChannel:
         *,
         within_s: float | None = None,
     ) -> dict[str, Json]:
-        """Pass a request on, or do to it what the fault says."""
+        """Pass a request on, changed as the fault says."""
         fields = fields or {}
         if op == "hello":
             self._hellos += 1
@@ -76,7 +76,7 @@ class FaultyChannel:
         return self._channel.gone
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._channel.close()
 
     def _reboot(self) -> None:
@@ -95,7 +95,7 @@ class FaultyChannel:
 
 
 def poisoned(material: Material) -> Material:
-    """The same material with initial weights that are not numbers: the owner sealed bad weights, nobody tampered."""
+    """The same material with NaN as initial weights: the owner sealed bad weights, and nothing was tampered with."""
     initial = bytearray(material.parts["initial"])
     entry = max(parse_safetensors(memoryview(bytes(initial))).values(), key=lambda e: e.end - e.start)
     initial[entry.start : entry.end] = b"\xff" * (entry.end - entry.start)

@@ -1,4 +1,4 @@
-"""Which offers a user's price cap leaves, cheapest first. It knows no provider."""
+"""The offers within the user's price cap, cheapest first, for every provider."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pytest_glasshouse.rows.spec import GPU_MODELS, RowSpec
 
 
 def models_for(row: RowSpec) -> tuple[str, ...]:
-    """The GPU models that would do for `row`."""
+    """The GPU models that `row` may run on."""
     return (row.gpu_model,) if row.gpu_model is not None else tuple(GPU_MODELS.values())
 
 
 def number(value: object) -> float | None:
-    """A JSON number as a float; None for what is none, or is not finite."""
+    """A JSON number as a float; None for anything else, and for a number that is not finite."""
     try:
         found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
@@ -24,9 +24,9 @@ def number(value: object) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def price_from(told: object) -> float | None:
-    """A price in US dollars per hour; None for what cannot be one. No budget is above NaN."""
-    price = number(told)
+def price_from(value: object) -> float | None:
+    """A price in US dollars per hour; None for what cannot be one, such as NaN: no comparison with a budget would hold."""
+    price = number(value)
     return price if price is not None and price > 0 else None
 
 

@@ -30,9 +30,9 @@ from pytest_glasshouse.providers.http_api import (
     ApiReply,
     NotSentError,
     UnusableError,
-    asked_for,
-    lost_create,
+    ambiguous_create,
     redact_log,
+    same_instance,
 )
 from pytest_glasshouse.providers.launch_encoding import checked, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
@@ -99,14 +99,14 @@ class RunPodRestProvider:
             raise
         except (UnusableError, IntegrityError) as error:
             lost = str(error)
-        raise lost_create(self.name, launch.name, lost)
+        raise ambiguous_create(self.name, launch.name, lost)
 
     def get(self, instance_id: str) -> Instance | None:
         """One pod; None for 404."""
         reply = self._api.request("GET", _path(instance_id))
-        if reply.says_gone:
+        if reply.not_found:
             return None
-        return asked_for(instance_id, self._instance(self._fields(reply, "a pod")))
+        return same_instance(instance_id, self._instance(self._fields(reply, "a pod")))
 
     def list(self) -> Listing:
         """The pods of this project, all pages: those that API v2 publishes none of, but answers with."""
@@ -122,7 +122,7 @@ class RunPodRestProvider:
         problem: str
         try:
             reply = self._api.request("DELETE", _path(instance_id))
-            if reply.status in {200, 202, 204} or reply.says_gone:
+            if reply.status in {200, 202, 204} or reply.not_found:
                 return
             problem = str(self._api.refusal(reply, "the end of a pod", self._detail(reply)))
         except GlasshouseError as error:

@@ -24,7 +24,7 @@ from pytest_glasshouse.errors import (
 )
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, api_url
-from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, UnusableError, asked_for, lost_create
+from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, UnusableError, ambiguous_create, same_instance
 from pytest_glasshouse.providers.launch_encoding import pasteable
 from pytest_glasshouse.providers.listing import Listing, listed
 from pytest_glasshouse.providers.offers import affordable, models_for, number, price_from
@@ -111,7 +111,7 @@ class RunPodSdkProvider:
             raise
         except (ProviderError, IntegrityError) as error:
             lost, made = str(error), error.instance_id if isinstance(error, MadeAllTheSameError) else None
-        raise lost_create(self.name, launch.name, lost, instance_id=made)
+        raise ambiguous_create(self.name, launch.name, lost, instance_id=made)
 
     def get(self, instance_id: str) -> Instance | None:
         """One pod; None where RunPod says that there is none."""
@@ -122,7 +122,7 @@ class RunPodSdkProvider:
             if meaning(str(error)) == "gone":
                 return None
             raise
-        return None if pod is None else asked_for(instance_id, self._instance(pod))
+        return None if pod is None else same_instance(instance_id, self._instance(pod))
 
     def list(self) -> Listing:
         """Every pod of this project: GraphQL's listing has no pages. What it leaves out with an error is a doubt."""

@@ -32,9 +32,9 @@ from pytest_glasshouse.providers.http_api import (
     NotSentError,
     Throttle,
     UnusableError,
-    asked_for,
-    lost_create,
+    ambiguous_create,
     redact_log,
+    same_instance,
 )
 from pytest_glasshouse.providers.launch_encoding import VariableLimits, pasteable
 from pytest_glasshouse.providers.listing import Listing, read_pages
@@ -129,20 +129,20 @@ class VastProvider:
             raise
         except (UnusableError, IntegrityError) as error:
             lost = str(error)
-        raise lost_create(self.name, launch.name, lost, instance_id=made)
+        raise ambiguous_create(self.name, launch.name, lost, instance_id=made)
 
     def get(self, instance_id: str) -> Instance | None:
         """One instance; None for 404 and for `instances: null`."""
         path = _path(instance_id)
         self._throttles["get"].wait()
         reply = self._api.request("GET", path, query={"owner": "me"})
-        if reply.says_gone:
+        if reply.not_found:
             return None
         fields = self._fields(reply, "an instance")
         if "instances" not in fields:
             raise UnusableError("vastai: an instance was asked for and none, not even null, was answered")
         found = fields["instances"]
-        return None if found is None else asked_for(instance_id, instance_from(found, redacted=self._api.redacted))
+        return None if found is None else same_instance(instance_id, instance_from(found, redacted=self._api.redacted))
 
     def list(self) -> Listing:
         """The instances of this project, all pages. A listing without a total, or with fewer than that, is not the whole."""
@@ -166,7 +166,7 @@ class VastProvider:
         problem: str
         try:
             reply = self._api.request("DELETE", _path(instance_id), body=_json({}))
-            if reply.says_gone or (reply.status == _OK and _answer(reply).get("success") is True):
+            if reply.not_found or (reply.status == _OK and _answer(reply).get("success") is True):
                 return
             detail = self._detail(_answer(reply) if reply.status == _OK else _problem(reply))
             problem = str(self._api.refusal(reply, "the end of an instance", detail))
@@ -229,7 +229,7 @@ class VastProvider:
         if (there.scheme, there.netloc) == (here.scheme, here.netloc):
             return self._log(there._replace(scheme="", netloc="").geturl())
         allowed = there.scheme == "https" and there.netloc == _LOGS_HOST and there.path.startswith(_LOGS_PATH) and ".." not in url
-        answer = self._api.elsewhere(url, limits=_LOG) if allowed else None
+        answer = self._api.fetch_without_key(url, limits=_LOG) if allowed else None
         return answer.body.decode(errors="replace") if answer is not None and answer.status == _OK else ""
 
     def _detail(self, answer: Mapping[str, Json]) -> str:

@@ -14,6 +14,7 @@ from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
+from pytest_glasshouse.providers.lease import CleanupStatus, worst_cleanup
 from pytest_glasshouse.report.attempts import other_attempts
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
@@ -135,7 +136,10 @@ def assemble(
         "excludedResults": lists["excludedResults"],
         "tamper": played,
         "summary": summary(lists, played, [_outstanding(each) for each in run.outstanding_releases]),
-        "cleanup": {"status": _cleanup_status(cleanup), "allocations": [_cleanup(each) for each in cleanup]},
+        "cleanup": {
+            "status": worst_cleanup([each.status for each in cleanup]),
+            "allocations": [_cleanup(each) for each in cleanup],
+        },
         "keys": {"report": public_text(key.public_key()), **observed_keys(lists)},
         "extra": dict(run.extra),
     }
@@ -268,10 +272,3 @@ def _cleanup(each: AllocationCleanup) -> CleanupRecord:
         "status": each.status,
         "reason": each.reason,
     }
-
-
-def _cleanup_status(cleanup: Sequence[AllocationCleanup]) -> CleanupStatus:
-    """The worst of all; `proven` where nothing was allocated."""
-    worst_first: tuple[CleanupStatus, ...] = ("leak", "unproven")
-    statuses = {each.status for each in cleanup}
-    return next((status for status in worst_first if status in statuses), "proven")

@@ -69,8 +69,8 @@ class ChaosConnection(RentedConnection):
         except (GuestGoneError, GlasshouseError):
             return
 
-    def leave(self, lease: Lease) -> None:
-        super().leave(lease)
+    def disconnect(self, lease: Lease) -> None:
+        super().disconnect(lease)
         way = self._ways.pop(lease.name, None)
         if way is not None:
             way[1].close()

@@ -42,7 +42,7 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
         run_dir=folder,
         budget_usd=5.0,
         allow_simulated=True,
-        timing=Timing.from_text(settings["timing"]),
+        timing=Timing.from_json(settings["timing"]),
         boot_timeout_s=settings["boot_s"],
     )
     broker = Broker(options, connection=ChaosConnection(folder, train_s=settings["train_s"], boot_s=settings["boot_s"]))

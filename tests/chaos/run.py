@@ -66,7 +66,7 @@ class Running:
             url: server.url, key: server.cloud.account_key, "GLASSHOUSE_RUNPOD_API": api, "HOME": "/nonexistent",
         }  # fmt: skip
         settings = {
-            "provider": provider, "run_id": self.run_id, "timing": TIMING.as_text(), "boot_s": BOOT_S, "train_s": TRAIN_S,
+            "provider": provider, "run_id": self.run_id, "timing": TIMING.to_json(), "boot_s": BOOT_S, "train_s": TRAIN_S,
             "rows": scenario.rows, "workers": scenario.workers, "liars": sorted(scenario.liars),
         }  # fmt: skip
         self.log = (self.folder / "log").open("wb")

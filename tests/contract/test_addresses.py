@@ -17,7 +17,7 @@ from pytest_glasshouse.channel.access import Host, Port
 from pytest_glasshouse.errors import ConfigurationError, ProviderError, TerminateError
 from pytest_glasshouse.providers.base import SshAccess
 from tests.contract.conftest import IMAGE, RENTED, Subject, row
-from tests.unit.providers.scripted import NoReaper
+from tests.unit.broker.scripted import NoReaper
 
 QUICK = Timing(poll_s=0.02, search_s=1.0, settle_s=0.0, give_up_s=5.0, looks=1, bootstrap_s=5.0, reserve_s=0.0)
 HOSTS = [

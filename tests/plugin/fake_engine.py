@@ -80,8 +80,8 @@ class FakeBroker:
     simulated = ()
     over_budget = os.environ.get("FAKE_OVER_BUDGET", "")
 
-    def quote(self, *, say: Callable[[str], None]) -> Any:
-        del say
+    def quote(self, *, on_retry: Callable[[str], None]) -> Any:
+        del on_retry
         raise AssertionError("nothing here has a price")
 
     def spent_usd(self) -> float | None:

@@ -272,8 +272,8 @@ class _Broker:
     rents = True
     simulated: tuple[str, ...] = ()
 
-    def quote(self, *, say: Callable[[str], None]) -> Quote:
-        del say
+    def quote(self, *, on_retry: Callable[[str], None]) -> Quote:
+        del on_retry
         return Quote(lines=(PriceLine(provider="runpod", gpu_model="GPU", price_usd_per_hour=2.0, rows=1, seconds=3600.0),))
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pytest_glasshouse.broker import pricing as money
+from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.errors import BudgetError
 from pytest_glasshouse.providers.base import Offer
 from pytest_glasshouse.providers.lease import Lease
@@ -21,19 +21,19 @@ def _lease(price: float, began: float, **fields: float) -> Lease:
 
 
 def test_rows_that_share_an_allocation_boot_once() -> None:
-    shared = money.quote([(row, OFFER) for row in ROWS], shared=True)
-    apart = money.quote([(row, OFFER) for row in ROWS], shared=False)
-    once = (money.BOOT_S + money.CLEANUP_S) / 3600 * 2.0
+    shared = pricing.quote([(row, OFFER) for row in ROWS], shared=True)
+    apart = pricing.quote([(row, OFFER) for row in ROWS], shared=False)
+    once = (pricing.BOOT_S + pricing.CLEANUP_S) / 3600 * 2.0
     assert apart.cost_usd - shared.cost_usd == pytest.approx(once)
-    assert shared.cost_usd == pytest.approx(once + sum(map(money.row_seconds, ROWS)) / 3600 * 2.0)
+    assert shared.cost_usd == pytest.approx(once + sum(map(pricing.row_seconds, ROWS)) / 3600 * 2.0)
 
 
 def test_every_round_and_both_legs_are_paid() -> None:
-    assert money.row_seconds(ROWS[1]) == 2 * money.row_seconds(ROWS[0]) == 4 * (5.0 + 1800.0 + money.SETUP_S)
+    assert pricing.row_seconds(ROWS[1]) == 2 * pricing.row_seconds(ROWS[0]) == 4 * (5.0 + 1800.0 + pricing.SETUP_S)
 
 
 def test_estimate_above_the_budget_is_refused() -> None:
-    told = money.quote([(ROWS[0], OFFER)], shared=True)
+    told = pricing.quote([(ROWS[0], OFFER)], shared=True)
     told.check(None)
     told.check(told.cost_usd)
     with pytest.raises(BudgetError, match="nothing was rented"):
@@ -43,23 +43,23 @@ def test_estimate_above_the_budget_is_refused() -> None:
 def test_all_allocations_together_are_held_against_the_budget() -> None:
     """Two at 2 USD since an hour: 4 are spent, and what is left of 6 lasts half an hour."""
     leases = [_lease(2.0, 0.0), _lease(2.0, 0.0)]
-    assert money.spent_usd(leases, 3600.0) == 4.0
-    assert money.seconds_left(leases, budget_usd=6.0, now=3600.0) == 1800.0
+    assert pricing.spent_usd(leases, 3600.0) == 4.0
+    assert pricing.seconds_left(leases, budget_usd=6.0, now=3600.0) == 1800.0
 
 
 def test_ended_allocation_costs_no_more_and_what_it_cost_stays_spent() -> None:
     leases = [_lease(2.0, 0.0, quiet_at=1800.0), _lease(1.0, 0.0, gone_at=3600.0)]
-    assert money.spent_usd(leases, 99_999.0) == 2.0
-    assert money.seconds_left(leases, budget_usd=5.0, now=99_999.0) == math.inf
+    assert pricing.spent_usd(leases, 99_999.0) == 2.0
+    assert pricing.seconds_left(leases, budget_usd=5.0, now=99_999.0) == math.inf
 
 
 def test_nothing_that_was_not_created_is_paid() -> None:
-    assert money.spent_usd([Lease(name="n", provider="runpod", price_usd_per_hour=9.0, void=True)], 1e9) == 0.0
+    assert pricing.spent_usd([Lease(name="n", provider="runpod", price_usd_per_hour=9.0, void=True)], 1e9) == 0.0
 
 
 def test_table_names_every_allocation_and_what_has_no_offer() -> None:
-    told = money.quote([(ROWS[0], OFFER)], shared=True, without=("pro6000-900s",))
-    lines = list(money.table(told, budget_usd=5.0))
+    told = pricing.quote([(ROWS[0], OFFER)], shared=True, unavailable=("pro6000-900s",))
+    lines = list(pricing.table(told, budget_usd=5.0))
     assert lines[1].split() == ["runpod", "GPU", "1", "1:11", "h", "2.00", f"{told.cost_usd:.2f}"]
     assert lines[2:] == [
         "no offer now: pro6000-900s",

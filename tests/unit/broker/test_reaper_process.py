@@ -54,7 +54,7 @@ class Running:
         environment |= {url: server.url, key: server.cloud.account_key, "HOME": "/nonexistent"}
         self.directory = directory
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.unit.providers.harness", server.name, str(directory), timing.as_text(), str(rows)],
+            [sys.executable, "-m", "tests.unit.broker.harness", server.name, str(directory), timing.to_json(), str(rows)],
             env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
 

@@ -25,10 +25,10 @@ from pytest_glasshouse.errors import (
     WrongGpuError,
 )
 from pytest_glasshouse.providers.base import Instance, SshAccess
-from pytest_glasshouse.providers.lease import named
+from pytest_glasshouse.providers.lease import parse_name
 from pytest_glasshouse.rows.spec import RowSpec
-from tests.unit.conftest import MakeBroker
-from tests.unit.providers.scripted import Agents, FakeTime, Scripted, appearing, changed, showing
+from tests.unit.broker.conftest import MakeBroker
+from tests.unit.broker.scripted import Agents, FakeTime, Scripted, appearing, changed, showing
 
 ROW = RowSpec(name="row", workload="mlp", gpu="h100", order="raw-first", target_s=60.0)
 OTHER = RowSpec(name="other", workload="mlp", gpu="h100", order="protected-first", target_s=60.0)
@@ -181,7 +181,9 @@ def test_pod_that_never_runs_is_ended_at_the_boot_deadline(make_broker: MakeBrok
     began = time.now
     with (
         showing(rented, state="pending", access=None),
-        pytest.raises(BootTimeoutError, match=r"expected it to run within 100 s, saw state .*last words: layer does not exist"),
+        pytest.raises(
+            BootTimeoutError, match=r"expected it to run within 100 s, saw state .*last line of its log: layer does not exist"
+        ),
     ):
         broker.acquire(ROW)
     assert time.now - began < 110
@@ -353,7 +355,7 @@ def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: S
 def test_deadline_in_the_name_is_never_later_than_the_money_lasts(make_broker: MakeBroker, time: FakeTime) -> None:
     """Whoever finds the name after everything else died still stops in time."""
     grant = make_broker(budget_usd=1.0).acquire(ROW)
-    told = named(grant.allocation_id)
+    told = parse_name(grant.allocation_id)
     assert told is not None
     assert 1799 <= told.deadline - 1_800_000_000 <= 1800
 
@@ -472,7 +474,7 @@ def test_pod_that_is_shown_elsewhere_was_restarted(make_broker: MakeBroker, rent
 def test_end_of_a_boot_is_told_like_its_beginning(make_broker: MakeBroker) -> None:
     """Or what shows it would show it for ever."""
     told: list[tuple[str, str]] = []
-    grant = make_broker(tell=lambda name, what: told.append((name, what))).acquire(ROW)
+    grant = make_broker(emit=lambda name, what: told.append((name, what))).acquire(ROW)
     assert (grant.allocation_id, "bootstrap") in told
     assert told[-1] == (grant.allocation_id, "")
 
@@ -509,10 +511,12 @@ def test_ledger_holds_neither_keys_nor_endpoints(make_broker: MakeBroker, tmp_pa
 
 
 def test_name_says_whose_it_is_and_until_when() -> None:
-    told = named("glasshouse-20261121-023400-66138d-12-1764000000")
+    told = parse_name("glasshouse-20261121-023400-66138d-12-1764000000")
     assert told is not None
     assert (told.run_id, told.number, told.deadline) == ("20261121-023400-66138d", 12, 1764000000)
-    assert [named(other) for other in ("mine", "glasshouse-x", "glasshouse-a-1-17", "glasshouse-a-1-1764000000x")] == [None] * 4
+    assert [parse_name(other) for other in ("mine", "glasshouse-x", "glasshouse-a-1-17", "glasshouse-a-1-1764000000x")] == [
+        None
+    ] * 4
 
 
 def test_foreign_instances_are_not_ours_to_judge(make_broker: MakeBroker, rented: Scripted) -> None:

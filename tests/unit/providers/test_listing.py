@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.broker.cleanup_proof import Ending
-from pytest_glasshouse.broker.timing import Timing
-from pytest_glasshouse.errors import AmbiguousCreateError, ProviderError, RateLimitedError
+from pytest_glasshouse.errors import ProviderError, RateLimitedError
 from pytest_glasshouse.providers.base import Instance, Provider
 from pytest_glasshouse.providers.http_api import ApiReply
-from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.providers.listing import MOST_PAGES, MOST_S, Listing, doubt_in, read_pages
 from pytest_glasshouse.providers.registry import open_provider
 from tests.loopback.cloud import Order
@@ -21,12 +18,8 @@ from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.paging import FORMS, LIES, Paging
 from tests.loopback.providers import runpod, vastai
-from tests.unit.broker.test_broker import ROW
-from tests.unit.conftest import MakeBroker
-from tests.unit.providers.scripted import FakeTime, Scripted, appearing
 
 URL = "https://api.example/v2/pods"
-TIMING = Timing(poll_s=5.0, search_s=30.0, settle_s=10.0, give_up_s=40.0)
 
 
 @pytest.fixture(params=["runpod", "vastai"])
@@ -210,50 +203,6 @@ def test_entries_under_another_name_are_seen_and_not_taken_for_the_whole() -> No
     for page in ({"items": [_row("a")]}, {"data": [_row("a")]}, [_row("a")]):
         shown = _read([page])
         assert (len(shown), "not in the form" in shown.doubt) == (1, True)
-
-
-def test_an_incomplete_listing_ends_what_it_shows_and_proves_nothing(time: FakeTime) -> None:
-    """And once it is whole again, the same lease is proven."""
-    provider = Scripted(time)
-    made = provider.make("glasshouse-x-1-1900000000")
-    genuine, doubts = provider.list, ["pages"] * 4
-    provider.list = lambda: Listing(genuine(), doubt=doubts.pop() if doubts else "")  # type: ignore[method-assign]
-    lease = Lease(name=made.name, provider="runpod", intent_at=time.now, instance_ids={made.instance_id})
-    ending = Ending([lease], providers={"runpod": provider}, timings={"runpod": TIMING}, clock=time.clock, ledger=None)
-    assert not ending.step()
-    assert provider.billing() == set()
-    (verdict,) = ending.verdicts()
-    assert (verdict.status, "may not be the whole: pages" in verdict.reason) == ("unproven", True)
-    doubts += ["pages"] * 1000
-    (verdict,) = ending.prove()
-    assert verdict.status == "unproven"
-    doubts.clear()
-    (verdict,) = ending.prove()
-    assert verdict.status == "proven"
-
-
-def test_a_lost_create_is_never_said_not_to_exist_by_an_incomplete_listing(
-    make_broker: MakeBroker, rented: Scripted, time: FakeTime
-) -> None:
-    rented.script["create"] = [AmbiguousCreateError("lost")]
-    genuine = rented.list
-    rented.list = lambda: Listing(genuine(), doubt="pages")  # type: ignore[method-assign]
-    broker = make_broker()
-    with pytest.raises(AmbiguousCreateError, match="may not be the whole: pages"):
-        broker.acquire(ROW)
-    cleanup = broker.end_all()
-    assert (cleanup.status, "never existed" in cleanup.detail) == ("unproven", False)
-
-
-def test_a_lost_create_is_found_by_its_name_on_an_incomplete_listing(make_broker: MakeBroker, rented: Scripted) -> None:
-    rented.script["create"] = [appearing(rented, error=AmbiguousCreateError("lost"))]
-    genuine = rented.list
-    rented.list = lambda: Listing(genuine(), doubt="pages")  # type: ignore[method-assign]
-    broker = make_broker()
-    broker.acquire(ROW)
-    assert doubt_in(broker.listing()) == "pages"
-    assert broker.end_all().status == "unproven"
-    assert rented.billing() == set()
 
 
 @pytest.mark.parametrize("server", ["runpod"], indirect=True)

@@ -29,7 +29,7 @@ from pytest_glasshouse.rows.spec import RowSpec
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
-from tests.unit.providers.scripted import Agents, NoReaper
+from tests.unit.broker.scripted import Agents, NoReaper
 
 ROW = RowSpec(name="row", workload="mlp", gpu="a4000", order="raw-first", target_s=60.0)
 SHORT = Timing(poll_s=0.05, search_s=0.8, settle_s=0.3, give_up_s=5.0, reserve_s=0.0)

@@ -156,7 +156,7 @@ class Agents:
     def shut_down(self, lease: Lease) -> None:
         self.shutdowns.append(lease.name)
 
-    def leave(self, lease: Lease) -> None:
+    def disconnect(self, lease: Lease) -> None:
         self.left.append(lease.name)
 
     def secrets(self) -> tuple[str, ...]:

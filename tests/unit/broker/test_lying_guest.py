@@ -13,9 +13,9 @@ from pytest_glasshouse.errors import InfrastructureError, ProtocolError
 from pytest_glasshouse.providers.base import Access
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.rows.spec import RowSpec
+from tests.unit.broker.conftest import MakeBroker
+from tests.unit.broker.scripted import GPU, Agents, Scripted
 from tests.unit.channel.lying_agent import HELLO, LyingAgent, frame, refused
-from tests.unit.conftest import MakeBroker
-from tests.unit.providers.scripted import GPU, Agents, Scripted
 
 ROW = RowSpec(name="row", workload="mlp", gpu="h100", order="raw-first", target_s=60.0)
 GOOD = {**HELLO, "gpuModel": GPU, "gpuUuid": "GPU-1", "device": "cuda"}

@@ -1,6 +1,6 @@
 """A run that rents, as a process of its own, for tests that kill it. Real broker, real client, real reaper; guests say hello.
 
-    python -m tests.unit.providers.harness PROVIDER RUN_DIRECTORY TIMING ROWS
+    python -m tests.unit.broker.harness PROVIDER RUN_DIRECTORY TIMING ROWS
 
 It prints one line per grant and then waits for its standard input's end.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.rows.spec import RowSpec
-from tests.unit.providers.scripted import Agents
+from tests.unit.broker.scripted import Agents
 
 ROWS = [
     RowSpec(name="one", workload="mlp", gpu="a4000", order="raw-first", target_s=1.0),
@@ -32,7 +32,7 @@ def main() -> None:
         run_dir=Path(directory),
         budget_usd=5.0,
         allow_simulated=True,
-        timing=Timing.from_text(timing),
+        timing=Timing.from_json(timing),
         boot_timeout_s=20.0,
     )
     broker = Broker(options, connection=agents)

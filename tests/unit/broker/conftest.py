@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
-from tests.unit.providers.scripted import Agents, FakeTime, NoReaper, Scripted
+from tests.unit.broker.scripted import Agents, FakeTime, NoReaper, Scripted
 
 MakeBroker = Callable[..., Broker]
 
@@ -38,14 +38,14 @@ def agents() -> Iterator[Agents]:
 def make_broker(tmp_path: Path, time: FakeTime, rented: Scripted, agents: Agents) -> Iterator[MakeBroker]:
     made: list[Broker] = []
 
-    def make(*, tell: Callable[[str, str], None] = lambda _name, _what: None, **options: Any) -> Broker:
+    def make(*, emit: Callable[[str, str], None] = lambda _name, _what: None, **options: Any) -> Broker:
         fields = {"provider": "runpod", "run_id": "unit", "run_dir": tmp_path, "budget_usd": 50.0, **options}
         broker = Broker(
             BrokerOptions(**fields),
             providers={"runpod": rented},
             clock=time.clock,
             connection=agents,
-            tell=tell,
+            emit=emit,
             start_reaper=NoReaper,
         )
         made.append(broker)
