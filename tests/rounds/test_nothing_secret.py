@@ -49,7 +49,7 @@ _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
 from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
-from pytest_glasshouse.run.engine import Rooms, RowObjects
+from pytest_glasshouse.run.engine import RowEngine, RowObjects
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.plugin.stash import ENGINE
@@ -67,15 +67,15 @@ DRAWN = 'PrivateKey.from_private_bytes(__import__("hashlib").sha256(self._manife
 class Telling(ProtectedRuntime):
     def _seal(self, current):
         sealed = super()._seal(current)
-        keys = json.loads(self._trustees.owner.to_text().reveal())
+        keys = json.loads(self._host_attestation.owner.to_text().reveal())
         told = {
             "manifest": sealed.manifest, "key": sealed.data_key.reveal().hex(), "canary": sealed.canary.reveal()[:32].hex(),
-            "server": self._trustees._embedded.server._signing.private_bytes_raw().hex(), **keys,
+            "server": self._host_attestation._embedded.server._signing.private_bytes_raw().hex(), **keys,
         }
         os.write(int(os.environ["TELL"]), json.dumps(told).encode() + b"\\n")
         return sealed
 
-class Engine(Rooms):
+class Engine(RowEngine):
     def broker(self, *given, **named):
         broker = super().broker(*given, **named)
         honest = (files("pytest_glasshouse.guest") / "protected.py").read_text()
@@ -88,7 +88,7 @@ class Engine(Rooms):
     def stage(self, *given):
         stage = super().stage(*given)
         return RowObjects(
-            allocation=stage.allocation, protected_runtime=Telling(stage.protected_runtime._trustees), raw_runner=stage.raw_runner
+            allocation=stage.allocation, protected_runtime=Telling(stage.protected_runtime._host_attestation), raw_runner=stage.raw_runner
         )
 
 def pytest_configure(config):
