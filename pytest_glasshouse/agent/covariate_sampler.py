@@ -31,7 +31,7 @@ PERIOD_S = 1.0
 FIELDS = COVARIATES
 _GPU = FIELDS[1:8]
 _HOST = FIELDS[8:]
-#: Columns of the first line of /proc/stat, behind its name.
+#: Columns of the first line of /proc/stat, after its name.
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 
 
