@@ -17,7 +17,7 @@ from tests.rounds.conftest import run_id, short_row
 #: The first guest of the run lies, as `LIE` says; the second is honest.
 _LIAR = """import sys
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
-from pytest_glasshouse.guest import agent, main, spool
+from pytest_glasshouse.agent import agent, main, spool
 
 def nested(depth):
     return {"x": nested(depth - 1)} if depth else 0
