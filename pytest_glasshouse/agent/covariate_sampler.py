@@ -31,7 +31,7 @@ PERIOD_S = 1.0
 FIELDS = COVARIATES
 _GPU = FIELDS[1:8]
 _HOST = FIELDS[8:]
-#: Columns of the first line of /proc/stat, behind its name.
+#: Columns of the first line of /proc/stat, after its name.
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
 
 
@@ -75,7 +75,7 @@ class Sampler:
         if device is None:
             return [None] * len(_GPU)
         reasons = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None) or nvml.nvmlDeviceGetCurrentClocksThrottleReasons
-        asked: dict[str, Callable[[], Any]] = {
+        readers: dict[str, Callable[[], Any]] = {
             "sm_mhz": lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_SM),
             "memory_mhz": lambda: nvml.nvmlDeviceGetClockInfo(device, nvml.NVML_CLOCK_MEM),
             "temperature_c": lambda: nvml.nvmlDeviceGetTemperature(device, nvml.NVML_TEMPERATURE_GPU),
@@ -83,7 +83,7 @@ class Sampler:
             "energy_mj": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(device),
             "throttle_reasons": lambda: reasons(device),
         }
-        return [*(self._asked(name, ask) for name, ask in asked.items()), self._others()]
+        return [*(self._value(name, read) for name, read in readers.items()), self._others()]
 
     def _others(self) -> int | None:
         """Processes on the GPU that are not the agent's; null where the driver lists processes that cannot be seen here."""
@@ -98,9 +98,9 @@ class Sampler:
             return None
         return len(pids - process_tree(self._agent, running))
 
-    def _asked(self, name: str, ask: Callable[[], Any]) -> int | None:
+    def _value(self, name: str, read: Callable[[], Any]) -> int | None:
         try:
-            return int(ask())
+            return int(read())
         except self._nvml.NVMLError as error:
             self.reasons[name] = _unavailable(error)
             return None
@@ -111,7 +111,7 @@ class Sampler:
             line = (self._proc / "stat").read_text(encoding="ascii").partition("\n")[0]
             ticks = [int(field) for field in line.split()[1:]]
         except (OSError, ValueError, IndexError):
-            self.reasons.update(dict.fromkeys(_HOST, "/proc does not tell"))
+            self.reasons.update(dict.fromkeys(_HOST, "/proc cannot be read"))
             return [None] * len(_HOST)
         before, self._ticks = self._ticks, ticks
         passed = [now - then for now, then in zip(ticks, before, strict=False)]
@@ -124,7 +124,7 @@ class Sampler:
 
 
 def _unavailable(error: object) -> str:
-    return printable(f"NVML does not tell: {error}", limit=DETAIL)
+    return printable(f"NVML returned an error: {error}", limit=DETAIL)
 
 
 def serve_samples() -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-#: Fields of /proc/PID/stat, counted behind the command's closing bracket.
+#: Fields of /proc/PID/stat, counted after the command's closing bracket.
 _PPID, _SESSION, _CUTIME, _CSTIME = 1, 3, 13, 14
 
 

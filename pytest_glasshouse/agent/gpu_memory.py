@@ -57,7 +57,7 @@ class GpuMemory:
                 for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
                     own += int(process.usedGpuMemory or 0) if process.pid == pid else 0
         except nvml.NVMLError as error:
-            self._reason = f"NVML does not tell: {error}"
+            self._reason = f"NVML returned an error: {error}"
             return None, None
         else:
             return own, device

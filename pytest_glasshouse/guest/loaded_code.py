@@ -12,13 +12,19 @@ if TYPE_CHECKING:
 _MAP_FIELDS = 6
 
 
-def collect() -> dict[str, Json]:
-    """This process's executable mappings `[path, device:inode]`, modules `[name, file]` and import hooks `[name, file]`."""
+def executable_maps() -> dict[str, str]:
+    """The executable file mappings of this process: path to `device:inode`."""
     maps: dict[str, str] = {}
     for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines():
         fields = line.split(maxsplit=5)
         if len(fields) == _MAP_FIELDS and "x" in fields[1] and fields[5].startswith("/"):
             maps[fields[5]] = f"{fields[3]}:{fields[4]}"
+    return maps
+
+
+def collect() -> dict[str, Json]:
+    """This process's executable mappings `[path, device:inode]`, modules `[name, file]` and import hooks `[name, file]`."""
+    maps = executable_maps()
     modules: dict[str, str] = {}
     for name, module in list(sys.modules.items()):
         origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)

@@ -49,6 +49,11 @@ class Opened:
         self.arena.close()
 
 
+def aligned(size: int) -> int:
+    """`size` rounded up to `ALIGNMENT`."""
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
 def map_file(fd: int) -> memoryview:
     """A read-only view of a file, every page mapped at once: page faults one by one would cost more than decrypting."""
     size = os.fstat(fd).st_size
@@ -136,7 +141,7 @@ def _layout(header: PackageHeader) -> tuple[list[int], int]:
     size = 0
     for part in header.parts:
         starts.append(size)
-        size += -(-part.size // ALIGNMENT) * ALIGNMENT
+        size += aligned(part.size)
     return starts, size
 
 

@@ -13,7 +13,7 @@ from pytest_glasshouse.guest.clock import now_ns
 from pytest_glasshouse.guest.control import BackgroundWriter, ControlTurns
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena
-from pytest_glasshouse.guest.opener import ALIGNMENT
+from pytest_glasshouse.guest.opener import aligned
 from pytest_glasshouse.guest.ring import copy_material_to_device
 from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
 
@@ -38,7 +38,7 @@ class Raw:
     def run(self) -> None:
         """Copy the parts into the arena, or through the ring to a GPU, train, export, call back with the round's nonce."""
         began = now_ns()
-        parts = self._loaded() if self._plan.device != "cuda" else {}
+        parts = self._copy_to_arena() if self._plan.device != "cuda" else {}
         import_training(self._plan.workload, self._plan.device)
         if self._plan.device == "cuda":
             # As the protected leg's package does; the ring needs torch, which is imported by now.
@@ -69,12 +69,12 @@ class Raw:
             {"nonce": self._nonce, "status": "completed", "adapter": trained.adapter_sha256, **started, **trained.body},
         )
 
-    def _loaded(self) -> Parts:
-        arena = Arena(sum(-(-len(part) // ALIGNMENT) * ALIGNMENT for part in self._material.values()))
+    def _copy_to_arena(self) -> Parts:
+        arena = Arena(sum(aligned(len(part)) for part in self._material.values()))
         parts = {}
         offset = 0
         for name, part in self._material.items():
             parts[name] = arena.view[offset : offset + len(part)]
             parts[name][:] = part
-            offset += -(-len(part) // ALIGNMENT) * ALIGNMENT
+            offset += aligned(len(part))
         return parts

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest.device_memory import zero_tensors
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
-from pytest_glasshouse.guest.opener import ALIGNMENT, checked_header, checked_message
+from pytest_glasshouse.guest.opener import aligned, checked_header, checked_message
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.package import CANARY, parse_header
 from pytest_glasshouse.workloads.resident import Resident
@@ -73,10 +73,10 @@ class Ring:
     """A ring for parts of the given sizes. `slot` is the size of the largest piece."""
 
     def __init__(self, sizes: Mapping[str, int], *, slot: int, memory: DeviceMemory, limit: int = RING_LIMIT) -> None:
-        host = sum(_aligned(size) for name, size in sizes.items() if name in HOST_PARTS)
+        host = sum(aligned(size) for name, size in sizes.items() if name in HOST_PARTS)
         streamed = [size for name, size in sizes.items() if name not in HOST_PARTS]
         pieces = sum(max(1, -(-size // slot)) for size in streamed)  # an empty part is a piece, too
-        step = _aligned(slot)
+        step = aligned(slot)
         count = min(pieces, (limit - host) // step)
         if host > limit or (pieces and count < 1):
             raise IntegrityError("pkg-format", f"a segment and the host's parts do not fit into {limit} bytes")
@@ -97,7 +97,7 @@ class Ring:
     def host_part(self, name: str, size: int) -> memoryview:
         """Host memory for a part that the host itself reads."""
         view = self.arena.view[self._host_bytes : self._host_bytes + size]
-        self._host_bytes += _aligned(size)
+        self._host_bytes += aligned(size)
         self._parts[name] = view
         return view
 
@@ -210,7 +210,3 @@ def _sizes(header: PackageHeader) -> dict[str, int]:
 def _slot(header: PackageHeader) -> int:
     largest = max((part.size for part in header.parts if part.name not in HOST_PARTS), default=1)
     return max(1, min(header.segment - floe.SEGMENT_OVERHEAD, largest))
-
-
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT

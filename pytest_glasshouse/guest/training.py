@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.guest.loaded_code import executable_maps
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
@@ -241,13 +242,7 @@ def context() -> dict[str, Json]:
         for name in sorted(vars(resource))
         if name.startswith("RLIMIT_")
     }
-    libraries = sorted(
-        {
-            fields[5].strip()
-            for line in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
-            if len(fields := line.split(maxsplit=5)) == 6 and "x" in fields[1] and fields[5].startswith("/")  # noqa: PLR2004
-        }
-    )
+    libraries = sorted(executable_maps())
     modules = sorted(name for name, module in list(sys.modules.items()) if module is not None)
     return {
         "environment": sha256_hex(canonical(environment)),

@@ -1,6 +1,6 @@
 """Mini-rows on a real, noisy machine whose truth is known: the product's turns, borders, estimates and rules, a numpy workload.
 
-Two resident processes a round, started anew for every round; `guest.conductor.TurnScheduler` gives the turns that
+Two resident processes a round, started anew for every round; `agent.turn_scheduler.TurnScheduler` gives the turns that
 `legs.order.turn_orders` drew and reads the processors at each border; `invariants.turns` says what a paused leg used.
 """
 
@@ -75,7 +75,7 @@ class Mini:
 
 @dataclass(kw_only=True)
 class _Leg:
-    """One resident process as the conductor knows it, and the thread that listens to it."""
+    """One resident process as the scheduler uses it, and the thread that listens to it."""
 
     role: Role
     process: Any

@@ -28,7 +28,7 @@ from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.ring import copy_material_to_device, ring_for_package
 
 protected.Protected._allocate = lambda leg: ring_for_package(leg._package, TorchMemory("cpu"), limit=65536)
-raw.Raw._loaded = lambda leg: copy_material_to_device(leg._material, TorchMemory("cpu"))
+raw.Raw._copy_to_arena = lambda leg: copy_material_to_device(leg._material, TorchMemory("cpu"))
 sys.exit(main())
 """
 

@@ -1,4 +1,4 @@
-"""Pods on this machine: the first process a rented guest is started with, in a directory of its own, with a real `sshd`."""
+"""Pods on this machine: the first process a rented guest is started with, with a real `sshd`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.ssh.ports import free_port
 
 
 class SshPod:
-    """One pod, started with what the provider would start it with."""
+    """One pod, started with a provider's launch."""
 
     def __init__(self, keys: PodKeys, *, ends: Literal["runpod", "vastai", ""] = "", api: str = "", **settings: float) -> None:
         self.keys = keys
@@ -33,14 +33,14 @@ class SshPod:
         self.port = free_port()
         self.log = self.root.with_name(f"{self.root.name}.log")
         now = time.time()
-        wishes = {"deadline": now + 600, "contact_by": now + 300, **settings}
+        limits = {"deadline": now + 600, "contact_by": now + 300, **settings}
         self.environment = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "GLASSHOUSE_POD_ROOT": str(self.root),
             "GLASSHOUSE_POD_PORT": str(self.port),
             "RUNPOD_POD_ID": "pod1",
             "RUNPOD_API_KEY": "pod-key",
-            **pod_environment(keys, ends=ends, api=api, **wishes),
+            **pod_environment(keys, ends=ends, api=api, **limits),
         }
         self.start()
 

@@ -1,4 +1,4 @@
-"""A link that can be cut: a TCP relay between an SSH client and a pod's `sshd`, ours to break."""
+"""A TCP relay between an SSH client and a pod's `sshd` that a test can cut."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Link:
             self._drop()
 
     def heal(self) -> None:
-        """What was swallowed is lost, as packets are once a connection has given up on them: old connections end."""
+        """Swallowed bytes are lost, so the old connections end."""
         self._drop()
         self._cut.clear()
 

@@ -1,4 +1,4 @@
-"""A leg goes on while its host cannot be heard, and nothing it said meanwhile is lost."""
+"""A leg goes on while the connection to its host is cut, and no event is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.ssh.proxy import Link
 
 
 class OneGuest:
-    """The provider's side of one pod that is simply there."""
+    """A fake provider with one running pod."""
 
     def __init__(self, name: str) -> None:
         self.name = name

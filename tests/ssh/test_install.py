@@ -1,4 +1,4 @@
-"""What an image lacks arrives as a wheel that is pinned, or not at all."""
+"""A package that the image lacks is installed from a pinned wheel, or not at all."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_missing_package_is_installed_beside_the_agent(make_pod: MakePod) -> N
 def test_a_pod_whose_directory_has_an_odd_name_is_installed_like_any_other(
     make_pod: MakePod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Spaces and percent signs divide or mean something in three files between a launch and an agent."""
+    """Spaces and percent signs have a meaning in three files between launch and agent."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as base:
         odd = Path(base) / "two words 50%h"
         odd.mkdir()

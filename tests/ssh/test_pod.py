@@ -19,8 +19,8 @@ from tests.ssh.conftest import MakePod
 SETTINGS = {"deadline": 1000.0, "contact_by": 500.0, "lease_s": 60.0, "ends": "", "api": ""}
 
 
-def test_the_deadline_is_absolute_whoever_was_heard_of(tmp_path: Path) -> None:
-    """A container that is started again must not get its time again."""
+def test_the_deadline_is_absolute_whatever_the_contact(tmp_path: Path) -> None:
+    """A restarted container must not get a new deadline."""
     (tmp_path / "contact").touch()
     os.utime(tmp_path / "contact", (999, 999))
     assert pod.Watchdog(SETTINGS, str(tmp_path), began=0.0).verdict(999.9) is None
@@ -54,7 +54,7 @@ def test_a_host_that_sends_shutdown_ends_it(tmp_path: Path) -> None:
 
 
 class Api(http.server.ThreadingHTTPServer):
-    """Refuses the first `refusals` calls, as an API in trouble does."""
+    """Refuses the first `refusals` calls, as an overloaded API does."""
 
     def __init__(self, refusals: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -1,4 +1,4 @@
-"""A guest reached as a rented one is: real sshd, real ssh, the agent installed and started over it."""
+"""An SSH session to a guest: real sshd, real ssh, the agent installed and started over it."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod:
 
 
 def test_a_guest_with_another_host_key_is_not_talked_to(make_pod: MakePod, make_session: MakeSession) -> None:
-    """Whoever answers at the address is not the guest that was launched."""
+    """The machine at the address is not the guest that was launched."""
     pod = make_pod()
     ours = new_keys()
-    stranger = type(ours)(**{**pod.keys.__dict__, "host_public": ours.host_public})
+    wrong_keys = type(ours)(**{**pod.keys.__dict__, "host_public": ours.host_public})
     with pytest.raises(BootTimeoutError, match="another host key than the one it was launched with"):
-        make_session(pod, stranger).connect(pod.access, timeout_s=3)
+        make_session(pod, wrong_keys).connect(pod.access, timeout_s=3)
 
 
 def test_a_client_with_another_key_is_not_let_in(make_pod: MakePod, make_session: MakeSession) -> None:
     pod, other = make_pod(), new_keys()
-    stranger = type(other)(**{**other.__dict__, "host_public": pod.keys.host_public})
+    wrong_keys = type(other)(**{**other.__dict__, "host_public": pod.keys.host_public})
     with pytest.raises(BootTimeoutError, match="did not accept this run's key"):
-        make_session(pod, stranger).connect(pod.access, timeout_s=3)
+        make_session(pod, wrong_keys).connect(pod.access, timeout_s=3)
 
 
 _HOST = """import sys

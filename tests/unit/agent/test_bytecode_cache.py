@@ -1,4 +1,4 @@
-"""The guest's byte-code cache ends with its guest."""
+"""The byte-code cache is removed with its guest."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
 from pytest_glasshouse.errors import GlasshouseError
 
-#: Says that it compiles, and compiles for ever.
+#: A compiler that reports its start and never ends.
 COMPILER = """
 import pathlib, time
 pathlib.Path({started!r}).write_text("")
@@ -22,7 +22,7 @@ while True:
 
 
 def test_nothing_is_compiled_once_the_guest_has_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A compiler that went on made the directory of a guest anew that had just removed it: a killed run left it behind."""
+    """A compiler that still ran created the removed directory again, and a killed run left it behind."""
     monkeypatch.setattr("sys.dont_write_bytecode", True)  # it is set for the process, which here is the tests'
     source, started, cache = tmp_path / "compile.py", tmp_path / "started", tmp_path / "guest" / "bytecode"
     source.write_text(COMPILER.format(started=str(started), cache=str(cache)))

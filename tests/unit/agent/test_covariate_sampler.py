@@ -1,4 +1,4 @@
-"""What cannot be read is null and has a reason; what can be read is what the machine says."""
+"""What cannot be read is null and has a reason; the rest is the machine's own value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class NVMLError(Exception):
 
 
 class FakeNvml:
-    """A GPU that answers; `hidden` are the functions that refuse, `pids` the processes it names."""
+    """A fake GPU; functions in `hidden` raise, `pids` are its processes."""
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
     NVMLError = NVMLError
@@ -68,46 +68,46 @@ def _process(folder: Path, pid: int, parent: int) -> None:
     (folder / str(pid) / "stat").write_text(f"{pid} (leg (1)) {' '.join(fields)}\n")
 
 
-def _told(sampler: Sampler) -> dict[str, int | None]:
+def _by_field(sampler: Sampler) -> dict[str, int | None]:
     return dict(zip(FIELDS, sampler.sample(), strict=True))
 
 
-def test_everything_that_is_shown_is_told(tmp_path: Path) -> None:
+def test_everything_that_is_shown_is_by_field(tmp_path: Path) -> None:
     _proc(tmp_path, "100 0 100 800 0 0 0 0 0 0")
     for pid, parent in ((10, 1), (11, 10), (99, 1)):
         _process(tmp_path, pid, parent)
     sampler = Sampler(agent=10, nvml=FakeNvml(pids=(11, 99)), proc=tmp_path, clock_ns=lambda: 7)
-    first = _told(sampler)
+    first = _by_field(sampler)
     assert (first["busy_milli"], first["steal_milli"]) == (None, None)
     _proc(tmp_path, "140 0 110 840 0 0 0 10 0 0")
-    assert _told(sampler) == {
+    assert _by_field(sampler) == {
         "t_ns": 7, "sm_mhz": 1980, "memory_mhz": 2619, "temperature_c": 51, "power_mw": 350_000, "energy_mj": 10**12,
         "throttle_reasons": 4, "other_processes": 1, "load_milli": 1250, "busy_milli": 500, "steal_milli": 100,
     }  # fmt: skip
     assert sampler.reasons == {}
 
 
-def test_what_is_hidden_is_null_with_a_reason_and_the_rest_is_told(tmp_path: Path) -> None:
+def test_what_is_hidden_is_null_with_a_reason_and_the_rest_is_by_field(tmp_path: Path) -> None:
     sampler = Sampler(agent=10, nvml=FakeNvml(hidden=("power", "reasons", "processes")), proc=tmp_path)
-    told = _told(sampler)
-    null = {field for field, value in told.items() if value is None}
+    sample = _by_field(sampler)
+    null = {field for field, value in sample.items() if value is None}
     assert null == {"power_mw", "throttle_reasons", "other_processes", "load_milli", "busy_milli", "steal_milli"}
     assert sampler.reasons.keys() == null
-    assert sampler.reasons["power_mw"] == "NVML does not tell: not supported"
-    assert told["sm_mhz"] == 1980
+    assert sampler.reasons["power_mw"] == "NVML returned an error: not supported"
+    assert sample["sm_mhz"] == 1980
 
 
-def test_processes_of_another_namespace_are_not_counted_as_strangers(tmp_path: Path) -> None:
-    """In a container the driver names the host's process ids: our own legs would look like somebody else's."""
+def test_processes_of_another_namespace_are_not_counted_as_others(tmp_path: Path) -> None:
+    """In a container the driver names the host's process ids: the agent's own legs would count as other processes."""
     _process(tmp_path, 10, 1)
     sampler = Sampler(agent=10, nvml=FakeNvml(pids=(4711,)), proc=tmp_path)
-    assert _told(sampler)["other_processes"] is None
+    assert _by_field(sampler)["other_processes"] is None
     assert "another process namespace" in sampler.reasons["other_processes"]
 
 
-def test_machine_without_a_gpu_says_so_for_every_field_of_one() -> None:
+def test_machine_without_a_gpu_gives_a_reason_for_every_gpu_field() -> None:
     sampler = Sampler(agent=os.getpid(), nvml=FakeNvml(present=False))
-    told = _told(sampler)
-    assert {field for field, value in told.items() if value is None} >= set(FIELDS[1:8])
+    sample = _by_field(sampler)
+    assert {field for field, value in sample.items() if value is None} >= set(FIELDS[1:8])
     assert set(sampler.reasons) == set(FIELDS[1:8])
-    assert told["load_milli"] is not None
+    assert sample["load_milli"] is not None

@@ -18,7 +18,7 @@ MS = 1_000_000
 
 @contextmanager
 def _process(code: str) -> Iterator[subprocess.Popen[str]]:
-    """A Python process in a session of its own that says something when it has done its work, and then waits."""
+    """A Python process in a session of its own that prints a line when its work is done, and then waits."""
     script = f"import os, sys, time\n{code}\nprint('done', flush=True)\nsys.stdin.read()"
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", script],
@@ -46,7 +46,7 @@ def test_process_that_waits_uses_nothing_and_one_that_works_is_seen() -> None:
     with _process(_BURN) as process:
         _told(process)
         while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
-            pass  # it said so a moment before it waits
+            pass  # it prints just before it waits
         meter = CpuMeter(root=process.pid)
         first = meter.read_ns(processes())
         assert first >= 30 * MS
@@ -54,7 +54,7 @@ def test_process_that_waits_uses_nothing_and_one_that_works_is_seen() -> None:
 
 
 def test_child_in_a_session_of_its_own_is_still_the_legs() -> None:
-    """A daemon would otherwise work unseen."""
+    """A daemon's work must be counted, too."""
     child = f"if os.fork() == 0:\n os.setsid()\n {_BURN.replace(chr(10), chr(10) + ' ')}\n print('done', flush=True); sys.stdin.read(); os._exit(0)\ntime.sleep(0)\nsys.stdin.read(); os.wait(); sys.exit()"
     with _process(child) as process:
         _told(process)
@@ -79,7 +79,7 @@ def test_agents_own_thread_counts_for_the_leg_it_serves() -> None:
     assert meter.read_ns({}) - before >= 5 * MS
 
 
-def test_family_is_the_session_and_all_its_descendants() -> None:
+def test_process_tree_is_the_session_and_all_its_descendants() -> None:
     def one(parent: int, session: int) -> ProcessStatus:
         return ProcessStatus(parent=parent, session=session, reaped_ticks=0)
 

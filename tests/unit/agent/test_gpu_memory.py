@@ -1,4 +1,4 @@
-"""A leg's GPU memory, on a driver of the test's own."""
+"""A leg's GPU memory, with a fake driver."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_memory_of_the_legs_process_is_seen_in_use_and_released() -> None:
     assert gpu.claims() == {"before": 500_000, "after": 0, "of": "process", "reason": ""}
 
 
-def test_where_no_process_is_listed_the_devices_memory_tells() -> None:
+def test_where_no_process_is_listed_the_devices_memory_is_used() -> None:
     """In a container the driver lists none; memory that stays in use is still seen."""
     nvml = PretendNvml()
     gpu = GpuMemory(nvml)

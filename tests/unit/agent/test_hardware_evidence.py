@@ -21,13 +21,13 @@ CNF = Cnf(hpke=X25519PrivateKey.generate().public_key(), sig=Ed25519PrivateKey.g
 
 
 class Told:
-    """A device that repeats what it was asked with."""
+    """A fake device that returns the nonce it was given."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def collect(self, nonce32: bytes) -> dict[str, Json]:
-        return {"type": "told", "evidence": b64u(nonce32), "endorsements": []}
+        return {"type": "fake", "evidence": b64u(nonce32), "endorsements": []}
 
 
 class Silent(Told):
@@ -40,19 +40,19 @@ def two() -> Iterator[EvidenceSource]:
 
 
 def test_nothing_is_claimed_where_nothing_is_asked_for() -> None:
-    for wanted in (None, [], "told", [7]):
-        assert submods(wanted, nonce=NONCE, cnf=CNF, sources={"told": two}) == {}  # type: ignore[arg-type]
+    for wanted in (None, [], "fake", [7]):
+        assert submods(wanted, nonce=NONCE, cnf=CNF, sources={"fake": two}) == {}  # type: ignore[arg-type]
 
 
 def test_devices_are_asked_with_the_nonce_of_session_and_keys() -> None:
-    claim = submods(["told"], nonce=NONCE, cnf=CNF, sources={"told": two})
-    said = {"type": "told", "evidence": b64u(device_nonce(NONCE, CNF)), "endorsements": []}
-    assert claim == {"submods": {"one": said, "three": said}}
+    claim = submods(["fake"], nonce=NONCE, cnf=CNF, sources={"fake": two})
+    expected = {"type": "fake", "evidence": b64u(device_nonce(NONCE, CNF)), "endorsements": []}
+    assert claim == {"submods": {"one": expected, "three": expected}}
 
 
 def test_what_cannot_be_asked_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert submods(["told"], nonce=NONCE, cnf=CNF, sources={"told": lambda: iter((Silent("two"),))}) == {}
+        assert submods(["fake"], nonce=NONCE, cnf=CNF, sources={"fake": lambda: iter((Silent("two"),))}) == {}
     assert "not available" in caplog.text
 
 
@@ -60,7 +60,7 @@ def test_a_kind_without_a_source_is_left_out() -> None:
     assert submods(["tdx"], nonce=NONCE, cnf=CNF) == {}
 
 
-@pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; what it says depends on its mode")
+@pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; its answer depends on its mode")
 def test_a_machine_without_an_nvidia_gpu_has_no_evidence_to_show() -> None:
     with pytest.raises(EvidenceUnavailableError, match="not available"):
         NvidiaSource(0).collect(bytes(32))

@@ -11,29 +11,29 @@ from pytest_glasshouse.errors import ProtocolError
 
 
 def test_repetition_gets_the_first_answer_and_nothing_happens_twice() -> None:
-    sessions, done = ReplyCache(), list[int]()
+    cache, done = ReplyCache(), list[int]()
 
     def carry_out() -> AgentReply:
         done.append(1)
         return {"count": len(done)}, b""
 
-    first = sessions.answer({"session": "a", "number": 1}, carry_out)
-    assert sessions.answer({"session": "a", "number": 1}, carry_out) == first
+    first = cache.answer({"session": "a", "number": 1}, carry_out)
+    assert cache.answer({"session": "a", "number": 1}, carry_out) == first
     assert len(done) == 1
-    assert sessions.answer({"session": "b", "number": 1}, carry_out)[0] == {"count": 2}
-    assert sessions.answer({"session": "a", "number": 2}, carry_out)[0] == {"count": 3}
+    assert cache.answer({"session": "b", "number": 1}, carry_out)[0] == {"count": 2}
+    assert cache.answer({"session": "a", "number": 2}, carry_out)[0] == {"count": 3}
 
 
 def test_a_number_from_the_past_is_refused() -> None:
-    sessions = ReplyCache()
+    cache = ReplyCache()
     for number in (1, 2):
-        sessions.answer({"session": "a", "number": number}, lambda: ({}, b""))
+        cache.answer({"session": "a", "number": number}, lambda: ({}, b""))
     with pytest.raises(ProtocolError, match="expected request 2 again, or a later one, in this session; saw 1"):
-        sessions.answer({"session": "a", "number": 1}, lambda: ({}, b""))
+        cache.answer({"session": "a", "number": 1}, lambda: ({}, b""))
 
 
 def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
-    sessions, begun, go, done = ReplyCache(), threading.Event(), threading.Event(), list[int]()
+    cache, begun, go, done = ReplyCache(), threading.Event(), threading.Event(), list[int]()
 
     def slowly() -> AgentReply:
         begun.set()
@@ -42,7 +42,7 @@ def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
         return {"slow": True}, b""
 
     replies: list[AgentReply] = []
-    ask = lambda: replies.append(sessions.answer({"session": "a", "number": 1}, slowly))  # noqa: E731
+    ask = lambda: replies.append(cache.answer({"session": "a", "number": 1}, slowly))  # noqa: E731
     both = [threading.Thread(target=ask) for _ in range(2)]
     for thread in both:
         thread.start()
@@ -54,8 +54,8 @@ def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
     assert done == [1]
 
 
-def test_conversations_that_are_quiet_are_forgotten_so_that_memory_is_bounded() -> None:
-    sessions = ReplyCache()
+def test_idle_sessions_are_forgotten_so_that_memory_is_bounded() -> None:
+    cache = ReplyCache()
     for number in range(200):
-        sessions.answer({"session": str(number), "number": 1}, lambda: ({}, bytes(10)))
-    assert len(sessions._sessions) == 64
+        cache.answer({"session": str(number), "number": 1}, lambda: ({}, bytes(10)))
+    assert len(cache._sessions) == 64

@@ -1,4 +1,4 @@
-"""A leg is a stranger to its agent: what it says is bounded before it is kept."""
+"""The agent does not trust a leg: messages are checked and bounded before they are stored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def leg(tmp_path: Path) -> LegProcess:
     )  # fmt: skip
 
 
-WORDS: dict[str, tuple[str, dict[str, Any]]] = {
+MESSAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "a figure": ("progress", {"units": 1, "elapsed_ns": 1, "loss": "1.0", "overheadPct": 1}),
     "a nested start": ("started", {"initial": [[[[]]]], "order_seed": 1, "device": "cpu"}),
     "a line that is none": ("journal", {"line": "{}"}),
@@ -51,9 +51,9 @@ WORDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("word", WORDS)
-def test_what_no_leg_says_is_not_passed_on(word: str, leg: LegProcess, pair: Pair) -> None:
-    kind, body = WORDS[word]
+@pytest.mark.parametrize("message", MESSAGES)
+def test_malformed_message_is_not_forwarded(message: str, leg: LegProcess, pair: Pair) -> None:
+    kind, body = MESSAGES[message]
     with pytest.raises(ProtocolError):
         leg._handle(pair[0], kind, body, bytearray(b"x"))
     assert leg._spool.since(0, wait_s=0) == []
@@ -61,7 +61,7 @@ def test_what_no_leg_says_is_not_passed_on(word: str, leg: LegProcess, pair: Pai
         leg._memory_files.descriptor("raw-0-adapter")
 
 
-def test_what_legs_say_is_passed_on(leg: LegProcess, pair: Pair) -> None:
+def test_valid_message_is_forwarded(leg: LegProcess, pair: Pair) -> None:
     leg._handle(pair[0], "progress", {"units": 1, "elapsed_ns": 1, "loss": "1.0"}, bytearray())
     leg._handle(pair[0], "export", {"name": "adapter", "offset": 0, "total": 1}, bytearray(b"x"))
     assert [event["type"] for event in leg._spool.since(0, wait_s=0)] == ["progress"]
@@ -69,7 +69,7 @@ def test_what_legs_say_is_passed_on(leg: LegProcess, pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("count", [-1, 17, True, "16", None])
-def test_a_leg_shows_no_more_memory_than_it_was_asked_for(count: Any, pair: Pair) -> None:
+def test_a_read_returns_no_more_bytes_than_were_requested(count: Any, pair: Pair) -> None:
     window = os.memfd_create("window")
     try:
         frames.send(pair[1], {"type": "read-done", "body": {"count": count}})

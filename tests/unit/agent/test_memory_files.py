@@ -44,7 +44,7 @@ def test_dropped_item_is_gone() -> None:
 
 
 def test_sealed_copy_cannot_be_changed() -> None:
-    """What was measured must be what runs."""
+    """The measured bytes must be the ones that run."""
     fd = sealed_copy("test", b"measured")
     with pytest.raises(PermissionError):
         os.pwrite(fd, b"x", 0)

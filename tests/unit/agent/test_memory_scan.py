@@ -1,4 +1,4 @@
-"""The scanner finds every copy of what it is told of, at any place, without being told what it is."""
+"""The scanner finds every copy of a pattern, at any alignment, without holding the secret."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def search(memory: PretendMemory, make: Patterns, patterns: list[Pattern]) -> Sc
 
 @pytest.mark.parametrize("shift", range(17))
 def test_copy_is_found_at_every_alignment(shift: int, secret: bytes, make: Patterns, noise: random.Random) -> None:
-    """Nobody promised that a stray copy is aligned."""
+    """A stray copy need not be aligned."""
     content = noise.randbytes(5000 + shift) + secret + noise.randbytes(4000)
     assert search(PretendMemory({BASE: content}), make, halves(make, secret)).copies == {0: 1, 1: 1}
 
@@ -90,7 +90,7 @@ def test_one_half_of_a_key_is_found_alone(secret: bytes, make: Patterns, noise: 
 def test_copy_across_two_reads_and_two_mappings_is_found_once(
     before_end: int, secret: bytes, make: Patterns, noise: random.Random
 ) -> None:
-    """A border of the scanner's own, or of the kernel's, hides nothing and counts nothing twice."""
+    """Borders of blocks and mappings hide no copy and count none twice."""
     patterns = halves(make, secret)
     content = bytearray(noise.randbytes(2 * BLOCK + 4096))
     content[BLOCK - before_end : BLOCK - before_end + 32] = secret
@@ -116,7 +116,7 @@ def test_one_changed_bit_is_no_copy(secret: bytes, make: Patterns, noise: random
 
 
 def test_memory_that_cannot_be_read_is_counted_and_what_is_behind_it_searched(secret: bytes, make: Patterns) -> None:
-    """A hole ends nothing."""
+    """The scan continues after a hole."""
     content = bytes(4096) + bytes(4096) + secret + bytes(4064)
     found = search(PretendMemory({BASE: content}, holes=(BASE + 4096,)), make, halves(make, secret))
     assert found.copies == {0: 1, 1: 1}
@@ -124,7 +124,7 @@ def test_memory_that_cannot_be_read_is_counted_and_what_is_behind_it_searched(se
 
 
 def test_control_stops_when_everything_was_found(secret: bytes, make: Patterns, noise: random.Random) -> None:
-    """The key is held while the control looks, so the control begins with small mappings and does not look longer than it must."""
+    """The key is in use during the control scan, so it begins with small mappings and ends early."""
     memory = PretendMemory({BASE: noise.randbytes(4 * BLOCK), BASE + 64 * BLOCK: secret + bytes(4064)})
     patterns = halves(make, secret)
     found = scan(memory, patterns, make.salt, until=range(2))
@@ -133,10 +133,12 @@ def test_control_stops_when_everything_was_found(secret: bytes, make: Patterns, 
 
 
 def test_patterns_do_not_hold_what_they_are_of(secret: bytes, make: Patterns) -> None:
-    """They leave the leg, so they say 20 bits of a window and a salted digest."""
+    """They leave the leg, so they contain 20 bits of a window and a salted digest."""
     patterns = halves(make, secret)
-    told = canonical([pattern.to_json() for pattern in patterns])
-    assert all(secret[at : at + 4].hex().encode() not in told and secret[at : at + 4] not in told for at in range(29))
+    patterns_json = canonical([pattern.to_json() for pattern in patterns])
+    assert all(
+        secret[at : at + 4].hex().encode() not in patterns_json and secret[at : at + 4] not in patterns_json for at in range(29)
+    )
     assert all(pattern.mark < 1 << MARK_BITS for pattern in patterns)
     other = halves(Patterns(os.urandom(32)), secret)
     assert {pattern.digest for pattern in other}.isdisjoint(pattern.digest for pattern in patterns)
@@ -177,9 +179,9 @@ def test_window_that_is_not_aligned_is_refused(make: Patterns) -> None:
     [{"length": 8}, {"length": 65}, {"mark": 1 << MARK_BITS}, {"mark": -1}, {"kind": 3}, {"digest": None}, {"mark": True}],
 )
 def test_pattern_of_another_shape_is_refused(changed: dict[str, object], secret: bytes, make: Patterns) -> None:
-    told = {**halves(make, secret)[0].to_json(), **changed}
+    patterns_json = {**halves(make, secret)[0].to_json(), **changed}
     with pytest.raises(ProtocolError, match="pattern"):
-        read_patterns({"salt": make.salt.hex(), "patterns": [told]})  # type: ignore[dict-item]
+        read_patterns({"salt": make.salt.hex(), "patterns": [patterns_json]})  # type: ignore[dict-item]
 
 
 def test_own_writable_memory_is_searched_and_the_kernels_pages_are_not() -> None:

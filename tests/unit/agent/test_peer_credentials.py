@@ -1,4 +1,4 @@
-"""The agent's end of a leg's socket: whose words are taken is the kernel's to say."""
+"""The agent's end of a leg's socket: the kernel decides whose bytes are accepted."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ def a_pair() -> Iterator[tuple[PeerCredentialSocket, socket.socket]]:
         yield PeerCredentialSocket(end), theirs
 
 
-def _said_by_a_child(theirs: socket.socket) -> int:
+def _sent_by_a_child(theirs: socket.socket) -> int:
     pid = os.fork()
     if pid == 0:
-        frames.send(theirs, {"said": "by the child"})
+        frames.send(theirs, {"sent": "by the child"})
         os._exit(0)
     os.waitpid(pid, 0)
     return pid
 
 
-def test_words_of_the_named_process_are_taken(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
+def test_bytes_of_the_named_process_are_accepted(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
     ours, theirs = pair
-    ours.pid = _said_by_a_child(theirs)
-    assert frames.receive(ours) == ({"said": "by the child"}, bytearray())
+    ours.pid = _sent_by_a_child(theirs)
+    assert frames.receive(ours) == ({"sent": "by the child"}, bytearray())
 
 
-def test_words_of_another_process_are_refused(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
+def test_bytes_of_another_process_are_refused(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
     """It holds the very same socket."""
     ours, theirs = pair
     ours.pid = os.getpid()
-    _said_by_a_child(theirs)
+    _sent_by_a_child(theirs)
     with pytest.raises(RefusedError, match=r"sender: expected the leg"):
         frames.receive(ours)
 
 
 def test_two_processes_cannot_share_one_message(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
-    """The beginning of a frame by the leg, its end by somebody else."""
+    """The beginning of a frame by the leg, its end by another process."""
     ours, theirs = pair
     ours.pid = os.getpid()
     theirs.sendall(bytes(7))
-    _said_by_a_child(theirs)
+    _sent_by_a_child(theirs)
     with pytest.raises(RefusedError, match="sender"):
         frames.receive(ours)
 
@@ -59,14 +59,14 @@ def test_descriptors_come_with_credentials(pair: tuple[PeerCredentialSocket, soc
     ours.pid = os.getpid()
     reading, writing = os.pipe()
     socket.send_fds(theirs, [b"\0"], [reading, writing])
-    taken = ours.descriptors(2)
-    os.write(taken[1], b"x")
-    assert os.read(taken[0], 1) == b"x"
-    for descriptor in (reading, writing, *taken):
+    received = ours.descriptors(2)
+    os.write(received[1], b"x")
+    assert os.read(received[0], 1) == b"x"
+    for descriptor in (reading, writing, *received):
         os.close(descriptor)
 
 
-def test_descriptors_nobody_asked_for_are_closed(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
+def test_descriptors_that_are_unexpected_are_closed(pair: tuple[PeerCredentialSocket, socket.socket]) -> None:
     ours, theirs = pair
     ours.pid = os.getpid()
     reading, writing = os.pipe()
@@ -80,7 +80,7 @@ def test_descriptors_nobody_asked_for_are_closed(pair: tuple[PeerCredentialSocke
         ours.descriptors(2)
 
 
-def test_a_child_is_known_from_a_stranger() -> None:
+def test_a_child_is_told_from_another_process() -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

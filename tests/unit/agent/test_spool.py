@@ -20,7 +20,7 @@ def test_events_are_numbered_and_pulled_from_a_cursor(tmp_path: Path) -> None:
     assert spool.since(3, wait_s=0) == []
 
 
-def test_restarted_agent_still_has_what_its_predecessor_said(tmp_path: Path) -> None:
+def test_restarted_agent_still_has_the_events_of_its_predecessor(tmp_path: Path) -> None:
     """A cut connection or a restart must not lose a callback."""
     first = Spool(tmp_path / "spool.jsonl")
     first.append("leg", "callback", {"status": "completed"})
@@ -46,7 +46,7 @@ def test_waiting_pull_is_woken_by_the_next_event(tmp_path: Path) -> None:
 
 
 def test_one_answer_holds_no_more_events_than_the_host_takes(tmp_path: Path) -> None:
-    """A long run's events in one frame would be refused, and with them everything the guest ever said."""
+    """A long run's events in one frame would be refused, and with them every event of the guest."""
     spool = Spool(tmp_path / "spool.jsonl")
     for number in range(30):
         spool.append("leg", "failed", {"detail": "x" * 50_000, "reason": str(number)})
@@ -73,8 +73,8 @@ def test_small_events_are_counted_too(tmp_path: Path) -> None:
     assert len(spool.since(EVENTS_PER_PULL + 1, wait_s=0)) == 1
 
 
-def test_a_full_disk_is_told_in_place_of_what_it_did_not_take(tmp_path: Path) -> None:
-    """The host would wait for the leg's deadline otherwise."""
+def test_a_full_disk_is_an_error_except_for_final_events(tmp_path: Path) -> None:
+    """Without the exit, the host would wait for the leg's deadline."""
     spool = Spool(tmp_path / "spool.jsonl")
     spool.append("leg", "spawned", {})
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -82,7 +82,7 @@ def test_turns_come_as_they_were_drawn_and_the_last_to_start_finishes_first(tmp_
     assert all(len(border) == 5 for pair in claims["borders"] for border in pair)
 
 
-def test_nobody_gets_a_turn_before_every_leg_is_warm(tmp_path: Path) -> None:
+def test_no_leg_gets_a_turn_before_every_leg_is_warm(tmp_path: Path) -> None:
     current = Round(tmp_path, ["raw", "protected"])
     current.scheduler.start()
     current.scheduler.leg_waiting("raw")
@@ -99,7 +99,7 @@ def test_leg_that_ends_in_its_turn_ends_the_turns_and_the_other_finishes(tmp_pat
     assert current.log == ["raw turn 1", "protected turn 2", "raw finish 0"]
 
 
-def test_leg_that_will_never_come_ends_the_waiting(tmp_path: Path) -> None:
+def test_dismiss_ends_the_wait_for_a_missing_leg(tmp_path: Path) -> None:
     current = Round(tmp_path, ["raw", "protected"])
     del current.scheduler._legs["protected"]
     current.scheduler.start()
@@ -117,7 +117,7 @@ def test_turns_of_legs_that_do_not_exist_are_refused(tmp_path: Path, roles: list
         )
 
 
-def test_stranger_and_double_are_refused(tmp_path: Path) -> None:
+def test_unknown_leg_and_second_leg_of_a_role_are_refused(tmp_path: Path) -> None:
     current = Round(tmp_path, ["raw"])
     for role in ("raw2", "raw"):
         with pytest.raises(ProtocolError, match="each of the legs"):

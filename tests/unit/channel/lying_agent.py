@@ -1,4 +1,4 @@
-"""An agent of our own that answers each operation as a test says, over a real unix socket. Nothing trains in it.
+"""A fake agent on a real unix socket that gives the replies a test defines. Nothing trains in it.
 
     with LyingAgent({"hello": [honest, {"error": "KeyError", "detail": "x"}]}) as agent:
         channel = GuestChannel(agent.address, allocation_id="a")
@@ -36,7 +36,7 @@ HELLO: dict[str, Any] = {
 
 @dataclass
 class Trickle:
-    """A frame a byte at a time, one every `every_s` seconds, for as long as somebody listens."""
+    """A frame a byte at a time, one every `every_s` seconds, until the client disconnects."""
 
     frame: bytes
     every_s: float = 0.02
@@ -50,12 +50,12 @@ def frame(message: Any, payload: bytes = b"") -> bytes:
 
 
 def exit_event(leg: str, **claims: Any) -> dict[str, Any]:
-    """What an honest agent says when a leg is gone."""
-    told = evidence.exit_claims(
+    """The exit that an honest agent signs."""
+    honest = evidence.exit_claims(
         nonce="0" * 64, head_token="", process_gone=True, exit_status=0, workspace_entries=0,
         gpu={"before": None, "after": None, "of": "nothing", "reason": "no GPU"}, scan={"status": "unseen", "reason": "raw"},
     )  # fmt: skip
-    token = tokens.sign({**told, **claims}, key=KEY, typ=evidence.TYP_EXIT)
+    token = tokens.sign({**honest, **claims}, key=KEY, typ=evidence.TYP_EXIT)
     return event(leg, "exit", {"exit": token, "exit_status": 0})
 
 
@@ -64,10 +64,10 @@ def event(leg: str, kind: str, body: dict[str, Any], *, seq: int = 0, t_ns: int 
 
 
 class LyingAgent:
-    """See the module. `asked` has every request, `gone` is set once it is closed."""
+    """See the module. `asked` holds every request, `gone` is set once it is closed."""
 
     def __init__(self, answers: dict[str, Any] | None = None) -> None:
-        self.answers = {op: [*told] if isinstance(told, list) else [told] for op, told in (answers or {}).items()}
+        self.answers = {op: [*each] if isinstance(each, list) else [each] for op, each in (answers or {}).items()}
         self.asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self.legs: list[str] = []
         self.gone = threading.Event()
@@ -106,8 +106,8 @@ class LyingAgent:
                     connection.sendall(answer if isinstance(answer, bytes) else frame(answer))
 
     def _answer(self, request: dict[str, Any]) -> Any:
-        told = self.answers.get(request["op"], [self._honest])
-        answer = told.pop(0) if len(told) > 1 else told[0]
+        left = self.answers.get(request["op"], [self._honest])
+        answer = left.pop(0) if len(left) > 1 else left[0]
         while callable(answer):
             answer = answer(request)
         return answer
@@ -140,5 +140,5 @@ Answer = Callable[[dict[str, Any]], Any]
 
 
 def refused(_request: dict[str, Any]) -> dict[str, Any]:
-    """An agent that cannot."""
+    """An error reply, with characters that must not be printed."""
     return {"error": "KeyError", "detail": f"\x1b[31m::error::{secrets.token_hex(2)}"}

@@ -1,4 +1,4 @@
-"""What may stand in the file that `ssh` obeys, and what never gets there."""
+"""Values that may be written to a configuration of `ssh`, and values that are refused."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_an_access_made_from_another_is_parsed_again_and_hides_where_it_leads() 
     ],
 )  # fmt: skip
 def test_the_socket_a_guest_names_is_a_plain_path(path: Any) -> None:
-    """It stands behind a colon in an argument of ours: a second colon would lead somewhere else."""
+    """It follows a colon in an argument of ours: a second colon would change the target."""
     with pytest.raises(IntegrityError):
         RemoteSocket(path)
 

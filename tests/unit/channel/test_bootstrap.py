@@ -1,4 +1,4 @@
-"""What a guest says while the agent is installed: its words reach pip's command line, an `ssh` argument and the terminal."""
+"""Messages of a guest during installation: they reach pip's command line, an `ssh` argument and the terminal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from pytest_glasshouse.channel.ssh import SshFiles
 from pytest_glasshouse.channel.wheels import Wheel
 from pytest_glasshouse.errors import GuestGoneError, ProtocolError
 
-#: An `ssh` whose far end says what a file holds and hears everything.
+#: A fake `ssh` that prints a file and reads all input.
 _SSH = """#!/bin/sh
-cat {said}
+cat {output}
 exec cat >/dev/null
 """
 NEED = {"running": False, "python": "3.12", "machine": "x86_64", "missing": ["rfc8785"]}
@@ -26,14 +26,14 @@ NEED = {"running": False, "python": "3.12", "machine": "x86_64", "missing": ["rf
 @pytest.fixture
 def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[str, list[Any], list[str]]]]:
     """Sends these lines; the result, the packages that were fetched, and the phases."""
-    said = tmp_path / "said"
-    (tmp_path / "ssh").write_text(_SSH.format(said=said))
+    output = tmp_path / "output"
+    (tmp_path / "ssh").write_text(_SSH.format(output=output))
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     ssh_files = SshFiles(new_keys())
 
-    def says(*lines: Any) -> tuple[str, list[Any], list[str]]:
-        said.write_bytes(b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines))
+    def run(*lines: Any) -> tuple[str, list[Any], list[str]]:
+        output.write_bytes(b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines))
         asked: list[Any] = []
         phases: list[str] = []
 
@@ -44,11 +44,11 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         path = bootstrap(ssh_files, archive=b"x", allocation="a", timeout_s=20, on_phase=phases.append, fetch=fetch)
         return path, asked, phases
 
-    yield says
+    yield run
     ssh_files.remove()
 
 
-def test_the_usual_conversation_ends_with_a_path(guest: Callable[..., Any]) -> None:
+def test_the_usual_installation_ends_with_a_path(guest: Callable[..., Any]) -> None:
     path, asked, phases = guest({"need": NEED}, {"phase": "agent"}, {"ready": {"socket": "/a/agent.sock"}})
     assert path == "/a/agent.sock"
     assert asked == [(["rfc8785"], "3.12", "x86_64")]
@@ -77,8 +77,8 @@ LINES: list[Any] = [
 
 
 @pytest.mark.parametrize("line", LINES, ids=map(str, range(len(LINES))))
-def test_words_of_another_form_reach_nothing(guest: Callable[..., Any], line: Any) -> None:
-    """They raised whatever they raised, or stood in a command line."""
+def test_malformed_messages_are_refused(guest: Callable[..., Any], line: Any) -> None:
+    """They once raised arbitrary exceptions, or reached a command line."""
     with pytest.raises((GuestUnusableError, ProtocolError, GuestGoneError)) as caught:
         guest(line)
     assert caught.value.allocation_id == "a"

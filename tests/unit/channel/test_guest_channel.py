@@ -1,4 +1,4 @@
-"""What a guest says is held against what guests say, where it arrives, and nobody is waited for longer than was said."""
+"""Every reply of a guest is checked where it arrives, and no wait exceeds its deadline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def nested(depth: int) -> Any:
 
 
 def _with(honest: dict[str, Any], value: Any) -> dict[str, Any]:
-    """The answer with something else as its first member."""
+    """The reply with another value as its first member."""
     return {**honest, next(iter(honest), "x"): value}
 
 
@@ -39,7 +39,7 @@ def talking(answers: dict[str, Any], **options: Any) -> Iterator[GuestChannel]:
             channel.close()
 
 
-#: Answers that fit no operation.
+#: Replies that fit no operation.
 LIES: dict[str, Any] = {
     "a foreign member": lambda honest: {**honest, "overheadPct": 1},
     "a member of any name": lambda honest: {**honest, "x" * 70_000: 1},
@@ -70,8 +70,8 @@ HONEST: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("op", sorted(HONEST))
 @pytest.mark.parametrize("lie", LIES)
-def test_an_answer_that_no_agent_gives_is_refused_where_it_arrives(op: str, lie: str) -> None:
-    """Whatever it is about: it never becomes an observation, an exception nobody expects, or a report nobody can read."""
+def test_malformed_reply_is_refused_where_it_arrives(op: str, lie: str) -> None:
+    """It never becomes an observation, an unexpected exception, or an unreadable report."""
     if lie == "bytes beside it" and op == "get":
         return  # a piece does have bytes beside it
     with talking({op: LIES[lie](HONEST[op])}) as channel, pytest.raises(ProtocolError) as caught:
@@ -82,7 +82,7 @@ def test_an_answer_that_no_agent_gives_is_refused_where_it_arrives(op: str, lie:
     assert str(caught.value).isprintable()
 
 
-def test_what_an_honest_agent_says_is_taken() -> None:
+def test_honest_replies_are_accepted() -> None:
     with talking({}) as channel:
         assert channel.request("hello") == HELLO
         assert channel.fetch("x") == b"abc"
@@ -90,7 +90,7 @@ def test_what_an_honest_agent_says_is_taken() -> None:
 
 
 def test_an_operation_that_is_in_no_table_is_answered_with_little() -> None:
-    """Only a test's own agent has one."""
+    """Only a test's own agent has such an operation."""
     with talking({"train": {"done": True, "why": "x"}}) as channel:
         assert channel.request("train") == {"done": True, "why": "x"}
     for lie in ({"done": {}}, {"done": []}, {"done": "\n"}, {"x" * 100: 1}, {str(number) + "x": 1 for number in range(20)}):
@@ -98,7 +98,7 @@ def test_an_operation_that_is_in_no_table_is_answered_with_little() -> None:
             channel.request("train")
 
 
-def test_a_refusal_is_shown_in_letters_that_do_nothing() -> None:
+def test_a_refusal_is_shown_in_printable_characters() -> None:
     with talking({"drop": refused}) as channel, pytest.raises(GuestRefusedError, match="refused drop: KeyError") as caught:
         channel.request("drop", {"name": "x"})
     assert "\x1b" not in str(caught.value)
@@ -117,7 +117,7 @@ EVENT_LIES: dict[str, list[Any]] = {
     "a detail that moves the cursor": [event(LEG, "failed", {"reason": "x", "detail": "\x1b[2J"})],
     "a detail without end": [event(LEG, "failed", {"reason": "x", "detail": "y" * 5000})],
     "a line that is none": [event(LEG, "journal", {"line": '{"type":"zeroized"}'})],
-    "a line nobody reads": [event(LEG, "journal", {"line": "x" * 70_000})],
+    "a line over the limit": [event(LEG, "journal", {"line": "x" * 70_000})],
     "no token": [event(LEG, "exit", {"exit": "a.b.c", "exit_status": 0})],
     "a token with a figure": [exit_event(LEG, gpu={"overheadPct": 1})],
     "a token with depth": [exit_event(LEG, images={"status": nested(20)})],
@@ -134,7 +134,7 @@ EVENT_LIES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("lie", EVENT_LIES)
-def test_an_event_that_no_guest_spools_is_refused_where_it_arrives(lie: str) -> None:
+def test_malformed_event_is_refused_where_it_arrives(lie: str) -> None:
     with talking({"pull": {"events": EVENT_LIES[lie]}}) as channel, pytest.raises(ProtocolError):
         channel.pull(0)
 
@@ -157,7 +157,7 @@ def test_an_item_is_fetched_as_large_as_it_was_announced_and_may_be(lie: str) ->
         channel.fetch("x", limit=limit)
 
 
-def test_a_guest_that_never_stops_talking_is_stopped() -> None:
+def test_a_guest_that_sends_without_end_is_stopped() -> None:
     """It would fill memory, and the report with it."""
 
     def more(request: dict[str, Any]) -> dict[str, Any]:
@@ -207,8 +207,8 @@ def watch(channel: GuestChannel, *, timeout_s: float, leg: str = "raw") -> LegWa
     )  # fmt: skip
 
 
-def test_a_legs_deadline_fires_while_its_guest_still_speaks() -> None:
-    """However little it says at a time, and whether or not it does as it is told then."""
+def test_a_legs_deadline_fires_while_its_guest_still_sends() -> None:
+    """However slowly it sends, and whether or not it obeys the kill."""
     trickle = Trickle(frame({"events": [event(LEG, "failed", {"reason": "x", "detail": "y" * 500})] * 20}))
     with talking({"pull": trickle}) as channel, pytest.raises(LegDeadlineError, match="did not end within") as caught:
         watch(channel, timeout_s=0.2).until_exit(0, lambda _kind, _body: None)
@@ -223,7 +223,7 @@ def test_a_leg_that_is_late_is_killed() -> None:
 
 
 AGAIN: dict[str, list[dict[str, Any]]] = {
-    "says it started twice": [
+    "started twice": [
         event(LEG, "started", {"initial": "0" * 64, "order_seed": 1, "device": "cpu"}, seq=number) for number in range(2)
     ],
     "speaks as a protected one": [event(LEG, "challenge-wanted", {})],
@@ -232,15 +232,15 @@ AGAIN: dict[str, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("lie", AGAIN)
-def test_a_leg_that_does_what_none_does_ends_its_row(lie: str) -> None:
-    heard: list[str] = []
+def test_an_impossible_sequence_of_events_ends_its_row(lie: str) -> None:
+    kinds: list[str] = []
     with talking({"pull": {"events": AGAIN[lie]}}) as channel, pytest.raises(ProtocolError) as caught:
-        watch(channel, timeout_s=5.0).until_exit(0, lambda kind, _body: heard.append(kind))
+        watch(channel, timeout_s=5.0).until_exit(0, lambda kind, _body: kinds.append(kind))
     assert caught.value.allocation_id == "a"
-    assert len(heard) < 2
+    assert len(kinds) < 2
 
 
-def test_nothing_a_liar_says_takes_longer_than_it_may() -> None:
+def test_no_reply_takes_longer_than_its_deadline() -> None:
     """Every operation in turn, answered one byte at a time: each ends."""
     for op in sorted(HONEST):
         began = time.monotonic()

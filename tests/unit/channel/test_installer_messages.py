@@ -1,4 +1,4 @@
-"""What the installer on a guest says over SSH, before there is an agent: taken as what it is, or not at all."""
+"""Messages of the installer on a guest, before the agent runs: each is validated before it is used."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NEED = {"running": False, "python": "3.11", "machine": "x86_64", "missing": ["rf
 SOCKET = "/var/lib/glasshouse/agent/agent.sock"
 
 
-def conversed(*words: Any) -> tuple[str, list[Any], list[str]]:
+def installed(*messages: Any) -> tuple[str, list[Any], list[str]]:
     """The socket, the packages that were fetched, and the phases."""
-    lines = b"".join((word if isinstance(word, bytes) else json.dumps(word).encode()) + b"\n" for word in words)
+    lines = b"".join((each if isinstance(each, bytes) else json.dumps(each).encode()) + b"\n" for each in messages)
     fetched: list[Any] = []
     phases: list[str] = []
 
@@ -35,10 +35,10 @@ def conversed(*words: Any) -> tuple[str, list[Any], list[str]]:
 
 def test_an_honest_installer_is_understood() -> None:
     sent = [{"phase": phase} for phase in ("copy", "install", "agent")]
-    socket, fetched, phases = conversed({"need": NEED}, *sent, {"ready": {"socket": SOCKET}})
+    socket, fetched, phases = installed({"need": NEED}, *sent, {"ready": {"socket": SOCKET}})
     assert (socket, fetched) == (SOCKET, [["rfc8785"]])
     assert phases[0] == "fetching what the image lacks: rfc8785"
-    assert conversed({"need": {"running": True}}, {"ready": {"socket": SOCKET}})[0] == SOCKET
+    assert installed({"need": {"running": True}}, {"ready": {"socket": SOCKET}})[0] == SOCKET
 
 
 LIES: dict[str, list[Any]] = {
@@ -60,22 +60,22 @@ LIES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_what_no_installer_says_reaches_no_command_line(lie: str) -> None:
-    """The socket's path stands in a command of ours, and so do package names and versions."""
+def test_malformed_message_reaches_no_command_line(lie: str) -> None:
+    """The socket's path, package names and versions become arguments of commands."""
     with pytest.raises(ProtocolError):
-        conversed(*LIES[lie], {"ready": {"socket": SOCKET}})
+        installed(*LIES[lie], {"ready": {"socket": SOCKET}})
 
 
-def test_a_reason_of_the_guest_is_shown_in_letters_that_do_nothing() -> None:
+def test_a_reason_of_the_guest_is_shown_in_printable_characters() -> None:
     with pytest.raises(bootstrap.GuestUnusableError, match="cannot run the agent") as caught:
-        conversed({"error": "\x1b[31m\n::error::x" + "y" * 5000})
+        installed({"error": "\x1b[31m\n::error::x" + "y" * 5000})
     assert str(caught.value).isprintable()
     assert "::error" not in str(caught.value)
     assert len(str(caught.value)) < 700
 
 
-@pytest.mark.parametrize("word", [b"Welcome to Ubuntu", b"[]", b'{"a":1,"a":2}', b"[" * 60_000, b'{"a":NaN}', b"\xff"])
-def test_a_line_that_is_none_is_worth_another_try(word: bytes) -> None:
-    """An image that greets, or one that is not up yet."""
+@pytest.mark.parametrize("line", [b"Welcome to Ubuntu", b"[]", b'{"a":1,"a":2}', b"[" * 60_000, b'{"a":NaN}', b"\xff"])
+def test_a_line_that_is_no_message_is_worth_another_try(line: bytes) -> None:
+    """A greeting of the image, or a message of its shell."""
     with pytest.raises(ValueError, match="not an object"):
-        conversed(word)
+        installed(line)

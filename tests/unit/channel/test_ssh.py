@@ -1,4 +1,4 @@
-"""The files `ssh` obeys: what is written is what it reads, wherever they lie."""
+"""The SSH files: `ssh` reads the values that were written, in any directory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pytest_glasshouse.channel.ssh_directory import short_directory
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from tests.unit.channel.test_access import HOSTILE_HOSTS
 
-#: Directories somebody's TMPDIR may be: each breaks a configuration, or an argument, that is not meant for it.
+#: Names of TMPDIR that break an unquoted configuration or argument.
 ODD = [
     "two words", "50%h", "%%", 'quo"te', "apo'strophe", "ha#sh", "${HOME}", "$(id)", "back\\slash", "new\nline", "tab\there", "colon:22",
     "ünïcode", "-oProxyCommand=id", "~root", "*", "long" * 25, "ü" * 45, "[x]", "trailing ",
@@ -27,7 +27,7 @@ ODD = [
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
-    """Makes a temporary directory of some name; its parent's path is short, so that only the name is odd."""
+    """Makes a temporary directory of the given name below a short path."""
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as base:
 
         def at(name: str) -> Path:
@@ -48,13 +48,13 @@ def read_by_ssh(config: Path) -> dict[str, str]:
 def test_a_temporary_directory_of_any_name_makes_a_configuration_that_is_read_as_meant(
     name: str, temporary: Callable[[str], Path]
 ) -> None:
-    """It rented a pod that could never be reached, and called that safe to retry."""
+    """Otherwise a pod is rented that can never be reached."""
     temporary(name)
     ssh_files = ssh.SshFiles(new_keys())
     try:
-        ssh_files.write_config(SshAccess(host="203.0.113.9", port=2222, user="somebody"))
+        ssh_files.write_config(SshAccess(host="203.0.113.9", port=2222, user="user"))
         read = read_by_ssh(ssh_files.directory / "config")
-        assert (read["hostname"], read["port"], read["user"]) == ("203.0.113.9", "2222", "somebody")
+        assert (read["hostname"], read["port"], read["user"]) == ("203.0.113.9", "2222", "user")
         for option, file in (("identityfile", "client_key"), ("userknownhostsfile", "known_hosts")):
             assert Path(read[option]) == ssh_files.directory / file
             assert (ssh_files.directory / file).read_text()
@@ -94,7 +94,7 @@ def test_a_directory_that_cannot_be_written_is_left_for_the_next(tmp_path: Path,
 
 @pytest.mark.parametrize("host", [host for host in HOSTILE_HOSTS if isinstance(host, str)][:40], ids=ascii)
 def test_nothing_but_a_host_reaches_the_file_whoever_made_the_access(host: str) -> None:
-    """At the border and where the file is written: an access that was put together by other means is refused too."""
+    """Checked again where the file is written, because an access can be built without its constructor."""
     ssh_files = ssh.SshFiles(new_keys())
     try:
         forged: Any = SimpleNamespace(host=host, port=22, user="root")
@@ -120,7 +120,7 @@ def test_nothing_but_a_host_reaches_the_file_whoever_made_the_access(host: str) 
 def test_a_configuration_that_says_more_than_was_meant_is_found_before_it_is_used(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever lets a line in one day, `ssh` itself says what it read."""
+    """A value that passes the parsers is still found by `ssh -G`."""
     mark = tmp_path / "ran"
     first, rest = ssh._CONFIG.split("\n", 1)
     monkeypatch.setattr(ssh, "_CONFIG", f"{first}\n  {line.format(mark=mark)}\n{rest}")

@@ -1,4 +1,4 @@
-"""What a process sees of itself; each value is observed in a process made for it."""
+"""Anti-debug values, each observed in a process made for it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pytest_glasshouse.wire.evidence import ANTIDEBUG_STRICT
 
 _ROOT = Path(__file__).parents[3]
 _OBSERVE = (
-    "import sys, json; sys.path[:0] = {path!r}; {before}; from pytest_glasshouse.guest import antidebug, launcher; {fences}; "
+    "import sys, json; sys.path[:0] = {path!r}; {before}; from pytest_glasshouse.guest import antidebug, launcher; {harden}; "
     "print(json.dumps(antidebug.observe()))"
 )
 
 
-def _observed(before: str = "pass", fences: str = "pass", **environment: str) -> dict[str, object]:
+def _observed(before: str = "pass", harden: str = "pass", **environment: str) -> dict[str, object]:
     path = [str(_ROOT), *(p for p in sys.path if p.endswith("site-packages"))]
-    code = _OBSERVE.format(path=path, before=before, fences=fences)
+    code = _OBSERVE.format(path=path, before=before, harden=harden)
     clean = {"PATH": os.environ["PATH"], **environment}
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], env=clean, capture_output=True, check=True, text=True)
     return dict(json.loads(done.stdout))
 
 
-def test_process_behind_its_fences_has_every_value_the_strict_profile_requires() -> None:
-    assert _observed(fences="launcher.harden_process()") == ANTIDEBUG_STRICT
+def test_hardened_process_has_every_value_the_strict_profile_requires() -> None:
+    assert _observed(harden="launcher.harden_process()") == ANTIDEBUG_STRICT
 
 
-def test_process_without_fences_is_seen_to_be_dumpable() -> None:
+def test_process_that_is_not_hardened_is_seen_to_be_dumpable() -> None:
     assert _observed()["dumpable"] == 1
 
 
@@ -49,7 +49,7 @@ def test_process_without_fences_is_seen_to_be_dumpable() -> None:
     ids=["PYTHONPATH", "CUDA", "GCONV", "settrace", "setprofile", "pdb"],
 )
 def test_injection_is_observed(before: str, environment: dict[str, str], name: str, value: object) -> None:
-    """The server judges values; a fence that reports only `enabled` tells nothing."""
+    """The server judges observed values, not a flag that protection is enabled."""
     assert _observed(before, **environment)[name] == value
 
 

@@ -1,4 +1,4 @@
-"""The training thread hands over and goes on: what is said is said elsewhere, in order, and nothing is lost."""
+"""The training thread submits and goes on: messages are written by another thread, in order, and none is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
 from tests.unit.workloads.test_loop import MS, FakeTrainer
 
 
-def test_acts_are_done_in_order_by_another_thread_and_drained() -> None:
+def test_tasks_run_in_order_in_another_thread_and_are_drained() -> None:
     writer, done = BackgroundWriter(), []
     for number in range(100):
         writer.submit(lambda number=number: done.append((number, threading.get_ident())))  # type: ignore[misc]
@@ -27,7 +27,7 @@ def test_acts_are_done_in_order_by_another_thread_and_drained() -> None:
     assert {thread for _, thread in done}.isdisjoint({threading.get_ident()})
 
 
-def test_act_that_fails_is_raised_where_the_leg_waits() -> None:
+def test_failed_task_is_raised_where_the_leg_drains() -> None:
     """A journal that cannot be written must not look written."""
     writer = BackgroundWriter()
     writer.submit(lambda: cast("Any", None).missing())
@@ -36,7 +36,7 @@ def test_act_that_fails_is_raised_where_the_leg_waits() -> None:
     writer.close()
 
 
-def test_scribe_that_is_closed_has_done_what_it_was_handed() -> None:
+def test_closed_writer_has_done_its_tasks() -> None:
     writer, done = BackgroundWriter(), []
     writer.submit(lambda: done.append(1))
     writer.close()
@@ -44,7 +44,7 @@ def test_scribe_that_is_closed_has_done_what_it_was_handed() -> None:
 
 
 class CountedTrainer(FakeTrainer):
-    """Notes, at every step, how often its thread has read or written so far."""
+    """Records, every hundred steps, the read and write calls of its thread."""
 
     def __init__(self) -> None:
         super().__init__(MS)
@@ -53,12 +53,12 @@ class CountedTrainer(FakeTrainer):
     def step(self) -> None:
         super().step()
         if self.steps % 100 == 0:
-            told = dict(line.split(": ") for line in Path("/proc/thread-self/io").read_text().splitlines())
-            self.calls.append(int(told["syscr"]) + int(told["syscw"]))
+            counters = dict(line.split(": ") for line in Path("/proc/thread-self/io").read_text().splitlines())
+            self.calls.append(int(counters["syscr"]) + int(counters["syscw"]))
 
 
 def _serve(connection: socket.socket, turns: list[int]) -> None:
-    """An agent in a thread: gives the turns, answers what is to be drained."""
+    """An agent in a thread: gives turns and answers `drain`."""
     while (received := frames.receive(connection)) is not None:
         kind = received[0]["type"]
         if kind == "drain":
@@ -68,7 +68,7 @@ def _serve(connection: socket.socket, turns: list[int]) -> None:
             frames.send(connection, {"type": "turn" if turn else "finish", "body": {"turn": turn}})
 
 
-def test_training_thread_makes_no_call_for_what_it_says_while_it_trains() -> None:
+def test_training_thread_makes_no_system_call_for_progress() -> None:
     """10 000 steps with a journal line every second of them: the thread's own reads and writes stay where they were."""
     ours, theirs = socket.socketpair()
     agent = threading.Thread(target=_serve, args=(theirs, [1]), daemon=True)

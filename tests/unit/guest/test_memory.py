@@ -1,4 +1,4 @@
-"""Memory for secrets is wiped when asked, and is not shown, dumped or inherited."""
+"""Memory for secrets is wiped on demand, and never shown, dumped or inherited."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_an_empty_arena_is_possible_and_a_negative_one_is_not() -> None:
 
 
 def test_the_mapping_is_kept_out_of_dumps_and_children() -> None:
-    """As the kernel says: `dd` (not dumped), `dc` (not copied on fork), `lo` where locking was granted."""
+    """The kernel's flags: `dd` (not dumped), `dc` (not copied on fork), `lo` where locking was granted."""
     arena = Arena(1 << 21)
     flags = ""
     with open("/proc/self/smaps", encoding="ascii") as maps:  # noqa: PTH123

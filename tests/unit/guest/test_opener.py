@@ -29,7 +29,7 @@ def a_sealed_package() -> Sealed:
 
 @pytest.fixture(name="arenas")
 def watched_arenas(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Arena]]:
-    """Every arena the opener makes, so that a test can look into one that was never handed out."""
+    """Every arena the opener makes, so that a test can inspect one that was never returned."""
     made: list[Arena] = []
 
     class Watched(Arena):
@@ -74,7 +74,7 @@ def test_closing_wipes_everything(sealed: Sealed, arenas: list[Arena]) -> None:
 
 @pytest.mark.parametrize("at", [-1, -300, -2000])
 def test_no_plaintext_is_left_when_a_tag_is_wrong(sealed: Sealed, arenas: list[Arena], at: int) -> None:
-    """The cipher writes before it knows: what it wrote, and every part opened before, must read as zeros."""
+    """The cipher writes before it verifies: its output and every earlier part must read as zeros."""
     package = bytearray(sealed.package)
     package[at] ^= 1
     with pytest.raises(IntegrityError) as caught:
@@ -86,7 +86,7 @@ def test_no_plaintext_is_left_when_a_tag_is_wrong(sealed: Sealed, arenas: list[A
 def test_no_plaintext_is_left_when_opening_is_interrupted(
     sealed: Sealed, arenas: list[Arena], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not only our own errors: a signal in the middle leaves nothing either."""
+    """Not only our own errors: an interrupt must leave nothing, too."""
     genuine = floe.decrypt_into
 
     def interrupted(*args: Any, **options: Any) -> None:

@@ -29,7 +29,7 @@ def sealed_of(parts: dict[str, bytes], segment: int) -> Sealed:
 
 @dataclass
 class Attempt:
-    """What is handed to the opener."""
+    """The input of the opener."""
 
     package: bytearray
     key: bytearray
@@ -45,7 +45,7 @@ def attempt_on(sealed: Sealed) -> Attempt:
 
 
 def opened(attempt: Attempt) -> tuple[dict[str, bytes] | None, list[bytes]]:
-    """The parts or None, and what every arena holds afterwards."""
+    """The parts or None, and the content of every arena afterwards."""
     made: list[Arena] = []
 
     class Watched(Arena):

@@ -1,6 +1,6 @@
-"""A package carried onto a device through a small ring: the same bytes arrive, the host never holds more, nothing stays behind.
+"""A package moved to a device through a small ring: the bytes are the same, the host never holds more, nothing is left.
 
-The device is torch's CPU behind the same seam a GPU is behind: real bytes, the same code. Nothing here has run on CUDA.
+The device is torch's CPU behind the interface that a GPU has: real bytes, the same code. Nothing here has run on CUDA.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ pytest.importorskip("torch")
 OWNER = Owner.generate()
 SEGMENT = 4096 + 32
 PARTS = {"config": b'{"layers":2}', "empty": b"", "train": bytes(range(256)) * 150, "initial": b"every good boy " * 900}
-#: Room for what is kept and three slots; the parts need fourteen.
+#: Room for the host's parts and three slots; the parts need fourteen.
 LIMIT = 2 * 4096 + 3 * 4096
 
 
@@ -49,7 +49,7 @@ class WatchedMemory(TorchMemory):
 
 
 class LateMemory(WatchedMemory):
-    """A device that copies when it is waited for and not before, as a busy one does."""
+    """A device that copies only when it is waited for, as a busy one may."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def plain(parts: Any) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("memory", [WatchedMemory(), LateMemory()], ids=["at-once", "late"])
 def test_what_was_sealed_arrives_through_a_ring_of_a_few_slots(memory: WatchedMemory) -> None:
-    """A slot that is used again before the device has it would bring the next segment twice."""
+    """A slot that is reused too early would copy the next segment twice."""
     sealed = sealed_of()
     found, target = opened(sealed, memory)
     assert len(target.arena) <= LIMIT
@@ -112,7 +112,7 @@ def test_what_was_sealed_arrives_through_a_ring_of_a_few_slots(memory: WatchedMe
 
 
 def test_the_host_holds_only_what_it_needs_once_all_has_arrived() -> None:
-    """The slots were the last place on the host where the training's data was."""
+    """The slots held the last training data on the host."""
     found, target = opened(sealed_of(), WatchedMemory())
     held = bytes(target.arena.view)
     assert PARTS["config"] in held
@@ -122,7 +122,7 @@ def test_the_host_holds_only_what_it_needs_once_all_has_arrived() -> None:
 
 
 def test_the_limit_holds_while_it_is_filled() -> None:
-    """Whatever the package's size: counted at every copy, in the one arena there is."""
+    """For any size of package."""
     sizes = {"config": 12, "train": 10 * ring.RING_LIMIT}
     arena = Ring(sizes, slot=4 * 1024 * 1024, memory=WatchedMemory()).arena
     assert ring.RING_LIMIT - 8 * 1024 * 1024 < len(arena) <= ring.RING_LIMIT == 256 * 1024 * 1024
@@ -153,13 +153,13 @@ def test_a_device_that_fails_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("limit", [2 * 4096, 4096, 0])
 def test_a_package_whose_segments_do_not_fit_is_refused(limit: int) -> None:
-    """Not opened in a larger ring: the limit is what is promised."""
+    """It is not opened in a larger ring."""
     with pytest.raises(IntegrityError, match="pkg-format"):
         Ring({"config": 10, CANARY: 10, "train": 9000}, slot=4096, memory=WatchedMemory(), limit=limit)
 
 
 def test_a_package_without_a_good_header_gets_the_smallest_ring_and_does_not_open() -> None:
-    """The ring is made before anything is verified: what cannot be read must not decide."""
+    """The ring is made before the package is verified: a malformed header must not set its size."""
     sealed = sealed_of()
     with pytest.raises(IntegrityError):
         opened(sealed, WatchedMemory(), package=b"no package at all")
@@ -177,18 +177,18 @@ def some(parts: dict[str, bytes]) -> dict[str, bytes]:
 
 @FAST
 @given(PART_MAPS, st.integers(33, 600), st.integers(1, 4))
-def test_any_package_arrives_whole(parts: dict[str, bytes], segment: int, slots: int) -> None:
+def test_any_package_is_moved_whole(parts: dict[str, bytes], segment: int, slots: int) -> None:
     sealed = sealed_of(some(parts), segment)
-    kept = 2 * 4096
-    found, target = opened(sealed, LateMemory(), limit=kept + slots * 4096)
-    assert len(target.arena) <= kept + slots * 4096
+    host_bytes = 2 * 4096
+    found, target = opened(sealed, LateMemory(), limit=host_bytes + slots * 4096)
+    assert len(target.arena) <= host_bytes + slots * 4096
     assert plain(found.parts) == {**some(parts), CANARY: sealed.canary.reveal()}
     found.close()
 
 
 @FAST
 @given(PART_MAPS, st.integers(33, 600), st.data())
-def test_one_thing_changed_does_not_arrive_and_leaves_nothing(parts: dict[str, bytes], segment: int, data: st.DataObject) -> None:
+def test_one_thing_changed_is_refused_and_leaves_nothing(parts: dict[str, bytes], segment: int, data: st.DataObject) -> None:
     sealed = sealed_of(some(parts), segment)
     changed = bytearray(sealed.package)
     at = data.draw(st.integers(0, len(changed) - 1))
@@ -212,7 +212,7 @@ def test_one_thing_changed_does_not_arrive_and_leaves_nothing(parts: dict[str, b
 
 
 def test_the_raw_legs_material_goes_the_same_way() -> None:
-    """One loader for both legs: what differs is where the bytes come from."""
+    """Both legs use one loader."""
     memory = WatchedMemory()
     parts = copy_material_to_device({name: memoryview(data) for name, data in PARTS.items()}, memory)
     assert plain(parts) == PARTS

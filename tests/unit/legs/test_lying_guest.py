@@ -91,7 +91,7 @@ def test_every_operation_in_turn_is_answered_wrongly(op: str, order: str, lie: s
     outcome, grants, agent = ran(host_attestation, {op: refused if lie == "refused" else {"overheadPct": 1}}, order=order)
     assert outcome.ended is not None
     if op not in agent.asked:
-        # Not there: a raw-first row ends before its protected leg, and only turns have a conductor.
+        # Not there: a raw-first row ends before its protected leg, and only interleaved rounds have a scheduler.
         assert (op, order) in {
             ("enrol", "raw-first"),
             ("enrol", "interleaved"),
