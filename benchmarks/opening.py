@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.guest.opener import Opened, map_file, open_package
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.package import parse_header
@@ -48,7 +48,8 @@ class Bench:
     def __init__(self, mib: int) -> None:
         self.size = mib * MIB
         owner = Owner.generate()
-        self.sealed: Sealed = seal({"weights": _noise(self.size)}, owner=owner, run="bench", round_nonce=NONCE, workload={})
+        parts = {"weights": _noise(self.size)}
+        self.sealed: SealedPackage = seal(parts, owner=owner, run="bench", round_nonce=NONCE, workload={})
         self.manifest: dict[str, Json] = read_manifest(self.sealed.manifest, owner=owner.public)
         self.header = parse_header(self.sealed.package)
         self.index = [part.name for part in self.header.parts].index("weights")

@@ -27,7 +27,7 @@ from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.policy import Policy, Recorded, Required
-from pytest_glasshouse.owner.sealing import Sealed, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, seal
 from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PARTS, PLAN
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
@@ -52,7 +52,7 @@ class Place:
     owner: Owner
     key: str
     policy: Policy
-    sealed: Sealed
+    sealed: SealedPackage
 
 
 class Guest:
@@ -102,9 +102,6 @@ class Guest:
         )  # fmt: skip
         client.complete(head=head, exit=tokens.sign(left, key=self._ak, typ=ev.TYP_EXIT), nonce=nonce)
 
-    def close(self) -> None:
-        self._client.close()
-
 
 def serve(folder: Path) -> tuple[subprocess.Popen[str], Place]:
     """A server in a process of its own, and a package registered there."""
@@ -127,13 +124,12 @@ def serve(folder: Path) -> tuple[subprocess.Popen[str], Place]:
     client.register(
         owner.register(
             server=server,
-            server_hpke=client.published(server).hpke,
+            server_hpke=client.published_keys(server).hpke,
             manifest=sealed.manifest,
             policy=policy,
             data_key=sealed.data_key,
         )
     )  # fmt: skip
-    client.close()
     return process, Place(url=url, kid=tokens.thumbprint(server), owner=owner, key=key, policy=policy, sealed=sealed)
 
 
@@ -161,8 +157,6 @@ def measure(place: Place, clients: int, seconds: float) -> tuple[list[float], fl
     with ThreadPoolExecutor(clients) as pool:
         times = [each for every in pool.map(work, range(clients)) for each in every]
     took = time.perf_counter() - begun
-    for guest in guests:
-        guest.close()
     return times, len(times) / took
 
 

@@ -1,7 +1,7 @@
-"""Appraises hardware evidence: one status and one set of claims per device, and the worst of them decides.
+"""Appraises hardware evidence: one status and one set of claims per device; the worst status decides.
 
-Knows which devices can be judged. Refuses what it does not know, what a policy requires and nobody showed, and to believe a GPU
-more than it shows: without a processor that vouches for the machine in the same nonce chain it raises no claim at all.
+Knows which devices can be appraised. Refuses unknown devices and missing required ones. A GPU alone affirms nothing: without a
+CPU TEE's evidence for the same nonce, nothing binds the GPU to the machine that holds the key.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pytest_glasshouse.wire.evidence import Cnf
 from pytest_glasshouse.wire.hardware import CPU_TEES, ITEM_NAME, ITEM_SHAPE, ITEMS_LIMIT, NVIDIA_GPU, RUNTIME, device_nonce
 from pytest_glasshouse.wire.tokens import expect
 
-#: AR4SI's tiers, the worst last. `none` states nothing, neither good nor bad.
+#: AR4SI's tiers, the worst last. `none` makes no statement.
 NONE, AFFIRMING, WARNING, CONTRAINDICATED = "none", "affirming", "warning", "contraindicated"
 _TIERS = (NONE, AFFIRMING, WARNING, CONTRAINDICATED)
 GPU_UNBOUND = "gpu-unbound"
@@ -28,8 +28,8 @@ HardwareClaims = dict[str, Json]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """One device's evidence, as it came."""
+class DeviceEvidence:
+    """One device's evidence, not yet judged."""
 
     type: str
     evidence: str
@@ -37,10 +37,10 @@ class Item:
 
 
 class Appraiser(Protocol):
-    """Judges one kind of device."""
+    """Appraises one kind of device."""
 
-    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, HardwareClaims]:
-        """A tier, and what may be said about the device; a contraindicated one says its `reason`."""
+    def appraise(self, item: DeviceEvidence, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, HardwareClaims]:
+        """The tier and the claims about the device, with the `reason` where it is contraindicated."""
         ...
 
 
@@ -50,25 +50,25 @@ class NvidiaAppraiser:
     def __init__(self, now: int) -> None:
         self._now = now
 
-    def appraise(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, HardwareClaims]:
+    def appraise(self, item: DeviceEvidence, nonce: str, cnf: Cnf, policy: Policy) -> tuple[str, HardwareClaims]:
         try:
             return AFFIRMING, self._judge(item, nonce, cnf, policy)
         except (RefusedError, IntegrityError) as refusal:
             return CONTRAINDICATED, {"reason": refusal.reason, "detail": refusal.detail}
 
-    def _judge(self, item: Item, nonce: str, cnf: Cnf, policy: Policy) -> HardwareClaims:
+    def _judge(self, item: DeviceEvidence, nonce: str, cnf: Cnf, policy: Policy) -> HardwareClaims:
         references = policy.hardware.gpu if policy.hardware else None
         if references is None:
-            raise RefusedError("hardware-unpinned", "the policy names no root for it")
-        # 1. The form: every byte accounted for.
+            raise RefusedError("hardware-unpinned", "the policy has no root for this device")
+        # 1. The form, to the last byte.
         require(len(item.endorsements) == 1, "chain-format", "one chain")
         measured = spdm.read_evidence(unb64u(item.evidence))
-        # 2. A chain to a pinned root, and a signature by its leaf.
+        # 2. A chain to a pinned root, and the leaf's signature.
         leaf = spdm.read_chain(item.endorsements[0], roots=references.roots, now=self._now)
         spdm.check_signature(measured, leaf)
-        # 3. Made for this session and these keys.
+        # 3. Bound to this session and these keys.
         require(measured.nonce == device_nonce(nonce, cnf), "device-nonce")
-        # 4. By the firmware its key was made for, in versions and with measurements the policy allows.
+        # 4. The firmware that the device's key was derived for, in allowed versions and with allowed measurements.
         spdm.check_firmware(measured, leaf)
         require(measured.driver in references.drivers, "gpu-driver")
         require(measured.vbios in references.vbios, "gpu-vbios")
@@ -77,7 +77,7 @@ class NvidiaAppraiser:
         return {"driver": measured.driver, "vbios": measured.vbios, "measurements": len(references.measurements)}
 
 
-#: Who judges which kind.
+#: The appraiser of each kind of device.
 APPRAISERS: Mapping[str, Callable[[int], Appraiser]] = {NVIDIA_GPU: NvidiaAppraiser}
 
 
@@ -97,28 +97,28 @@ def appraise_hardware(
     items = _read(claims["submods"]) if "submods" in claims else {}
     found: dict[str, HardwareClaims] = {}
     for name, item in items.items():
-        judge = appraisers.get(item.type)
+        appraiser = appraisers.get(item.type)
         unknown: tuple[str, HardwareClaims] = (CONTRAINDICATED, {"reason": "hardware-unknown", "detail": item.type})
-        status, said = judge(now).appraise(item, nonce, cnf, policy) if judge else unknown
-        found[name] = {"ear_status": status, "type": item.type, **said}
+        status, device = appraiser(now).appraise(item, nonce, cnf, policy) if appraiser else unknown
+        found[name] = {"ear_status": status, "type": item.type, **device}
     shown = {item.type for item in items.values()}
     for kind in policy.hardware.required if policy.hardware else ():
         if kind not in shown:
             found[f"{kind}-absent"] = {"ear_status": CONTRAINDICATED, "type": kind, "reason": "hardware-absent", "detail": kind}
-    _unbind(found)
-    for said in found.values():
-        require(worst([said]) in {NONE, AFFIRMING}, str(said.get("reason", "hardware")), str(said.get("detail", "")))
+    _downgrade_unbound_gpus(found)
+    for submod in found.values():
+        require(worst([submod]) in {NONE, AFFIRMING}, str(submod.get("reason", "hardware")), str(submod.get("detail", "")))
     return found
 
 
 def worst(submods: list[HardwareClaims]) -> str:
-    """The tier that decides: the worst of them, affirming where there is none at all."""
-    return max([AFFIRMING, *(str(said["ear_status"]) for said in submods)], key=_TIERS.index)
+    """The worst tier of the submods, affirming where there are none."""
+    return max([AFFIRMING, *(str(submod["ear_status"]) for submod in submods)], key=_TIERS.index)
 
 
-def _read(submods: Json) -> dict[str, Item]:
+def _read(submods: Json) -> dict[str, DeviceEvidence]:
     require(isinstance(submods, dict) and 0 < len(submods) <= ITEMS_LIMIT, "claims-type", "submods")
-    found: dict[str, Item] = {}
+    found: dict[str, DeviceEvidence] = {}
     for name, value in submods.items() if isinstance(submods, dict) else ():
         require(ITEM_NAME.fullmatch(name) is not None and name != RUNTIME, "claims-type", "submods")
         if not isinstance(value, dict):
@@ -130,14 +130,14 @@ def _read(submods: Json) -> dict[str, Item]:
         listed = value["endorsements"]
         texts = tuple(text for text in listed if isinstance(text, str)) if isinstance(listed, list) else ()
         require(isinstance(listed, list) and len(texts) == len(listed), "claims-type", "endorsements")
-        found[name] = Item(type=str(value["type"]), evidence=str(value["evidence"]), endorsements=texts)
+        found[name] = DeviceEvidence(type=str(value["type"]), evidence=str(value["evidence"]), endorsements=texts)
     return found
 
 
-def _unbind(found: dict[str, HardwareClaims]) -> None:
-    """A GPU answers whoever reaches it, from whatever machine: good evidence of a GPU says nothing about where the key is."""
-    if any(said["type"] in CPU_TEES and said["ear_status"] == AFFIRMING for said in found.values()):
+def _downgrade_unbound_gpus(found: dict[str, HardwareClaims]) -> None:
+    """A GPU answers any machine that reaches it: its evidence alone does not show which machine holds the key."""
+    if any(submod["type"] in CPU_TEES and submod["ear_status"] == AFFIRMING for submod in found.values()):
         return
-    for said in found.values():
-        if said["type"] == NVIDIA_GPU and said["ear_status"] == AFFIRMING:
-            said.update(ear_status=NONE, binding=GPU_UNBOUND)
+    for submod in found.values():
+        if submod["type"] == NVIDIA_GPU and submod["ear_status"] == AFFIRMING:
+            submod.update(ear_status=NONE, binding=GPU_UNBOUND)

@@ -1,7 +1,7 @@
-"""NVIDIA's recorded evidence, read and checked: SPDM measurements, their signature, and the chain it leads to (DSP0274, 1.1).
+"""Reads and checks NVIDIA's evidence: SPDM measurements, their signature, and its certificate chain (DSP0274, 1.1).
 
 Knows byte forms, signatures and certificates. Refuses to know policies beyond the digests of the pinned roots, to fetch
-anything (revocation and reference manifests need a network), and to skip a byte: what is not understood is refused.
+anything (revocation and reference manifests need a network), and to skip any byte it does not understand.
 
     request   11 e0 | 01 signature asked for | ff all measurements | nonce 32 | slot
     response  11 60 | param 1 | slot | blocks u8 | record length u24 | record | nonce 32 | opaque length u16 | opaque
@@ -35,7 +35,7 @@ BLOCK = struct.Struct("<BBHBH")
 FIELD = struct.Struct("<HH")
 DIGEST_BYTES, SIGNATURE_BYTES = 48, 96
 DMTF = 1
-#: The opaque fields that are looked at.
+#: The opaque fields that are checked.
 DRIVER, VBIOS, FWID = 3, 6, 20
 #: TCG DICE: the firmware a device's key was derived for, at the end of the leaf certificate's extension.
 FWID_EXTENSION = x509.ObjectIdentifier("2.23.133.5.4.1")
@@ -48,7 +48,7 @@ _VBIOS_BYTES = 8
 
 @dataclass(frozen=True, kw_only=True)
 class SpdmMeasurements:
-    """What a device said. `signed` is everything its signature covers."""
+    """A device's measurements. `signed` is everything the signature covers."""
 
     nonce: bytes
     blocks: Mapping[int, bytes]
@@ -58,28 +58,28 @@ class SpdmMeasurements:
 
     @property
     def driver(self) -> str:
-        """The driver's version, "" where the device names none."""
+        """The driver's version, "" where the device reports none."""
         return self.opaque.get(DRIVER, b"").rstrip(b"\0").decode("ascii", "replace")
 
     @property
     def vbios(self) -> str:
-        """The firmware's version as NVIDIA writes it, "" where the device names none."""
+        """The firmware's version in NVIDIA's notation, "" where the device reports none."""
         raw = self.opaque.get(VBIOS, b"")
         return ".".join(f"{raw[at]:02X}" for at in (3, 2, 1, 0, 4)) if len(raw) == _VBIOS_BYTES else ""
 
 
 def read_evidence(evidence: bytes) -> SpdmMeasurements:
-    """Request, response and signature, every byte accounted for. Raises `RefusedError`: `spdm-codes` or `spdm-format`."""
+    """Request, response and signature, to the last byte. Raises `RefusedError`: `spdm-codes` or `spdm-format`."""
     require(len(evidence) > REQUEST.size + RESPONSE.size + SIGNATURE_BYTES, "spdm-format", "too short")
     # 1. The request: for all measurements, signed.
     version, code, asked, which, nonce, slot = REQUEST.unpack_from(evidence)
     require((version, code) == (VERSION, GET_MEASUREMENTS), "spdm-codes", "request")
     require((asked, which) == (SIGNATURE_ASKED, ALL_MEASUREMENTS), "spdm-codes", "request asks for less")
-    # 2. The response: to that request, from the slot that was asked.
+    # 2. The response: to that request, from the requested slot.
     version, code, _, answering, count, length = RESPONSE.unpack_from(evidence, REQUEST.size)
     require((version, code) == (VERSION, MEASUREMENTS), "spdm-codes", "response")
     require(answering & 0x0F == slot, "spdm-codes", "slot")
-    # 3. Its parts, one behind the other, to the last byte.
+    # 3. Its parts, in order, to the last byte.
     record, rest = _split(evidence[REQUEST.size + RESPONSE.size :], int.from_bytes(length, "little"))
     _, rest = _split(rest, NONCE_BYTES)
     size, rest = _split(rest, 2)
@@ -124,7 +124,7 @@ def _fields(opaque: bytes) -> dict[int, bytes]:
 
 
 def check_signature(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
-    """Refuse (`spdm-signature`) what the leaf's key did not sign."""
+    """Refuse (`spdm-signature`) measurements that the leaf's key did not sign."""
     key = leaf.public_key()
     require(isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name == "secp384r1", "chain-key", "not ECDSA P-384")
     assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101  (for the type checker)
@@ -139,7 +139,7 @@ def check_signature(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
 
 
 def check_firmware(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
-    """Refuse (`fwid`) a device whose firmware is not the one its key was made for."""
+    """Refuse (`fwid`) a device whose firmware is not the one its key was derived for."""
     try:
         extension = leaf.extensions.get_extension_for_oid(FWID_EXTENSION).value
     except x509.ExtensionNotFound:
@@ -149,7 +149,7 @@ def check_firmware(measured: SpdmMeasurements, leaf: x509.Certificate) -> None:
 
 
 def read_chain(pem: str, *, roots: Sequence[str], now: int) -> x509.Certificate:
-    """The leaf of a PEM chain, leaf first, that ends in a pinned root and is good at `now` (wall seconds).
+    """The leaf of a PEM chain, leaf first, that ends in a pinned root and is valid at `now` (wall seconds).
 
     Raises `RefusedError`: `chain-format`, `chain-root`, `chain-time`, `chain-issuer` or `chain-constraints`.
     """
@@ -158,19 +158,19 @@ def read_chain(pem: str, *, roots: Sequence[str], now: int) -> x509.Certificate:
         shown = [_constraints(certificate) for certificate in chain]
     except (ValueError, x509.DuplicateExtension):
         raise RefusedError("chain-format", "not a PEM chain") from None
-    # 1. Neither a lone certificate nor one without end.
+    # 1. Two certificates to `CHAIN_LIMIT`.
     require(2 <= len(chain) <= CHAIN_LIMIT, "chain-format", "length")  # noqa: PLR2004
-    # 2. It ends where the policy says, by digest: a root of the same name is another root.
+    # 2. It ends in a pinned root, by digest: a root of the same name does not count.
     require(chain[-1].fingerprint(SHA256()).hex() in roots, "chain-root")
-    # 3. Every certificate is good now.
+    # 3. Every certificate is valid now.
     time = dt.datetime.fromtimestamp(now, dt.UTC)
     for certificate in chain:
         require(certificate.not_valid_before_utc <= time <= certificate.not_valid_after_utc, "chain-time")
-        require(_understood(certificate), "chain-constraints", "a critical extension nobody here knows")
+        require(_understood(certificate), "chain-constraints", "an unknown critical extension")
     # 4. Each was issued by the next: its name and its signature.
     for issued, issuer in pairwise(chain):
         require(_issued_by(issued, issuer), "chain-issuer")
-    # 5. Those that issue may, and for as long a chain as this. The leaf may not.
+    # 5. The issuers may issue, for a chain of this length. The leaf may not.
     require(not shown[0].ca, "chain-constraints", "the leaf is an authority")
     for below, (certificate, basic) in enumerate(zip(chain[1:], shown[1:], strict=True)):
         require(basic.ca, "chain-constraints", "not an authority")

@@ -1,7 +1,7 @@
-"""Which keys are out: the owner's question, and the server's signed answer.
+"""Answers the owner's query for outstanding releases with a signed list.
 
-Knows two tokens. Refuses to tell anybody but the owner, and a client to believe anybody but the server it asked, or an
-answer to another question. What is told is in no way secret to whoever holds the ledger: session names, digests, times.
+Knows the query and the answer. Refuses queries that the owner did not sign. The answer holds session names, digests and times;
+`owner.outstanding` reads it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pytest_glasshouse.wire.tokens import sign, thumbprint, verify
 def answer_query(
     message: Message, *, owner: Ed25519PublicKey, signing: Ed25519PrivateKey, ledger: ReleaseLedger, now: int
 ) -> dict[str, Json]:
-    """`{query}` -> `{outstanding}`. Raises `RefusedError` or `IntegrityError` for a question that is not the owner's."""
-    # 1. Signed by the owner, for this server, lately.
+    """`{query}` -> `{outstanding}`. Raises `RefusedError` or `IntegrityError` for a query that is not the owner's."""
+    # 1. Signed by the owner, for this server, not expired.
     query = text_field(message, "query")
     claims = verify(query, key=owner, typ=TYP_QUERY)
     require_shape(claims, QUERY_SHAPE, "query")
@@ -28,13 +28,13 @@ def answer_query(
     require(claims["iss"] == thumbprint(owner) and claims["aud"] == server, "query", "iss or aud")
     expires = int(str(claims["exp"]))
     require(now < expires <= now + QUERY_LIFETIME_S, "query", "expired, or too long")
-    # 2. What the ledger says, signed: an empty answer is worth nothing unless it is this server's, to this question.
+    # 2. The ledger's list, signed with the query's digest: otherwise an empty answer could be forged or replayed.
     found = ledger.outstanding(run=str(claims["run"]))
-    told: dict[str, Json] = {
+    answer: dict[str, Json] = {
         "iss": server,
         "iat": now,
         "query_sha256": sha256_hex(query.encode()),
         "total": len(found),
         "releases": [*found[:LISTED]],
     }
-    return {"outstanding": sign(told, key=signing, typ=TYP_OUTSTANDING)}
+    return {"outstanding": sign(answer, key=signing, typ=TYP_OUTSTANDING)}

@@ -100,7 +100,7 @@ def _seal(options: argparse.Namespace) -> int:
     contents = (
         sealed.package,
         sealed.manifest.encode() + b"\n",
-        owner.keep(sealed.data_key, manifest_sha256=sealed.manifest_sha256),
+        owner.seal_data_key(sealed.data_key, manifest_sha256=sealed.manifest_sha256),
     )
     for target, content in zip(targets, contents, strict=True):
         _write_new(target, content)

@@ -91,7 +91,7 @@ def _register(options: argparse.Namespace) -> int:
             server_hpke=host_attestation.server_hpke,
             manifest=manifest,
             policy=policy,
-            data_key=owner.take(kept, manifest_sha256=digest),
+            data_key=owner.open_data_key(kept, manifest_sha256=digest),
         )
         answer = _asked(lambda: host_attestation.client.register(registration))
     finally:
@@ -116,7 +116,7 @@ def _outstanding(options: argparse.Namespace) -> int:
 def _of_server(options: argparse.Namespace) -> Outstanding:
     host_attestation = _meet(options)
     try:
-        query = host_attestation.owner.query(server=host_attestation.server_key, run=options.run_id, now=int(time.time()))
+        query = host_attestation.owner.sign_query(server=host_attestation.server_key, run=options.run_id, now=int(time.time()))
         return _asked(lambda: host_attestation.client.outstanding(query, server=host_attestation.server_key))
     finally:
         host_attestation.close()

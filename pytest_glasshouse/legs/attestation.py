@@ -64,20 +64,16 @@ class HostAttestation:
             if outside.authority is not None:
                 check_own(outside.authority, what="GLASSHOUSE_SERVER_CA")
             self.client = AttestationClient(
-                checked_url(outside.url), authority=outside.authority, patience_s=PATIENCE_S, environ=os.environ
+                checked_url(outside.url), authority=outside.authority, complete_retry_s=PATIENCE_S, environ=os.environ
             )
-            try:
-                _meet(self.client, outside.url, server=self.server_key, owner=self.owner)
-            except ConfigurationError:
-                self.client.close()
-                raise
+            _meet(self.client, outside.url, server=self.server_key, owner=self.owner)
 
     @property
     def server_hpke(self) -> str:
         """The key data keys are sealed to on their way to the server: asked for anew, it changes when a server restarts."""
         if self._embedded is not None:
             return self._embedded.hpke_public
-        return self.client.published(self.server_key).hpke
+        return self.client.published_keys(self.server_key).hpke
 
     def awaiting(self, *, nonce: str, sub: str, run: str, manifest: str, completion_s: int) -> None:
         """A release is about to be asked for: from here on a key may be out."""
@@ -106,7 +102,7 @@ class HostAttestation:
 
         With "" of every run of this owner. Raises what the client raises when the server cannot be asked.
         """
-        query = self.owner.query(server=self.server_key, run=run, now=int(time.time()))
+        query = self.owner.sign_query(server=self.server_key, run=run, now=int(time.time()))
         return [*self.client.outstanding(query, server=self.server_key).releases]
 
     def releases(self) -> int:
@@ -115,7 +111,6 @@ class HostAttestation:
 
     def close(self) -> None:
         """Stop serving."""
-        self.client.close()
         if self._embedded is not None:
             self._embedded.close()
 
@@ -146,7 +141,7 @@ def check_outside(outside: OutsideServer) -> None:
 def _meet(client: AttestationClient, url: str, *, server: Ed25519PublicKey, owner: Owner) -> None:
     where = f"GLASSHOUSE_SERVER {checked_url(url)}"
     try:
-        published = client.published(server)
+        published = client.published_keys(server)
     except InfrastructureError as error:
         raise ConfigurationError(f"{where}: {error}. Start one with `glasshouse serve`; nothing was started here") from None
     except (RefusedError, ProtocolError):

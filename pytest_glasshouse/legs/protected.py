@@ -22,7 +22,7 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.legs.allocation_policy import policy_for
 from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
 from pytest_glasshouse.observation.outcome import Ended
-from pytest_glasshouse.owner.sealing import Sealed, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.wire.tokens import public_text, thumbprint
@@ -68,7 +68,7 @@ class ProtectedRuntime:
 
     def vouch(self, current: Round, ak: str) -> str:
         """The owner's word that this round's agent has the key `ak`."""
-        return self._host_attestation.owner.vouch(
+        return self._host_attestation.owner.sign_guest_key(
             run=current.run_id,
             row=current.row.row_id,
             round_nonce=current.nonce,
@@ -119,7 +119,7 @@ class ProtectedRuntime:
         relay = _Relay(self._host_attestation, current, sealed, policy, notes)
         return ProtectedLeg(self._host_attestation, current, sealed=sealed, relay=relay, watch=watch, notes=notes)
 
-    def _seal(self, current: Round) -> Sealed:
+    def _seal(self, current: Round) -> SealedPackage:
         material = current.material
         base = material.base
         workload: dict[str, Json] = {
@@ -140,7 +140,7 @@ class ProtectedRuntime:
             confidential=current.confidential,
         )
 
-    def _register(self, sealed: Sealed, policy: Policy) -> None:
+    def _register(self, sealed: SealedPackage, policy: Policy) -> None:
         registration = self._host_attestation.owner.register(
             server=self._host_attestation.server_key,
             server_hpke=self._host_attestation.server_hpke,
@@ -150,7 +150,7 @@ class ProtectedRuntime:
         )
         self._host_attestation.client.register(registration)
 
-    def _enrol(self, current: Round, sealed: Sealed, policy: Policy, notes: dict[str, Any]) -> None:
+    def _enrol(self, current: Round, sealed: SealedPackage, policy: Policy, notes: dict[str, Any]) -> None:
         grant = self._host_attestation.owner.grant(
             server=self._host_attestation.server_key,
             run=current.run_id,
@@ -177,7 +177,7 @@ class ProtectedLeg:
         host_attestation: HostAttestation,
         current: Round,
         *,
-        sealed: Sealed,
+        sealed: SealedPackage,
         relay: _Relay,
         watch: LegWatch,
         notes: dict[str, Any],
@@ -262,7 +262,7 @@ class _Relay:
     """Carries words between the leg's agent and the server, and writes them down."""
 
     def __init__(
-        self, host_attestation: HostAttestation, current: Round, sealed: Sealed, policy: Policy, notes: dict[str, Any]
+        self, host_attestation: HostAttestation, current: Round, sealed: SealedPackage, policy: Policy, notes: dict[str, Any]
     ) -> None:
         self._host_attestation = host_attestation
         self._current = current

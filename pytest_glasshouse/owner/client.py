@@ -1,7 +1,7 @@
-"""Speaks to an attestation server over HTTP, for the host that relays.
+"""The HTTP client of an attestation server, for the host that relays messages.
 
-Knows the six messages. Refuses to try any of them twice (a lost reply to a release means attesting anew) but the last:
-the same head gets the same receipt, so a server that restarts meanwhile costs a leg nothing.
+Knows the six messages. Refuses to repeat any of them (after a lost reply to a release the guest attests again) but the
+completion: the same head gets the same receipt, so a restart of the server does not cost the leg.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pytest_glasshouse.wire.canonical import Json, canonical, parse_object
 from pytest_glasshouse.wire.printable import printable
 
 TIMEOUT_S = 10.0
-#: A result is larger than the evidence it answers, and a registration's answer is small.
+#: Limit on an answer's body: a result is larger than the evidence it answers.
 _ANSWER_LIMIT = 1 << 20
-#: The head that comes before it.
+#: Limit on an answer's head.
 _HEAD_LIMIT = 1 << 16
-#: How much longer than a moment without a byte a whole answer may take.
-_WHOLE = 3.0
+#: The deadline for a whole answer, in multiples of the timeout for a silent connection.
+_WHOLE_TIMEOUTS = 3.0
 _OK = 200
-_AGAIN_AFTER_S = 0.5
-#: Turned away before anything was judged.
-_TOO_OFTEN = "rate"
+_RETRY_AFTER_S = 0.5
+#: The reason of a request above the rate limit, which was not judged.
+_RATE_LIMITED = "rate"
 
 
 class AttestationClient:
@@ -42,23 +42,22 @@ class AttestationClient:
         *,
         timeout_s: float = TIMEOUT_S,
         authority: Path | None = None,
-        patience_s: float = 0.0,
+        complete_retry_s: float = 0.0,
         environ: Mapping[str, str] | None = None,
     ) -> None:
-        """`authority` is a PEM file to believe a server's certificate by, `patience_s` how long a completion may be tried.
+        """`authority` is a PEM file that verifies the server's certificate; completions are retried for `complete_retry_s`.
 
-        `environ` says which proxy leads there; without it none is asked, for the way to a server of this process is nobody
-        else's.
+        `environ` names the proxy. Without it none is used: an embedded server is reached directly.
         """
         self._url = url.rstrip("/")
-        self._patience_s = patience_s
+        self._complete_retry_s = complete_retry_s
         self._routes = Routes(environ, authority=authority)
         self._limits = AnswerLimits(
-            connect_s=timeout_s, quiet_s=timeout_s, whole_s=timeout_s * _WHOLE, most_bytes=_ANSWER_LIMIT + _HEAD_LIMIT
+            connect_s=timeout_s, quiet_s=timeout_s, whole_s=timeout_s * _WHOLE_TIMEOUTS, most_bytes=_ANSWER_LIMIT + _HEAD_LIMIT
         )
 
-    def published(self, server: Ed25519PublicKey) -> PublishedKeys:
-        """The keys that `server`, and no other, publishes."""
+    def published_keys(self, server: Ed25519PublicKey) -> PublishedKeys:
+        """The published keys, signed by `server`."""
         return read_published(self._send("GET", "/v1/keys", None, {}), server=server)
 
     def register(self, registration: str) -> dict[str, Json]:
@@ -79,25 +78,25 @@ class AttestationClient:
 
     def complete(self, *, head: str, exit: str, nonce: str) -> dict[str, Json]:  # noqa: A002
         """Present the journal's head and the agent's exit: `{receipt}`."""
-        until = time.monotonic() + self._patience_s
+        until = time.monotonic() + self._complete_retry_s
         while True:
             try:
                 return self.ask("/v1/complete", {"head": head, "exit": exit, "nonce": nonce})
             except InfrastructureError:
-                if time.monotonic() + _AGAIN_AFTER_S >= until:
+                if time.monotonic() + _RETRY_AFTER_S >= until:
                     raise
-            time.sleep(_AGAIN_AFTER_S)
+            time.sleep(_RETRY_AFTER_S)
 
     def outstanding(self, query: str, *, server: Ed25519PublicKey) -> Outstanding:
-        """Releases that nobody has completed, by the word of `server`. `query` is the owner's (`Owner.query`)."""
+        """Outstanding releases, signed by `server`. `query` is the owner's (`Owner.sign_query`)."""
         return read_answer(self.ask("/v1/outstanding", {"query": query}), server=server, query=query)
 
     def ask(self, path: str, message: dict[str, Json]) -> dict[str, Json]:
-        """One message, one answer."""
+        """Send one message and return the answer."""
         return self.send(path, canonical(message))
 
     def send(self, path: str, body: bytes, *, content_type: str = "application/json") -> dict[str, Json]:
-        """One body as it is. The tamper suite sends what no honest client would."""
+        """Send a body as it is: the tamper suite sends what the other methods would not."""
         return self._send("POST", path, body, {"Content-Type": content_type})
 
     def _send(self, method: str, path: str, body: bytes | None, headers: dict[str, str]) -> dict[str, Json]:
@@ -114,9 +113,6 @@ class AttestationClient:
         reason = answer.get("reason")
         if not isinstance(reason, str):
             raise ProtocolError(f"the attestation server answered {reply.status} without a reason")
-        if reason == _TOO_OFTEN:
-            raise InfrastructureError("the attestation server turned us away: too many requests from this address")
+        if reason == _RATE_LIMITED:
+            raise InfrastructureError("the attestation server's rate limit was reached: too many requests from this address")
         raise RefusedError(printable(reason))
-
-    def close(self) -> None:
-        """Nothing is kept open."""

@@ -1,6 +1,6 @@
-"""Keys on disk: the owner's, the server's, and public keys that somebody pins.
+"""Keys on disk: the owner's, the server's, and pinned public keys.
 
-Knows files. Refuses a private key that others may read, any key that others may change, and to write over one.
+Knows files. Refuses a private key that other users may read, any key that they may change, and to overwrite a key.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ SERVER_KEY = "server.key"
 
 
 def write_owner(path: Path, owner: Owner) -> Path:
-    """Write the owner's private keys to a new file for its reader only, and the public one beside it; returns that path."""
-    _create(path, owner.to_text().reveal() + b"\n", 0o600)
+    """Write the owner's private keys to a new file of mode 0600, and the public key beside it; returns the latter's path."""
+    _write_new(path, owner.to_text().reveal() + b"\n", 0o600)
     public = path.with_name(path.name + ".pub")
-    _create(public, f"{owner.public_text}\n".encode(), 0o644)
+    _write_new(public, f"{owner.public_text}\n".encode(), 0o644)
     return public
 
 
 def read_owner(path: Path, *, what: str) -> Owner:
-    """The owner that `write_owner` wrote. `what` names in an error where the path came from."""
+    """The owner that `write_owner` wrote. `what` is the option that errors name."""
     content = read_own(path, what=what, limit=KEY_FILE_LIMIT)
     try:
         return Owner.from_text(Secret(content.strip()))
@@ -48,7 +48,7 @@ def read_owner(path: Path, *, what: str) -> Owner:
 
 
 def server_key(directory: Path) -> Ed25519PrivateKey:
-    """The key of the server whose state lies in `directory`; made, with the directory, when there is none yet."""
+    """The server's key in its state `directory`; both are created when missing."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -57,7 +57,7 @@ def server_key(directory: Path) -> Ed25519PrivateKey:
     path = directory / SERVER_KEY
     if not path.exists():
         made = Ed25519PrivateKey.generate()
-        _create(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
+        _write_new(path, made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
     try:
         key = load_pem_private_key(read_own(path, what="--state", limit=KEY_FILE_LIMIT), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -69,13 +69,13 @@ def server_key(directory: Path) -> Ed25519PrivateKey:
 
 
 def read_public(given: str, *, what: str) -> Ed25519PublicKey:
-    """A public key: a file (PEM, or one line), or the text of that line itself."""
+    """A public key, `given` as a file (PEM, or one line) or as the text of that line."""
     text = given
     try:
         path = Path(given).expanduser()
         if path.is_file():
             text = read_own(path, what=what, limit=KEY_FILE_LIMIT, secret=False).decode("ascii")
-    except (OSError, ValueError, RuntimeError):  # RuntimeError: nobody knows what ~ is
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: ~ cannot be expanded
         text = given
     expected = "expected an Ed25519 public key: a PEM file, a file of one base64url line, or that line"
     if "PRIVATE KEY" in text or '"signing"' in text:
@@ -89,8 +89,8 @@ def read_public(given: str, *, what: str) -> Ed25519PublicKey:
         raise ConfigurationError(f"{what}: {expected}; {seen}") from None
 
 
-def _create(path: Path, content: bytes, mode: int) -> None:
-    """Whole or not at all, and never over another file."""
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    """Create the file with its whole content or not at all, never over another file."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,5 +104,5 @@ def _create(path: Path, content: bytes, mode: int) -> None:
             raise ConfigurationError(f"{path}: exists, and a key is not written over; choose another name") from None
         raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from None
     finally:
-        with contextlib.suppress(OSError):  # where nothing could be written there is nothing to take away
+        with contextlib.suppress(OSError):  # the draft may not exist
             draft.unlink()

@@ -1,4 +1,4 @@
-"""Outstanding releases: what the owner asks of an attestation server, and what its answer may say."""
+"""Outstanding releases: the owner's query to an attestation server, and how its answer is read."""
 
 from __future__ import annotations
 
@@ -13,40 +13,32 @@ from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.evidence import TYP_OUTSTANDING
 from pytest_glasshouse.wire.tokens import expect, thumbprint, verify
 
-#: `run` names the run that is asked about; "" asks about all of them.
+#: `run` names one run, "" all of them.
 QUERY_SHAPE: dict[str, type] = {"iss": str, "aud": str, "jti": str, "exp": int, "run": str}
-
-
 OUTSTANDING_SHAPE: dict[str, type] = {"iss": str, "iat": int, "query_sha256": str, "total": int, "releases": list}
-
-
 RELEASE_SHAPE: dict[str, type] = {
     "nonce": str, "sub": str, "run": str, "manifest": str, "released_at": int, "deadline": int,
 }  # fmt: skip
-
-
 QUERY_LIFETIME_S = 120
-
-
-#: As many as one answer holds, a token being 64 KiB at most; `total` says how many there are.
+#: The most releases one answer lists, because a token has at most 64 KiB; `total` counts all.
 LISTED = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outstanding:
-    """Releases that nobody had completed at `at` (wall seconds of the server), oldest first; `total` counts all of them."""
+    """Releases without a completion at `at` (the server's wall seconds), oldest first; `total` counts all of them."""
 
     at: int
     total: int
     releases: tuple[dict[str, Json], ...]
 
     def overdue(self) -> tuple[dict[str, Json], ...]:
-        """Those whose deadline had passed: no leg will complete them."""
+        """Those whose deadline had passed."""
         return tuple(each for each in self.releases if int(str(each["deadline"])) <= self.at)
 
 
 def query_claims(*, owner: Ed25519PublicKey, server: Ed25519PublicKey, run: str, now: int) -> dict[str, Json]:
-    """What the owner signs (`TYP_QUERY`) to ask `server` about `run`, or with "" about every run."""
+    """The claims of a query (`TYP_QUERY`) to `server` about `run`, or with "" about every run."""
     return {
         "iss": thumbprint(owner),
         "aud": thumbprint(server),
@@ -56,9 +48,9 @@ def query_claims(*, owner: Ed25519PublicKey, server: Ed25519PublicKey, run: str,
     }
 
 
-def read_answer(said: Mapping[str, Json], *, server: Ed25519PublicKey, query: str) -> Outstanding:
+def read_answer(answer: Mapping[str, Json], *, server: Ed25519PublicKey, query: str) -> Outstanding:
     """What `server` answered to `query`. Raises `IntegrityError`."""
-    token = said.get("outstanding")
+    token = answer.get("outstanding")
     if not isinstance(token, str):
         raise IntegrityError("malformed", "no answer about outstanding releases")
     claims = verify(token, key=server, typ=TYP_OUTSTANDING)
@@ -70,5 +62,5 @@ def read_answer(said: Mapping[str, Json], *, server: Ed25519PublicKey, query: st
     for each in releases:
         expect(each, RELEASE_SHAPE)
     if not isinstance(total, int) or not isinstance(at, int) or len(releases) != min(total, LISTED):
-        raise IntegrityError("malformed", "releases that are not told")
+        raise IntegrityError("malformed", "the answer's releases and total differ")
     return Outstanding(at=at, total=total, releases=tuple(releases))

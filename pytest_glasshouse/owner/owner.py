@@ -1,6 +1,6 @@
-"""The owner of the data: signs manifests, grants and registrations, and is the one who can open an adapter.
+"""The owner of the data: signs manifests, grants and registrations, and alone can open an adapter.
 
-Knows its two private keys. Refuses to show them: `to_text` is the one way out, for a worker process of the same owner.
+Knows its two private keys. Refuses to show them: only `to_text` exports them, for a key file or a worker process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REGISTRATION_SHAPE: dict[str, type] = {"iss": str, "aud": str, "jti": str, "mani
 
 
 class Owner:
-    """An Ed25519 key to sign with and an X25519 key that adapters are sealed to."""
+    """An Ed25519 key to sign with, and an X25519 key that adapters are sealed to."""
 
     def __init__(self, *, signing: Ed25519PrivateKey, sealing: X25519PrivateKey) -> None:
         self._signing = signing
@@ -61,7 +61,7 @@ class Owner:
 
     @property
     def kid(self) -> str:
-        """How the owner is named."""
+        """The owner's key id."""
         return thumbprint(self.public)
 
     @property
@@ -70,7 +70,7 @@ class Owner:
         return self._sealing.public_key()
 
     def to_text(self) -> Secret:
-        """Both private keys, for a worker process of this same owner. Never print it, never put it on a command line."""
+        """Both private keys, for a worker process of this owner. Never print it or put it on a command line."""
         keys = {"signing": b64u(self._signing.private_bytes_raw()), "sealing": b64u(self._sealing.private_bytes_raw())}
         return Secret(canonical(keys))
 
@@ -85,7 +85,7 @@ class Owner:
             raise IntegrityError("malformed", "not an owner") from None
 
     def sign_manifest(self, claims: Mapping[str, Json]) -> str:
-        """A manifest, signed. `trust.sealing.seal` makes the claims."""
+        """A manifest, signed. `owner.sealing.seal` makes the claims."""
         return sign(claims, key=self._signing, typ=TYP_MANIFEST)
 
     def grant(
@@ -102,10 +102,10 @@ class Owner:
         subject: str = "",
         row: str = "",
     ) -> str:
-        """Leave for one guest to enrol a key at `server`, for one package (a manifest's digest) under one policy.
+        """A grant: permission for one guest to enrol a key at `server`, for one package (a manifest's digest) and policy.
 
-        `sub` names the session in evidence and is enrolled once (by default `run`); `subject` and `row` are what the
-        server counts attempts by.
+        `sub` names the session in evidence and is enrolled once (by default `run`); the server counts attempts by `subject`
+        and `row`.
         """
         claims: dict[str, Json] = {
             "iss": self.kid,
@@ -124,7 +124,7 @@ class Owner:
         return sign(claims, key=self._signing, typ=TYP_GRANT)
 
     def register(self, *, server: Ed25519PublicKey, server_hpke: str, manifest: str, policy: Policy, data_key: Secret) -> str:
-        """A registration: package, policy, and the data key sealed so that only `server` can read it."""
+        """A registration: package, policy, and the data key sealed to `server`."""
         info = registration_info(sha256_hex(manifest.encode()), self.kid)
         claims: dict[str, Json] = {
             "iss": self.kid,
@@ -136,30 +136,30 @@ class Owner:
         }
         return sign(claims, key=self._signing, typ=TYP_REGISTRATION)
 
-    def query(self, *, server: Ed25519PublicKey, run: str, now: int) -> str:
-        """The question which releases of `run` (or, with "", of all) `server` has seen no end of. `now` is in wall seconds."""
+    def sign_query(self, *, server: Ed25519PublicKey, run: str, now: int) -> str:
+        """A query for the outstanding releases of `run`, or with "" of all runs, at `server`. `now` is in wall seconds."""
         return sign(query_claims(owner=self.public, server=server, run=run, now=now), key=self._signing, typ=TYP_QUERY)
 
-    def vouch(self, *, run: str, row: str, round_nonce: str, allocation: str, ak: str, plan: str) -> str:
-        """Whose key signs the legs of a round that has no protected one, so that nobody is enrolled at a server for it."""
+    def sign_guest_key(self, *, run: str, row: str, round_nonce: str, allocation: str, ak: str, plan: str) -> str:
+        """A statement of the agent's key in a round without a protected leg, where no key is enrolled at a server."""
         claims: dict[str, Json] = {
             "iss": self.kid, "run": run, "row": row, "round_nonce": round_nonce, "allocation": allocation, "ak": ak, "plan": plan,
         }  # fmt: skip
         return sign(claims, key=self._signing, typ=TYP_GUEST)
 
-    def keep(self, data_key: Secret, *, manifest_sha256: str) -> bytes:
-        """The data key of a package, sealed to this owner, to lie on disk until it is registered."""
-        return SUITE.encrypt(data_key.reveal(), self.hpke_public, info=_keep_info(manifest_sha256))
+    def seal_data_key(self, data_key: Secret, *, manifest_sha256: str) -> bytes:
+        """The data key of a package, sealed to this owner, for a file until it is registered."""
+        return SUITE.encrypt(data_key.reveal(), self.hpke_public, info=_data_key_info(manifest_sha256))
 
-    def take(self, kept: bytes, *, manifest_sha256: str) -> Secret:
-        """The data key that `keep` sealed for this package (`data-key` when it did not)."""
+    def open_data_key(self, sealed: bytes, *, manifest_sha256: str) -> Secret:
+        """The data key that `seal_data_key` sealed for this package. Raises `IntegrityError("data-key")`."""
         try:
-            return Secret(unsealed(kept, private=self._sealing, info=_keep_info(manifest_sha256)))
+            return Secret(unsealed(sealed, private=self._sealing, info=_data_key_info(manifest_sha256)))
         except IntegrityError:
             raise IntegrityError("data-key", "not sealed to this owner, for this package") from None
 
     def open_adapter(self, sealed: bytes, *, manifest_sha256: str, nonce: str) -> bytes:
-        """The adapter a leg sealed for this package in this session (`adapter` when it was not)."""
+        """The adapter a leg sealed for this package in this session. Raises `IntegrityError("adapter")`."""
         try:
             return unsealed(sealed, private=self._sealing, info=adapter_info(manifest_sha256, nonce))
         except IntegrityError:
@@ -169,5 +169,5 @@ class Owner:
         return f"<owner {self.kid}>"
 
 
-def _keep_info(manifest_sha256: str) -> bytes:
+def _data_key_info(manifest_sha256: str) -> bytes:
     return f"glasshouse-keep/1\n{manifest_sha256}".encode()

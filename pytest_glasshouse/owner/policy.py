@@ -1,7 +1,7 @@
-"""The owner's policy: what evidence must say before a key is released.
+"""The owner's policy: what evidence must show before a key is released.
 
-Knows reference values and limits. Refuses to take them from the guest that is judged, and to be changed: a policy is
-named by its digest.
+Knows reference values and limits. Refuses to take them from the guest that is judged, and to change: a policy is identified
+by its digest.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SHAPE: dict[str, type] = {
     "format": str, "name": str, "version": int, "eat_profile": str, "components": dict, "container": str,
     "antidebug": dict, "manifest_version": int, "release_limit": int, "freshness_s": int, "completion_s": int,
 }  # fmt: skip
-#: Sections that stand in a policy only when they ask for something.
+#: Sections that a policy has only when they require something.
 _OPTIONAL = {"hardware", "locked"}
 _ANTIDEBUG_SHAPE: dict[str, type] = {"profile": str, "version": int}
 FORMAT = "glasshouse-policy/1"
@@ -28,14 +28,14 @@ FORMAT = "glasshouse-policy/1"
 
 @dataclass(frozen=True, kw_only=True)
 class Required:
-    """A component that must have this digest. `None` is a reference value nobody has given yet: it matches nothing."""
+    """A component that must have this digest. `None` is a missing reference value and matches nothing."""
 
     sha256: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
-    """A component that must be reported and may be anything."""
+    """A component that must be reported, with any digest."""
 
 
 Component = Required | Recorded
@@ -43,9 +43,9 @@ Component = Required | Recorded
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """One version of a named policy. `version` may only grow for a name, `manifest_version` is the least accepted.
+    """One version of a named policy. `version` may only grow, `manifest_version` is the least accepted.
 
-    `locked` demands that the package is opened into memory that is never swapped out.
+    `locked` requires that the package is opened into memory that is never swapped out.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Policy:
             name: {"required": item.sha256} if isinstance(item, Required) else {"recorded": True}
             for name, item in self.components.items()
         }
-        # A policy that asks nothing of hardware or memory has no such section, so its name is what it always was.
+        # A policy without requirements on hardware or memory has no such section, so that its digest stays the same.
         hardware: dict[str, Json] = {} if self.hardware is None else {"hardware": self.hardware.to_json()}
         locked: dict[str, Json] = {"locked": True} if self.locked else {}
         return {
@@ -101,10 +101,10 @@ class Policy:
     def _read(cls, value: dict[str, Json]) -> Policy:
         hardware = Hardware.from_json(value["hardware"]) if "hardware" in value else None
         if value.get("locked", True) is not True:
-            raise IntegrityError("policy", "locked is true, or is not there")
+            raise IntegrityError("policy", "locked: expected true, or no such member")
         expect({name: item for name, item in value.items() if name not in _OPTIONAL}, _SHAPE)
         antidebug, components = value["antidebug"], value["components"]
-        assert isinstance(antidebug, dict)  # noqa: S101  (expect said so; for the type checker)
+        assert isinstance(antidebug, dict)  # noqa: S101  (checked by expect; for the type checker)
         assert isinstance(components, dict)  # noqa: S101
         expect(antidebug, _ANTIDEBUG_SHAPE)
         numbers = {name: value[name] for name in _SHAPE if _SHAPE[name] is int}
@@ -124,7 +124,7 @@ class Policy:
 
     @cached_property
     def sha256(self) -> str:
-        """The name this policy goes by everywhere."""
+        """The digest that identifies this policy."""
         return tagged("glasshouse-policy/1", canonical(self.to_json()))
 
 

@@ -1,6 +1,6 @@
-"""The `hardware` section of a policy: which devices must speak, which roots are believed, what may be measured.
+"""The `hardware` section of a policy: required devices, trusted roots and allowed measurements.
 
-Knows reference values and nothing else. A list that allows nothing is refused here: nothing to compare never counts as good.
+Knows reference values and nothing else. Refuses an empty list: a comparison with nothing never passes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 class GpuReferences:
     """What an NVIDIA GPU's evidence must show.
 
-    `roots` are SHA-256 digests of root certificates; `measurements` names, by the index of the measurement, the SHA-384 values
-    it may have. A measurement it does not name may be anything.
+    `roots` are SHA-256 digests of root certificates; `measurements` maps a measurement's index to its allowed SHA-384 values.
+    Other measurements may have any value.
     """
 
     roots: tuple[str, ...]
@@ -59,7 +59,7 @@ class GpuReferences:
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """Which kinds of device must have spoken, and what an NVIDIA GPU that does must show."""
+    """The kinds of device whose evidence is required, and the references for an NVIDIA GPU's."""
 
     required: tuple[str, ...] = ()
     gpu: GpuReferences | None = None

@@ -1,7 +1,7 @@
 """Seals a workload into a package and describes it in a signed manifest.
 
-Knows the plaintext and the data key it makes for it. Refuses to publish a digest of the canary, which is compared by
-nobody and searched for by the scanner.
+Knows the plaintext and the data key it makes for it. Refuses to publish a digest of the canary: the memory scan searches for
+its bytes, and nothing compares them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MANIFEST_SHAPE: dict[str, type] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sealed:
-    """A sealed package, its manifest, and the key only owner and server may hold. `canary` is what a search must not find."""
+class SealedPackage:
+    """A sealed package, its manifest, and its key, for owner and server only. `canary` must not be found by a search."""
 
     package: bytes
     manifest: str
@@ -52,10 +52,10 @@ def seal(
     version: int = MANIFEST_VERSION,
     segment: int = floe.SEGMENT,
     random_bytes: Callable[[int], bytes] = os.urandom,
-) -> Sealed:
+) -> SealedPackage:
     """Seal `parts` and a fresh canary under a fresh key. `workload` is public: the manifest repeats it."""
     if CANARY in parts:
-        raise ConfigurationError(f"a part named {CANARY!r} is made here, for one round")
+        raise ConfigurationError(f"the part name {CANARY!r} is reserved for the canary; rename the part")
     key, canary, package_id = random_bytes(floe.KEY_BYTES), random_bytes(CANARY_BYTES), random_bytes(32).hex()
     plain = {**parts, CANARY: canary}
     messages = [
@@ -78,7 +78,7 @@ def seal(
         "owner_hpke": hpke_text(owner.hpke_public),
     }
     manifest = owner.sign_manifest(claims)
-    return Sealed(
+    return SealedPackage(
         package=package,
         manifest=manifest,
         manifest_sha256=sha256_hex(manifest.encode()),

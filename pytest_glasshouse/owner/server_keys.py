@@ -1,7 +1,7 @@
-"""What a server says of itself to anybody: its name, its owner's name, and the key that data keys are sealed to.
+"""A server's published keys: its own key, its owner's key id, and the key that data keys are sealed to.
 
-Knows one signed token. Refuses a key that the pinned server did not sign: whoever could put his own in its place would be
-handed the next data key.
+Knows one signed token. Refuses a key that the pinned server did not sign: an attacker who could replace it would receive the
+next data key.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class PublishedKeys:
 
 
 def published_claims(*, server: Ed25519PublicKey, owner: Ed25519PublicKey, hpke: str, now: int) -> dict[str, Json]:
-    """What the server signs."""
+    """The claims that the server signs."""
     return {"iss": thumbprint(server), "server": public_text(server), "owner": thumbprint(owner), "hpke": hpke, "iat": now}
 
 
 def read_published(answer: Mapping[str, Json], *, server: Ed25519PublicKey) -> PublishedKeys:
-    """The keys, signed by the server the caller knows. Raises `IntegrityError`."""
+    """The keys, signed by the pinned `server`. Raises `IntegrityError`."""
     token = answer.get("keys")
     if not isinstance(token, str):
         raise IntegrityError("malformed", "no published keys")

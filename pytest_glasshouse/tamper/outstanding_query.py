@@ -27,16 +27,16 @@ def _ask(testbed: TamperTestbed, query: str) -> None:
 def _asked_at(shift_s: int) -> Callable[[TamperTestbed], None]:
     """The owner's query, made at another time."""
     return lambda testbed: _ask(
-        testbed, testbed.owner.query(server=testbed.embedded.public_key, run="", now=testbed.now + shift_s)
+        testbed, testbed.owner.sign_query(server=testbed.embedded.public_key, run="", now=testbed.now + shift_s)
     )
 
 
 def _by_a_stranger(testbed: TamperTestbed) -> None:
-    _ask(testbed, Owner.generate().query(server=testbed.embedded.public_key, run="", now=testbed.now))
+    _ask(testbed, Owner.generate().sign_query(server=testbed.embedded.public_key, run="", now=testbed.now))
 
 
 def _for_another_server(testbed: TamperTestbed) -> None:
-    _ask(testbed, testbed.owner.query(server=Ed25519PrivateKey.generate().public_key(), run="", now=testbed.now))
+    _ask(testbed, testbed.owner.sign_query(server=Ed25519PrivateKey.generate().public_key(), run="", now=testbed.now))
 
 
 def _with_a_grant(testbed: TamperTestbed) -> None:

@@ -26,7 +26,7 @@ from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.policy import Component, Policy, Recorded, Required
-from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex, tagged
@@ -85,7 +85,7 @@ class TamperTestbed:
         self.register(self.sealed, self.policy)
         self.enrol(SUB)
 
-    def seal(self, *, version: int = 1) -> Sealed:
+    def seal(self, *, version: int = 1) -> SealedPackage:
         """A sealed package of `PARTS`."""
         return seal(
             PARTS, owner=self.owner, run="run-1", round_nonce=secrets.token_hex(32), workload={"name": "mlp"},
@@ -107,14 +107,14 @@ class TamperTestbed:
             manifest_version=manifest_version, locked=locked,
         )  # fmt: skip
 
-    def registration(self, sealed: Sealed, policy: Policy, *, owner: Owner | None = None, hpke: str | None = None) -> str:
+    def registration(self, sealed: SealedPackage, policy: Policy, *, owner: Owner | None = None, hpke: str | None = None) -> str:
         """A registration of `sealed` under `policy`."""
         return (owner or self.owner).register(
             server=self.embedded.public_key, server_hpke=hpke or self.embedded.hpke_public, manifest=sealed.manifest,
             policy=policy, data_key=sealed.data_key,
         )  # fmt: skip
 
-    def register(self, sealed: Sealed, policy: Policy) -> None:
+    def register(self, sealed: SealedPackage, policy: Policy) -> None:
         """Register `sealed` under `policy`."""
         self.client.register(self.registration(sealed, policy))
 
@@ -177,7 +177,6 @@ class TamperTestbed:
 
     def close(self) -> None:
         """End the server."""
-        self.client.close()
         self.embedded.close()
 
     def __enter__(self) -> Self:

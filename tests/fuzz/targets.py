@@ -172,7 +172,7 @@ def _messages() -> tuple[tuple[str, dict[str, Any]], ...]:
         ("/v1/challenge", {"sub": SUB, "plan": PLAN}),
         # Evidence of a session that is over: whatever becomes of it, it must not be released.
         ("/v1/release", {"evidence": attempt.token().replace(".", "..", 1), "log": attempt.log}),
-        ("/v1/outstanding", {"query": testbed.owner.query(server=testbed.embedded.public_key, run="", now=testbed.now)}),
+        ("/v1/outstanding", {"query": testbed.owner.sign_query(server=testbed.embedded.public_key, run="", now=testbed.now)}),
         ("/v1/complete", {"head": head, "exit": attempt.exit(head), "nonce": attempt.nonce}),
     )
 

@@ -10,7 +10,7 @@ from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
-from pytest_glasshouse.owner.sealing import Sealed
+from pytest_glasshouse.owner.sealing import SealedPackage
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.registry import prepare
 from tests.rounds.conftest import carry_out, short_row
@@ -23,9 +23,9 @@ class _RememberingRuntime(ProtectedRuntime):
 
     def __init__(self, host_attestation: HostAttestation) -> None:
         super().__init__(host_attestation)
-        self.sealed: list[Sealed] = []
+        self.sealed: list[SealedPackage] = []
 
-    def _seal(self, current: Round) -> Sealed:
+    def _seal(self, current: Round) -> SealedPackage:
         self.sealed.append(super()._seal(current))
         return self.sealed[-1]
 

@@ -107,8 +107,7 @@ class ServedTestbed(TamperTestbed):
         self.sealed = self.seal()
         key = public_key(self.outside.key)
         client = AttestationClient(self.outside.url)
-        published = client.published(key)
-        client.close()
+        published = client.published_keys(key)
         return SimpleNamespace(
             url=self.outside.url,
             public_key=key,
@@ -120,7 +119,6 @@ class ServedTestbed(TamperTestbed):
 
     def meet_again(self, *subs: str) -> None:
         """After a restart: the owner registers again, guests enrol again."""
-        self.client.close()
         sealed = self.sealed
         self.embedded = self._serve()
         self.sealed = sealed

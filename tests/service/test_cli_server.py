@@ -13,7 +13,7 @@ import pytest
 
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.owner.policy import Policy, Recorded
-from pytest_glasshouse.owner.sealing import Sealed
+from pytest_glasshouse.owner.sealing import SealedPackage
 from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, SUB
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.package import parse_header
@@ -57,10 +57,10 @@ def released(server: Serving, package: Path) -> tuple[bytes, bytes]:
     """The key a guest gets under a grant for the package, and the key that is kept beside it."""
     manifest = package.with_name("package.manifest").read_text().strip()
     digest = sha256_hex(manifest.encode())
-    kept = server.owner.take(package.with_name("package.key").read_bytes(), manifest_sha256=digest)
+    kept = server.owner.open_data_key(package.with_name("package.key").read_bytes(), manifest_sha256=digest)
     with ServedTestbed(server) as testbed:
         content = package.read_bytes()
-        testbed.sealed = Sealed(
+        testbed.sealed = SealedPackage(
             package=content, manifest=manifest, manifest_sha256=digest, header_sha256=parse_header(content).sha256,
             data_key=kept, canary=Secret(b"not known here"),
         )  # fmt: skip

@@ -58,8 +58,7 @@ def test_half_a_tls_handshake_holds_nobody_up(tmp_path: Path) -> None:
     ):
         client = AttestationClient(server.url, authority=chain)
         for _ in range(5):
-            assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
-            client.close()
+            assert client.published_keys(tokens.public_key(server.key)).owner == server.owner.kid
         is_bounded(server)
 
 

@@ -51,7 +51,6 @@ def a_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Servin
     folder = tmp_path_factory.mktemp("server")
     with serving(folder) as server:
         with ServedTestbed(server) as testbed:
-            testbed.client.close()
             testbed.client = Tapped(server.url)
             testbed.attempt().run_lifecycle()
             for case in CASES:

@@ -73,8 +73,6 @@ def test_threads_over_http_get_exactly_one_key(tmp_path: Path) -> None:
                 return clients[which].release(evidence=token, log=log)
 
             assert race(pool, ask) == {"released": 1, "nonce": THREADS - 1}
-        for client in clients:
-            client.close()
         server.end()
         with server.ledger() as ledger:
             assert ledger.releases() == rounds

@@ -151,7 +151,7 @@ def test_a_second_server_on_the_same_state_is_refused(server: Serving) -> None:
 def test_it_listens_on_loopback_and_publishes_its_keys(server: Serving) -> None:
     assert server.url.startswith("http://127.0.0.1:")
     client = AttestationClient(server.url)
-    assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
+    assert client.published_keys(tokens.public_key(server.key)).owner == server.owner.kid
 
 
 def test_no_core_dump_and_no_look_into_its_memory(server: Serving) -> None:
@@ -250,15 +250,13 @@ def test_with_a_certificate_it_speaks_tls_1_3_and_nothing_else(tmp_path: Path) -
     with serving(tmp_path, "--certificate", str(chain), "--key", str(private)) as server:
         assert server.url.startswith("https://127.0.0.1:")
         client = AttestationClient(server.url, authority=chain)
-        assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
-        client.close()
+        assert client.published_keys(tokens.public_key(server.key)).owner == server.owner.kid
         old = ssl.create_default_context(cafile=str(chain))
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain, pytest.raises(ssl.SSLError):
             old.wrap_socket(plain, server_hostname="127.0.0.1")
         stalled = socket.create_connection(("127.0.0.1", server.port), timeout=20)  # says nothing, and stalls nobody
-        assert client.published(tokens.public_key(server.key)).owner == server.owner.kid
-        client.close()
+        assert client.published_keys(tokens.public_key(server.key)).owner == server.owner.kid
         stalled.close()
         assert server.end() == 0
 

@@ -149,7 +149,7 @@ def test_a_completion_is_asked_for_again_until_the_server_is_back(testbed: Tampe
     attempt.run_journal()
     head = attempt.head()
     port = int(testbed.embedded.url.rpartition(":")[2])
-    client = AttestationClient(testbed.embedded.url, patience_s=30)
+    client = AttestationClient(testbed.embedded.url, complete_retry_s=30)
     server, http = testbed.embedded.server, testbed.embedded
     http._http.shutdown()
     http._http.server_close()
@@ -192,5 +192,4 @@ def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(testbed: Tamper
     with pytest.raises(RefusedError) as caught:
         client.release(evidence="e", log=[])
     assert (caught.value.reason, "hunter2" in str(caught.value)) == ("internal", False)
-    client.close()
     broken.close()

@@ -28,7 +28,7 @@ def a_testbed() -> Iterator[TamperTestbed]:
 
 def asked(testbed: TamperTestbed, run: str = "") -> Outstanding:
     server = testbed.embedded.public_key
-    return testbed.client.outstanding(testbed.owner.query(server=server, run=run, now=testbed.now), server=server)
+    return testbed.client.outstanding(testbed.owner.sign_query(server=server, run=run, now=testbed.now), server=server)
 
 
 def test_a_release_is_told_until_it_is_completed_also_after_a_restart(testbed: TamperTestbed) -> None:
@@ -68,7 +68,7 @@ def test_more_than_one_answer_holds_are_counted() -> None:
     """An answer of any size would be a way to be made to read for ever; a list that is cut says so."""
     owner, signing = Owner.generate(), Ed25519PrivateKey.generate()
     server = signing.public_key()
-    query = owner.query(server=server, run="", now=NOW)
+    query = owner.sign_query(server=server, run="", now=NOW)
     ledger = ledger_of(LISTED + 1)
     said = answer_query({"query": query}, owner=owner.public, signing=signing, ledger=ledger, now=NOW)
     told = read_answer(said, server=server, query=query)

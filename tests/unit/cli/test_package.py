@@ -45,7 +45,7 @@ def a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
 def test_what_was_sealed_opens_with_the_owners_key(folder: Path) -> None:
     owner = read_owner(folder / "owner.key", what="x")
     manifest = (folder / "package.manifest").read_text().strip()
-    key = owner.take((folder / "package.key").read_bytes(), manifest_sha256=sha256_hex(manifest.encode()))
+    key = owner.open_data_key((folder / "package.key").read_bytes(), manifest_sha256=sha256_hex(manifest.encode()))
     claims = read_manifest(manifest, owner=owner.public)
     secret = LockedSecret.take(key.reveal())
     opened = open_package((folder / "package").read_bytes(), secret, claims)
@@ -57,7 +57,7 @@ def test_what_was_sealed_opens_with_the_owners_key(folder: Path) -> None:
 def test_the_files_are_for_their_owner_and_hold_no_key(folder: Path) -> None:
     owner = read_owner(folder / "owner.key", what="x")
     manifest = (folder / "package.manifest").read_text().strip()
-    key = owner.take((folder / "package.key").read_bytes(), manifest_sha256=sha256_hex(manifest.encode())).reveal()
+    key = owner.open_data_key((folder / "package.key").read_bytes(), manifest_sha256=sha256_hex(manifest.encode())).reveal()
     for name in ("package", "package.manifest", "package.key"):
         assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
         assert key not in (folder / name).read_bytes()

@@ -12,7 +12,7 @@ from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import Json, b64u
 from pytest_glasshouse.wire.evidence import SUITE, release_info
@@ -23,7 +23,7 @@ NONCE = "00" * 32
 
 
 @pytest.fixture(name="sealed")
-def a_sealed_package() -> Sealed:
+def a_sealed_package() -> SealedPackage:
     return seal(PARTS, owner=OWNER, run="r", round_nonce=NONCE, workload={"name": "mlp"}, segment=256)
 
 
@@ -43,21 +43,21 @@ def watched_arenas(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Arena]]:
         arena.close()
 
 
-def key_of(sealed: Sealed) -> LockedSecret:
+def key_of(sealed: SealedPackage) -> LockedSecret:
     return LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))
 
 
-def manifest_of(sealed: Sealed) -> dict[str, Json]:
+def manifest_of(sealed: SealedPackage) -> dict[str, Json]:
     return read_manifest(sealed.manifest, owner=OWNER.public)
 
 
-def test_a_package_opens_to_its_parts_and_a_canary(sealed: Sealed) -> None:
+def test_a_package_opens_to_its_parts_and_a_canary(sealed: SealedPackage) -> None:
     opened = opener.open_package(sealed.package, key_of(sealed), manifest_of(sealed))
     assert {name: bytes(view) for name, view in opened.parts.items()} == {**PARTS, "canary": sealed.canary.reveal()}
     opened.close()
 
 
-def test_parts_begin_where_any_tensor_can_lie(sealed: Sealed, arenas: list[Arena]) -> None:
+def test_parts_begin_where_any_tensor_can_lie(sealed: SealedPackage, arenas: list[Arena]) -> None:
     opened = opener.open_package(sealed.package, key_of(sealed), manifest_of(sealed))
     whole = bytes(arenas[0].view)
     assert whole.find(PARTS["config"]) == 0
@@ -65,7 +65,7 @@ def test_parts_begin_where_any_tensor_can_lie(sealed: Sealed, arenas: list[Arena
     opened.close()
 
 
-def test_closing_wipes_everything(sealed: Sealed, arenas: list[Arena]) -> None:
+def test_closing_wipes_everything(sealed: SealedPackage, arenas: list[Arena]) -> None:
     opened = opener.open_package(sealed.package, key_of(sealed), manifest_of(sealed))
     whole = arenas[0].view[:]
     opened.close()
@@ -73,7 +73,7 @@ def test_closing_wipes_everything(sealed: Sealed, arenas: list[Arena]) -> None:
 
 
 @pytest.mark.parametrize("at", [-1, -300, -2000])
-def test_no_plaintext_is_left_when_a_tag_is_wrong(sealed: Sealed, arenas: list[Arena], at: int) -> None:
+def test_no_plaintext_is_left_when_a_tag_is_wrong(sealed: SealedPackage, arenas: list[Arena], at: int) -> None:
     """The cipher writes before it verifies: its output and every earlier part must read as zeros."""
     package = bytearray(sealed.package)
     package[at] ^= 1
@@ -84,7 +84,7 @@ def test_no_plaintext_is_left_when_a_tag_is_wrong(sealed: Sealed, arenas: list[A
 
 
 def test_no_plaintext_is_left_when_opening_is_interrupted(
-    sealed: Sealed, arenas: list[Arena], monkeypatch: pytest.MonkeyPatch
+    sealed: SealedPackage, arenas: list[Arena], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not only our own errors: an interrupt must leave nothing, too."""
     genuine = floe.decrypt_into
@@ -114,7 +114,7 @@ def test_a_sealed_key_of_another_length_is_refused() -> None:
     assert caught.value.reason == "sealed"
 
 
-def test_an_adapter_leaves_sealed_to_the_owner_for_this_session(sealed: Sealed) -> None:
+def test_an_adapter_leaves_sealed_to_the_owner_for_this_session(sealed: SealedPackage) -> None:
     out = opener.seal_adapter(b"adapter", manifest=manifest_of(sealed), manifest_sha256=sealed.manifest_sha256, nonce=NONCE)
     assert b"adapter" not in out
     assert OWNER.open_adapter(out, manifest_sha256=sealed.manifest_sha256, nonce=NONCE) == b"adapter"

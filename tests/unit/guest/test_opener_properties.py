@@ -13,7 +13,7 @@ from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest import opener
 from pytest_glasshouse.guest.memory import Arena, LockedSecret
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire.canonical import sha256_hex
 
 OWNER = Owner.generate()
@@ -22,7 +22,7 @@ SEGMENTS = st.integers(33, 600)
 FAST = settings(deadline=None, database=None, max_examples=80, suppress_health_check=list(HealthCheck))
 
 
-def sealed_of(parts: dict[str, bytes], segment: int) -> Sealed:
+def sealed_of(parts: dict[str, bytes], segment: int) -> SealedPackage:
     plain = {name: data for name, data in parts.items() if name != "canary"} or {"part": b""}
     return seal(plain, owner=OWNER, run="r", round_nonce="00" * 32, workload={}, segment=segment)
 
@@ -36,7 +36,7 @@ class Attempt:
     manifest: dict[str, Any]
 
 
-def attempt_on(sealed: Sealed) -> Attempt:
+def attempt_on(sealed: SealedPackage) -> Attempt:
     return Attempt(
         package=bytearray(sealed.package),
         key=bytearray(sealed.data_key.reveal()),

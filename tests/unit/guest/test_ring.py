@@ -18,7 +18,7 @@ from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.ring import Ring, RingParts, copy_material_to_device, open_package_to_device, ring_for_package
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire.package import CANARY
 from pytest_glasshouse.workloads.resident import Resident
 
@@ -80,11 +80,13 @@ class FailingMemory(WatchedMemory):
         return super().copy(piece, tensor, at)
 
 
-def sealed_of(parts: dict[str, bytes] = PARTS, segment: int = SEGMENT) -> Sealed:
+def sealed_of(parts: dict[str, bytes] = PARTS, segment: int = SEGMENT) -> SealedPackage:
     return seal(parts, owner=OWNER, run="r", round_nonce="00" * 32, workload={}, segment=segment)
 
 
-def opened(sealed: Sealed, memory: WatchedMemory, *, package: bytes | None = None, limit: int = LIMIT) -> tuple[RingParts, Ring]:
+def opened(
+    sealed: SealedPackage, memory: WatchedMemory, *, package: bytes | None = None, limit: int = LIMIT
+) -> tuple[RingParts, Ring]:
     content = sealed.package if package is None else package
     target = ring_for_package(content, memory, limit=limit)
     key = LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))

@@ -17,9 +17,9 @@ Answering = Callable[..., AttestationClient]
 @pytest.fixture(name="answering")
 def something_else_that_answers() -> Iterator[Answering]:
     """A listener that says to each request in turn what it is told to; `None` is a connection that is closed."""
-    started: list[tuple[HTTPServer, AttestationClient]] = []
+    started: list[HTTPServer] = []
 
-    def start(*answers: tuple[int, bytes] | None, patience_s: float = 0.0) -> AttestationClient:
+    def start(*answers: tuple[int, bytes] | None, complete_retry_s: float = 0.0) -> AttestationClient:
         waiting = list(answers)
 
         class Handler(BaseHTTPRequestHandler):
@@ -39,13 +39,11 @@ def something_else_that_answers() -> Iterator[Answering]:
 
         server = HTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        client = AttestationClient(f"http://127.0.0.1:{server.server_port}", patience_s=patience_s)
-        started.append((server, client))
-        return client
+        started.append(server)
+        return AttestationClient(f"http://127.0.0.1:{server.server_port}", complete_retry_s=complete_retry_s)
 
     yield start
-    for server, client in started:
-        client.close()
+    for server in started:
         server.shutdown()
         server.server_close()
 
@@ -72,9 +70,9 @@ def test_a_refusal_is_its_reason_and_too_many_requests_are_nobodys_fault(answeri
 
 def test_a_completion_is_asked_for_again_and_nothing_else_is(answering: Answering) -> None:
     """A lost reply to a release may have been a key: it is never asked for twice with one nonce."""
-    patient = answering(None, (200, b'{"receipt":"r"}'), patience_s=30)
+    patient = answering(None, (200, b'{"receipt":"r"}'), complete_retry_s=30)
     assert patient.complete(head="h", exit="e", nonce="n") == {"receipt": "r"}
     with pytest.raises(InfrastructureError):
-        answering(None, (200, b"{}"), patience_s=30).release(evidence="e", log=[])
+        answering(None, (200, b"{}"), complete_retry_s=30).release(evidence="e", log=[])
     with pytest.raises(InfrastructureError):
         answering(None, (200, b"{}")).complete(head="h", exit="e", nonce="n")

@@ -6,14 +6,14 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.owner.owner import Owner
-from pytest_glasshouse.owner.sealing import Sealed, read_manifest, seal
+from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 OWNER = Owner.generate()
 PARTS = {"config": b'{"layers":2}', "train": b"every good boy does fine " * 100}
 
 
-def a_package(*, confidential: bool = False) -> Sealed:
+def a_package(*, confidential: bool = False) -> SealedPackage:
     return seal(PARTS, owner=OWNER, run="r", round_nonce="n", workload={"name": "mlp"}, confidential=confidential, segment=256)
 
 
