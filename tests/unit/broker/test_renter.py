@@ -514,7 +514,9 @@ def test_name_says_whose_it_is_and_until_when() -> None:
     told = parse_name("glasshouse-20261121-023400-66138d-12-1764000000")
     assert told is not None
     assert (told.run_id, told.number, told.deadline) == ("20261121-023400-66138d", 12, 1764000000)
-    assert [parse_name(other) for other in ("mine", "glasshouse-x", "glasshouse-a-1-17", "glasshouse-a-1-1764000000x")] == [None] * 4
+    assert [parse_name(other) for other in ("mine", "glasshouse-x", "glasshouse-a-1-17", "glasshouse-a-1-1764000000x")] == [
+        None
+    ] * 4
 
 
 def test_foreign_instances_are_not_ours_to_judge(make_broker: MakeBroker, rented: Scripted) -> None:
