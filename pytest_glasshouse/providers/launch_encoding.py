@@ -1,8 +1,8 @@
-"""A launch in a form that survives being pasted: names, values and a start command of harmless letters only.
+"""Encodes a launch so that its names, values and start command need no quoting.
 
-RunPod's SDK pastes values between quotes and Vast.ai turns them into flags of a command line. A value that could be read as
-anything else travels as base64 in a variable of its own, and the first process decodes it before it becomes the start command.
-Where a provider takes short values only, a long one travels in pieces, and the first process joins them.
+RunPod's SDK pastes values between quotes, and Vast.ai turns them into flags of a command line. A value that would need quoting
+travels as base64 in a variable of its own; the first process decodes it, then executes the start command. Where a provider
+limits the length of values, a long one travels in pieces, and the first process joins them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pytest_glasshouse.errors import LaunchRefusedError
 from pytest_glasshouse.providers.base import Launch
 
-#: Letters that mean themselves in a GraphQL string, in a flag's value and, the quote but for its own end, in a shell's word.
+#: Letters that need no quoting in a GraphQL string, a flag's value and, but for the quote itself, a shell's word.
 _PLAIN_VALUE = re.compile(r"[A-Za-z0-9_./:=+@,%-]*")
 _PLAIN_START = re.compile(r"[A-Za-z0-9_./:=+@,%' -]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -32,7 +32,7 @@ _JOIN = (
 
 @dataclass(frozen=True, kw_only=True)
 class VariableLimits:
-    """How much of an environment a provider takes, in characters, `name=value` counted: of one variable, and of all."""
+    """The most characters of `name=value` that a provider takes: of one variable, and of all together."""
 
     one: int
     all: int
@@ -40,7 +40,7 @@ class VariableLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Pasteable:
-    """What is safe to paste."""
+    """A launch that needs no quoting."""
 
     name: str
     image: str
@@ -49,13 +49,13 @@ class Pasteable:
 
 
 def environment(launch: Launch) -> dict[str, str]:
-    """The launch's variables, with the run's public key where images look for one."""
+    """The launch's variables, and the run's public key in the one that images read."""
     keys = {"PUBLIC_KEY": launch.public_key} if launch.public_key else {}
     return {**keys, **launch.env}
 
 
 def checked(launch: Launch) -> Launch:
-    """The launch, if name, image and variables' names can be. Raises `LaunchRefusedError`: nothing was sent."""
+    """The launch, if its name, image and variables' names are valid. Raises `LaunchRefusedError`: nothing was sent."""
     if not _NAME.fullmatch(launch.name):
         raise LaunchRefusedError("an allocation's name has 1 to 60 letters, digits, dots and dashes; nothing was sent")
     if not _IMAGE.fullmatch(launch.image):
@@ -71,7 +71,7 @@ def checked(launch: Launch) -> Launch:
 
 
 def pasteable(launch: Launch, *, limits: VariableLimits | None = None) -> Pasteable:
-    """`launch` in harmless letters. Raises `LaunchRefusedError` for what cannot be put so."""
+    """`launch`, encoded. Raises `LaunchRefusedError` for what cannot be."""
     checked(launch)
     env: dict[str, str] = {}
     prelude = ""
@@ -92,7 +92,7 @@ def pasteable(launch: Launch, *, limits: VariableLimits | None = None) -> Pastea
         if plain:
             prelude += f'export {name}="$gh_v";'
         else:
-            # The letter x keeps the line ends that a substitution would cut off.
+            # The x keeps newlines at the end, which a command substitution would remove.
             prelude += f'{name}=$(echo "${encoded}"|base64 -d;echo x);export {name}="${{{name}%x}}";unset {encoded};'
     start = launch.start
     if prelude and not start:
@@ -105,7 +105,7 @@ def pasteable(launch: Launch, *, limits: VariableLimits | None = None) -> Pastea
         )
     if prelude or not _PLAIN_START.fullmatch(shlex.join(start)):
         script = f"unset IFS;set +f;{prelude}exec {shlex.join(start)}"
-        # No double quote may appear: with no separators and no patterns, an unquoted substitution stays one word.
+        # No double quote may appear: without separators and patterns, an unquoted substitution stays one word.
         start = ("/bin/sh", "-c", f"IFS=;set -f;eval $(echo {base64.b64encode(script.encode()).decode()}|base64 -d)")
     return Pasteable(name=launch.name, image=launch.image, env=env, start=start)
 

@@ -1,7 +1,7 @@
-"""A provider's listing, read page by page, and whether it may be taken for the whole.
+"""A provider's listing, read page by page, and whether it is known to be complete.
 
-What was seen counts, whatever else there may be: it is ended, adopted, shown. Only a listing of which nothing can be missing
-shows that something does *not* exist. So no form of paging is ever guessed: one that is not among these leaves a doubt.
+What it shows is used in any case: ended, adopted, reported. Only a complete listing proves that something does *not* exist. So no
+form of paging is guessed: one that is not among those below leaves a doubt.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MOST_PAGES = 50
 MOST_ENTRIES = 10_000
 MOST_S = 120.0
 
-#: How an answer names the next page, in small letters without `_`, and by which parameter that page is asked for.
+#: Fields that name the next page, in lower case without `_`, and the parameter that it is requested with.
 _CURSORS = {
     "nextcursor": "cursor", "cursor": "cursor", "endcursor": "after", "nexttoken": "nextToken", "nextpagetoken": "pageToken",
     "continuationtoken": "continuationToken", "nextmarker": "marker",
 }  # fmt: skip
-#: Those that may be told on the last page too, where only `_MORE` says that it is the last.
+#: Those that the last page may have too, where only a field of `_MORE` shows that it is the last.
 _POSITIONS = {"cursor", "endcursor"}
 _LINKS = {"next", "nexturl", "nextlink", "nextpageurl", "odata.nextlink"}
 _MORE = {"hasmore", "hasnext", "hasnextpage", "more", "truncated", "istruncated"}
@@ -40,7 +40,7 @@ _TOTALS = {"total", "totalcount", "totalitems", "totalresults", "totalinstances"
 _COUNTS = {"count", "returned"}
 _PAGE, _PAGES = {"page", "currentpage"}, {"totalpages", "pages", "pagecount", "lastpage"}
 _LIMIT = {"limit", "perpage", "pagesize"}
-#: What says nothing about further pages.
+#: Fields that mean nothing for further pages.
 _INERT = {
     "previous", "prev", "prevcursor", "previouscursor", "prevurl", "previousurl", "startcursor", "haspreviouspage", "hasprevious",
     "hasprev", "first", "last", "self", "requestid", "traceid", "success",
@@ -53,7 +53,7 @@ _LONGEST = 2048
 
 
 class Listing(tuple["Instance", ...]):  # noqa: SLOT001  (a tuple's subclass has none that hold anything)
-    """Instances that a provider shows. `doubt` says why there may be more; empty where there cannot. `cause` is what failed."""
+    """The instances a provider shows. `doubt` is why there may be more; empty if complete. `cause` is the error behind it."""
 
     doubt: str
     cause: GlasshouseError | None
@@ -65,18 +65,18 @@ class Listing(tuple["Instance", ...]):  # noqa: SLOT001  (a tuple's subclass has
 
     @property
     def complete(self) -> bool:
-        """Whether what it does not show does not exist."""
+        """Whether nothing exists that it does not show."""
         return not self.doubt
 
 
 def doubt_in(shown: Sequence[Instance]) -> str:
-    """Why `shown` may be a part of the whole; empty where it is the whole, as a process table is."""
+    """Why `shown` may be incomplete; empty where it is complete, as a process table is."""
     return shown.doubt if isinstance(shown, Listing) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Told:
-    """What one page says of the others."""
+class _PageInfo:
+    """What one page shows of the others."""
 
     query: dict[str, str] | None
     total: int | None
@@ -96,9 +96,9 @@ def read_pages(
 ) -> Listing:
     """The instances of this project in all pages below `url`. `entries` is the field that holds them.
 
-    `ask` sends a query and refuses what is no success, `read` makes an instance of an entry. `parameters` are a provider's own
-    names for what a cursor is sent as. Raises what `ask` raises for the first page, and `ProviderError` where it has no
-    entries; whatever happens after that is a doubt.
+    `ask` sends a query and raises for an answer that is no success, `read` makes an instance of an entry. `parameters` are a
+    provider's own parameters for its cursors. Raises what `ask` raises for the first page, and `ProviderError` where it has no
+    list of entries; any later error is a doubt.
     """
     found: dict[str, Instance] = {}
     doubts: list[str] = []
@@ -119,12 +119,13 @@ def read_pages(
             break
         for row in rows:
             _take(row, read, found, doubts)
-        told = _told(fields, reply.headers, url=url, asked=following, here=len(rows), seen=len(found), names=parameters or {})
-        doubts += told.doubts
-        totals |= set() if told.total is None else {told.total}
-        if told.query is None:
+        names, here, seen = parameters or {}, len(rows), len(found)
+        info = _page_info(fields, reply.headers, url=url, asked=following, here=here, seen=seen, names=names)
+        doubts += info.doubts
+        totals |= set() if info.total is None else {info.total}
+        if info.query is None:
             break
-        following = {**(query or {}), **told.query}
+        following = {**(query or {}), **info.query}
         stop = _stop(following, asked, len(found), late=monotonic() >= until)
         if stop:
             doubts.append(stop)
@@ -136,7 +137,7 @@ def read_pages(
 def listed(
     provider: str, found: Mapping[str, Instance], doubts: Sequence[str], *, cause: GlasshouseError | None = None
 ) -> Listing:
-    """The instances of this project among `found`. Raises `ProviderError`, or `cause`, for nothing at all and a doubt."""
+    """The instances of this project among `found`. Raises `cause` or `ProviderError` for a doubt and no instance."""
     doubt = "; ".join(dict.fromkeys(doubts))
     if doubt and not found:
         raise cause or ProviderError(f"{provider}: the listing shows nothing, and may have more pages: {doubt}")
@@ -162,11 +163,11 @@ def _take(row: Json, read: Callable[[Json], Instance], found: dict[str, Instance
     try:
         one = read(row)
     except (UnusableError, IntegrityError):
-        doubts.append("an entry that nobody can read")
+        doubts.append("an entry that cannot be read")
         return
-    # Null is the name of what nobody named; none at all is a listing whose names are told in another way.
+    # A name may be null; without the field, names are in a form that is not known.
     if not (isinstance(row, dict) and isinstance(row.get("name", row.get("label", 0)), str | None)):
-        doubts.append("an entry whose name nobody can read")
+        doubts.append("an entry whose name cannot be read")
     before = found.get(one.instance_id)
     if before is not None:
         doubts.append("an entry that is shown twice")
@@ -175,7 +176,7 @@ def _take(row: Json, read: Callable[[Json], Instance], found: dict[str, Instance
 
 
 def _stop(following: dict[str, str], asked: list[dict[str, str]], seen: int, *, late: bool) -> str:
-    """Why the next page is not asked for."""
+    """Why the next page is not requested; empty where it is."""
     if following in asked:
         return "a page that leads to itself"
     if len(asked) >= MOST_PAGES:
@@ -194,7 +195,7 @@ def _sums(totals: set[int], seen: int, *, has_total: bool) -> Iterator[str]:
         yield f"it shows {seen} of {totals.pop()}"
 
 
-def _told(  # noqa: C901, PLR0912  (one branch a form)
+def _page_info(  # noqa: C901, PLR0912  (one branch for each form of paging)
     fields: Mapping[str, Json],
     headers: Mapping[str, str],
     *,
@@ -203,17 +204,17 @@ def _told(  # noqa: C901, PLR0912  (one branch a form)
     here: int,
     seen: int,
     names: Mapping[str, str],
-) -> _Told:
+) -> _PageInfo:
     known: dict[str, tuple[str, Json]] = {}
     doubts = []
     for name, value in _flat(fields):
         plain = name.lower().replace("_", "").replace("-", "").lstrip("@")
         if plain in known and known[plain][1] != value:
-            doubts.append(f"two that say {printable(name, limit=40)}")
+            doubts.append(f"two fields {printable(name, limit=40)} that differ")
         if plain in _CURSORS or plain in _LINKS | _MORE | _TOTALS | _COUNTS | _PAGE | _PAGES | _LIMIT | {"offset"}:
             known[plain] = (name, value)
         elif value and plain not in _INERT:
-            doubts.append(f"a field nobody knows ({printable(name, limit=40)})")
+            doubts.append(f"an unknown field ({printable(name, limit=40)})")
     more = _flag(known, _MORE, doubts)
     total, count = _number(known, _TOTALS, doubts), _number(known, _COUNTS, doubts)
     page, pages = _number(known, _PAGE, doubts), _number(known, _PAGES, doubts)
@@ -228,7 +229,7 @@ def _told(  # noqa: C901, PLR0912  (one branch a form)
                 continue
             cursor = _cursor(value)
             if cursor is None:
-                doubts.append("a cursor that is none")
+                doubts.append("a cursor that is neither text nor number")
             else:
                 query = {names.get(name, name if plain == "nexttoken" else _CURSORS[plain]): cursor}
         elif plain in _CURSORS or plain in _LINKS:
@@ -243,15 +244,15 @@ def _told(  # noqa: C901, PLR0912  (one branch a form)
     elif query is None and offset is not None and total is not None and here and offset + here < total:
         query = {"offset": str(offset + here), **({} if limit is None else {"limit": str(limit)})}
     if more is False and query is not None:
-        doubts.append("it says that there is no more, and names a next page")
+        doubts.append("it shows that there is no more, and names a next page")
     if more and query is None:
-        doubts.append("it says that there is more, and not where")
+        doubts.append("it shows that there is more, and names no next page")
     ends = ends or more is False or total is not None or pages is not None
     if query is None and limit is not None and here >= limit and not ends:
-        doubts.append("it is as long as a page may be")
+        doubts.append("it is as long as a page can be")
     if query is not None:
         query = {**{name: value for name, value in asked.items() if name not in {"cursor", "page", "offset"}}, **query}
-    return _Told(query=query, total=total, doubts=tuple(doubts))
+    return _PageInfo(query=query, total=total, doubts=tuple(doubts))
 
 
 def _flat(fields: Mapping[str, Json], depth: int = 2) -> Iterator[tuple[str, Json]]:
@@ -270,7 +271,7 @@ def _number(known: Mapping[str, tuple[str, Json]], group: set[str], doubts: list
         if isinstance(value, int) and not isinstance(value, bool) and value >= 0 and found in (None, value):
             found = value
         elif value is not None:
-            doubts.append(f"{printable(name, limit=40)} is no number, or another")
+            doubts.append(f"{printable(name, limit=40)} is no number, or differs from another field")
     return found
 
 
@@ -279,7 +280,7 @@ def _flag(known: Mapping[str, tuple[str, Json]], group: set[str], doubts: list[s
         if isinstance(value, bool):
             return value
         if value is not None:
-            doubts.append(f"{printable(name, limit=40)} is neither yes nor no")
+            doubts.append(f"{printable(name, limit=40)} is neither true nor false")
     return None
 
 
@@ -291,9 +292,9 @@ def _cursor(value: Json) -> str | None:
 
 
 def _linked(value: Json, url: str, doubts: list[str]) -> dict[str, str] | None:
-    """The query of a next page that is told as an address: one at the same place only, for the key goes there."""
+    """The query of a next page that is named by its URL: the same host and path only, since the key is sent there."""
     if not isinstance(value, str) or len(value) > _LONGEST or not value.isprintable():
-        doubts.append("a next page that is no address")
+        doubts.append("a next page that is no URL")
         return None
     try:
         here, there = urlsplit(url), urlsplit(urljoin(url, value))
@@ -304,17 +305,17 @@ def _linked(value: Json, url: str, doubts: list[str]) -> dict[str, str] | None:
     except ValueError:
         query = {}
     if not query or not ("://" in value or value[0] in "/?"):
-        doubts.append("a next page that is not at the same place")
+        doubts.append("a next page at another URL")
         return None
     return query
 
 
 def _linked_by_header(headers: Mapping[str, str], doubts: list[str]) -> Iterator[str]:
-    told = headers.get("link", "")
-    if len(told) > 4 * _LONGEST:
+    links = headers.get("link", "")
+    if len(links) > 4 * _LONGEST:
         doubts.append("a Link header that is too long")
         return
-    for target, parameters in _LINK.findall(told):
+    for target, parameters in _LINK.findall(links):
         relations = re.findall(r'rel\s*=\s*"?([^";]+)"?', parameters, re.IGNORECASE)
         if any("next" in each.lower().split() for each in relations):
             yield cast("str", target)

@@ -1,7 +1,7 @@
-"""The requests of RunPod's SDK, sent by this project's own reader: with its limits, its way through proxies, its errors.
+"""The requests of RunPod's SDK, sent by this project's own client: with its limits, proxies and errors.
 
-The SDK writes the questions and takes the answers apart; between the two it calls `requests.post`, which knows no limits and,
-with GraphQL, no difference between an answer and half of one. Calls of others to the same SDK go on as they did.
+The SDK writes queries and reads answers; in between it calls `requests.post`, which has no limits and takes an answer with
+GraphQL errors for a whole one. Other callers of the same SDK are not affected.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ _DENIED = (
 
 
 class SaidNoError(ProviderError):
-    """GraphQL answered with an error; the text is its sentence, fit to be shown."""
+    """GraphQL answered with an error; the text is its message, redacted."""
 
-    #: Whether what was refused was only a question.
+    #: Whether a query was refused, and not a mutation.
     changed_nothing = False
 
 
 class MadeAllTheSameError(UnusableError):
-    """An error, and beside it something that was made; `instance_id` where its id can be read."""
+    """An error, and beside it a pod that was made; `instance_id` where its id can be read."""
 
     instance_id: str | None = None
 
 
 class Call:
-    """What one call of the SDK sends and hears. With `in_part` an answer that is half an error is taken as far as it goes."""
+    """One call of the SDK: its requests and answers. With `in_part` an answer with errors beside it is accepted."""
 
     def __init__(self, api: ApiClient, *, in_part: bool) -> None:
         self._api = api
         self._in_part = in_part
-        #: What the errors beside an answer said.
+        #: The messages of errors beside an answer.
         self.missing = ""
 
-    def post(self, url: str, *, data: str, headers: dict[str, str]) -> Answered:
-        """In place of `requests.post`."""
+    def post(self, url: str, *, data: str, headers: dict[str, str]) -> SdkResponse:
+        """Replaces `requests.post`."""
         if url != f"{self._api.base_url}/graphql":
             raise ConfigurationError(f"{URL_VARIABLE} changed while the provider was in use; nothing was asked")
         changes = "mutation" in json.loads(data)["query"]
@@ -63,8 +63,8 @@ class Call:
                 raise
             why = str(error)
         else:
-            return Answered(self._read(reply, changes=changes))
-        raise NotSentError(f"{why}. It was only a question; nothing was created or ended")
+            return SdkResponse(self._read(reply, changes=changes))
+        raise NotSentError(f"{why}. It was a query; nothing was created or ended")
 
     def _read(self, reply: ApiReply, *, changes: bool) -> dict[str, Json]:
         if reply.undecided and not reply.succeeded:
@@ -77,18 +77,18 @@ class Call:
                 raise
             fields = {}
         errors = fields.get("errors")
-        told = list(_sentences(errors)) if errors else []
-        sentence = self._api.redacted(" ".join(text for text, _ in told) or fields.get("message") or "")
-        refused = bool(told) or not reply.succeeded
-        # First of all: whatever the error is about, what stands beside it exists.
+        problems = list(_sentences(errors)) if errors else []
+        sentence = self._api.redacted(" ".join(text for text, _ in problems) or fields.get("message") or "")
+        refused = bool(problems) or not reply.succeeded
+        # Checked first: whatever the error is about, a pod in the data exists.
         if refused and self._beside(sentence or f"status {reply.status}", fields, changes=changes):
             refused = False
         if refused:
-            self._refused(reply, sentence, told, changes=changes)
+            self._refused(reply, sentence, problems, changes=changes)
         return {name: value for name, value in fields.items() if name != "errors"}
 
     def _beside(self, sentence: str, fields: dict[str, Json], *, changes: bool) -> bool:
-        """Whether what stands beside an error can be used. Raises `MadeAllTheSameError` for something that was made."""
+        """Whether the data beside an error can be used. Raises `MadeAllTheSameError` where a pod was made."""
         data = fields.get("data")
         beside = [value for value in data.values() if value] if isinstance(data, dict) else []
         if changes and beside:
@@ -101,13 +101,13 @@ class Call:
             return True
         return False
 
-    def _refused(self, reply: ApiReply, sentence: str, told: list[tuple[str, str]], *, changes: bool) -> NoReturn:
-        """Raise what an error means that stands alone."""
-        if reply.status == _FORBIDDEN or any(_denies(text, code) for text, code in told):
+    def _refused(self, reply: ApiReply, sentence: str, problems: list[tuple[str, str]], *, changes: bool) -> NoReturn:
+        """Raise what an error without data means."""
+        if reply.status == _FORBIDDEN or any(_denies(text, code) for text, code in problems):
             if changes and only_this_pool(sentence):
                 raise NoCapacityError(f"runpod: this account may not use that pool: {sentence}. Nothing was created")
             raise CredentialsError(f"runpod: {sentence or '403'}. The API key is not accepted for this; check its rights")
-        if not told:
+        if not problems:
             raise self._api.refusal(reply, "a request", sentence)
         if meaning(sentence) == "rate":
             raise RateLimitedError(f"runpod: {sentence}")
@@ -116,8 +116,8 @@ class Call:
         raise error
 
 
-class Answered:
-    """As much of a `requests.Response` as the SDK looks at."""
+class SdkResponse:
+    """The part of `requests.Response` that the SDK uses."""
 
     status_code = 200
 
@@ -133,7 +133,7 @@ _CALL: ContextVar[Call | None] = ContextVar("_CALL", default=None)
 
 
 class _Requests:
-    """Stands where the SDK's module has `requests`."""
+    """Replaces `requests` in the SDK's module."""
 
     def __init__(self, genuine: Any) -> None:
         self._genuine = genuine
@@ -150,7 +150,7 @@ class _Requests:
 
 @contextmanager
 def through(api: ApiClient, *, in_part: bool = False) -> Iterator[Call]:
-    """Within this block, and this thread, the SDK's requests go through `api`."""
+    """Send the SDK's requests through `api` within this block and thread."""
     import runpod.api.graphql as sdk
 
     if not isinstance(sdk.requests, _Requests):
@@ -164,7 +164,7 @@ def through(api: ApiClient, *, in_part: bool = False) -> Iterator[Call]:
 
 
 def _sentences(errors: Json) -> Iterator[tuple[str, str]]:
-    """Each error's text and code; one of another form counts too."""
+    """Each error's message and code; an error in another form counts too."""
     for one in errors[:_MESSAGES] if isinstance(errors, list) else [errors]:
         fields = one if isinstance(one, dict) else {"message": one}
         extensions = fields.get("extensions")

@@ -13,7 +13,7 @@ POLL_S = 3.0
 
 Cloud = Literal["SECURE", "COMMUNITY"]
 
-#: REST v2 tells what was observed.
+#: REST v2 shows observed states.
 REST_STATES: dict[str, InstanceState] = {
     "PROVISIONING": "pending",
     "STARTING": "pending",
@@ -22,7 +22,7 @@ REST_STATES: dict[str, InstanceState] = {
     "ERROR": "failed",
     "TERMINATED": "ended",
 }
-#: GraphQL tells what is desired; with RUNNING, only a `runtime` says that there is anything.
+#: GraphQL shows desired states; with RUNNING, a pod runs only if it has a `runtime`.
 GRAPHQL_STATES: dict[str, InstanceState] = {
     "CREATED": "pending",
     "RESTARTING": "pending",
@@ -37,7 +37,7 @@ _CAPACITY = ("no longer any instances available", "no instances", "not enough fr
 _FUNDS = ("balance", "insufficient funds", "add funds", "spend limit", "spending limit")
 _RATE = ("rate limit", "too many requests")
 _GONE = ("not found", "does not exist")
-#: What a 403 is about: a place where this account may not rent, or, wherever the key is named, the key.
+#: What a 403 is about: the key where a word of `_KEY` appears, else a pool where one of `_POOL` does.
 _KEY = ("api key", "apikey", "api-key", "key ", "token", "permission", "scope", "read-only", "read only", "unauthorized", "role")
 _POOL = (
     "pool", "data center", "datacenter", "data centre", "region", "gpu", "secure cloud", "community cloud", "machine", "country",
@@ -45,20 +45,20 @@ _POOL = (
 
 
 def meaning(message: str) -> Literal["capacity", "funds", "rate", "gone", "other"]:
-    """What one of RunPod's sentences says; it has no codes for these."""
+    """What a message of RunPod's means; it has no codes for these."""
     text = message.lower().replace("runpod", "")
     for word, signs in (("capacity", _CAPACITY), ("funds", _FUNDS), ("rate", _RATE)):
         if any(sign in text for sign in signs):
             return word  # type: ignore[return-value]
-    # A key or a user that is not found is no pod that is gone.
+    # A key or user that is not found does not mean that a pod is gone.
     about_a_pod = "pod" in text and not any(sign in text for sign in _KEY)
     return "gone" if about_a_pod and any(sign in text for sign in _GONE) else "other"
 
 
 def only_this_pool(message: str) -> bool:
-    """Whether a 403 is about where the pod was to be, and not about what the key may do: RunPod gives it both meanings.
+    """Whether a 403 refuses the place of the pod, and not the key: RunPod uses it for both.
 
-    Its published example for a key without the right is `access denied`; so whatever names no place is about the key.
+    Its documented example for a key without the right is `access denied`, so a message that names no place is about the key.
     """
     text = f"{message.lower()} "
     return any(sign in text for sign in _POOL) and not any(sign in text for sign in _KEY)

@@ -1,6 +1,6 @@
 """RunPod through its REST API v2. Request and answer fields as published in August 2026.
 
-One create request, sent once. An answer that is not understood is an error, but for what a state is called: that is `unknown`.
+The create request is sent once. An answer in another form is an error; a state that is not known is `unknown`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import Json, parse_tolerant, sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
-#: A log is a stream without an end: what came until nothing more does is what there is.
+#: A log is a stream without an end: reading stops where no more comes.
 _LOG = AnswerLimits(quiet_s=1.5, whole_s=10.0, most_bytes=256 * 1024, as_far_as_it_came=True)
 _LONGEST_LINE = 16_384
 _LOG_LINES = "200"
@@ -109,7 +109,7 @@ class RunPodRestProvider:
         return same_instance(instance_id, self._instance(self._fields(reply, "a pod")))
 
     def list(self) -> Listing:
-        """The pods of this project, all pages: those that API v2 publishes none of, but answers with."""
+        """The pods of this project, all pages. API v2 documents no paging, and `read_pages` follows it where it appears."""
         return read_pages(
             lambda query: self._succeeded(self._api.request("GET", "/v2/pods", query=query), "the listing"),
             self._instance,
@@ -118,7 +118,7 @@ class RunPodRestProvider:
         )
 
     def terminate(self, instance_id: str) -> None:
-        """Delete it; one that is gone already is fine."""
+        """Delete the pod; one that is gone already is no error."""
         problem: str
         try:
             reply = self._api.request("DELETE", _path(instance_id))
@@ -130,7 +130,7 @@ class RunPodRestProvider:
         raise TerminateError(f"{problem}. Pod {instance_id} may still be billing", allocation_id=instance_id)
 
     def logs(self, instance_id: str) -> str:
-        """The last lines its container printed; empty where they cannot be had."""
+        """The last lines its container printed; empty where they cannot be read."""
         try:
             path = f"{_path(instance_id)}/logs"
             reply = self._api.request("GET", path, query={"source": "container", "tail": _LOG_LINES}, limits=_LOG)
@@ -141,27 +141,27 @@ class RunPodRestProvider:
         return redact_log("\n".join(_lines(reply.body.decode(errors="replace"))), secrets=self._api.secrets())
 
     def account(self) -> Account:
-        """Whether the key may list; API v2 tells no balance."""
+        """Shows that the key may list; API v2 has no balance."""
         reply = self._succeeded(self._api.request("GET", "/v2/pods"), "the listing")
         reply.fields(tolerant=True)
         return Account(server_time_s=reply.server_time_s)
 
     def may_create(self) -> bool:
-        """Ask for a pod without a name, image or GPU, which the API has to refuse: for its form, or first because of the key."""
+        """Send a create without name, image or GPU, which the API must refuse: for the key first, else for its form."""
         reply = self._api.request("POST", "/v2/pods", body=Secret(b"{}"))
         if reply.status in {401, 403}:
             raise self._not_created(reply, "a pod")
         if reply.succeeded:
-            # Against its own published form. What was made is ended, or its end is what is told.
+            # Against its documentation a pod was made: end it, or raise that its end failed.
             self.terminate(self._instance(reply.fields()).instance_id)
         return reply.status == 422  # noqa: PLR2004
 
     def secrets(self) -> tuple[str, ...]:
-        """What must never be published: the account's key, wherever it came from."""
+        """See `Provider.secrets`."""
         return self._api.secrets()
 
     def play(self, instance_id: str, act: str) -> None:
-        """Nothing is played on what is paid for."""
+        """Raises `ConfigurationError`: only the mock provider plays faults."""
         raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")
 
     def _read(self, path: str, what: str, *, query: dict[str, str] | None = None) -> dict[str, Json]:
@@ -184,7 +184,7 @@ class RunPodRestProvider:
         more = f" ({'; '.join(str(one) for one in errors)})" if isinstance(errors, list) else ""
         return self._api.redacted(f"{fields.get('detail', '')}{more}")
 
-    def _not_created(self, reply: ApiReply, name: str) -> GlasshouseError:  # noqa: PLR0911  (one answer a meaning)
+    def _not_created(self, reply: ApiReply, name: str) -> GlasshouseError:  # noqa: PLR0911  (one return a meaning)
         detail = self._detail(reply)
         if reply.undecided:
             return UnusableError(f"status {reply.status}: {detail}")
@@ -192,10 +192,10 @@ class RunPodRestProvider:
             case 400 if meaning(detail) == "funds":
                 return FundsError(f"runpod: {detail}. Nothing was created; add credit to the account")
             case 400:
-                # It has no code that tells missing capacity from a broken rule; either way nothing was made.
+                # No code tells missing capacity from a request that is wrong; in both cases nothing was made.
                 return NoCapacityError(
-                    f"runpod: 400 for {name}: {detail}. Nothing was created; try again later. If every offer says so, the "
-                    "request is wrong"
+                    f"runpod: 400 for {name}: {detail}. Nothing was created; try again later. If every offer is answered so, "
+                    "the request is wrong"
                 )
             case 403 if only_this_pool(detail):
                 return NoCapacityError(f"runpod: this account may not use that pool: {detail}. Nothing was created")
@@ -237,7 +237,7 @@ class RunPodRestProvider:
 
 
 def _order(launch: Launch, gpu_model: str, cloud: Cloud) -> Secret:
-    """The create request's body. It may hold secrets, so it is one."""
+    """The body of the create request, a `Secret` because the environment may hold some."""
     body: dict[str, Json] = {
         "name": launch.name,
         "image": launch.image,
@@ -263,16 +263,16 @@ def _access(pod: dict[str, Json]) -> tuple[SshAccess | None, str]:
     return None, ""
 
 
-def _id(told: Json) -> str:
-    """Raises `UnusableError`: what has such an id may exist all the same."""
+def _id(value: Json) -> str:
+    """The id of a pod. Raises `UnusableError` for another: a pod with such an id may exist nevertheless."""
     try:
-        return checked_id("runpod", told)
+        return checked_id("runpod", value)
     except ProviderError as error:
         raise UnusableError(str(error)) from None
 
 
 def _path(instance_id: str) -> str:
-    """Where a pod is at the API. Raises `ProviderError` for what is no id of one."""
+    """The API's path of a pod. Raises `ProviderError` for what is no id of one."""
     return f"/v2/pods/{quote(checked_id('runpod', instance_id), safe='')}"
 
 

@@ -1,7 +1,7 @@
 """RunPod through its published Python SDK, which speaks GraphQL until RunPod retires that early in 2027.
 
-The SDK is imported here and nowhere else, when this provider is opened: it takes about two seconds. It pastes values between
-quotes, puts whole requests into its errors and retries nothing; so values are made harmless first, and its errors end here.
+The SDK is imported only where this provider is opened: that takes about two seconds. It pastes values between quotes and puts
+whole requests into its errors; so values are encoded first, and its errors never leave this module.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RunPodSdkProvider:
         self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._cloud: Cloud = cloud
         self._max_price = max_price_usd_per_hour
-        # GraphQL shows a pod's GPU by a display name; which model that is, its own catalog tells.
+        # GraphQL shows a pod's GPU by its display name; the catalog has the model of each.
         self._models: dict[str, str] = {}
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
@@ -103,10 +103,10 @@ class RunPodSdkProvider:
             )
             return self._created(pod, launch.name, offer)
         except SaidNoError as error:
-            # The SDK first asks what the GPU is; a refusal of that question made nothing.
+            # The SDK queries the GPU first; where that query was refused, nothing was made.
             if error.changed_nothing:
                 raise
-            lost = self._unless_nothing_was_made(str(error), launch.name)
+            lost = self._if_maybe_made(str(error), launch.name)
         except (NotSentError, RateLimitedError, NoCapacityError):
             raise
         except (ProviderError, IntegrityError) as error:
@@ -125,7 +125,7 @@ class RunPodSdkProvider:
         return None if pod is None else same_instance(instance_id, self._instance(pod))
 
     def list(self) -> Listing:
-        """Every pod of this project: GraphQL's listing has no pages. What it leaves out with an error is a doubt."""
+        """Every pod of this project: GraphQL's listing has no pages. An error beside the pods is a doubt."""
         doubts: list[str] = []
         pods = self._ask(self._sdk.get_pods, missing=doubts)
         if not isinstance(pods, list):
@@ -135,16 +135,16 @@ class RunPodSdkProvider:
             try:
                 one = self._instance(pod)
             except (UnusableError, IntegrityError):
-                doubts.append("an entry that nobody can read")
+                doubts.append("an entry that cannot be read")
                 continue
             if not isinstance(pod.get("name", 0), str | None):
-                doubts.append("an entry whose name nobody can read")
+                doubts.append("an entry whose name cannot be read")
             if found.setdefault(one.instance_id, one) is not one:
                 doubts.append("an entry that is shown twice")
         return listed(self.name, found, doubts)
 
     def terminate(self, instance_id: str) -> None:
-        """Delete it; one that is gone already is fine."""
+        """Delete the pod; one that is gone already is no error."""
         problem: str
         try:
             pod_id = str(checked_id("runpod", instance_id))
@@ -164,7 +164,7 @@ class RunPodSdkProvider:
         return f"(pod {instance_id}: RunPod's SDK shows no logs; GLASSHOUSE_RUNPOD_API=rest does)"
 
     def account(self) -> Account:
-        """What the account holds. The SDK shows no clock."""
+        """The account's balance. The SDK shows no clock."""
         from runpod.api.graphql import run_graphql_query
 
         answer = self._ask(lambda: run_graphql_query(_ACCOUNT)["data"]["myself"])
@@ -172,21 +172,21 @@ class RunPodSdkProvider:
         return Account(balance_usd=number(balance))
 
     def may_create(self) -> bool:
-        """Nobody knows: a mutation that only seems to ask for a pod might get one."""
+        """Not known: any mutation that would show it might create a pod."""
         return False
 
     def secrets(self) -> tuple[str, ...]:
-        """What must never be published: the account's key, wherever it came from."""
+        """See `Provider.secrets`."""
         return self._api.secrets()
 
     def play(self, instance_id: str, act: str) -> None:
-        """Nothing is played on what is paid for."""
+        """Raises `ConfigurationError`: only the mock provider plays faults."""
         raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")
 
     def _ask(self, question: Callable[[], AnswerT], *, missing: MutableSequence[str] | None = None) -> AnswerT:
-        """Call the SDK. With `missing`, an answer that is half an error is taken, and what the error said is put there.
+        """Call the SDK. With `missing`, an answer with errors beside it is accepted, and their text is appended there.
 
-        Its errors hold whole requests, so none leaves this function, not even as a context.
+        The SDK's errors hold whole requests, so none leaves this method, not even as a context.
         """
         if api_url(os.environ, URL_VARIABLE, RUNPOD_URL) != self.base_url:
             raise ConfigurationError(f"{URL_VARIABLE} changed while the provider was in use; nothing was asked")
@@ -199,9 +199,9 @@ class RunPodSdkProvider:
                 problem = error
             except (LookupError, TypeError, ValueError, AttributeError, self._sdk.error.RunPodError) as error:
                 if str(error).startswith("No GPU found"):
-                    problem = NoCapacityError("runpod: it does not know this GPU any more. Nothing was created")
+                    problem = NoCapacityError("runpod: its catalog does not have this GPU any more. Nothing was created")
                 else:
-                    problem = UnusableError(f"runpod: an answer in a form that its SDK does not expect ({type(error).__name__})")
+                    problem = UnusableError(f"runpod: its SDK cannot read the answer ({type(error).__name__})")
             else:
                 if missing is not None and call.missing:
                     missing.append(call.missing)
@@ -209,7 +209,7 @@ class RunPodSdkProvider:
         # Without the frames below, which hold the key.
         raise problem.with_traceback(None)
 
-    def _unless_nothing_was_made(self, sentence: str, name: str) -> str:
+    def _if_maybe_made(self, sentence: str, name: str) -> str:
         """`sentence`, or an error where it says that nothing was made."""
         match meaning(sentence):
             case "capacity":
@@ -228,7 +228,7 @@ class RunPodSdkProvider:
         except NoCapacityError:
             return None
         if not isinstance(gpu, dict):
-            raise ProviderError("runpod: what a GPU costs was not answered in a form that anybody knows")
+            raise ProviderError("runpod: the price of a GPU is not in the form of its published API")
         self._models[str(gpu.get("displayName"))] = model
         secure = self._cloud == "SECURE"
         price, offered = (
@@ -265,7 +265,7 @@ class RunPodSdkProvider:
 
 
 def _id(pod: Any) -> str:
-    """Raises `UnusableError`: what has no id that can be spelled may exist all the same."""
+    """The id of a pod. Raises `UnusableError` for another: a pod with such an id may exist nevertheless."""
     if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
         raise UnusableError("runpod: the answer names no pod")
     try:

@@ -39,7 +39,7 @@ from pytest_glasshouse.providers.http_api import (
 from pytest_glasshouse.providers.launch_encoding import VariableLimits, pasteable
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, number
-from pytest_glasshouse.providers.vastai_models import instance_from, offer_from, search_for, whole
+from pytest_glasshouse.providers.vastai_models import id_text, instance_from, offer_from, search_for
 from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 URL_VARIABLE = "VAST_URL"
-#: Vast.ai refuses an endpoint that one key asks more often than every few seconds.
+#: Vast.ai refuses more than one request of a key to an endpoint every few seconds.
 POLL_S = 10.0
-#: Another server's limits are its own.
+#: A simulated provider's own limit.
 SIMULATED_POLL_S = 0.1
 _PAGE = 25
-#: Where Vast.ai puts logs, beside its API: https, this host, below this path.
+#: Where Vast.ai stores logs outside its API: https, this host, below this path.
 _LOGS_HOST, _LOGS_PATH = "s3.amazonaws.com", "/vast.ai/instance_logs/"
 _LOG = AnswerLimits(quiet_s=5.0, whole_s=10.0, most_bytes=1024 * 1024)
 _LONGEST_URL = 2048
@@ -63,18 +63,18 @@ _MALFORMED = {"invalid_args", "invalid_price", "no_ssh_key_for_vm"}
 _FUNDS = {"insufficient_credit", "insufficient_balance"}
 _REFUSALS = _CAPACITY | _MALFORMED | _FUNDS
 _OK = 200
-#: What Vast.ai's description of its API says of `env`. Whether a name counts is not said: here it does.
+#: The limits of `env` in Vast.ai's API documentation, which leaves open whether names count; here they do.
 _ENV = VariableLimits(one=256, all=32_768)
 
 
 def open_vastai(environ: Mapping[str, str], *, max_price_usd_per_hour: float | None = None) -> VastProvider:
-    """Vast.ai as the environment names it. Raises `ConfigurationError`; rents nothing."""
+    """Vast.ai, with key and base URL from the environment. Raises `ConfigurationError`; rents nothing."""
     url = api_url(environ, URL_VARIABLE, VAST_URL)
     return VastProvider(key=vast_key(environ), base_url=url, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
 
 
 class VastProvider:
-    """Instances on Vast.ai. Reads wait until ten seconds have gone by since the last of their kind."""
+    """Instances on Vast.ai. Reads of the same kind are at least ten seconds apart."""
 
     name = "vastai"
     rents = True
@@ -140,7 +140,7 @@ class VastProvider:
             return None
         fields = self._fields(reply, "an instance")
         if "instances" not in fields:
-            raise UnusableError("vastai: an instance was asked for and none, not even null, was answered")
+            raise UnusableError("vastai: expected an instance or null, saw an answer without either")
         found = fields["instances"]
         return None if found is None else same_instance(instance_id, instance_from(found, redacted=self._api.redacted))
 
@@ -162,7 +162,7 @@ class VastProvider:
         )
 
     def terminate(self, instance_id: str) -> None:
-        """Destroy it; one that is gone already is fine."""
+        """Destroy the instance; one that is gone already is no error."""
         problem: str
         try:
             reply = self._api.request("DELETE", _path(instance_id), body=_json({}))
@@ -175,7 +175,7 @@ class VastProvider:
         raise TerminateError(f"{problem}. Instance {instance_id} may still be billing", allocation_id=instance_id)
 
     def logs(self, instance_id: str) -> str:
-        """What its container printed, if it is ready to be read at once; empty otherwise."""
+        """What its container printed, if the log is ready at once; empty otherwise."""
         self._throttles["logs"].wait()
         try:
             path = _path(instance_id, "request_logs/")
@@ -186,27 +186,27 @@ class VastProvider:
         return redact_log(text, secrets=self._api.secrets())
 
     def account(self) -> Account:
-        """What the account holds."""
+        """The account's balance and clock."""
         reply = self._api.request("GET", "/api/v0/users/current/")
         credit = self._fields(reply, "the account").get("credit")
         return Account(balance_usd=number(credit), server_time_s=reply.server_time_s)
 
     def may_create(self) -> bool:
-        """Order nothing of an offer that does not exist, which is refused: for that, or first because of the key."""
+        """Send a create for an offer that does not exist, which is refused: for the key first, else for the offer."""
         reply = self._api.request("PUT", "/api/v0/asks/0/", body=_json({}))
         if reply.status in {401, 403}:
             raise self._not_created(reply, _problem(reply), "an instance")
         if (made := _contract(_answer(reply))) is not None:
-            # Against its own published form. What was made is ended, or its end is what is told.
+            # Against its documentation an instance was made: end it, or raise that its end failed.
             self.terminate(made)
         return reply.status in {400, 404, 410, 422}
 
     def secrets(self) -> tuple[str, ...]:
-        """What must never be published: the account's key, wherever it came from."""
+        """See `Provider.secrets`."""
         return self._api.secrets()
 
     def play(self, instance_id: str, act: str) -> None:
-        """Nothing is played on what is paid for."""
+        """Raises `ConfigurationError`: only the mock provider plays faults."""
         raise ConfigurationError(f"provider vastai plays no faults; {act} on {instance_id} was asked for")
 
     def _fields(self, reply: ApiReply, what: str) -> dict[str, Json]:
@@ -218,7 +218,7 @@ class VastProvider:
         return reply
 
     def _log(self, url: str) -> str:
-        """A log file, of the API itself or from the one place beside it, where the key is not shown. Nothing else is asked."""
+        """A log file, from the API itself or, without the key, from Vast.ai's one other place. No other URL is requested."""
         try:
             there, here = urlsplit(url), urlsplit(self.base_url)
         except ValueError:
@@ -235,7 +235,7 @@ class VastProvider:
     def _detail(self, answer: Mapping[str, Json]) -> str:
         return self._api.redacted(" ".join(str(answer[name]) for name in ("error", "msg") if answer.get(name)))
 
-    def _not_created(  # noqa: PLR0911  (one answer a meaning)
+    def _not_created(  # noqa: PLR0911  (one return a meaning)
         self, reply: ApiReply, answer: Mapping[str, Json], name: str
     ) -> GlasshouseError:
         error, detail = str(answer.get("error")), self._detail(answer)
@@ -262,7 +262,7 @@ def _json(value: Json) -> Secret:
 
 
 def _order(launch: Launch) -> Secret:
-    """The create request's body. It may hold secrets, so it is one. `args` keeps the image's own ssh out of the way."""
+    """The body of the create request, a `Secret` because `env` may hold some. `args` keeps Vast.ai's own sshd from starting."""
     pasted = pasteable(launch, limits=_ENV)
     return _json(
         {
@@ -282,12 +282,12 @@ def _order(launch: Launch) -> Secret:
 
 
 def _path(instance_id: str, what: str = "") -> str:
-    """Where an instance is at the API. Raises `ProviderError` for what is no id of one."""
+    """The API's path of an instance. Raises `ProviderError` for what is no id of one."""
     return f"/api/v0/instances/{what}{quote(checked_id('vastai', instance_id), safe='')}/"
 
 
 def _answer(reply: ApiReply) -> dict[str, Json]:
-    """The answer's fields; a success must have some, anything else may be plain text."""
+    """The answer's fields. A success must be a JSON object, anything else may be plain text."""
     return reply.fields() if reply.succeeded else _problem(reply)
 
 
@@ -300,16 +300,16 @@ def _problem(reply: ApiReply) -> dict[str, Json]:
 
 
 def _hides_contract(reply: ApiReply, answer: Mapping[str, Json]) -> bool:
-    """Whether the answer may name something that was made, and not in a form that can be read."""
+    """Whether the answer may name an instance that was made, in a form that cannot be read."""
     return "new_contract" not in answer and b"new_contract" in reply.body
 
 
 def _contract(answer: Mapping[str, Json]) -> str | None:
-    """The id of what was made; it can stand in a refusal too. Raises `UnusableError` for something that is no id."""
+    """The id of the instance that was made, which a refusal can have too. Raises `UnusableError` for what is no id."""
     made = answer.get("new_contract")
     if not made:
         return None
-    found = whole(int(made) if isinstance(made, str) and re.fullmatch("[0-9]{1,19}", made) else made)
+    found = id_text(int(made) if isinstance(made, str) and re.fullmatch("[0-9]{1,19}", made) else made)
     if found is None:
-        raise UnusableError("vastai: the answer names what was made by something that is no id")
+        raise UnusableError("vastai: expected an instance's id in new_contract, saw something else")
     return found

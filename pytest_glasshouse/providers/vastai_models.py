@@ -1,4 +1,4 @@
-"""Vast.ai's words in ours: GPU names, states, instances. Pure; it sends nothing."""
+"""Vast.ai's GPU names, states, offers and instances as this project's. Pure; sends nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_glasshouse.providers.http_api import UnusableError
 from pytest_glasshouse.providers.offers import price_from
 from pytest_glasshouse.wire.canonical import Json
 
-#: Vast.ai's name of a GPU, and what its driver calls it.
+#: Vast.ai's name of a GPU, and its driver's.
 GPU_NAMES: dict[str, str] = {
     "H100 SXM": "NVIDIA H100 80GB HBM3",
     "RTX PRO 6000 S": "NVIDIA RTX PRO 6000 Blackwell Server Edition",
@@ -18,7 +18,7 @@ GPU_NAMES: dict[str, str] = {
     "RTX 4090": "NVIDIA GeForce RTX 4090",
     "RTX 3090": "NVIDIA GeForce RTX 3090",
 }
-#: `actual_status`. `unknown` and `offline` are theirs for a machine that went silent: it never comes back by itself.
+#: By `actual_status`. `unknown` and `offline` mean a machine that stopped answering: it never comes back by itself.
 STATES: dict[str | None, InstanceState] = {
     None: "pending",
     "created": "pending",
@@ -62,14 +62,14 @@ def offer_from(one: Json) -> Offer | None:
     if not isinstance(one, dict):
         return None
     model, price, ask = GPU_NAMES.get(str(one.get("gpu_name"))), price_from(one.get("dph_total")), one.get("id")
-    if model is None or price is None or one.get("num_gpus") != 1 or (number := whole(ask)) is None:
+    if model is None or price is None or one.get("num_gpus") != 1 or (number := id_text(ask)) is None:
         return None
     return Offer(provider="vastai", gpu_model=model, price_usd_per_hour=price, offer_id=number)
 
 
 def instance_from(row: Json, *, redacted: Callable[[object], str]) -> Instance:
     """One instance; every field but its id may be null. Raises `UnusableError`."""
-    made = whole(row.get("id")) if isinstance(row, dict) else None
+    made = id_text(row.get("id")) if isinstance(row, dict) else None
     if not isinstance(row, dict) or made is None:
         raise UnusableError("vastai: an instance without an id")
     raw, message, gpu = row.get("actual_status"), str(row.get("status_msg") or ""), row.get("gpu_name")
@@ -87,9 +87,9 @@ def instance_from(row: Json, *, redacted: Callable[[object], str]) -> Instance:
     )
 
 
-def whole(told: Json) -> str | None:
-    """An id of Vast.ai's, which are whole numbers above zero, in digits; None for anything else."""
-    return str(told) if isinstance(told, int) and not isinstance(told, bool) and 0 < told < _LARGEST_ID else None
+def id_text(value: Json) -> str | None:
+    """An id of Vast.ai's, a whole number above zero, in digits; None for anything else."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LARGEST_ID else None
 
 
 def _state(row: Mapping[str, Json]) -> InstanceState:
@@ -104,11 +104,11 @@ def _state(row: Mapping[str, Json]) -> InstanceState:
 
 
 def _access(row: Mapping[str, Json]) -> tuple[SshAccess | None, str]:
-    """The machine's own port for 22/tcp. `ssh_host` and `ssh_port` are a relay's, and not used."""
+    """The machine's own address of 22/tcp. `ssh_host` and `ssh_port` are a relay's, and are not used."""
     ports, host = row.get("ports"), row.get("public_ipaddr")
     mapped = ports.get("22/tcp") if isinstance(ports, dict) else None
     first = mapped[0] if isinstance(mapped, list) and mapped else None
     port = first.get("HostPort") if isinstance(first, dict) else None
-    # Theirs come with a line's end or a space behind them.
+    # Some have a newline or a space at the end.
     bare = host.strip(" \t\r\n") if isinstance(host, str) else host
     return ssh_access("vastai", host=("public_ipaddr", bare), port=("ports", port), read_port=Port.spelled)

@@ -1,1 +1,1 @@
-"""HTTP requests of this project: one answer, bounded in size and time, through the proxies of the environment."""
+"""HTTP requests: one answer each, limited in size and time, through the proxies of the environment."""

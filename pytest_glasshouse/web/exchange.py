@@ -1,7 +1,7 @@
-"""One HTTP request, sent once, and its answer, read within limits of bytes and time: no retry, no redirect, no kept connection.
+"""Sends one HTTP request and reads its answer within limits of bytes and time: no retry, no redirect, no connection reuse.
 
-A connection of its own because a kept one may be closed by the other side just when a request goes out, and because a
-signal handler may need one while another request is under way. Every HTTP answer that this project reads is read here.
+Each request has a new connection: the server may close a kept one just when a request is sent, and a signal handler may need one
+while another request is under way. Every HTTP answer that this project reads is read here.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.secret import Secret
 
 _PIECE = 65536
-_PROXY_WANTS_A_NAME = 407
+_PROXY_AUTHENTICATION_REQUIRED = 407
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerLimits:
-    """Seconds until a connection stands, without a byte, and for everything together; bytes of the whole answer.
+    """Seconds to connect, between two bytes, and for the whole exchange; bytes of the whole answer.
 
-    With `as_far_as_it_came` an answer that is a stream of events (`text/event-stream`) may end by running into one of them.
+    With `as_far_as_it_came` a stream of events (`text/event-stream`) may end by reaching one of them.
     """
 
     connect_s: float = 10.0
@@ -47,7 +47,7 @@ USUAL = AnswerLimits()
 
 
 class NoAnswerError(InfrastructureError):
-    """There is no answer that can be used. `sent` is whether the request may have reached anybody, `advice` what to look at."""
+    """There is no usable answer. `sent` is whether the server may have got the request, `advice` what to check."""
 
     def __init__(self, message: str, *, sent: bool, advice: str = "Check the network") -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class NoAnswerError(InfrastructureError):
 
 
 class _LimitError(OSError):
-    """An answer is larger, or takes longer, than it may."""
+    """An answer exceeds its limits; the text ends the sentence "its answer is"."""
 
 
 def exchange(
@@ -71,19 +71,19 @@ def exchange(
 ) -> Answer:
     """Send once and read the answer, whatever its status. `key` is a bearer token; it and a secret `body` show in no traceback.
 
-    Raises `NoAnswerError`, and `ConfigurationError` where the environment names a proxy or certificates nobody can use.
+    Raises `NoAnswerError`, and `ConfigurationError` where the environment names unusable proxies or certificates.
     """
-    with routes.pool(url) as pool, _Watch(limits) as watch:
+    with routes.pool(url) as pool, _Exchange(limits) as watch:
         watch.over(pool)
         try:
             answer = _send(pool, method, url, limits=limits, headers=headers or {}, key=key, body=body)
-        except Exception as error:  # noqa: BLE001  (whatever parsers of others make of a stranger's bytes is one thing here)
+        except Exception as error:  # noqa: BLE001  (any error that a parser raises for hostile bytes is one here)
             problem = _problem(error, watch)
         else:
             if not watch.overdue or _is_stream(answer.content_type, limits):
                 return answer
             problem = watch.late()
-    # Raised out here, so that no traceback leads to frames that hold the key.
+    # Raised here, so that no traceback has frames that hold the key.
     raise problem
 
 
@@ -111,10 +111,10 @@ def _send(
         decode_content=False,
     )
     try:
-        told = {name.lower(): value for name, value in response.headers.items()}
-        if told.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
-            raise _LimitError("compressed, which nobody asked for")
-        return Answer(status=response.status, headers=told, body=_read(response, limits))
+        headers_seen = {name.lower(): value for name, value in response.headers.items()}
+        if headers_seen.get("content-encoding", "identity").strip().lower() not in {"", "identity"}:
+            raise _LimitError("compressed, which was not asked for")
+        return Answer(status=response.status, headers=headers_seen, body=_read(response, limits))
     finally:
         response.close()
 
@@ -135,8 +135,8 @@ def _read(response: urllib3.BaseHTTPResponse, limits: AnswerLimits) -> bytes:
     return bytes(data)
 
 
-class _Watch:
-    """Looks after one exchange: what was sent, what came, and the moment at which its connection is cut."""
+class _Exchange:
+    """One exchange: whether its request was sent, how many bytes may still come, and the time when its connection is cut."""
 
     def __init__(self, limits: AnswerLimits) -> None:
         self._limits = limits
@@ -160,7 +160,7 @@ class _Watch:
             self._open.clear()
 
     def over(self, pool: urllib3.PoolManager) -> None:
-        """Every connection that `pool` makes is looked after."""
+        """Watch every connection that `pool` makes."""
         kinds: dict[str, Any] = pool.pool_classes_by_scheme
         pool.pool_classes_by_scheme = {
             scheme: type(kind.__name__, (kind,), {"ConnectionCls": _watched(kind.ConnectionCls, self)})
@@ -168,14 +168,14 @@ class _Watch:
         }
 
     def connected(self, connection: socket.socket) -> None:
-        """A connection stands. It is cut by another descriptor of it, whatever TLS makes of this one."""
+        """Note a new connection. It is cut through a duplicate descriptor, since TLS detaches this one."""
         with self._lock:
             self._open.append(socket.socket(connection.family, connection.type, fileno=os.dup(connection.fileno())))
             if self.overdue:
                 self._shut()
 
     def late(self) -> NoAnswerError:
-        """What to say of an answer that took too long."""
+        """The error for an answer that took too long."""
         return NoAnswerError(f"its answer took longer than {self._limits.whole_s:g} s", sent=self.sent)
 
     def _cut(self) -> None:
@@ -190,9 +190,9 @@ class _Watch:
 
 
 class _CountedBody:
-    """A response's file, of which no more than what is left may be read, whatever lengths it claims."""
+    """A response's file, of which no more bytes are read than the limit leaves, whatever lengths it claims."""
 
-    def __init__(self, file: io.BufferedReader, watch: _Watch) -> None:
+    def __init__(self, file: io.BufferedReader, watch: _Exchange) -> None:
         self._file = file
         self._watch = watch
 
@@ -220,8 +220,8 @@ class _CountedBody:
         return getattr(self._file, name)
 
 
-def _watched(kind: Any, watch: _Watch) -> Any:
-    """`kind`, a class of urllib3's connections, looked after by `watch`."""
+def _watched(kind: Any, watch: _Exchange) -> Any:
+    """`kind`, a class of urllib3's connections, watched by `watch`."""
 
     class Response(HTTPResponse):
         def __init__(self, *arguments: Any, **named: Any) -> None:
@@ -232,7 +232,7 @@ def _watched(kind: Any, watch: _Watch) -> Any:
             super().begin()
             if "transfer-encoding" in self.msg and "content-length" in self.msg:
                 raise HTTPException("two lengths")
-            # What the parser could not read of the headers is dropped; urllib3 would write it, as it came, to a log.
+            # Headers that the parser could not read are dropped; urllib3 would log them unredacted.
             self.msg.defects.clear()
             self.msg.set_payload("")
 
@@ -251,8 +251,8 @@ def _watched(kind: Any, watch: _Watch) -> Any:
     return Connection
 
 
-def _problem(error: Exception, watch: _Watch) -> NoAnswerError:
-    """What `error` says in words of ours: its own may hold addresses, and credentials of a proxy."""
+def _problem(error: Exception, watch: _Exchange) -> NoAnswerError:
+    """The error to raise for `error`, whose own text may hold addresses and credentials of a proxy."""
     import ssl
 
     import urllib3
@@ -268,16 +268,16 @@ def _problem(error: Exception, watch: _Watch) -> NoAnswerError:
     if any(isinstance(part, ssl.SSLCertVerificationError) for part in chain):
         return NoAnswerError("its API's certificate is not valid here", sent=False, advice="Check clock and CA certificates")
     if isinstance(error, urllib3.exceptions.ProxyError):
-        wants = any(str(_PROXY_WANTS_A_NAME) in str(part) for part in chain if isinstance(part, OSError))
-        told = "wants other credentials" if wants else "leads nowhere"
-        return NoAnswerError(f"the proxy {told}", sent=False, advice="Check HTTPS_PROXY and the like")
+        wants = any(str(_PROXY_AUTHENTICATION_REQUIRED) in str(part) for part in chain if isinstance(part, OSError))
+        reason = "refuses its credentials" if wants else "cannot be reached, or does not connect"
+        return NoAnswerError(f"the proxy {reason}", sent=False, advice="Check HTTPS_PROXY and the like")
     if not sent:
         return NoAnswerError("no connection to its API", sent=False)
     return NoAnswerError(f"the connection broke before an answer ({type(error).__name__})", sent=True)
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """`error` and everything it was made of."""
+    """`error` and every error it was raised from or with."""
     found: list[BaseException] = []
     waiting: list[object] = [error]
     while waiting:

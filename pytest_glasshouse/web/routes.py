@@ -1,8 +1,8 @@
-"""The way to a URL as the environment says: through which proxy, and whose certificates are believed.
+"""The proxy and the CA certificates for a URL, from the environment.
 
-Read as `requests` reads it, so that every client of this project and a provider's SDK take the same way: `HTTPS_PROXY`,
-`HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` in both spellings, `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE`; besides these
-`SSL_CERT_FILE` and `SSL_CERT_DIR`. A proxy's password is held here and shown nowhere.
+The variables are read as `requests` reads them, so that every client of this project and a provider's SDK use the same proxies:
+`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` in both spellings, `REQUESTS_CA_BUNDLE` and `CURL_CA_BUNDLE`; besides
+these `SSL_CERT_FILE` and `SSL_CERT_DIR`. A proxy's password is shown nowhere.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _HOST = re.compile(r"[A-Za-z0-9.:_-]{1,253}")
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """One proxy: `url` without credentials, and these, `user:password`, where it wants some."""
+    """One proxy: its `url` without credentials, and its credentials as `user:password`, or empty."""
 
     url: str = field(repr=False)
     credentials: str = field(repr=False, default="")
 
 
 class Routes:
-    """The ways from here. `environ` is read anew for every request; None asks no environment and no proxy.
+    """Proxies and trusted certificates. `environ` is read anew for every request; with None no variable and no proxy is used.
 
-    With `authority`, a PEM file, nobody else's word for a certificate is taken.
+    With `authority`, a PEM file, only its certificates are trusted.
     """
 
     def __init__(self, environ: Mapping[str, str] | None, *, authority: Path | None = None) -> None:
@@ -48,7 +48,7 @@ class Routes:
         self._authority = authority
 
     def pool(self, url: str) -> urllib3.PoolManager:
-        """A pool that takes the way to `url`. Raises `ConfigurationError` for variables that name no proxy or no certificates."""
+        """A connection pool for `url`. Raises `ConfigurationError` for variables that name no proxy or no certificates."""
         import urllib3
 
         trusted = self._trusted() if urlsplit(url).scheme == "https" else None
@@ -69,7 +69,7 @@ class Routes:
         )
 
     def proxy(self, url: str) -> Proxy | None:
-        """The proxy on the way to `url`; None for none. Raises `ConfigurationError` for one that is no proxy's address."""
+        """The proxy for `url`, or None. Raises `ConfigurationError` for a variable that is no proxy's URL."""
         proxies = _variables(self._environ)
         split = urlsplit(url)
         name = next((each for each in (split.scheme, "all") if proxies.get(each)), "")
@@ -79,7 +79,7 @@ class Routes:
         del proxies
         if found is None:
             raise ConfigurationError(
-                f"{name.upper()}_PROXY: expected the address of a proxy such as http://proxy.example:3128; saw another. "
+                f"{name.upper()}_PROXY: expected the URL of a proxy, such as http://proxy.example:3128; saw something else. "
                 "Nothing was asked"
             )
         if urlsplit(found.url).scheme in _SOCKS and importlib.util.find_spec("socks") is None:
@@ -87,26 +87,26 @@ class Routes:
         return found
 
     def secrets(self, url: str) -> tuple[str, ...]:
-        """What no text may hold: the credentials of the proxy on the way to `url`, in each form in which it may repeat them."""
+        """What no text may show: the credentials of the proxy for `url`, in each form that an answer may repeat."""
         try:
-            told = self.proxy(url)
+            proxy = self.proxy(url)
         except ConfigurationError:
             return ()
-        if told is None or not told.credentials:
+        if proxy is None or not proxy.credentials:
             return ()
-        return (told.credentials, told.credentials.partition(":")[2], base64.b64encode(told.credentials.encode()).decode())
+        return (proxy.credentials, proxy.credentials.partition(":")[2], base64.b64encode(proxy.credentials.encode()).decode())
 
     def _trusted(self) -> ssl.SSLContext:
-        named, paths = self._authorities()
+        source, paths = self._authorities()
         found = _context(paths, tuple(map(_stamp, paths)))
         if found is None:
             raise ConfigurationError(
-                f"{named}: expected a PEM file, or a directory, of CA certificates; saw none there. Nothing was asked"
+                f"{source}: expected a PEM file or a directory of CA certificates; saw none there. Nothing was asked"
             )
         return found
 
     def _authorities(self) -> tuple[str, tuple[str, ...]]:
-        """Whose word is believed: what names it, and the files and directories of certificates."""
+        """The trusted CA certificates: the variable that names them, and their files and directories."""
         if self._authority is not None:
             return "the authority", (str(self._authority),)
         for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
@@ -120,13 +120,13 @@ class Routes:
 
 
 def _variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """Proxies by scheme (`all` for any, `no` for the hosts without one). A name in small letters goes first."""
+    """Proxies by scheme (`all` for any, `no` for the hosts without one). The lower-case name wins."""
     found: dict[str, str] = {}
     for name in sorted(environ, key=str.islower):
         if name.lower().endswith("_proxy"):
             found[name.lower().removesuffix("_proxy")] = environ[name].strip()
     if "REQUEST_METHOD" in environ and "http_proxy" not in environ:
-        # In a CGI script that name is a request's header, and anybody's.
+        # In a CGI script HTTP_PROXY is a request's `Proxy` header.
         found.pop("http", None)
     return found
 
@@ -160,7 +160,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _read(text: str) -> Proxy | None:
-    """The proxy that `text` names; without a scheme it is one that speaks http."""
+    """The proxy that `text` names; without a scheme an http proxy. None for what is no URL of one."""
     try:
         split = urlsplit(text if "://" in text else f"http://{text}")
         host, port = split.hostname or "", split.port
@@ -176,7 +176,7 @@ def _read(text: str) -> Proxy | None:
 
 
 def _stamp(path: str) -> int:
-    """When a bundle was changed, so that one that is replaced is read again."""
+    """When a bundle was changed, so that a replaced one is read again."""
     try:
         return Path(path).stat().st_mtime_ns
     except OSError:
@@ -184,7 +184,7 @@ def _stamp(path: str) -> int:
 
 
 def _certifi() -> tuple[str, ...]:
-    """What `requests` believes, where it is installed."""
+    """The certificates that `requests` trusts, where certifi is installed."""
     if importlib.util.find_spec("certifi") is None:
         return ()
     import certifi

@@ -135,7 +135,7 @@ def test_what_a_page_shows_is_ended_though_the_listing_may_not_be_the_whole(
     assert main(["reap", "--expired", "--allow-simulated"]) == 10
     told = capsys.readouterr().out
     assert [one.order.name for one in server.cloud.billing()] == [going]
-    assert "its listing may not be the whole, so more may be left: a field nobody knows (resume)" in told
+    assert "its listing may not be the whole, so more may be left: an unknown field (resume)" in told
     assert f"UNPROVEN: {over}: the listing may not be the whole" in told
     server.cloud.paging = None
     assert main(["reap", "--yes", "--run", "alive", "--allow-simulated"]) == 0

@@ -516,7 +516,7 @@ def test_a_listing_that_tells_no_names_is_not_one_of_nothing(
 ) -> None:
     answers.say(200, _named_otherwise(kind))
     provider = {"rest": rest, "sdk": sdk, "vast": vast}[kind]
-    assert "whose name nobody can read" in doubt_in(provider.list())
+    assert "whose name cannot be read" in doubt_in(provider.list())
 
 
 def _named_otherwise(kind: str) -> Any:

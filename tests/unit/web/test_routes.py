@@ -145,7 +145,7 @@ def test_credentials_of_a_proxy_go_to_it_and_nowhere_else(secure: tuple[str, Pat
         right, wrong = (proxy.url.replace("//", f"//me:{word}@") for word in (QUOTED, WRONG))
         assert _get(url, SSL_CERT_FILE=str(chain), HTTPS_PROXY=right) == b'{"pods": []'
         for told in (wrong, proxy.url):
-            with pytest.raises(NoAnswerError, match="wants other credentials") as caught:
+            with pytest.raises(NoAnswerError, match="refuses its credentials") as caught:
                 _get(url, SSL_CERT_FILE=str(chain), HTTPS_PROXY=told)
             assert not caught.value.sent
             assert WRONG not in _shown(caught.value)
