@@ -74,7 +74,7 @@ class SshPod:
 
 
 MakePod = Callable[..., SshPod]
-MakeReach = Callable[[SshPod], Reach]
+MakeReach = Callable[..., Reach]
 
 
 @pytest.fixture

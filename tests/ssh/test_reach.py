@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,14 @@ def test_a_guest_with_another_host_key_is_not_talked_to(make_pod: MakePod, reach
     """Whoever answers at the address is not the guest that was launched."""
     pod = make_pod()
     ours = new_keys()
-    stranger = type(ours)(**{**pod.keys.__dict__, "host_public": ours.host_public})
+    stranger = replace(pod.keys, host_public=ours.host_public)
     with pytest.raises(BootTimeoutError, match="another host key than the one it was launched with"):
         reach_to(pod, stranger).connect(pod.access, timeout_s=3)
 
 
 def test_a_client_with_another_key_is_not_let_in(make_pod: MakePod, reach_to: MakeReach) -> None:
     pod, other = make_pod(), new_keys()
-    stranger = type(other)(**{**other.__dict__, "host_public": pod.keys.host_public})
+    stranger = replace(other, host_public=pod.keys.host_public)
     with pytest.raises(BootTimeoutError, match="did not accept this run's key"):
         reach_to(pod, stranger).connect(pod.access, timeout_s=3)
 

@@ -13,12 +13,12 @@ from types import ModuleType
 
 import pytest
 
-from pytest_glasshouse.attestation import admission, hardware, outstanding, server, verifier
+from pytest_glasshouse.attestation import admission, hardware, messages, outstanding, server, verifier
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.tamper import CASES, Case, run_case
 
-need = verifier.need
+need = messages.need
 
 
 @dataclass(frozen=True, kw_only=True)

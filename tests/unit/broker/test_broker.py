@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -209,9 +210,10 @@ def test_row_survives_the_socket_with_its_identity() -> None:
 def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedProvider) -> None:
     """Budget and consent were for the rows that were planned; a changed length is another row."""
     broker.plan("main", [ROW])
-    for changes in ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9}):
+    changed: tuple[dict[str, Any], ...] = ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9})
+    for changes in changed:
         with pytest.raises(ConfigurationError, match=f"was not priced: the run planned {ROW.row_id}"):
-            broker.acquire(dataclasses.replace(ROW, **changes))  # type: ignore[arg-type]
+            broker.acquire(dataclasses.replace(ROW, **changes))
     assert provider.created == []
     assert broker.acquire(ROW).allocation_id
     broker.end_all()
