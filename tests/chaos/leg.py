@@ -64,7 +64,8 @@ def _carry_out(grant: Grant, folder: Path, *, liar: bool) -> str:
         attempt = testbed.attempt()
         if liar:
             # Validly signed, and about another archive than the one the policy wants.
-            attempt.claims["components"]["archive"] = "0" * 64
+            claims: dict[str, Any] = attempt.claims
+            claims["components"]["archive"] = "0" * 64
         testbed.reset_release_count()
         try:
             released = attempt.release()

@@ -203,11 +203,9 @@ def _heard(channel: GuestChannel, observation: dict[str, Any]) -> bool:
         if "covariates" in notes:
             notes["covariates"] = channel.request("covariates")
 
-    taken = [
-        _taken(each)
-        for each in (hello, enrol, covariates, *(partial(_hear_leg, channel, role, notes) for role in ("protected", "raw")))
-    ]
-    return all(taken)
+    legs = [partial(_hear_leg, channel, role, notes) for role in ("protected", "raw")]
+    heard: list[Callable[[], None]] = [hello, enrol, covariates, *legs]
+    return [_taken(each) for each in heard] == [True] * len(heard)
 
 
 def _taken(hear: Callable[[], None]) -> bool:
@@ -229,11 +227,15 @@ class _Current:
         return {}
 
 
+def _as_json(progress: Progress) -> None:
+    progress.to_json()
+
+
 def _hear_leg(channel: GuestChannel, role: str, notes: dict[str, Any]) -> None:
     leg_id = f"{role}-{notes['nonce'][:12]}"
     moment = Progress(row_id="r", leg=role, phase="start", round=1, rounds=1, elapsed_s=0.0)
     watch = LegWatch(
-        channel, leg_id=leg_id, leg=role, timeout_s=0.0, target_s=1.0, steps=None, tell=lambda told: told.to_json() and None,
+        channel, leg_id=leg_id, leg=role, timeout_s=0.0, target_s=1.0, steps=None, tell=_as_json,
         moment=moment, allocation_id="a",
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 #: What is put where something else belongs: other types, ends of ranges, texts that mean something elsewhere.
@@ -91,7 +92,7 @@ def _place(root: Any, tape: Tape) -> tuple[Any, Any]:
         value = holder[key]
         if not isinstance(value, dict | list) or not value or tape.number(8) == 7:
             return holder, key
-        keys = list(value) if isinstance(value, dict) else range(len(value))
+        keys: Sequence[Any] = list(value) if isinstance(value, dict) else range(len(value))
         holder, key = value, keys[tape.number(len(keys))]
 
 

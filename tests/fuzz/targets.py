@@ -75,7 +75,8 @@ def package_opener(data: bytes) -> None:
             made.append(self)
 
     key = LockedSecret.take(bytes(bytearray(sealed.data_key.reveal())))
-    genuine, opener.Arena = opener.Arena, Watched  # type: ignore[misc]
+    patched: Any = opener
+    genuine, patched.Arena = patched.Arena, Watched
     try:
         opened = opener.open_package(changed, key, manifest)
     except IntegrityError:
@@ -86,7 +87,7 @@ def package_opener(data: bytes) -> None:
             raise AssertionError("another plaintext than was sealed")
         opened.close()
     finally:
-        opener.Arena = genuine  # type: ignore[misc]
+        patched.Arena = genuine
         key.close()
         for arena in made:
             arena.close()

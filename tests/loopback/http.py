@@ -83,6 +83,8 @@ class LoopbackServer:
         #: Method and path of every request, in order of arrival.
         self.requests: list[tuple[str, str]] = []
         self.user_agents: set[str] = set()
+        #: A test's name for the provider that this server stands for.
+        self.name = ""
         handler = type("Handler", (_Handler,), {"loopback": self})
         self._http = _Http(("127.0.0.1", 0), handler)
         self._http.daemon_threads = True

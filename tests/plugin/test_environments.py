@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -137,7 +137,7 @@ def test_a_closed_standard_input_changes_nothing(project: Project) -> None:
     [{"PYTHONIOENCODING": "latin-1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": None}],
     ids=["latin-1", "C"],
 )
-def test_output_that_is_not_utf8_shows_what_it_can(project: Project, environment: dict[str, str]) -> None:
+def test_output_that_is_not_utf8_shows_what_it_can(project: Project, environment: dict[str, Any]) -> None:
     """A directory's name is not ours to choose."""
     project.rows("good", "lostcallback")
     told = ran(project, "--glasshouse-report", "Ergebnisse-\u00fc-\u2603/report.json", **environment)
@@ -157,7 +157,7 @@ def test_output_that_is_not_utf8_shows_what_it_can(project: Project, environment
     ],
     ids=["some", "others"],
 )  # fmt: skip
-def test_odd_variables_change_nothing(project: Project, environment: dict[str, str | None]) -> None:
+def test_odd_variables_change_nothing(project: Project, environment: dict[str, Any]) -> None:
     assert ran(project.rows("good"), **environment).returncode == 0
     assert len(project.report()["rows"]) == 1
 

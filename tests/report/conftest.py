@@ -82,7 +82,7 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
         (broker, short_row(name="null", order="interleaved", target_s=0.2, null=True)),
         (lossy, short_row(name="lost-callback", order="protected-first")),
     ]
-    cleanups = []
+    cleanups: list[dict[str, Any]] = []
     try:
         records = [_record(_carried_out(each, row, host_attestation)) for each, row in rows]
     finally:

@@ -111,16 +111,16 @@ def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
         "grant", "owner", ev.TYP_GRANT, **owner, aud=keys.kid("server"), run=run_id, row=record["rowId"], sub=sub, package=manifest,
         allocation=allocation["name"],
     )  # fmt: skip
-    bodies = [parse_object(line) for line in protected["journal"]]
-    said = tokens.peek(protected["evidence"])
-    components = {**said["components"], "gpu-model": _digest(allocation["gpuModel"]), "gpu-uuid": _digest(allocation["gpuUuid"])}  # type: ignore[dict-item]
-    bodies[1]["body"]["composite"] = ev.composite(components)  # type: ignore[index]
+    bodies: list[Any] = [parse_object(line) for line in protected["journal"]]
+    said: Any = tokens.peek(protected["evidence"])
+    components = {**said["components"], "gpu-model": _digest(allocation["gpuModel"]), "gpu-uuid": _digest(allocation["gpuUuid"])}
+    bodies[1]["body"]["composite"] = ev.composite(components)
     before = chained(bodies[:2], nonce)
     composite = ev.composite(components)
-    cnf = {**said["cnf"], "sig": tokens.public_text(leg.public_key())}  # type: ignore[dict-item]
+    cnf = {**said["cnf"], "sig": tokens.public_text(leg.public_key())}
     evidence = sign(
         "evidence", "agent", ev.TYP_EVIDENCE, iss=keys.kid("agent"), aud=keys.kid("server"), sub=sub, plan=plan, manifest=manifest, cnf=cnf,
-        components=components, composite=composite, container=allocation["name"], state={**said["state"], "head": journal.link(before[-1])},  # type: ignore[dict-item]
+        components=components, composite=composite, container=allocation["name"], state={**said["state"], "head": journal.link(before[-1])},
     )  # fmt: skip
     result = sign(
         "result", "server", ev.TYP_RESULT, **server, sub=sub, plan=plan, manifest=manifest, cnf=cnf, composite=composite,

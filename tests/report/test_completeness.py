@@ -16,14 +16,17 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.analysis.record import finding_json
 from pytest_glasshouse.check import authenticity, binding, check, recompute
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.check.binding import binding_faults
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import ReportError
+from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report import attempts, bundle, seal
 from pytest_glasshouse.report import intoto as attest
 from pytest_glasshouse.report.bundle import report_bytes
+from pytest_glasshouse.wire.tokens import peek, sign
 from tests.report.conftest import RealRun
 from tests.report.test_forger import LIES
 from tests.report.test_statement import CHANGED_ENVELOPES, changed, rezipped
@@ -62,7 +65,7 @@ def _of_round(edit: Edit) -> bytes:
 
 def _token(name: str) -> bytes:
     stranger = example.Keys()
-    return _of_round(lambda protected: protected.update({name: test_check.sign({"a": 1}, key=stranger.server, typ="x")}))
+    return _of_round(lambda protected: protected.update({name: sign({"a": 1}, key=stranger.server, typ="x")}))
 
 
 def _of_other_round(name: str) -> bytes:
@@ -86,7 +89,7 @@ def _publishable(**changes: Any) -> bytes:
         example.publishable(observation={**example.observation(unseen=()), **changes.pop("observation", {})})
     )
     document["rows"][0] |= {"publishable": True, "unpublishableBecause": [], **changes}
-    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+    return report_bytes(resealed(document, key=example.KEYS.report))
 
 
 def _attempts(times: int, *, numbers: tuple[int, int]) -> list[dict[str, Any]]:
@@ -107,7 +110,7 @@ def _tried(edit: Edit) -> bytes:
     """A row of two attempts with an edit, sealed anew."""
     document = example.document(test_attempts.tried(test_attempts.slow(), example.publishable()))
     edit(document["rows"][0])
-    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+    return report_bytes(resealed(document, key=example.KEYS.report))
 
 
 def _begun_thrice() -> bytes:
@@ -116,33 +119,33 @@ def _begun_thrice() -> bytes:
     document["rows"] = [row]
     attempts_told = _attempts(1, numbers=(1, 2))
     attempts_told[0]["begun"] = [row["rowId"]] * 3
-    return report_bytes(test_check.resealed({**document, "attempts": attempts_told}, key=example.KEYS.report))
+    return report_bytes(resealed({**document, "attempts": attempts_told}, key=example.KEYS.report))
 
 
 def _counted_by_the_server() -> bytes:
     seen = example.observation()
     seen["keys"]["attestationServer"] = "embedded"
-    seen["rounds"][0]["protected"]["result"] = test_check.sign({"attempt": 2}, key=example.KEYS.server, typ="x")
+    seen["rounds"][0]["protected"]["result"] = sign({"attempt": 2}, key=example.KEYS.server, typ="x")
     return report_bytes(example.document(example.measured(observation=seen)))
 
 
 def _publishable_on_a_leak() -> bytes:
     document = example.document(example.publishable())
     document["cleanup"]["allocations"][0]["status"] = document["cleanup"]["status"] = "leak"
-    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+    return report_bytes(resealed(document, key=example.KEYS.report))
 
 
 def _of_null(edit: Edit) -> bytes:
     """A null row with an edit, sealed anew."""
     document = example.document(example.null_row())
     edit(document["nullRows"][0])
-    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+    return report_bytes(resealed(document, key=example.KEYS.report))
 
 
 def _null_unseen(null: dict[str, Any]) -> None:
     null["observation"]["allocation"]["unseen"] = ["same work"]
     place = [each["invariant"] for each in null["findings"]].index("same work")
-    null["findings"][place] = recompute.finding_json(example.finding("same work", "unseen"))
+    null["findings"][place] = finding_json(example.finding("same work", "unseen"))
 
 
 def _disturbed() -> bytes:
@@ -151,7 +154,7 @@ def _disturbed() -> bytes:
     observation["rounds"] = [{**example.observed_round(1), **observation["rounds"][0]}]
     document = example.document(example.measured())
     document["rows"][0]["observation"] = observation
-    return report_bytes(test_check.resealed(document, key=example.KEYS.report))
+    return report_bytes(resealed(document, key=example.KEYS.report))
 
 
 def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
@@ -376,16 +379,16 @@ def _edits() -> dict[str, Edit]:
 def _claim(document: dict[str, Any], *, name: str, field: str) -> None:
     """One claim of one token; nobody looks at signatures here."""
     protected = document["rows"][0]["observation"]["rounds"][0]["protected"]
-    claims = binding.peek(protected[name])
+    claims = peek(protected[name])
     if field in claims:
-        protected[name] = test_check.sign({**claims, field: _OTHER}, key=example.KEYS.owner, typ="x")
+        protected[name] = sign({**claims, field: _OTHER}, key=example.KEYS.owner, typ="x")
 
 
 def _component(document: dict[str, Any], *, name: str) -> None:
     protected = document["rows"][0]["observation"]["rounds"][0]["protected"]
-    claims: Any = binding.peek(protected["evidence"])
+    claims: Any = peek(protected["evidence"])
     claims["components"][name] = _OTHER
-    protected["evidence"] = test_check.sign(claims, key=example.KEYS.owner, typ="x")
+    protected["evidence"] = sign(claims, key=example.KEYS.owner, typ="x")
 
 
 def test_every_comparison_with_what_was_signed_is_noticed_when_it_is_gone(real_run: RealRun) -> None:

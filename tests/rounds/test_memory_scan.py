@@ -104,7 +104,8 @@ def test_scan_is_in_no_legs_time(good_run: Ran) -> None:
 
 def test_exposure_covers_the_package_from_opening_to_wipe(good_run: Ran) -> None:
     (figures,) = results(good_run.outcome.observation)
-    sizes = [part["size"] for part in tokens.peek(good_run.outcome.observation["rounds"][0]["protected"]["manifest"])["parts"]]  # type: ignore[union-attr,index,call-overload]
+    manifest: Any = tokens.peek(good_run.outcome.observation["rounds"][0]["protected"]["manifest"])
+    sizes = [part["size"] for part in manifest["parts"]]
     assert figures.protected is not None
     assert (figures.protected.exposure_peak_bytes or 0) >= sum(sizes) + 32
     assert (figures.protected.exposure_byte_s or 0) > 0

@@ -15,6 +15,7 @@ import pytest
 from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs import protected
+from pytest_glasshouse.owner.sealing import seal
 from pytest_glasshouse.wire import tokens
 from tests.rounds.conftest import carry_out, short_row
 
@@ -35,7 +36,7 @@ sys.exit(main())
 
 def test_a_row_through_the_ring_holds_and_the_host_never_has_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys, canary and last batch are found by the control and gone after the wipe; at no time is there more than the ring."""
-    monkeypatch.setattr(protected, "seal", functools.partial(protected.seal, segment=4096))
+    monkeypatch.setattr(protected, "seal", functools.partial(seal, segment=4096))
     ran = carry_out(short_row(order="protected-first"), tmp_path, archive=build_archive({"__main__.py": _MAIN.encode()}))
     observation = ran.outcome.observation
     assert ran.outcome.ended is None

@@ -22,13 +22,14 @@ def test_a_leg_whose_server_is_gone_ends_with_its_row(tmp_path: Path, message: s
 
     class Spied(ProtectedRuntime):
         def run(self, current: Round) -> Ended | None:
-            request = current.channel.request
+            channel: Any = current.channel
+            request = channel.request
 
             def spied(kind: str, *arguments: Any, **named: Any) -> Any:
                 told.append((kind, *arguments))
                 return request(kind, *arguments, **named)
 
-            current.channel.request = spied  # type: ignore[method-assign]
+            channel.request = spied
             return super().run(current)
 
     def runtime(host_attestation: HostAttestation) -> ProtectedRuntime:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ def race(pool: ThreadPoolExecutor, release: Callable[[int], object]) -> Counter[
 
 
 def in_process(attempt: Attempt, testbed: TamperTestbed) -> Callable[[int], object]:
-    message = {"evidence": attempt.token(), "log": [*attempt.log]}
+    message: dict[str, Any] = {"evidence": attempt.token(), "log": [*attempt.log]}
     return lambda _number: testbed.embedded.server.release(message)
 
 

@@ -22,6 +22,7 @@ from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.tamper.testbed import PLAN, SUB
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import tokens
+from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.service.certificate import certificate
 from tests.service.serving import ServedTestbed, Serving, serving
 
@@ -50,7 +51,7 @@ def test_a_leg_that_trains_while_the_server_restarts_is_completed(server: Servin
         server.start()
         attempt.run_journal()
         receipt = tokens.verify(attempt.complete(), key=testbed.embedded.public_key, typ=ev.TYP_RECEIPT)
-        assert receipt["result_sha256"] == ev.sha256_hex(result.encode())
+        assert receipt["result_sha256"] == sha256_hex(result.encode())
         server.end(how)
         server.start()
         assert tokens.peek(attempt.complete())["jti"] == receipt["jti"]

@@ -74,7 +74,7 @@ class SshPod:
 
 
 MakePod = Callable[..., SshPod]
-MakeSession = Callable[[SshPod], SshSession]
+MakeSession = Callable[..., SshSession]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,14 @@ def test_a_guest_with_another_host_key_is_not_talked_to(make_pod: MakePod, make_
     """The machine at the address is not the guest that was launched."""
     pod = make_pod()
     ours = new_keys()
-    wrong_keys = type(ours)(**{**pod.keys.__dict__, "host_public": ours.host_public})
+    wrong_keys = replace(pod.keys, host_public=ours.host_public)
     with pytest.raises(BootTimeoutError, match="another host key than the one it was launched with"):
         make_session(pod, wrong_keys).connect(pod.access, timeout_s=3)
 
 
 def test_a_client_with_another_key_is_not_let_in(make_pod: MakePod, make_session: MakeSession) -> None:
     pod, other = make_pod(), new_keys()
-    wrong_keys = type(other)(**{**other.__dict__, "host_public": pod.keys.host_public})
+    wrong_keys = replace(other, host_public=pod.keys.host_public)
     with pytest.raises(BootTimeoutError, match="did not accept this run's key"):
         make_session(pod, wrong_keys).connect(pod.access, timeout_s=3)
 

@@ -103,13 +103,13 @@ class _Switched(ast.NodeTransformer):
         is_false = isinstance(node.value, ast.Constant) and node.value.value is False
         return self._behind_switch(node) if is_false and self._inside[-1].startswith("_open") else node
 
-    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+    def visit_Assign(self, node: ast.Assign) -> Any:
         return self._tabled(node, node.targets[0])
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
         return self._tabled(node, node.target)
 
-    def _tabled(self, node: Any, target: ast.expr) -> ast.AST:
+    def _tabled(self, node: Any, target: ast.expr) -> Any:
         table = node.value
         if not (isinstance(target, ast.Name) and target.id in TABLES and isinstance(table, ast.Dict) and self._inside):
             return self.generic_visit(node)
@@ -147,7 +147,7 @@ def checks_in(module: str, source: str) -> list[Check]:
 @contextlib.contextmanager
 def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
     """Every check of the modules behind a switch, until the end of the block."""
-    switch, checks, kept = Switch(), [], []
+    switch, checks, kept = Switch(), list[Check](), []
     for module in modules:
         transformer = _Switched(module.__name__, len(checks))
         tree = transformer.visit(ast.parse(inspect.getsource(module)))

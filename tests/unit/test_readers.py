@@ -94,7 +94,7 @@ def _reads(node: ast.Call) -> bool:
     if isinstance(function, ast.Attribute) and not (node.args or node.keywords):
         return ast.unparse(function.value).endswith(("path", "file"))
     modes = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
-    modes += [each.value.value for each in node.keywords if each.arg == "mode" and isinstance(each.value, ast.Constant)]
+    modes += [str(each.value.value) for each in node.keywords if each.arg == "mode" and isinstance(each.value, ast.Constant)]
     return any(set(mode) <= set("rbt") for mode in modes)
 
 

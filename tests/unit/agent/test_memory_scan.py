@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -178,17 +178,18 @@ def test_window_that_is_not_aligned_is_refused(make: Patterns) -> None:
     "changed",
     [{"length": 8}, {"length": 65}, {"mark": 1 << MARK_BITS}, {"mark": -1}, {"kind": 3}, {"digest": None}, {"mark": True}],
 )
-def test_pattern_of_another_shape_is_refused(changed: dict[str, object], secret: bytes, make: Patterns) -> None:
+def test_pattern_of_another_shape_is_refused(changed: dict[str, Any], secret: bytes, make: Patterns) -> None:
     patterns_json = {**halves(make, secret)[0].to_json(), **changed}
     with pytest.raises(ProtocolError, match="pattern"):
-        read_patterns({"salt": make.salt.hex(), "patterns": [patterns_json]})  # type: ignore[dict-item]
+        read_patterns({"salt": make.salt.hex(), "patterns": [patterns_json]})
 
 
 def test_own_writable_memory_is_searched_and_the_kernels_pages_are_not() -> None:
     arena = Arena(1 << 20)
     with open("/proc/self/maps", "rb") as maps:  # noqa: PTH123
         ranges = ranges_of(maps.fileno())
-        text = maps.seek(0) or maps.read().decode()
+        maps.seek(0)
+        text = maps.read().decode()
     assert any(start <= arena._address < end for start, end in ranges)
     kernel = [line.split("-")[0] for line in text.splitlines() if line.endswith(("[vvar]", "[vdso]"))]
     assert not any(start <= int(address, 16) < end for address in kernel for start, end in ranges)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.analysis.figures import log_ratios
+from pytest_glasshouse.analysis.row_limits import log_ratios
 from pytest_glasshouse.check.binding import _orders
 from pytest_glasshouse.check.recompute import record_faults
 from pytest_glasshouse.overhead.interval import interval_pct

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -107,7 +108,7 @@ def test_the_right_answer_is_read() -> None:
     ],
     ids=str,
 )
-def test_an_answer_that_says_something_else_is_refused(changes: dict[str, Json]) -> None:
+def test_an_answer_that_says_something_else_is_refused(changes: dict[str, Any]) -> None:
     """Nothing outstanding is good news, and good news must be the server's, whole, and to this question."""
     with pytest.raises(IntegrityError):
         read(**changes)

@@ -104,6 +104,9 @@ class Scripted:
     def logs(self, instance_id: str) -> str:
         return "pulling\nlayer does not exist"
 
+    def may_create(self) -> bool:
+        return True
+
     def account(self) -> Account:
         return Account(balance_usd=12.5, server_time_s=self.time.now)
 

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -216,9 +217,10 @@ def test_worker_that_hangs_up_with_a_grant_loses_it(broker: Broker, provider: Sc
 def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedProvider) -> None:
     """Budget and consent were for the rows that were planned; a changed length is another row."""
     broker.plan([ROW])
-    for changes in ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9}):
+    changed: tuple[dict[str, Any], ...] = ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9})
+    for changes in changed:
         with pytest.raises(ConfigurationError, match=f"was not priced: the run planned {ROW.row_id}"):
-            broker.acquire(dataclasses.replace(ROW, **changes))  # type: ignore[arg-type]
+            broker.acquire(dataclasses.replace(ROW, **changes))
     assert provider.created == []
     assert broker.acquire(ROW).allocation_id
     broker.end_all()

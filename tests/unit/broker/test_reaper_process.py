@@ -60,7 +60,7 @@ class Running:
 
     def line(self) -> str:
         assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return str(self.process.stdout.readline()).strip()
 
     def reaper(self) -> int:
         """The pid of its reaper, from the process table."""

@@ -93,7 +93,14 @@ def test_an_operation_that_is_in_no_table_is_answered_with_little() -> None:
     """Only a test's own agent has such an operation."""
     with talking({"train": {"done": True, "why": "x"}}) as channel:
         assert channel.request("train") == {"done": True, "why": "x"}
-    for lie in ({"done": {}}, {"done": []}, {"done": "\n"}, {"x" * 100: 1}, {str(number) + "x": 1 for number in range(20)}):
+    lies: tuple[dict[str, Any], ...] = (
+        {"done": {}},
+        {"done": []},
+        {"done": "\n"},
+        {"x" * 100: 1},
+        {str(number) + "x": 1 for number in range(20)},
+    )
+    for lie in lies:
         with talking({"train": lie}) as channel, pytest.raises(ProtocolError):
             channel.request("train")
 

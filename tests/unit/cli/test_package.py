@@ -133,7 +133,7 @@ def test_a_policy_is_captured_shown_and_compared(tmp_path: Path, capsys: pytest.
 def test_a_captured_policy_can_ask_for_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = sha256_hex(b"torch as it should be")
     (tmp_path / "hardware.json").write_text('{"required":["nvidia-gpu"]}')
-    more = ["--require-locked", "--hardware", tmp_path / "hardware.json", "--require", f"torch={digest}"]
+    more: list[str | Path] = ["--require-locked", "--hardware", tmp_path / "hardware.json", "--require", f"torch={digest}"]
     assert run("policy", "capture", "--container", "c", "--out", tmp_path / "policy.json", *more) == 0
     policy = Policy.from_json(json.loads((tmp_path / "policy.json").read_text()))
     assert (policy.locked, policy.hardware, policy.components["torch"]) == (

@@ -46,7 +46,7 @@ def carried_out(tmp_path: Path, row: RowSpec = ROW, **settings: Any) -> tuple[Ou
     )  # fmt: skip
     ran: list[tuple[int, str]] = []
     given = RowSettings(declared=row, run_id="r", seed=7, **settings)
-    allocation = Allocation(grant, Grants(), given, lambda _: None)
+    allocation = Allocation(grant, cast("Any", Grants()), given, lambda _: None)
     with socket.socket(socket.AF_UNIX) as guest:
         # Somebody who can be reached and is asked nothing.
         guest.bind(grant.address)

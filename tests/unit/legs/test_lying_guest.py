@@ -14,7 +14,7 @@ from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawR
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.providers.base import Grant, Instance
-from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.rows.spec import Order, RowSpec
 from pytest_glasshouse.wire.canonical import canonical
 from tests.unit.channel.lying_agent import HELLO, LyingAgent, Trickle, event, exit_event, frame, refused
 
@@ -56,7 +56,7 @@ def ran(
     host_attestation: HostAttestation,
     answers: dict[str, Any],
     *,
-    order: str = "raw-first",
+    order: Order = "raw-first",
     leg_timeout_s: float = 5.0,
     **fields: Any,
 ) -> tuple[Outcome, Grants, LyingAgent]:
@@ -86,7 +86,7 @@ def test_an_honest_guest_is_left_alone(host_attestation: HostAttestation) -> Non
 @pytest.mark.parametrize("order", ["raw-first", "protected-first", "interleaved"])
 @pytest.mark.parametrize("op", ["hello", "enrol", "conduct", "put", "start", "pull", "drop"])
 @pytest.mark.parametrize("lie", ["refused", "a foreign member"])
-def test_every_operation_in_turn_is_answered_wrongly(op: str, order: str, lie: str, host_attestation: HostAttestation) -> None:
+def test_every_operation_in_turn_is_answered_wrongly(op: str, order: Order, lie: str, host_attestation: HostAttestation) -> None:
     """An agent that breaks off anywhere: the row says so, and the guest is not given to the next one."""
     outcome, grants, agent = ran(host_attestation, {op: refused if lie == "refused" else {"overheadPct": 1}}, order=order)
     assert outcome.ended is not None

@@ -31,7 +31,7 @@ def test_no_time_is_less_than_none_whatever_order_a_guest_tells_things_in() -> N
     (told,) = results(changed)
     assert told.protected is not None
     assert told.raw is not None
-    for leg in (told.protected, told.raw):
-        assert leg.setup_ns >= 0
-        assert min(leg.phases_ns.values()) >= 0
+    for result in (told.protected, told.raw):
+        assert result.setup_ns >= 0
+        assert min(result.phases_ns.values()) >= 0
     assert (told.protected.zeroize_ns or 0) >= 0

@@ -125,7 +125,7 @@ def test_published_keys_are_believed_from_the_pinned_server_only() -> None:
     other_kind = sign(claims, key=ours, typ="ear+jwt")
     for answer in ({"keys": forged}, {"keys": other_kind}, {"keys": 1}, {}):
         with pytest.raises(IntegrityError):
-            read_published(answer, server=ours.public_key())  # type: ignore[arg-type]
+            read_published(answer, server=ours.public_key())
 
 
 def test_published_keys_in_another_servers_name_are_refused() -> None:

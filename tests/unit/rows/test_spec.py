@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 import math
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -117,7 +117,7 @@ def test_a_lora_row_that_says_nothing_of_its_adapter_keeps_the_id_it_always_had(
 
 
 def test_the_order_and_the_kind_of_a_list_of_layers_make_no_other_row() -> None:
-    first, second = RowSpec(**LORA, targets=("c_proj", "c_attn")), RowSpec(**LORA, targets=["c_attn", "c_proj"])
+    first, second = RowSpec(**LORA, targets=("c_proj", "c_attn")), RowSpec(**LORA, targets=cast("Any", ["c_attn", "c_proj"]))
     assert (first, first.row_id, hash(first)) == (second, second.row_id, hash(second))
     assert RowSpec.from_json(json.loads(json.dumps(first.to_json()))) == first
     assert first.adapter == {"adapter": {"rank": 4, "targets": ["c_attn", "c_proj"]}}
@@ -139,7 +139,8 @@ def test_an_adapter_that_cannot_be_is_refused(field: str, value: Any) -> None:
 
 
 def test_an_mlp_row_has_no_adapter() -> None:
-    for field, value in (("rank", 8), ("targets", ("c_attn",))):
+    unfit: tuple[tuple[str, Any], ...] = (("rank", 8), ("targets", ("c_attn",)))
+    for field, value in unfit:
         with pytest.raises(ConfigurationError, match=f"field {field}: expected nothing, for an mlp row"):
             RowSpec(**GOOD, **{field: value})
 

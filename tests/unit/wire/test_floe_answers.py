@@ -40,7 +40,7 @@ class Answer:
 def ours() -> list[Answer]:
     """The project's own."""
     return [
-        Answer(**{name: bytes.fromhex(each[name]) if name in {"key", "aad", "plain", "message"} else each[name] for name in each})
+        Answer(**{**each, **{name: bytes.fromhex(each[name]) for name in ("key", "aad", "plain", "message")}})
         for each in json.loads(OURS.read_bytes())
     ]
 

@@ -28,6 +28,9 @@ class FakeTrainer:
     def clock(self) -> int:
         return self.now
 
+    def last_batch(self) -> list[memoryview]:
+        return []
+
     def step(self) -> None:
         self.steps += 1
         self._pending += 1

@@ -155,8 +155,8 @@ PADDING = {
 }
 
 
-def _only(directory: Path, *, weights: str) -> None:
-    (directory / "model.safetensors").rename(directory / weights)
+def _only(directory: Path, *, weights: str) -> object:
+    return (directory / "model.safetensors").rename(directory / weights)
 
 
 def _cut_off(directory: Path) -> None:
