@@ -7,86 +7,97 @@ what protection does. Pure; `check` computes all of it again from the observatio
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.reading import observed_rounds
-from pytest_glasshouse.observation.turns import Turn, turns_of
-from pytest_glasshouse.wire.tokens import peek
+from pytest_glasshouse.observation.turns import Turn, read_borders, turns_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-#: The mean SM clock of two stretches may differ by this share.
+    from pytest_glasshouse.analysis.fields import CovariateFigures, CovariateMeans, CovariatesRecord
+    from pytest_glasshouse.observation.document import CovariatesSeen, Observation, RoundNotes
+
+#: The mean SM clock of two parts may differ by this share.
 CLOCK_SHARE = 0.01
 #: Hardware throttling (slowdown, heat, power brake) in more than this share of a leg's samples.
 THROTTLED_SHARE = 0.05
 _HARDWARE = 0x8 | 0x40 | 0x80
 
-_NAMES = {
-    "sm_mhz": "smClockMhz", "memory_mhz": "memoryClockMhz", "temperature_c": "temperatureC", "power_mw": "powerMilliwatt",
-    "other_processes": "otherProcesses", "load_milli": "loadMilli", "busy_milli": "busyMilli", "steal_milli": "stealMilli",
-}  # fmt: skip
-
 Sample = dict[str, int | None]
 
 
-def covariates(observation: Mapping[str, Any]) -> dict[str, Any]:
+def covariates(observation: Observation) -> CovariatesRecord:
     """`{"covariates": [...]}`: by round, the number of samples, why columns are null, and the means in each leg's turns.
 
     Empty where nothing was sampled.
     """
-    told = [
-        {"round": observed["round"], **_round(observed)}
-        for observed in observed_rounds(observation)
-        if isinstance(observed.get("covariates"), dict)
-    ]
-    return {"covariates": told} if told else {}
+    sampled = [_round(observed, observed["covariates"]) for observed in observed_rounds(observation) if "covariates" in observed]
+    return {"covariates": sampled} if sampled else {}
 
 
-def disturbances(observation: Mapping[str, Any]) -> list[str]:
-    """Why the covariates spoil an interleaved row; empty where they do not, or where nothing was to be seen."""
-    stretches: dict[str, list[Sample]] = {"protected": [], "raw": [], "first half": [], "second half": []}
+def disturbances(observation: Observation) -> list[str]:
+    """Why the covariates exclude an interleaved row; empty where they do not, or where nothing was sampled."""
+    parts: dict[str, list[Sample]] = {"protected": [], "raw": [], "first half": [], "second half": []}
     for observed in observed_rounds(observation):
         by_turn = _samples_by_turn(observed)
         raw = [samples for turn, samples in by_turn if turn.role == "raw"]
         for samples in raw[: len(raw) // 2]:
-            stretches["first half"] += samples
+            parts["first half"] += samples
         for samples in raw[len(raw) // 2 :]:
-            stretches["second half"] += samples
-        stretches["raw"] += [sample for samples in raw for sample in samples]
-        stretches["protected"] += [sample for turn, samples in by_turn if turn.role == "protected" for sample in samples]
+            parts["second half"] += samples
+        parts["raw"] += [sample for samples in raw for sample in samples]
+        parts["protected"] += [sample for turn, samples in by_turn if turn.role == "protected" for sample in samples]
     legs, null = ("protected", "raw"), ("first half", "second half")
     found = []
-    if all(_clocks_differ(stretches[one], stretches[other]) for one, other in (legs, null)):
+    if all(_clocks_differ(parts[one], parts[other]) for one, other in (legs, null)):
         found.append(f"the SM clock differed by more than {CLOCK_SHARE:.0%} between the legs, and between raw and raw too")
-    if all(_throttled(stretches[one]) or _throttled(stretches[other]) for one, other in (legs, null)):
+    if all(_throttled(parts[one]) or _throttled(parts[other]) for one, other in (legs, null)):
         found.append(f"the hardware throttled in more than {THROTTLED_SHARE:.0%} of the samples, in raw segments too")
-    if all(_shared(stretches[one]) or _shared(stretches[other]) for one, other in (legs, null)):
+    if all(_shared(parts[one]) or _shared(parts[other]) for one, other in (legs, null)):
         found.append("another process used the GPU, in raw segments too")
     return found
 
 
-def _round(observed: Mapping[str, Any]) -> dict[str, Any]:
-    told = observed["covariates"]
+def _round(observed: RoundNotes, seen: CovariatesSeen) -> CovariateFigures:
     by_role: dict[str, list[Sample]] = {}
     for turn, samples in _samples_by_turn(observed):
         by_role.setdefault(turn.role, []).extend(samples)
-    legs = {
-        role: {"samples": len(samples), **{name: _mean(samples, field) for field, name in _NAMES.items()}}
-        for role, samples in by_role.items()
+    return {
+        "round": observed["round"],
+        "samples": len(seen["samples"]),
+        "reasons": dict(seen["reasons"]),
+        "legs": {role: _means(samples) for role, samples in by_role.items()},
     }
-    return {"samples": len(told.get("samples", [])), "reasons": dict(told.get("reasons", {})), "legs": legs}
 
 
-def _samples_by_turn(observed: Mapping[str, Any]) -> list[tuple[Turn, list[Sample]]]:
-    try:
-        turns = turns_of(peek(observed["borders"]))
-        told = observed["covariates"]
-        samples = [dict(zip(told["fields"], sample, strict=True)) for sample in told["samples"]]
-        return [(turn, [each for each in samples if turn.before.t_ns <= each["t_ns"] < turn.after.t_ns]) for turn in turns]
-    except (IntegrityError, KeyError, TypeError, ValueError):
+def _means(samples: Sequence[Sample]) -> CovariateMeans:
+    return {
+        "samples": len(samples),
+        "smClockMhz": _mean(samples, "sm_mhz"),
+        "memoryClockMhz": _mean(samples, "memory_mhz"),
+        "temperatureC": _mean(samples, "temperature_c"),
+        "powerMilliwatt": _mean(samples, "power_mw"),
+        "otherProcesses": _mean(samples, "other_processes"),
+        "loadMilli": _mean(samples, "load_milli"),
+        "busyMilli": _mean(samples, "busy_milli"),
+        "stealMilli": _mean(samples, "steal_milli"),
+    }
+
+
+def _samples_by_turn(observed: RoundNotes) -> list[tuple[Turn, list[Sample]]]:
+    """The samples of each turn; nothing where turns or samples cannot be read."""
+    if "borders" not in observed or "covariates" not in observed:
         return []
+    seen = observed["covariates"]
+    try:
+        turns = turns_of(read_borders(observed["borders"]))
+        samples = [dict(zip(seen["fields"], sample, strict=True)) for sample in seen["samples"]]
+    except (IntegrityError, ProtocolError, ValueError):
+        return []
+    timed = [(t_ns, sample) for sample in samples if (t_ns := sample.get("t_ns")) is not None]
+    return [(turn, [sample for t_ns, sample in timed if turn.before.t_ns <= t_ns < turn.after.t_ns]) for turn in turns]
 
 
 def _values(samples: Sequence[Sample], field: str) -> list[int]:

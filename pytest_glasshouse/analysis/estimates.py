@@ -6,7 +6,7 @@ Back again, because verdict and reason follow from what a reader has: the report
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.overhead.effects import Effect, Outliers, Steadiness
 from pytest_glasshouse.overhead.estimate import Estimates, Figure, estimates
@@ -15,15 +15,14 @@ from pytest_glasshouse.overhead.null import Null
 from pytest_glasshouse.overhead.segments import round_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from pytest_glasshouse.analysis.fields import EffectFigures, EstimateFigures, EstimatesRecord
     from pytest_glasshouse.observation.results import RoundResult
-
-Json = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class JudgedEstimates:
     """What a verdict and its reason need of a report's estimates."""
 
     nulls: tuple[Null, ...]
@@ -33,7 +32,7 @@ class Told:
     steadiness: tuple[Steadiness, ...]
 
 
-def estimate_figures(rounds: Sequence[RoundResult], *, first_rounds: int | None = None) -> Json:
+def estimate_figures(rounds: Sequence[RoundResult], *, first_rounds: int | None = None) -> EstimatesRecord:
     """`{"estimates": {...}}` of interleaved rounds; nothing where any round has no pairs of segments."""
     if not rounds or not all(each.pairs for each in rounds):
         return {}
@@ -41,13 +40,10 @@ def estimate_figures(rounds: Sequence[RoundResult], *, first_rounds: int | None 
     return {"estimates": _json(found)}
 
 
-def told(figures: Mapping[str, Any]) -> Told | None:
-    """The estimates of a row's figures, read back; None where there are none."""
-    given = figures.get("estimates")
-    if given is None:
-        return None
+def read_back(given: EstimateFigures) -> JudgedEstimates:
+    """A row's estimates, read back from the report."""
     outliers = given["outlierPairs"]
-    return Told(
+    return JudgedEstimates(
         nulls=tuple(
             Null(kind=each["kind"], log_ratios=tuple(each["roundLogRatios"]), pct=each["pct"], ci90=_interval(each["ci90Pct"]))
             for each in given["nulls"]
@@ -61,7 +57,7 @@ def told(figures: Mapping[str, Any]) -> Told | None:
     )
 
 
-def _json(found: Estimates) -> Json:
+def _json(found: Estimates) -> EstimateFigures:
     return {
         "trimmedPct": found.trimmed.pct,
         "trimmedCi95Pct": _pair(found.trimmed.ci95),
@@ -86,7 +82,7 @@ def _json(found: Estimates) -> Json:
     }
 
 
-def _effect(found: Effect | None) -> Json | None:
+def _effect(found: Effect | None) -> EffectFigures | None:
     return None if found is None else {"pct": found.pct, "ci95Pct": _pair(found.ci95)}
 
 

@@ -6,21 +6,23 @@ it liked. The rule is `overhead.extension`'s.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.overhead.extension import Extension, rounds_needed
 from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, interval_pct, log_ratio, rate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from pytest_glasshouse.analysis.fields import ExtensionRecord
+    from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
 
 
-def extension(observation: Mapping[str, Any], rounds: Sequence[RoundResult]) -> Extension | None:
+def extension(observation: Observation, rounds: Sequence[RoundResult]) -> Extension | None:
     """The decision after the first rounds; None where no width was asked for or the first rounds are not complete."""
     plan = observation.get("plan")
-    if not isinstance(plan, dict) or plan.get("halfWidthPct") is None:
+    if plan is None or "halfWidthPct" not in plan or "maxRounds" not in plan:
         return None
     first = first_log_ratios(rounds, plan["rounds"])
     if len(first) < max(MIN_FOR_INTERVAL, plan["rounds"]):
@@ -37,7 +39,7 @@ def first_log_ratios(rounds: Sequence[RoundResult], count: int) -> list[float]:
     ]
 
 
-def extension_figures(decided: Extension | None, rounds: Sequence[RoundResult]) -> dict[str, Any]:
+def extension_figures(decided: Extension | None, rounds: Sequence[RoundResult]) -> ExtensionRecord:
     """`{"extension": {...}}`, with the interval as it was when the decision was made; nothing where there was none."""
     if decided is None:
         return {}

@@ -5,9 +5,13 @@ What older reports lack is `NotRequired`. An interval is `[low, high]`.
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypeAlias, TypedDict
+from typing import Literal, NotRequired, TypeAlias, TypedDict, final
 
-from pytest_glasshouse.observation.document import AdapterShape, CacheState, InterleavingPlan, Observation, WorkloadFacts
+from pytest_glasshouse.observation.document import Observation, WorkloadFacts
+from pytest_glasshouse.observation.reading import CacheRecord, JournalRecord, StrictMemoryRecord
+from pytest_glasshouse.rows.interleaving import InterleavingPlan
+from pytest_glasshouse.rows.leg_order import LegName, Role
+from pytest_glasshouse.rows.spec import AdapterRecord
 
 ListName = Literal["rows", "nullRows", "excludedResults"]
 ExcludedAs = Literal["excluded", "failed", "error", "lost", "infrastructure"]
@@ -47,6 +51,26 @@ class Work(TypedDict):
     rounds: int
     targetSec: NotRequired[float]
     stepBudget: NotRequired[int | None]
+
+
+class Where(TypedDict):
+    """The allocation a row ran on."""
+
+    provider: str
+    providerInstanceId: str
+    allocationName: str
+    gpuModel: str
+    gpuUuid: str | None
+
+
+class WhereIfAny(TypedDict):
+    """The allocation a row ran on; null where it never had one."""
+
+    provider: str | None
+    providerInstanceId: str | None
+    allocationName: str | None
+    gpuModel: str | None
+    gpuUuid: str | None
 
 
 class LifecycleCount(TypedDict):
@@ -145,7 +169,7 @@ class EffectFigures(TypedDict):
 class SteadinessFigures(TypedDict):
     """Whether a leg's rate was steady."""
 
-    leg: Literal["protected", "raw"]
+    leg: LegName
     state: Literal["steady", "warming up", "slowing down", "no steady state", "too short to say"]
     driftPct: float | None
 
@@ -175,7 +199,7 @@ class EstimateFigures(TypedDict):
 class FixedCost(TypedDict):
     """What one phase of a leg takes, however long the job is."""
 
-    leg: Literal["protected", "raw"]
+    leg: LegName
     phase: str
     meanSec: float
     ci95Sec: list[float] | None
@@ -195,7 +219,7 @@ class LimitFigures(TypedDict):
     """A row under the limit that its run was given."""
 
     limitPct: float
-    judgement: Literal["within the limit", "over the limit", "inconclusive"]
+    judgement: str
     reason: str
     lower95Pct: float | None
     upper95Pct: float | None
@@ -217,7 +241,7 @@ class SegmentFigures(TypedDict):
 
     round: int
     pair: int
-    leg: Literal["protected", "raw", "raw2"]
+    leg: Role
     position: int
     units: int
     elapsedSec: float
@@ -277,15 +301,73 @@ class WorkloadFactsRecord(TypedDict):
     raw: WorkloadFacts | None
 
 
-class JournalRecord(TypedDict):
-    """A round's journal: how many lines the observation has of it, and its head."""
+class EstimatesRecord(TypedDict, total=False):
+    """The estimates, where every round is interleaved."""
 
-    round: int
-    lines: int
-    headSha256: str | None
+    estimates: EstimateFigures
 
 
-class RowFigures(TypedDict):
+class CostFigures(TypedDict, total=False):
+    """Fixed costs, and what whole jobs cost with them; older reports have none."""
+
+    fixedCosts: list[FixedCost]
+    totalCost: list[JobCost]
+    priceUsdPerHour: float | None
+
+
+class BesideFigures(TypedDict, total=False):
+    """What is in no leg's time: the memory scan, and the plaintext's exposure."""
+
+    scanSec: float
+    exposureByteSec: int
+    exposurePeakBytes: int
+
+
+class ExtensionRecord(TypedDict, total=False):
+    """The extension, where the plan has a width to extend to."""
+
+    extension: ExtensionFigures
+
+
+class CovariatesRecord(TypedDict, total=False):
+    """The covariates, where any were sampled."""
+
+    covariates: list[CovariateFigures]
+
+
+class DesignRecord(TypedDict, total=False):
+    """The interleaving of an interleaved row's plan."""
+
+    interleaving: InterleavingPlan
+
+
+class SteadyRecord(TypedDict, total=False):
+    """Whether each leg's warm-up had settled, in an interleaved row."""
+
+    steady: list[Steady]
+
+
+class TurnsRecord(DesignRecord, SteadyRecord):
+    """What an interleaved row has beside its figures; `segments` is empty for other rows."""
+
+    segments: list[SegmentFigures]
+
+
+class RoundsRecord(TypedDict):
+    """The figures of each round."""
+
+    roundFigures: list[RoundFigures]
+
+
+class LimitBasis(RoundsRecord):
+    """What a row is judged under a limit by."""
+
+    verdict: str
+    marginPct: float
+    fixedOrder: bool
+
+
+class RowFigures(RoundsRecord, BesideFigures, EstimatesRecord, CostFigures):
     """Everything computed from the rounds alone."""
 
     unit: str
@@ -306,20 +388,12 @@ class RowFigures(TypedDict):
     rawPhasesSec: dict[str, float]
     rawPeakMemory: PeakMemory
     zeroizeSec: float | None
-    scanSec: NotRequired[float]
-    exposureByteSec: NotRequired[int]
-    exposurePeakBytes: NotRequired[int]
     overheadPct: float
     protectedAdapterSha256: str
     rawAdapterSha256: str
     protectedFinalLoss: float
     rawFinalLoss: float
     stopReason: str
-    roundFigures: list[RoundFigures]
-    estimates: NotRequired[EstimateFigures]
-    fixedCosts: NotRequired[list[FixedCost]]
-    totalCost: NotRequired[list[JobCost]]
-    priceUsdPerHour: NotRequired[float | None]
 
 
 class JudgedFigures(TypedDict):
@@ -337,26 +411,39 @@ class JudgedFigures(TypedDict):
     limit: LimitFigures | None
 
 
-class RowIdentity(TypedDict):
-    """What every row has."""
+class ParametersRecord(TypedDict, total=False):
+    """The other parameters of the row's test, where it has any."""
+
+    parameters: dict[str, str]
+
+
+class AddedLater(TypedDict, total=False):
+    """What a record gets on its way to the report: the attempts at the row, where there were several, and its seal."""
+
+    attempts: list[AttemptEntry]
+    seal: str
+
+
+class RowIdentity(AdapterRecord, ParametersRecord):
+    """What identifies every row."""
 
     rowId: str
     name: str
-    gpuUuid: str | None
     workload: str
     modelId: str | None
-    adapter: NotRequired[AdapterShape]
-    parameters: NotRequired[dict[str, str]]
-    attempts: NotRequired[list[AttemptEntry]]
     rounds: int
+
+
+class RowCommon(RowIdentity, AddedLater):
+    """What every row has."""
+
     observation: Observation
     dryRun: bool
     simulated: bool
-    seal: NotRequired[str]
 
 
 class RowAsRun(RowIdentity):
-    """What measured and excluded rows have: how the row was run, what was found, and whether it may be published."""
+    """How a row was run, and whether that is how its test declares it."""
 
     asDeclared: bool
     overridden: list[str]
@@ -367,51 +454,63 @@ class RowAsRun(RowIdentity):
     stepBudget: NotRequired[int | None]
     fixedOrder: bool
     warmupSec: float
-    findings: list[FindingRecord]
-    waived: list[Waived]
+
+
+class FindingStates(TypedDict):
+    """What four of a row's findings say."""
+
     attestation: str
     runtimeState: str
     rawCallback: str
     sameAllocation: bool | None
+
+
+class RowJudged(RowAsRun, RowCommon, FindingStates):
+    """What measured and excluded rows have: what was found, and whether it may be published."""
+
+    findings: list[FindingRecord]
+    waived: list[Waived]
     lifecycle: LifecycleCount
     publishable: bool
     unpublishableBecause: list[str]
 
 
-class MeasuredRow(RowAsRun, RowFigures, JudgedFigures):
+@final
+class MeasuredRow(
+    RowJudged,
+    Where,
+    RowFigures,
+    JudgedFigures,
+    ExtensionRecord,
+    CacheRecord,
+    CovariatesRecord,
+    StrictMemoryRecord,
+    TurnsRecord,
+):
     """A row of `rows`."""
 
-    provider: str
-    providerInstanceId: str
-    allocationName: str
-    gpuModel: str
-    extension: NotRequired[ExtensionFigures]
     marginPct: float
     seed: int | None
     treatment: list[str]
     standIn: bool
-    cacheState: NotRequired[CacheState]
-    covariates: NotRequired[list[CovariateFigures]]
-    strictMemory: NotRequired[bool]
     dataOrderSeeds: list[DataOrderSeeds]
     workloadFacts: list[WorkloadFactsRecord]
-    interleaving: NotRequired[InterleavingPlan]
-    steady: NotRequired[list[Steady]]
-    segments: list[SegmentFigures]
     journal: list[JournalRecord]
 
 
-class ExcludedRow(RowAsRun):
-    """A row of `excludedResults`: it has no rate and no overhead."""
+class Exclusion(TypedDict):
+    """Why a row was not measured, and what was decided about it."""
 
-    provider: str | None
-    providerInstanceId: str | None
-    allocationName: str | None
-    gpuModel: str | None
-    roundsCompleted: int
     outcome: ExcludedAs
     reason: str
     decision: str
+
+
+@final
+class ExcludedRow(RowJudged, WhereIfAny, Exclusion):
+    """A row of `excludedResults`: it has no rate and no overhead."""
+
+    roundsCompleted: int
     verdict: str
 
 
@@ -429,13 +528,10 @@ class NullDifference(TypedDict):
     qualifies: bool
 
 
-class NullRow(RowIdentity, NullDifference):
+@final
+class NullRow(RowCommon, Where, NullDifference):
     """A row of `nullRows`: raw against raw."""
 
-    provider: str
-    providerInstanceId: str
-    allocationName: str
-    gpuModel: str
     marginPct: float
     namedGpuModel: NotRequired[str | None]
     order: NotRequired[str]

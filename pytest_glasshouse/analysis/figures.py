@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.costs import cost_figures
-from pytest_glasshouse.analysis.estimates import estimate_figures, told
-from pytest_glasshouse.analysis.row_limits import limit_json, limit_of, log_ratios
+from pytest_glasshouse.analysis.estimates import estimate_figures, read_back
+from pytest_glasshouse.analysis.row_limits import judged_limit, limit_json, log_ratios
 from pytest_glasshouse.analysis.wording import interpretation
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.overhead.interval import interval_pct, mean_overhead_pct, overhead_pct, rate
@@ -19,12 +19,11 @@ from pytest_glasshouse.overhead.remarks import remarks
 from pytest_glasshouse.overhead.verdict import verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from pytest_glasshouse.analysis.fields import BesideFigures, JudgedFigures, LimitBasis, PeakMemory, RoundFigures, RowFigures
     from pytest_glasshouse.observation.results import LegResult, RoundResult
     from pytest_glasshouse.overhead.interval import Interval
-
-Figures = dict[str, Any]
 
 _NO_PEAK = "not observed by this leg"
 
@@ -42,7 +41,9 @@ def measured_legs(rounds: Sequence[RoundResult]) -> list[tuple[LegResult, LegRes
     return legs
 
 
-def row_figures(rounds: Sequence[RoundResult], *, first_rounds: int | None = None, usd_per_hour: float | None = None) -> Figures:
+def row_figures(
+    rounds: Sequence[RoundResult], *, first_rounds: int | None = None, usd_per_hour: float | None = None
+) -> RowFigures:
     """Totals over the rounds, per-round figures, estimates and costs: everything that needs no setting of the run.
 
     `first_rounds` as in `overhead.interval`, for a row that was extended; `usd_per_hour` where a price is known.
@@ -52,15 +53,30 @@ def row_figures(rounds: Sequence[RoundResult], *, first_rounds: int | None = Non
     if len(units) != 1:
         raise ReportError(f"the legs count different units: {', '.join(sorted(units))}")
     protected, raw = [pair[0] for pair in legs], [pair[1] for pair in legs]
-    totals = {**_leg_totals("protected", protected), **_leg_totals("raw", raw)}
+    protected_rate, raw_rate = _total_rate("protected", protected), _total_rate("raw", raw)
     stops = {one.stop_reason for pair in legs for one in pair}
     zeroize = [leg.zeroize_ns for leg in protected]
     return {
         "unit": units.pop(),
-        **totals,
+        "protectedUnits": _units(protected),
+        "protectedElapsedSec": seconds(_elapsed_ns(protected)),
+        "protectedPerSec": protected_rate,
+        "protectedSetupSec": seconds(sum(leg.setup_ns for leg in protected)),
+        "protectedWarmupSec": seconds(sum(leg.warmup_ns for leg in protected)),
+        "protectedCpuSecPerUnit": seconds(sum(leg.cpu_ns for leg in protected)) / _units(protected),
+        "protectedPhasesSec": _phases(protected),
+        "protectedPeakMemory": _peak_memory(protected),
+        "rawUnits": _units(raw),
+        "rawElapsedSec": seconds(_elapsed_ns(raw)),
+        "rawPerSec": raw_rate,
+        "rawSetupSec": seconds(sum(leg.setup_ns for leg in raw)),
+        "rawWarmupSec": seconds(sum(leg.warmup_ns for leg in raw)),
+        "rawCpuSecPerUnit": seconds(sum(leg.cpu_ns for leg in raw)) / _units(raw),
+        "rawPhasesSec": _phases(raw),
+        "rawPeakMemory": _peak_memory(raw),
         "zeroizeSec": None if any(value is None for value in zeroize) else seconds(sum(value or 0 for value in zeroize)),
         **_beside(protected),
-        "overheadPct": overhead_pct(totals["protectedPerSec"], totals["rawPerSec"]),
+        "overheadPct": overhead_pct(protected_rate, raw_rate),
         "protectedAdapterSha256": protected[-1].adapter_sha256,
         "rawAdapterSha256": raw[-1].adapter_sha256,
         "protectedFinalLoss": _finite("protected", protected[-1].final_loss),
@@ -73,7 +89,7 @@ def row_figures(rounds: Sequence[RoundResult], *, first_rounds: int | None = Non
 
 
 def judged_figures(
-    figures: Mapping[str, Any],
+    figures: RowFigures,
     *,
     order: str,
     margin_pct: float,
@@ -81,14 +97,14 @@ def judged_figures(
     max_overhead_pct: float | None,
     first_rounds: int | None = None,
     null_first: bool = False,
-) -> Figures:
+) -> JudgedFigures:
     """Interval, null, verdict, limit and their wording, from the row's figures and the settings of the run.
 
     `null_first` as in `overhead.verdict`: as reports were judged before revision 3.
     """
     ratios = log_ratios(figures)
     ci95, ci90 = (interval_pct(ratios, level=level, first_rounds=first_rounds) for level in (0.95, 0.90))
-    estimated = told(figures)
+    estimated = read_back(figures["estimates"]) if "estimates" in figures else None
     nulls = () if estimated is None else estimated.nulls
     judged = verdict(
         ratios,
@@ -100,20 +116,26 @@ def judged_figures(
         null_first=null_first,
     )
     mean = mean_overhead_pct(ratios)
-    row = {**figures, "marginPct": margin_pct, "fixedOrder": fixed_order, "verdict": judged.verdict.value}
-    row |= {} if first_rounds is None else {"extension": {"firstRounds": first_rounds}}
-    return {
+    basis: LimitBasis = {
+        "verdict": judged.verdict.value,
+        "marginPct": margin_pct,
+        "fixedOrder": fixed_order,
+        "roundFigures": figures["roundFigures"],
+    }
+    found: JudgedFigures = {
         "roundsMeanPct": mean,
         "overheadCi95Pct": _pair(ci95),
         "overheadCi90Pct": _pair(ci90),
-        **({"nullQualifies": all(null.qualifies(margin_pct) for null in nulls)} if nulls else {}),
         "method": method(len(ratios), order=order),
         "verdict": judged.verdict.value,
         "verdictReason": judged.reason,
         "moreRounds": judged.more_rounds,
         "interpretation": interpretation(judged, overhead_pct=figures["overheadPct"], ci95=ci95, order=order),
-        "limit": limit_json(limit_of(row, max_overhead_pct, audited=not null_first)),
+        "limit": limit_json(judged_limit(basis, max_overhead_pct, first_rounds=first_rounds, audited=not null_first)),
     }
+    if nulls:
+        found["nullQualifies"] = all(null.qualifies(margin_pct) for null in nulls)
+    return found
 
 
 def method(rounds: int, *, order: str) -> str:
@@ -129,57 +151,76 @@ def _pair(interval: Interval | None) -> list[float] | None:
     return None if interval is None else [interval.low, interval.high]
 
 
-def _leg_totals(name: str, legs: Sequence[LegResult]) -> Figures:
-    units, elapsed_ns = sum(leg.units for leg in legs), sum(leg.elapsed_ns for leg in legs)
+def _units(legs: Sequence[LegResult]) -> int:
+    return sum(leg.units for leg in legs)
+
+
+def _elapsed_ns(legs: Sequence[LegResult]) -> int:
+    return sum(leg.elapsed_ns for leg in legs)
+
+
+def _total_rate(name: str, legs: Sequence[LegResult]) -> float:
+    return _rate(name, _units(legs), _elapsed_ns(legs))
+
+
+def _phases(legs: Sequence[LegResult]) -> dict[str, float]:
     phases: Counter[str] = Counter()
     for leg in legs:
         phases.update(leg.phases_ns)
-    peaks = [leg.peak_memory_bytes for leg in legs]
-    peak = None if any(value is None for value in peaks) else max(value or 0 for value in peaks)
-    return {
-        f"{name}Units": units,
-        f"{name}ElapsedSec": seconds(elapsed_ns),
-        f"{name}PerSec": _rate(name, units, elapsed_ns),
-        f"{name}SetupSec": seconds(sum(leg.setup_ns for leg in legs)),
-        f"{name}WarmupSec": seconds(sum(leg.warmup_ns for leg in legs)),
-        f"{name}CpuSecPerUnit": seconds(sum(leg.cpu_ns for leg in legs)) / units,
-        f"{name}PhasesSec": {phase: seconds(phases[phase]) for phase in sorted(phases)},
-        f"{name}PeakMemory": {"bytes": peak, "reason": _NO_PEAK if peak is None else None},
-    }
+    return {phase: seconds(phases[phase]) for phase in sorted(phases)}
 
 
-def _beside(legs: Sequence[LegResult]) -> Figures:
+def _peak_memory(legs: Sequence[LegResult]) -> PeakMemory:
+    peaks = [leg.peak_memory_bytes for leg in legs if leg.peak_memory_bytes is not None]
+    if len(peaks) < len(legs):
+        return {"bytes": None, "reason": _NO_PEAK}
+    return {"bytes": max(peaks), "reason": None}
+
+
+def _beside(legs: Sequence[LegResult]) -> BesideFigures:
     """What is in no leg's time: the memory scan, and the plaintext's exposure. Older reports have neither."""
-    figures: Figures = {}
+    figures: BesideFigures = {}
     scans = [leg.scan_ns for leg in legs if leg.scan_ns is not None]
     exposures = [leg.exposure_byte_s for leg in legs if leg.exposure_byte_s is not None]
     peaks = [leg.exposure_peak_bytes for leg in legs if leg.exposure_peak_bytes is not None]
     if len(scans) == len(legs):
         figures["scanSec"] = seconds(sum(scans))
     if len(exposures) == len(peaks) == len(legs):
-        figures |= {"exposureByteSec": sum(exposures), "exposurePeakBytes": max(peaks)}
+        figures["exposureByteSec"] = sum(exposures)
+        figures["exposurePeakBytes"] = max(peaks)
     return figures
 
 
-def _round_figures(each: RoundResult) -> Figures:
+def _round_figures(each: RoundResult) -> RoundFigures:
     ((protected, raw),) = measured_legs([each])
-    figures: Figures = {"round": each.number, "order": [leg for leg in each.order if leg in {"protected", "raw"}]}
-    for name, leg in (("protected", protected), ("raw", raw)):
-        figures |= {
-            f"{name}Units": leg.units,
-            f"{name}ElapsedSec": seconds(leg.elapsed_ns),
-            f"{name}PerSec": _rate(name, leg.units, leg.elapsed_ns),
-            f"{name}SetupSec": seconds(leg.setup_ns),
-            f"{name}WarmupSec": seconds(leg.warmup_ns),
-            f"{name}WarmupUnits": leg.warmup_units,
-            f"{name}CpuSec": seconds(leg.cpu_ns),
-            f"{name}AdapterSha256": leg.adapter_sha256,
-            f"{name}FinalLoss": _finite(name, leg.final_loss),
-            f"{name}StopReason": leg.stop_reason,
-        }
-    figures["zeroizeSec"] = None if protected.zeroize_ns is None else seconds(protected.zeroize_ns)
-    figures["overheadPct"] = overhead_pct(figures["protectedPerSec"], figures["rawPerSec"])
-    return figures
+    protected_rate = _rate("protected", protected.units, protected.elapsed_ns)
+    raw_rate = _rate("raw", raw.units, raw.elapsed_ns)
+    return {
+        "round": each.number,
+        "order": [leg for leg in each.order if leg in {"protected", "raw"}],
+        "protectedUnits": protected.units,
+        "protectedElapsedSec": seconds(protected.elapsed_ns),
+        "protectedPerSec": protected_rate,
+        "protectedSetupSec": seconds(protected.setup_ns),
+        "protectedWarmupSec": seconds(protected.warmup_ns),
+        "protectedWarmupUnits": protected.warmup_units,
+        "protectedCpuSec": seconds(protected.cpu_ns),
+        "protectedAdapterSha256": protected.adapter_sha256,
+        "protectedFinalLoss": _finite("protected", protected.final_loss),
+        "protectedStopReason": protected.stop_reason,
+        "rawUnits": raw.units,
+        "rawElapsedSec": seconds(raw.elapsed_ns),
+        "rawPerSec": raw_rate,
+        "rawSetupSec": seconds(raw.setup_ns),
+        "rawWarmupSec": seconds(raw.warmup_ns),
+        "rawWarmupUnits": raw.warmup_units,
+        "rawCpuSec": seconds(raw.cpu_ns),
+        "rawAdapterSha256": raw.adapter_sha256,
+        "rawFinalLoss": _finite("raw", raw.final_loss),
+        "rawStopReason": raw.stop_reason,
+        "zeroizeSec": None if protected.zeroize_ns is None else seconds(protected.zeroize_ns),
+        "overheadPct": overhead_pct(protected_rate, raw_rate),
+    }
 
 
 def _rate(name: str, units: int, elapsed_ns: int) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.observation.reading import invariant_key, observed_rounds, protected_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from pytest_glasshouse.analysis.fields import LifecycleCount
     from pytest_glasshouse.invariants import Finding
+    from pytest_glasshouse.observation.document import Observation
 
 
 #: The invariants one protected lifecycle answers for, apart from the raw leg and the comparison.
@@ -24,14 +26,14 @@ LIFECYCLE_INVARIANTS = (
 
 
 def lifecycle(
-    observation: Mapping[str, Any],
+    observation: Observation,
     *,
     waived: Mapping[str, str],
-    judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None,
-) -> dict[str, int]:
+    judge: Callable[[Observation], Sequence[Finding]] | None = None,
+) -> LifecycleCount:
     """How many protected lifecycles this row began and in how many of them everything a lifecycle answers for held."""
     # Lifecycles of a first attempt that did not fit on the device were begun too.
-    everything = [*observed_rounds(observation), *observed_rounds({"rounds": observation.get("didNotFit")})]
+    everything = [*observed_rounds(observation), *observation.get("didNotFit", [])]
     begun = [observed for observed in everything if protected_of(observed)]
     if not begun:
         return {"attempted": 0, "held": 0}

@@ -1,58 +1,24 @@
-"""A null row's record: raw against raw, so whatever differs is this allocation's own doing.
+"""A null row's figures: raw against raw, so that whatever differs comes from the allocation itself.
 
-It has no protected leg, no overhead and no verdict: one difference with its interval, and whether that lies inside the
-margin. This module knows rounds with two raw legs; `check` computes every figure again with it.
+A null row has no protected leg, no overhead and no verdict: one difference with its interval, and whether that lies inside
+the margin. `check` computes every figure again with this module.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.analysis.covariates import covariates
-from pytest_glasshouse.analysis.segments import design, segments, steady
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.overhead.interval import interval_pct, log_ratio, overhead_pct, rate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from pytest_glasshouse.observation.outcome import Outcome
+    from pytest_glasshouse.analysis.fields import NullDifference
     from pytest_glasshouse.observation.results import LegResult, RoundResult
 
 
-def null_record(
-    common: Mapping[str, Any],
-    outcome: Outcome,
-    rounds: Sequence[RoundResult],
-    found: Sequence[Mapping[str, Any]],
-    *,
-    margin_pct: float,
-    seed: int | None,
-) -> dict[str, Any]:
-    """The unsealed record of a null row whose rounds were all measured: what every row has (`common`), and its difference.
-
-    Raises `ReportError` when a round was not measured.
-    """
-    allocation = outcome.allocation
-    if allocation is None:
-        raise ReportError("a null row's record needs its allocation")
-    return {
-        **common,
-        "marginPct": margin_pct,
-        "seed": seed,
-        **null_figures(rounds, margin_pct=margin_pct),
-        **design(outcome.observation),
-        "steady": steady(rounds),
-        "segments": segments(rounds),
-        **covariates(outcome.observation),
-        "findings": list(found),
-        "observation": outcome.observation,
-        "dryRun": allocation.dry_run,
-        "simulated": allocation.simulated,
-    }
-
-
-def null_figures(rounds: Sequence[RoundResult], *, margin_pct: float) -> dict[str, Any]:
+def null_figures(rounds: Sequence[RoundResult], *, margin_pct: float) -> NullDifference:
     """`differencePct` is of the second raw leg's rate against the first's, over all rounds; its interval is over rounds."""
     legs = [(each.raw, each.raw2) for each in rounds]
     complete = [(first, second) for first, second in legs if first is not None and second is not None]

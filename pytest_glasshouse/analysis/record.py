@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.costs import price
 from pytest_glasshouse.analysis.covariates import covariates, disturbances
 from pytest_glasshouse.analysis.extension import extension, extension_figures
+from pytest_glasshouse.analysis.fields import Record
 from pytest_glasshouse.analysis.figures import judged_figures, measured_legs, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
-from pytest_glasshouse.analysis.null_row import null_record
+from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.segments import design, segments, steady
 from pytest_glasshouse.observation.reading import cache_state, invariant_key, journals, stand_in, strict_memory, treatment
 from pytest_glasshouse.overhead.verdict import Verdict
@@ -25,19 +26,36 @@ from pytest_glasshouse.rows.interleaving import interleaving
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from pytest_glasshouse.analysis.fields import (
+        AddedLater,
+        DataOrderSeeds,
+        ExcludedRow,
+        Exclusion,
+        FindingRecord,
+        FindingStates,
+        MeasuredRow,
+        NullRow,
+        ParametersRecord,
+        RowAsRun,
+        SteadyRecord,
+        TurnsRecord,
+        Waived,
+        Where,
+        WhereIfAny,
+        Work,
+        WorkloadFactsRecord,
+    )
     from pytest_glasshouse.invariants import Finding
-    from pytest_glasshouse.observation.outcome import Outcome
+    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.observation.outcome import AllocationFacts, Outcome
     from pytest_glasshouse.observation.results import RoundResult
     from pytest_glasshouse.rows.spec import RowSpec
 
-    Judge = Callable[[dict[str, Any]], Sequence[Finding]]
+    Judge = Callable[[Observation], Sequence[Finding]]
 
+_LATER: AddedLater = {}
 _EXCLUDED = "Excluded from overhead calculation"
 _DIGEST_IN_TEXT = re.compile(r"(?<![0-9A-Za-z])([0-9a-f]{16})[0-9a-f]{48}(?![0-9A-Za-z])")
-
-#: A record as it travels from the test to the report: the name of its list and the object that goes there.
-Record = dict[str, Any]
-ListName = Literal["rows", "nullRows", "excludedResults"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,29 +92,30 @@ def build_record(
     or is waived. Anything else is an excluded result and carries no rate and no overhead.
     """
     found = [finding_json(each) for each in findings]
-    why = _why_excluded(outcome, rounds, found, settings)
-    common = _identity(outcome, settings)
-    states = {"findings": found, "waived": _waived(found, settings), **finding_states(found)}
-    seen = {"lifecycle": lifecycle(outcome.observation, waived=settings.waived, judge=judge), "observation": outcome.observation}
-    if why is not None:
-        excluded = {
-            **common,
-            "roundsCompleted": sum(_complete(each, outcome.row) for each in rounds),
-            **why,
-            "verdict": Verdict.EXCLUDED.value,
-            **states,
-            **seen,
-            **_flags(outcome),
-            "publishable": False,
-            "unpublishableBecause": _once(["not measured", *_reasons(outcome, found, settings)]),
-        }
-        return {"list": "excludedResults", "record": excluded}
+    exclusion = _exclusion(outcome, rounds, found, settings)
+    if exclusion is not None:
+        return {"list": "excludedResults", "record": _excluded(outcome, rounds, found, settings, exclusion, judge=judge)}
+    allocation = outcome.allocation
+    assert allocation is not None  # noqa: S101  (a row without one is excluded; for the type checker)
     margin_pct = outcome.row.margin_pct if settings.margin_pct is None else settings.margin_pct
     if outcome.row.null:
-        return {
-            "list": "nullRows",
-            "record": null_record(common, outcome, rounds, found, margin_pct=margin_pct, seed=settings.seed),
+        null: NullRow = {
+            **_as_run(outcome, settings),
+            **_where(allocation),
+            "marginPct": margin_pct,
+            "seed": settings.seed,
+            **null_figures(rounds, margin_pct=margin_pct),
+            **design(outcome.observation),
+            "steady": steady(rounds),
+            "segments": segments(rounds),
+            **covariates(outcome.observation),
+            "findings": found,
+            "observation": outcome.observation,
+            "dryRun": allocation.dry_run,
+            "simulated": allocation.simulated,
+            **_LATER,
         }
+        return {"list": "nullRows", "record": null}
     extended = extension(outcome.observation, rounds)
     first_rounds = None if extended is None else extended.first_rounds
     figures = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(outcome.observation))
@@ -109,15 +128,17 @@ def build_record(
         first_rounds=first_rounds,
     )
     reasons = _reasons(outcome, found, settings)
-    row = {
-        **common,
-        "sameAllocation": states.pop("sameAllocation"),
+    row: MeasuredRow = {
+        **_as_run(outcome, settings),
+        **_where(allocation),
         **figures,
         **judged,
         **extension_figures(extended, rounds),
         "marginPct": margin_pct,
         "seed": settings.seed,
-        **states,
+        "findings": found,
+        "waived": _waived(found, settings),
+        **finding_states(found),
         "treatment": treatment(outcome.observation),
         "standIn": stand_in(outcome.observation),
         **cache_state(outcome.observation),
@@ -127,41 +148,80 @@ def build_record(
         "workloadFacts": workload_facts(rounds),
         **turns(outcome.observation, rounds),
         "journal": journals(outcome.observation),
-        **seen,
-        **_flags(outcome),
+        "lifecycle": lifecycle(outcome.observation, waived=settings.waived, judge=judge),
+        "observation": outcome.observation,
+        "dryRun": allocation.dry_run,
+        "simulated": allocation.simulated,
         "publishable": not reasons,
         "unpublishableBecause": reasons,
+        **_LATER,
     }
     return {"list": "rows", "record": row}
 
 
-def finding_json(finding: Finding) -> dict[str, Any]:
-    """A finding as the report holds it. Digests in its words are cut short: whole, they could not be told from a key."""
+def _excluded(
+    outcome: Outcome,
+    rounds: Sequence[RoundResult],
+    found: list[FindingRecord],
+    settings: RecordSettings,
+    why: Exclusion,
+    *,
+    judge: Judge | None,
+) -> ExcludedRow:
+    allocation = outcome.allocation
+    return {
+        **_as_run(outcome, settings),
+        **_where_if_any(allocation),
+        "roundsCompleted": sum(_complete(each, outcome.row) for each in rounds),
+        **why,
+        "verdict": Verdict.EXCLUDED.value,
+        "findings": found,
+        "waived": _waived(found, settings),
+        **finding_states(found),
+        "lifecycle": lifecycle(outcome.observation, waived=settings.waived, judge=judge),
+        "observation": outcome.observation,
+        "dryRun": allocation is None or allocation.dry_run,
+        "simulated": allocation is not None and allocation.simulated,
+        "publishable": False,
+        "unpublishableBecause": _once(["not measured", *_reasons(outcome, found, settings)]),
+        **_LATER,
+    }
+
+
+def finding_json(finding: Finding) -> FindingRecord:
+    """A finding as the report holds it. Digests in its sentences are cut short: whole, they could not be told from a key."""
     return {
         "invariant": finding.invariant,
         "finding": finding.finding,
         "evidence": finding.evidence,
-        **{name: _DIGEST_IN_TEXT.sub(r"\1...", getattr(finding, name)) for name in ("reason", "expected", "seen", "todo")},
+        "reason": _shortened_digests(finding.reason),
+        "expected": _shortened_digests(finding.expected),
+        "seen": _shortened_digests(finding.seen),
+        "todo": _shortened_digests(finding.todo),
     }
 
 
-def finding_states(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The words a row carries for what four of its findings say. None of them is ever assumed."""
+def _shortened_digests(text: str) -> str:
+    return _DIGEST_IN_TEXT.sub(r"\1...", text)
+
+
+def finding_states(found: Sequence[FindingRecord]) -> FindingStates:
+    """The states of a row that follow from four of its findings. Without the finding a state is `unseen`."""
     by_name = {invariant_key(each["invariant"]): each["finding"] for each in found}
 
-    def word(invariant: str, held: str, broken: str) -> str:
+    def state(invariant: str, held: str, broken: str) -> str:
         return {"held": held, "broken": broken}.get(by_name.get(invariant, ""), "unseen")
 
     return {
-        "attestation": word("attestation_verified", "verified", "rejected"),
-        "runtimeState": word("runtime_zeroized", "zeroized", "terminated"),
-        "rawCallback": word("raw_callback_completed", "completed", "lost"),
+        "attestation": state("attestation_verified", "verified", "rejected"),
+        "runtimeState": state("runtime_zeroized", "zeroized", "terminated"),
+        "rawCallback": state("raw_callback_completed", "completed", "lost"),
         "sameAllocation": {"held": True, "broken": False}.get(by_name.get("same_allocation", "")),
     }
 
 
-def workload_facts(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
-    """What each leg said about what it trained: device, data order, parameters, stand-in."""
+def workload_facts(rounds: Sequence[RoundResult]) -> list[WorkloadFactsRecord]:
+    """What each leg reported of what it trained: device, data order, parameters, stand-in."""
     return [
         {
             "round": each.number,
@@ -172,7 +232,7 @@ def workload_facts(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
     ]
 
 
-def data_order_seeds(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
+def data_order_seeds(rounds: Sequence[RoundResult]) -> list[DataOrderSeeds]:
     """The seed of each leg's data order, by round: the legs take the same batches in different orders."""
     return [
         {"round": each.number, "protected": protected.order_seed, "raw": raw.order_seed}
@@ -180,58 +240,63 @@ def data_order_seeds(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
     ]
 
 
-def turns(observation: dict[str, Any], rounds: Sequence[RoundResult]) -> dict[str, Any]:
+def turns(observation: Observation, rounds: Sequence[RoundResult]) -> TurnsRecord:
     """The segments of an interleaved row and the design they follow; `segments` is empty for other rows."""
-    told = design(observation)
-    settled = {"steady": steady(rounds)} if told else {}
-    return {**told, **settled, "segments": segments(rounds)}
+    planned = design(observation)
+    settled: SteadyRecord = {"steady": steady(rounds)} if planned else {}
+    return {**planned, **settled, "segments": segments(rounds)}
 
 
-def _identity(outcome: Outcome, settings: RecordSettings) -> dict[str, Any]:
-    row, allocation = outcome.row, outcome.allocation
+def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
+    row = outcome.row
     as_declared = _work(row) == _work(outcome.declared)
+    parameters: ParametersRecord = {"parameters": dict(row.parameters)} if row.parameters else {}
     return {
         "rowId": row.row_id,
         "name": row.name,
         "asDeclared": as_declared,
         "overridden": sorted(settings.overridden),
         "declared": None if as_declared else _work(outcome.declared),
-        "provider": None if allocation is None else allocation.provider,
-        "providerInstanceId": None if allocation is None else allocation.provider_instance_id,
-        "allocationName": None if allocation is None else allocation.name,
         "namedGpuModel": row.gpu_model,
-        "gpuModel": None if allocation is None else allocation.gpu_model,
-        "gpuUuid": None if allocation is None else allocation.gpu_uuid,
         "workload": row.workload,
         "modelId": row.model,
         **row.adapter,
-        **({"parameters": dict(row.parameters)} if row.parameters else {}),
         **_work(row),
         "fixedOrder": settings.fixed_order,
         "warmupSec": row.warmup_s,
+        **parameters,
     }
 
 
-def _work(row: RowSpec) -> dict[str, Any]:
-    """What `asDeclared` compares: order, rounds and target."""
-    target = {"targetSec": row.target_s} if row.target_s is not None else {"stepBudget": row.steps}
-    return {"order": row.order, "rounds": row.rounds, **target}
-
-
-def _flags(outcome: Outcome) -> dict[str, Any]:
-    allocation = outcome.allocation
+def _where(allocation: AllocationFacts) -> Where:
     return {
-        "dryRun": allocation is None or allocation.dry_run,
-        "simulated": allocation is not None and allocation.simulated,
+        "provider": allocation.provider,
+        "providerInstanceId": allocation.provider_instance_id,
+        "allocationName": allocation.name,
+        "gpuModel": allocation.gpu_model,
+        "gpuUuid": allocation.gpu_uuid,
     }
 
 
-def _why_excluded(
-    outcome: Outcome, rounds: Sequence[RoundResult], found: Sequence[Mapping[str, Any]], settings: RecordSettings
-) -> dict[str, str] | None:
+def _where_if_any(allocation: AllocationFacts | None) -> WhereIfAny:
+    if allocation is None:
+        return {"provider": None, "providerInstanceId": None, "allocationName": None, "gpuModel": None, "gpuUuid": None}
+    return {**_where(allocation)}
+
+
+def _work(row: RowSpec) -> Work:
+    """What `asDeclared` compares: order, rounds and target."""
+    if row.target_s is None:
+        return {"order": row.order, "rounds": row.rounds, "stepBudget": row.steps}
+    return {"order": row.order, "rounds": row.rounds, "targetSec": row.target_s}
+
+
+def _exclusion(
+    outcome: Outcome, rounds: Sequence[RoundResult], found: Sequence[FindingRecord], settings: RecordSettings
+) -> Exclusion | None:
     if outcome.ended is not None:
         ended = outcome.ended
-        return {"outcome": ended.outcome, "reason": _DIGEST_IN_TEXT.sub(r"\1...", ended.reason), "decision": ended.decision}
+        return {"outcome": ended.outcome, "reason": _shortened_digests(ended.reason), "decision": ended.decision}
     # What is broken comes first: what is unseen is often only its consequence.
     failed = sorted((each for each in found if not _passes(each, settings)), key=lambda each: each["finding"] != "broken")
     if failed:
@@ -255,20 +320,20 @@ def _complete(each: RoundResult, row: RowSpec) -> bool:
     if row.order != "interleaved":
         return each.protected is not None and each.raw is not None
     planned = interleaving(row)
-    measured = all(getattr(each, role) is not None for role in planned.legs)
+    measured = all(each.leg(role) is not None for role in planned.legs)
     return measured and len(each.pairs) == (planned.pairs if planned.resident else 0)
 
 
-def _passes(found: Mapping[str, Any], settings: RecordSettings) -> bool:
+def _passes(found: FindingRecord, settings: RecordSettings) -> bool:
     return found["finding"] == "held" or _is_waived(found, settings)
 
 
-def _is_waived(found: Mapping[str, Any], settings: RecordSettings) -> bool:
+def _is_waived(found: FindingRecord, settings: RecordSettings) -> bool:
     waived = {invariant_key(name) for name in settings.waived}
     return found["finding"] == "unseen" and invariant_key(found["invariant"]) in waived
 
 
-def _waived(found: Sequence[Mapping[str, Any]], settings: RecordSettings) -> list[dict[str, str]]:
+def _waived(found: Sequence[FindingRecord], settings: RecordSettings) -> list[Waived]:
     reasons = {invariant_key(name): reason for name, reason in settings.waived.items()}
     return [
         {"invariant": each["invariant"], "reason": reasons[invariant_key(each["invariant"])]}
@@ -277,7 +342,7 @@ def _waived(found: Sequence[Mapping[str, Any]], settings: RecordSettings) -> lis
     ]
 
 
-def _reasons(outcome: Outcome, found: Sequence[Mapping[str, Any]], settings: RecordSettings) -> list[str]:
+def _reasons(outcome: Outcome, found: Sequence[FindingRecord], settings: RecordSettings) -> list[str]:
     """Why this row may not be published; empty when it may."""
     row, allocation = outcome.row, outcome.allocation
     reasons = list(settings.unpublishable)
@@ -287,7 +352,7 @@ def _reasons(outcome: Outcome, found: Sequence[Mapping[str, Any]], settings: Rec
         reasons.append("simulated provider")
     if row.gpu_model is not None and allocation is not None and allocation.gpu_model != row.gpu_model:
         reasons.append("not the GPU the row names")
-    if outcome.observation.get("allocation", {}).get("referenceSource") == "checkout":
+    if _reference_source(outcome.observation) == "checkout":
         reasons.append("reference values from a checkout")
     if _shortened(row, outcome.declared):
         reasons.append("shortened target")
@@ -295,6 +360,10 @@ def _reasons(outcome: Outcome, found: Sequence[Mapping[str, Any]], settings: Rec
         reasons.append("stand-in model")
     reasons += [f"{each['invariant']} is {each['finding']}" for each in found if each["finding"] != "held"]
     return _once(reasons)
+
+
+def _reference_source(observation: Observation) -> str | None:
+    return observation["allocation"].get("referenceSource") if "allocation" in observation else None
 
 
 def _shortened(row: RowSpec, declared: RowSpec) -> bool:

@@ -6,54 +6,68 @@ row: without the rounds that an extension was decided on, a bound is too low.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.overhead.interval import log_ratio
 from pytest_glasshouse.overhead.verdict import LimitJudgement, Verdict, implausible_negative, judge_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pytest_glasshouse.analysis.fields import ExtensionRecord, LimitBasis, LimitFigures, MeasuredRow, NullRow, RoundsRecord
 
 
-def log_ratios(figures: Mapping[str, Any]) -> list[float]:
+def log_ratios(row: RoundsRecord) -> list[float]:
     """One log ratio per round, protected over raw."""
-    return [log_ratio(each["protectedPerSec"], each["rawPerSec"]) for each in figures["roundFigures"]]
+    return [log_ratio(each["protectedPerSec"], each["rawPerSec"]) for each in row["roundFigures"]]
 
 
-def first_rounds(row: Mapping[str, Any]) -> int | None:
-    """The rounds that a row's extension was decided on, as `overhead.interval` wants them; None for a row without one."""
-    extension = row.get("extension")
-    return None if extension is None else int(extension["firstRounds"])
+def first_rounds(row: ExtensionRecord) -> int | None:
+    """The rounds that a row's extension was decided on, as `overhead.interval` takes them; None for a row without one."""
+    return row["extension"]["firstRounds"] if "extension" in row else None
 
 
-def implausible(row: Mapping[str, Any]) -> bool:
-    """Whether a row lies below 0 by more than its margin, by its word or by its figures, whichever of them says so."""
-    if row.get("verdict") == Verdict.IMPLAUSIBLE_NEGATIVE.value:
+def implausible(row: MeasuredRow) -> bool:
+    """Whether a row lies below 0 by more than its margin, by its verdict or by its figures, whichever of them says so."""
+    return _implausible(row, first_rounds(row))
+
+
+def _implausible(row: LimitBasis, first: int | None) -> bool:
+    if row["verdict"] == Verdict.IMPLAUSIBLE_NEGATIVE.value:
         return True
-    found = implausible_negative(log_ratios(row), margin_pct=row["marginPct"], first_rounds=first_rounds(row))
+    found = implausible_negative(log_ratios(row), margin_pct=row["marginPct"], first_rounds=first)
     return found and not row["fixedOrder"]
 
 
-def limit_of(row: Mapping[str, Any], limit_pct: float | None = None, *, audited: bool = True) -> LimitJudgement | None:
+def limit_of(row: MeasuredRow | NullRow, limit_pct: float | None = None) -> LimitJudgement | None:
     """A measured row under `limit_pct`, by default the limit that its run was given; None where there is neither.
 
-    None for a null row too, which has no overhead. An implausible negative is within no limit, but in a record that was written
-    before that was so (`audited` False), which `check` alone asks for.
+    None for a null row too, which has no overhead.
     """
-    own = row.get("limit")
-    wanted = own["limitPct"] if limit_pct is None and own else limit_pct
-    if wanted is None or "roundFigures" not in row:
+    if "roundFigures" not in row:
+        return None
+    own = row["limit"]
+    return judged_limit(row, own["limitPct"] if limit_pct is None and own else limit_pct, first_rounds=first_rounds(row))
+
+
+def judged_limit(
+    row: LimitBasis, limit_pct: float | None, *, first_rounds: int | None, audited: bool = True
+) -> LimitJudgement | None:
+    """What `row` is under `limit_pct`, `first_rounds` being those that its extension was decided on; None without a limit.
+
+    An implausible negative is within no limit, but in a record that was written before that was so (`audited` False), which
+    `check` alone asks for.
+    """
+    if limit_pct is None:
         return None
     return judge_limit(
         log_ratios(row),
-        limit_pct=wanted,
+        limit_pct=limit_pct,
         fixed_order=row["fixedOrder"],
-        first_rounds=first_rounds(row),
-        implausible=audited and implausible(row),
+        first_rounds=first_rounds,
+        implausible=audited and _implausible(row, first_rounds),
     )
 
 
-def limit_json(judged: LimitJudgement | None) -> dict[str, Any] | None:
+def limit_json(judged: LimitJudgement | None) -> LimitFigures | None:
     """The judgement as a record holds it."""
     if judged is None:
         return None

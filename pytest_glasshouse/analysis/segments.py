@@ -5,27 +5,30 @@ Reads rounds and the observation's plan; computes nothing but seconds.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.observation.reading import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
+    from pytest_glasshouse.analysis.fields import DesignRecord, SegmentFigures, Steady
+    from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
+    from pytest_glasshouse.observation.turns import Pair, TurnFigures
+    from pytest_glasshouse.rows.leg_order import Role
 
-_ROLES = ("protected", "raw", "raw2")
 
-
-def design(observation: Mapping[str, Any]) -> dict[str, Any]:
+def design(observation: Observation) -> DesignRecord:
     """The interleaving of a row's plan, as `{"interleaving": {...}}`; nothing where the legs ran one after the other."""
     plan = observation.get("plan")
-    told = plan.get("interleaving") if isinstance(plan, dict) else None
-    return {"interleaving": told} if isinstance(told, dict) else {}
+    return {"interleaving": plan["interleaving"]} if plan is not None and "interleaving" in plan else {}
 
 
-def segments(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
+def segments(rounds: Sequence[RoundResult]) -> list[SegmentFigures]:
     """Every timed segment in the order they ran: what it did, what was discarded before it, and who used the processor.
 
-    `cpuSec` is the leg's own count over the timed stretch; `turnCpuSec` is the agent's over the whole turn and
+    `cpuSec` is the leg's own count over the timed part; `turnCpuSec` is the agent's over the whole turn and
     `othersCpuSec` what the other legs' processes used meanwhile.
     """
     return [
@@ -45,16 +48,24 @@ def segments(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
         }
         for each in rounds
         for pair in each.pairs
-        for role, part in sorted(
-            ((role, pair[role]) for role in _ROLES if role in pair), key=lambda named: int(named[1]["position"])
-        )
+        for role, part in _in_order(pair)
     ]
 
 
-def steady(rounds: Sequence[RoundResult]) -> list[dict[str, Any]]:
+def _in_order(pair: Pair) -> list[tuple[Role, TurnFigures]]:
+    """The turns of a pair as they were played."""
+    turns = [(role, pair[role]) for role in ROLES if role in pair]
+    return sorted(turns, key=lambda turn: turn[1]["position"])
+
+
+def steady(rounds: Sequence[RoundResult]) -> list[Steady]:
     """By round and leg, whether the warm-up ended because the rate had settled."""
-    return [
-        {"round": each.number, **{role: leg.steady for role in _ROLES if (leg := getattr(each, role)) is not None}}
-        for each in rounds
-        if each.pairs
-    ]
+    return [_steady(each) for each in rounds if each.pairs]
+
+
+def _steady(each: RoundResult) -> Steady:
+    found: Steady = {"round": each.number}
+    for role in ROLES:
+        if (leg := each.leg(role)) is not None:
+            found[role] = leg.steady
+    return found

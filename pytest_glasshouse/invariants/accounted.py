@@ -1,23 +1,24 @@
-"""Did the time that guest and legs tell of pass at all, by clocks that are not theirs.
+"""Invariant: the time that guest and legs claim did pass, by clocks that are not theirs.
 
-The host reads its clock before it starts a leg and when it has the leg's signed exit; the server says in its receipt how much
-time passed at most since it let the key go. Whatever a leg or its agent claims to have spent has to fit in between. Nothing
-here says that the time was spent on what is claimed.
+The host reads its clock before it starts a leg and when it has the leg's signed exit; the server signs in its receipt how much
+time passed at most since it released the key. Whatever a leg or its agent claims to have spent has to fit in between. Nothing
+here shows that the time was spent on what is claimed.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified as reading
+from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.observation.claims import PackageVerified, Zeroized
 from pytest_glasshouse.observation.turns import segments_of
-from pytest_glasshouse.wire import evidence, tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    from pytest_glasshouse.invariants.finding import Observation
+    from pytest_glasshouse.observation.document import Observation, Trained
+    from pytest_glasshouse.rows.leg_order import Role
 
 #: What two clocks may differ by, in millionths of what passed: Linux steers a clock by 500 at most, and there are two of them.
 #: Nothing else is allowed for: the host reads before and after, and the server rounds up.
@@ -30,7 +31,7 @@ def time_accounted_for(observation: Observation) -> Finding:
 
 
 def _accounted(reader: EvidenceReader) -> str:
-    bodies = reading.ends(reader)
+    bodies = verified.ends(reader)
     claimed = {leg: sum(_spent(reader, leg, body)) for leg, body in bodies.items()}
     began, ended = [], []
     for leg in bodies:
@@ -49,15 +50,15 @@ def _accounted(reader: EvidenceReader) -> str:
     return told if "protected" not in bodies else f"{told}; {_released(reader, bodies)}"
 
 
-def _released(reader: EvidenceReader, bodies: dict[str, dict[str, Any]]) -> str:
-    """What was claimed of the time between the key's release and the receipt."""
+def _released(reader: EvidenceReader, bodies: Mapping[Role, Trained]) -> str:
+    """Compare what was claimed of the time between the key's release and the receipt with the server's clock."""
     held_ns = _held_ms(reader) * 1_000_000
     claimed = sum(_spent(reader, "protected", bodies["protected"]))
     if "turns" in reader.notes:
         # The protected leg has its key in all of the others' turns too.
         claimed += sum(sum(_segments(body)) for leg, body in bodies.items() if leg != "protected")
     _fits("the protected leg, since it had the key,", claimed, held_ns, "the server's clock from release to receipt")
-    entries = reading.entries(reader)
+    entries = verified.entries(reader)
     began_us = min((entry.t_us for entry in entries if entry.type == "key_received"), default=0)
     journal_ns = (entries[-1].t_us - began_us) * 1000
     _fits("the journal, since the key was received,", journal_ns, held_ns, "the server's clock from release to receipt")
@@ -65,54 +66,47 @@ def _released(reader: EvidenceReader, bodies: dict[str, dict[str, Any]]) -> str:
 
 
 def _held_ms(reader: EvidenceReader) -> int:
-    """How long the key was out at most, in milliseconds, by what the server signed."""
-    receipt = reading.receipt_claims(reader)
+    """The time from the key's release to the receipt at most, in milliseconds, as the server signed it."""
+    receipt = verified.receipt_claims(reader)
     if "held_ms" in receipt:
         return _number(receipt["held_ms"])
-    # A server of before it counted: both of its times are whole seconds, cut.
-    return (_number(receipt["iat"]) - _number(reading.result_claims(reader)["iat"]) + 1) * 1000
+    # Receipts of older servers have no `held_ms`; both times are whole seconds, rounded down.
+    return (_number(receipt["iat"]) - _number(verified.result_claims(reader)["iat"]) + 1) * 1000
 
 
-def _spent(reader: EvidenceReader, leg: str, body: dict[str, Any]) -> Iterator[int]:
-    """Every stretch, in nanoseconds, that a leg tells of from when it has its material; they do not overlap."""
+def _spent(reader: EvidenceReader, leg: Role, body: Trained) -> Iterator[int]:
+    """Every period, in nanoseconds, that a leg reports once it has its material; they do not overlap."""
     yield _number(body["warmup_ns"])
-    yield from map(_number, body["phases"].values())
+    phases = body["phases"]
+    yield from map(_number, (phases["load_ns"], phases["prologue_ns"], phases["export_ns"]))
     segments = [*_segments(body)]
     yield max(_number(body["elapsed_ns"]), sum(segments)) if segments else _number(body["elapsed_ns"])
     if leg == "protected":
-        yield _number(reading.entry(reader, "package_verified")["open_ns"])
-        yield _number(reading.entry(reader, "zeroized")["zeroize_ns"])
+        yield _number(verified.entry(reader, "package_verified", PackageVerified)["open_ns"])
+        yield _number(verified.entry(reader, "zeroized", Zeroized)["zeroize_ns"])
 
 
-def _segments(body: dict[str, Any]) -> Iterator[int]:
-    if "segments" in body:
-        for part in segments_of(body).values():
-            yield _number(part["elapsed_ns"])
-            yield _number(part["wash_ns"])
+def _segments(body: Trained) -> Iterator[int]:
+    for part in segments_of(body).values():
+        yield _number(part["elapsed_ns"])
+        yield _number(part["wash_ns"])
 
 
 def _played(reader: EvidenceReader) -> int:
     """From the first border of the turns to the last, in nanoseconds."""
-    signed = reading.claims(
-        reader,
-        reader.of("borders"),
-        key=tokens.public_key(reader.of("guest")[0]["ak"]),
-        typ=evidence.TYP_BORDERS,
-        name="account of the turns",
-    )
-    times = [_number(border[0]) for turn in signed["borders"] for border in turn]
+    times = [_number(border[0]) for turn in verified.borders_claims(reader)["borders"] for border in turn if border]
     if not times:
         raise unseen("no turn was played", expected="turns", seen="none")
     return max(times) - min(times)
 
 
-def _number(value: Any) -> int:
-    if type(value) is not int or value < 0:
+def _number(value: int) -> int:
+    if value < 0:
         raise broken(
-            "a stretch of time is no number of nanoseconds",
-            expected="a whole number, not below 0",
-            seen=repr(value)[:40],
-            todo="do not use this row: its clock is none",
+            "a claimed time is negative",
+            expected="a number of nanoseconds, not below 0",
+            seen=str(value),
+            todo="do not use this row: its clock cannot be right",
         )
     return value
 

@@ -1,7 +1,7 @@
 """What a finding is, and how one round's findings become the row's.
 
 A finding is computed from what was observed and carries the digest of exactly that. There are three: only `held`
-passes; `unseen` says that the evidence to judge by is missing, which is never good news.
+passes; `unseen` says that the evidence to judge by is missing.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.errors import IntegrityError, ProtocolError
+from pytest_glasshouse.observation.document import Observation, RoundNotes
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 FindingState = Literal["held", "broken", "unseen"]
-Observation = dict[str, Any]
 
 _WORST: tuple[FindingState, ...] = ("broken", "unseen", "held")
 
@@ -33,12 +33,8 @@ class Finding:
     seen: str = ""
     todo: str = ""
 
-    def to_json(self) -> dict[str, Any]:
-        """As the report has it."""
-        return {"invariant": self.invariant, "finding": self.finding, "reason": self.reason, "evidence": self.evidence}
 
-
-class JudgedInvariant(Exception):  # noqa: N818  (a way out of a judgement, not an error)
+class JudgedInvariant(Exception):  # noqa: N818  (ends a judgement; it is no error)
     """Ends the judging of one round as `broken` or `unseen`."""
 
     def __init__(self, state: FindingState, reason: str, *, expected: str = "", seen: str = "", todo: str = "") -> None:
@@ -51,19 +47,19 @@ class JudgedInvariant(Exception):  # noqa: N818  (a way out of a judgement, not 
 
 
 class EvidenceReader:
-    """Hands out pieces of one round's observation and remembers which were read."""
+    """Reads parts of one round's observation and records which were read, for the finding's digest."""
 
-    def __init__(self, observation: Observation, notes: dict[str, Any]) -> None:
+    def __init__(self, observation: Observation, notes: RoundNotes) -> None:
         self._observation = observation
         self.notes = notes
         self.read: list[Any] = [notes["round"]]
 
     def of_row(self, *path: str) -> Any:
-        """A value of the whole row; `unseen` when it is not there."""
+        """A value of the whole row; `unseen` when it is missing."""
         return self._take(self._observation, path)
 
     def of(self, *path: str) -> Any:
-        """A value of this round; `unseen` when it is not there."""
+        """A value of this round; `unseen` when it is missing."""
         return self._take(self.notes, path)
 
     def maybe(self, *path: str) -> Any:
@@ -99,15 +95,17 @@ def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Evid
     """Judge every round; the row's finding is the worst of them. `judge` returns what was held, or raises `JudgedInvariant`."""
     told: list[tuple[FindingState, str, str, str, str]] = []
     read: list[Any] = []
-    rounds = observation.get("rounds") or []
-    for reader in _desks(observation):
+    rounds = observation.get("rounds", [])
+    for notes in rounds:
+        reader = EvidenceReader(observation, notes)
         try:
             held = judge(reader)
         except JudgedInvariant as verdict:
             told.append((verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo))
-        except (IntegrityError, KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            # Validly signed and of another shape: there is nothing to judge by, and that is never good news.
-            told.append(("unseen", f"what was observed has another shape ({type(error).__name__})", "", "", ""))
+        except (IntegrityError, ProtocolError, ValueError) as error:
+            # A text that is no key, token or number, or signed claims of another shape: there is nothing to judge by.
+            shown = error if isinstance(error, ProtocolError) else type(error).__name__
+            told.append(("unseen", f"what was observed has another shape ({shown})", "", "", ""))
         else:
             told.append(("held", held, "", "", ""))
         read.append(reader.read)
@@ -119,11 +117,6 @@ def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Evid
         number = 1 + next(place for place, item in enumerate(told) if item[0] == state)
         reason = f"all {len(rounds)} rounds: {reason}" if state == "held" else f"round {number}: {reason}"
     return Finding(invariant=invariant, finding=state, reason=reason, evidence=digest, expected=expected, seen=seen, todo=todo)
-
-
-def _desks(observation: Observation) -> Iterator[EvidenceReader]:
-    for notes in observation.get("rounds") or []:
-        yield EvidenceReader(observation, notes)
 
 
 def broken(reason: str, *, expected: str, seen: str, todo: str) -> JudgedInvariant:

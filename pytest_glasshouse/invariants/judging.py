@@ -20,7 +20,8 @@ from pytest_glasshouse.invariants.work import adapter_digests_distinct, adapters
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from pytest_glasshouse.invariants.finding import Finding, Observation
+    from pytest_glasshouse.invariants.finding import Finding
+    from pytest_glasshouse.observation.document import Observation
 
     Invariant = Callable[[Observation], Finding]
 

@@ -1,4 +1,4 @@
-"""Did the protected leg end as it must: zeroized, scanned, its journal countersigned, the legs one after the other."""
+"""Invariants of a leg's end: zeroized, scanned, its journal countersigned, the legs one after the other."""
 
 from __future__ import annotations
 
@@ -6,23 +6,27 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.invariants import verified as reading
+from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.turns import in_turns
+from pytest_glasshouse.observation.claims import GpuClaim, ScanClaim, ScanCounts
+from pytest_glasshouse.observation.reading import protected_of
 from pytest_glasshouse.wire import evidence, journal
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_glasshouse.invariants.finding import Observation
+    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.rows.leg_order import Role
 
 
 _NOT_WHOLE = {
     "log-head": "the journal is not the one the leg signed",
-    "log-steps": "the journal does not tell of a whole lifecycle: steps are missing, or not in their order",
+    "log-steps": "the journal does not show a whole lifecycle: steps are missing, or not in their order",
 }
-#: Where the leg's machine is this one: nothing but the leg can be in the way of looking.
+#: Providers whose guests run on this machine: there only the leg itself can prevent a scan.
 SCANNED_PROVIDERS = ("mock", "local")
 
 
@@ -33,15 +37,15 @@ def runtime_zeroized(observation: Observation) -> Finding:
 
 def _zeroized(reader: EvidenceReader) -> str:
     reader.ran("protected")
-    if "terminated" in reader.notes["protected"]:
+    if "terminated" in protected_of(reader.notes):
         raise broken(
             "the allocation was ended before the leg had left exit evidence",
             expected="a signed exit",
             seen=str(reader.of("protected", "terminated")),
             todo="nothing is known of what the guest held; run the row again",
         )
-    head = reading.head_claims(reader)
-    entries = reading.entries(reader)
+    head = verified.head_claims(reader)
+    entries = verified.entries(reader)
     if entries[-1].type != "zeroized":
         raise broken(
             "the leg ended without zeroizing",
@@ -51,17 +55,20 @@ def _zeroized(reader: EvidenceReader) -> str:
         )
     if head["head"] != journal.link(reader.of("protected", "journal")[-1]):
         raise unseen("the signed head is of another journal", expected="head of this journal", seen=head["head"])
-    left = reading.exit_claims(reader, "protected")
+    left = verified.exit_claims(reader, "protected")
     if left["head"] != sha256_hex(reader.of("protected", "head").encode()):
         raise unseen("the signed exit is of another head", expected="exit bound to this head", seen=left["head"])
-    observed = {"process gone": (left["process_gone"], True), "files left in the workspace": (left["workspace_entries"], 0)}
-    gpu = left["gpu"]
+    observed: dict[str, tuple[int, int]] = {
+        "process gone": (left["process_gone"], True),
+        "files left in the workspace": (left["workspace_entries"], 0),
+    }
+    gpu = check_typed(left["gpu"], GpuClaim, "gpu")
     if reader.of_row("allocation").get("gpuUuid") is not None and not (gpu.get("before") and gpu.get("after") is not None):
         # Memory that was never seen in use cannot be seen to be released.
-        told = gpu.get("reason") or "none was in use while the leg trained"
-        raise unseen(f"the GPU's memory was not observed: {told}", expected="GPU memory of the leg, then 0")
-    if gpu.get("after") is not None:
-        observed["GPU memory in use"] = (gpu["after"], 0)
+        why = gpu.get("reason") or "none was in use while the leg trained"
+        raise unseen(f"the GPU's memory was not observed: {why}", expected="GPU memory of the leg, then 0")
+    if (after := gpu.get("after")) is not None:
+        observed["GPU memory in use"] = (after, 0)
     for name, (seen, expected) in observed.items():
         if seen != expected:
             raise broken(
@@ -80,12 +87,13 @@ def memory_scanned_clean(observation: Observation) -> Finding:
 
 def _scanned(reader: EvidenceReader) -> str:
     reader.ran("protected")
-    left = reading.exit_claims(reader, "protected")
-    scan = left["scan"]
-    if scan["status"] == "unseen":
-        provider = reader.of_row("allocation", "provider")
-        reason = scan["reason"] if provider in SCANNED_PROVIDERS else f"not applicable on {provider}: {scan['reason']}"
-        raise unseen(str(reason), expected="a scan with its positive control", seen="no scan that counts")
+    left = verified.exit_claims(reader, "protected")
+    claimed = check_typed(left["scan"], ScanClaim, "scan")
+    if claimed["status"] == "unseen":
+        provider, reason = reader.of_row("allocation", "provider"), claimed.get("reason", "no reason was given")
+        reason = reason if provider in SCANNED_PROVIDERS else f"not applicable on {provider}: {reason}"
+        raise unseen(reason, expected="a scan with its positive control", seen="no scan that counts")
+    scan = check_typed(left["scan"], ScanCounts, "scan")
     if scan["copies"] != 0 or scan["left"] or scan["status"] != "clean":
         raise broken(
             f"the scan found {scan['copies']} copies after the wipe ({', '.join(sorted(scan['left'])) or scan['status']})",
@@ -102,7 +110,7 @@ def _scanned(reader: EvidenceReader) -> str:
                 expected=f"{max(looked_for, 1)} of {kind} before the wipe",
                 seen=f"{control}",
             )
-    if reading.entries(reader)[-1].type != "zeroized" or left["head"] != sha256_hex(reader.of("protected", "head").encode()):
+    if verified.entries(reader)[-1].type != "zeroized" or left["head"] != sha256_hex(reader.of("protected", "head").encode()):
         raise unseen("the scan is not of this journal's end", expected="an exit bound to the head after zeroized")
     searched = scan["looks"]["wiped"]["bytes"]
     if searched < 1:
@@ -111,14 +119,14 @@ def _scanned(reader: EvidenceReader) -> str:
 
 
 def journal_countersigned(observation: Observation) -> Finding:
-    """The journal is whole and tells a whole lifecycle, its head is the leg's, and the server countersigned it with the exit."""
+    """The journal is whole and shows a whole lifecycle, its head is the leg's, and the server countersigned it with the exit."""
     return judge_rounds("journal countersigned", observation, countersigned)
 
 
 def countersigned(reader: EvidenceReader, *, read: Callable[..., object] = journal.read) -> str:
-    """`read` says which journals are whole: revision 2 knew no steps (`revision_2`)."""
+    """`read` says which journals are whole: revision 2 of the invariants knew no steps."""
     reader.ran("protected")
-    head = reading.head_claims(reader)
+    head = verified.head_claims(reader)
     lines, nonce = reader.of("protected", "journal"), reader.of("protected", "challenge", "nonce")
     try:
         read(lines, nonce, head=head)
@@ -137,7 +145,7 @@ def countersigned(reader: EvidenceReader, *, read: Callable[..., object] = journ
             seen=f"refused: {refused['reason']}",
             todo="do not use this row",
         )
-    receipt = reading.receipt_claims(reader)
+    receipt = verified.receipt_claims(reader)
     bound = {
         "head": (receipt["head_sha256"], sha256_hex(reader.of("protected", "head").encode())),
         "exit": (receipt["exit_sha256"], sha256_hex(reader.of("protected", "exit").encode())),
@@ -173,7 +181,7 @@ def in_order(reader: EvidenceReader) -> str:
     return "; ".join([_after(reader, *pair) for pair in pairwise(order)])
 
 
-def _after(reader: EvidenceReader, first: str, second: str) -> str:
+def _after(reader: EvidenceReader, first: Role, second: Role) -> str:
     gone, started = reader.of(first, "timeline", "exit"), reader.of(second, "timeline", "spawned")
     if first == "protected":
         zeroized = reader.of("protected", "timeline", "zeroized")

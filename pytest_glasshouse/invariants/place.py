@@ -1,18 +1,19 @@
-"""Where it happened and whether the raw leg said so: same allocation, raw callback completed."""
+"""Invariants of the place: all legs ran on the same allocation, and the raw leg reported completion itself."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified as reading
+from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection
 
-    from pytest_glasshouse.invariants.finding import Observation
+    from pytest_glasshouse.observation.document import AllocationSeen, GuestSeen, Observation
+    from pytest_glasshouse.rows.leg_order import Role
 
 
 def raw_callback_completed(observation: Observation) -> Finding:
@@ -21,17 +22,17 @@ def raw_callback_completed(observation: Observation) -> Finding:
 
 
 def _callback(reader: EvidenceReader) -> str:
-    return " and ".join(_callback_of(reader, leg) for leg in reading.raw_legs(reader))
+    return " and ".join(_callback_of(reader, leg) for leg in verified.raw_legs(reader))
 
 
-def _callback_of(reader: EvidenceReader, leg: str) -> str:
+def _callback_of(reader: EvidenceReader, leg: Role) -> str:
     reader.ran(leg)
     callback = reader.maybe(leg, "callback")
     if callback is None:
         failed = reader.maybe(leg, "failed")
         if failed is not None:
             raise unseen(f"the {leg} leg failed: {failed['reason']}", expected="a completion callback", seen=failed["reason"])
-        left = reading.exit_claims(reader, leg)
+        left = verified.exit_claims(reader, leg)
         raise broken(
             f"the {leg} callback never reported completion",
             expected="a callback with the round's nonce",
@@ -45,7 +46,7 @@ def _callback_of(reader: EvidenceReader, leg: str) -> str:
             seen=f"{callback['status']}, nonce {callback['nonce']}",
             todo="do not use this row",
         )
-    left = reading.exit_claims(reader, leg)
+    left = verified.exit_claims(reader, leg)
     if left["exit_status"] != 0 or left["nonce"] != reader.of("nonce"):
         raise broken(
             f"the {leg} leg's process did not end well",
@@ -67,34 +68,39 @@ def same_allocation(observation: Observation) -> Finding:
     """Provider's listing, GPU, boot, agent and the agent's key are the same before every leg of the row."""
 
     def judge(reader: EvidenceReader) -> str:
-        told = same_guest(reader)
+        held = same_guest(reader)
         _one_key(reader)
-        return told
+        return held
 
     return judge_rounds("same allocation", observation, judge)
 
 
 def _one_key(reader: EvidenceReader) -> None:
     """Every leg's agent has the key that was enrolled; where none was, the key of the row's first meeting."""
-    enrolled = reader.maybe("protected", "ak") or reader.of_row("rounds")[0]["guest"][0]["ak"]
+    enrolled = reader.maybe("protected", "ak") or _first_met(reader)["ak"]
     for seen in reader.of("guest"):
         if seen["ak"] != enrolled:
             raise broken(
                 f"the agent before the {seen['leg']} leg has another key",
                 expected=f"key {enrolled}",
                 seen=f"key {seen['ak']}",
-                todo="do not use this row: what that agent signed is by nobody who was enrolled",
+                todo="do not use this row: the agent that signed was not enrolled",
             )
 
 
-def same_guest(reader: EvidenceReader) -> str:
-    """As revision 2 judged it: nothing about keys."""
-    met = reader.of("guest")
+def same_guest(
+    reader: EvidenceReader, *, expected_legs: Collection[str] | None = None, stand_in: Callable[..., bool] | None = None
+) -> str:
+    """The same guest before every leg, whatever its keys.
+
+    Revision 1 knew two legs (`expected_legs`) and no simulated provider (`stand_in`).
+    """
+    met: list[GuestSeen] = reader.of("guest")
     legs = {seen["leg"] for seen in met}
-    if legs != set(reading.legs(reader)):
+    if legs != set(expected_legs or verified.legs(reader)):
         raise unseen("the guest was not met before both legs", expected="every leg", seen=", ".join(sorted(legs)) or "none")
-    allocation = reader.of_row("allocation")
-    first = reader.of_row("rounds")[0]["guest"][0]
+    allocation: AllocationSeen = reader.of_row("allocation")
+    first = _first_met(reader)
     for seen in met:
         if seen["listed"] != [allocation["providerInstanceId"]]:
             raise broken(
@@ -103,23 +109,24 @@ def same_guest(reader: EvidenceReader) -> str:
                 seen=", ".join(seen["listed"]) or "nothing",
                 todo="do not use this row",
             )
-        wanted = {
-            "allocation": allocation["name"],
-            "gpuModel": first["gpuModel"] if _stands_in(reader, first) else allocation["gpuModel"],
-            "gpuUuid": allocation["gpuUuid"],
-            "bootId": first["bootId"],
-            "agentNonce": first["agentNonce"],
+        stands_in = (stand_in or _stands_in)(reader, first)
+        compared = {
+            "allocation": (seen["allocation"], allocation["name"]),
+            "gpuModel": (seen["gpuModel"], first["gpuModel"] if stands_in else allocation["gpuModel"]),
+            "gpuUuid": (seen["gpuUuid"], allocation["gpuUuid"]),
+            "bootId": (seen["bootId"], first["bootId"]),
+            "agentNonce": (seen["agentNonce"], first["agentNonce"]),
         }
-        for name, expected in wanted.items():
-            if seen[name] != expected:
+        for name, (value, expected) in compared.items():
+            if value != expected:
                 raise broken(
                     f"the guest before the {seen['leg']} leg has another {name}",
                     expected=f"{name} {expected}",
-                    seen=f"{name} {seen[name]}",
+                    seen=f"{name} {value}",
                     todo="do not use this row: the guest was restarted or replaced between the legs",
                 )
     if reader.maybe("protected", "evidence") is not None:
-        container = reading.evidence_claims(reader)["container"]
+        container = verified.evidence_claims(reader)["container"]
         if container != allocation["name"]:
             raise broken(
                 "the evidence is from another allocation",
@@ -130,7 +137,15 @@ def same_guest(reader: EvidenceReader) -> str:
     return f"{len(met)} meetings with one guest, listed each time"
 
 
-def _stands_in(reader: EvidenceReader, guest: Mapping[str, Any]) -> bool:
+def _first_met(reader: EvidenceReader) -> GuestSeen:
+    """The guest as it was met before the first leg of the row; `unseen` when it was not."""
+    met: list[GuestSeen] = reader.of_row("rounds")[0]["guest"]
+    if not met:
+        raise unseen("the guest was not met before the first leg")
+    return met[0]
+
+
+def _stands_in(reader: EvidenceReader, guest: GuestSeen) -> bool:
     """Only a simulated provider's pod may have no GPU: there a CPU stands in, and the allocation's model says so."""
     if reader.of_row("allocation")["gpuModel"] != SIMULATED_GPU:
         return False

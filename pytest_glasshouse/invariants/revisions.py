@@ -9,16 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import revision_1, revision_2
+from pytest_glasshouse.invariants import lifecycle, place, work
+from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, judge_rounds, unseen
 from pytest_glasshouse.invariants.judging import ALL, applicable
+from pytest_glasshouse.wire import journal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_glasshouse.invariants.finding import Finding, Observation
+    from pytest_glasshouse.observation.document import Observation
 
     Invariant = Callable[[Observation], Finding]
 
@@ -32,6 +35,53 @@ class Revision:
     added: frozenset[str] = frozenset()
 
 
+_TWO_LEGS = frozenset({"protected", "raw"})
+
+
+def _same_allocation_1(observation: Observation) -> Finding:
+    """Rounds of two legs, and no simulated provider."""
+    judge = partial(place.same_guest, expected_legs=_TWO_LEGS, stand_in=lambda *_: False)
+    return judge_rounds("same allocation", observation, judge)
+
+
+def _same_work_1(observation: Observation) -> Finding:
+    """Rounds of two legs; nothing about the page cache, or about the seeds of the data order."""
+
+    def settings_1(reader: EvidenceReader) -> str:
+        if set(reader.notes["order"] or _TWO_LEGS) != _TWO_LEGS:
+            raise unseen("revision 1 of the invariants knows rounds of a protected and a raw leg")
+        return work.same(reader, settings=work.settings_of_process)
+
+    return work.judge_work(observation, settings_1)
+
+
+def _journal_countersigned_2(observation: Observation) -> Finding:
+    """A journal that replays, whatever its steps."""
+    judge = partial(lifecycle.countersigned, read=_replayed)
+    return judge_rounds("journal countersigned", observation, judge)
+
+
+def _replayed(lines: Sequence[str], nonce: str, *, head: Mapping[str, int | str]) -> None:
+    journal.replay(lines, nonce)
+    journal.check_head(lines, nonce, head=head["head"], count=head["count"])
+
+
+def _same_allocation_2(observation: Observation) -> Finding:
+    """Nothing about the agent's key."""
+    return judge_rounds("same allocation", observation, place.same_guest)
+
+
+def _legs_in_order_2(observation: Observation) -> Finding:
+    """Two whole lifecycles, and no third."""
+    return judge_rounds("legs in order, not overlapping", observation, _of_two)
+
+
+def _of_two(reader: EvidenceReader) -> str:
+    if "turns" not in reader.notes and len(reader.notes["order"]) > len(_TWO_LEGS):
+        raise ValueError(f"expected two legs, saw {len(reader.of('order'))}")
+    return lifecycle.in_order(reader)
+
+
 #: Since this revision the rules from figures to verdict and limit are those of `overhead`, without exception.
 AUDITED = 3
 #: Every revision after the first, in order. An entry is never removed.
@@ -39,7 +89,7 @@ LADDER: tuple[Revision, ...] = (
     # Legs that take turns, and simulated pods without a GPU: more is read, so digests differ.
     Revision(
         number=2,
-        before=MappingProxyType({"same_allocation": revision_1.same_allocation, "same_work": revision_1.same_work}),
+        before=MappingProxyType({"same_allocation": _same_allocation_1, "same_work": _same_work_1}),
         added=frozenset({"paused_leg_idle"}),
     ),
     # A journal tells a whole lifecycle, an agent has one key, three whole lifecycles have an order, and claimed time passed on
@@ -48,9 +98,9 @@ LADDER: tuple[Revision, ...] = (
         number=AUDITED,
         before=MappingProxyType(
             {
-                "journal_countersigned": revision_2.journal_countersigned,
-                "same_allocation": revision_2.same_allocation,
-                "legs_in_order": revision_2.legs_in_order,
+                "journal_countersigned": _journal_countersigned_2,
+                "same_allocation": _same_allocation_2,
+                "legs_in_order": _legs_in_order_2,
             }
         ),
         added=frozenset({"time_accounted_for"}),

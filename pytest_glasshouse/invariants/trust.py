@@ -1,16 +1,18 @@
-"""Was the key earned: attestation verified, key only after it, and the package's weights the ones trained."""
+"""Invariants of the key: attestation verified, key released only after it, and the package's weights the ones trained."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified as reading
+from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
+from pytest_glasshouse.observation.claims import ImagesClaim, KeyReceived, PackageVerified, TrainStarted
 from pytest_glasshouse.wire import evidence, journal
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.invariants.finding import Observation
+    from pytest_glasshouse.observation.document import Observation
 
 
 def attestation_verified(observation: Observation) -> Finding:
@@ -28,7 +30,7 @@ def _attestation(reader: EvidenceReader) -> str:
             seen=f"refused: {refusal['reason']}",
             todo="no key was released; compare the guest's measurements with the policy",
         )
-    result, said = reading.result_claims(reader), reading.evidence_claims(reader)
+    result, said = verified.result_claims(reader), verified.evidence_claims(reader)
     archive = reader.of_row("allocation", "archiveSha256")
     bound = {
         "ear_status": (result["ear_status"], "affirming"),
@@ -49,12 +51,13 @@ def _attestation(reader: EvidenceReader) -> str:
                 todo="do not use this row; run it again",
             )
     if reader.maybe("protected", "exit") is not None:
-        later = reading.exit_claims(reader, "protected")["images"]
+        later = check_typed(verified.exit_claims(reader, "protected").get("images"), ImagesClaim, "images")
         if later["status"] == "changed":
+            changed = ", ".join(later.get("changed", []))
             raise broken(
-                f"what ran is not what was measured: {', '.join(later['changed'])}",
+                f"what ran is not what was measured: {changed}",
                 expected="the measured code, and nothing foreign, until training was over",
-                seen=", ".join(later["changed"]),
+                seen=changed,
                 todo="do not use this row; find out who changed the guest's code",
             )
         trained = any('"type":"train_completed"' in line for line in reader.maybe("protected", "journal") or ())
@@ -72,25 +75,25 @@ def _key(reader: EvidenceReader) -> str:
     reader.ran("protected")
     if reader.maybe("protected", "result") is None:
         raise unseen("no key was released", expected="a release", seen="none")
-    entries = reading.entries(reader)
+    entries = verified.entries(reader)
     types = [entry.type for entry in entries]
     if "key_received" not in types:
         raise unseen("the journal has no key_received", expected="key_received", seen=", ".join(types))
-    received = entries[types.index("key_received")]
+    received = check_typed(entries[types.index("key_received")].body, KeyReceived, "key_received")
     result = sha256_hex(reader.of("protected", "result").encode())
-    if received.body.get("result") != result:
+    if received["result"] != result:
         raise broken(
             "the leg's key came from somewhere else",
             expected=f"key_received from result {result}",
-            seen=f"result {received.body.get('result')}",
+            seen=f"result {received['result']}",
             todo="do not use this row; find out where the key came from",
         )
     lines = reader.of("protected", "journal")
     before = types[: types.index("key_received")]
-    head = reading.evidence_claims(reader)["state"]["head"]
+    head = verified.evidence_claims(reader)["state"]["head"]
     if tuple(before) != journal.STEPS_BEFORE_RELEASE or journal.link(lines[len(before) - 1]) != head:
         raise broken(
-            "the key was received in another state than the evidence tells of",
+            "the key was received in another state than the evidence states",
             expected=", ".join(journal.STEPS_BEFORE_RELEASE) + " and nothing else before the key",
             seen=", ".join(before),
             todo="do not use this row",
@@ -105,22 +108,22 @@ def weights_from_package(observation: Observation) -> Finding:
 
 def _weights(reader: EvidenceReader) -> str:
     reader.ran("protected")
-    workload = reading.manifest_claims(reader)["workload"]
-    opened = reading.entry(reader, "package_verified")
+    workload = verified.manifest_claims(reader)["workload"]
+    opened = verified.entry(reader, "package_verified", PackageVerified)
     manifest = sha256_hex(reader.of("protected", "manifest").encode())
-    if opened.get("manifest") != manifest:
+    if opened["manifest"] != manifest:
         raise broken(
             "another package was opened",
             expected=f"manifest {manifest}",
-            seen=f"manifest {opened.get('manifest')}",
+            seen=f"manifest {opened['manifest']}",
             todo="do not use this row",
         )
-    started = reading.entry(reader, "train_started")
-    if started.get("initial") != workload["initial_sha256"]:
+    started = verified.entry(reader, "train_started", TrainStarted)
+    if started["initial"] != workload["initial_sha256"]:
         raise broken(
             "training started from other weights than the package's",
             expected=f"initial weights {workload['initial_sha256']}",
-            seen=f"initial weights {started.get('initial')}",
+            seen=f"initial weights {started['initial']}",
             todo="do not use this row; find out where the weights came from",
         )
     return f"initial weights {workload['initial_sha256'][:16]}"

@@ -1,17 +1,20 @@
-"""Did the legs of an interleaved round take their turns as drawn, and was a leg that waited idle."""
+"""Invariants of interleaved rounds: the legs took their turns as drawn, and a leg that waited was idle."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified as reading
+from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.observation.turns import Turn, segments_of, turns_of
-from pytest_glasshouse.wire import evidence, tokens
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.invariants.finding import Observation
+    from collections.abc import Mapping, Sequence
+
+    from pytest_glasshouse.observation.claims import BordersClaims
+    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.rows.leg_order import Role
 
 #: Of the raw segments' time, how much processor time protected-side processes may use outside their own turns.
 IDLE_SHARE = 0.001
@@ -23,19 +26,18 @@ _MESSAGES_NS = 50_000_000
 
 
 def paused_leg_idle(observation: Observation) -> Finding:
-    """No cost hides in the other leg's time: what the protected side does, it does in its own turns."""
+    """The protected side works in its own turns only, so that none of its cost is in the raw leg's time."""
     return judge_rounds("paused leg idle", observation, _idle)
 
 
 def interleaved(observation: Observation) -> bool:
     """Whether any round of a row was planned with legs that take turns."""
-    return any(isinstance(notes, dict) and "turns" in notes for notes in observation.get("rounds") or [])
+    return any("turns" in notes for notes in observation.get("rounds", []))
 
 
 def is_null(observation: Observation) -> bool:
     """Whether a row was planned as raw against raw."""
-    plan = observation.get("plan")
-    return isinstance(plan, dict) and plan.get("null") is True
+    return "plan" in observation and observation["plan"].get("null", False)
 
 
 def _idle(reader: EvidenceReader) -> str:
@@ -44,15 +46,17 @@ def _idle(reader: EvidenceReader) -> str:
     turns, claims = _signed(reader)
     if "protected" not in claims["roles"]:
         return "no protected leg took part"
-    told = {role: segments_of(body) for role, body in reading.ends(reader).items()}
-    raw_ns = sum(part["elapsed_ns"] for role, parts in told.items() if role != "protected" for part in parts.values())
+    segments = {role: segments_of(body) for role, body in verified.ends(reader).items()}
+    raw_ns = sum(part["elapsed_ns"] for role, parts in segments.items() if role != "protected" for part in parts.values())
     if raw_ns <= 0:
         raise unseen("the raw legs have no timed segment", expected="timed segments of the raw leg", seen="none")
     outside_ns = _outside_ns(turns)
-    untimed_ns = _untimed_ns("protected", turns, told) - _untimed_ns("raw", turns, told)
+    untimed_ns = _untimed_ns("protected", turns, segments.get("protected", {})) - _untimed_ns(
+        "raw", turns, segments.get("raw", {})
+    )
     handovers_ns = _HANDOVER_NS * sum(turn.role == "protected" for turn in turns)
     share = outside_ns / raw_ns
-    told_share = (
+    seen_share = (
         f"{outside_ns / 1e6:.3f} ms of processor time outside its own turns, {share:.4%} of {raw_ns / 1e9:.3f} s of raw segments"
     )
     if share > IDLE_SHARE:
@@ -69,7 +73,7 @@ def _idle(reader: EvidenceReader) -> str:
             seen=f"{untimed_ns / 1e9:.3f} s",
             todo="do not use this row: a cost of protection was paid between segments",
         )
-    return told_share
+    return seen_share
 
 
 def _outside_ns(turns: tuple[Turn, ...]) -> int:
@@ -78,14 +82,14 @@ def _outside_ns(turns: tuple[Turn, ...]) -> int:
     return whole - sum(turn.cpu_ns("protected") for turn in turns if turn.role == "protected")
 
 
-def _untimed_ns(role: str, turns: tuple[Turn, ...], told: dict[str, dict[int, dict[str, int]]]) -> int:
+def _untimed_ns(role: Role, turns: Sequence[Turn], segments: Mapping[int, Mapping[str, int]]) -> int:
     """What a leg used in its own turns, less what it counted in wash-outs and segments."""
-    counted = sum(part["cpu_ns"] + part["wash_cpu_ns"] for part in told[role].values())
+    counted = sum(part["cpu_ns"] + part["wash_cpu_ns"] for part in segments.values())
     return sum(turn.cpu_ns(role) for turn in turns if turn.role == role) - counted
 
 
 def in_turns(reader: EvidenceReader) -> str:
-    """Turns as the seed drew them, one at a time, each with the segment its leg tells of and nobody else's."""
+    """Turns as the seed drew them, one at a time, each with the one segment that its leg reports."""
     turns, claims = _signed(reader)
     drawn = reader.of("turns")
     if claims["turns"] != drawn or len(turns) != len(drawn):
@@ -100,20 +104,20 @@ def in_turns(reader: EvidenceReader) -> str:
                 seen=f"{(one.after.t_ns - after.before.t_ns) / 1e9:.3f} s of overlap",
                 todo="do not use this row: the legs competed for the device",
             )
-    for role, body in reading.ends(reader).items():
-        _as_told(role, [turn for turn in turns if turn.role == role], segments_of(body))
+    for role, body in verified.ends(reader).items():
+        _as_long_as_turns(role, [turn for turn in turns if turn.role == role], segments_of(body))
     return f"{len(turns)} turns as drawn, one at a time"
 
 
-def _as_told(role: str, turns: list[Turn], told: dict[int, dict[str, int]]) -> None:
-    if list(told) != [turn.number for turn in turns]:
+def _as_long_as_turns(role: Role, turns: Sequence[Turn], segments: Mapping[int, Mapping[str, int]]) -> None:
+    if list(segments) != [turn.number for turn in turns]:
         raise broken(
-            f"the {role} leg tells of other turns than it was given",
+            f"the {role} leg reports other turns than it was given",
             expected=f"{len(turns)} turns",
-            seen=f"{len(told)} segments",
+            seen=f"{len(segments)} segments",
             todo="do not use this row",
         )
-    spare_ns = [turn.elapsed_ns - told[turn.number]["elapsed_ns"] - told[turn.number]["wash_ns"] for turn in turns]
+    spare_ns = [turn.elapsed_ns - segments[turn.number]["elapsed_ns"] - segments[turn.number]["wash_ns"] for turn in turns]
     turn_ns = sum(turn.elapsed_ns for turn in turns)
     allowed_ns = max(_UNTIMED_SHARE * turn_ns, _MESSAGES_NS * len(turns))
     if min(spare_ns) < 0 or sum(spare_ns) > allowed_ns:
@@ -125,11 +129,9 @@ def _as_told(role: str, turns: list[Turn], told: dict[int, dict[str, int]]) -> N
         )
 
 
-def _signed(reader: EvidenceReader) -> tuple[tuple[Turn, ...], dict[str, Any]]:
+def _signed(reader: EvidenceReader) -> tuple[tuple[Turn, ...], BordersClaims]:
     """What the agent signed about the borders of this round's turns."""
-    token, met = reader.of("borders"), reader.of("guest")
-    agent = tokens.public_key(met[0]["ak"])
-    claims = reading.claims(reader, token, key=agent, typ=evidence.TYP_BORDERS, name="account of the turns")
+    claims = verified.borders_claims(reader)
     if claims["nonce"] != reader.of("nonce"):
         raise broken(
             "the account of the turns is of another round",

@@ -1,16 +1,21 @@
-"""Did both legs do the same, real work: adapters distinct and trained, losses finite, same prologue, same surroundings."""
+"""Invariants of the work: adapters distinct and trained, losses finite, same prologue, same settings of all legs."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import verified as reading
+from pytest_glasshouse.invariants import verified
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, broken, judge_rounds, unseen
 from pytest_glasshouse.invariants.trust import weights_from_package
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.invariants.finding import Observation
+    from collections.abc import Callable, Mapping
+
+    from pytest_glasshouse.observation.document import Observation, Trained, TrainingPlan
+    from pytest_glasshouse.rows.leg_order import Role
+
+    Setting = tuple[str, object, object]
 
 #: What the legs may differ in: everything else must be equal.
 TREATMENT = ("attestation", "sealed source", "journal", "anti-debug", "zeroize")
@@ -56,25 +61,27 @@ def _trained(reader: EvidenceReader) -> str:
     return f"{'both' if len(digests) == 2 else 'all'} differ from the initial weights"  # noqa: PLR2004
 
 
-def _adapters(reader: EvidenceReader) -> dict[str, str]:
-    """Each leg's adapter digest: computed from the exported bytes by the host, and as the leg itself signed or said."""
-    present = reading.legs(reader)
+def _adapters(reader: EvidenceReader) -> dict[Role, str]:
+    """Each leg's adapter digest: computed from the exported bytes by the host, and as the leg itself signed or reported."""
+    present = verified.legs(reader)
     for leg in present:
         reader.ran(leg)
-    told = {"protected": reading.head_claims(reader)["adapter"]} if "protected" in present else {}
-    if not told.get("protected", "none expected"):
-        raise unseen("the protected leg exported no adapter")
-    told |= {leg: reader.of(leg, "callback")["adapter"] for leg in reading.raw_legs(reader)}
-    for leg, digest in told.items():
+    reported: dict[Role, str] = {}
+    if "protected" in present:
+        reported["protected"] = verified.head_claims(reader)["adapter"]
+        if not reported["protected"]:
+            raise unseen("the protected leg exported no adapter")
+    reported |= {leg: verified.callback(reader, leg)["adapter"] for leg in verified.raw_legs(reader)}
+    for leg, digest in reported.items():
         computed = reader.of(leg, "adapterSha256")
         if computed != digest:
             raise broken(
-                f"the {leg} adapter that arrived is not the one the leg told of",
+                f"the {leg} adapter that arrived is not the one the leg reported",
                 expected=f"adapter {digest}",
                 seen=f"adapter {computed}",
                 todo="do not use this row: the adapter was changed on the way",
             )
-    return told
+    return reported
 
 
 def losses_finite(observation: Observation) -> Finding:
@@ -92,7 +99,7 @@ def _finite(reader: EvidenceReader) -> str:
                 seen=str(failed["detail"]),
                 todo="check the data and the initial weights, or lower the learning rate",
             )
-    bodies = reading.ends(reader)
+    bodies = verified.ends(reader)
     for leg, body in bodies.items():
         for loss in (*body["prologue"], body["final_loss"]):
             if not math.isfinite(float(loss)):
@@ -107,26 +114,34 @@ def _finite(reader: EvidenceReader) -> str:
 
 def same_work(observation: Observation) -> Finding:
     """Same prologue losses, same plan but for the data order's seed, same surroundings but for the treatment."""
+    return judge_work(observation, same)
+
+
+def judge_work(observation: Observation, judge: Callable[[EvidenceReader], str]) -> Finding:
+    """`same work` by `judge`, which is not asked where the protected leg trained from other weights."""
     weights = weights_from_package(observation)
 
-    def judge(reader: EvidenceReader) -> str:
+    def judge_if_same_weights(reader: EvidenceReader) -> str:
         if weights.finding == "broken":
             reader.read.append(weights.evidence)
             raise unseen("not comparable: the protected leg trained from other weights", expected="the same weights")
-        return _same(reader)
+        return judge(reader)
 
-    return judge_rounds("same work", observation, judge)
+    return judge_rounds("same work", observation, judge_if_same_weights)
 
 
-def _same(reader: EvidenceReader) -> str:
-    """Every other leg's work is the (first) raw leg's."""
-    bodies = reading.ends(reader)
-    compared = [_like_raw(reader, leg, bodies[leg], bodies["raw"]) for leg in bodies if leg != "raw"]
+def same(reader: EvidenceReader, *, settings: Callable[..., list[Setting]] | None = None) -> str:
+    """Every other leg's work is the (first) raw leg's. Revision 1 compared other `settings`."""
+    bodies = verified.ends(reader)
+    others = [leg for leg in bodies if leg != "raw"]
+    if "raw" not in bodies or not others:
+        raise unseen("there are no two legs to compare", expected="a raw leg and another one", seen=", ".join(bodies) or "none")
+    compared = [_like_raw(reader, leg, bodies[leg], bodies["raw"], settings or _settings) for leg in others]
     treatment = f"nothing differs but {', '.join(TREATMENT)}" if "protected" in bodies else "nothing differs"
     return f"{compared[0]} prologue losses agree; {treatment}"
 
 
-def _like_raw(reader: EvidenceReader, leg: str, ours: dict[str, Any], raw: dict[str, Any]) -> int:
+def _like_raw(reader: EvidenceReader, leg: Role, ours: Trained, raw: Trained, settings: Callable[..., list[Setting]]) -> int:
     """How many losses of the prologue were compared."""
     tolerance = 0.0 if ours["facts"]["device"] == "cpu" else GPU_LOSS_TOLERANCE
     pairs = list(zip(ours["prologue"], raw["prologue"], strict=False))
@@ -145,31 +160,52 @@ def _like_raw(reader: EvidenceReader, leg: str, ours: dict[str, Any], raw: dict[
                 seen=f"loss {mine} ({leg})",
                 todo="do not use this row: data, weights or arithmetic differ",
             )
-    for name, mine, theirs in _settings(reader, leg, ours, raw):
-        if mine != theirs:
+    for name, own, other in settings(reader, leg, ours, raw):
+        if own != other:
             raise broken(
                 f"the legs' {name} differ beyond the treatment",
-                expected=f"raw: {theirs}",
-                seen=f"{leg}: {mine}",
+                expected=f"raw: {other}",
+                seen=f"{leg}: {own}",
                 todo="do not use this row: a difference that is no protection was measured",
             )
     return len(pairs)
 
 
-def _settings(reader: EvidenceReader, leg: str, body: dict[str, Any], raw: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    ours, theirs = dict(reader.of(leg, "trainingPlan")), dict(reader.of("raw", "trainingPlan"))
-    if ours.pop("order_seed") == theirs.pop("order_seed"):
+def _settings(reader: EvidenceReader, leg: Role, body: Trained, raw: Trained) -> list[Setting]:
+    ours, theirs = _plans(reader, leg)
+    if ours["order_seed"] == theirs["order_seed"]:
         raise broken(
             "the legs took their batches in the same order",
             expected="a data order of each leg's own",
             seen="one seed twice",
             todo="do not use this row: the legs' adapters cannot be told apart",
         )
-    found = [("training plan", ours, theirs)]
-    names = sorted(body["context"].keys() | raw["context"].keys())
-    found += [(name.replace("_", " "), body["context"].get(name), raw["context"].get(name)) for name in names]
-    facts = [{k: v for k, v in each["facts"].items() if k not in _MEASURED_FACTS} for each in (body, raw)]
+    found = settings_of_process(reader, leg, body, raw, plans=(ours, theirs))
+    return [*found, ("cache state", reader.maybe(leg, "cache"), reader.maybe("raw", "cache"))]
+
+
+def _plans(reader: EvidenceReader, leg: Role) -> tuple[TrainingPlan, TrainingPlan]:
+    return reader.of(leg, "trainingPlan"), reader.of("raw", "trainingPlan")
+
+
+def settings_of_process(
+    reader: EvidenceReader,
+    leg: Role,
+    body: Trained,
+    raw: Trained,
+    *,
+    plans: tuple[TrainingPlan, TrainingPlan] | None = None,
+) -> list[Setting]:
+    """Plan, surroundings, facts and loaded code of a leg and of the raw one: all that revision 1 compared."""
+    ours, theirs = (_without(plan, "order_seed") for plan in plans or _plans(reader, leg))
+    context, raw_context = _without(body["context"]), _without(raw["context"])
+    names = sorted(context.keys() | raw_context.keys())
+    found: list[Setting] = [("training plan", ours, theirs)]
+    found += [(name.replace("_", " "), context.get(name), raw_context.get(name)) for name in names]
+    facts = [_without(each["facts"], *_MEASURED_FACTS) for each in (body, raw)]
     images = [reader.of(each, "images") for each in (leg, "raw")]
-    found += [("workload facts", facts[0], facts[1]), ("loaded code", images[0], images[1])]
-    caches = [reader.maybe(each, "cache") for each in (leg, "raw")]
-    return [*found, ("cache state", caches[0], caches[1])]
+    return [*found, ("workload facts", facts[0], facts[1]), ("loaded code", images[0], images[1])]
+
+
+def _without(members: Mapping[str, object], *names: str) -> dict[str, object]:
+    return {name: value for name, value in members.items() if name not in names}

@@ -7,15 +7,17 @@ the agent signed about the borders between turns. It judges nothing.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from pytest_glasshouse.channel.guest_channel import follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.raw import refuse_raw
-from pytest_glasshouse.legs.round import EXCLUDED, leg_notes
+from pytest_glasshouse.legs.round import EXCLUDED, protected_notes
+from pytest_glasshouse.observation.document import CovariatesSeen, TurnBegun
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.rows.leg_order import turn_orders
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,8 +65,8 @@ class InterleavedRound:
         orders = turn_orders(self._starts, number=current.number, pairs=design.pairs, seed=current.seed)
         turns = [role for pair in orders for role in pair]
         current.notes["turns"] = turns
-        for role in self._starts:
-            current.notes.setdefault(role, None)
+        if "raw2" in self._starts:
+            current.notes["raw2"] = None
         try:
             current.allowance.begin(len(self._starts))
             reply = current.channel.request(
@@ -127,7 +129,7 @@ class InterleavedRound:
                     if kind != "exit":
                         leg.on_event(kind, body)
                 elif event["leg"] == current.conductor:
-                    self._note(cast("str", event["type"]), cast("dict[str, Any]", event["body"]), elapsed_s)
+                    self._note(cast("str", event["type"]), cast("dict[str, Json]", event["body"]), elapsed_s)
             if over():
                 return
             for leg in self._begun:
@@ -137,15 +139,17 @@ class InterleavedRound:
     def _note_covariates(self) -> None:
         """What was sampled since the first of these legs was forked."""
         if self._begun and "spawned" in self._begun[0].watch.timeline:
-            since = {"since_ns": self._begun[0].watch.timeline["spawned"]}
-            self._current.notes["covariates"] = self._current.channel.request("covariates", cast("dict[str, Json]", since))
+            since: dict[str, Json] = {"since_ns": self._begun[0].watch.timeline["spawned"]}
+            seen = self._current.channel.request("covariates", since)
+            self._current.notes["covariates"] = check_typed(seen, CovariatesSeen, "covariates")
 
-    def _note(self, kind: str, body: dict[str, Any], elapsed_s: float) -> None:
+    def _note(self, kind: str, body: dict[str, Json], elapsed_s: float) -> None:
         current = self._current
         if kind == "borders" and "borders" not in current.notes:
-            current.notes["borders"] = body["borders"]
+            current.notes["borders"] = str(body["borders"])
         elif kind == "turn":
-            # No rate: which of the legs is ahead is nobody's business before the row is over.
+            turn = check_typed(body, TurnBegun, "turn")
+            # No rate: which of the legs is ahead must not be known before the row is over.
             current.tell(
                 Progress(
                     row_id=current.row.row_id,
@@ -154,11 +158,11 @@ class InterleavedRound:
                     round=current.number,
                     rounds=current.rounds,
                     elapsed_s=elapsed_s,
-                    fraction=min(body["turn"] / body["turns"], 1.0),
+                    fraction=min(turn["turn"] / turn["turns"], 1.0),
                 )
             )
         else:
-            raise current.broke_protocol(f"a round's turns say no {kind}, or say it once")
+            raise current.broke_protocol(f"a round's turns send no {kind}, or send it once")
 
     def _finish(self, lost: Ended | None, refused: RefusedError | None) -> Ended | None:
         """What each leg leaves, in the order they started; the protected leg's end is the row's, if it is one."""
@@ -173,7 +177,7 @@ class InterleavedRound:
             except GuestGoneError as error:
                 ends[leg.role] = Ended(outcome="excluded", reason=f"{leg.role} leg: {error}", decision=EXCLUDED)
         if refused is not None:
-            leg_notes(self._current.notes, "protected")["refusal"] = {"reason": refused.reason}
+            protected_notes(self._current.notes)["refusal"] = {"reason": refused.reason}
             return Ended(
                 outcome="failed",
                 reason=f"the attestation server refused: {refused.reason}",

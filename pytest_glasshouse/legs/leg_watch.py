@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from pytest_glasshouse.channel.guest_channel import Channel, follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.wire.canonical import Json
+
+T = TypeVar("T")
 
 #: The phase a journal line or event announces.
 _PHASES = {
@@ -83,6 +85,10 @@ class LegWatch:
     def leg_id(self) -> str:
         """Whose events these are."""
         return self._leg_id
+
+    def body(self, kind: str, _type: type[T]) -> T | None:
+        """The body of the last event of a kind, whose shape was checked as it came in; None where there was none."""
+        return cast("T | None", self.events.get(kind))
 
     @property
     def ended(self) -> bool:

@@ -7,7 +7,7 @@ what it writes down is what was said, whether it helps or not.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import (
@@ -20,18 +20,21 @@ from pytest_glasshouse.errors import (
     RefusedError,
 )
 from pytest_glasshouse.legs.allocation_policy import policy_for
-from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
+from pytest_glasshouse.legs.round import EXCLUDED, Round, protected_notes
+from pytest_glasshouse.observation.document import Challenge, Exit, Failure, Keys, LoadedCode, Spawned
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.owner.sealing import SealedPackage, seal
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.wire.tokens import public_text, thumbprint
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.legs.attestation import HostAttestation
     from pytest_glasshouse.legs.leg_watch import LegWatch
+    from pytest_glasshouse.observation.document import ProtectedNotes
     from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
@@ -50,7 +53,7 @@ class ProtectedRuntime:
         self._policy = policy
 
     @property
-    def keys(self) -> dict[str, Json]:
+    def keys(self) -> Keys:
         """The public keys that everything this runtime leaves behind is checked with."""
         owner = self._host_attestation.owner
         server = public_text(self._host_attestation.server_key)
@@ -82,7 +85,7 @@ class ProtectedRuntime:
 
         Raises `RefusedError` when the server will not have it.
         """
-        notes = leg_notes(current.notes, "protected")
+        notes = protected_notes(current.notes)
         # 1. The owner seals a package for this round and registers it with its policy.
         sealed = self._seal(current)
         policy = policy_for(
@@ -91,7 +94,8 @@ class ProtectedRuntime:
             completion_s=_completion_s(current),
             owner_policy=self._policy,
         )
-        notes.update(manifest=sealed.manifest, policy=policy.to_json(), policySha256=policy.sha256)
+        notes["manifest"] = sealed.manifest
+        notes["policy"], notes["policySha256"] = policy.to_json(), policy.sha256
         notes["plan"] = current.plan_sha256
         self._register(sealed, policy)
 
@@ -103,13 +107,12 @@ class ProtectedRuntime:
         leg_id = current.leg_id("protected")
         put(current.channel, f"{leg_id}-package", sealed.package)
         watch = current.watch("protected")
-        plan = current.training_plan("protected")
-        notes["trainingPlan"] = {**plan, "base_directory": plan["base_directory"] is not None}
+        notes["trainingPlan"] = current.training_plan("protected")
         order: dict[str, Json] = {
             "kind": "protected",
             "strict_memory": current.strict_memory,
             "nonce": current.nonce,
-            "plan": plan,
+            "plan": current.guest_plan("protected"),
             "manifest": sealed.manifest,
             "server_key": public_text(self._host_attestation.server_key),
             "owner_key": self._host_attestation.owner.public_text,
@@ -150,7 +153,7 @@ class ProtectedRuntime:
         )
         self._host_attestation.client.register(registration)
 
-    def _enrol(self, current: Round, sealed: SealedPackage, policy: Policy, notes: dict[str, Any]) -> None:
+    def _enrol(self, current: Round, sealed: SealedPackage, policy: Policy, notes: ProtectedNotes) -> None:
         grant = self._host_attestation.owner.grant(
             server=self._host_attestation.server_key,
             run=current.run_id,
@@ -163,8 +166,8 @@ class ProtectedRuntime:
             row=current.row.row_id,
         )
         proved = current.channel.request("enrol", {"grant": grant})
-        notes.update(grant=grant, ak=proved["ak"], proof=proved["proof"])
-        self._host_attestation.client.enrol(grant=grant, ak=cast("str", proved["ak"]), proof=cast("str", proved["proof"]))
+        notes["grant"], notes["ak"], notes["proof"] = grant, str(proved["ak"]), str(proved["proof"])
+        self._host_attestation.client.enrol(grant=grant, ak=notes["ak"], proof=notes["proof"])
 
 
 class ProtectedLeg:
@@ -180,7 +183,7 @@ class ProtectedLeg:
         sealed: SealedPackage,
         relay: _Relay,
         watch: LegWatch,
-        notes: dict[str, Any],
+        notes: ProtectedNotes,
     ) -> None:
         self._host_attestation = host_attestation
         self._current = current
@@ -194,7 +197,7 @@ class ProtectedLeg:
         """What is left to do when the leg has ended, or when its guest was lost. Raises `RefusedError` if it was refused."""
         notes, watch, current = self._notes, self.watch, self._current
         _note_watch(notes, watch)
-        notes["host"] = current.around("protected", watch)
+        notes["host"] = current.host_times("protected", watch)
         if lost is not None:
             return lost
         current.channel.request("drop", {"name": f"{current.leg_id('protected')}-package"})
@@ -204,9 +207,7 @@ class ProtectedLeg:
         # 4. Head and exit are countersigned; the adapter is opened by its owner and digested again.
         self._complete()
         self._open_adapter()
-        if "failed" in watch.events:
-            failed = watch.events["failed"]
-            notes["failed"] = failed
+        if (failed := watch.body("failed", Failure)) is not None:
             return Ended(
                 outcome="failed",
                 reason=f"protected leg failed: {failed['reason']}",
@@ -216,11 +217,11 @@ class ProtectedLeg:
 
     def _complete(self) -> None:
         notes, relay = self._notes, self._relay
-        if not (notes.get("head") and notes.get("exit") and relay.nonce):
+        if not ("head" in notes and "exit" in notes and relay.nonce):
             return
         try:
             answer = self._host_attestation.client.complete(head=notes["head"], exit=notes["exit"], nonce=relay.nonce)
-            notes["receipt"] = answer["receipt"]
+            notes["receipt"] = check_typed(answer.get("receipt"), str, "the server's receipt")
             self._host_attestation.settled(relay.nonce)
         except RefusedError as error:
             notes["completeRefusal"] = {"reason": error.reason}
@@ -250,7 +251,7 @@ def guarded(current: Round, lifecycle: Callable[[], Ended | None]) -> Ended | No
     except GuestGoneError as error:
         return Ended(outcome="excluded", reason=f"protected leg: {error}", decision=EXCLUDED)
     except RefusedError as error:
-        leg_notes(current.notes, "protected")["refusal"] = {"reason": error.reason}
+        protected_notes(current.notes)["refusal"] = {"reason": error.reason}
         return Ended(
             outcome="failed",
             reason=f"the attestation server refused: {error.reason}",
@@ -262,7 +263,7 @@ class _Relay:
     """Carries words between the leg's agent and the server, and writes them down."""
 
     def __init__(
-        self, host_attestation: HostAttestation, current: Round, sealed: SealedPackage, policy: Policy, notes: dict[str, Any]
+        self, host_attestation: HostAttestation, current: Round, sealed: SealedPackage, policy: Policy, notes: ProtectedNotes
     ) -> None:
         self._host_attestation = host_attestation
         self._current = current
@@ -279,12 +280,13 @@ class _Relay:
         if kind == "challenge-wanted":
             self._relay(self._challenge)
         elif kind == "evidence":
-            self._notes.update(evidence=body["evidence"], releaseLog=body["log"])
+            self._notes["evidence"] = str(body["evidence"])
+            self._notes["releaseLog"] = check_typed(body["log"], list[str], "log")
             self._relay(self._release)
         elif kind == "head":
-            self._notes["head"] = body["head"]
+            self._notes["head"] = str(body["head"])
 
-    def _relay(self, ask: Any) -> None:
+    def _relay(self, ask: Callable[[], None]) -> None:
         try:
             ask()
         except RefusedError as error:
@@ -304,8 +306,9 @@ class _Relay:
     def _challenge(self) -> None:
         sub = self._sub
         given = self._host_attestation.client.challenge(sub=sub, plan=self._current.plan_sha256)
-        self.nonce = cast("str", given["nonce"])
-        self._notes["challenge"] = given
+        challenge = check_typed(given, Challenge, "the server's challenge")
+        self.nonce = challenge["nonce"]
+        self._notes["challenge"] = challenge
         body: dict[str, Json] = {
             **given,
             "sub": sub,
@@ -325,10 +328,8 @@ class _Relay:
             manifest=self._sealed.manifest_sha256,
             completion_s=self._policy.completion_s,
         )
-        given = self._host_attestation.client.release(
-            evidence=cast("str", self._notes["evidence"]), log=cast("list[str]", self._notes["releaseLog"])
-        )
-        self._notes["result"] = given["result"]
+        given = self._host_attestation.client.release(evidence=self._notes["evidence"], log=self._notes["releaseLog"])
+        self._notes["result"] = check_typed(given.get("result"), str, "the server's result")
         self._current.channel.request(
             "answer", {"leg": self._leg_id, "kind": "release", "body": {"result": given["result"], "sealed": given["sealed"]}}
         )
@@ -339,15 +340,16 @@ def session_name(current: Round) -> str:
     return f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}"
 
 
-def _note_watch(notes: dict[str, Any], watch: LegWatch) -> None:
+def _note_watch(notes: ProtectedNotes, watch: LegWatch) -> None:
     notes["journal"] = watch.journal
     notes["timeline"] = watch.timeline
-    if "exit" in watch.events:
-        notes["exit"] = watch.events["exit"]["exit"]
-    notes["images"] = watch.events.get("images")
-    notes["cache"] = watch.events.get("spawned", {}).get("cache")
-    if "failed" in watch.events:
-        notes["failed"] = watch.events["failed"]
+    spawned, left, failed = watch.body("spawned", Spawned), watch.body("exit", Exit), watch.body("failed", Failure)
+    if left is not None:
+        notes["exit"] = left["exit"]
+    notes["images"] = watch.body("images", LoadedCode)
+    notes["cache"] = None if spawned is None else spawned["cache"]
+    if failed is not None:
+        notes["failed"] = failed
 
 
 def _completion_s(current: Round) -> int:
@@ -357,8 +359,8 @@ def _completion_s(current: Round) -> int:
     return int(target * 2 + current.row.warmup_s + 1800)
 
 
-def plan_sha256(fields: dict[str, Any]) -> str:
-    """The digest of what is about to be run, told to the server before any key is asked for."""
+def plan_sha256(fields: Mapping[str, object]) -> str:
+    """The digest of what is about to be run. The server gets it before any key is asked for."""
     try:
         return sha256_hex(canonical(fields))
     except ValueError as error:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from pytest_glasshouse.channel.guest_channel import put
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError, GuestRefusedError, IntegrityError, ProtocolError
-from pytest_glasshouse.legs.round import EXCLUDED, Round, leg_notes
+from pytest_glasshouse.legs.round import EXCLUDED, Round, raw_notes
+from pytest_glasshouse.observation.document import Callback, Exit, Failure, LoadedCode, Spawned, Started
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.tensors import tensor_digest
 
@@ -14,14 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_glasshouse.legs.leg_watch import LegWatch
-    from pytest_glasshouse.rows.leg_order import Role
+    from pytest_glasshouse.observation.document import RawNotes
     from pytest_glasshouse.wire.canonical import Json
+
+    RawRole = Literal["raw", "raw2"]
 
 
 class RawRunner:
     """Runs raw legs; the `raw_runner` fixture's object."""
 
-    def run(self, current: Round, role: Role = "raw") -> Ended | None:
+    def run(self, current: Round, role: RawRole = "raw") -> Ended | None:
         """One raw leg. Returns how the row ended if it ended here, else None."""
 
         def leg() -> Ended | None:
@@ -30,25 +33,24 @@ class RawRunner:
 
         return guarded(current, role, leg)
 
-    def begin(self, current: Round, role: Role = "raw") -> RawLeg:
+    def begin(self, current: Round, role: RawRole = "raw") -> RawLeg:
         """Start a raw leg. The caller follows it and then calls `finish`. Raises `ConfigurationError` where none may run."""
         if current.confidential:
             refuse_raw(current)
         current.meet_guest(role)
-        notes = leg_notes(current.notes, role)
+        notes = raw_notes(current.notes, role)
         leg_id = current.leg_id(role)
         material: dict[str, Json] = {}
         for name, part in current.material.parts.items():
             put(current.channel, f"{leg_id}-{name}", part)
             material[name] = f"{leg_id}-{name}"
         base = current.material.base
-        plan = current.training_plan(role)
-        notes["trainingPlan"] = {**plan, "base_directory": plan["base_directory"] is not None}
+        notes["trainingPlan"] = current.training_plan(role)
         order: dict[str, Json] = {
             "kind": "raw",
             "strict_memory": current.strict_memory,
             "nonce": current.nonce,
-            "plan": plan,
+            "plan": current.guest_plan(role),
             "base_sha256": None if base is None else base.sha256,
             "material": material,
         }
@@ -67,7 +69,7 @@ def refuse_raw(current: Round) -> NoReturn:
 class RawLeg:
     """A raw leg that was started."""
 
-    def __init__(self, current: Round, *, role: Role, material: dict[str, Json], watch: LegWatch, notes: dict[str, Any]) -> None:
+    def __init__(self, current: Round, *, role: RawRole, material: dict[str, Json], watch: LegWatch, notes: RawNotes) -> None:
         self._current = current
         self._material = material
         self._notes = notes
@@ -81,14 +83,15 @@ class RawLeg:
         """What is left to do when the leg has ended, or when its guest was lost."""
         notes, watch, channel = self._notes, self.watch, self._current.channel
         notes["timeline"] = watch.timeline
-        notes["host"] = self._current.around(self.role, watch)
-        notes["callback"] = watch.events.get("callback")
-        notes["failed"] = watch.events.get("failed")
-        notes["images"] = watch.events.get("images")
-        notes["started"] = watch.events.get("started")
-        notes["cache"] = watch.events.get("spawned", {}).get("cache")
-        if "exit" in watch.events:
-            notes["exit"] = watch.events["exit"]["exit"]
+        notes["host"] = self._current.host_times(self.role, watch)
+        notes["callback"] = watch.body("callback", Callback)
+        notes["failed"] = watch.body("failed", Failure)
+        notes["images"] = watch.body("images", LoadedCode)
+        notes["started"] = watch.body("started", Started)
+        spawned, left = watch.body("spawned", Spawned), watch.body("exit", Exit)
+        notes["cache"] = None if spawned is None else spawned["cache"]
+        if left is not None:
+            notes["exit"] = left["exit"]
         if lost is not None:
             return lost
         for item in self._material.values():
@@ -102,18 +105,18 @@ class RawLeg:
         return _ended(notes["callback"], notes["failed"])
 
 
-def guarded(current: Round, role: Role, leg: Callable[[], Ended | None]) -> Ended | None:
+def guarded(current: Round, role: RawRole, leg: Callable[[], Ended | None]) -> Ended | None:
     """Carry a raw leg out; a guest that is gone ends the row, and is written down."""
     try:
         return leg()
     except ProtocolError as error:
         return current.refused_words(error)
     except GuestGoneError as error:
-        leg_notes(current.notes, role)
+        raw_notes(current.notes, role)
         return Ended(outcome="excluded", reason=f"{role} leg: {error}", decision=EXCLUDED)
 
 
-def _ended(callback: object, failed: dict[str, Json] | None) -> Ended | None:
+def _ended(callback: Callback | None, failed: Failure | None) -> Ended | None:
     if failed is not None:
         return Ended(
             outcome="failed",

@@ -9,20 +9,31 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import Channel, put_model_file
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
 from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.observation.document import Greeting
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import GREETING
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
+    from pytest_glasshouse.observation.document import (
+        GuestSeen,
+        HostTimes,
+        ProtectedNotes,
+        RawNotes,
+        RoundNotes,
+        SegmentPlan,
+        TrainingPlan,
+    )
     from pytest_glasshouse.providers.base import Grant, Instance
     from pytest_glasshouse.rows.interleaving import Interleaving
     from pytest_glasshouse.rows.leg_order import Role
@@ -36,7 +47,7 @@ ALLOWANCE_S = 600.0
 
 @dataclass(kw_only=True)
 class Round:
-    """One round on one allocation. `notes` is this round's part of the observation; legs add to it."""
+    """One round on one allocation."""
 
     row: RowSpec
     grant: Grant
@@ -59,7 +70,8 @@ class Round:
     allowance: Allowance = field(default_factory=Allowance)
     vouch: Callable[[Round, str], str] | None = None
     """Signs for the agent's key where no protected leg has it enrolled."""
-    notes: dict[str, Any] = field(default_factory=dict)
+    order: Sequence[Role]
+    """In which order the legs run, or start."""
     unruly: str = ""
     """Why nothing more may be started on this guest."""
 
@@ -70,7 +82,15 @@ class Round:
         self._begun: set[str] = set()
         self._started_ns: dict[Role, int] = {}
         self._began_ns = since_boot_ns()
-        self.notes.update({"round": self.number, "nonce": self.nonce, "guest": [], "protected": None, "raw": None})
+        #: This round's part of the observation; legs add to it.
+        self.notes: RoundNotes = {
+            "round": self.number,
+            "nonce": self.nonce,
+            "guest": [],
+            "protected": None,
+            "raw": None,
+            "order": list(self.order),
+        }
 
     def leg_id(self, leg: Role) -> str:
         """Unique on the allocation: it names the leg's workspace and exports there."""
@@ -82,10 +102,8 @@ class Round:
         # 48 bits: canonical JSON and the journal hold integers up to 2^53.
         return int.from_bytes(drawn[:6], "big")
 
-    def training_plan(self, leg: Role) -> dict[str, Json]:
-        """What the guest's `TrainingPlan` reads."""
-        base = self.material.base
-        directory = None if base is None else str(base.directory or base.sha256[:16])
+    def training_plan(self, leg: Role) -> TrainingPlan:
+        """What a leg is to train, as the observation has it."""
         target = self.row.target_s
         return {
             "workload": self.row.workload,
@@ -94,11 +112,17 @@ class Round:
             "target_ns": None if target is None else round(target * 1e9),
             "steps": self.row.steps,
             "order_seed": self.order_seed(leg),
-            "base_directory": directory,
+            "base_directory": self.material.base is not None,
             "segments": self._segments(),
         }
 
-    def _segments(self) -> dict[str, Json] | None:
+    def guest_plan(self, leg: Role) -> dict[str, Json]:
+        """What the guest's `TrainingPlan` reads: with the base model's directory."""
+        base = self.material.base
+        directory = None if base is None else str(base.directory or base.sha256[:16])
+        return cast("dict[str, Json]", {**self.training_plan(leg), "base_directory": directory})
+
+    def _segments(self) -> SegmentPlan | None:
         design = self.design
         if design is None:
             return None
@@ -134,10 +158,14 @@ class Round:
         """Whether a leg was started whose exit was not seen."""
         return any(not watch.ended for watch in self._watches if watch.leg_id in self._begun)
 
-    def around(self, leg: Role, watch: LegWatch) -> dict[str, int]:
-        """The host's clock, from the round's beginning: before the leg was started, and when its signed exit was here."""
-        told = {"startNs": self._started_ns.get(leg), "exitNs": watch.exit_ns}
-        return {name: at - self._began_ns for name, at in told.items() if at is not None}
+    def host_times(self, leg: Role, watch: LegWatch) -> HostTimes:
+        """The host's clock, from the round's beginning: before the leg was started, and when its signed exit had arrived."""
+        found: HostTimes = {}
+        if leg in self._started_ns:
+            found["startNs"] = self._started_ns[leg] - self._began_ns
+        if watch.exit_ns is not None:
+            found["exitNs"] = watch.exit_ns - self._began_ns
+        return found
 
     @property
     def conductor(self) -> str:
@@ -146,12 +174,13 @@ class Round:
 
     def meet_guest(self, leg: Role) -> None:
         """Ask the guest who it is and the provider what it lists, right before a leg; lay out its base model."""
-        hello = self.channel.request("hello")
+        reply = self.channel.request("hello")
         try:
-            GREETING.check(hello, "hello")
+            GREETING.check(reply, "hello")
+            hello = check_typed(reply, Greeting, "hello")
         except ProtocolError as error:
             raise self.broke_protocol(error) from None
-        seen = {
+        seen: GuestSeen = {
             "leg": leg,
             "allocation": hello["allocation"],
             "bootId": hello["bootId"],
@@ -166,7 +195,7 @@ class Round:
             "listed": sorted(i.instance_id for i in self.listing() if i.instance_id == self.grant.instance_id),
         }
         if self.vouch is not None:
-            seen["vouched"] = self.vouch(self, cast("str", hello["ak"]))
+            seen["vouched"] = self.vouch(self, hello["ak"])
         self.notes["guest"].append(seen)
         base = self.material.base
         # Once a round: a leg that is resident refuses to go on with files that were written again.
@@ -235,13 +264,17 @@ EXCLUDED = "excluded from the overhead figures; run the row again"
 UNRULY = "the guest was ended and nothing more of it is used; excluded from the overhead figures"
 
 
-def relative(timeline: dict[str, int], origin_ns: int) -> dict[str, int]:
-    """Times of first events in nanoseconds since `origin_ns`."""
-    return {name: t_ns - origin_ns for name, t_ns in timeline.items()}
+def protected_notes(notes: RoundNotes) -> ProtectedNotes:
+    """The notes of the protected leg, begun if need be."""
+    begun = notes["protected"]
+    if begun is None:
+        notes["protected"] = begun = {}
+    return begun
 
 
-def leg_notes(notes: dict[str, Any], leg: Role) -> dict[str, Any]:
-    """The notes of one leg, begun if need be."""
-    if notes.get(leg) is None:
-        notes[leg] = {}
-    return cast("dict[str, Any]", notes[leg])
+def raw_notes(notes: RoundNotes, leg: Literal["raw", "raw2"]) -> RawNotes:
+    """The notes of a raw leg, begun if need be."""
+    begun = notes.get(leg)
+    if begun is None:
+        notes[leg] = begun = {}
+    return begun

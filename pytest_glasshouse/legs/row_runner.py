@@ -10,7 +10,7 @@ import contextlib
 import copy
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import RECONNECT_S, Channel, GuestChannel
@@ -21,7 +21,9 @@ from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_settings import RowSettings
+from pytest_glasshouse.observation.document import Observation, Plan, RoundNotes
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
+from pytest_glasshouse.observation.reading import ROLES
 from pytest_glasshouse.providers.mock_faulty_channel import FaultyChannel, poisoned
 from pytest_glasshouse.rows.interleaving import interleaving
 from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, starting_orders
@@ -123,8 +125,8 @@ class Allocation:
                     allowance=self._allowance,
                     vouch=protected.vouch if row.null else None,
                     design=interleaving(row) if row.order == "interleaved" and row.resident else None,
+                    order=order,
                 )
-                current.notes["order"] = list(order)
                 observation["rounds"].append(current.notes)
                 ended = _round(current, order, protected, raw)
                 cursor = current.cursor
@@ -155,7 +157,7 @@ class Allocation:
         with contextlib.suppress(GlasshouseError, OSError):
             self._grants.end(self.grant, why)
 
-    def _outcome(self, row: RowSpec, observation: dict[str, Any], ended: Ended | None) -> Outcome:
+    def _outcome(self, row: RowSpec, observation: Observation, ended: Ended | None) -> Outcome:
         declared = self._settings.declared
         return Outcome(row=row, declared=declared, allocation=self._facts(), observation=observation, ended=ended)
 
@@ -169,10 +171,10 @@ class Allocation:
         fixed = self._settings.fixed_order
         if row.order != "interleaved":
             return leg_orders(row.order, rounds=rounds, seed=seed, fixed=fixed)
-        legs = cast("Sequence[Role]", interleaving(row).legs)
+        legs = interleaving(row).legs
         return starting_orders(legs, rounds=rounds, seed=seed, fixed=fixed)
 
-    def _explained(self, ended: Ended | None, notes: dict[str, Any], *, gone: bool) -> Ended | None:
+    def _explained(self, ended: Ended | None, notes: RoundNotes, *, gone: bool) -> Ended | None:
         """Where a rented guest was lost, the reason is the broker's or the provider's to tell."""
         if ended is None or not gone or not self.grant.rented:
             return ended
@@ -185,8 +187,7 @@ class Allocation:
         outcome: Literal["excluded", "infrastructure"] = "excluded" if kind == "ended" else "infrastructure"
         return Ended(outcome=outcome, reason=f"{told} ({ended.reason})", decision=ended.decision)
 
-    def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> dict[str, Any]:
-        settings = self._settings
+    def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> Observation:
         base = material.base
         return {
             "allocation": {
@@ -199,37 +200,7 @@ class Allocation:
                 "referenceSource": self.grant.reference_source,
             },
             "keys": protected.keys,
-            "plan": {
-                # No two attempts have one plan: the server counts attempts by plans.
-                "attemptId": secrets.token_hex(8),
-                "rowId": row.row_id,
-                "provider": self.grant.provider,
-                "dryRun": self.grant.dry_run,
-                "simulated": self.grant.simulated,
-                "workload": row.workload,
-                "modelId": row.model,
-                **row.adapter,
-                "namedGpuModel": row.gpu_model,
-                "order": row.order,
-                "rounds": row.rounds,
-                "fixedOrder": settings.fixed_order,
-                "seed": settings.seed,
-                "marginPct": f"{row.margin_pct:g}",
-                "targetSec": None if row.target_s is None else f"{row.target_s:g}",
-                "stepBudget": row.steps,
-                "warmupSec": f"{row.warmup_s:g}",
-                "strictMemory": settings.strict_memory,
-                **({} if settings.revision is None else {"invariantsRevision": settings.revision}),
-                **(
-                    {"halfWidthPct": f"{settings.half_width_pct:g}", "maxRounds": settings.max_rounds}
-                    if self._extends(row)
-                    else {}
-                ),
-                # Pairs, and not an object: names that people give are data, and some would be names of figures.
-                **({"parameters": [list(pair) for pair in row.parameters]} if row.parameters else {}),
-                **({"interleaving": interleaving(row).to_json(), "null": row.null} if row.order == "interleaved" else {}),
-                "subject": settings.subject,
-            },
+            "plan": self._plan(row),
             "material": {
                 "workload": row.workload,
                 "initialSha256": material.initial_sha256,
@@ -240,6 +211,42 @@ class Allocation:
             },
             "rounds": [],
         }
+
+    def _plan(self, row: RowSpec) -> Plan:
+        settings = self._settings
+        plan: Plan = {
+            # No two attempts have one plan: the server counts attempts by plans.
+            "attemptId": secrets.token_hex(8),
+            "rowId": row.row_id,
+            "provider": self.grant.provider,
+            "dryRun": self.grant.dry_run,
+            "simulated": self.grant.simulated,
+            "workload": row.workload,
+            "modelId": row.model,
+            "namedGpuModel": row.gpu_model,
+            "order": row.order,
+            "rounds": row.rounds,
+            "fixedOrder": settings.fixed_order,
+            "seed": settings.seed,
+            "marginPct": f"{row.margin_pct:g}",
+            "targetSec": None if row.target_s is None else f"{row.target_s:g}",
+            "stepBudget": row.steps,
+            "warmupSec": f"{row.warmup_s:g}",
+            "strictMemory": settings.strict_memory,
+            "subject": settings.subject,
+        }
+        if "adapter" in row.adapter:
+            plan["adapter"] = row.adapter["adapter"]
+        if settings.revision is not None:
+            plan["invariantsRevision"] = settings.revision
+        if settings.half_width_pct is not None and self._extends(row):
+            plan |= {"halfWidthPct": f"{settings.half_width_pct:g}", "maxRounds": settings.max_rounds}
+        if row.parameters:
+            # Pairs, and not an object: names that people give are data, and some would be names of figures.
+            plan["parameters"] = [list(pair) for pair in row.parameters]
+        if row.order == "interleaved":
+            plan |= {"interleaving": interleaving(row).to_json(), "null": row.null}
+        return plan
 
     def _lost(self) -> bool:
         """Whether broker or provider know that there is no use in waiting for the guest."""
@@ -283,8 +290,8 @@ def did_not_fit(outcome: Outcome) -> bool:
     row, rounds = outcome.row, outcome.observation["rounds"]
     if outcome.ended is None or row.order != "interleaved" or not row.resident or len(rounds) != 1:
         return False
-    failed = [(rounds[0].get(role) or {}).get("failed") for role in ("protected", "raw", "raw2")]
-    return any(each is not None and each["reason"] == _NO_ROOM for each in failed)
+    legs = [leg for role in ROLES if (leg := rounds[0].get(role)) is not None]
+    return any((failed := leg.get("failed")) is not None and failed["reason"] == _NO_ROOM for leg in legs)
 
 
 _INTERRUPTED = Ended(

@@ -7,9 +7,11 @@ name says otherwise.
 """
 
 # Annotations are evaluated here: `NotRequired` counts only then.
-from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
+from pytest_glasshouse.rows.interleaving import InterleavingPlan
 from pytest_glasshouse.rows.leg_order import Role
+from pytest_glasshouse.rows.spec import AdapterRecord
 from pytest_glasshouse.wire.typed import check_typed
 
 #: Plain facts that are published and compared, and not computed with.
@@ -22,11 +24,11 @@ class AllocationSeen(TypedDict):
     provider: str
     name: str
     providerInstanceId: str
-    gpuModel: NotRequired[str]
-    gpuUuid: NotRequired[str | None]
-    archiveSha256: NotRequired[str]
-    referenceSource: NotRequired[str]
-    priceUsdPerHour: NotRequired[float | None]
+    gpuModel: str
+    gpuUuid: str | None
+    archiveSha256: str
+    referenceSource: str
+    priceUsdPerHour: NotRequired[str | float | None]
 
 
 class Keys(TypedDict):
@@ -34,30 +36,10 @@ class Keys(TypedDict):
 
     server: str
     owner: str
-    attestationServer: NotRequired[Literal["embedded", "outside"]]
+    attestationServer: Literal["embedded", "outside"]
 
 
-class AdapterShape(TypedDict):
-    """The adapter of a row that trains another one than the published rows do."""
-
-    rank: int
-    targets: list[str]
-
-
-class InterleavingPlan(TypedDict):
-    """How the legs of an interleaved row take turns. Numbers that may be broken are texts."""
-
-    preset: str | None
-    legs: list[Role]
-    pairs: int
-    segmentSec: str | None
-    segmentSteps: int | None
-    washoutSec: str
-    warmupLimitSec: str
-    resident: bool
-
-
-class Plan(TypedDict):
+class Plan(AdapterRecord):
     """What was about to be run; its digest was given to the attestation server before a key was asked for."""
 
     attemptId: NotRequired[str]
@@ -67,7 +49,6 @@ class Plan(TypedDict):
     simulated: bool
     workload: str
     modelId: str | None
-    adapter: NotRequired[AdapterShape]
     namedGpuModel: str | None
     order: str
     rounds: int
@@ -92,16 +73,15 @@ class MaterialSeen(TypedDict):
 
     workload: Literal["mlp", "lora"]
     standIn: bool
-    initialSha256: NotRequired[str]
-    modelId: NotRequired[str | None]
-    baseSha256: NotRequired[str | None]
-    facts: NotRequired[Facts]
+    initialSha256: str
+    modelId: str | None
+    baseSha256: str | None
+    facts: Facts
 
 
-class GuestSeen(TypedDict):
-    """What the guest said of itself right before a leg, and which instances the provider listed then (`listed`)."""
+class Greeting(TypedDict):
+    """What a guest says of itself."""
 
-    leg: Role
     allocation: str
     bootId: str
     agentNonce: str
@@ -112,6 +92,12 @@ class GuestSeen(TypedDict):
     driver: str | None
     torch: str | None
     python: str
+
+
+class GuestSeen(Greeting):
+    """The guest right before a leg, and which instances the provider listed then. `vouched` signs for the key of its agent."""
+
+    leg: Role
     listed: list[str]
     vouched: NotRequired[str]
 
@@ -163,6 +149,28 @@ class CacheState(TypedDict):
     state: Literal["pre-read"]
     files: int
     bytes: int
+
+
+class Spawned(TypedDict):
+    """The agent's event when it has started a leg."""
+
+    kind: str
+    cache: CacheState
+
+
+class Exit(TypedDict):
+    """The agent's last event about a leg: its signed exit."""
+
+    exit: str
+    exit_status: int
+
+
+class TurnBegun(TypedDict):
+    """The agent's event when it gives a turn: which of how many, and to which leg."""
+
+    turn: int
+    turns: int
+    leg: Role
 
 
 class Failure(TypedDict):
@@ -348,5 +356,4 @@ class Observation(TypedDict, total=False):
 
 def check_observation(value: object, where: str) -> Observation:
     """`value`, which is JSON, as an observation. Raises `ProtocolError` with the path of what has another type."""
-    check_typed(value, Observation, where)
-    return cast("Observation", value)
+    return check_typed(value, Observation, where)

@@ -1,14 +1,14 @@
-"""What carrying a row out leaves behind: plain facts, nothing judged and nothing computed.
+"""The outcome of a row that was carried out: plain facts, nothing judged and nothing computed.
 
-This module knows how a row ended and what was seen; it refuses to know what that means. Findings are the
-`invariants` room's, figures are `legs.results`' and `overhead`'s.
+Findings are computed by `invariants`, figures by `observation.results` and `overhead`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
+from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.rows.spec import RowSpec
 
 EndedAs = Literal["excluded", "failed", "error", "lost", "infrastructure"]
@@ -16,7 +16,7 @@ EndedAs = Literal["excluded", "failed", "error", "lost", "infrastructure"]
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a row ended that was not measured in full: what happened, and what was decided about it."""
+    """How a row ended early: what happened, and what was decided about it."""
 
     outcome: EndedAs
     reason: str
@@ -25,7 +25,7 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True)
 class AllocationFacts:
-    """Where both legs really ran. `gpu_model` is what was there, never what the row names."""
+    """The allocation both legs ran on. `gpu_model` is what was there, never what the row names."""
 
     provider: str
     provider_instance_id: str
@@ -38,7 +38,7 @@ class AllocationFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One row carried out. `row` is what ran, `declared` what the test says; `ended` is None when all rounds completed.
+    """One row carried out. `row` is what ran, `declared` what the test declares; `ended` is None when all rounds completed.
 
     `observation` is JSON as the spool, the journal, the receipts and the provider gave it, and goes into the report verbatim.
     """
@@ -46,5 +46,5 @@ class Outcome:
     row: RowSpec
     declared: RowSpec
     allocation: AllocationFacts | None
-    observation: dict[str, Any] = field(default_factory=dict)
+    observation: Observation = field(default_factory=Observation)
     ended: Ended | None = None

@@ -1,19 +1,20 @@
-"""What a report derives from a row's observation: journals, treatment, and how many lifecycles were begun and held.
-
-Reads the observation as it stands and never believes a missing part: what is not there is not counted.
-"""
+"""What a report derives from a row's observation: its rounds, journals, treatment and the state of the page cache."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.journal import head_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
+    from pytest_glasshouse.observation.document import CacheState, Observation, ProtectedNotes, RoundNotes
+    from pytest_glasshouse.rows.leg_order import Role
+
+ROLES: tuple[Role, ...] = ("protected", "raw", "raw2")
 
 #: What a protected leg does that a raw leg does not, by the journal step that shows it.
 _TREATMENT_STEPS = {
@@ -24,69 +25,80 @@ _TREATMENT_STEPS = {
 }
 
 
+class JournalRecord(TypedDict):
+    """A round's journal: how many lines the observation has of it, and its head."""
+
+    round: int
+    lines: int
+    headSha256: str | None
+
+
+class CacheRecord(TypedDict, total=False):
+    """The state of the page cache, where all legs report the same."""
+
+    cacheState: CacheState
+
+
+class StrictMemoryRecord(TypedDict, total=False):
+    """Whether the legs ran under the strict memory profile, where the plan says so."""
+
+    strictMemory: bool
+
+
 def invariant_key(name: str) -> str:
     """An invariant's name in one spelling: people write it with spaces, and its function with underscores."""
     return name.strip().replace(" ", "_")
 
 
-def observed_rounds(observation: Mapping[str, Any]) -> list[dict[str, Any]]:
+def observed_rounds(observation: Observation) -> list[RoundNotes]:
     """The rounds of an observation; none when it has none."""
-    rounds = observation.get("rounds")
-    return [each for each in rounds if isinstance(each, dict)] if isinstance(rounds, list) else []
+    return observation.get("rounds", [])
 
 
-def protected_of(observed: Mapping[str, Any]) -> dict[str, Any]:
+def protected_of(observed: RoundNotes) -> ProtectedNotes:
     """The protected leg's part of a round; empty when it was never begun."""
-    part = observed.get("protected")
-    return part if isinstance(part, dict) else {}
+    return observed["protected"] or {}
 
 
-def journals(observation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Where each round's journal stands: its lines are in the observation, here are their number and the head."""
-    found = []
+def journals(observation: Observation) -> list[JournalRecord]:
+    """For each round, how many lines its journal has, and the journal's head. The lines are in the observation."""
+    found: list[JournalRecord] = []
     for observed in observed_rounds(observation):
         lines = journal_lines(observed)
-        found.append(
-            {"round": observed.get("round"), "lines": len(lines), "headSha256": head_of(lines, "") if lines else None},
-        )
+        head = head_of(lines, "") if lines else None
+        found.append({"round": observed["round"], "lines": len(lines), "headSha256": head})
     return found
 
 
-def journal_lines(observed: Mapping[str, Any]) -> list[str]:
+def journal_lines(observed: RoundNotes) -> list[str]:
     """The protected leg's journal of one round, as it was written."""
-    lines = protected_of(observed).get("journal")
-    return [line for line in lines if isinstance(line, str)] if isinstance(lines, list) else []
+    return protected_of(observed).get("journal", [])
 
 
-def treatment(observation: Mapping[str, Any]) -> list[str]:
+def treatment(observation: Observation) -> list[str]:
     """The differences between the legs that the journals show, named once."""
     steps = {step for observed in observed_rounds(observation) for step in _steps(journal_lines(observed))}
     shown = [name for step, name in _TREATMENT_STEPS.items() if step in steps]
     return sorted([*shown, "journal"]) if steps else []
 
 
-def stand_in(observation: Mapping[str, Any]) -> bool:
-    """Whether a stand-in was trained for the model the row names. Not saying so is saying no: only a model row has one."""
-    material = observation.get("material")
-    return isinstance(material, dict) and material.get("standIn") is True
+def stand_in(observation: Observation) -> bool:
+    """Whether a stand-in was trained for the model the row names; only a model row can have one."""
+    return "material" in observation and observation["material"]["standIn"]
 
 
-def cache_state(observation: Mapping[str, Any]) -> dict[str, Any]:
-    """What was done to the page cache before each leg, where every leg says the same; nothing where they do not say."""
-    told = [
-        leg.get("cache")
-        for observed in observed_rounds(observation)
-        for name in ("protected", "raw", "raw2")
-        if isinstance(leg := observed.get(name), dict)
-    ]
-    alike = bool(told) and isinstance(told[0], dict) and all(each == told[0] for each in told)
-    return {"cacheState": told[0]} if alike else {}
+def cache_state(observation: Observation) -> CacheRecord:
+    """What was done to the page cache before each leg, where all legs report the same; else nothing."""
+    legs = [leg for observed in observed_rounds(observation) for role in ROLES if (leg := observed.get(role)) is not None]
+    states = [leg.get("cache") for leg in legs]
+    first = states[0] if states else None
+    return {"cacheState": first} if first is not None and all(each == first for each in states) else {}
 
 
-def strict_memory(observation: Mapping[str, Any]) -> dict[str, bool]:
+def strict_memory(observation: Observation) -> StrictMemoryRecord:
     """Whether the legs ran under the strict memory profile; nothing in an observation from before there was one."""
     plan = observation.get("plan")
-    return {"strictMemory": plan["strictMemory"]} if isinstance(plan, dict) and "strictMemory" in plan else {}
+    return {"strictMemory": plan["strictMemory"]} if plan is not None and "strictMemory" in plan else {}
 
 
 def _steps(lines: Sequence[str]) -> Iterator[str]:

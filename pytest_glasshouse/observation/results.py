@@ -1,16 +1,29 @@
-"""Figures of a row, read from its observation and from nothing else: nanoseconds and counts, nothing divided.
+"""Figures of a row, read from its observation alone: nanoseconds and counts, nothing divided.
 
 `glasshouse check` calls this on a report's own observation and compares.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.observation.turns import pairs_of
+from pytest_glasshouse.errors import IntegrityError, ProtocolError
+from pytest_glasshouse.observation.claims import PackageVerified, TrainStarted, Zeroized
+from pytest_glasshouse.observation.document import (
+    LegNotes,
+    Observation,
+    ProtectedNotes,
+    RawNotes,
+    RoundNotes,
+    Trained,
+    WorkloadFacts,
+)
+from pytest_glasshouse.observation.turns import Pair, pairs_of
+from pytest_glasshouse.rows.leg_order import Role
 from pytest_glasshouse.wire import journal
+from pytest_glasshouse.wire.typed import check_typed
 
 _LOOKS = ("loaded", "trained", "wiped")
 _UNITS = {"mlp": "epochs", "lora": "steps"}
@@ -25,7 +38,7 @@ class LegResult:
     looks at the leg's memory are in none of them: they are `scan_ns`, and how much plaintext the leg held is `exposure_*`.
     """
 
-    leg: Literal["protected", "raw", "raw2"]
+    leg: Role
     unit: str
     units: int
     elapsed_ns: int
@@ -40,7 +53,7 @@ class LegResult:
     cpu_ns: int
     peak_memory_bytes: int | None
     order_seed: int
-    facts: dict[str, Any]
+    facts: WorkloadFacts
     scan_ns: int | None = None
     exposure_byte_s: int | None = None
     exposure_peak_bytes: int | None = None
@@ -57,109 +70,127 @@ class RoundResult:
     """
 
     number: int
-    order: tuple[str, ...]
+    order: tuple[Role, ...]
     protected: LegResult | None
     raw: LegResult | None
     raw2: LegResult | None = None
-    pairs: tuple[dict[str, Any], ...] = ()
+    pairs: tuple[Pair, ...] = ()
+
+    def leg(self, role: Role) -> LegResult | None:
+        """The figures of one leg."""
+        return {"protected": self.protected, "raw": self.raw, "raw2": self.raw2}[role]
 
 
-def results(observation: dict[str, Any]) -> tuple[RoundResult, ...]:
-    """The figures of every round; legs that did not complete have none."""
-    unit = _UNITS[observation["material"]["workload"]]
-    return tuple(_round(notes, unit) for notes in observation.get("rounds", []))
+@dataclass(frozen=True, kw_only=True)
+class _Steps:
+    """What the steps of a protected leg's journal say."""
+
+    opened: PackageVerified
+    started: TrainStarted
+    trained: Trained
+    zeroized: Zeroized
 
 
-def _round(notes: dict[str, Any], unit: str) -> RoundResult:
-    bodies = {role: body for role in ("protected", "raw", "raw2") if (body := _end_of(notes, role)) is not None}
+def results(observation: Observation) -> tuple[RoundResult, ...]:
+    """The figures of every round; legs that did not complete have none. Raises `IntegrityError` for rounds without material."""
+    rounds = observation.get("rounds", [])
+    if rounds and "material" not in observation:
+        raise IntegrityError("malformed", "an observation with rounds and without their material")
+    return tuple(_round(notes, _UNITS[observation["material"]["workload"]]) for notes in rounds)
+
+
+def _round(notes: RoundNotes, unit: str) -> RoundResult:
+    protected, raw, raw2 = notes["protected"] or {}, notes["raw"] or {}, notes.get("raw2") or {}
+    steps = _steps(protected)
+    ends: dict[Role, Trained | None] = {
+        "protected": None if steps is None else steps.trained,
+        "raw": raw.get("callback"),
+        "raw2": raw2.get("callback"),
+    }
     return RoundResult(
         number=notes["round"],
         order=tuple(notes["order"]),
-        protected=_protected(notes["protected"], unit) if notes["protected"] else None,
-        raw=_raw("raw", notes["raw"], unit) if notes["raw"] else None,
-        raw2=_raw("raw2", notes["raw2"], unit) if notes.get("raw2") else None,
-        pairs=pairs_of(notes, bodies),
+        protected=None if steps is None else _protected(protected, steps, unit),
+        raw=_raw("raw", raw, unit),
+        raw2=_raw("raw2", raw2, unit),
+        pairs=pairs_of(notes, {role: end for role, end in ends.items() if end is not None}),
     )
 
 
-def _end_of(notes: dict[str, Any], role: str) -> dict[str, Any] | None:
-    """What a leg said when its training was over."""
-    told = notes.get(role) or {}
-    if role != "protected":
-        return cast("dict[str, Any] | None", told.get("callback"))
-    return _events(told).get("train_completed")
-
-
-def _events(notes: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What the protected leg's journal tells, by step; nothing where it is not the whole journal of a leg that completed."""
-    try:
-        entries = journal.read(notes["journal"], notes["challenge"]["nonce"], head=None)
-    except (IntegrityError, KeyError):
-        return {}
-    return {entry.type: cast("dict[str, Any]", entry.body) for entry in entries}
-
-
-def _protected(notes: dict[str, Any], unit: str) -> LegResult | None:
-    bodies = _events(notes)
-    if "train_completed" not in bodies or not notes.get("adapterSha256"):
+def _steps(notes: ProtectedNotes) -> _Steps | None:
+    """The steps of the leg's journal; None where it is not the whole journal of a leg that completed."""
+    if "challenge" not in notes:
         return None
-    timeline = notes["timeline"]
+    try:
+        entries = journal.read(notes.get("journal", []), notes["challenge"]["nonce"], head=None)
+        bodies = {entry.type: entry.body for entry in entries}
+        return _Steps(
+            opened=check_typed(bodies["package_verified"], PackageVerified, "package_verified"),
+            started=check_typed(bodies["train_started"], TrainStarted, "train_started"),
+            trained=check_typed(bodies["train_completed"], Trained, "train_completed"),
+            zeroized=check_typed(bodies["zeroized"], Zeroized, "zeroized"),
+        )
+    except (IntegrityError, ProtocolError):
+        return None
+
+
+def _protected(notes: ProtectedNotes, steps: _Steps, unit: str) -> LegResult | None:
+    timeline = notes.get("timeline", {})
     phases = {
         "start": _between(timeline, "spawned", "challenge-wanted"),
         "attest": _between(timeline, "challenge-wanted", "evidence"),
         "release": _between(timeline, "evidence", "key_received"),
-        "open": int(bodies["package_verified"]["open_ns"]),
-        "zeroize": int(bodies["zeroized"]["zeroize_ns"]),
+        "open": steps.opened["open_ns"],
+        "zeroize": steps.zeroized["zeroize_ns"],
     }
     zeroize = None
     if "adapter_exported" in timeline and "exit" in timeline:
-        zeroize = timeline["exit"] - timeline["adapter_exported"] - (_look(timeline, "wiped") or 0)
-    return _leg("protected", unit, bodies["train_completed"], timeline, "train_started", notes, phases, zeroize, bodies)
+        zeroize = max(0, timeline["exit"] - timeline["adapter_exported"] - (_look(timeline, "wiped") or 0))
+    found = _leg("protected", notes, steps.trained, unit, begun="train_started", seed=steps.started["order_seed"], phases=phases)
+    return found and replace(
+        found,
+        zeroize_ns=zeroize,
+        exposure_byte_s=steps.zeroized.get("exposure_byte_s"),
+        exposure_peak_bytes=steps.zeroized.get("exposure_peak_bytes"),
+    )
 
 
-def _raw(leg: Literal["raw", "raw2"], notes: dict[str, Any], unit: str) -> LegResult | None:
+def _raw(leg: Literal["raw", "raw2"], notes: RawNotes, unit: str) -> LegResult | None:
     body = notes.get("callback")
-    if body is None or not notes.get("adapterSha256"):
+    if body is None:
         return None
-    phases = {"start": _between(notes["timeline"], "spawned", "started")}
-    bodies = {"train_started": body}
-    return _leg(leg, unit, body, notes["timeline"], "started", notes, phases, None, bodies)
+    phases = {"start": _between(notes.get("timeline", {}), "spawned", "started")}
+    return _leg(leg, notes, body, unit, begun="started", seed=body["order_seed"], phases=phases)
 
 
 def _leg(
-    leg: Literal["protected", "raw", "raw2"],
-    unit: str,
-    body: dict[str, Any],
-    timeline: dict[str, int],
-    started: str,
-    notes: dict[str, Any],
-    phases: dict[str, int | None],
-    zeroize_ns: int | None,
-    bodies: dict[str, dict[str, Any]],
+    leg: Role, notes: LegNotes, body: Trained, unit: str, *, begun: str, seed: int, phases: Mapping[str, int | None]
 ) -> LegResult | None:
-    if not body["units"] or not body["elapsed_ns"]:
-        return None  # it was never timed: there is nothing to divide by
-    own = {name.removesuffix("_ns"): int(value) for name, value in body["phases"].items()}
+    """What both kinds of leg tell. `begun` is the first event behind the load, `phases` are beside the leg's own."""
+    adapter = notes.get("adapterSha256")
+    if not adapter or not body["units"] or not body["elapsed_ns"]:
+        return None  # no adapter, or never timed: there is nothing to divide by
+    timeline, own = notes.get("timeline", {}), body["phases"]
+    every = {**phases, "load": own["load_ns"], "prologue": own["prologue_ns"], "export": own["export_ns"]}
+    looks = [taken for stage in _LOOKS if (taken := _look(timeline, stage)) is not None]
     return LegResult(
         leg=leg,
         unit=unit,
         units=body["units"],
         elapsed_ns=body["elapsed_ns"],
-        setup_ns=max(0, (_between(timeline, "spawned", started) or 0) - (_look(timeline, "loaded") or 0)),
+        setup_ns=max(0, (_between(timeline, "spawned", begun) or 0) - (_look(timeline, "loaded") or 0)),
         warmup_ns=body["warmup_ns"],
         warmup_units=body["warmup_units"],
-        zeroize_ns=None if zeroize_ns is None else max(0, zeroize_ns),
+        zeroize_ns=None,
         final_loss=body["final_loss"],
-        adapter_sha256=notes["adapterSha256"],
+        adapter_sha256=adapter,
         stop_reason=body["stop_reason"],
-        phases_ns={name: value for name, value in {**phases, **own}.items() if value is not None},
+        phases_ns={name: taken for name, taken in every.items() if taken is not None},
         cpu_ns=body["cpu_ns"],
         peak_memory_bytes=body["facts"].get("peakMemoryBytes"),
-        order_seed=bodies["train_started"]["order_seed"],
+        order_seed=seed,
         facts=body["facts"],
-        scan_ns=sum(taken) if (taken := [took for stage in _LOOKS if (took := _look(timeline, stage)) is not None]) else None,
-        exposure_byte_s=bodies.get("zeroized", {}).get("exposure_byte_s"),
-        exposure_peak_bytes=bodies.get("zeroized", {}).get("exposure_peak_bytes"),
+        scan_ns=sum(looks) if looks else None,
         steady=body.get("steady"),
     )
 
@@ -172,5 +203,5 @@ def _look(timeline: dict[str, int], stage: str) -> int | None:
 def _between(timeline: dict[str, int], first: str, second: str) -> int | None:
     if first not in timeline or second not in timeline:
         return None
-    # A guest that tells them in another order has taken no time, and not less than none.
+    # A guest that reports them in another order has taken no time: a negative one is no figure.
     return max(0, timeline[second] - timeline[first])

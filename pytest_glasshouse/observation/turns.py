@@ -1,19 +1,23 @@
-"""The turns of an interleaved round, put together from what each leg said and from what the agent signed about the borders.
+"""The turns of an interleaved round, from what each leg reported and what the agent signed about the borders of turns.
 
-Knows the observation's notes of one round. Nothing is believed here: whether the signatures are good and the turns were
-as drawn is for the findings to say.
+Reads the observation of one round and verifies nothing: signatures and the order of turns are judged by the invariants.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.errors import IntegrityError, ProtocolError
+from pytest_glasshouse.observation.claims import BordersClaims
 from pytest_glasshouse.wire.tokens import peek
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from pytest_glasshouse.observation.document import RoundNotes, Trained
+    from pytest_glasshouse.rows.leg_order import Role
 
 _SEGMENT = ("turn", "units", "elapsed_ns", "cpu_ns", "wash_units", "wash_ns", "wash_cpu_ns")
 
@@ -32,7 +36,7 @@ class Turn:
     """One turn as the agent saw it."""
 
     number: int
-    role: str
+    role: Role
     before: Border
     after: Border
 
@@ -45,12 +49,40 @@ class Turn:
         return self.after.t_ns - self.before.t_ns
 
 
-def turns_of(claims: Mapping[str, Any]) -> tuple[Turn, ...]:
-    """The turns that were played, of an agent's signed claims.
+class TurnFigures(TypedDict):
+    """One leg's part of a pair. Times in nanoseconds; `turn_` and `others_` are the agent's counts over the whole turn."""
 
-    Raises `KeyError`, `TypeError` or `ValueError` for another shape.
-    """
-    roles: list[str] = claims["roles"]
+    units: int
+    elapsed_ns: int
+    cpu_ns: int
+    position: int
+    wash_units: int
+    wash_ns: int
+    turn_ns: int
+    turn_cpu_ns: int
+    others_cpu_ns: int
+
+
+class Pair(TypedDict):
+    """One turn of each leg of a round. `first` is whose turn came first."""
+
+    number: int
+    first: Role
+    protected: NotRequired[TurnFigures]
+    raw: NotRequired[TurnFigures]
+    raw2: NotRequired[TurnFigures]
+
+
+def read_borders(token: str) -> BordersClaims:
+    """The claims of a token about the borders of turns, unverified. Raises `IntegrityError` or `ProtocolError`."""
+    return check_typed(peek(token), BordersClaims, "borders")
+
+
+def turns_of(claims: BordersClaims) -> tuple[Turn, ...]:
+    """The turns that were played. Raises `ValueError` for a turn of a leg that took no part and for borders of another shape."""
+    roles = claims["roles"]
+    if not set(claims["turns"]) <= set(roles):
+        raise ValueError("a turn of a leg that took no part")
     played = zip(claims["turns"], claims["borders"], strict=False)
     return tuple(
         Turn(number=number, role=role, before=_border(before, roles), after=_border(after, roles))
@@ -58,37 +90,40 @@ def turns_of(claims: Mapping[str, Any]) -> tuple[Turn, ...]:
     )
 
 
-def segments_of(body: Mapping[str, Any]) -> dict[int, dict[str, int]]:
-    """A leg's segments by turn, of its last journal line or its callback."""
-    return {told[0]: dict(zip(_SEGMENT, told, strict=True)) for told in body["segments"]}
+def segments_of(body: Trained) -> dict[int, dict[str, int]]:
+    """A leg's segments by turn, of its last journal line or its callback. Raises `ValueError` for one of another length."""
+    segments = [dict(zip(_SEGMENT, segment, strict=True)) for segment in body.get("segments", [])]
+    return {segment["turn"]: segment for segment in segments}
 
 
-def pairs_of(notes: Mapping[str, Any], bodies: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
-    """The pairs (or triples) of one round: `{number, first, <role>: {units, elapsed_ns, cpu_ns, ...}, ...}`.
+def pairs_of(notes: RoundNotes, bodies: Mapping[Role, Trained]) -> tuple[Pair, ...]:
+    """The pairs (or triples) of one round.
 
-    `bodies` has what each leg said at its end. A segment's `cpu_ns` is the leg's own count over the timed stretch;
+    `bodies` has what each leg reported at its end. A segment's `cpu_ns` is the leg's own count over the timed part;
     `turn_cpu_ns` is the agent's over the whole turn with its wash-out, `others_cpu_ns` what the other legs used meanwhile.
     Pairs that were not finished are left out; empty where the round was not interleaved or nothing can be read.
     """
-    if notes.get("borders") is None:
+    if "borders" not in notes:
         return ()
     try:
-        claims = cast("dict[str, Any]", peek(notes["borders"]))
+        claims = read_borders(notes["borders"])
         turns = turns_of(claims)
-        told = {role: segments_of(body) for role, body in bodies.items()}
-    except (IntegrityError, KeyError, TypeError, ValueError, IndexError):
+        segments = {role: segments_of(body) for role, body in bodies.items()}
+    except (IntegrityError, ProtocolError, ValueError):
         return ()
     size = len(claims["roles"])
-    groups = [turns[at : at + size] for at in range(0, len(turns) - size + 1, size)]
-    if any(turn.number not in told.get(turn.role, {}) for group in groups for turn in group):
+    if not size:
         return ()
-    return tuple(_pair(number, group, told) for number, group in enumerate(groups, 1))
+    groups = [turns[at : at + size] for at in range(0, len(turns) - size + 1, size)]
+    if any(turn.number not in segments.get(turn.role, {}) for group in groups for turn in group):
+        return ()
+    return tuple(_pair(number, group, segments) for number, group in enumerate(groups, 1))
 
 
-def _pair(number: int, group: Sequence[Turn], told: Mapping[str, Mapping[int, Mapping[str, int]]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"number": number, "first": group[0].role}
+def _pair(number: int, group: Sequence[Turn], segments: Mapping[Role, Mapping[int, Mapping[str, int]]]) -> Pair:
+    found: Pair = {"number": number, "first": group[0].role}
     for position, turn in enumerate(group, 1):
-        segment = told[turn.role][turn.number]
+        segment = segments[turn.role][turn.number]
         found[turn.role] = {
             "units": segment["units"],
             "elapsed_ns": segment["elapsed_ns"],

@@ -6,8 +6,10 @@ optimum for switches of a second or less; shorter rounds are scaled down in prop
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypedDict
+
+from pytest_glasshouse.rows.leg_order import Role
 
 if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
@@ -29,6 +31,19 @@ _MOST_PAIRS = 120
 _WARMUP_LIMIT = 3.0
 
 
+class InterleavingPlan(TypedDict):
+    """An `Interleaving` in the plan that is signed for. Numbers that may be broken are texts."""
+
+    preset: str | None
+    legs: list[Role]
+    pairs: int
+    segmentSec: str | None
+    segmentSteps: int | None
+    washoutSec: str
+    warmupLimitSec: str
+    resident: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class Interleaving:
     """One round's design. Exactly one of `segment_s` and `segment_steps` is set; a row's target is divided among its pairs.
@@ -38,7 +53,7 @@ class Interleaving:
     """
 
     preset: str | None
-    legs: tuple[str, ...]
+    legs: tuple[Role, ...]
     pairs: int
     segment_s: float | None
     segment_steps: int | None
@@ -46,20 +61,24 @@ class Interleaving:
     warmup_limit_s: float
     resident: bool
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> InterleavingPlan:
         """As the signed plan has it: numbers that may have a fraction are texts there."""
-        fields = asdict(self) | {"legs": list(self.legs)}
-        names = {
-            "segment_s": "segmentSec", "segment_steps": "segmentSteps", "washout_s": "washoutSec",
-            "warmup_limit_s": "warmupLimitSec",
-        }  # fmt: skip
-        return {names.get(name, name): f"{value:g}" if isinstance(value, float) else value for name, value in fields.items()}
+        return {
+            "preset": self.preset,
+            "legs": list(self.legs),
+            "pairs": self.pairs,
+            "segmentSec": None if self.segment_s is None else f"{self.segment_s:g}",
+            "segmentSteps": self.segment_steps,
+            "washoutSec": f"{self.washout_s:g}",
+            "warmupLimitSec": f"{self.warmup_limit_s:g}",
+            "resident": self.resident,
+        }
 
 
 def interleaving(row: RowSpec) -> Interleaving:
     """The design of an interleaved row."""
     if row.null:
-        legs: tuple[str, ...] = ("raw", "raw2")
+        legs: tuple[Role, ...] = ("raw", "raw2")
     else:
         legs = ("protected", "raw", "raw2") if row.preset in TRIPLES else ("protected", "raw")
     pairs, segment_s, segment_steps = _divided(row)

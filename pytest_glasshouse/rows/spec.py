@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, get_args
 
 from pytest_glasshouse.errors import ConfigurationError
 
@@ -65,6 +65,19 @@ class RowRunner(Protocol[OutcomeT_co]):
     """Carries a row out: the object that the `allocation` fixture returns."""
 
     def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> OutcomeT_co: ...
+
+
+class AdapterShape(TypedDict):
+    """The adapter a row trains."""
+
+    rank: int
+    targets: list[str]
+
+
+class AdapterRecord(TypedDict, total=False):
+    """The adapter, where it is another than the published rows'."""
+
+    adapter: AdapterShape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +241,7 @@ class RowSpec(metaclass=_KeywordOnly):
         return GPU_MODELS.get(self.gpu)
 
     @property
-    def adapter(self) -> dict[str, Any]:
+    def adapter(self) -> AdapterRecord:
         """The `adapter` member of plans and records; empty for the published rows' adapter."""
         if all(getattr(self, field) == usual for field, usual in _LORA.items()):
             return {}

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.signed_round import INITIAL, RoundEdit, SignedRound, clean_scan
+from pytest_glasshouse.tamper.signed_round import CONTEXT, INITIAL, PHASES, RoundEdit, SignedRound, clean_scan
 from pytest_glasshouse.tamper.testbed import CONTAINER, TamperTestbed
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
@@ -273,9 +273,9 @@ CASES = (
         _claims(f"of-two-hours-{name.replace('_', '-')}", _TIME, "callback", **{name: 7_200_000_000_000})
         for name in ("elapsed_ns", "warmup_ns")
     ),
-    _claims("of-two-hours-of-loading", _TIME, "callback", phases={"load_ns": 7_200_000_000_000}),
+    _claims("of-two-hours-of-loading", _TIME, "callback", phases={**PHASES, "load_ns": 7_200_000_000_000}),
     _claims("of-less-than-no-time", _TIME, "callback", warmup_ns=-1),
-    _claims("of-time-in-words", _TIME, "callback", elapsed_ns="2000000000"),
+    _claims("of-time-in-words", f"unseen: {_TIME}", "callback", elapsed_ns="2000000000"),
     _entries("of-two-hours", _TIME, _body("train_completed", elapsed_ns=7_200_000_000_000)),
     _entries("of-two-hours-of-opening", _TIME, _body("package_verified", open_ns=7_200_000_000_000)),
     _entries("of-two-hours-of-zeroizing", _TIME, _body("zeroized", zeroize_ns=7_200_000_000_000)),
@@ -311,8 +311,8 @@ CASES = (
     _claims("another-prologue", _WORK, "callback", prologue=["0.5", "0.26"]),
     _claims("shorter-prologue", _WORK, "callback", prologue=["0.5"]),
     _claims("no-prologue", _WORK, "callback", prologue=[]),
-    _claims("another-environment", _WORK, "callback", context={"environment": _OTHER, "nice": 0}),
+    _claims("another-environment", _WORK, "callback", context={**CONTEXT, "environment": _OTHER}),
     _claims("another-device", _WORK, "callback", facts={"device": "cuda", "peakMemoryBytes": None}),
     _leg("another-plan", _WORK, "raw", trainingPlan={"steps": 2, "order_seed": 2}),
-    _claims("of-another-shape", f"unseen: {_FINITE}", "callback", prologue=7),
+    _claims("of-another-shape", f"unseen: {_TIME}", "callback", prologue=7),
 )

@@ -41,6 +41,21 @@ def untouched(_name: str, _content: Any) -> None:
     """The edit that changes nothing."""
 
 
+#: What every leg of the round reports of its own times and of its process.
+PHASES = {"load_ns": 1_000_000, "prologue_ns": 1_000_000, "export_ns": 1_000_000}
+CONTEXT: RoundClaims = {
+    "environment": sha256_hex(b"environment"),
+    "environment_names": ["PATH"],
+    "libraries": sha256_hex(b"libraries"),
+    "library_count": 1,
+    "modules": sha256_hex(b"modules"),
+    "module_count": 1,
+    "nice": 0,
+    "affinity": [0],
+    "limits": {"RLIMIT_CORE": ["0", "0"]},
+}
+
+
 class SignedRound:
     """One round, from release to receipt; `observation` is what a report holds of it.
 
@@ -65,7 +80,10 @@ class SignedRound:
 
     def _observation(self) -> dict[str, Any]:
         protected, raw = self._tokens(), self._raw_leg()
-        place = {"allocation": CONTAINER, "gpuModel": "CPU (testbed)", "gpuUuid": None, "bootId": "boot", "agentNonce": "agent"}
+        place = {
+            "allocation": CONTAINER, "gpuModel": "CPU (testbed)", "gpuUuid": None, "bootId": "boot", "agentNonce": "agent",
+            "archiveSha256": COMPONENTS["archive"], "driver": None, "torch": None, "python": "3.11",
+        }  # fmt: skip
         ak = tokens.public_text(self.keys["agent"].public_key())
         met = [{**place, "leg": leg, "ak": ak, "listed": ["instance"]} for leg in ("protected", "raw")]
         return {
@@ -76,9 +94,21 @@ class SignedRound:
                 "gpuModel": "CPU (testbed)",
                 "gpuUuid": None,
                 "archiveSha256": COMPONENTS["archive"],
+                "referenceSource": "checkout",
             },
-            "keys": {name: tokens.public_text(self.keys[name].public_key()) for name in ("server", "owner")},
-            "material": {"workload": "mlp", "initialSha256": INITIAL},
+            "keys": {
+                "server": tokens.public_text(self.keys["server"].public_key()),
+                "owner": tokens.public_text(self.keys["owner"].public_key()),
+                "attestationServer": "embedded",
+            },
+            "material": {
+                "workload": "mlp",
+                "standIn": False,
+                "initialSha256": INITIAL,
+                "modelId": None,
+                "baseSha256": None,
+                "facts": {},
+            },
             "rounds": [
                 {
                     "round": 1,
@@ -134,12 +164,12 @@ class SignedRound:
         return {
             **self._protected,
             "ak": tokens.public_text(self.keys["agent"].public_key()),
-            "challenge": {"nonce": nonce},
+            "challenge": {"nonce": nonce, "issued_at": 1_800_000_000},
             "plan": PLAN,
             "policySha256": policy,
             "journal": lines,
             "adapterSha256": _ADAPTERS["protected"],
-            "trainingPlan": {"steps": 1, "order_seed": 1},
+            "trainingPlan": _plan(order_seed=1),
             "images": _images(),
             "timeline": {"spawned": 10, "zeroized": 20, "exit": 30},
             "host": {"startNs": 0, "exitNs": HELD_MS * 1_000_000},
@@ -174,7 +204,10 @@ class SignedRound:
             "nonce": self._round_nonce,
             "status": "completed",
             "adapter": _ADAPTERS["raw"],
+            "opened_at_ns": 45,
+            "initial": INITIAL,
             "order_seed": 2,
+            "device": "cpu",
             **self._trained("raw"),
         }
         self._edit("callback", callback)
@@ -192,7 +225,7 @@ class SignedRound:
             "callback": callback,
             "exit": tokens.sign(exit_claims, key=self.keys["agent"], typ=ev.TYP_EXIT),
             "adapterSha256": _ADAPTERS["raw"],
-            "trainingPlan": {"steps": 1, "order_seed": 2},
+            "trainingPlan": _plan(order_seed=2),
             "images": _images(),
             "timeline": {"spawned": 40, "exit": 50},
             "host": {"startNs": 0 if self._turns else HELD_MS * 1_000_000, "exitNs": 2 * HELD_MS * 1_000_000},
@@ -202,12 +235,15 @@ class SignedRound:
         trained: RoundClaims = {
             "units": 1,
             "elapsed_ns": 2 * SEGMENT_NS,
+            "warmup_units": 1,
             "warmup_ns": SEGMENT_NS,
-            "phases": {"load_ns": 1_000_000, "prologue_ns": 1_000_000, "export_ns": 1_000_000},
+            "cpu_ns": SEGMENT_NS,
+            "stop_reason": "steps",
+            "phases": {**PHASES},
             "prologue": ["0.5", "0.25"],
             "final_loss": "0.125",
             "facts": {"device": "cpu", "peakMemoryBytes": None},
-            "context": {"environment": sha256_hex(b"environment"), "nice": 0},
+            "context": {**CONTEXT},
         }
         if self._turns:
             numbers = [number for number, whose in enumerate(self._turns, 1) if whose == leg]
@@ -238,6 +274,13 @@ def clean_scan() -> RoundClaims:
     looks = {moment: {"bytes": 4096, "unreadable": 0, "ns": 1} for moment in ("loaded", "trained", "wiped")}
     return {
         "status": "clean", "reason": "", "patterns": found, "control": {**found}, "left": {}, "copies": 0, "looks": looks,
+    }  # fmt: skip
+
+
+def _plan(*, order_seed: int) -> RoundClaims:
+    return {
+        "workload": "mlp", "device": "cpu", "warmup_ns": SEGMENT_NS, "target_ns": None, "steps": 1, "order_seed": order_seed,
+        "base_directory": False,
     }  # fmt: skip
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from functools import cache
 from types import NoneType, UnionType
-from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NotRequired, TypeVar, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from pytest_glasshouse.errors import ProtocolError
+
+T = TypeVar("T")
 
 _NAMES: dict[object, str] = {
     str: "a text", int: "an integer", float: "a number", bool: "true or false", NoneType: "null",
@@ -18,13 +20,18 @@ _NAMES: dict[object, str] = {
 }  # fmt: skip
 
 
-def check_typed(value: object, kind: Any, where: str) -> None:
-    """Raise `ProtocolError` with the path of the first value that is not of the type `kind`. `where` is the path of `value`."""
+def check_typed(value: object, kind: type[T], where: str) -> T:
+    """`value` as a `kind`, `where` being its path. Raises `ProtocolError` with the path of the first value of another type."""
+    _check(value, kind, where)
+    return cast("T", value)
+
+
+def _check(value: object, kind: Any, where: str) -> None:
     origin = get_origin(kind)
     if kind is Any:
         return
     if origin in {Union, UnionType}:
-        _check_optional(value, get_args(kind), where)
+        _check_union(value, get_args(kind), where)
     elif origin is Literal:
         _check_literal(value, get_args(kind), where)
     elif origin is list:
@@ -39,12 +46,14 @@ def _wrong(where: str, expected: str, seen: object) -> ProtocolError:
     return ProtocolError(f"{where}: expected {expected}, saw {_NAMES.get(type(seen), 'what no JSON holds')}")
 
 
-def _check_optional(value: object, kinds: tuple[Any, ...], where: str) -> None:
-    """Null, or the one other type of a union."""
-    if value is None and NoneType in kinds:
+def _check_union(value: object, kinds: tuple[Any, ...], where: str) -> None:
+    """A plain value of one of `kinds`, or what the one kind among them that is not plain says."""
+    if type(value) in kinds or (type(value) is int and float in kinds):
         return
-    (kind,) = (each for each in kinds if each is not NoneType)
-    check_typed(value, kind, where)
+    others = [kind for kind in kinds if kind not in _NAMES]
+    if not others:
+        raise _wrong(where, " or ".join(_NAMES[kind] for kind in kinds), value)
+    _check(value, others[0], where)
 
 
 def _check_literal(value: object, values: tuple[str, ...], where: str) -> None:
@@ -59,7 +68,7 @@ def _check_items(value: object, kind: Any, where: str) -> None:
     if not isinstance(value, list):
         raise _wrong(where, "a list", value)
     for number, item in enumerate(value):
-        check_typed(item, kind, f"{where}[{number}]")
+        _check(item, kind, f"{where}[{number}]")
 
 
 def _check_members(value: object, kind: Any, where: str) -> None:
@@ -71,7 +80,7 @@ def _check_members(value: object, kind: Any, where: str) -> None:
             raise ProtocolError(f"{where}.{name}: expected a value, saw none")
     for name, item in value.items():
         if name in members:
-            check_typed(item, members[name], f"{where}.{name}")
+            _check(item, members[name], f"{where}.{name}")
 
 
 @cache

@@ -153,15 +153,32 @@ def journal() -> dict[str, Ask]:
 
 def judged_rounds() -> dict[str, Ask]:
     """Every audit case of the suite: what is found in a round where one thing is said otherwise, and in one that is right."""
-    edits = {"finished": untouched, **observation_cases.EDITS}
+    edits = {"finished": untouched, "never met": _never_met, "of one leg": _of_one_leg, **observation_cases.EDITS}
     observations = {name: _finished(edit) for name, edit in edits.items()}
-    taking_turns = {"finished in turns": untouched, **turns.EDITS}
+    observations["first round without a meeting"] = _first_round_without_a_meeting()
+    taking_turns = {"finished in turns": untouched, "in turns, never met": _never_met, **turns.EDITS}
     observations |= {name: _finished(edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
     return {
         f"{name} ({invariant.__name__})": partial(_found, invariant, observation)
         for name, observation in observations.items()
         for invariant in ALL
     }
+
+
+def _never_met(about: str, content: Any) -> None:
+    if about == "observation":
+        content["rounds"][0]["guest"] = []
+
+
+def _of_one_leg(about: str, content: Any) -> None:
+    if about == "observation":
+        content["rounds"][0]["order"] = ["protected"]
+
+
+def _first_round_without_a_meeting() -> dict[str, Any]:
+    observation = _finished(untouched)
+    observation["rounds"].insert(0, {**observation["rounds"][0], "guest": [], "order": []})
+    return observation
 
 
 def _finished(edit: RoundEdit, **changes: Any) -> dict[str, Any]:

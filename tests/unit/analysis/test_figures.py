@@ -96,7 +96,7 @@ def test_round_whose_zeroize_was_not_seen_has_no_total_cost() -> None:
     assert not any(each["phase"] == "zeroize" for each in found["fixedCosts"])
 
 
-@pytest.mark.parametrize(("allocation", "expected"), [({}, None), ({"priceUsdPerHour": "1.99"}, 1.99), (None, None)])
+@pytest.mark.parametrize(("allocation", "expected"), [({}, None), ({"priceUsdPerHour": "1.99"}, 1.99)])
 def test_price_is_what_the_observation_says(allocation: Any, expected: float | None) -> None:
     assert price({"allocation": allocation}) == expected
 

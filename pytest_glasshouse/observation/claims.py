@@ -1,0 +1,180 @@
+"""The claims of signed tokens and the bodies of journal lines, as far as anything in a report is derived from them.
+
+A token or a line of another shape gives nothing to derive from: `wire.typed.check_typed` tells which member is wrong.
+"""
+
+# Annotations are evaluated: `check_typed` reads them.
+from typing import NotRequired, TypedDict
+
+from pytest_glasshouse.observation.document import Facts
+from pytest_glasshouse.rows.leg_order import Role
+
+
+class CnfClaim(TypedDict):
+    """The session's two ephemeral public keys."""
+
+    hpke: str
+    sig: str
+
+
+class StateClaim(TypedDict):
+    """The journal's head when the evidence was made."""
+
+    name: str
+    head: str
+
+
+class EvidenceClaims(TypedDict):
+    """Signed by the agent: what was measured before a key was asked for."""
+
+    cnf: CnfClaim
+    components: dict[str, str]
+    container: str
+    state: StateClaim
+
+
+class ResultClaims(TypedDict):
+    """Signed by the server: the attestation result."""
+
+    iat: int
+    ear_status: str
+    eat_nonce: str
+    evidence_sha256: str
+    manifest: str
+    policy: str
+    plan: str
+    composite: str
+    attempt: int
+
+
+class WorkloadClaim(TypedDict):
+    """What the package trains."""
+
+    initial_sha256: str
+
+
+class ManifestClaims(TypedDict):
+    """Signed by the owner: what the package holds."""
+
+    workload: WorkloadClaim
+
+
+class HeadClaims(TypedDict):
+    """Signed by the leg at its end: its journal's last link and its adapter's digest."""
+
+    head: str
+    count: int
+    adapter: str
+    status: NotRequired[str]
+
+
+class ReceiptClaims(TypedDict):
+    """Signed by the server: the journal's head and the agent's exit, countersigned."""
+
+    iat: int
+    nonce: str
+    head_sha256: str
+    exit_sha256: str
+    attempt: int
+    held_ms: NotRequired[int]
+
+
+class GpuClaim(TypedDict):
+    """The GPU memory of the leg, before and after its end; null where it could not be read."""
+
+    before: NotRequired[int | None]
+    after: NotRequired[int | None]
+    reason: NotRequired[str]
+
+
+class ScanLook(TypedDict):
+    """One look at the leg's memory."""
+
+    bytes: int
+
+
+class ScanLooks(TypedDict):
+    """The look after the wipe."""
+
+    wiped: ScanLook
+
+
+class ScanClaim(TypedDict):
+    """The memory scan. Where it was unseen it has a `reason` and no counts."""
+
+    status: str
+    reason: NotRequired[str]
+
+
+class ScanCounts(ScanClaim):
+    """A memory scan that was done: counts by kind of secret."""
+
+    copies: int
+    left: dict[str, int]
+    patterns: dict[str, int]
+    control: dict[str, int]
+    looks: ScanLooks
+
+
+class ImagesClaim(TypedDict):
+    """Whether the code that ran was still what was measured."""
+
+    status: str
+    reason: NotRequired[str]
+    changed: NotRequired[list[str]]
+
+
+class ExitClaims(TypedDict):
+    """Signed by the agent once the leg's process was gone. `head` is bound to what the leg left.
+
+    GPU, scan and images are read by one invariant each, which checks what it reads.
+    """
+
+    nonce: str
+    head: str
+    process_gone: bool
+    exit_status: int
+    workspace_entries: int
+    gpu: Facts
+    """A `GpuClaim`."""
+    scan: Facts
+    """A `ScanClaim`, or `ScanCounts`."""
+    images: NotRequired[Facts]
+    """An `ImagesClaim`."""
+
+
+class BordersClaims(TypedDict):
+    """Signed by the agent: who had which turn, and the counters at both borders of each turn."""
+
+    nonce: str
+    roles: list[Role]
+    turns: list[Role]
+    borders: list[list[list[int]]]
+
+
+class KeyReceived(TypedDict):
+    """Journal line `key_received`."""
+
+    result: str
+
+
+class PackageVerified(TypedDict):
+    """Journal line `package_verified`."""
+
+    manifest: str
+    open_ns: int
+
+
+class TrainStarted(TypedDict):
+    """Journal line `train_started`."""
+
+    initial: str
+    order_seed: int
+
+
+class Zeroized(TypedDict):
+    """Journal line `zeroized`."""
+
+    zeroize_ns: int
+    exposure_byte_s: NotRequired[int]
+    exposure_peak_bytes: NotRequired[int]
