@@ -31,6 +31,7 @@ from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
+from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.owner.sealing import SealedPackage
 from pytest_glasshouse.providers import local_process as process
@@ -62,7 +63,7 @@ OnProgress = Callable[[Progress], None]
 class PlayedLeg:
     """A leg that was played: the host's observation of it, and how many data keys the server released for it."""
 
-    observation: dict[str, Any]
+    observation: Observation
     released: int
 
     @property

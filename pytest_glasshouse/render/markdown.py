@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, NullRow, RowRecord
-    from pytest_glasshouse.report.fields import Claims, Cleanup, Report, Summary, TamperRecord
+    from pytest_glasshouse.report.fields import Claims, Cleanup, Report, Summary
+    from pytest_glasshouse.tamper.result import TamperRecord
 
 
 #: Longest text of a cell: a reason may name every finding that did not hold.

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_glasshouse.analysis.fields import EstimateFigures, ExcludedRow, FindingRecord, FixedCost, JobCost, MeasuredRow
-    from pytest_glasshouse.report.fields import Claims, Summary, TamperRecord
+    from pytest_glasshouse.report.fields import Claims, Summary
+    from pytest_glasshouse.tamper.result import TamperRecord
 
 ESTIMATES_HEAD = (
     "Row",

@@ -42,9 +42,8 @@ if TYPE_CHECKING:
         RunAttempt,
         Subject,
         Summary,
-        TamperRecord,
     )
-    from pytest_glasshouse.tamper.case import TamperResult
+    from pytest_glasshouse.tamper.result import TamperRecord
 
 SCHEMA_URL = "https://pytest-glasshouse.dev/schemas/report-v1.schema.json"
 OUTCOMES: tuple[ExcludedAs, ...] = ("excluded", "failed", "error", "lost", "infrastructure")

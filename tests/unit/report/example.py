@@ -82,7 +82,7 @@ def allocation(**changes: Any) -> AllocationFacts:
     return AllocationFacts(**given)
 
 
-def observation(*, rounds: int = 1, keys: Keys = KEYS, unseen: tuple[str, ...] = ("memory scanned clean",)) -> dict[str, Any]:
+def observation(*, rounds: int = 1, keys: Keys = KEYS, unseen: tuple[str, ...] = ("memory scanned clean",)) -> Any:
     """What was seen. `unseen` and `broken` steer `judge`: only the example reads them."""
     return {
         "allocation": {"provider": "mock", "name": "glasshouse-run-1-a", "providerInstanceId": "mock-1", "unseen": list(unseen)},
@@ -92,7 +92,7 @@ def observation(*, rounds: int = 1, keys: Keys = KEYS, unseen: tuple[str, ...] =
     }
 
 
-def observed_round(number: int, *, keys: Keys = KEYS) -> dict[str, Any]:
+def observed_round(number: int, *, keys: Keys = KEYS) -> Any:
     """One round with a true journal and true signatures."""
     nonce = digest(f"nonce {number}")
     lines: list[str] = []
@@ -142,12 +142,12 @@ def observed_round(number: int, *, keys: Keys = KEYS) -> dict[str, Any]:
     }
 
 
-def results(observed: dict[str, Any]) -> tuple[RoundResult, ...]:
+def results(observed: Any) -> tuple[RoundResult, ...]:
     """The figures of an example: 2 s legs, the protected one a little behind, never twice the same."""
     return tuple(_round_result(each, slower=observed.get("allocation", {}).get("slower", 0)) for each in observed["rounds"])
 
 
-def judge(observed: dict[str, Any]) -> tuple[Finding, ...]:
+def judge(observed: Any) -> tuple[Finding, ...]:
     """Every invariant held, but for those the example calls unseen or broken."""
     steer = observed.get("allocation", {})
     return tuple(
@@ -178,7 +178,7 @@ def settings(**changes: Any) -> RecordSettings:
     return RecordSettings(**given)
 
 
-def measured(*, rounds: int = 1, name: str = "mlp-h100-60s", given: RecordSettings | None = None, **changes: Any) -> Record:
+def measured(*, rounds: int = 1, name: str = "mlp-h100-60s", given: RecordSettings | None = None, **changes: Any) -> Any:
     """The record of a measured row."""
     declared = row(name=name, rounds=rounds)
     outcome = Outcome(
@@ -193,7 +193,7 @@ def measured(*, rounds: int = 1, name: str = "mlp-h100-60s", given: RecordSettin
     return record_of(outcome, given)
 
 
-def null_row(*, rounds: int = 2, unseen: tuple[str, ...] = ()) -> Record:
+def null_row(*, rounds: int = 2, unseen: tuple[str, ...] = ()) -> Any:
     """The record of raw against raw, its legs in turn because they do not fit beside each other."""
     spec = row(name="mlp-h100-null", order="interleaved", null=True, resident=False, rounds=rounds)
     seen = observation(rounds=rounds, unseen=unseen)
@@ -203,14 +203,14 @@ def null_row(*, rounds: int = 2, unseen: tuple[str, ...] = ()) -> Record:
     return record_of(Outcome(row=spec, declared=spec, allocation=allocation(), observation=seen))
 
 
-def publishable(**changes: Any) -> Record:
+def publishable(**changes: Any) -> Any:
     """A row as declared, on the GPU it names, with nothing unseen."""
     real = allocation(provider="local", gpu_model="NVIDIA H100 80GB HBM3", gpu_uuid="GPU-5e0c", dry_run=False)
     given = {"row": row(), "declared": row(), "allocation": real, "observation": observation(unseen=()), **changes}
     return measured(**{"given": settings(overridden=()), **given})
 
 
-def measured_with(**changes: Any) -> Record:
+def measured_with(**changes: Any) -> Any:
     """A measured row whose raw leg is another."""
     outcome = Outcome(row=row(), declared=row(), allocation=allocation(), observation=observation())
     (one,) = results(outcome.observation)
@@ -218,7 +218,7 @@ def measured_with(**changes: Any) -> Record:
     return record_of(outcome, rounds=(dataclasses.replace(one, raw=raw),))
 
 
-def slower_raw(*, name: str = "mlp-negative") -> Record:
+def slower_raw(*, name: str = "mlp-negative") -> Any:
     """A row whose raw leg was the slower one, as short rows often are."""
     base = row(name=name, target_s=2.0, warmup_s=0.5)
     outcome = Outcome(row=base, declared=row(name=name), allocation=allocation(), observation=observation())
@@ -227,7 +227,7 @@ def slower_raw(*, name: str = "mlp-negative") -> Record:
     return record_of(outcome, rounds=(dataclasses.replace(one, raw=raw),))
 
 
-def excluded_by(finding: Finding) -> Record:
+def excluded_by(finding: Finding) -> Any:
     """A row that ended early, with one finding as given and every other held."""
     base = row(name="mlp-ended")
     found = tuple(finding if each.invariant == finding.invariant else each for each in judge(observation(unseen=())))
@@ -236,7 +236,7 @@ def excluded_by(finding: Finding) -> Record:
     return record_of(outcome, findings=found)
 
 
-def excluded(*, name: str = "mlp-h100-30m", ended: Ended | None = None, keys: Keys = KEYS) -> Record:
+def excluded(*, name: str = "mlp-h100-30m", ended: Ended | None = None, keys: Keys = KEYS) -> Any:
     """The published exclusion: the raw callback never came."""
     seen = observation(keys=keys, unseen=("memory scanned clean", "legs in order, not overlapping", "same work"))
     seen["rounds"][0]["raw"]["callback"] = None
@@ -251,13 +251,13 @@ def excluded(*, name: str = "mlp-h100-30m", ended: Ended | None = None, keys: Ke
     )
 
 
-def lost(*, name: str = "mlp-h100-lost") -> Record:
+def lost(*, name: str = "mlp-h100-lost") -> Any:
     """A row whose worker died before anything was seen."""
     ended = Ended(outcome="lost", reason="the worker running it died", decision="Not measured; run it again")
     return record_of(Outcome(row=row(name=name), declared=row(name=name), allocation=None, ended=ended), rounds=(), findings=())
 
 
-def record_of(outcome: Outcome, given: RecordSettings | None = None, **changes: Any) -> Record:
+def record_of(outcome: Outcome, given: RecordSettings | None = None, **changes: Any) -> Any:
     """A record by the example's own derivation."""
     seen = {
         "rounds": results(outcome.observation) if outcome.observation else (),
@@ -315,18 +315,18 @@ def tamper() -> tuple[TamperResult, ...]:
     return refused, control
 
 
-def document(*records: Record, keys: Keys = KEYS, **changes: Any) -> dict[str, Any]:
+def document(*records: Record, keys: Keys = KEYS, **changes: Any) -> Any:
     """A sealed report of the given records; of one measured, one excluded and one lost row by default."""
     given = records or (measured(observation=observation(keys=keys)), excluded(keys=keys), lost())
     return assemble(facts(**changes), given, tamper=tamper(), key=keys.report)
 
 
-def assembled(records: tuple[Record, ...], **given: Any) -> dict[str, Any]:
+def assembled(records: tuple[Record, ...], **given: Any) -> Any:
     """A sealed report of exactly these records; no tamper suite unless one is given."""
     return assemble(facts(**({} if records else {"cleanup": ()})), records, key=KEYS.report, **given)
 
 
-def sealed_again(body: dict[str, Any]) -> dict[str, Any]:
+def sealed_again(body: dict[str, Any]) -> Any:
     """The document sealed anew by the report key, its rows as they are."""
     return sealed(body, key=KEYS.report)
 
@@ -350,7 +350,7 @@ def _exit(nonce: str, head: str, keys: Keys) -> str:
     return sign(claims, key=keys.agent, typ=evidence.TYP_EXIT)
 
 
-def _round_result(observed: dict[str, Any], *, slower: int) -> RoundResult:
+def _round_result(observed: Any, *, slower: int) -> RoundResult:
     number = int(observed["round"])
     raw = observed.get("raw") or {}
     return RoundResult(
