@@ -25,14 +25,14 @@ if "agent" in sys.argv:
     sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
     from pytest_glasshouse.agent import leg_process
 
-    honest = leg_process.LegRun._environment
+    honest = leg_process.LegProcess._environment
     variables = Path(sys.argv[sys.argv.index("--directory") + 1]) / "variables"
 
     def environment(self):
         more = variables.read_text().split("=", 1) if variables.exists() else ()
         return {**honest(self), **(dict([more]) if more else {})}
 
-    leg_process.LegRun._environment = environment
+    leg_process.LegProcess._environment = environment
 from pytest_glasshouse.agent.main import main
 
 sys.exit(main())
