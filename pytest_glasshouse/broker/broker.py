@@ -67,9 +67,8 @@ class Broker:
     ) -> None:
         """`providers` are open already, by name; others are opened when a row needs them. `emit` gets each step of a boot."""
         self._options = options
-        self._fleet = Fleet(options, providers=providers, clock=clock or Clock(), connection=connection)
-        self._fleet.emit = emit
-        self._renter = Renter(self._fleet, emit=emit, before=self._prepare)
+        self._fleet = Fleet(options, providers=providers, clock=clock or Clock(), connection=connection, emit=emit)
+        self._renter = Renter(self._fleet, before=self._prepare)
         self._creating: list[str] = []
         self._stopped = ""
         #: The run's rows by row id; empty where nobody planned any.

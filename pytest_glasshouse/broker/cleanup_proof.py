@@ -14,7 +14,7 @@ from pytest_glasshouse.errors import GlasshouseError, RateLimitedError
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pytest_glasshouse.broker.lease_ledger import LeaseLedger
     from pytest_glasshouse.broker.timing import Clock, Timing
@@ -66,11 +66,11 @@ class Termination:
         self._pause_s = 0.0
         self._pending = [_Pending(lease=lease, timing=timings[lease.provider]) for lease in leases]
 
-    def prove(self, *, give_up: Callable[[], bool] = lambda: False) -> tuple[CleanupVerdict, ...]:
-        """Poll until everything is proven, the time for it is over, or `give_up` returns true; one verdict per lease."""
+    def prove(self) -> tuple[CleanupVerdict, ...]:
+        """Poll until everything is proven or the time for it is over; one verdict per lease."""
         began = self._clock.monotonic()
         dirty = 0
-        while not self.poll() and not give_up():
+        while not self.poll():
             if all(each.verdict or self._overdue(each, began) for each in self._pending):
                 break
             dirty = 0 if all(each.verdict or each.clean_polls for each in self._pending) else dirty + 1
@@ -78,7 +78,7 @@ class Termination:
         return self.verdicts()
 
     def request(self) -> None:
-        """Ask for the end of every instance, after a listing has shown it. Raises nothing: `prove` tries again what failed."""
+        """Ask for the end of every instance, after a listing has shown it. `prove` repeats what failed."""
         for provider, leases in self._by_provider():
             self._terminate_all(provider, leases)
             for each in leases:

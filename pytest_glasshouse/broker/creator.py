@@ -48,7 +48,7 @@ class Creator:
     ending: threading.Event
     boot_timeout_s: float
     timing: Timing
-    emit: Callable[[FleetMember, str], None]
+    emit: Callable[[str, str], None]
 
     def create(self, allocation: FleetMember) -> None:
         """Write the intent, send one create request, and search by name where its answer was lost.
@@ -92,7 +92,7 @@ class Creator:
         lease = allocation.lease
         instance = self._until_reachable(allocation)
         _check_gpu(lease.name, promised=allocation.offer.gpu_model, seen=instance.gpu_model)
-        self.emit(allocation, "bootstrap")
+        self.emit(lease.name, "bootstrap")
         assert instance.access is not None  # noqa: S101  (`_until_reachable` waits for it)
         allocation.access = instance.access
         until = self.clock.monotonic() + self.timing.bootstrap_s
@@ -178,7 +178,7 @@ class Creator:
                     raise self._unreachable(allocation, instance)
                 if instance.state == "running" and instance.access is not None:
                     return instance
-            self.emit(allocation, seen)
+            self.emit(lease.name, seen)
             if self.clock.monotonic() >= until:
                 raise self._boot_timeout(allocation, f"expected it to run within {limit:g} s, saw {seen}")
             self.clock.wait_unless(self.ending, pause)

@@ -87,8 +87,15 @@ class Fleet:
     """See the module. `changed` guards the allocations and their grants; no provider is called while it is held."""
 
     def __init__(
-        self, options: BrokerOptions, *, providers: Mapping[str, Provider] | None, clock: Clock, connection: Connection | None
+        self,
+        options: BrokerOptions,
+        *,
+        providers: Mapping[str, Provider] | None,
+        clock: Clock,
+        connection: Connection | None,
+        emit: Callable[[str, str], None],
     ) -> None:
+        """`emit(name, step)` gets each step of an allocation's boot, and an empty `step` once the boot is over or failed."""
         self.options = options
         self.clock = clock
         self.ledger = LeaseLedger(options.run_dir / LEDGER, wall=clock.wall)
@@ -97,8 +104,7 @@ class Fleet:
         self.allocations: list[FleetMember] = []
         self.providers: dict[str, Provider] = dict(providers or {})
         self._connection = connection
-        #: Gets each step of a boot: the allocation's name and a text.
-        self.emit: Callable[[str, str], None] = lambda _name, _what: None
+        self.emit = emit
         self._connections: dict[str, Connection] = {}
 
     def provider(self, name: str) -> Provider:

@@ -25,14 +25,10 @@ CANDIDATES = 5
 
 
 class Renter:
-    """Rents for one fleet. `before` is called before each series of create requests.
+    """Rents for one fleet. `before` is called before each series of create requests."""
 
-    `emit(name, step)` gets each step of a boot, and an empty `step` once the boot is over or failed.
-    """
-
-    def __init__(self, fleet: Fleet, *, emit: Callable[[str, str], None], before: Callable[[Provider], None]) -> None:
+    def __init__(self, fleet: Fleet, *, before: Callable[[Provider], None]) -> None:
         self._fleet = fleet
-        self._emit = emit
         self._before = before
 
     def offers(
@@ -90,7 +86,7 @@ class Renter:
                 self._fleet.end(allocation, str(error) or type(error).__name__)
             raise
         finally:
-            self._emit(allocation.lease.name, "")
+            self._fleet.emit(allocation.lease.name, "")
         with self._fleet.changed:
             allocation.ready = True
 
@@ -125,5 +121,5 @@ class Renter:
             ending=fleet.ending,
             boot_timeout_s=BOOT_TIMEOUT_S.get(provider.name, 900.0) if limit is None else limit,
             timing=fleet.timing(provider),
-            emit=lambda allocation, what: self._emit(allocation.lease.name, what),
+            emit=fleet.emit,
         )

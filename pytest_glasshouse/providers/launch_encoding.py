@@ -39,7 +39,7 @@ class VariableLimits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pasteable:
+class EncodedLaunch:
     """A launch that needs no quoting."""
 
     name: str
@@ -54,7 +54,7 @@ def environment(launch: Launch) -> dict[str, str]:
     return {**keys, **launch.env}
 
 
-def checked(launch: Launch) -> Launch:
+def check_launch(launch: Launch) -> Launch:
     """The launch, if its name, image and variables' names are valid. Raises `LaunchRefusedError`: nothing was sent."""
     if not _NAME.fullmatch(launch.name):
         raise LaunchRefusedError("an allocation's name has 1 to 60 letters, digits, dots and dashes; nothing was sent")
@@ -70,9 +70,9 @@ def checked(launch: Launch) -> Launch:
     return launch
 
 
-def pasteable(launch: Launch, *, limits: VariableLimits | None = None) -> Pasteable:
+def encode_launch(launch: Launch, *, limits: VariableLimits | None = None) -> EncodedLaunch:
     """`launch`, encoded. Raises `LaunchRefusedError` for what cannot be."""
-    checked(launch)
+    check_launch(launch)
     env: dict[str, str] = {}
     prelude = ""
     for number, (name, value) in enumerate(environment(launch).items()):
@@ -107,7 +107,7 @@ def pasteable(launch: Launch, *, limits: VariableLimits | None = None) -> Pastea
         script = f"unset IFS;set +f;{prelude}exec {shlex.join(start)}"
         # No double quote may appear: without separators and patterns, an unquoted substitution stays one word.
         start = ("/bin/sh", "-c", f"IFS=;set -f;eval $(echo {base64.b64encode(script.encode()).decode()}|base64 -d)")
-    return Pasteable(name=launch.name, image=launch.image, env=env, start=start)
+    return EncodedLaunch(name=launch.name, image=launch.image, env=env, start=start)
 
 
 def _cut(text: str, *, name: str, most: int) -> dict[str, str]:

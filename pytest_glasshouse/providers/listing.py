@@ -131,10 +131,10 @@ def read_pages(
             doubts.append(stop)
             break
     doubts += _sums(totals, len(found), has_total=has_total)
-    return listed(reply.provider, found, doubts, cause=cause)
+    return own_listing(reply.provider, found, doubts, cause=cause)
 
 
-def listed(
+def own_listing(
     provider: str, found: Mapping[str, Instance], doubts: Sequence[str], *, cause: GlasshouseError | None = None
 ) -> Listing:
     """The instances of this project among `found`. Raises `cause` or `ProviderError` for a doubt and no instance."""

@@ -116,7 +116,7 @@ def check_room(archive: bytes) -> None:
             shutil.rmtree(directory, ignore_errors=True)
 
 
-def listed() -> tuple[Instance, ...]:
+def list_guests() -> tuple[Instance, ...]:
     """Every guest process of this project on this machine, from the process table."""
     # By instance: an agent and the launcher that waits for it are two processes with one command line.
     found: dict[str, Instance] = {}
@@ -143,9 +143,9 @@ def _instance(directory: Path, name: str) -> Instance:
     return Instance(instance_id=directory.name, name=name, state="running", raw_state="process", access=socket)
 
 
-def seen(instance_id: str) -> Instance | None:
+def find_guest(instance_id: str) -> Instance | None:
     """One guest of this machine, if the process table has it."""
-    return next((instance for instance in listed() if instance.instance_id == instance_id), None)
+    return next((instance for instance in list_guests() if instance.instance_id == instance_id), None)
 
 
 class GuestProcesses:

@@ -73,11 +73,11 @@ class MockProvider:
 
     def get(self, instance_id: str) -> Instance | None:
         """From the process table."""
-        return process.seen(instance_id)
+        return process.find_guest(instance_id)
 
     def list(self) -> tuple[Instance, ...]:
         """From the process table."""
-        return process.listed()
+        return process.list_guests()
 
     def terminate(self, instance_id: str) -> None:
         """Kill the guest, unless that is the fault."""

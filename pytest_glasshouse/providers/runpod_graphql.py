@@ -29,14 +29,14 @@ _DENIED = (
 )  # fmt: skip
 
 
-class SaidNoError(ProviderError):
+class GraphQLError(ProviderError):
     """GraphQL answered with an error; the text is its message, redacted."""
 
     #: Whether a query was refused, and not a mutation.
     changed_nothing = False
 
 
-class MadeAllTheSameError(UnusableError):
+class CreatedDespiteError(UnusableError):
     """An error, and beside it a pod that was made; `instance_id` where its id can be read."""
 
     instance_id: str | None = None
@@ -88,11 +88,11 @@ class Call:
         return {name: value for name, value in fields.items() if name != "errors"}
 
     def _beside(self, sentence: str, fields: dict[str, Json], *, changes: bool) -> bool:
-        """Whether the data beside an error can be used. Raises `MadeAllTheSameError` where a pod was made."""
+        """Whether the data beside an error can be used. Raises `CreatedDespiteError` where a pod was made."""
         data = fields.get("data")
         beside = [value for value in data.values() if value] if isinstance(data, dict) else []
         if changes and beside:
-            both = MadeAllTheSameError(f"runpod: an error and an answer at once: {sentence}")
+            both = CreatedDespiteError(f"runpod: an error and an answer at once: {sentence}")
             with contextlib.suppress(ProviderError):
                 both.instance_id = checked_id("runpod", beside[0].get("id") if isinstance(beside[0], dict) else None)
             raise both
@@ -111,7 +111,7 @@ class Call:
             raise self._api.refusal(reply, "a request", sentence)
         if meaning(sentence) == "rate":
             raise RateLimitedError(f"runpod: {sentence}")
-        error = SaidNoError(f"runpod: {sentence}")
+        error = GraphQLError(f"runpod: {sentence}")
         error.changed_nothing = not changes
         raise error
 

@@ -34,7 +34,7 @@ from pytest_glasshouse.providers.http_api import (
     redact_log,
     same_instance,
 )
-from pytest_glasshouse.providers.launch_encoding import checked, environment
+from pytest_glasshouse.providers.launch_encoding import check_launch, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, price_from
 from pytest_glasshouse.providers.runpod_models import POLL_S, REST_STATES, Cloud, meaning, only_this_pool
@@ -88,7 +88,7 @@ class RunPodRestProvider:
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """One POST. `AmbiguousCreateError` unless the answer says that nothing was made."""
-        checked(launch)
+        check_launch(launch)
         lost: str
         try:
             reply = self._api.request("POST", "/v2/pods", body=_order(launch, offer.gpu_model, self._cloud))

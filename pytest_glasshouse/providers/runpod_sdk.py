@@ -25,10 +25,10 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, api_url
 from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, UnusableError, ambiguous_create, same_instance
-from pytest_glasshouse.providers.launch_encoding import pasteable
-from pytest_glasshouse.providers.listing import Listing, listed
+from pytest_glasshouse.providers.launch_encoding import encode_launch
+from pytest_glasshouse.providers.listing import Listing, own_listing
 from pytest_glasshouse.providers.offers import affordable, models_for, number, price_from
-from pytest_glasshouse.providers.runpod_graphql import MadeAllTheSameError, SaidNoError, through
+from pytest_glasshouse.providers.runpod_graphql import CreatedDespiteError, GraphQLError, through
 from pytest_glasshouse.providers.runpod_models import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import sha256_hex
@@ -84,25 +84,25 @@ class RunPodSdkProvider:
 
     def create(self, offer: Offer, *, launch: Launch) -> Instance:
         """One mutation. `AmbiguousCreateError` unless the answer says that nothing was made."""
-        pasted = pasteable(launch)
+        encoded_launch = encode_launch(launch)
         lost, made = "", None
         try:
             pod = self._ask(
                 lambda: self._sdk.create_pod(
-                    pasted.name,
-                    image_name=pasted.image,
+                    encoded_launch.name,
+                    image_name=encoded_launch.image,
                     gpu_type_id=offer.gpu_model,
                     cloud_type=self._cloud,
                     # Keys are this run's own, in the environment; the account's are not asked for.
                     start_ssh=False,
                     container_disk_in_gb=launch.disk_gb,
-                    docker_args=shlex.join(pasted.start),
+                    docker_args=shlex.join(encoded_launch.start),
                     ports=f"{_SSH}/tcp",
-                    env=dict(pasted.env),
+                    env=dict(encoded_launch.env),
                 )
             )
             return self._created(pod, launch.name, offer)
-        except SaidNoError as error:
+        except GraphQLError as error:
             # The SDK queries the GPU first; where that query was refused, nothing was made.
             if error.changed_nothing:
                 raise
@@ -110,7 +110,7 @@ class RunPodSdkProvider:
         except (NotSentError, RateLimitedError, NoCapacityError):
             raise
         except (ProviderError, IntegrityError) as error:
-            lost, made = str(error), error.instance_id if isinstance(error, MadeAllTheSameError) else None
+            lost, made = str(error), error.instance_id if isinstance(error, CreatedDespiteError) else None
         raise ambiguous_create(self.name, launch.name, lost, instance_id=made)
 
     def get(self, instance_id: str) -> Instance | None:
@@ -118,7 +118,7 @@ class RunPodSdkProvider:
         pod_id = str(checked_id("runpod", instance_id))
         try:
             pod = self._ask(lambda: self._sdk.get_pod(pod_id))
-        except SaidNoError as error:
+        except GraphQLError as error:
             if meaning(str(error)) == "gone":
                 return None
             raise
@@ -141,7 +141,7 @@ class RunPodSdkProvider:
                 doubts.append("an entry whose name cannot be read")
             if found.setdefault(one.instance_id, one) is not one:
                 doubts.append("an entry that is shown twice")
-        return listed(self.name, found, doubts)
+        return own_listing(self.name, found, doubts)
 
     def terminate(self, instance_id: str) -> None:
         """Delete the pod; one that is gone already is no error."""
@@ -149,7 +149,7 @@ class RunPodSdkProvider:
         try:
             pod_id = str(checked_id("runpod", instance_id))
             self._ask(lambda: self._sdk.terminate_pod(pod_id))
-        except SaidNoError as error:
+        except GraphQLError as error:
             if meaning(str(error)) == "gone":
                 return
             problem = str(error)

@@ -36,7 +36,7 @@ from pytest_glasshouse.providers.http_api import (
     redact_log,
     same_instance,
 )
-from pytest_glasshouse.providers.launch_encoding import VariableLimits, pasteable
+from pytest_glasshouse.providers.launch_encoding import VariableLimits, encode_launch
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, number
 from pytest_glasshouse.providers.vastai_models import id_text, instance_from, offer_from, search_for
@@ -263,18 +263,18 @@ def _json(value: Json) -> Secret:
 
 def _order(launch: Launch) -> Secret:
     """The body of the create request, a `Secret` because `env` may hold some. `args` keeps Vast.ai's own sshd from starting."""
-    pasted = pasteable(launch, limits=_ENV)
+    encoded_launch = encode_launch(launch, limits=_ENV)
     return _json(
         {
             "client_id": "me",
-            "image": pasted.image,
-            "env": {**pasted.env, "-p 22:22": "1"},
+            "image": encoded_launch.image,
+            "env": {**encoded_launch.env, "-p 22:22": "1"},
             "price": None,
             "disk": launch.disk_gb,
-            "label": pasted.name,
+            "label": encoded_launch.name,
             "runtype": "args",
-            "onstart": pasted.start[0] if pasted.start else None,
-            "args": list(pasted.start[1:]),
+            "onstart": encoded_launch.start[0] if encoded_launch.start else None,
+            "args": list(encoded_launch.start[1:]),
             "cancel_unavail": True,
             "force": False,
         }

@@ -12,7 +12,7 @@ import pytest
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.errors import BootTimeoutError, ConfigurationError, InvariantBroken, NoCapacityError, WrongGpuError
 from pytest_glasshouse.invariants import ALL, assert_held, judge, raw_callback_completed
-from pytest_glasshouse.providers.local_process import listed
+from pytest_glasshouse.providers.local_process import list_guests
 from pytest_glasshouse.providers.mock_faults import FAULTS
 from pytest_glasshouse.tamper.fault_table import FAULT_BREAKS, INTERLEAVED_FAULTS, OBSERVED_CASES, ObservedCase
 from tests.rounds.conftest import Ran, carry_out, run_id, short_row
@@ -130,7 +130,7 @@ def test_allocation_that_does_not_end_is_a_leak_named_by_name(tmp_path: Path) ->
     assert cleanup.status == "leak"
     assert grant.allocation_id in cleanup.detail
     broker._fleet.providers["mock"]._guests.end(grant.instance_id)  # type: ignore[attr-defined]
-    assert grant.allocation_id not in {instance.name for instance in listed()}
+    assert grant.allocation_id not in {instance.name for instance in list_guests()}
 
 
 def test_confidential_package_refuses_a_raw_leg_and_no_guest_gets_its_parts(tmp_path: Path) -> None:

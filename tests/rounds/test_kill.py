@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from pytest_glasshouse.providers.local_process import listed
+from pytest_glasshouse.providers.local_process import list_guests
 
 _ROWS = """
 import pytest
@@ -39,7 +39,7 @@ def _wait(seconds: float) -> None:
 
 
 def _guests(run_id: str) -> list[str]:
-    return [instance.instance_id for instance in listed() if run_id in instance.name]
+    return [instance.instance_id for instance in list_guests() if run_id in instance.name]
 
 
 def _training(directory: Path) -> bool:

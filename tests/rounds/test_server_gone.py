@@ -12,7 +12,7 @@ from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.observation.outcome import Ended
-from pytest_glasshouse.providers.local_process import listed
+from pytest_glasshouse.providers.local_process import list_guests
 from tests.rounds.conftest import carry_out, short_row
 
 
@@ -44,4 +44,4 @@ def test_a_leg_whose_server_is_gone_ends_with_its_row(tmp_path: Path, message: s
     assert (ran.outcome.ended.outcome, ran.outcome.ended.reason) == ("excluded", "the attestation server did not answer")
     assert [each[1]["body"] for each in told if each[0] == "answer"][-1] == {"reason": "no-answer"}
     assert ran.cleanup.status == "proven"
-    assert not [each for each in listed() if each.name == ran.cleanup.allocations[0]["name"]]
+    assert not [each for each in list_guests() if each.name == ran.cleanup.allocations[0]["name"]]

@@ -13,7 +13,7 @@ from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.legs import protected
 from pytest_glasshouse.owner.sealing import read_manifest, seal
-from pytest_glasshouse.providers.local_process import listed
+from pytest_glasshouse.providers.local_process import list_guests
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 from tests.rounds.conftest import carry_out, short_row
 
@@ -36,7 +36,7 @@ def test_rows_one_after_the_other_hold_and_leave_nothing(tmp_path: Path) -> None
         assert [(f.invariant, f.reason) for f in judge(ran.outcome.observation) if f.finding != "held"] == []
         assert ran.cleanup.status == "proven"
         assert not ran.guest_directory.exists()
-        assert not [i for i in listed() if i.name == ran.cleanup.allocations[0]["name"]]
+        assert not [i for i in list_guests() if i.name == ran.cleanup.allocations[0]["name"]]
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
 
 
