@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from pytest_glasshouse.attestation.hardware import APPRAISERS, Appraiser, HardwareClaims, DeviceEvidence, appraise_hardware, worst
+from pytest_glasshouse.attestation.hardware import APPRAISERS, Appraiser, DeviceEvidence, HardwareClaims, appraise_hardware, worst
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.policy import Policy, Recorded
 from pytest_glasshouse.owner.references import Hardware
