@@ -108,7 +108,7 @@ def assemble(
     _refuse_twice([row for _, row in rows])
     names = ("rows", "excludedResults", "nullRows")
     lists = cast("RowLists", {name: [sealed(row, key=key) for its, row in rows if its == name] for name in names})
-    played = [tamper_record(each) for each in tamper]
+    played = [_tamper(each) for each in tamper]
     document: Report = {
         "$schema": SCHEMA_URL,
         "schemaVersion": SCHEMA_VERSION,
@@ -170,22 +170,6 @@ def summary(
         "outstandingReleases": list(outstanding),
     }
     return cast("Summary", counts)
-
-
-def tamper_record(result: TamperResult) -> TamperRecord:
-    """A case of the tamper suite as the report holds it."""
-    record: TamperRecord = {
-        "name": result.name,
-        "expectedReason": result.expected_reason,
-        "seenReason": result.seen_reason,
-        "released": result.released,
-        "controlReleased": result.control_released,
-        "expectedNonce": result.expected_nonce,
-        "seenNonce": result.seen_nonce,
-        "caughtBy": result.caught_by,
-        "passed": False,
-    }
-    return {**record, "passed": tamper_passed(record)}
 
 
 def tamper_passed(case: TamperRecord) -> bool:
@@ -273,6 +257,21 @@ def _every_cleanup(cleanup: Sequence[AllocationCleanup], records: Sequence[Recor
                 reason="no cleanup was reported",
             )
     return [*cleanup, *unreported.values()]
+
+
+def _tamper(result: TamperResult) -> TamperRecord:
+    record: TamperRecord = {
+        "name": result.name,
+        "expectedReason": result.expected_reason,
+        "seenReason": result.seen_reason,
+        "released": result.released,
+        "controlReleased": result.control_released,
+        "expectedNonce": result.expected_nonce,
+        "seenNonce": result.seen_nonce,
+        "caughtBy": result.caught_by,
+        "passed": False,
+    }
+    return {**record, "passed": tamper_passed(record)}
 
 
 def _outstanding(release: Mapping[str, Any]) -> OutstandingRelease:
