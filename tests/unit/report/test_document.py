@@ -90,6 +90,7 @@ def test_tamper_case_passes_only_for_its_own_reason(change: dict[str, object], p
     document = example.assembled((example.measured(),), tamper=(refused,))
 
     assert document["tamper"][0]["passed"] is passed
+    assert refused.passed is passed
 
 
 def test_rows_under_one_policy_name_it() -> None:
