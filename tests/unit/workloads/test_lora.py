@@ -14,6 +14,8 @@ from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.workloads.base import open_trainer
 from pytest_glasshouse.workloads.lora import LoraTrainer, count_parameters
 
+pytestmark = pytest.mark.torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path

@@ -12,6 +12,8 @@ from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.workloads.base import NonFiniteLossError, prepare
 from pytest_glasshouse.workloads.mlp import MlpTrainer
 
+pytestmark = pytest.mark.torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

@@ -19,6 +19,8 @@ from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
 from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Trainer, open_trainer
 from pytest_glasshouse.workloads.resident import Resident
 
+pytestmark = pytest.mark.torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
