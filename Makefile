@@ -2,14 +2,15 @@
 PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= 3
+PYTHONS ?= 3.11 3.12 3.13 3.14
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-.PHONY: help demo test lint types imports schemas workflows docs package tests coverage soak chaos calibrate bench pre-commit clean
+.PHONY: help demo test lint types imports schemas workflows docs package tests test-pythons coverage soak chaos calibrate bench pre-commit clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -52,6 +53,9 @@ package: $(STAMP) ## sdist and wheel in dist/, and a look at what an index would
 
 tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+test-pythons: ## the tests that need no torch, on each Python of PYTHONS that is installed
+	.ci/test-pythons $(PYTHONS)
 
 coverage: $(STAMP) ## branch coverage of the rooms that must be covered whole
 	$(BIN)/coverage erase

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.check.authenticity import Trust, unproven_signatures, witnessed
 from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, LegacyChecked, check_legacy, is_legacy
-from pytest_glasshouse.check.recompute import Derivation, null_faults, record_faults
+from pytest_glasshouse.check.recompute import Derivation, differences, null_faults, record_faults
 from pytest_glasshouse.check.signatures import LISTS
 from pytest_glasshouse.errors import IntegrityError, ProtocolError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
@@ -229,7 +229,7 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
         return
     expected = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
     for name, value in expected.items():
-        if document["summary"].get(name) != value:
+        if any(differences("", value, document["summary"].get(name))):
             yield Fault(path=f"$.summary.{name}", text=f"the records give {value}")
     if document["policySha256"] != policy_sha256(lists):
         yield Fault(path="$.policySha256", text="the rounds ran under another policy")

@@ -122,7 +122,7 @@ def null_faults(record: Mapping[str, Any], derivation: Derivation) -> Faults:
         yield ".observation", f"cannot be derived from ({type(error).__name__})"
         return
     for field, value in expected.items():
-        yield from _differences(f".{field}", value, record.get(field))
+        yield from differences(f".{field}", value, record.get(field))
 
 
 def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
@@ -244,7 +244,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         if older and field in _ADDED_FIELDS:
             continue
         if field not in _SENTENCES or derivation.sentences:
-            yield from _differences(f".{field}", value, record.get(field))
+            yield from differences(f".{field}", value, record.get(field))
 
 
 def _finding_faults(record: Mapping[str, Any], expected: Sequence[Mapping[str, Any]]) -> Faults:
@@ -262,14 +262,14 @@ def _finding_faults(record: Mapping[str, Any], expected: Sequence[Mapping[str, A
         yield f".findings[{place}]", f"{name} is no invariant of this version"
 
 
-def _differences(path: str, expected: Any, written: Any) -> Faults:
+def differences(path: str, expected: Any, written: Any) -> Faults:
     """Where two JSON values differ; numbers are compared to nine digits."""
     if isinstance(expected, dict) and isinstance(written, dict) and expected.keys() == written.keys():
         for key, value in expected.items():
-            yield from _differences(f"{path}.{key}", value, written[key])
+            yield from differences(f"{path}.{key}", value, written[key])
     elif isinstance(expected, list | tuple) and isinstance(written, list) and len(expected) == len(written):
         for place, value in enumerate(expected):
-            yield from _differences(f"{path}[{place}]", value, written[place])
+            yield from differences(f"{path}[{place}]", value, written[place])
     elif isinstance(expected, float) and isinstance(written, int | float) and not isinstance(written, bool):
         if not math.isclose(expected, written, rel_tol=1e-9, abs_tol=1e-9):
             yield path, f"the observation gives {expected!r}"

@@ -253,21 +253,6 @@ def _every_cleanup(cleanup: Sequence[AllocationCleanup], records: Sequence[Recor
     return [*cleanup, *unreported.values()]
 
 
-def _tamper(result: TamperResult) -> TamperRecord:
-    record: TamperRecord = {
-        "name": result.name,
-        "expectedReason": result.expected_reason,
-        "seenReason": result.seen_reason,
-        "released": result.released,
-        "controlReleased": result.control_released,
-        "expectedNonce": result.expected_nonce,
-        "seenNonce": result.seen_nonce,
-        "caughtBy": result.caught_by,
-        "passed": False,
-    }
-    return {**record, "passed": tamper_passed(record)}
-
-
 def _outstanding(release: Mapping[str, Any]) -> OutstandingRelease:
     return {
         "sub": release["sub"],

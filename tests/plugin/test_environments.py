@@ -222,6 +222,7 @@ def test_a_folder_like_a_value_that_has_settings_of_its_own_is_one_line(project:
     assert ran(project, "--provider=mock").returncode == 0
 
 
+@pytest.mark.torch
 @pytest.mark.skipif(not allowed(*MOUNTS), reason="no mount namespaces here")
 def test_a_temporary_directory_without_room_is_one_line_before_a_guest_is_started(project: Project, temporary: Path) -> None:
     """It used to be exit 10: an allocation that may still exist, and never did."""

@@ -70,6 +70,7 @@ def test_before_the_first_grant(project: Project, temporary: Path) -> None:
     is_left_empty(temporary)
 
 
+@pytest.mark.torch
 def test_while_a_guest_runs(project: Project, temporary: Path) -> None:
     (project.pytester.path / "conftest.py").unlink()
     project.pytester.makepyfile(test_mlp=WITH_A_GUEST)
@@ -77,6 +78,7 @@ def test_while_a_guest_runs(project: Project, temporary: Path) -> None:
     is_left_empty(temporary)
 
 
+@pytest.mark.torch
 def test_workers_find_each_other_where_no_socket_fits(project: Project, tmp_path: Path) -> None:
     """A unix socket's path has room for 107 bytes; a guest then lives elsewhere, and workers need no path."""
     (project.pytester.path / "conftest.py").unlink()

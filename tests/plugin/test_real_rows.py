@@ -10,6 +10,8 @@ import pytest
 from pytest_glasshouse.check.check import check_bytes
 from tests.plugin.test_attempts import RETRIES
 
+pytestmark = pytest.mark.torch
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 

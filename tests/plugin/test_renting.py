@@ -122,6 +122,7 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
     assert server.requests == []
 
 
+@pytest.mark.torch
 def test_model_that_the_libraries_would_not_build_is_refused_before_consent(server: LoopbackServer, tmp_path: Path) -> None:
     """Its files look like a model: only the libraries know that they do not know it."""
     model = tmp_path / "mine"

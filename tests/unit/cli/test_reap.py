@@ -204,6 +204,7 @@ def test_doctor_says_that_ssh_would_not_reach_a_guest(
     assert "FAIL  ssh: ssh refused its configuration" in capsys.readouterr().out
 
 
+@pytest.mark.torch
 def test_doctor_looks_at_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out

@@ -22,7 +22,7 @@ from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire.package import CANARY
 from pytest_glasshouse.workloads.resident import Resident
 
-pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
 
 OWNER = Owner.generate()
 SEGMENT = 4096 + 32

@@ -14,6 +14,8 @@ from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.workloads.lora import LoraTrainer, count_parameters
 from pytest_glasshouse.workloads.registry import open_trainer
 
+pytestmark = pytest.mark.torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path

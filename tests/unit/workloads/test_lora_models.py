@@ -79,6 +79,7 @@ def trained(material: Material, directory: Path, mapped: Mapped) -> tuple[list[s
     return losses, load(trainer.export()), trainer
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_each_family_is_prepared_without_torch_and_trains(family: str, make_model: MakeModel, mapped: Mapped) -> None:
     """The adapter drawn from the files' heads is exactly what peft makes of the loaded model, and both legs see the same losses."""
@@ -110,6 +111,7 @@ def test_a_type_that_is_no_word_is_no_type(lora_base: Path, tmp_path: Path) -> N
     assert prepare("lora", seed=7, model=str(directory)).facts["standIn"] is False
 
 
+@pytest.mark.torch
 def test_layers_are_taken_in_their_order_and_not_in_that_of_their_letters(make_model: MakeModel) -> None:
     """The adapter of a seed is drawn layer by layer: published rows keep theirs."""
     directory = make_model(FAMILIES["gpt2-mlp"][0])
@@ -120,6 +122,7 @@ def test_layers_are_taken_in_their_order_and_not_in_that_of_their_letters(make_m
     assert [(layer.inputs, layer.outputs) for layer in layers[:3]] == [(32, 96), (32, 32), (128, 32)]
 
 
+@pytest.mark.torch
 def test_weights_in_several_files_and_files_without_a_head_are_read_as_loading_reads_them(
     make_model: MakeModel, mapped: Mapped
 ) -> None:
@@ -238,6 +241,7 @@ def test_what_is_wrong_with_a_model_is_one_sentence_that_names_it(what: str, lor
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.torch
 def test_the_libraries_say_before_the_rent_what_they_would_say_on_the_guest(make_model: MakeModel, lora_base: Path) -> None:
     """Some things no file's head tells: an architecture they do not know, layers under other names, another tokenizer."""
     gpt2 = make_model(FAMILIES["gpt2"][0])
@@ -257,6 +261,7 @@ def test_the_libraries_say_before_the_rent_what_they_would_say_on_the_guest(make
         rehearse(material)
 
 
+@pytest.mark.torch
 def test_layers_that_a_model_does_not_have_are_named_with_those_it_has(make_model: MakeModel) -> None:
     phi, gpt2 = (make_model(FAMILIES[name][0]) for name in ("phi3", "gpt2"))
     with pytest.raises(ConfigurationError, match=r"\(phi3\): no layer is called q_proj or v_proj.* it has down_proj, .*qkv_proj"):

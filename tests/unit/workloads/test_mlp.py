@@ -13,6 +13,8 @@ from pytest_glasshouse.workloads.base import NonFiniteLossError
 from pytest_glasshouse.workloads.mlp import MlpTrainer
 from pytest_glasshouse.workloads.registry import prepare
 
+pytestmark = pytest.mark.torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 

@@ -20,6 +20,8 @@ from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Train
 from pytest_glasshouse.workloads.registry import open_trainer
 from pytest_glasshouse.workloads.resident import Resident
 
+pytestmark = pytest.mark.torch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
