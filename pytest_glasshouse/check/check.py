@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.check.authenticity import Trust, unproven_signatures, witnessed
 from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, LegacyChecked, check_legacy, is_legacy
 from pytest_glasshouse.check.recompute import Derivation, differences, null_faults, record_faults
-from pytest_glasshouse.check.signatures import LISTS
-from pytest_glasshouse.errors import IntegrityError, ProtocolError, ReportError
+from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
-from pytest_glasshouse.observation.document import check_observation
 from pytest_glasshouse.providers.lease import worst_cleanup
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
@@ -122,7 +120,7 @@ def check_bytes(
         faults.append(Fault(path="$", text="results from before there were reports are checked with --published, and only so"))
     derivation = derivation or Derivation()
     if not faults:
-        faults += _malformed(document, derivation)
+        faults += [Fault(path=path, text=text) for path, text in derivation.malformed(document)]
     if faults or not isinstance(document, dict):
         return _nothing(*faults, *islice(_changed_rows(document), MOST_FAULTS))
     faults += _document_faults(document, derivation)
@@ -152,8 +150,8 @@ def read_document(path: Path, *, derivation: Derivation | None = None) -> tuple[
         document = load_document(data)
     except ReportError as error:
         raise ReportError(f"{path}: {error}") from error
-    for fault in _malformed(document, derivation or Derivation()):
-        raise ReportError(f"{path}: {fault}")
+    for place, text in (derivation or Derivation()).malformed(document):
+        raise ReportError(f"{path}: {place}: {text}")
     return data, document
 
 
@@ -170,19 +168,6 @@ def _legacy(found: LegacyChecked) -> Checked:
         excluded=found.excluded,
         legacy=found,
     )
-
-
-def _malformed(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:
-    """For each malformed observation its first value of a wrong type. Everything after this relies on the types."""
-    if derivation.results is not None:
-        return  # it reads observations of another form
-    for name in LISTS:
-        for place, record in enumerate(document[name]):
-            try:
-                check_observation(record["observation"], f"$.{name}[{place}].observation")
-            except ProtocolError as error:
-                path, _, text = str(error).partition(": ")
-                yield Fault(path=path, text=text)
 
 
 def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:

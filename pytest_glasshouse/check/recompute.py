@@ -18,8 +18,10 @@ from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
-from pytest_glasshouse.errors import GlasshouseError, IntegrityError
+from pytest_glasshouse.check.signatures import LISTS
+from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants.revisions import AUDITED
+from pytest_glasshouse.observation.document import check_observation
 from pytest_glasshouse.observation.reading import (
     cache_state,
     invariant_key,
@@ -81,6 +83,18 @@ class Derivation:
         from pytest_glasshouse.invariants.revisions import judge_as, newest
 
         return judge_as(observation, newest() if self.revision is None else self.revision)
+
+    def malformed(self, document: Mapping[str, Any]) -> Faults:
+        """For each malformed observation its first value of a wrong type. Everything else here relies on the types."""
+        if self.results is not None:
+            return  # it reads observations of another form
+        for name in LISTS:
+            for place, record in enumerate(document[name]):
+                try:
+                    check_observation(record["observation"], f"$.{name}[{place}].observation")
+                except ProtocolError as error:
+                    path, _, text = str(error).partition(": ")
+                    yield path, text
 
     def binding_faults(self, document: Mapping[str, Any]) -> Faults:
         if self.binding is not None:

@@ -25,7 +25,8 @@ def report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A published example report; the project's derivation is the example's."""
     monkeypatch.setattr(recompute.Derivation, "rounds", lambda _, seen: example.results(seen))
     monkeypatch.setattr(recompute.Derivation, "findings", lambda _, seen: example.judge(seen))
-    monkeypatch.setattr(recompute.Derivation, "bound", lambda _, document: iter(()))
+    monkeypatch.setattr(recompute.Derivation, "malformed", lambda _, document: iter(()))
+    monkeypatch.setattr(recompute.Derivation, "binding_faults", lambda _, document: iter(()))
     document = example.document()
     return publish(
         document,
