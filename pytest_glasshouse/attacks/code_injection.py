@@ -27,7 +27,7 @@ from pytest_glasshouse.attacks.local_attacker import (
 )
 from pytest_glasshouse.attacks.target_guest import VICTIM, Box, Boxes, Played
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.tamper.case import TamperResult
 
 __all__ = ["CASES", "GuestCase", "NotPlayedError", "run_guest_case"]

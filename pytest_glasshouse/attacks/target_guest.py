@@ -27,7 +27,7 @@ from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError
 from pytest_glasshouse.invariants import attestation_verified
 from pytest_glasshouse.legs.attestation import HostAttestation
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
