@@ -31,7 +31,9 @@ from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
+from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.observation.outcome import Ended
+from pytest_glasshouse.observation.reading import protected_of
 from pytest_glasshouse.owner.sealing import Sealed
 from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Grant, Instance
@@ -62,16 +64,18 @@ OnProgress = Callable[[Progress], None]
 class Played:
     """One leg that was played: what the host wrote down of it, and how many data keys left the server for it."""
 
-    observation: dict[str, Any]
+    observation: Observation
     released: int
 
     @property
     def reason(self) -> str | None:
         """Why it was refused: by the server, by its agent, or by whoever judges the attestation. None when it was not."""
-        notes = self.observation["rounds"][0]["protected"]
-        for what in ("refusal", "failed"):
-            if what in notes:
-                return str(notes[what]["reason"])
+        notes = protected_of(self.observation["rounds"][0])
+        refused, failed = notes.get("refusal"), notes.get("failed")
+        if refused is not None:
+            return refused["reason"]
+        if failed is not None:
+            return failed["reason"]
         finding = attestation_verified(self.observation)
         return None if finding.finding == "held" else finding.invariant
 
