@@ -7,11 +7,11 @@ about the borders between turns. It judges nothing.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.channel.guest_channel import follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
-from pytest_glasshouse.legs.leg_watch import Progress
+from pytest_glasshouse.legs.leg_watch import Progress, events_of
 from pytest_glasshouse.legs.raw import refuse_raw
 from pytest_glasshouse.legs.round import EXCLUDED, protected_notes
 from pytest_glasshouse.observation.document import CovariatesSeen, TurnBegun
@@ -121,15 +121,15 @@ class InterleavedRound:
 
         for events in follow(current.channel, current.cursor, within_s=within_s):
             elapsed_s = time.monotonic() - began
-            for event in events:
-                current.cursor = cast("int", event["seq"]) + 1
-                leg = by_id.get(cast("str", event["leg"]))
+            for event in events_of(events):
+                current.cursor = event["seq"] + 1
+                leg = by_id.get(event["leg"])
                 if leg is not None:
                     kind, body = leg.watch.note(event, elapsed_s)
                     if kind != "exit":
                         leg.on_event(kind, body)
                 elif event["leg"] == current.turns_id:
-                    self._note(cast("str", event["type"]), cast("dict[str, Json]", event["body"]), elapsed_s)
+                    self._note(event["type"], event["body"], elapsed_s)
             if over():
                 return
             for leg in self._begun:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 from pytest_glasshouse.channel.guest_channel import Channel, follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
+from pytest_glasshouse.observation.document import Facts
 from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import SAID_AGAIN, SAID_BY
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_glasshouse.wire.canonical import Json
 
@@ -55,6 +57,26 @@ class Progress:
     def to_json(self) -> dict[str, Json]:
         """As a JSON object."""
         return asdict(self)
+
+
+class GuestEvent(TypedDict):
+    """One event of the guest's spool."""
+
+    seq: int
+    t_ns: int
+    leg: str
+    type: str
+    body: Facts
+
+
+class _JournalLine(TypedDict):
+    type: str
+    body: Facts
+
+
+def events_of(batch: Sequence[Mapping[str, Json]]) -> list[GuestEvent]:
+    """The events of one answer of the guest."""
+    return [check_typed(event, GuestEvent, "event") for event in batch]
 
 
 class LegDeadlineError(InfrastructureError):
@@ -113,9 +135,9 @@ class LegWatch:
         """Whether the agent has signed this leg's exit."""
         return "exit" in self.events
 
-    def note(self, event: dict[str, Json], elapsed_s: float) -> tuple[str, dict[str, Json]]:
+    def note(self, event: GuestEvent, elapsed_s: float) -> tuple[str, dict[str, Json]]:
         """Record one of this leg's events; returns its kind and body. Raises `ProtocolError` for one that may not come now."""
-        kind, body, t_ns = cast("str", event["type"]), cast("dict[str, Json]", event["body"]), cast("int", event["t_ns"])
+        kind, body, t_ns = event["type"], event["body"], event["t_ns"]
         wrong = ""
         if kind not in SAID_BY["protected" if self._leg == "protected" else "raw"]:
             wrong = f"a {self._leg} leg sends no {kind}"
@@ -159,13 +181,13 @@ class LegWatch:
         batches = follow(self._channel, cursor, within_s=lambda: self.left_s(time.monotonic() - began))
         while True:
             try:
-                events = next(batches)
+                events = events_of(next(batches))
             except GuestGoneError:
                 # A guest that was still sending at the deadline is late, and not gone.
                 self.expect_in_time(time.monotonic() - began)
                 raise
             for event in events:
-                cursor = cast("int", event["seq"]) + 1
+                cursor = event["seq"] + 1
                 if event["leg"] != self._leg_id:
                     continue
                 kind, body = self.note(event, time.monotonic() - began)
@@ -174,19 +196,19 @@ class LegWatch:
                 on_event(kind, body)
             self.expect_in_time(time.monotonic() - began)
 
-    def _note(self, kind: str, body: dict[str, Json], t_ns: int, elapsed_s: float) -> None:
+    def _note(self, kind: str, body: Facts, t_ns: int, elapsed_s: float) -> None:
         self.events[kind] = body
         name, detail = kind, body
         if kind == "journal":
-            line = cast("str", body["line"])
+            line = str(body["line"])
             self.journal.append(line)
-            entry = cast("dict[str, Json]", parse_strict(line, limit=len(line) + 1))
-            name, detail = cast("str", entry["type"]), cast("dict[str, Json]", entry["body"])
+            entry = check_typed(parse_strict(line, limit=len(line) + 1), _JournalLine, "journal line")
+            name, detail = entry["type"], entry["body"]
         self.timeline.setdefault(name, t_ns)
         self._phase = _PHASES.get(name, self._phase)
         fraction, rate = None, None
         if name in ("progress", "train_progress"):
-            units, ran_ns = cast("int", detail["units"]), cast("int", detail["elapsed_ns"])
+            units, ran_ns = int(detail["units"]), int(detail["elapsed_ns"])
             rate = units / (ran_ns / 1e9) if ran_ns else None
             fraction = units / self._steps if self._steps else (ran_ns / 1e9) / (self._target_s or 1.0)
         self._emit(

@@ -144,7 +144,7 @@ class Round:
 
     def skip_earlier_events(self, reply: dict[str, Json]) -> None:
         """Events from before a leg was started belong to other rows: they are not read again."""
-        self.cursor = max(self.cursor, cast("int", reply.get("cursor", 0)))
+        self.cursor = max(self.cursor, check_typed(reply.get("cursor", 0), int, "cursor"))
 
     @property
     def adapter_limit(self) -> int:
