@@ -1,7 +1,7 @@
-"""What the machine did while each leg was timed, and whether that spoils a row.
+"""What the machine did while each leg was timed, and whether that excludes a row.
 
-A covariate excludes a row only if it differs between the raw leg's own halves too: what differs only with protection is
-what protection does. Pure; `check` computes all of it again from the observation.
+A covariate excludes a row only if it differs between the raw leg's own halves too: what differs only with protection is an
+effect of protection. `check` computes all of it again from the observation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A row's estimates as the report holds them, and back again: `overhead.estimate` in camelCase, nothing computed here.
+"""A row's estimates as the report holds them: `overhead.estimate` in camelCase, nothing computed here.
 
-Back again, because verdict and reason follow from what a reader has: the report.
+They are read back too, because verdict and reason follow from what a reader has: the report.
 """
 
 from __future__ import annotations

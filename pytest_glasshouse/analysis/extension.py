@@ -1,7 +1,7 @@
 """Whether and how far a row was to be extended, from its observation: the plan that was signed for, and its first rounds.
 
-The run asks this once, after the first rounds, and `check` asks it again: a row with another number of rounds stopped where
-it liked. The rule is `overhead.extension`'s.
+The run decides once, after the first rounds, and `check` decides again: a row with another number of rounds may have been
+stopped when its figures looked good. The rule is in `overhead.extension`.
 """
 
 from __future__ import annotations

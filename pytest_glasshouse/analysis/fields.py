@@ -457,7 +457,7 @@ class RowAsRun(RowIdentity):
 
 
 class FindingStates(TypedDict):
-    """What four of a row's findings say."""
+    """States that follow from four of a row's findings."""
 
     attestation: str
     runtimeState: str

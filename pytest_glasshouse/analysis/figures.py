@@ -1,7 +1,4 @@
-"""A row's numbers from its rounds. Pure, and shared: `record` writes what this computes and `check` computes it again.
-
-This module knows units, nanoseconds and the arithmetic of `overhead`; it refuses to know findings or files.
-"""
+"""A row's figures from its rounds, by the arithmetic of `overhead`. `record` writes them and `check` computes them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The lifecycle of each round, as the record of a row tells it."""
+"""How many protected lifecycles a row began, and in how many of them everything held."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.observation.document import Observation
 
 
-#: The invariants one protected lifecycle answers for, apart from the raw leg and the comparison.
+#: The invariants of one protected lifecycle, apart from the raw leg and the comparison.
 LIFECYCLE_INVARIANTS = (
     "attestation verified",
     "key released only after attestation",
@@ -31,7 +31,7 @@ def lifecycle(
     waived: Mapping[str, str],
     judge: Callable[[Observation], Sequence[Finding]] | None = None,
 ) -> LifecycleCount:
-    """How many protected lifecycles this row began and in how many of them everything a lifecycle answers for held."""
+    """How many protected lifecycles this row began, and in how many of them all `LIFECYCLE_INVARIANTS` held."""
     # Lifecycles of a first attempt that did not fit on the device were begun too.
     everything = [*observed_rounds(observation), *observation.get("didNotFit", [])]
     begun = [observed for observed in everything if protected_of(observed)]

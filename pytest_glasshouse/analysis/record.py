@@ -1,7 +1,6 @@
 """One row's record: which list it belongs to, and every field of it.
 
-This module knows outcomes, findings and settings. It refuses to decide what holds (the `invariants` room's) and how
-a run exits (the face's): a state in a record is derived from a finding, and without one it is `unseen`.
+Findings are computed by `invariants`; a state in a record is derived from a finding, and without the finding it is `unseen`.
 """
 
 from __future__ import annotations
@@ -189,7 +188,7 @@ def _excluded(
 
 
 def finding_json(finding: Finding) -> FindingRecord:
-    """A finding as the report holds it. Digests in its sentences are cut short: whole, they could not be told from a key."""
+    """A finding as the report holds it. Digests in its sentences are cut short: whole, they would look like keys."""
     return {
         "invariant": finding.invariant,
         "finding": finding.finding,
@@ -300,8 +299,8 @@ def _exclusion(
     # What is broken comes first: what is unseen is often only its consequence.
     failed = sorted((each for each in found if not _passes(each, settings)), key=lambda each: each["finding"] != "broken")
     if failed:
-        told = "; ".join(f"{each['invariant']} {each['finding']}: {each['reason']}" for each in failed)
-        return {"outcome": "failed", "reason": told, "decision": _EXCLUDED}
+        reason = "; ".join(f"{each['invariant']} {each['finding']}: {each['reason']}" for each in failed)
+        return {"outcome": "failed", "reason": reason, "decision": _EXCLUDED}
     if not found:
         return {"outcome": "error", "reason": "no finding was judged", "decision": _EXCLUDED}
     extended = None if outcome.row.null else extension(outcome.observation, rounds)

@@ -1,7 +1,7 @@
-"""Whether a row is under a limit, from its record alone: plugin, gate, badge, page, tables and `check` ask here and nowhere else.
+"""Whether a row is under a limit, from its record alone: for plugin, gate, badge, page, tables and `check`.
 
-This module knows which fields of a record a judgement needs. Whoever passes `judge_limit` less than all of them judges another
-row: without the rounds that an extension was decided on, a bound is too low.
+This module selects the fields of a record that the judgement needs. All of them matter: without the number of rounds that an
+extension was decided on, a bound would be too low.
 """
 
 from __future__ import annotations

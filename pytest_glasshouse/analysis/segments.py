@@ -1,7 +1,4 @@
-"""What a report tells of an interleaved row beside its figures: the design that was signed for, and every timed segment.
-
-Reads rounds and the observation's plan; computes nothing but seconds.
-"""
+"""What a report has of an interleaved row beside its figures: the design that was signed for, and every timed segment."""
 
 from __future__ import annotations
 

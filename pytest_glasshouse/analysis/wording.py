@@ -1,7 +1,7 @@
-"""The sentences a report may say about a figure, and the ones it says about itself.
+"""The sentences of a report about a figure.
 
-Every claim comes from a verdict. There is no sentence in which protection helps: a figure below zero is printed with
-its interval, or as a single sample, and called what it is.
+Every claim comes from a verdict. No sentence says that protection helps: a figure below zero is printed with its interval, or
+as a single sample, and its sentence names order, warm state and noise as causes.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from pytest_glasshouse.attacks.local_attacker import (
 )
 from pytest_glasshouse.attacks.target_guest import VICTIM_MODULE, PlayedLeg, TargetGuest
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 
 #: The reasons of attacks that a guest prevents without a refusal: planted code that is not run, memory that cannot be read.
 NEVER_RUN, OUT_OF_REACH = "never-run", "out-of-reach"

@@ -24,7 +24,7 @@ from pytest_glasshouse.agent.memory_scan import DescriptorMemory
 from pytest_glasshouse.attacks.target_guest import PlayedLeg, TargetGuest, children
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.guest.opener import unseal_key
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.journal import Journal

@@ -27,12 +27,13 @@ from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError
 from pytest_glasshouse.invariants import attestation_verified
 from pytest_glasshouse.legs.attestation import HostAttestation
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import Allocation, RowSettings
 from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.observation.outcome import Ended
+from pytest_glasshouse.observation.reading import protected_of
 from pytest_glasshouse.owner.sealing import SealedPackage
 from pytest_glasshouse.providers import local_process as process
 from pytest_glasshouse.providers.base import Grant, Instance
@@ -69,10 +70,12 @@ class PlayedLeg:
     @property
     def reason(self) -> str | None:
         """The reason of the refusal by server or agent, or the attestation invariant if it does not hold; None otherwise."""
-        notes = self.observation["rounds"][0]["protected"]
-        for what in ("refusal", "failed"):
-            if what in notes:
-                return str(notes[what]["reason"])
+        notes = protected_of(self.observation["rounds"][0])
+        refused, failed = notes.get("refusal"), notes.get("failed")
+        if refused is not None:
+            return refused["reason"]
+        if failed is not None:
+            return failed["reason"]
         finding = attestation_verified(self.observation)
         return None if finding.finding == "held" else finding.invariant
 

@@ -72,7 +72,7 @@ def _rounds(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, An
     for name in LISTS:
         for place, record in enumerate(document[name]):
             for part, kind in (("rounds", name), ("didNotFit", "excludedResults")):
-                rounds = observed_rounds({"rounds": record["observation"].get(part)})
+                rounds = record["observation"].get(part, [])
                 where = f"$.{name}[{place}].observation.{part}"
                 found += [(f"{where}[{number}]", kind, record, observed) for number, observed in enumerate(rounds)]
     return found

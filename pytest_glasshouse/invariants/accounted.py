@@ -46,8 +46,8 @@ def _accounted(reader: EvidenceReader) -> str:
         # Everything is done one leg at a time: setting up, turns and the ends.
         _fits("all legs together", sum(claimed.values()), passed_ns, "the host's clock around the round")
         _fits("the agent, of the turns,", _played(reader), passed_ns, "the host's clock around the round")
-    told = f"{sum(claimed.values()) / 1e9:.3f} s of all legs in {passed_ns / 1e9:.3f} s of the host's clock"
-    return told if "protected" not in bodies else f"{told}; {_released(reader, bodies)}"
+    fits = f"{sum(claimed.values()) / 1e9:.3f} s of all legs in {passed_ns / 1e9:.3f} s of the host's clock"
+    return fits if "protected" not in bodies else f"{fits}; {_released(reader, bodies)}"
 
 
 def _released(reader: EvidenceReader, bodies: Mapping[Role, Trained]) -> str:
@@ -114,8 +114,8 @@ def _number(value: int) -> int:
 def _fits(who: str, claimed_ns: int, passed_ns: int, clock: str) -> None:
     if claimed_ns * 1_000_000 > passed_ns * (1_000_000 + CLOCKS_PPM):
         raise broken(
-            f"{who} tells of {claimed_ns / 1e9:.3f} s; {passed_ns / 1e9:.3f} s passed",
+            f"{who} claims {claimed_ns / 1e9:.3f} s; {passed_ns / 1e9:.3f} s passed",
             expected=f"at most {passed_ns / 1e9:.3f} s by {clock}",
             seen=f"{claimed_ns / 1e9:.3f} s",
-            todo="do not use this row: time was claimed that nobody else saw pass",
+            todo="do not use this row: the claimed time did not pass by an independent clock",
         )

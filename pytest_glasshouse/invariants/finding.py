@@ -93,7 +93,7 @@ class EvidenceReader:
 
 def judge_rounds(invariant: str, observation: Observation, judge: Callable[[EvidenceReader], str]) -> Finding:
     """Judge every round; the row's finding is the worst of them. `judge` returns what was held, or raises `JudgedInvariant`."""
-    told: list[tuple[FindingState, str, str, str, str]] = []
+    judged: list[tuple[FindingState, str, str, str, str]] = []
     read: list[Any] = []
     rounds = observation.get("rounds", [])
     for notes in rounds:
@@ -101,20 +101,20 @@ def judge_rounds(invariant: str, observation: Observation, judge: Callable[[Evid
         try:
             held = judge(reader)
         except JudgedInvariant as verdict:
-            told.append((verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo))
+            judged.append((verdict.state, verdict.reason, verdict.expected, verdict.seen, verdict.todo))
         except (IntegrityError, ProtocolError, ValueError) as error:
             # A text that is no key, token or number, or signed claims of another shape: there is nothing to judge by.
             shown = error if isinstance(error, ProtocolError) else type(error).__name__
-            told.append(("unseen", f"what was observed has another shape ({shown})", "", "", ""))
+            judged.append(("unseen", f"what was observed has another shape ({shown})", "", "", ""))
         else:
-            told.append(("held", held, "", "", ""))
+            judged.append(("held", held, "", "", ""))
         read.append(reader.read)
     digest = sha256_hex(canonical({"invariant": invariant, "read": read}))
-    if not told:
+    if not judged:
         return Finding(invariant=invariant, finding="unseen", reason="no round was run", evidence=digest)
-    state, reason, expected, seen, todo = min(told, key=lambda item: _WORST.index(item[0]))
+    state, reason, expected, seen, todo = min(judged, key=lambda item: _WORST.index(item[0]))
     if len(rounds) > 1:
-        number = 1 + next(place for place, item in enumerate(told) if item[0] == state)
+        number = 1 + next(place for place, item in enumerate(judged) if item[0] == state)
         reason = f"all {len(rounds)} rounds: {reason}" if state == "held" else f"round {number}: {reason}"
     return Finding(invariant=invariant, finding=state, reason=reason, evidence=digest, expected=expected, seen=seen, todo=todo)
 

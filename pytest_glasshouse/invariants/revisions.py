@@ -92,7 +92,7 @@ LADDER: tuple[Revision, ...] = (
         before=MappingProxyType({"same_allocation": _same_allocation_1, "same_work": _same_work_1}),
         added=frozenset({"paused_leg_idle"}),
     ),
-    # A journal tells a whole lifecycle, an agent has one key, three whole lifecycles have an order, and claimed time passed on
+    # A journal shows a whole lifecycle, an agent has one key, three whole lifecycles have an order, and claimed time passed on
     # other clocks. Beside the invariants: an implausible negative is judged before the null, and is within no limit.
     Revision(
         number=AUDITED,

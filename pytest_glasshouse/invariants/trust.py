@@ -30,7 +30,7 @@ def _attestation(reader: EvidenceReader) -> str:
             seen=f"refused: {refusal['reason']}",
             todo="no key was released; compare the guest's measurements with the policy",
         )
-    result, said = verified.result_claims(reader), verified.evidence_claims(reader)
+    result, measured = verified.result_claims(reader), verified.evidence_claims(reader)
     archive = reader.of_row("allocation", "archiveSha256")
     bound = {
         "ear_status": (result["ear_status"], "affirming"),
@@ -39,8 +39,8 @@ def _attestation(reader: EvidenceReader) -> str:
         "manifest": (result["manifest"], sha256_hex(reader.of("protected", "manifest").encode())),
         "policy": (result["policy"], reader.of("protected", "policySha256")),
         "plan": (result["plan"], reader.of("protected", "plan")),
-        "composite": (result["composite"], evidence.composite(said["components"])),
-        "archive": (said["components"].get("archive"), archive),
+        "composite": (result["composite"], evidence.composite(measured["components"])),
+        "archive": (measured["components"].get("archive"), archive),
     }
     for name, (seen, expected) in bound.items():
         if seen != expected:

@@ -27,7 +27,7 @@ _MEASURED_FACTS = ("peakMemoryBytes",)
 
 
 def adapter_digests_distinct(observation: Observation) -> Finding:
-    """Two separate trainings leave two adapters, each with the digest its leg told."""
+    """Two separate trainings leave two adapters, each with the digest that its leg reported."""
     return judge_rounds("adapter digests distinct", observation, _distinct)
 
 

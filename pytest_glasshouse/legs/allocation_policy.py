@@ -1,7 +1,7 @@
-"""The owner's policy for one allocation: what the host knows by itself, and what a policy file asks beside it.
+"""The policy for one allocation: what the host requires by itself, and what the owner's policy file requires beside it.
 
-Knows which components evidence carries. Refuses a file that asks for components nobody reports, or for another guest than
-this installation's: every leg would be refused for it, an allocation later.
+A file that requires components which no guest reports, or another guest archive than this installation's, is refused here:
+the server would refuse every leg for it, after an allocation was paid for.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _RECORDED = (
 
 
 def base_policy(*, name: str, archive_sha256: str, container: str, completion_s: int) -> Policy:
-    """What the host can ask by itself: the archive is the one it built, nothing foreign is loaded, the rest is recorded."""
+    """What the host requires by itself: the archive is the one it built, nothing foreign is loaded, the rest is recorded."""
     components: dict[str, Component] = {each: Recorded() for each in _RECORDED}
     components["archive"] = Required(sha256=archive_sha256)
-    # The one reference value that needs nobody's word: nothing foreign may be loaded.
+    # The one reference value that needs no guest to be known: nothing foreign may be loaded.
     components["foreign"] = Required(sha256=NOTHING_FOREIGN)
     return Policy(name=name, version=1, components=components, container=container, completion_s=completion_s)
 

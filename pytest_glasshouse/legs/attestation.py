@@ -1,7 +1,7 @@
-"""Who the host brings along: the owner of the packages and the attestation server.
+"""The host's parties of attestation: the owner of the packages and the attestation server.
 
 The server is embedded on loopback, one per pytest process, or it is one that runs elsewhere and that several processes
-share. The owner holds data keys, and so does the server; nobody else on the host does.
+share. Only the owner and the server hold data keys.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class HostAttestation:
         return self.client.published_keys(self.server_key).hpke
 
     def awaiting(self, *, nonce: str, sub: str, run: str, manifest: str, completion_s: int) -> None:
-        """A release is about to be asked for: from here on a key may be out."""
+        """Note that a release is about to be requested: from here on a key may have been released."""
         now = int(time.time())
         self._awaited[nonce] = {
             "nonce": nonce,
@@ -88,19 +88,19 @@ class HostAttestation:
         }
 
     def settled(self, nonce: str) -> None:
-        """It was refused, or it is completed."""
+        """Note that the release was refused or is completed."""
         self._awaited.pop(nonce, None)
 
     def outstanding(self) -> list[dict[str, Json]]:
-        """Releases of this process that were never completed: by the embedded server's word, else by what was seen here."""
+        """Releases of this process that were never completed, as the embedded server counts them, else as noted here."""
         if self._embedded is not None:
             return self._embedded.server.outstanding()
         return list(self._awaited.values())
 
     def outstanding_of(self, run: str) -> list[dict[str, Json]]:
-        """Releases of a whole run that were never completed, whichever process asked for them: by the server's word.
+        """Releases of a whole run that were never completed, whichever process requested them, as the server counts them.
 
-        With "" of every run of this owner. Raises what the client raises when the server cannot be asked.
+        With "" of every run of this owner. Raises what the client raises when the server cannot be reached.
         """
         query = self.owner.sign_query(server=self.server_key, run=run, now=int(time.time()))
         return [*self.client.outstanding(query, server=self.server_key).releases]

@@ -1,17 +1,17 @@
 """One interleaved round from the host's side: every leg started and warm, their turns followed, every leg ended.
 
-The agent gives the turns; this module draws whose each one is, starts the legs one after the other, and writes down what
-the agent signed about the borders between turns. It judges nothing.
+The agent gives the turns; this module draws the order, starts the legs one after the other, and records what the agent signed
+about the borders between turns. It judges nothing.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.channel.guest_channel import follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError, RefusedError
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress, events_of
 from pytest_glasshouse.legs.raw import refuse_raw
 from pytest_glasshouse.legs.round import EXCLUDED, protected_notes
 from pytest_glasshouse.observation.document import CovariatesSeen, TurnBegun
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 
-#: How long a guest may take to say that it killed a leg.
+#: How long a guest may take to confirm that it killed a leg.
 _KILL_S = 5.0
 
 
@@ -71,28 +71,28 @@ class InterleavedRound:
             current.allowance.begin(len(self._starts))
             reply = current.channel.request(
                 "conduct",
-                {"round": current.conductor, "nonce": current.nonce, "roles": [*self._starts], "turns": [*turns]},
+                {"round": current.turns_id, "nonce": current.nonce, "roles": [*self._starts], "turns": [*turns]},
             )
-            current.go_on_from(reply)
+            current.skip_earlier_events(reply)
             refused = self._start(protected, raw)
             self._until(lambda: all(leg.watch.ended for leg in self._begun))
             self._note_covariates()
         except (GuestGoneError, InfrastructureError) as error:
-            if current.running and not self._end_those_left():
-                current.unruly = str(error)
+            if current.running and not self._kill_remaining():
+                current.untrusted_guest = str(error)
             return self._finish(Ended(outcome="excluded", reason=str(error), decision=EXCLUDED), None)
         except ProtocolError as error:
-            return self._finish(current.refused_words(error), None)
+            return self._finish(current.ended_by_protocol(error), None)
         return self._finish(None, refused)
 
     def _start(self, protected: ProtectedRuntime, raw: RawRunner) -> RefusedError | None:
-        """One leg after the other, each warm before the next is started: nobody sets up in another's time."""
+        """One leg after the other, each warm before the next is started: no leg sets up during another's turns."""
         for role in self._starts:
             try:
                 leg: BegunLeg = protected.begin(self._current) if role == "protected" else raw.begin(self._current, role)
             except RefusedError as error:
-                # It was refused before it began: those that wait for it are told that it will not come.
-                self._current.channel.request("dismiss", {"round": self._current.conductor})
+                # It was refused before it began: the agent stops waiting for it, and ends the others.
+                self._current.channel.request("dismiss", {"round": self._current.turns_id})
                 return error
             self._begun.append(leg)
             self._until(lambda watch=leg.watch: watch.ended or "resident" in watch.events)  # type: ignore[misc]
@@ -100,8 +100,8 @@ class InterleavedRound:
                 return None
         return None
 
-    def _end_those_left(self) -> bool:
-        """End legs that nobody follows any more: a row after this one would find them beside its own. Whether that was done."""
+    def _kill_remaining(self) -> bool:
+        """End the legs that still run: they would disturb the next row. Returns whether the guest confirmed it."""
         try:
             for leg in self._begun:
                 if not leg.watch.ended:
@@ -121,15 +121,15 @@ class InterleavedRound:
 
         for events in follow(current.channel, current.cursor, within_s=within_s):
             elapsed_s = time.monotonic() - began
-            for event in events:
-                current.cursor = cast("int", event["seq"]) + 1
-                leg = by_id.get(cast("str", event["leg"]))
+            for event in events_of(events):
+                current.cursor = event["seq"] + 1
+                leg = by_id.get(event["leg"])
                 if leg is not None:
                     kind, body = leg.watch.note(event, elapsed_s)
                     if kind != "exit":
                         leg.on_event(kind, body)
-                elif event["leg"] == current.conductor:
-                    self._note(cast("str", event["type"]), cast("dict[str, Json]", event["body"]), elapsed_s)
+                elif event["leg"] == current.turns_id:
+                    self._note(event["type"], event["body"], elapsed_s)
             if over():
                 return
             for leg in self._begun:
@@ -137,7 +137,7 @@ class InterleavedRound:
                     leg.watch.expect_in_time(elapsed_s)
 
     def _note_covariates(self) -> None:
-        """What was sampled since the first of these legs was forked."""
+        """Record the samples taken since the first of these legs was forked."""
         if self._begun and "spawned" in self._begun[0].watch.timeline:
             since: dict[str, Json] = {"since_ns": self._begun[0].watch.timeline["spawned"]}
             seen = self._current.channel.request("covariates", since)
@@ -150,7 +150,7 @@ class InterleavedRound:
         elif kind == "turn":
             turn = check_typed(body, TurnBegun, "turn")
             # No rate: which of the legs is ahead must not be known before the row is over.
-            current.tell(
+            current.emit(
                 Progress(
                     row_id=current.row.row_id,
                     leg="both",
@@ -165,7 +165,7 @@ class InterleavedRound:
             raise current.broke_protocol(f"a round's turns send no {kind}, or send it once")
 
     def _finish(self, lost: Ended | None, refused: RefusedError | None) -> Ended | None:
-        """What each leg leaves, in the order they started; the protected leg's end is the row's, if it is one."""
+        """Finish every leg, in the order they started; the protected leg's end comes first as the row's."""
         ends: dict[Role, Ended | None] = {}
         for leg in self._begun:
             try:
@@ -173,7 +173,7 @@ class InterleavedRound:
             except RefusedError as error:
                 refused = error
             except ProtocolError as error:
-                ends[leg.role] = self._current.refused_words(error)
+                ends[leg.role] = self._current.ended_by_protocol(error)
             except GuestGoneError as error:
                 ends[leg.role] = Ended(outcome="excluded", reason=f"{leg.role} leg: {error}", decision=EXCLUDED)
         if refused is not None:
@@ -183,5 +183,5 @@ class InterleavedRound:
                 reason=f"the attestation server refused: {refused.reason}",
                 decision="no key was released; the protected leg did not train",
             )
-        told = [ends.get(role) for role in ("protected", *self._starts)]
-        return next((end for end in told if end is not None), lost)
+        in_order = [ends.get(role) for role in ("protected", *self._starts)]
+        return next((end for end in in_order if end is not None), lost)

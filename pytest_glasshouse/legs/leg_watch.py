@@ -1,19 +1,21 @@
-"""Following one leg through the spool until its agent has signed its exit, or a deadline, or the guest is gone."""
+"""Following one leg through the spool until its agent has signed its exit, its deadline passes, or the guest is gone."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, TypeVar, cast
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 from pytest_glasshouse.channel.guest_channel import Channel, follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.observation.document import Facts
 from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.elapsed import since_boot_ns
 from pytest_glasshouse.wire.guest_messages import SAID_AGAIN, SAID_BY
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_glasshouse.wire.canonical import Json
 
@@ -35,20 +37,58 @@ _PHASES = {
 }
 
 
-#: What a guest gets beyond a leg's deadline to answer the question that is under way, and to kill the leg.
+#: Time beyond a leg's deadline in which the guest may answer the request under way, and kill the leg.
 _GRACE_S = 5.0
 
 
-class LegDeadlineError(InfrastructureError):
-    """A leg did not end in time. `obeyed` says whether its agent said that it killed it."""
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """The progress of a row. `fraction` is of the leg's target, `rate` in units per second; None where there is none yet."""
 
-    def __init__(self, message: str, *, obeyed: bool) -> None:
+    row_id: str
+    leg: str
+    phase: str
+    round: int
+    rounds: int
+    elapsed_s: float
+    fraction: float | None = None
+    rate: float | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """As a JSON object."""
+        return asdict(self)
+
+
+class GuestEvent(TypedDict):
+    """One event of the guest's spool."""
+
+    seq: int
+    t_ns: int
+    leg: str
+    type: str
+    body: Facts
+
+
+class _JournalLine(TypedDict):
+    type: str
+    body: Facts
+
+
+def events_of(batch: Sequence[Mapping[str, Json]]) -> list[GuestEvent]:
+    """The events of one answer of the guest."""
+    return [check_typed(event, GuestEvent, "event") for event in batch]
+
+
+class LegDeadlineError(InfrastructureError):
+    """A leg did not end in time. `killed` is whether its agent confirmed that it killed it."""
+
+    def __init__(self, message: str, *, killed: bool) -> None:
         super().__init__(message)
-        self.obeyed = obeyed
+        self.killed = killed
 
 
 class LegWatch:
-    """One leg's events, sorted as they come in. `on_event(type, body)` may answer the leg."""
+    """The events of one leg as they come in. `on_event(type, body)` may answer the leg."""
 
     def __init__(
         self,
@@ -59,8 +99,8 @@ class LegWatch:
         timeout_s: float,
         target_s: float | None,
         steps: int | None,
-        tell: Callable[[Progress], None],
-        moment: Progress,
+        emit: Callable[[Progress], None],
+        progress: Progress,
         allocation_id: str | None = None,
     ) -> None:
         self._allocation_id = allocation_id
@@ -71,10 +111,10 @@ class LegWatch:
         self._timeout_s = timeout_s
         self._target_s = target_s
         self._steps = steps
-        self._tell = tell
-        self._moment = moment
+        self._emit = emit
+        self._progress = progress
         self._phase = "start"
-        #: When the exit was here, by the host's clock (`wire.elapsed`).
+        #: When the exit had arrived, by the host's clock (`wire.elapsed`).
         self.exit_ns: int | None = None
         #: Nanoseconds on the guest's monotonic clock at which each kind of event first came.
         self.timeline: dict[str, int] = {}
@@ -95,14 +135,14 @@ class LegWatch:
         """Whether the agent has signed this leg's exit."""
         return "exit" in self.events
 
-    def note(self, event: dict[str, Json], elapsed_s: float) -> tuple[str, dict[str, Json]]:
-        """Take one of this leg's events; its kind and body. Raises `ProtocolError` for one no such leg has now."""
-        kind, body, t_ns = cast("str", event["type"]), cast("dict[str, Json]", event["body"]), cast("int", event["t_ns"])
+    def note(self, event: GuestEvent, elapsed_s: float) -> tuple[str, dict[str, Json]]:
+        """Record one of this leg's events; returns its kind and body. Raises `ProtocolError` for one that may not come now."""
+        kind, body, t_ns = event["type"], event["body"], event["t_ns"]
         wrong = ""
         if kind not in SAID_BY["protected" if self._leg == "protected" else "raw"]:
-            wrong = f"a {self._leg} leg says no {kind}"
+            wrong = f"a {self._leg} leg sends no {kind}"
         elif self.ended or (kind in self.events and kind not in SAID_AGAIN):
-            wrong = f"a leg says {kind} once, and nothing behind its exit"
+            wrong = f"a leg sends {kind} once, and nothing after its exit"
         elif t_ns < self._last_ns:
             wrong = f"the time of {kind} lies before that of the event before it"
         if wrong:
@@ -114,40 +154,40 @@ class LegWatch:
         return kind, body
 
     def left_s(self, elapsed_s: float) -> float:
-        """How long the guest may take for what it is asked now, in seconds."""
+        """How long the guest may take for its next answer, in seconds."""
         return max(self._timeout_s - elapsed_s, 0.0) + _GRACE_S
 
     def expect_in_time(self, elapsed_s: float) -> None:
         """Kill the leg and raise `LegDeadlineError` when its time is over."""
         if elapsed_s > self._timeout_s:
-            obeyed = True
+            killed = True
             try:
                 self._channel.request("kill", {"leg": self._leg_id}, within_s=_GRACE_S)
             except (GuestGoneError, ProtocolError):
-                obeyed = False
+                killed = False
             raise LegDeadlineError(
                 f"the {self._leg} leg did not end within {self._timeout_s:g} s (last phase: {self._phase}) and was killed; "
                 "raise --glasshouse-leg-timeout",
-                obeyed=obeyed,
+                killed=killed,
             )
 
     def until_exit(self, cursor: int, on_event: Callable[[str, dict[str, Json]], None]) -> int:
-        """Follow from `cursor` until the exit event; returns the cursor behind it.
+        """Follow from `cursor` until the exit event; returns the cursor after it.
 
-        Raises `GuestGoneError` when the guest is gone, `LegDeadlineError` when the time is over (the leg is killed), and
-        `ProtocolError` for what no guest says.
+        Raises `GuestGoneError` when the guest is gone, `LegDeadlineError` after the deadline (the leg is killed), and
+        `ProtocolError` for an event that breaks the protocol.
         """
         began = time.monotonic()
         batches = follow(self._channel, cursor, within_s=lambda: self.left_s(time.monotonic() - began))
         while True:
             try:
-                events = next(batches)
+                events = events_of(next(batches))
             except GuestGoneError:
-                # A guest that was still speaking when the time was over is late, however little it said at a time.
+                # A guest that was still sending at the deadline is late, and not gone.
                 self.expect_in_time(time.monotonic() - began)
                 raise
             for event in events:
-                cursor = cast("int", event["seq"]) + 1
+                cursor = event["seq"] + 1
                 if event["leg"] != self._leg_id:
                     continue
                 kind, body = self.note(event, time.monotonic() - began)
@@ -156,28 +196,28 @@ class LegWatch:
                 on_event(kind, body)
             self.expect_in_time(time.monotonic() - began)
 
-    def _note(self, kind: str, body: dict[str, Json], t_ns: int, elapsed_s: float) -> None:
+    def _note(self, kind: str, body: Facts, t_ns: int, elapsed_s: float) -> None:
         self.events[kind] = body
         name, detail = kind, body
         if kind == "journal":
-            line = cast("str", body["line"])
+            line = str(body["line"])
             self.journal.append(line)
-            entry = cast("dict[str, Json]", parse_strict(line, limit=len(line) + 1))
-            name, detail = cast("str", entry["type"]), cast("dict[str, Json]", entry["body"])
+            entry = check_typed(parse_strict(line, limit=len(line) + 1), _JournalLine, "journal line")
+            name, detail = entry["type"], entry["body"]
         self.timeline.setdefault(name, t_ns)
         self._phase = _PHASES.get(name, self._phase)
         fraction, rate = None, None
         if name in ("progress", "train_progress"):
-            units, ran_ns = cast("int", detail["units"]), cast("int", detail["elapsed_ns"])
+            units, ran_ns = int(detail["units"]), int(detail["elapsed_ns"])
             rate = units / (ran_ns / 1e9) if ran_ns else None
             fraction = units / self._steps if self._steps else (ran_ns / 1e9) / (self._target_s or 1.0)
-        self._tell(
+        self._emit(
             Progress(
-                row_id=self._moment.row_id,
+                row_id=self._progress.row_id,
                 leg=self._leg,
                 phase=self._phase,
-                round=self._moment.round,
-                rounds=self._moment.rounds,
+                round=self._progress.round,
+                rounds=self._progress.rounds,
                 elapsed_s=elapsed_s,
                 fraction=None if fraction is None else min(fraction, 1.0),
                 rate=rate,

@@ -1,7 +1,7 @@
 """The protected leg seen from the host: owner and relay. Numbered as the protocol in the design.
 
-The host seals and grants as the owner, and relays between guest and server. It sees no key it did not make, and
-what it writes down is what was said, whether it helps or not.
+The host seals and grants as the owner, and relays between guest and server. It sees no key that it did not make, and records
+every message as it was.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 _GRANT_S = 3600
-#: What a leg is told when the server could not be asked. No server says it.
+#: The reason a leg is given when the server could not be reached. No server gives it.
 NO_ANSWER = "no-answer"
 
 
@@ -70,7 +70,7 @@ class ProtectedRuntime:
         return guarded(current, lifecycle)
 
     def vouch(self, current: Round, ak: str) -> str:
-        """The owner's word that this round's agent has the key `ak`."""
+        """The owner's signature that this round's agent has the key `ak`."""
         return self._host_attestation.owner.sign_guest_key(
             run=current.run_id,
             row=current.row.row_id,
@@ -83,7 +83,7 @@ class ProtectedRuntime:
     def begin(self, current: Round) -> ProtectedLeg:
         """Steps 1 to 3: the leg is started. The caller follows it, gives its events to it and then calls `finish`.
 
-        Raises `RefusedError` when the server will not have it.
+        Raises `RefusedError` when the server refuses it.
         """
         notes = protected_notes(current.notes)
         # 1. The owner seals a package for this round and registers it with its policy.
@@ -194,7 +194,7 @@ class ProtectedLeg:
         self.on_event = relay.on_event
 
     def finish(self, lost: Ended | None) -> Ended | None:
-        """What is left to do when the leg has ended, or when its guest was lost. Raises `RefusedError` if it was refused."""
+        """Step 4, when the leg has ended or its guest was lost. Raises `RefusedError` if the server refused."""
         notes, watch, current = self._notes, self.watch, self._current
         _note_watch(notes, watch)
         notes["host"] = current.host_times("protected", watch)
@@ -230,7 +230,7 @@ class ProtectedLeg:
         notes, current = self._notes, self._current
         name = f"{current.leg_id('protected')}-adapter"
         try:
-            exported = current.channel.fetch(name, limit=current.most_adapter)
+            exported = current.channel.fetch(name, limit=current.adapter_limit)
             notes["sealedAdapterSha256"] = sha256_hex(exported)
             adapter = self._host_attestation.owner.open_adapter(
                 exported, manifest_sha256=self._sealed.manifest_sha256, nonce=self._relay.nonce
@@ -238,16 +238,16 @@ class ProtectedLeg:
             notes["adapterSha256"] = tensor_digest(adapter)
             current.channel.request("drop", {"name": name})
         except (GuestRefusedError, IntegrityError):
-            # Nothing was exported, or not by this session: the finding says so from what is missing.
+            # Nothing was exported, or not by this session: the findings follow from what is missing.
             notes["adapterSha256"] = None
 
 
 def guarded(current: Round, lifecycle: Callable[[], Ended | None]) -> Ended | None:
-    """Carry a protected lifecycle out; a guest that is gone and a server that refuses end the row, and are written down."""
+    """Run a protected lifecycle. A guest that is gone and a server that refuses end the row, and are recorded."""
     try:
         return lifecycle()
     except ProtocolError as error:
-        return current.refused_words(error)
+        return current.ended_by_protocol(error)
     except GuestGoneError as error:
         return Ended(outcome="excluded", reason=f"protected leg: {error}", decision=EXCLUDED)
     except RefusedError as error:
@@ -260,7 +260,7 @@ def guarded(current: Round, lifecycle: Callable[[], Ended | None]) -> Ended | No
 
 
 class _Relay:
-    """Carries words between the leg's agent and the server, and writes them down."""
+    """Relays messages between the leg's agent and the server, and records them."""
 
     def __init__(
         self, host_attestation: HostAttestation, current: Round, sealed: SealedPackage, policy: Policy, notes: ProtectedNotes
@@ -276,7 +276,7 @@ class _Relay:
         self.refused: RefusedError | None = None
 
     def on_event(self, kind: str, body: dict[str, Json]) -> None:
-        """Answer what the leg asks for; keep what it says."""
+        """Answer the leg's requests; record its messages."""
         if kind == "challenge-wanted":
             self._relay(self._challenge)
         elif kind == "evidence":
@@ -296,7 +296,7 @@ class _Relay:
         except GuestGoneError:
             raise
         except InfrastructureError:
-            # The leg waits for an answer that will not come: it is told so, or it would sit there beside the next row's.
+            # The leg waits for an answer that will not come: it gets a refusal, or it would still run beside the next row's.
             self._refuse(NO_ANSWER)
             raise
 
@@ -336,7 +336,7 @@ class _Relay:
 
 
 def session_name(current: Round) -> str:
-    """What this lifecycle is called at the server. The round's nonce is in it, so that workers who share one never collide."""
+    """The lifecycle's name at the server. It contains the round's nonce, so that workers who share a server never collide."""
     return f"{current.run_id}/{current.row.row_id}/{current.nonce[:16]}"
 
 

@@ -77,10 +77,10 @@ class RawLeg:
         self.watch = watch
 
     def on_event(self, kind: str, body: dict[str, Json]) -> None:
-        """A raw leg asks for nothing."""
+        """A raw leg needs no answers."""
 
     def finish(self, lost: Ended | None) -> Ended | None:
-        """What is left to do when the leg has ended, or when its guest was lost."""
+        """Record what the leg left, when it has ended or its guest was lost; fetch its adapter."""
         notes, watch, channel = self._notes, self.watch, self._current.channel
         notes["timeline"] = watch.timeline
         notes["host"] = self._current.host_times(self.role, watch)
@@ -98,7 +98,7 @@ class RawLeg:
             channel.request("drop", {"name": item})
         name = f"{watch.leg_id}-adapter"
         try:
-            notes["adapterSha256"] = tensor_digest(channel.fetch(name, limit=self._current.most_adapter))
+            notes["adapterSha256"] = tensor_digest(channel.fetch(name, limit=self._current.adapter_limit))
             channel.request("drop", {"name": name})
         except (GuestRefusedError, IntegrityError):
             notes["adapterSha256"] = None
@@ -106,11 +106,11 @@ class RawLeg:
 
 
 def guarded(current: Round, role: RawRole, leg: Callable[[], Ended | None]) -> Ended | None:
-    """Carry a raw leg out; a guest that is gone ends the row, and is written down."""
+    """Run a raw leg. A guest that is gone or breaks the protocol ends the row, and is recorded."""
     try:
         return leg()
     except ProtocolError as error:
-        return current.refused_words(error)
+        return current.ended_by_protocol(error)
     except GuestGoneError as error:
         raw_notes(current.notes, role)
         return Ended(outcome="excluded", reason=f"{role} leg: {error}", decision=EXCLUDED)

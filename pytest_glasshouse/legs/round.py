@@ -1,7 +1,6 @@
-"""What one round of one row needs, and the notebook it writes: everything seen, nothing judged.
+"""One round of one row: its settings, and its part of the observation, in which everything seen is recorded.
 
-The notebook (`observation`) is plain JSON. Findings and figures are computed from it and from nothing else, here
-and by anyone who has the report.
+Nothing is judged here. Findings and figures are computed from the observation alone, here and by anyone who has the report.
 """
 
 from __future__ import annotations
@@ -14,8 +13,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import Channel, put_model_file
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
-from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progress
 from pytest_glasshouse.observation.document import Greeting
 from pytest_glasshouse.observation.outcome import Ended
 from pytest_glasshouse.wire.elapsed import since_boot_ns
@@ -60,7 +58,7 @@ class Round:
     subject: str
     leg_timeout_s: float | None
     listing: Callable[[], Iterable[Instance]]
-    tell: Callable[[Progress], None]
+    emit: Callable[[Progress], None]
     cursor: int
     plan_sha256: str
     confidential: bool = False
@@ -69,10 +67,10 @@ class Round:
     """How the legs take turns; None where they run one after the other."""
     allowance: Allowance = field(default_factory=Allowance)
     vouch: Callable[[Round, str], str] | None = None
-    """Signs for the agent's key where no protected leg has it enrolled."""
+    """Signs for the agent's key where no protected leg enrols it."""
     order: Sequence[Role]
     """In which order the legs run, or start."""
-    unruly: str = ""
+    untrusted_guest: str = ""
     """Why nothing more may be started on this guest."""
 
     def __post_init__(self) -> None:
@@ -136,20 +134,20 @@ class Round:
     def begin(self, leg: Role, order: dict[str, Json]) -> None:
         """Start a leg: alone, or as one of this round's legs that take turns."""
         self._started_ns[leg] = since_boot_ns()
-        joins: dict[str, Json] = {} if self.design is None else {"round": self.conductor, "role": leg}
+        joins: dict[str, Json] = {} if self.design is None else {"round": self.turns_id, "role": leg}
         if self.design is None:
             self.allowance.begin()
         self._begun.add(self.leg_id(leg))
         reply = self.channel.request("start", {"leg": self.leg_id(leg), "order": order, **joins})
         if self.design is None:
-            self.go_on_from(reply)
+            self.skip_earlier_events(reply)
 
-    def go_on_from(self, reply: dict[str, Json]) -> None:
-        """What was said before a leg was started is of other rows: it is not read again."""
-        self.cursor = max(self.cursor, cast("int", reply.get("cursor", 0)))
+    def skip_earlier_events(self, reply: dict[str, Json]) -> None:
+        """Events from before a leg was started belong to other rows: they are not read again."""
+        self.cursor = max(self.cursor, check_typed(reply.get("cursor", 0), int, "cursor"))
 
     @property
-    def most_adapter(self) -> int:
+    def adapter_limit(self) -> int:
         """The largest adapter there can be, in bytes: the initial weights trained, perhaps in a wider type, and sealed."""
         return 4 * len(self.material.parts["initial"]) + (1 << 20)
 
@@ -168,12 +166,12 @@ class Round:
         return found
 
     @property
-    def conductor(self) -> str:
-        """What the agent calls this round's turns."""
+    def turns_id(self) -> str:
+        """The name of this round's turns at the agent."""
         return f"turns-{self.nonce[:12]}"
 
     def meet_guest(self, leg: Role) -> None:
-        """Ask the guest who it is and the provider what it lists, right before a leg; lay out its base model."""
+        """Get the guest's greeting and the provider's listing, right before a leg; lay out its base model."""
         reply = self.channel.request("hello")
         try:
             GREETING.check(reply, "hello")
@@ -215,20 +213,22 @@ class Round:
             timeout_s=timeout,
             target_s=target,
             steps=self.row.steps,
-            tell=self.tell if self.design is None else self._tell_quietly,
-            moment=Progress(row_id=self.row.row_id, leg=leg, phase="start", round=self.number, rounds=self.rounds, elapsed_s=0.0),
+            emit=self.emit if self.design is None else self._emit_without_rate,
+            progress=Progress(
+                row_id=self.row.row_id, leg=leg, phase="start", round=self.number, rounds=self.rounds, elapsed_s=0.0
+            ),
             allocation_id=self.grant.allocation_id,
         )
         self._watches.append(watch)
         return watch
 
-    def _tell_quietly(self, moment: Progress) -> None:
-        """Legs that take turns are not shown beside each other: which is ahead is nobody's business before the row is over."""
-        if moment.phase not in {"train", "wait"}:
-            self.tell(replace(moment, fraction=None, rate=None))
+    def _emit_without_rate(self, progress: Progress) -> None:
+        """Legs that take turns are not compared while they run: a run could be stopped when the figures look good."""
+        if progress.phase not in {"train", "wait"}:
+            self.emit(replace(progress, fraction=None, rate=None))
 
     def trains_s(self) -> float:
-        """How long a leg may be expected to live beside its set-up and end, in seconds: all turns of a round, if there are."""
+        """How long a leg is expected to run beside its set-up and end, in seconds: in an interleaved round, all turns."""
         target = self.row.target_s
         if self.design is None or target is None:
             return self.row.warmup_s + (target * 1.5 if target else 24 * 3600)
@@ -237,31 +237,31 @@ class Round:
         return len(self.design.legs) * (self.design.warmup_limit_s + ALLOWANCE_S) + turns * (turn_s * 1.5 + 1)
 
     def follow(self, watch: LegWatch, on_event: Callable[[str, dict[str, Json]], None]) -> Ended | None:
-        """Follow a leg to its exit; a guest that is lost on the way ends the row, and is no error of ours."""
+        """Follow a leg to its exit. A guest that is lost on the way ends the row; it is no error of the run."""
         try:
             self.cursor = watch.until_exit(self.cursor, on_event)
         except (GuestGoneError, InfrastructureError) as error:
-            if isinstance(error, LegDeadlineError) and not error.obeyed:
-                self.unruly = str(error)
+            if isinstance(error, LegDeadlineError) and not error.killed:
+                self.untrusted_guest = str(error)
             return Ended(outcome="excluded", reason=str(error), decision=EXCLUDED)
         except ProtocolError as error:
-            return self.refused_words(error)
+            return self.ended_by_protocol(error)
         return None
 
     def broke_protocol(self, why: object) -> ProtocolError:
-        """The error of a guest that said what no guest says."""
+        """The error of a guest that broke the protocol."""
         return ProtocolError(f"guest of allocation {self.grant.allocation_id}: {why}", allocation_id=self.grant.allocation_id)
 
-    def refused_words(self, error: ProtocolError) -> Ended:
-        """How a row ends whose guest said what no guest says. Raises `error` again where it is not the guest's."""
+    def ended_by_protocol(self, error: ProtocolError) -> Ended:
+        """How a row ends whose guest broke the protocol. Raises `error` again where it is not this guest's."""
         if error.allocation_id != self.grant.allocation_id:
             raise error
-        self.unruly = str(error)
-        return Ended(outcome="error", reason=f"the guest broke the protocol: {error}", decision=UNRULY)
+        self.untrusted_guest = str(error)
+        return Ended(outcome="error", reason=f"the guest broke the protocol: {error}", decision=GUEST_ENDED)
 
 
 EXCLUDED = "excluded from the overhead figures; run the row again"
-UNRULY = "the guest was ended and nothing more of it is used; excluded from the overhead figures"
+GUEST_ENDED = "the guest was ended and nothing more of it is used; excluded from the overhead figures"
 
 
 def protected_notes(notes: RoundNotes) -> ProtectedNotes:

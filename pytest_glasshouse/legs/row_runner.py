@@ -1,7 +1,7 @@
-"""A row carried out on one allocation: rounds of legs, in order, until the row is done or ends early.
+"""Running a row on one allocation: rounds of legs, in order, until the row is done or ends early.
 
-Nothing is judged here. A guest that is lost or a leg that fails ends the row and is written down; what raises is
-a broken tool.
+Nothing is judged here. A guest that is lost or a leg that fails ends the row and is recorded; an exception is an error of the
+tool.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import RECONNECT_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
 from pytest_glasshouse.legs.interleaved import InterleavedRound
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
 from pytest_glasshouse.legs.raw import RawRunner
 from pytest_glasshouse.legs.round import Round
@@ -41,7 +41,7 @@ __all__ = ["Allocation", "Allowance", "ProtectedRuntime", "RawRunner", "RowSetti
 
 
 class Grants(Protocol):
-    """What a stage needs of the broker, in this process or through its socket."""
+    """What a row needs of the broker, in this process or through its socket."""
 
     def listing(self) -> tuple[Instance, ...]:
         """The provider's own listing, now."""
@@ -52,11 +52,11 @@ class Grants(Protocol):
         ...
 
     def loss_reason(self, grant: Grant) -> tuple[str, str]:
-        """How the allocation of a guest that is gone ended, and a sentence about it: `("", "")` where nobody knows."""
+        """How the allocation of a guest that is gone ended, and a sentence about it: `("", "")` where it is not known."""
         ...
 
     def end(self, grant: Grant, why: str) -> None:
-        """End the allocation now: nobody knows what still runs there, or what its guest will say next."""
+        """End the allocation now: it is not known what still runs there, and its guest broke the protocol or hangs."""
         ...
 
 
@@ -81,8 +81,8 @@ class Allocation:
     def carry_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         """Run every round of `row`. See `RowSpec.run`.
 
-        Where the legs of an interleaved row do not fit on the device beside each other, the row is run anew with whole
-        lifecycles in turn, as another row; what the first attempt left is kept with it.
+        Where the legs of an interleaved row do not fit on the device together, the row is run again with whole lifecycles in
+        turn, as another row; the rounds of the first attempt stay in its observation.
         """
         outcome = self._carried_out(row, protected, raw)
         if not did_not_fit(outcome):
@@ -117,7 +117,7 @@ class Allocation:
                     subject=str(settings.subject.get("name", "")),
                     leg_timeout_s=settings.leg_timeout_s,
                     listing=self._grants.listing,
-                    tell=self._on_progress,
+                    emit=self._on_progress,
                     cursor=cursor,
                     plan_sha256=plan_sha256(observation["plan"]),
                     confidential=settings.confidential,
@@ -143,17 +143,17 @@ class Allocation:
                     )
         except BaseException:
             if current is not None and current.running:
-                self._end_guest("its row was given up while a leg of it was running")
+                self._end_guest("its row was aborted while one of its legs was running")
             raise
         finally:
             channel.close()
         outcome = self._outcome(row, observation, self._explained(ended, observation["rounds"][-1], gone=channel.gone))
-        if current is not None and current.unruly:
-            self._end_guest(current.unruly)
+        if current is not None and current.untrusted_guest:
+            self._end_guest(current.untrusted_guest)
         return outcome
 
     def _end_guest(self, why: str) -> None:
-        """The next row gets another. What cannot be ended now is ended with the run."""
+        """The next row gets another guest. What cannot be ended now is ended with the run."""
         with contextlib.suppress(GlasshouseError, OSError):
             self._grants.end(self.grant, why)
 
@@ -175,17 +175,17 @@ class Allocation:
         return starting_orders(legs, rounds=rounds, seed=seed, fixed=fixed)
 
     def _explained(self, ended: Ended | None, notes: RoundNotes, *, gone: bool) -> Ended | None:
-        """Where a rented guest was lost, the reason is the broker's or the provider's to tell."""
+        """Where a rented guest was lost, the reason comes from the broker or the provider."""
         if ended is None or not gone or not self.grant.rented:
             return ended
-        kind, told = self._grants.loss_reason(self.grant)
+        kind, reason = self._grants.loss_reason(self.grant)
         if kind == "ended" and notes["protected"] is not None and not notes["protected"].get("exit"):
-            # Without a signed exit nobody saw it zeroize: it was terminated, and no more is said.
-            notes["protected"]["terminated"] = told
+            # Without a signed exit there is no evidence that it zeroized: it was terminated.
+            notes["protected"]["terminated"] = reason
         if not kind:
             return ended
         outcome: Literal["excluded", "infrastructure"] = "excluded" if kind == "ended" else "infrastructure"
-        return Ended(outcome=outcome, reason=f"{told} ({ended.reason})", decision=ended.decision)
+        return Ended(outcome=outcome, reason=f"{reason} ({ended.reason})", decision=ended.decision)
 
     def _opening(self, row: RowSpec, material: Material, protected: ProtectedRuntime) -> Observation:
         base = material.base
@@ -249,7 +249,7 @@ class Allocation:
         return plan
 
     def _lost(self) -> bool:
-        """Whether broker or provider know that there is no use in waiting for the guest."""
+        """Whether broker or provider know that the guest will not answer again."""
         return self._grants.loss_reason(self.grant)[0] in ("ended", "lost")
 
     def _connect(self) -> Channel:
@@ -266,7 +266,7 @@ class Allocation:
         if not self.grant.faults:
             return connect()
         if self.grant.provider != "mock":
-            raise ConfigurationError(f"provider {self.grant.provider} plays no faults")
+            raise ConfigurationError(f"provider {self.grant.provider} plays no faults: expected provider mock")
         return FaultyChannel(connect, self.grant.faults, lambda act: self._grants.play(self.grant, act))
 
     def _facts(self) -> AllocationFacts:
@@ -281,7 +281,7 @@ class Allocation:
         )
 
 
-#: How torch calls it when the device's memory is used up.
+#: The name of torch's exception when the device's memory is used up.
 _NO_ROOM = "OutOfMemoryError"
 
 
@@ -302,11 +302,11 @@ _INTERRUPTED = Ended(
 
 
 def _with_missing(ended: Ended, row: RowSpec, *, finished: int, planned: int) -> Ended:
-    """Of a row with rounds that count by themselves: how many are kept, and how many more it needs."""
+    """Of an interleaved row, whose rounds count each: how many are kept, and how many more it needs."""
     if row.order != "interleaved" or not finished:
         return ended
-    told = f"{finished} of {planned} rounds are finished and kept; {planned - finished} more are needed"
-    return replace(ended, reason=f"{ended.reason}; {told}")
+    missing = f"{finished} of {planned} rounds are finished and kept; {planned - finished} more are needed"
+    return replace(ended, reason=f"{ended.reason}; {missing}")
 
 
 def _round(current: Round, order: Sequence[Role], protected: ProtectedRuntime, raw: RawRunner) -> Ended | None:

@@ -1,9 +1,8 @@
-"""The observation of a row: everything that was seen while it was carried out, as the report holds it.
+"""The observation of a row: everything that was seen while it ran, as the report holds it.
 
-An observation is plain JSON and is kept as it is: findings carry digests of its parts, and whoever has the report computes them
-again. The types say what a reader may rely on; `check_observation` holds a document against them where a report is read.
-A leg's notes grow while it runs, so any of them may be missing. Times are nanoseconds of the guest's monotonic clock unless a
-name says otherwise.
+An observation is plain JSON and is never changed: findings carry digests of its parts, and whoever has the report computes them
+again. `check_observation` checks the types where a report is read; readers rely on them. A leg's notes grow while it runs, so
+any of them may be missing. Times are nanoseconds of the guest's monotonic clock unless a name says otherwise.
 """
 
 # Annotations are evaluated here: `NotRequired` counts only then.
@@ -80,7 +79,7 @@ class MaterialSeen(TypedDict):
 
 
 class Greeting(TypedDict):
-    """What a guest says of itself."""
+    """What a guest reports of itself."""
 
     allocation: str
     bootId: str
@@ -121,7 +120,7 @@ class SegmentPlan(TypedDict):
 
 
 class TrainingPlan(TypedDict):
-    """What the leg was told to train. `base_directory` says whether there is a base model, not where."""
+    """What the leg was to train. `base_directory` is whether there is a base model, not where."""
 
     workload: str
     device: str
@@ -224,7 +223,7 @@ class Phases(TypedDict):
 
 
 class WorkloadFacts(TypedDict):
-    """What ran, by the workload's word. Every workload names its device."""
+    """What ran, as the workload reports it. Every workload names its device."""
 
     device: str
     dtype: NotRequired[str]

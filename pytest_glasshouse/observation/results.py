@@ -83,7 +83,7 @@ class RoundResult:
 
 @dataclass(frozen=True, kw_only=True)
 class _Steps:
-    """What the steps of a protected leg's journal say."""
+    """The bodies of the steps of a protected leg's journal."""
 
     opened: PackageVerified
     started: TrainStarted

@@ -8,10 +8,11 @@ it. Refuses to judge: the invariants do.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, TamperTestbed
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
@@ -75,7 +76,8 @@ class SignedRound:
         self._nonce = self._attempt.nonce
         self._round_nonce = sha256_hex(b"round")
         self._protected: dict[str, Any] = {}
-        self.observation = self._observation()
+        #: Of these types where no edit made it another.
+        self.observation = cast("Observation", self._observation())
         edit("observation", self.observation)
 
     def _observation(self) -> dict[str, Any]:

@@ -27,8 +27,7 @@ from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import GuestChannel, _CountedSocket
 from pytest_glasshouse.errors import FrameCutError, GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants import judge
-from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progress
 from pytest_glasshouse.legs.protected import _note_watch
 from pytest_glasshouse.legs.raw import RawLeg
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome
@@ -221,9 +220,9 @@ class _Current:
 
     def __init__(self, channel: GuestChannel) -> None:
         self.channel = channel
-        self.most_adapter = 1 << 20
+        self.adapter_limit = 1 << 20
 
-    def around(self, _leg: str, _watch: LegWatch) -> dict[str, int]:
+    def host_times(self, _leg: str, _watch: LegWatch) -> dict[str, int]:
         return {}
 
 
@@ -233,10 +232,10 @@ def _as_json(progress: Progress) -> None:
 
 def _hear_leg(channel: GuestChannel, role: str, notes: dict[str, Any]) -> None:
     leg_id = f"{role}-{notes['nonce'][:12]}"
-    moment = Progress(row_id="r", leg=role, phase="start", round=1, rounds=1, elapsed_s=0.0)
+    progress = Progress(row_id="r", leg=role, phase="start", round=1, rounds=1, elapsed_s=0.0)
     watch = LegWatch(
-        channel, leg_id=leg_id, leg=role, timeout_s=0.0, target_s=1.0, steps=None, tell=_as_json,
-        moment=moment, allocation_id="a",
+        channel, leg_id=leg_id, leg=role, timeout_s=0.0, target_s=1.0, steps=None, emit=_as_json,
+        progress=progress, allocation_id="a",
     )  # fmt: skip
 
     def on_event(kind: str, body: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.legs.attestation import HostAttestation
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Cleanup

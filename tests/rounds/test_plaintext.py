@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.legs.attestation import HostAttestation
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
 from pytest_glasshouse.owner.sealing import SealedPackage

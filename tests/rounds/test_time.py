@@ -42,7 +42,7 @@ def test_two_hours_in_a_moment_are_not_accounted_for(leg: str, tmp_path: Path) -
     claimed = getattr(results(ran.outcome.observation)[0], leg)
     assert claimed.elapsed_ns > 7_000_000_000_000
     assert {each.invariant for each in judge(ran.outcome.observation) if each.finding == "broken"} == {"time accounted for"}
-    assert f"the {leg} leg tells of" in time_accounted_for(ran.outcome.observation).reason
+    assert f"the {leg} leg claims" in time_accounted_for(ran.outcome.observation).reason
 
 
 def test_clocks_around_the_legs_of_a_round_follow_its_order(good_run: Ran) -> None:

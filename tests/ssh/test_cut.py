@@ -13,7 +13,7 @@ from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.attestation import HostAttestation
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.providers.base import Grant, Instance
 from tests.rounds.conftest import short_row

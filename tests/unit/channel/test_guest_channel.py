@@ -12,8 +12,7 @@ import pytest
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import GuestChannel, put
 from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, GuestRefusedError, ProtocolError
-from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch
-from pytest_glasshouse.legs.progress import Progress
+from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progress
 from pytest_glasshouse.wire.guest_messages import COVARIATES, EVENTS_PER_PULL, REPLIES
 from tests.unit.channel.lying_agent import HELLO, LyingAgent, Trickle, event, exit_event, frame, refused
 
@@ -207,9 +206,9 @@ def test_a_guest_that_neither_reads_nor_accepts_is_not_waited_for() -> None:
 
 
 def watch(channel: GuestChannel, *, timeout_s: float, leg: str = "raw") -> LegWatch:
-    moment = Progress(row_id="r", leg=leg, phase="start", round=1, rounds=1, elapsed_s=0.0)
+    progress = Progress(row_id="r", leg=leg, phase="start", round=1, rounds=1, elapsed_s=0.0)
     return LegWatch(
-        channel, leg_id=LEG, leg=leg, timeout_s=timeout_s, target_s=1.0, steps=None, tell=lambda _moment: None, moment=moment,
+        channel, leg_id=LEG, leg=leg, timeout_s=timeout_s, target_s=1.0, steps=None, emit=lambda _progress: None, progress=progress,
         allocation_id="a",
     )  # fmt: skip
 
@@ -219,14 +218,14 @@ def test_a_legs_deadline_fires_while_its_guest_still_sends() -> None:
     trickle = Trickle(frame({"events": [event(LEG, "failed", {"reason": "x", "detail": "y" * 500})] * 20}))
     with talking({"pull": trickle}) as channel, pytest.raises(LegDeadlineError, match="did not end within") as caught:
         watch(channel, timeout_s=0.2).until_exit(0, lambda _kind, _body: None)
-    assert not caught.value.obeyed
+    assert not caught.value.killed
     assert trickle.sent < len(trickle.frame)
 
 
 def test_a_leg_that_is_late_is_killed() -> None:
     with talking({"pull": {"events": []}}) as channel, pytest.raises(LegDeadlineError) as caught:
         watch(channel, timeout_s=0.05).until_exit(0, lambda _kind, _body: None)
-    assert caught.value.obeyed
+    assert caught.value.killed
 
 
 AGAIN: dict[str, list[dict[str, Any]]] = {
