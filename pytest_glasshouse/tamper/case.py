@@ -33,16 +33,6 @@ class Case:
     nonce: Nonce = "unasked"
     asset: Asset = "key"
 
-    @property
-    def passed(self) -> bool:
-        """Refused for the expected reason and no other, nothing came out, the nonce is as stated, the control was released."""
-        return (
-            self.seen_reason == self.expected_reason
-            and self.released is (self.expected_reason is None)
-            and self.seen_nonce == self.expected_nonce
-            and self.control_released
-        )
-
 
 def run_case(case: Case) -> TamperResult:
     """Play `case` on a testbed of its own: a real server over loopback HTTP, real keys, a real package."""
