@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_glasshouse.plugin.github_actions import annotated
+from pytest_glasshouse.plugin.github_actions import workflow_commands
 from pytest_glasshouse.render.github_annotations import annotation
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_annotation_cannot_be_broken_out_of() -> None:
 def test_few_annotations_are_made_of_many_rows() -> None:
     lost = {"list": "excludedResults", "record": {"name": "row", "outcome": "lost", "reason": "gone", "decision": "again"}}
 
-    told = list(annotated([lost] * 60, cleanup="", trouble=()))
+    told = list(workflow_commands([lost] * 60, cleanup="", problems=()))
 
     assert len(told) == 10
     assert "51 more rows were not measured" in told[-1]

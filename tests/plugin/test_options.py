@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_glasshouse.plugin.settings import FAULTS, SETTINGS
+from pytest_glasshouse.plugin.settings import SETTINGS
 from pytest_glasshouse.run.options import Options
 
 if TYPE_CHECKING:
@@ -147,12 +147,6 @@ def test_provider_from_the_ini_is_checked_only_when_there_are_rows(project: Proj
     project.run().assert_outcomes(passed=1)
 
 
-def test_every_fault_of_the_mock_provider_can_be_asked_for() -> None:
-    from pytest_glasshouse.providers.mock import FAULTS as PLAYED
-
-    assert set(FAULTS) == set(PLAYED)
-
-
 def test_defaults_rent_nothing() -> None:
     assert Options().provider == "mock"
 
@@ -175,11 +169,3 @@ def test_plugin_costs_nothing_where_there_are_no_rows(pytester: pytest.Pytester)
     assert "pytest_glasshouse.plugin.options" in imported
     assert imported & (heavy | {"asyncio", "ssl"}) == set()
     assert "glasshouse" not in done.stdout
-
-
-def test_every_fault_the_option_takes_is_one_the_provider_plays() -> None:
-    """The option's list is written out, so that a plain pytest start imports no provider."""
-    from pytest_glasshouse.plugin.settings import FAULTS
-    from pytest_glasshouse.providers.mock import FAULTS as PLAYED
-
-    assert set(FAULTS) == set(PLAYED)

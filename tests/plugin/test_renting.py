@@ -16,7 +16,7 @@ import pytest
 
 from pytest_glasshouse.broker.pricing import PriceLine, Quote
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.plugin.rental_prompt import consent
+from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
 from pytest_glasshouse.run.options import Options
 from pytest_glasshouse.workloads.base import prepare
 from tests.loopback.faults import Fault
@@ -122,7 +122,7 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
     assert server.requests == []
 
 
-def test_model_that_the_libraries_would_not_build_is_refused_before_consent(server: LoopbackServer, tmp_path: Path) -> None:
+def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(server: LoopbackServer, tmp_path: Path) -> None:
     """Its files look like a model: only the libraries know that they do not know it."""
     model = tmp_path / "mine"
     model.mkdir()
@@ -277,9 +277,9 @@ class _Broker:
         return Quote(lines=(PriceLine(provider="runpod", gpu_model="GPU", price_usd_per_hour=2.0, rows=1, seconds=3600.0),))
 
 
-def _consent(environ: Mapping[str, str], **options: Any) -> None:
+def _ask_to_rent(environ: Mapping[str, str], **options: Any) -> None:
     config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=lambda _name: None))
-    consent(_Broker(), Options(provider="runpod", **options), config, environ)  # type: ignore[arg-type]
+    ask_to_rent(_Broker(), Options(provider="runpod", **options), config, environ)  # type: ignore[arg-type]
 
 
 def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> None:
@@ -287,8 +287,8 @@ def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(
         ConfigurationError, match=r"--glasshouse-sweeper NAME \(or GLASSHOUSE_SWEEPER, or glasshouse_sweeper in the ini file\)"
     ):
-        _consent({"CI": "true"}, budget_usd=5.0)
-    _consent({"CI": "true"}, budget_usd=5.0, sweeper="nightly-sweep")
+        _ask_to_rent({"CI": "true"}, budget_usd=5.0)
+    _ask_to_rent({"CI": "true"}, budget_usd=5.0, sweeper="nightly-sweep")
     told = capsys.readouterr().out
     assert "estimate 2.00 USD; budget 5.00 USD, enforced while it runs" in told
 

@@ -75,7 +75,7 @@ def test_report_that_replaces_a_file_says_so(project: Project) -> None:
     project.rows("good")
     project.run("--glasshouse-report", "out/mine.json").stdout.no_fnmatch_line("*the report replaced a file*")
     again = project.run("--glasshouse-report", "out/mine.json")
-    again.stdout.fnmatch_lines(["report  out/mine.json", "*the report replaced a file that stood there before this run"])
+    again.stdout.fnmatch_lines(["report  out/mine.json", "*the report replaced a file that was there before this run"])
 
 
 def test_release_nobody_completed_is_in_the_report_and_fails_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_release_nobody_completed_is_in_the_report_and_fails_the_run(project: Pr
     monkeypatch.setenv("FAKE_OUTSTANDING", "one")
     result = project.rows("good").run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*1 key release(s) of this run were never completed*"])
+    result.stdout.fnmatch_lines(["*1 key(s) of this run were released without proof of deletion*"])
     (release,) = project.report()["summary"]["outstandingReleases"]
     assert (release["nonce"], release["deadline"]) == ("a" * 64, 20)
 
@@ -93,7 +93,7 @@ def test_server_that_cannot_be_asked_at_the_end_is_said(project: Project, monkey
     monkeypatch.setenv("FAKE_OUTSTANDING", "unreachable")
     result = project.rows("good").run()
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*as seen here: the server could not be asked*"])
+    result.stdout.fnmatch_lines(["*as seen here: the attestation server could not be asked*"])
     assert project.report()["summary"]["outstandingReleases"] == []
 
 
@@ -154,7 +154,7 @@ def test_row_that_never_recorded_fails(project: Project) -> None:
     )
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["the row was not recorded: call row_report.record*"])
+    result.stdout.fnmatch_lines(["the row was not recorded: every row test must call row_report.record*"])
     assert project.report()["excludedResults"][0]["outcome"] == "error"
 
 

@@ -18,7 +18,8 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
 from pytest_glasshouse.report.run_key import Proof, run_key
-from pytest_glasshouse.run.resume import HISTORY, PLAN, AttemptHistory, read
+from pytest_glasshouse.run.attempt_history import HISTORY, PLAN, AttemptHistory
+from pytest_glasshouse.run.resume import read
 from tests.unit.report import example
 
 if TYPE_CHECKING:
@@ -266,7 +267,9 @@ def test_interrupted_run_says_how_to_go_on_and_its_report_may_lie_anywhere(proje
         assert (report["runId"], outcomes(report)["good-2"]) == (run_id, "measured")
         result.stdout.no_fnmatch_line("*were not judged*")
     (path.parent / "copy.json").write_bytes(first)
-    project.run("--glasshouse-resume", run_id, *elsewhere).stderr.fnmatch_lines(["*(copy.json, mine.json all say *name one)*"])
+    project.run("--glasshouse-resume", run_id, *elsewhere).stderr.fnmatch_lines(
+        ["*(copy.json, mine.json are all reports of that run: name one)*"]
+    )
     refused = project.run("--glasshouse-resume", "nobody", *elsewhere)
     refused.stderr.fnmatch_lines(["*expected a run id, a run directory (.run) or a report (.json)*"])
 
@@ -313,7 +316,7 @@ def test_name_of_no_run_is_refused_in_one_visible_line(tmp_path: Path, named: st
 
 def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
     history = AttemptHistory(tmp_path / "run", Proof(Ed25519PrivateKey.generate(), "run"))
-    history.start({}, attempt=1, at="2026-11-21T00:00:00Z", kept=[])
+    history.start({}, attempt=1, at="2026-11-21T00:00:00Z", judged_before=[])
     history.begin("row-1")
     with (tmp_path / "run" / HISTORY).open("a", encoding="utf-8") as file:
         file.write('{"event": "fin')

@@ -103,8 +103,8 @@ def test_option_that_changes_no_row_is_named(project: Project, monkeypatch: pyte
     result = project.run(*asked, "good")
     result.stdout.fnmatch_lines(
         [
-            "glasshouse: GLASHOUSE_BUDGET in the environment is read by nobody. Did you mean GLASSHOUSE_BUDGET?",
-            "glasshouse: GLASSHOUSE_ORDR in the environment is read by nobody. Did you mean GLASSHOUSE_ORDER?",
+            "glasshouse: GLASHOUSE_BUDGET in the environment is not read. Did you mean GLASSHOUSE_BUDGET?",
+            "glasshouse: GLASSHOUSE_ORDR in the environment is not read. Did you mean GLASSHOUSE_ORDER?",
             "glasshouse: --glasshouse-preset standard changes nothing here: no interleaved row is selected *",
             "glasshouse: --glasshouse-model changes nothing here: no lora row is selected",
         ]

@@ -46,7 +46,7 @@ def test_gate_passes_and_says_so_in_its_last_line(capsys: pytest.CaptureFixture[
 
 def test_gate_without_a_limit_says_that_no_overhead_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report()), "--no-policy") == 0
-    assert "no limit was asked for" in capsys.readouterr().out
+    assert "no limit was given" in capsys.readouterr().out
 
 
 def test_gate_takes_a_bundle(here: Path) -> None:
