@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.render.github_annotations import SHOWN, annotation
@@ -64,7 +64,7 @@ def write_summary(run: Run, path: Path) -> None:
 def junit_properties(record: Record) -> list[tuple[str, str]]:
     """A row's properties in JUnit XML: scalars as text, and no figure without its interval beside it."""
     row = record["record"]
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "rowId": row["rowId"],
         "outcome": row.get("outcome", "measured"),
         "verdict": row.get("verdict"),

@@ -13,7 +13,6 @@ import json
 import socket
 import threading
 import zlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import pytest
@@ -36,7 +35,12 @@ if TYPE_CHECKING:
     from pytest_glasshouse.run.attempt_history import AttemptMessage
     from pytest_glasshouse.run.engine import Event
 
-ADDRESS = "glasshouse_controller"
+
+class WorkerInput(TypedDict):
+    """What xdist hands to a worker, as far as this module reads it: the worker's id, and the controller's address."""
+
+    workerid: str
+    glasshouse_controller: str
 
 
 class SentSelection(TypedDict):
@@ -96,10 +100,10 @@ class ControllerSocket:
             frames.send(connection, {}, b"" if payload or self.run is None else json.dumps(self.run).encode())
 
 
-def _exchange(worker: Mapping[str, Any], selection: SentSelection | None = None) -> SentRun | None:
+def _exchange(worker: WorkerInput, selection: SentSelection | None = None) -> SentRun | None:
     """In a worker: send the controller a selection, or ask it for the run."""
     try:
-        with local_socket.connect(worker[ADDRESS]) as connection:
+        with local_socket.connect(worker["glasshouse_controller"]) as connection:
             payload = (
                 b"" if selection is None else zlib.compress(json.dumps(selection).encode())
             )  # thousands of rows fit into a frame
@@ -123,7 +127,7 @@ class Controller:
     def pytest_configure_node(self, node: Any) -> None:
         if self._socket is None:
             self._socket = ControllerSocket()
-        node.workerinput[ADDRESS] = self._socket.address
+        node.workerinput["glasshouse_controller"] = self._socket.address
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_xdist_node_collection_finished(self, node: Any) -> None:
@@ -230,6 +234,6 @@ def open_context(config: pytest.Config) -> RunContext:
     )
 
 
-def _worker_input(config: pytest.Config) -> Mapping[str, Any]:
-    given: Mapping[str, Any] = config.workerinput  # type: ignore[attr-defined]
+def _worker_input(config: pytest.Config) -> WorkerInput:
+    given: WorkerInput = config.workerinput  # type: ignore[attr-defined]
     return given

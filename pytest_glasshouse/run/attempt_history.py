@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from pytest_glasshouse.report.attempts import NEVER_JUDGED
 
@@ -105,7 +105,7 @@ class AttemptHistory:
         self._proof = proof
         self._lines = TaggedLines(directory / HISTORY, proof)
 
-    def start(self, plan: Mapping[str, Any], *, attempt: int, at: str, judged_before: Sequence[str]) -> None:
+    def start(self, plan: Mapping[str, object], *, attempt: int, at: str, judged_before: Sequence[str]) -> None:
         """A new attempt begins; `plan` is what every attempt of the run agrees on."""
         from pytest_glasshouse.report.run_directory import private_directory, write_tagged
 
@@ -153,7 +153,7 @@ class AttemptHistory:
                 found.append({"rowId": event["rowId"], "attempt": event.get("attempt", ""), "at": event.get("at", "")})
         return found
 
-    def _append(self, event: Mapping[str, Any]) -> None:
+    def _append(self, event: Mapping[str, object]) -> None:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lines.append(event)
 

@@ -130,7 +130,7 @@ def new_plan(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
     plan = RunPlan(
         run_id=new_run_id(),
         seed=secrets.randbelow(2**31) if seed is None else seed,
-        subject=subject(root),
+        subject=dict(subject(root)),
     )
     return plan, None
 
@@ -159,7 +159,7 @@ def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
     plan = RunPlan(
         run_id=earlier.run_id,
         seed=earlier.seed if earlier.seed is not None else secrets.randbelow(2**31),
-        subject=subject(root),
+        subject=dict(subject(root)),
         attempt=attempt,
         judged_before={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
         earlier_attempts={row_id: len(entries) for row_id, entries in earlier.unjudged.items()},

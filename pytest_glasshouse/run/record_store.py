@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from pytest_glasshouse.run.attempt_history import AttemptHistory, AttemptMessage, RowAttempts, is_judged, outcome_of
 from pytest_glasshouse.run.plan import agreed_options
@@ -51,7 +51,7 @@ class RecordStore:
         }
         self.judged_before = frozenset(self.records)
         self.begun: list[str] = []
-        self.tamper: list[dict[str, Any]] = []
+        self.tamper: list[dict[str, Json]] = []
         self.outstanding: dict[str, list[dict[str, Json]]] = {}
         """Key releases that no leg has completed, as each worker saw them last."""
         self.not_json: list[str] = []

@@ -2,8 +2,8 @@
 
 This module refuses to resume anything but the same run: the same rows, provider and subject, since every finished row was
 signed with them. It resumes a run of this account only: a directory whose lines carry its tags, or a report that its key
-sealed and in which `check` finds no fault. Figures of another account are never signed anew, and
-nothing is written where another account wants it.
+sealed and in which `check` finds no fault. Figures of another account are never signed anew, and nothing is
+written where another account wants it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from pytest_glasshouse.analysis.fields import ExcludedRecord, MeasuredRecord, NullRecord
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.spec import RowSpec
 
 #: The attempts at each row by row id, as in a record's `attempts` but without `attempt` and `stands`.
-AttemptsByRow: TypeAlias = Mapping[str, Sequence[Mapping[str, Any]]]
+AttemptsByRow: TypeAlias = Mapping[str, Sequence[Mapping[str, object]]]
 
 
 class RowWork(TypedDict):
@@ -214,7 +214,7 @@ def _rows_of_directory(
     lines: list[Any] = journal.lines()
     last: dict[str, Record] = {each.get("rowId") or each["record"]["rowId"]: each for each in lines}
     by_attempt: dict[str, Record] = {each.get("attempt") or each["record"]["rowId"]: each for each in lines}
-    begun: dict[str, list[tuple[Mapping[str, Any], Record | None]]] = {}
+    begun: dict[str, list[tuple[Mapping[str, object], Record | None]]] = {}
     for each in history.begun_last():
         record = by_attempt.get(each["attempt"] or each["rowId"])
         left = lost_entry() if record is None else entry(record)
@@ -255,7 +255,7 @@ def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation 
     faults = check_bytes(data, derivation=derivation).faults
     if faults:
         raise ConfigurationError(f"{path} has {len(faults)} fault(s), first {faults[0]}; start a new run")
-    return cast("Report", document)
+    return document
 
 
 def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> EarlierRun:
@@ -305,9 +305,9 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
     )
 
 
-def _attempts_in(record: Record) -> list[Mapping[str, Any]]:
+def _attempts_in(record: Record) -> list[Mapping[str, object]]:
     """The attempts that a report shows at a row that was never judged; a row that was not started has none."""
-    entries: Sequence[Mapping[str, Any]] = record["record"].get("attempts") or [{"startedAt": None, **entry(record)}]
+    entries: Sequence[Mapping[str, object]] = record["record"].get("attempts") or [{"startedAt": None, **entry(record)}]
     return [
         {name: value for name, value in each.items() if name not in ("attempt", "stands")}
         for each in entries

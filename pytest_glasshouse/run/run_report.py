@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, RedactionError, ReportError
 from pytest_glasshouse.run.exit_codes import EXIT_INTERNAL_ERROR, EXIT_OK, EXIT_REDACTION, EXIT_REPORT, EXIT_TESTS_FAILED
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.publish.settle import Settled
     from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
-    from pytest_glasshouse.report.fields import Report, TamperRecord
+    from pytest_glasshouse.report.fields import Report, Subject, TamperRecord
     from pytest_glasshouse.run.plan import RunInputs, RunPlan
     from pytest_glasshouse.run.record_store import RecordStore
     from pytest_glasshouse.wire.canonical import Json
@@ -143,7 +143,7 @@ class RunReport:
             run_id=self._plan.run_id,
             created_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             generated_by=generated_by(),
-            subject=self._plan.subject,
+            subject=cast("Subject", self._plan.subject),
             environment=host_environment(),
             order=options.order or "row",
             provider=options.provider,
@@ -160,7 +160,7 @@ class RunReport:
 
     def _outstanding_releases(self) -> tuple[dict[str, Json], ...]:
         """As an outside server lists them, which knows those of a worker that died too; else as each process saw them last."""
-        listed: Sequence[dict[str, Any]] | None = None
+        listed: Sequence[dict[str, Json]] | None = None
         if self._store.begun:
             try:
                 listed = self._inputs.engine.outstanding_of(self._inputs.options, self._plan.run_id)
