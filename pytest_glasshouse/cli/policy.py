@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _CAPTURE = """\
 Write the policy that a guest running exactly this installation's code satisfies: the digest of the guest archive is
 required, every other component is recorded. Read it, then pin it by the digest that is printed. Never capture from the
-machine that will be judged: whatever runs there would become what is expected.
+machine that will be judged: what runs there would become the reference.
 
 You decide what the machine must be: --require pins a component (its digest stands in the evidence of a run on a machine
 you trust), --require-locked and --hardware ask for more. Rows are held to it with `pytest --glasshouse-policy FILE`, where

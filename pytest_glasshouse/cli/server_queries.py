@@ -28,7 +28,7 @@ QueryAnswer = TypeVar("QueryAnswer")
 _REGISTER = """\
 Hand a sealed package over to a running server: its manifest (PACKAGE.manifest), the policy that evidence must satisfy, and
 the data key (PACKAGE.key), sealed anew so that only this server can read it. The package itself stays where it is. A
-server forgets data keys when it restarts: register again then. Registering twice is as good as once.
+server forgets data keys when it restarts: register again then. Registering twice has no further effect.
 """
 _OUTSTANDING = """\
 List the data keys that were released without exit evidence of their leg: from a running server, whose answer is signed, or with

@@ -131,7 +131,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         half_width_pct=options.half_width_pct,
         on_round=on_round,
         server=options.outside_server,
-        policy=options.policy_file,
+        policy=options.owner_policy,
     )
     if context.broker is None:
         raise InfrastructureError(

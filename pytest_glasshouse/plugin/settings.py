@@ -161,7 +161,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
     Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
-    Setting("resume", _text, "go on with an earlier run: keep its judged rows, run the rest (run id, its directory, or its report)", "RUN"),
+    Setting("resume", _text, "resume an earlier run: keep its judged rows, run the rest (run id, its directory, or its report)", "RUN"),
     Setting("mock_fault", _fault, "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
     Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),

@@ -95,7 +95,7 @@ class Engine:
             from pytest_glasshouse.legs.attestation import check_outside
 
             check_outside(outside)
-        _ = options.policy_file  # a policy file that cannot be used is refused now
+        _ = options.owner_policy  # a policy file that cannot be used is refused now
         from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 
         return Broker(

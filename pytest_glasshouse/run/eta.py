@@ -1,7 +1,7 @@
 """Estimates for the live line: how long a row will still take, and how wide its interval is so far.
 
-They follow from progress events alone. The interval's width is shown and never its position: whoever sees the position while a
-row runs may stop it where they like it.
+They follow from progress events alone. The interval's width is shown and never its position: who sees the position while a row
+runs may stop it where they like it.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: The live line is one line of a terminal.
 _LIVE = 400
-#: Without a terminal a row that goes on in one leg is mentioned again after this long.
+#: Without a terminal a row that is still in the same leg gets another line after this long.
 STILL_THERE_S = 60.0
 
 

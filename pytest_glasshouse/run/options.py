@@ -66,7 +66,7 @@ class Options:
         return OutsideServer(url=self.server, key=self.server_key, owner_key=self.owner_key, authority=self.server_ca)
 
     @property
-    def policy_file(self) -> Policy | None:
+    def owner_policy(self) -> Policy | None:
         """The owner's policy, enforced on every allocation. Raises `ConfigurationError` for a file that is no policy."""
         if self.policy is None:
             return None

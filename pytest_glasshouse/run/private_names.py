@@ -58,8 +58,8 @@ def _names(rows: Mapping[str, RowItem], options: Options, report: Path) -> Itera
             yield f"the data file of {where}", Path(each.row.data).name
         yield f"the test of {where}", nodeid
     yield "the file name of --glasshouse-report", report.name
-    if options.policy_file is not None:
-        yield from _strings("--glasshouse-policy", options.policy_file.to_json())
+    if options.owner_policy is not None:
+        yield from _strings("--glasshouse-policy", options.owner_policy.to_json())
 
 
 def _strings(what: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -45,7 +45,7 @@ def record_of(outcome: Outcome, options: Options, engine: Engine, *, seed: int, 
 def width_of(outcome: Outcome, engine: Engine) -> float | None:
     """Half the 95 % interval's width that a row's finished rounds give, in points; None where there is no interval yet.
 
-    Its width and never its position: whoever sees where an interval lies may stop when they like it.
+    Its width and never its position: who sees the position may stop the row where they like it.
     """
     from pytest_glasshouse.analysis.extension import extension
     from pytest_glasshouse.analysis.figures import row_figures

@@ -1,4 +1,4 @@
-"""A run that goes on: what an earlier attempt left, read from its run directory or its report.
+"""The run to resume: what an earlier attempt left, read from its run directory or its report.
 
 This module refuses to resume anything but the same run: the same rows, provider and subject, since every finished row was
 signed with them. It resumes a run of this account only: a directory whose lines carry its tags, or a report that its key
@@ -321,7 +321,7 @@ def _work_of(row: RowRecord) -> RowWork:
 
 
 def _leases(ledger: Path) -> Iterator[EarlierAllocation]:
-    """Every allocation that may have existed. The ledger lies in a directory whose files were held to be this account's."""
+    """Every allocation that may have existed. The directory of the ledger was checked to be this account's."""
     from pytest_glasshouse.broker.lease_ledger import read as read_ledger
 
     for lease in read_ledger(ledger)[0].values():
