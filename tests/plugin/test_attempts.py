@@ -98,7 +98,7 @@ def test_every_attempt_is_kept_and_the_first_that_was_judged_stands(project: Pro
     assert check_bytes(project.reports()[0].read_bytes(), derivation=example.EXAMPLE).faults == ()
 
 
-def test_row_that_passed_in_its_last_attempt_is_not_publishable_and_says_so(project: Project) -> None:
+def test_row_that_passed_in_its_last_attempt_is_not_publishable_and_shows_it(project: Project) -> None:
     """A test that never looks at the first attempt is green; a run that has to publish is not."""
     assert retried(project, "in-slow-fast").run().ret == pytest.ExitCode.OK
     for path in (*project.reports(), project.pytester.path / "carried.log"):

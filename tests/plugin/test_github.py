@@ -45,13 +45,13 @@ def test_cleanup_that_is_not_proven_is_annotated_first(on_github: Project) -> No
     assert "may still cost money" in first
 
 
-def test_report_that_was_stopped_is_said_in_the_summary(on_github: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_that_was_stopped_is_shown_in_the_summary(on_github: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_DETAIL", "gone from a-secret-socket-name")
     assert on_github.rows("good").run().ret == 12
     assert "published no report" in (on_github.pytester.path / "summary.md").read_text("utf-8")
 
 
-def test_nothing_is_said_to_github_elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_annotated_outside_of_github(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     assert not [line for line in project.rows("broken").run().outlines if line.startswith("::")]
 

@@ -63,7 +63,7 @@ VALUES = {
 }
 
 
-def test_values_are_told_the_same_in_every_process(project: Project) -> None:
+def test_values_have_the_same_text_in_every_process(project: Project) -> None:
     """No address, no secret, nothing that a terminal obeys; and values that differ are told apart."""
     tests = [
         f"""

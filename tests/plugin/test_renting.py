@@ -62,7 +62,7 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
     ],
     ids=["no-budget", "loopback", "too-dear", "no-number"],
 )
-def test_refusal_says_why_and_rents_nothing(
+def test_refusal_has_a_reason_and_rents_nothing(
     server: LoopbackServer, tmp_path: Path, arguments: Sequence[str], code: int, told: str
 ) -> None:
     result = _pytest(server, tmp_path, *arguments)
@@ -158,7 +158,7 @@ def test_ssh_that_would_reach_no_guest_is_found_before_anything_is_rented(
     assert "create" not in server.cloud.asked
 
 
-def test_too_dear_is_said_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:
+def test_price_above_the_limit_is_refused_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", "-n1")
     assert result.returncode == 11, result.stdout + result.stderr
@@ -221,7 +221,7 @@ def test_key_without_the_right_to_create_is_not_missing_capacity(
     assert server.cloud.rented == {}
 
 
-def test_key_in_the_environment_asks_nobody_anything(server: LoopbackServer, tmp_path: Path) -> None:
+def test_key_in_the_environment_asks_nothing(server: LoopbackServer, tmp_path: Path) -> None:
     """A key is not a wish to rent: without a provider named, the run is a dry run on this machine."""
     result = _pytest(server, tmp_path, "--glasshouse-mock-fault", "no-capacity")
     assert "nothing is rented" in result.stdout
@@ -306,7 +306,7 @@ def test_cleanup_that_is_not_proven_outranks_the_budget(project: Project, monkey
     assert project.rows("good").spawn("--glasshouse-mock-fault", "terminate-fails").ret == 10
 
 
-def test_line_of_a_row_says_what_was_spent_so_far(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_of_a_row_shows_what_was_spent_so_far(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "USD so far" not in project.rows("good").spawn().stdout.str()
     monkeypatch.setenv("FAKE_SPENT_USD", "1.5")
     project.spawn().stdout.fnmatch_lines(["*1.50 USD so far*"])

@@ -114,7 +114,7 @@ def test_run_that_ended_is_resumed_from_its_report(project: Project, outcomes: O
     assert [each["attempt"] for each in project.report()["attempts"]] == [1, 2]
 
 
-def test_run_with_nothing_left_says_the_same_again(project: Project, outcomes: Outcomes) -> None:
+def test_run_with_nothing_left_reports_the_same_again(project: Project, outcomes: Outcomes) -> None:
     project.rows("good", "free").run()
     assert project.run("--glasshouse-resume", project.report()["runId"]).ret == 0
     assert outcomes(project.report()) == {"good": "measured", "free": "measured"}
@@ -191,7 +191,7 @@ def _progress_elsewhere(path: Path) -> None:
         ("plan.json", _linked), ("plan.json", _open_to_others), ("plan.json", _progress_elsewhere),
     ],
 )  # fmt: skip
-def test_directory_that_somebody_changed_is_not_gone_on_with(killed: Project, file: str, change: Callable[[Path], None]) -> None:
+def test_directory_that_was_changed_is_not_resumed(killed: Project, file: str, change: Callable[[Path], None]) -> None:
     """Whoever hands over a directory would have invented figures signed anew, and files of his choice overwritten."""
     directory, log = run_directory(killed), acquired(killed)
     victim = killed.pytester.path / "victim.json"
@@ -217,7 +217,7 @@ def test_directory_of_another_account_is_not_gone_on_with(
     result.stderr.fnmatch_lines(["*was not written by a run of this account*"])
 
 
-def test_report_that_somebody_sealed_again_is_not_gone_on_with(project: Project) -> None:
+def test_report_that_another_key_sealed_is_not_resumed(project: Project) -> None:
     project.rows("good-1", "broken", "good-2").run("-x")
     (path,) = project.reports()
     document = json.loads(path.read_bytes())
@@ -248,7 +248,7 @@ def test_run_with_a_key_of_the_users_goes_on_where_that_key_is(
     assert len(project.report()["rows"]) == 2
 
 
-def test_interrupted_run_says_how_to_go_on_and_its_report_may_lie_anywhere(project: Project, outcomes: Outcomes) -> None:
+def test_interrupted_run_shows_how_to_resume_and_its_report_may_be_anywhere(project: Project, outcomes: Outcomes) -> None:
     elsewhere = ("--glasshouse-report", "elsewhere/mine.json")
     result = project.rows("good-1", "broken", "good-2").run("-x", *elsewhere)
     told = (

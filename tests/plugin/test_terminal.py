@@ -25,7 +25,7 @@ EVENT: dict[str, Any] = {
 }
 
 
-def test_header_says_where_and_that_nothing_is_rented(project: Project) -> None:
+def test_header_shows_where_and_that_nothing_is_rented(project: Project) -> None:
     result = project.rows("good").run("--order", "protected-first")
     result.stdout.fnmatch_lines(
         [
@@ -43,7 +43,7 @@ def test_row_that_names_a_gpu_is_a_dry_run_and_never_passed(project: Project) ->
     )
 
 
-def test_last_line_says_that_a_dry_run_is_no_gate(project: Project) -> None:
+def test_last_line_shows_that_a_dry_run_is_no_gate(project: Project) -> None:
     result = project.rows("good", ("free", "anygpu", "raw-first")).run()
     assert result.outlines[-1] == "0 of 2 rows measured on the GPU they name; not a gate"
 
