@@ -16,7 +16,7 @@ from pytest_glasshouse.wire.printable import printable, visible
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_glasshouse.analysis.fields import FindingRecord, MeasuredRow, NullRow, Record
+    from pytest_glasshouse.analysis.fields import FindingRecord, MeasuredRow, NullRow, Record, RowRecord
     from pytest_glasshouse.report.fields import TamperRecord
     from pytest_glasshouse.run.options import Options
 
@@ -130,7 +130,8 @@ def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterat
             yield f"  {printable(titled(row))} ({row['order']}): {row['outcome']}"
             yield f"      reason    {printable(row['reason'], limit=_REASON)}"
             yield f"      decision  {printable(row['decision'], limit=_REASON)}"
-    if several := [row for row in (*measured, *nulls, *excluded) if shown(row)]:
+    every: list[RowRecord] = [*measured, *nulls, *excluded]
+    if several := [row for row in every if shown(row)]:
         yield ""
         yield "several attempts, not publishable:"
         yield from (f"  {printable(titled(row))}: {printable(shown(row), limit=_REASON)}" for row in several)

@@ -9,9 +9,16 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from pytest_glasshouse.run.attempt_history import AttemptHistory, AttemptMessage, RowAttempts, is_judged, outcome_of
+from pytest_glasshouse.run.attempt_history import (
+    AttemptHistory,
+    AttemptMessage,
+    RowAttempts,
+    StartedAttempt,
+    is_judged,
+    outcome_of,
+)
 from pytest_glasshouse.run.plan import agreed_options
 
 if TYPE_CHECKING:
@@ -51,7 +58,7 @@ class RecordStore:
         }
         self.judged_before = frozenset(self.records)
         self.begun: list[str] = []
-        self.tamper: list[dict[str, Json]] = []
+        self.tamper: list[Any] = []
         self.outstanding: dict[str, list[dict[str, Json]]] = {}
         """Key releases that no leg has completed, as each worker saw them last."""
         self.not_json: list[str] = []
@@ -68,7 +75,8 @@ class RecordStore:
             if not self.history.attempts():
                 self.history.restore(earlier.attempts)
             for row_id, record in earlier.records.items():
-                self.journal.append({**record, "rowId": row_id})
+                line: Any = {**record, "rowId": row_id}
+                self.journal.append(line)
         options = self._inputs.options
         plan = {
             "runId": self._plan.run_id,
@@ -121,7 +129,8 @@ class RecordStore:
             if attempts.begin(message):
                 self.history.begin(self._rows[nodeid].row.row_id, attempt=message["attempt"], at=message["at"])
             if message["record"] is not None and attempts.update(message):
-                self.journal.append({**message["record"], "attempt": message["attempt"], "at": message["at"]})
+                line: Any = {**message["record"], "attempt": message["attempt"], "at": message["at"]}
+                self.journal.append(line)
 
     @contextlib.contextmanager
     def _on_disk(self) -> Iterator[None]:
@@ -155,10 +164,11 @@ class RecordStore:
         from pytest_glasshouse.report.attempts import entry, settled
 
         earlier = () if self._inputs.earlier is None else self._inputs.earlier.unjudged.get(row_item.row.row_id, ())
-        own = self._attempts[nodeid].all() or [("", None)]
-        records = [(at, record or self.missing_record(nodeid, row_item)) for at, record in own]
-        entries = [({"startedAt": at or None, **entry(record)}, record) for at, record in records]
-        return settled([*((each, None) for each in earlier), *entries])
+        entries: list[tuple[StartedAttempt, Record | None]] = [(each, None) for each in earlier]
+        for at, sent in self._attempts[nodeid].all() or [("", None)]:
+            record = sent or self.missing_record(nodeid, row_item)
+            entries.append(({"startedAt": at or None, **entry(record)}, record))
+        return settled(entries)
 
     def missing_record(self, nodeid: str, row_item: RowItem) -> Record:
         """The record of a row whose test left none."""

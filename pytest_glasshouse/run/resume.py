@@ -16,7 +16,15 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 from pytest_glasshouse.analysis.fields import ExcludedRecord, MeasuredRecord, NullRecord
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
 from pytest_glasshouse.report.attempts import entry, lost_entry, settled
-from pytest_glasshouse.run.attempt_history import NOT_STARTED, PLAN, AttemptHistory, is_judged, outcome_of, reason_of
+from pytest_glasshouse.run.attempt_history import (
+    NOT_STARTED,
+    PLAN,
+    AttemptHistory,
+    StartedAttempt,
+    is_judged,
+    outcome_of,
+    reason_of,
+)
 from pytest_glasshouse.wire.folder import expanded
 from pytest_glasshouse.wire.printable import printable
 
@@ -28,8 +36,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
 
-#: The attempts at each row by row id, as in a record's `attempts` but without `attempt` and `stands`.
-AttemptsByRow: TypeAlias = Mapping[str, Sequence[Mapping[str, object]]]
+#: The attempts at each row, by row id.
+AttemptsByRow: TypeAlias = Mapping[str, Sequence[StartedAttempt]]
 
 
 class RowWork(TypedDict):
@@ -214,7 +222,7 @@ def _rows_of_directory(
     lines: list[Any] = journal.lines()
     last: dict[str, Record] = {each.get("rowId") or each["record"]["rowId"]: each for each in lines}
     by_attempt: dict[str, Record] = {each.get("attempt") or each["record"]["rowId"]: each for each in lines}
-    begun: dict[str, list[tuple[Mapping[str, object], Record | None]]] = {}
+    begun: dict[str, list[tuple[StartedAttempt, Record | None]]] = {}
     for each in history.begun_last():
         record = by_attempt.get(each["attempt"] or each["rowId"])
         left = lost_entry() if record is None else entry(record)
@@ -305,14 +313,13 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
     )
 
 
-def _attempts_in(record: Record) -> list[Mapping[str, object]]:
+def _attempts_in(record: Record) -> list[StartedAttempt]:
     """The attempts that a report shows at a row that was never judged; a row that was not started has none."""
-    entries: Sequence[Mapping[str, object]] = record["record"].get("attempts") or [{"startedAt": None, **entry(record)}]
-    return [
-        {name: value for name, value in each.items() if name not in ("attempt", "stands")}
-        for each in entries
-        if each.get("reason") != NOT_STARTED
-    ]
+    found: list[Any] = [*(record["record"].get("attempts") or [])] or [{"startedAt": None, **entry(record)}]
+    for each in found:
+        each.pop("attempt", None)
+        each.pop("stands", None)
+    return [each for each in found if each.get("reason") != NOT_STARTED]
 
 
 def _work_of(row: RowRecord) -> RowWork:
