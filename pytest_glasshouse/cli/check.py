@@ -62,12 +62,11 @@ def _check(options: argparse.Namespace) -> int:
             passed = passed and checked.sound
         else:
             passed = passed and checked.sound and checked.level.height >= required.height
-        told = _told(path, checked, required) if checked.legacy is None else _told_published(path, checked, options.require)
-        say(told)
+        say(_lines(path, checked, required) if checked.published is None else _lines_of_published(path, checked, options.require))
     return EXIT_OK if passed else EXIT_NO
 
 
-def _told(path: Path, checked: Checked, required: Level) -> list[str]:
+def _lines(path: Path, checked: Checked, required: Level) -> list[str]:
     """Faults first; the word `verified` appears only where every signature leads to a key the reader gave."""
     from pytest_glasshouse.check.check import Level
 
@@ -75,21 +74,21 @@ def _told(path: Path, checked: Checked, required: Level) -> list[str]:
     if not checked.sound:
         return [*lines, f"{path}: FAULTY: {len(checked.faults)} fault(s)"]
     word = "verified" if checked.level.height >= Level.AUTHENTIC.height else "no fault found"
-    told = f"{path}: {checked.level.value}: {word}; {checked.rows} row(s) measured, {checked.excluded} excluded"
-    lines += [told, *(f"  {each}" for each in checked.missing)]
+    counts = f"{checked.rows} row(s) measured, {checked.excluded} excluded"
+    lines += [f"{path}: {checked.level.value}: {word}; {counts}", *(f"  {each}" for each in checked.missing)]
     if checked.level.height < required.height:
         lines.append(f"{path}: REFUSED: {required.value} was required")
     return lines
 
 
-def _told_published(path: Path, checked: Checked, required: str | None) -> list[str]:
-    """Results from before there were reports: what could be computed again, and what nobody can from this file."""
-    found = checked.legacy
+def _lines_of_published(path: Path, checked: Checked, required: str | None) -> list[str]:
+    """Results from before there were reports: what could be computed again, and what this file cannot show."""
+    found = checked.published
     assert found is not None  # noqa: S101  (for the type checker)
     lines = [f"{path}: {fault}" for fault in checked.faults]
-    told = f"{found.recomputed} overhead(s) follow from the rates beside them, {len(checked.faults)} fault(s)"
-    told += f", {found.excluded} excluded result(s)" if found.excluded else ""
-    lines.append(f"{path}: published results, not a report: {told}")
+    counts = f"{found.recomputed} overhead(s) follow from the rates beside them, {len(checked.faults)} fault(s)"
+    counts += f", {found.excluded} excluded result(s)" if found.excluded else ""
+    lines.append(f"{path}: published results, not a report: {counts}")
     lines += [f"  stated only: {', '.join(found.stated)}"] if found.stated else []
     lines += [f"  cannot be shown: {each}" for each in checked.missing]
     if required is not None:

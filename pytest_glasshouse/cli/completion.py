@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.run.exit_codes import EXIT_USAGE
+from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import give
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ complete -o default -o bashdefault -F _glasshouse glasshouse
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommand. What it completes is read when it is asked, when every command has been declared."""
+    """Add the subcommand. What it completes is read when it runs, when every command has been declared."""
     completion = commands.add_parser(
         "completion", help="a completion script for your shell", description=_COMPLETION,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
@@ -51,11 +51,11 @@ def declare(commands: Commands) -> None:
     completion.set_defaults(run=lambda options: _completion(options.shell, commands), report_error_code=EXIT_USAGE)
 
 
-def _completion(shell: str, commands: Any) -> int:
-    told = {name: _options(parser) for name, parser in commands.choices.items()}
-    helps = {each.dest: each.help or "" for each in commands._choices_actions}  # noqa: SLF001  (argparse tells nobody else)
-    give(_bash(told) if shell == "bash" else _fish(told, helps))
-    return 0
+def _completion(shell: str, commands: Commands) -> int:
+    options = {name: _options(parser) for name, parser in commands.choices.items()}
+    helps = {each.dest: each.help or "" for each in commands._choices_actions}  # noqa: SLF001  (argparse has it nowhere else)
+    give(_bash(options) if shell == "bash" else _fish(options, helps))
+    return EXIT_OK
 
 
 def _options(parser: argparse.ArgumentParser) -> list[str]:
@@ -68,16 +68,16 @@ def _options(parser: argparse.ArgumentParser) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _bash(told: dict[str, list[str]]) -> str:
-    cases = "\n".join(f'            {name}) words="{" ".join(options)}" ;;' for name, options in told.items())
-    return _BASH.format(commands=" ".join(told), cases=cases)
+def _bash(options: dict[str, list[str]]) -> str:
+    cases = "\n".join(f'            {name}) words="{" ".join(each)}" ;;' for name, each in options.items())
+    return _BASH.format(commands=" ".join(options), cases=cases)
 
 
-def _fish(told: dict[str, list[str]], helps: dict[str, str]) -> str:
+def _fish(options: dict[str, list[str]], helps: dict[str, str]) -> str:
     lines = []
-    for name, options in told.items():
+    for name, flags in options.items():
         words = helps.get(name, "").replace("'", "")
         lines.append(f"complete -c glasshouse -n __fish_use_subcommand -a {name} -d '{words}'")
         seen = f"'__fish_seen_subcommand_from {name}'"
-        lines += [f"complete -c glasshouse -n {seen} -l {each[2:]}" for each in options if each.startswith("--")]
+        lines += [f"complete -c glasshouse -n {seen} -l {each[2:]}" for each in flags if each.startswith("--")]
     return "\n".join(lines) + "\n"

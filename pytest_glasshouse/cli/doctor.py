@@ -1,6 +1,6 @@
 """`glasshouse doctor`: what would keep rows from running here or at a provider, one line each, with the fix.
 
-It reads and rents nothing. A check that could not be made is said to be unknown; it is never fine.
+It reads and rents nothing. A check that could not be made is shown as unknown, never as fine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, FundsError, GlasshouseError, NoCapacityError
-from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK
+from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import printable
 
@@ -29,7 +29,7 @@ _DISK_GB = 5.0
 _LOCKED_BYTES = 256 << 20
 
 _DOCTOR = """\
-Look at everything a run with this provider needs and say of each, in one line, whether it is there and else how to get it.
+Check everything a run with this provider needs: one line each, whether it is there and else how to get it.
 Nothing is rented or changed. Exit 0 when nothing is missing, 1 otherwise.
 """
 
@@ -40,12 +40,12 @@ class DoctorLine:
 
     mark: Literal["ok", "warn", "FAIL"]
     what: str
-    told: str
+    detail: str
     fix: str = ""
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommand."""
+    """Add the command."""
     doctor = commands.add_parser(
         "doctor", help="look for what would keep rows from running", description=_DOCTOR,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
@@ -55,7 +55,7 @@ def declare(commands: Commands) -> None:
         help="mock (default), local, runpod or vastai",
     )  # fmt: skip
     doctor.add_argument("--allow-simulated", action="store_true", help="accept a base URL that is not the provider's own")
-    doctor.set_defaults(run=_doctor, report_error_code=4)
+    doctor.set_defaults(run=_doctor, report_error_code=EXIT_USAGE)
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -63,7 +63,7 @@ def _doctor(options: argparse.Namespace) -> int:
     lines = list(_renting(options.provider, allow_simulated=allowed) if _rents(options.provider) else _here(options.provider))
     for line in lines:
         fix = f" -> {line.fix}" if line.fix else ""
-        say([f"{line.mark:4}  {line.what}: {printable(line.told, limit=1000)}{fix}"])
+        say([f"{line.mark:4}  {line.what}: {printable(line.detail, limit=1000)}{fix}"])
     return EXIT_NO if any(line.mark == "FAIL" for line in lines) else EXIT_OK
 
 
@@ -89,16 +89,16 @@ def _renting(name: str, *, allow_simulated: bool) -> Iterator[DoctorLine]:
     try:
         provider = open_provider(name, allow_simulated=allow_simulated)
     except ConfigurationError as error:
-        yield DoctorLine(mark="FAIL", what="provider", told=str(error))
+        yield DoctorLine(mark="FAIL", what="provider", detail=str(error))
         return
     if provider.simulated:
-        yield DoctorLine(mark="warn", what="base URL", told="not the provider's own: simulated, its rows are dry runs")
+        yield DoctorLine(mark="warn", what="base URL", detail="not the provider's own: simulated, its rows are dry runs")
     try:
         before, account, after = time.time(), provider.account(), time.time()
     except GlasshouseError as error:
-        yield DoctorLine(mark="FAIL", what="key", told=str(error), fix=_fix(error))
+        yield DoctorLine(mark="FAIL", what="key", detail=str(error), fix=_fix(error))
         return
-    yield DoctorLine(mark="ok", what="key", told="accepted")
+    yield DoctorLine(mark="ok", what="key", detail="accepted")
     yield _asked("rights", lambda: _rights(provider))
     yield _balance(account)
     yield _skew(account, (before + after) / 2, (after - before) / 2)
@@ -111,45 +111,47 @@ def _asked(what: str, ask: Callable[[], DoctorLine]) -> DoctorLine:
     try:
         return ask()
     except NoCapacityError as error:
-        return DoctorLine(mark="warn", what=what, told=str(error))
+        return DoctorLine(mark="warn", what=what, detail=str(error))
     except GlasshouseError as error:
-        return DoctorLine(mark="FAIL", what=what, told=f"unknown: {error}", fix=_fix(error))
+        return DoctorLine(mark="FAIL", what=what, detail=f"unknown: {error}", fix=_fix(error))
 
 
 def _fix(error: GlasshouseError) -> str:
     """What to do, where the error's own text does not end with it."""
     from pytest_glasshouse.providers.http_api import NotSentError
 
-    told = isinstance(error, ConfigurationError | FundsError | NotSentError)
-    return "" if told else "run doctor again in a minute"
+    has_fix = isinstance(error, ConfigurationError | FundsError | NotSentError)
+    return "" if has_fix else "run doctor again in a minute"
 
 
 def _balance(account: Account) -> DoctorLine:
     if account.balance_usd is None:
-        return DoctorLine(mark="warn", what="balance", told="this API does not tell", fix="look at the provider's console")
+        return DoctorLine(mark="warn", what="balance", detail="this API does not show it", fix="look at the provider's console")
     mark: Literal["ok", "FAIL"] = "ok" if account.balance_usd > 0 else "FAIL"
-    return DoctorLine(mark=mark, what="balance", told=f"{account.balance_usd:.2f} USD", fix="" if mark == "ok" else "add credit")
+    return DoctorLine(
+        mark=mark, what="balance", detail=f"{account.balance_usd:.2f} USD", fix="" if mark == "ok" else "add credit"
+    )
 
 
 def _skew(account: Account, here_s: float, doubt_s: float) -> DoctorLine:
     if account.server_time_s is None:
-        return DoctorLine(mark="warn", what="clock", told="the provider's answer has no time to compare with")
+        return DoctorLine(mark="warn", what="clock", detail="the provider's answer has no time to compare with")
     # The header has whole seconds.
     skew_s = max(abs(here_s - account.server_time_s) - doubt_s - 1.0, 0.0)
     if skew_s > SKEW_S:
         fix = "set this machine's clock (NTP): deadlines of allocations are absolute"
-        return DoctorLine(mark="FAIL", what="clock", told=f"{skew_s:.0f} s away from the provider's", fix=fix)
-    return DoctorLine(mark="ok", what="clock", told=f"within {skew_s + doubt_s + 1.0:.0f} s of the provider's")
+        return DoctorLine(mark="FAIL", what="clock", detail=f"{skew_s:.0f} s away from the provider's", fix=fix)
+    return DoctorLine(mark="ok", what="clock", detail=f"within {skew_s + doubt_s + 1.0:.0f} s of the provider's")
 
 
 def _rights(provider: Provider) -> DoctorLine:
     try:
         known = provider.may_create()
     except CredentialsError as error:
-        return DoctorLine(mark="FAIL", what="rights", told=str(error))
+        return DoctorLine(mark="FAIL", what="rights", detail=str(error))
     if known:
-        return DoctorLine(mark="ok", what="rights", told="nothing refuses this key a create")
-    return DoctorLine(mark="warn", what="rights", told="whether this key may create, only a create shows")
+        return DoctorLine(mark="ok", what="rights", detail="nothing refuses this key a create")
+    return DoctorLine(mark="warn", what="rights", detail="whether this key may create, only a create shows")
 
 
 def _offers(provider: Provider) -> DoctorLine:
@@ -165,9 +167,9 @@ def _offers(provider: Provider) -> DoctorLine:
             continue
         found.append(f"{gpu} {cheapest.price_usd_per_hour:.2f} USD per hour")
     if not found:
-        return DoctorLine(mark="warn", what="offers", told=f"none now for {', '.join(missing)}", fix="try later")
+        return DoctorLine(mark="warn", what="offers", detail=f"none now for {', '.join(missing)}", fix="try later")
     return DoctorLine(
-        mark="ok", what="offers", told=", ".join(found) + (f"; none now for {', '.join(missing)}" if missing else "")
+        mark="ok", what="offers", detail=", ".join(found) + (f"; none now for {', '.join(missing)}" if missing else "")
     )
 
 
@@ -179,13 +181,13 @@ def _leftovers(provider: Provider) -> DoctorLine:
     left = [instance for instance in shown if instance.state != "ended"]
     part = f"the listing may not be the whole: {doubt_in(shown)}" if doubt_in(shown) else ""
     if not left:
-        return DoctorLine(mark="FAIL" if part else "ok", what="leftovers", told=f"unknown: {part}" if part else "none")
+        return DoctorLine(mark="FAIL" if part else "ok", what="leftovers", detail=f"unknown: {part}" if part else "none")
     now = time.time()
-    over = sum(1 for each in left if (told := parse_name(each.name)) is not None and told.deadline < now)
+    over = sum(1 for each in left if (lease := named(each.name)) is not None and lease.deadline < now)
     return DoctorLine(
         mark="FAIL" if over or part else "warn",
         what="leftovers",
-        told=f"{len(left)} allocations of this project exist, {over} of them past their deadline{'; ' + part if part else ''}",
+        detail=f"{len(left)} allocations of this project exist, {over} of them past their deadline{'; ' + part if part else ''}",
         fix=f"glasshouse reap --provider {provider.name}{' --expired' if over else ' --dry-run'}",
     )
 
@@ -194,12 +196,12 @@ def _ssh() -> DoctorLine:
     from pytest_glasshouse.channel.ssh import preflight
 
     if shutil.which("ssh") is None:
-        return DoctorLine(mark="FAIL", what="ssh", told="no OpenSSH client on PATH", fix="install it (Debian: openssh-client)")
+        return DoctorLine(mark="FAIL", what="ssh", detail="no OpenSSH client on PATH", fix="install it (Debian: openssh-client)")
     try:
         preflight()
     except ConfigurationError as error:
-        return DoctorLine(mark="FAIL", what="ssh", told=str(error))
-    return DoctorLine(mark="ok", what="ssh", told="found, and it reads its configuration as it is meant")
+        return DoctorLine(mark="FAIL", what="ssh", detail=str(error))
+    return DoctorLine(mark="ok", what="ssh", detail="found, and it reads its configuration as intended")
 
 
 def _torch() -> DoctorLine:
@@ -208,8 +210,8 @@ def _torch() -> DoctorLine:
     missing = [name for name in ("torch", "transformers", "peft") if find_spec(name) is None]
     if missing:
         fix = "pip install 'pytest-glasshouse[train]'"
-        return DoctorLine(mark="FAIL", what="training", told=f"{' and '.join(missing)} not installed", fix=fix)
-    return DoctorLine(mark="ok", what="training", told="torch, transformers and peft are installed")
+        return DoctorLine(mark="FAIL", what="training", detail=f"{' and '.join(missing)} not installed", fix=fix)
+    return DoctorLine(mark="ok", what="training", detail="torch, transformers and peft are installed")
 
 
 def _gpu() -> DoctorLine:
@@ -218,8 +220,8 @@ def _gpu() -> DoctorLine:
     found = machine.gpus()
     if not found:
         fix = "check nvidia-smi; without a GPU use --provider mock"
-        return DoctorLine(mark="FAIL", what="GPU", told="NVML shows no NVIDIA GPU", fix=fix)
-    return DoctorLine(mark="ok", what="GPU", told=", ".join(gpu.model for gpu in found))
+        return DoctorLine(mark="FAIL", what="GPU", detail="NVML shows no NVIDIA GPU", fix=fix)
+    return DoctorLine(mark="ok", what="GPU", detail=", ".join(gpu.model for gpu in found))
 
 
 def _socket() -> DoctorLine:
@@ -236,8 +238,8 @@ def _socket() -> DoctorLine:
             shutil.rmtree(directory, ignore_errors=True)
     except OSError as error:
         fix = "set TMPDIR to a short path that allows unix sockets"
-        return DoctorLine(mark="FAIL", what="sockets", told=f"a unix socket cannot be made: {error.strerror}", fix=fix)
-    return DoctorLine(mark="ok", what="sockets", told="a unix socket can be made")
+        return DoctorLine(mark="FAIL", what="sockets", detail=f"a unix socket cannot be made: {error.strerror}", fix=fix)
+    return DoctorLine(mark="ok", what="sockets", detail="a unix socket can be made")
 
 
 def _disk() -> DoctorLine:
@@ -245,12 +247,12 @@ def _disk() -> DoctorLine:
         free_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     except OSError as error:
         return DoctorLine(
-            mark="FAIL", what="disk", told=f"no temporary directory: {error.strerror}", fix="point TMPDIR at a directory"
+            mark="FAIL", what="disk", detail=f"no temporary directory: {error.strerror}", fix="point TMPDIR at a directory"
         )
     if free_gb < _DISK_GB:
         fix = "free some, or point TMPDIR elsewhere"
-        return DoctorLine(mark="warn", what="disk", told=f"{free_gb:.1f} GB free for temporary files", fix=fix)
-    return DoctorLine(mark="ok", what="disk", told=f"{free_gb:.0f} GB free for temporary files")
+        return DoctorLine(mark="warn", what="disk", detail=f"{free_gb:.1f} GB free for temporary files", fix=fix)
+    return DoctorLine(mark="ok", what="disk", detail=f"{free_gb:.0f} GB free for temporary files")
 
 
 def _locks() -> DoctorLine:
@@ -258,8 +260,8 @@ def _locks() -> DoctorLine:
 
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     if limit != resource.RLIM_INFINITY and limit < _LOCKED_BYTES:
-        told = f"{limit >> 20} MiB may be locked; what does not fit is recorded as `locked: false`"
-        return DoctorLine(mark="warn", what="memory locks", told=told, fix="raise `ulimit -l`")
+        detail = f"{limit >> 20} MiB may be locked; what does not fit is recorded as `locked: false`"
+        return DoctorLine(mark="warn", what="memory locks", detail=detail, fix="raise `ulimit -l`")
     return DoctorLine(
-        mark="ok", what="memory locks", told="unlimited" if limit == resource.RLIM_INFINITY else f"{limit >> 20} MiB"
+        mark="ok", what="memory locks", detail="unlimited" if limit == resource.RLIM_INFINITY else f"{limit >> 20} MiB"
     )

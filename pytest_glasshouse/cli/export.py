@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
 
 _EXPORT = """\
-Take out of a BUNDLE what it says of one row for those who read in-toto: a Statement with the digest of every protected
+Export one row of a BUNDLE for in-toto tools: a Statement with the digest of every protected
 adapter as subject and digests of journal, evidence, result and receipt as predicate, in a DSSE envelope that the report
 key signed when the report was published. Verify it with that key, which you got another way:
 

@@ -1,7 +1,7 @@
-"""`glasshouse gate`, `compare` and `history`: several answers from reports. Reads files and the clock.
+"""`glasshouse gate`: whether a report may let a release through. Reads files and the clock.
 
-This module refuses to judge: it turns flags and a table into a policy, and what `report.gate`, `report.compare` and
-`report.history` say into lines and an exit code.
+This module refuses to judge: it turns flags and a table into a policy, and the ruling of `check.gate` into lines and an exit
+code.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import argparse
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_USAGE
+from pytest_glasshouse.run.exit_codes import EXIT_USAGE
 from pytest_glasshouse.wire.output import command, give, say
 from pytest_glasshouse.wire.printable import json_text
 
@@ -40,29 +40,15 @@ pyproject.toml, from this directory upwards, that has the table:
   min-lifecycle = 0.95       # least 95 % lower bound of the share of lifecycles that held
 
 Where neither the table nor a flag asks for anything that must be measured (--row, --max-overhead, --min-rounds, --publishable,
---require, --min-lifecycle), or a table is named almost like this one, nothing is judged and the exit code is 4: a policy that
-nobody reads is none. --no-policy judges without the table, and without flags what must hold whatever the policy.
+--require, --min-lifecycle), or a table is named almost like this one, nothing is judged and the exit code is 4: a policy
+that is not read is none. --no-policy judges without the table, and without flags what must hold whatever the policy.
 
 exit codes: 0 passed; 1 failed or inconclusive; 4 the report or the policy cannot be used; 5 nothing to judge
 """
 
 
-_COMPARE = """\
-Compare the rows that reports A and B both measured: the overhead in each and the difference, B minus A, in percentage points
-of the raw rate, with its 95 % interval (Welch's t over the rounds of both). One round on either side has no interval.
-
-Rows on unlike machines (another GPU or provider, a dry run against a real one) are refused unless --allow-unlike.
-
-exit codes: 0 compared; 1 a report has faults; 4 unusable, or machines unlike; 5 no row in common
-"""
-_HISTORY = """\
-List every row's overhead over the reports below a directory, oldest first. Faulty ones are named and left out; other JSON files
-are counted, and virtual environments are not searched.
-"""
-
-
 def declare(commands: Commands) -> None:
-    """Add the subcommands."""
+    """Add the command."""
     gate = commands.add_parser(
         "gate", help="let a release through, or not", description=_GATE,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
@@ -94,22 +80,6 @@ def declare(commands: Commands) -> None:
     gate.add_argument("--json", action="store_true", help="the ruling as JSON")
     gate.set_defaults(run=_gate, report_error_code=EXIT_USAGE)
 
-    compare = commands.add_parser(
-        "compare", help="two reports, row by row", description=_COMPARE,
-        formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-    )  # fmt: skip
-    compare.add_argument("before", type=Path, metavar="A")
-    compare.add_argument("after", type=Path, metavar="B")
-    compare.add_argument("--allow-unlike", action="store_true", help="compare rows that ran on unlike machines, and say so")
-    compare.set_defaults(run=_compare, report_error_code=EXIT_USAGE)
-
-    history = commands.add_parser(
-        "history", help="each row's figures over the reports of a directory", description=_HISTORY, allow_abbrev=False
-    )
-    history.add_argument("directory", type=Path, metavar="DIR")
-    history.add_argument("--row", metavar="PATTERN", default="*", help="rows whose name matches (default: all)")
-    history.set_defaults(run=_history, report_error_code=EXIT_USAGE)
-
 
 def _gate(options: argparse.Namespace) -> int:
     from pytest_glasshouse.check.authenticity import Trust
@@ -125,9 +95,9 @@ def _gate(options: argparse.Namespace) -> int:
         refuse_empty_policy(table, flags)
     trust = Trust.read([*trusted_of(table), *(options.trust or ())])
     gated = gate(document, check_bytes(data, trust=trust, derivation=options.derivation), policy, now=datetime.now(UTC))
-    lines = [table.source, *_told(options.report, gated)]
+    lines = [table.told, *_lines(options.report, gated)]
     if policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
-        lines.insert(-1, "no limit was asked for: the overhead of no row was judged (--max-overhead)")
+        lines.insert(-1, "no limit was given: the overhead of no row was judged (--max-overhead)")
     if options.json:
         give(_json(gated, table.source) + "\n")
     else:
@@ -149,16 +119,18 @@ def _policy_table(options: argparse.Namespace) -> PolicyTable:
     try:
         return find_table(Path.cwd())
     except FileNotFoundError:
-        raise ConfigurationError("this directory is gone; expected one to look for a policy from, or --policy") from None
+        raise ConfigurationError(
+            "expected a directory to look for a policy from, saw that this one is gone; give --policy"
+        ) from None
 
 
-def _told(path: Path, gated: Gated) -> Iterator[str]:
+def _lines(path: Path, gated: Gated) -> Iterator[str]:
     yield from (f"{path}: {each}" for each in gated.objections)
     yield gated.sentence
 
 
 def _json(gated: Gated, policy: str) -> str:
-    told = {
+    ruling = {
         "policy": policy,
         "ruling": gated.ruling.value,
         "exitCode": gated.ruling.code,
@@ -168,39 +140,4 @@ def _json(gated: Gated, policy: str) -> str:
         "objections": [{"path": each.path, "text": each.text, "undecided": each.undecided} for each in gated.objections],
         "sentence": gated.sentence,
     }
-    return json_text(told)
-
-
-def _compare(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.check.compare import compare, lines
-
-    before, after = (_sound(path, options) for path in (options.before, options.after))
-    if before is None or after is None:
-        return EXIT_NO
-    compared = compare(before, after)
-    unlike = [each for each in compared.pairs if each.unlike]
-    if unlike and not options.allow_unlike:
-        told = "; ".join(f"{each.name}: {each.unlike}" for each in unlike)
-        raise ConfigurationError(f"unlike machines: {told}. Their difference is no change of protection (--allow-unlike)")
-    say(lines(compared, names=(options.before.name, options.after.name)))
-    return 0 if compared.pairs else EXIT_NOTHING
-
-
-def _sound(path: Path, options: argparse.Namespace) -> dict[str, Any] | None:
-    """The report's document, or None after its faults were told."""
-    from pytest_glasshouse.check.check import check_bytes, read_document
-
-    data, document = read_document(path, derivation=options.derivation)
-    faults = check_bytes(data, derivation=options.derivation).faults
-    say(f"{path}: {fault}" for fault in faults)
-    return None if faults else document
-
-
-def _history(options: argparse.Namespace) -> int:
-    from pytest_glasshouse.check.history import history, lines
-
-    if not options.directory.is_dir():
-        raise ConfigurationError(f"{options.directory}: expected a directory with reports")
-    found = history(options.directory, pattern=options.row, derivation=options.derivation)
-    say(lines(found))
-    return 0 if found.entries else EXIT_NOTHING
+    return json_text(ruling)

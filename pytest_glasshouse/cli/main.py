@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.cli import (
     check,
+    compare,
     completion,
     doctor,
     export,
     gate,
+    history,
     package,
     policy,
     pool,
@@ -59,7 +61,7 @@ examples:
   glasshouse seal data/ --owner owner.key --out data.package
   glasshouse policy capture --container IMAGE --out policy.json
   glasshouse register data.package --policy policy.json --server URL --server-key PUB --owner owner.key
-  glasshouse outstanding --state DIRECTORY              keys that left and were never accounted for
+  glasshouse outstanding --state DIRECTORY              keys that were released and never accounted for
   glasshouse doctor --provider runpod                   what would keep rows from running here
   glasshouse reap --expired                             end allocations that outlived their deadline
 
@@ -84,15 +86,15 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
         codes: dict[type[Exception], int] = {RedactionError: EXIT_REDACTION, ReportError: options.report_error_code}
         return codes.get(type(error), EXIT_USAGE)
     except MemoryError:
-        complain(f"glasshouse {options.command}: this takes more memory than there is")
+        complain(f"glasshouse {options.command}: this takes more memory than there is; free some, or use a larger machine")
         return EXIT_USAGE
     except BrokenPipeError:
-        # The reader went away (`glasshouse render ... | head`); there is nobody left to tell.
+        # The reader has closed the pipe (`glasshouse render ... | head`).
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_NO
     except OSError as error:
-        # The disk, a limit, or standard output itself: nobody's mistake here, and no traceback.
+        # The disk, a limit, or standard output itself: one line, and no traceback.
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         named = "" if error.filename is None else f"{error.filename}: "
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
 
 
 def _open_streams() -> None:
-    """Standard streams that take every character and are there: what they cannot show is spelled out, and none is `None`."""
+    """Make every standard stream exist and accept every character: what it cannot show is escaped."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:
@@ -122,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"glasshouse {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
-    judging = (check, export, redact, gate, pool, render)
+    judging = (check, export, redact, gate, compare, history, pool, render)
     for module in (*judging, watch, doctor, reap, serve, package, server_queries, policy, completion):
         module.declare(commands)
     return parser

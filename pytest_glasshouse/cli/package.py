@@ -1,4 +1,4 @@
-"""`glasshouse keygen`, `seal` and `inspect`: an owner's key, a package sealed with it, and what a package says of itself.
+"""`glasshouse keygen`, `seal` and `inspect`: an owner's key, a package sealed with it, and what a package contains.
 
 This module knows files and lines of text. It refuses to print a key, and to take one from the command line.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import json_text, printable
 
@@ -26,26 +27,26 @@ _SEAL = """\
 Encrypt files into one package under a fresh key, and describe it in a manifest signed by the owner. Writes
   OUT             the package
   OUT.manifest    the signed manifest: it holds the hash of the package's header, and so binds every byte
-  OUT.key         the data key, sealed to the owner: nobody else can read it
+  OUT.key         the data key, sealed to the owner: only the owner can read it
 Parts are named by their files, in lower case letters, digits, `.`, `-` and `_`; the files of a directory are taken as they
 lie in it, without those in folders below.
 """
 _INSPECT = """\
-Show what a package or a manifest says: format, parts, sizes, and the manifest's claims (OUT.manifest beside the package is
+Show what a package or a manifest contains: format, parts, sizes, and the manifest's claims (OUT.manifest beside the package is
 read too). With --owner the signature is verified and the package compared with it: exit 1 when either fails. Without
---owner nothing is vouched for, and the output says so. No key is needed and nothing is decrypted.
+--owner nothing is vouched for, and the output shows that. No key is needed and nothing is decrypted.
 """
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommands."""
+    """Add the commands."""
     keygen = commands.add_parser(
         "keygen",
         help="make an owner's key",
         description="Write a new owner's private keys to FILE (mode 0600) and the public one to FILE.pub.",
     )
     keygen.add_argument("file", type=Path, metavar="FILE", help="a file that does not exist yet")
-    keygen.set_defaults(run=_keygen, report_error_code=4)
+    keygen.set_defaults(run=_keygen, report_error_code=EXIT_USAGE)
 
     seal = commands.add_parser(
         "seal", help="seal files into a package", description=_SEAL, formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -56,7 +57,7 @@ def declare(commands: Commands) -> None:
     seal.add_argument("--out", required=True, type=Path, metavar="OUT", help="the package; it must not exist")
     seal.add_argument("--name", default="files", metavar="NAME", help="what the manifest calls the workload (default: files)")
     seal.add_argument("--confidential", action="store_true", help="refuse a raw leg on this package")
-    seal.set_defaults(run=_seal, report_error_code=4)
+    seal.set_defaults(run=_seal, report_error_code=EXIT_USAGE)
 
     inspect = commands.add_parser(
         "inspect", help="show a package or a manifest", description=_INSPECT,
@@ -65,7 +66,7 @@ def declare(commands: Commands) -> None:
     inspect.add_argument("file", type=Path, metavar="PACKAGE|MANIFEST")
     inspect.add_argument("--owner", metavar="PUB", help="the owner's public key: a file, or the key itself")
     inspect.add_argument("--manifest", type=Path, metavar="FILE", help="the package's manifest (default: PACKAGE.manifest)")
-    inspect.set_defaults(run=_inspect, report_error_code=4)
+    inspect.set_defaults(run=_inspect, report_error_code=EXIT_USAGE)
 
 
 def _keygen(options: argparse.Namespace) -> int:
@@ -77,7 +78,7 @@ def _keygen(options: argparse.Namespace) -> int:
     owner = Owner.generate()
     public = write_owner(options.file, owner)
     say([f"private  {options.file}", f"public   {public}", f"owner    {owner.kid}"])
-    return 0
+    return EXIT_OK
 
 
 def _seal(options: argparse.Namespace) -> int:
@@ -109,7 +110,7 @@ def _seal(options: argparse.Namespace) -> int:
         f"manifest  {targets[1]} (sha256 {sealed.manifest_sha256})",
         f"key       {targets[2]} (sealed to its owner)",
     ])  # fmt: skip
-    return 0
+    return EXIT_OK
 
 
 def _parts(sources: list[Path]) -> Iterator[tuple[str, bytes]]:
@@ -139,12 +140,12 @@ def _inspect(options: argparse.Namespace) -> int:
         token = _text(bytes(mapped(beside)[: TOKEN_LIMIT + 1])) if options.manifest is not None or beside.is_file() else None
         lines = _about_package(content, token, options.owner)
     elif options.manifest is not None:
-        raise ConfigurationError(f"{options.file} is not a package, so --manifest says nothing about it")
+        raise ConfigurationError(f"{options.file} is not a package, so --manifest does not describe it; name the package")
     else:
         lines = _about_manifest(_text(bytes(content[: TOKEN_LIMIT + 1])), options.owner)
-    # Whatever is refused is refused before anything is said.
+    # Whatever is refused is refused before anything is written.
     say(list(lines))
-    return 0
+    return EXIT_OK
 
 
 def _about_package(content: memoryview, token: str | None, owner: str | None) -> Iterator[str]:
@@ -162,16 +163,16 @@ def _about_package(content: memoryview, token: str | None, owner: str | None) ->
             raise ConfigurationError(
                 "inspect: there is no manifest beside the package that --owner could have signed; use --manifest"
             )
-        yield "no manifest: nobody vouches for this package"
+        yield "no manifest: no owner vouches for this package"
         return
     claims = _claims(token, owner)
     if claims["header_sha256"] != header.sha256 or claims["sealed_bytes"] != len(content):
         raise IntegrityError("manifest", "it describes another package")
-    yield from _told(claims, token, owner)
+    yield from _claim_lines(claims, token, owner)
 
 
 def _about_manifest(token: str, owner: str | None) -> Iterator[str]:
-    yield from _told(_claims(token, owner), token, owner)
+    yield from _claim_lines(_claims(token, owner), token, owner)
 
 
 def _claims(token: str, owner: str | None) -> Mapping[str, Json]:
@@ -189,7 +190,7 @@ def _claims(token: str, owner: str | None) -> Mapping[str, Json]:
     return claims
 
 
-def _told(claims: Mapping[str, Json], token: str, owner: str | None) -> Iterator[str]:
+def _claim_lines(claims: Mapping[str, Json], token: str, owner: str | None) -> Iterator[str]:
     from pytest_glasshouse.wire.canonical import sha256_hex
 
     signer = _plain(claims["iss"])
@@ -200,7 +201,7 @@ def _told(claims: Mapping[str, Json], token: str, owner: str | None) -> Iterator
 
 
 def _plain(value: Json) -> str:
-    """Whatever a stranger wrote into it: one line, and nothing that a terminal would obey."""
+    """Untrusted text on one line, without anything that a terminal would interpret."""
     return json_text(value, indent=None, sort_keys=True)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """One line and exit code 4 for a usage error, as pytest has it, by the command whose help tells more."""
+    """One line and exit code 4 for a usage error, as in pytest, with the command whose help shows more."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(  # type: ignore[override]  # the signature has overloads that nothing here needs
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse does it, but a command refuses by itself what it does not know; argparse leaves that to `glasshouse`."""
+        """As argparse does, but a command itself refuses unknown arguments; argparse leaves that to `glasshouse`."""
         known, unknown = super().parse_known_args(args, namespace)
         if unknown:
             options = [name for name in self._option_string_actions if name.startswith("--")]

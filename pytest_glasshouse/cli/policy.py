@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
+from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import complain, give, say
 from pytest_glasshouse.wire.printable import json_text, printable
 
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 _CAPTURE = """\
 Write the policy that a guest running exactly this installation's code satisfies: the digest of the guest archive is
 required, every other component is recorded. Read it, then pin it by the digest that is printed. Never capture from the
-machine that will be judged: whatever runs there would become what is expected.
+machine that will be judged: what runs there would become the reference.
 
-What the machine must be is yours to say: --require pins a component (its digest stands in the evidence of a run on a machine
+You decide what the machine must be: --require pins a component (its digest stands in the evidence of a run on a machine
 you trust), --require-locked and --hardware ask for more. Rows are held to it with `pytest --glasshouse-policy FILE`, where
 container and deadline are each allocation's and row's own.
 
@@ -38,9 +39,9 @@ _WHEEL_LIMIT, _WHEEL_MEMBERS = 64 << 20, 10_000
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommands."""
+    """Add the commands."""
     policy = commands.add_parser(
-        "policy", help="capture, show or compare policies", description="What evidence must say before a key goes."
+        "policy", help="capture, show or compare policies", description="What evidence must show before a key is released."
     )
     acts = policy.add_subparsers(dest="act", metavar="ACT", required=True, parser_class=type(policy))
 
@@ -57,33 +58,35 @@ def declare(commands: Commands) -> None:
         "--completion-seconds", type=int, default=3600, metavar="S", help="until exit evidence is due (default: 3600)"
     )
     capture.add_argument(
-        "--require", action="append", default=[], metavar="COMPONENT=SHA256", help="demand this digest of a component; repeatable"
+        "--require",
+        action="append",
+        default=[],
+        metavar="COMPONENT=SHA256",
+        help="require this digest of a component; repeatable",
     )
     capture.add_argument(
-        "--require-locked", action="store_true", help="demand memory that is never swapped out for the opened package"
+        "--require-locked", action="store_true", help="require memory that is never swapped out for the opened package"
     )
     capture.add_argument(
         "--hardware",
         type=Path,
         metavar="FILE",
-        help="demand evidence of devices: a JSON file with the policy's `hardware` section",
+        help="require evidence of devices: a JSON file with the policy's `hardware` section",
     )
     capture.add_argument("--wheel", type=Path, metavar="FILE", help="take the code from this wheel")
     capture.add_argument("--out", type=Path, metavar="FILE", help="write here (default: standard output)")
-    capture.set_defaults(run=_capture, report_error_code=4)
+    capture.set_defaults(run=_capture, report_error_code=EXIT_USAGE)
 
-    show = acts.add_parser(
-        "show", help="a policy and its digest", description="Print a policy, one line for each thing it demands."
-    )
+    show = acts.add_parser("show", help="a policy and its digest", description="Print a policy, one line for each requirement.")
     show.add_argument("file", type=Path, metavar="POLICY")
-    show.set_defaults(run=_show, report_error_code=4)
+    show.set_defaults(run=_show, report_error_code=EXIT_USAGE)
 
     diff = acts.add_parser(
-        "diff", help="what two policies demand differently", description="Exit 0 when they are the same, 1 when not."
+        "diff", help="what two policies require differently", description="Exit 0 when they are the same, 1 when not."
     )
     diff.add_argument("first", type=Path, metavar="POLICY")
     diff.add_argument("second", type=Path, metavar="POLICY")
-    diff.set_defaults(run=_diff, report_error_code=4)
+    diff.set_defaults(run=_diff, report_error_code=EXIT_USAGE)
 
 
 def _capture(options: argparse.Namespace) -> int:
@@ -93,7 +96,9 @@ def _capture(options: argparse.Namespace) -> int:
     from pytest_glasshouse.wire.whole_file import put, refuse_unwritable
 
     if options.version < 1 or options.completion_seconds < 1:
-        raise ConfigurationError("--version, --completion-seconds: expected at least 1")
+        raise ConfigurationError(
+            f"--version, --completion-seconds: expected at least 1, saw {options.version} and {options.completion_seconds}"
+        )
     if options.out is not None:
         refuse_unwritable(options.out, what="--out")
     if options.wheel is None:
@@ -119,7 +124,7 @@ def _capture(options: argparse.Namespace) -> int:
     else:
         put(options.out, text.encode())
     complain(f"policy {policy.sha256}, reference values from {source}")
-    return 0
+    return EXIT_OK
 
 
 def _required(given: list[str], captured: Policy) -> dict[str, Required]:
@@ -130,7 +135,9 @@ def _required(given: list[str], captured: Policy) -> dict[str, Required]:
     for text in given:
         name, _, digest = text.partition("=")
         if name not in captured.components or name in ("archive", "foreign") or not is_sha256(digest):
-            raise ConfigurationError(f"--require {text}: expected COMPONENT=SHA256 of a component that is recorded otherwise")
+            raise ConfigurationError(
+                f"--require {text}: expected COMPONENT=SHA256 of a component that is only recorded without it"
+            )
         found[name] = Required(sha256=digest)
     return found
 
@@ -170,36 +177,36 @@ def _archive_of_wheel(path: Path) -> bytes:
 
 def _show(options: argparse.Namespace) -> int:
     policy = read_policy(options.file)
-    say([f"policy {policy.sha256}", *(f"  {name}: {value}" for name, value in _demands(policy).items())])
-    return 0
+    say([f"policy {policy.sha256}", *(f"  {name}: {value}" for name, value in _requirements(policy).items())])
+    return EXIT_OK
 
 
 def _diff(options: argparse.Namespace) -> int:
-    first, second = _demands(read_policy(options.first)), _demands(read_policy(options.second))
+    first, second = _requirements(read_policy(options.first)), _requirements(read_policy(options.second))
     lines = list(_differences(first, second))
     say(lines or ["the same policy"])
-    return 1 if lines else 0
+    return EXIT_NO if lines else EXIT_OK
 
 
 def _differences(first: dict[str, str], second: dict[str, str]) -> Iterator[str]:
     for name in sorted(first.keys() | second.keys()):
-        before, after = first.get(name, "(not there)"), second.get(name, "(not there)")
+        before, after = first.get(name, "(absent)"), second.get(name, "(absent)")
         if before != after:
             yield f"{name}: {before} -> {after}"
 
 
-def _demands(policy: Policy) -> dict[str, str]:
-    """Each thing a policy demands, by a name of its own."""
+def _requirements(policy: Policy) -> dict[str, str]:
+    """Everything a policy requires, by name."""
     from pytest_glasshouse.owner.policy import Required
 
-    told = {name: _word(value) for name, value in policy.to_json().items() if name != "components"}
+    found = {name: _text(value) for name, value in policy.to_json().items() if name != "components"}
     for name, item in policy.components.items():
-        required = f"must be {item.sha256 or 'a value nobody has given: always refused'}" if isinstance(item, Required) else ""
-        told[f"component {printable(name)}"] = required or "recorded"
-    return told
+        required = f"must be {item.sha256 or 'a value that was not given: always refused'}" if isinstance(item, Required) else ""
+        found[f"component {printable(name)}"] = required or "recorded"
+    return found
 
 
-def _word(value: Json) -> str:
+def _text(value: Json) -> str:
     return printable(value) if isinstance(value, str) else json_text(value, indent=None, sort_keys=True)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ReportError
-from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_USAGE
+from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import say
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ exit codes: 0 at least one pool; 1 a report has faults; 4 a report cannot be use
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommand."""
+    """Add the command."""
     pool = commands.add_parser(
         "pool",
         help="one interval over several allocations",
@@ -65,7 +65,7 @@ def _pool(options: argparse.Namespace) -> int:
     if not any(group.pooled(margin_pct=margin_pct)[0] for group in found):
         say(["nothing to pool: fewer than three allocations of anything"])
         return EXIT_NOTHING
-    return 0
+    return EXIT_OK
 
 
 def _points(text: str) -> float:

@@ -1,6 +1,6 @@
 """`glasshouse reap`: find allocations of this project that a provider still lists, and end them.
 
-It needs no ledger: an allocation's name says whose it is and until when it may live. A listing that fails is never zero.
+It needs no ledger: an allocation's name holds its run and its deadline. A listing that fails never counts as empty.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
-from pytest_glasshouse.run.exit_codes import EXIT_CLEANUP, EXIT_NO, EXIT_OK
+from pytest_glasshouse.run.exit_codes import EXIT_CLEANUP, EXIT_NO, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import say
 from pytest_glasshouse.wire.printable import printable
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _REAP = """\
 List the allocations of this project that a provider still has, then end them and prove that they are gone. Without
 --expired that includes allocations of runs that are still going on, so it asks first; --expired takes only those whose
-deadline, which is part of their name, is over: nobody can want them any more, and a scheduled job may end them unasked.
+deadline, which is part of their name, is over: no run uses them any more, and a scheduled job may end them unasked.
 
 exit codes: 0 nothing is left; 1 something is left and was not to be ended; 10 something may be left; 4 wrong usage
 """
@@ -36,19 +36,19 @@ exit codes: 0 nothing is left; 1 something is left and was not to be ended; 10 s
 
 @dataclass(frozen=True, kw_only=True)
 class FoundAllocation:
-    """One allocation a provider lists. `named` is None where the name begins like ours and says no more."""
+    """One allocation a provider lists. `named` is None where the name begins like one of this project's and is none."""
 
     provider: Provider
     instance: Instance
     named: ParsedName | None
 
     def expired(self, now: float) -> bool:
-        """Whether its own name says that its time is over."""
+        """Whether the deadline in its name is over."""
         return self.named is not None and now > self.named.deadline
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommand."""
+    """Add the command."""
     reap = commands.add_parser(
         "reap",
         help="end allocations that were left behind",
@@ -65,7 +65,7 @@ def declare(commands: Commands) -> None:
     reap.add_argument("--dry-run", action="store_true", help="list them and end nothing")
     reap.add_argument("--yes", action="store_true", help="end them without asking")
     reap.add_argument("--allow-simulated", action="store_true", help="accept a base URL that is not the provider's own")
-    reap.set_defaults(run=_reap, report_error_code=4)
+    reap.set_defaults(run=_reap, report_error_code=EXIT_USAGE)
 
 
 def _reap(options: argparse.Namespace) -> int:
@@ -76,12 +76,12 @@ def _reap(options: argparse.Namespace) -> int:
         found = [each for each in found if each.named is not None and each.named.run_id == options.run_id]
     mine = [each for each in found if each.named is not None and (not options.expired or each.expired(now))]
     for each in found:
-        _say(_line(each, now, taken=each in mine))
+        _say(_line(each, now, selected=each in mine))
     for doubt in doubts:
         _say(doubt)
     if doubts:
-        told = f"{len(mine)} found to end, but not every listing could be read: something may be left that costs money"
-        _say(f"{told}. Run it again, or look at the provider's console")
+        problem = f"{len(mine)} found to end, but not every listing could be read: something may be left that costs money"
+        _say(f"{problem}. Run it again, or look at the provider's console")
     elif not mine:
         _say("nothing to end")
     if not mine:
@@ -112,13 +112,13 @@ def _find(providers: list[Provider], doubts: list[str]) -> Iterator[FoundAllocat
     from pytest_glasshouse.providers.lease import parse_name
 
     for provider in providers:
-        for instance in _patiently(provider, doubts):
+        for instance in _listed(provider, doubts):
             if instance.state != "ended":
                 yield FoundAllocation(provider=provider, instance=instance, named=parse_name(instance.name))
 
 
-def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:
-    """What it lists, asked up to three times for the whole. Whatever was seen counts, and a doubt that is left is told."""
+def _listed(provider: Provider, doubts: list[str]) -> list[Instance]:
+    """What it lists, asked up to three times until it is whole. Whatever was seen counts; a doubt that remains is added."""
     from pytest_glasshouse.broker.timing import timing_of
     from pytest_glasshouse.errors import ProviderError
     from pytest_glasshouse.providers.listing import doubt_in
@@ -130,7 +130,7 @@ def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:
         try:
             shown = provider.list()
         except GlasshouseError as error:
-            doubt = f"its listing failed, so nobody knows what is left: {error}"
+            doubt = f"its listing failed, so what is left is not known: {error}"
             if not isinstance(error, ProviderError):
                 break
         else:
@@ -143,17 +143,17 @@ def _patiently(provider: Provider, doubts: list[str]) -> list[Instance]:
     return list(found.values())
 
 
-def _line(found: FoundAllocation, now: float, *, taken: bool) -> str:
+def _line(found: FoundAllocation, now: float, *, selected: bool) -> str:
     instance = found.instance
     price = "" if instance.price_usd_per_hour is None else f", {instance.price_usd_per_hour:.2f} USD per hour"
     if found.named is None:
-        told = "its name says no run and no deadline; left alone"
+        state = "its name has no run and no deadline; left alone"
     else:
         until = datetime.fromtimestamp(found.named.deadline, UTC)
         over = "expired" if found.expired(now) else "until"
-        told = f"run {found.named.run_id}, {over} {until:%Y-%m-%d %H:%M:%S} UTC{'' if taken else '; left alone'}"
+        state = f"run {found.named.run_id}, {over} {until:%Y-%m-%d %H:%M:%S} UTC{'' if selected else '; left alone'}"
     shown = f"{printable(instance.instance_id, limit=64)}  {printable(instance.name, limit=80)}  {instance.state}"
-    return f"{found.provider.name} {shown}{price}  {told}"
+    return f"{found.provider.name} {shown}{price}  {state}"
 
 
 def _agreed(count: int) -> bool:

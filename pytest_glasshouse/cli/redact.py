@@ -1,4 +1,4 @@
-"""`glasshouse redact`: publish a run whose report was kept back, without what kept it back."""
+"""`glasshouse redact`: publish a run whose report redaction stopped, without what stopped it."""
 
 from __future__ import annotations
 

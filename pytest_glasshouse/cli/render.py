@@ -1,6 +1,6 @@
-"""`glasshouse render`: a report as tables, as a page, or as a badge. Shows what a report says.
+"""`glasshouse render`: a report as tables, as a page, or as a badge.
 
-It judges nothing, but a report that does not follow from its own data is called faulty, on standard error and where a form has
+It judges nothing, but a report that does not follow from its own data is marked faulty, on standard error and where the form has
 room for it.
 """
 
@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.run.exit_codes import EXIT_USAGE
+from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import complain, give
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.check import Checked
     from pytest_glasshouse.cli.parser import Commands
+    from pytest_glasshouse.report.fields import Report
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommand."""
+    """Add the command."""
     render = commands.add_parser(
         "render", help="a report as tables, page or badge", description="Write a report in another form.", allow_abbrev=False
     )
@@ -36,7 +37,7 @@ def declare(commands: Commands) -> None:
 
 
 def _limit(text: str) -> float:
-    """A limit as the gate takes it: what is no number, or below 0, would colour a badge as it liked."""
+    """A limit as the gate accepts it: what is no number, or below 0, would colour a badge wrongly."""
     try:
         value = float(text) if text.isascii() else -1.0
     except ValueError:
@@ -53,21 +54,21 @@ def _render(options: argparse.Namespace) -> int:
     if options.out is not None:
         refuse_unwritable(options.out, what="--out")
         if options.out.exists() and options.out.samefile(options.report):
-            raise ConfigurationError(f"--out {options.out}: is the report itself")
-    data, document = read_document(options.report, derivation=options.derivation)
+            raise ConfigurationError(f"--out {options.out}: expected another file, saw the report itself")
+    data, document = read_document(options.report)
     checked = check_bytes(data, derivation=options.derivation)
     text = _text(options, document, checked)
     if not checked.sound:
-        told = f"FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; see glasshouse check {options.report}"
-        complain(f"glasshouse render: {options.report}: {told}")
+        problem = f"FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; see glasshouse check {options.report}"
+        complain(f"glasshouse render: {options.report}: {problem}")
     if options.out is None:
         give(text)
     else:
         put(options.out, text.encode())
-    return 0
+    return EXIT_OK
 
 
-def _text(options: argparse.Namespace, document: dict[str, Any], checked: Checked) -> str:
+def _text(options: argparse.Namespace, document: Report, checked: Checked) -> str:
     if options.badge:
         from pytest_glasshouse.render.badge import badge, svg
 

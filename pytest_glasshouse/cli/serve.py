@@ -1,7 +1,7 @@
 """`glasshouse serve`: the attestation server as a process of its own, until SIGTERM.
 
-This module knows the command line, files and signals. It refuses to know what is asked of the server, and to serve in the
-clear anywhere but on loopback.
+This module knows the command line, files and signals. It refuses to know what is asked of the server, and to serve without
+TLS anywhere but on loopback.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import complain, say
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _GRACE_S = 5.0
 _OVERDUE_EVERY_S = 5.0
 _OTHER_FILES = 64
 _DESCRIPTION = """\
-Run the attestation server that rows of one owner share: it checks a guest's evidence and only then lets a data key go.
+Run the attestation server that rows of one owner share: it checks a guest's evidence and only then releases a data key.
 It listens on loopback; anywhere else it needs a certificate and its key, and speaks TLS 1.3 only.
 
 On disk, in --state (made with mode 0700 when missing):
@@ -42,7 +43,7 @@ before the restart can still be completed.
 
 Every decision is one JSON line of the audit log (standard error, or --audit FILE). It holds no token, key or nonce. Refusals
 above one a second, by one key's holder or by all who show none, are counted (`left_out`); FILE makes way for a new one when full.
-GET /v1/keys tells the public keys, signed. SIGTERM, SIGINT and SIGHUP end the server once what was asked is answered.
+GET /v1/keys returns the public keys, signed. SIGTERM, SIGINT and SIGHUP end the server once what was asked is answered.
 """
 _EPILOG = """\
 then, where pytest runs:
@@ -53,7 +54,7 @@ exit codes: 0 ended by a signal; 1 the ledger is damaged; 4 the command line or 
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommand."""
+    """Add the command."""
     serve = commands.add_parser(
         "serve",
         help="run the attestation server on its own",
@@ -82,7 +83,7 @@ def declare(commands: Commands) -> None:
         "--connections", type=int, default=256, metavar="N", help="open at once, half of them by one address (default: 256)"
     )
     serve.add_argument("--request-seconds", type=float, default=10.0, metavar="S", help="to send a request whole (default: 10)")
-    serve.set_defaults(run=_serve, report_error_code=4)
+    serve.set_defaults(run=_serve, report_error_code=EXIT_USAGE)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -101,9 +102,9 @@ def _serve(options: argparse.Namespace) -> int:
     check_address(options.listen, tls=tls is not None)
     owner = read_public(options.owner, what="--owner")
     state = options.state or expanded(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "glasshouse"
-    _nobody_looks_in()
+    _protect_memory()
     signing = server_key(state)
-    # From here to the end a signal waits until it is asked for: one that comes early is not lost, and nothing is left half done.
+    # From here to the end a signal waits in `sigtimedwait`: one that comes early is not lost, and nothing is left half done.
     wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}  # one that is ignored (`nohup`) does not come
     before = signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     try:
@@ -119,14 +120,14 @@ def _serve(options: argparse.Namespace) -> int:
             for each in server.outstanding():
                 say([f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)"])
             while signal.sigtimedwait(wanted, _OVERDUE_EVERY_S) is None:
-                with contextlib.suppress(OSError):  # told on standard error, and tried again
-                    server.audit_overdue()
+                with contextlib.suppress(OSError):  # reported on standard error, and tried again
+                    server.tell_overdue()
             listening.close(grace_s=_GRACE_S)
             with contextlib.suppress(OSError):
                 audit(AuditLine(event="serve", decision="stopped", kid=server.kid))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return 0
+    return EXIT_OK
 
 
 def _limits(options: argparse.Namespace, limits: Any) -> Any:
@@ -161,7 +162,7 @@ def _tls(options: argparse.Namespace) -> ssl.SSLContext | None:
     if options.certificate is None and options.key is None:
         return None
     if options.certificate is None or options.key is None:
-        raise ConfigurationError("--certificate and --key go together")
+        raise ConfigurationError("--certificate and --key: expected both, saw one")
     import ssl
 
     from pytest_glasshouse.wire.own_file import check_own
@@ -187,10 +188,10 @@ def _audit(options: argparse.Namespace) -> Iterator[Audit]:
         yield AuditLog(sys.stderr.fileno())
         return
     with contextlib.closing(AuditFile(options.audit, limit=int(options.audit_mib * (1 << 20)))) as log:
-        yield _telling(log)
+        yield _with_warnings(log)
 
 
-def _telling(log: Audit) -> Audit:
+def _with_warnings(log: Audit) -> Audit:
     """The log, with a line on standard error when it cannot be written any more and when it can again."""
     begun = fails = False
 
@@ -215,7 +216,7 @@ def _say(text: str) -> None:
         complain(f"glasshouse serve: {text}")
 
 
-def _nobody_looks_in() -> None:
+def _protect_memory() -> None:
     """No core dump, and no reading of this process's memory by others of the same user."""
     from pytest_glasshouse.guest.launcher import harden_process
 

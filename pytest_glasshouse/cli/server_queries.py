@@ -1,4 +1,4 @@
-"""`glasshouse register` and `outstanding`: what an owner tells a running attestation server, and what he asks it.
+"""`glasshouse register` and `outstanding`: what an owner sends to a running attestation server, and asks of it.
 
 This module knows the command line and files. It refuses to talk to a server whose key was not given, and to print a key.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, ProtocolError, RefusedError
+from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import complain, say
 from pytest_glasshouse.wire.printable import printable
 
@@ -27,10 +28,10 @@ QueryAnswer = TypeVar("QueryAnswer")
 _REGISTER = """\
 Hand a sealed package over to a running server: its manifest (PACKAGE.manifest), the policy that evidence must satisfy, and
 the data key (PACKAGE.key), sealed anew so that only this server can read it. The package itself stays where it is. A
-server forgets data keys when it restarts: register again then. Registering twice is as good as once.
+server forgets data keys when it restarts: register again then. Registering twice has no further effect.
 """
 _OUTSTANDING = """\
-List the data keys that left and whose leg nobody has seen the end of: from a running server, whose answer is signed, or with
+List the data keys that were released without exit evidence of their leg: from a running server, whose answer is signed, or with
 --state from the ledger of one that is down. A release is open until its deadline and overdue from then on.
 
 exit codes: 0 none is overdue; 1 at least one is, or the server refused; 4 the command line, or the server cannot be asked
@@ -38,7 +39,7 @@ exit codes: 0 none is overdue; 1 at least one is, or the server refused; 4 the c
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommands."""
+    """Add the commands."""
     register = commands.add_parser(
         "register", help="register a sealed package with a running server", description=_REGISTER,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
@@ -48,10 +49,10 @@ def declare(commands: Commands) -> None:
     )
     register.add_argument("--policy", required=True, type=Path, metavar="FILE", help="as `glasshouse policy capture` wrote it")
     _add_server(register)
-    register.set_defaults(run=_register, report_error_code=4)
+    register.set_defaults(run=_register, report_error_code=EXIT_USAGE)
 
     listing = commands.add_parser(
-        "outstanding", help="data keys that left and were never accounted for", description=_OUTSTANDING,
+        "outstanding", help="data keys that were released and never accounted for", description=_OUTSTANDING,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     listing.add_argument(
@@ -59,7 +60,7 @@ def declare(commands: Commands) -> None:
     )
     listing.add_argument("--run-id", default="", metavar="RUN", help="of this run only")
     _add_server(listing)
-    listing.set_defaults(run=_outstanding, report_error_code=4)
+    listing.set_defaults(run=_outstanding, report_error_code=EXIT_USAGE)
 
 
 def _add_server(parser: Any) -> None:
@@ -80,7 +81,7 @@ def _register(options: argparse.Namespace) -> int:
     manifest = _read(_beside(options.package, ".manifest")).decode("ascii", "replace").strip()
     kept = _read(_beside(options.package, ".key"))
     header = _header_sha256(options.package)
-    host_attestation = _meet(options)
+    host_attestation = _open_attestation(options)
     try:
         owner, digest = host_attestation.owner, sha256_hex(manifest.encode())
         claims = read_manifest(manifest, owner=owner.public)
@@ -97,24 +98,24 @@ def _register(options: argparse.Namespace) -> int:
     finally:
         host_attestation.close()
     say([f"registered  {printable(answer['manifest'])}", f"policy      {printable(answer['policy'])}"])
-    return 0
+    return EXIT_OK
 
 
 def _outstanding(options: argparse.Namespace) -> int:
     if options.state is not None and options.server is not None:
-        raise ConfigurationError("--state, --server: a ledger or a server; give one")
-    told = _of_ledger(options) if options.state is not None else _of_server(options)
-    for each in told.releases:
-        word = "overdue" if each in told.overdue() else "open"
+        raise ConfigurationError("--state, --server: expected one of them, saw both")
+    listed = _of_ledger(options) if options.state is not None else _of_server(options)
+    for each in listed.releases:
+        state = "overdue" if each in listed.overdue() else "open"
         due = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(str(each["deadline"]))))
-        say([f"{word:7}  due {due}  {printable(each['sub'])}"])
-    more = f", the oldest {len(told.releases)} are listed" if len(told.releases) < told.total else ""
-    say([f"{told.total} outstanding, {len(told.overdue())} overdue{more}"])
-    return 1 if told.overdue() else 0
+        say([f"{state:7}  due {due}  {printable(each['sub'])}"])
+    more = f", the oldest {len(listed.releases)} are listed" if len(listed.releases) < listed.total else ""
+    say([f"{listed.total} outstanding, {len(listed.overdue())} overdue{more}"])
+    return EXIT_NO if listed.overdue() else EXIT_OK
 
 
 def _of_server(options: argparse.Namespace) -> Outstanding:
-    host_attestation = _meet(options)
+    host_attestation = _open_attestation(options)
     try:
         query = host_attestation.owner.sign_query(server=host_attestation.server_key, run=options.run_id, now=int(time.time()))
         return _asked(lambda: host_attestation.client.outstanding(query, server=host_attestation.server_key))
@@ -136,7 +137,7 @@ def _of_ledger(options: argparse.Namespace) -> Outstanding:
     return Outstanding(at=int(time.time()), total=len(found), releases=tuple(found))
 
 
-def _meet(options: argparse.Namespace) -> HostAttestation:
+def _open_attestation(options: argparse.Namespace) -> HostAttestation:
     """Owner and server, the server known by its key. Raises `ConfigurationError` for what is missing or does not fit."""
     from pytest_glasshouse.legs.attestation import HostAttestation, OutsideServer
     from pytest_glasshouse.wire.folder import expanded
@@ -166,7 +167,7 @@ def _asked(ask: Callable[[], QueryAnswer]) -> QueryAnswer:
         complain(f"the server refused: {printable(refusal.reason)}")
         raise SystemExit(1) from None
     except (InfrastructureError, ProtocolError) as error:
-        raise ConfigurationError(f"{error}; nothing is known") from None
+        raise ConfigurationError(f"{error}; the server's state is not known") from None
 
 
 def _header_sha256(path: Path) -> str:

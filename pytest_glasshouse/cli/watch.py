@@ -1,4 +1,4 @@
-"""`glasshouse watch`: what a run does now, from another terminal, by reading its directory. It changes nothing there."""
+"""`glasshouse watch`: what a run does now, shown in another terminal, from its directory. It changes nothing there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from pytest_glasshouse.run.exit_codes import EXIT_USAGE
+from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
 from pytest_glasshouse.wire.output import show
 from pytest_glasshouse.wire.printable import visible
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 _PLAN_LIMIT = 16 << 20
 _WATCH = """\
-Follow a run of this machine: RUN is its id or its directory. With a terminal, one line that lives; without, one line for each
+Follow a run of this machine: RUN is its id or its directory. With a terminal, one live line; without, one line for each
 change. It ends when the run does.
 """
 
 
 def declare(commands: Commands) -> None:
-    """Add the subcommand."""
+    """Add the command."""
     watch = commands.add_parser("watch", help="follow a run from another terminal", description=_WATCH, allow_abbrev=False)
     watch.add_argument("run_name", metavar="RUN", help="run id, or its directory reports/<run-id>.run")
-    watch.add_argument("--once", action="store_true", help="say what it does now, and end")
+    watch.add_argument("--once", action="store_true", help="show what it does now, and end")
     watch.set_defaults(run=_watch, report_error_code=EXIT_USAGE)
 
 
 def _watch(options: argparse.Namespace) -> int:
     directory = _directory(options.run_name)
     follow(directory, sys.stdout, terminal=sys.stdout.isatty(), once=options.once, sleep=time.sleep)
-    return 0
+    return EXIT_OK
 
 
 def _directory(named: str) -> Path:
@@ -49,12 +49,12 @@ def _directory(named: str) -> Path:
 
 def follow(directory: Path, out: TextIO, *, terminal: bool, once: bool, sleep: Callable[[float], None]) -> None:
     """Write what is new once a second until the run directory is gone."""
-    told = ""
+    last = ""
     while directory.is_dir():
         line = _line(directory)
-        if line != told:
+        if line != last:
             show(line, out=out, over=terminal)
-            told = line
+            last = line
         if once:
             break
         sleep(1.0)
@@ -78,11 +78,12 @@ def _count(directory: Path) -> tuple[int, int]:
     """Rows that ended and all of them. A row that was tried again has a line for each time: it counts once."""
     from pytest_glasshouse.report.row_journal import ROWS
     from pytest_glasshouse.report.run_directory import FILE_LIMIT
+    from pytest_glasshouse.run.attempt_history import PLAN
     from pytest_glasshouse.wire.bounded_file import read_json, read_regular
     from pytest_glasshouse.wire.canonical import parse_tolerant
 
     try:
-        plan: Any = read_json(directory / "plan.json", limit=_PLAN_LIMIT)
+        plan: Any = read_json(directory / PLAN, limit=_PLAN_LIMIT)
         rows = len(plan["rows"])
     except (OSError, IntegrityError, KeyError, TypeError):
         return 0, 0
@@ -92,8 +93,8 @@ def _count(directory: Path) -> tuple[int, int]:
     except (OSError, IntegrityError):
         lines = []
     for line in lines:
-        # The last one may still be under way, and what a guest said may be no strict JSON.
+        # The last line may still be being written, and what a guest sent may be no strict JSON.
         with contextlib.suppress(IntegrityError, KeyError, TypeError):
-            told: Any = parse_tolerant(line, limit=FILE_LIMIT)
-            ended.add(str(told["record"]["rowId"]))
+            journalled: Any = parse_tolerant(line, limit=FILE_LIMIT)
+            ended.add(str(journalled["record"]["rowId"]))
     return len(ended), rows

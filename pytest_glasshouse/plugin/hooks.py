@@ -14,17 +14,28 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
 from pytest_glasshouse.plugin import options as _options
-from pytest_glasshouse.plugin import row_attempts as trying
+from pytest_glasshouse.plugin import row_attempts
 from pytest_glasshouse.plugin.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
-    _glasshouse_stage,
+    _glasshouse_row_objects,
     allocation,
+    is_reported,
     protected_runtime,
     raw_runner,
-    reports,
     row_report,
 )
 from pytest_glasshouse.plugin.markers import MARKERS
-from pytest_glasshouse.plugin.stash import ENGINE, NOTES, OPTIONS, PLAN, RECORD, REFUSED, ROW, RUN, RUN_CONTEXT, TAKEN
+from pytest_glasshouse.plugin.stash import (
+    ENGINE,
+    NOTES,
+    OPTIONS,
+    PLAN,
+    RECORD,
+    REFUSED,
+    ROW,
+    RUN,
+    RUN_CONTEXT,
+    SHORT_NAMES_TAKEN,
+)
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -50,10 +61,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_load_initial_conftests(early_config: pytest.Config, parser: pytest.Parser, args: list[str]) -> Iterator[None]:
-    _options.no_places(early_config, args)
-    # Conftest files are loaded after the yield and the final parse is still to come: a name somebody owns is left to them.
+    _options.drop_option_values_from_paths(early_config, args)
+    # Conftest files are loaded after the yield, and the final parse is still to come: a name defined by then stays as it is.
     yield
-    early_config.stash[TAKEN] = _options.declare_short(parser)
+    early_config.stash[SHORT_NAMES_TAKEN] = _options.declare_short(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -88,7 +99,7 @@ def pytest_make_collect_report(
     report = yield
     call = report.__dict__.get("call")
     if call is not None and call.excinfo is not None and isinstance(call.excinfo.value, ConfigurationError):
-        # A malformed row: the text names row and field, a traceback through our constructor adds nothing.
+        # A malformed row: the text names row and field, and a traceback through the constructor adds nothing.
         report.longrepr = printable(f"{collector.nodeid}: {call.excinfo.value}", limit=_LINE)
     return report
 
@@ -97,18 +108,18 @@ def pytest_make_collect_report(
 def pytest_pycollect_makeitem() -> Generator[None, Any, Any]:
     made = yield
     if made is not None and _spec() is not None:
-        from pytest_glasshouse.plugin.selection import refuse_what_is_no_row
+        from pytest_glasshouse.plugin.selection import check_parametrization
 
-        refuse_what_is_no_row(made if isinstance(made, list) else [made])
+        check_parametrization(made if isinstance(made, list) else [made])
     return made
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     if _spec() is None:
         return
-    from pytest_glasshouse.plugin.selection import adopt
+    from pytest_glasshouse.plugin.selection import apply_row
 
-    adopt(item, item.config.stash[OPTIONS].overrides)
+    apply_row(item, item.config.stash[OPTIONS].overrides)
 
 
 @pytest.hookimpl(trylast=True)
@@ -116,18 +127,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not any(ROW in item.stash for item in items):
         _suggest_markers(config)
         return
-    from pytest_glasshouse.plugin.selection import leave_out, without_effect
+    from pytest_glasshouse.plugin.selection import deselection, without_effect
 
     try:
-        gone, notes = leave_out(items, config.stash[OPTIONS])
+        deselected, notes = deselection(items, config.stash[OPTIONS])
     except ConfigurationError as error:
-        # A worker cannot end the run: whoever opens it does.
+        # A worker cannot end the run: the process that opens it does.
         config.stash[REFUSED] = str(error)
         return
-    if gone:
-        left = {id(item) for item in gone}
-        items[:] = [item for item in items if id(item) not in left]
-        config.hook.pytest_deselected(items=gone)
+    if deselected:
+        left_out = {id(item) for item in deselected}
+        items[:] = [item for item in items if id(item) not in left_out]
+        config.hook.pytest_deselected(items=deselected)
     idle = without_effect((item.stash[ROW] for item in items if ROW in item.stash), config.stash[OPTIONS])
     config.stash[NOTES] = (*_options.misspelt(os.environ), *notes, *idle)
 
@@ -143,7 +154,7 @@ def pytest_report_collectionfinish(config: pytest.Config, items: Sequence[pytest
         run_id=_plan(config).run_id,
         rows=rows,
         notes=(*config.stash.get(NOTES, ()), *_plan(config).notes),
-        taken=config.stash.get(TAKEN, ()),
+        short_names_taken=config.stash.get(SHORT_NAMES_TAKEN, ()),
     )
     return lines[1:] if config.option.collectonly else lines
 
@@ -154,9 +165,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     selected = _selected(session)
     if selected is not None:
-        from pytest_glasshouse.plugin.xdist import tell_controller
+        from pytest_glasshouse.plugin.xdist import send_selection
 
-        tell_controller(session.config, selected)
+        send_selection(session.config, selected)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -168,28 +179,28 @@ def pytest_runtestloop(session: pytest.Session) -> None:
     selected = _selected(session)
     if selected is None:
         return
-    from pytest_glasshouse.plugin.session_hooks import RunHooks, refuse, session_of
+    from pytest_glasshouse.plugin.session_hooks import RunHooks, refuse, run_inputs
     from pytest_glasshouse.run.plan import RunContext
-    from pytest_glasshouse.run.run import NoGrants, Run
+    from pytest_glasshouse.run.run import Run
 
-    plan = _plan(config)
+    plan = _plan(config)  # first: it finds the run to resume, which is one of the inputs
     try:
-        run = Run.open(session_of(config), plan, selected)
+        run = Run.open(run_inputs(config), plan, selected)
     except GlasshouseError as error:
         refuse(error)
     config.stash[RUN] = run
     config.pluginmanager.register(RunHooks(run, config), "glasshouse-run")
     config.stash[RUN_CONTEXT] = RunContext(
-        plan=run.plan, worker="main", grants=run.broker or NoGrants(), on_progress=run.live.show, keep=run.keep
+        plan=run.plan, worker="main", broker=run.broker, on_progress=run.live.show, update=run.store.update
     )
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
-    context = _context(item) if reports(item) else None
+    context = _context(item) if is_reported(item) else None
     if context is not None and ROW in item.stash and not item.config.option.setuponly:
-        trying.begin(item)
-    with trying.noting(item):
+        row_attempts.begin(item)
+    with row_attempts.recording_errors(item):
         return (yield)
 
 
@@ -197,19 +208,19 @@ def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if ROW not in item.stash or item.config.option.setuponly:
         return None
-    from pytest_glasshouse.plugin.judged_before import stands
+    from pytest_glasshouse.plugin.judged_before import report_as_judged
 
-    return stands(item, _context(item)) or None
+    return report_as_judged(item, _context(item)) or None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    with trying.noting(item):
+    with row_attempts.recording_errors(item):
         result = yield
         if ROW in item.stash:
-            from pytest_glasshouse.plugin.fixtures import judge
+            from pytest_glasshouse.plugin.fixtures import fail_unless_passed
 
-            judge(item)
+            fail_unless_passed(item)
     return result
 
 
@@ -218,18 +229,18 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    if reports(item) and RUN_CONTEXT in item.config.stash:
-        _tell(item, call, report)
+    if is_reported(item) and RUN_CONTEXT in item.config.stash:
+        _complete_report(item, call, report)
     return report
 
 
 def pytest_report_teststatus(report: pytest.CollectReport | pytest.TestReport) -> tuple[str, str, Any] | None:
-    word = getattr(report, "glasshouse_word", None)
-    if word == "dry-run" and report.passed:
+    category = getattr(report, "glasshouse_category", None)
+    if category == "dry-run" and report.passed:
         return "dry-run", "d", ("DRY-RUN", {"yellow": True})
-    if word == "kept":
+    if category == "kept":
         return ("kept", "k", ("KEPT", {"yellow": True})) if report.passed else None
-    if word == "error" and report.failed:
+    if category == "error" and report.failed:
         return "error", "E", "ERROR"
     return None
 
@@ -240,16 +251,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         engine.close()
 
 
-def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
-    """Give the report what travels on it: the record, the word for its outcome, and an error's text without a traceback."""
+def _complete_report(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
+    """Give the report what it carries: the record, the category of its outcome, and an error's text without a traceback."""
     from pytest_glasshouse.plugin.fixtures import is_dry_run, payload
-    from pytest_glasshouse.run.records import not_held_beside
+    from pytest_glasshouse.run.records import other_findings
 
     error = None if call.excinfo is None else call.excinfo.value
     if isinstance(error, GlasshouseError | InvariantBroken) and call.excinfo is not None and report.failed:
         shown = call.excinfo.getrepr(style="value")
-        if isinstance(error, InvariantBroken) and (others := not_held_beside(item.stash.get(RECORD, None), str(error))):
-            shown.addsection("this row has more that did not hold", "\n".join(others))
+        if isinstance(error, InvariantBroken) and (others := other_findings(item.stash.get(RECORD, None), str(error))):
+            shown.addsection("other findings of this row that did not hold", "\n".join(others))
         report.longrepr = shown
     if report.failed or report.skipped:
         from pytest_glasshouse.plugin.terminal import made_visible
@@ -257,19 +268,19 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
         report.longrepr = made_visible(report.longrepr)
     if report.when == "call":
         if isinstance(error, GlasshouseError):
-            report.glasshouse_word = "error"
+            report.glasshouse_category = "error"
         elif report.passed and is_dry_run(item):
-            report.glasshouse_word = "dry-run"
-    if report.when == "teardown" and (told := payload(item)) is not None:
-        report.glasshouse = told
+            report.glasshouse_category = "dry-run"
+    if report.when == "teardown" and (text := payload(item)) is not None:
+        report.glasshouse = text
         if RECORD in item.stash:
-            from pytest_glasshouse.plugin.github_actions import properties
+            from pytest_glasshouse.plugin.github_actions import junit_properties
 
-            report.user_properties += properties(trying.standing(item)[1] or item.stash[RECORD])
+            report.user_properties += junit_properties(row_attempts.standing(item)[1] or item.stash[RECORD])
 
 
 def _check_provider(config: pytest.Config) -> None:
-    """A provider named on the command line is checked at once; one from the ini only when there are rows."""
+    """A provider from the command line is checked at once; one from the ini file only when there are rows."""
     options = config.stash[OPTIONS]
     if options.provider != "mock":
         from pytest_glasshouse.plugin.stash import engine_of
@@ -278,7 +289,7 @@ def _check_provider(config: pytest.Config) -> None:
 
 
 def _context(item: pytest.Item) -> RunContext | None:
-    """The way to the run; a worker opens its own before its first row."""
+    """The context of this process; a worker asks for its own before its first row."""
     config = item.config
     if RUN_CONTEXT not in config.stash and _is_worker(config):
         from pytest_glasshouse.plugin.xdist import open_context
@@ -315,18 +326,18 @@ def _plan(config: pytest.Config) -> RunPlan:
 
 
 def _selected(session: pytest.Session) -> Selected | None:
-    ours = [item for item in session.items if reports(item)]
-    if not ours:
+    reported = [item for item in session.items if is_reported(item)]
+    if not reported:
         return None
     from pytest_glasshouse.plugin.selection import selected_of
 
     files = sorted({str(item.path) for item in session.items})
     stash = session.config.stash
-    return selected_of(ours, stash.get(NOTES, ()), files=files, refused=stash.get(REFUSED, ""))
+    return selected_of(reported, stash.get(NOTES, ()), files=files, refused=stash.get(REFUSED, ""))
 
 
 def _spec() -> ModuleType | None:
-    """The module of `RowSpec`, where anybody has imported it: nobody else can have made a row."""
+    """The module of `RowSpec` if it was imported: without it there is no row."""
     return sys.modules.get("pytest_glasshouse.rows.spec")
 
 

@@ -1,4 +1,4 @@
-"""The test of a row that an earlier attempt judged: it is told as it ended then, and nothing of it runs."""
+"""The test of a row that an earlier attempt judged: it is reported as it ended then, and nothing of it runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from pytest_glasshouse.run.plan import RunContext
 
 
-def stands(item: pytest.Item, context: RunContext | None) -> bool:
-    """Report a kept row's test in place of running it; false where the row has to run."""
+def report_as_judged(item: pytest.Item, context: RunContext | None) -> bool:
+    """Report the test of a row that was judged before in place of running it; false where the row has to run."""
     row_id = item.stash[ROW].row.row_id
-    if context is None or row_id not in context.plan.kept:
+    if context is None or row_id not in context.plan.judged_before:
         return False
-    failure = context.plan.kept[row_id]
+    failure = context.plan.judged_before[row_id]
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     for when in ("setup", "call", "teardown"):
         report = _report(item, when, failure if when == "call" else "")
@@ -37,5 +37,5 @@ def _report(item: pytest.Item, when: Literal["setup", "call", "teardown"], failu
         duration=0.0,
     )
     if when == "call":
-        report.glasshouse_word = "kept"  # type: ignore[attr-defined]
+        report.glasshouse_category = "kept"  # type: ignore[attr-defined]
     return report

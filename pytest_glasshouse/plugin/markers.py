@@ -1,4 +1,4 @@
-"""The markers rows carry, and what each says."""
+"""The markers of rows, and what each means."""
 
 from __future__ import annotations
 

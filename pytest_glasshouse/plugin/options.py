@@ -1,7 +1,7 @@
 """What the user asked for, read once into `Options` from command line, environment and ini, in this order of precedence.
 
-A value that cannot be is a `ConfigurationError` of one line that names where it came from. This module refuses to know
-what the values do; rooms below get plain values, never `Options`.
+A wrong value is a `ConfigurationError` of one line that names where it was written. This module refuses to know what the
+values do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS, Setting
-from pytest_glasshouse.run.options import OWN_ORDER, Options, Source, _check_together, order_named
+from pytest_glasshouse.run.options import Options, Source, check_together
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def declare(parser: pytest.Parser) -> None:
-    """Register every canonical option and ini name. The short names come later, where nobody else owns them."""
+    """Register every canonical option and ini name. The short names come later, where they are free."""
     group = parser.getgroup("glasshouse", "glasshouse: benchmark rows on protected GPUs")
     for setting in SETTINGS:
         group.addoption(setting.flag, help=setting.help, **setting.argparse())
@@ -45,11 +45,11 @@ def declare_short(parser: pytest.Parser) -> list[str]:
     return taken
 
 
-def no_places(config: pytest.Config, args: Sequence[str]) -> None:
-    """Before conftest files are loaded: a folder that has the name of an option's value is not where tests are.
+def drop_option_values_from_paths(config: pytest.Config, args: Sequence[str]) -> None:
+    """Before conftest files are loaded: take values of this plugin's options out of the paths that pytest collects from.
 
-    pytest does not know these options when it looks for its ini file, nor the short ones when it looks for conftest files.
-    Raises `pytest.UsageError` where the ini file it found is one of such a folder.
+    pytest does not know these options when it looks for its ini file, nor the short ones when it looks for conftest files, so a
+    folder with the name of a value counts as a path. Raises `pytest.UsageError` where the ini file it found is in such a folder.
     """
     known = {
         flag: setting for setting in SETTINGS if setting.ini_type != "bool" for flag in (setting.flag, setting.short) if flag
@@ -63,7 +63,7 @@ def no_places(config: pytest.Config, args: Sequence[str]) -> None:
         folder = Path(os.path.normpath(here / value))
         if found is not None and found.is_relative_to(folder) and not here.is_relative_to(folder):
             raise _usage_error()(
-                f"{flag} {value}: pytest takes the folder of that name for a place of tests; write {flag}={value}"
+                f"{flag} {value}: pytest takes the folder of that name for a path of tests; write {flag}={value}"
             )
 
 
@@ -89,18 +89,18 @@ def read(config: pytest.Config, environ: Mapping[str, str]) -> Options:
         except ValueError as error:
             raise ConfigurationError(f"{where}: {error}") from None
     options = _assemble(values, sources, config)
-    _check_together(options)
+    check_together(options)
     return options
 
 
 def misspelt(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """A note for each variable that is nobody's and looks like one of ours. Its value is not shown: it may be a secret."""
+    """A note for each unknown variable whose name is close to that of an option. Its value is not shown: it may be a secret."""
     from difflib import get_close_matches
 
     known = [setting.variable for setting in SETTINGS] + list(OTHER_VARIABLES)
-    strange = [name for name in sorted(environ) if name.startswith("GLAS") and name not in known]
-    close = [(name, get_close_matches(name, known, n=1, cutoff=0.88)) for name in strange]
-    return tuple(f"{name} in the environment is read by nobody. Did you mean {found[0]}?" for name, found in close if found)
+    unknown = [name for name in sorted(environ) if name.startswith("GLAS") and name not in known]
+    close = [(name, get_close_matches(name, known, n=1, cutoff=0.88)) for name in unknown]
+    return tuple(f"{name} in the environment is not read. Did you mean {found[0]}?" for name, found in close if found)
 
 
 def _written(setting: Setting, config: pytest.Config, environ: Mapping[str, str]) -> tuple[Source, str, str | list[str] | None]:

@@ -1,8 +1,8 @@
 """The other parameters of a row's test, as texts that tell its rows apart in a report.
 
-What a value is called must be the same in the next process and say nothing that a report may not hold. So numbers, texts and
-what is built of them are told as Python writes them; of anything else, pytest's own id is the only name it has. Where
-neither is fit, the test is refused while it is collected.
+The text of a value must be the same in the next process and hold nothing that a report may not hold. So numbers, texts and
+what is built of them are written as Python writes them; anything else gets pytest's own id. Where neither is fit, the test is
+refused while it is collected.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def parameters_of(item: pytest.Item, row: str) -> tuple[tuple[str, str], ...]:
 
 
 def _text(item: pytest.Item, name: str, value: object, given: str) -> str:
-    """What the value is called: as Python writes it, else as pytest does."""
+    """The text of a value: as Python writes it, else pytest's id."""
     own = _own(value)
     for text in (own, given):
         if text is not None and 0 < len(text) <= LONGEST_PARAMETER and not _forbidden(name, text):
             return text
     why = _forbidden(name, own or given)
-    told = f"looks like something a report may not hold (rule {why})" if why else f"takes {len(own or given)} characters to tell"
+    problem = f"looks like something a report may not hold (rule {why})" if why else f"takes {len(own or given)} characters"
     raise ConfigurationError(
         f"{printable(item.name)}: parameter {name}: expected a value that a report can name, in at most {LONGEST_PARAMETER} "
-        f"characters; saw one that {told}. Give it an id: pytest.param(..., id=...)"
+        f"characters; saw one that {problem}. Give it an id: pytest.param(..., id=...)"
     )
 
 
@@ -61,7 +61,7 @@ def _own(value: object, depth: int = 0) -> str | None:
 
 
 def _is_plain(value: object, depth: int) -> bool:
-    """Numbers and texts, and lists, tuples and mappings of such. Of a subclass nobody knows how it writes itself."""
+    """Numbers and texts, and lists, tuples and mappings of such. How a subclass writes itself is not known."""
     if type(value) in _PLAIN:
         return not isinstance(value, str | bytes) or len(value) <= LONGEST_PARAMETER
     if depth == _DEEPEST:

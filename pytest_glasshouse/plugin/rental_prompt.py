@@ -1,6 +1,6 @@
-"""Before anything is rented: whether it may be, and whether somebody wants to pay for it.
+"""Asks before anything is rented: renting takes a budget, or a person at a terminal who accepts the price table.
 
-Renting takes a budget, or a person at a terminal who says yes to the price table. A key in the environment is neither.
+A key in the environment is neither.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from pytest_glasshouse.wire.output import say
 if TYPE_CHECKING:
     import pytest
 
-    from pytest_glasshouse.run.engine import BrokerLike
+    from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.run.options import Options
 
 
-def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:
-    """Show the price table and return, or raise: `ConfigurationError` without consent, `BudgetError` above the budget.
+def ask_to_rent(broker: Broker, options: Options, config: pytest.Config, environ: Mapping[str, str]) -> None:
+    """Show the price table and return, or raise: `ConfigurationError` without agreement, `BudgetError` above the budget.
 
-    What keeps the provider from telling its prices is an `InfrastructureError`; waiting for it is said.
+    A provider that gives no prices is an `InfrastructureError`; waiting for it is shown.
     """
     with _uncaptured(config):
-        someone = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
-        if options.budget_usd is None and not someone:
+        at_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
+        if options.budget_usd is None and not at_terminal:
             raise ConfigurationError(
                 f"provider {options.provider} rents: expected --glasshouse-budget USD, saw none, and there is no terminal to ask "
-                "at. Nothing was rented"
+                "at; give a budget. Nothing was rented"
             )
         if environ.get("CI") and not options.sweeper and not broker.simulated:
             raise ConfigurationError(
@@ -41,12 +41,11 @@ def consent(broker: BrokerLike, options: Options, config: pytest.Config, environ
         from pytest_glasshouse.broker.pricing import table
 
         for name in broker.simulated:
-            _say(f"SIMULATED: provider {name} answers at a base URL that is not its own; its rows are dry runs, not publishable")
-        told = broker.quote(on_retry=_say)
-        for line in table(told, budget_usd=options.budget_usd):
+            _say(f"SIMULATED: provider {name} has a base URL that is not its own; its rows are dry runs, not publishable")
+        for line in table(broker.quote(say=_say), budget_usd=options.budget_usd):
             _say(line)
         if options.budget_usd is None and input("glasshouse: rent this? [yes/no] ").strip().lower() not in ("y", "yes"):
-            raise ConfigurationError("not rented: the answer was no")
+            raise ConfigurationError("not rented: expected yes, saw another answer; nothing was started")
 
 
 def _say(line: str) -> None:

@@ -1,7 +1,7 @@
 """A row test's attempts at its row, in the process that runs it. What a retry plugin does to reports does not reach them.
 
 An attempt begins with the test's set-up, and again where the row is carried out or recorded a second time. It ends with a
-record: of the outcome, or of the error that came in its way. The item keeps them all, the run hears of each at once, and
+record: of the outcome, or of the error that came in its way. The item holds all of them, each is sent to the run at once, and
 the test fails as long as the attempt that stands for the row fails.
 """
 
@@ -12,163 +12,165 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_glasshouse.errors import GlasshouseError
-from pytest_glasshouse.plugin.stash import OPTIONS, RECORD, ROW, RUN_CONTEXT, TRIES
+from pytest_glasshouse.plugin.stash import ATTEMPTS, OPTIONS, RECORD, ROW, RUN_CONTEXT
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.run.records import RunRecord
+    from pytest_glasshouse.analysis.fields import Record
+    from pytest_glasshouse.observation.outcome import Outcome
+    from pytest_glasshouse.run.attempt_history import AttemptMessage
 
-#: What ends a session, and says nothing about a row.
-_ENDINGS = (KeyboardInterrupt, GeneratorExit, pytest.exit.Exception)
+#: What ends a session, and shows nothing about a row.
+_SESSION_ENDS = (KeyboardInterrupt, GeneratorExit, pytest.exit.Exception)
 
 
 @dataclass(kw_only=True)
-class Try:
-    """One attempt: `outcome` is what was carried out, `record` what is told of it, once there is one."""
+class RowAttempt:
+    """One attempt: `outcome` is that of the row once it was carried out, `record` what goes into the report."""
 
     attempt: str = field(default_factory=lambda: secrets.token_hex(8))
     at: str = field(default_factory=lambda: f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}")
-    carried: bool = False
-    outcome: Any = None
-    record: RunRecord | None = None
+    carried_out: bool = False
+    outcome: Outcome | None = None
+    record: Record | None = None
 
-    def stamped(self, record: RunRecord | None) -> RunRecord:
-        """A record as it travels to the run; without one, only that the attempt was begun."""
-        return {**(record or {}), "attempt": self.attempt, "at": self.at}
+    def message(self, record: Record | None) -> AttemptMessage:
+        """What is sent to the run: a record, or only that the attempt was begun."""
+        return {"attempt": self.attempt, "at": self.at, "record": record}
 
 
 def begin(item: pytest.Item) -> None:
-    """A new attempt begins. Of one before that was carried out and never recorded, what was seen is recorded now."""
-    tries = item.stash.setdefault(TRIES, [])
-    if tries and tries[-1].record is None and (seen := _seen(item)) is not None:
-        _end(item, seen)
-    tries.append(Try())
+    """Begin an attempt. Where the one before was carried out and never recorded, its outcome is recorded now."""
+    attempts = item.stash.setdefault(ATTEMPTS, [])
+    if attempts and attempts[-1].record is None and (record := _unrecorded(item)) is not None:
+        _end(item, record)
+    attempts.append(RowAttempt())
     if RECORD in item.stash:
         del item.stash[RECORD]
-    _tell(item, tries[-1].stamped(None))
+    _send(item, attempts[-1].message(None))
 
 
-def carry(item: pytest.Item) -> Try:
-    """The attempt in which the row is carried out now: a second time in one is another attempt."""
-    now = _current(item)
-    if now.carried or now.record is not None:
+def begin_carrying_out(item: pytest.Item) -> RowAttempt:
+    """The attempt in which the row is carried out now: a second time in one test is another attempt."""
+    attempt = _current(item)
+    if attempt.carried_out or attempt.record is not None:
         begin(item)
-        now = _current(item)
-    now.carried = True
-    return now
+        attempt = _current(item)
+    attempt.carried_out = True
+    return attempt
 
 
-def carried_out(item: pytest.Item, attempt: Try, outcome: Any) -> None:
-    """A row was carried out. What did not hold in it is told now: an end of the process before it is recorded hides nothing."""
+def end_carrying_out(item: pytest.Item, attempt: RowAttempt, outcome: Outcome) -> None:
+    """The row was carried out. What did not hold is sent now: a process that ends before it is recorded hides nothing."""
     attempt.outcome = outcome
-    seen = _seen(item)
-    if seen is not None and seen["list"] == "excludedResults":
-        _tell(item, attempt.stamped(seen))
+    record = _unrecorded(item)
+    if record is not None and record["list"] == "excludedResults":
+        _send(item, attempt.message(record))
 
 
-def recorded(item: pytest.Item, outcome: Any) -> RunRecord:
-    """Record an outcome, of the attempt it came of. Another one than was recorded of that is another attempt's."""
-    record, now = _record(item, outcome), _current(item)
-    own = next((each for each in item.stash[TRIES] if each.outcome is outcome), now)
-    if own.record is not None and not _same(own.record, record):
+def record_outcome(item: pytest.Item, outcome: Outcome) -> Record:
+    """Record an outcome with the attempt it came from. Another outcome than that attempt's record is another attempt's."""
+    record, current = _record_of(item, outcome), _current(item)
+    own = next((each for each in item.stash[ATTEMPTS] if each.outcome is outcome), current)
+    if own.record is not None and not _same_outcome(own.record, record):
         begin(item)
-        record, own = _record(item, outcome), _current(item)
+        record, own = _record_of(item, outcome), _current(item)
     _end(item, record, own)
     return record
 
 
-def _same(one: RunRecord, other: RunRecord) -> bool:
-    """Whether two records are of one outcome; what they say of attempts may have changed meanwhile."""
-    told = ("list", "outcome", "observation")
-    return [{**one, **one["record"]}.get(name) for name in told] == [{**other, **other["record"]}.get(name) for name in told]
+def _same_outcome(one: Record, other: Record) -> bool:
+    """Whether two records are of one outcome; what they show of attempts may have changed meanwhile."""
+    names = ("list", "outcome", "observation")
+    return [{**one, **one["record"]}.get(name) for name in names] == [{**other, **other["record"]}.get(name) for name in names]
 
 
-def keep(item: pytest.Item, outcome: Any) -> None:
-    """Remember how a row stands that is still carried out. What is not remembered is lost only if the row is, too."""
+def update(item: pytest.Item, outcome: Outcome) -> None:
+    """Send how a row stands that is still carried out. Where that fails, it is lost only if the row is lost too."""
     with contextlib.suppress(GlasshouseError):
-        _tell(item, _current(item).stamped(_record(item, outcome)))
+        _send(item, _current(item).message(_record_of(item, outcome)))
 
 
 @contextlib.contextmanager
-def noting(item: pytest.Item) -> Iterator[None]:
-    """An error of set-up or test ends the attempt that was made, if it has no record yet."""
+def recording_errors(item: pytest.Item) -> Iterator[None]:
+    """An error of set-up or test ends the attempt that was begun, if it has no record yet."""
     try:
         yield
-    except _ENDINGS:
+    except _SESSION_ENDS:
         raise
     except BaseException as error:
-        if item.stash.get(TRIES, None):
-            failed(item, error)
+        if item.stash.get(ATTEMPTS, None):
+            _record_error(item, error)
         raise
 
 
-def failed(item: pytest.Item, error: BaseException) -> None:
+def _record_error(item: pytest.Item, error: BaseException) -> None:
     """End an attempt that has no record: with what did not hold in what was carried out, else with the error."""
     from pytest_glasshouse.run.records import record_of_error
 
     if _current(item).record is not None:
         return
-    seen = _seen(item)
-    if seen is not None and seen["list"] == "excludedResults":
-        _end(item, seen)
+    record = _unrecorded(item)
+    if record is not None and record["list"] == "excludedResults":
+        _end(item, record)
         return
     skipped = isinstance(error, pytest.skip.Exception)
     plan, options = item.config.stash[RUN_CONTEXT].plan, item.config.stash[OPTIONS]
     _end(item, record_of_error(item.stash[ROW], options, error, skipped=skipped, seed=plan.seed))
 
 
-def _seen(item: pytest.Item) -> RunRecord | None:
-    """The record of what was carried out and nobody recorded; None where nothing was, or it cannot be judged."""
+def _unrecorded(item: pytest.Item) -> Record | None:
+    """The record of an outcome that the test did not record; None where there is no outcome, or it cannot be judged."""
     outcome = _current(item).outcome
     with contextlib.suppress(Exception):
-        return None if outcome is None else _record(item, outcome)
+        return None if outcome is None else _record_of(item, outcome)
     return None
 
 
-def standing(item: pytest.Item) -> tuple[int, RunRecord | None, bool]:
+def standing(item: pytest.Item) -> tuple[int, Record | None, bool]:
     """Number and record of the attempt that stands for the row, as far as this process knows; and whether any was broken."""
     from pytest_glasshouse.report import attempts
 
-    tries = item.stash[TRIES]
-    told = [attempts.lost_attempt_entry() if each.record is None else attempts.attempt_entry(each.record) for each in tries]
-    place = attempts.standing_place(told)
-    return _before(item) + place + 1, tries[place].record, any(attempts.has_broken(each) for each in told)
+    own = item.stash[ATTEMPTS]
+    entries = [attempts.lost_entry() if each.record is None else attempts.entry(each.record) for each in own]
+    place = attempts.standing(entries)
+    return _earlier_attempts(item) + place + 1, own[place].record, any(attempts.broken(each) for each in entries)
 
 
-def _record(item: pytest.Item, outcome: Any) -> RunRecord:
+def _record_of(item: pytest.Item, outcome: Outcome) -> Record:
     from pytest_glasshouse.plugin.stash import engine_of
     from pytest_glasshouse.report.attempts import NEEDED_MORE
     from pytest_glasshouse.run.records import record_of
 
     config = item.config
-    again = (NEEDED_MORE,) if _before(item) + len(item.stash.get(TRIES, [])) > 1 else ()
+    several = (NEEDED_MORE,) if _earlier_attempts(item) + len(item.stash.get(ATTEMPTS, [])) > 1 else ()
     seed = config.stash[RUN_CONTEXT].plan.seed
-    return record_of(outcome, config.stash[OPTIONS], engine_of(config), seed=seed, unpublishable=again)
+    return record_of(outcome, config.stash[OPTIONS], engine_of(config), seed=seed, unpublishable=several)
 
 
-def _before(item: pytest.Item) -> int:
-    """How many attempts at the row earlier runs of pytest have made, in a run that goes on."""
-    return int(item.config.stash[RUN_CONTEXT].plan.tried.get(item.stash[ROW].row.row_id, 0))
+def _earlier_attempts(item: pytest.Item) -> int:
+    """How many attempts at the row earlier runs of pytest have made, in a run that is resumed."""
+    return item.config.stash[RUN_CONTEXT].plan.earlier_attempts.get(item.stash[ROW].row.row_id, 0)
 
 
-def _current(item: pytest.Item) -> Try:
-    if not item.stash.get(TRIES, None):
+def _current(item: pytest.Item) -> RowAttempt:
+    if not item.stash.get(ATTEMPTS, None):
         begin(item)
-    return item.stash[TRIES][-1]
+    return item.stash[ATTEMPTS][-1]
 
 
-def _end(item: pytest.Item, record: RunRecord, attempt: Try | None = None) -> None:
+def _end(item: pytest.Item, record: Record, attempt: RowAttempt | None = None) -> None:
     attempt = attempt or _current(item)
     attempt.record = item.stash[RECORD] = record
-    _tell(item, attempt.stamped(record))
+    _send(item, attempt.message(record))
 
 
-def _tell(item: pytest.Item, told: RunRecord) -> None:
-    """The run hears of it at once: a process that is killed, or a plugin that drops a report, takes nothing along."""
-    # What is no JSON cannot be told: the row is withheld where its test ends (`fixtures.payload`).
+def _send(item: pytest.Item, message: AttemptMessage) -> None:
+    """Send it to the run at once: a process that is killed, or a plugin that drops a report, takes nothing along."""
+    # What is no JSON cannot be sent: the row is withheld where its test ends (`fixtures.payload`).
     with contextlib.suppress(GlasshouseError, OSError, ValueError, TypeError, RecursionError):
-        item.config.stash[RUN_CONTEXT].keep(item.nodeid, told)
+        item.config.stash[RUN_CONTEXT].update(item.nodeid, message)

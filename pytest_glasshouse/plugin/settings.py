@@ -1,6 +1,6 @@
 """Every option of the plugin in one table: its name in each place it may be written, and how its text becomes a value.
 
-This module knows single values. It refuses to know which source wins and what goes together; `options` does.
+This module knows single values. It refuses to know which source wins and which options exclude each other; `options` does.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +21,7 @@ PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
 PRESETS = ("quick", "standard", "publish")
 ALLOCATIONS = ("shared", "row")
 
-#: Values that are read and understood, and whose capability comes with a later version.
-LATER: Mapping[str, tuple[str, ...]] = {}
-
-
-#: Variables that are read elsewhere and are no option of pytest.
+#: Variables that are read elsewhere and are not options of pytest.
 OTHER_VARIABLES = ("GLASSHOUSE_INIT", "GLASSHOUSE_RUNPOD_API", "GLASSHOUSE_RUNPOD_CLOUD", "GLASSHOUSE_SIGNING_KEY")
 
 
@@ -60,15 +56,19 @@ class Setting:
         return {"dest": self.dest, "default": None, "metavar": self.metavar, **action}
 
 
-def _one_of(name: str, values: Sequence[str]) -> Callable[[str], str]:
+def _one_of(values: Sequence[str]) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in values:
             raise ValueError(f"{text!r} is not one of {', '.join(values)}{_did_you_mean(text, values)}")
-        if text in LATER.get(name, ()):
-            raise ValueError(f"{text!r} is not in this version")
         return text
 
     return parse
+
+
+def _fault(text: str) -> str:
+    from pytest_glasshouse.providers.mock import FAULTS  # a start of pytest without a fault imports no provider
+
+    return _one_of(FAULTS)(text)
 
 
 def _did_you_mean(text: str, values: Sequence[str]) -> str:
@@ -107,15 +107,10 @@ def _shown(text: str) -> str:
 
 
 def _switch(text: str) -> bool:
-    word = text.strip().lower()
-    if word not in ("yes", "true", "1", "on", "no", "false", "0", "off"):
+    value = text.strip().lower()
+    if value not in ("yes", "true", "1", "on", "no", "false", "0", "off"):
         raise ValueError(f"expected yes or no, saw {text!r}")
-    return word in ("yes", "true", "1", "on")
-
-
-def _later(text: str) -> None:
-    if text.strip().lower() not in ("no", "false", "0", "off"):
-        raise ValueError("this is not in this version")
+    return value in ("yes", "true", "1", "on")
 
 
 def _text(text: str) -> str:
@@ -144,14 +139,14 @@ def _model(text: str) -> str:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("order", _one_of("order", ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first; or interleaved: both in turns", "ORDER", "--order"),
-    Setting("provider", _one_of("provider", PROVIDERS),
+    Setting("order", _one_of(ORDERS), "which leg runs first: row (each row's own), raw-first, protected-first; or interleaved: both in turns", "ORDER", "--order"),
+    Setting("provider", _one_of(PROVIDERS),
             "where the legs run: mock (a dry run on this machine), local (this machine's own NVIDIA GPU), runpod, vastai (rented), row (where each row was published)", "NAME", "--provider"),
     Setting("budget", _number(), "most that this run may spend; renting without one needs a terminal and a yes", "USD", "--budget", "float"),
     Setting("max_price", _number(), "most that an allocation may cost per hour", "USD", ini_type="float"),
     Setting("rounds", _whole(1), "rounds per row, in place of each row's own", "N", ini_type="int"),
     Setting("fixed_order", _switch, "keep one order in all rounds of a row", ini_type="bool"),
-    Setting("preset", _one_of("preset", PRESETS), "rounds and segments of interleaved rows: quick, standard, publish", "NAME"),
+    Setting("preset", _one_of(PRESETS), "rounds and segments of interleaved rows: quick, standard, publish", "NAME"),
     Setting("leg_seconds", _number(), "let every leg train this long, in place of each row's target", "SECONDS", ini_type="float"),
     Setting("leg_steps", _whole(1), "let every leg train this many steps or epochs, in place of each row's target", "N", ini_type="int"),
     Setting("margin", _number(), "equivalence margin in percentage points, in place of each row's own (1)", "POINTS", ini_type="float"),
@@ -160,7 +155,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("max_overhead", _number(positive=False),
             "a row passes only if its one-sided 95 %% upper bound is at most this", "PERCENT", ini_type="float"),
     Setting("publishable", _switch, "a row that is not publishable fails (for a release gate; needs a provider)", ini_type="bool"),
-    Setting("allocation", _one_of("allocation", ALLOCATIONS), "shared (one per provider, GPU and image) or row (one per row)", "HOW"),
+    Setting("allocation", _one_of(ALLOCATIONS), "shared (one per provider, GPU and image) or row (one per row)", "HOW"),
     Setting("boot_timeout", _number(), "seconds until a new allocation must run (mock: 15, local: 60, runpod: 1200, vastai: 900)", "SECONDS", ini_type="float"),
     Setting("leg_timeout", _number(), "seconds until a leg must have ended", "SECONDS", ini_type="float"),
     Setting("allow_simulated", _switch, "accept a provider whose base URL is not its own; its rows are dry runs", ini_type="bool"),
@@ -168,8 +163,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("strict_memory", _switch, "both legs overwrite freed memory at once (glibc); slower, see docs/writing-rows.md", ini_type="bool"),
     Setting("report", _path, "report to write (default: reports/<run-id>.json)", "PATH"),
     Setting("html", _switch, "also write the report as a page, beside it", ini_type="bool"),
-    Setting("resume", _text, "go on with an earlier run: keep its judged rows, run the rest (run id, its directory, or its report)", "RUN"),
-    Setting("mock_fault", _one_of("mock_fault", tuple(FAULTS)), "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
+    Setting("resume", _text, "resume an earlier run: keep its judged rows, run the rest (run id, its directory, or its report)", "RUN"),
+    Setting("mock_fault", _fault, "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
     Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),
     Setting("server_ca", _path, "PEM file that vouches for its TLS certificate, where no public authority does", "FILE"),

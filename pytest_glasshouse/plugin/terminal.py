@@ -1,4 +1,4 @@
-"""What a person sees: the header, one live line while rows run, and the summary.
+"""What the terminal shows: the header, one live line while rows run, and the summary.
 
 This module turns plain values into lines. It refuses to know where they come from.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.run.live_line import Live
@@ -17,6 +16,8 @@ from pytest_glasshouse.wire.printable import printable, visible
 if TYPE_CHECKING:
     import pytest
 
+    from pytest_glasshouse.analysis.fields import FindingRecord, MeasuredRow, NullRow, Record, RowRecord
+    from pytest_glasshouse.report.fields import TamperRecord
     from pytest_glasshouse.run.options import Options
 
 
@@ -25,8 +26,8 @@ _NO_FIGURE = "-"
 _REASON = 4000
 
 
-def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """The lines above the rows: what will happen, where, and that nothing is rented."""
+def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], short_names_taken: Sequence[str]) -> list[str]:
+    """The lines above the rows: what will run, where, and whether anything is rented."""
     faults = f", faults: {' '.join(options.faults)}" if options.faults else ""
     where = {
         "mock": "a dry run on this machine; nothing is rented",
@@ -39,17 +40,19 @@ def header(options: Options, *, run_id: str, rows: int, notes: Sequence[str], ta
         f"glasshouse: attestation server {'in this process' if options.server is None else options.server + ' (outside)'}",
     ]
     lines += [f"glasshouse: {note}" for note in notes]
-    lines += [f"glasshouse: {flag} belongs to another plugin here; use --glasshouse-{flag.lstrip('-')}" for flag in taken]
+    lines += [
+        f"glasshouse: {flag} is defined by another plugin; use --glasshouse-{flag.lstrip('-')}" for flag in short_names_taken
+    ]
     return [visible(line) for line in lines]
 
 
-def tell(reporter: pytest.TerminalReporter, line: str, **markup: bool) -> None:
-    """Write one line: pytest's terminal gets every line of ours here."""
+def write_line(reporter: pytest.TerminalReporter, line: str, **markup: bool) -> None:
+    """Write one line: every line of the plugin reaches pytest's terminal here."""
     reporter.write_line(visible(line), **markup)
 
 
 def made_visible(shown: Any) -> Any:
-    """A failure as pytest is going to print it, with every text in it on visible lines. A guest's words stand in errors."""
+    """A failure as pytest is going to print it, with every text made visible: errors hold text that guests wrote."""
     if isinstance(shown, str):
         return "\n".join(visible(line) for line in shown.split("\n"))
     if isinstance(shown, list | tuple):
@@ -60,8 +63,8 @@ def made_visible(shown: Any) -> Any:
     return shown
 
 
-def obeyed(reporter: pytest.TerminalReporter, command: str) -> None:
-    """Write a line that a CI runner is to obey (`report.github`)."""
+def write_command(reporter: pytest.TerminalReporter, command: str) -> None:
+    """Write a workflow command for the CI runner (`render.github_annotations`)."""
     reporter.write_line(command)
 
 
@@ -87,7 +90,7 @@ def _count(number: int, noun: str) -> str:
 def open_live(config: pytest.Config) -> Live:
     """The live line of this process. To be called while pytest does not capture; `-q` shows none."""
     if config.pluginmanager.get_plugin("terminalreporter") is None or sys.stdout is None:
-        return Live(-1, terminal=False)  # nobody looks
+        return Live(-1, terminal=False)  # there is no output
     try:
         sys.stdout.flush()
         fd = os.dup(1) if config.get_verbosity() >= 0 else -1
@@ -104,7 +107,7 @@ def open_live(config: pytest.Config) -> Live:
     )
 
 
-def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterator[str]:
     """The table of measured rows, then every other row with its reason and decision, then the tamper suite."""
     from pytest_glasshouse.report.attempts import attempts_line, row_title
 
@@ -127,10 +130,11 @@ def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, 
             yield f"  {printable(row_title(row))} ({row['order']}): {row['outcome']}"
             yield f"      reason    {printable(row['reason'], limit=_REASON)}"
             yield f"      decision  {printable(row['decision'], limit=_REASON)}"
-    if again := [row for row in (*measured, *nulls, *excluded) if attempts_line(row)]:
+    every: list[RowRecord] = [*measured, *nulls, *excluded]
+    if several := [row for row in every if shown(row)]:
         yield ""
-        yield "tried more than once, not publishable:"
-        yield from (f"  {printable(row_title(row))}: {printable(attempts_line(row), limit=_REASON)}" for row in again)
+        yield "several attempts, not publishable:"
+        yield from (f"  {printable(titled(row))}: {printable(shown(row), limit=_REASON)}" for row in several)
     if tamper:
         refused = [case for case in tamper if case["expectedReason"] is not None]
         control = [case for case in tamper if case["expectedReason"] is None]
@@ -141,9 +145,8 @@ def summary(records: Sequence[Mapping[str, Any]], tamper: Sequence[Mapping[str, 
         )
 
 
-def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
-    from pytest_glasshouse.render.tables import bounds
-
+def _measured(row: MeasuredRow) -> tuple[str, ...]:
+    interval = row.get("overheadCi95Pct")
     unit = row["unit"]
     return (
         row["order"],
@@ -156,9 +159,8 @@ def _measured(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
-    from pytest_glasshouse.render.tables import bounds
-
+def _null(row: NullRow) -> tuple[str, ...]:
+    interval = row["differenceCi90Pct"]
     return (
         str(row["rounds"]),
         f"{row['differencePct']:+.2f} %",
@@ -168,12 +170,11 @@ def _null(row: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def findings(judged: Sequence[Mapping[str, Any]]) -> str:
+def findings(judged: Sequence[FindingRecord]) -> str:
     """How many findings held, and how many of the others were broken or unseen."""
-    from pytest_glasshouse.render.tables import held_count
-
-    counts = Counter(each["finding"] for each in judged)
-    return ", ".join([held_count(judged), *(f"{counts[word]} {word}" for word in ("broken", "unseen") if counts[word])])
+    counts = {finding: sum(each["finding"] == finding for each in judged) for finding in ("held", "broken", "unseen")}
+    others = [f"{counts[finding]} {finding}" for finding in ("broken", "unseen") if counts[finding]]
+    return ", ".join([f"{counts['held']} of {len(judged)} held", *others])
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,14 +1,13 @@
-"""What carries rows out, as the face sees it: a broker, the legs on its grants, and the judgement of what was seen.
+"""What carries rows out: the broker, the legs on its grants, and the judgement of what was observed.
 
-The face imports the rooms below through here, inside functions, so that a project without rows pays nothing for them.
-A test of the plugin may put an engine of its own into the config's stash.
+The rooms below are imported here, inside functions, so that a project without rows pays nothing for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_glasshouse.errors import ConfigurationError
 
@@ -16,67 +15,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_glasshouse.broker.broker import Broker
-    from pytest_glasshouse.broker.broker_socket import BrokerClient
+    from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
     from pytest_glasshouse.channel.allowance import Allowance
+    from pytest_glasshouse.invariants.finding import Finding
     from pytest_glasshouse.legs.attestation import HostAttestation
     from pytest_glasshouse.legs.row_settings import RowSettings
+    from pytest_glasshouse.observation.document import Observation
+    from pytest_glasshouse.observation.results import RoundResult
+    from pytest_glasshouse.providers.base import Grant
+    from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.options import Options
+    from pytest_glasshouse.wire.canonical import Json
 
-Event = Mapping[str, Any]
+#: A progress event: plain JSON, as it comes from a leg, a boot or another process.
+Event: TypeAlias = Mapping[str, Any]
 
 #: Providers whose guests are processes of this machine.
 HERE = ("mock", "local")
-
-
-class CleanupLike(Protocol):
-    """Whether everything that was created is gone."""
-
-    @property
-    def status(self) -> str: ...
-    @property
-    def allocations(self) -> tuple[dict[str, Any], ...]: ...
-    @property
-    def detail(self) -> str: ...
-
-
-class Grants(Protocol):
-    """Where a process gets an allocation for a row: the broker itself, or a client of it."""
-
-    def acquire(self, row: RowSpec, *, worker: str) -> Any: ...
-    def release(self, grant: Any, *, worker: str) -> None: ...
-
-
-class BrokerLike(Grants, Protocol):
-    """The only one that rents and ends."""
-
-    def plan(self, rows: Sequence[RowSpec]) -> Any: ...
-    @property
-    def rents(self) -> bool: ...
-    @property
-    def simulated(self) -> tuple[str, ...]: ...
-    @property
-    def over_budget(self) -> str: ...
-    def quote(self, *, on_retry: Callable[[str], None]) -> Any: ...
-    def spent_usd(self) -> float | None: ...
-    def end_all(self) -> CleanupLike: ...
-    def signal_end(self) -> None: ...
-    def secrets(self) -> tuple[str, ...]: ...
-    def listing(self, provider: str = "") -> Sequence[Any]: ...
-
-
-class ClientLike(Grants, Protocol):
-    """A worker's way to the broker."""
-
-    def event(self, event: dict[str, Any]) -> None: ...
-
-
-class ServerLike(Protocol):
-    """The broker's door for workers."""
-
-    @property
-    def address(self) -> str: ...
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,26 +44,8 @@ class RowObjects:
     raw_runner: Any
 
 
-class Engine(Protocol):
-    """Everything below the face that a run needs."""
-
-    def check(self, options: Options) -> None: ...
-    def broker(
-        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
-    ) -> BrokerLike: ...
-    def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike: ...
-    def connect(self, address: str, *, worker: str) -> ClientLike: ...
-    def stage(self, grant: Any, grants: Grants, settings: RowSettings, on_progress: Callable[[Event], None]) -> RowObjects: ...
-    def results(self, observation: dict[str, Any]) -> Sequence[Any]: ...
-    def judge(self, observation: dict[str, Any]) -> Sequence[Any]: ...
-    def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]: ...
-    def outstanding(self) -> Sequence[dict[str, Any]]: ...
-    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None: ...
-    def close(self) -> None: ...
-
-
-class RowEngine:
-    """The engine of a real run."""
+class Engine:
+    """What carries out a run's rows in this process. A test of the plugin puts a subclass of its own into the config's stash."""
 
     def __init__(self) -> None:
         self._host_attestation: HostAttestation | None = None
@@ -122,10 +60,10 @@ class RowEngine:
             open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated)
 
     def check_material(self, rows: Sequence[tuple[RowSpec, str | None]], *, seed: int, rehearsed: bool) -> None:
-        """Make what lora rows train on, once each, and drop it: what cannot be made is said before anything is rented.
+        """Make what lora rows train on, once each, and drop it, so that an error comes before anything is rented.
 
-        `rows` come with the directory of their model, if it is one. `rehearsed`: and have the libraries build the model,
-        which takes seconds. Raises `ConfigurationError`.
+        `rows` come with the directory of their model, if it is one. With `rehearsed` the libraries also build the model, which
+        takes seconds. Raises `ConfigurationError`.
         """
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
         from pytest_glasshouse.workloads.registry import prepare
@@ -133,10 +71,10 @@ class RowEngine:
         made: set[tuple[object, ...]] = set()
         for row, directory in rows:
             model = directory or row.model
-            wish = (model, row.data, row.rank, row.targets)
-            if row.workload != "lora" or wish in made:
+            key = (model, row.data, row.rank, row.targets)
+            if row.workload != "lora" or key in made:
                 continue
-            made.add(wish)
+            made.add(key)
             try:
                 material = prepare("lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
                 if rehearsed:
@@ -146,7 +84,7 @@ class RowEngine:
 
     def broker(
         self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
-    ) -> BrokerLike:
+    ) -> Broker:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
         _require_training([row for row in rows if (row.provider if options.provider == "row" else options.provider) in HERE])
         from pytest_glasshouse.workloads.registry import check
@@ -157,10 +95,10 @@ class RowEngine:
             from pytest_glasshouse.legs.attestation import check_outside
 
             check_outside(outside)
-        _ = options.demands  # a policy file that cannot be used is told now
+        _ = options.owner_policy  # a policy file that cannot be used is refused now
         from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 
-        broker = Broker(
+        return Broker(
             BrokerOptions(
                 provider=options.provider,
                 run_id=run_id,
@@ -176,23 +114,24 @@ class RowEngine:
             ),
             emit=tell,
         )
-        return cast("BrokerLike", broker)
 
-    def serve(self, broker: BrokerLike, on_event: Callable[[Event], None]) -> ServerLike:
+    def serve(self, broker: Broker, on_event: Callable[[Event], None]) -> BrokerServer:
         """Let workers reach the broker."""
         from pytest_glasshouse.broker.broker_socket import BrokerServer
 
-        return BrokerServer(cast("Broker", broker), on_event=on_event)
+        return BrokerServer(broker, on_event=on_event)
 
-    def connect(self, address: str, *, worker: str) -> ClientLike:
+    def connect(self, address: str, *, worker: str) -> BrokerClient:
         """Reach the broker from a worker."""
         from pytest_glasshouse.broker.broker_socket import BrokerClient
 
         self._client = BrokerClient(address, worker=worker)
         return self._client
 
-    def stage(self, grant: Any, grants: Grants, settings: RowSettings, on_progress: Callable[[Event], None]) -> RowObjects:
-        """The objects that run a row on a granted allocation."""
+    def row_objects(
+        self, grant: Grant, broker: Broker | BrokerClient, settings: RowSettings, on_progress: Callable[[Event], None]
+    ) -> RowObjects:
+        """What runs a row on a granted allocation."""
         from pytest_glasshouse.invariants.revisions import newest
         from pytest_glasshouse.legs.attestation import HostAttestation
         from pytest_glasshouse.legs.row_runner import Allocation, Allowance, ProtectedRuntime, RawRunner
@@ -206,7 +145,7 @@ class RowEngine:
         return RowObjects(
             allocation=Allocation(
                 grant,
-                cast("Any", grants),
+                broker,
                 settings,
                 lambda progress: on_progress(progress.to_json()),
                 self._allowance,
@@ -215,32 +154,32 @@ class RowEngine:
             raw_runner=RawRunner(),
         )
 
-    def results(self, observation: dict[str, Any]) -> Sequence[Any]:
+    def results(self, observation: Observation) -> Sequence[RoundResult]:
         """What each round measured."""
         from pytest_glasshouse.observation.results import results
 
         return results(observation)
 
-    def judge(self, observation: dict[str, Any]) -> Sequence[Any]:
+    def judge(self, observation: Observation) -> Sequence[Finding]:
         """Every invariant, judged."""
         from pytest_glasshouse.invariants import judge
 
         return judge(observation)
 
-    def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-        """What in a report is not as it was signed for, by path."""
+    def binding(self, document: Report) -> Iterator[tuple[str, str]]:
+        """The paths of a report that differ from what was signed, and how."""
         from pytest_glasshouse.check.binding import binding_faults
 
         return binding_faults(document)
 
-    def outstanding(self) -> Sequence[dict[str, Any]]:
+    def outstanding(self) -> Sequence[dict[str, Json]]:
         """Key releases of this process that no leg has completed."""
         return [] if self._host_attestation is None else self._host_attestation.outstanding()
 
-    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None:
-        """Key releases of a whole run that no leg has completed, by the word of the server outside; None where there is none.
+    def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Json]] | None:
+        """Key releases of a whole run that no leg has completed, as the outside server lists them; None where there is none.
 
-        Raises a `GlasshouseError` when it cannot be asked.
+        Raises a `GlasshouseError` where it does not answer.
         """
         if (outside := options.outside_server) is None:
             return None
@@ -263,8 +202,8 @@ class RowEngine:
             self._host_attestation = None
 
 
-def _rounds_in_all(observation: dict[str, Any]) -> int:
-    """How many rounds a row is to have, decided once from its first ones: those it has where there is nothing to decide."""
+def _rounds_in_all(observation: Observation) -> int:
+    """How many rounds a row is to have, decided once from its first ones; those it has where nothing is to be decided."""
     from pytest_glasshouse.analysis.extension import extension
     from pytest_glasshouse.observation.results import results
 
@@ -273,7 +212,7 @@ def _rounds_in_all(observation: dict[str, Any]) -> int:
 
 
 def _require_training(rows: Sequence[RowSpec]) -> None:
-    """The guest of a mock or local allocation is this machine: it must have what its rows train with."""
+    """Refuse where this machine, the guest of a mock or local allocation, lacks what its rows train with."""
     from importlib.util import find_spec
 
     if not rows:

@@ -1,19 +1,21 @@
-"""What the live line says beyond the moment: how long a row will take yet, and how wide its interval is by now.
+"""Estimates for the live line: how long a row will still take, and how wide its interval is so far.
 
-It learns from progress events alone. The interval's width is shown and never where it lies: who sees that while a row runs
-may stop it where it pleases him.
+They follow from progress events alone. The interval's width is shown and never its position: who sees the position while a row
+runs may stop it where they like it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+
+    from pytest_glasshouse.run.engine import Event
 
 _LEGS = ("protected", "raw")
-#: What legs that take turns are called together.
+#: The name of legs that take turns, together.
 _TURNS = "both"
 _ROUNDS_FOR_A_WIDTH = 2
 #: The phase of the event that comes after each round.
@@ -23,10 +25,10 @@ ROUND_OVER = "interval"
 @dataclass(kw_only=True)
 class _Row:
     row_id: str
-    #: When each round, and each leg, was first heard of: monotonic seconds.
+    #: When each round, and each leg, first had an event: monotonic seconds.
     began: dict[int, float] = field(default_factory=dict)
     legs: dict[tuple[int, str], float] = field(default_factory=dict)
-    #: When a leg first said how much of its training is done, and how much that was. Its pace is counted from there.
+    #: When a leg first reported how much of its training is done, and how much that was. Its rate is counted from there.
     trains: dict[tuple[int, str], tuple[float, float]] = field(default_factory=dict)
     #: How long a round took, for those that are over.
     took_s: dict[int, float] = field(default_factory=dict)
@@ -44,13 +46,13 @@ class Eta:
 
 
 class Etas:
-    """One outlook per worker."""
+    """One estimate per worker."""
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
 
-    def see(self, event: Mapping[str, Any], *, at: float, worker: str = "") -> Eta:
-        """Take a progress event in, heard `at` (monotonic seconds), and say what is to be expected now."""
+    def see(self, event: Event, *, at: float, worker: str = "") -> Eta:
+        """Take in a progress event, received `at` (monotonic seconds); the estimate now."""
         row_id = str(event.get("row_id", ""))
         row = self._rows.get(worker)
         if row is None or row.row_id != row_id:
@@ -61,11 +63,11 @@ class Etas:
             self._measure(row)
         if leg[1] in _LEGS and event.get("rate") is not None:
             row.rates[leg] = float(event["rate"])
-        told = event.get("half_width_pct")
-        return Eta(eta_s=_eta(row, event, leg, at), half_width_pct=row.half_width_pct if told is None else float(told))
+        width = event.get("half_width_pct")
+        return Eta(eta_s=_eta(row, event, leg, at), half_width_pct=row.half_width_pct if width is None else float(width))
 
     def _measure(self, row: _Row) -> None:
-        """Between two legs, when nothing is being timed: scipy is no neighbour for a measurement on this machine."""
+        """Between two legs, while nothing is timed: importing scipy would disturb a measurement on this machine."""
         whole = [
             number
             for number in {number for number, _ in row.rates}
@@ -80,7 +82,7 @@ class Etas:
         row.half_width_pct = None if interval is None else interval.half_width
 
 
-def _eta(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -> float | None:
+def _eta(row: _Row, event: Event, leg: tuple[int, str], at: float) -> float | None:
     """Until the row's end: the rest of this round, and the rounds to come as long as those that are over, or as this one."""
     number, to_come = leg[0], max(int(event.get("rounds") or 1) - leg[0], 0)
     _tick(row, event, leg, at)
@@ -97,7 +99,7 @@ def _eta(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -
     return rest + to_come * (_mean(row.took_s.values()) or this)
 
 
-def _tick(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -> None:
+def _tick(row: _Row, event: Event, leg: tuple[int, str], at: float) -> None:
     """Note what begins and ends with this event."""
     if leg[0] not in row.began:
         if row.began:
@@ -110,8 +112,8 @@ def _tick(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) 
         row.trains.setdefault(leg, (at, float(event["fraction"])))
 
 
-def _rest(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -> float | None:
-    """The rest of a round of which none is over: of what trains by its pace, and a second leg as long as the first."""
+def _rest(row: _Row, event: Event, leg: tuple[int, str], at: float) -> float | None:
+    """The rest of a row's first round: what trains at its rate so far, and a second leg as long as the first."""
     rest = _training(row, event, leg, at)
     if leg[1] not in _LEGS or (leg[0], _TURNS) in row.legs:
         return rest
@@ -125,8 +127,8 @@ def _rest(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) 
     return left if rest is None or event.get("fraction") is None else rest
 
 
-def _training(row: _Row, event: Mapping[str, Any], leg: tuple[int, str], at: float) -> float | None:
-    """The rest of the training; none once something of it was told and nothing is told any more."""
+def _training(row: _Row, event: Event, leg: tuple[int, str], at: float) -> float | None:
+    """The rest of the training; 0 once it was reported and is not reported any more."""
     turns = (leg[0], _TURNS)
     if event.get("fraction") is None:
         return 0.0 if leg in row.trains or turns in row.trains else None

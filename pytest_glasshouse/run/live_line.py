@@ -1,11 +1,10 @@
-"""The one line that shows what runs now, and what it says of a row's progress."""
+"""The live line: what runs now, and how far each row is."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.run.eta import ROUND_OVER, Eta, Etas, duration
@@ -16,9 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pytest_glasshouse.run.engine import Event
+
 #: The live line is one line of a terminal.
 _LIVE = 400
-#: Without a terminal a row that goes on in one leg is mentioned again after this long.
+#: Without a terminal a row that is still in the same leg gets another line after this long.
 STILL_THERE_S = 60.0
 
 
@@ -44,7 +45,7 @@ class Live:
         self._columns = columns
         self._lock = threading.Lock()
         self._running: dict[str, str] = {}
-        self._told: dict[str, tuple[object, float]] = {}
+        self._last_line: dict[str, tuple[object, float]] = {}
         self._booting: dict[str, float] = {}
         self._column: int | None = None
         self._at_line_start = False
@@ -53,11 +54,11 @@ class Live:
         #: US dollars spent so far; None where nothing is rented.
         self.money: Callable[[], float | None] = lambda: None
 
-    def also_to(self, path: Path) -> None:
-        """Let `glasshouse watch` see it too."""
+    def write_to(self, path: Path) -> None:
+        """Write it to a file for `glasshouse watch`, too."""
         self._file = ProgressFile(path)
 
-    def show(self, event: Mapping[str, Any], *, worker: str = "") -> None:
+    def show(self, event: Event, *, worker: str = "") -> None:
         """Show one progress event."""
         with self._lock:
             estimate = self._estimates.see(event, at=time.monotonic(), worker=worker)
@@ -67,7 +68,7 @@ class Live:
                 self._file.write(self._running, at=time.monotonic())
             if self._terminal:
                 self._overwrite("  |  ".join(self._running.values())[: self._columns - 1])
-            elif self._worth_a_line(event, worker):
+            elif self._needs_line(event, worker):
                 newline = "\n" if not self._at_line_start and self._width() else ""
                 self._write(f"{newline}  {line}\n")
                 self._at_line_start = True
@@ -83,8 +84,8 @@ class Live:
                 self._write(f"\r\x1b[2K{back}")
                 self._column = None
 
-    def tell_boot(self, name: str, what: str) -> None:
-        """Show how far an allocation is that boots; with nothing as `what`, that it does no more."""
+    def show_boot(self, name: str, what: str) -> None:
+        """Show how far an allocation is in booting; an empty `what` ends that."""
         if not what:
             self._booting.pop(name, None)
             with self._lock:
@@ -108,13 +109,13 @@ class Live:
             self._write("\n" if self._column else "")
         self._write(f"\r\x1b[2K{line}")
 
-    def _worth_a_line(self, event: Mapping[str, Any], worker: str) -> bool:
+    def _needs_line(self, event: Event, worker: str) -> bool:
         leg = (event.get("row_id"), event.get("round"), event.get("leg"))
-        told, when = self._told.get(worker, (None, 0.0))
+        last, when = self._last_line.get(worker, (None, 0.0))
         now = time.monotonic()
-        if told == leg and now - when < STILL_THERE_S:
+        if last == leg and now - when < STILL_THERE_S:
             return False
-        self._told[worker] = (leg, now)
+        self._last_line[worker] = (leg, now)
         return True
 
     def _write(self, text: str) -> None:
@@ -126,10 +127,8 @@ class Live:
             self._fd = -1
 
 
-def progress_line(
-    event: Mapping[str, Any], *, worker: str = "", estimate: Eta | None = None, spent_usd: float | None = None
-) -> str:
-    """What a progress event says, in one line: of the interval half its width, and never where it lies."""
+def progress_line(event: Event, *, worker: str = "", estimate: Eta | None = None, spent_usd: float | None = None) -> str:
+    """A progress event in one line: of the interval half its width, and never its position."""
     eta = None if estimate is None else estimate.eta_s
     over = event.get("phase") == ROUND_OVER
     width = event.get("half_width_pct") if estimate is None else estimate.half_width_pct

@@ -35,7 +35,7 @@ def order_name(order: Order | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the user asked for, checked. None means: nothing was asked for."""
+    """What the user asked for, checked. None: nothing was asked for."""
 
     order: Order | None = None
     provider: str = "mock"
@@ -80,8 +80,8 @@ class Options:
         return OutsideServer(url=self.server, key=self.server_key, owner_key=self.owner_key, authority=self.server_ca)
 
     @property
-    def demands(self) -> Policy | None:
-        """What the policy file asks of every allocation. Raises `ConfigurationError` for a file that is no such policy."""
+    def owner_policy(self) -> Policy | None:
+        """The owner's policy, enforced on every allocation. Raises `ConfigurationError` for a file that is no policy."""
         if self.policy is None:
             return None
         from pytest_glasshouse.legs.allocation_policy import read_policy_file
@@ -106,7 +106,8 @@ class Options:
         )
 
 
-def _check_together(options: Options) -> None:
+def check_together(options: Options) -> None:
+    """Raise `ConfigurationError` for options that exclude each other, or of which one needs another."""
     if options.leg_seconds is not None and options.leg_steps is not None:
         raise ConfigurationError("--glasshouse-leg-seconds and --glasshouse-leg-steps: a leg ends by one of them; give one")
     if options.publishable and options.provider_from == "default":
@@ -121,16 +122,19 @@ def _check_together(options: Options) -> None:
 
 
 def _check_server(options: Options) -> None:
-    """A server of one's own needs all three, or a row would be attested by a stranger."""
+    """An outside server needs its key and the owner's: without them a row would be attested by an unknown server."""
     if options.server is None:
         given = [name for name in ("server_key", "server_ca") if getattr(options, name) is not None]
         if given:
-            raise ConfigurationError(f"GLASSHOUSE_{given[0].upper()}: there is no GLASSHOUSE_SERVER that it could belong to")
+            raise ConfigurationError(
+                f"GLASSHOUSE_{given[0].upper()}: there is no GLASSHOUSE_SERVER that it could belong to; set that, or unset this"
+            )
         return
     missing = [f"GLASSHOUSE_{name.upper()}" for name in ("server_key", "owner_key") if getattr(options, name) is None]
     if missing:
-        told = f"GLASSHOUSE_SERVER: expected {' and '.join(missing)} beside it, saw none; see `glasshouse serve --help`"
-        raise ConfigurationError(told)
+        raise ConfigurationError(
+            f"GLASSHOUSE_SERVER: expected {' and '.join(missing)} beside it, saw none; see `glasshouse serve --help`"
+        )
     from pytest_glasshouse.legs.attestation import checked_url
 
     checked_url(options.server)
@@ -139,9 +143,9 @@ def _check_server(options: Options) -> None:
 
 
 def _check_writable(report: Path) -> None:
-    """Promise a later write: the path is no directory, and its nearest existing ancestor is a directory we may write to.
+    """Refuse a path that is a directory, or whose nearest existing ancestor is no directory that may be written.
 
-    A pipe or a device is written through. `report.paths.check_writable` tries it all before the first row.
+    A pipe or a device is written through. `report.paths.check_writable` tries the write itself before the first row.
     """
     from pytest_glasshouse.wire.whole_file import is_passed_through
 

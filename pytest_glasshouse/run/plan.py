@@ -1,6 +1,6 @@
 """What a run is before anything starts: its plan, the tests it selected, and what each process needs of it.
 
-A plan is new, or that of a run that goes on. It refuses to start anything.
+A plan is new, or that of a run that is resumed. This module refuses to start anything.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
 
@@ -18,13 +18,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from pytest_glasshouse.analysis.fields import Record
+    from pytest_glasshouse.broker.broker import Broker
+    from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.observation.document import Facts
     from pytest_glasshouse.rows.overrides import RowItem
-    from pytest_glasshouse.run.engine import Engine, Event, Grants
+    from pytest_glasshouse.run.attempt_history import AttemptMessage
+    from pytest_glasshouse.run.engine import Engine, Event
+    from pytest_glasshouse.run.live_line import Live
     from pytest_glasshouse.run.options import Options
-    from pytest_glasshouse.run.resume import Earlier
+    from pytest_glasshouse.run.resume import EarlierRun
 
-#: The options that decide what rows do and how they are judged, by name and by where `Options` has them.
+#: The options that decide what rows do and how they are judged, by name and by their field of `Options`.
 _AGREED: Mapping[str, str] = {
     "order": "order",
     "rounds": "rounds",
@@ -41,35 +47,52 @@ _AGREED: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunInputs:
+    """What a run needs of the process that carries it out: plain values, and three callbacks."""
+
+    options: Options
+    root: Path
+    """The project's directory: reports go below it, and its commit is the subject."""
+    engine: Engine
+    live: Live
+    ask_to_rent: Callable[[Broker], None]
+    """Returns where renting is agreed to; raises `ConfigurationError` or `BudgetError` where it is not."""
+    row_finished: Callable[[Record], None]
+    report_written: Callable[[tuple[Path, ...]], None]
+    earlier: EarlierRun | None = None
+    """The run that this one resumes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPlan:
     """What every process of a run agrees on."""
 
     run_id: str
     seed: int
-    subject: dict[str, Any] = field(default_factory=dict)
+    subject: Facts
     attempt: int = 1
-    kept: dict[str, str] = field(default_factory=dict)
-    """Rows that an earlier attempt judged, by id: how their tests fail, or nothing."""
-    tried: dict[str, int] = field(default_factory=dict)
-    """How often earlier attempts of the run have tried a row that runs again, by its id."""
+    judged_before: dict[str, str] = field(default_factory=dict)
+    """Rows that an earlier attempt judged, by id: how their tests fail, or an empty text."""
+    earlier_attempts: dict[str, int] = field(default_factory=dict)
+    """How many attempts earlier runs made at a row that runs again, by its id."""
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """What the fixtures of this process need of the run."""
+    """What the fixtures of this process need of the run. `broker` is None where no row was selected."""
 
     plan: RunPlan
     worker: str
-    grants: Grants
+    broker: Broker | BrokerClient | None
     on_progress: Callable[[Event], None]
-    keep: Callable[[str, dict[str, Any]], None] = lambda _nodeid, _record: None
-    """Takes what is known of an attempt at a row, by node id: that it was begun, what it has so far, its record."""
+    update: Callable[[str, AttemptMessage], None] = lambda _nodeid, _message: None
+    """Takes what is known of an attempt at a row, by node id: see `RecordStore.update`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """The tests of a run that have something to report: rows by node id, and whether there are others (tamper)."""
+    """The tests of a run that report something: rows by node id, and how many others there are (tamper)."""
 
     rows: Mapping[str, RowItem]
     others: int = 0
@@ -81,24 +104,24 @@ class Selected:
 
 
 def derivation_of(engine: Engine) -> Derivation:
-    """What this engine's reports are derived again with."""
+    """The functions that this engine's reports are derived again with."""
     from pytest_glasshouse.check.recompute import Derivation
 
     return Derivation(results=engine.results, judge=engine.judge, binding=engine.binding)
 
 
-def agreed(options: Options) -> dict[str, Any]:
-    """What every attempt of a run has to ask for alike."""
+def agreed_options(options: Options) -> dict[str, object]:
+    """The options that must be the same in every attempt of a run."""
     return {name: getattr(options, where) for name, where in _AGREED.items()}
 
 
 def new_run_id() -> str:
-    """Time and chance: sorts by time, and two runs that start together differ."""
+    """A time and a random part: ids sort by time, and two runs that start together differ."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def new_plan(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Earlier | None]:
-    """A new run's id, its seed (drawn unless given) and what it judges; or the plan of a run that goes on, and that run."""
+def new_plan(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, EarlierRun | None]:
+    """A new run's id, its seed (drawn unless given) and what it judges; or the plan of the run to resume, and that run."""
     from pytest_glasshouse.report.environment import subject
 
     if options.resume is not None:
@@ -107,21 +130,21 @@ def new_plan(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
     plan = RunPlan(
         run_id=new_run_id(),
         seed=secrets.randbelow(2**31) if seed is None else seed,
-        subject=subject(root),
+        subject=dict(subject(root)),
     )
     return plan, None
 
 
-def with_tests(subject: Mapping[str, Any], root: Path, selected: Selected) -> dict[str, Any]:
-    """The subject, dirty also where a test file that runs is in no commit."""
-    from pytest_glasshouse.report.environment import uncommitted_tests
+def with_tests(subject: Facts, root: Path, selected: Selected) -> Facts:
+    """The subject; it is dirty also where a test file that runs is in no commit."""
+    from pytest_glasshouse.report.environment import unnamed
 
-    untold = subject.get("gitCommit") is not None and uncommitted_tests(root, selected.files)
-    return {**subject, "dirty": True} if untold else dict(subject)
+    uncommitted = subject.get("gitCommit") is not None and unnamed(root, selected.files)
+    return {**subject, "dirty": True} if uncommitted else dict(subject)
 
 
-def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Earlier]:
-    """The plan of a run that goes on: its id and seed, and the rows that stay."""
+def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, EarlierRun]:
+    """The plan of the run to resume: its id and seed, and the rows that were judged."""
     from pytest_glasshouse.report.environment import subject
     from pytest_glasshouse.run.records import failure_of
     from pytest_glasshouse.run.resume import read
@@ -129,15 +152,17 @@ def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
     reports = options.report.parent if options.report is not None else root / "reports"
     earlier = read(str(options.resume), reports, environ=os.environ, derivation=derivation_of(engine))
     if options.seed not in (None, earlier.seed):
-        raise ConfigurationError(f"--glasshouse-seed {options.seed}: run {earlier.run_id} has seed {earlier.seed}")
+        raise ConfigurationError(
+            f"--glasshouse-seed {options.seed}: run {earlier.run_id} has seed {earlier.seed}; give that one, or none"
+        )
     attempt = len(earlier.attempts) + 1
     plan = RunPlan(
         run_id=earlier.run_id,
         seed=earlier.seed if earlier.seed is not None else secrets.randbelow(2**31),
-        subject=subject(root),
+        subject=dict(subject(root)),
         attempt=attempt,
-        kept={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
-        tried={row_id: len(entries) for row_id, entries in earlier.tried.items()},
+        judged_before={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
+        earlier_attempts={row_id: len(entries) for row_id, entries in earlier.unjudged.items()},
         notes=(f"attempt {attempt} of this run: {len(earlier.records)} row(s) kept as they were judged before",),
     )
     return plan, earlier

@@ -1,7 +1,7 @@
 """Names of the user's own that no report may hold, found before anything is rented.
 
-What a run would publish if none of its rows were measured is searched as the report itself will be, and so are the names that
-reach it by other ways: node ids, files of data, the policy. This module refuses to show what it found.
+The report that the run would publish if none of its rows were measured is searched as the final one will be, and so are names
+that reach it from elsewhere: node ids, data files, the policy. This module refuses to show what it found.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
-def refuse_forbidden(
-    rows: Mapping[str, RowItem], options: Options, *, report: Path, document: Mapping[str, Any], taint: Iterable[str]
+def refuse_private_names(
+    rows: Mapping[str, RowItem], options: Options, *, report: Path, document: Mapping[str, object], taint: Iterable[str]
 ) -> None:
     """Raise `ConfigurationError` for the first name that redaction would stop the report for.
 
@@ -42,8 +42,8 @@ def refuse_forbidden(
 
 def _refuse(what: str, rule: str) -> None:
     raise ConfigurationError(
-        f"{what}: reads like something that must not be published (rule {rule}), and would stand in the report. Call it "
-        "something else. Nothing was rented"
+        f"{what}: expected a name that may be published, saw one that redaction would stop (rule {rule}); rename it. "
+        "Nothing was rented"
     )
 
 
@@ -58,12 +58,12 @@ def _names(rows: Mapping[str, RowItem], options: Options, report: Path) -> Itera
             yield f"the data file of {where}", Path(each.row.data).name
         yield f"the test of {where}", nodeid
     yield "the file name of --glasshouse-report", report.name
-    if options.demands is not None:
-        yield from _strings("--glasshouse-policy", options.demands.to_json())
+    if options.owner_policy is not None:
+        yield from _strings("--glasshouse-policy", options.owner_policy.to_json())
 
 
 def _strings(what: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Texts of a policy but for its digests, which are told by their length."""
+    """Texts of a policy but for its digests."""
     if isinstance(value, dict):
         for name, each in value.items():
             yield what, str(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire.bounded_file import read_json
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PROGRESS = "progress.json"
-#: A watcher looks once a second; writing more often would only wear the disk.
+#: `glasshouse watch` reads once a second; writing more often would only wear the disk.
 EVERY_S = 1.0
 _LIMIT = 1 << 20
 
 
 class ProgressFile:
-    """The lines of all workers, put in place whole and not more often than once a second."""
+    """The lines of all workers, written whole and at most once a second."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -38,10 +38,10 @@ class ProgressFile:
             return
 
 
-def read_progress(directory: Path) -> dict[str, Any]:
-    """Worker to line; nothing where nothing was written yet or the run ended meanwhile."""
+def read_progress(directory: Path) -> dict[str, object]:
+    """Worker to line; empty where nothing was written yet, or the run has ended meanwhile."""
     try:
-        told = read_json(directory / PROGRESS)
+        lines = read_json(directory / PROGRESS)
     except (OSError, IntegrityError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return dict(lines) if isinstance(lines, dict) else {}

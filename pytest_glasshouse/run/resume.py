@@ -1,111 +1,87 @@
-"""Attempts of one run: what an earlier one left behind, which of its rows stay as they are, and the history that says so.
+"""The run to resume: what an earlier attempt left, read from its run directory or its report.
 
-A row that was judged stays, good or bad. What was never judged (not started, lost, infrastructure) runs again, and the
-report names every attempt it was begun in. This module refuses to resume anything but the same run: the same rows, provider
-and subject, since every finished row was signed for with them. And it goes on with a run of this account only: a directory
-whose lines carry its tags, or a report that its key sealed and that `check` finds free of faults. Nobody else's figures are
-signed anew, and nothing is written where somebody else wants it.
+This module refuses to resume anything but the same run: the same rows, provider and subject, since every finished row was
+signed with them. It resumes a run of this account only: a directory whose lines carry its tags, or a report that its key
+sealed and in which `check` finds no fault. Figures of another account are never signed anew, and nothing is
+written where another account wants it.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
+from pytest_glasshouse.analysis.fields import ExcludedRecord, MeasuredRecord, NullRecord
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
-from pytest_glasshouse.report.attempts import NEVER_JUDGED, attempt_entry, lost_attempt_entry, standing_record
-from pytest_glasshouse.run.options import order_named
+from pytest_glasshouse.report.attempts import entry, lost_entry, settled
+from pytest_glasshouse.run.attempt_history import (
+    NOT_STARTED,
+    PLAN,
+    AttemptHistory,
+    StartedAttempt,
+    is_judged,
+    outcome_of,
+    reason_of,
+)
 from pytest_glasshouse.wire.folder import expanded
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
+    from pytest_glasshouse.analysis.fields import Record, RowRecord
     from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.observation.document import Facts
+    from pytest_glasshouse.report.fields import CleanupStatus, Report, RunAttempt
     from pytest_glasshouse.report.row_journal import RowJournal
-    from pytest_glasshouse.report.run_key import TagKey
     from pytest_glasshouse.rows.spec import RowSpec
 
-PLAN, HISTORY = "plan.json", "attempts.jsonl"
-#: Outcomes after which nothing was judged: these rows run again.
-AGAIN = NEVER_JUDGED
-#: An attempt nobody told of but its test's start.
-_UNTOLD = "untold-"
-_NOT_STARTED = "the run ended before this row was started"
+#: The attempts at each row, by row id.
+AttemptsByRow: TypeAlias = Mapping[str, Sequence[StartedAttempt]]
+
+
+class RowWork(TypedDict):
+    """What a row does, as far as a report shows it."""
+
+    order: str
+    rounds: int
+    seconds: float | None
+    steps: int | None
+    model: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Earlier:
-    """An earlier attempt's run. `records` are its judged rows by row id, `allocations` what its ledger or report names.
+class EarlierAllocation:
+    """An allocation that the ledger or report of an earlier attempt names. `status` and `reason` are the report's."""
 
-    `rows` are all its rows, name by row id; `options` is what is known of what it asked for (`run.agreed`). `work` is what a
-    report says that each row did, by row id; a directory has none, and needs none, since it knows every option.
+    provider: str
+    name: str
+    instance_id: str | None
+    listed: bool = False
+    status: CleanupStatus | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierRun:
+    """The run that is resumed. `records` are its judged rows by row id; `rows` are all its rows, name by row id.
+
+    `options` are those that are known (`plan.agreed_options`). `work` is what a report shows that each row did, by row id; a
+    directory has none, and needs none, since it knows every option. `unjudged` are the attempts at the rows that run again.
     """
 
     run_id: str
     seed: int | None
-    subject: dict[str, Any]
+    subject: Facts
     provider: str
     report: Path
-    records: dict[str, dict[str, Any]]
-    attempts: tuple[dict[str, Any], ...]
+    records: Mapping[str, Record]
+    attempts: tuple[RunAttempt, ...]
     rows: Mapping[str, str]
-    options: Mapping[str, Any]
-    work: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    allocations: tuple[dict[str, Any], ...] = field(default=())
-    tried: Mapping[str, Sequence[dict[str, Any]]] = field(default_factory=dict)
-    """What is told of the attempts at each row that runs again, by row id, as in a record's `attempts`."""
-
-
-class Tried:
-    """The attempts at one row in this run of pytest, in the order they began; each told by its process, some twice.
-
-    A test's start is a second witness: of a process that died before it told of an attempt, the attempt is kept.
-    """
-
-    def __init__(self) -> None:
-        self._found: dict[str, tuple[str, dict[str, Any] | None]] = {}
-        # Workers tell of attempts in a thread of the broker's, and tests start in pytest's own.
-        self._lock = threading.Lock()
-        self._starts = 0
-        self._finished: set[str] = set()
-
-    def start(self) -> None:
-        """The row's test starts, here or in a worker."""
-        with self._lock:
-            self._starts += 1
-            if self._starts > len(self._found):
-                self._found[f"{_UNTOLD}{self._starts}"] = ("", None)
-
-    def begin(self, told: Mapping[str, Any]) -> bool:
-        """An attempt was begun; whether that is news."""
-        name = told["attempt"]
-        with self._lock:
-            if name in self._found:
-                return False
-            untold = [each for each in self._found if each.startswith(_UNTOLD)]
-            if untold:
-                self._found = {name if each == untold[-1] else each: value for each, value in self._found.items()}
-            self._found[name] = (told["at"], None)
-            return True
-
-    def keep(self, record: dict[str, Any]) -> bool:
-        """What an attempt has so far, or its record; whether that is news."""
-        with self._lock:
-            news = self._found[record["attempt"]][1] != record
-            self._found[record["attempt"]] = (record["at"], record)
-            return news
-
-    def finish(self, record: Mapping[str, Any]) -> bool:
-        """An attempt has ended; whether that is news."""
-        news = record["attempt"] not in self._finished
-        self._finished.add(record["attempt"])
-        return news
-
-    def all(self) -> list[tuple[str, dict[str, Any] | None]]:
-        """When each attempt began (nothing where nobody said), and its record if there is one."""
-        return list(self._found.values())
+    options: Mapping[str, object]
+    work: Mapping[str, RowWork] = field(default_factory=dict)
+    allocations: tuple[EarlierAllocation, ...] = ()
+    unjudged: AttemptsByRow = field(default_factory=dict)
 
 
 def find(named: str, reports: Path) -> Path:
@@ -114,29 +90,29 @@ def find(named: str, reports: Path) -> Path:
     for path in (given, reports / f"{named}.run", reports / f"{named}.json"):
         if (path / PLAN).is_file() or (path.is_file() and path.suffix == ".json"):
             return path
-    found = [path for path in sorted(reports.glob("*.json")) if _run_of(path) == named]
+    found = [path for path in sorted(reports.glob("*.json")) if _run_id_of_report(path) == named]
     if len(found) == 1:
         return found[0]
-    several = f" ({', '.join(path.name for path in found)} all say that they are its report: name one)" if found else ""
+    several = f" ({', '.join(path.name for path in found)} are all reports of that run: name one)" if found else ""
     raise ConfigurationError(
         f"expected a run id, a run directory (.run) or a report (.json); in {reports} there is "
         f"neither {printable(named)}.run nor the report of a run of that id{several}"
     )
 
 
-def _run_of(report: Path) -> str | None:
-    """Whose report a file is; None where it is none."""
-    from pytest_glasshouse.report.bundle import parse_report, read_report
+def _run_id_of_report(report: Path) -> str | None:
+    """The id of the run whose report a file is; None where it is none."""
+    from pytest_glasshouse.report.bundle import parsed, read_report
 
     try:
-        told = parse_report(read_report(report))
+        document = parsed(read_report(report))
     except (IntegrityError, ReportError):
         return None
-    run_id = told.get("runId") if isinstance(told, dict) else None
+    run_id = document.get("runId") if isinstance(document, dict) else None
     return run_id if isinstance(run_id, str) else None
 
 
-def read(named: str, reports: Path, *, environ: Mapping[str, str], derivation: Derivation | None = None) -> Earlier:
+def read(named: str, reports: Path, *, environ: Mapping[str, str], derivation: Derivation | None = None) -> EarlierRun:
     """What the run left: its directory if it was killed, its report if it ended. Raises `ConfigurationError`.
 
     A report is derived again with `derivation`; a fault in it is one of the refusals.
@@ -152,34 +128,35 @@ def read(named: str, reports: Path, *, environ: Mapping[str, str], derivation: D
         raise ConfigurationError(f"--glasshouse-resume {printable(named)}: {printable(path)} cannot be read ({why})") from error
 
 
-def refuse_another(
-    earlier: Earlier, *, provider: str, subject: Mapping[str, Any], rows: Sequence[RowSpec], options: Mapping[str, Any]
+def refuse_another_run(
+    earlier: EarlierRun, *, provider: str, subject: Facts, rows: Sequence[RowSpec], options: Mapping[str, object]
 ) -> None:
-    """Raise `ConfigurationError` unless this is the same run going on; `options` are what `run.agreed` says."""
+    """Raise `ConfigurationError` unless this is the same run going on; `options` are `plan.agreed_options`."""
     if provider != earlier.provider:
         raise ConfigurationError(
-            f"--glasshouse-resume: the run was on provider {earlier.provider}, and this one is on {provider}"
+            f"--glasshouse-resume: the run was on provider {earlier.provider}, and this one is on {provider}; give "
+            f"--glasshouse-provider {earlier.provider}, or start a new run"
         )
-    if dict(subject) != earlier.subject:
+    if subject != earlier.subject:
         raise ConfigurationError(
             f"--glasshouse-resume: run {earlier.run_id} judges {_subject(earlier.subject)}, and here is {_subject(subject)}: "
             "start a new run"
         )
-    other = [
-        f"--glasshouse-{name} ({_given(earlier.options[name])}; here {_given(value)})"
+    different = [
+        f"--glasshouse-{name} ({_shown(earlier.options[name])}; here {_shown(value)})"
         for name, value in options.items()
         if name in earlier.options and earlier.options[name] != value
     ]
-    other = other or [told for row in rows if (told := _other_work(earlier, row))]
-    if other:
+    different = different or [text for row in rows if (text := _different_work(earlier, row))]
+    if different:
         raise ConfigurationError(
-            f"--glasshouse-resume: run {earlier.run_id} was started with other options: {', '.join(other)}. Give the same "
+            f"--glasshouse-resume: run {earlier.run_id} was started with other options: {', '.join(different)}. Give the same "
             "options, or start a new run"
         )
     _refuse_other_rows(earlier, rows)
 
 
-def _refuse_other_rows(earlier: Earlier, rows: Sequence[RowSpec]) -> None:
+def _refuse_other_rows(earlier: EarlierRun, rows: Sequence[RowSpec]) -> None:
     now = {row.row_id for row in rows}
     if gone := sorted(set(earlier.rows) - now):
         raise ConfigurationError(f"--glasshouse-resume: of the run and not selected now: {', '.join(gone)}; select the same rows")
@@ -187,116 +164,42 @@ def _refuse_other_rows(earlier: Earlier, rows: Sequence[RowSpec]) -> None:
         raise ConfigurationError(f"--glasshouse-resume: selected now and not of the run: {', '.join(new)}; select the same rows")
 
 
-def _other_work(earlier: Earlier, row: RowSpec) -> str:
-    """How a row of the run differs from the one that has its name now; empty where it does not, or nobody knows."""
+def _different_work(earlier: EarlierRun, row: RowSpec) -> str:
+    """How a row of the run differs from the row that has its name now; empty where it does not, or that is not known."""
     known = [] if row.row_id in earlier.rows else [row_id for row_id, name in earlier.rows.items() if name == row.name]
     if len(known) != 1 or known[0] not in earlier.work:
         return ""
-    was, work = earlier.work[known[0]], _work_of(row)
-    told = [f"{name} {_given(was[name])}; here {_given(work[name])}" for name in work if was[name] != work[name]]
-    return f"row {row.name} ({', '.join(told)})" if told else ""
+    was = earlier.work[known[0]]
+    now = RowWork(order=row.order, rounds=row.rounds, seconds=row.target_s, steps=row.steps, model=row.model)
+    pairs = {name: (value, now.get(name)) for name, value in was.items()}
+    found = [f"{name} {_shown(before)}; here {_shown(after)}" for name, (before, after) in pairs.items() if before != after]
+    return f"row {row.name} ({', '.join(found)})" if found else ""
 
 
-def _work_of(row: RowSpec) -> dict[str, Any]:
-    return {"order": row.order, "rounds": row.rounds, "seconds": row.target_s, "steps": row.steps, "model": row.model}
-
-
-def _given(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return "given" if value else "none given"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _subject(subject: Mapping[str, Any]) -> str:
+def _subject(subject: Facts) -> str:
     commit = subject.get("gitCommit")
     return f"{subject.get('name')} at {commit[:12] if commit else 'no commit'}{' with changes' if subject.get('dirty') else ''}"
 
 
-class AttemptHistory:
-    """What happens in an attempt, one JSON line each in the run directory: begun, finished. A kill leaves what there was."""
-
-    def __init__(self, directory: Path, proof: TagKey) -> None:
-        from pytest_glasshouse.report.run_directory import TaggedLines
-
-        self._directory = directory
-        self._proof = proof
-        self._lines = TaggedLines(directory / HISTORY, proof)
-
-    def start(self, plan: Mapping[str, Any], *, attempt: int, at: str, kept: Sequence[str]) -> None:
-        """A new attempt begins; `plan` is what every attempt of the run agrees on."""
-        from pytest_glasshouse.report.run_directory import private_directory, write_tagged
-
-        write_tagged(private_directory(self._directory) / PLAN, plan, self._proof)
-        self._tell({"event": "start", "attempt": attempt, "at": at, "kept": list(kept)})
-
-    def restore(self, attempts: Sequence[Mapping[str, Any]]) -> None:
-        """Earlier attempts that only a report remembers."""
-        for each in attempts:
-            self._tell({"event": "start", "attempt": each["attempt"], "at": each["startedAt"], "kept": each["kept"]})
-            for row_id in each["begun"]:
-                self.begin(row_id)
-            for told in each["finished"]:
-                self._tell({"event": "finish", **told})
-
-    def begin(self, row_id: str, *, attempt: str = "", at: str = "") -> None:
-        """An attempt at a row is begun; `attempt` is what its record will be called by."""
-        self._tell({"event": "begin", "rowId": row_id, "attempt": attempt, "at": at})
-
-    def finish(self, row_id: str, outcome: str) -> None:
-        """A row has its record."""
-        self._tell({"event": "finish", "rowId": row_id, "outcome": outcome})
-
-    def attempts(self) -> list[dict[str, Any]]:
-        """Every attempt so far, as the report has them."""
-        found: list[dict[str, Any]] = []
-        for told in self._lines.read():
-            if told["event"] == "start":
-                started = {"attempt": told["attempt"], "startedAt": told["at"], "kept": told["kept"]}
-                found.append({**started, "begun": [], "finished": []})
-            elif told["event"] == "begin":
-                found[-1]["begun"].append(told["rowId"])
-            else:
-                found[-1]["finished"].append({"rowId": told["rowId"], "outcome": told["outcome"]})
-        return found
-
-    def begun_last(self) -> list[dict[str, Any]]:
-        """The attempts at rows that the last run of pytest began: `rowId`, `attempt`, `at`."""
-        found: list[dict[str, Any]] = []
-        for told in self._lines.read():
-            if told["event"] == "start":
-                found = []
-            elif told["event"] == "begin":
-                found.append(told)
-        return found
-
-    def _tell(self, event: Mapping[str, Any]) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lines.append(event)
-
-
-def outcome_of(record: Mapping[str, Any]) -> str:
-    """A record's outcome in one word."""
-    return str(record["record"].get("outcome", "measured"))
-
-
-def stays(record: Mapping[str, Any]) -> bool:
-    """Whether a row was judged: its record stays as it is."""
-    told = record["record"]
-    return outcome_of(record) not in AGAIN and told.get("reason") != _NOT_STARTED
-
-
-def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
+def _of_directory(given: Path, environ: Mapping[str, str]) -> EarlierRun:
+    from pytest_glasshouse.broker.lease_ledger import LEDGER
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.report.run_directory import check_run_directory, read_tagged, read_unverified
     from pytest_glasshouse.report.run_key import TagKey, run_key
 
-    path = check_run_directory(given)
-    run_id = _run_id(read_unverified(path / PLAN).get("runId"))
-    proof = TagKey(run_key(environ, run_id), run_id)
+    path = own_directory(given)
+    run_id = _checked_run_id(untrusted(path / PLAN).get("runId"))
+    proof = Proof(run_key(environ, run_id), run_id)
     plan = read_tagged(path / PLAN, proof)
     history = AttemptHistory(path, proof)
-    records, tried = _tried_in(RowJournal(path, proof), history, plan)
-    return Earlier(
+    records, unjudged = _rows_of_directory(RowJournal(path, proof), history, plan.get("tried", {}))
+    return EarlierRun(
         run_id=plan["runId"],
         seed=plan["seed"],
         subject=plan["subject"],
@@ -306,56 +209,56 @@ def _of_directory(given: Path, environ: Mapping[str, str]) -> Earlier:
         attempts=tuple(history.attempts()),
         rows=dict(plan["rows"]),
         options=dict(plan["options"]),
-        allocations=tuple(_allocations_in(path)),
-        tried=tried,
+        allocations=tuple(_leases(path / LEDGER)),
+        unjudged=unjudged,
     )
 
 
-def _tried_in(
-    journal: RowJournal, history: AttemptHistory, plan: Mapping[str, Any]
-) -> tuple[dict[str, dict[str, Any]], dict[str, list[dict[str, Any]]]]:
-    """Of a run directory: the records of its judged rows, and what is told of the attempts at the others; by row id."""
-    lines = journal.lines()
-    kept = {each.get("rowId") or each["record"]["rowId"]: each for each in lines}
-    left = {each.get("attempt") or each["record"]["rowId"]: each for each in lines}
-    tries: dict[str, list[tuple[dict[str, Any], dict[str, Any] | None]]] = {}
-    for begun in history.begun_last():
-        record = left.get(begun.get("attempt") or begun["rowId"])
-        told = lost_attempt_entry() if record is None else attempt_entry(record)
-        tries.setdefault(begun["rowId"], []).append(({"startedAt": begun.get("at") or None, **told}, record))
-    before = {row_id: list(entries) for row_id, entries in plan.get("tried", {}).items()}
-    records = {row_id: each for row_id, each in kept.items() if row_id not in tries and stays(each)}
-    tried = {row_id: entries for row_id, entries in before.items() if row_id not in tries}
-    for row_id, found in tries.items():
-        every = [*((each, None) for each in before.get(row_id, [])), *found]
-        if any(record is not None and stays(record) for _, record in found):
-            records[row_id] = standing_record(every)
+def _rows_of_directory(
+    journal: RowJournal, history: AttemptHistory, before: AttemptsByRow
+) -> tuple[dict[str, Record], AttemptsByRow]:
+    """The records of the judged rows, and the attempts at the others; `before` are the attempts of runs before that one."""
+    # A line is a record with the name of its attempt, or with the row's id where an earlier run of pytest judged it.
+    lines: list[Any] = journal.lines()
+    last: dict[str, Record] = {each.get("rowId") or each["record"]["rowId"]: each for each in lines}
+    by_attempt: dict[str, Record] = {each.get("attempt") or each["record"]["rowId"]: each for each in lines}
+    begun: dict[str, list[tuple[StartedAttempt, Record | None]]] = {}
+    for each in history.begun_last():
+        record = by_attempt.get(each["attempt"] or each["rowId"])
+        left = lost_entry() if record is None else entry(record)
+        begun.setdefault(each["rowId"], []).append(({"startedAt": each["at"] or None, **left}, record))
+    records = {row_id: each for row_id, each in last.items() if row_id not in begun and is_judged(each)}
+    unjudged = {row_id: list(entries) for row_id, entries in before.items() if row_id not in begun}
+    for row_id, found in begun.items():
+        every = [*((each, None) for each in before.get(row_id, ())), *found]
+        if any(record is not None and is_judged(record) for _, record in found):
+            records[row_id] = settled(every)
         else:
-            tried[row_id] = [each for each, _ in every]
-    return records, tried
+            unjudged[row_id] = [each for each, _ in every]
+    return records, unjudged
 
 
-def _run_id(told: object) -> str:
+def _checked_run_id(run_id: object) -> str:
     """A run id, which becomes a part of paths."""
     from pytest_glasshouse.report.run_key import RUN_ID
 
-    if not isinstance(told, str) or RUN_ID.fullmatch(told) is None:
-        raise ConfigurationError("what is there names no run")
-    return told
+    if not isinstance(run_id, str) or RUN_ID.fullmatch(run_id) is None:
+        raise ConfigurationError("expected a run id in it, saw none")
+    return run_id
 
 
-def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> dict[str, Any]:
+def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> Report:
     """A report that this account made: sealed by the run's own key, and free of faults."""
     from pytest_glasshouse.check.check import check_bytes, read_document
     from pytest_glasshouse.report.run_key import run_key
     from pytest_glasshouse.wire.tokens import public_text
 
-    data, document = read_document(path, derivation=derivation)
-    key = run_key(environ, _run_id(document["runId"]))
+    data, document = read_document(path)
+    key = run_key(environ, _checked_run_id(document["runId"]))
     if document["keys"]["report"] != public_text(key.public_key()):
         raise ConfigurationError(
-            f"{path} is not sealed by this account's key: a report is gone on with where its run was made, or with the "
-            "GLASSHOUSE_SIGNING_KEY it was made with"
+            f"{path} is not sealed by this account's key: resume a run where it was made, or with the GLASSHOUSE_SIGNING_KEY it "
+            "was made with"
         )
     faults = check_bytes(data, derivation=derivation).faults
     if faults:
@@ -363,70 +266,76 @@ def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation 
     return document
 
 
-def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> Earlier:
+def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | None) -> EarlierRun:
     document = _document_of(path, environ, derivation)
-    records: list[dict[str, Any]] = [
-        {"list": name, "record": {field: value for field, value in each.items() if field != "seal"}}
-        for name in ("rows", "nullRows", "excludedResults")
-        for each in document[name]
+    records: list[Record] = [
+        *(MeasuredRecord(list="rows", record=row) for row in document["rows"]),
+        *(NullRecord(list="nullRows", record=row) for row in document["nullRows"]),
+        *(ExcludedRecord(list="excludedResults", record=row) for row in document["excludedResults"]),
     ]
-    judged = {each["record"]["rowId"]: each for each in records if stays(each)}
-    first = {
-        "attempt": 1, "startedAt": document["createdAt"], "kept": [],
-        "begun": [each["record"]["rowId"] for each in records if each["record"].get("reason") != _NOT_STARTED],
-        "finished": [{"rowId": each["record"]["rowId"], "outcome": outcome_of(each)} for each in records
-                     if each["record"].get("reason") != _NOT_STARTED],
-    }  # fmt: skip
-    return Earlier(
+    for each in records:
+        each["record"].pop("seal", None)
+    begun = [each for each in records if reason_of(each) != NOT_STARTED]
+    first: RunAttempt = {
+        "attempt": 1,
+        "startedAt": document["createdAt"],
+        "kept": [],
+        "begun": [each["record"]["rowId"] for each in begun],
+        "finished": [{"rowId": each["record"]["rowId"], "outcome": outcome_of(each)} for each in begun],
+    }
+    order = document["methodology"]["order"]
+    return EarlierRun(
         run_id=document["runId"],
         seed=document["methodology"]["seed"],
-        subject=document["subject"],
+        subject=dict(document["subject"]),
         provider=document["methodology"]["provider"],
         report=path,
-        records=judged,
+        records={each["record"]["rowId"]: each for each in records if is_judged(each)},
         attempts=tuple(document.get("attempts") or [first]),
         rows={each["record"]["rowId"]: each["record"]["name"] for each in records},
         options={
-            "order": order_named(document["methodology"]["order"]),
+            "order": None if order == "row" else order,
             "max-overhead": document["methodology"]["maxOverheadPct"],
             "fixed-order": any(each["record"].get("fixedOrder") for each in records),
         },
-        work={each["record"]["rowId"]: _work_told(each["record"]) for each in records},
+        work={each["record"]["rowId"]: _work_of(each["record"]) for each in records},
         allocations=tuple(
-            {
-                "name": each["name"],
-                "instance": each["providerInstanceId"],
-                "provider": each["provider"],
-                "status": each["status"],
-                "reason": each["reason"],
-            }
+            EarlierAllocation(
+                provider=each["provider"],
+                name=each["name"],
+                instance_id=each["providerInstanceId"],
+                status=each["status"],
+                reason=each["reason"],
+            )
             for each in document["cleanup"]["allocations"]
         ),
-        tried={each["record"]["rowId"]: _tried_told(each) for each in records if not stays(each)},
+        unjudged={each["record"]["rowId"]: _attempts_in(each) for each in records if not is_judged(each)},
     )
 
 
-def _tried_told(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What a report tells of the attempts at a row that was never judged; that it was not started is none."""
-    told = record["record"]
-    entries = told.get("attempts") or [{"startedAt": None, **attempt_entry(dict(record))}]
-    numbered = ("attempt", "stands")
-    return [{name: value for name, value in each.items() if name not in numbered} for each in entries
-            if each.get("reason") != _NOT_STARTED]  # fmt: skip
+def _attempts_in(record: Record) -> list[StartedAttempt]:
+    """The attempts that a report shows at a row that was never judged; a row that was not started has none."""
+    found: list[Any] = [*(record["record"].get("attempts") or [])] or [{"startedAt": None, **entry(record)}]
+    for each in found:
+        each.pop("attempt", None)
+        each.pop("stands", None)
+    return [each for each in found if each.get("reason") != NOT_STARTED]
 
 
-def _work_told(record: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "order": record["order"], "rounds": record["rounds"], "seconds": record.get("targetSec"),
-        "steps": record.get("stepBudget"), "model": record["modelId"],
-    }  # fmt: skip
+def _work_of(row: RowRecord) -> RowWork:
+    seconds, steps = row.get("targetSec"), row.get("stepBudget")
+    return RowWork(order=row["order"], rounds=row["rounds"], seconds=seconds, steps=steps, model=row["modelId"])
 
 
-def _allocations_in(directory: Path) -> Iterator[dict[str, Any]]:
-    """Every allocation that may have existed, by the run's lease ledger, and whether a listing showed it while it ran."""
-    from pytest_glasshouse.broker.lease_ledger import LEDGER, read
+def _leases(ledger: Path) -> Iterator[EarlierAllocation]:
+    """Every allocation that may have existed. The directory of the ledger was checked to be this account's."""
+    from pytest_glasshouse.broker.lease_ledger import read as read_ledger
 
-    for lease in read(directory / LEDGER)[0].values():
+    for lease in read_ledger(ledger)[0].values():
         if not lease.void:
-            instance = max(lease.instance_ids, default=None)
-            yield {"name": lease.name, "instance": instance, "listed": lease.seen_listed, "provider": lease.provider}
+            yield EarlierAllocation(
+                provider=lease.provider,
+                name=lease.name,
+                instance_id=min(lease.instance_ids, default=None),
+                listed=lease.seen_listed,
+            )

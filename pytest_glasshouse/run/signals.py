@@ -10,7 +10,7 @@ from collections.abc import Callable
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: The signal that gives up on an orderly end.
+#: Which signal in a row gives up on an orderly end.
 _GIVE_UP_AT = 3
 
 
@@ -23,14 +23,14 @@ class Signals:
         self._before: dict[signal.Signals, object] = {}
 
     def install(self) -> None:
-        """Take the signals over, where this is the main thread. What is ignored stays so: `nohup` means what it says."""
+        """Take the signals over, where this is the main thread. SIGHUP stays ignored where it is, as under `nohup`."""
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._handle)
 
     def restore(self) -> None:
-        """Give the signals back to who had them."""
+        """Restore the handlers that were there before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before.clear()

@@ -21,7 +21,7 @@ from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.observation.results import RoundResult
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.run.engine import Event, Grants, RowObjects
+from pytest_glasshouse.run.engine import Engine, Event, RowObjects
 from pytest_glasshouse.run.options import Options
 
 if TYPE_CHECKING:
@@ -209,30 +209,33 @@ class FakeAllocation:
         )
 
 
-class FakeEngine:
+class FakeEngine(Engine):
     used = False
 
     def check(self, options: Options) -> None:
         raise ConfigurationError(f"provider {options.provider}: no NVIDIA GPU on this machine")
 
+    def check_material(self, rows: Any, *, seed: int, rehearsed: bool) -> None:
+        """Nothing is trained here."""
+
     def broker(
         self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
-    ) -> FakeBroker:
+    ) -> Any:
         assert rows
         assert run_id
         self.used = True
         return FakeBroker(options, run_dir)
 
-    def serve(self, broker: Any, on_event: Callable[[Event], None]) -> FakeServer:
+    def serve(self, broker: Any, on_event: Callable[[Event], None]) -> Any:
         del on_event
         return FakeServer(broker)
 
-    def connect(self, address: str, *, worker: str) -> FakeClient:
+    def connect(self, address: str, *, worker: str) -> Any:
         assert (address, worker[:2]) == ("nowhere", "gw")
         return FakeClient(Options(), Path())
 
-    def stage(self, grant: Any, grants: Grants, settings: RowSettings, on_progress: Callable[[Event], None]) -> RowObjects:
-        del grant, grants
+    def row_objects(self, grant: Any, broker: Any, settings: RowSettings, on_progress: Callable[[Event], None]) -> RowObjects:
+        del grant, broker
         return RowObjects(allocation=FakeAllocation(settings, on_progress), protected_runtime="protected", raw_runner="raw")
 
     def results(self, observation: dict[str, Any]) -> Sequence[RoundResult]:

@@ -89,7 +89,7 @@ def test_every_attempt_is_kept_and_the_first_that_was_judged_stands(project: Pro
     assert (report["summary"]["lifecycle"]["held"], report["summary"]["lifecycle"]["attempted"]) == (6, 7)
     result.stdout.fnmatch_lines(
         [
-            "*attempt 1 at this row stands, whatever came of later ones: in-broken-good was not measured: failed*",
+            "*attempt 1 at this row stands, whatever later attempts gave: in-broken-good was not measured: failed*",
             "  in-slow-fast: attempt 1 of 2 stands; later: 2: -27.62 % (single sample)",
             "  in-guestgone-good: attempt 2 of 2 stands; earlier: 1: infrastructure",
             "  in-broken-good: attempt 1 of 3 stands; later: 2: +1.05 % (single sample); 3: +1.05 % (single sample)",
@@ -98,7 +98,7 @@ def test_every_attempt_is_kept_and_the_first_that_was_judged_stands(project: Pro
     assert check_bytes(project.reports()[0].read_bytes(), derivation=example.EXAMPLE).faults == ()
 
 
-def test_row_that_passed_in_its_last_attempt_is_not_publishable_and_says_so(project: Project) -> None:
+def test_row_that_passed_in_its_last_attempt_is_not_publishable_and_shows_it(project: Project) -> None:
     """A test that never looks at the first attempt is green; a run that has to publish is not."""
     assert retried(project, "in-slow-fast").run().ret == pytest.ExitCode.OK
     for path in (*project.reports(), project.pytester.path / "carried.log"):
@@ -284,7 +284,9 @@ def test_broken_row_is_not_green_because_its_test_is(project: Project, outcomes:
     result = project.run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     assert outcomes(project.report()) == {"broken-expected": "failed", "broken-skipped": "failed", "good": "measured"}
-    result.stdout.fnmatch_lines(["glasshouse: not green, whatever their tests say: broken-expected, broken-skipped"])
+    result.stdout.fnmatch_lines(
+        ["glasshouse: failed by their records, though their tests passed: broken-expected, broken-skipped"]
+    )
 
 
 def test_every_row_on_every_worker_is_refused(project: Project) -> None:

@@ -59,7 +59,7 @@ def test_without_a_terminal_plugin_rows_run_and_a_report_is_written(project: Pro
     assert len(project.report()["rows"]) == 1
 
 
-def test_without_a_terminal_plugin_a_leak_is_still_told(project: Project) -> None:
+def test_without_a_terminal_plugin_a_leak_is_still_reported(project: Project) -> None:
     told = ran(project.rows("good"), "-p", "no:terminal", "--glasshouse-mock-fault", "terminate-fails")
     assert (told.returncode, told.stderr) == (10, "glasshouse: cleanup is not proven: glasshouse-x-1 may still exist\n")
 
@@ -79,7 +79,7 @@ def test_a_user_without_home_and_name_gets_a_report(project: Project) -> None:
 
 
 @pytest.mark.skipif(not allowed(*NAMELESS), reason="no user namespaces here")
-def test_a_path_with_a_tilde_that_nobody_knows_is_one_line(project: Project) -> None:
+def test_path_with_an_unknown_user_after_the_tilde_is_one_line(project: Project) -> None:
     told = ran(project.rows("good"), "--glasshouse-policy", "~/policy.json", prefix=NAMELESS, HOME=None)
     is_one_line(told, "~/policy.json", "HOME", "Write the whole path")
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from pytest_glasshouse.plugin.github_actions import annotated
+from pytest_glasshouse.plugin.github_actions import workflow_commands
 from pytest_glasshouse.render.github_annotations import annotation
 
 if TYPE_CHECKING:
@@ -45,13 +45,13 @@ def test_cleanup_that_is_not_proven_is_annotated_first(on_github: Project) -> No
     assert "may still cost money" in first
 
 
-def test_report_that_was_stopped_is_said_in_the_summary(on_github: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_that_was_stopped_is_shown_in_the_summary(on_github: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_DETAIL", "gone from a-secret-socket-name")
     assert on_github.rows("good").run().ret == 12
     assert "published no report" in (on_github.pytester.path / "summary.md").read_text("utf-8")
 
 
-def test_nothing_is_said_to_github_elsewhere(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_annotated_outside_of_github(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     assert not [line for line in project.rows("broken").run().outlines if line.startswith("::")]
 
@@ -76,7 +76,7 @@ def test_annotation_cannot_be_broken_out_of() -> None:
 def test_few_annotations_are_made_of_many_rows() -> None:
     lost = {"list": "excludedResults", "record": {"name": "row", "outcome": "lost", "reason": "gone", "decision": "again"}}
 
-    told = list(annotated([lost] * 60, cleanup="", trouble=()))
+    told = list(workflow_commands([lost] * 60, cleanup="", problems=()))
 
     assert len(told) == 10
     assert "51 more rows were not measured" in told[-1]

@@ -63,7 +63,7 @@ VALUES = {
 }
 
 
-def test_values_are_told_the_same_in_every_process(project: Project) -> None:
+def test_values_have_the_same_text_in_every_process(project: Project) -> None:
     """No address, no secret, nothing that a terminal obeys; and values that differ are told apart."""
     tests = [
         f"""
@@ -96,7 +96,7 @@ def test_it(row, value, {FIXTURES}):
     result = project.run()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     for rule in values.values():
-        why = f"looks like something a report may not hold (rule {rule})" if rule else "takes 200 characters to tell"
+        why = f"looks like something a report may not hold (rule {rule})" if rule else "takes 200 characters"
         told = "parameter value: expected a value that a report can name, in at most 120 characters; saw one that"
         assert f"{told} {why}. Give it an id: pytest.param(..., id=...)" in result.stdout.str()
     result.stdout.no_fnmatch_line("*Traceback*")

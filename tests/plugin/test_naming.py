@@ -28,7 +28,10 @@ def refused(project: Project, *arguments: str, told: str) -> None:
 @pytest.mark.parametrize("name", [TOKEN, FLAT, "sk-learn"])
 def test_row_called_like_a_token_is_refused(project: Project, name: str) -> None:
     project.rows("good", name)
-    refused(project, told=f"the name of row 2 of 2 ({name[:3]}...): reads like something that must not be published (rule ")
+    refused(
+        project,
+        told=f"the name of row 2 of 2 ({name[:3]}...): expected a name that may be published, saw one that redaction would stop (rule ",
+    )
 
 
 def test_model_directory_called_like_a_token_is_refused(project: Project) -> None:

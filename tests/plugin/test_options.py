@@ -95,7 +95,7 @@ def test_faults_add_up_and_come_from_the_environment_as_a_list(project: Project,
     project.rows("good").run().stdout.fnmatch_lines(["*faults: terminate-fails boot-stall"])
 
 
-def test_short_name_that_somebody_owns_is_left_to_them(project: Project) -> None:
+def test_short_name_that_another_plugin_defines_is_left_to_it(project: Project) -> None:
     """Many projects have a `--provider` of their own; a plugin that takes it ends every pytest run of theirs."""
     conftest = project.pytester.path / "conftest.py"
     own = "\ndef pytest_addoption(parser):\n    parser.addoption('--provider', default='theirs')\n"
@@ -135,7 +135,7 @@ def test_help_shows_every_option_and_markers_are_registered(project: Project) ->
     project.run("--markers").stdout.fnmatch_lines(["@pytest.mark.h100: *", "@pytest.mark.tamper: *"])
 
 
-def test_bad_ini_value_is_told_in_a_project_without_rows_too(project: Project) -> None:
+def test_bad_ini_value_is_refused_in_a_project_without_rows_too(project: Project) -> None:
     project.pytester.makeini("[pytest]\nglasshouse_provider = nowhere")
     assert project.run().ret == pytest.ExitCode.USAGE_ERROR
 

@@ -16,7 +16,7 @@ import pytest
 
 from pytest_glasshouse.broker.pricing import PriceLine, Quote
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.plugin.rental_prompt import consent
+from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
 from pytest_glasshouse.run.options import Options
 from pytest_glasshouse.workloads.registry import prepare
 from tests.loopback.faults import Fault
@@ -62,7 +62,7 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
     ],
     ids=["no-budget", "loopback", "too-dear", "no-number"],
 )
-def test_refusal_says_why_and_rents_nothing(
+def test_refusal_has_a_reason_and_rents_nothing(
     server: LoopbackServer, tmp_path: Path, arguments: Sequence[str], code: int, told: str
 ) -> None:
     result = _pytest(server, tmp_path, *arguments)
@@ -122,8 +122,7 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
     assert server.requests == []
 
 
-@pytest.mark.torch
-def test_model_that_the_libraries_would_not_build_is_refused_before_consent(server: LoopbackServer, tmp_path: Path) -> None:
+def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(server: LoopbackServer, tmp_path: Path) -> None:
     """Its files look like a model: only the libraries know that they do not know it."""
     model = tmp_path / "mine"
     model.mkdir()
@@ -159,7 +158,7 @@ def test_ssh_that_would_reach_no_guest_is_found_before_anything_is_rented(
     assert "create" not in server.cloud.asked
 
 
-def test_too_dear_is_said_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:
+def test_price_above_the_limit_is_refused_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:
     pytest.importorskip("xdist")
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", "-n1")
     assert result.returncode == 11, result.stdout + result.stderr
@@ -222,7 +221,7 @@ def test_key_without_the_right_to_create_is_not_missing_capacity(
     assert server.cloud.rented == {}
 
 
-def test_key_in_the_environment_asks_nobody_anything(server: LoopbackServer, tmp_path: Path) -> None:
+def test_key_in_the_environment_asks_nothing(server: LoopbackServer, tmp_path: Path) -> None:
     """A key is not a wish to rent: without a provider named, the run is a dry run on this machine."""
     result = _pytest(server, tmp_path, "--glasshouse-mock-fault", "no-capacity")
     assert "nothing is rented" in result.stdout
@@ -278,9 +277,9 @@ class _Broker:
         return Quote(lines=(PriceLine(provider="runpod", gpu_model="GPU", price_usd_per_hour=2.0, rows=1, seconds=3600.0),))
 
 
-def _consent(environ: Mapping[str, str], **options: Any) -> None:
+def _ask_to_rent(environ: Mapping[str, str], **options: Any) -> None:
     config = SimpleNamespace(pluginmanager=SimpleNamespace(get_plugin=lambda _name: None))
-    consent(_Broker(), Options(provider="runpod", **options), config, environ)  # type: ignore[arg-type]
+    ask_to_rent(_Broker(), Options(provider="runpod", **options), config, environ)  # type: ignore[arg-type]
 
 
 def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,8 +287,8 @@ def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(
         ConfigurationError, match=r"--glasshouse-sweeper NAME \(or GLASSHOUSE_SWEEPER, or glasshouse_sweeper in the ini file\)"
     ):
-        _consent({"CI": "true"}, budget_usd=5.0)
-    _consent({"CI": "true"}, budget_usd=5.0, sweeper="nightly-sweep")
+        _ask_to_rent({"CI": "true"}, budget_usd=5.0)
+    _ask_to_rent({"CI": "true"}, budget_usd=5.0, sweeper="nightly-sweep")
     told = capsys.readouterr().out
     assert "estimate 2.00 USD; budget 5.00 USD, enforced while it runs" in told
 
@@ -307,7 +306,7 @@ def test_cleanup_that_is_not_proven_outranks_the_budget(project: Project, monkey
     assert project.rows("good").spawn("--glasshouse-mock-fault", "terminate-fails").ret == 10
 
 
-def test_line_of_a_row_says_what_was_spent_so_far(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_line_of_a_row_shows_what_was_spent_so_far(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "USD so far" not in project.rows("good").spawn().stdout.str()
     monkeypatch.setenv("FAKE_SPENT_USD", "1.5")
     project.spawn().stdout.fnmatch_lines(["*1.50 USD so far*"])

@@ -83,29 +83,31 @@ def _git(root: Path, *arguments: str) -> None:
     subprocess.run(["git", "-C", str(root), *identity, *arguments], check=True, capture_output=True)
 
 
-def test_report_that_replaces_a_file_says_so(project: Project) -> None:
+def test_report_that_replaces_a_file_is_noted(project: Project) -> None:
     project.rows("good")
     project.run("--glasshouse-report", "out/mine.json").stdout.no_fnmatch_line("*the report replaced a file*")
     again = project.run("--glasshouse-report", "out/mine.json")
-    again.stdout.fnmatch_lines(["report  out/mine.json", "*the report replaced a file that stood there before this run"])
+    again.stdout.fnmatch_lines(["report  out/mine.json", "*the report replaced a file that was there before this run"])
 
 
-def test_release_nobody_completed_is_in_the_report_and_fails_the_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_release_that_was_never_completed_is_in_the_report_and_fails_the_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every row is fine, and a worker that died took a key with it: only the server outside knows."""
     monkeypatch.setenv("FAKE_OUTSTANDING", "one")
     result = project.rows("good").run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    result.stdout.fnmatch_lines(["*1 key release(s) of this run were never completed*"])
+    result.stdout.fnmatch_lines(["*1 key(s) of this run were released without proof of deletion*"])
     (release,) = project.report()["summary"]["outstandingReleases"]
     assert (release["nonce"], release["deadline"]) == ("a" * 64, 20)
 
 
-def test_server_that_cannot_be_asked_at_the_end_is_said(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_cannot_be_asked_at_the_end_is_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is listed then is what the run saw, and nobody may take it for the server's word."""
     monkeypatch.setenv("FAKE_OUTSTANDING", "unreachable")
     result = project.rows("good").run()
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["*as seen here: the server could not be asked*"])
+    result.stdout.fnmatch_lines(["*as seen here: the attestation server could not be asked*"])
     assert project.report()["summary"]["outstandingReleases"] == []
 
 
@@ -146,7 +148,7 @@ def test_nothing_is_rented_or_written_where_no_row_runs(project: Project, argume
     assert project.left_behind() == []
 
 
-def test_row_that_was_not_reached_says_so(project: Project, outcomes: Outcomes) -> None:
+def test_row_that_was_not_reached_is_reported_as_such(project: Project, outcomes: Outcomes) -> None:
     project.rows("broken", "good").run("-x")
     report = project.report()
     assert outcomes(report) == {"broken": "failed", "good": "excluded"}
@@ -166,7 +168,7 @@ def test_row_that_never_recorded_fails(project: Project) -> None:
     )
     result = project.run()
     result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["the row was not recorded: call row_report.record*"])
+    result.stdout.fnmatch_lines(["the row was not recorded: every row test must call row_report.record*"])
     assert project.report()["excludedResults"][0]["outcome"] == "error"
 
 
@@ -216,14 +218,14 @@ def test_failure_that_is_not_infrastructure_is_not_retried(project: Project) -> 
     assert project.rows("good", "nocapacity").run().ret == pytest.ExitCode.TESTS_FAILED
 
 
-def test_cleanup_that_is_not_proven_overrides_everything_and_is_said_last(project: Project) -> None:
+def test_cleanup_that_is_not_proven_overrides_everything_and_is_shown_last(project: Project) -> None:
     result = project.rows("good", "broken").run("--glasshouse-mock-fault", "terminate-fails")
     assert result.ret == 10
     assert result.outlines[-1] == "glasshouse: cleanup is not proven: glasshouse-x-1 may still exist"
     assert project.report()["cleanup"]["status"] == "leak"
 
 
-def test_cleanup_nobody_could_judge_is_not_proven(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cleanup_that_could_not_be_judged_is_not_proven(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_END_RAISES", "1")
     assert project.rows("good").run("--glasshouse-mock-fault", "terminate-fails").ret == 10
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     ],
     ids=["long", "long bundle", "long page", "directory", "loop", "below a file", "bundle is a directory", "page of a pipe"],
 )
-def test_path_that_cannot_be_written_is_told_before_anything_runs(project: Project, path: str, more: tuple[str, ...]) -> None:
+def test_path_that_cannot_be_written_is_refused_before_anything_runs(project: Project, path: str, more: tuple[str, ...]) -> None:
     here = project.rows("good").pytester.path
     (here / "loop").symlink_to("loop")
     (here / "bundled.glasshouse.zip").mkdir()

@@ -17,8 +17,9 @@ from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
-from pytest_glasshouse.report.run_key import TagKey, run_key
-from pytest_glasshouse.run.resume import HISTORY, PLAN, AttemptHistory, read
+from pytest_glasshouse.report.run_key import Proof, run_key
+from pytest_glasshouse.run.attempt_history import HISTORY, PLAN, AttemptHistory
+from pytest_glasshouse.run.resume import read
 from tests.unit.report import example
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def test_run_that_ended_is_resumed_from_its_report(project: Project, outcomes: O
     assert [each["attempt"] for each in project.report()["attempts"]] == [1, 2]
 
 
-def test_run_with_nothing_left_says_the_same_again(project: Project, outcomes: Outcomes) -> None:
+def test_run_with_nothing_left_reports_the_same_again(project: Project, outcomes: Outcomes) -> None:
     project.rows("good", "free").run()
     assert project.run("--glasshouse-resume", project.report()["runId"]).ret == 0
     assert outcomes(project.report()) == {"good": "measured", "free": "measured"}
@@ -190,7 +191,7 @@ def _progress_elsewhere(path: Path) -> None:
         ("plan.json", _linked), ("plan.json", _open_to_others), ("plan.json", _progress_elsewhere),
     ],
 )  # fmt: skip
-def test_directory_that_somebody_changed_is_not_gone_on_with(killed: Project, file: str, change: Callable[[Path], None]) -> None:
+def test_directory_that_was_changed_is_not_resumed(killed: Project, file: str, change: Callable[[Path], None]) -> None:
     """Whoever hands over a directory would have invented figures signed anew, and files of his choice overwritten."""
     directory, log = run_directory(killed), acquired(killed)
     victim = killed.pytester.path / "victim.json"
@@ -216,7 +217,7 @@ def test_directory_of_another_account_is_not_gone_on_with(
     result.stderr.fnmatch_lines(["*was not written by a run of this account*"])
 
 
-def test_report_that_somebody_sealed_again_is_not_gone_on_with(project: Project) -> None:
+def test_report_that_another_key_sealed_is_not_resumed(project: Project) -> None:
     project.rows("good-1", "broken", "good-2").run("-x")
     (path,) = project.reports()
     document = json.loads(path.read_bytes())
@@ -247,7 +248,7 @@ def test_run_with_a_key_of_the_users_goes_on_where_that_key_is(
     assert len(project.report()["rows"]) == 2
 
 
-def test_interrupted_run_says_how_to_go_on_and_its_report_may_lie_anywhere(project: Project, outcomes: Outcomes) -> None:
+def test_interrupted_run_shows_how_to_resume_and_its_report_may_be_anywhere(project: Project, outcomes: Outcomes) -> None:
     elsewhere = ("--glasshouse-report", "elsewhere/mine.json")
     result = project.rows("good-1", "broken", "good-2").run("-x", *elsewhere)
     told = (
@@ -266,7 +267,9 @@ def test_interrupted_run_says_how_to_go_on_and_its_report_may_lie_anywhere(proje
         assert (report["runId"], outcomes(report)["good-2"]) == (run_id, "measured")
         result.stdout.no_fnmatch_line("*were not judged*")
     (path.parent / "copy.json").write_bytes(first)
-    project.run("--glasshouse-resume", run_id, *elsewhere).stderr.fnmatch_lines(["*(copy.json, mine.json all say *name one)*"])
+    project.run("--glasshouse-resume", run_id, *elsewhere).stderr.fnmatch_lines(
+        ["*(copy.json, mine.json are all reports of that run: name one)*"]
+    )
     refused = project.run("--glasshouse-resume", "nobody", *elsewhere)
     refused.stderr.fnmatch_lines(["*expected a run id, a run directory (.run) or a report (.json)*"])
 
@@ -312,8 +315,8 @@ def test_name_of_no_run_is_refused_in_one_visible_line(tmp_path: Path, named: st
 
 
 def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
-    history = AttemptHistory(tmp_path / "run", TagKey(Ed25519PrivateKey.generate(), "run"))
-    history.start({}, attempt=1, at="2026-11-21T00:00:00Z", kept=[])
+    history = AttemptHistory(tmp_path / "run", Proof(Ed25519PrivateKey.generate(), "run"))
+    history.start({}, attempt=1, at="2026-11-21T00:00:00Z", judged_before=[])
     history.begin("row-1")
     with (tmp_path / "run" / HISTORY).open("a", encoding="utf-8") as file:
         file.write('{"event": "fin')

@@ -103,8 +103,8 @@ def test_option_that_changes_no_row_is_named(project: Project, monkeypatch: pyte
     result = project.run(*asked, "good")
     result.stdout.fnmatch_lines(
         [
-            "glasshouse: GLASHOUSE_BUDGET in the environment is read by nobody. Did you mean GLASSHOUSE_BUDGET?",
-            "glasshouse: GLASSHOUSE_ORDR in the environment is read by nobody. Did you mean GLASSHOUSE_ORDER?",
+            "glasshouse: GLASHOUSE_BUDGET in the environment is not read. Did you mean GLASSHOUSE_BUDGET?",
+            "glasshouse: GLASSHOUSE_ORDR in the environment is not read. Did you mean GLASSHOUSE_ORDER?",
             "glasshouse: --glasshouse-preset standard changes nothing here: no interleaved row is selected *",
             "glasshouse: --glasshouse-model changes nothing here: no lora row is selected",
         ]
@@ -145,7 +145,7 @@ def test_unregistered_marker_that_looks_like_ours_is_named(project: Project) -> 
     result.stderr.fnmatch_lines(["ERROR: -m h10: no marker 'h10' is registered. Did you mean h100?"])
 
 
-def test_allocation_in_a_test_without_a_row_says_what_is_missing(project: Project) -> None:
+def test_allocation_in_a_test_without_a_row_is_refused_with_what_is_missing(project: Project) -> None:
     project.pytester.makepyfile("def test_it(allocation, row_report): pass")
     result = project.run()
     result.assert_outcomes(errors=1)

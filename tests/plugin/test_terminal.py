@@ -25,7 +25,7 @@ EVENT: dict[str, Any] = {
 }
 
 
-def test_header_says_where_and_that_nothing_is_rented(project: Project) -> None:
+def test_header_shows_where_and_that_nothing_is_rented(project: Project) -> None:
     result = project.rows("good").run("--order", "protected-first")
     result.stdout.fnmatch_lines(
         [
@@ -43,7 +43,7 @@ def test_row_that_names_a_gpu_is_a_dry_run_and_never_passed(project: Project) ->
     )
 
 
-def test_last_line_says_that_a_dry_run_is_no_gate(project: Project) -> None:
+def test_last_line_shows_that_a_dry_run_is_no_gate(project: Project) -> None:
     result = project.rows("good", ("free", "anygpu", "raw-first")).run()
     assert result.outlines[-1] == "0 of 2 rows measured on the GPU they name; not a gate"
 
@@ -106,7 +106,7 @@ def test_failure_names_also_what_its_test_does_not_assert(project: Project, work
     )
     result = project.spawn(*workers)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    lines = ["1 of the 3 invariants this test asserts did not hold", "*this row has more that did not hold*"]
+    lines = ["1 of the 3 invariants this test asserts did not hold", "*other findings of this row that did not hold*"]
     result.stdout.fnmatch_lines([*lines, "  BROKEN  raw callback completed: *"])
     # Where CI is set, pytest's own last summary says it all again.
     shown = result.stdout.str().partition("short test summary info")[0]
@@ -161,9 +161,9 @@ def test_live_line_without_a_terminal_comes_once_for_each_leg(pipe: tuple[int, C
 def test_boot_that_is_over_leaves_the_line(pipe: tuple[int, Callable[[], str]]) -> None:
     writer, read = pipe
     live = Live(writer, terminal=True)
-    live.tell_boot("glasshouse-x-1", "bootstrap")
+    live.show_boot("glasshouse-x-1", "bootstrap")
     assert "bootstrap" in read()
-    live.tell_boot("glasshouse-x-1", "")
+    live.show_boot("glasshouse-x-1", "")
     live.show(EVENT)
     assert read() == "\r\x1b[2Kh100-60s  raw  train  2 s"
     live.close()

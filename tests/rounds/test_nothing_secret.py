@@ -48,8 +48,8 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
-from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
-from pytest_glasshouse.run.engine import RowEngine, RowObjects
+from pytest_glasshouse.channel.archive import build_archive, honest_main
+from pytest_glasshouse.run.engine import Engine, RowObjects
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.plugin.stash import ENGINE
@@ -75,7 +75,7 @@ class Telling(ProtectedRuntime):
         os.write(int(os.environ["TELL"]), json.dumps(told).encode() + b"\\n")
         return sealed
 
-class Engine(RowEngine):
+class WatchedEngine(Engine):
     def broker(self, *given, **named):
         broker = super().broker(*given, **named)
         honest = (files("pytest_glasshouse.guest") / "protected.py").read_text()
@@ -85,14 +85,14 @@ class Engine(RowEngine):
         broker._fleet.providers["mock"] = MockProvider(archive=build_archive(extra))
         return broker
 
-    def stage(self, *given):
-        stage = super().stage(*given)
+    def row_objects(self, *given):
+        stage = super().row_objects(*given)
         return RowObjects(
             allocation=stage.allocation, protected_runtime=Telling(stage.protected_runtime._host_attestation), raw_runner=stage.raw_runner
         )
 
 def pytest_configure(config):
-    config.stash[ENGINE] = Engine()
+    config.stash[ENGINE] = WatchedEngine()
 """
 _DEADLINE_S = 120.0
 _EVERY_S = 0.2

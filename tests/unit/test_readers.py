@@ -42,7 +42,7 @@ ALLOWED = {
     ("report/run_key.py", "os.open"): "a few bytes of this account's state directory, held to owner and mode there",
     ("report/schema.py", "json.loads"): "this package's own files",
     ("report/schema.py", "read_text"): "this package's own files",
-    ("run/run.py", "json.loads"): "what this run's own workers report",
+    ("run/record_store.py", "json.loads"): "what this run's own workers report",
     ("attestation/audit_file.py", "open"): "hashes a file of the server's own state directory, piece by piece",
     ("wire/installed.py", "read_text"): "a distribution's metadata, by importlib, which has no other way; parsed strictly",
     ("workloads/corpus/__init__.py", "read_text"): "this package's own files",

@@ -35,7 +35,7 @@ def run(*arguments: str) -> int:
         return int(stop.code or 0)
 
 
-def test_gate_passes_and_says_so_in_its_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gate_passes_and_shows_it_in_its_last_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report()), "--max-overhead", "3") == 0
 
     assert capsys.readouterr().out.splitlines() == [
@@ -44,9 +44,9 @@ def test_gate_passes_and_says_so_in_its_last_line(capsys: pytest.CaptureFixture[
     ]
 
 
-def test_gate_without_a_limit_says_that_no_overhead_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gate_without_a_limit_shows_that_no_overhead_was_judged(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report()), "--no-policy") == 0
-    assert "no limit was asked for" in capsys.readouterr().out
+    assert "no limit was given" in capsys.readouterr().out
 
 
 def test_gate_takes_a_bundle(here: Path) -> None:
@@ -123,7 +123,7 @@ def test_file_that_is_no_report_is_named(arguments: tuple[str, ...], text: str, 
     assert capsys.readouterr().err.startswith(f"glasshouse {arguments[0]}: what.json: ")
 
 
-def test_gate_in_json_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gate_in_json_has_the_same_ruling(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report(good(rounds=1))), "--max-overhead", "3", "--json") == 1
 
     told = json.loads(capsys.readouterr().out)
@@ -187,7 +187,7 @@ def test_every_form_of_a_faulty_report_is_called_faulty(form: str, capsys: pytes
         assert told.out.splitlines()[2].startswith("**FAULTY: ")
 
 
-def test_badge_goes_where_it_is_told(here: Path) -> None:
+def test_badge_is_written_to_out(here: Path) -> None:
     assert run("render", written(report()), "--badge", "--max-overhead", "3", "--out", "badge.svg") == 0
     assert "at most" in (here / "badge.svg").read_text("utf-8")
     assert run("render", "run.json", "--badge", "--out", "missing/badge.svg") == 4

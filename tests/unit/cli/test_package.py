@@ -77,10 +77,10 @@ def test_inspect_without_a_key_vouches_for_nothing(folder: Path, capsys: pytest.
     assert "not verified" in capsys.readouterr().out
     (folder / "package.manifest").unlink()
     assert run("inspect", folder / "package") == 0
-    assert "nobody vouches" in capsys.readouterr().out
+    assert "no owner vouches" in capsys.readouterr().out
 
 
-def test_inspect_refuses_what_the_owner_did_not_sign_and_says_nothing_of_it(
+def test_inspect_refuses_what_the_owner_did_not_sign_and_shows_nothing_of_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stranger = Owner.generate().public_text

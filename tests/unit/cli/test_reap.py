@@ -70,7 +70,7 @@ def test_failed_listing_is_not_an_empty_one(server: LoopbackServer, capsys: pyte
     server.cloud.faults.add(Fault(kind="503", on="list", times=9))
     assert main(["reap", "--expired", "--allow-simulated"]) == 10
     told = capsys.readouterr().out
-    assert "nobody knows what is left" in told
+    assert "what is left is not known" in told
     assert "nothing to end" not in told
     assert "something may be left that costs money" in told.splitlines()[-1]
 
@@ -95,7 +95,7 @@ def test_without_any_key_there_is_nothing_to_look_at(
     assert "expected RUNPOD_API_KEY or VAST_API_KEY" in capsys.readouterr().err
 
 
-def test_doctor_says_everything_in_one_line_each(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_shows_everything_in_one_line_each(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 0
     told = dict(line[4:].strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert list(told) == ["ssh", "base URL", "key", "rights", "balance", "clock", "offers", "leftovers", "disk"]
@@ -104,7 +104,7 @@ def test_doctor_says_everything_in_one_line_each(server: LoopbackServer, capsys:
 
 
 @pytest.mark.parametrize("why", ["access denied", "API key lacks the permission pods:write", "this key is read-only"])
-def test_doctor_says_that_a_key_may_not_create_and_makes_nothing(
+def test_doctor_shows_that_a_key_may_not_create_and_makes_nothing(
     server: LoopbackServer, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.cloud.denied["create"] = why
@@ -115,7 +115,7 @@ def test_doctor_says_that_a_key_may_not_create_and_makes_nothing(
     assert server.cloud.rented == {}
 
 
-def test_doctor_says_where_only_a_create_could_tell(
+def test_doctor_warns_where_only_a_create_would_show(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if server.name == "runpod":
@@ -160,7 +160,7 @@ def test_doctor_does_not_take_a_part_of_a_listing_for_none(server: LoopbackServe
     server.cloud.vanish(made.instance_id)
 
 
-def test_doctor_finds_what_was_left_and_says_how_to_end_it(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_what_was_left_and_shows_how_to_end_it(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     _exists(server, "dead", deadline_in_s=-1)
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
     assert f"-> glasshouse reap --provider {server.name} --expired" in capsys.readouterr().out
@@ -178,14 +178,14 @@ def test_doctor_names_a_key_that_is_not_accepted(
     assert "->" not in told[told.index("FAIL  key") :], "the error says what to do, and once is enough"
 
 
-def test_doctor_says_once_what_to_do_without_a_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_shows_once_what_to_do_without_a_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("VAST_API_KEY", raising=False)
     assert main(["doctor", "--provider", "vastai"]) == 1
     told = capsys.readouterr().out.splitlines()[-1]
     assert told.endswith("expected it in VAST_API_KEY. Make one in the provider's console")
 
 
-def test_doctor_without_an_answer_says_when_to_try_again(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_without_an_answer_shows_when_to_try_again(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.cloud.faults.add(Fault(kind="503", on="list", times=9))
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
     (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
@@ -193,7 +193,7 @@ def test_doctor_without_an_answer_says_when_to_try_again(server: LoopbackServer,
     assert told.endswith(" -> run doctor again in a minute")
 
 
-def test_doctor_says_that_ssh_would_not_reach_a_guest(
+def test_doctor_shows_that_ssh_would_not_reach_a_guest(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It has `ssh` read the configuration it would write, so that nobody rents what cannot be reached."""

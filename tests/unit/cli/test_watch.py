@@ -24,7 +24,7 @@ def directory(tmp_path: Path) -> Path:
     return path
 
 
-def test_each_change_is_one_line_and_the_end_is_said(directory: Path) -> None:
+def test_each_change_is_one_line_and_the_end_is_shown(directory: Path) -> None:
     out, looks = io.StringIO(), []
 
     def sleep(_: float) -> None:

@@ -77,7 +77,7 @@ def test_a_component_left_out_is_refused(tmp_path: Path) -> None:
 def test_what_is_no_policy_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
     """`locked: false` would read as a demand that is not made."""
     with pytest.raises(ConfigurationError, match="expected a policy"):
-        Options(policy=written(tmp_path, BASE, **changes)).demands  # noqa: B018
+        Options(policy=written(tmp_path, BASE, **changes)).owner_policy  # noqa: B018
 
 
 def test_a_file_that_is_not_there_is_told() -> None:

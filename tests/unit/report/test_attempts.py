@@ -28,7 +28,7 @@ from pytest_glasshouse.report.attempts import (
     standing_record,
 )
 from pytest_glasshouse.report.bundle import report_bytes
-from pytest_glasshouse.run.resume import Tried
+from pytest_glasshouse.run.attempt_history import RowAttempts
 from pytest_glasshouse.wire.evidence import TYP_RESULT
 from pytest_glasshouse.wire.tokens import sign
 from tests.unit.report import example
@@ -203,22 +203,23 @@ def test_standing_of_attempts_that_were_never_judged_is_the_last() -> None:
 # -- what a run of pytest hears of attempts
 
 
-def record_named(name: str, **record: Any) -> dict[str, Any]:
-    return {"attempt": name, "at": AT, **record}
+def told(name: str, record: Any = None) -> Any:
+    return {"attempt": name, "at": AT, "record": record}
 
 
 def test_attempt_is_counted_once_however_often_it_is_told() -> None:
-    found = Tried()
+    record = {"list": "rows"}
+    found = RowAttempts()
     found.start()
-    assert (found.begin(record_named("a")), found.begin(record_named("a"))) == (True, False)
-    assert (found.keep(record_named("a", list="rows")), found.keep(record_named("a", list="rows"))) == (True, False)
-    assert (found.finish(record_named("a")), found.finish(record_named("a"))) == (True, False)
-    assert found.all() == [(AT, record_named("a", list="rows"))]
+    assert (found.begin(told("a")), found.begin(told("a"))) == (True, False)
+    assert (found.update(told("a", record)), found.update(told("a", record))) == (True, False)
+    assert (found.finish(told("a")), found.finish(told("a"))) == (True, False)
+    assert found.all() == [(AT, record)]
 
 
 def test_start_that_nobody_told_more_of_is_an_attempt() -> None:
     """A worker that died at once; the next one's attempt is another."""
-    found = Tried()
+    found = RowAttempts()
     found.start()
     found.start()
     found.begin(record_named("b"))
@@ -227,8 +228,8 @@ def test_start_that_nobody_told_more_of_is_an_attempt() -> None:
 
 def test_attempt_that_is_told_of_before_its_start_is_one() -> None:
     """A worker's word and its test's start come by different ways."""
-    found = Tried()
-    found.begin(record_named("a"))
+    found = RowAttempts()
+    found.begin(told("a"))
     found.start()
     assert len(found.all()) == 1
     found.begin(record_named("retried in the same test"))

@@ -1,4 +1,4 @@
-"""What the live line foretells: a time from the pace so far, a width from whole rounds, and no figure of the overhead."""
+"""The estimates of the live line: a time from the rate so far, a width from whole rounds, and no figure of the overhead."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def etas(*events: tuple[float, dict[str, object]]) -> list[int | None]:
     return [None if eta is None else round(eta) for eta in seen]
 
 
-def test_nothing_is_foretold_before_there_is_a_pace() -> None:
+def test_nothing_is_estimated_before_there_is_a_rate() -> None:
     assert etas((0, event("raw", 1, 0.0)), (9, event("raw", 1, 9.0)), (10, event("raw", 1, 10.0, 0.1))) == [None, None, None]
 
 
-def test_what_comes_before_the_training_says_nothing_of_its_pace() -> None:
+def test_what_comes_before_the_training_does_not_count_in_its_rate() -> None:
     """A row of two legs of 40 s, 10 of them before the training: the time left counts down, and does not leap."""
     legs = [
         moment
@@ -53,7 +53,7 @@ def test_rounds_to_come_take_as_long_as_those_before() -> None:
     assert told == [None, None, 40, 40, 35, 20, 20, 6]
 
 
-def test_turns_are_foretold_as_one_leg() -> None:
+def test_turns_are_estimated_as_one_leg() -> None:
     """Legs that take turns are loaded one after the other, and that says nothing of how long they train."""
     told = etas(
         (0, event("raw", 1, 0.0, rounds=2)), (3, event("protected", 1, 0.0, rounds=2)), (8, event("both", 1, 5.0, 0.1, rounds=2)),

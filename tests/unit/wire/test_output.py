@@ -20,8 +20,8 @@ import pytest
 
 import pytest_glasshouse
 from pytest_glasshouse.cli.main import main
-from pytest_glasshouse.plugin.github_actions import annotated, properties
-from pytest_glasshouse.plugin.terminal import made_visible, summary, tell
+from pytest_glasshouse.plugin.github_actions import junit_properties, workflow_commands
+from pytest_glasshouse.plugin.terminal import made_visible, summary, write_line
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.schema import schema_faults
@@ -145,7 +145,7 @@ def test_annotations_of_github_cannot_be_written_by_a_row() -> None:
         "list": "excludedResults",
         "record": {"name": HOSTILE, "outcome": "lost", "reason": HOSTILE, "decision": HOSTILE, "dryRun": True},
     }
-    lines = list(annotated([record], cleanup=HOSTILE, trouble=[HOSTILE]))
+    lines = list(workflow_commands([record], cleanup=HOSTILE, problems=[HOSTILE]))
 
     assert len(lines) == 3
     for line in lines:
@@ -168,7 +168,7 @@ def test_terminal_summary_and_live_line_are_visible() -> None:
         def write_line(self, line: str, **_: bool) -> None:
             written.append(line)
 
-    tell(Terminal(), HOSTILE)  # type: ignore[arg-type]
+    write_line(Terminal(), HOSTILE)  # type: ignore[arg-type]
     assert_harmless("".join(written))
 
 
@@ -182,7 +182,7 @@ def test_boot_that_a_provider_tells_of_is_one_line(tmp_path: Path) -> None:
     with path.open("wb") as file:
         live = Live(file.fileno(), terminal=False)
         live._at_line_start = True
-        live.tell_boot(HOSTILE, HOSTILE)
+        live.show_boot(HOSTILE, HOSTILE)
         live._fd = -1
     assert_harmless(path.read_text("utf-8"))
 
@@ -202,7 +202,7 @@ def test_failure_that_pytest_prints_is_visible() -> None:
 
 def test_properties_for_junit_are_one_visible_line() -> None:
     record = {"list": "rows", "record": {**hostile(example.measured()["record"])}}
-    assert_harmless("".join(value for _, value in properties(record)))
+    assert_harmless("".join(value for _, value in junit_properties(record)))
 
 
 def test_letters_a_terminal_cannot_spell_are_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:

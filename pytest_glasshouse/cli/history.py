@@ -1,0 +1,39 @@
+"""`glasshouse history`: each row's figures over the reports of a directory."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.run.exit_codes import EXIT_NOTHING, EXIT_OK, EXIT_USAGE
+from pytest_glasshouse.wire.output import say
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.cli.parser import Commands
+
+_HISTORY = """\
+List every row's overhead over the reports below a directory, oldest first. Faulty ones are named and left out; other JSON files
+are counted, and virtual environments are not searched.
+"""
+
+
+def declare(commands: Commands) -> None:
+    """Add the command."""
+    history = commands.add_parser(
+        "history", help="each row's figures over the reports of a directory", description=_HISTORY, allow_abbrev=False
+    )
+    history.add_argument("directory", type=Path, metavar="DIR")
+    history.add_argument("--row", metavar="PATTERN", default="*", help="rows whose name matches (default: all)")
+    history.set_defaults(run=_history, report_error_code=EXIT_USAGE)
+
+
+def _history(options: argparse.Namespace) -> int:
+    from pytest_glasshouse.check.history import history, lines
+
+    if not options.directory.is_dir():
+        raise ConfigurationError(f"{options.directory}: expected a directory with reports, saw none")
+    found = history(options.directory, pattern=options.row, derivation=options.derivation)
+    say(lines(found))
+    return EXIT_OK if found.entries else EXIT_NOTHING
