@@ -62,7 +62,7 @@ def _check(options: argparse.Namespace) -> int:
             passed = passed and checked.sound
         else:
             passed = passed and checked.sound and checked.level.height >= required.height
-        say(_lines(path, checked, required) if checked.published is None else _lines_of_published(path, checked, options.require))
+        say(_lines(path, checked, required) if checked.legacy is None else _lines_of_published(path, checked, options.require))
     return EXIT_OK if passed else EXIT_NO
 
 
@@ -83,7 +83,7 @@ def _lines(path: Path, checked: Checked, required: Level) -> list[str]:
 
 def _lines_of_published(path: Path, checked: Checked, required: str | None) -> list[str]:
     """Results from before there were reports: what could be computed again, and what this file cannot show."""
-    found = checked.published
+    found = checked.legacy
     assert found is not None  # noqa: S101  (for the type checker)
     lines = [f"{path}: {fault}" for fault in checked.faults]
     counts = f"{found.recomputed} overhead(s) follow from the rates beside them, {len(checked.faults)} fault(s)"

@@ -58,7 +58,7 @@ def _sound(path: Path, options: argparse.Namespace) -> Report | None:
     """The report's document, or None after its faults were shown."""
     from pytest_glasshouse.check.check import check_bytes, read_document
 
-    data, document = read_document(path)
+    data, document = read_document(path, derivation=options.derivation)
     faults = check_bytes(data, derivation=options.derivation).faults
     say(f"{path}: {fault}" for fault in faults)
     return None if faults else document

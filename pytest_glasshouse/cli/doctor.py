@@ -183,7 +183,7 @@ def _leftovers(provider: Provider) -> DoctorLine:
     if not left:
         return DoctorLine(mark="FAIL" if part else "ok", what="leftovers", detail=f"unknown: {part}" if part else "none")
     now = time.time()
-    over = sum(1 for each in left if (lease := named(each.name)) is not None and lease.deadline < now)
+    over = sum(1 for each in left if (lease := parse_name(each.name)) is not None and lease.deadline < now)
     return DoctorLine(
         mark="FAIL" if over or part else "warn",
         what="leftovers",

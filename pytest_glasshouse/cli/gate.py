@@ -95,7 +95,7 @@ def _gate(options: argparse.Namespace) -> int:
         refuse_empty_policy(table, flags)
     trust = Trust.read([*trusted_of(table), *(options.trust or ())])
     gated = gate(document, check_bytes(data, trust=trust, derivation=options.derivation), policy, now=datetime.now(UTC))
-    lines = [table.told, *_lines(options.report, gated)]
+    lines = [table.source, *_lines(options.report, gated)]
     if policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
         lines.insert(-1, "no limit was given: the overhead of no row was judged (--max-overhead)")
     if options.json:

@@ -55,7 +55,7 @@ def _render(options: argparse.Namespace) -> int:
         refuse_unwritable(options.out, what="--out")
         if options.out.exists() and options.out.samefile(options.report):
             raise ConfigurationError(f"--out {options.out}: expected another file, saw the report itself")
-    data, document = read_document(options.report)
+    data, document = read_document(options.report, derivation=options.derivation)
     checked = check_bytes(data, derivation=options.derivation)
     text = _text(options, document, checked)
     if not checked.sound:

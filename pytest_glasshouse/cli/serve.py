@@ -121,7 +121,7 @@ def _serve(options: argparse.Namespace) -> int:
                 say([f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)"])
             while signal.sigtimedwait(wanted, _OVERDUE_EVERY_S) is None:
                 with contextlib.suppress(OSError):  # reported on standard error, and tried again
-                    server.tell_overdue()
+                    server.audit_overdue()
             listening.close(grace_s=_GRACE_S)
             with contextlib.suppress(OSError):
                 audit(AuditLine(event="serve", decision="stopped", kid=server.kid))

@@ -49,7 +49,7 @@ def write_summary(run: Run, path: Path) -> None:
         text = "glasshouse wrote its report to a pipe or a device: its tables are in what was written there\n"
     elif run.report.published:
         try:
-            text = markdown(parsed(read_report(run.report.published[0])))
+            text = markdown(parse_report(read_report(run.report.published[0])))
         except (ReportError, IntegrityError) as error:
             text = f"glasshouse published a report that cannot be read again: {markdown_cell(error)}\n"
     if len(text.encode()) > MOST_SUMMARY:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.settings import OTHER_VARIABLES, SETTINGS, Setting
-from pytest_glasshouse.run.options import Options, Source, check_together
+from pytest_glasshouse.run.options import OWN_ORDER, Options, Source, check_together, order_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -42,7 +42,7 @@ def ask_to_rent(broker: Broker, options: Options, config: pytest.Config, environ
 
         for name in broker.simulated:
             _say(f"SIMULATED: provider {name} has a base URL that is not its own; its rows are dry runs, not publishable")
-        for line in table(broker.quote(say=_say), budget_usd=options.budget_usd):
+        for line in table(broker.quote(on_retry=_say), budget_usd=options.budget_usd):
             _say(line)
         if options.budget_usd is None and input("glasshouse: rent this? [yes/no] ").strip().lower() not in ("y", "yes"):
             raise ConfigurationError("not rented: expected yes, saw another answer; nothing was started")

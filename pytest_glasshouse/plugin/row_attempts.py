@@ -136,9 +136,9 @@ def standing(item: pytest.Item) -> tuple[int, Record | None, bool]:
     from pytest_glasshouse.report import attempts
 
     own = item.stash[ATTEMPTS]
-    entries = [attempts.lost_entry() if each.record is None else attempts.entry(each.record) for each in own]
-    place = attempts.standing(entries)
-    return _earlier_attempts(item) + place + 1, own[place].record, any(attempts.broken(each) for each in entries)
+    entries = [attempts.lost_attempt_entry() if each.record is None else attempts.attempt_entry(each.record) for each in own]
+    place = attempts.standing_place(entries)
+    return _earlier_attempts(item) + place + 1, own[place].record, any(attempts.has_broken(each) for each in entries)
 
 
 def _record_of(item: pytest.Item, outcome: Outcome) -> Record:

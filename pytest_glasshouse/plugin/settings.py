@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pytest_glasshouse.providers.mock_faults import FAULTS
-
 _LONGEST_SHOWN = 60
 ORDERS = ("row", "raw-first", "protected-first", "interleaved")
 PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
@@ -66,9 +64,9 @@ def _one_of(values: Sequence[str]) -> Callable[[str], str]:
 
 
 def _fault(text: str) -> str:
-    from pytest_glasshouse.providers.mock import FAULTS  # a start of pytest without a fault imports no provider
+    from pytest_glasshouse.providers.mock_faults import FAULTS  # a start of pytest without a fault imports no provider
 
-    return _one_of(FAULTS)(text)
+    return _one_of(tuple(FAULTS))(text)
 
 
 def _did_you_mean(text: str, values: Sequence[str]) -> str:

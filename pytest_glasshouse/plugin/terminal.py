@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import pytest
 
     from pytest_glasshouse.analysis.fields import FindingRecord, MeasuredRow, NullRow, Record, RowRecord
-    from pytest_glasshouse.report.fields import TamperRecord
     from pytest_glasshouse.run.options import Options
+    from pytest_glasshouse.tamper.result import TamperRecord
 
 
 _NO_FIGURE = "-"
@@ -131,10 +131,10 @@ def summary(records: Sequence[Record], tamper: Sequence[TamperRecord]) -> Iterat
             yield f"      reason    {printable(row['reason'], limit=_REASON)}"
             yield f"      decision  {printable(row['decision'], limit=_REASON)}"
     every: list[RowRecord] = [*measured, *nulls, *excluded]
-    if several := [row for row in every if shown(row)]:
+    if several := [row for row in every if attempts_line(row)]:
         yield ""
         yield "several attempts, not publishable:"
-        yield from (f"  {printable(titled(row))}: {printable(shown(row), limit=_REASON)}" for row in several)
+        yield from (f"  {printable(row_title(row))}: {printable(attempts_line(row), limit=_REASON)}" for row in several)
     if tamper:
         refused = [case for case in tamper if case["expectedReason"] is not None]
         control = [case for case in tamper if case["expectedReason"] is None]
@@ -153,7 +153,7 @@ def _measured(row: MeasuredRow) -> tuple[str, ...]:
         f"{row['protectedPerSec']:.2f} {unit}/s",
         f"{row['rawPerSec']:.2f} {unit}/s",
         f"{row['overheadPct']:+.2f} %",
-        bounds(row["overheadCi95Pct"], missing=_NO_FIGURE),
+        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
         row["verdict"],
         findings(row["findings"]),
     )
@@ -164,7 +164,7 @@ def _null(row: NullRow) -> tuple[str, ...]:
     return (
         str(row["rounds"]),
         f"{row['differencePct']:+.2f} %",
-        bounds(row["differenceCi90Pct"], missing=_NO_FIGURE),
+        _NO_FIGURE if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}",
         "yes" if row["qualifies"] else "no",
         findings(row["findings"]),
     )

@@ -64,10 +64,10 @@ class ControllerSocket:
     """Receives what workers selected, by their ids, and sends them the run. A thread in the controller."""
 
     def __init__(self) -> None:
-        self._listener, self.address = local_socket.listen("glasshouse-controller")
         self._selected: dict[str, SentSelection] = {}
         self.run: SentRun | None = None
-        threading.Thread(target=self._accept, name="glasshouse-controller", daemon=True).start()
+        self._server = local_socket.SocketServer("glasshouse-controller", self._serve)
+        self.address = self._server.address
 
     def selected(self, worker: str) -> SentSelection | None:
         """What that worker sent, before xdist reported that its collection was finished."""
@@ -75,18 +75,7 @@ class ControllerSocket:
 
     def close(self) -> None:
         """Stop listening."""
-        # shutdown wakes the accepting thread; close alone would leave it blocked.
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection = local_socket.accept(self._listener)
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        self._server.close()
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError, GlasshouseError, ValueError, zlib.error):
@@ -189,7 +178,7 @@ def _forbid_worker_restarts(config: pytest.Config) -> None:
 def send_selection(config: pytest.Config, selected: Selected) -> None:
     """In a worker: send what was selected. To be called before xdist reports that collection has finished."""
     selection: SentSelection = {
-        "rows": {nodeid: (each.declared.to_dict(), each.row.to_dict()) for nodeid, each in selected.rows.items()},
+        "rows": {nodeid: (each.declared.to_json(), each.row.to_json()) for nodeid, each in selected.rows.items()},
         "models": {nodeid: each.model for nodeid, each in selected.rows.items()},
         "others": selected.others,
         "notes": list(selected.notes),
@@ -201,7 +190,7 @@ def send_selection(config: pytest.Config, selected: Selected) -> None:
 
 def _selected(sent: SentSelection) -> Selected:
     rows = {
-        nodeid: RowItem(declared=RowSpec.from_dict(declared), row=RowSpec.from_dict(row), model=sent["models"].get(nodeid))
+        nodeid: RowItem(declared=RowSpec.from_json(declared), row=RowSpec.from_json(row), model=sent["models"].get(nodeid))
         for nodeid, (declared, row) in sent["rows"].items()
     }
     return Selected(

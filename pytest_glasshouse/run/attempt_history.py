@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.report.fields import RunAttempt
-    from pytest_glasshouse.report.run_key import Proof
+    from pytest_glasshouse.report.run_key import TagKey
 
 PLAN, HISTORY = "plan.json", "attempts.jsonl"
 NOT_STARTED = "the run ended before this row was started"
@@ -105,18 +105,18 @@ class RowAttempts:
 class AttemptHistory:
     """The events of each attempt of the run, one tagged JSON line each: start, begin, finish. A kill leaves those before it."""
 
-    def __init__(self, directory: Path, proof: Proof) -> None:
+    def __init__(self, directory: Path, tag_key: TagKey) -> None:
         from pytest_glasshouse.report.run_directory import TaggedLines
 
         self._directory = directory
-        self._proof = proof
-        self._lines = TaggedLines(directory / HISTORY, proof)
+        self._tag_key = tag_key
+        self._lines = TaggedLines(directory / HISTORY, tag_key)
 
     def start(self, plan: Mapping[str, object], *, attempt: int, at: str, judged_before: Sequence[str]) -> None:
         """A new attempt begins; `plan` is what every attempt of the run agrees on."""
         from pytest_glasshouse.report.run_directory import private_directory, write_tagged
 
-        write_tagged(private_directory(self._directory) / PLAN, plan, self._proof)
+        write_tagged(private_directory(self._directory) / PLAN, plan, self._tag_key)
         self._append({"event": "start", "attempt": attempt, "at": at, "kept": list(judged_before)})
 
     def restore(self, attempts: Sequence[RunAttempt]) -> None:

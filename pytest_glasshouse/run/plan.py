@@ -137,9 +137,9 @@ def new_plan(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
 
 def with_tests(subject: Facts, root: Path, selected: Selected) -> Facts:
     """The subject; it is dirty also where a test file that runs is in no commit."""
-    from pytest_glasshouse.report.environment import unnamed
+    from pytest_glasshouse.report.environment import uncommitted_tests
 
-    uncommitted = subject.get("gitCommit") is not None and unnamed(root, selected.files)
+    uncommitted = subject.get("gitCommit") is not None and uncommitted_tests(root, selected.files)
     return {**subject, "dirty": True} if uncommitted else dict(subject)
 
 

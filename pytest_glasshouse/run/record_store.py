@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.report.row_journal import RowJournal
-    from pytest_glasshouse.report.run_key import Proof
+    from pytest_glasshouse.report.run_key import TagKey
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.run.plan import RunInputs, RunPlan
     from pytest_glasshouse.wire.canonical import Json
@@ -43,14 +43,14 @@ class ReportPayload(TypedDict):
 class RecordStore:
     """The attempts and records of the selected `rows`, by node id. `judged_before` are the tests of rows of the resumed run."""
 
-    def __init__(self, inputs: RunInputs, plan: RunPlan, rows: Mapping[str, RowItem], directory: Path, proof: Proof) -> None:
+    def __init__(self, inputs: RunInputs, plan: RunPlan, rows: Mapping[str, RowItem], directory: Path, tag_key: TagKey) -> None:
         earlier = inputs.earlier
         self._inputs = inputs
         self._plan = plan
         self._rows = rows
         self._directory = directory
-        self._proof = proof
-        self.history = AttemptHistory(directory, proof)
+        self._tag_key = tag_key
+        self.history = AttemptHistory(directory, tag_key)
         self.records: dict[str, Record] = {
             nodeid: earlier.records[each.row.row_id]
             for nodeid, each in rows.items()
@@ -150,7 +150,7 @@ class RecordStore:
         from pytest_glasshouse.report.row_journal import RowJournal
 
         if self._journal is None:
-            self._journal = RowJournal(self._directory, self._proof)
+            self._journal = RowJournal(self._directory, self._tag_key)
         return self._journal
 
     def settle(self) -> None:
@@ -161,14 +161,14 @@ class RecordStore:
         }
 
     def _settled(self, nodeid: str, row_item: RowItem) -> Record:
-        from pytest_glasshouse.report.attempts import entry, settled
+        from pytest_glasshouse.report.attempts import attempt_entry, standing_record
 
         earlier = () if self._inputs.earlier is None else self._inputs.earlier.unjudged.get(row_item.row.row_id, ())
         entries: list[tuple[StartedAttempt, Record | None]] = [(each, None) for each in earlier]
         for at, sent in self._attempts[nodeid].all() or [("", None)]:
             record = sent or self.missing_record(nodeid, row_item)
-            entries.append(({"startedAt": at or None, **entry(record)}, record))
-        return settled(entries)
+            entries.append(({"startedAt": at or None, **attempt_entry(record)}, record))
+        return standing_record(entries)
 
     def missing_record(self, nodeid: str, row_item: RowItem) -> Record:
         """The record of a row whose test left none."""

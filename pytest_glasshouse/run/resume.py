@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from pytest_glasshouse.analysis.fields import ExcludedRecord, MeasuredRecord, NullRecord
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
-from pytest_glasshouse.report.attempts import entry, lost_entry, settled
+from pytest_glasshouse.report.attempts import attempt_entry, lost_attempt_entry, standing_record
 from pytest_glasshouse.run.attempt_history import (
     NOT_STARTED,
     PLAN,
@@ -25,6 +25,7 @@ from pytest_glasshouse.run.attempt_history import (
     outcome_of,
     reason_of,
 )
+from pytest_glasshouse.run.options import order_named
 from pytest_glasshouse.wire.folder import expanded
 from pytest_glasshouse.wire.printable import printable
 
@@ -102,10 +103,10 @@ def find(named: str, reports: Path) -> Path:
 
 def _run_id_of_report(report: Path) -> str | None:
     """The id of the run whose report a file is; None where it is none."""
-    from pytest_glasshouse.report.bundle import parsed, read_report
+    from pytest_glasshouse.report.bundle import parse_report, read_report
 
     try:
-        document = parsed(read_report(report))
+        document = parse_report(read_report(report))
     except (IntegrityError, ReportError):
         return None
     run_id = document.get("runId") if isinstance(document, dict) else None
@@ -193,9 +194,9 @@ def _of_directory(given: Path, environ: Mapping[str, str]) -> EarlierRun:
     from pytest_glasshouse.report.run_directory import check_run_directory, read_tagged, read_unverified
     from pytest_glasshouse.report.run_key import TagKey, run_key
 
-    path = own_directory(given)
-    run_id = _checked_run_id(untrusted(path / PLAN).get("runId"))
-    proof = Proof(run_key(environ, run_id), run_id)
+    path = check_run_directory(given)
+    run_id = _checked_run_id(read_unverified(path / PLAN).get("runId"))
+    proof = TagKey(run_key(environ, run_id), run_id)
     plan = read_tagged(path / PLAN, proof)
     history = AttemptHistory(path, proof)
     records, unjudged = _rows_of_directory(RowJournal(path, proof), history, plan.get("tried", {}))
@@ -225,14 +226,14 @@ def _rows_of_directory(
     begun: dict[str, list[tuple[StartedAttempt, Record | None]]] = {}
     for each in history.begun_last():
         record = by_attempt.get(each["attempt"] or each["rowId"])
-        left = lost_entry() if record is None else entry(record)
+        left = lost_attempt_entry() if record is None else attempt_entry(record)
         begun.setdefault(each["rowId"], []).append(({"startedAt": each["at"] or None, **left}, record))
     records = {row_id: each for row_id, each in last.items() if row_id not in begun and is_judged(each)}
     unjudged = {row_id: list(entries) for row_id, entries in before.items() if row_id not in begun}
     for row_id, found in begun.items():
         every = [*((each, None) for each in before.get(row_id, ())), *found]
         if any(record is not None and is_judged(record) for _, record in found):
-            records[row_id] = settled(every)
+            records[row_id] = standing_record(every)
         else:
             unjudged[row_id] = [each for each, _ in every]
     return records, unjudged
@@ -253,7 +254,7 @@ def _document_of(path: Path, environ: Mapping[str, str], derivation: Derivation 
     from pytest_glasshouse.report.run_key import run_key
     from pytest_glasshouse.wire.tokens import public_text
 
-    data, document = read_document(path)
+    data, document = read_document(path, derivation=derivation)
     key = run_key(environ, _checked_run_id(document["runId"]))
     if document["keys"]["report"] != public_text(key.public_key()):
         raise ConfigurationError(
@@ -283,7 +284,6 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
         "begun": [each["record"]["rowId"] for each in begun],
         "finished": [{"rowId": each["record"]["rowId"], "outcome": outcome_of(each)} for each in begun],
     }
-    order = document["methodology"]["order"]
     return EarlierRun(
         run_id=document["runId"],
         seed=document["methodology"]["seed"],
@@ -294,7 +294,7 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
         attempts=tuple(document.get("attempts") or [first]),
         rows={each["record"]["rowId"]: each["record"]["name"] for each in records},
         options={
-            "order": None if order == "row" else order,
+            "order": order_named(document["methodology"]["order"]),
             "max-overhead": document["methodology"]["maxOverheadPct"],
             "fixed-order": any(each["record"].get("fixedOrder") for each in records),
         },
@@ -315,7 +315,7 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
 
 def _attempts_in(record: Record) -> list[StartedAttempt]:
     """The attempts that a report shows at a row that was never judged; a row that was not started has none."""
-    found: list[Any] = [*(record["record"].get("attempts") or [])] or [{"startedAt": None, **entry(record)}]
+    found: list[Any] = [*(record["record"].get("attempts") or [])] or [{"startedAt": None, **attempt_entry(record)}]
     for each in found:
         each.pop("attempt", None)
         each.pop("stands", None)

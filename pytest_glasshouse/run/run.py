@@ -27,7 +27,6 @@ from pytest_glasshouse.run.record_store import RecordStore
 from pytest_glasshouse.run.resume import refuse_another_run
 from pytest_glasshouse.run.run_report import RunReport
 from pytest_glasshouse.run.signals import Signals
-from pytest_glasshouse.tamper.result import TamperResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +43,7 @@ class Run:
     """
 
     def __init__(self, inputs: RunInputs, plan: RunPlan, selected: Selected) -> None:
-        from pytest_glasshouse.report.run_key import Proof, run_key
+        from pytest_glasshouse.report.run_key import TagKey, run_key
         from pytest_glasshouse.wire.whole_file import is_passed_through
 
         self._inputs = inputs
@@ -59,7 +58,7 @@ class Run:
         beside = default if is_passed_through(path) else path
         self.directory = beside.parent / f"{plan.run_id}.run"
         key = run_key(os.environ, plan.run_id)
-        self.store = RecordStore(inputs, plan, selected.rows, self.directory, Proof(key, plan.run_id))
+        self.store = RecordStore(inputs, plan, selected.rows, self.directory, TagKey(key, plan.run_id))
         self.report = RunReport(inputs, plan, self.store, path=path, directory=self.directory, key=key)
         self.broker: Broker | None = None
         self.cleanup = RunCleanup(None, inputs, run_id=plan.run_id)
@@ -75,7 +74,7 @@ class Run:
         provider cannot be asked.
         """
         from pytest_glasshouse.report.paths import check_writable
-        from pytest_glasshouse.report.run_directory import own_directory
+        from pytest_glasshouse.report.run_directory import check_run_directory
         from pytest_glasshouse.wire.folder import check_umask
 
         if selected.refused:
@@ -91,7 +90,7 @@ class Run:
         run = cls(inputs, plan, selected)
         check_writable(run.report.path, html=options.html)
         if os.path.lexists(run.directory):
-            own_directory(run.directory)
+            check_run_directory(run.directory)
             run.store.history.attempts()
         run._refuse_private_names()
         run._check_material(rehearsed=False)
@@ -106,7 +105,7 @@ class Run:
         rows = [each.row for each in self.selected.rows.values()]
         broker = self.engine.broker(self.options, rows, run_id=self.plan.run_id, run_dir=self.directory, tell=self.live.show_boot)
         self.broker, self.cleanup = broker, RunCleanup(broker, self._inputs, run_id=self.plan.run_id)
-        broker.plan("main", rows)
+        broker.plan(rows)
         if broker.rents:
             self._check_material(rehearsed=True)
             self._inputs.ask_to_rent(broker)
@@ -188,15 +187,15 @@ class Run:
 
     def _rows_not_green(self) -> list[str]:
         """Rows that passed as tests and do not pass as records: something broke, or a later attempt was to make up for it."""
-        from pytest_glasshouse.report.attempts import broken, entry
+        from pytest_glasshouse.report.attempts import attempt_entry, has_broken
         from pytest_glasshouse.run.records import failure_of
 
         names = []
         for each in self.store.records.values():
             row = each["record"]
             stands_failed = "attempts" in row and failure_of(each, self.options)
-            attempts: Sequence[AttemptFields] = row.get("attempts") or [entry(each)]
-            if stands_failed or outcome_of(each) not in ("measured", "excluded") or any(map(broken, attempts)):
+            attempts: Sequence[AttemptFields] = row.get("attempts") or [attempt_entry(each)]
+            if stands_failed or outcome_of(each) not in ("measured", "excluded") or any(map(has_broken, attempts)):
                 names.append(row["name"])
         return names
 

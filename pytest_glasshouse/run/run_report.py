@@ -6,11 +6,11 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.errors import GlasshouseError, RedactionError, ReportError
 from pytest_glasshouse.run.exit_codes import EXIT_INTERNAL_ERROR, EXIT_OK, EXIT_REDACTION, EXIT_REPORT, EXIT_TESTS_FAILED
+from pytest_glasshouse.run.options import order_name
 from pytest_glasshouse.run.plan import derivation_of
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from pytest_glasshouse.analysis.fields import Record
-    from pytest_glasshouse.publish.settle import Settled
-    from pytest_glasshouse.report.document import AllocationCleanup, TamperShown
+    from pytest_glasshouse.publish.withheld_records import PublishableReport
+    from pytest_glasshouse.report.document import AllocationCleanup
     from pytest_glasshouse.report.fields import Report, Subject, TamperRecord
     from pytest_glasshouse.run.plan import RunInputs, RunPlan
     from pytest_glasshouse.run.record_store import RecordStore
@@ -101,15 +101,15 @@ class RunReport:
         self._inputs.report_written(self.published)
         return code
 
-    def _withheld(self, settled: Settled) -> int:
+    def _withheld(self, settled: PublishableReport) -> int:
         """Name the rows that the report lacks and where they are; the exit code for that, `EXIT_OK` where there are none."""
-        from pytest_glasshouse.publish.objections import told
+        from pytest_glasshouse.publish.objections import listed
 
         names = list(self._store.records)
         self.problems += self._store.not_json
         for place, against in settled.withheld.items():
             name = self._store.records[names[place]]["record"]["name"]
-            self.problems.append(f"row {name} was withheld from the report: {told(against)}")
+            self.problems.append(f"row {name} was withheld from the report: {listed(against)}")
         self._store.records = dict(zip(names, settled.records, strict=True))
         if not settled.withheld:
             return EXIT_REPORT if self._store.not_json else EXIT_OK
@@ -137,6 +137,7 @@ class RunReport:
         """What assembles records into this run's document."""
         from pytest_glasshouse.report.document import RunFacts, assemble
         from pytest_glasshouse.report.environment import generated_by, host_environment
+        from pytest_glasshouse.tamper.result import TamperResult
 
         options = self._inputs.options
         facts = RunFacts(
@@ -145,7 +146,7 @@ class RunReport:
             generated_by=generated_by(),
             subject=cast("Subject", self._plan.subject),
             environment=host_environment(),
-            order=options.order or "row",
+            order=order_name(options.order),
             provider=options.provider,
             preset=options.preset,
             seed=self._plan.seed,
@@ -155,7 +156,7 @@ class RunReport:
             attempts=tuple(self._store.history.attempts()),
             cleanup=tuple(cleanup),
         )
-        tamper = cast("Sequence[TamperShown]", [SimpleNamespace(**case) for case in self._store.tamper])
+        tamper = [TamperResult(**case) for case in self._store.tamper]
         return lambda records: assemble(facts, records, tamper=tamper, key=self._key)
 
     def _outstanding_releases(self) -> tuple[dict[str, Json], ...]:

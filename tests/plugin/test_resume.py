@@ -17,7 +17,7 @@ from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
-from pytest_glasshouse.report.run_key import Proof, run_key
+from pytest_glasshouse.report.run_key import TagKey, run_key
 from pytest_glasshouse.run.attempt_history import HISTORY, PLAN, AttemptHistory
 from pytest_glasshouse.run.resume import read
 from tests.unit.report import example
@@ -315,7 +315,7 @@ def test_name_of_no_run_is_refused_in_one_visible_line(tmp_path: Path, named: st
 
 
 def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
-    history = AttemptHistory(tmp_path / "run", Proof(Ed25519PrivateKey.generate(), "run"))
+    history = AttemptHistory(tmp_path / "run", TagKey(Ed25519PrivateKey.generate(), "run"))
     history.start({}, attempt=1, at="2026-11-21T00:00:00Z", judged_before=[])
     history.begin("row-1")
     with (tmp_path / "run" / HISTORY).open("a", encoding="utf-8") as file:

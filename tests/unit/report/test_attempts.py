@@ -222,7 +222,7 @@ def test_start_that_nobody_told_more_of_is_an_attempt() -> None:
     found = RowAttempts()
     found.start()
     found.start()
-    found.begin(record_named("b"))
+    found.begin(told("b"))
     assert found.all() == [("", None), (AT, None)]
 
 
@@ -232,6 +232,6 @@ def test_attempt_that_is_told_of_before_its_start_is_one() -> None:
     found.begin(told("a"))
     found.start()
     assert len(found.all()) == 1
-    found.begin(record_named("retried in the same test"))
+    found.begin(told("retried in the same test"))
     found.start()
     assert len(found.all()) == 2
