@@ -236,7 +236,7 @@ def _watched(kind: Any, watch: _Exchange) -> Any:
             self.msg.defects.clear()
             self.msg.set_payload("")
 
-    class Connection(kind):  # type: ignore[misc]
+    class BoundedConnection(kind):  # type: ignore[misc]
         response_class = Response
 
         def _new_conn(self) -> socket.socket:
@@ -248,7 +248,7 @@ def _watched(kind: Any, watch: _Exchange) -> Any:
             watch.sent = True
             super().request(*arguments, **named)
 
-    return Connection
+    return BoundedConnection
 
 
 def _problem(error: Exception, watch: _Exchange) -> NoAnswerError:
