@@ -38,7 +38,7 @@ def _check(value: object, kind: Any, where: str) -> None:
         _check_items(value, get_args(kind)[0], where)
     elif origin is dict or is_typeddict(kind):
         _check_members(value, kind, where)
-    elif type(value) is not kind and not (kind is float and type(value) is int):
+    elif not isinstance(value, (int, float) if kind is float else kind) or (isinstance(value, bool) and kind is not bool):
         raise _wrong(where, _NAMES[kind], value)
 
 
