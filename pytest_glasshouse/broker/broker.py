@@ -27,8 +27,8 @@ from pytest_glasshouse.errors import (
     ProtocolError,
 )
 from pytest_glasshouse.providers.base import Cleanup, Grant
-from pytest_glasshouse.providers.lease import worst_cleanup
 from pytest_glasshouse.providers.listing import Listing, doubt_in
+from pytest_glasshouse.wire.cleanup_status import worst_cleanup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.lease_ledger import LeaseLedger
     from pytest_glasshouse.broker.timing import Clock, Timing
     from pytest_glasshouse.providers.base import Instance, Provider
-    from pytest_glasshouse.providers.lease import CleanupStatus, Lease
+    from pytest_glasshouse.providers.lease import Lease
+    from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, LegacyChecked
 from pytest_glasshouse.check.recompute import Derivation, differences, null_faults, record_faults
 from pytest_glasshouse.errors import IntegrityError, ReportError
 from pytest_glasshouse.invariants.revisions import newest
-from pytest_glasshouse.providers.lease import worst_cleanup
 from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
@@ -27,6 +26,7 @@ from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import MOST_FAULTS, schema_faults
 from pytest_glasshouse.report.seal import verify_seal
 from pytest_glasshouse.tamper.result import TamperResult
+from pytest_glasshouse.wire.cleanup_status import worst_cleanup
 from pytest_glasshouse.wire.tokens import public_key
 
 if TYPE_CHECKING:

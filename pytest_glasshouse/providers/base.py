@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from pytest_glasshouse.channel.access import Access, Host, Port, SshAccess, UnixAccess
 from pytest_glasshouse.errors import IntegrityError, ProviderError
-from pytest_glasshouse.providers.lease import CleanupStatus
+from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -7,13 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-#: Whether an allocation is gone: known to be, known not to be, not known.
-CleanupStatus = Literal["proven", "leak", "unproven"]
 NAME_PREFIX = "glasshouse-"
 _NAME = re.compile(rf"{NAME_PREFIX}(?P<run>[A-Za-z0-9-]{{1,32}})-(?P<number>\d{{1,4}})-(?P<deadline>\d{{10}})", re.ASCII)
 
@@ -36,11 +30,6 @@ def parse_name(name: str) -> ParsedName | None:
     if found is None:
         return None
     return ParsedName(run_id=found["run"], number=int(found["number"]), deadline=int(found["deadline"]))
-
-
-def worst_cleanup(statuses: Collection[str]) -> CleanupStatus:
-    """The worst of several; where there is none, there is nothing to prove."""
-    return "leak" if "leak" in statuses else "unproven" if "unproven" in statuses else "proven"
 
 
 @dataclass(kw_only=True)

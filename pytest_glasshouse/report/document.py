@@ -14,13 +14,13 @@ from pytest_glasshouse.invariants.revisions import newest
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
 from pytest_glasshouse.overhead.interval import proportion_lower_bound
 from pytest_glasshouse.overhead.verdict import MIN_ROUNDS
-from pytest_glasshouse.providers.lease import CleanupStatus, worst_cleanup
 from pytest_glasshouse.report.attempts import other_attempts
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
+from pytest_glasshouse.wire.cleanup_status import CleanupStatus, worst_cleanup
 from pytest_glasshouse.wire.tokens import public_text
 
 if TYPE_CHECKING:

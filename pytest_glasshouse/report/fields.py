@@ -6,8 +6,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 
 from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, MeasuredRow, NullRow
 from pytest_glasshouse.tamper.result import TamperRecord
-
-CleanupStatus = Literal["proven", "leak", "unproven"]
+from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
 
 class GeneratedBy(TypedDict):

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.providers.base import Cleanup
-    from pytest_glasshouse.report.fields import CleanupStatus
     from pytest_glasshouse.run.plan import RunInputs
     from pytest_glasshouse.run.resume import EarlierAllocation, EarlierRun
+    from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
 
 class RunCleanup:

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import Record, RowRecord
     from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.observation.document import Facts
-    from pytest_glasshouse.report.fields import CleanupStatus, Report, RunAttempt
+    from pytest_glasshouse.report.fields import Report, RunAttempt
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
+    from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
 #: The attempts at each row, by row id.
 AttemptsByRow: TypeAlias = Mapping[str, Sequence[StartedAttempt]]
