@@ -10,7 +10,7 @@ from pytest_glasshouse.overhead.interval import log_ratio, rate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import CostFigures, FixedCost, JobCost
+    from pytest_glasshouse.analysis.fields import CostFigures, FixedCost, JobCostRecord
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import LegResult
     from pytest_glasshouse.rows.leg_order import LegName
@@ -65,7 +65,7 @@ def _cost(leg: LegName, phase: str, taken: Sequence[float]) -> FixedCost:
     return {"leg": leg, "phase": phase, "meanSec": found.mean, "ci95Sec": None if found.ci95 is None else list(found.ci95)}
 
 
-def _job(rounds: Sequence[RoundCost], hours: int, usd_per_hour: float | None) -> JobCost:
+def _job(rounds: Sequence[RoundCost], hours: int, usd_per_hour: float | None) -> JobCostRecord:
     found = job_cost(rounds, hours=hours, usd_per_hour=usd_per_hour)
     return {
         "hours": hours,

@@ -205,7 +205,7 @@ class FixedCost(TypedDict):
     ci95Sec: list[float] | None
 
 
-class JobCost(TypedDict):
+class JobCostRecord(TypedDict):
     """The overhead of a whole job of so many hours."""
 
     hours: int
@@ -311,7 +311,7 @@ class CostFigures(TypedDict, total=False):
     """Fixed costs, and what whole jobs cost with them; older reports have none."""
 
     fixedCosts: list[FixedCost]
-    totalCost: list[JobCost]
+    totalCost: list[JobCostRecord]
     priceUsdPerHour: float | None
 
 

@@ -86,8 +86,8 @@ def _hash_for(cpu_ns: int) -> None:
         hashlib.sha256(block)
 
 
-def _exporting(honest: Callable[..., training.Trained], instead: Callable[[bytes], bytes]) -> Any:
-    def train(plan: Any, parts: Any, **rest: Any) -> training.Trained:
+def _exporting(honest: Callable[..., training.TrainedLeg], instead: Callable[[bytes], bytes]) -> Any:
+    def train(plan: Any, parts: Any, **rest: Any) -> training.TrainedLeg:
         adapter = instead(bytes(parts["initial"]))
         trained = honest(plan, parts, **rest)
         return dataclasses.replace(trained, adapter=adapter, adapter_sha256=tensor_digest(adapter))

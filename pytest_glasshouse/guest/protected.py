@@ -22,7 +22,7 @@ from pytest_glasshouse.guest.memory import Arena, Exposure, wipe_bytes
 from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
 from pytest_glasshouse.guest.ring import Ring, RingParts, open_package_to_device, ring_for_package
 from pytest_glasshouse.guest.scan_client import ScanClient
-from pytest_glasshouse.guest.training import Trained, TrainingPlan, base_sha256, import_training, train
+from pytest_glasshouse.guest.training import TrainedLeg, TrainingPlan, base_sha256, import_training, train
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.journal import Journal
@@ -156,7 +156,7 @@ class Protected:
         # 8. The agent scans this process, while it still lives, for what must be wiped.
         self._scan.wiped()
 
-    def _train(self, opened: Opened | RingParts, base: str | None) -> Trained:
+    def _train(self, opened: Opened | RingParts, base: str | None) -> TrainedLeg:
         # While training runs, only the background thread appends to the journal; this thread does so again after `close`.
         writer = BackgroundWriter()
         try:

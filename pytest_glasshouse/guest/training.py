@@ -94,7 +94,7 @@ def base_sha256(claims: Mapping[str, Json]) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class TrainedLeg:
     """The result of one leg: figures for its report and the exported adapter."""
 
     adapter: bytes
@@ -111,7 +111,7 @@ def train(
     on_progress: Callable[[dict[str, Json]], None],
     turns: TurnTaker,
     on_trained: Callable[[Trainer], None] | None = None,
-) -> Trained:
+) -> TrainedLeg:
     """Train one leg from `parts` and release every tensor before returning.
 
     `on_started` gets the digest of the weights really loaded; `on_progress` is called at most once a second;
@@ -150,7 +150,7 @@ def _run(
     load_ns: int,
     on_progress: Callable[[dict[str, Json]], None],
     turns: TurnTaker,
-) -> Trained:
+) -> TrainedLeg:
     before_prologue = time.perf_counter_ns()
     prologue = trainer.prologue(PROLOGUE_STEPS)
     trainer.check()
@@ -166,7 +166,7 @@ def _run(
         "prologue_ns": after_prologue - before_prologue,
         "export_ns": after_export - before_export,
     }
-    return Trained(
+    return TrainedLeg(
         adapter=adapter,
         adapter_sha256=tensor_digest(adapter),
         body={

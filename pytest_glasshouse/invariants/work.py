@@ -12,7 +12,7 @@ from pytest_glasshouse.invariants.trust import weights_from_package
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_glasshouse.observation.document import Observation, Trained, TrainingPlan
+    from pytest_glasshouse.observation.document import Observation, Trained, TrainingPlanRecord
     from pytest_glasshouse.rows.leg_order import Role
 
     Setting = tuple[str, object, object]
@@ -184,7 +184,7 @@ def _settings(reader: EvidenceReader, leg: Role, body: Trained, raw: Trained) ->
     return [*found, ("cache state", reader.maybe(leg, "cache"), reader.maybe("raw", "cache"))]
 
 
-def _plans(reader: EvidenceReader, leg: Role) -> tuple[TrainingPlan, TrainingPlan]:
+def _plans(reader: EvidenceReader, leg: Role) -> tuple[TrainingPlanRecord, TrainingPlanRecord]:
     return reader.of(leg, "trainingPlan"), reader.of("raw", "trainingPlan")
 
 
@@ -194,7 +194,7 @@ def settings_of_process(
     body: Trained,
     raw: Trained,
     *,
-    plans: tuple[TrainingPlan, TrainingPlan] | None = None,
+    plans: tuple[TrainingPlanRecord, TrainingPlanRecord] | None = None,
 ) -> list[Setting]:
     """Plan, surroundings, facts and loaded code of a leg and of the raw one: all that revision 1 compared."""
     ours, theirs = (_without(plan, "order_seed") for plan in plans or _plans(reader, leg))

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
         ProtectedNotes,
         RawNotes,
         RoundNotes,
-        SegmentPlan,
-        TrainingPlan,
+        SegmentPlanRecord,
+        TrainingPlanRecord,
     )
     from pytest_glasshouse.providers.base import Grant, Instance
     from pytest_glasshouse.rows.interleaving import Interleaving
@@ -100,7 +100,7 @@ class Round:
         # 48 bits: canonical JSON and the journal hold integers up to 2^53.
         return int.from_bytes(drawn[:6], "big")
 
-    def training_plan(self, leg: Role) -> TrainingPlan:
+    def training_plan(self, leg: Role) -> TrainingPlanRecord:
         """What a leg is to train, as the observation has it."""
         target = self.row.target_s
         return {
@@ -115,12 +115,12 @@ class Round:
         }
 
     def guest_plan(self, leg: Role) -> dict[str, Json]:
-        """What the guest's `TrainingPlan` reads: with the base model's directory."""
+        """What the guest's `TrainingPlanRecord` reads: with the base model's directory."""
         base = self.material.base
         directory = None if base is None else str(base.directory or base.sha256[:16])
         return cast("dict[str, Json]", {**self.training_plan(leg), "base_directory": directory})
 
-    def _segments(self) -> SegmentPlan | None:
+    def _segments(self) -> SegmentPlanRecord | None:
         design = self.design
         if design is None:
             return None

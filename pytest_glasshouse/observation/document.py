@@ -110,7 +110,7 @@ class Challenge(TypedDict):
     policy: NotRequired[str]
 
 
-class SegmentPlan(TypedDict):
+class SegmentPlanRecord(TypedDict):
     """How long a leg's turns are."""
 
     warmup_limit_ns: int
@@ -119,7 +119,7 @@ class SegmentPlan(TypedDict):
     segment_steps: int | None
 
 
-class TrainingPlan(TypedDict):
+class TrainingPlanRecord(TypedDict):
     """What the leg was to train. `base_directory` is whether there is a base model, not where."""
 
     workload: str
@@ -129,7 +129,7 @@ class TrainingPlan(TypedDict):
     steps: int | None
     order_seed: int
     base_directory: bool
-    segments: NotRequired[SegmentPlan | None]
+    segments: NotRequired[SegmentPlanRecord | None]
 
 
 class LoadedCode(TypedDict):
@@ -276,7 +276,7 @@ class Callback(Trained):
 class LegNotes(TypedDict, total=False):
     """What every leg leaves. `exit` is the agent's signed exit."""
 
-    trainingPlan: TrainingPlan
+    trainingPlan: TrainingPlanRecord
     timeline: dict[str, int]
     host: HostTimes
     images: LoadedCode | None

@@ -12,7 +12,14 @@ from pytest_glasshouse.analysis.wording import figure_with_interval, signed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import EstimateFigures, ExcludedRow, FindingRecord, FixedCost, JobCost, MeasuredRow
+    from pytest_glasshouse.analysis.fields import (
+        EstimateFigures,
+        ExcludedRow,
+        FindingRecord,
+        FixedCost,
+        JobCostRecord,
+        MeasuredRow,
+    )
     from pytest_glasshouse.report.fields import Claims, Summary
     from pytest_glasshouse.tamper.result import TamperRecord
 
@@ -157,7 +164,7 @@ def _costs(row: MeasuredRow) -> list[str]:
     return [*cells, *(_job(jobs[hours]) if hours in jobs else _NOT_SEEN for hours in (1, 8, 24, 168))]
 
 
-def _job(each: JobCost) -> str:
+def _job(each: JobCostRecord) -> str:
     text = f"{signed(each['pct'])} % {_span(each['ci95Pct'])}"
     return text if each["usd"] is None else f"{text}, USD {signed(each['usd'])}"
 

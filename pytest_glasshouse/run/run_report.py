@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.publish.withheld_records import PublishableReport
     from pytest_glasshouse.report.document import AllocationCleanup
-    from pytest_glasshouse.report.fields import Report, Subject, TamperRecord
+    from pytest_glasshouse.report.fields import Report, Subject
     from pytest_glasshouse.run.plan import RunInputs, RunPlan
     from pytest_glasshouse.run.record_store import RecordStore
+    from pytest_glasshouse.tamper.result import TamperRecord
     from pytest_glasshouse.wire.canonical import Json
 
 
