@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, NullRow, RowRecord
-    from pytest_glasshouse.report.fields import Claims, CleanupRecord, Report, Summary
+    from pytest_glasshouse.report.fields import Claims, CleanupSection, Report, Summary
     from pytest_glasshouse.tamper.result import TamperRecord
 
 
@@ -153,8 +153,8 @@ def _lifecycle(summary: Summary) -> Iterator[str]:
         yield f"**Outstanding releases: {outstanding}.** A key went out and its exit evidence did not come back."
 
 
-def _cleanup(cleanup: CleanupRecord) -> Iterator[str]:
-    yield from _section("CleanupRecord")
+def _cleanup(cleanup: CleanupSection) -> Iterator[str]:
+    yield from _section("Cleanup")
     yield f"Cleanup: {_cell(cleanup['status'])}."
     yield from (
         f"- {_cell(each['name'])} ({_cell(each['provider'])}): {_cell(each['status'])}, {_cell(each['reason'])}"

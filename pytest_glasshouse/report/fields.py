@@ -115,7 +115,7 @@ class CleanupRecord(TypedDict):
     reason: str
 
 
-class CleanupRecord(TypedDict):
+class CleanupSection(TypedDict):
     """The worst status, and every allocation's."""
 
     status: CleanupStatus
@@ -178,7 +178,7 @@ class Report(RowLists, _Schema):
     claims: Claims
     tamper: list[TamperRecord]
     summary: Summary
-    cleanup: CleanupRecord
+    cleanup: CleanupSection
     attempts: NotRequired[list[RunAttempt]]
     keys: ReportKeys
     extra: dict[str, Any]
