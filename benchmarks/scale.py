@@ -19,7 +19,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.analysis.record import Record, RecordSettings, build_record
+from pytest_glasshouse.analysis.fields import Record
+from pytest_glasshouse.analysis.record import RecordSettings, build_record
 from pytest_glasshouse.check.check import check_file, load_document
 from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import ALL, Finding
@@ -61,12 +62,12 @@ def leg(name: Any, number: int) -> LegResult:
     )  # fmt: skip
 
 
-def results(observation: dict[str, Any]) -> tuple[RoundResult, ...]:
+def results(observation: Any) -> tuple[RoundResult, ...]:
     number = observation["allocation"]["number"]
     return (RoundResult(number=1, order=("raw", "protected"), protected=leg("protected", number), raw=leg("raw", number + 1)),)
 
 
-def judge(observation: dict[str, Any]) -> tuple[Finding, ...]:
+def judge(observation: Any) -> tuple[Finding, ...]:
     evidence = digest(str(observation["allocation"]["number"]))
     return tuple(Finding(invariant=name, finding="held", reason="simulated", evidence=evidence) for name in _NAMES)
 
@@ -89,7 +90,7 @@ def record(number: int) -> Record:
     return build_record(outcome, results(observation), judge(observation), RecordSettings(seed=1), judge=judge)
 
 
-def document(rows: int, key: Ed25519PrivateKey) -> dict[str, Any]:
+def document(rows: int, key: Ed25519PrivateKey) -> Any:
     cleanup = AllocationCleanup(provider="mock", name=_PLACE.name, provider_instance_id=None, status="proven", reason="simulated")
     subject = {"name": "scale", "version": None, "wheelSha256": None, "gitCommit": None, "dirty": None}
     facts = RunFacts(
@@ -142,7 +143,7 @@ def stages(rows: int, directory: Path) -> dict[str, float]:
     return took
 
 
-def _publish(made: dict[str, Any], directory: Path, key: Ed25519PrivateKey) -> PublishedFiles:
+def _publish(made: Any, directory: Path, key: Ed25519PrivateKey) -> PublishedFiles:
     return publish(made, report=directory / "r.json", run_directory=directory / "r", key=key, derivation=DERIVATION)
 
 

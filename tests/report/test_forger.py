@@ -284,7 +284,7 @@ def each_lie(request: pytest.FixtureRequest) -> Lie:
     return lie
 
 
-def edited(real_run: RealRun, lie: Lie) -> dict[str, Any]:
+def edited(real_run: RealRun, lie: Lie) -> Any:
     document = copy.deepcopy(real_run.document)
     lie.edit(document)
     return document

@@ -72,7 +72,7 @@ def test_covariates_have_a_reason_where_they_are_null(turns_run: Ran) -> None:
         assert (told["samples"][-1][column] is None) == (field in told["reasons"])
 
 
-def _resigned(observation: dict[str, Any], change: Change) -> None:
+def _resigned(observation: Any, change: Change) -> None:
     """The account of the turns changed and signed again by a key that the guest is then said to have."""
     notes = observation["rounds"][0]
     agent = Ed25519PrivateKey.generate()

@@ -124,7 +124,7 @@ _UNBELIEVABLE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", _UNBELIEVABLE)
-def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_observation: dict[str, Any]) -> None:
+def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_observation: Any) -> None:
     """The finding is made of the figures, and one of them missing is no good news."""
     changes, expected = _UNBELIEVABLE[name]
     changed = copy.deepcopy(good_observation)
@@ -135,7 +135,7 @@ def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_obs
 
 
 @pytest.mark.parametrize("kind", evidence.SCAN_KINDS)
-def test_every_kind_of_secret_needs_its_own_control(kind: str, good_observation: dict[str, Any]) -> None:
+def test_every_kind_of_secret_needs_its_own_control(kind: str, good_observation: Any) -> None:
     """A scanner blind for one kind is blind for that kind."""
     changed = copy.deepcopy(good_observation)
     scan: Any = tokens.peek(changed["rounds"][0]["protected"]["exit"])["scan"]
@@ -144,7 +144,7 @@ def test_every_kind_of_secret_needs_its_own_control(kind: str, good_observation:
     assert (finding.finding, kind in finding.reason) == ("unseen", True)
 
 
-def test_scan_that_a_rented_allocation_cannot_have_is_not_applicable_there(good_observation: dict[str, Any]) -> None:
+def test_scan_that_a_rented_allocation_cannot_have_is_not_applicable_there(good_observation: Any) -> None:
     changed = copy.deepcopy(good_observation)
     changed["allocation"]["provider"] = "elsewhere"
     scan: Any = tokens.peek(changed["rounds"][0]["protected"]["exit"])["scan"]

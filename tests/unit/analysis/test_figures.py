@@ -18,7 +18,7 @@ from tests.unit.report import example
 SETTINGS: dict[str, Any] = {"order": "interleaved", "margin_pct": 1.0, "fixed_order": False, "max_overhead_pct": None}
 
 
-def interleaved(observed: dict[str, Any], *, noise: float = 0.001) -> tuple[RoundResult, ...]:
+def interleaved(observed: Any, *, noise: float = 0.001) -> tuple[RoundResult, ...]:
     """The example's rounds cut into eight pairs each, of which the protected leg does 0.4 % less."""
     return tuple(_cut(each, noise) for each in example.results(observed))
 
@@ -50,7 +50,7 @@ def _segment(units: int, position: int) -> dict[str, int]:
     }  # fmt: skip
 
 
-def figures(rounds: int = 6, *, noise: float = 0.001, **changes: Any) -> dict[str, Any]:
+def figures(rounds: int = 6, *, noise: float = 0.001, **changes: Any) -> Any:
     found = row_figures(interleaved(example.observation(rounds=rounds), noise=noise))
     return found | judged_figures(found, **{**SETTINGS, **changes})
 

@@ -57,7 +57,7 @@ def rounds_of(overheads: Any) -> list[RoundResult]:
 
 def row_of(
     overheads: Any, *, first: int | None = None, fixed: bool = False, margin: float = 1.0, own: float | None = None
-) -> dict[str, Any]:
+) -> Any:
     """A measured row of the base report whose rounds were these."""
     rounds = rounds_of(overheads)
     figures = row_figures(rounds, first_rounds=first)
@@ -70,7 +70,7 @@ def row_of(
     return row
 
 
-def gated(row: dict[str, Any], asked: float | None) -> Gated:
+def gated(row: Any, asked: float | None) -> Gated:
     return gate({**BASE, "rows": [row]}, SOUND, GatePolicy(max_overhead_pct=asked), now=MADE_AT)
 
 
@@ -108,7 +108,7 @@ LIMITS = st.none() | st.sampled_from([0.0, 0.5, 1.0, 3.0, 10.0]) | st.floats(0, 
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> dict[str, Any]:
+def cases(draw: st.DrawFn) -> Any:
     middle = draw(st.sampled_from([-8.0, -2.0, -0.3, 0.0, 0.8, 2.5, 9.0]))
     spread = draw(st.sampled_from([0.0, 0.05, 0.5, 3.0]))
     count = draw(st.sampled_from([1, 2, 4, 5, 6, 9, 12]))
@@ -132,7 +132,7 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
-def test_plugin_gate_badge_page_and_tables_give_one_answer(case: dict[str, Any]) -> None:
+def test_plugin_gate_badge_page_and_tables_give_one_answer(case: Any) -> None:
     asked, own = case["asked"], case["own"]
     row = row_of(case["overheads"], first=case["first"], fixed=case["fixed"], margin=case["margin"], own=own)
     document = {**BASE, "rows": [row]}
@@ -185,7 +185,7 @@ def test_extended_row_is_judged_so_from_its_report_alone() -> None:
 def made_of(overheads: tuple[float, ...], *, planned: int) -> tuple[Any, Derivation]:
     """The record of a row with these rounds that was given a limit of 3 %, and what it is derived with."""
 
-    def results(observation: dict[str, Any]) -> tuple[RoundResult, ...]:
+    def results(observation: Any) -> tuple[RoundResult, ...]:
         first = observation["rounds"][0]["round"] - 1
         return tuple(rounds_of(overheads)[first : first + len(observation["rounds"])])
 

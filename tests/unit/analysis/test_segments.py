@@ -23,7 +23,7 @@ KEY = Ed25519PrivateKey.generate()
 FIELDS = ("t_ns", "sm_mhz", "throttle_reasons", "other_processes")
 
 
-def _observation(rows: list[tuple[str, list[int | None]]]) -> dict[str, Any]:
+def _observation(rows: list[tuple[str, list[int | None]]]) -> Any:
     """One round: each of `rows` is a turn of ten seconds with one sample in it."""
     turns = [role for role, _ in rows]
     borders: list[Any] = [[[place * 10 * S, 0, 1, 0, 1], [place * 10 * S + 9 * S, 0, 1, 0, 1]] for place in range(len(rows))]
@@ -40,12 +40,12 @@ def _observation(rows: list[tuple[str, list[int | None]]]) -> dict[str, Any]:
     }
 
 
-def throttled() -> dict[str, Any]:
+def throttled() -> Any:
     """An observation of a machine whose hardware throttles all the time."""
     return _observation([(role, [1980, 0x8, 0]) for role in ("protected", "raw", "raw")])
 
 
-def _clocks(protected: int, first: int, second: int) -> dict[str, Any]:
+def _clocks(protected: int, first: int, second: int) -> Any:
     return _observation([("protected", [protected, 0, 0]), ("raw", [first, 0, 0]), ("raw", [second, 0, 0])])
 
 

@@ -20,14 +20,14 @@ from tests.unit.report import example
 SAMPLE = "203.0.113.7:22117"
 
 
-def stopped(tmp_path: Path, document: dict[str, Any]) -> Path:
+def stopped(tmp_path: Path, document: Any) -> Path:
     """A run directory whose report was stopped."""
     with pytest.raises(RedactionError):
         stop(document, tmp_path)
     return tmp_path / "run"
 
 
-def stop(document: dict[str, Any], tmp_path: Path) -> None:
+def stop(document: Any, tmp_path: Path) -> None:
     given: dict[str, Any] = {"key": example.KEYS.report, "derivation": example.EXAMPLE}
     publish(document, report=tmp_path / "run.json", run_directory=tmp_path / "run", **given)
 
@@ -36,7 +36,7 @@ def again(run: Path, **given: Any) -> PublishedFiles:
     return republish(run, key_of=lambda _: example.KEYS.report, derivation=example.EXAMPLE, **given)
 
 
-def republished(tmp_path: Path, document: dict[str, Any], **given: Any) -> dict[str, Any]:
+def republished(tmp_path: Path, document: Any, **given: Any) -> Any:
     published = again(stopped(tmp_path, document), **given)
     assert SAMPLE not in published.report.read_text("utf-8")
     assert published.bundle is not None

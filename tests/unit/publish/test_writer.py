@@ -21,7 +21,7 @@ from tests.unit.report import example
 PROOF = TagKey(example.KEYS.report, "20261120-170000-9f3c")
 
 
-def published(document: dict[str, Any], **given: Any) -> PublishedFiles:
+def published(document: Any, **given: Any) -> PublishedFiles:
     """By the example's own derivation."""
     return publish(document, **{"key": example.KEYS.report, "derivation": example.EXAMPLE, **given})
 

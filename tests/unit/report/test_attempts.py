@@ -203,7 +203,7 @@ def test_standing_of_attempts_that_were_never_judged_is_the_last() -> None:
 # -- what a run of pytest hears of attempts
 
 
-def record_named(name: str, **record: Any) -> dict[str, Any]:
+def record_named(name: str, **record: Any) -> Any:
     return {"attempt": name, "at": AT, **record}
 
 
