@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.analysis.fields import Record
 from pytest_glasshouse.analysis.record import RecordSettings, build_record
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.check.authenticity import Trust

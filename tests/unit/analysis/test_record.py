@@ -280,7 +280,7 @@ def test_lifecycle_begun_and_never_seen_again_was_attempted() -> None:
     ended = Ended(outcome="lost", reason="the guest is gone", decision="run it again")
     outcome = Outcome(row=row, declared=row, allocation=example.allocation(), observation=observation, ended=ended)
 
-    record = build_record(outcome, (), (), example.settings())
+    record: Any = build_record(outcome, (), (), example.settings())
 
     assert record["record"]["lifecycle"] == {"attempted": 1, "held": 0}
 

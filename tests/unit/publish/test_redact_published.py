@@ -202,10 +202,11 @@ def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> Non
 def test_secret_of_an_earlier_attempt_or_a_parameter_withholds_its_row_alone(place: str) -> None:
     """The reasons of every attempt stay in the row; the report of the run does not depend on them."""
     first, second = example.lost(), example.measured()
-    attempt = {"startedAt": "2026-11-20T17:00:00Z", **attempt_entry(first)}
+    attempt: Any = {"startedAt": "2026-11-20T17:00:00Z", **attempt_entry(first)}
+    later: Any = {"startedAt": "2026-11-20T17:01:00Z", **attempt_entry(second)}
     not_held = [{"invariant": "same work", "finding": "unseen", "reason": SAMPLE}]
     attempt |= {} if place == "parameters" else {place: not_held if place == "notHeld" else SAMPLE}
-    record = standing_record([(attempt, first), ({"startedAt": "2026-11-20T17:01:00Z", **attempt_entry(second)}, second)])
+    record = standing_record([(attempt, first), (later, second)])
     if place == "parameters":
         record["record"]["parameters"] = {"secret": SAMPLE}
 

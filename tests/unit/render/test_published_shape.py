@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_excerpt_is_checked_like_what_was_published(document: Any) -> None:
 
     assert checked.faults == ()
     assert checked.legacy is not None
-    assert checked.legacy.recomputed == len(document["rows"])  # type: ignore[arg-type]
+    assert checked.legacy.recomputed == len(document["rows"])
     assert hits(json.loads(excerpt(document))) == []
 
 
