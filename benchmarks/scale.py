@@ -86,7 +86,7 @@ def record(number: int) -> Record:
         "protected": None,
         "raw": None,
     }
-    observation: Any = {"allocation": {"number": number}, "material": {"workload": "mlp"}, "rounds": [observed]}
+    observation: Any = {"allocation": {"number": number}, "material": {"workload": "mlp", "standIn": False}, "rounds": [observed]}
     outcome = Outcome(row=row, declared=row, allocation=_PLACE, observation=observation)
     return build_record(outcome, results(observation), judge(observation), RecordSettings(seed=1), judge=judge)
 
