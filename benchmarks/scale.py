@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.analysis.record import Record, RecordSettings, build_record
+from pytest_glasshouse.analysis.fields import Record
+from pytest_glasshouse.analysis.record import RecordSettings, build_record
 from pytest_glasshouse.check.check import check_file, load_document
 from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import ALL, Finding
@@ -30,6 +31,7 @@ from pytest_glasshouse.render.markdown import markdown
 from pytest_glasshouse.render.page import page
 from pytest_glasshouse.report.document import AllocationCleanup, RunFacts, assemble
 from pytest_glasshouse.report.environment import generated_by, host_environment
+from pytest_glasshouse.report.fields import Subject
 from pytest_glasshouse.rows.spec import RowSpec
 
 _NAMES = tuple(each.__name__.replace("_", " ") for each in ALL)
@@ -57,16 +59,16 @@ def leg(name: Any, number: int) -> LegResult:
     return LegResult(
         leg=name, unit="epochs", units=1000 + number % 7, elapsed_ns=2_000_000_000, setup_ns=1, warmup_ns=1, warmup_units=1,
         zeroize_ns=1, final_loss="0.5", adapter_sha256=digest(f"{name} {number}"), stop_reason="time", phases_ns={"load": 1},
-        cpu_ns=1, peak_memory_bytes=1, order_seed=number, facts={},
+        cpu_ns=1, peak_memory_bytes=1, order_seed=number, facts=cast("Any", {}),
     )  # fmt: skip
 
 
-def results(observation: dict[str, Any]) -> tuple[RoundResult, ...]:
+def results(observation: Any) -> tuple[RoundResult, ...]:
     number = observation["allocation"]["number"]
     return (RoundResult(number=1, order=("raw", "protected"), protected=leg("protected", number), raw=leg("raw", number + 1)),)
 
 
-def judge(observation: dict[str, Any]) -> tuple[Finding, ...]:
+def judge(observation: Any) -> tuple[Finding, ...]:
     evidence = digest(str(observation["allocation"]["number"]))
     return tuple(Finding(invariant=name, finding="held", reason="simulated", evidence=evidence) for name in _NAMES)
 
@@ -84,14 +86,14 @@ def record(number: int) -> Record:
         "protected": None,
         "raw": None,
     }
-    observation = {"allocation": {"number": number}, "material": {"workload": "mlp"}, "rounds": [observed]}
+    observation: Any = {"allocation": {"number": number}, "material": {"workload": "mlp", "standIn": False}, "rounds": [observed]}
     outcome = Outcome(row=row, declared=row, allocation=_PLACE, observation=observation)
     return build_record(outcome, results(observation), judge(observation), RecordSettings(seed=1), judge=judge)
 
 
-def document(rows: int, key: Ed25519PrivateKey) -> dict[str, Any]:
+def document(rows: int, key: Ed25519PrivateKey) -> Any:
     cleanup = AllocationCleanup(provider="mock", name=_PLACE.name, provider_instance_id=None, status="proven", reason="simulated")
-    subject = {"name": "scale", "version": None, "wheelSha256": None, "gitCommit": None, "dirty": None}
+    subject: Subject = {"name": "scale", "version": None, "wheelSha256": None, "gitCommit": None, "dirty": None}
     facts = RunFacts(
         run_id="scale", created_at="2026-01-01T00:00:00Z", generated_by=generated_by(), environment=host_environment(),
         subject=subject, seed=1, cleanup=(cleanup,),
@@ -136,13 +138,13 @@ def stages(rows: int, directory: Path) -> dict[str, float]:
     checked = timed("check", lambda: check_file(written.report, derivation=DERIVATION))
     if checked.faults:
         raise SystemExit(f"the simulated report has faults: {checked.faults[0]}")
-    loaded = load_document(written.report.read_bytes())
+    loaded: Any = load_document(written.report.read_bytes())
     timed("render --markdown", lambda: markdown(loaded))
     timed("render --html", lambda: page(loaded, checked))
     return took
 
 
-def _publish(made: dict[str, Any], directory: Path, key: Ed25519PrivateKey) -> PublishedFiles:
+def _publish(made: Any, directory: Path, key: Ed25519PrivateKey) -> PublishedFiles:
     return publish(made, report=directory / "r.json", run_directory=directory / "r", key=key, derivation=DERIVATION)
 
 

@@ -32,7 +32,7 @@ def one_browser() -> Iterator[Browser]:
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Each kind of report as a page: from a run, with everything a row may have, and with sixty rows."""
     directory = tmp_path_factory.mktemp("pages")
-    documents = {"run": written_by_a_run(), "everything": report_with_everything(), "sixty": many(60)}
+    documents: dict[str, Any] = {"run": written_by_a_run(), "everything": report_with_everything(), "sixty": many(60)}
     for name, document in documents.items():
         checked = check_bytes(json.dumps(written_by_a_run() if name == "sixty" else document).encode())
         (directory / f"{name}.html").write_text(page(document, checked), "utf-8")

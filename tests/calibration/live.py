@@ -187,13 +187,15 @@ class Bench:
             leg.process.join()
         said = [event for event in self._spool.since(before, wait_s=0) if event["type"] == "borders"]
         token: Any = said[-1]["body"]
-        notes = {"borders": token["borders"]}
-        pairs = pairs_of(notes, {role: {"segments": leg.segments} for role, leg in legs.items()})
-        turns = turns_of(peek(token["borders"]))
+        notes: Any = {"borders": token["borders"]}
+        bodies: dict[Role, Any] = {role: {"segments": leg.segments} for role, leg in legs.items()}
+        pairs = pairs_of(notes, bodies)
+        claims: Any = peek(token["borders"])
+        turns = turns_of(claims)
         raw_ns = sum(pair["raw"]["elapsed_ns"] for pair in pairs)
-        told: dict[str, dict[int, dict[str, int]]] = {role: segments_of({"segments": leg.segments}) for role, leg in legs.items()}
+        told = {role: segments_of(body) for role, body in bodies.items()}
         handovers_ns = _HANDOVER_NS * design.pairs
-        untimed_ns = _untimed_ns("protected", turns, told) - _untimed_ns("raw", turns, told)
+        untimed_ns = _untimed_ns("protected", turns, told["protected"]) - _untimed_ns("raw", turns, told["raw"])
         # The finding's two rules: work in the raw leg's time, and work while no clock of the protected leg's ran.
         shares = (_outside_ns(turns) / raw_ns, untimed_ns / raw_ns if untimed_ns > handovers_ns else 0.0)
         return round_segments(number, pairs), max(shares)

@@ -184,7 +184,7 @@ def guest_messages(data: bytes) -> None:
             _used(observation)
 
 
-def _heard(channel: GuestChannel, observation: dict[str, Any]) -> bool:
+def _heard(channel: GuestChannel, observation: Any) -> bool:
     """Hear it as the legs do, and write down what they write down. Whether all of it was taken."""
     notes = observation["rounds"][0]
 
@@ -230,7 +230,7 @@ def _as_json(progress: Progress) -> None:
     progress.to_json()
 
 
-def _hear_leg(channel: GuestChannel, role: str, notes: dict[str, Any]) -> None:
+def _hear_leg(channel: GuestChannel, role: str, notes: Any) -> None:
     leg_id = f"{role}-{notes['nonce'][:12]}"
     progress = Progress(row_id="r", leg=role, phase="start", round=1, rounds=1, elapsed_s=0.0)
     watch = LegWatch(
@@ -257,7 +257,7 @@ def _hear_leg(channel: GuestChannel, role: str, notes: dict[str, Any]) -> None:
 _SETTINGS = RecordSettings(margin_pct=1.0, seed=7)
 
 
-def _used(observation: dict[str, Any]) -> None:
+def _used(observation: Any) -> None:
     """Everything that is done with an observation. No exception is expected here, and no value that no report can hold."""
     text = canonical(observation)
     if len(text) > 16 << 20:

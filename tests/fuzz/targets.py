@@ -49,7 +49,7 @@ def _journal() -> tuple[list[str], str]:
 
 
 @cache
-def _report() -> dict[str, Any]:
+def _report() -> Any:
     return example.document(example.measured(), example.excluded())
 
 

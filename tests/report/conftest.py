@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.analysis.record import Record, RecordSettings, build_record
+from pytest_glasshouse.analysis.fields import Record
+from pytest_glasshouse.analysis.record import RecordSettings, build_record
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.check.authenticity import Trust
 from pytest_glasshouse.invariants import judge
@@ -38,7 +39,7 @@ WAIVED = {"memory scanned clean": "not required here"}
 class RealRun:
     """What a stranger gets, and the keys a reader trusts. `report_key` is the publisher's own."""
 
-    document: dict[str, Any]
+    document: Any
     bundle: bytes
     report: Path
     bundle_path: Path

@@ -284,7 +284,7 @@ def each_lie(request: pytest.FixtureRequest) -> Lie:
     return lie
 
 
-def edited(real_run: RealRun, lie: Lie) -> dict[str, Any]:
+def edited(real_run: RealRun, lie: Lie) -> Any:
     document = copy.deepcopy(real_run.document)
     lie.edit(document)
     return document
@@ -314,7 +314,8 @@ def test_lie_in_a_world_of_the_forgers_own_keys_is_not_authentic(real_run: RealR
 def test_lie_that_only_the_report_seals_cover_is_not_authentic(real_run: RealRun, name: str) -> None:
     """Every token is genuine; the seals, and the statements in the bundle, are by a key of the forger's."""
     lie, key = next(each for each in LIES if each.name == name), Ed25519PrivateKey.generate()
-    found = check_bytes(bundle_bytes(recomputed(edited(real_run, lie), key=key), key=key), trust=real_run.trust)
+    forged: Any = recomputed(edited(real_run, lie), key=key)
+    found = check_bytes(bundle_bytes(forged, key=key), trust=real_run.trust)
 
     assert found.level.height < Level.AUTHENTIC.height
 

@@ -98,6 +98,6 @@ def turns_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 @pytest.fixture
-def good_observation(good_run: Ran) -> dict[str, Any]:
+def good_observation(good_run: Ran) -> Any:
     """Its observation."""
     return good_run.outcome.observation

@@ -24,7 +24,7 @@ _ELSEWHERE = {
 }  # fmt: skip
 
 
-def _names(observation: dict[str, Any], state: str) -> set[str]:
+def _names(observation: Any, state: str) -> set[str]:
     return {finding.invariant for finding in judge(observation) if finding.finding == state}
 
 
@@ -57,12 +57,12 @@ def test_fault_breaks_its_invariant_and_no_other(fault: str, order: str, tmp_pat
 
 
 @pytest.mark.parametrize("case", OBSERVED_CASES, ids=lambda case: case.name)
-def test_changed_observation_breaks_its_invariant(case: ObservedCase, good_observation: dict[str, Any]) -> None:
+def test_changed_observation_breaks_its_invariant(case: ObservedCase, good_observation: Any) -> None:
     """What no fault can play is played on the record of a row that went well."""
     assert case.invariant in _names(case.applied(good_observation), "broken")
 
 
-def test_every_invariant_has_something_that_breaks_it(good_observation: dict[str, Any]) -> None:
+def test_every_invariant_has_something_that_breaks_it(good_observation: Any) -> None:
     """Whoever adds an invariant adds a fault or a case; every fault is accounted for."""
     breakable = {*itertools.chain(*FAULT_BREAKS.values()), *(case.invariant for case in OBSERVED_CASES)}
     # An interleaved row answers for all of them; others are never paused.

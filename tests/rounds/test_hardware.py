@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ def test_no_key_where_a_required_gpu_has_nothing_to_show(tmp_path: Path) -> None
         runtime=lambda host_attestation: ProtectedRuntime(host_attestation, policy=policy),
     )
     (observed,) = ran.outcome.observation["rounds"]
-    protected = observed["protected"]
+    protected: Any = observed["protected"]
     assert protected["challenge"]["hardware"] == [NVIDIA_GPU]
     assert protected["refusal"] == {"reason": "hardware-absent"}
     assert "result" not in protected

@@ -57,7 +57,8 @@ def test_turns_are_those_that_the_seed_drew(turns_run: Ran) -> None:
 
 
 def test_set_up_of_one_leg_is_over_before_the_other_starts(turns_run: Ran) -> None:
-    (notes,) = turns_run.outcome.observation["rounds"]
+    observed: Any = turns_run.outcome.observation
+    (notes,) = observed["rounds"]
     first, second = notes["order"]
     assert notes[first]["timeline"]["resident"] < notes[second]["timeline"]["spawned"]
     # The last to start is gone before the first to start zeroizes or exports.
@@ -72,7 +73,7 @@ def test_covariates_have_a_reason_where_they_are_null(turns_run: Ran) -> None:
         assert (told["samples"][-1][column] is None) == (field in told["reasons"])
 
 
-def _resigned(observation: dict[str, Any], change: Change) -> None:
+def _resigned(observation: Any, change: Change) -> None:
     """The account of the turns changed and signed again by a key that the guest is then said to have."""
     notes = observation["rounds"][0]
     agent = Ed25519PrivateKey.generate()
@@ -156,13 +157,13 @@ def test_turns_that_were_not_played_are_unseen(turns_run: Ran) -> None:
 
 
 def test_account_signed_by_nobody_breaks_the_finding(turns_run: Ran) -> None:
-    observation = copy.deepcopy(turns_run.outcome.observation)
+    observation: Any = copy.deepcopy(turns_run.outcome.observation)
     observation["rounds"][0]["borders"] = observation["rounds"][0]["raw"]["exit"]
     assert paused_leg_idle(observation).finding == "broken"
 
 
 def test_leg_that_tells_of_a_segment_too_many_breaks_the_finding(turns_run: Ran) -> None:
-    observation = copy.deepcopy(turns_run.outcome.observation)
+    observation: Any = copy.deepcopy(turns_run.outcome.observation)
     observation["rounds"][0]["raw"]["callback"]["segments"].append([99, 1, 1, 1, 1, 1, 1])
     assert "other turns" in legs_in_order(observation).reason
 
@@ -170,7 +171,7 @@ def test_leg_that_tells_of_a_segment_too_many_breaks_the_finding(turns_run: Ran)
 def test_legs_with_one_data_order_or_another_cache_did_not_do_the_same_work(turns_run: Ran) -> None:
     from pytest_glasshouse.invariants import same_work
 
-    observation = copy.deepcopy(turns_run.outcome.observation)
+    observation: Any = copy.deepcopy(turns_run.outcome.observation)
     notes = observation["rounds"][0]
     notes["raw"]["trainingPlan"]["order_seed"] = notes["protected"]["trainingPlan"]["order_seed"]
     assert "same order" in same_work(observation).reason
@@ -208,7 +209,7 @@ def test_legs_that_do_not_fit_together_run_one_after_the_other_and_each_is_its_o
     """Two raw legs are two: each with its own export, callback and exit."""
     ran = carry_out(short_row(order="interleaved", resident=False, **fields), tmp_path)
     assert ran.outcome.ended is None
-    observation = ran.outcome.observation
+    observation: Any = ran.outcome.observation
     assert [(f.invariant, f.reason) for f in judge(observation) if f.finding != "held"] == []
     (notes,) = observation["rounds"]
     assert set(notes["order"]) == {seen["leg"] for seen in notes["guest"]} == legs

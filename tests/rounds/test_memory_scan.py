@@ -63,7 +63,8 @@ training.open_trainer = open_trainer
 
 
 def _scan(ran: Ran) -> Any:
-    return tokens.peek(ran.outcome.observation["rounds"][0]["protected"]["exit"])["scan"]
+    observed: Any = ran.outcome.observation
+    return tokens.peek(observed["rounds"][0]["protected"]["exit"])["scan"]
 
 
 @pytest.mark.parametrize(("careless", "kind"), [(_KEEPS_A_CIPHER, "key"), (_KEEPS_A_BATCH, "batch")], ids=["cipher", "batch"])
@@ -93,7 +94,8 @@ def test_scan_is_in_no_legs_time(good_run: Ran) -> None:
     (figures,) = results(good_run.outcome.observation)
     assert figures.protected is not None
     assert figures.raw is not None
-    timeline = good_run.outcome.observation["rounds"][0]["protected"]["timeline"]
+    observed: Any = good_run.outcome.observation
+    timeline = observed["rounds"][0]["protected"]["timeline"]
     looks = {name: timeline[f"scanned-{name}"] - timeline[f"scan-{name}"] for name in ("loaded", "trained", "wiped")}
     assert figures.protected.scan_ns == sum(looks.values()) > 0
     assert figures.protected.setup_ns == timeline["train_started"] - timeline["spawned"] - looks["loaded"]
@@ -104,7 +106,8 @@ def test_scan_is_in_no_legs_time(good_run: Ran) -> None:
 
 def test_exposure_covers_the_package_from_opening_to_wipe(good_run: Ran) -> None:
     (figures,) = results(good_run.outcome.observation)
-    manifest: Any = tokens.peek(good_run.outcome.observation["rounds"][0]["protected"]["manifest"])
+    observed: Any = good_run.outcome.observation
+    manifest: Any = tokens.peek(observed["rounds"][0]["protected"]["manifest"])
     sizes = [part["size"] for part in manifest["parts"]]
     assert figures.protected is not None
     assert (figures.protected.exposure_peak_bytes or 0) >= sum(sizes) + 32
@@ -124,7 +127,7 @@ _UNBELIEVABLE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", _UNBELIEVABLE)
-def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_observation: dict[str, Any]) -> None:
+def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_observation: Any) -> None:
     """The finding is made of the figures, and one of them missing is no good news."""
     changes, expected = _UNBELIEVABLE[name]
     changed = copy.deepcopy(good_observation)
@@ -135,7 +138,7 @@ def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_obs
 
 
 @pytest.mark.parametrize("kind", evidence.SCAN_KINDS)
-def test_every_kind_of_secret_needs_its_own_control(kind: str, good_observation: dict[str, Any]) -> None:
+def test_every_kind_of_secret_needs_its_own_control(kind: str, good_observation: Any) -> None:
     """A scanner blind for one kind is blind for that kind."""
     changed = copy.deepcopy(good_observation)
     scan: Any = tokens.peek(changed["rounds"][0]["protected"]["exit"])["scan"]
@@ -144,7 +147,7 @@ def test_every_kind_of_secret_needs_its_own_control(kind: str, good_observation:
     assert (finding.finding, kind in finding.reason) == ("unseen", True)
 
 
-def test_scan_that_a_rented_allocation_cannot_have_is_not_applicable_there(good_observation: dict[str, Any]) -> None:
+def test_scan_that_a_rented_allocation_cannot_have_is_not_applicable_there(good_observation: Any) -> None:
     changed = copy.deepcopy(good_observation)
     changed["allocation"]["provider"] = "elsewhere"
     scan: Any = tokens.peek(changed["rounds"][0]["protected"]["exit"])["scan"]

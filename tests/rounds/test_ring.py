@@ -41,7 +41,7 @@ def test_a_row_through_the_ring_holds_and_the_host_never_has_the_package(tmp_pat
     observation = ran.outcome.observation
     assert ran.outcome.ended is None
     assert {f.invariant: f.reason for f in judge(observation) if f.finding != "held"} == {}
-    observed = observation["rounds"][0]["protected"]
+    observed: Any = observation["rounds"][0]["protected"]
     bodies: dict[str, Any] = {entry["type"]: entry["body"] for entry in map(json.loads, observed["journal"])}
     assert bodies["package_verified"]["ring_bytes"] == 65536
     assert tokens.peek(observed["evidence"])["memory"] == {"locked": True, "bytes": 65536}

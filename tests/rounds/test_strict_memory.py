@@ -12,7 +12,7 @@ from tests.rounds.conftest import Ran, carry_out, short_row
 
 
 def _environments(ran: Ran) -> list[list[str]]:
-    notes: dict[str, Any] = ran.outcome.observation["rounds"][0]
+    notes: Any = ran.outcome.observation["rounds"][0]
     (completed,) = [line for line in notes["protected"]["journal"] if '"type":"train_completed"' in line]
     body: Any = parse_object(completed)["body"]
     return [each["context"]["environment_names"] for each in (body, notes["raw"]["callback"])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,6 +48,7 @@ def test_two_hours_in_a_moment_are_not_accounted_for(leg: str, tmp_path: Path) -
 
 def test_clocks_around_the_legs_of_a_round_follow_its_order(good_run: Ran) -> None:
     """From the round's beginning: the second leg is started when the first one's exit is here."""
-    for notes in good_run.outcome.observation["rounds"]:
+    observed: Any = good_run.outcome.observation
+    for notes in observed["rounds"]:
         first, second = (notes[leg]["host"] for leg in notes["order"])
         assert 0 <= first["startNs"] < first["exitNs"] <= second["startNs"] < second["exitNs"]

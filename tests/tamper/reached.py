@@ -40,8 +40,8 @@ class _Module:
 
 
 @cache
-def reached() -> frozenset[str]:
-    """Full names (`pytest_glasshouse.wire.journal.replay`) of every function and method that is reached."""
+def reached(entrances: tuple[str, ...] = ENTRANCES) -> frozenset[str]:
+    """Full names (`pytest_glasshouse.wire.journal.replay`) of every function and method that is reached from `entrances`."""
     modules = {name: _read(name, path) for name, path in product()}
     methods: dict[str, list[str]] = {}
     for module in modules.values():
@@ -49,7 +49,7 @@ def reached() -> frozenset[str]:
             if "." in name:
                 methods.setdefault(name.rpartition(".")[2], []).append(f"{module.name}.{name}")
     found: set[str] = set()
-    waiting = [f"{_PACKAGE}.{name}" for name in ENTRANCES]
+    waiting = [f"{_PACKAGE}.{name}" for name in entrances]
     while waiting:
         name = waiting.pop()
         if name in found:

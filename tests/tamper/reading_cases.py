@@ -175,17 +175,17 @@ def _of_one_leg(about: str, content: Any) -> None:
         content["rounds"][0]["order"] = ["protected"]
 
 
-def _first_round_without_a_meeting() -> dict[str, Any]:
+def _first_round_without_a_meeting() -> Any:
     observation = _finished(untouched)
     observation["rounds"].insert(0, {**observation["rounds"][0], "guest": [], "order": []})
     return observation
 
 
-def _finished(edit: RoundEdit, **changes: Any) -> dict[str, Any]:
+def _finished(edit: RoundEdit, **changes: Any) -> Any:
     with TamperTestbed() as testbed:
         return SignedRound(testbed, edit, **changes).observation
 
 
-def _found(invariant: Callable[[dict[str, Any]], Finding], observation: dict[str, Any]) -> object:
+def _found(invariant: Callable[[Any], Finding], observation: Any) -> object:
     found = invariant(observation)
     return found.finding, found.reason

@@ -15,11 +15,10 @@ import pytest
 
 from pytest_glasshouse.attestation import admission, completion, hardware, outstanding_answer, server, verifier
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
+from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.tamper.case import Case, run_case
 from pytest_glasshouse.tamper.suite import CASES
-
-require = verifier.require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_glasshouse.channel.archive import honest_main
 from tests.tamper import reached
 from tests.tamper.removal import checks_in
 from tests.tamper.test_completeness import CHECKS
@@ -53,8 +52,11 @@ def test_what_everything_rests_on_is_reached(name: str) -> None:
 
 
 def test_what_the_product_does_not_call_is_not_reached() -> None:
-    """The graph can say no: the tamper suite's own functions, and a function that only tests and attacks call."""
+    """The graph can say no: the tamper suite's own functions, and what starts in a guest where only a check is an entrance."""
     everything = reached.reached()
     suite = {name for name in everything if name.startswith("pytest_glasshouse.tamper.")}
     assert {name for name in suite if not name.startswith("pytest_glasshouse.tamper.result.")} == set()
-    assert f"{honest_main.__module__}.{honest_main.__qualname__}" not in everything
+    assert "pytest_glasshouse.agent.main.main" in everything
+    from_check = reached.reached(("cli.check.declare",))
+    assert "pytest_glasshouse.check.check.check_bytes" in from_check
+    assert "pytest_glasshouse.agent.main.main" not in from_check

@@ -17,13 +17,13 @@ from tests.unit.report import example
 PLAN = {"rounds": 2, "halfWidthPct": "0.00000001", "maxRounds": 4}
 
 
-def extended(ran: int = 4, **plan: Any) -> dict[str, Any]:
+def extended(ran: int = 4, **plan: Any) -> Any:
     seen = example.observation(rounds=ran)
     seen["plan"] = {**PLAN, **plan}
     return example.measured(rounds=2, observation=seen)
 
 
-def faults(record: dict[str, Any]) -> dict[str, str]:
+def faults(record: Any) -> dict[str, str]:
     return dict(record_faults("rows", record, {"maxOverheadPct": None}, example.EXAMPLE))
 
 

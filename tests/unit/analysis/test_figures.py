@@ -18,14 +18,14 @@ from tests.unit.report import example
 SETTINGS: dict[str, Any] = {"order": "interleaved", "margin_pct": 1.0, "fixed_order": False, "max_overhead_pct": None}
 
 
-def interleaved(observed: dict[str, Any], *, noise: float = 0.001) -> tuple[RoundResult, ...]:
+def interleaved(observed: Any, *, noise: float = 0.001) -> tuple[RoundResult, ...]:
     """The example's rounds cut into eight pairs each, of which the protected leg does 0.4 % less."""
     return tuple(_cut(each, noise) for each in example.results(observed))
 
 
 def _cut(each: RoundResult, noise: float) -> RoundResult:
     draw = random.Random(each.number)
-    pairs: list[dict[str, Any]] = []
+    pairs: list[Any] = []
     for number in range(1, 9):
         shared = draw.gauss(1, noise)
         segments = {
@@ -50,8 +50,8 @@ def _segment(units: int, position: int) -> dict[str, int]:
     }  # fmt: skip
 
 
-def figures(rounds: int = 6, *, noise: float = 0.001, **changes: Any) -> dict[str, Any]:
-    found = row_figures(interleaved(example.observation(rounds=rounds), noise=noise))
+def figures(rounds: int = 6, *, noise: float = 0.001, **changes: Any) -> Any:
+    found: Any = row_figures(interleaved(example.observation(rounds=rounds), noise=noise))
     return found | judged_figures(found, **{**SETTINGS, **changes})
 
 
@@ -111,8 +111,8 @@ def _row() -> tuple[dict[str, Any], dict[str, Any]]:
     derivation = Derivation(results=interleaved, judge=example.judge, binding=lambda _: iter(()))
     seen = example.observation(rounds=6)
     record = example.measured(rounds=6, observation=seen)["record"]
-    rounds = interleaved(seen)
-    record |= row_figures(rounds) | judged_figures(row_figures(rounds), **{**SETTINGS, "order": record["order"]})
+    found: Any = row_figures(interleaved(seen))
+    record |= found | judged_figures(found, **{**SETTINGS, "order": record["order"]})
     return record, {"derivation": derivation}
 
 

@@ -57,7 +57,7 @@ def rounds_of(overheads: Any) -> list[RoundResult]:
 
 def row_of(
     overheads: Any, *, first: int | None = None, fixed: bool = False, margin: float = 1.0, own: float | None = None
-) -> dict[str, Any]:
+) -> Any:
     """A measured row of the base report whose rounds were these."""
     rounds = rounds_of(overheads)
     figures = row_figures(rounds, first_rounds=first)
@@ -70,8 +70,13 @@ def row_of(
     return row
 
 
-def gated(row: dict[str, Any], asked: float | None) -> Gated:
-    return gate({**BASE, "rows": [row]}, SOUND, GatePolicy(max_overhead_pct=asked), now=MADE_AT)
+def report_of(row: Any) -> Any:
+    """The base report with this row alone."""
+    return {**BASE, "rows": [row]}
+
+
+def gated(row: Any, asked: float | None) -> Gated:
+    return gate(report_of(row), SOUND, GatePolicy(max_overhead_pct=asked), now=MADE_AT)
 
 
 def is_told_apart(bound: float, limit: float) -> bool:
@@ -108,7 +113,7 @@ LIMITS = st.none() | st.sampled_from([0.0, 0.5, 1.0, 3.0, 10.0]) | st.floats(0, 
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> dict[str, Any]:
+def cases(draw: st.DrawFn) -> Any:
     middle = draw(st.sampled_from([-8.0, -2.0, -0.3, 0.0, 0.8, 2.5, 9.0]))
     spread = draw(st.sampled_from([0.0, 0.05, 0.5, 3.0]))
     count = draw(st.sampled_from([1, 2, 4, 5, 6, 9, 12]))
@@ -132,10 +137,10 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
-def test_plugin_gate_badge_page_and_tables_give_one_answer(case: dict[str, Any]) -> None:
+def test_plugin_gate_badge_page_and_tables_give_one_answer(case: Any) -> None:
     asked, own = case["asked"], case["own"]
     row = row_of(case["overheads"], first=case["first"], fixed=case["fixed"], margin=case["margin"], own=own)
-    document = {**BASE, "rows": [row]}
+    document = report_of(row)
     wanted = own if asked is None else asked
 
     def expected(limit: float) -> LimitVerdict:
@@ -165,7 +170,7 @@ def test_extended_row_whose_own_limit_is_inconclusive_passes_nowhere() -> None:
     assert row["limit"]["upper95Pct"] == pytest.approx(3.65, abs=0.02)
     for asked in (None, 3.0):
         assert gated(row, asked).ruling is Ruling.INCONCLUSIVE
-        assert badge({**BASE, "rows": [row]}, sound=True, max_overhead_pct=asked).colour != GREEN
+        assert badge(report_of(row), sound=True, max_overhead_pct=asked).colour != GREEN
     assert gated(row, 3.7).ruling is Ruling.PASSED
 
 
@@ -185,7 +190,7 @@ def test_extended_row_is_judged_so_from_its_report_alone() -> None:
 def made_of(overheads: tuple[float, ...], *, planned: int) -> tuple[Any, Derivation]:
     """The record of a row with these rounds that was given a limit of 3 %, and what it is derived with."""
 
-    def results(observation: dict[str, Any]) -> tuple[RoundResult, ...]:
+    def results(observation: Any) -> tuple[RoundResult, ...]:
         first = observation["rounds"][0]["round"] - 1
         return tuple(rounds_of(overheads)[first : first + len(observation["rounds"])])
 
@@ -210,7 +215,7 @@ def test_implausible_negative_fails_limit_and_gate_whatever_its_null_says() -> N
     assert "implausible negative" in failure_of({"list": "rows", "record": row}, Options())
     for asked in (None, 3.0, 50.0):
         assert gated(row, asked).ruling is Ruling.FAILED
-    assert badge({**BASE, "rows": [row]}, sound=True).message == "implausible negative"
+    assert badge(report_of(row), sound=True).message == "implausible negative"
 
 
 def test_older_verdict_of_an_implausible_negative_is_kept_by_check_and_refused_by_the_gate() -> None:
@@ -235,7 +240,8 @@ def test_word_alone_makes_a_row_implausible() -> None:
     row = row_of([1.0, 1.1, 0.9, 1.0, 1.05])
 
     assert limit_of(row, 3.0).passed  # type: ignore[union-attr]
-    assert not limit_of({**row, "verdict": "implausible negative"}, 3.0).passed  # type: ignore[union-attr]
+    row["verdict"] = "implausible negative"
+    assert not limit_of(row, 3.0).passed  # type: ignore[union-attr]
 
 
 def test_null_row_is_under_no_limit() -> None:
@@ -249,8 +255,8 @@ def test_extended_rounds_count_as_rounds_at_the_gate() -> None:
     row = row_of([1.0] * 8, first=5)
 
     assert row["rounds"] == 5
-    assert gate({**BASE, "rows": [row]}, SOUND, GatePolicy(min_rounds=8), now=MADE_AT).ruling is Ruling.PASSED
-    assert gate({**BASE, "rows": [row]}, SOUND, GatePolicy(min_rounds=9), now=MADE_AT).ruling is Ruling.FAILED
+    assert gate(report_of(row), SOUND, GatePolicy(min_rounds=8), now=MADE_AT).ruling is Ruling.PASSED
+    assert gate(report_of(row), SOUND, GatePolicy(min_rounds=9), now=MADE_AT).ruling is Ruling.FAILED
 
 
 def test_difference_of_extended_rows_has_the_spread_of_their_first_rounds() -> None:

@@ -23,7 +23,7 @@ KEY = Ed25519PrivateKey.generate()
 FIELDS = ("t_ns", "sm_mhz", "throttle_reasons", "other_processes")
 
 
-def _observation(rows: list[tuple[str, list[int | None]]]) -> dict[str, Any]:
+def _observation(rows: list[tuple[str, list[int | None]]]) -> Any:
     """One round: each of `rows` is a turn of ten seconds with one sample in it."""
     turns = [role for role, _ in rows]
     borders: list[Any] = [[[place * 10 * S, 0, 1, 0, 1], [place * 10 * S + 9 * S, 0, 1, 0, 1]] for place in range(len(rows))]
@@ -40,12 +40,12 @@ def _observation(rows: list[tuple[str, list[int | None]]]) -> dict[str, Any]:
     }
 
 
-def throttled() -> dict[str, Any]:
+def throttled() -> Any:
     """An observation of a machine whose hardware throttles all the time."""
     return _observation([(role, [1980, 0x8, 0]) for role in ("protected", "raw", "raw")])
 
 
-def _clocks(protected: int, first: int, second: int) -> dict[str, Any]:
+def _clocks(protected: int, first: int, second: int) -> Any:
     return _observation([("protected", [protected, 0, 0]), ("raw", [first, 0, 0]), ("raw", [second, 0, 0])])
 
 
@@ -87,8 +87,9 @@ def test_stranger_on_the_gpu_excludes_the_row() -> None:
 def test_what_was_not_seen_excludes_nothing() -> None:
     rows: list[tuple[str, list[int | None]]] = [(role, [None, None, None]) for role in ("protected", "raw", "raw")]
     assert disturbances(_observation(rows)) == []
-    assert disturbances({"rounds": [{"round": 1}]}) == []
-    assert covariates({"rounds": [{"round": 1}]}) == {}
+    nothing: Any = {"rounds": [{"round": 1}]}
+    assert disturbances(nothing) == []
+    assert covariates(nothing) == {}
 
 
 def _raw(leg: str, units: int) -> Any:
@@ -103,7 +104,7 @@ def _null_rounds(*units: tuple[int, int]) -> list[RoundResult]:
 
 
 def test_null_figures_are_one_difference_with_its_interval() -> None:
-    told = null_figures(_null_rounds((1000, 1001), (1000, 999), (1000, 1000)), margin_pct=1.0)
+    told: Any = null_figures(_null_rounds((1000, 1001), (1000, 999), (1000, 1000)), margin_pct=1.0)
     assert told["differencePct"] == pytest.approx(0.0, abs=1e-9)
     assert told["differenceCi90Pct"][0] < 0 < told["differenceCi90Pct"][1]
     assert told["qualifies"] is True
@@ -126,7 +127,7 @@ def test_segments_are_told_in_the_order_they_ran() -> None:
         "units": 5, "elapsed_ns": S, "cpu_ns": S // 2, "wash_units": 1, "wash_ns": S // 10, "turn_ns": 2 * S,
         "turn_cpu_ns": S, "others_cpu_ns": 0,
     }  # fmt: skip
-    pair = {"number": 1, "first": "raw", "raw": {**part, "position": 1}, "protected": {**part, "position": 2}}
+    pair: Any = {"number": 1, "first": "raw", "raw": {**part, "position": 1}, "protected": {**part, "position": 2}}
     (one,) = [dataclasses.replace(each, pairs=(pair,)) for each in _null_rounds((1, 1))]
     told = segments([one])
     assert [(each["leg"], each["position"]) for each in told] == [("raw", 1), ("protected", 2)]
@@ -146,11 +147,12 @@ def test_row_falls_back_only_where_a_resident_leg_found_no_room(
     changes: dict[str, Any], ended: bool, reason: str, fits: bool
 ) -> None:
     row = dataclasses.replace(example.row(), order="interleaved", **changes)
+    observation: Any = {"rounds": [{"round": 1, "protected": {}, "raw": {"failed": {"reason": reason}}}]}
     outcome = Outcome(
         row=row,
         declared=row,
         allocation=example.allocation(),
-        observation={"rounds": [{"round": 1, "protected": {}, "raw": {"failed": {"reason": reason}}}]},
+        observation=observation,
         ended=Ended(outcome="failed", reason="raw leg failed", decision="") if ended else None,
     )
     assert did_not_fit(outcome) is not fits

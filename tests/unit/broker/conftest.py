@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -42,7 +42,7 @@ def make_broker(tmp_path: Path, time: FakeTime, rented: Scripted, agents: Agents
         fields = {"provider": "runpod", "run_id": "unit", "run_dir": tmp_path, "budget_usd": 50.0, **options}
         broker = Broker(
             BrokerOptions(**fields),
-            providers={"runpod": rented},
+            providers={"runpod": cast("Any", rented)},
             clock=time.clock,
             connection=agents,
             emit=emit,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from pytest_glasshouse.broker.cleanup_proof import Termination
@@ -23,7 +25,9 @@ def test_an_incomplete_listing_ends_what_it_shows_and_proves_nothing(time: FakeT
     genuine, doubts = provider.list, ["pages"] * 4
     provider.list = lambda: Listing(genuine(), doubt=doubts.pop() if doubts else "")  # type: ignore[method-assign]
     lease = Lease(name=made.name, provider="runpod", intent_at=time.now, instance_ids={made.instance_id})
-    termination = Termination([lease], providers={"runpod": provider}, timings={"runpod": TIMING}, clock=time.clock, ledger=None)
+    termination = Termination(
+        [lease], providers={"runpod": cast("Any", provider)}, timings={"runpod": TIMING}, clock=time.clock, ledger=None
+    )
     assert not termination.poll()
     assert provider.billing() == set()
     (verdict,) = termination.verdicts()

@@ -30,11 +30,11 @@ def text_of(*names: str) -> frozenset[str]:
 ALL_KEYS = text_of("report", "server", "owner")
 
 
-def checked(document: dict[str, Any], *, keys: frozenset[str] = frozenset(), witnesses: frozenset[str] = frozenset()) -> Checked:
+def checked(document: Any, *, keys: frozenset[str] = frozenset(), witnesses: frozenset[str] = frozenset()) -> Checked:
     return check_bytes(report_bytes(document), trust=Trust(keys=keys, witnesses=witnesses), derivation=example.EXAMPLE)
 
 
-def changed(path: str, value: Any) -> dict[str, Any]:
+def changed(path: str, value: Any) -> Any:
     """The report with one value replaced and every seal made anew, as somebody who holds the key would."""
     document = copy.deepcopy(DOCUMENT)
     holder: Any = document
@@ -338,7 +338,7 @@ def test_observation_that_the_derivation_cannot_read_is_a_fault_and_no_crash() -
 GOLDEN = json.loads((Path(__file__).parents[2] / "data/reports/report-1.0-mock.json").read_bytes())
 
 
-def malformed() -> dict[str, Any]:
+def malformed() -> Any:
     """A whole report in which one value of an observation has another type."""
     document = copy.deepcopy(GOLDEN)
     document["rows"][0]["observation"]["rounds"][0]["raw"]["callback"]["units"] = "7"

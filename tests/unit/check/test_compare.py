@@ -17,7 +17,7 @@ from pytest_glasshouse.report.bundle import report_bytes
 from tests.unit.report import example
 
 
-def report(*records: Any, **changes: Any) -> dict[str, Any]:
+def report(*records: Any, **changes: Any) -> Any:
     return example.document(*records, **changes)
 
 

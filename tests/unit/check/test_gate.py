@@ -42,73 +42,73 @@ def good(*, rounds: int = 6, name: str = "mlp-h100-60s", **changes: Any) -> Any:
 GOOD = good()
 
 
-def report(*records: Any, **changes: Any) -> dict[str, Any]:
+def report(*records: Any, **changes: Any) -> Any:
     """A sealed report without a tamper suite."""
     return example.assembled(records or (GOOD,), **changes)
 
 
-def with_facts(*records: Any, **changes: Any) -> dict[str, Any]:
+def with_facts(*records: Any, **changes: Any) -> Any:
     return example.document(*(records or (GOOD,)), **changes)
 
 
-def ruled(document: dict[str, Any], policy: GatePolicy = LIMIT, *, now: datetime = MADE_AT, trust: Trust | None = None) -> Gated:
+def ruled(document: Any, policy: GatePolicy = LIMIT, *, now: datetime = MADE_AT, trust: Trust | None = None) -> Gated:
     data = report_bytes(document)
     checked = check_bytes(data, trust=trust or Trust(), derivation=example.EXAMPLE)
     return gate(load_document(data), checked, policy, now=now)
 
 
-def tampered() -> dict[str, Any]:
+def tampered() -> Any:
     document = report()
     document["rows"][0]["overheadPct"] = 0.01
     return example.sealed_again(document)
 
 
-def lenient(edit: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def lenient(edit: Callable[[dict[str, Any]], None]) -> Any:
     row = good()
     for observed in row["record"]["observation"]["rounds"]:
         edit(observed["protected"]["policy"])
     return report(row)
 
 
-def waiving() -> dict[str, Any]:
+def waiving() -> Any:
     seen = example.observation(rounds=6)
     return report(good(observation=seen, given=example.settings(overridden=(), waived=example.WAIVED)))
 
 
-def golden() -> dict[str, Any]:
+def golden() -> Any:
     """A report that an earlier version of this project wrote."""
     return load_document((Path(__file__).parents[2] / "data/reports/report-1.0-example.json").read_bytes())
 
 
-def judged_by_an_older_revision() -> dict[str, Any]:
+def judged_by_an_older_revision() -> Any:
     document = report()
     document["methodology"]["invariantsRevision"] = 1
     return example.sealed_again(document)
 
 
-def same_order() -> dict[str, Any]:
+def same_order() -> Any:
     return report(good(given=example.settings(overridden=(), fixed_order=True)))
 
 
-def outstanding(*records: Any) -> dict[str, Any]:
+def outstanding(*records: Any) -> Any:
     release = {"nonce": "n", "sub": "run/row", "run": "r", "manifest": example.digest("m"), "released_at": 1, "deadline": 2}
     return with_facts(*records, outstanding_releases=(release,))
 
 
-def dirty() -> dict[str, Any]:
+def dirty() -> Any:
     return with_facts(subject={**example.facts().subject, "dirty": True})
 
 
-def unknown_tree() -> dict[str, Any]:
+def unknown_tree() -> Any:
     return with_facts(subject={**example.facts().subject, "dirty": None})
 
 
-def leaky() -> dict[str, Any]:
+def leaky() -> Any:
     proven = example.facts().cleanup[0]
     return with_facts(cleanup=(dataclasses.replace(proven, status="leak", reason="still listed"),))
 
 
-def unrefused() -> dict[str, Any]:
+def unrefused() -> Any:
     return report(tamper=(dataclasses.replace(example.tamper()[0], released=True),))
 
 

@@ -16,14 +16,14 @@ from tests.unit.report import example
 REAL: dict[str, Any] = {"provider": "runpod", "gpu_model": "NVIDIA H100 80GB HBM3", "dry_run": False}
 
 
-def report(number: int, *, rounds: int = 2, uuid: str | None = "", **changes: Any) -> dict[str, Any]:
+def report(number: int, *, rounds: int = 2, uuid: str | None = "", **changes: Any) -> Any:
     """A report of one measured row on an allocation of its own."""
     facts = {**REAL, "name": f"glasshouse-{number}", "gpu_uuid": f"GPU-{number}" if uuid == "" else uuid, **changes}
     record = example.measured(rounds=rounds, allocation=example.allocation(**facts))
     return example.document(record, run_id=f"run-{number}", cleanup=())
 
 
-def qualified(document: dict[str, Any]) -> dict[str, Any]:
+def qualified(document: Any) -> Any:
     changed = copy.deepcopy(document)
     changed["rows"][0]["nullQualifies"] = True
     return changed

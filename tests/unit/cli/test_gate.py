@@ -23,7 +23,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def written(document: dict[str, Any], name: str = "run.json") -> str:
+def written(document: Any, name: str = "run.json") -> str:
     Path(name).write_bytes(report_bytes(document))
     return name
 

@@ -21,12 +21,12 @@ _CLAIMED_NS = 3 * SEGMENT_NS + 3_000_000
 
 
 @pytest.fixture(scope="module", name="finished")
-def a_finished_round() -> dict[str, Any]:
+def a_finished_round() -> Any:
     with TamperTestbed() as testbed:
         return SignedRound(testbed).observation
 
 
-def _with_window(observation: dict[str, Any], passed_ns: int) -> dict[str, Any]:
+def _with_window(observation: Any, passed_ns: int) -> Any:
     seen = copy.deepcopy(observation)
     seen["rounds"][0]["raw"]["host"] = {"startNs": 7, "exitNs": 7 + passed_ns}
     return seen
@@ -35,18 +35,18 @@ def _with_window(observation: dict[str, Any], passed_ns: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("short_ppm", "finding"), [(-1, "held"), (0, "held"), (CLOCKS_PPM - 2, "held"), (CLOCKS_PPM + 2, "broken")]
 )
-def test_leg_may_claim_what_passed_and_what_clocks_differ_by(finished: dict[str, Any], short_ppm: int, finding: str) -> None:
+def test_leg_may_claim_what_passed_and_what_clocks_differ_by(finished: Any, short_ppm: int, finding: str) -> None:
     passed_ns = _CLAIMED_NS - _CLAIMED_NS * short_ppm // 1_000_000
     assert time_accounted_for(_with_window(finished, passed_ns)).finding == finding
 
 
-def test_time_that_never_was_breaks_nothing_else(finished: dict[str, Any]) -> None:
+def test_time_that_never_was_breaks_nothing_else(finished: Any) -> None:
     findings = judge(_with_window(finished, 1))
     assert [each.invariant for each in findings if each.finding != "held"] == ["time accounted for"]
 
 
 @pytest.mark.parametrize("host", [{}, {"startNs": 1}, {"startNs": 1, "exitNs": None}], ids=str)
-def test_clock_that_was_not_read_is_never_good_news(finished: dict[str, Any], host: Any) -> None:
+def test_clock_that_was_not_read_is_never_good_news(finished: Any, host: Any) -> None:
     seen = copy.deepcopy(finished)
     seen["rounds"][0]["raw"]["host"] = host
     assert time_accounted_for(seen).finding == "unseen"
@@ -64,14 +64,14 @@ def test_agent_whose_key_is_none_is_judged_all_the_same(ak: Any) -> None:
     assert "held" not in {findings["time accounted for"], findings["same allocation"]}
 
 
-def test_every_round_is_held_to_its_own_clocks(finished: dict[str, Any]) -> None:
+def test_every_round_is_held_to_its_own_clocks(finished: Any) -> None:
     """A long second round does not pay for a short first one."""
     seen = _with_window(finished, 1)
     seen["rounds"].append({**copy.deepcopy(finished["rounds"][0]), "round": 2})
     assert time_accounted_for(seen).finding == "broken"
 
 
-def test_null_row_is_held_to_the_host_clock(finished: dict[str, Any]) -> None:
+def test_null_row_is_held_to_the_host_clock(finished: Any) -> None:
     seen = copy.deepcopy(finished)
     seen["plan"], notes = {"null": True}, seen["rounds"][0]
     notes |= {"order": ["raw", "raw2"], "protected": None, "raw2": copy.deepcopy(notes["raw"])}
@@ -96,7 +96,7 @@ def test_what_a_leg_says_of_its_whole_is_not_less_than_its_segments() -> None:
     assert time_accounted_for(seen).finding == "broken"
 
 
-def test_receipt_that_somebody_else_signed_bounds_nothing(finished: dict[str, Any]) -> None:
+def test_receipt_that_somebody_else_signed_bounds_nothing(finished: Any) -> None:
     seen = copy.deepcopy(finished)
     protected = seen["rounds"][0]["protected"]
     claims = {**tokens.peek(protected["receipt"]), "held_ms": 10**9}
@@ -104,7 +104,7 @@ def test_receipt_that_somebody_else_signed_bounds_nothing(finished: dict[str, An
     assert time_accounted_for(seen).finding == "broken"
 
 
-def test_callback_is_bound_to_what_is_judged(finished: dict[str, Any]) -> None:
+def test_callback_is_bound_to_what_is_judged(finished: Any) -> None:
     """The stretch of this test's fixture is the one its agent signed for."""
     raw = finished["rounds"][0]["raw"]
     assert tokens.peek(raw["exit"])["head"] == sha256_hex(canonical(raw["callback"]))

@@ -26,7 +26,7 @@ JOURNALS: dict[str, Change] = {
 }
 
 
-def _observed(change: Change) -> dict[str, Any]:
+def _observed(change: Change) -> Any:
     def edit(about: str, content: Any) -> None:
         if about == "entries":
             change(content)

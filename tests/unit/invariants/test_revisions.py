@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_glasshouse.invariants import ALL, Finding, judge
-from pytest_glasshouse.invariants.finding import Observation
 from pytest_glasshouse.invariants.revisions import LADDER, Revision, invariants_of, judge_as, newest
+from pytest_glasshouse.observation.document import Observation
 
 
 def tidy(_: Observation) -> Finding:

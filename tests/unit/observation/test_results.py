@@ -8,7 +8,7 @@ from typing import Any
 from pytest_glasshouse.observation.results import results
 
 RECORDED = json.loads((Path(__file__).parents[2] / "data" / "guest_conversations.json").read_text())
-OBSERVATION: dict[str, Any] = RECORDED["one after the other"]["observation"]
+OBSERVATION: Any = RECORDED["one after the other"]["observation"]
 
 
 def test_a_leg_that_was_never_timed_has_no_figures() -> None:

@@ -20,14 +20,14 @@ from tests.unit.report import example
 SAMPLE = "203.0.113.7:22117"
 
 
-def stopped(tmp_path: Path, document: dict[str, Any]) -> Path:
+def stopped(tmp_path: Path, document: Any) -> Path:
     """A run directory whose report was stopped."""
     with pytest.raises(RedactionError):
         stop(document, tmp_path)
     return tmp_path / "run"
 
 
-def stop(document: dict[str, Any], tmp_path: Path) -> None:
+def stop(document: Any, tmp_path: Path) -> None:
     given: dict[str, Any] = {"key": example.KEYS.report, "derivation": example.EXAMPLE}
     publish(document, report=tmp_path / "run.json", run_directory=tmp_path / "run", **given)
 
@@ -36,7 +36,7 @@ def again(run: Path, **given: Any) -> PublishedFiles:
     return republish(run, key_of=lambda _: example.KEYS.report, derivation=example.EXAMPLE, **given)
 
 
-def republished(tmp_path: Path, document: dict[str, Any], **given: Any) -> dict[str, Any]:
+def republished(tmp_path: Path, document: Any, **given: Any) -> Any:
     published = again(stopped(tmp_path, document), **given)
     assert SAMPLE not in published.report.read_text("utf-8")
     assert published.bundle is not None
@@ -202,10 +202,11 @@ def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> Non
 def test_secret_of_an_earlier_attempt_or_a_parameter_withholds_its_row_alone(place: str) -> None:
     """The reasons of every attempt stay in the row; the report of the run does not depend on them."""
     first, second = example.lost(), example.measured()
-    attempt = {"startedAt": "2026-11-20T17:00:00Z", **attempt_entry(first)}
+    attempt: Any = {"startedAt": "2026-11-20T17:00:00Z", **attempt_entry(first)}
+    later: Any = {"startedAt": "2026-11-20T17:01:00Z", **attempt_entry(second)}
     not_held = [{"invariant": "same work", "finding": "unseen", "reason": SAMPLE}]
     attempt |= {} if place == "parameters" else {place: not_held if place == "notHeld" else SAMPLE}
-    record = standing_record([(attempt, first), ({"startedAt": "2026-11-20T17:01:00Z", **attempt_entry(second)}, second)])
+    record = standing_record([(attempt, first), (later, second)])
     if place == "parameters":
         record["record"]["parameters"] = {"secret": SAMPLE}
 

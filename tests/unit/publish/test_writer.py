@@ -21,7 +21,7 @@ from tests.unit.report import example
 PROOF = TagKey(example.KEYS.report, "20261120-170000-9f3c")
 
 
-def published(document: dict[str, Any], **given: Any) -> PublishedFiles:
+def published(document: Any, **given: Any) -> PublishedFiles:
     """By the example's own derivation."""
     return publish(document, **{"key": example.KEYS.report, "derivation": example.EXAMPLE, **given})
 
@@ -81,9 +81,11 @@ def test_journal_that_was_never_written_has_no_rows(tmp_path: Path) -> None:
 def test_record_that_no_report_can_hold_is_kept_all_the_same(tmp_path: Path) -> None:
     """It was paid for, and is withheld where the report is written."""
     journal = RowJournal(tmp_path / "run", PROOF)
-    journal.append({"list": "rows", "record": {"rowId": "a", "overheadPct": math.inf}})
+    record: Any = {"list": "rows", "record": {"rowId": "a", "overheadPct": math.inf}}
+    journal.append(record)
 
-    assert [each["record"]["overheadPct"] for each in RowJournal(tmp_path / "run", PROOF).read()] == [math.inf]
+    kept: Any = RowJournal(tmp_path / "run", PROOF).read()
+    assert [each["record"]["overheadPct"] for each in kept] == [math.inf]
 
 
 def test_report_and_bundle_are_put_in_place(tmp_path: Path) -> None:

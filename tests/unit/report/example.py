@@ -14,8 +14,9 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.analysis.fields import Record
 from pytest_glasshouse.analysis.lifecycle import LIFECYCLE_INVARIANTS
-from pytest_glasshouse.analysis.record import Record, RecordSettings, build_record
+from pytest_glasshouse.analysis.record import RecordSettings, build_record
 from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import Finding
 from pytest_glasshouse.observation.outcome import AllocationFacts, Ended, Outcome

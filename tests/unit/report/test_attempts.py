@@ -39,9 +39,9 @@ NOW = datetime(2026, 11, 20, 18, tzinfo=UTC)
 
 def tried(*records: Any) -> Any:
     """The record that stands for these attempts; None is one that left nothing."""
-    return standing_record(
-        [({"startedAt": AT, **(lost_attempt_entry() if each is None else attempt_entry(each))}, each) for each in records]
-    )
+    entries = [lost_attempt_entry() if each is None else attempt_entry(each) for each in records]
+    attempts: Any = [({"startedAt": AT, **entry}, each) for entry, each in zip(entries, records, strict=True)]
+    return standing_record(attempts)
 
 
 def slow() -> Any:
@@ -56,7 +56,7 @@ def broken() -> Any:
     return example.publishable(observation=seen)
 
 
-def published(record: Any) -> tuple[dict[str, Any], Any]:
+def published(record: Any) -> tuple[Any, Any]:
     document = example.assembled((record,))
     return document, check_bytes(report_bytes(document), derivation=example.EXAMPLE)
 
@@ -192,8 +192,10 @@ def test_null_row_tried_twice_tells_both_differences() -> None:
 
 
 def test_title_names_the_other_parameters() -> None:
-    assert row_title({"name": "mine"}) == "mine"
-    assert row_title({"name": "mine", "parameters": {"batch": "1", "lr": "0.1"}}) == "mine[batch=1, lr=0.1]"
+    row: Any = {"name": "mine"}
+    assert row_title(row) == "mine"
+    row["parameters"] = {"batch": "1", "lr": "0.1"}
+    assert row_title(row) == "mine[batch=1, lr=0.1]"
 
 
 def test_standing_of_attempts_that_were_never_judged_is_the_last() -> None:

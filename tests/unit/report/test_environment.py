@@ -53,7 +53,7 @@ def test_subject_in_a_git_tree_names_commit_and_changes(tmp_path: Path) -> None:
     clean = subject(tmp_path)
     (tmp_path / "file").write_text("two", encoding="utf-8")
 
-    assert len(clean["gitCommit"]) == 40
+    assert len(clean["gitCommit"] or "") == 40
     assert (clean["dirty"], subject(tmp_path)["dirty"]) == (False, True)
 
 

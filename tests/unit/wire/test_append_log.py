@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,8 +55,13 @@ def test_a_line_and_the_name_of_a_new_file_are_on_disk_before_the_call_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
-    fsync: Callable[[int], None] = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append("file"), fsync(descriptor)))
+    fsync = os.fsync
+
+    def syncing(descriptor: int) -> None:
+        synced.append("file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", syncing)
     monkeypatch.setattr(append_log, "sync_directory", lambda path: synced.append(str(path)))
     append_line(tmp_path / "lines.jsonl", b"one")
     append_line(tmp_path / "lines.jsonl", b"two")
