@@ -132,7 +132,7 @@ def test_another_run_is_not_taken_for_this_one(killed: Project, monkeypatch: pyt
         "judges pytest-glasshouse at 111111111111": {**plan, "subject": {**plan["subject"], "gitCommit": "1" * 40}},
         "the run was on provider local": {**plan, "provider": "local"},
         "cannot be read (KeyError)": {"runId": run_id},
-        "names no run": {"runId": "../elsewhere"},
+        "expected a run id in it": {"runId": "../elsewhere"},
     }
     for says, told in spoilt.items():
         write_tagged(directory / PLAN, told, proof)
