@@ -16,10 +16,12 @@ from pytest_glasshouse.wire.public_keys import ed25519_of_pem
 from pytest_glasshouse.wire.tokens import public_key, public_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    from pytest_glasshouse.observation.document import Observation, RoundNotes
 
 _WITNESS = "witness"
 
@@ -47,7 +49,7 @@ class Trust:
         return cls(keys=frozenset(keys), witnesses=frozenset(witnesses))
 
 
-def unproven_signatures(document: Mapping[str, Any], trust: Trust) -> Iterator[str]:
+def unproven_signatures(document: Any, trust: Trust) -> Iterator[str]:
     """Every reason why the report is not `authentic`; none when every signature leads to a trusted key."""
     if document["keys"]["report"] not in trust.keys:
         yield "the report key is not one given with --trust"
@@ -66,9 +68,9 @@ def unproven_signatures(document: Mapping[str, Any], trust: Trust) -> Iterator[s
             yield f"{where}: {text}"
 
 
-def _rounds(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]]:
+def _rounds(document: Any) -> list[tuple[str, str, Any, RoundNotes]]:
     """Path, list, record and notes of every round. Rounds that did not fit on the device count as excluded."""
-    found: list[tuple[str, str, Mapping[str, Any], Mapping[str, Any]]] = []
+    found: list[tuple[str, str, Any, RoundNotes]] = []
     for name in LISTS:
         for place, record in enumerate(document[name]):
             for part, kind in (("rounds", name), ("didNotFit", "excludedResults")):
@@ -78,7 +80,7 @@ def _rounds(document: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, An
     return found
 
 
-def witnessed(document: Mapping[str, Any], trust: Trust) -> bool:
+def witnessed(document: Any, trust: Trust) -> bool:
     """Whether every measured row's receipts are signed by a witness whose key belongs to no other party.
 
     A null row has no receipt: a witness must have affirmed its agent's evidence for a measured row.
@@ -95,14 +97,14 @@ def witnessed(document: Mapping[str, Any], trust: Trust) -> bool:
     return by_witness and agents <= enrolled_keys(document, trust.witnesses - parties)
 
 
-def _trusted(observation: Mapping[str, Any], trust: Trust, enrolled: frozenset[str]) -> SigningKeys:
+def _trusted(observation: Observation, trust: Trust, enrolled: frozenset[str]) -> SigningKeys:
     named = {name: _key_of(observation, name) for name in ("server", "owner")}
     if not set(named.values()) <= trust.keys:
         raise IntegrityError("keys", "the server's or the owner's key is not one given with --trust")
     return SigningKeys(server=public_key(named["server"]), owner=public_key(named["owner"]), enrolled=enrolled)
 
 
-def _key_of(observation: Mapping[str, Any], name: str) -> str:
+def _key_of(observation: Observation, name: str) -> str:
     keys = observation.get("keys")
     value = keys.get(name) if isinstance(keys, dict) else None
     return value if isinstance(value, str) else ""

@@ -17,7 +17,9 @@ from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
 from pytest_glasshouse.wire.tokens import peek
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytest_glasshouse.observation.document import Observation, RoundNotes
 
     Faults = Iterator[tuple[str, str]]
 
@@ -36,7 +38,7 @@ _ALLOCATION_FIELDS = {
 }  # fmt: skip
 
 
-def binding_faults(document: Mapping[str, Any]) -> Faults:
+def binding_faults(document: Any) -> Faults:
     """Every field of a report that differs from what was signed for its run."""
     for name in _LISTS:
         for place, record in enumerate(document[name]):
@@ -85,7 +87,7 @@ def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults
             yield where, f"cannot be bound to the run ({type(error).__name__})"
 
 
-def _nonces(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _nonces(document: Any) -> Iterator[tuple[str, str]]:
     """Path and value of every nonce of every round."""
     for name in _LISTS:
         for row, record in enumerate(document[name]):
@@ -122,7 +124,7 @@ def _planned_rounds(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Any:
     return extension["rounds"] if plan.get("halfWidthPct") is not None and extension is not None else plan.get("rounds")
 
 
-def _orders(plan: Mapping[str, Any], rounds: list[dict[str, Any]]) -> Faults:
+def _orders(plan: Mapping[str, Any], rounds: Sequence[Any]) -> Faults:
     try:
         drawn, turns = _drawn(plan, len(rounds))
     except (GlasshouseError, KeyError, TypeError) as error:
@@ -162,8 +164,8 @@ def _drawn(plan: Mapping[str, Any], ran: int) -> tuple[tuple[tuple[str, ...], ..
     return starts, turns
 
 
-def _round(record: Mapping[str, Any], observation: Mapping[str, Any], observed: Mapping[str, Any], run_id: str) -> Faults:
-    protected = protected_of(observed)
+def _round(record: Mapping[str, Any], observation: Observation, observed: RoundNotes, run_id: str) -> Faults:
+    protected: Any = protected_of(observed)
     if not protected:
         return
     claims = {name: peek(protected[name]) for name in _TOKENS if protected.get(name)}

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pytest_glasshouse.report.fields import Report
+
 
 #: Most forbidden values that are looked for in a report.
 _MOST_HITS = 100
@@ -129,7 +131,7 @@ def check_bytes(
     return _judged(document, faults, trust)
 
 
-def load_document(data: bytes) -> dict[str, Any]:
+def load_document(data: bytes) -> Report:
     """A report's or bundle's document, which has the schema. Raises `ReportError`."""
     from pytest_glasshouse.report.schema import validate
 
@@ -140,7 +142,7 @@ def load_document(data: bytes) -> dict[str, Any]:
         raise ReportError(f"not strict JSON ({error})") from error
 
 
-def read_document(path: Path, *, derivation: Derivation | None = None) -> tuple[bytes, dict[str, Any]]:
+def read_document(path: Path, *, derivation: Derivation | None = None) -> tuple[bytes, Report]:
     """A file's bytes and its document: it has the schema, and its observations have their types.
 
     Raises `ReportError`, which names the file.
@@ -170,7 +172,7 @@ def _legacy(found: LegacyChecked) -> Checked:
     )
 
 
-def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterator[Fault]:
+def _document_faults(document: Any, derivation: Derivation) -> Iterator[Fault]:
     ours = document["generatedBy"]["version"] == generated_by()["version"]
     revision = document["methodology"].get("invariantsRevision", 1)
     if revision > newest():
@@ -201,8 +203,8 @@ def _document_faults(document: dict[str, Any], derivation: Derivation) -> Iterat
     yield from _seal_faults("$", document, document)
 
 
-def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
-    lists = {name: document[name] for name in ("rows", "excludedResults", "nullRows")}
+def _whole_faults(document: Any) -> Iterator[Fault]:
+    lists: Any = {name: document[name] for name in ("rows", "excludedResults", "nullRows")}
     impossible = [
         f"$.{name}[{place}].lifecycle"
         for name in ("rows", "excludedResults")
@@ -230,7 +232,7 @@ def _whole_faults(document: dict[str, Any]) -> Iterator[Fault]:
     yield from _cleanup_faults(document)
 
 
-def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
+def _attempt_faults(document: Any) -> Iterator[Fault]:
     """A row's own attempts must agree with those of the run: how often it was begun, and how often measured."""
     attempts = document.get("attempts")
     if attempts is None:
@@ -247,7 +249,7 @@ def _attempt_faults(document: dict[str, Any]) -> Iterator[Fault]:
         yield Fault(path="$.attempts", text="an attempt is missing")
 
 
-def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:
+def _cleanup_faults(document: Any) -> Iterator[Fault]:
     statuses = {each["name"]: each["status"] for each in document["cleanup"]["allocations"]}
     if document["cleanup"]["status"] != (status := worst_cleanup(statuses.values())):
         yield Fault(path="$.cleanup.status", text=f"the allocations give {status}")
@@ -262,7 +264,7 @@ def _cleanup_faults(document: dict[str, Any]) -> Iterator[Fault]:
                 yield Fault(path=f"$.{name}[{place}].publishable", text="the cleanup of its allocation is not proven")
 
 
-def _seal_faults(path: str, body: dict[str, Any], document: dict[str, Any]) -> Iterator[Fault]:
+def _seal_faults(path: str, body: dict[str, Any], document: Any) -> Iterator[Fault]:
     try:
         verify_seal(body, key=public_key(document["keys"]["report"]))
     except IntegrityError as error:
@@ -281,7 +283,7 @@ def _changed_rows(document: Any) -> Iterator[Fault]:
                 yield from _seal_faults(f"$.{name}[{place}]", record, document)
 
 
-def _member_faults(document: dict[str, Any], files: dict[str, bytes]) -> Iterator[Fault]:
+def _member_faults(document: Any, files: dict[str, bytes]) -> Iterator[Fault]:
     expected = bundles.members(document)
     for name in sorted(name for name in files if name.endswith(f"/{MEMBER}")):
         yield from (Fault(path=f"bundle/{name}", text=text) for text in envelope_faults(document, name, files[name]))
@@ -295,7 +297,7 @@ def _member_faults(document: dict[str, Any], files: dict[str, bytes]) -> Iterato
             yield Fault(path=f"bundle/{name}", text="differs from the report's data")
 
 
-def _judged(document: dict[str, Any], faults: list[Fault], trust: Trust) -> Checked:
+def _judged(document: Any, faults: list[Fault], trust: Trust) -> Checked:
     level, missing = Level.NOTHING, ["it does not follow from its own data"]
     if not faults:
         unproven = list(unproven_signatures(document, trust))

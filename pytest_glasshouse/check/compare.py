@@ -15,7 +15,7 @@ from pytest_glasshouse.overhead.difference import Difference, difference
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 #: Fields that must be equal for a difference to be about protection.
 _MACHINE = {
@@ -33,8 +33,8 @@ class ComparedRow:
 
     row_id: str
     name: str
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
+    before: Any
+    after: Any
     difference: Difference
     unlike: str
 
@@ -48,7 +48,7 @@ class Compared:
     only_after: tuple[str, ...]
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Compared:
+def compare(before: Any, after: Any) -> Compared:
     """Pair the measured rows of two reports by their ids."""
     first, second = ({row["rowId"]: row for row in document["rows"]} for document in (before, after))
     return Compared(
@@ -58,7 +58,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> Compared:
     )
 
 
-def _pair(before: Mapping[str, Any], after: Mapping[str, Any]) -> ComparedRow:
+def _pair(before: Any, after: Any) -> ComparedRow:
     differing = [
         f"{word} {before.get(field)!s} and {after.get(field)!s}"
         for field, word in _MACHINE.items()

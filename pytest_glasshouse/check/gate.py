@@ -25,6 +25,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+
 #: How far the clock that dated the report may be ahead; beyond that one of the clocks is wrong.
 AHEAD_S = 300
 _SHORT_COMMIT = 7
@@ -96,7 +97,7 @@ class Gated:
         return f"GATE {self.ruling.value.upper()}: {len(self.objections)} objection(s), {rows}{first}"
 
 
-def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
+def gate(document: Any, checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
     """Judge a report that validates. `checked` is what `check` found in it; `now` is in UTC."""
     judged = [(place, row) for place, row in enumerate(document["rows"]) if counts_for_gate(row)]
     # Unmeasured rows come before what is missing because of them, so that the first objection is the cause.
@@ -119,7 +120,7 @@ def gate(document: Mapping[str, Any], checked: Checked, policy: GatePolicy, *, n
     )
 
 
-def _ruling(document: Mapping[str, Any], checked: Checked, objections: Sequence[GateObjection], judged: Sequence[Any]) -> Ruling:
+def _ruling(document: Any, checked: Checked, objections: Sequence[GateObjection], judged: Sequence[Any]) -> Ruling:
     broken = not checked.sound or any(each["outcome"] == "failed" for each in document["excludedResults"])
     if not judged and not broken and not document["summary"]["outstandingReleases"]:
         return Ruling.NOTHING
@@ -134,7 +135,7 @@ def _level(checked: Checked, policy: GatePolicy) -> Iterator[GateObjection]:
         yield GateObjection(path="$", text=f"it is {checked.level.value}, and {policy.level.value} was required: {why}")
 
 
-def _run(document: Mapping[str, Any], policy: GatePolicy, now: datetime) -> Iterator[GateObjection]:
+def _run(document: Any, policy: GatePolicy, now: datetime) -> Iterator[GateObjection]:
     summary, subject = document["summary"], document["subject"]
     for place, each in enumerate(summary["outstandingReleases"]):
         text = f"a key was released for {each['sub']} and its exit evidence did not come back"
@@ -195,13 +196,13 @@ def _age(created_at: str, max_age_h: float, now: datetime) -> Iterator[GateObjec
         yield GateObjection(path="$.createdAt", text=f"it is from {-age_s / 3600:.1f} h in the future; compare the clocks")
 
 
-def _excluded(document: Mapping[str, Any]) -> Iterator[GateObjection]:
+def _excluded(document: Any) -> Iterator[GateObjection]:
     for place, each in enumerate(document["excludedResults"]):
         text = f"{each['name']} ({each['order']}) was not measured: {each['outcome']}: {each['reason']}"
         yield GateObjection(path=f"$.excludedResults[{place}]", text=text)
 
 
-def _dry(document: Mapping[str, Any]) -> Iterator[GateObjection]:
+def _dry(document: Any) -> Iterator[GateObjection]:
     for place, row in enumerate(document["rows"]):
         if not counts_for_gate(row):
             named = row["namedGpuModel"]
@@ -209,12 +210,12 @@ def _dry(document: Mapping[str, Any]) -> Iterator[GateObjection]:
             yield GateObjection(path=f"$.rows[{place}]", text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
 
 
-def _instead(row: Mapping[str, Any]) -> str:
+def _instead(row: Any) -> str:
     """What a row that does not count is."""
     return "a dry run" if row["dryRun"] else "simulated" if row["simulated"] else f"measured on {row['gpuModel']}"
 
 
-def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
+def _missing(document: Any, policy: GatePolicy) -> Iterator[GateObjection]:
     if not document["rows"] and not document["excludedResults"]:
         yield GateObjection(path="$.rows", text="the report has no row")
     for pattern in policy.rows:
@@ -230,11 +231,11 @@ def _missing(document: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateOb
         yield GateObjection(path="$.rows", text=text)
 
 
-def _matches(row: Mapping[str, Any], pattern: str) -> bool:
+def _matches(row: Any, pattern: str) -> bool:
     return any(fnmatchcase(row[name], pattern) for name in ("name", "rowId"))
 
 
-def _tried_again(document: Mapping[str, Any]) -> Iterator[GateObjection]:
+def _tried_again(document: Any) -> Iterator[GateObjection]:
     """Whatever the policy: rows that were tried until a result came out do not pass."""
     for name in ("rows", "nullRows", "excludedResults"):
         for place, row in enumerate(document[name]):
@@ -244,7 +245,7 @@ def _tried_again(document: Mapping[str, Any]) -> Iterator[GateObjection]:
                 )
 
 
-def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
+def _row(path: str, row: Any, policy: GatePolicy) -> Iterator[GateObjection]:
     if implausible(row):
         text = f"{row['name']}: {Verdict.IMPLAUSIBLE_NEGATIVE.value}: {row['verdictReason']}"
         yield GateObjection(path=f"{path}.verdict", text=text)
@@ -260,7 +261,7 @@ def _row(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[Gate
     yield from _overhead(path, row, policy)
 
 
-def _lenient(row: Mapping[str, Any]) -> list[str]:
+def _lenient(row: Any) -> list[str]:
     """In what a measured row's attestation policy asks for less than this project does, each reason once.
 
     A report follows from its own data whatever its policy allowed, so this is the gate's question and not a fault.
@@ -287,7 +288,7 @@ def _lenient_policy(policy: Mapping[str, Any]) -> Iterator[str]:
         yield f"its policy lets a key be released {limit} times"
 
 
-def _overhead(path: str, row: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
+def _overhead(path: str, row: Any, policy: GatePolicy) -> Iterator[GateObjection]:
     # The limit that the run was given applies unless the policy has another one, stricter or milder.
     limit = limit_of(row, policy.max_overhead_pct)
     if limit is None or limit.passed:

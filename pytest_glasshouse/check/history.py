@@ -14,10 +14,11 @@ from pytest_glasshouse.report.bundle import SUFFIX, parse_report, read_report
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pytest_glasshouse.check.recompute import Derivation
+    from pytest_glasshouse.report.fields import Report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class HistoryEntry:
     created_at: str
     run_id: str
     commit: str | None
-    row: Mapping[str, Any]
+    row: Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def _is_other_json(data: bytes) -> bool:
     return not may_be_report(document)
 
 
-def _entry(document: Mapping[str, Any], row: Mapping[str, Any]) -> HistoryEntry:
+def _entry(document: Report, row: Any) -> HistoryEntry:
     return HistoryEntry(
         created_at=document["createdAt"], run_id=document["runId"], commit=document["subject"]["gitCommit"], row=row
     )

@@ -19,9 +19,11 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
+    from pytest_glasshouse.report.fields import Report
 
-    Derive = Callable[[dict[str, Any]], Sequence[RoundResult]]
+    Derive = Callable[[Observation], Sequence[RoundResult]]
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -57,7 +59,7 @@ class Group:
         )
 
 
-def groups(documents: Sequence[Mapping[str, Any]], *, derive: Derive | None = None) -> list[Group]:
+def groups(documents: Sequence[Report], *, derive: Derive | None = None) -> list[Group]:
     """Group the rows of checked reports. Raises `ReportError` when the same row of the same run is given twice.
 
     `derive` reads rounds from an observation, by default `observation.results.results`.
@@ -106,7 +108,7 @@ def _shown(found: Pooled | None, given: Mapping[str, Sequence[float]]) -> str:
     )
 
 
-def _kind(row: Mapping[str, Any]) -> PooledKind:
+def _kind(row: Any) -> PooledKind:
     return PooledKind(
         workload=row["workload"],
         model=row["modelId"] or "",
@@ -116,7 +118,7 @@ def _kind(row: Mapping[str, Any]) -> PooledKind:
     )
 
 
-def _ratios(row: Mapping[str, Any], derive: Derive) -> list[float]:
+def _ratios(row: Any, derive: Derive) -> list[float]:
     """One log ratio for every round of which both legs were measured."""
     if "roundFigures" in row:
         return log_ratios(row)

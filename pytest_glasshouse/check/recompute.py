@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pytest_glasshouse.invariants import Finding
+    from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
+    from pytest_glasshouse.report.fields import Report
 
     Faults = Iterator[tuple[str, str]]
 
@@ -62,29 +64,29 @@ _OPTIONAL_FIELDS = ("cacheState", "covariates", "interleaving", "steady")
 class Derivation:
     """The functions a report is derived with; None means the project's own."""
 
-    results: Callable[[dict[str, Any]], Sequence[RoundResult]] | None = None
-    judge: Callable[[dict[str, Any]], Sequence[Finding]] | None = None
-    binding: Callable[[Mapping[str, Any]], Faults] | None = None
+    results: Callable[[Observation], Sequence[RoundResult]] | None = None
+    judge: Callable[[Observation], Sequence[Finding]] | None = None
+    binding: Callable[[Report], Faults] | None = None
     sentences: bool = True
     """Whether sentences that follow from figures are compared: another version may word them differently."""
     revision: int | None = None
     """The revision of the invariants that judged the report; None for this version's own."""
 
-    def rounds(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
+    def rounds(self, observation: Observation) -> Sequence[RoundResult]:
         if self.results is not None:
             return self.results(observation)
         from pytest_glasshouse.observation.results import results
 
         return results(observation)
 
-    def findings(self, observation: dict[str, Any]) -> Sequence[Finding]:
+    def findings(self, observation: Observation) -> Sequence[Finding]:
         if self.judge is not None:
             return self.judge(observation)
         from pytest_glasshouse.invariants.revisions import judge_as, newest
 
         return judge_as(observation, newest() if self.revision is None else self.revision)
 
-    def malformed(self, document: Mapping[str, Any]) -> Faults:
+    def malformed(self, document: Any) -> Faults:
         """For each malformed observation its first value of a wrong type. Everything else here relies on the types."""
         if self.results is not None:
             return  # it reads observations of another form
@@ -96,7 +98,7 @@ class Derivation:
                     path, _, text = str(error).partition(": ")
                     yield path, text
 
-    def binding_faults(self, document: Mapping[str, Any]) -> Faults:
+    def binding_faults(self, document: Any) -> Faults:
         if self.binding is not None:
             return self.binding(document)
         from pytest_glasshouse.check.binding import binding_faults
@@ -190,7 +192,7 @@ def _state_faults(record: Mapping[str, Any]) -> Faults:
         yield ".publishable", "a stand-in model was trained"
 
 
-def _journal_faults(observation: Mapping[str, Any]) -> Faults:
+def _journal_faults(observation: Observation) -> Faults:
     """Read the journals of a measured row, each of which must be a whole lifecycle. In an excluded row the findings judge that.
 
     Whether a journal is the one whose head was signed is the finding `journal countersigned`.
@@ -213,7 +215,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
     yield from _finding_faults(record, [finding_json(each) for each in findings])
     waived = {each["invariant"]: each["reason"] for each in record["waived"]}
 
-    def judged(part: dict[str, Any]) -> Sequence[Finding]:
+    def judged(part: Observation) -> Sequence[Finding]:
         """A row of one round equals its only round, which was judged above."""
         return findings if part == observation else derivation.findings(part)
 
@@ -226,9 +228,9 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
     rounds = derivation.rounds(observation)
     extended = extension(observation, rounds)
     first_rounds = None if extended is None else extended.first_rounds
-    expected = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(observation))
-    expected |= judged_figures(
-        expected,
+    figures = row_figures(rounds, first_rounds=first_rounds, usd_per_hour=price(observation))
+    judgement = judged_figures(
+        figures,
         order=record["order"],
         margin_pct=record["marginPct"],
         fixed_order=record["fixedOrder"],
@@ -236,7 +238,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         first_rounds=first_rounds,
         null_first=derivation.revision is not None and derivation.revision < AUDITED,
     )
-    expected |= extension_figures(extended, rounds)
+    expected: dict[str, Any] = {**figures, **judgement, **extension_figures(extended, rounds)}
     if extended is None and "extension" in record:
         yield ".extension", "the plan that was signed for has no width to extend to"
     expected |= {

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from pytest_glasshouse.observation.document import RoundNotes
+
 LISTS = ("rows", "excludedResults", "nullRows")
 #: Since this revision of the invariants the owner vouches for the agent of a null row.
 _VOUCHED_SINCE = 3
@@ -54,7 +56,7 @@ class SigningKeys:
 
 
 def signature_gaps(
-    name: str, record: Mapping[str, Any], observed: Mapping[str, Any], keys: SigningKeys, *, revision: int
+    name: str, record: Mapping[str, Any], observed: RoundNotes, keys: SigningKeys, *, revision: int
 ) -> Iterator[str]:
     """Signatures of one round that are missing or wrong. Also raises `IntegrityError`, `KeyError` or `TypeError` for one.
 
@@ -75,7 +77,7 @@ def signature_gaps(
         yield from _one_agent_faults(observed, agent, whole=whole)
 
 
-def enrolled_keys(document: Mapping[str, Any], servers: AbstractSet[str]) -> frozenset[str]:
+def enrolled_keys(document: Any, servers: AbstractSet[str]) -> frozenset[str]:
     """Keys of guests whose evidence one of `servers` affirmed, in any measured row."""
     found = set()
     for row in document["rows"]:
@@ -93,7 +95,7 @@ def enrolled_keys(document: Mapping[str, Any], servers: AbstractSet[str]) -> fro
     return frozenset(found)
 
 
-def vouching_faults(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def vouching_faults(document: Any) -> Iterator[tuple[str, str]]:
     """Where a report differs from what the owner vouched for, or was judged by older invariants than planned."""
     for name in LISTS:
         for place, record in enumerate(document[name]):
@@ -111,7 +113,7 @@ def vouching_faults(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _differs_from_vouched(
-    document: Mapping[str, Any], record: Mapping[str, Any], observed: Mapping[str, Any], guest: Mapping[str, Any]
+    document: Any, record: Mapping[str, Any], observed: RoundNotes, guest: Mapping[str, Any]
 ) -> Iterator[str]:
     if "vouched" not in guest:
         return
@@ -169,7 +171,7 @@ def _genuine(protected: Mapping[str, Any], *, whole: bool) -> None:
         verify(protected["exit"], key=agent, typ=TYP_EXIT)
 
 
-def _vouched(observed: Mapping[str, Any], keys: SigningKeys, revision: int) -> Iterator[str]:
+def _vouched(observed: RoundNotes, keys: SigningKeys, revision: int) -> Iterator[str]:
     """No server enrols a null row's agent: the owner vouches for its key, or in older reports another row's evidence does."""
     for guest in observed["guest"]:
         if "vouched" in guest:
@@ -178,7 +180,7 @@ def _vouched(observed: Mapping[str, Any], keys: SigningKeys, revision: int) -> I
             yield f"no signature vouches for the agent's key before the {guest['leg']} leg"
 
 
-def _one_agent_faults(observed: Mapping[str, Any], agent: Ed25519PublicKey, *, whole: bool) -> Iterator[str]:
+def _one_agent_faults(observed: RoundNotes, agent: Ed25519PublicKey, *, whole: bool) -> Iterator[str]:
     """Every raw leg's exit and the account of the turns must be signed by the one agent key, which every leg reported."""
     for guest in observed["guest"]:
         if guest.get("ak", public_text(agent)) != public_text(agent):

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import ExcludedAs, ExcludedRow, MeasuredRow, Record, RowRecord
     from pytest_glasshouse.report.fields import (
         CleanupRecord,
-        CleanupStatus,
         Environment,
         Formulas,
         GeneratedBy,
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
         Summary,
     )
     from pytest_glasshouse.tamper.result import TamperRecord
+    from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
 SCHEMA_URL = "https://pytest-glasshouse.dev/schemas/report-v1.schema.json"
 OUTCOMES: tuple[ExcludedAs, ...] = ("excluded", "failed", "error", "lost", "infrastructure")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -238,13 +238,13 @@ class FakeEngine(Engine):
         del grant, broker
         return RowObjects(allocation=FakeAllocation(settings, on_progress), protected_runtime="protected", raw_runner="raw")
 
-    def results(self, observation: dict[str, Any]) -> Sequence[RoundResult]:
+    def results(self, observation: Any) -> Sequence[RoundResult]:
         return example.results(observation)
 
-    def judge(self, observation: dict[str, Any]) -> Sequence[Finding]:
+    def judge(self, observation: Any) -> Sequence[Finding]:
         return example.judge(observation)
 
-    def binding(self, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    def binding(self, document: Any) -> Iterator[tuple[str, str]]:
         """Nobody signed for these rows."""
         del document
         return iter(())

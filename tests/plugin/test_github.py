@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -74,7 +74,7 @@ def test_annotation_cannot_be_broken_out_of() -> None:
 
 
 def test_few_annotations_are_made_of_many_rows() -> None:
-    lost = {"list": "excludedResults", "record": {"name": "row", "outcome": "lost", "reason": "gone", "decision": "again"}}
+    lost: Any = {"list": "excludedResults", "record": {"name": "row", "outcome": "lost", "reason": "gone", "decision": "again"}}
 
     told = list(workflow_commands([lost] * 60, cleanup="", problems=()))
 

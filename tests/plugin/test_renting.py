@@ -55,7 +55,11 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (ALLOWED, 4, "expected --glasshouse-budget USD, saw none, and there is no terminal to ask at; give a budget. Nothing was rented"),
+        (
+            ALLOWED,
+            4,
+            "expected --glasshouse-budget USD, saw none, and there is no terminal to ask at; give a budget. Nothing was rented",
+        ),
         ((*ARGUMENTS, "--budget", "5"), 4, "accept a simulated provider with --glasshouse-allow-simulated"),
         ((*ALLOWED, "--budget", "0.01"), 11, "and the budget 0.01 USD: nothing was rented"),
         ((*ALLOWED, "--budget", "nothing"), 4, "expected a finite number above 0"),

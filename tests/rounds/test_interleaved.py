@@ -219,4 +219,4 @@ def test_legs_that_do_not_fit_together_run_one_after_the_other_and_each_is_its_o
     last = later["rounds"][0][notes["order"][-1]]["timeline"]
     last["spawned"] = notes[notes["order"][-2]]["timeline"]["exit"] - 1
     assert legs_in_order(later).finding == "broken"
-    assert {each.__name__: each for each in invariants_of(2)}["legs_in_order"](later).finding != "held"
+    assert {each.__name__: each for each in invariants_of(2)}["_legs_in_order_2"](later).finding != "held"

@@ -210,7 +210,7 @@ def told(name: str, record: Any = None) -> Any:
 
 
 def test_attempt_is_counted_once_however_often_it_is_told() -> None:
-    record = {"list": "rows"}
+    record: Any = {"list": "rows"}
     found = RowAttempts()
     found.start()
     assert (found.begin(told("a")), found.begin(told("a"))) == (True, False)

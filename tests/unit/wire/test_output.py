@@ -141,7 +141,7 @@ def test_markdown_of_a_strangers_report_holds_no_markup_of_his(folder: Path, cap
 
 
 def test_annotations_of_github_cannot_be_written_by_a_row() -> None:
-    record = {
+    record: Any = {
         "list": "excludedResults",
         "record": {"name": HOSTILE, "outcome": "lost", "reason": HOSTILE, "decision": HOSTILE, "dryRun": True},
     }
@@ -157,7 +157,7 @@ def test_annotations_of_github_cannot_be_written_by_a_row() -> None:
 
 
 def test_terminal_summary_and_live_line_are_visible() -> None:
-    records = [{"list": each, "record": hostile(record)} for each, record in _records()]
+    records: Any = [{"list": each, "record": hostile(record)} for each, record in _records()]
     for line in summary(records, []):
         assert_harmless(line)
     event = dict.fromkeys(("row_id", "leg", "phase", "round"), HOSTILE)
@@ -201,7 +201,7 @@ def test_failure_that_pytest_prints_is_visible() -> None:
 
 
 def test_properties_for_junit_are_one_visible_line() -> None:
-    record = {"list": "rows", "record": {**hostile(example.measured()["record"])}}
+    record: Any = {"list": "rows", "record": {**hostile(example.measured()["record"])}}
     assert_harmless("".join(value for _, value in junit_properties(record)))
 
 
