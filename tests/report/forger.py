@@ -78,13 +78,13 @@ def resigned(document: Json, keys: Keys, *, run_id: str | None = None) -> Json:
     forged["runId"] = run_id or forged["runId"]
     for record in (*forged["rows"], *forged["excludedResults"]):
         observation = record["observation"]
-        observation["keys"] = {"server": keys.text("server"), "owner": keys.text("owner")}
+        observation["keys"] |= {"server": keys.text("server"), "owner": keys.text("owner")}
         for observed in observation["rounds"]:
             for met in observed["guest"]:
                 met["ak"] = keys.text("agent")
             signed_round(forged["runId"], record, observed, keys)
     for null in forged["nullRows"]:
-        null["observation"]["keys"] = {"server": keys.text("server"), "owner": keys.text("owner")}
+        null["observation"]["keys"] |= {"server": keys.text("server"), "owner": keys.text("owner")}
         for observed in null["observation"]["rounds"]:
             signed_guest(observed, keys.agent)
             vouched(forged["runId"], null, observed, keys.owner)
