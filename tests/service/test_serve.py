@@ -27,7 +27,7 @@ from tests.service.certificate import certificate
 from tests.service.serving import ServedTestbed, Serving, serving
 
 #: What `serve` does before it reads its key, then PR_GET_DUMPABLE: 0 keeps the same user out of /proc/PID/mem.
-FENCED = "import ctypes; from pytest_glasshouse.cli.serve import _nobody_looks_in as f; f(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
+FENCED = "import ctypes; from pytest_glasshouse.cli.serve import _protect_memory as f; f(); print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))"
 
 
 @pytest.fixture(name="server")
