@@ -48,7 +48,7 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
-from pytest_glasshouse.channel.archive import build_archive, honest_main
+from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
 from pytest_glasshouse.run.engine import Engine, RowObjects
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
