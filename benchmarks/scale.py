@@ -73,7 +73,7 @@ def judge(observation: Any) -> tuple[Finding, ...]:
     return tuple(Finding(invariant=name, finding="held", reason="simulated", evidence=evidence) for name in _NAMES)
 
 
-DERIVATION = Derivation(results=results, judge=judge, binding=lambda _: iter(()))
+DERIVATION = Derivation(results=results, judge=judge, binding=lambda _: iter(()), typed_observations=False)
 
 
 def record(number: int) -> Record:

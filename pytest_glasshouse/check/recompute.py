@@ -67,6 +67,8 @@ class Derivation:
     results: Callable[[Observation], Sequence[RoundResult]] | None = None
     judge: Callable[[Observation], Sequence[Finding]] | None = None
     binding: Callable[[Report], Faults] | None = None
+    typed_observations: bool = True
+    """Whether observations have the form of `observation.document`; those of a test's own engine may have another."""
     sentences: bool = True
     """Whether sentences that follow from figures are compared: another version may word them differently."""
     revision: int | None = None
@@ -88,8 +90,8 @@ class Derivation:
 
     def malformed(self, document: Any) -> Faults:
         """For each malformed observation its first value of a wrong type. Everything else here relies on the types."""
-        if self.results is not None:
-            return  # it reads observations of another form
+        if not self.typed_observations:
+            return
         for name in LISTS:
             for place, record in enumerate(document[name]):
                 try:

@@ -47,6 +47,9 @@ class RowObjects:
 class Engine:
     """What carries out a run's rows in this process. A test of the plugin puts a subclass of its own into the config's stash."""
 
+    #: Whether the observations of its rows have the form of `observation.document`.
+    typed_observations = True
+
     def __init__(self) -> None:
         self._host_attestation: HostAttestation | None = None
         self._client: BrokerClient | None = None

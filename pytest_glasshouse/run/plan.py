@@ -107,7 +107,9 @@ def derivation_of(engine: Engine) -> Derivation:
     """The functions that this engine's reports are derived again with."""
     from pytest_glasshouse.check.recompute import Derivation
 
-    return Derivation(results=engine.results, judge=engine.judge, binding=engine.binding)
+    return Derivation(
+        results=engine.results, judge=engine.judge, binding=engine.binding, typed_observations=engine.typed_observations
+    )
 
 
 def agreed_options(options: Options) -> dict[str, object]:

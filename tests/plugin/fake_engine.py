@@ -211,6 +211,7 @@ class FakeAllocation:
 
 class FakeEngine(Engine):
     used = False
+    typed_observations = False
 
     def check(self, options: Options) -> None:
         raise ConfigurationError(f"provider {options.provider}: no NVIDIA GPU on this machine")

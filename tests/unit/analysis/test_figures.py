@@ -108,7 +108,7 @@ def test_money_follows_from_the_price() -> None:
 
 
 def _row() -> tuple[dict[str, Any], dict[str, Any]]:
-    derivation = Derivation(results=interleaved, judge=example.judge, binding=lambda _: iter(()))
+    derivation = Derivation(results=interleaved, judge=example.judge, binding=lambda _: iter(()), typed_observations=False)
     seen = example.observation(rounds=6)
     record = example.measured(rounds=6, observation=seen)["record"]
     found: Any = row_figures(interleaved(seen))

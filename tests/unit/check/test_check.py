@@ -16,6 +16,8 @@ from pytest_glasshouse.check.check import Checked, Level, check_bytes, check_fil
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.bundle import bundle_bytes, members, report_bytes
+from pytest_glasshouse.run.engine import Engine
+from pytest_glasshouse.run.plan import derivation_of
 from pytest_glasshouse.wire.evidence import TYP_RECEIPT
 from pytest_glasshouse.wire.tokens import public_text, sign
 from tests.unit.report import example
@@ -354,3 +356,12 @@ def test_malformed_observation_is_named_with_its_path(tmp_path: Path) -> None:
     path.write_bytes(report_bytes(malformed()))
     with pytest.raises(ReportError, match=r"report\.json: \$\.rows\[0\]\..*callback\.units: expected an integer, saw a text"):
         read_document(path)
+
+
+@pytest.mark.parametrize("value", [7, "x", [], None])
+def test_malformed_observation_is_a_fault_for_the_engine_of_a_run_too(value: Any) -> None:
+    """A run that resumes from a report, or publishes one, derives it with its engine's functions."""
+    document = copy.deepcopy(GOLDEN)
+    document["rows"][0]["observation"]["rounds"][0]["protected"] = value
+    found = check_bytes(report_bytes(document), derivation=derivation_of(Engine()))
+    assert not found.sound

@@ -157,7 +157,7 @@ def judge(observed: Any) -> tuple[Finding, ...]:
     )
 
 
-EXAMPLE = Derivation(results=results, judge=judge, binding=lambda _: iter(()))
+EXAMPLE = Derivation(results=results, judge=judge, binding=lambda _: iter(()), typed_observations=False)
 
 
 def finding(invariant: str, word: Any = "held") -> Finding:
