@@ -35,7 +35,7 @@ from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
-from pytest_glasshouse.wire.guest_messages import check_said, failure
+from pytest_glasshouse.wire.guest_messages import check_event, failure
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
@@ -226,7 +226,7 @@ class LegRun(threading.Thread):
 
     def _take(self, ours: Witnessed, kind: str, body: dict[str, Json], payload: bytearray) -> None:
         if kind in (*_PASSED_ON, "head", "resident"):
-            check_said(kind, body)
+            check_event(kind, body)
         if kind in _PASSED_ON:
             self._spool.append(self._leg_id, kind, body)
             if kind == "callback":

@@ -10,7 +10,7 @@ from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, Protoc
 from pytest_glasshouse.legs.progress import Progress
 from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.elapsed import since_boot_ns
-from pytest_glasshouse.wire.guest_messages import SAID_AGAIN, SAID_BY
+from pytest_glasshouse.wire.guest_messages import EVENTS_OF, REPEATABLE_EVENTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,9 +93,9 @@ class LegWatch:
         """Take one of this leg's events; its kind and body. Raises `ProtocolError` for one no such leg has now."""
         kind, body, t_ns = cast("str", event["type"]), cast("dict[str, Json]", event["body"]), cast("int", event["t_ns"])
         wrong = ""
-        if kind not in SAID_BY["protected" if self._leg == "protected" else "raw"]:
+        if kind not in EVENTS_OF["protected" if self._leg == "protected" else "raw"]:
             wrong = f"a {self._leg} leg says no {kind}"
-        elif self.ended or (kind in self.events and kind not in SAID_AGAIN):
+        elif self.ended or (kind in self.events and kind not in REPEATABLE_EVENTS):
             wrong = f"a leg says {kind} once, and nothing behind its exit"
         elif t_ns < self._last_ns:
             wrong = f"the time of {kind} lies before that of the event before it"

@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class PackageHeader:
-    """What a package says about itself. `body` is where its first part begins; `sha256` is what the manifest must name."""
+    """A package's header. `body` is where its first part begins; `sha256` is what the manifest must name."""
 
     package: str
     segment: int

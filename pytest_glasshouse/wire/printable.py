@@ -2,7 +2,7 @@
 
 Foreign is every word this process did not write itself: of a provider, a guest, a report, a file's name. Shown as it
 comes, it can move a cursor, colour a verdict, begin a line of its own, or give a CI runner a command. What secrets and
-addresses look like is not known here (`providers.redaction`).
+addresses look like is not known here (`providers.http_api`).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def printable(text: object, *, limit: int = SHOWN) -> str:
 
 
 def printable_lines(text: object, *, lines: int = 40, limit: int = SHOWN) -> list[str]:
-    """The first `lines` lines of `text`, each `printable`, and a last one that says how many were left out."""
+    """The first `lines` lines of `text`, each `printable`, and a last one with the number that was left out."""
     every = str(text)[: lines * limit * 4].splitlines()
     kept = [printable(line, limit=limit) for line in every[:lines]]
     return kept if len(every) <= lines else [*kept, f"… {len(every) - lines} more lines"]
