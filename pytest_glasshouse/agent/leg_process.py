@@ -33,7 +33,7 @@ from pytest_glasshouse.errors import ProtocolError, RefusedError
 from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
-from pytest_glasshouse.wire.guest_messages import check_said, failure
+from pytest_glasshouse.wire.guest_messages import check_event, failure
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class LegProcess(threading.Thread):
             raise ProtocolError(f"expected a known message type from the leg; saw {kind!r}")
 
     def _forward(self, kind: str, body: dict[str, Json]) -> None:
-        check_said(kind, body)
+        check_event(kind, body)
         self._spool.append(self._leg_id, kind, body)
         if kind == "head":
             self._head = cast("str", body["head"])
@@ -258,7 +258,7 @@ class LegProcess(threading.Thread):
         if self.scheduler is None:
             raise ProtocolError(f"expected no {kind!r} from a leg outside an interleaved round")
         if kind == "resident":
-            check_said(kind, body)
+            check_event(kind, body)
             self._spool.append(self._leg_id, kind, body)
         self.scheduler.leg_waiting(self._role)
         command, turn = self._commands.get()

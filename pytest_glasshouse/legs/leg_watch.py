@@ -11,7 +11,7 @@ from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, Protoc
 from pytest_glasshouse.observation.document import Facts
 from pytest_glasshouse.wire.canonical import parse_strict
 from pytest_glasshouse.wire.elapsed import since_boot_ns
-from pytest_glasshouse.wire.guest_messages import SAID_AGAIN, SAID_BY
+from pytest_glasshouse.wire.guest_messages import EVENTS_OF, REPEATABLE_EVENTS
 from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
@@ -139,9 +139,9 @@ class LegWatch:
         """Record one of this leg's events; returns its kind and body. Raises `ProtocolError` for one that may not come now."""
         kind, body, t_ns = event["type"], event["body"], event["t_ns"]
         wrong = ""
-        if kind not in SAID_BY["protected" if self._leg == "protected" else "raw"]:
+        if kind not in EVENTS_OF["protected" if self._leg == "protected" else "raw"]:
             wrong = f"a {self._leg} leg sends no {kind}"
-        elif self.ended or (kind in self.events and kind not in SAID_AGAIN):
+        elif self.ended or (kind in self.events and kind not in REPEATABLE_EVENTS):
             wrong = f"a leg sends {kind} once, and nothing after its exit"
         elif t_ns < self._last_ns:
             wrong = f"the time of {kind} lies before that of the event before it"

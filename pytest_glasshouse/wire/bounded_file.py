@@ -1,6 +1,6 @@
-"""Reading a file that somebody else may have put there: a regular file, of at most so many bytes, or one sentence.
+"""Reading untrusted files: a regular file of at most a given size, or an error of one sentence.
 
-Every file that a stranger may have written is read here, and every JSON or TOML text in one by the strict parsers below, so that
+Every untrusted file is read here, and every JSON or TOML text in one by the strict parsers below, so that
 size, depth and number of values are bounded before anything is made of them.
 """
 
@@ -38,7 +38,7 @@ def opened(path: Path) -> Iterator[tuple[int, os.stat_result]]:
     Raises `IntegrityError` with reason `not-a-file` for a FIFO, device, socket or directory, none of which is waited for, and
     `OSError` as `open` does.
     """
-    # O_NONBLOCK: opening a FIFO nobody writes to would wait for ever. It means nothing to a regular file.
+    # O_NONBLOCK: opening a FIFO without a writer would block for ever. It means nothing to a regular file.
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except ValueError:
@@ -66,7 +66,7 @@ def read_regular(path: Path, *, limit: int) -> bytes:
 def read_open(descriptor: int, found: os.stat_result, *, limit: int) -> bytes:
     """What is left to read of an open regular file. Raises `IntegrityError` with reason `too-large` beyond `limit` bytes."""
     data = bytearray()
-    # What says itself that it is too large is not read at all; what says less than it has, only so far.
+    # A file whose size is over the limit is not read at all; one that is larger than its size, only up to the limit.
     while found.st_size <= limit and len(data) <= limit and (piece := os.read(descriptor, min(1 << 20, limit + 1 - len(data)))):
         data += piece
     if max(found.st_size, len(data)) > limit:

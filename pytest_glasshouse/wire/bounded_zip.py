@@ -1,7 +1,7 @@
-"""Reading an archive that somebody else made: few members, small in all, each where it says it is, or one sentence.
+"""Reading untrusted archives: few members, small in all, each where the directory puts it, or an error of one sentence.
 
 Knows what a plain archive looks like: stored or deflated members under relative names, one after the other, none of them
-encrypted. Whatever an archive says of its own sizes is compared with what comes out, and no more than that is taken out.
+encrypted. The sizes that an archive declares are compared with what is decompressed, and no more than declared is decompressed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_zip(data: bytes, *, limit: int, members: int) -> dict[str, bytes]:
             _refuse_odd(infos, archive.start_dir, limit)
             return {info.filename: _member(archive, info) for info in infos}
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, LookupError) as error:
-        # zipfile says in many ways that a file is no archive; all of them were met by fuzzing.
+        # zipfile raises many kinds of error for a file that is no archive; fuzzing met all of these.
         raise IntegrityError("archive", f"cannot be read: {type(error).__name__}") from None
 
 
@@ -67,9 +67,9 @@ def _is_plain(name: str) -> bool:
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """What a member holds. It is asked for one byte more than it says, and decompressed no further."""
+    """A member's content. One byte more than declared is asked for, and nothing further is decompressed."""
     with archive.open(info) as stream:
         found = stream.read(info.file_size + 1)
     if len(found) != info.file_size:
-        raise IntegrityError("archive", "has a member of another size than it says")
+        raise IntegrityError("archive", "has a member of another size than it declares")
     return found

@@ -83,9 +83,9 @@ UNREADABLE = cast("Json", Unreadable())
 
 
 def parse_tolerant(data: bytes, *, limit: int) -> Json:
-    """The JSON of a stranger, of which one part that nobody can read must not hide the others.
+    """Untrusted JSON, where one unreadable part must not hide the others.
 
-    `UNREADABLE` stands for each object with a key twice, each number that no double or 53 bits hold, and whatever is
+    `UNREADABLE` stands for each object with a key twice, each number that no double or 53 bits can hold, and whatever is
     nested deeper than `DEPTH_LIMIT`; letters that are no UTF-8 become U+FFFD. Raises `IntegrityError` for what is no JSON
     besides, or too large.
     """

@@ -1,4 +1,4 @@
-"""The clock that measures how long something took, whoever tells of it: one that nobody sets and no suspension stops."""
+"""The clock that all durations are measured with, on host and guest: it is never set, and suspension does not stop it."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import time
 
 
 def since_boot_ns() -> int:
-    """Nanoseconds since this machine started, the time it was suspended too."""
+    """Nanoseconds since this machine started, including the time it was suspended."""
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

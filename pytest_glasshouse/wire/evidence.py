@@ -1,6 +1,6 @@
-"""The vocabulary of attestation: token kinds, domains, what evidence, result, head and exit say, and how keys are sealed.
+"""The vocabulary of attestation: token kinds, domains, the claims of evidence, result, head and exit, and how keys are sealed.
 
-Knows names and byte forms that both sides must agree on. Refuses to judge them: the server does, in `trust.verifier`.
+Knows names and byte forms that both sides must agree on. Refuses to judge them: the server does, in `attestation.verifier`.
 RFC 9711 (EAT), draft-ietf-rats-ear (EAR), RFC 7800 (`cnf`), RFC 9180 (HPKE).
 """
 
@@ -38,7 +38,7 @@ TYP_BORDERS = "glasshouse-borders+jwt"
 EAT_PROFILE = "tag:pytest-glasshouse,2026:eat/software/1"
 EAR_PROFILE = "tag:pytest-glasshouse,2026:ear/1"
 VERIFIER_ID: dict[str, Json] = {"developer": "pytest-glasshouse", "build": "1"}
-#: The longest evidence may say it is valid, and how far its time may lie behind and ahead of the server's.
+#: The longest validity that evidence may claim, and how far its time may lie behind and ahead of the server's.
 EVIDENCE_LIFETIME_S = 120
 FRESHNESS_AHEAD_S = 5
 STATE = "measured"
@@ -132,7 +132,7 @@ def hpke_key(text: str) -> X25519PublicKey:
 def unsealed(message: bytes, *, private: X25519PrivateKey, info: bytes) -> bytes:
     """What was sealed to `private` under `info`. Raises `IntegrityError("sealed")`.
 
-    The sender's ephemeral key comes first in a message; it is a stranger's public key as any other.
+    The sender's ephemeral key comes first in a message; it is an untrusted public key, checked as any other.
     """
     try:
         public_keys.x25519(message[: public_keys.KEY_BYTES])

@@ -1,8 +1,8 @@
-"""What a scan looks for, told without telling it: a short fingerprint and a salted digest of each window of a secret.
+"""Patterns a memory scan searches for: of each window of a secret a short fingerprint and a salted digest.
 
 The leg makes patterns from secrets where they lie, in numpy arrays of its own that it wipes: a pattern that left a copy of
-its secret behind would be found by the scan it is for. Whoever has the patterns has 20 bits of a window and a digest;
-it can tell the window when it sees it and cannot make it.
+its secret behind would be found by the scan it is for. The patterns give away 20 bits of a window and a
+digest: enough to recognise the window, not to reconstruct it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LONGEST = 64
 #: How many bits of a window its fingerprint gives away.
 MARK_BITS = 20
 SALT_BYTES = 32
-_TELLING_BYTES = 12
+_DISTINCTIVE_BYTES = 12
 _WORD = 8
 
 
@@ -39,7 +39,7 @@ class Pattern:
     digest: str
 
     def to_json(self) -> dict[str, Json]:
-        """As the leg tells its agent."""
+        """As the leg sends it to its agent."""
         return {"kind": self.kind, "length": self.length, "mark": self.mark, "digest": self.digest}
 
     @classmethod
@@ -86,7 +86,7 @@ class Patterns:
         for sample in samples:
             step = max(_WORD, len(sample) // pieces // _WORD * _WORD)
             for at in range(0, len(sample), step):
-                length = _telling_length(sample[at : at + LONGEST])
+                length = _distinctive_length(sample[at : at + LONGEST])
                 if length:
                     pattern = self.of(kind, sample[at : at + length])
                     made[pattern.digest] = pattern
@@ -116,11 +116,11 @@ def read_patterns(body: Mapping[str, Json]) -> tuple[bytes, list[Pattern]]:
     return bytes.fromhex(salt), [Pattern.from_json(cast("dict[str, Json]", item)) for item in items]
 
 
-def _telling_length(piece: memoryview) -> int:
+def _distinctive_length(piece: memoryview) -> int:
     """The least multiple of 16 at which a piece has enough bytes that are not zero; 0 if it never has."""
-    telling = 0
+    distinctive = 0
     for at, byte in enumerate(piece, 1):
-        telling += byte != 0
-        if at % WINDOW == 0 and telling >= _TELLING_BYTES:
+        distinctive += byte != 0
+        if at % WINDOW == 0 and distinctive >= _DISTINCTIVE_BYTES:
             return at
     return 0

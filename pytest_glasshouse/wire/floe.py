@@ -33,7 +33,7 @@ SEGMENT = 4 * 1024 * 1024
 ROTATION = 20
 KEY_BYTES = 32
 HEADER_BYTES = 74
-#: What a segment is longer than its plaintext: length word, nonce, tag.
+#: How much longer a segment is than its plaintext: length word, nonce, tag.
 SEGMENT_OVERHEAD = 4 + 12 + 16
 _SHARED_BYTES = 32 + 48
 

@@ -1,4 +1,4 @@
-"""A private directory for as long as something runs: one that works, whatever TMPDIR and umask say.
+"""A private temporary directory that works whatever TMPDIR and umask are set to.
 
 Knows where temporary directories are. Refuses a path that is too long for a socket in it, and one that is no text.
 """
@@ -42,8 +42,8 @@ def new_folder(prefix: str) -> Path:
 
 def check_umask() -> None:
     """Raise `ConfigurationError` where this process could not use the files it makes."""
-    told = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-    umask = next((int(line.split()[1], 8) for line in told.splitlines() if line.startswith("Umask:")), 0)
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    umask = next((int(line.split()[1], 8) for line in status.splitlines() if line.startswith("Umask:")), 0)
     if umask & 0o700:
         raise ConfigurationError(
             f"umask {umask:04o}: expected one that leaves a file to its owner, such as 0022; set it with `umask`"
@@ -51,7 +51,7 @@ def check_umask() -> None:
 
 
 def expanded(text: str) -> Path:
-    """The path that `text` means, `~` and `~user` spelled out. Raises `ConfigurationError` where nobody knows that home."""
+    """The path that `text` means, `~` and `~user` spelled out. Raises `ConfigurationError` where that home is unknown."""
     try:
         return Path(text).expanduser()
     except RuntimeError:
@@ -64,6 +64,6 @@ def expanded(text: str) -> Path:
 def _bases() -> list[Path]:
     try:
         given = [tempfile.gettempdir()]
-    except OSError:  # it found none that can be written to; the attempt to make one here says why
+    except OSError:  # it found none that can be written to; making one here raises the reason
         given = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
     return [Path(base).absolute() for base in dict.fromkeys([*given, "/tmp", "/var/tmp", "/dev/shm"])]  # noqa: S108

@@ -48,7 +48,7 @@ class Receiving(Protocol):
 def send(
     connection: Sending, message: Mapping[str, Json], payload: bytes | memoryview = b"", *, deadline: float | None = None
 ) -> None:
-    """Send one frame, all of it before `deadline` (`time.monotonic`): a peer that does not read holds nobody up.
+    """Send one frame, all of it before `deadline` (`time.monotonic`): a peer that does not read delays the sender no longer.
 
     Raises `ProtocolError` when it is too large, `OSError` when the peer is gone, `TimeoutError` when it was too slow.
     """

@@ -1,8 +1,8 @@
-"""What a guest may say: every reply of its agent, every event in its spool, every line of its journal, every token it signs.
+"""What a guest may send: every reply of its agent, every event in its spool, every line of its journal, every token it signs.
 
-Knows shapes, sizes, ranges and which event may come twice. Refuses to judge what is said: that a message fits here means that it
-can be kept, shown and published, and nothing else. What an honest guest says is written down in `guest/`; whoever adds a word
-there adds it here.
+Knows shapes, sizes, ranges and which event may come twice. Refuses to judge the content: that a message fits here means that it
+can be kept, shown and published, and nothing else. What an honest guest sends is defined in `guest/` and `agent/`; a message
+added there is added here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PULL_BYTES = 1 << 20
 MOST_LINE = MESSAGE_LIMIT
 #: Turns of one round, in all: days of them.
 MOST_TURNS = 100_000
-#: The longest reason a guest gives, in characters: what its agent cuts its own words to.
+#: The longest reason a guest gives, in characters: what its agent cuts them to.
 DETAIL = 500
 
 Members: TypeAlias = "dict[str, Shape]"
@@ -85,7 +85,7 @@ _ABOUT: Members = {
 _BESIDE: Members = {
     "gpuCount": Whole(high=1024), "kernel": _LABEL, "transformers": Maybe(_VERSION), "peft": Maybe(_VERSION),
 }  # fmt: skip
-#: What a guest says of itself before every leg. An answer to a first hello may leave out what nothing is decided by.
+#: A guest's description of itself before every leg. The answer to a first hello may leave out members that decide nothing.
 GREETING = Fields({**_HELLO, **_ABOUT}, _BESIDE)
 
 _SAMPLE = Row((_NS, *[Maybe(Whole(low=-(2**53) + 1))] * (len(COVARIATES) - 1)))
@@ -109,7 +109,7 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
 REFUSAL = Fields({"error": _CODE, "detail": Text(most=DETAIL + 20, pattern=r"(?s).*")})
 
 _PHASES = ("load_ns", "prologue_ns", "export_ns")
-#: What ran. Every workload names its device; an idle one of the tamper suite has little else to tell.
+#: What ran. Every workload names its device; an idle one of the tamper suite has few other facts.
 _FACTS = Fields({"device": _LABEL}, {
     "dtype": _NAME, "pythonVersion": _VERSION, "torchVersion": _VERSION, "threads": _COUNT,
     "trainableParameters": _COUNT, "totalParameters": _COUNT, "peakMemoryBytes": Maybe(_COUNT), "peakMemorySource": _LABEL,
@@ -160,16 +160,16 @@ EVENTS: Mapping[str, Shape] = MappingProxyType({
     "borders": Fields({"borders": _TOKEN}),
     "turn": Fields({"turn": Whole(low=1), "turns": Whole(low=1, high=MOST_TURNS), "leg": OneOf(ROLES)}),
 })  # fmt: skip
-#: What a leg may say, by its kind; a round's turns are said by nobody's leg.
+#: The events a leg may send, by its kind. A round's turns come from the agent, from no leg.
 _EITHER = ("spawned", "images", "resident", "failed", "exit")
-SAID_BY: Mapping[str, frozenset[str]] = MappingProxyType({
+EVENTS_OF: Mapping[str, frozenset[str]] = MappingProxyType({
     "protected": frozenset({
         *_EITHER, "challenge-wanted", "evidence", "journal", "head", *(name for name in EVENTS if name.startswith("scan")),
     }),
     "raw": frozenset({*_EITHER, "started", "progress", "callback"}),
 })  # fmt: skip
-#: All others are said once by a leg. It may fail, and its agent say once more how it ended.
-SAID_AGAIN = frozenset({"journal", "progress", "failed"})
+#: All others are sent once by a leg. `failed` may come twice: from the leg, and from its agent when it has ended.
+REPEATABLE_EVENTS = frozenset({"journal", "progress", "failed"})
 
 _OBSERVED: Members = {
     name: _NAMES if isinstance(required, list) else Whole(low=-(2**53) + 1)
@@ -250,8 +250,8 @@ def failure(error: BaseException, detail: object = None) -> dict[str, Json]:
     return {"reason": reason, "detail": printable(error if detail is None else detail, limit=DETAIL)}
 
 
-def check_said(kind: str, body: Json) -> None:
-    """Refuse what no leg says: its agent's look, before it is passed on."""
+def check_event(kind: str, body: Json) -> None:
+    """Refuse an event that no leg sends: the agent checks each before it passes it on."""
     EVENTS[kind].check(body, kind)
     _check_inside(kind, body, kind)
 
@@ -278,7 +278,7 @@ def check_events(reply: dict[str, Json], cursor: int) -> list[dict[str, Json]]:
             raise ProtocolError(f"{where}: expected it in its place, saw another")
         kind = event.get("type")
         if not isinstance(kind, str) or kind not in EVENTS:
-            raise ProtocolError(f"{where}: a guest says nothing of type {printable(kind, limit=40)}")
+            raise ProtocolError(f"{where}: expected a known type of event, saw {printable(kind, limit=40)}")
         Fields({**_EVENT, "type": OneOf((kind,)), "body": EVENTS[kind]}).check(event, f"{where} ({kind})")
         _check_inside(kind, event["body"], where)
         checked.append(event)
@@ -286,23 +286,23 @@ def check_events(reply: dict[str, Json], cursor: int) -> list[dict[str, Json]]:
 
 
 def check_line(line: str, where: str) -> dict[str, Json]:
-    """One line of a journal, read. Whether it follows from the one before is its reader's to say."""
+    """One line of a journal, read. Whether it follows from the one before is for its reader to check."""
     try:
-        told = parse_object(line)
-        exact = canonical(told).decode() == line
+        parsed = parse_object(line)
+        exact = canonical(parsed).decode() == line
     except IntegrityError as error:
         raise ProtocolError(f"{where}: not a line of a journal ({error.reason})") from None
-    kind = told.get("type")
+    kind = parsed.get("type")
     body = JOURNAL.get(kind) if isinstance(kind, str) else None
     if body is None or not exact:
         raise ProtocolError(f"{where}: expected a journal line of a known kind, saw {printable(kind, limit=40)}")
-    Fields({**_LINE, "body": body}).check(told, f"{where} ({kind})")
-    return told
+    Fields({**_LINE, "body": body}).check(parsed, f"{where} ({kind})")
+    return parsed
 
 
 def _check_inside(kind: str, body: Json, where: str) -> None:
     """Lines and tokens are texts with a message inside, which is published with them."""
-    assert isinstance(body, dict)  # noqa: S101  (its shape says so)
+    assert isinstance(body, dict)  # noqa: S101  (checked by its shape)
     if kind == "journal":
         check_line(str(body["line"]), where)
     for number, line in enumerate(body["log"] if kind == "evidence" and isinstance(body["log"], list) else ()):

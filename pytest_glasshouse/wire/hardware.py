@@ -1,6 +1,6 @@
 """Hardware evidence on the wire: the nonce a device is asked with, and what one item of `submods` looks like.
 
-Knows names and byte forms that guest and server share. Refuses to judge evidence: `trust.hardware` does.
+Knows names and byte forms that guest and server share. Refuses to judge evidence: `attestation.hardware` does.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from pytest_glasshouse.wire.evidence import Cnf
 
-#: The kinds of device somebody may ask for. Only those with an appraiser can ever be good.
+#: The kinds of device that a policy may require. Only those with an appraiser can ever be affirmed.
 NVIDIA_GPU = "nvidia-gpu"
-#: Kinds that speak for the machine a key lives in. A GPU's evidence alone does not: it answers whoever can reach the GPU.
+#: Kinds that speak for the machine a key lives in. A GPU's evidence alone does not: it answers every process that reaches it.
 CPU_TEES = frozenset({"sev-snp", "tdx"})
 ITEM_SHAPE: dict[str, type] = {"type": str, "evidence": str, "endorsements": list}
 ITEM_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")

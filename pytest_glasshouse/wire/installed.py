@@ -1,4 +1,4 @@
-"""What an installer left word of beside a distribution (PEP 610): where it came from. Nothing in it is believed to be there."""
+"""Where a distribution was installed from (`direct_url.json`, PEP 610). Every member may be missing or of another type."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def direct_url(distribution: str) -> dict[str, Json] | None:
         return None
 
 
-def part(told: Json, name: str) -> dict[str, Json]:
+def part(body: Json, name: str) -> dict[str, Json]:
     """An object inside an object; empty where it is none."""
-    found = told.get(name) if isinstance(told, dict) else None
+    found = body.get(name) if isinstance(body, dict) else None
     return found if isinstance(found, dict) else {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.wire.canonical import Json, canonical, parse_object, tagged
 
-#: What a protected leg that succeeded says, in this order, each exactly once.
+#: The events of a protected leg that succeeded, in this order, each exactly once.
 STEPS = (
     "anti_debug_ready",
     "measured",
@@ -116,7 +116,7 @@ def head_of(lines: Sequence[str], nonce: str) -> str:
 def read(lines: Sequence[str], nonce: str, *, head: Mapping[str, object] | None) -> tuple[JournalEntry, ...]:
     """The events of a whole journal: it replays, it ends at `head` (the claims of its signed head), every step is there in order.
 
-    With `head` None, of a leg that completed, its end being somebody else's to judge. Raises `IntegrityError`, as `replay`
+    With `head` None, of a leg that completed, whose end the caller judges. Raises `IntegrityError`, as `replay`
     does and `log-head` or `log-steps`.
     """
     entries = replay(lines, nonce)
@@ -127,7 +127,7 @@ def read(lines: Sequence[str], nonce: str, *, head: Mapping[str, object] | None)
 
 
 def check_head(lines: Sequence[str], nonce: str, *, head: object, count: object) -> None:
-    """Refuse (`log-head`) a journal that does not end where its signed head says."""
+    """Refuse (`log-head`) a journal that does not end at its signed head."""
     if len(lines) != count or head_of(lines, nonce) != head:
         raise IntegrityError("log-head", f"{len(lines)} lines, signed {count}")
 
@@ -135,7 +135,7 @@ def check_head(lines: Sequence[str], nonce: str, *, head: object, count: object)
 def check_steps(entries: Sequence[JournalEntry], *, failed: bool = False) -> None:
     """Refuse (`log-steps`) anything but every mandatory step once, in order, progress only while training.
 
-    The journal of a leg that `failed` while it trained says so in place of the steps that did not come, and zeroizes.
+    The journal of a leg that `failed` while it trained has that event in place of the steps that did not come, and zeroizes.
     """
     types = [entry.type for entry in entries]
     seen = tuple(kind for kind in types if kind != PROGRESS)

@@ -1,7 +1,7 @@
-"""Where the words of the `glasshouse` command leave it: nothing else in it writes to standard output or standard error.
+"""The only writers of the `glasshouse` command to standard output and standard error.
 
-Lines are made visible here, whoever wrote what is in them. A document that somebody asked for (Markdown, HTML, JSON, SVG) has
-escapes of its own and goes out as it is.
+Control characters in lines are made visible here, since lines quote untrusted text. A requested document (Markdown, HTML,
+JSON, SVG) has escapes of its own and is written as it is.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ def show(line: object, *, out: TextIO, over: bool = False) -> None:
 
 
 def command(line: str) -> None:
-    """Write a line that a CI runner is to obey (`report.github`) to standard error."""
+    """Write a workflow command for a CI runner (`render.github_annotations`) to standard error."""
     _write(sys.stderr, f"{line}\n")
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """A stream that cannot spell a letter gets an escape for it: an ASCII or Latin-1 terminal is no reason to fail."""
+    """A letter that the stream's encoding lacks becomes an escape: an ASCII or Latin-1 terminal is no reason to fail."""
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()

@@ -34,7 +34,7 @@ def read_own(path: Path, *, what: str, limit: int, secret: bool = True) -> bytes
 
 
 def check_own(path: Path, *, what: str, secret: bool = False) -> None:
-    """Raise `ConfigurationError` unless only this user and root may change `path`; a `secret` may be read by nobody else.
+    """Raise `ConfigurationError` unless only this user and root may change `path`; a `secret` may be readable by no other user.
 
     A directory that others may write to and that has the sticky bit, such as /tmp, is no fault: they cannot replace there
     what is not theirs.
@@ -81,8 +81,8 @@ def _check(place: Path, found: os.stat_result, *, what: str) -> None:
         )
     sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not sticky and not stat.S_ISLNK(found.st_mode):
-        told = f"{shown} may be written to by others (mode {stat.S_IMODE(found.st_mode):04o})"
-        raise ConfigurationError(f"{what}: {told}; chmod go-w {shlex.quote(shown)}")
+        seen = f"{shown} may be written to by others (mode {stat.S_IMODE(found.st_mode):04o})"
+        raise ConfigurationError(f"{what}: {seen}; chmod go-w {shlex.quote(shown)}")
 
 
 def _ours() -> frozenset[int]:

@@ -1,6 +1,6 @@
 """The sealed package's byte format: magic, header length, canonical header, then one FLOE message per part, back to back.
 
-Knows the layout and refuses every other one, so a header has one meaning. Refuses to know keys: `trust.sealing` writes
+Knows the layout and refuses every other one, so a header has one meaning. Refuses to know keys: `owner.sealing` writes
 packages, `guest.opener` opens them. The chain is manifest -> SHA-256 of the header -> each part's commitment (its FLOE
 header, which commits to key and context) -> every byte, without hashing gigabytes.
 """
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class PackageHeader:
-    """What a package says about itself. `body` is where its first part begins; `sha256` is what the manifest must name."""
+    """A package's header. `body` is where its first part begins; `sha256` is what the manifest must name."""
 
     package: str
     segment: int

@@ -40,7 +40,7 @@ def printable(text: object, *, limit: int = SHOWN) -> str:
 
 
 def printable_lines(text: object, *, lines: int = 40, limit: int = SHOWN) -> list[str]:
-    """The first `lines` lines of `text`, each `printable`, and a last one that says how many were left out."""
+    """The first `lines` lines of `text`, each `printable`, and a last one with the number that was left out."""
     every = str(text)[: lines * limit * 4].splitlines()
     kept = [printable(line, limit=limit) for line in every[:lines]]
     return kept if len(every) <= lines else [*kept, f"… {len(every) - lines} more lines"]

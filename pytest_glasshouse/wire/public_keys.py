@@ -1,4 +1,4 @@
-"""Every public key of somebody else passes here: Ed25519 to verify with, X25519 to seal to and to open with.
+"""Every public key received from elsewhere is checked here: Ed25519 to verify with, X25519 to seal to and to open with.
 
 Knows 32 bytes and the points of small order of both curves. Under a key of small order one signature can fit many messages,
 and what is sealed to one anybody can open: none of them is a key here, in whatever spelling.

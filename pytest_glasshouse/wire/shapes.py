@@ -1,6 +1,6 @@
-"""What a value of somebody else may look like: small tables of shapes, and how a value is held against one.
+"""Shapes of untrusted values: small tables, and how a value is checked against one.
 
-Knows types, ranges, lengths and letters. Refuses to know what any message means: the tables are in `guest_messages`. No shape
+Knows types, ranges, lengths and letters. Does not know what any message means: the tables are in `guest_messages`. No shape
 holds itself, so a value that fits has no more depth than its table.
 """
 
@@ -20,7 +20,7 @@ _SHOWN = 40
 
 
 class Shape(Protocol):
-    """One kind of value. `check` raises `ProtocolError` that says where, what was expected and what was seen."""
+    """One kind of value. `check` raises `ProtocolError` with the place, what was expected and what was seen."""
 
     def check(self, value: Json, where: str) -> None: ...
 
@@ -62,7 +62,7 @@ class Text:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of a few words."""
+    """One of a few strings."""
 
     words: tuple[str, ...]
 
@@ -73,7 +73,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Maybe:
-    """Null, or what `shape` says."""
+    """Null, or a value of `shape`."""
 
     shape: Shape
 

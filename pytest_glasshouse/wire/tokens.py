@@ -1,6 +1,6 @@
 """Signed messages: compact JWS, Ed25519 and nothing else, one header per kind of token.
 
-Knows how a token is signed and read. Refuses to choose a key by what a token says: the caller names key and kind,
+Knows how a token is signed and read. Refuses to choose a key by a token's own claims: the caller names key and kind,
 and the header must be exactly the one that follows from them.
 """
 
@@ -33,7 +33,7 @@ def sign(claims: Mapping[str, object], *, key: Ed25519PrivateKey, typ: str) -> s
 def verify(token: str, *, key: Ed25519PublicKey, typ: str) -> dict[str, Json]:
     """The claims of `token`, signed by `key` as a token of kind `typ`.
 
-    Raises `IntegrityError`: `malformed`, `too-large`, `jws-header`, `signature` or `claims-set`. What the claims say
+    Raises `IntegrityError`: `malformed`, `too-large`, `jws-header`, `signature` or `claims-set`. What the claims mean
     is the caller's to judge.
     """
     from joserfc import jws
@@ -55,7 +55,7 @@ def verify(token: str, *, key: Ed25519PublicKey, typ: str) -> dict[str, Json]:
 
 
 def peek(token: str) -> dict[str, Json]:
-    """The claims of `token`, believed by nobody: for display, and to find the key that must have signed it."""
+    """The claims of `token`, unverified: for display, and to find the key that must have signed it."""
     return _claims(_split(token)[1])
 
 

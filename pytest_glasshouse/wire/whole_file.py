@@ -1,7 +1,7 @@
-"""Writing a file that somebody named: whole or not at all where it is a regular file, and through whatever else it is.
+"""Writing a file that the user named: atomically where it is a regular file, and through it where it is a pipe or device.
 
 A link is followed, an existing file keeps its mode (and, for root, its owner), and `/dev/null`, a pipe or a terminal stays
-what it is. Whether a path can be written is told before anything costs time or money.
+what it is. Whether a path can be written is checked before anything costs time or money.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def refuse_unwritable(path: Path, *, what: str, make_parents: bool = False) -> N
     try:
         _try(path, make_parents=make_parents)
     except OSError as error:
-        told = "is a directory; expected a file name" if error.errno == errno.EISDIR else f"cannot be written ({error.strerror})"
-        raise ConfigurationError(f"{what}: {path} {told}") from None
+        seen = "is a directory; expected a file name" if error.errno == errno.EISDIR else f"cannot be written ({error.strerror})"
+        raise ConfigurationError(f"{what}: {path} {seen}") from None
     except ValueError:
         raise ConfigurationError(f"{what}: {str(path)!r} is no path") from None
 
@@ -142,7 +142,7 @@ def _write_through(path: Path, data: bytes) -> None:
 
 
 def _opened(path: Path) -> int:
-    """A pipe or a device, open for writing; a FIFO nobody reads is an error after a while and not a wait for ever."""
+    """A pipe or a device, open for writing; a FIFO without a reader is an error after a while and does not block for ever."""
     until = time.monotonic() + _READER_S
     while True:
         try:

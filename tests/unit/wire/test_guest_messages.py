@@ -21,10 +21,10 @@ from pytest_glasshouse.wire.guest_messages import (
     GREETING,
     JOURNAL,
     REPLIES,
+    check_event,
     check_events,
     check_line,
     check_reply,
-    check_said,
     failure,
 )
 from tests.unit.agent.test_covariate_sampler import FakeNvml
@@ -167,12 +167,12 @@ class OddError(Exception):
 ])  # fmt: skip
 def test_whatever_ends_a_leg_is_told_in_a_form_that_is_taken(error: BaseException) -> None:
     body = failure(error)
-    check_said("failed", body)
+    check_event("failed", body)
     assert len(str(body["detail"])) <= DETAIL + 1
 
 
 def test_a_leg_is_held_to_what_legs_say_by_its_agent_too() -> None:
     with pytest.raises(ProtocolError):
-        check_said("progress", {"units": -1, "elapsed_ns": 1, "loss": "1.0"})
+        check_event("progress", {"units": -1, "elapsed_ns": 1, "loss": "1.0"})
     with pytest.raises(ProtocolError):
-        check_said("journal", {"line": "{}"})
+        check_event("journal", {"line": "{}"})
