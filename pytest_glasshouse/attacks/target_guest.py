@@ -237,8 +237,8 @@ class _NoBroker:
     def __init__(self, guest: TargetGuest) -> None:
         self.listing = guest.listing
 
-    def play(self, grant: Grant, act: str) -> None:
-        raise GlasshouseError(f"no fault is played here: {act} on {grant.allocation_id}")
+    def inject_fault(self, grant: Grant, action: str) -> None:
+        raise GlasshouseError(f"no fault is played here: {action} on {grant.allocation_id}")
 
     def loss_reason(self, grant: Grant) -> tuple[str, str]:
         del grant

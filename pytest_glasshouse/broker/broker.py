@@ -183,9 +183,9 @@ class Broker:
                     all_of_them.callback(self._free, allocation)
                     all_of_them.callback(self._fleet.end, allocation, "the worker that used it is gone")
 
-    def play(self, grant: Grant, act: str) -> None:
+    def inject_fault(self, grant: Grant, action: str) -> None:
         """Let the mock provider play one step of a fault on a granted allocation."""
-        self._fleet.provider(grant.provider).play(grant.instance_id, act)
+        self._fleet.provider(grant.provider).inject_fault(grant.instance_id, action)
 
     def listing(self, provider: str = "") -> Listing:
         """What `provider`, or every provider in use, lists now. A request that fails for the moment is repeated."""

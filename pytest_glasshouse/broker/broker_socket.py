@@ -73,8 +73,8 @@ class BrokerServer:
                 return {"instances": [_listed(instance) for instance in self._broker.listing()]}
             case "loss-reason":
                 return {"loss-reason": list(self._broker.loss_reason(Grant.from_json(body["grant"])))}
-            case "play":
-                self._broker.play(Grant.from_json(body["grant"]), body["act"])
+            case "inject-fault":
+                self._broker.inject_fault(Grant.from_json(body["grant"]), body["action"])
             case "event":
                 self._on_event({**body, "worker": worker})
             case _:
@@ -112,9 +112,9 @@ class BrokerClient:
         """See `Broker.listing`."""
         return tuple(Instance(**fields) for fields in self._ask("listing", {})["instances"])
 
-    def play(self, grant: Grant, act: str) -> None:
-        """See `Broker.play`."""
-        self._ask("play", {"grant": grant.to_json(), "act": act})
+    def inject_fault(self, grant: Grant, action: str) -> None:
+        """See `Broker.inject_fault`."""
+        self._ask("inject-fault", {"grant": grant.to_json(), "action": action})
 
     def loss_reason(self, grant: Grant) -> tuple[str, str]:
         """See `Broker.loss_reason`."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.check import Checked, Level
@@ -62,7 +62,9 @@ def _check(options: argparse.Namespace) -> int:
             passed = passed and checked.sound
         else:
             passed = passed and checked.sound and checked.level.height >= required.height
-        say(_lines(path, checked, required) if checked.legacy is None else _lines_of_published(path, checked, options.require))
+        write_lines(
+            _lines(path, checked, required) if checked.legacy is None else _lines_of_published(path, checked, options.require)
+        )
     return EXIT_OK if passed else EXIT_NO
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
@@ -50,7 +50,7 @@ def _compare(options: argparse.Namespace) -> int:
             f"unlike machines: {pairs}. Their difference is not one of protection; compare reports of like machines, or give "
             "--allow-unlike"
         )
-    say(lines(compared, names=(options.before.name, options.after.name)))
+    write_lines(lines(compared, names=(options.before.name, options.after.name)))
     return EXIT_OK if compared.pairs else EXIT_NOTHING
 
 
@@ -60,5 +60,5 @@ def _sound(path: Path, options: argparse.Namespace) -> Report | None:
 
     data, document = read_document(path, derivation=options.derivation)
     faults = check_bytes(data, derivation=options.derivation).faults
-    say(f"{path}: {fault}" for fault in faults)
+    write_lines(f"{path}: {fault}" for fault in faults)
     return None if faults else document

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, FundsError, GlasshouseError, NoCapacityError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _doctor(options: argparse.Namespace) -> int:
     lines = list(_renting(options.provider, allow_simulated=allowed) if _rents(options.provider) else _here(options.provider))
     for line in lines:
         fix = f" -> {line.fix}" if line.fix else ""
-        say([f"{line.mark:4}  {line.what}: {printable(line.detail, limit=1000)}{fix}"])
+        write_lines([f"{line.mark:4}  {line.what}: {printable(line.detail, limit=1000)}{fix}"])
     return EXIT_NO if any(line.mark == "FAIL" for line in lines) else EXIT_OK
 
 

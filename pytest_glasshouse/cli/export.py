@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import give
+from pytest_glasshouse.wire.output import write_document
 from pytest_glasshouse.wire.printable import json_text
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def _export(options: argparse.Namespace) -> int:
     data, document = read_document(options.bundle, derivation=options.derivation)
     envelope = exported(document, members_of(data), options.row)
     if options.out is None:
-        give(json_text(json.loads(envelope)) + "\n")
+        write_document(json_text(json.loads(envelope)) + "\n")
     else:
         put(options.out, envelope)
     return EXIT_OK

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_USAGE
-from pytest_glasshouse.wire.output import command, give, say
+from pytest_glasshouse.wire.output import write_ci_command, write_document, write_lines
 from pytest_glasshouse.wire.printable import json_text
 
 if TYPE_CHECKING:
@@ -99,13 +99,13 @@ def _gate(options: argparse.Namespace) -> int:
     if policy.max_overhead_pct is None and document["methodology"]["maxOverheadPct"] is None:
         lines.insert(-1, "no limit was given: the overhead of no row was judged (--max-overhead)")
     if options.json:
-        give(_json(gated, table.source) + "\n")
+        write_document(_json(gated, table.source) + "\n")
     else:
-        say(lines)
+        write_lines(lines)
     if os.environ.get("GITHUB_ACTIONS") == "true" and gated.ruling.code:
         from pytest_glasshouse.render.github_annotations import annotation
 
-        command(annotation("error", "glasshouse gate", gated.sentence))
+        write_ci_command(annotation("error", "glasshouse gate", gated.sentence))
     return gated.ruling.code
 
 

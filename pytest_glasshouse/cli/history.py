@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_NOTHING, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
@@ -35,5 +35,5 @@ def _history(options: argparse.Namespace) -> int:
     if not options.directory.is_dir():
         raise ConfigurationError(f"{options.directory}: expected a directory with reports, saw none")
     found = history(options.directory, pattern=options.row, derivation=options.derivation)
-    say(lines(found))
+    write_lines(lines(found))
     return EXIT_OK if found.entries else EXIT_NOTHING

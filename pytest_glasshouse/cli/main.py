@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.cli import (
     check,
     compare,
-    completion,
     doctor,
     export,
     gate,
@@ -33,12 +32,13 @@ from pytest_glasshouse.cli import (
     render,
     serve,
     server_queries,
+    shell_completion,
     watch,
 )
 from pytest_glasshouse.cli.parser import Parser
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, RedactionError, ReportError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_REDACTION, EXIT_USAGE
-from pytest_glasshouse.wire.output import complain
+from pytest_glasshouse.wire.output import write_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,14 +79,14 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
         code: int = options.run(options)
         sys.stdout.flush()
     except IntegrityError as error:
-        complain(f"glasshouse {options.command}: refused: {error}")
+        write_errors(f"glasshouse {options.command}: refused: {error}")
         return EXIT_NO
     except (ConfigurationError, ReportError, RedactionError) as error:
-        complain(f"glasshouse {options.command}: {error}")
+        write_errors(f"glasshouse {options.command}: {error}")
         codes: dict[type[Exception], int] = {RedactionError: EXIT_REDACTION, ReportError: options.report_error_code}
         return codes.get(type(error), EXIT_USAGE)
     except MemoryError:
-        complain(f"glasshouse {options.command}: this takes more memory than there is; free some, or use a larger machine")
+        write_errors(f"glasshouse {options.command}: this takes more memory than there is; free some, or use a larger machine")
         return EXIT_USAGE
     except BrokenPipeError:
         # The reader has closed the pipe (`glasshouse render ... | head`).
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         named = "" if error.filename is None else f"{error.filename}: "
-        complain(f"glasshouse {options.command}: {named}{error.strerror or type(error).__name__}")
+        write_errors(f"glasshouse {options.command}: {named}{error.strerror or type(error).__name__}")
         return EXIT_USAGE
     return code
 
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
 
     judging = (check, export, redact, gate, compare, history, pool, render)
-    for module in (*judging, watch, doctor, reap, serve, package, server_queries, policy, completion):
+    for module in (*judging, watch, doctor, reap, serve, package, server_queries, policy, shell_completion):
         module.declare(commands)
     return parser
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _keygen(options: argparse.Namespace) -> int:
     refuse_unwritable(options.file, what="keygen", make_parents=True)
     owner = Owner.generate()
     public = write_owner(options.file, owner)
-    say([f"private  {options.file}", f"public   {public}", f"owner    {owner.kid}"])
+    write_lines([f"private  {options.file}", f"public   {public}", f"owner    {owner.kid}"])
     return EXIT_OK
 
 
@@ -105,7 +105,7 @@ def _seal(options: argparse.Namespace) -> int:
     )
     for target, content in zip(targets, contents, strict=True):
         _write_new(target, content)
-    say([
+    write_lines([
         f"package   {targets[0]} ({len(sealed.package)} bytes, {len(parts)} parts and a canary)",
         f"manifest  {targets[1]} (sha256 {sealed.manifest_sha256})",
         f"key       {targets[2]} (sealed to its owner)",
@@ -144,7 +144,7 @@ def _inspect(options: argparse.Namespace) -> int:
     else:
         lines = _about_manifest(_text(bytes(content[: TOKEN_LIMIT + 1])), options.owner)
     # Whatever is refused is refused before anything is written.
-    say(list(lines))
+    write_lines(list(lines))
     return EXIT_OK
 
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pytest_glasshouse.run.exit_codes import EXIT_USAGE
-from pytest_glasshouse.wire.output import complain
+from pytest_glasshouse.wire.output import write_errors
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         return known, unknown
 
     def error(self, message: str) -> NoReturn:
-        complain(f"{self.prog}: {message} (see {self.prog} --help)")
+        write_errors(f"{self.prog}: {message} (see {self.prog} --help)")
         sys.exit(EXIT_USAGE)
 
 

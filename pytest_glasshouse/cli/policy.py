@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import complain, give, say
+from pytest_glasshouse.wire.output import write_document, write_errors, write_lines
 from pytest_glasshouse.wire.printable import json_text, printable
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ def _capture(options: argparse.Namespace) -> int:
     )
     text = json_text(policy.to_json(), sort_keys=True) + "\n"
     if options.out is None:
-        give(text)
+        write_document(text)
     else:
         put(options.out, text.encode())
-    complain(f"policy {policy.sha256}, reference values from {source}")
+    write_errors(f"policy {policy.sha256}, reference values from {source}")
     return EXIT_OK
 
 
@@ -177,14 +177,14 @@ def _archive_of_wheel(path: Path) -> bytes:
 
 def _show(options: argparse.Namespace) -> int:
     policy = read_policy(options.file)
-    say([f"policy {policy.sha256}", *(f"  {name}: {value}" for name, value in _requirements(policy).items())])
+    write_lines([f"policy {policy.sha256}", *(f"  {name}: {value}" for name, value in _requirements(policy).items())])
     return EXIT_OK
 
 
 def _diff(options: argparse.Namespace) -> int:
     first, second = _requirements(read_policy(options.first)), _requirements(read_policy(options.second))
     lines = list(_differences(first, second))
-    say(lines or ["the same policy"])
+    write_lines(lines or ["the same policy"])
     return EXIT_NO if lines else EXIT_OK
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_NOTHING, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
@@ -54,16 +54,16 @@ def _pool(options: argparse.Namespace) -> int:
         except ReportError as error:
             raise ReportError(f"{path}: {error}") from error
         if not checked.sound:
-            say([f"{path}: FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; nothing was pooled"])
+            write_lines([f"{path}: FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; nothing was pooled"])
             return EXIT_NO
         documents.append(load_document(data))
     margins = [row["marginPct"] for document in documents for row in document["rows"]]
     margin_pct = options.margin if options.margin is not None else min(margins, default=1.0)
     found = groups(documents)
     for group in found:
-        say(lines(group, margin_pct=margin_pct))
+        write_lines(lines(group, margin_pct=margin_pct))
     if not any(group.pooled(margin_pct=margin_pct)[0] for group in found):
-        say(["nothing to pool: fewer than three allocations of anything"])
+        write_lines(["nothing to pool: fewer than three allocations of anything"])
         return EXIT_NOTHING
     return EXIT_OK
 

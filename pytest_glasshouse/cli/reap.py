@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, GlasshouseError
 from pytest_glasshouse.run.exit_codes import EXIT_CLEANUP, EXIT_NO, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _agreed(count: int) -> bool:
 def _end(mine: list[FoundAllocation]) -> int:
     from pytest_glasshouse.broker.cleanup_proof import Termination
     from pytest_glasshouse.broker.timing import Clock, timing_of
-    from pytest_glasshouse.providers.registry import manual
+    from pytest_glasshouse.providers.registry import manual_stop
 
     providers = {each.provider.name: each.provider for each in mine}
     timings = {p.name: timing_of(rents=True, simulated=p.simulated, poll_s=p.poll_s) for p in providers.values()}
@@ -176,7 +176,7 @@ def _end(mine: list[FoundAllocation]) -> int:
         _say(f"{done}: {printable(verdict.lease.name)}: {printable(verdict.reason, limit=1000)}")
         if verdict.status != "proven":
             for instance_id in sorted(verdict.lease.instance_ids):
-                _say(f"  by hand: {manual(verdict.lease.provider, instance_id)}")
+                _say(f"  by hand: {manual_stop(verdict.lease.provider, instance_id)}")
     return EXIT_OK if all(verdict.status == "proven" for verdict in verdicts) else EXIT_CLEANUP
 
 
@@ -195,4 +195,4 @@ def _lease(found: FoundAllocation, mine: list[FoundAllocation]) -> Lease:
 
 
 def _say(line: str) -> None:
-    say([f"glasshouse reap: {line}"])
+    write_lines([f"glasshouse reap: {line}"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_REPORT
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
@@ -38,5 +38,5 @@ def _redact(options: argparse.Namespace) -> int:
         taint=environment_taint(os.environ),
         derivation=options.derivation,
     )
-    say([f"{kind} {path}" for kind, path in zip(("report", "bundle"), published.paths, strict=False)])
+    write_lines([f"{kind} {path}" for kind, path in zip(("report", "bundle"), published.paths, strict=False)])
     return EXIT_OK

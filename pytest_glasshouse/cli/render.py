@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import complain, give
+from pytest_glasshouse.wire.output import write_document, write_errors
 
 if TYPE_CHECKING:
     from pytest_glasshouse.check.check import Checked
@@ -60,9 +60,9 @@ def _render(options: argparse.Namespace) -> int:
     text = _text(options, document, checked)
     if not checked.sound:
         problem = f"FAULTY: {len(checked.faults)} fault(s), first {checked.faults[0]}; see glasshouse check {options.report}"
-        complain(f"glasshouse render: {options.report}: {problem}")
+        write_errors(f"glasshouse render: {options.report}: {problem}")
     if options.out is None:
-        give(text)
+        write_document(text)
     else:
         put(options.out, text.encode())
     return EXIT_OK

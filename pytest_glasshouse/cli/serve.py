@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import complain, say
+from pytest_glasshouse.wire.output import write_errors, write_lines
 
 if TYPE_CHECKING:
     import ssl
@@ -116,9 +116,9 @@ def _serve(options: argparse.Namespace) -> int:
             except OSError as error:
                 listening.close()
                 raise ConfigurationError(f"--audit: cannot be written ({error.strerror or error}); nothing is served") from None
-            say([f"glasshouse serve: {listening.url} key {public_text(server.public_key)}"])
+            write_lines([f"glasshouse serve: {listening.url} key {public_text(server.public_key)}"])
             for each in server.outstanding():
-                say([f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)"])
+                write_lines([f"glasshouse serve: outstanding release, deadline {each['deadline']} (Unix seconds)"])
             while signal.sigtimedwait(wanted, _OVERDUE_EVERY_S) is None:
                 with contextlib.suppress(OSError):  # reported on standard error, and tried again
                     server.audit_overdue()
@@ -213,7 +213,7 @@ def _with_warnings(log: Audit) -> Audit:
 
 def _say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        complain(f"glasshouse serve: {text}")
+        write_errors(f"glasshouse serve: {text}")
 
 
 def _protect_memory() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, ProtocolError, RefusedError
 from pytest_glasshouse.run.exit_codes import EXIT_NO, EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import complain, say
+from pytest_glasshouse.wire.output import write_errors, write_lines
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _register(options: argparse.Namespace) -> int:
         answer = _asked(lambda: host_attestation.client.register(registration))
     finally:
         host_attestation.close()
-    say([f"registered  {printable(answer['manifest'])}", f"policy      {printable(answer['policy'])}"])
+    write_lines([f"registered  {printable(answer['manifest'])}", f"policy      {printable(answer['policy'])}"])
     return EXIT_OK
 
 
@@ -108,9 +108,9 @@ def _outstanding(options: argparse.Namespace) -> int:
     for each in listed.releases:
         state = "overdue" if each in listed.overdue() else "open"
         due = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(str(each["deadline"]))))
-        say([f"{state:7}  due {due}  {printable(each['sub'])}"])
+        write_lines([f"{state:7}  due {due}  {printable(each['sub'])}"])
     more = f", the oldest {len(listed.releases)} are listed" if len(listed.releases) < listed.total else ""
-    say([f"{listed.total} outstanding, {len(listed.overdue())} overdue{more}"])
+    write_lines([f"{listed.total} outstanding, {len(listed.overdue())} overdue{more}"])
     return EXIT_NO if listed.overdue() else EXIT_OK
 
 
@@ -164,7 +164,7 @@ def _asked(ask: Callable[[], QueryAnswer]) -> QueryAnswer:
     try:
         return ask()
     except RefusedError as refusal:
-        complain(f"the server refused: {printable(refusal.reason)}")
+        write_errors(f"the server refused: {printable(refusal.reason)}")
         raise SystemExit(1) from None
     except (InfrastructureError, ProtocolError) as error:
         raise ConfigurationError(f"{error}; the server's state is not known") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import show
+from pytest_glasshouse.wire.output import write_line
 from pytest_glasshouse.wire.printable import visible
 
 if TYPE_CHECKING:
@@ -53,15 +53,15 @@ def follow(directory: Path, out: TextIO, *, terminal: bool, once: bool, sleep: C
     while directory.is_dir():
         line = _line(directory)
         if line != last:
-            show(line, out=out, over=terminal)
+            write_line(line, out=out, over=terminal)
             last = line
         if once:
             break
         sleep(1.0)
     if terminal:
-        show("", out=out)
+        write_line("", out=out)
     if not once:
-        show("the run has ended", out=out)
+        write_line("the run has ended", out=out)
 
 
 def _line(directory: Path) -> str:

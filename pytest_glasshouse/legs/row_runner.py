@@ -47,7 +47,7 @@ class Grants(Protocol):
         """The provider's own listing, now."""
         ...
 
-    def play(self, grant: Grant, act: str) -> None:
+    def inject_fault(self, grant: Grant, action: str) -> None:
         """One act of a mock fault."""
         ...
 
@@ -267,7 +267,7 @@ class Allocation:
             return connect()
         if self.grant.provider != "mock":
             raise ConfigurationError(f"provider {self.grant.provider} plays no faults: expected provider mock")
-        return FaultyChannel(connect, self.grant.faults, lambda act: self._grants.play(self.grant, act))
+        return FaultyChannel(connect, self.grant.faults, lambda action: self._grants.inject_fault(self.grant, action))
 
     def _facts(self) -> AllocationFacts:
         return AllocationFacts(

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 
 if TYPE_CHECKING:
     import pytest
@@ -49,7 +49,7 @@ def ask_to_rent(broker: Broker, options: Options, config: pytest.Config, environ
 
 
 def _say(line: str) -> None:
-    say([f"glasshouse: {line}"])
+    write_lines([f"glasshouse: {line}"])
 
 
 @contextmanager

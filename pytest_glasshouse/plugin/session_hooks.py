@@ -16,7 +16,7 @@ from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
 from pytest_glasshouse.plugin.stash import EARLIER, OPTIONS, engine_of
 from pytest_glasshouse.plugin.terminal import not_a_gate, open_live, summary, write_command, write_line
 from pytest_glasshouse.run.exit_codes import EXIT_BUDGET, EXIT_INFRASTRUCTURE
-from pytest_glasshouse.wire.output import complain
+from pytest_glasshouse.wire.output import write_errors
 from pytest_glasshouse.wire.printable import printable_lines
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class RunHooks:
         cleanup = self.run.cleanup
         left = [] if cleanup.is_proven else [f"cleanup is not proven: {cleanup.leftovers} may still exist", *cleanup.by_hand]
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            complain(*(f"glasshouse: {line}" for line in [*self._warnings(), *left]))
+            write_errors(*(f"glasshouse: {line}" for line in [*self._warnings(), *left]))
 
 
 def _shown_path(path: Path, config: pytest.Config) -> str:

@@ -201,7 +201,7 @@ class Provider(Protocol):
         """What must never be published: the account's key, and credentials of a proxy."""
         ...
 
-    def play(self, instance_id: str, act: str) -> None:
+    def inject_fault(self, instance_id: str, action: str) -> None:
         """Play one step of a fault from outside (mock only; others raise `ConfigurationError`)."""
         ...
 

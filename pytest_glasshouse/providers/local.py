@@ -77,6 +77,6 @@ class LocalProvider:
         """There are none."""
         return ()
 
-    def play(self, instance_id: str, act: str) -> None:
+    def inject_fault(self, instance_id: str, action: str) -> None:
         """Raises `ConfigurationError`: only the mock provider plays faults."""
-        raise ConfigurationError(f"provider local plays no faults; {act} on {instance_id} was asked for")
+        raise ConfigurationError(f"provider local plays no faults; {action} on {instance_id} was asked for")

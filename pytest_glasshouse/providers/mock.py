@@ -101,10 +101,10 @@ class MockProvider:
         """There are none."""
         return ()
 
-    def play(self, instance_id: str, act: str) -> None:
+    def inject_fault(self, instance_id: str, action: str) -> None:
         """`kill` or `reboot` the guest."""
         guest = self._guests.get(instance_id)
-        {"kill": guest.kill, "reboot": guest.reboot}[act]()
+        {"kill": guest.kill, "reboot": guest.reboot}[action]()
 
 
 def dishonest_archive(faults: list[str]) -> bytes:

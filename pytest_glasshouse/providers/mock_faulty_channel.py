@@ -24,13 +24,13 @@ _REBOOT_S = 30.0
 
 
 class FaultyChannel:
-    """A channel with the mock's faults. `play` lets the provider kill or reboot the guest."""
+    """A channel with the mock's faults. `inject` lets the provider kill or reboot the guest."""
 
-    def __init__(self, connect: Callable[[], GuestChannel], faults: tuple[str, ...], play: Callable[[str], None]) -> None:
+    def __init__(self, connect: Callable[[], GuestChannel], faults: tuple[str, ...], inject: Callable[[str], None]) -> None:
         self._connect = connect
         self._channel = connect()
         self._faults = faults
-        self._play = play
+        self._inject = inject
         self._hellos = 0
         self._dropped_line = False
 
@@ -50,7 +50,7 @@ class FaultyChannel:
                 self._reboot()
         order = fields.get("order")
         if op == "start" and isinstance(order, dict) and order["kind"] == "raw" and "guest-exit-before-raw" in self._faults:
-            self._play("kill")
+            self._inject("kill")
         if op == "put" and "work-differs" in self._faults and str(fields["name"]).startswith("raw-"):
             payload = _rearranged(bytes(payload), str(fields["name"]))
         return self._channel.request(op, fields, payload, within_s=within_s)
@@ -63,7 +63,7 @@ class FaultyChannel:
         """Events, less what the fault loses."""
         events = self._channel.pull(cursor, within_s=within_s)
         if "guest-exit-mid-protected" in self._faults and any(_journals(event, "train_started") for event in events):
-            self._play("kill")
+            self._inject("kill")
         if "raw-callback-lost" in self._faults:
             events = [event for event in events if event["type"] != "callback"]
         if "journal-truncated" in self._faults:
@@ -81,7 +81,7 @@ class FaultyChannel:
 
     def _reboot(self) -> None:
         self._channel.close()
-        self._play("reboot")
+        self._inject("reboot")
         until = time.monotonic() + _REBOOT_S
         while True:
             try:

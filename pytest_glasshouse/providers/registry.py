@@ -91,7 +91,7 @@ def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | N
     return RunPodSdkProvider(key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
 
 
-def manual(provider: str, instance_id: str | None) -> str:
+def manual_stop(provider: str, instance_id: str | None) -> str:
     """How a person ends an allocation that may still exist, without this tool."""
     if provider == "runpod":
         command = f'curl -X DELETE https://api.runpod.io/v2/pods/{instance_id} -H "Authorization: Bearer $RUNPOD_API_KEY"'

@@ -160,9 +160,9 @@ class RunPodRestProvider:
         """See `Provider.secrets`."""
         return self._api.secrets()
 
-    def play(self, instance_id: str, act: str) -> None:
+    def inject_fault(self, instance_id: str, action: str) -> None:
         """Raises `ConfigurationError`: only the mock provider plays faults."""
-        raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")
+        raise ConfigurationError(f"provider runpod plays no faults; {action} on {instance_id} was asked for")
 
     def _read(self, path: str, what: str, *, query: dict[str, str] | None = None) -> dict[str, Json]:
         return self._fields(self._api.request("GET", path, query=query), what)

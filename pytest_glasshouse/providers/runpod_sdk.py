@@ -179,9 +179,9 @@ class RunPodSdkProvider:
         """See `Provider.secrets`."""
         return self._api.secrets()
 
-    def play(self, instance_id: str, act: str) -> None:
+    def inject_fault(self, instance_id: str, action: str) -> None:
         """Raises `ConfigurationError`: only the mock provider plays faults."""
-        raise ConfigurationError(f"provider runpod plays no faults; {act} on {instance_id} was asked for")
+        raise ConfigurationError(f"provider runpod plays no faults; {action} on {instance_id} was asked for")
 
     def _ask(self, question: Callable[[], AnswerT], *, missing: MutableSequence[str] | None = None) -> AnswerT:
         """Call the SDK. With `missing`, an answer with errors beside it is accepted, and their text is appended there.

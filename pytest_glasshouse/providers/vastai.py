@@ -205,9 +205,9 @@ class VastProvider:
         """See `Provider.secrets`."""
         return self._api.secrets()
 
-    def play(self, instance_id: str, act: str) -> None:
+    def inject_fault(self, instance_id: str, action: str) -> None:
         """Raises `ConfigurationError`: only the mock provider plays faults."""
-        raise ConfigurationError(f"provider vastai plays no faults; {act} on {instance_id} was asked for")
+        raise ConfigurationError(f"provider vastai plays no faults; {action} on {instance_id} was asked for")
 
     def _fields(self, reply: ApiReply, what: str) -> dict[str, Json]:
         return self._succeeded(reply, what).fields(tolerant=True)

@@ -58,13 +58,13 @@ class RunCleanup:
     @property
     def by_hand(self) -> Iterator[str]:
         """What a person can do about each allocation that may still exist."""
-        from pytest_glasshouse.providers.registry import RENTING, manual
+        from pytest_glasshouse.providers.registry import RENTING, manual_stop
 
         for each in self._own():
             if each.status != "proven" and each.provider in RENTING:
                 command = f"glasshouse reap --provider {each.provider} --run {self._run_id}"
                 yield f"{each.name}: {each.reason}"
-                yield f"  {command}; or {manual(each.provider, each.provider_instance_id)}"
+                yield f"  {command}; or {manual_stop(each.provider, each.provider_instance_id)}"
 
     def _own(self) -> Iterator[AllocationCleanup]:
         ended: tuple[Any, ...] = () if self._ended is None else self._ended.allocations

@@ -15,27 +15,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def say(lines: Iterable[object]) -> None:
+def write_lines(lines: Iterable[object]) -> None:
     """Write lines to standard output."""
     _write(sys.stdout, "".join(f"{visible(line)}\n" for line in lines))
 
 
-def complain(*lines: object) -> None:
+def write_errors(*lines: object) -> None:
     """Write lines to standard error."""
     _write(sys.stderr, "".join(f"{visible(line)}\n" for line in lines))
 
 
-def give(document: str) -> None:
+def write_document(document: str) -> None:
     """Write a whole document to standard output."""
     _write(sys.stdout, document)
 
 
-def show(line: object, *, out: TextIO, over: bool = False) -> None:
+def write_line(line: object, *, out: TextIO, over: bool = False) -> None:
     """Write one line to `out`; with `over`, on a terminal, in place of the one before."""
     _write(out, f"\r\x1b[2K{visible(line)}" if over else f"{visible(line)}\n")
 
 
-def command(line: str) -> None:
+def write_ci_command(line: str) -> None:
     """Write a workflow command for a CI runner (`render.github_annotations`) to standard error."""
     _write(sys.stderr, f"{line}\n")
 

@@ -82,4 +82,4 @@ def test_faults_are_played_by_the_mock_alone(subject: Subject) -> None:
     if subject.kind == "mock":
         return
     with pytest.raises(ConfigurationError, match="plays no faults"):
-        subject.provider.play("404404", "kill")
+        subject.provider.inject_fault("404404", "kill")

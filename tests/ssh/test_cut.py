@@ -30,8 +30,8 @@ class OneGuest:
     def listing(self) -> tuple[Instance, ...]:
         return (Instance(instance_id="pod1", name=self.name, state="running"),)
 
-    def play(self, grant: Grant, act: str) -> None:
-        raise AssertionError(act)
+    def inject_fault(self, grant: Grant, action: str) -> None:
+        raise AssertionError(action)
 
     def loss_reason(self, grant: Grant) -> tuple[str, str]:
         return "", ""

@@ -24,7 +24,7 @@ SAME_NAME = {
     "check": "cli/ has the command of check/check.py",
     "claims": "observation/ has the claims of tokens, report/ what a report claims",
     "compare": "cli/ has the command of check/compare.py",
-    "completion": "two things: shell completion in cli/, the end of a session in tamper/",
+    "completion": "tamper/ changes the messages that attestation/completion.py checks",
     "document": "observation/ types what report/document.py assembles",
     "evidence": "tamper/ changes what wire/evidence.py describes",
     "extension": "overhead/ has the rule, analysis/ applies it to a row",

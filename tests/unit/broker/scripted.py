@@ -110,7 +110,7 @@ class Scripted:
     def account(self) -> Account:
         return Account(balance_usd=12.5, server_time_s=self.time.now)
 
-    def play(self, instance_id: str, act: str) -> None:
+    def inject_fault(self, instance_id: str, action: str) -> None:
         raise ConfigurationError("plays nothing")
 
     def _act(self, call: str, *arguments: str) -> None:

@@ -116,7 +116,7 @@ def test_row_waits_while_another_uses_this_machine(broker: Broker) -> None:
 
 def test_dead_guest_is_not_given_to_the_next_row(broker: Broker, provider: ScriptedProvider) -> None:
     first = broker.acquire(ROW)
-    provider.play(first.instance_id, "kill")
+    provider.inject_fault(first.instance_id, "kill")
     broker.release(first)
     second = broker.acquire(ROW)
     assert first.allocation_id != second.allocation_id

@@ -23,8 +23,8 @@ class Grants:
     def listing(self) -> tuple[()]:
         return ()
 
-    def play(self, grant: Grant, act: str) -> None:
-        raise AssertionError(act)
+    def inject_fault(self, grant: Grant, action: str) -> None:
+        raise AssertionError(action)
 
 
 class Leg:

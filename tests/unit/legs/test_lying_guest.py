@@ -28,8 +28,8 @@ class Grants:
     def listing(self) -> tuple[Instance, ...]:
         return (Instance(instance_id="i", name="a", state="running"),)
 
-    def play(self, grant: Grant, act: str) -> None:
-        raise AssertionError(act)
+    def inject_fault(self, grant: Grant, action: str) -> None:
+        raise AssertionError(action)
 
     def loss_reason(self, grant: Grant) -> tuple[str, str]:
         return "", ""

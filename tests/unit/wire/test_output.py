@@ -26,7 +26,7 @@ from pytest_glasshouse.publish.redact_published import resealed
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.report.schema import schema_faults
 from pytest_glasshouse.run.live_line import Live, progress_line
-from pytest_glasshouse.wire.output import say
+from pytest_glasshouse.wire.output import write_lines
 from tests.unit.report import example
 
 if TYPE_CHECKING:
@@ -208,5 +208,5 @@ def test_properties_for_junit_are_one_visible_line() -> None:
 def test_letters_a_terminal_cannot_spell_are_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    say(["Ünïcødé 日本"])
+    write_lines(["Ünïcødé 日本"])
     assert raw.getvalue() == rb"\xdcn\xefc\xf8d\xe9 \u65e5\u672c" + b"\n"

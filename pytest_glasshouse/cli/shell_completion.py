@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.run.exit_codes import EXIT_OK, EXIT_USAGE
-from pytest_glasshouse.wire.output import give
+from pytest_glasshouse.wire.output import write_document
 
 if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
@@ -54,7 +54,7 @@ def declare(commands: Commands) -> None:
 def _completion(shell: str, commands: Commands) -> int:
     options = {name: _options(parser) for name, parser in commands.choices.items()}
     helps = {each.dest: each.help or "" for each in commands._choices_actions}  # noqa: SLF001  (argparse has it nowhere else)
-    give(_bash(options) if shell == "bash" else _fish(options, helps))
+    write_document(_bash(options) if shell == "bash" else _fish(options, helps))
     return EXIT_OK
 
 
