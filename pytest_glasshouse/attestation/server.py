@@ -14,12 +14,12 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from pytest_glasshouse.attestation.admission import Admission, AdmittedSession
+from pytest_glasshouse.attestation.admission import Admission
 from pytest_glasshouse.attestation.audit import Audit, AuditLine, Decision, name_digest, no_audit
+from pytest_glasshouse.attestation.challenges import CHALLENGE_TTL_S, Challenge, Challenges
 from pytest_glasshouse.attestation.completion import check_completion
 from pytest_glasshouse.attestation.hardware import appraise_hardware, worst
 from pytest_glasshouse.attestation.ledger import Completion, Release, ReleaseLedger
@@ -44,22 +44,9 @@ from pytest_glasshouse.wire.evidence import (
 from pytest_glasshouse.wire.secret import Secret
 from pytest_glasshouse.wire.tokens import peek_kid, public_key, public_text, sign, thumbprint, verify
 
-CHALLENGE_TTL_S = 60
 RESULT_LIFETIME_S = 300
 #: For how long release times are kept to the millisecond; afterwards, and after a restart, to the second.
 _RELEASE_TIME_KEPT_NS = 7 * 24 * 3600 * 1_000_000_000
-
-
-@dataclass(kw_only=True)
-class _Challenge:
-    """An issued nonce: open, then spent. What was released under it is in the ledger."""
-
-    nonce: str
-    session: AdmittedSession
-    plan: str
-    issued_at: int
-    attempt: int
-    spent: bool = False
 
 
 class AttestationServer:
@@ -87,10 +74,8 @@ class AttestationServer:
         self._audit = audit
         self._owner = owner
         self._clock = clock
-        self._caps = caps
-        self._random_bytes = random_bytes
         self._signing = Ed25519PrivateKey.generate() if signing is None else signing
-        self._challenges: dict[str, _Challenge] = {}
+        self._challenges = Challenges(caps=caps, random_bytes=random_bytes)
         self._lock = threading.Lock()
         self._audit_fields: dict[str, str] = {}
         self._overdue_nonces: set[str] = set()
@@ -202,26 +187,14 @@ class AttestationServer:
         require(is_sha256(plan), "malformed", "plan")
         now = self._clock()
         require(now < session.expires, "grant", "expired")
-        self._forget_expired(now)
-        still_open = sum(challenge.session is session and not challenge.spent for challenge in self._challenges.values())
-        require(still_open < self._caps.open_challenges, "busy", "open challenges of this session")
-        of_this_run = sum(challenge.session.run == session.run for challenge in self._challenges.values())
-        require(of_this_run < self._caps.challenges_of_a_run, "busy", "challenges of this run")
-        require(len(self._challenges) < self._caps.challenges, "busy", "all sessions together")
-        nonce = self._random_bytes(32).hex()
-        require(nonce not in self._challenges, "internal", "randomness")
         # All rounds of an attempt have one plan; another attempt, even in the same run, has another plan.
-        attempt = self._ledger.attempt(subject=session.subject, row=session.row, run=f"{session.run}/{plan}")
-        self._challenges[nonce] = _Challenge(nonce=nonce, session=session, plan=plan, issued_at=now, attempt=attempt)
+        run = f"{session.run}/{plan}"
+        challenge = self._challenges.issue(
+            session, plan=plan, now=now, attempt=lambda: self._ledger.attempt(subject=session.subject, row=session.row, run=run)
+        )
         policy = session.package.policy
         asked: dict[str, Json] = {"hardware": list(policy.hardware.required)} if policy.hardware else {}
-        return {"nonce": nonce, "issued_at": now, "expires_in": CHALLENGE_TTL_S, "policy": policy.sha256, **asked}
-
-    def _forget_expired(self, now: int) -> None:
-        # A forgotten nonce is refused like an unknown one.
-        for nonce, challenge in list(self._challenges.items()):
-            if now >= challenge.issued_at + CHALLENGE_TTL_S:
-                del self._challenges[nonce]
+        return {"nonce": challenge.nonce, "issued_at": now, "expires_in": CHALLENGE_TTL_S, "policy": policy.sha256, **asked}
 
     # ----------------------------------------------------------------------------------------------- 2. the release
 
@@ -236,10 +209,12 @@ class AttestationServer:
         claims = verify(evidence, key=ak, typ=TYP_EVIDENCE)
         # 2. The nonce is open and belongs to this key and session. Another session's nonce is refused and stays unspent.
         self._identify(kid=thumbprint(ak))
-        challenge = self._challenge_of(claims, thumbprint(ak), now)
+        sub = claims.get("sub")
+        named = self._admission.sessions.get(sub) if isinstance(sub, str) else None
+        challenge = self._challenges.find(claims.get("eat_nonce"), kid=thumbprint(ak), named=named, now=now)
         self._identify(kid=challenge.session.kid, sub=challenge.session.sub, nonce=challenge.nonce)
         # 3. The nonce is spent, whatever the appraisal says.
-        challenge.spent = True
+        challenge.spend()
         # 4. Every step of the appraisal.
         session = challenge.session
         policy = session.package.policy
@@ -283,22 +258,8 @@ class AttestationServer:
         self._released_ns[challenge.nonce] = since_boot_ns()
         return {"result": result, "sealed": sealed}
 
-    def _challenge_of(self, claims: Message, kid: str, now: int) -> _Challenge:
-        nonce = claims.get("eat_nonce")
-        challenge = self._challenges.get(nonce) if isinstance(nonce, str) else None
-        if challenge is None:
-            raise RefusedError("nonce", "unknown")
-        require(not challenge.spent, "nonce", "spent")
-        require(now < challenge.issued_at + CHALLENGE_TTL_S, "nonce", "expired")
-        require(challenge.session.kid == kid, "nonce", "another key's")
-        # One key may be enrolled for several sessions; evidence about one of them must not spend another's nonce.
-        sub = claims.get("sub")
-        named = self._admission.sessions.get(sub) if isinstance(sub, str) else None
-        require(named is None or named is challenge.session, "nonce", "another session's")
-        return challenge
-
     def _result(
-        self, challenge: _Challenge, claims: Message, evidence: str, now: int, devices: Mapping[str, dict[str, Json]]
+        self, challenge: Challenge, claims: Message, evidence: str, now: int, devices: Mapping[str, dict[str, Json]]
     ) -> str:
         submod: dict[str, Json] = {
             "ear_status": "affirming",

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from pytest_glasshouse.attestation import admission, completion, hardware, outstanding_answer, server, verifier
+from pytest_glasshouse.attestation import admission, challenges, completion, hardware, outstanding_answer, server, verifier
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.errors import GlasshouseError
@@ -49,7 +49,7 @@ def _checks(module: ModuleType) -> list[Check]:
     return found
 
 
-MODULES = (verifier, server, admission, completion, hardware, outstanding_answer, spdm)
+MODULES = (verifier, server, admission, challenges, completion, hardware, outstanding_answer, spdm)
 CHECKS = [check for module in MODULES for check in _checks(module)]
 
 
@@ -83,7 +83,7 @@ def test_the_checks_are_found() -> None:
     """The list above is not empty because the source moved."""
     print(f"server: {len(CHECKS)} checks, {len(CASES)} cases")  # noqa: T201  (the figures are part of what is shown)
     assert len(_checks(verifier)) >= 25
-    assert {"_release", "_challenge_of", "_challenge", "enrol", "register", "check_completion"} <= {c.function for c in CHECKS}
+    assert {"_release", "find", "issue", "_challenge", "enrol", "register", "check_completion"} <= {c.function for c in CHECKS}
 
 
 def test_every_step_of_appraisal_has_a_case() -> None:
