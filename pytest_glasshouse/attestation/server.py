@@ -19,12 +19,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from pytest_glasshouse.attestation.admission import Admission
 from pytest_glasshouse.attestation.audit import Audit, AuditLine, Decision, name_digest, no_audit
-from pytest_glasshouse.attestation.challenges import CHALLENGE_TTL_S, Challenge, Challenges
 from pytest_glasshouse.attestation.completion import check_completion
 from pytest_glasshouse.attestation.hardware import appraise_hardware, worst
 from pytest_glasshouse.attestation.ledger import Completion, Release, ReleaseLedger
 from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.attestation.messages import Message, lines_field, require, text_field
+from pytest_glasshouse.attestation.nonces import CHALLENGE_TTL_S, IssuedNonce, Nonces
 from pytest_glasshouse.attestation.outstanding_answer import answer_query
 from pytest_glasshouse.attestation.verifier import Expected, appraise
 from pytest_glasshouse.errors import IntegrityError, RefusedError
@@ -75,7 +75,7 @@ class AttestationServer:
         self._owner = owner
         self._clock = clock
         self._signing = Ed25519PrivateKey.generate() if signing is None else signing
-        self._challenges = Challenges(caps=caps, random_bytes=random_bytes)
+        self._nonces = Nonces(caps=caps, random_bytes=random_bytes)
         self._lock = threading.Lock()
         self._audit_fields: dict[str, str] = {}
         self._overdue_nonces: set[str] = set()
@@ -142,7 +142,7 @@ class AttestationServer:
         """Forget every key and session."""
         with self._lock:
             self._admission.forget()
-            self._challenges.clear()
+            self._nonces.clear()
             self._released_ns.clear()
             if self._owns_ledger:
                 self._ledger.close()
@@ -189,7 +189,7 @@ class AttestationServer:
         require(now < session.expires, "grant", "expired")
         # All rounds of an attempt have one plan; another attempt, even in the same run, has another plan.
         run = f"{session.run}/{plan}"
-        challenge = self._challenges.issue(
+        challenge = self._nonces.issue(
             session, plan=plan, now=now, attempt=lambda: self._ledger.attempt(subject=session.subject, row=session.row, run=run)
         )
         policy = session.package.policy
@@ -211,7 +211,7 @@ class AttestationServer:
         self._identify(kid=thumbprint(ak))
         sub = claims.get("sub")
         named = self._admission.sessions.get(sub) if isinstance(sub, str) else None
-        challenge = self._challenges.find(claims.get("eat_nonce"), kid=thumbprint(ak), named=named, now=now)
+        challenge = self._nonces.find(claims.get("eat_nonce"), kid=thumbprint(ak), named=named, now=now)
         self._identify(kid=challenge.session.kid, sub=challenge.session.sub, nonce=challenge.nonce)
         # 3. The nonce is spent, whatever the appraisal says.
         challenge.spend()
@@ -259,7 +259,7 @@ class AttestationServer:
         return {"result": result, "sealed": sealed}
 
     def _result(
-        self, challenge: Challenge, claims: Message, evidence: str, now: int, devices: Mapping[str, dict[str, Json]]
+        self, challenge: IssuedNonce, claims: Message, evidence: str, now: int, devices: Mapping[str, dict[str, Json]]
     ) -> str:
         submod: dict[str, Json] = {
             "ear_status": "affirming",

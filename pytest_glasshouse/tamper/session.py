@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.attestation.challenges import CHALLENGE_TTL_S
 from pytest_glasshouse.attestation.limits import Caps
+from pytest_glasshouse.attestation.nonces import CHALLENGE_TTL_S
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.result import Nonce

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from pytest_glasshouse.attestation import admission, challenges, completion, hardware, outstanding_answer, server, verifier
+from pytest_glasshouse.attestation import admission, completion, hardware, nonces, outstanding_answer, server, verifier
 from pytest_glasshouse.attestation import nvidia_spdm as spdm
 from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.errors import GlasshouseError
@@ -49,7 +49,7 @@ def _checks(module: ModuleType) -> list[Check]:
     return found
 
 
-MODULES = (verifier, server, admission, challenges, completion, hardware, outstanding_answer, spdm)
+MODULES = (verifier, server, nonces, admission, completion, hardware, outstanding_answer, spdm)
 CHECKS = [check for module in MODULES for check in _checks(module)]
 
 

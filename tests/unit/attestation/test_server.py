@@ -127,7 +127,7 @@ def test_plan_of_its_own_is_an_attempt_of_its_own_in_one_run_too(testbed: Tamper
     for number, plan in enumerate(("a" * 64, "a" * 64, "b" * 64, "a" * 64)):
         testbed.enrol(f"p/{number}", grant=testbed.grant(f"p/{number}"))
         nonce = str(testbed.client.challenge(sub=f"p/{number}", plan=plan)["nonce"])
-        counted.append(testbed.embedded.server._challenges._issued[nonce].attempt)
+        counted.append(testbed.embedded.server._nonces._issued[nonce].attempt)
     first = counted[0]
     assert counted == [first, first, first + 1, first]
 

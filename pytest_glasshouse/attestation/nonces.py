@@ -19,7 +19,7 @@ CHALLENGE_TTL_S = 60
 
 
 @dataclass(kw_only=True)
-class Challenge:
+class IssuedNonce:
     """An issued nonce: open, then spent. What was released under it is in the ledger."""
 
     nonce: str
@@ -34,15 +34,15 @@ class Challenge:
         self.spent = True
 
 
-class Challenges:
+class Nonces:
     """All nonces that have not expired."""
 
     def __init__(self, *, caps: Caps, random_bytes: Callable[[int], bytes]) -> None:
         self._caps = caps
         self._random_bytes = random_bytes
-        self._issued: dict[str, Challenge] = {}
+        self._issued: dict[str, IssuedNonce] = {}
 
-    def issue(self, session: AdmittedSession, *, plan: str, now: int, attempt: Callable[[], int]) -> Challenge:
+    def issue(self, session: AdmittedSession, *, plan: str, now: int, attempt: Callable[[], int]) -> IssuedNonce:
         """A new nonce for a session; `attempt` counts it once it is certain to be issued. Raises `RefusedError` at a limit."""
         self._forget_expired(now)
         still_open = sum(challenge.session is session and not challenge.spent for challenge in self._issued.values())
@@ -52,11 +52,11 @@ class Challenges:
         require(len(self._issued) < self._caps.challenges, "busy", "all sessions together")
         nonce = self._random_bytes(32).hex()
         require(nonce not in self._issued, "internal", "randomness")
-        challenge = Challenge(nonce=nonce, session=session, plan=plan, issued_at=now, attempt=attempt())
+        challenge = IssuedNonce(nonce=nonce, session=session, plan=plan, issued_at=now, attempt=attempt())
         self._issued[nonce] = challenge
         return challenge
 
-    def find(self, nonce: Json, *, kid: str, named: AdmittedSession | None, now: int) -> Challenge:
+    def find(self, nonce: Json, *, kid: str, named: AdmittedSession | None, now: int) -> IssuedNonce:
         """The open challenge of `nonce`, for evidence that key `kid` signed about the session `named`.
 
         Raises `RefusedError`. A nonce of another key or session is refused and stays unspent: one key may be enrolled for
