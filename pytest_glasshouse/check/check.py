@@ -187,7 +187,7 @@ def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault
     for hit in hits(document, most=_MOST_HITS):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
-    for path, name, record in every_row(document):
+    for path, _, record in every_row(document):
         if record["rowId"] in seen:
             yield Fault(path=f"{path}.rowId", text=f"the same row is at {seen[record['rowId']]}")
         seen.setdefault(record["rowId"], path)
@@ -195,7 +195,7 @@ def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault
             faults = null_faults(record, derivation)
         else:
             faults = record_faults(record, derivation, max_overhead_pct=document["methodology"]["maxOverheadPct"])
-        for below, text in (*faults, *attempt_faults(name, record)):
+        for below, text in (*faults, *attempt_faults(record)):
             yield Fault(path=f"{path}{below}", text=text)
         yield from _seal_faults(path, record, document["keys"]["report"])
     yield from (Fault(path=path, text=text) for path, text in derivation.binding_faults(document))

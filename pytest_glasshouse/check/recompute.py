@@ -39,14 +39,8 @@ from pytest_glasshouse.wire.journal import read
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.analysis.fields import (
-        ExcludedRow,
-        FindingRecord,
-        MeasuredRow,
-        NullRow,
-        RoundFigures,
-        RowFigures,
-    )
+    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow, NullRow
+    from pytest_glasshouse.analysis.figure_fields import RoundFigures, RowFigures
     from pytest_glasshouse.invariants import Finding
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
