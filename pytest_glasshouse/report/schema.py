@@ -59,7 +59,7 @@ def validate(document: object) -> Report:
     return cast("Report", document)
 
 
-def schema_faults(document: Any) -> Iterator[str]:
+def schema_faults(document: object) -> Iterator[str]:
     """The first hundred faults found, each as `path: fault`. Values are not shown: one may be a secret."""
     if not isinstance(document, dict):
         yield "$: expected an object"
@@ -140,7 +140,7 @@ def _shape(validator: object, expected: object, message: str) -> str:
     return message
 
 
-def _not_finite(value: Any, path: str = "$") -> Iterator[str]:
+def _not_finite(value: object, path: str = "$") -> Iterator[str]:
     """Paths of NaN and infinities, which Python's parser accepts and JSON Schema cannot name."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path

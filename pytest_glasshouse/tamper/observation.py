@@ -106,14 +106,14 @@ def _signed_by_another(signed: str, reason: str) -> Case:
     def change(_: Editable, notes: Editable) -> None:
         leg = "raw" if signed == "raw exit" else "protected"
         name = signed.rpartition(" ")[2]
-        typ = str(_header(notes[leg][name]))
+        typ = _header(notes[leg][name])
         notes[leg][name] = tokens.sign(tokens.peek(notes[leg][name]), key=Ed25519PrivateKey.generate(), typ=typ)
 
     return _observation(f"{signed.replace(' ', '-')}-by-another-key", reason, change)
 
 
-def _header(token: str) -> Any:
-    return parse_object(unb64u(token.split(".", maxsplit=1)[0]))["typ"]
+def _header(token: str) -> str:
+    return str(parse_object(unb64u(token.split(".", maxsplit=1)[0]))["typ"])
 
 
 def _missing(leg: str, name: str, reason: str) -> Case:
@@ -152,7 +152,7 @@ def _other_agent(notes: Editable) -> None:
     """The raw leg's agent signs validly, with a key that was not enrolled."""
     key = Ed25519PrivateKey.generate()
     notes["guest"][1]["ak"] = tokens.public_text(key.public_key())
-    notes["raw"]["exit"] = tokens.sign(tokens.peek(notes["raw"]["exit"]), key=key, typ=str(_header(notes["raw"]["exit"])))
+    notes["raw"]["exit"] = tokens.sign(tokens.peek(notes["raw"]["exit"]), key=key, typ=_header(notes["raw"]["exit"]))
 
 
 def _late(about: str, content: Any) -> None:
