@@ -10,7 +10,7 @@ from pytest_glasshouse.overhead.interval import log_ratio, rate
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import CostFigures, FixedCost, JobCostRecord
+    from pytest_glasshouse.analysis.figure_fields import CostFigures, FixedCost, JobCostRecord
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import LegResult
     from pytest_glasshouse.rows.leg_order import LegName

@@ -16,7 +16,7 @@ from pytest_glasshouse.observation.turns import Turn, read_borders, turns_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import CovariateFigures, CovariateMeans, CovariatesRecord
+    from pytest_glasshouse.analysis.figure_fields import CovariateFigures, CovariateMeans, CovariatesRecord
     from pytest_glasshouse.observation.document import CovariatesSeen, Observation, RoundNotes
 
 #: The mean SM clock of two parts may differ by this share.

@@ -17,7 +17,7 @@ from pytest_glasshouse.overhead.segments import round_segments
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import EffectFigures, EstimateFigures, EstimatesRecord
+    from pytest_glasshouse.analysis.figure_fields import EffectFigures, EstimateFigures, EstimatesRecord
     from pytest_glasshouse.observation.results import RoundResult
 
 

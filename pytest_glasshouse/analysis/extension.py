@@ -14,7 +14,7 @@ from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, interval_pct, 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import ExtensionRecord
+    from pytest_glasshouse.analysis.figure_fields import ExtensionRecord
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
 

@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypeAlias, TypedDict, final
 
-from pytest_glasshouse.observation.document import Observation, WorkloadFacts
+from pytest_glasshouse.analysis.figure_fields import (
+    CovariateFigures,
+    CovariatesRecord,
+    DataOrderSeeds,
+    ExtensionRecord,
+    JudgedFigures,
+    NullDifference,
+    RowFigures,
+    SegmentFigures,
+    Steady,
+    TurnsRecord,
+    WorkloadFactsRecord,
+)
+from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.observation.reading import CacheRecord, JournalRecord, StrictMemoryRecord
 from pytest_glasshouse.rows.interleaving import InterleavingPlan
-from pytest_glasshouse.rows.leg_order import LegName, Role
 from pytest_glasshouse.rows.spec import AdapterRecord
 
 ListName = Literal["rows", "nullRows", "excludedResults"]
@@ -98,317 +110,17 @@ class AttemptFields(TypedDict):
     observationSha256: str | None
 
 
-class AttemptEntry(AttemptFields):
+class StartedAttempt(AttemptFields):
+    """One of a row's `attempts`, without its number and whether it stands."""
+
+    startedAt: str | None
+
+
+class AttemptEntry(StartedAttempt):
     """One of several attempts at a row, numbered from 1. The row's record is that of the one that `stands`."""
 
     attempt: int
     stands: bool
-    startedAt: str | None
-
-
-class PeakMemory(TypedDict):
-    """The largest memory a leg used, or why it is not known."""
-
-    bytes: int | None
-    reason: str | None
-
-
-class RoundFigures(TypedDict):
-    """The figures of one round."""
-
-    round: int
-    order: list[str]
-    protectedUnits: int
-    protectedElapsedSec: float
-    protectedPerSec: float
-    protectedSetupSec: float
-    protectedWarmupSec: float
-    protectedWarmupUnits: int
-    protectedCpuSec: float
-    protectedAdapterSha256: str
-    protectedFinalLoss: float
-    protectedStopReason: str
-    rawUnits: int
-    rawElapsedSec: float
-    rawPerSec: float
-    rawSetupSec: float
-    rawWarmupSec: float
-    rawWarmupUnits: int
-    rawCpuSec: float
-    rawAdapterSha256: str
-    rawFinalLoss: float
-    rawStopReason: str
-    zeroizeSec: float | None
-    overheadPct: float
-
-
-class OutlierPairs(TypedDict):
-    """How many pairs have an outlier in either leg."""
-
-    protected: int
-    raw: int
-    p: float | None
-
-
-class NullFigures(TypedDict):
-    """A comparison of raw with raw inside a measured row."""
-
-    kind: Literal["split halves", "second raw leg"]
-    pct: float
-    ci90Pct: list[float] | None
-    roundLogRatios: list[float]
-
-
-class EffectFigures(TypedDict):
-    """The effect of order or position."""
-
-    pct: float
-    ci95Pct: list[float] | None
-
-
-class SteadinessFigures(TypedDict):
-    """Whether a leg's rate was steady."""
-
-    leg: LegName
-    state: Literal["steady", "warming up", "slowing down", "no steady state", "too short to say"]
-    driftPct: float | None
-
-
-class EstimateFigures(TypedDict):
-    """The estimates of an interleaved row."""
-
-    trimmedPct: float
-    trimmedCi95Pct: list[float] | None
-    trimmedCi90Pct: list[float] | None
-    agree: bool | None
-    outlierPairs: OutlierPairs
-    nulls: list[NullFigures]
-    minimumDetectablePct: float | None
-    betweenRoundsPct: float | None
-    withinRoundsPct: float | None
-    processStartPct: float | None
-    orderEffect: EffectFigures | None
-    positionEffect: EffectFigures | None
-    pairs: int
-    effectivePairs: float
-    autocorrelation: float | None
-    commonAutocorrelation: float | None
-    steadiness: list[SteadinessFigures]
-
-
-class FixedCost(TypedDict):
-    """What one phase of a leg takes, however long the job is."""
-
-    leg: LegName
-    phase: str
-    meanSec: float
-    ci95Sec: list[float] | None
-
-
-class JobCostRecord(TypedDict):
-    """The overhead of a whole job of so many hours."""
-
-    hours: int
-    pct: float
-    ci95Pct: list[float] | None
-    usd: float | None
-    usdCi95: list[float] | None
-
-
-class LimitFigures(TypedDict):
-    """A row under the limit that its run was given."""
-
-    limitPct: float
-    judgement: str
-    reason: str
-    lower95Pct: float | None
-    upper95Pct: float | None
-
-
-class ExtensionFigures(TypedDict):
-    """How far a row was extended after its first rounds."""
-
-    halfWidthPct: float
-    firstRounds: int
-    firstCi95Pct: list[float] | None
-    spreadPct: float
-    wanted: int
-    rounds: int
-
-
-class SegmentFigures(TypedDict):
-    """One timed segment of an interleaved row."""
-
-    round: int
-    pair: int
-    leg: Role
-    position: int
-    units: int
-    elapsedSec: float
-    cpuSec: NotRequired[float]
-    washUnits: NotRequired[int]
-    washSec: NotRequired[float]
-    turnSec: NotRequired[float]
-    turnCpuSec: NotRequired[float]
-    othersCpuSec: NotRequired[float]
-
-
-class Steady(TypedDict):
-    """By leg, whether its warm-up ended because the rate had settled; null where it ended by the clock alone."""
-
-    round: int
-    protected: NotRequired[bool | None]
-    raw: NotRequired[bool | None]
-    raw2: NotRequired[bool | None]
-
-
-class CovariateMeans(TypedDict):
-    """The means of a leg's covariates over its turns."""
-
-    samples: int
-    smClockMhz: NotRequired[float | None]
-    memoryClockMhz: NotRequired[float | None]
-    temperatureC: NotRequired[float | None]
-    powerMilliwatt: NotRequired[float | None]
-    otherProcesses: NotRequired[float | None]
-    loadMilli: NotRequired[float | None]
-    busyMilli: NotRequired[float | None]
-    stealMilli: NotRequired[float | None]
-
-
-class CovariateFigures(TypedDict):
-    """The covariates of one round."""
-
-    round: int
-    samples: int
-    reasons: dict[str, str]
-    legs: dict[str, CovariateMeans]
-
-
-class DataOrderSeeds(TypedDict):
-    """The seed of each leg's data order."""
-
-    round: int
-    protected: int
-    raw: int
-
-
-class WorkloadFactsRecord(TypedDict):
-    """What each leg reported of what it trained."""
-
-    round: int
-    protected: WorkloadFacts | None
-    raw: WorkloadFacts | None
-
-
-class EstimatesRecord(TypedDict, total=False):
-    """The estimates, where every round is interleaved."""
-
-    estimates: EstimateFigures
-
-
-class CostFigures(TypedDict, total=False):
-    """Fixed costs, and what whole jobs cost with them; older reports have none."""
-
-    fixedCosts: list[FixedCost]
-    totalCost: list[JobCostRecord]
-    priceUsdPerHour: float | None
-
-
-class BesideFigures(TypedDict, total=False):
-    """What is in no leg's time: the memory scan, and the plaintext's exposure."""
-
-    scanSec: float
-    exposureByteSec: int
-    exposurePeakBytes: int
-
-
-class ExtensionRecord(TypedDict, total=False):
-    """The extension, where the plan has a width to extend to."""
-
-    extension: ExtensionFigures
-
-
-class CovariatesRecord(TypedDict, total=False):
-    """The covariates, where any were sampled."""
-
-    covariates: list[CovariateFigures]
-
-
-class DesignRecord(TypedDict, total=False):
-    """The interleaving of an interleaved row's plan."""
-
-    interleaving: InterleavingPlan
-
-
-class SteadyRecord(TypedDict, total=False):
-    """Whether each leg's warm-up had settled, in an interleaved row."""
-
-    steady: list[Steady]
-
-
-class TurnsRecord(DesignRecord, SteadyRecord):
-    """What an interleaved row has beside its figures; `segments` is empty for other rows."""
-
-    segments: list[SegmentFigures]
-
-
-class RoundsRecord(TypedDict):
-    """The figures of each round."""
-
-    roundFigures: list[RoundFigures]
-
-
-class LimitBasis(RoundsRecord):
-    """What a row is judged under a limit by."""
-
-    verdict: str
-    marginPct: float
-    fixedOrder: bool
-
-
-class RowFigures(RoundsRecord, BesideFigures, EstimatesRecord, CostFigures):
-    """Everything computed from the rounds alone."""
-
-    unit: str
-    protectedUnits: int
-    protectedElapsedSec: float
-    protectedPerSec: float
-    protectedSetupSec: float
-    protectedWarmupSec: float
-    protectedCpuSecPerUnit: float
-    protectedPhasesSec: dict[str, float]
-    protectedPeakMemory: PeakMemory
-    rawUnits: int
-    rawElapsedSec: float
-    rawPerSec: float
-    rawSetupSec: float
-    rawWarmupSec: float
-    rawCpuSecPerUnit: float
-    rawPhasesSec: dict[str, float]
-    rawPeakMemory: PeakMemory
-    zeroizeSec: float | None
-    overheadPct: float
-    protectedAdapterSha256: str
-    rawAdapterSha256: str
-    protectedFinalLoss: float
-    rawFinalLoss: float
-    stopReason: str
-
-
-class JudgedFigures(TypedDict):
-    """Interval, verdict and limit: what follows from the figures and the settings of the run."""
-
-    roundsMeanPct: float
-    overheadCi95Pct: list[float] | None
-    overheadCi90Pct: list[float] | None
-    nullQualifies: NotRequired[bool]
-    method: str
-    verdict: str
-    verdictReason: str
-    moreRounds: int | None
-    interpretation: str
-    limit: LimitFigures | None
 
 
 class ParametersRecord(TypedDict, total=False):
@@ -512,20 +224,6 @@ class ExcludedRow(RowJudged, WhereIfAny, Exclusion):
 
     roundsCompleted: int
     verdict: str
-
-
-class NullDifference(TypedDict):
-    """The difference of two raw legs."""
-
-    unit: str
-    firstUnits: int
-    secondUnits: int
-    firstElapsedSec: float
-    secondElapsedSec: float
-    differencePct: float
-    differenceCi90Pct: list[float] | None
-    differenceCi95Pct: NotRequired[list[float] | None]
-    qualifies: bool
 
 
 @final

@@ -18,7 +18,14 @@ from pytest_glasshouse.overhead.verdict import verdict
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import BesideFigures, JudgedFigures, LimitBasis, PeakMemory, RoundFigures, RowFigures
+    from pytest_glasshouse.analysis.figure_fields import (
+        BesideFigures,
+        JudgedFigures,
+        LimitBasis,
+        PeakMemory,
+        RoundFigures,
+        RowFigures,
+    )
     from pytest_glasshouse.observation.results import LegResult, RoundResult
     from pytest_glasshouse.overhead.interval import Interval
 

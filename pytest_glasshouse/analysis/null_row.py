@@ -14,7 +14,7 @@ from pytest_glasshouse.overhead.interval import interval_pct, log_ratio, overhea
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import NullDifference
+    from pytest_glasshouse.analysis.figure_fields import NullDifference
     from pytest_glasshouse.observation.results import LegResult, RoundResult
 
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.analysis.fields import (
         AddedLater,
-        DataOrderSeeds,
         ExcludedRow,
         Exclusion,
         FindingRecord,
@@ -36,14 +35,12 @@ if TYPE_CHECKING:
         NullRow,
         ParametersRecord,
         RowAsRun,
-        SteadyRecord,
-        TurnsRecord,
         Waived,
         Where,
         WhereIfAny,
         Work,
-        WorkloadFactsRecord,
     )
+    from pytest_glasshouse.analysis.figure_fields import DataOrderSeeds, SteadyRecord, TurnsRecord, WorkloadFactsRecord
     from pytest_glasshouse.invariants import Finding
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.outcome import AllocationFacts, Outcome

@@ -12,7 +12,8 @@ from pytest_glasshouse.overhead.interval import log_ratio
 from pytest_glasshouse.overhead.verdict import LimitJudgement, Verdict, implausible_negative, judge_limit
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.analysis.fields import ExtensionRecord, LimitBasis, LimitFigures, MeasuredRow, NullRow, RoundsRecord
+    from pytest_glasshouse.analysis.fields import MeasuredRow, NullRow
+    from pytest_glasshouse.analysis.figure_fields import ExtensionRecord, LimitBasis, LimitFigures, RoundsRecord
 
 
 def log_ratios(row: RoundsRecord) -> list[float]:

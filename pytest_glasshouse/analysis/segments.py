@@ -9,10 +9,10 @@ from pytest_glasshouse.observation.reading import ROLES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import DesignRecord, SegmentFigures, Steady
+    from pytest_glasshouse.analysis.figure_fields import DesignRecord, SegmentFigures, Steady
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
-    from pytest_glasshouse.observation.turns import Pair, TurnFigures
+    from pytest_glasshouse.overhead.segments import Pair, TurnFigures
     from pytest_glasshouse.rows.leg_order import Role
 
 

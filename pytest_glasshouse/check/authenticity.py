@@ -6,11 +6,12 @@ Only keys given by the reader count. A key that is found in the report itself pr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pytest_glasshouse.check.signatures import LISTS, SigningKeys, enrolled_keys, signature_gaps
+from pytest_glasshouse.check.signatures import SigningKeys, enrolled_keys, signature_gaps
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.observation.reading import observed_rounds
+from pytest_glasshouse.report.fields import every_row
 from pytest_glasshouse.wire.bounded_file import KEY_FILE_LIMIT, read_named
 from pytest_glasshouse.wire.public_keys import ed25519_of_pem
 from pytest_glasshouse.wire.tokens import public_key, public_text
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from pytest_glasshouse.analysis.fields import ListName, RowRecord
     from pytest_glasshouse.observation.document import Observation, RoundNotes
+    from pytest_glasshouse.report.fields import Report
 
 _WITNESS = "witness"
 
@@ -49,11 +52,12 @@ class Trust:
         return cls(keys=frozenset(keys), witnesses=frozenset(witnesses))
 
 
-def unproven_signatures(document: Any, trust: Trust) -> Iterator[str]:
+def unproven_signatures(document: Report, trust: Trust) -> Iterator[str]:
     """Every reason why the report is not `authentic`; none when every signature leads to a trusted key."""
     if document["keys"]["report"] not in trust.keys:
         yield "the report key is not one given with --trust"
-    untrusted = [name for name in ("servers", "owners") if not set(document["keys"][name]) <= trust.keys]
+    named = {"servers": document["keys"]["servers"], "owners": document["keys"]["owners"]}
+    untrusted = [name for name, keys in named.items() if not set(keys) <= trust.keys]
     if untrusted:
         yield from (f"a key of keys.{name} is not one given with --trust" for name in untrusted)
         return
@@ -63,30 +67,29 @@ def unproven_signatures(document: Any, trust: Trust) -> Iterator[str]:
         try:
             keys = _trusted(record["observation"], trust, enrolled)
             yield from (f"{where}: {each}" for each in signature_gaps(name, record, observed, keys, revision=revision))
-        except (IntegrityError, KeyError, TypeError, AttributeError) as error:
+        except (IntegrityError, LookupError) as error:
             text = str(error) if isinstance(error, IntegrityError) else "a token is missing"
             yield f"{where}: {text}"
 
 
-def _rounds(document: Any) -> list[tuple[str, str, Any, RoundNotes]]:
+def _rounds(document: Report) -> list[tuple[str, ListName, RowRecord, RoundNotes]]:
     """Path, list, record and notes of every round. Rounds that did not fit on the device count as excluded."""
-    found: list[tuple[str, str, Any, RoundNotes]] = []
-    for name in LISTS:
-        for place, record in enumerate(document[name]):
-            for part, kind in (("rounds", name), ("didNotFit", "excludedResults")):
-                rounds = record["observation"].get(part, [])
-                where = f"$.{name}[{place}].observation.{part}"
-                found += [(f"{where}[{number}]", kind, record, observed) for number, observed in enumerate(rounds)]
+    found: list[tuple[str, ListName, RowRecord, RoundNotes]] = []
+    for path, name, record in every_row(document):
+        where, observation = f"{path}.observation", record["observation"]
+        found += [(f"{where}.rounds[{at}]", name, record, each) for at, each in enumerate(observed_rounds(observation))]
+        unfitting = observation.get("didNotFit", [])
+        found += [(f"{where}.didNotFit[{at}]", "excludedResults", record, each) for at, each in enumerate(unfitting)]
     return found
 
 
-def witnessed(document: Any, trust: Trust) -> bool:
+def witnessed(document: Report, trust: Trust) -> bool:
     """Whether every measured row's receipts are signed by a witness whose key belongs to no other party.
 
     A null row has no receipt: a witness must have affirmed its agent's evidence for a measured row.
     """
     parties = {document["keys"]["report"], *document["keys"]["owners"]}
-    servers = {_key_of(row["observation"], "server") for row in document["rows"]}
+    servers = {_keys_of(row["observation"])[0] for row in document["rows"]}
     agents = {
         str(guest.get("ak"))
         for null in document["nullRows"]
@@ -98,16 +101,16 @@ def witnessed(document: Any, trust: Trust) -> bool:
 
 
 def _trusted(observation: Observation, trust: Trust, enrolled: frozenset[str]) -> SigningKeys:
-    named = {name: _key_of(observation, name) for name in ("server", "owner")}
-    if not set(named.values()) <= trust.keys:
+    server, owner = _keys_of(observation)
+    if not {server, owner} <= trust.keys:
         raise IntegrityError("keys", "the server's or the owner's key is not one given with --trust")
-    return SigningKeys(server=public_key(named["server"]), owner=public_key(named["owner"]), enrolled=enrolled)
+    return SigningKeys(server=public_key(server), owner=public_key(owner), enrolled=enrolled)
 
 
-def _key_of(observation: Observation, name: str) -> str:
+def _keys_of(observation: Observation) -> tuple[str, str]:
+    """The server's and the owner's key; empty where there are none."""
     keys = observation.get("keys")
-    value = keys.get(name) if isinstance(keys, dict) else None
-    return value if isinstance(value, str) else ""
+    return ("", "") if keys is None else (keys["server"], keys["owner"])
 
 
 def _keys_in(path: Path) -> Iterator[tuple[bool, str]]:

@@ -7,10 +7,11 @@ module only compares: `authenticity` judges whose keys the signatures are by, an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.observation.reading import observed_rounds, protected_of
+from pytest_glasshouse.report.fields import every_row
 from pytest_glasshouse.rows.leg_order import extension_seed, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex, tagged
@@ -19,12 +20,14 @@ from pytest_glasshouse.wire.tokens import peek
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pytest_glasshouse.observation.document import Observation, RoundNotes
+    from pytest_glasshouse.analysis.fields import RowRecord
+    from pytest_glasshouse.check.signatures import TokenName
+    from pytest_glasshouse.observation.document import Observation, Plan, RoundNotes
+    from pytest_glasshouse.report.fields import Report
 
     Faults = Iterator[tuple[str, str]]
 
-_LISTS = ("rows", "excludedResults", "nullRows")
-_TOKENS = ("manifest", "grant", "evidence", "result", "receipt")
+_TOKENS: tuple[TokenName, ...] = ("manifest", "grant", "evidence", "result", "receipt")
 #: Fields of a record and the members of the plan that they must equal. The plan has numbers with a fraction as texts.
 _PLAN_FIELDS = {
     "rowId": "rowId", "order": "order", "rounds": "rounds", "fixedOrder": "fixedOrder", "seed": "seed", "marginPct": "marginPct",
@@ -38,18 +41,14 @@ _ALLOCATION_FIELDS = {
 }  # fmt: skip
 
 
-def binding_faults(document: Any) -> Faults:
+def binding_faults(document: Report) -> Faults:
     """Every field of a report that differs from what was signed for its run."""
-    for name in _LISTS:
-        for place, record in enumerate(document[name]):
-            for below, text in _record(record, document["runId"], measured=name != "excludedResults"):
-                yield f"$.{name}[{place}]{below}", text
-            plan = record["observation"].get("plan")
-            if isinstance(plan, dict) and plan.get("subject") != document["subject"]:
-                yield (
-                    f"$.{name}[{place}].observation.plan.subject",
-                    "is not the subject of the report",
-                )
+    for path, name, record in every_row(document):
+        for below, text in _record(record, document["runId"], measured=name != "excludedResults"):
+            yield f"{path}{below}", text
+        plan = record["observation"].get("plan")
+        if plan is not None and plan["subject"] != document["subject"]:
+            yield f"{path}.observation.plan.subject", "is not the subject of the report"
     # A round counts once, and in one row.
     seen: dict[str, str] = {}
     for path, nonce in _nonces(document):
@@ -58,20 +57,21 @@ def binding_faults(document: Any) -> Faults:
         seen.setdefault(nonce, path)
 
 
-def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults:
+def _record(record: RowRecord, run_id: str, *, measured: bool) -> Faults:
     observation = record["observation"]
     if not observation:
         return
     plan = observation.get("plan")
-    if not isinstance(plan, dict):
+    if plan is None:
         yield ".observation.plan", "is missing: the signed claims cannot be compared with what was planned"
         return
     yield from _planned(record, plan)
     if [list(pair) for pair in sorted(record.get("parameters", {}).items())] != plan.get("parameters", []):
         yield ".parameters", "are not those of the plan that was signed for"
-    allocation = observation.get("allocation")
+    fields: Mapping[str, object] = record
+    allocation: Mapping[str, object] | None = observation.get("allocation")
     for field, name in _ALLOCATION_FIELDS.items():
-        if isinstance(allocation, dict) and record[field] != allocation.get(name):
+        if allocation is not None and fields[field] != allocation[name]:
             yield f".{field}", "is not the allocation's"
     rounds = observed_rounds(observation)
     planned = _planned_rounds(record, plan)
@@ -83,23 +83,22 @@ def _record(record: Mapping[str, Any], run_id: str, *, measured: bool) -> Faults
         try:
             for below, text in _round(record, observation, observed, run_id):
                 yield f"{where}{below}", text
-        except (IntegrityError, KeyError, TypeError, AttributeError) as error:
+        except (IntegrityError, KeyError) as error:
             yield where, f"cannot be bound to the run ({type(error).__name__})"
 
 
-def _nonces(document: Any) -> Iterator[tuple[str, str]]:
+def _nonces(document: Report) -> Iterator[tuple[str, str]]:
     """Path and value of every nonce of every round."""
-    for name in _LISTS:
-        for row, record in enumerate(document[name]):
-            for place, observed in enumerate(observed_rounds(record["observation"])):
-                where = f"$.{name}[{row}].observation.rounds[{place}]"
-                yield f"{where}.nonce", str(observed.get("nonce"))
-                challenge = protected_of(observed).get("challenge")
-                if isinstance(challenge, dict):
-                    yield f"{where}.protected.challenge.nonce", str(challenge.get("nonce"))
+    for path, _, record in every_row(document):
+        for place, observed in enumerate(observed_rounds(record["observation"])):
+            where = f"{path}.observation.rounds[{place}]"
+            yield f"{where}.nonce", observed["nonce"]
+            challenge = protected_of(observed).get("challenge")
+            if challenge is not None:
+                yield f"{where}.protected.challenge.nonce", challenge["nonce"]
 
 
-def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
+def _planned(record: Mapping[str, object], plan: Mapping[str, object]) -> Faults:
     if record.get("adapter") != plan.get("adapter"):
         yield ".adapter", f"the plan that was signed for has {plan.get('adapter')!r}"
     for field, name in _PLAN_FIELDS.items():
@@ -118,22 +117,21 @@ def _planned(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Faults:
             yield f".{field}", f"the plan that was signed for has {plan[name]!r}"
 
 
-def _planned_rounds(record: Mapping[str, Any], plan: Mapping[str, Any]) -> Any:
+def _planned_rounds(record: RowRecord, plan: Plan) -> int:
     """The rounds of the plan, or of the extension where the plan has one (`check.recompute` derives it again)."""
-    extension = record.get("extension")
-    return extension["rounds"] if plan.get("halfWidthPct") is not None and extension is not None else plan.get("rounds")
+    return record["extension"]["rounds"] if "halfWidthPct" in plan and "extension" in record else plan["rounds"]
 
 
-def _orders(plan: Mapping[str, Any], rounds: Sequence[Any]) -> Faults:
+def _orders(plan: Plan, rounds: Sequence[RoundNotes]) -> Faults:
     try:
         drawn, turns = _drawn(plan, len(rounds))
-    except (GlasshouseError, KeyError, TypeError) as error:
+    except (GlasshouseError, KeyError) as error:
         yield ".observation.plan", f"gives no order of legs ({type(error).__name__})"
         return
     for place, (observed, order) in enumerate(zip(rounds, drawn, strict=False)):
-        if observed.get("round") != place + 1:
+        if observed["round"] != place + 1:
             yield f".observation.rounds[{place}].round", f"is round {place + 1}"
-        if observed.get("order") != list(order):
+        if observed["order"] != list(order):
             yield f".observation.rounds[{place}].order", f"the plan's seed gives {' then '.join(order)}"
         expected = turns(place + 1)
         if observed.get("turns") != expected:
@@ -141,10 +139,10 @@ def _orders(plan: Mapping[str, Any], rounds: Sequence[Any]) -> Faults:
             yield f".observation.rounds[{place}].turns", text
 
 
-def _drawn(plan: Mapping[str, Any], ran: int) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
+def _drawn(plan: Plan, ran: int) -> tuple[tuple[tuple[str, ...], ...], Callable[[int], list[str] | None]]:
     """The order of legs in each round, and the turns of a round (None for none), as drawn from the plan's seed."""
     rounds, seed, fixed = plan["rounds"], plan["seed"], plan["fixedOrder"]
-    more = max(0, ran - rounds) if plan.get("halfWidthPct") is not None else 0
+    more = max(0, ran - rounds) if "halfWidthPct" in plan else 0
     # The rounds that were planned, then those the row was extended by.
     parts = [(rounds, seed), (more, extension_seed(seed))] if more else [(rounds, seed)]
     if plan["order"] != "interleaved":
@@ -164,8 +162,8 @@ def _drawn(plan: Mapping[str, Any], ran: int) -> tuple[tuple[tuple[str, ...], ..
     return starts, turns
 
 
-def _round(record: Mapping[str, Any], observation: Observation, observed: RoundNotes, run_id: str) -> Faults:
-    protected: Any = protected_of(observed)
+def _round(record: RowRecord, observation: Observation, observed: RoundNotes, run_id: str) -> Faults:
+    protected = protected_of(observed)
     if not protected:
         return
     claims = {name: peek(protected[name]) for name in _TOKENS if protected.get(name)}
@@ -174,7 +172,7 @@ def _round(record: Mapping[str, Any], observation: Observation, observed: RoundN
     policy = tagged("glasshouse-policy/1", canonical(protected["policy"])) if protected.get("policy") is not None else None
     manifest = sha256_hex(protected["manifest"].encode()) if protected.get("manifest") else None
     allocation = observation["allocation"]
-    expected: dict[str, dict[str, Any]] = {
+    expected: dict[TokenName, dict[str, str | None]] = {
         "manifest": {"run": run_id, "round_nonce": observed["nonce"]},
         "grant": {
             "run": run_id, "row": record["rowId"], "sub": sub, "package": manifest, "policy": policy,
@@ -198,6 +196,6 @@ def _round(record: Mapping[str, Any], observation: Observation, observed: RoundN
             yield f".protected.evidence.{component}", "the agent measured another GPU"
 
 
-def _digest(allocation: Mapping[str, Any], field: str) -> str:
+def _digest(allocation: Mapping[str, object], field: str) -> str:
     """The component's digest, as the agent computes it."""
     return sha256_hex(str(allocation.get(field)).encode())

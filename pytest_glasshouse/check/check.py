@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.check.authenticity import Trust, unproven_signatures, witnessed
 from pytest_glasshouse.check.legacy_results import NOT_VERIFIABLE, LegacyChecked, check_legacy, is_legacy
@@ -21,6 +21,7 @@ from pytest_glasshouse.report import bundle as bundles
 from pytest_glasshouse.report.attempts import attempt_faults, other_attempts
 from pytest_glasshouse.report.document import not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.environment import generated_by
+from pytest_glasshouse.report.fields import LISTS, every_row
 from pytest_glasshouse.report.intoto import MEMBER, envelope_faults
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import MOST_FAULTS, schema_faults
@@ -30,7 +31,7 @@ from pytest_glasshouse.wire.cleanup_status import worst_cleanup
 from pytest_glasshouse.wire.tokens import public_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from pytest_glasshouse.report.fields import Report
@@ -123,12 +124,13 @@ def check_bytes(
     derivation = derivation or Derivation()
     if not faults:
         faults += [Fault(path=path, text=text) for path, text in derivation.malformed(document)]
-    if faults or not isinstance(document, dict):
+    if faults:
         return _nothing(*faults, *islice(_changed_rows(document), MOST_FAULTS))
-    faults += _document_faults(document, derivation)
+    report: Report = document
+    faults += _document_faults(report, derivation)
     if len(files) > 1:
-        faults += _member_faults(document, files)
-    return _judged(document, faults, trust)
+        faults += _member_faults(report, files)
+    return _judged(report, faults, trust)
 
 
 def load_document(data: bytes) -> Report:
@@ -172,7 +174,7 @@ def _legacy(found: LegacyChecked) -> Checked:
     )
 
 
-def _document_faults(document: Any, derivation: Derivation) -> Iterator[Fault]:
+def _document_faults(document: Report, derivation: Derivation) -> Iterator[Fault]:
     ours = document["generatedBy"]["version"] == generated_by()["version"]
     revision = document["methodology"].get("invariantsRevision", 1)
     if revision > newest():
@@ -185,44 +187,45 @@ def _document_faults(document: Any, derivation: Derivation) -> Iterator[Fault]:
     for hit in hits(document, most=_MOST_HITS):
         yield Fault(path=hit.path, text=f"a value that must not be published (rule {hit.rule})")
     seen: dict[str, str] = {}
-    for name in ("rows", "excludedResults", "nullRows"):
-        for place, record in enumerate(document[name]):
-            path = f"$.{name}[{place}]"
-            if record["rowId"] in seen:
-                yield Fault(path=f"{path}.rowId", text=f"the same row is at {seen[record['rowId']]}")
-            seen.setdefault(record["rowId"], path)
-            if name == "nullRows":
-                faults = null_faults(record, derivation)
-            else:
-                faults = record_faults(name, record, document["methodology"], derivation)
-            for below, text in (*faults, *attempt_faults(name, record)):
-                yield Fault(path=f"{path}{below}", text=text)
-            yield from _seal_faults(path, record, document)
+    for path, _, record in every_row(document):
+        if record["rowId"] in seen:
+            yield Fault(path=f"{path}.rowId", text=f"the same row is at {seen[record['rowId']]}")
+        seen.setdefault(record["rowId"], path)
+        if "differencePct" in record:
+            faults = null_faults(record, derivation)
+        else:
+            faults = record_faults(record, derivation, max_overhead_pct=document["methodology"]["maxOverheadPct"])
+        for below, text in (*faults, *attempt_faults(record)):
+            yield Fault(path=f"{path}{below}", text=text)
+        yield from _seal_faults(path, record, document["keys"]["report"])
     yield from (Fault(path=path, text=text) for path, text in derivation.binding_faults(document))
     yield from _whole_faults(document)
-    yield from _seal_faults("$", document, document)
+    yield from _seal_faults("$", document, document["keys"]["report"])
 
 
-def _whole_faults(document: Any) -> Iterator[Fault]:
-    lists: Any = {name: document[name] for name in ("rows", "excludedResults", "nullRows")}
+def _whole_faults(document: Report) -> Iterator[Fault]:
     impossible = [
-        f"$.{name}[{place}].lifecycle"
-        for name in ("rows", "excludedResults")
-        for place, record in enumerate(lists[name])
-        if any(each["lifecycle"]["held"] > each["lifecycle"]["attempted"] for each in (record, *other_attempts(record)))
+        f"{path}.lifecycle"
+        for path, _, record in every_row(document)
+        if "lifecycle" in record
+        and any(
+            each["held"] > each["attempted"]
+            for each in (record["lifecycle"], *(other["lifecycle"] for other in other_attempts(record)))
+        )
     ]
     if impossible:
         yield from (Fault(path=path, text="more lifecycles held than were begun") for path in impossible)
         return
-    expected = summary(lists, document["tamper"], document["summary"]["outstandingReleases"])
+    expected = summary(document, document["tamper"], document["summary"]["outstandingReleases"])
+    stated: Mapping[str, object] = document["summary"]
     for name, value in expected.items():
-        if any(differences("", value, document["summary"].get(name))):
+        if any(differences("", value, stated.get(name))):
             yield Fault(path=f"$.summary.{name}", text=f"the records give {value}")
-    if document["policySha256"] != policy_sha256(lists):
+    if document["policySha256"] != policy_sha256(document):
         yield Fault(path="$.policySha256", text="the rounds ran under another policy")
-    if {**observed_keys(lists), "report": document["keys"]["report"]} != document["keys"]:
+    if {**observed_keys(document), "report": document["keys"]["report"]} != document["keys"]:
         yield Fault(path="$.keys", text="does not list the keys of the observations")
-    if document["claims"]["notShown"] != not_shown(lists):
+    if document["claims"]["notShown"] != not_shown(document):
         yield Fault(path="$.claims.notShown", text="does not list what the findings leave unseen")
     for place, case in enumerate(document["tamper"]):
         passed = TamperResult.from_json(case).passed
@@ -232,7 +235,7 @@ def _whole_faults(document: Any) -> Iterator[Fault]:
     yield from _cleanup_faults(document)
 
 
-def _attempt_faults(document: Any) -> Iterator[Fault]:
+def _attempt_faults(document: Report) -> Iterator[Fault]:
     """A row's own attempts must agree with those of the run: how often it was begun, and how often measured."""
     attempts = document.get("attempts")
     if attempts is None:
@@ -249,41 +252,41 @@ def _attempt_faults(document: Any) -> Iterator[Fault]:
         yield Fault(path="$.attempts", text="an attempt is missing")
 
 
-def _cleanup_faults(document: Any) -> Iterator[Fault]:
+def _cleanup_faults(document: Report) -> Iterator[Fault]:
     statuses = {each["name"]: each["status"] for each in document["cleanup"]["allocations"]}
     if document["cleanup"]["status"] != (status := worst_cleanup(statuses.values())):
         yield Fault(path="$.cleanup.status", text=f"the allocations give {status}")
-    for name in ("rows", "excludedResults", "nullRows"):
-        for place, record in enumerate(document[name]):
-            allocation = record["allocationName"]
-            if allocation is None:
-                continue
-            if allocation not in statuses:
-                yield Fault(path=f"$.{name}[{place}].allocationName", text="no cleanup is reported for this allocation")
-            elif statuses[allocation] != "proven" and record.get("publishable"):
-                yield Fault(path=f"$.{name}[{place}].publishable", text="the cleanup of its allocation is not proven")
+    for path, _, record in every_row(document):
+        allocation = record["allocationName"]
+        if allocation is None:
+            continue
+        if allocation not in statuses:
+            yield Fault(path=f"{path}.allocationName", text="no cleanup is reported for this allocation")
+        elif statuses[allocation] != "proven" and record.get("publishable"):
+            yield Fault(path=f"{path}.publishable", text="the cleanup of its allocation is not proven")
 
 
-def _seal_faults(path: str, body: dict[str, Any], document: Any) -> Iterator[Fault]:
+def _seal_faults(path: str, body: Mapping[str, object], key: str) -> Iterator[Fault]:
     try:
-        verify_seal(body, key=public_key(document["keys"]["report"]))
+        verify_seal(body, key=public_key(key))
     except IntegrityError as error:
         yield Fault(path=f"{path}.seal", text=str(error))
 
 
-def _changed_rows(document: Any) -> Iterator[Fault]:
+def _changed_rows(document: object) -> Iterator[Fault]:
     """Rows whose own seal does not verify, in a document that fails the schema."""
-    key = document.get("keys") if isinstance(document, dict) else None
-    if not isinstance(key, dict) or not isinstance(key.get("report"), str):
+    keys = document.get("keys") if isinstance(document, dict) else None
+    key = keys.get("report") if isinstance(keys, dict) else None
+    if not isinstance(document, dict) or not isinstance(key, str):
         return
-    for name in ("rows", "excludedResults", "nullRows"):
+    for name in LISTS:
         records = document.get(name)
         for place, record in enumerate(records if isinstance(records, list) else ()):
             if isinstance(record, dict):
-                yield from _seal_faults(f"$.{name}[{place}]", record, document)
+                yield from _seal_faults(f"$.{name}[{place}]", record, key)
 
 
-def _member_faults(document: Any, files: dict[str, bytes]) -> Iterator[Fault]:
+def _member_faults(document: Report, files: dict[str, bytes]) -> Iterator[Fault]:
     expected = bundles.members(document)
     for name in sorted(name for name in files if name.endswith(f"/{MEMBER}")):
         yield from (Fault(path=f"bundle/{name}", text=text) for text in envelope_faults(document, name, files[name]))
@@ -297,7 +300,7 @@ def _member_faults(document: Any, files: dict[str, bytes]) -> Iterator[Fault]:
             yield Fault(path=f"bundle/{name}", text="differs from the report's data")
 
 
-def _judged(document: Any, faults: list[Fault], trust: Trust) -> Checked:
+def _judged(document: Report, faults: list[Fault], trust: Trust) -> Checked:
     level, missing = Level.NOTHING, ["it does not follow from its own data"]
     if not faults:
         unproven = list(unproven_signatures(document, trust))

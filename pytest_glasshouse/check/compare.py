@@ -7,7 +7,7 @@ two can judge that.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import first_rounds, log_ratios
 from pytest_glasshouse.analysis.wording import figure_with_interval, signed
@@ -15,7 +15,10 @@ from pytest_glasshouse.overhead.difference import Difference, difference
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pytest_glasshouse.analysis.fields import MeasuredRow
+    from pytest_glasshouse.report.fields import Report
 
 #: Fields that must be equal for a difference to be about protection.
 _MACHINE = {
@@ -33,8 +36,8 @@ class ComparedRow:
 
     row_id: str
     name: str
-    before: Any
-    after: Any
+    before: MeasuredRow
+    after: MeasuredRow
     difference: Difference
     unlike: str
 
@@ -48,7 +51,7 @@ class Compared:
     only_after: tuple[str, ...]
 
 
-def compare(before: Any, after: Any) -> Compared:
+def compare(before: Report, after: Report) -> Compared:
     """Pair the measured rows of two reports by their ids."""
     first, second = ({row["rowId"]: row for row in document["rows"]} for document in (before, after))
     return Compared(
@@ -58,11 +61,13 @@ def compare(before: Any, after: Any) -> Compared:
     )
 
 
-def _pair(before: Any, after: Any) -> ComparedRow:
+def _pair(before: MeasuredRow, after: MeasuredRow) -> ComparedRow:
+    one: Mapping[str, object] = before
+    other: Mapping[str, object] = after
     differing = [
-        f"{word} {before.get(field)!s} and {after.get(field)!s}"
+        f"{word} {one.get(field)!s} and {other.get(field)!s}"
         for field, word in _MACHINE.items()
-        if before.get(field) != after.get(field)
+        if one.get(field) != other.get(field)
     ]
     return ComparedRow(
         row_id=before["rowId"],

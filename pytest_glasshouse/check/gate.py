@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import implausible, limit_of
 from pytest_glasshouse.check.check import Checked, Level
@@ -24,6 +24,9 @@ from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from pytest_glasshouse.analysis.fields import ExcludedRow, ListName, MeasuredRow, RowRecord
+    from pytest_glasshouse.report.fields import Report, Subject
 
 
 #: How far the clock that dated the report may be ahead; beyond that one of the clocks is wrong.
@@ -97,7 +100,7 @@ class Gated:
         return f"GATE {self.ruling.value.upper()}: {len(self.objections)} objection(s), {rows}{first}"
 
 
-def gate(document: Any, checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
+def gate(document: Report, checked: Checked, policy: GatePolicy, *, now: datetime) -> Gated:
     """Judge a report that validates. `checked` is what `check` found in it; `now` is in UTC."""
     judged = [(place, row) for place, row in enumerate(document["rows"]) if counts_for_gate(row)]
     # Unmeasured rows come before what is missing because of them, so that the first objection is the cause.
@@ -120,7 +123,7 @@ def gate(document: Any, checked: Checked, policy: GatePolicy, *, now: datetime) 
     )
 
 
-def _ruling(document: Any, checked: Checked, objections: Sequence[GateObjection], judged: Sequence[Any]) -> Ruling:
+def _ruling(document: Report, checked: Checked, objections: Sequence[GateObjection], judged: Sequence[object]) -> Ruling:
     broken = not checked.sound or any(each["outcome"] == "failed" for each in document["excludedResults"])
     if not judged and not broken and not document["summary"]["outstandingReleases"]:
         return Ruling.NOTHING
@@ -135,7 +138,7 @@ def _level(checked: Checked, policy: GatePolicy) -> Iterator[GateObjection]:
         yield GateObjection(path="$", text=f"it is {checked.level.value}, and {policy.level.value} was required: {why}")
 
 
-def _run(document: Any, policy: GatePolicy, now: datetime) -> Iterator[GateObjection]:
+def _run(document: Report, policy: GatePolicy, now: datetime) -> Iterator[GateObjection]:
     summary, subject = document["summary"], document["subject"]
     for place, each in enumerate(summary["outstandingReleases"]):
         text = f"a key was released for {each['sub']} and its exit evidence did not come back"
@@ -164,7 +167,7 @@ def _run(document: Any, policy: GatePolicy, now: datetime) -> Iterator[GateObjec
         yield from _age(document["createdAt"], policy.max_age_h, now)
 
 
-def _subject(subject: Mapping[str, Any], policy: GatePolicy) -> Iterator[GateObjection]:
+def _subject(subject: Subject, policy: GatePolicy) -> Iterator[GateObjection]:
     if subject["dirty"] and not policy.allow_dirty:
         yield GateObjection(
             path="$.subject.dirty",
@@ -196,13 +199,13 @@ def _age(created_at: str, max_age_h: float, now: datetime) -> Iterator[GateObjec
         yield GateObjection(path="$.createdAt", text=f"it is from {-age_s / 3600:.1f} h in the future; compare the clocks")
 
 
-def _excluded(document: Any) -> Iterator[GateObjection]:
+def _excluded(document: Report) -> Iterator[GateObjection]:
     for place, each in enumerate(document["excludedResults"]):
         text = f"{each['name']} ({each['order']}) was not measured: {each['outcome']}: {each['reason']}"
         yield GateObjection(path=f"$.excludedResults[{place}]", text=text)
 
 
-def _dry(document: Any) -> Iterator[GateObjection]:
+def _dry(document: Report) -> Iterator[GateObjection]:
     for place, row in enumerate(document["rows"]):
         if not counts_for_gate(row):
             named = row["namedGpuModel"]
@@ -210,12 +213,12 @@ def _dry(document: Any) -> Iterator[GateObjection]:
             yield GateObjection(path=f"$.rows[{place}]", text=f"{row['name']} is {_instead(row)}: it says nothing about {about}")
 
 
-def _instead(row: Any) -> str:
+def _instead(row: MeasuredRow) -> str:
     """What a row that does not count is."""
     return "a dry run" if row["dryRun"] else "simulated" if row["simulated"] else f"measured on {row['gpuModel']}"
 
 
-def _missing(document: Any, policy: GatePolicy) -> Iterator[GateObjection]:
+def _missing(document: Report, policy: GatePolicy) -> Iterator[GateObjection]:
     if not document["rows"] and not document["excludedResults"]:
         yield GateObjection(path="$.rows", text="the report has no row")
     for pattern in policy.rows:
@@ -231,21 +234,23 @@ def _missing(document: Any, policy: GatePolicy) -> Iterator[GateObjection]:
         yield GateObjection(path="$.rows", text=text)
 
 
-def _matches(row: Any, pattern: str) -> bool:
-    return any(fnmatchcase(row[name], pattern) for name in ("name", "rowId"))
+def _matches(row: MeasuredRow | ExcludedRow, pattern: str) -> bool:
+    return any(fnmatchcase(each, pattern) for each in (row["name"], row["rowId"]))
 
 
-def _tried_again(document: Any) -> Iterator[GateObjection]:
+def _tried_again(document: Report) -> Iterator[GateObjection]:
     """Whatever the policy: rows that were tried until a result came out do not pass."""
-    for name in ("rows", "nullRows", "excludedResults"):
-        for place, row in enumerate(document[name]):
+    names: tuple[ListName, ...] = ("rows", "nullRows", "excludedResults")
+    for name in names:
+        rows: Sequence[RowRecord] = document[name]
+        for place, row in enumerate(rows):
             if attempts := attempts_line(row):
                 yield GateObjection(
                     path=f"$.{name}[{place}].attempts", text=f"{row_title(row)} needed more than one attempt: {attempts}"
                 )
 
 
-def _row(path: str, row: Any, policy: GatePolicy) -> Iterator[GateObjection]:
+def _row(path: str, row: MeasuredRow, policy: GatePolicy) -> Iterator[GateObjection]:
     if implausible(row):
         text = f"{row['name']}: {Verdict.IMPLAUSIBLE_NEGATIVE.value}: {row['verdictReason']}"
         yield GateObjection(path=f"{path}.verdict", text=text)
@@ -261,7 +266,7 @@ def _row(path: str, row: Any, policy: GatePolicy) -> Iterator[GateObjection]:
     yield from _overhead(path, row, policy)
 
 
-def _lenient(row: Any) -> list[str]:
+def _lenient(row: MeasuredRow) -> list[str]:
     """In what a measured row's attestation policy asks for less than this project does, each reason once.
 
     A report follows from its own data whatever its policy allowed, so this is the gate's question and not a fault.
@@ -273,7 +278,7 @@ def _lenient(row: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _lenient_policy(policy: Mapping[str, Any]) -> Iterator[str]:
+def _lenient_policy(policy: Mapping[str, object]) -> Iterator[str]:
     components = policy.get("components")
     code = components.get(_CODE) if isinstance(components, dict) else None
     if not isinstance(code, dict) or not isinstance(code.get("required"), str):
@@ -288,7 +293,7 @@ def _lenient_policy(policy: Mapping[str, Any]) -> Iterator[str]:
         yield f"its policy lets a key be released {limit} times"
 
 
-def _overhead(path: str, row: Any, policy: GatePolicy) -> Iterator[GateObjection]:
+def _overhead(path: str, row: MeasuredRow, policy: GatePolicy) -> Iterator[GateObjection]:
     # The limit that the run was given applies unless the policy has another one, stricter or milder.
     limit = limit_of(row, policy.max_overhead_pct)
     if limit is None or limit.passed:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pytest_glasshouse.check.check import Level
 from pytest_glasshouse.check.gate import GatePolicy
@@ -63,7 +63,7 @@ class PolicyTable:
     """
 
     path: Path
-    values: Mapping[str, Any] | None
+    values: Mapping[str, object] | None
     source: str
     near_misses: tuple[str, ...] = ()
 
@@ -116,7 +116,7 @@ def read_table(path: Path, *, required: bool, base: Path = Path()) -> PolicyTabl
     return PolicyTable(path=path, values=values, source=f"policy: [{_PLACE}] in {path}")
 
 
-def refuse_empty_policy(table: PolicyTable, flags: Mapping[str, Any]) -> None:
+def refuse_empty_policy(table: PolicyTable, flags: Mapping[str, object]) -> None:
     """Raise `ConfigurationError` unless the table, or a flag about the measurement, requires something.
 
     Flags that only say which report it must be (`--commit`, `--subject`, `--max-age`) are not a policy.
@@ -134,18 +134,18 @@ def refuse_empty_policy(table: PolicyTable, flags: Mapping[str, Any]) -> None:
     )
 
 
-def _requires(value: Any) -> bool:
+def _requires(value: object) -> bool:
     """Whether a value requires more than its absence does; a limit of 0 does."""
     return value is not None and value is not False and value != Level.CONSISTENT.value
 
 
-def _table(path: Path, name: str, value: Any) -> Mapping[str, Any]:
+def _table(path: Path, name: str, value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
         raise ConfigurationError(f"{path}: {name}: expected a table, saw {_shown(value)}")
     return value
 
 
-def _refuse_unknown(path: Path, table: str, seen: Mapping[str, Any], known: Sequence[str]) -> None:
+def _refuse_unknown(path: Path, table: str, seen: Mapping[str, object], known: Sequence[str]) -> None:
     for name in seen:
         if name not in known:
             close = get_close_matches(name.lower().replace("_", "-")[:_LONGEST], known, n=1)
@@ -153,7 +153,7 @@ def _refuse_unknown(path: Path, table: str, seen: Mapping[str, Any], known: Sequ
             raise ConfigurationError(f"{path}: {table}.{printable(name)}: unknown name; {hint} one of {', '.join(known)}")
 
 
-def _refuse_elsewhere(path: Path, document: Mapping[str, Any]) -> list[str]:
+def _refuse_elsewhere(path: Path, document: Mapping[str, object]) -> list[str]:
     """Raise where a table is named almost like ours: its author expects that the gate reads it.
 
     Returns tables that may have been meant but may also be another tool's.
@@ -173,9 +173,9 @@ def _refuse_elsewhere(path: Path, document: Mapping[str, Any]) -> list[str]:
     return near_misses
 
 
-def _tables(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+def _tables(document: Mapping[str, object]) -> Iterator[tuple[tuple[str, ...], Mapping[str, object]]]:
     """Every table with its path, down to a limited depth."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((name,), value) for name, value in document.items()]
+    waiting: list[tuple[tuple[str, ...], object]] = [((name,), value) for name, value in document.items()]
     for parts, value in waiting:
         for table in value if isinstance(value, list) else [value]:
             if isinstance(table, dict):
@@ -208,7 +208,7 @@ def _like_ours(name: str) -> bool:
     return "glasshouse" in _plain(name) or bool(get_close_matches(_plain(name), ["glasshouse"], cutoff=0.8))
 
 
-def policy_of(table: PolicyTable | None, flags: Mapping[str, Any], *, subject: Path | None = None) -> GatePolicy:
+def policy_of(table: PolicyTable | None, flags: Mapping[str, object], *, subject: Path | None = None) -> GatePolicy:
     """The policy: a flag's value, else the table's. `flags` has the table's names, None for a flag that was not given."""
     given = {name: (f"--{FLAGS.get(name, name)}", value) for name, value in flags.items() if value is not None}
     if table is not None and table.values is not None:
@@ -228,7 +228,7 @@ def trusted_of(table: PolicyTable) -> list[Path]:
     return [table.path.parent / each for each in trusted]
 
 
-def _value(name: str, place: str, value: Any) -> Any:
+def _value(name: str, place: str, value: object) -> Any:
     """The value as `GatePolicy` has it. Raises `ConfigurationError` with its place and what was expected."""
     expected, good = _KINDS[name]
     if not good(value):
@@ -237,33 +237,34 @@ def _value(name: str, place: str, value: Any) -> Any:
     return {"rows": tuple, "level": Level}.get(name, _as_is)(value)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     try:
         return printable(repr(value), limit=100)
     except ValueError:  # an integer of more digits than Python writes
         return "a giant number"
 
 
-def _as_is(value: Any) -> Any:
+def _as_is(value: object) -> object:
     return value
 
 
-def _names(value: Any) -> bool:
+def _names(value: object) -> TypeGuard[list[str] | tuple[str, ...]]:
     return isinstance(value, list | tuple) and all(isinstance(each, str) and each for each in value)
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < _MOST
 
 
-def _commit(value: Any) -> bool:
-    hexadecimal = isinstance(value, str) and set(value.lower()) <= set("0123456789abcdef")
-    return hexadecimal and _SHORT_COMMIT <= len(value) <= _FULL_COMMIT
+def _commit(value: object) -> bool:
+    if not isinstance(value, str) or not _SHORT_COMMIT <= len(value) <= _FULL_COMMIT:
+        return False
+    return set(value.lower()) <= set("0123456789abcdef")
 
 
-_SWITCH: tuple[str, Callable[[Any], bool]] = ("true or false", lambda value: isinstance(value, bool))
+_SWITCH: tuple[str, Callable[[object], bool]] = ("true or false", lambda value: isinstance(value, bool))
 #: What each value must be, as text and as a test.
-_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+_KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "rows": ("a list of at least one row name or pattern", lambda value: _names(value) and bool(value)),
     "max-overhead": ("a number", _number),
     "min-rounds": ("a whole number, 1 or more", lambda value: _number(value) and isinstance(value, int) and value >= 1),

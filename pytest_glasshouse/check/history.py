@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.check.check import check_bytes, load_document
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pytest_glasshouse.analysis.fields import MeasuredRow
     from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.report.fields import Report
 
@@ -28,7 +29,7 @@ class HistoryEntry:
     created_at: str
     run_id: str
     commit: str | None
-    row: Any
+    row: MeasuredRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def _is_other_json(data: bytes) -> bool:
     return not may_be_report(document)
 
 
-def _entry(document: Report, row: Any) -> HistoryEntry:
+def _entry(document: Report, row: MeasuredRow) -> HistoryEntry:
     return HistoryEntry(
         created_at=document["createdAt"], run_id=document["runId"], commit=document["subject"]["gitCommit"], row=row
     )

@@ -7,12 +7,14 @@ again where a row has the numbers; everything else is reported as stated only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeGuard
 
 from pytest_glasshouse.overhead.interval import overhead_pct
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from pytest_glasshouse.wire.canonical import Json
 
 #: Figures have two decimals and rates three: half a unit of the last place, and the error from rounding the rates.
 _TOLERANCE_PCT = 0.0051
@@ -50,26 +52,26 @@ class LegacyChecked:
     stated: tuple[str, ...]
 
 
-def is_legacy(document: Any) -> bool:
+def is_legacy(document: Json) -> bool:
     """Whether this has a legacy format: a list of rows, and no field that only a report has."""
     return may_be_report(document) and not _report_fields(document)
 
 
-def may_be_report(document: Any) -> bool:
+def may_be_report(document: Json) -> TypeGuard[dict[str, Json]]:
     """Whether this may be a report, an altered report or legacy results, and not some other JSON."""
     if not isinstance(document, dict):
         return False
     return bool({"schemaVersion", "runId"} & document.keys()) or any(isinstance(document.get(name), list) for name in _LISTS)
 
 
-def _report_fields(document: Mapping[str, Any]) -> Sequence[str]:
+def _report_fields(document: Mapping[str, Json]) -> Sequence[str]:
     found = _REPORT_FIELDS & document.keys()
     for _, row in _rows(document):
         found |= _REPORT_ROW_FIELDS & row.keys()
     return sorted(found)
 
 
-def check_legacy(document: Any) -> LegacyChecked:
+def check_legacy(document: Json) -> LegacyChecked:
     """Compute every overhead again from the rates of its row. A field that only a report has is a fault."""
     faults: list[tuple[str, str]] = []
     if not may_be_report(document):
@@ -105,7 +107,7 @@ def check_legacy(document: Any) -> LegacyChecked:
     )
 
 
-def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(document: Mapping[str, Json]) -> Iterator[tuple[str, dict[str, Json]]]:
     for name, value in document.items():
         if name in _LISTS and isinstance(value, list):
             yield from ((f"$.{name}[{place}]", row) for place, row in enumerate(value) if isinstance(row, dict))
@@ -113,7 +115,7 @@ def _rows(document: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
             yield f"$.{name}", value
 
 
-def _row_faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _row_faults(row: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     rates = {leg: _rate(row, leg) for leg in ("protected", "raw")}
     for leg, (stated, computed) in rates.items():
         if stated is not None and computed is not None and abs(stated - computed) > _RATE_TOLERANCE * abs(computed):
@@ -123,33 +125,27 @@ def _row_faults(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield ".overheadPct", "the row has no two rates, nor units and seconds, to compute it from"
         return
     expected = overhead_pct(protected, raw)
-    stated = row["overheadPct"]
-    if not isinstance(stated, int | float) or isinstance(stated, bool) or abs(expected - stated) > _allowed(row):
+    told = row["overheadPct"]
+    if not isinstance(told, int | float) or isinstance(told, bool) or abs(expected - told) > _allowed(row):
         yield ".overheadPct", f"the rates give {expected:.2f}"
 
 
-def _allowed(row: Mapping[str, Any]) -> float:
+def _allowed(row: Mapping[str, Json]) -> float:
     """The tolerance: seconds are rounded to the millisecond, which matters for a leg of a few seconds."""
     seconds = [row.get(f"{leg}{name}") for leg in ("protected", "raw") for name in ("ElapsedSec", "TrainElapsedSec")]
-    known: list[float] = [each for each in seconds if _positive(each)]  # type: ignore[misc]
+    known = [each for each in seconds if _positive(each)]
     return min(_MOST_ALLOWED_PCT, _TOLERANCE_PCT + (100 * 0.0005 * sum(1 / each for each in known)))
 
 
-def _rate(row: Mapping[str, Any], leg: str) -> tuple[float | None, float | None]:
+def _rate(row: Mapping[str, Json], leg: str) -> tuple[float | None, float | None]:
     """The stated rate, and the one that units and seconds give; None where there is none."""
-    stated = next(
-        (
-            row[name]
-            for name in (f"{leg}Rate", f"{leg}EpochsPerSec", f"{leg}StepsPerSec", f"{leg}PerSec")
-            if _positive(row.get(name))
-        ),
-        None,
-    )
+    names = (f"{leg}Rate", f"{leg}EpochsPerSec", f"{leg}StepsPerSec", f"{leg}PerSec")
+    stated = next((rate for name in names if _positive(rate := row.get(name))), None)
     units = row.get(f"{leg}Units", row.get("steps"))
     seconds = row.get(f"{leg}ElapsedSec", row.get(f"{leg}TrainElapsedSec"))
     computed = units / seconds if _positive(units) and _positive(seconds) else None
     return stated, computed
 
 
-def _positive(value: Any) -> bool:
+def _positive(value: Json) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

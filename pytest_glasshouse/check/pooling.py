@@ -7,7 +7,7 @@ of rows whose null qualified. A GPU with a known UUID is one allocation, however
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.analysis.row_limits import log_ratios
 from pytest_glasshouse.analysis.wording import figure_with_interval
@@ -19,6 +19,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
     from pytest_glasshouse.report.fields import Report
@@ -71,7 +72,8 @@ def groups(documents: Sequence[Report], *, derive: Derive | None = None) -> list
     found: dict[PooledKind, Group] = {}
     seen: set[tuple[str, str]] = set()
     for document in documents:
-        for row in (*document["rows"], *document["excludedResults"]):
+        rows: list[MeasuredRow | ExcludedRow] = [*document["rows"], *document["excludedResults"]]
+        for row in rows:
             name = (document["runId"], row["rowId"])
             if name in seen:
                 raise ReportError(f"row {row['name']} of run {document['runId']} is given twice; name every report once")
@@ -108,7 +110,7 @@ def _shown(found: Pooled | None, given: Mapping[str, Sequence[float]]) -> str:
     )
 
 
-def _kind(row: Any) -> PooledKind:
+def _kind(row: MeasuredRow | ExcludedRow) -> PooledKind:
     return PooledKind(
         workload=row["workload"],
         model=row["modelId"] or "",
@@ -118,7 +120,7 @@ def _kind(row: Any) -> PooledKind:
     )
 
 
-def _ratios(row: Any, derive: Derive) -> list[float]:
+def _ratios(row: MeasuredRow | ExcludedRow, derive: Derive) -> list[float]:
     """One log ratio for every round of which both legs were measured."""
     if "roundFigures" in row:
         return log_ratios(row)
@@ -131,6 +133,6 @@ def _ratios(row: Any, derive: Derive) -> list[float]:
             for each in rounds
             if each.protected is not None and each.raw is not None
         ]
-    except (GlasshouseError, KeyError, TypeError, ValueError):
+    except (GlasshouseError, KeyError, ValueError):
         # The observation of an excluded row may be incomplete; what cannot be read is no completed round.
         return []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from pytest_glasshouse.analysis.costs import price
 from pytest_glasshouse.analysis.covariates import covariates, disturbances
@@ -18,7 +18,6 @@ from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
-from pytest_glasshouse.check.signatures import LISTS
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
 from pytest_glasshouse.invariants.revisions import AUDITED
 from pytest_glasshouse.observation.document import check_observation
@@ -34,15 +33,19 @@ from pytest_glasshouse.observation.reading import (
     treatment,
 )
 from pytest_glasshouse.overhead.interval import overhead_pct
+from pytest_glasshouse.report.fields import every_row
 from pytest_glasshouse.wire.journal import read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow, NullRow
+    from pytest_glasshouse.analysis.figure_fields import RoundFigures, RowFigures
     from pytest_glasshouse.invariants import Finding
     from pytest_glasshouse.observation.document import Observation
     from pytest_glasshouse.observation.results import RoundResult
     from pytest_glasshouse.report.fields import Report
+    from pytest_glasshouse.rows.leg_order import LegName
 
     Faults = Iterator[tuple[str, str]]
 
@@ -56,6 +59,8 @@ _ADDED_FIELDS = ("estimates", "nullQualifies", "fixedCosts", "totalCost", "price
 #: differently. Name, state and evidence of a finding are compared.
 _FREE_TEXT = ("reason", "expected", "seen", "todo")
 
+#: What an observation of the right types may still raise: a note that is missing, an empty list, a time of zero.
+_UNDERIVABLE = (GlasshouseError, LookupError, ValueError, ArithmeticError)
 #: Fields that a row has only where its observation gives them.
 _OPTIONAL_FIELDS = ("cacheState", "covariates", "interleaving", "steady")
 
@@ -88,19 +93,18 @@ class Derivation:
 
         return judge_as(observation, newest() if self.revision is None else self.revision)
 
-    def malformed(self, document: Any) -> Faults:
+    def malformed(self, document: Report) -> Faults:
         """For each malformed observation its first value of a wrong type. Everything else here relies on the types."""
         if not self.typed_observations:
             return
-        for name in LISTS:
-            for place, record in enumerate(document[name]):
-                try:
-                    check_observation(record["observation"], f"$.{name}[{place}].observation")
-                except ProtocolError as error:
-                    path, _, text = str(error).partition(": ")
-                    yield path, text
+        for path, _, record in every_row(document):
+            try:
+                check_observation(record["observation"], f"{path}.observation")
+            except ProtocolError as error:
+                where, _, text = str(error).partition(": ")
+                yield where, text
 
-    def binding_faults(self, document: Any) -> Faults:
+    def binding_faults(self, document: Report) -> Faults:
         if self.binding is not None:
             return self.binding(document)
         from pytest_glasshouse.check.binding import binding_faults
@@ -109,51 +113,53 @@ class Derivation:
         return chain(binding_faults(document), vouching_faults(document))
 
 
-def record_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str, Any], derivation: Derivation) -> Faults:
+def record_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, *, max_overhead_pct: float | None) -> Faults:
     """Every fault of one `rows[]` or `excludedResults[]` object, its path relative to the object."""
-    if name == "rows":
+    if "outcome" not in record:
         yield from _arithmetic_faults(record)
     yield from _state_faults(record)
     if not record["observation"]:
-        if record["findings"] or record["lifecycle"]["held"] or name == "rows":
+        if record["findings"] or record["lifecycle"]["held"] or "outcome" not in record:
             yield ".observation", "is empty, so that nothing in this record follows from it"
         return
-    if name == "rows":
+    if "outcome" not in record:
         yield from _journal_faults(record["observation"])
     try:
-        yield from _derived_faults(name, record, methodology, derivation)
-    except (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        yield from _derived_faults(record, derivation, max_overhead_pct)
+    except _UNDERIVABLE as error:
         yield ".observation", f"cannot be derived from ({type(error).__name__})"
 
 
-def null_faults(record: Mapping[str, Any], derivation: Derivation) -> Faults:
+def null_faults(record: NullRow, derivation: Derivation) -> Faults:
     """Every fault of one `nullRows[]` object, its path relative to the object."""
     observation = record["observation"]
     try:
-        yield from _finding_faults(record, [finding_json(each) for each in derivation.findings(observation)])
+        yield from _finding_faults(record["findings"], [finding_json(each) for each in derivation.findings(observation)])
         for place, each in enumerate(record["findings"]):
             if each["finding"] != "held":
                 yield f".findings[{place}]", f"{each['invariant']} is {each['finding']}, and this is a measured row"
         rounds = derivation.rounds(observation)
-        expected = {**null_figures(rounds, margin_pct=record["marginPct"]), **turns(observation, rounds)}
-    except (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        expected: dict[str, object] = {**null_figures(rounds, margin_pct=record["marginPct"]), **turns(observation, rounds)}
+    except _UNDERIVABLE as error:
         yield ".observation", f"cannot be derived from ({type(error).__name__})"
         return
+    written: Mapping[str, object] = record
     for field, value in expected.items():
-        yield from differences(f".{field}", value, record.get(field))
+        yield from differences(f".{field}", value, written.get(field))
 
 
-def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
+def _arithmetic_faults(row: MeasuredRow) -> Faults:
     """Faults that follow from the figures alone."""
     yield from _rate_faults("", row)
     for place, each in enumerate(row["roundFigures"]):
         yield from _rate_faults(f".roundFigures[{place}]", each)
-    for leg in ("protected", "raw"):
-        units = sum(each[f"{leg}Units"] for each in row["roundFigures"])
-        seconds = math.fsum(each[f"{leg}ElapsedSec"] for each in row["roundFigures"])
-        if units != row[f"{leg}Units"]:
+    rounds = [_legs(each) for each in row["roundFigures"]]
+    for leg, total in _legs(row).items():
+        units = sum(each[leg].units for each in rounds)
+        seconds = math.fsum(each[leg].elapsed_s for each in rounds)
+        if units != total.units:
             yield f".{leg}Units", f"the rounds give {units}"
-        if not math.isclose(seconds, row[f"{leg}ElapsedSec"], rel_tol=1e-9):
+        if not math.isclose(seconds, total.elapsed_s, rel_tol=1e-9):
             yield f".{leg}ElapsedSec", f"the rounds give {seconds!r}"
     count = row["extension"]["rounds"] if "extension" in row else row["rounds"]
     if [each["round"] for each in row["roundFigures"]] != list(range(1, count + 1)):
@@ -162,26 +168,41 @@ def _arithmetic_faults(row: Mapping[str, Any]) -> Faults:
         yield ".rawAdapterSha256", "is the protected leg's digest too"
 
 
-def _rate_faults(path: str, figures: Mapping[str, Any]) -> Faults:
-    for leg in ("protected", "raw"):
-        expected = figures[f"{leg}Units"] / figures[f"{leg}ElapsedSec"]
-        if not math.isclose(expected, figures[f"{leg}PerSec"], rel_tol=_RELATIVE):
+class _LegFigures(NamedTuple):
+    units: int
+    elapsed_s: float
+    per_s: float
+
+
+def _legs(figures: RowFigures | RoundFigures) -> dict[LegName, _LegFigures]:
+    """What one leg did, by leg."""
+    return {
+        "protected": _LegFigures(figures["protectedUnits"], figures["protectedElapsedSec"], figures["protectedPerSec"]),
+        "raw": _LegFigures(figures["rawUnits"], figures["rawElapsedSec"], figures["rawPerSec"]),
+    }
+
+
+def _rate_faults(path: str, figures: RowFigures | RoundFigures) -> Faults:
+    for leg, given in _legs(figures).items():
+        expected = given.units / given.elapsed_s
+        if not math.isclose(expected, given.per_s, rel_tol=_RELATIVE):
             yield f"{path}.{leg}PerSec", f"units and seconds give {expected!r}"
     expected = overhead_pct(figures["protectedPerSec"], figures["rawPerSec"])
     if not math.isclose(expected, figures["overheadPct"], rel_tol=1e-9, abs_tol=1e-9):
         yield f"{path}.overheadPct", f"the rates give {expected:.2f}"
 
 
-def _state_faults(record: Mapping[str, Any]) -> Faults:
+def _state_faults(record: MeasuredRow | ExcludedRow) -> Faults:
     """States that follow from the findings, and whether all findings of a measured row passed."""
+    stated: Mapping[str, object] = record
     for name, value in finding_states(record["findings"]).items():
-        if record[name] != value:
+        if stated[name] != value:
             yield f".{name}", f"the findings give {value}"
     waived = {invariant_key(each["invariant"]) for each in record["waived"]}
     names = [invariant_key(each["invariant"]) for each in record["findings"]]
     if len(set(names)) != len(names):
         yield ".findings", "an invariant is judged twice"
-    if record.get("outcome") is not None:
+    if "outcome" in record:
         return
     for place, each in enumerate(record["findings"]):
         if each["finding"] == "unseen" and invariant_key(each["invariant"]) not in waived:
@@ -202,19 +223,18 @@ def _journal_faults(observation: Observation) -> Faults:
     for place, observed in enumerate(observed_rounds(observation)):
         lines = journal_lines(observed)
         challenge = protected_of(observed).get("challenge")
-        nonce = challenge.get("nonce") if isinstance(challenge, dict) else None
         if not lines:
             continue
         try:
-            read(lines, str(nonce), head=None)
+            read(lines, "" if challenge is None else challenge["nonce"], head=None)
         except IntegrityError as error:
             yield f".observation.rounds[{place}].protected.journal", str(error)
 
 
-def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[str, Any], derivation: Derivation) -> Faults:
+def _derived_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, max_overhead_pct: float | None) -> Faults:
     observation = record["observation"]
     findings = derivation.findings(observation)
-    yield from _finding_faults(record, [finding_json(each) for each in findings])
+    yield from _finding_faults(record["findings"], [finding_json(each) for each in findings])
     waived = {each["invariant"]: each["reason"] for each in record["waived"]}
 
     def judged(part: Observation) -> Sequence[Finding]:
@@ -224,7 +244,7 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
     counted = lifecycle(observation, waived=waived, judge=judged)
     if record["lifecycle"] != counted:
         yield ".lifecycle", f"the observation gives {counted['held']} held of {counted['attempted']}"
-    if name != "rows":
+    if "outcome" in record:
         return
     yield from ((".observation", f"it must not be measured: {each}") for each in disturbances(observation))
     rounds = derivation.rounds(observation)
@@ -236,11 +256,11 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
         order=record["order"],
         margin_pct=record["marginPct"],
         fixed_order=record["fixedOrder"],
-        max_overhead_pct=methodology["maxOverheadPct"],
+        max_overhead_pct=max_overhead_pct,
         first_rounds=first_rounds,
         null_first=derivation.revision is not None and derivation.revision < AUDITED,
     )
-    expected: dict[str, Any] = {**figures, **judgement, **extension_figures(extended, rounds)}
+    expected: dict[str, object] = {**figures, **judgement, **extension_figures(extended, rounds)}
     if extended is None and "extension" in record:
         yield ".extension", "the plan that was signed for has no width to extend to"
     expected |= {
@@ -257,30 +277,32 @@ def _derived_faults(name: str, record: Mapping[str, Any], methodology: Mapping[s
     for optional in _OPTIONAL_FIELDS:
         if optional in record and optional not in expected:
             yield f".{optional}", "nothing in the observation gives it"
+    written: Mapping[str, object] = record
     older = not any(name in record for name in _ADDED_FIELDS)
     for field, value in expected.items():
         if older and field in _ADDED_FIELDS:
             continue
         if field not in _SENTENCES or derivation.sentences:
-            yield from differences(f".{field}", value, record.get(field))
+            yield from differences(f".{field}", value, written.get(field))
 
 
-def _finding_faults(record: Mapping[str, Any], expected: Sequence[Mapping[str, Any]]) -> Faults:
-    written = {each["invariant"]: (place, each) for place, each in enumerate(record["findings"])}
+def _finding_faults(found: Sequence[FindingRecord], expected: Sequence[FindingRecord]) -> Faults:
+    written = {each["invariant"]: (place, each) for place, each in enumerate(found)}
     for finding in expected:
         if finding["invariant"] not in written:
             yield ".findings", f"{finding['invariant']} is not among them; it is {finding['finding']}"
             continue
         place, each = written.pop(finding["invariant"])
+        stated: Mapping[str, object] = each
         for field, value in finding.items():
-            if field not in _FREE_TEXT and each[field] != value:
+            if field not in _FREE_TEXT and stated[field] != value:
                 text = f"the observation gives {value!r}" if field == "finding" else "does not follow"
                 yield f".findings[{place}].{field}", text
     for name, (place, _) in written.items():
         yield f".findings[{place}]", f"{name} is no invariant of this version"
 
 
-def differences(path: str, expected: Any, written: Any) -> Faults:
+def differences(path: str, expected: object, written: object) -> Faults:
     """Where two JSON values differ; numbers are compared to nine digits."""
     if isinstance(expected, dict) and isinstance(written, dict) and expected.keys() == written.keys():
         for key, value in expected.items():

@@ -20,7 +20,8 @@ from pytest_glasshouse.observation.document import (
     Trained,
     WorkloadFacts,
 )
-from pytest_glasshouse.observation.turns import Pair, pairs_of
+from pytest_glasshouse.observation.turns import pairs_of
+from pytest_glasshouse.overhead.segments import Pair
 from pytest_glasshouse.rows.leg_order import Role
 from pytest_glasshouse.wire import journal
 from pytest_glasshouse.wire.typed import check_typed

@@ -6,7 +6,7 @@ Reads the observation of one round and verifies nothing: signatures and the orde
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.observation.claims import BordersClaims
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_glasshouse.observation.document import RoundNotes, Trained
+    from pytest_glasshouse.overhead.segments import Pair
     from pytest_glasshouse.rows.leg_order import Role
 
 _SEGMENT = ("turn", "units", "elapsed_ns", "cpu_ns", "wash_units", "wash_ns", "wash_cpu_ns")
@@ -47,30 +48,6 @@ class Turn:
     @property
     def elapsed_ns(self) -> int:
         return self.after.t_ns - self.before.t_ns
-
-
-class TurnFigures(TypedDict):
-    """One leg's part of a pair. Times in nanoseconds; `turn_` and `others_` are the agent's counts over the whole turn."""
-
-    units: int
-    elapsed_ns: int
-    cpu_ns: int
-    position: int
-    wash_units: int
-    wash_ns: int
-    turn_ns: int
-    turn_cpu_ns: int
-    others_cpu_ns: int
-
-
-class Pair(TypedDict):
-    """One turn of each leg of a round. `first` is whose turn came first."""
-
-    number: int
-    first: Role
-    protected: NotRequired[TurnFigures]
-    raw: NotRequired[TurnFigures]
-    raw2: NotRequired[TurnFigures]
 
 
 def read_borders(token: str) -> BordersClaims:

@@ -29,11 +29,6 @@ class Extension:
     spread_pct: float
     half_width_pct: float
 
-    @property
-    def reaches(self) -> bool:
-        """Whether the rounds allowed are enough."""
-        return self.rounds >= self.wanted
-
 
 def rounds_needed(first_rounds: Sequence[float], *, half_width_pct: float, max_rounds: int) -> Extension:
     """Rounds in all, the first ones included, for a 95 % interval of at most plus or minus `half_width_pct` points.

@@ -7,12 +7,36 @@ nanoseconds of the guest's clock, units those of the workload.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 PairedLeg = Literal["protected", "raw"]
+
+
+class TurnFigures(TypedDict):
+    """One leg's part of a pair. Times in nanoseconds; `turn_` and `others_` are the agent's counts over the whole turn."""
+
+    units: int
+    elapsed_ns: int
+    cpu_ns: int
+    position: int
+    wash_units: int
+    wash_ns: int
+    turn_ns: int
+    turn_cpu_ns: int
+    others_cpu_ns: int
+
+
+class Pair(TypedDict):
+    """One turn of each leg of a round. `first` is whose turn came first."""
+
+    number: int
+    first: Literal["protected", "raw", "raw2"]
+    protected: NotRequired[TurnFigures]
+    raw: NotRequired[TurnFigures]
+    raw2: NotRequired[TurnFigures]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,32 +89,25 @@ class RoundSegments:
             raise ValueError(f"round {self.round}: expected pairs 1 to {len(self.pairs)}, each once, in order")
 
 
-def round_segments(number: int, pairs: Sequence[Mapping[str, Any]]) -> RoundSegments:
-    """The segments of a round, from `pairs` as an observation holds them.
-
-    Each pair is `{number, first, protected: {units, elapsed_ns, cpu_ns}, raw: {...}}` with `raw2` where a second raw
-    leg ran; then each has its `position` among the three. Other keys are ignored. Raises `ValueError` or `KeyError` for
-    malformed pairs.
-    """
+def round_segments(number: int, pairs: Sequence[Pair]) -> RoundSegments:
+    """The segments of a round, from its pairs. Raises `ValueError` or `KeyError` for malformed ones."""
     return RoundSegments(round=number, pairs=tuple(_pair(each) for each in pairs))
 
 
-def _pair(given: Mapping[str, Any]) -> SegmentPair:
-    first = given["first"]
-    if first not in {"protected", "raw", "raw2"}:
-        raise ValueError(f"first of a pair: expected protected, raw or raw2, saw {first!r}")
-    second = given.get("raw2")
-    if second is not None:
-        # Of three turns the first may be the second raw leg's: `first` is the earlier of the two that are compared.
-        first = "protected" if given["protected"]["position"] < given["raw"]["position"] else "raw"
+def _pair(given: Pair) -> SegmentPair:
+    if given["first"] not in {"protected", "raw", "raw2"}:
+        raise ValueError(f"first of a pair: expected protected, raw or raw2, saw {given['first']!r}")
+    protected, raw, second = given["protected"], given["raw"], given.get("raw2")
+    # Of three turns the first may be the second raw leg's: `first` is the earlier of the two that are compared.
+    is_first = given["first"] == "protected" if second is None else protected["position"] < raw["position"]
     return SegmentPair(
         number=given["number"],
-        first=cast("PairedLeg", first),
-        protected=_segment(given["protected"]),
-        raw=_segment(given["raw"]),
+        first="protected" if is_first else "raw",
+        protected=_segment(protected),
+        raw=_segment(raw),
         raw2=None if second is None else _segment(second),
     )
 
 
-def _segment(given: Mapping[str, Any]) -> Segment:
+def _segment(given: TurnFigures) -> Segment:
     return Segment(units=given["units"], elapsed_ns=given["elapsed_ns"], cpu_ns=given.get("cpu_ns"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError
 from pytest_glasshouse.report.bundle import REPORT_LIMIT, report_bytes
+from pytest_glasshouse.report.fields import LISTS
 from pytest_glasshouse.report.redaction import hits
 from pytest_glasshouse.report.schema import schema_faults
 from pytest_glasshouse.wire.canonical import VALUE_LIMIT, canonical, parse_strict, values_in
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 #: A document or row that may break the schema: nothing is known of its members.
 Unchecked: TypeAlias = dict[str, Any]
 
-LISTS = ("rows", "excludedResults", "nullRows")
-#: What reading an observation of an unexpected shape may raise.
-MALFORMED = (GlasshouseError, KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError, OverflowError)
+#: What assembling a document from rows that nothing has checked may raise: members are missing or of another type.
+MALFORMED = (GlasshouseError, LookupError, TypeError, ValueError, AttributeError)
 _RECORD_PATH = re.compile(r"\$\.(rows|excludedResults|nullRows)\[(\d+)\]")
 _PLAIN_PATH = re.compile(r"\$(?:\.[A-Za-z0-9_]{1,40}(?![^.\[:])|\[\d+\])*")
 #: Most objections of one kind.
@@ -80,11 +80,7 @@ def objections(document: Mapping[str, object], *, taint: Iterable[str], derivati
     found += [Objection(path=hit.path, text=f"rule {hit.rule}", rule=hit.rule) for hit in hits(document, taint=taint)][:_MOST]
     if found:
         return found
-    try:
-        faults = check_bytes(data, derivation=derivation).faults
-    except MALFORMED as error:
-        return [Objection(path=_first_uncheckable(document, derivation), text=f"cannot be checked: {type(error).__name__}")]
-    return [Objection(path=fault.path, text=fault.text) for fault in faults[:_MOST]]
+    return [Objection(path=fault.path, text=fault.text) for fault in check_bytes(data, derivation=derivation).faults[:_MOST]]
 
 
 def most_serious(against: Iterable[Objection]) -> Objection:
@@ -139,18 +135,7 @@ def _too_large(document: Mapping[str, object], data: bytes) -> Iterator[Objectio
         return
 
 
-def _records(document: Mapping[str, object]) -> Iterator[tuple[str, int, Any]]:
+def _records(document: Mapping[str, object]) -> Iterator[tuple[str, int, object]]:
     for name in LISTS:
         records = document.get(name)
         yield from ((name, place, each) for place, each in enumerate(records if isinstance(records, list) else ()))
-
-
-def _first_uncheckable(document: Mapping[str, object], derivation: Derivation | None) -> str:
-    """The first row that cannot be checked alone; the document where each can."""
-    for name, place, each in _records(document):
-        alone = {**document, **{other: [] for other in LISTS}, name: [each]}
-        try:
-            check_bytes(report_bytes(alone), derivation=derivation)
-        except MALFORMED:
-            return f"$.{name}[{place}]"
-    return "$"

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.overhead.verdict import Verdict
-from pytest_glasshouse.publish.objections import LISTS, MALFORMED, Objection, listed, most_serious
+from pytest_glasshouse.publish.objections import MALFORMED, Objection, listed, most_serious
 from pytest_glasshouse.report.attempts import NEEDED_MORE
 from pytest_glasshouse.report.claims import CLAIMS, NOT_CLAIMED, WITHHELD
 from pytest_glasshouse.report.document import METHODOLOGY, SCHEMA_URL, not_shown, observed_keys, policy_sha256, summary
 from pytest_glasshouse.report.environment import generated_by
+from pytest_glasshouse.report.fields import LISTS
 from pytest_glasshouse.report.schema import SCHEMA_VERSION
 from pytest_glasshouse.report.seal import sealed
 from pytest_glasshouse.wire.tokens import public_text
@@ -49,7 +50,7 @@ _ANONYMOUS_IDENTITY = tuple(name for name in _IDENTITY if name not in ("paramete
 _PASSES = 6
 _WITHHELD_TEXT = f"{WITHHELD}]"
 #: Replacements for fields of the run.
-_REDACTED_FIELDS: Mapping[str, Any] = {
+_REDACTED_FIELDS: Mapping[str, object] = {
     "$schema": SCHEMA_URL,
     "schemaVersion": SCHEMA_VERSION,
     "createdAt": "1970-01-01T00:00:00Z",
@@ -88,12 +89,13 @@ def redact_document(
     raise RedactionError(f"not published: {listed(found)}. Values are withheld")
 
 
-def withheld_row(record: Unchecked, objection: Objection, *, number: int | None = None) -> Unchecked:
+def withheld_row(record: Mapping[str, object], objection: Objection, *, number: int | None = None) -> Unchecked:
     """The excluded result that replaces a record, unsealed. With a `number` its names and its attempts are removed too."""
     names = _IDENTITY if number is None else _ANONYMOUS_IDENTITY
     named = {name: record[name] for name in names if name in record}
-    if "attempts" in named and objection.rule is not None:
-        named["attempts"] = [_without_reasons(each) for each in named["attempts"]]
+    attempts, lifecycle = named.get("attempts"), record.get("lifecycle")
+    if isinstance(attempts, list) and objection.rule is not None:
+        named["attempts"] = [_without_reasons(each) for each in attempts]
     if number is not None:
         named |= {"name": f"withheld-{number}", "rowId": f"withheld-{number}-{number:012x}", "modelId": None}
         named |= {"namedGpuModel": None, "overridden": [], "asDeclared": True, "declared": None}
@@ -116,7 +118,7 @@ def withheld_row(record: Unchecked, objection: Objection, *, number: int | None 
         "runtimeState": "unseen",
         "rawCallback": "unseen",
         "sameAllocation": None,
-        "lifecycle": {"attempted": record.get("lifecycle", {"attempted": 0})["attempted"], "held": 0},
+        "lifecycle": {"attempted": lifecycle["attempted"] if isinstance(lifecycle, dict) else 0, "held": 0},
         "observation": {},
         "publishable": False,
         "unpublishableBecause": [
@@ -135,7 +137,7 @@ def _without_reasons(attempt: Unchecked) -> Unchecked:
 
 def withheld_record(record: Record, objection: Objection, *, number: int | None = None) -> Record:
     """`withheld_row` as a record."""
-    row = withheld_row(cast("Unchecked", record["record"]), objection, number=number)
+    row = withheld_row(record["record"], objection, number=number)
     return cast("Record", {"list": "excludedResults", "record": row})
 
 
@@ -219,7 +221,11 @@ def _redacted_allocation(allocation: Unchecked, number: int) -> Unchecked:
 
 def resealed(document: Unchecked, *, key: Ed25519PrivateKey) -> Unchecked:
     """The document with everything that follows from its rows computed again, sealed anew by `key`."""
-    lists = cast("RowLists", {name: [sealed(each, key=key) for each in document[name]] for name in LISTS})
+    lists: RowLists = {
+        "rows": [sealed(each, key=key) for each in document["rows"]],
+        "nullRows": [sealed(each, key=key) for each in document["nullRows"]],
+        "excludedResults": [sealed(each, key=key) for each in document["excludedResults"]],
+    }
     claims = {**document["claims"], "notShown": not_shown(lists)}
     return sealed(
         {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.publish.objections import Objection, objections
@@ -90,7 +90,7 @@ def _target(directory: Path, wanted: Path, run_id: str) -> Path:
     return target
 
 
-def _run_of(path: Path) -> Any:
+def _run_of(path: Path) -> object:
     """The run id in a report's file; empty where it is no report, None where there is no file."""
     try:
         found = parse_report(read_regular(path, limit=REPORT_LIMIT))

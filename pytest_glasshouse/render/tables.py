@@ -12,14 +12,8 @@ from pytest_glasshouse.analysis.wording import figure_with_interval, signed
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pytest_glasshouse.analysis.fields import (
-        EstimateFigures,
-        ExcludedRow,
-        FindingRecord,
-        FixedCost,
-        JobCostRecord,
-        MeasuredRow,
-    )
+    from pytest_glasshouse.analysis.fields import ExcludedRow, FindingRecord, MeasuredRow
+    from pytest_glasshouse.analysis.figure_fields import EstimateFigures, FixedCost, JobCostRecord
     from pytest_glasshouse.report.fields import Claims, Summary
     from pytest_glasshouse.tamper.result import TamperRecord
 

@@ -8,7 +8,7 @@ judged one in which an invariant was broken, and a row with more than one attemp
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pytest_glasshouse.analysis.wording import figure_with_interval
 from pytest_glasshouse.errors import IntegrityError, ReportError
@@ -17,39 +17,47 @@ from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.tokens import peek
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from pytest_glasshouse.analysis.fields import AttemptEntry, AttemptFields, ListName, Record, RowRecord
+    from pytest_glasshouse.analysis.fields import AttemptEntry, AttemptFields, Record, RowRecord, StartedAttempt
     from pytest_glasshouse.observation.document import Observation
 
 #: Outcomes after which nothing was judged: another attempt may stand for the row.
 NEVER_JUDGED = frozenset({"lost", "infrastructure"})
 #: Why a row of several attempts may not be published.
 NEEDED_MORE = "it needed more than one attempt"
-#: The figures of an attempt that was measured.
-_FIGURES = ("overheadPct", "overheadCi95Pct", "differencePct", "verdict")
-_WHERE = ("provider", "providerInstanceId", "allocationName")
 
 
 def attempt_entry(record: Record) -> AttemptFields:
     """What a row's `attempts` list of one attempt, except its number, its start and whether it stands."""
-    row: Mapping[str, object] = record["record"]
-    measured = record["list"] != "excludedResults"
-    entry = {
-        "outcome": "measured" if measured else row["outcome"],
-        **({} if measured else {"reason": row["reason"]}),
-        **({name: row[name] for name in _FIGURES if name in row} if measured else {}),
+    return _entry(record["record"])
+
+
+def _entry(row: RowRecord) -> AttemptFields:
+    entry: AttemptFields = {
+        "outcome": "measured",
         "notHeld": [
             {"invariant": each["invariant"], "finding": each["finding"], "reason": each["reason"]}
-            for each in record["record"].get("findings", ())
+            for each in row.get("findings", ())
             if each["finding"] != "held"
         ],
-        **{name: row[name] for name in _WHERE},
-        "lifecycle": row.get("lifecycle", {"attempted": 0, "held": 0}),
-        "serverAttempt": server_attempt(record["record"]["observation"]),
+        "provider": row["provider"],
+        "providerInstanceId": row["providerInstanceId"],
+        "allocationName": row["allocationName"],
+        "lifecycle": {"attempted": 0, "held": 0},
+        "serverAttempt": server_attempt(row["observation"]),
         "observationSha256": _digest(row["observation"]),
     }
-    return cast("AttemptFields", entry)
+    if "lifecycle" in row:
+        entry["lifecycle"] = row["lifecycle"]
+    if "outcome" in row:
+        entry["outcome"], entry["reason"] = row["outcome"], row["reason"]
+    elif "differencePct" in row:
+        entry["differencePct"] = row["differencePct"]
+    else:
+        entry["overheadPct"], entry["overheadCi95Pct"] = row["overheadPct"], row["overheadCi95Pct"]
+        entry["verdict"] = row["verdict"]
+    return entry
 
 
 def _digest(observation: object) -> str | None:
@@ -86,8 +94,8 @@ def has_broken(entry: AttemptFields) -> bool:
     return any(each["finding"] == "broken" for each in entry["notHeld"])
 
 
-def standing_record(tried: Sequence[tuple[AttemptFields, Record | None]]) -> Record:
-    """The row's record from all of its attempts, oldest first: the entry of each, with its `startedAt`, and its record.
+def standing_record(tried: Sequence[tuple[StartedAttempt, Record | None]]) -> Record:
+    """The row's record from all of its attempts, oldest first: the entry of each, and its record.
 
     The record of an attempt that cannot stand may be missing.
     """
@@ -123,8 +131,8 @@ def server_attempt(observation: Observation) -> int | None:
     return None
 
 
-def attempt_faults(name: ListName, row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Where a row of the list `name` contradicts its own `attempts`; paths below the row.
+def attempt_faults(row: RowRecord) -> Iterator[tuple[str, str]]:
+    """Where a row contradicts its own `attempts`; paths below the row.
 
     The server's count is independent of the host's: a server in the pytest process serves this run alone, so it never counted
     more attempts at the row than there were.
@@ -137,13 +145,13 @@ def attempt_faults(name: ListName, row: Mapping[str, Any]) -> Iterator[tuple[str
     if entries:
         own = {"attempt": stands + 1, "stands": True, "startedAt": entries[stands]["startedAt"]}
         # A withheld row has no observation to compare with; its entry is what it was.
-        if row["observation"] and {**own, **attempt_entry(cast("Record", {"list": name, "record": row}))} != entries[stands]:
+        if row["observation"] and {**own, **_entry(row)} != entries[stands]:
             yield f".attempts[{stands}]", "is not what the record tells"
-        if "publishable" in row and (row["publishable"] or NEEDED_MORE not in row["unpublishableBecause"]):
+        if "unpublishableBecause" in row and (row["publishable"] or NEEDED_MORE not in row["unpublishableBecause"]):
             yield ".publishable", NEEDED_MORE
     keys = row["observation"].get("keys")
     counted = server_attempt(row["observation"])
-    embedded = isinstance(keys, dict) and keys.get("attestationServer") == "embedded"
+    embedded = keys is not None and keys.get("attestationServer") == "embedded"
     if embedded and counted is not None and counted > stands + 1:
         yield ".attempts", f"the server counted {counted} attempts at this row, and the record tells of {stands + 1} until then"
 

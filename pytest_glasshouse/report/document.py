@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.invariants.revisions import newest
@@ -22,13 +22,14 @@ from pytest_glasshouse.tamper.result import TamperResult
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.cleanup_status import CleanupStatus, worst_cleanup
 from pytest_glasshouse.wire.tokens import public_text
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    from pytest_glasshouse.analysis.fields import ExcludedAs, ExcludedRow, MeasuredRow, Record, RowRecord
+    from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow, Record, RowRecord
     from pytest_glasshouse.report.fields import (
         CleanupRecord,
         Environment,
@@ -43,10 +44,12 @@ if TYPE_CHECKING:
         Summary,
     )
     from pytest_glasshouse.tamper.result import TamperRecord
+    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.cleanup_status import CleanupStatus
 
+Judged = TypeVar("Judged", "MeasuredRow", "ExcludedRow")
+
 SCHEMA_URL = "https://pytest-glasshouse.dev/schemas/report-v1.schema.json"
-OUTCOMES: tuple[ExcludedAs, ...] = ("excluded", "failed", "error", "lost", "infrastructure")
 
 METHODOLOGY: Formulas = {
     "formula": "overheadPct = (1 - protectedPerSec / rawPerSec) * 100, perSec = units / elapsedSec",
@@ -69,6 +72,16 @@ class AllocationCleanup:
     reason: str
 
 
+class ListedRelease(TypedDict):
+    """A key that was released and whose exit evidence did not come back, as the server lists it."""
+
+    sub: str
+    nonce: str
+    manifest: str
+    released_at: int
+    deadline: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """The facts of the run itself. `created_at` is an RFC 3339 time in UTC ending in Z."""
@@ -84,12 +97,12 @@ class RunFacts:
     seed: int | None = None
     margin_pct: float = 1.0
     max_overhead_pct: float | None = None
-    outstanding_releases: Sequence[Mapping[str, Any]] = ()
-    """As the server lists them: keys that were released and whose exit evidence did not come back."""
+    outstanding_releases: Sequence[Mapping[str, object]] = ()
+    """As the server lists them."""
     cleanup: tuple[AllocationCleanup, ...] = ()
     attempts: tuple[RunAttempt, ...] = ()
     """Every attempt of the run, this one too; in the report only where there was more than one."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Json] = field(default_factory=dict)
 
 
 def assemble(
@@ -105,10 +118,14 @@ def assemble(
     """
     cleanup = _every_cleanup(run.cleanup, records)
     unproven = {each.name: each.status for each in cleanup if each.status != "proven"}
-    rows = [(each["list"], _after_cleanup(each["record"], unproven)) for each in records]
-    _refuse_twice([row for _, row in rows])
-    names = ("rows", "excludedResults", "nullRows")
-    lists = cast("RowLists", {name: [sealed(row, key=key) for its, row in rows if its == name] for name in names})
+    _refuse_twice([each["record"] for each in records])
+    lists: RowLists = {
+        "rows": [sealed(_after_cleanup(each["record"], unproven), key=key) for each in records if each["list"] == "rows"],
+        "excludedResults": [
+            sealed(_after_cleanup(each["record"], unproven), key=key) for each in records if each["list"] == "excludedResults"
+        ],
+        "nullRows": [sealed(each["record"], key=key) for each in records if each["list"] == "nullRows"],
+    }
     played = [each.to_json() for each in tamper]
     document: Report = {
         "$schema": SCHEMA_URL,
@@ -160,11 +177,14 @@ def summary(
     lifecycles += [attempt["lifecycle"] for each in every for attempt in other_attempts(each)]
     held = sum(each["held"] for each in lifecycles)
     attempted = sum(each["attempted"] for each in lifecycles)
-    counts: dict[str, object] = {
+    counts: Summary = {
         "selected": len(every) + len(nulls),
         "measured": len(rows),
-        **{outcome: outcomes[outcome] for outcome in OUTCOMES},
-        **({"nullMeasured": len(nulls), "nullQualifying": sum(each["qualifies"] for each in nulls)} if nulls else {}),
+        "excluded": outcomes["excluded"],
+        "failed": outcomes["failed"],
+        "error": outcomes["error"],
+        "lost": outcomes["lost"],
+        "infrastructure": outcomes["infrastructure"],
         "dryRun": sum(each["dryRun"] for each in every) + sum(each["dryRun"] for each in nulls),
         "publishable": sum(each["publishable"] for each in rows),
         "measuredOnNamedGpu": sum(measured_on_named_gpu(each) for each in rows),
@@ -173,7 +193,9 @@ def summary(
         "lifecycle": {"held": held, "attempted": attempted, "lower95": proportion_lower_bound(held, attempted)},
         "outstandingReleases": list(outstanding),
     }
-    return cast("Summary", counts)
+    if nulls:
+        counts["nullMeasured"], counts["nullQualifying"] = len(nulls), sum(each["qualifies"] for each in nulls)
+    return counts
 
 
 def measured_on_named_gpu(row: MeasuredRow) -> bool:
@@ -203,13 +225,14 @@ def _refuse_twice(rows: Sequence[RowRecord]) -> None:
         raise ReportError(f"each selected row appears once; more than once: {', '.join(twice)}")
 
 
-def _after_cleanup(row: RowRecord, unproven: Mapping[str, str]) -> RowRecord:
+def _after_cleanup(row: Judged, unproven: Mapping[str, str]) -> Judged:
     status = unproven.get(row["allocationName"] or "")
-    reasons = row.get("unpublishableBecause")
-    if status is None or not isinstance(reasons, list):
+    if status is None:
         return row
-    reasons = list(dict.fromkeys([*reasons, f"cleanup {status}"]))
-    return cast("RowRecord", {**row, "publishable": False, "unpublishableBecause": reasons})
+    changed = row.copy()
+    changed["publishable"] = False
+    changed["unpublishableBecause"] = list(dict.fromkeys([*row["unpublishableBecause"], f"cleanup {status}"]))
+    return changed
 
 
 def policy_sha256(lists: RowLists) -> str | None:
@@ -226,14 +249,9 @@ def policy_sha256(lists: RowLists) -> str | None:
 
 def observed_keys(lists: RowLists) -> ObservedKeys:
     """The servers' and the owners' public keys that the observations name."""
-    servers: set[str] = set()
-    owners: set[str] = set()
-    for each in (*lists["rows"], *lists["excludedResults"]):
-        keys = each["observation"].get("keys")
-        if isinstance(keys, dict):
-            servers |= {key for key in (keys.get("server"),) if isinstance(key, str)}
-            owners |= {key for key in (keys.get("owner"),) if isinstance(key, str)}
-    return {"servers": sorted(servers), "owners": sorted(owners)}
+    rows: list[MeasuredRow | ExcludedRow] = [*lists["rows"], *lists["excludedResults"]]
+    keys = [each["observation"]["keys"] for each in rows if "keys" in each["observation"]]
+    return {"servers": sorted({each["server"] for each in keys}), "owners": sorted({each["owner"] for each in keys})}
 
 
 def _every_cleanup(cleanup: Sequence[AllocationCleanup], records: Sequence[Record]) -> list[AllocationCleanup]:
@@ -253,13 +271,14 @@ def _every_cleanup(cleanup: Sequence[AllocationCleanup], records: Sequence[Recor
     return [*cleanup, *unreported.values()]
 
 
-def _outstanding(release: Mapping[str, Any]) -> OutstandingRelease:
+def _outstanding(release: Mapping[str, object]) -> OutstandingRelease:
+    listed = check_typed(release, ListedRelease, "outstanding release")
     return {
-        "sub": release["sub"],
-        "nonce": release["nonce"],
-        "manifestSha256": release["manifest"],
-        "releasedAt": release["released_at"],
-        "deadline": release["deadline"],
+        "sub": listed["sub"],
+        "nonce": listed["nonce"],
+        "manifestSha256": listed["manifest"],
+        "releasedAt": listed["released_at"],
+        "deadline": listed["deadline"],
     }
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
-from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, MeasuredRow, NullRow
+from pytest_glasshouse.analysis.fields import ExcludedRow, LifecycleCount, ListName, MeasuredRow, NullRow, RowRecord
 from pytest_glasshouse.tamper.result import TamperRecord
+from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.cleanup_status import CleanupStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+LISTS: tuple[ListName, ...] = ("rows", "excludedResults", "nullRows")
 
 
 class GeneratedBy(TypedDict):
@@ -160,6 +166,13 @@ class RowLists(TypedDict):
     excludedResults: list[ExcludedRow]
 
 
+def every_row(document: RowLists) -> Iterator[tuple[str, ListName, RowRecord]]:
+    """Path, list and record of every row."""
+    for name in LISTS:
+        rows: Sequence[RowRecord] = document[name]
+        yield from ((f"$.{name}[{place}]", name, row) for place, row in enumerate(rows))
+
+
 _Schema = TypedDict("_Schema", {"$schema": NotRequired[str]})
 
 
@@ -181,5 +194,5 @@ class Report(RowLists, _Schema):
     cleanup: CleanupSection
     attempts: NotRequired[list[RunAttempt]]
     keys: ReportKeys
-    extra: dict[str, Any]
+    extra: dict[str, Json]
     seal: NotRequired[str]

@@ -8,9 +8,9 @@ https://github.com/in-toto/attestation (Statement v1), https://github.com/secure
 from __future__ import annotations
 
 import base64
-import binascii
+import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import ExcludedRow, MeasuredRow
     from pytest_glasshouse.observation.document import RoundNotes
     from pytest_glasshouse.report.fields import Report
+    from pytest_glasshouse.wire.canonical import Json
 
     ReportedRow = MeasuredRow | ExcludedRow
 
@@ -46,7 +47,7 @@ def attestable(record: ReportedRow) -> bool:
     return any(_rounds(record))
 
 
-def statement(document: Report, record: ReportedRow) -> dict[str, Any]:
+def statement(document: Report, record: ReportedRow) -> dict[str, object]:
     """The Statement: the adapters as subjects, the report's data on the runs that made them as predicate."""
     rounds = list(_rounds(record))
     return {
@@ -183,8 +184,8 @@ def _digests(observed: RoundNotes) -> dict[str, object]:
     }
 
 
-def _decoded(text: Any) -> bytes:
-    try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
-    except (AttributeError, ValueError, binascii.Error):
-        raise IntegrityError("dsse", "not base64") from None
+def _decoded(text: Json) -> bytes:
+    if isinstance(text, str):
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(text.encode("ascii"), validate=True)
+    raise IntegrityError("dsse", "not base64")

@@ -14,7 +14,7 @@ import re
 import urllib.parse
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -104,7 +104,7 @@ class Hit:
         return f"{self.path} (rule {self.rule})"
 
 
-def hits(document: Any, *, taint: Iterable[str] = (), most: int | None = None) -> list[Hit]:
+def hits(document: object, *, taint: Iterable[str] = (), most: int | None = None) -> list[Hit]:
     """Every forbidden value, by place and rule; with `most`, about that many of them."""
     spellings = tainted_spellings(taint)
     found: list[tuple[_Place, str]] = []
@@ -203,9 +203,9 @@ def _spelled(step: str | int, forbidden: set[str]) -> str:
     return f".{step}" if len(step) <= _NAME and step.isascii() and re.fullmatch(r"\w+", step) else "[*]"
 
 
-def _strings(document: Any) -> Iterator[tuple[_Place, str]]:
+def _strings(document: object) -> Iterator[tuple[_Place, str]]:
     """Every string with its place: keys, JSON in strings and token claims too. Not recursive: a guest chooses the depth."""
-    pending: list[tuple[Any, _Place | None, str, str]] = [(document, None, "", "")]
+    pending: list[tuple[object, _Place | None, str, str]] = [(document, None, "", "")]
     while pending:
         value, place, own, above = pending.pop()
         if isinstance(value, dict):
@@ -222,14 +222,14 @@ def _strings(document: Any) -> Iterator[tuple[_Place, str]]:
             pending += [(item, _Place(step, place, own, above), own, above) for step, item in inside]
 
 
-def _inside(text: str) -> list[tuple[str, Any]]:
+def _inside(text: str) -> list[tuple[str, object]]:
     """The value of a JSON text, or a token's header and claims; empty where the text is neither."""
     if text.startswith(("{", "[")):
         try:
             return [(_JSON, json.loads(text))]
         except (ValueError, RecursionError):
             return []
-    found: list[tuple[str, Any]] = []
+    found: list[tuple[str, object]] = []
     if _TOKEN.fullmatch(text):
         for segment, part in zip((_HEADER, _CLAIMS), text.split("."), strict=False):
             try:

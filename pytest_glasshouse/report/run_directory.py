@@ -14,7 +14,7 @@ import os
 import stat
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.wire.append_log import append_line
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_glasshouse.report.run_key import TagKey
+    from pytest_glasshouse.wire.canonical import Json
+
+#: What a tag covers: this account's run wrote it, and its reader knows its form.
+Tagged: TypeAlias = dict[str, Any]
 
 #: The folder of unpublished reports and rows.
 QUARANTINE = "quarantine"
@@ -83,17 +87,17 @@ def write_tagged(path: Path, value: Mapping[str, object], tag_key: TagKey) -> No
     put(path, _tagged(value, tag_key, path.name).encode() + b"\n", mode=0o600)
 
 
-def read_tagged(path: Path, tag_key: TagKey) -> dict[str, Any]:
+def read_tagged(path: Path, tag_key: TagKey) -> Tagged:
     """The object that `write_tagged` wrote. Raises `ForeignError` or `FileNotFoundError`."""
     line = read_run_file(path).removesuffix(b"\n")
     if not _is_ours(line, tag_key, path.name):
         raise ForeignError(f"{path}: was not written by a run of this account, or was changed since")
-    value: dict[str, Any] = json.loads(line)
+    value: Tagged = json.loads(line)
     del value["tag"]
     return value
 
 
-def read_unverified(path: Path) -> dict[str, Any]:
+def read_unverified(path: Path) -> dict[str, Json]:
     """The object of a tagged file, its tag not verified: it names the run whose key the tag is verified with."""
     try:
         value = parse_tolerant(read_run_file(path), limit=FILE_LIMIT)
@@ -125,13 +129,13 @@ class TaggedLines:
             append_line(self._path, line.encode())
             self._last = line[-66:-2]
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[Tagged]:
         """Every line, without its tag. A torn line is skipped; a whole line with another tag raises `ForeignError`."""
         try:
             data = read_run_file(self._path)
         except FileNotFoundError:
             data = b""
-        found: list[dict[str, Any]] = []
+        found: list[Tagged] = []
         last = ""
         for line in data.split(b"\n"):
             if not _is_ours(line, self._tag_key, self._path.name, after=last):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
 
     from pytest_glasshouse.report.fields import Report
+    from pytest_glasshouse.wire.canonical import Json
 
 SCHEMA_VERSION = "1.0"
 #: The schema file of each version. An old entry is never removed.
@@ -36,14 +37,14 @@ _CHECKOUT = Path(__file__).parents[2] / "schemas"
 
 
 @cache
-def load_schema(version: str = SCHEMA_VERSION) -> dict[str, Any]:
+def load_schema(version: str = SCHEMA_VERSION) -> dict[str, Json]:
     """The schema of one report version. Raises `ReportError` for a version this release does not know."""
     name = _FILES.get(version)
     if name is None:
         raise ReportError(f"$.schemaVersion: expected one of {', '.join(_FILES)}; saw {version!r}")
     packaged = resources.files("pytest_glasshouse").joinpath("schemas", name)
     text = packaged.read_text("utf-8") if packaged.is_file() else (_CHECKOUT / name).read_text("utf-8")
-    loaded = json.loads(text)
+    loaded: Json = json.loads(text)
     if not isinstance(loaded, dict):
         raise ReportError(f"{name} is not a schema")
     return loaded
@@ -58,7 +59,7 @@ def validate(document: object) -> Report:
     return cast("Report", document)
 
 
-def schema_faults(document: Any) -> Iterator[str]:
+def schema_faults(document: object) -> Iterator[str]:
     """The first hundred faults found, each as `path: fault`. Values are not shown: one may be a secret."""
     if not isinstance(document, dict):
         yield "$: expected an object"
@@ -139,7 +140,7 @@ def _shape(validator: object, expected: object, message: str) -> str:
     return message
 
 
-def _not_finite(value: Any, path: str = "$") -> Iterator[str]:
+def _not_finite(value: object, path: str = "$") -> Iterator[str]:
     """Paths of NaN and infinities, which Python's parser accepts and JSON Schema cannot name."""
     if isinstance(value, float) and not math.isfinite(value):
         yield path

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
-from pytest_glasshouse.analysis.fields import AttemptFields
 from pytest_glasshouse.report.attempts import NEVER_JUDGED
 
 if TYPE_CHECKING:
@@ -24,12 +23,6 @@ PLAN, HISTORY = "plan.json", "attempts.jsonl"
 NOT_STARTED = "the run ended before this row was started"
 #: The name of an attempt of which only the start of its test is known.
 _UNNAMED = "unnamed-"
-
-
-class StartedAttempt(AttemptFields):
-    """One of a row's `attempts` in the report, without its number and whether it stands."""
-
-    startedAt: str | None  # noqa: N815  (the report's name)
 
 
 class AttemptMessage(TypedDict):

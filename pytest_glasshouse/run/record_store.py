@@ -15,7 +15,6 @@ from pytest_glasshouse.run.attempt_history import (
     AttemptHistory,
     AttemptMessage,
     RowAttempts,
-    StartedAttempt,
     is_judged,
     outcome_of,
 )
@@ -24,7 +23,7 @@ from pytest_glasshouse.run.plan import agreed_options
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pytest_glasshouse.analysis.fields import Record
+    from pytest_glasshouse.analysis.fields import Record, StartedAttempt
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.report.run_key import TagKey
     from pytest_glasshouse.rows.overrides import RowItem

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
-from pytest_glasshouse.analysis.fields import ExcludedRecord, MeasuredRecord, NullRecord
+from pytest_glasshouse.analysis.fields import ExcludedRecord, MeasuredRecord, NullRecord, StartedAttempt
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError, ReportError
 from pytest_glasshouse.report.attempts import attempt_entry, lost_attempt_entry, standing_record
 from pytest_glasshouse.run.attempt_history import (
     NOT_STARTED,
     PLAN,
     AttemptHistory,
-    StartedAttempt,
     is_judged,
     outcome_of,
     reason_of,

@@ -13,9 +13,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.tamper.testbed import Editable
 from pytest_glasshouse.wire import evidence, tokens
-
-Observation = dict[str, Any]
 
 #: The invariants that each fault of the mock provider must break: a leg that does not zeroize also holds copies, and its
 #: journal lacks a step. Faults that end a row before it is judged (boot-stall, no-capacity, a lost guest) break nothing: their
@@ -44,27 +43,27 @@ class ObservedCase:
 
     name: str
     invariant: str
-    change: Callable[[Observation], None]
+    change: Callable[[Editable], None]
 
-    def applied(self, observation: Observation) -> Observation:
+    def applied(self, observation: Editable) -> Editable:
         """A changed copy."""
         changed = copy.deepcopy(observation)
         self.change(changed)
         return changed
 
 
-def _overlap(observation: Observation) -> None:
+def _overlap(observation: Editable) -> None:
     notes = observation["rounds"][0]
     first, second = notes["order"]
     notes[second]["timeline"]["spawned"] = notes[first]["timeline"]["exit"] - 1_000_000
 
 
-def _dirty_scan(observation: Observation) -> None:
+def _dirty_scan(observation: Editable) -> None:
     scan: Any = tokens.peek(observation["rounds"][0]["protected"]["exit"])["scan"]
     _resign_exit(observation, scan={**scan, "status": "dirty", "copies": 2, "left": {evidence.SCAN_KEY: 2}})
 
 
-def _resign_exit(observation: Observation, **changed: Any) -> None:
+def _resign_exit(observation: Editable, **changed: Any) -> None:
     """Change the protected leg's exit, and sign everything of the round's agent again with one new key."""
     notes, agent = observation["rounds"][0], Ed25519PrivateKey.generate()
     for name, typ in (("exit", evidence.TYP_EXIT), ("evidence", evidence.TYP_EVIDENCE)):
@@ -75,7 +74,7 @@ def _resign_exit(observation: Observation, **changed: Any) -> None:
         met["ak"] = tokens.public_text(agent.public_key())
 
 
-def _no_time(observation: Observation) -> None:
+def _no_time(observation: Editable) -> None:
     """A leg that took a millisecond by the host's clock."""
     host = observation["rounds"][0]["raw"]["host"]
     host["exitNs"] = host["startNs"] + 1_000_000

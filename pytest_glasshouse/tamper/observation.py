@@ -13,9 +13,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.rows.leg_order import LegName
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.signed_round import CONTEXT, INITIAL, PHASES, RoundEdit, SignedRound, clean_scan
-from pytest_glasshouse.tamper.testbed import CONTAINER, TamperTestbed
+from pytest_glasshouse.tamper.testbed import CONTAINER, Editable, TamperTestbed
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, parse_object, sha256_hex, unb64u
 
@@ -31,7 +32,7 @@ _SCANNED = "memory scanned clean"
 _FINITE, _PLACE, _WORK = "losses finite", "same allocation", "same work"
 
 
-def judge_changed_round(testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[str] = ()) -> None:
+def judge_changed_round(testbed: TamperTestbed, edit: RoundEdit, *, turns: Sequence[LegName] = ()) -> None:
     """Judge an edited round as a check does; raise `RefusedError` with the finding that does not hold."""
     unchanged = {each.invariant: each.finding for each in judge(SignedRound(testbed, turns=turns).observation)}
     changed = judge(SignedRound(testbed, edit, turns=turns).observation)
@@ -82,7 +83,7 @@ def _body(step: str, **changes: Any) -> Callable[[list[Any]], None]:
     return lambda entries: entries[journal.STEPS.index(step)][1].update(changes)
 
 
-def _observation(name: str, reason: str, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> Case:
+def _observation(name: str, reason: str, change: Callable[[Editable, Editable], None]) -> Case:
     """A change to the host's observation after the round: `change(observation, its round)`."""
 
     def edit(about: str, content: Any) -> None:
@@ -93,7 +94,7 @@ def _observation(name: str, reason: str, change: Callable[[dict[str, Any], dict[
 
 
 def _lines(name: str, change: Callable[[list[str]], object], reason: str = _SIGNED) -> Case:
-    def change_kept(_: dict[str, Any], notes: dict[str, Any]) -> None:
+    def change_kept(_: Editable, notes: Editable) -> None:
         change(notes["protected"]["journal"])
 
     return _observation(f"line-{name}", reason, change_kept)
@@ -102,17 +103,17 @@ def _lines(name: str, change: Callable[[list[str]], object], reason: str = _SIGN
 def _signed_by_another(signed: str, reason: str) -> Case:
     """The same claims, signed by an unknown key."""
 
-    def change(_: dict[str, Any], notes: dict[str, Any]) -> None:
+    def change(_: Editable, notes: Editable) -> None:
         leg = "raw" if signed == "raw exit" else "protected"
         name = signed.rpartition(" ")[2]
-        typ = str(_header(notes[leg][name]))
+        typ = _header(notes[leg][name])
         notes[leg][name] = tokens.sign(tokens.peek(notes[leg][name]), key=Ed25519PrivateKey.generate(), typ=typ)
 
     return _observation(f"{signed.replace(' ', '-')}-by-another-key", reason, change)
 
 
-def _header(token: str) -> Any:
-    return parse_object(unb64u(token.split(".", maxsplit=1)[0]))["typ"]
+def _header(token: str) -> str:
+    return str(parse_object(unb64u(token.split(".", maxsplit=1)[0]))["typ"])
 
 
 def _missing(leg: str, name: str, reason: str) -> Case:
@@ -134,24 +135,24 @@ def _guest(field: str, value: Any) -> Case:
     return _observation(f"guest-{field}-other", _PLACE, lambda _, notes: notes["guest"][1].update({field: value}))
 
 
-def _replaced_token(token: str, name: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
-    def change(_: dict[str, Any], notes: dict[str, Any]) -> None:
+def _replaced_token(token: str, name: str) -> Callable[[Editable, Editable], None]:
+    def change(_: Editable, notes: Editable) -> None:
         notes["protected"][token] = name
 
     return change
 
 
-def _with_gpu(observation: dict[str, Any], _: dict[str, Any]) -> None:
+def _with_gpu(observation: Editable, _: Editable) -> None:
     observation["allocation"]["gpuUuid"] = "GPU-0"
     for met in observation["rounds"][0]["guest"]:
         met["gpuUuid"] = "GPU-0"
 
 
-def _other_agent(notes: dict[str, Any]) -> None:
+def _other_agent(notes: Editable) -> None:
     """The raw leg's agent signs validly, with a key that was not enrolled."""
     key = Ed25519PrivateKey.generate()
     notes["guest"][1]["ak"] = tokens.public_text(key.public_key())
-    notes["raw"]["exit"] = tokens.sign(tokens.peek(notes["raw"]["exit"]), key=key, typ=str(_header(notes["raw"]["exit"])))
+    notes["raw"]["exit"] = tokens.sign(tokens.peek(notes["raw"]["exit"]), key=key, typ=_header(notes["raw"]["exit"]))
 
 
 def _late(about: str, content: Any) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Callable
-from typing import Any
 
 from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.owner.sealing import read_manifest
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import SEGMENT, TamperTestbed
+from pytest_glasshouse.tamper.testbed import SEGMENT, Editable, TamperTestbed
 from pytest_glasshouse.wire import floe
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.package import MAGIC, Part, parse_header
@@ -60,7 +59,7 @@ def _body(name: str, reason: str, caught_by: str, edit: Callable[[bytearray, Par
     return _case(name, reason, caught_by, play)
 
 
-def _header(name: str, reason: str, caught_by: str, edit: Callable[[dict[str, Any]], None]) -> Case:
+def _header(name: str, reason: str, caught_by: str, edit: Callable[[Editable], None]) -> Case:
     """A changed header with a manifest that matches it, so that only the encryption's binding refuses it."""
 
     def play(testbed: TamperTestbed) -> None:
@@ -95,17 +94,17 @@ def _segments(order: Callable[[list[bytes]], list[bytes]]) -> Callable[[bytearra
     return edit
 
 
-def _part(index: int, **changes: object) -> Callable[[dict[str, Any]], None]:
+def _part(index: int, **changes: object) -> Callable[[Editable], None]:
     return lambda header: header["parts"][index].update(changes)
 
 
-def _commit_bit(header: dict[str, Any]) -> None:
+def _commit_bit(header: Editable) -> None:
     commit = bytearray.fromhex(header["parts"][1]["commit"])
     commit[20] ^= 1
     header["parts"][1]["commit"] = commit.hex()
 
 
-def _reorder(header: dict[str, Any]) -> None:
+def _reorder(header: Editable) -> None:
     """The parts in reverse order, with matching offsets."""
     header["parts"].reverse()
     offset = 0

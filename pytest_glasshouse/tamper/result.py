@@ -5,17 +5,11 @@ Knows a case's result as the suite and as a report hold it. Imports nothing heav
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, cast
+from typing import Literal, TypedDict
 
 #: What became of the attacked nonce. `unasked` where the case is about something else.
 Nonce = Literal["spent", "open", "unasked"]
-#: A report's names of the fields.
-_NAMES = {
-    "name": "name", "expectedReason": "expected_reason", "seenReason": "seen_reason", "released": "released",
-    "controlReleased": "control_released", "expectedNonce": "expected_nonce", "seenNonce": "seen_nonce", "caughtBy": "caught_by",
-}  # fmt: skip
 
 
 class TamperRecord(TypedDict):
@@ -26,7 +20,7 @@ class TamperRecord(TypedDict):
     seenReason: str | None
     released: bool
     controlReleased: bool
-    expectedNonce: str
+    expectedNonce: Nonce
     seenNonce: str
     caughtBy: str | None
     passed: bool
@@ -46,7 +40,7 @@ class TamperResult:
     caught_by: str | None
     control_released: bool
     expected_nonce: Nonce
-    seen_nonce: Nonce
+    seen_nonce: str
 
     @property
     def passed(self) -> bool:
@@ -60,10 +54,28 @@ class TamperResult:
 
     def to_json(self) -> TamperRecord:
         """The result as a report holds it."""
-        named = {name: getattr(self, field) for name, field in _NAMES.items()}
-        return cast("TamperRecord", {**named, "passed": self.passed})
+        return {
+            "name": self.name,
+            "expectedReason": self.expected_reason,
+            "seenReason": self.seen_reason,
+            "released": self.released,
+            "controlReleased": self.control_released,
+            "expectedNonce": self.expected_nonce,
+            "seenNonce": self.seen_nonce,
+            "caughtBy": self.caught_by,
+            "passed": self.passed,
+        }
 
     @classmethod
-    def from_json(cls, case: Mapping[str, Any]) -> TamperResult:
+    def from_json(cls, case: TamperRecord) -> TamperResult:
         """The result that a report, validated by its schema, holds as `case`."""
-        return cls(**{field: case[name] for name, field in _NAMES.items()})
+        return cls(
+            name=case["name"],
+            expected_reason=case["expectedReason"],
+            seen_reason=case["seenReason"],
+            released=case["released"],
+            caught_by=case["caughtBy"],
+            control_released=case["controlReleased"],
+            expected_nonce=case["expectedNonce"],
+            seen_nonce=case["seenNonce"],
+        )

@@ -7,18 +7,30 @@ it. Refuses to judge: the invariants do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from pytest_glasshouse.observation.document import Observation
-from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, TamperTestbed
+from pytest_glasshouse.observation.document import (
+    Callback,
+    Context,
+    GuestSeen,
+    LoadedCode,
+    Observation,
+    Phases,
+    ProtectedNotes,
+    RawNotes,
+    RoundNotes,
+    Trained,
+    TrainingPlanRecord,
+)
+from pytest_glasshouse.rows.leg_order import LegName
+from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, PLAN, Editable, TamperTestbed
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 
-RoundClaims = dict[str, Any]
 #: Called with the name and the content of each thing before it is signed or recorded, to change it in place.
 RoundEdit = Callable[[str, Any], None]
 
@@ -26,10 +38,10 @@ SEGMENT_NS, WASH_NS, HANDOVER_NS = 1_000_000_000, 200_000_000, 1_000_000
 #: Time between release and receipt, and of the protected leg by the host's clock.
 HELD_MS = 20_000
 INITIAL = sha256_hex(b"initial")
-_ADAPTERS = {"protected": sha256_hex(b"adapter"), "raw": sha256_hex(b"another adapter")}
-_TYPES = {
+_ADAPTERS: dict[LegName, str] = {"protected": sha256_hex(b"adapter"), "raw": sha256_hex(b"another adapter")}
+_Token: TypeAlias = Literal["manifest", "evidence", "result", "head", "exit", "receipt"]
+_TYPES: dict[_Token, str] = {
     "manifest": ev.TYP_MANIFEST,
-    "grant": ev.TYP_GRANT,
     "evidence": ev.TYP_EVIDENCE,
     "result": ev.TYP_RESULT,
     "head": ev.TYP_HEAD,
@@ -43,8 +55,8 @@ def untouched(_name: str, _content: Any) -> None:
 
 
 #: What every leg of the round reports of its own times and of its process.
-PHASES = {"load_ns": 1_000_000, "prologue_ns": 1_000_000, "export_ns": 1_000_000}
-CONTEXT: RoundClaims = {
+PHASES: Phases = {"load_ns": 1_000_000, "prologue_ns": 1_000_000, "export_ns": 1_000_000}
+CONTEXT: Context = {
     "environment": sha256_hex(b"environment"),
     "environment_names": ["PATH"],
     "libraries": sha256_hex(b"libraries"),
@@ -63,7 +75,7 @@ class SignedRound:
     With `turns` (the leg of each) the round is interleaved.
     """
 
-    def __init__(self, testbed: TamperTestbed, edit: RoundEdit = untouched, *, turns: Sequence[str] = ()) -> None:
+    def __init__(self, testbed: TamperTestbed, edit: RoundEdit = untouched, *, turns: Sequence[LegName] = ()) -> None:
         self._edit = edit
         self._turns = tuple(turns)
         self._attempt = testbed.attempt()
@@ -75,19 +87,22 @@ class SignedRound:
         }
         self._nonce = self._attempt.nonce
         self._round_nonce = sha256_hex(b"round")
-        self._protected: dict[str, Any] = {}
+        self._protected: ProtectedNotes = {}
         #: Of these types where no edit made it another.
-        self.observation = cast("Observation", self._observation())
+        self.observation = self._observation()
         edit("observation", self.observation)
 
-    def _observation(self) -> dict[str, Any]:
-        protected, raw = self._tokens(), self._raw_leg()
-        place = {
-            "allocation": CONTAINER, "gpuModel": "CPU (testbed)", "gpuUuid": None, "bootId": "boot", "agentNonce": "agent",
-            "archiveSha256": COMPONENTS["archive"], "driver": None, "torch": None, "python": "3.11",
-        }  # fmt: skip
-        ak = tokens.public_text(self.keys["agent"].public_key())
-        met = [{**place, "leg": leg, "ak": ak, "listed": ["instance"]} for leg in ("protected", "raw")]
+    def _observation(self) -> Observation:
+        notes: RoundNotes = {
+            "round": 1,
+            "nonce": self._round_nonce,
+            "order": ["protected", "raw"],
+            "guest": [self._met(leg) for leg in _ADAPTERS],
+            "protected": self._protected_leg(),
+            "raw": self._raw_leg(),
+        }
+        if self._turns:
+            notes["turns"], notes["borders"] = [*self._turns], self._borders()
         return {
             "allocation": {
                 "name": CONTAINER,
@@ -111,25 +126,22 @@ class SignedRound:
                 "baseSha256": None,
                 "facts": {},
             },
-            "rounds": [
-                {
-                    "round": 1,
-                    "nonce": self._round_nonce,
-                    "order": ["protected", "raw"],
-                    "guest": met,
-                    "protected": protected,
-                    "raw": raw,
-                    **self._borders(),
-                },
-            ],
+            "rounds": [notes],
         }
 
-    def _sign(self, name: str, party: str, claims: RoundClaims) -> str:
+    def _met(self, leg: LegName) -> GuestSeen:
+        return {
+            "allocation": CONTAINER, "gpuModel": "CPU (testbed)", "gpuUuid": None, "bootId": "boot", "agentNonce": "agent",
+            "archiveSha256": COMPONENTS["archive"], "driver": None, "torch": None, "python": "3.11",
+            "leg": leg, "ak": tokens.public_text(self.keys["agent"].public_key()), "listed": ["instance"],
+        }  # fmt: skip
+
+    def _sign(self, name: _Token, party: str, claims: Editable) -> str:
         self._edit(name, claims)
         self._protected[name] = tokens.sign(claims, key=self.keys[party], typ=_TYPES[name])
-        return sha256_hex(str(self._protected[name]).encode())
+        return sha256_hex(self._protected[name].encode())
 
-    def _tokens(self) -> dict[str, Any]:
+    def _protected_leg(self) -> ProtectedNotes:
         attempt, nonce = self._attempt, self._nonce
         manifest = self._sign("manifest", "owner", {"round_nonce": self._round_nonce, "workload": {"initial_sha256": INITIAL}})
         evidence_claims = {**attempt.claims, "manifest": manifest}
@@ -177,13 +189,13 @@ class SignedRound:
             "host": {"startNs": 0, "exitNs": HELD_MS * 1_000_000},
         }
 
-    def _receipt_claims(self, head: str, exit_claims: str) -> RoundClaims:
+    def _receipt_claims(self, head: str, exit_claims: str) -> Editable:
         times = {"iat": 1_800_000_000 + HELD_MS // 1000, "held_ms": HELD_MS}
         return {"head_sha256": head, "exit_sha256": exit_claims, "nonce": self._nonce, "attempt": 1, **times}
 
     def _journal(self, manifest: str, result: str) -> list[str]:
         """The leg's journal. An edit gets its entries (type and body) first, then its lines."""
-        bodies: dict[str, RoundClaims] = {
+        bodies: dict[str, Mapping[str, object]] = {
             "anti_debug_ready": {"wall": "2027-01-15T08:00:00Z"},
             "measured": {"composite": ev.composite(COMPONENTS)},
             "key_received": {"result": result},
@@ -201,8 +213,8 @@ class SignedRound:
         self._edit("lines", lines)
         return lines
 
-    def _raw_leg(self) -> dict[str, Any]:
-        callback = {
+    def _raw_leg(self) -> RawNotes:
+        callback: Callback = {
             "nonce": self._round_nonce,
             "status": "completed",
             "adapter": _ADAPTERS["raw"],
@@ -233,8 +245,8 @@ class SignedRound:
             "host": {"startNs": 0 if self._turns else HELD_MS * 1_000_000, "exitNs": 2 * HELD_MS * 1_000_000},
         }
 
-    def _trained(self, leg: str) -> RoundClaims:
-        trained: RoundClaims = {
+    def _trained(self, leg: LegName) -> Trained:
+        trained: Trained = {
             "units": 1,
             "elapsed_ns": 2 * SEGMENT_NS,
             "warmup_units": 1,
@@ -252,10 +264,8 @@ class SignedRound:
             trained["segments"] = [[number, 10, SEGMENT_NS, SEGMENT_NS, 2, WASH_NS, WASH_NS] for number in numbers]
         return trained
 
-    def _borders(self) -> RoundClaims:
+    def _borders(self) -> str:
         """The agent's signed borders: each leg works in its own turns, and uses a tenth of a millisecond to hand over."""
-        if not self._turns:
-            return {}
         roles, t_ns, used = ("protected", "raw"), 0, {"protected": 0, "raw": 0}
         borders: list[Any] = []
         for whose in self._turns:
@@ -264,13 +274,12 @@ class SignedRound:
             used[whose] += SEGMENT_NS + WASH_NS + HANDOVER_NS // 10
             borders.append([before, [t_ns, used["protected"], 2, used["raw"], 2]])
             t_ns += HANDOVER_NS
-        claims: RoundClaims = ev.borders_claims(nonce=self._round_nonce, roles=roles, turns=self._turns, borders=borders)
+        claims: Editable = ev.borders_claims(nonce=self._round_nonce, roles=roles, turns=self._turns, borders=borders)
         self._edit("borders", claims)
-        signed = tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_BORDERS)
-        return {"turns": [*self._turns], "borders": signed}
+        return tokens.sign(claims, key=self.keys["agent"], typ=ev.TYP_BORDERS)
 
 
-def clean_scan() -> RoundClaims:
+def clean_scan() -> Editable:
     """The claims of a scan that found every pattern before the wipe and none after it."""
     found = dict.fromkeys(ev.SCAN_KINDS, 2)
     looks = {moment: {"bytes": 4096, "unreadable": 0, "ns": 1} for moment in ("loaded", "trained", "wiped")}
@@ -279,12 +288,18 @@ def clean_scan() -> RoundClaims:
     }  # fmt: skip
 
 
-def _plan(*, order_seed: int) -> RoundClaims:
+def _plan(*, order_seed: int) -> TrainingPlanRecord:
     return {
         "workload": "mlp", "device": "cpu", "warmup_ns": SEGMENT_NS, "target_ns": None, "steps": 1, "order_seed": order_seed,
         "base_directory": False,
     }  # fmt: skip
 
 
-def _images() -> RoundClaims:
-    return {name: sha256_hex(name.encode()) for name in ("images", "system", "hooks", "foreign", "bytecode")}
+def _images() -> LoadedCode:
+    return {
+        "images": sha256_hex(b"images"),
+        "system": sha256_hex(b"system"),
+        "hooks": sha256_hex(b"hooks"),
+        "foreign": sha256_hex(b"foreign"),
+        "bytecode": sha256_hex(b"bytecode"),
+    }

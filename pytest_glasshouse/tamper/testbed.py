@@ -11,7 +11,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -30,6 +30,9 @@ from pytest_glasshouse.owner.sealing import SealedPackage, read_manifest, seal
 from pytest_glasshouse.wire import evidence as ev
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import Json, sha256_hex, tagged
+
+#: Decoded JSON that a case changes in place. Its members have no types: a change may give them any.
+Editable: TypeAlias = dict[str, Any]
 
 SUB = "run-1/row-1/round-1"
 PLAN = tagged("glasshouse-plan/1", b"what is about to be run")
@@ -201,7 +204,7 @@ class Attempt:
         self.journal.append("anti_debug_ready", {"wall": "2027-01-15T08:00:00Z"})
         self.journal.append("measured", {"composite": ev.composite(COMPONENTS)})
         self.log = list(self.lines)
-        self.claims = ev.evidence_claims(
+        self.claims: Editable = ev.evidence_claims(
             ak=ak.public_key(), sub=sub, aud=testbed.embedded.server.kid, iat=int(str(challenge["issued_at"])),
             jti=secrets.token_hex(16), nonce=self.nonce, policy=str(challenge["policy"]), plan=PLAN,
             hpke=self.hpke.public_key(), sig=self.sig.public_key(), components=COMPONENTS,

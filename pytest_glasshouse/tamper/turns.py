@@ -10,13 +10,15 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.rows.leg_order import LegName
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.observation import judge_changed_round
 from pytest_glasshouse.tamper.signed_round import HANDOVER_NS, SEGMENT_NS, RoundEdit
+from pytest_glasshouse.tamper.testbed import Editable
 from pytest_glasshouse.wire import journal, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 
-TURNS = ("protected", "raw", "raw", "protected")
+TURNS: tuple[LegName, ...] = ("protected", "raw", "raw", "protected")
 #: The edit of each case of this module.
 EDITS: dict[str, RoundEdit] = {}
 
@@ -37,7 +39,7 @@ def _case(name: str, reason: str, edit: RoundEdit) -> Case:
     )
 
 
-def _borders(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -> Case:
+def _borders(name: str, reason: str, change: Callable[[Editable], None]) -> Case:
     def edit(about: str, content: Any) -> None:
         if about == "borders":
             change(content)
@@ -45,7 +47,7 @@ def _borders(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -
     return _case(name, reason, edit)
 
 
-def _round(name: str, reason: str, change: Callable[[dict[str, Any]], None]) -> Case:
+def _round(name: str, reason: str, change: Callable[[Editable], None]) -> Case:
     def edit(about: str, content: Any) -> None:
         if about == "observation":
             change(content["rounds"][0])
@@ -63,7 +65,7 @@ def _segments(name: str, reason: str, change: Callable[[list[list[int]]], None])
     return _case(name, reason, edit)
 
 
-def _add_cpu_time(claims: dict[str, Any], place: int, *, of_turn: int, ns: int) -> None:
+def _add_cpu_time(claims: Editable, place: int, *, of_turn: int, ns: int) -> None:
     """Add processor time of the protected leg from one border on: `place` 0 is before the turn, 1 at its end."""
     flat = [border for borders in claims["borders"] for border in borders]
     for border in flat[2 * of_turn + place :]:
@@ -75,25 +77,25 @@ def _no_segment(about: str, content: Any) -> None:
         content["segments"] = []
 
 
-def _by_a_stranger(notes: dict[str, Any]) -> None:
+def _by_a_stranger(notes: Editable) -> None:
     claims = tokens.peek(notes["borders"])
     notes["borders"] = tokens.sign(claims, key=Ed25519PrivateKey.generate(), typ="glasshouse-borders+jwt")
 
 
-def _one_seed(notes: dict[str, Any]) -> None:
+def _one_seed(notes: Editable) -> None:
     notes["raw"]["trainingPlan"]["order_seed"] = notes["protected"]["trainingPlan"]["order_seed"]
 
 
-def _cold(notes: dict[str, Any]) -> None:
+def _cold(notes: Editable) -> None:
     notes["protected"]["cache"], notes["raw"]["cache"] = {"state": "pre-read"}, {"state": "evicted"}
 
 
-def _paused_an_hour(claims: dict[str, Any]) -> None:
+def _paused_an_hour(claims: Editable) -> None:
     for border in claims["borders"][-1]:
         border[0] += 3_600_000_000_000
 
 
-def _in_the_time_of_one(notes: dict[str, Any]) -> None:
+def _in_the_time_of_one(notes: Editable) -> None:
     """Both legs together take the time of one; each alone would fit."""
     for leg in ("protected", "raw"):
         notes[leg]["host"] = {"startNs": 0, "exitNs": 5 * SEGMENT_NS}

@@ -64,11 +64,6 @@ def json_text(value: object, *, indent: int | None = 2, sort_keys: bool = False)
     return json.dumps(value, indent=indent, sort_keys=sort_keys).replace("\x7f", "\\u007f").replace("##", "\\u0023#")
 
 
-def markdown(text: object, *, limit: int = SHOWN) -> str:
-    """`printable`, and no character of it means anything to Markdown or HTML: fit for a table's cell."""
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$@-])", r"\\\1", printable(text, limit=limit)).replace("&", "&amp;").replace("<", "&lt;")
-
-
 def markdown_cell(text: object, *, limit: int = SHOWN) -> str:
     """`printable` where text of ours stands around it, in a table or after a bullet: what counts inside a line is escaped."""
     shown = re.sub(r"([\\`*_\[|~$@])", r"\\\1", printable(text, limit=limit))

@@ -80,7 +80,7 @@ def _raw_exit() -> bytes:
 
 def _other_keys() -> bytes:
     observation = example.observation()
-    observation["keys"] = {}
+    del observation["keys"]
     return report_bytes(example.document(example.measured(observation=observation)))
 
 
@@ -360,7 +360,7 @@ def _edits() -> dict[str, Edit]:
         "rounds numbered otherwise": lambda document: first(document).update(round=2),
         "another adapter": lambda document: row(document).update(adapter={"rank": 64, "targets": ["q_proj"]}),
         "another place": lambda document: row(document).update(providerInstanceId="other"),
-        "token no text": lambda document: first(document)["protected"].update(grant=7),
+        "token that is none": lambda document: first(document)["protected"].update(grant="7"),
         "session nonce twice": lambda document: document["rows"][1]["observation"]["rounds"][0]["protected"]["challenge"].update(
             nonce=first(document)["protected"]["challenge"]["nonce"]
         ),
@@ -421,7 +421,7 @@ def test_every_field_that_was_signed_is_compared(real_run: RealRun, token: str, 
     assert any(text.startswith(f"its {field} ") for text in told)
 
 
-def _bound(document: dict[str, Any]) -> object:
+def _bound(document: Any) -> object:
     return list(binding_faults(document))
 
 

@@ -24,7 +24,7 @@ def extended(ran: int = 4, **plan: Any) -> Any:
 
 
 def faults(record: Any) -> dict[str, str]:
-    return dict(record_faults("rows", record, {"maxOverheadPct": None}, example.EXAMPLE))
+    return dict(record_faults(record, example.EXAMPLE, max_overhead_pct=None))
 
 
 def test_extended_row_is_measured_and_follows_from_its_own_data() -> None:
@@ -75,9 +75,9 @@ def test_changed_extension_is_found(field: str, value: float) -> None:
 
 def test_orders_of_the_extension_are_those_the_plans_seed_gives() -> None:
     """Rounds that were added in an order of somebody's choice are no balanced design."""
-    plan = {**PLAN, "order": "raw-first", "seed": 7, "fixedOrder": False}
+    plan: Any = {**PLAN, "order": "raw-first", "seed": 7, "fixedOrder": False}
     drawn = [*leg_orders("raw-first", rounds=2, seed=7, fixed=False), *leg_orders("raw-first", rounds=8, seed=8, fixed=False)]
-    rounds = [{"round": place, "order": list(order)} for place, order in enumerate(drawn, 1)]
+    rounds: list[Any] = [{"round": place, "order": list(order)} for place, order in enumerate(drawn, 1)]
 
     assert list(_orders(plan, rounds)) == []
     rounds[5]["order"] = list(reversed(drawn[5]))

@@ -107,7 +107,7 @@ def test_money_follows_from_the_price() -> None:
     assert all(each["usd"] is not None and each["usdCi95"] is not None for each in found["totalCost"])
 
 
-def _row() -> tuple[dict[str, Any], dict[str, Any]]:
+def _row() -> tuple[Any, dict[str, Any]]:
     derivation = Derivation(results=interleaved, judge=example.judge, binding=lambda _: iter(()), typed_observations=False)
     seen = example.observation(rounds=6)
     record = example.measured(rounds=6, observation=seen)["record"]
@@ -135,7 +135,7 @@ def test_estimate_or_cost_that_does_not_follow_is_found(path: tuple[str, ...], v
         holder = holder[step]
     holder[path[-1]] = value
 
-    faults = list(record_faults("rows", record, {"maxOverheadPct": None}, given["derivation"]))
+    faults = list(record_faults(record, given["derivation"], max_overhead_pct=None))
 
     assert any(place.startswith("." + ".".join(path)) for place, _ in faults)
 
@@ -145,7 +145,7 @@ def test_leaving_out_only_the_estimates_is_found() -> None:
     record, given = _row()
     del record["estimates"]
 
-    faults = dict(record_faults("rows", record, {"maxOverheadPct": None}, given["derivation"]))
+    faults = dict(record_faults(record, given["derivation"], max_overhead_pct=None))
 
     assert ".estimates" in faults
 

@@ -228,7 +228,7 @@ def test_older_verdict_of_an_implausible_negative_is_kept_by_check_and_refused_b
 
     def faults(revision: int) -> list[str]:
         of_then = dataclasses.replace(derivation, revision=revision)
-        return [path for path, _ in record_faults("rows", before, {"maxOverheadPct": 3.0}, of_then)]
+        return [path for path, _ in record_faults(before, of_then, max_overhead_pct=3.0)]
 
     assert (before["verdict"], before["limit"]["judgement"]) == ("inconclusive", "within the limit")
     assert faults(2) == []
@@ -262,7 +262,7 @@ def test_extended_rounds_count_as_rounds_at_the_gate() -> None:
 def test_difference_of_extended_rows_has_the_spread_of_their_first_rounds() -> None:
     """As their own intervals have; otherwise `compare` shows a difference where there is none."""
     extended, plain = (row_of(NOISY, first=first) for first in (2, None))
-    told = [compare({"rows": [row]}, {"rows": [row]}).pairs[0].difference.ci95 for row in (extended, plain)]
+    told = [compare(report_of(row), report_of(row)).pairs[0].difference.ci95 for row in (extended, plain)]
 
     assert told[0] is not None
     assert told[1] is not None

@@ -253,7 +253,7 @@ def test_missing_token_is_not_authentic() -> None:
 def test_row_of_other_parties_than_the_reports_is_not_authentic() -> None:
     """The document's key lists are recomputed; a row whose keys are in none of them leads nowhere."""
     observation = example.observation()
-    observation["keys"] = {}
+    del observation["keys"]
 
     found = checked(example.document(example.measured(observation=observation)), keys=ALL_KEYS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 from scipy.stats import trim_mean
@@ -290,7 +291,7 @@ def test_neighbours_that_resemble_each_other_are_worth_less() -> None:
 
 
 def test_segments_are_read_from_an_observation() -> None:
-    given = {
+    given: Any = {
         "number": 1,
         "first": "raw2",
         "protected": {"units": 90, "elapsed_ns": 10, "cpu_ns": 3, "position": 3},
@@ -311,9 +312,10 @@ def test_segments_are_read_from_an_observation() -> None:
 )
 def test_what_cannot_be_a_pair_is_refused(change: dict[str, object]) -> None:
     leg = {"units": 1, "elapsed_ns": 1}
+    given: Any = {"number": 1, "first": "raw", "protected": leg, "raw": leg, **change}
 
     with pytest.raises(ValueError):
-        round_segments(1, [{"number": 1, "first": "raw", "protected": leg, "raw": leg, **change}])
+        round_segments(1, [given])
 
 
 def test_round_without_pairs_is_refused() -> None:

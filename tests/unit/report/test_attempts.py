@@ -86,7 +86,7 @@ def test_no_later_attempt_takes_the_place_of_one_that_was_judged(records: tuple[
 def test_one_attempt_is_told_as_it_always_was() -> None:
     record = example.publishable()
     assert tried(record) is record
-    assert (attempts_line(record["record"]), list(attempt_faults("rows", record["record"]))) == ("", [])
+    assert (attempts_line(record["record"]), list(attempt_faults(record["record"]))) == ("", [])
 
 
 def test_attempt_without_a_record_cannot_stand() -> None:
@@ -141,9 +141,9 @@ EDITS: dict[str, tuple[Any, str]] = {
 def test_attempts_that_do_not_follow_are_named(name: str) -> None:
     edit, path = EDITS[name]
     row = copy.deepcopy(tried(slow(), example.publishable())["record"])
-    assert list(attempt_faults("rows", row)) == []
+    assert list(attempt_faults(row)) == []
     edit(row)
-    assert path in [found for found, _ in attempt_faults("rows", row)]
+    assert path in [found for found, _ in attempt_faults(row)]
 
 
 @pytest.mark.parametrize(("place", "counted", "known", "faulty"), [
@@ -157,7 +157,7 @@ def test_server_that_counted_more_attempts_than_are_told_gives_them_away(
     seen["keys"]["attestationServer"] = place
     seen["rounds"][0]["protected"]["result"] = sign({"attempt": counted}, key=example.KEYS.server, typ=TYP_RESULT)
     record = tried(*[None] * (known - 1), example.publishable(observation=seen))["record"]
-    assert [path for path, _ in attempt_faults("rows", record)] == [".attempts"] * faulty
+    assert [path for path, _ in attempt_faults(record)] == [".attempts"] * faulty
 
 
 @pytest.mark.parametrize("result", [None, 7, "no token", "a.b.c"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_glasshouse.wire.printable import markdown, printable, printable_lines
+from pytest_glasshouse.wire.printable import printable, printable_lines
 
 
 @given(st.text(max_size=400))
@@ -48,7 +48,3 @@ def test_a_long_text_is_cut_and_says_so() -> None:
 
 def test_lines_are_counted_when_they_are_left_out() -> None:
     assert printable_lines("a\n::b::\nc\nd", lines=2) == ["a", r"\x3a:b\x3a:", "… 2 more lines"]
-
-
-def test_markdown_takes_no_orders() -> None:
-    assert markdown("a|b [x](y) <img> `c` *d* &amp;") == r"a\|b \[x\]\(y\) &lt;img> \`c\` \*d\* &amp;amp;"
