@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from pytest_glasshouse.channel.guest_channel import Channel, follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
@@ -126,9 +126,9 @@ class LegWatch:
         """Whose events these are."""
         return self._leg_id
 
-    def body(self, kind: str, _type: type[T]) -> T | None:
-        """The body of the last event of a kind, whose shape was checked as it came in; None where there was none."""
-        return cast("T | None", self.events.get(kind))
+    def body(self, kind: str, body_type: type[T]) -> T | None:
+        """The body of the last event of a kind; None where there was none."""
+        return check_typed(self.events[kind], body_type, kind) if kind in self.events else None
 
     @property
     def ended(self) -> bool:
