@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_glasshouse.guest.control import Control
-    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.fingerprints import Pattern
 
 #: How many samples of the last batch are looked for; each in several places.
@@ -69,7 +68,7 @@ class ScanClient:
             os.close(self._served)
 
     def _scan(self, stage: str, patterns: list[Pattern]) -> None:
-        listed: list[Json] = [pattern.to_json() for pattern in patterns]
+        listed = [pattern.to_json() for pattern in patterns]
         self._control.send("scan", {"stage": stage, "salt": self._patterns.salt.hex(), "patterns": listed})
         while True:
             kind, body = self._control.receive("read", "scanned")

@@ -310,7 +310,7 @@ class _Relay:
         challenge = check_typed(given, Challenge, "the server's challenge")
         self.nonce = challenge["nonce"]
         self._notes["challenge"] = challenge
-        body: dict[str, Json] = {
+        body = {
             **given,
             "sub": sub,
             "aud": thumbprint(self._host_attestation.server_key),
