@@ -162,7 +162,7 @@ class InterleavedRound:
                 )
             )
         else:
-            raise current.broke_protocol(f"a round's turns send no {kind}, or send it once")
+            raise current.broke_protocol(f"expected turns and one account of their borders, saw {kind}")
 
     def _finish(self, lost: Ended | None, refused: RefusedError | None) -> Ended | None:
         """Finish every leg, in the order they started; the protected leg's end comes first as the row's."""

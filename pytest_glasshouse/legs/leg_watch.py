@@ -123,7 +123,7 @@ class LegWatch:
 
     @property
     def leg_id(self) -> str:
-        """Whose events these are."""
+        """The leg whose events these are."""
         return self._leg_id
 
     def body(self, kind: str, body_type: type[T]) -> T | None:
@@ -140,11 +140,11 @@ class LegWatch:
         kind, body, t_ns = event["type"], event["body"], event["t_ns"]
         wrong = ""
         if kind not in EVENTS_OF["protected" if self._leg == "protected" else "raw"]:
-            wrong = f"a {self._leg} leg sends no {kind}"
+            wrong = f"expected an event of a {self._leg} leg, saw {kind}"
         elif self.ended or (kind in self.events and kind not in REPEATABLE_EVENTS):
-            wrong = f"a leg sends {kind} once, and nothing after its exit"
+            wrong = f"expected {kind} once, and no event after the exit"
         elif t_ns < self._last_ns:
-            wrong = f"the time of {kind} lies before that of the event before it"
+            wrong = f"expected {kind} to be no earlier than the event before it"
         if wrong:
             raise ProtocolError(f"{self._leg} leg, event {event['seq']}: {wrong}", allocation_id=self._allocation_id)
         if kind == "exit":
