@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -32,7 +32,17 @@ from pytest_glasshouse.guest import machine
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.guest_messages import DETAIL
+from pytest_glasshouse.wire.host_messages import (
+    AnswerRequest,
+    ConductRequest,
+    GetRequest,
+    LayRequest,
+    PullRequest,
+    PutRequest,
+    StartRequest,
+)
 from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -110,58 +120,51 @@ class Agent:
 
     def on_enrol(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Prove possession of the attestation key for one grant."""
-        proof = evidence.prove_enrolment(cast("str", request["grant"]), key=self._key)
+        proof = evidence.prove_enrolment(check_typed(request.get("grant"), str, "enrol.grant"), key=self._key)
         return {"ak": tokens.public_text(self._key.public_key()), "proof": proof}, b""
 
     def on_lay(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """Write one piece of a public file (a base model) below `models/`."""
+        piece = check_typed(request, LayRequest, "lay")
         root = self._directory / "models"
-        path = (root / cast("str", request["path"])).resolve()
+        path = (root / piece["path"]).resolve()
         if not path.is_relative_to(root.resolve()):
             raise ProtocolError("lay: expected a path below the model directory; saw one that leaves it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        offset = cast("int", request["offset"])
-        with path.open("r+b" if offset else "wb") as file:
-            file.seek(offset)
+        with path.open("r+b" if piece["offset"] else "wb") as file:
+            file.seek(piece["offset"])
             file.write(payload)
         return {}, b""
 
     def on_put(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """Hold one piece of material in memory."""
-        self._memory_files.write(
-            cast("str", request["name"]),
-            offset=cast("int", request["offset"]),
-            total=cast("int", request["total"]),
-            piece=payload,
-        )
+        put = check_typed(request, PutRequest, "put")
+        self._memory_files.write(put["name"], offset=put["offset"], total=put["total"], piece=payload)
         return {}, b""
 
     def on_get(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """One piece of an item that a leg exported."""
-        data, total = self._memory_files.read(
-            cast("str", request["name"]), offset=cast("int", request["offset"]), size=frames.CHUNK
-        )
+        get = check_typed(request, GetRequest, "get")
+        data, total = self._memory_files.read(get["name"], offset=get["offset"], size=frames.CHUNK)
         return {"total": total}, data
 
     def on_drop(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Close one item."""
-        self._memory_files.drop(cast("str", request["name"]))
+        self._memory_files.drop(check_typed(request.get("name"), str, "drop.name"))
         return {}, b""
 
     def on_start(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Start one leg; a leg's id is used once. `round` names its interleaved round, `role` its role there."""
-        leg_id = cast("str", request["leg"])
+        start = check_typed(request, StartRequest, "start")
+        leg_id, order, role = start["leg"], start["order"], start.get("role", "")
         if leg_id in self._legs:
             raise ProtocolError(f"start: expected a new leg id; saw {leg_id} again")
-        interleaved = cast("str | None", request.get("round"))
-        scheduler = None if interleaved is None else self._schedulers[interleaved]
+        scheduler = self._schedulers[start["round"]] if "round" in start else None
         if any(not leg.ended and (scheduler is None or leg.scheduler is not scheduler) for leg in self._legs.values()):
             raise ProtocolError("start: expected no running leg outside this round; saw one")
-        order = dict(cast("dict[str, Json]", request["order"]))
-        plan = cast("dict[str, Json]", order["plan"])
-        base = plan["base_directory"]
-        if isinstance(base, str) and not base.startswith("/"):
-            order["plan"] = {**plan, "base_directory": str(self._directory / "models" / base)}
+        base = order["plan"]["base_directory"]
+        if base is not None:
+            order["plan"]["base_directory"] = str(self._directory / "models" / base)
         leg = LegProcess(
             leg_id=leg_id,
             order=order,
@@ -176,10 +179,10 @@ class Agent:
             memory_files=self._memory_files,
             spool=self._spool,
             scheduler=scheduler,
-            role=cast("str", request.get("role", "")),
+            role=role,
         )
         if scheduler is not None:
-            scheduler.add_leg(cast("str", request["role"]), leg)
+            scheduler.add_leg(role, leg)
         self._legs[leg_id] = leg
         cursor = self._spool.cursor
         leg.start()
@@ -187,14 +190,15 @@ class Agent:
 
     def on_conduct(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Prepare an interleaved round: its legs in the order of their start, and the leg of each turn."""
-        name = cast("str", request["round"])
+        conduct = check_typed(request, ConductRequest, "conduct")
+        name = conduct["round"]
         if name in self._schedulers:
             raise ProtocolError(f"conduct: expected a new round; saw {name} again")
         scheduler = TurnScheduler(
             name=name,
-            nonce=cast("str", request["nonce"]),
-            roles=cast("list[str]", request["roles"]),
-            turns=cast("list[str]", request["turns"]),
+            nonce=conduct["nonce"],
+            roles=conduct["roles"],
+            turns=conduct["turns"],
             key=self._key,
             spool=self._spool,
         )
@@ -206,31 +210,33 @@ class Agent:
 
     def on_covariates(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Samples since a time on the guest's monotonic clock."""
-        return self._covariates.since(cast("int", request["since_ns"])), b""
+        return self._covariates.since(check_typed(request.get("since_ns"), int, "covariates.since_ns")), b""
 
     def on_dismiss(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """No more legs will start in an interleaved round: those that wait finish."""
-        self._schedulers[cast("str", request["round"])].dismiss()
+        self._schedulers[check_typed(request.get("round"), str, "dismiss.round")].dismiss()
         return {}, b""
 
     def on_answer(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Relay the server's answer to a leg."""
-        self._leg(request).answer(cast("str", request["kind"]), cast("dict[str, Json]", request["body"]))
+        answer = check_typed(request, AnswerRequest, "answer")
+        self._leg(answer["leg"]).answer(answer["kind"], answer["body"])
         return {}, b""
 
     def on_kill(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """End a leg at once; it has ended when this is answered."""
-        leg = self._leg(request)
+        leg_id = check_typed(request.get("leg"), str, "kill.leg")
+        leg = self._leg(leg_id)
         leg.kill()
         if not leg.wait(_KILL_S):
-            raise ProtocolError(f"kill: expected leg {request['leg']!r} to end within {_KILL_S:g} s; it still runs")
+            raise ProtocolError(f"kill: expected leg {leg_id!r} to end within {_KILL_S:g} s; it still runs")
         return {}, b""
 
     def on_pull(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Spooled events from a cursor on; waits a little for the next one."""
-        wait_s = min(cast("int", request["wait_ms"]) / 1000, _LONGEST_PULL_S)
-        events = self._spool.since(cast("int", request["cursor"]), wait_s=wait_s)
-        return {"events": cast("Json", events)}, b""
+        pull = check_typed(request, PullRequest, "pull")
+        events = self._spool.since(pull["cursor"], wait_s=min(pull["wait_ms"] / 1000, _LONGEST_PULL_S))
+        return {"events": [*events]}, b""
 
     def on_shutdown(self, _request: dict[str, Json], _payload: bytearray) -> AgentReply:
         """Zeroize at once: kill every leg, remove the legs' files, and signal the pod's watchdog to end the instance."""
@@ -251,10 +257,10 @@ class Agent:
         self._covariates.end()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def _leg(self, request: dict[str, Json]) -> LegProcess:
-        leg = self._legs.get(cast("str", request["leg"]))
+    def _leg(self, leg_id: str) -> LegProcess:
+        leg = self._legs.get(leg_id)
         if leg is None:
-            raise ProtocolError(f"expected the id of a started leg; saw {request['leg']!r}")
+            raise ProtocolError(f"expected the id of a started leg; saw {leg_id!r}")
         return leg
 
     def _components(self) -> dict[str, str]:

@@ -16,13 +16,13 @@ import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.evidence import _digest_of
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.leg_messages import LoadedFiles
 
 _NOT_HASHED = {"__pycache__", "test", "tests", "idlelib", "tkinter", "turtledemo", "site-packages", "dist-packages"}
 #: Files of the interpreter's own importers: code frozen into the executable, which is measured.
@@ -80,12 +80,12 @@ class Baseline:
                 self._stdlib[path] = self._hash(path)
         self.stdlib = _digest_of(sorted(self._stdlib.values()))
 
-    def measure_loaded(self, loaded: Mapping[str, Json], *, archive: str) -> CodeMeasurement:
+    def measure_loaded(self, loaded: LoadedFiles, *, archive: str) -> CodeMeasurement:
         """Hash every file that a leg loaded. `archive` is the path prefix of modules from the measured archive."""
         files: dict[str, str] = {}
         system: dict[str, str] = {}
         foreign: list[str] = []
-        for path, inode in cast("list[list[str]]", loaded["maps"]):
+        for path, inode in loaded["maps"]:
             if not self._is_mapped(path, inode):
                 foreign.append(f"{Path(path).name}: not the file that was mapped")
                 continue
@@ -96,7 +96,7 @@ class Baseline:
                 files[Path(path).name] = digest
             else:
                 foreign.append(f"{Path(path).name}: not as installed")
-        for name, path in cast("list[list[str]]", loaded["modules"]):
+        for name, path in loaded["modules"]:
             if path.startswith(archive):
                 continue
             digest = self._hash(path) if Path(path).is_file() else ""
@@ -104,7 +104,7 @@ class Baseline:
                 files[name] = digest
             else:
                 foreign.append(f"{name}: not as installed")
-        hooks = cast("list[list[str]]", loaded["hooks"])
+        hooks = loaded["hooks"]
         foreign += [f"{name}: an import hook that is not installed" for name, path in hooks if not self._is_hook(path, archive)]
         return CodeMeasurement(files=files, system=system, hooks=tuple(name for name, _ in hooks), foreign=tuple(sorted(foreign)))
 

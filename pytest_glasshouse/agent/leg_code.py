@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.wire.printable import printable
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
     from pytest_glasshouse.agent.installed_code import Baseline, CodeMeasurement
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.leg_messages import LoadedFiles
 
 #: The exit that holds the names has to stay short.
 _MOST_CHANGED = 64
@@ -31,12 +32,12 @@ class LegCode:
         #: For the leg's exit: whether the second measurement found the code of the first.
         self.comparison: dict[str, Json] = {"status": "unseen", "reason": "the leg did not complete its training"}
 
-    def measure(self, loaded: Json) -> dict[str, str]:
+    def measure(self, loaded: LoadedFiles) -> dict[str, str]:
         """The first measurement, as components of the evidence."""
         self._first = self._measured(loaded)
         return {**self._first.components, "bytecode": self._bytecode.digest}
 
-    def measure_again(self, loaded: Json) -> dict[str, str]:
+    def measure_again(self, loaded: LoadedFiles) -> dict[str, str]:
         """The second measurement, after training: nothing may have changed, and nothing foreign may have been loaded since."""
         now, then = self._measured(loaded), self._first
         if then is not None:
@@ -48,8 +49,8 @@ class LegCode:
             self.comparison = {"status": status, "late": late, "changed": names}
         return {**now.components, "bytecode": self._bytecode.digest}
 
-    def _measured(self, loaded: Json) -> CodeMeasurement:
-        measurement = self._baseline.measure_loaded(cast("dict[str, Json]", loaded), archive=self._archive)
+    def _measured(self, loaded: LoadedFiles) -> CodeMeasurement:
+        measurement = self._baseline.measure_loaded(loaded, archive=self._archive)
         if self._bytecode.intact():
             return measurement
         return dataclasses.replace(measurement, foreign=(*measurement.foreign, "byte-code cache: not as built"))

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.hardware_evidence import submods
@@ -34,6 +34,9 @@ from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_event, failure
+from pytest_glasshouse.wire.host_messages import ChallengeAnswer
+from pytest_glasshouse.wire.leg_messages import Attest, Export, LoadedFiles, Ready
+from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.agent.spool import Spool
     from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.host_messages import AnswerBody, LegOrder
+    from pytest_glasshouse.wire.leg_messages import Begin, LegChallenge
 
 #: Message types that go to the spool unchanged.
 _FORWARDED = ("journal", "progress", "started", "callback", "head", "failed")
@@ -68,7 +73,7 @@ class LegProcess(threading.Thread):
         self,
         *,
         leg_id: str,
-        order: Mapping[str, Json],
+        order: LegOrder,
         workspace: Path,
         archive_fd: int,
         components: Mapping[str, str],
@@ -98,21 +103,21 @@ class LegProcess(threading.Thread):
         self._key = key
         self._memory_files = memory_files
         self._spool = spool
-        self._answers: queue.Queue[tuple[str, dict[str, Json]]] = queue.Queue()
+        self._answers: queue.Queue[tuple[str, AnswerBody]] = queue.Queue()
         self._process: subprocess.Popen[bytes] | None = None
         self._leg_pid = 0
         #: An adapter is the trained initial weights, so its size is bounded by the material's.
         self._most_export = _HEADERS
         self._head: str | None = None
-        self._ready: dict[str, Json] = {}
-        self._challenge: dict[str, Json] = {}
+        self._ready: Ready | None = None
+        self._challenge: ChallengeAnswer | None = None
         self._challenged_ns = 0
         self._scan = LegScan()
         self._gpu = GpuMemory()
         self._ended = threading.Event()
         self._killed = False
 
-    def answer(self, kind: str, body: dict[str, Json]) -> None:
+    def answer(self, kind: str, body: AnswerBody) -> None:
         """Pass the server's answer, relayed by the host, to the leg."""
         self._answers.put((kind, body))
 
@@ -155,7 +160,7 @@ class LegProcess(threading.Thread):
         ours = PeerCredentialSocket(end)
         try:
             self._workspace.mkdir(parents=True)
-            self._bytecode.build(cast("str", cast("dict[str, Json]", self._order["plan"])["workload"]))
+            self._bytecode.build(self._order["plan"]["workload"])
             process = self._start(theirs)
             theirs.close()
             self._serve(ours, process)
@@ -167,8 +172,8 @@ class LegProcess(threading.Thread):
             self._observe_end()
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        cache = warm_page_cache(cast("str | None", cast("dict[str, Json]", self._order["plan"])["base_directory"]))
-        material = {name: self._memory_files.descriptor(cast("str", item)) for name, item in self._material().items()}
+        cache = warm_page_cache(self._order["plan"]["base_directory"])
+        material = {name: self._memory_files.descriptor(item) for name, item in self._order["material"].items()}
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()
         passed = (theirs.fileno(), self._archive_fd, writing, *material.values())
@@ -206,8 +211,8 @@ class LegProcess(threading.Thread):
             raise ProtocolError("the leg was ended before it began")
         # From here on, a message from any other process ends the leg.
         ours.pid = self._leg_pid
-        order: dict[str, Json] = {**self._order, "material": dict(self._material_fds)}
-        self._send(ours, "begin", order)
+        begin: Begin = {"order": self._order, "descriptors": self._material_fds}
+        self._send(ours, "begin", begin)
         while (received := frames.receive(ours, rest_s=_FRAME_S)) is not None:
             message, payload = received
             kind, body = message.get("type"), message.get("body")
@@ -227,7 +232,9 @@ class LegProcess(threading.Thread):
             "turn-done": lambda: self._on_turn(ours, kind, body),
             # Every earlier message is in the spool: this thread handles one after the other.
             "drain": lambda: self._send(ours, "drained", {}),
-            "images": lambda: self._spool.append(self._leg_id, "images", {**self._code.measure_again(body)}),
+            "images": lambda: self._spool.append(
+                self._leg_id, "images", {**self._code.measure_again(check_typed(body, LoadedFiles, "images"))}
+            ),
             "export": lambda: self._on_export(body, payload),
         }
         if kind in _FORWARDED:
@@ -241,17 +248,18 @@ class LegProcess(threading.Thread):
         check_event(kind, body)
         self._spool.append(self._leg_id, kind, body)
         if kind == "head":
-            self._head = cast("str", body["head"])
+            self._head = str(body["head"])
         elif kind == "callback":
             # A raw leg has no head; its exit is bound to the callback.
             self._head = canonical(body).decode()
             self._gpu.record("before", self._leg_pid)
 
     def _on_export(self, body: dict[str, Json], payload: bytearray) -> None:
-        name, total = f"{self._leg_id}-{body['name']}", cast("int", body["total"])
-        if body["name"] != "adapter" or total > self._most_export:
+        export = check_typed(body, Export, "export")
+        name, total = export["name"], export["total"]
+        if name != "adapter" or total > self._most_export:
             raise ProtocolError(f"expected an adapter of at most {self._most_export} bytes from the leg; saw {total}")
-        self._memory_files.write(name, offset=cast("int", body["offset"]), total=total, piece=payload)
+        self._memory_files.write(f"{self._leg_id}-{name}", offset=export["offset"], total=total, piece=payload)
 
     def _on_turn(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json]) -> None:
         """The leg waits for its turn, and this thread with it: it has nothing else to do."""
@@ -267,43 +275,50 @@ class LegProcess(threading.Thread):
         self._send(ours, command, {"turn": turn})
 
     def _on_ready(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
-        self._ready = body
-        self._components.update(self._code.measure(body["images"]))
+        self._ready = check_typed(body, Ready, "ready")
+        self._components.update(self._code.measure(self._ready["images"]))
         self._spool.append(self._leg_id, "challenge-wanted", {})
-        kind, challenge = self._answer()
+        kind, answer = self._answer()
         if kind != "challenge":
             raise ProtocolError(f"expected the challenge; saw {kind!r}")
+        challenge = check_typed(answer, ChallengeAnswer, "challenge")
         self._challenge, self._challenged_ns = challenge, time.monotonic_ns()
-        composite = evidence.composite(self._components)
-        passed: dict[str, Json] = {name: challenge[name] for name in ("nonce", "policy", "plan")}
-        self._send(ours, "challenge", {**passed, "composite": composite})
+        passed: LegChallenge = {
+            "nonce": challenge["nonce"],
+            "policy": challenge["policy"],
+            "plan": challenge["plan"],
+            "composite": evidence.composite(self._components),
+        }
+        self._send(ours, "challenge", passed)
 
     def _on_attest(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
-        challenge = self._challenge
+        ready, challenge, attest = self._ready, self._challenge, check_typed(body, Attest, "attest")
+        if ready is None or challenge is None:
+            raise ProtocolError("expected the leg to attest after its challenge")
         elapsed_s = (time.monotonic_ns() - self._challenged_ns) // 1_000_000_000
-        cnf = evidence.read_cnf(self._ready["cnf"])
+        cnf = evidence.read_cnf({**ready["cnf"]})
         claims = evidence.evidence_claims(
             ak=self._key.public_key(),
-            sub=cast("str", challenge["sub"]),
-            aud=cast("str", challenge["aud"]),
-            iat=cast("int", challenge["issued_at"]) + elapsed_s,
+            sub=challenge["sub"],
+            aud=challenge["aud"],
+            iat=challenge["issued_at"] + elapsed_s,
             jti=secrets.token_hex(16),
-            nonce=cast("str", challenge["nonce"]),
-            policy=cast("str", challenge["policy"]),
-            plan=cast("str", challenge["plan"]),
+            nonce=challenge["nonce"],
+            policy=challenge["policy"],
+            plan=challenge["plan"],
             hpke=cnf.hpke,
             sig=cnf.sig,
             components=self._components,
-            manifest=cast("str", challenge["manifest"]),
-            manifest_version=cast("int", challenge["manifest_version"]),
+            manifest=challenge["manifest"],
+            manifest_version=challenge["manifest_version"],
             container=self._container,
-            observed=cast("dict[str, Json]", self._ready["antidebug"]),
-            memory=cast("dict[str, Json]", self._ready["memory"]),
-            state_head=cast("str", body["head"]),
+            observed=ready["antidebug"],
+            memory=ready["memory"],
+            state_head=attest["head"],
         )
-        claims.update(submods(challenge.get("hardware"), nonce=str(challenge["nonce"]), cnf=cnf))
+        claims.update(submods([*challenge.get("hardware", ())], nonce=challenge["nonce"], cnf=cnf))
         token = tokens.sign(claims, key=self._key, typ=evidence.TYP_EVIDENCE)
-        self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": body["log"]})
+        self._spool.append(self._leg_id, "evidence", {"evidence": token, "log": [*attest["log"]]})
         kind, answer = self._answer()
         if kind not in ("release", "refusal"):
             raise ProtocolError(f"expected the server's answer; saw {kind!r}")
@@ -311,7 +326,7 @@ class LegProcess(threading.Thread):
 
     def _on_scan(self, ours: PeerCredentialSocket, body: dict[str, Json]) -> None:
         """Scan the leg's memory while the leg waits; start and end are events, so that the time it took is known."""
-        stage = cast("str", body["stage"])
+        stage = check_typed(body.get("stage"), str, "scan.stage")
         self._spool.append(self._leg_id, f"scan-{stage}", {})
         if stage == "trained":
             self._gpu.record("before", self._leg_pid)
@@ -319,10 +334,10 @@ class LegProcess(threading.Thread):
         self._spool.append(self._leg_id, f"scanned-{stage}", {})
         self._send(ours, "scanned", {})
 
-    def _send(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json]) -> None:
+    def _send(self, ours: PeerCredentialSocket, kind: str, body: Mapping[str, object]) -> None:
         frames.send(ours, {"type": kind, "body": body}, deadline=time.monotonic() + _FRAME_S)
 
-    def _answer(self) -> tuple[str, dict[str, Json]]:
+    def _answer(self) -> tuple[str, AnswerBody]:
         try:
             return self._answers.get(timeout=_ANSWER_S)
         except queue.Empty:
@@ -342,9 +357,9 @@ class LegProcess(threading.Thread):
         entries = sum(len(files) + len(folders) for _, folders, files in os.walk(self._workspace))
         shutil.rmtree(self._workspace, ignore_errors=True)
         kind = self._order["kind"]
-        nonce = self._challenge.get("nonce", "") if kind == "protected" else self._order["nonce"]
+        challenged = "" if self._challenge is None else self._challenge["nonce"]
         claims = evidence.exit_claims(
-            nonce=str(nonce),
+            nonce=challenged if kind == "protected" else self._order["nonce"],
             head_token=self._head or "",
             process_gone=gone,
             exit_status=status,
@@ -363,9 +378,6 @@ class LegProcess(threading.Thread):
     @property
     def _archive(self) -> str:
         return f"/proc/self/fd/{self._archive_fd}"
-
-    def _material(self) -> dict[str, Json]:
-        return cast("dict[str, Json]", self._order["material"])
 
     def _environment(self) -> dict[str, str]:
         own = str(self._workspace)

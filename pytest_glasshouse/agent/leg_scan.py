@@ -11,13 +11,14 @@ import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.agent.memory_scan import DescriptorMemory, Memory, ranges_of, scan
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.fingerprints import Pattern, read_patterns
 from pytest_glasshouse.wire.shapes import Fields, Whole
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from pytest_glasshouse.agent.memory_scan import ScanResult
@@ -129,8 +130,9 @@ class _ServedMemory:
         received = frames.receive(self._connection, deadline=until)
         if received is None or received[0].get("type") != "read-done":
             raise ProtocolError("expected the leg to serve a read; saw another message, or its end")
-        Fields({"count": Whole(high=len(into))}).check(received[0].get("body"), "read-done")
-        count = cast("int", cast("dict[str, Json]", received[0]["body"])["count"])
+        body = received[0].get("body")
+        Fields({"count": Whole(high=len(into))}).check(body, "read-done")
+        count = check_typed(body, dict[str, int], "read-done")["count"]
         return os.preadv(self._window, [into[:count]], 0) if count else 0
 
 

@@ -173,7 +173,7 @@ class _LegImpersonator:
                 self._answer_agent()
 
     def _send(self, kind: str, body: dict[str, object]) -> None:
-        frames.send(self._socket, {"type": kind, "body": body})  # type: ignore[dict-item]
+        frames.send(self._socket, {"type": kind, "body": body})
 
     def _answer_agent(self) -> None:
         cnf = {

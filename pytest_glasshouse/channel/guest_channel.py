@@ -9,16 +9,17 @@ import secrets
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.errors import FrameCutError, GuestGoneError, GuestRefusedError, ProtocolError
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.guest_messages import DETAIL, check_events, check_reply
 from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
 
@@ -48,7 +49,7 @@ class Channel(Protocol):
     def request(
         self,
         op: str,
-        fields: dict[str, Json] | None = None,
+        fields: Mapping[str, object] | None = None,
         payload: bytes | memoryview = b"",
         *,
         within_s: float | None = None,
@@ -117,7 +118,7 @@ class GuestChannel:
     def request(
         self,
         op: str,
-        fields: dict[str, Json] | None = None,
+        fields: Mapping[str, object] | None = None,
         payload: bytes | memoryview = b"",
         *,
         within_s: float | None = None,
@@ -130,9 +131,9 @@ class GuestChannel:
         until = time.monotonic() + self._timeout_s + self._reconnect_s + limit / _SLOWEST
         data, announced = bytearray(), None
         while announced is None or len(data) < announced:
-            fields: dict[str, Json] = {"name": name, "offset": len(data)}
+            fields = {"name": name, "offset": len(data)}
             reply, piece = self._exchange("get", fields, b"", within_s=until - time.monotonic())
-            total = cast("int", reply["total"])
+            total = check_typed(reply["total"], int, "get.total")
             announced = total if announced is None else announced
             expected = min(frames.CHUNK, announced - len(data))
             if announced > limit or total != announced or len(piece) != expected:
@@ -160,11 +161,11 @@ class GuestChannel:
             connection.close()
 
     def _exchange(
-        self, op: str, fields: dict[str, Json], payload: bytes | memoryview, *, within_s: float | None = None
+        self, op: str, fields: Mapping[str, object], payload: bytes | memoryview, *, within_s: float | None = None
     ) -> tuple[dict[str, Json], bytearray]:
         with self._lock:
             self._number += 1
-            numbered: dict[str, Json] = {"op": op, "session": self._session, "number": self._number, **fields}
+            numbered = {"op": op, "session": self._session, "number": self._number, **fields}
             try:
                 reply, piece = self._exchange_with_reconnect(numbered, payload, within_s)
                 check_reply(op, reply, payload=len(piece))
@@ -178,7 +179,7 @@ class GuestChannel:
         return reply, piece
 
     def _exchange_with_reconnect(
-        self, message: dict[str, Json], payload: bytes | memoryview, within_s: float | None
+        self, message: Mapping[str, object], payload: bytes | memoryview, within_s: float | None
     ) -> tuple[dict[str, Json], bytearray]:
         began = time.monotonic()
         until = began + self._reconnect_s
@@ -202,7 +203,7 @@ class GuestChannel:
                     raise self._gone_error(error) from None
 
     def _exchange_once(
-        self, message: dict[str, Json], payload: bytes | memoryview, latest: float | None
+        self, message: Mapping[str, object], payload: bytes | memoryview, latest: float | None
     ) -> tuple[dict[str, Json], bytearray]:
         transferred = len(payload) + (frames.CHUNK if message["op"] == "get" else 0)
         deadline = time.monotonic() + self._timeout_s + transferred / _SLOWEST
@@ -267,7 +268,7 @@ def put(channel: Channel, name: str, data: bytes | memoryview) -> None:
     """Hold `data` in the guest's memory under `name`."""
     until = _deadline(len(data))
     for offset, piece in frames.pieces(data):
-        fields: dict[str, Json] = {"name": name, "offset": offset, "total": len(data)}
+        fields = {"name": name, "offset": offset, "total": len(data)}
         channel.request("put", fields, piece, within_s=until - time.monotonic())
 
 
@@ -293,5 +294,5 @@ def follow(
     while True:
         events = channel.pull(cursor, within_s=within_s())
         if events:
-            cursor = cast("int", events[-1]["seq"]) + 1
+            cursor = check_typed(events[-1]["seq"], int, "seq") + 1
         yield events

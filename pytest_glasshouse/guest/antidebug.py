@@ -11,17 +11,14 @@ import os
 import resource
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pytest_glasshouse.wire import evidence
-
-if TYPE_CHECKING:
-    from pytest_glasshouse.wire.canonical import Json
 
 _PR_GET_DUMPABLE = 3
 
 
-def observe() -> dict[str, Json]:
+def observe() -> dict[str, int | list[Any]]:
     """Observed values of this process, one for each name of `ANTIDEBUG_STRICT`."""
     remote_debug = getattr(sys, "is_remote_debug_enabled", None)
     preload_file = Path("/etc/ld.so.preload")

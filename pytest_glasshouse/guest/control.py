@@ -10,13 +10,14 @@ import array
 import queue
 import socket
 import threading
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.segments import TrainedSegment
@@ -31,11 +32,11 @@ class Control:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
 
-    def send(self, kind: str, body: dict[str, Json], payload: bytes | memoryview = b"") -> None:
+    def send(self, kind: str, body: Mapping[str, object], payload: bytes | memoryview = b"") -> None:
         """Send one message to the agent."""
         frames.send(self._connection, {"type": kind, "body": body}, payload)
 
-    def send_descriptors(self, kind: str, body: dict[str, Json], descriptors: list[int]) -> None:
+    def send_descriptors(self, kind: str, body: Mapping[str, object], descriptors: list[int]) -> None:
         """Send one message, then descriptors that the agent receives with `PeerCredentialSocket.descriptors`."""
         self.send(kind, body)
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))
@@ -105,7 +106,7 @@ class ControlTurns:
 
     def wait(self) -> int | None:
         kind, body = self._control.receive("turn", "finish")
-        return cast("int", body["turn"]) if kind == "turn" else None
+        return check_typed(body.get("turn"), int, "turn") if kind == "turn" else None
 
     def drain(self) -> None:
         """Return when the agent has spooled everything this leg sent: it answers `drain` after the messages before it."""

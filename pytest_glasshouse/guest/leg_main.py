@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 import traceback
-from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.guest.control import Control
@@ -17,10 +16,10 @@ from pytest_glasshouse.guest.opener import map_file
 from pytest_glasshouse.guest.protected import Protected
 from pytest_glasshouse.guest.raw import Raw
 from pytest_glasshouse.wire.guest_messages import failure
+from pytest_glasshouse.wire.host_messages import ProtectedOrder, RawOrder
+from pytest_glasshouse.wire.leg_messages import Begin
+from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import NonFiniteLossError
-
-if TYPE_CHECKING:
-    from pytest_glasshouse.wire.canonical import Json
 
 DONE, TRAINING_FAILED, NOT_VERIFIED, BROKEN = 0, 3, 4, 5
 
@@ -28,13 +27,13 @@ DONE, TRAINING_FAILED, NOT_VERIFIED, BROKEN = 0, 3, 4, 5
 def run_leg(control_fd: int) -> int:
     """Run the leg the agent asks for on `control_fd`; returns its exit status."""
     control = Control(socket.socket(fileno=control_fd))
-    _, order = control.receive("begin")
-    material = {name: _mapped(fd) for name, fd in _fds(order).items()}
+    begin = check_typed(control.receive("begin")[1], Begin, "begin")
+    order, material = begin["order"], {name: _mapped(fd) for name, fd in begin["descriptors"].items()}
     try:
         if order["kind"] == "protected":
-            Protected(control, order, material["package"]).run()
+            Protected(control, check_typed(order, ProtectedOrder, "order"), material["package"]).run()
         else:
-            Raw(control, order, material).run()
+            Raw(control, check_typed(order, RawOrder, "order"), material).run()
     except NonFiniteLossError as error:
         control.send("failed", {**failure(error), "reason": "non-finite loss"})
         return TRAINING_FAILED
@@ -46,13 +45,6 @@ def run_leg(control_fd: int) -> int:
         control.send("failed", failure(error, f"{where.name}:{where.lineno}: {error}"))
         return BROKEN
     return DONE
-
-
-def _fds(order: dict[str, Json]) -> dict[str, int]:
-    named = order["material"]
-    if not isinstance(named, dict):
-        raise TypeError(f"expected material to name memory files; saw {type(named).__name__}")
-    return {name: fd for name, fd in named.items() if isinstance(fd, int)}
 
 
 def _mapped(fd: int) -> memoryview:

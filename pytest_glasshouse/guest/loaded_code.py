@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.leg_messages import LoadedFiles
 
 _MAP_FIELDS = 6
 
@@ -22,19 +22,18 @@ def executable_maps() -> dict[str, str]:
     return maps
 
 
-def collect() -> dict[str, Json]:
-    """This process's executable mappings `[path, device:inode]`, modules `[name, file]` and import hooks `[name, file]`."""
+def collect() -> LoadedFiles:
+    """The code that this process has loaded now."""
     maps = executable_maps()
     modules: dict[str, str] = {}
     for name, module in list(sys.modules.items()):
         origin = getattr(getattr(module, "__spec__", None), "origin", None) or getattr(module, "__file__", None)
         if isinstance(origin, str) and origin.startswith("/"):
             modules[name] = origin
-    hooks: list[Json] = [[_name_of(hook), _code_file(hook)] for hook in (*sys.meta_path, *sys.path_hooks)]
     return {
         "maps": [[path, maps[path]] for path in sorted(maps)],
         "modules": [[name, modules[name]] for name in sorted(modules)],
-        "hooks": hooks,
+        "hooks": [[_name_of(hook), _code_file(hook)] for hook in (*sys.meta_path, *sys.path_hooks)],
     }
 
 

@@ -22,11 +22,14 @@ from pytest_glasshouse.guest.memory import Arena, Exposure, wipe_bytes
 from pytest_glasshouse.guest.opener import arena_bytes, derived_keys, open_package, seal_adapter, unseal_key
 from pytest_glasshouse.guest.ring import Ring, RingParts, open_package_to_device, ring_for_package
 from pytest_glasshouse.guest.scan_client import ScanClient
-from pytest_glasshouse.guest.training import TrainedLeg, TrainingPlan, base_sha256, import_training, train
+from pytest_glasshouse.guest.training import TrainedLeg, base_sha256, import_training, train
 from pytest_glasshouse.wire import evidence, tokens
 from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.host_messages import RefusalAnswer, ReleaseAnswer
 from pytest_glasshouse.wire.journal import Journal
+from pytest_glasshouse.wire.leg_messages import LegChallenge
 from pytest_glasshouse.wire.package import CANARY
+from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -34,23 +37,25 @@ if TYPE_CHECKING:
     from pytest_glasshouse.guest.memory import LockedSecret
     from pytest_glasshouse.guest.opener import Opened
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.host_messages import ProtectedOrder
+    from pytest_glasshouse.wire.leg_messages import Attest, Ready
 
 
 class Protected:
     """One protected leg. `run` returns when the agent has the signed head and the last scan is done."""
 
-    def __init__(self, control: Control, order: dict[str, Json], package: memoryview) -> None:
+    def __init__(self, control: Control, order: ProtectedOrder, package: memoryview) -> None:
         self._control = control
         self._package = package
-        self._plan = TrainingPlan.from_json(cast("dict[str, Json]", order["plan"]))
-        self._manifest_token = cast("str", order["manifest"])
-        self._server_key = tokens.public_key(cast("str", order["server_key"]))
-        self._owner_key = tokens.public_key(cast("str", order["owner_key"]))
+        self._plan = order["plan"]
+        self._manifest_token = order["manifest"]
+        self._server_key = tokens.public_key(order["server_key"])
+        self._owner_key = tokens.public_key(order["owner_key"])
 
     def run(self) -> None:
         """Carry out the lifecycle; see the numbered steps below."""
         # 1. The launcher hardened this process; what holds is observed after everything that training needs was imported.
-        import_training(self._plan.workload, self._plan.device)
+        import_training(self._plan["workload"], self._plan["device"])
         observed = antidebug.observe()
         self._scan = ScanClient(self._control)
         # No key exists before the process is hardened.
@@ -64,31 +69,33 @@ class Protected:
         # 2. Attest: the agent measures and signs, the server answers with a nonce and then with the key. The memory that the
         #    package will be opened into is allocated first, so that the evidence holds whether it is locked.
         target = self._allocate()
-        ready: dict[str, Json] = {
-            "cnf": cast("Json", self._cnf),
+        ready: Ready = {
+            "cnf": self._cnf,
             "antidebug": observed,
             "memory": {"locked": target.locked, "bytes": target.size},
             "images": loaded_code.collect(),
         }
         self._control.send("ready", ready)
-        _, self._challenge = self._control.receive("challenge")
-        self._nonce = cast("str", self._challenge["nonce"])
+        self._challenge = check_typed(self._control.receive("challenge")[1], LegChallenge, "challenge")
+        self._nonce = self._challenge["nonce"]
         self._lines: list[str] = []
         self._begun_ns = time.monotonic_ns()
         self._journal = Journal(self._nonce, self._emit, lambda: (time.monotonic_ns() - self._begun_ns) // 1000)
         wall = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        self._journal.append("anti_debug_ready", {"wall": wall, "observed": observed})
+        self._journal.append("anti_debug_ready", {"wall": wall, "observed": {**observed}})
         self._journal.append("measured", {"composite": self._challenge["composite"]})
-        self._control.send("attest", {"log": cast("Json", list(self._lines)), "head": self._journal.head})
+        attest: Attest = {"log": self._lines, "head": self._journal.head}
+        self._control.send("attest", attest)
         kind, answer = self._control.receive("release", "refusal")
         if kind == "refusal":
-            raise RefusedError(cast("str", answer["reason"]), "the server released no key")
+            raise RefusedError(check_typed(answer, RefusalAnswer, "refusal")["reason"], "the server released no key")
 
         # 3. The key: sealed to this process, bound to this result and this manifest.
         manifest = sha256_hex(self._manifest_token.encode())
-        result = cast("str", answer["result"])
+        release = check_typed(answer, ReleaseAnswer, "release")
+        result = release["result"]
         self._check_result(result, manifest)
-        key = unseal_key(cast("str", answer["sealed"]), result_token=result, manifest_sha256=manifest, private=self._hpke)
+        key = unseal_key(release["sealed"], result_token=result, manifest_sha256=manifest, private=self._hpke)
         del self._hpke
         self._exposure = Exposure(time.monotonic_ns)
         self._exposure.change(len(key))
@@ -114,7 +121,7 @@ class Protected:
 
     def _allocate(self) -> Arena | Ring:
         """Memory to open the package into: one arena for all of it, or a ring through which it goes to a GPU."""
-        if self._plan.device == "cuda":
+        if self._plan["device"] == "cuda":
             return ring_for_package(self._package, TorchMemory("cuda"))
         return Arena(arena_bytes(self._package))
 
@@ -178,8 +185,8 @@ class Protected:
             server=self._server_key,
             nonce=self._nonce,
             manifest=manifest,
-            policy=cast("str", self._challenge["policy"]),
-            plan=cast("str", self._challenge["plan"]),
+            policy=self._challenge["policy"],
+            plan=self._challenge["plan"],
             **self._cnf,
         )
 

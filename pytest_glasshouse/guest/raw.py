@@ -6,7 +6,7 @@ neither leg writes them to disk.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.guest import loaded_code
 from pytest_glasshouse.guest.clock import now_ns
@@ -15,32 +15,33 @@ from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.guest.opener import aligned
 from pytest_glasshouse.guest.ring import copy_material_to_device
-from pytest_glasshouse.guest.training import TrainingPlan, import_training, train
+from pytest_glasshouse.guest.training import import_training, train
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_glasshouse.guest.control import Control
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.host_messages import RawOrder
     from pytest_glasshouse.workloads.base import Parts
 
 
 class Raw:
     """One raw leg; `run` returns when the agent has the callback."""
 
-    def __init__(self, control: Control, order: dict[str, Json], material: Mapping[str, memoryview]) -> None:
+    def __init__(self, control: Control, order: RawOrder, material: Mapping[str, memoryview]) -> None:
         self._control = control
-        self._nonce = cast("str", order["nonce"])
-        self._plan = TrainingPlan.from_json(cast("dict[str, Json]", order["plan"]))
-        self._base_sha256 = cast("str | None", order["base_sha256"])
+        self._nonce = order["nonce"]
+        self._plan = order["plan"]
+        self._base_sha256 = order["base_sha256"]
         self._material = material
 
     def run(self) -> None:
         """Copy the parts into the arena, or through the ring to a GPU, train, export, call back with the round's nonce."""
         began = now_ns()
-        parts = self._copy_to_arena() if self._plan.device != "cuda" else {}
-        import_training(self._plan.workload, self._plan.device)
-        if self._plan.device == "cuda":
+        parts = self._copy_to_arena() if self._plan["device"] != "cuda" else {}
+        import_training(self._plan["workload"], self._plan["device"])
+        if self._plan["device"] == "cuda":
             # As the protected leg's package does; the ring needs torch, which is imported by now.
             parts = copy_material_to_device(self._material, TorchMemory("cuda"))
         started: dict[str, Json] = {}

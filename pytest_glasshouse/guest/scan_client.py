@@ -9,16 +9,17 @@ from __future__ import annotations
 import ctypes
 import os
 import secrets
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.wire import evidence
 from pytest_glasshouse.wire.fingerprints import SALT_BYTES, Patterns
+from pytest_glasshouse.wire.leg_messages import ReadRequest
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_glasshouse.guest.control import Control
-    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.fingerprints import Pattern
 
 #: How many samples of the last batch are looked for; each in several places.
@@ -67,19 +68,19 @@ class ScanClient:
             os.close(self._served)
 
     def _scan(self, stage: str, patterns: list[Pattern]) -> None:
-        listed = cast("Json", [pattern.to_json() for pattern in patterns])
+        listed = [pattern.to_json() for pattern in patterns]
         self._control.send("scan", {"stage": stage, "salt": self._patterns.salt.hex(), "patterns": listed})
         while True:
             kind, body = self._control.receive("read", "scanned")
             if kind == "scanned":
                 break
-            self._serve(cast("int", body["address"]), cast("int", body["length"]))
+            self._serve(check_typed(body, ReadRequest, "read"))
         if self._served is not None:
             os.ftruncate(self._served, 0)
 
-    def _serve(self, address: int, length: int) -> None:
+    def _serve(self, asked: ReadRequest) -> None:
         # The kernel copies and returns the count; no byte passes through memory of this process.
         if self._served is None:
             raise ValueError("the agent has this process's descriptors; expected no read request")
-        count = _libc.pwrite(self._served, ctypes.c_void_p(address), ctypes.c_size_t(length), ctypes.c_long(0))
+        count = _libc.pwrite(self._served, ctypes.c_void_p(asked["address"]), ctypes.c_size_t(asked["length"]), ctypes.c_long(0))
         self._control.send("read-done", {"count": max(count, 0)})

@@ -22,7 +22,6 @@ from pytest_glasshouse.guest.loaded_code import executable_maps
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
 from pytest_glasshouse.wire.tensors import tensor_digest
-from pytest_glasshouse.workloads.base import DeviceName
 from pytest_glasshouse.workloads.device import load_libraries
 from pytest_glasshouse.workloads.loop import measure
 from pytest_glasshouse.workloads.model_files import VerifiedBase
@@ -33,7 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.workloads.base import Parts, Trainer
+    from pytest_glasshouse.wire.host_messages import TrainingPlan
+    from pytest_glasshouse.workloads.base import DeviceName, Parts, Trainer
     from pytest_glasshouse.workloads.segments import TurnTaker
 
 PROLOGUE_STEPS = 32
@@ -45,29 +45,6 @@ _IMPORTS = {
 
 #: Variables in which legs may differ: each names the leg's own directory.
 _OWN_DIRECTORY = ("HOME", "TMPDIR", "PWD")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """How long and in which order one leg trains. Exactly one of `target_ns` and `steps` is set.
-
-    `segments` is None for a leg that trains in one go; else `{warmup_limit_ns, washout_ns, segment_ns, segment_steps}`.
-    """
-
-    workload: str
-    device: DeviceName
-    warmup_ns: int
-    target_ns: int | None
-    steps: int | None
-    order_seed: int
-    base_directory: str | None
-    segments: Mapping[str, int | None] | None
-
-    @classmethod
-    def from_json(cls, body: Mapping[str, Json]) -> TrainingPlan:
-        """Read the plan the host sent. Raises `TypeError` or `KeyError` for another shape."""
-        fields = {name: body[name] for name in cls.__dataclass_fields__}
-        return cls(**fields)  # type: ignore[arg-type]
 
 
 def import_training(workload: str, device: DeviceName) -> None:
@@ -121,18 +98,14 @@ def train(
     `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`, or changed before training was over.
     """
     began = time.perf_counter_ns()
-    base = None if plan.base_directory is None else VerifiedBase(Path(plan.base_directory), base_sha256)
-    trainer = open_trainer(
-        plan.workload,
-        parts,
-        base_dir=Path(plan.base_directory) if plan.base_directory else None,
-        device=plan.device,
-    )
+    base_dir = None if plan["base_directory"] is None else Path(plan["base_directory"])
+    base = None if base_dir is None else VerifiedBase(base_dir, base_sha256)
+    trainer = open_trainer(plan["workload"], parts, base_dir=base_dir, device=plan["device"])
     try:
         if base is not None:
             base.check()  # what was loaded is what was verified
         loaded = time.perf_counter_ns()
-        on_started({"initial": trainer.initial_sha256(), "order_seed": plan.order_seed, "device": plan.device})
+        on_started({"initial": trainer.initial_sha256(), "order_seed": plan["order_seed"], "device": plan["device"]})
         trained = _run(plan, trainer, load_ns=loaded - began, on_progress=on_progress, turns=turns)
         if base is not None:
             base.check()  # and did not change since: tensors may still be mapped from the files
@@ -154,7 +127,7 @@ def _run(
     before_prologue = time.perf_counter_ns()
     prologue = trainer.prologue(PROLOGUE_STEPS)
     trainer.check()
-    trainer.reset(plan.order_seed)
+    trainer.reset(plan["order_seed"])
     trainer.synchronize()
     after_prologue = time.perf_counter_ns()
     measured = _measured(plan, trainer, on_progress=on_progress, turns=turns)
@@ -187,12 +160,12 @@ def _measured(
     def report(units: int, elapsed_ns: int, loss: str) -> None:
         on_progress({"units": units, "elapsed_ns": elapsed_ns, "loss": loss})
 
-    if plan.segments is None:
+    if (segments := plan["segments"]) is None:
         whole = measure(
             trainer,
-            warmup_s=plan.warmup_ns / 1e9,
-            target_s=None if plan.target_ns is None else plan.target_ns / 1e9,
-            steps=plan.steps,
+            warmup_s=plan["warmup_ns"] / 1e9,
+            target_s=None if plan["target_ns"] is None else plan["target_ns"] / 1e9,
+            steps=plan["steps"],
             on_progress=report,
             drain=turns.drain,
         )
@@ -205,15 +178,15 @@ def _measured(
             "stop_reason": whole.stop_reason,
             "final_loss": whole.final_loss,
         }
-    segment_ns = plan.segments["segment_ns"]
+    segment_ns = segments["segment_ns"]
     parts = measure_segments(
         trainer,
         plan=SegmentPlan(
-            warmup_s=plan.warmup_ns / 1e9,
-            warmup_limit_s=(plan.segments["warmup_limit_ns"] or 0) / 1e9,
-            washout_s=(plan.segments["washout_ns"] or 0) / 1e9,
+            warmup_s=plan["warmup_ns"] / 1e9,
+            warmup_limit_s=segments["warmup_limit_ns"] / 1e9,
+            washout_s=segments["washout_ns"] / 1e9,
             segment_s=None if segment_ns is None else segment_ns / 1e9,
-            segment_steps=plan.segments["segment_steps"],
+            segment_steps=segments["segment_steps"],
         ),
         turns=turns,
         on_progress=report,
@@ -225,7 +198,7 @@ def _measured(
         "warmup_ns": parts.warmup_ns,
         "steady": parts.steady,
         "cpu_ns": sum(each.cpu_ns for each in parts.segments),
-        "stop_reason": "time" if plan.steps is None else "steps",
+        "stop_reason": "time" if plan["steps"] is None else "steps",
         "final_loss": parts.final_loss,
         "segments": [[*each.to_json()] for each in parts.segments],
     }

@@ -139,8 +139,8 @@ class InterleavedRound:
     def _note_covariates(self) -> None:
         """Record the samples taken since the first of these legs was forked."""
         if self._begun and "spawned" in self._begun[0].watch.timeline:
-            since: dict[str, Json] = {"since_ns": self._begun[0].watch.timeline["spawned"]}
-            seen = self._current.channel.request("covariates", since)
+            since_ns = self._begun[0].watch.timeline["spawned"]
+            seen = self._current.channel.request("covariates", {"since_ns": since_ns})
             self._current.notes["covariates"] = check_typed(seen, CovariatesSeen, "covariates")
 
     def _note(self, kind: str, body: dict[str, Json], elapsed_s: float) -> None:
@@ -162,7 +162,7 @@ class InterleavedRound:
                 )
             )
         else:
-            raise current.broke_protocol(f"a round's turns send no {kind}, or send it once")
+            raise current.broke_protocol(f"expected turns and one account of their borders, saw {kind}")
 
     def _finish(self, lost: Ended | None, refused: RefusedError | None) -> Ended | None:
         """Finish every leg, in the order they started; the protected leg's end comes first as the row's."""

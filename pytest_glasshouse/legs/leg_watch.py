@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from pytest_glasshouse.channel.guest_channel import Channel, follow
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
@@ -123,12 +123,12 @@ class LegWatch:
 
     @property
     def leg_id(self) -> str:
-        """Whose events these are."""
+        """The leg whose events these are."""
         return self._leg_id
 
-    def body(self, kind: str, _type: type[T]) -> T | None:
-        """The body of the last event of a kind, whose shape was checked as it came in; None where there was none."""
-        return cast("T | None", self.events.get(kind))
+    def body(self, kind: str, body_type: type[T]) -> T | None:
+        """The body of the last event of a kind; None where there was none."""
+        return check_typed(self.events[kind], body_type, kind) if kind in self.events else None
 
     @property
     def ended(self) -> bool:
@@ -140,11 +140,11 @@ class LegWatch:
         kind, body, t_ns = event["type"], event["body"], event["t_ns"]
         wrong = ""
         if kind not in EVENTS_OF["protected" if self._leg == "protected" else "raw"]:
-            wrong = f"a {self._leg} leg sends no {kind}"
+            wrong = f"expected an event of a {self._leg} leg, saw {kind}"
         elif self.ended or (kind in self.events and kind not in REPEATABLE_EVENTS):
-            wrong = f"a leg sends {kind} once, and nothing after its exit"
+            wrong = f"expected {kind} once, and no event after the exit"
         elif t_ns < self._last_ns:
-            wrong = f"the time of {kind} lies before that of the event before it"
+            wrong = f"expected {kind} to be no earlier than the event before it"
         if wrong:
             raise ProtocolError(f"{self._leg} leg, event {event['seq']}: {wrong}", allocation_id=self._allocation_id)
         if kind == "exit":

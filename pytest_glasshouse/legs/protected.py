@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.host_messages import ProtectedOrder
 
 _GRANT_S = 3600
 #: The reason a leg is given when the server could not be reached. No server gives it.
@@ -108,7 +109,7 @@ class ProtectedRuntime:
         put(current.channel, f"{leg_id}-package", sealed.package)
         watch = current.watch("protected")
         notes["trainingPlan"] = current.training_plan("protected")
-        order: dict[str, Json] = {
+        order: ProtectedOrder = {
             "kind": "protected",
             "strict_memory": current.strict_memory,
             "nonce": current.nonce,
@@ -309,7 +310,7 @@ class _Relay:
         challenge = check_typed(given, Challenge, "the server's challenge")
         self.nonce = challenge["nonce"]
         self._notes["challenge"] = challenge
-        body: dict[str, Json] = {
+        body = {
             **given,
             "sub": sub,
             "aud": thumbprint(self._host_attestation.server_key),

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.legs.leg_watch import LegWatch
     from pytest_glasshouse.observation.document import RawNotes
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.host_messages import RawOrder
 
     RawRole = Literal["raw", "raw2"]
 
@@ -40,13 +41,13 @@ class RawRunner:
         current.meet_guest(role)
         notes = raw_notes(current.notes, role)
         leg_id = current.leg_id(role)
-        material: dict[str, Json] = {}
+        material: dict[str, str] = {}
         for name, part in current.material.parts.items():
             put(current.channel, f"{leg_id}-{name}", part)
             material[name] = f"{leg_id}-{name}"
         base = current.material.base
         notes["trainingPlan"] = current.training_plan(role)
-        order: dict[str, Json] = {
+        order: RawOrder = {
             "kind": "raw",
             "strict_memory": current.strict_memory,
             "nonce": current.nonce,
@@ -69,7 +70,7 @@ def refuse_raw(current: Round) -> NoReturn:
 class RawLeg:
     """A raw leg that was started."""
 
-    def __init__(self, current: Round, *, role: RawRole, material: dict[str, Json], watch: LegWatch, notes: RawNotes) -> None:
+    def __init__(self, current: Round, *, role: RawRole, material: dict[str, str], watch: LegWatch, notes: RawNotes) -> None:
         self._current = current
         self._material = material
         self._notes = notes

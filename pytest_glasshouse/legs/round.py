@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import Channel, put_model_file
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         ProtectedNotes,
         RawNotes,
         RoundNotes,
-        SegmentPlanRecord,
         TrainingPlanRecord,
     )
     from pytest_glasshouse.providers.base import Grant, Instance
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.rows.leg_order import Role
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.host_messages import ProtectedOrder, RawOrder, SegmentPlanRecord, StartRequest, TrainingPlan
     from pytest_glasshouse.workloads.base import Material
 
 #: Set-up, attestation, export and zeroize together must not take longer than this, beside warm-up and target.
@@ -100,25 +100,23 @@ class Round:
         # 48 bits: canonical JSON and the journal hold integers up to 2^53.
         return int.from_bytes(drawn[:6], "big")
 
-    def training_plan(self, leg: Role) -> TrainingPlanRecord:
-        """What a leg is to train, as the observation has it."""
-        target = self.row.target_s
+    def guest_plan(self, leg: Role) -> TrainingPlan:
+        """What a leg is to train, as its guest is sent it."""
+        target, base = self.row.target_s, self.material.base
         return {
             "workload": self.row.workload,
-            "device": self.grant.device,
+            "device": "cuda" if self.grant.device == "cuda" else "cpu",
             "warmup_ns": round(self.row.warmup_s * 1e9),
             "target_ns": None if target is None else round(target * 1e9),
             "steps": self.row.steps,
             "order_seed": self.order_seed(leg),
-            "base_directory": self.material.base is not None,
+            "base_directory": None if base is None else str(base.directory or base.sha256[:16]),
             "segments": self._segments(),
         }
 
-    def guest_plan(self, leg: Role) -> dict[str, Json]:
-        """What the guest's `TrainingPlanRecord` reads: with the base model's directory."""
-        base = self.material.base
-        directory = None if base is None else str(base.directory or base.sha256[:16])
-        return cast("dict[str, Json]", {**self.training_plan(leg), "base_directory": directory})
+    def training_plan(self, leg: Role) -> TrainingPlanRecord:
+        """What a leg is to train, as the observation has it."""
+        return {**self.guest_plan(leg), "base_directory": self.material.base is not None}
 
     def _segments(self) -> SegmentPlanRecord | None:
         design = self.design
@@ -131,14 +129,16 @@ class Round:
             "segment_steps": design.segment_steps,
         }
 
-    def begin(self, leg: Role, order: dict[str, Json]) -> None:
+    def begin(self, leg: Role, order: ProtectedOrder | RawOrder) -> None:
         """Start a leg: alone, or as one of this round's legs that take turns."""
         self._started_ns[leg] = since_boot_ns()
-        joins: dict[str, Json] = {} if self.design is None else {"round": self.turns_id, "role": leg}
+        start: StartRequest = {"leg": self.leg_id(leg), "order": order}
         if self.design is None:
             self.allowance.begin()
+        else:
+            start |= {"round": self.turns_id, "role": leg}
         self._begun.add(self.leg_id(leg))
-        reply = self.channel.request("start", {"leg": self.leg_id(leg), "order": order, **joins})
+        reply = self.channel.request("start", start)
         if self.design is None:
             self.skip_earlier_events(reply)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 from pytest_glasshouse.rows.interleaving import InterleavingPlan
 from pytest_glasshouse.rows.leg_order import Role
 from pytest_glasshouse.rows.spec import AdapterRecord
+from pytest_glasshouse.wire.host_messages import SegmentPlanRecord
 from pytest_glasshouse.wire.typed import check_typed
 
 #: Plain facts that are published and compared, and not computed with.
@@ -108,15 +109,6 @@ class Challenge(TypedDict):
     issued_at: int
     expires_in: NotRequired[int]
     policy: NotRequired[str]
-
-
-class SegmentPlanRecord(TypedDict):
-    """How long a leg's turns are."""
-
-    warmup_limit_ns: int
-    washout_ns: int
-    segment_ns: int | None
-    segment_steps: int | None
 
 
 class TrainingPlanRecord(TypedDict):

@@ -14,7 +14,7 @@ from pytest_glasshouse.errors import GuestGoneError
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.channel.guest_channel import GuestChannel
     from pytest_glasshouse.wire.canonical import Json
@@ -37,7 +37,7 @@ class FaultyChannel:
     def request(
         self,
         op: str,
-        fields: dict[str, Json] | None = None,
+        fields: Mapping[str, object] | None = None,
         payload: bytes | memoryview = b"",
         *,
         within_s: float | None = None,

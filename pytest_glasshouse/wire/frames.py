@@ -46,7 +46,7 @@ class Receiving(Protocol):
 
 
 def send(
-    connection: Sending, message: Mapping[str, Json], payload: bytes | memoryview = b"", *, deadline: float | None = None
+    connection: Sending, message: Mapping[str, object], payload: bytes | memoryview = b"", *, deadline: float | None = None
 ) -> None:
     """Send one frame, all of it before `deadline` (`time.monotonic`): a peer that does not read delays the sender no longer.
 

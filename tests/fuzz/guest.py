@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
@@ -93,8 +93,8 @@ class _Recorded(GuestChannel):
     def close(self) -> None:
         pass
 
-    def _exchange_once(self, message: dict[str, Any], payload: bytes | memoryview, last: float | None) -> Any:
-        data = _Bytes(self._said(message["op"], message))
+    def _exchange_once(self, message: Mapping[str, Any], payload: bytes | memoryview, last: float | None) -> Any:
+        data = _Bytes(self._said(message["op"], dict(message)))
         try:
             received = frames.receive(_CountedSocket(cast("Any", data), self._allowance))
         except FrameCutError as error:

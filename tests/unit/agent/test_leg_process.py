@@ -34,7 +34,7 @@ def pair() -> Any:
 def leg(tmp_path: Path) -> LegProcess:
     nothing: Any = None
     return LegProcess(
-        leg_id="raw-0", order={"kind": "raw", "plan": {}}, workspace=tmp_path / "leg", archive_fd=0, components={},
+        leg_id="raw-0", order={"kind": "raw", "nonce": "", "plan": nothing, "material": {}}, workspace=tmp_path / "leg", archive_fd=0, components={},
         baseline=nothing, bytecode=nothing, container="a", site_packages=[], key=Ed25519PrivateKey.generate(), memory_files=MemoryFiles(),
         spool=Spool(tmp_path / "spool.jsonl"),
     )  # fmt: skip

@@ -1,0 +1,143 @@
+"""What the host sends a guest: requests to the agent with more than one member, a leg's order, and the server's answers to a leg.
+
+The receiver reads them with `wire.typed.check_typed`. What a guest sends is in `wire.guest_messages`.
+"""
+
+# Annotations are evaluated: `check_typed` reads them.
+from typing import Literal, NotRequired, TypedDict
+
+
+class SegmentPlanRecord(TypedDict):
+    """How long a leg's turns are."""
+
+    warmup_limit_ns: int
+    washout_ns: int
+    segment_ns: int | None
+    segment_steps: int | None
+
+
+class TrainingPlan(TypedDict):
+    """How long and in which order one leg trains. Exactly one of `target_ns` and `steps` is set.
+
+    `base_directory` lies below the agent's model directory, unless it is absolute. `segments` is null for a leg that trains in
+    one go.
+    """
+
+    workload: str
+    device: Literal["cuda", "cpu"]
+    warmup_ns: int
+    target_ns: int | None
+    steps: int | None
+    order_seed: int
+    base_directory: str | None
+    segments: SegmentPlanRecord | None
+
+
+class LegOrder(TypedDict):
+    """One leg to start. `material` names the agent's memory files, by part."""
+
+    kind: Literal["protected", "raw"]
+    strict_memory: NotRequired[bool]
+    nonce: str
+    plan: TrainingPlan
+    material: dict[str, str]
+
+
+class ProtectedOrder(LegOrder):
+    """The order of a protected leg: the package's manifest, and the keys of server and owner."""
+
+    manifest: str
+    server_key: str
+    owner_key: str
+
+
+class RawOrder(LegOrder):
+    """The order of a raw leg."""
+
+    base_sha256: str | None
+
+
+class LayRequest(TypedDict):
+    """Request `lay`: a piece of a file below the model directory."""
+
+    path: str
+    offset: int
+
+
+class PutRequest(TypedDict):
+    """Request `put`: a piece of an item of `total` bytes."""
+
+    name: str
+    offset: int
+    total: int
+
+
+class GetRequest(TypedDict):
+    """Request `get`: an item from `offset` on."""
+
+    name: str
+    offset: int
+
+
+class StartRequest(TypedDict):
+    """Request `start`. In an interleaved round, `round` names it and `role` is the leg's."""
+
+    leg: str
+    order: LegOrder
+    round: NotRequired[str]
+    role: NotRequired[str]
+
+
+class ConductRequest(TypedDict):
+    """Request `conduct`: the legs of an interleaved round in the order of their start, and the leg of each turn."""
+
+    round: str
+    nonce: str
+    roles: list[str]
+    turns: list[str]
+
+
+class PullRequest(TypedDict):
+    """Request `pull`: events from `cursor` on."""
+
+    cursor: int
+    wait_ms: int
+
+
+class AnswerBody(TypedDict):
+    """One of the bodies below; it is checked when the leg reads it."""
+
+
+class AnswerRequest(TypedDict):
+    """Request `answer`: what the server answered to a leg."""
+
+    leg: str
+    kind: str
+    body: AnswerBody
+
+
+class ChallengeAnswer(AnswerBody):
+    """Answer `challenge`: the server's challenge, and what the evidence has to name."""
+
+    nonce: str
+    issued_at: int
+    hardware: NotRequired[list[str]]
+    sub: str
+    aud: str
+    policy: str
+    plan: str
+    manifest: str
+    manifest_version: int
+
+
+class ReleaseAnswer(AnswerBody):
+    """Answer `release`: the attestation result, and the data key sealed to the leg."""
+
+    result: str
+    sealed: str
+
+
+class RefusalAnswer(AnswerBody):
+    """Answer `refusal`."""
+
+    reason: str
