@@ -12,7 +12,6 @@ import importlib.resources
 import json
 import zlib
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pytest_glasshouse.channel.pod_init import SETTINGS
 
@@ -45,7 +44,7 @@ def pod_environment(
     *,
     deadline: float,
     contact_by: float,
-    ends: Literal["runpod", "vastai", ""],
+    ends: str,
     api: str,
     lease_s: float = LEASE_S,
 ) -> dict[str, str]:

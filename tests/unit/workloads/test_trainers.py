@@ -212,7 +212,7 @@ def test_parts_of_another_workload_are_refused(bench: Bench) -> None:
 
 
 def test_a_config_that_lacks_a_member_is_refused_by_its_name(bench: Bench) -> None:
-    with pytest.raises(IntegrityError, match="config.unit: expected a value, saw none"):
+    with pytest.raises(IntegrityError, match=r"config\.unit: expected a value, saw none"):
         bench.trainer(config=canonical({"workload": bench.name}))
 
 
