@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.canonical import Json
 
 
-class Request(TypedDict, total=False):
+class BrokerRequest(TypedDict, total=False):
     """What the operations take. The body of an event is any object."""
 
     row: Mapping[str, object]
@@ -34,7 +34,7 @@ class Request(TypedDict, total=False):
     action: str
 
 
-class Listed(TypedDict):
+class ListedInstance(TypedDict):
     """An instance as a worker may know it: how a guest is reached stays in the controller."""
 
     instance_id: str
@@ -42,11 +42,11 @@ class Listed(TypedDict):
     state: InstanceState
 
 
-class Reply(TypedDict, total=False):
+class BrokerReply(TypedDict, total=False):
     """What the operations answer; `error` names the class of the error that was raised."""
 
     grant: dict[str, Json]
-    instances: list[Listed]
+    instances: list[ListedInstance]
     loss_reason: tuple[str, str]
     error: str
     detail: str
@@ -81,7 +81,7 @@ class BrokerServer:
                 if worker:
                     self._broker.abandon(worker)
 
-    def _answer(self, op: str, worker: str, body: Request) -> Reply:
+    def _answer(self, op: str, worker: str, body: BrokerRequest) -> BrokerReply:
         try:
             return self._carry_out(op, worker, body)
         except GlasshouseError as error:
@@ -90,7 +90,7 @@ class BrokerServer:
             detail = f"unexpected error in the controller's broker ({type(error).__name__}: {error})"
             return {"error": "InfrastructureError", "detail": detail, "allocation_id": None}
 
-    def _carry_out(self, op: str, worker: str, body: Request) -> Reply:
+    def _carry_out(self, op: str, worker: str, body: BrokerRequest) -> BrokerReply:
         match op:
             case "acquire":
                 return {"grant": self._broker.acquire(RowSpec.from_json(body["row"]), worker=worker).to_json()}
@@ -111,7 +111,7 @@ class BrokerServer:
         return {}
 
 
-def _listed(instance: Instance) -> Listed:
+def _listed(instance: Instance) -> ListedInstance:
     return {"instance_id": instance.instance_id, "name": instance.name, "state": instance.state}
 
 
@@ -158,7 +158,7 @@ class BrokerClient:
         """Close the connection; the controller ends grants that are still held."""
         self._socket.close()
 
-    def _ask(self, op: str, body: Mapping[str, object]) -> Reply:
+    def _ask(self, op: str, body: Mapping[str, object]) -> BrokerReply:
         with self._lock:
             try:
                 frames.send(self._socket, {"op": op, "worker": self._worker, "body": json.dumps(body)})
@@ -167,7 +167,7 @@ class BrokerClient:
                 raise InfrastructureError(f"the controller's broker is gone ({error})") from None
         if received is None:
             raise InfrastructureError("the controller's broker is gone")
-        reply: Reply = json.loads(str(received[0]["body"]))
+        reply: BrokerReply = json.loads(str(received[0]["body"]))
         if "error" in reply:
             kind = getattr(errors, reply["error"], InfrastructureError)
             known = issubclass(kind, GlasshouseError) and not issubclass(kind, errors.ReasonedError)

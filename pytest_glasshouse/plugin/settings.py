@@ -46,7 +46,7 @@ class Setting:
     def variable(self) -> str:
         return "GLASSHOUSE_" + self.name.upper()
 
-    def argparse(self) -> dict[str, Any]:
+    def argparse(self) -> dict[str, str | None]:
         """Keyword arguments for `addoption`. Values stay text: one parser serves all three places."""
         if self.ini_type == "bool":
             return {"dest": self.dest, "action": "store_const", "const": "yes", "default": None}

@@ -84,7 +84,7 @@ def _check_members(value: object, kind: Any, where: str) -> None:
 
 
 @cache
-def _members(kind: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _members(kind: Any) -> tuple[dict[str, object], tuple[str, ...]]:
     """The members of a TypedDict with their types, and the names of those that it must have."""
     hints = get_type_hints(kind, include_extras=True)
     required = tuple(name for name in hints if name in kind.__required_keys__ and get_origin(hints[name]) is not NotRequired)

@@ -28,7 +28,7 @@ _LIBRARIES = ("torch", "transformers", "peft")
 _LIMIT_S = 600.0
 
 
-class Request(TypedDict):
+class RehearsalInput(TypedDict):
     """The other process's input: the model's directory, settings and probe, and the shapes of the adapter and of its files."""
 
     directory: str
@@ -65,7 +65,7 @@ def rehearse(material: Material) -> None:
         )
 
 
-def request_for(material: Material) -> Request:
+def request_for(material: Material) -> RehearsalInput:
     """The other process's input for `material`."""
     config = json.loads(material.parts["config"])
     initial = {name: list(entry.shape) for name, entry in parse_safetensors(material.parts["initial"]).items()}
@@ -75,7 +75,7 @@ def request_for(material: Material) -> Request:
     return {"directory": directory, "lora": config["lora"], "probe": config["probe"], "initial": initial, "files": files}
 
 
-def problem(request: Request) -> str:
+def problem(request: RehearsalInput) -> str:
     """The first problem, or an empty text. Runs in the process that imports torch."""
     from pathlib import Path
 
