@@ -71,7 +71,7 @@ class Broker:
         self._renter = Renter(self._fleet, before=self._prepare)
         self._creating: list[str] = []
         self._stopped = ""
-        #: The run's rows by row id; empty where nobody planned any.
+        #: The run's rows by row id; empty where none were planned.
         self._planned: dict[str, RowSpec] = {}
         self._watch: LimitWatch | None = None
         self._start_reaper = start_reaper or self._default_reaper

@@ -81,7 +81,7 @@ class LeaseLedger:
 def read(path: Path) -> tuple[dict[str, Lease], dict[str, str]]:
     """Every lease in a ledger, by name, and the base URL each was requested from. Torn lines are passed over.
 
-    Nothing was created on the strength of a torn line. Raises `IntegrityError` for what is no regular file, or too large.
+    The request of a torn intent was never sent. Raises `IntegrityError` for what is no regular file, or too large.
     """
     leases: dict[str, Lease] = {}
     bases: dict[str, str] = {}

@@ -42,7 +42,7 @@ class FaultyChannel:
         *,
         within_s: float | None = None,
     ) -> dict[str, Json]:
-        """Pass a request on, changed as the fault says."""
+        """Forward a request, changed by the fault."""
         fields = fields or {}
         if op == "hello":
             self._hellos += 1

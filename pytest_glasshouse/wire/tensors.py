@@ -83,7 +83,7 @@ def tensor_digest(buffer: Buffer) -> str:
     """Hex SHA-256 over (name, dtype, shape, bytes) in sorted name order, without metadata or layout.
 
     Equal tensors have equal digests however they were saved, so an untrained adapter collides with the initial
-    one and a copied adapter with its source. A buffer without any tensor is refused: it would vouch for nothing.
+    one and a copied adapter with its source. A buffer without any tensor is refused: its digest would identify nothing.
     """
     view = memoryview(buffer).cast("B")
     entries = parse_safetensors(view)

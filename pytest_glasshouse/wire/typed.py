@@ -47,7 +47,7 @@ def _wrong(where: str, expected: str, seen: object) -> ProtocolError:
 
 
 def _check_union(value: object, kinds: tuple[Any, ...], where: str) -> None:
-    """A plain value of one of `kinds`, or what the one kind among them that is not plain says."""
+    """A plain value of one of `kinds`, or a value of the one kind among them that is not plain."""
     if type(value) in kinds or (type(value) is int and float in kinds):
         return
     others = [kind for kind in kinds if kind not in _NAMES]
