@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.broker import pricing
 from pytest_glasshouse.broker.creator import hello
@@ -71,7 +71,7 @@ class Broker:
         self._renter = Renter(self._fleet, before=self._prepare)
         self._creating: list[str] = []
         self._stopped = ""
-        #: The run's rows by row id; empty where nobody planned any.
+        #: The run's rows by row id; empty where none were planned.
         self._planned: dict[str, RowSpec] = {}
         self._watch: LimitWatch | None = None
         self._start_reaper = start_reaper or self._default_reaper
@@ -137,7 +137,7 @@ class Broker:
         while (found := self._claim(key, grant_id)) is not None:
             with self._freed_on_error(found):
                 if self._is_same_guest(found):
-                    return self._grant(found)
+                    return self._grant(found, grant_id)
                 # A guest that is gone, or was restarted, is not granted to another row.
                 self._fleet.end(found, "its guest stopped answering, or was restarted")
             self._free(found)
@@ -145,7 +145,7 @@ class Broker:
             allocation = self._renter.rent(provider, row, key)
             allocation.grant_id = grant_id
             with self._freed_on_error(allocation):
-                return self._grant(allocation)
+                return self._grant(allocation, grant_id)
         except BudgetError as error:
             self._stopped = self._stopped or str(error)
             raise
@@ -356,17 +356,17 @@ class Broker:
         options = self._options
         return Reaper.start(self._fleet.ledger.path, timing=options.timing, allow_simulated=options.allow_simulated)
 
-    def _grant(self, allocation: FleetMember) -> Grant:
+    def _grant(self, allocation: FleetMember, grant_id: str) -> Grant:
         provider, hello = allocation.provider, allocation.hello
         return Grant(
-            grant_id=cast("str", allocation.grant_id),
+            grant_id=grant_id,
             allocation_id=allocation.lease.name,
             provider=provider.name,
             instance_id=allocation.instance_id,
             address=allocation.address,
             gpu_model=allocation.gpu_model,
-            gpu_uuid=cast("str | None", hello["gpuUuid"]),
-            device=cast("str", hello["device"]),
+            gpu_uuid=hello["gpuUuid"],
+            device=hello["device"],
             archive_sha256=provider.archive_sha256,
             reference_source=reference_source(),
             dry_run=provider.dry_run or provider.simulated,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypedDict
 
 from pytest_glasshouse import errors
 from pytest_glasshouse.errors import GlasshouseError, InfrastructureError, ProtocolError
@@ -18,15 +18,45 @@ from pytest_glasshouse.wire import frames, local_socket
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.broker.broker import Broker
+    from pytest_glasshouse.providers.base import InstanceState
+    from pytest_glasshouse.wire.canonical import Json
+
+
+class BrokerRequest(TypedDict, total=False):
+    """What the operations take. The body of an event is any object."""
+
+    row: Mapping[str, object]
+    grant: dict[str, Json]
+    why: str
+    action: str
+
+
+class ListedInstance(TypedDict):
+    """An instance as a worker may know it: how a guest is reached stays in the controller."""
+
+    instance_id: str
+    name: str
+    state: InstanceState
+
+
+class BrokerReply(TypedDict, total=False):
+    """What the operations answer; `error` names the class of the error that was raised."""
+
+    grant: dict[str, Json]
+    instances: list[ListedInstance]
+    loss_reason: tuple[str, str]
+    error: str
+    detail: str
+    allocation_id: str | None
 
 
 class BrokerServer:
     """Serves a broker to the workers of a run, at `address`."""
 
-    def __init__(self, broker: Broker, on_event: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, broker: Broker, on_event: Callable[[dict[str, object]], None]) -> None:
         self._broker = broker
         self._on_event = on_event
         self._server = local_socket.SocketServer("glasshouse-broker", self._serve)
@@ -41,9 +71,9 @@ class BrokerServer:
         with connection:
             try:
                 while (received := frames.receive(connection)) is not None:
-                    message = cast("dict[str, str]", received[0])
-                    worker = message["worker"]
-                    reply = self._answer(message["op"], worker, json.loads(message["body"]))
+                    message, _ = received
+                    worker = str(message["worker"])
+                    reply = self._answer(str(message["op"]), worker, json.loads(str(message["body"])))
                     frames.send(connection, {"body": json.dumps(reply)})
             except (OSError, ProtocolError):
                 pass
@@ -51,16 +81,16 @@ class BrokerServer:
                 if worker:
                     self._broker.abandon(worker)
 
-    def _answer(self, op: str, worker: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _answer(self, op: str, worker: str, body: BrokerRequest) -> BrokerReply:
         try:
             return self._carry_out(op, worker, body)
         except GlasshouseError as error:
-            return {"error": type(error).__name__, "detail": str(error), "allocationId": error.allocation_id}
+            return {"error": type(error).__name__, "detail": str(error), "allocation_id": error.allocation_id}
         except Exception as error:  # noqa: BLE001  (one request that breaks must not take the worker's other grants with it)
             detail = f"unexpected error in the controller's broker ({type(error).__name__}: {error})"
-            return {"error": "InfrastructureError", "detail": detail, "allocationId": None}
+            return {"error": "InfrastructureError", "detail": detail, "allocation_id": None}
 
-    def _carry_out(self, op: str, worker: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _carry_out(self, op: str, worker: str, body: BrokerRequest) -> BrokerReply:
         match op:
             case "acquire":
                 return {"grant": self._broker.acquire(RowSpec.from_json(body["row"]), worker=worker).to_json()}
@@ -69,10 +99,9 @@ class BrokerServer:
             case "end":
                 self._broker.end(Grant.from_json(body["grant"]), body["why"])
             case "listing":
-                # How a guest is reached stays in the controller: a worker needs to know only what is listed.
                 return {"instances": [_listed(instance) for instance in self._broker.listing()]}
             case "loss-reason":
-                return {"loss-reason": list(self._broker.loss_reason(Grant.from_json(body["grant"])))}
+                return {"loss_reason": self._broker.loss_reason(Grant.from_json(body["grant"]))}
             case "inject-fault":
                 self._broker.inject_fault(Grant.from_json(body["grant"]), body["action"])
             case "event":
@@ -82,7 +111,7 @@ class BrokerServer:
         return {}
 
 
-def _listed(instance: Instance) -> dict[str, str]:
+def _listed(instance: Instance) -> ListedInstance:
     return {"instance_id": instance.instance_id, "name": instance.name, "state": instance.state}
 
 
@@ -118,10 +147,10 @@ class BrokerClient:
 
     def loss_reason(self, grant: Grant) -> tuple[str, str]:
         """See `Broker.loss_reason`."""
-        kind, sentence = self._ask("loss-reason", {"grant": grant.to_json()})["loss-reason"]
-        return str(kind), str(sentence)
+        kind, sentence = self._ask("loss-reason", {"grant": grant.to_json()})["loss_reason"]
+        return kind, sentence
 
-    def event(self, body: dict[str, Any]) -> None:
+    def event(self, body: Mapping[str, object]) -> None:
         """Send the controller an event of this worker."""
         self._ask("event", body)
 
@@ -129,7 +158,7 @@ class BrokerClient:
         """Close the connection; the controller ends grants that are still held."""
         self._socket.close()
 
-    def _ask(self, op: str, body: dict[str, Any]) -> dict[str, Any]:
+    def _ask(self, op: str, body: Mapping[str, object]) -> BrokerReply:
         with self._lock:
             try:
                 frames.send(self._socket, {"op": op, "worker": self._worker, "body": json.dumps(body)})
@@ -138,9 +167,9 @@ class BrokerClient:
                 raise InfrastructureError(f"the controller's broker is gone ({error})") from None
         if received is None:
             raise InfrastructureError("the controller's broker is gone")
-        reply = cast("dict[str, Any]", json.loads(cast("str", received[0]["body"])))
+        reply: BrokerReply = json.loads(str(received[0]["body"]))
         if "error" in reply:
             kind = getattr(errors, reply["error"], InfrastructureError)
             known = issubclass(kind, GlasshouseError) and not issubclass(kind, errors.ReasonedError)
-            raise (kind if known else InfrastructureError)(reply["detail"], allocation_id=reply["allocationId"])
+            raise (kind if known else InfrastructureError)(reply["detail"], allocation_id=reply["allocation_id"])
         return reply

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from pytest_glasshouse.broker.fleet import Hello
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import (
     AmbiguousCreateError,
@@ -24,6 +25,7 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 from pytest_glasshouse.rows.spec import SIMULATED_GPU
 from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     import threading
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.timing import Clock, Timing
     from pytest_glasshouse.providers.base import Instance
     from pytest_glasshouse.providers.lease import Lease
-    from pytest_glasshouse.wire.canonical import Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ class Creator:
             until = self.clock.monotonic() + self.boot_timeout_s
         allocation.hello = self._first_hello(allocation, until)
         self.refuse_when_ending()
-        model = cast("str", allocation.hello["gpuModel"])
+        model = allocation.hello["gpuModel"]
         if allocation.provider.simulated and allocation.hello["device"] == "cpu":
             allocation.gpu_model = SIMULATED_GPU
             return
@@ -183,7 +184,7 @@ class Creator:
                 raise self._boot_timeout(allocation, f"expected it to run within {limit:g} s, saw {seen}")
             self.clock.wait_unless(self.ending, pause)
 
-    def _first_hello(self, allocation: FleetMember, until: float) -> dict[str, Json]:
+    def _first_hello(self, allocation: FleetMember, until: float) -> Hello:
         while True:
             self.refuse_when_ending()
             try:
@@ -218,11 +219,11 @@ class Creator:
         )
 
 
-def hello(allocation: FleetMember, *, timeout_s: float) -> dict[str, Json]:
+def hello(allocation: FleetMember, *, timeout_s: float) -> Hello:
     """The guest's answer to `hello`. Raises `GuestGoneError`."""
     channel = GuestChannel(allocation.address, allocation_id=allocation.lease.name, timeout_s=timeout_s)
     try:
-        return channel.request("hello")
+        return check_typed(channel.request("hello"), Hello, "hello")
     finally:
         channel.close()
 

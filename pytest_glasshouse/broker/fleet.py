@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar
 
 from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.connection import shut_down_quietly
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.connection import Connection
     from pytest_glasshouse.providers.base import Access, Offer, Provider
     from pytest_glasshouse.providers.lease import Lease
-    from pytest_glasshouse.wire.canonical import Json
 
 #: How often a request that failed for the moment is repeated.
 MOST_RETRIES = 4
@@ -54,6 +53,15 @@ class BrokerOptions:
     timing: Timing | None = None
 
 
+class Hello(TypedDict):
+    """What the broker reads of an agent's first answer."""
+
+    agentNonce: str
+    device: str
+    gpuModel: str
+    gpuUuid: str | None
+
+
 @dataclass(kw_only=True)
 class FleetMember:
     """One allocation: its lease, and what is known of its guest."""
@@ -66,7 +74,7 @@ class FleetMember:
     address: str = ""
     #: The address the provider showed when the guest was connected.
     access: Access | None = None
-    hello: dict[str, Json] = field(default_factory=dict)
+    hello: Hello = field(default_factory=lambda: Hello(agentNonce="", device="", gpuModel="", gpuUuid=None))
     gpu_model: str = ""
     grant_id: str | None = None
     #: Why it was ended before its row was done.

@@ -9,14 +9,15 @@ import contextlib
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypedDict
 
-from pytest_glasshouse.errors import InfrastructureError, IntegrityError
+from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.providers.base import InstanceId
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.wire.append_log import append_line
 from pytest_glasshouse.wire.bounded_file import read_regular
 from pytest_glasshouse.wire.canonical import parse_strict
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,6 +25,19 @@ if TYPE_CHECKING:
 
 LEDGER = "ledger.jsonl"
 _LIMIT = 64 << 20
+
+
+class _Entry(TypedDict, total=False):
+    """A line of the ledger, as far as it is read. Each has a step and a name."""
+
+    step: str
+    name: str
+    at: float
+    provider: str
+    base: str
+    price: float
+    deadline: float
+    instance: str
 
 
 class LeaseLedger:
@@ -67,23 +81,23 @@ class LeaseLedger:
 def read(path: Path) -> tuple[dict[str, Lease], dict[str, str]]:
     """Every lease in a ledger, by name, and the base URL each was requested from. Torn lines are passed over.
 
-    Nothing was created on the strength of a torn line. Raises `IntegrityError` for what is no regular file, or too large.
+    The request of a torn intent was never sent. Raises `IntegrityError` for what is no regular file, or too large.
     """
     leases: dict[str, Lease] = {}
     bases: dict[str, str] = {}
     with contextlib.suppress(FileNotFoundError):
         for line in read_regular(path, limit=_LIMIT).splitlines():
             try:
-                _apply(cast("dict[str, Any]", parse_strict(line, floats=True)), leases, bases)
-            except (ValueError, KeyError, TypeError, IntegrityError):
+                _apply(check_typed(parse_strict(line, floats=True), _Entry, "line"), leases, bases)
+            except (KeyError, IntegrityError, ProtocolError):
                 continue
     return leases, bases
 
 
-def _apply(entry: dict[str, Any], leases: dict[str, Lease], bases: dict[str, str]) -> None:
+def _apply(entry: _Entry, leases: dict[str, Lease], bases: dict[str, str]) -> None:
     step, name = entry["step"], entry["name"]
     if step == "intent":
-        bases[name] = str(entry["base"])
+        bases[name] = entry["base"]
         leases[name] = Lease(
             name=name, provider=entry["provider"], price_usd_per_hour=entry["price"], intent_at=entry["at"],
             deadline=entry["deadline"], ambiguous=True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.channel.access import SshAccess
@@ -65,7 +65,7 @@ class RentedConnection:
             keys,
             deadline=lease.deadline,
             contact_by=self._wall() + boot_s + _CONTACT_GRACE_S,
-            ends=cast('Literal["runpod", "vastai"]', provider.name),
+            ends=provider.name,
             api=provider.base_url,
         )
         self._remember(*(line for key in (keys.client_private, keys.host_private) for line in key.splitlines()[1:-1]))

@@ -14,17 +14,18 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 from pytest_glasshouse.channel.access import RemoteSocket
 from pytest_glasshouse.channel.pod_init import PYTHON
 from pytest_glasshouse.channel.ssh import ALIAS, CONNECTION_FAILED, SshFiles, failure_reason, ssh_client
 from pytest_glasshouse.channel.wheels import NEEDED, OLDEST_PYTHON, Wheel, wheels
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, IntegrityError, ProtocolError
-from pytest_glasshouse.wire.canonical import parse_object, sha256_hex
+from pytest_glasshouse.wire.canonical import Json, parse_object, sha256_hex
 from pytest_glasshouse.wire.guest_messages import DETAIL
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.shapes import Fields, Flag, Items, OneOf, Text, wrong
+from pytest_glasshouse.wire.typed import check_typed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,6 +52,14 @@ _SOCKET = Text(most=107, pattern=r"/[ %+,./0-9=@A-Z_a-z-]+")
 
 class GuestUnusableError(InfrastructureError):
     """The guest was reached and cannot run the agent: another try would not help."""
+
+
+class _Lacking(TypedDict):
+    """The guest's Python and machine, and which packages it lacks."""
+
+    python: str
+    machine: str
+    missing: list[str]
 
 
 def bootstrap(
@@ -109,14 +118,14 @@ class _InstallerConnection:
         assert client.stdout is not None  # noqa: S101
         self._in, self._out = client.stdin, client.stdout
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: Mapping[str, object]) -> None:
         self.send_bytes(json.dumps(message).encode() + b"\n")
 
     def send_bytes(self, content: bytes) -> None:
         self._in.write(content)
         self._in.flush()
 
-    def receive(self) -> dict[str, Any]:
+    def receive(self) -> dict[str, Json]:
         line = self._out.readline(_LONGEST_MESSAGE)
         if not line.endswith(b"\n") and len(line) < _LONGEST_MESSAGE:
             raise EOFError
@@ -149,33 +158,34 @@ def _run_installer(
         if "need" in message:
             running = message["need"] == {"running": True}
             Fields({"need": Fields({"running": Flag()}) if running else lacking}).check(message, "install")
-            _send_files(connection, message["need"], archive, fetch=fetch, on_phase=on_phase)
+            need = None if running else check_typed(message["need"], _Lacking, "install.need")
+            _send_files(connection, need, archive, fetch=fetch, on_phase=on_phase)
         elif "phase" in message:
             Fields({"phase": OneOf(tuple(_PHASES))}).check(message, "install")
-            on_phase(_PHASES[message["phase"]])
+            on_phase(_PHASES[str(message["phase"])])
         else:
             Fields({"ready": Fields({"socket": _SOCKET})}).check(message, "install")
-            return RemoteSocket(message["ready"]["socket"])
+            return RemoteSocket(check_typed(message["ready"], dict[str, str], "install.ready")["socket"])
     raise wrong("install", "its end", message)
 
 
 def _send_files(
     connection: _InstallerConnection,
-    need: dict[str, Any],
+    need: _Lacking | None,
     archive: bytes,
     *,
     fetch: Callable[..., tuple[Wheel, ...]],
     on_phase: Callable[[str], None],
 ) -> None:
-    if need["running"]:
+    if need is None:
         connection.send({})
         return
     with contextlib.ExitStack() as stack:
         found: tuple[Wheel, ...] = ()
         if need["missing"]:
-            on_phase(f"fetching what the image lacks: {', '.join(map(str, need['missing']))}")
+            on_phase(f"fetching what the image lacks: {', '.join(need['missing'])}")
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ghw-")))
-            found = fetch(need["missing"], python=str(need["python"]), machine=str(need["machine"]), directory=directory)
+            found = fetch(need["missing"], python=need["python"], machine=need["machine"], directory=directory)
     announced = {"name": "guest.zip", "size": len(archive), "sha256": sha256_hex(archive)}
     listed = [{"name": wheel.name, "size": len(wheel.content), "sha256": wheel.sha256} for wheel in found]
     connection.send({"archive": announced, "wheels": listed})

@@ -24,11 +24,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from typing import TypedDict
 
     Call = tuple[str, str, str, dict[str, str] | None]
 
-#: Set by the launch: JSON in base64 with `deadline`, `contact_by` (seconds since the epoch), `lease_s`, `host_key`,
-#: `authorized_key`, `ends` (whose API ends this instance) and `api` (its address).
+    class PodSettings(TypedDict):
+        """`deadline` and `contact_by` are in seconds since the epoch; `ends` is whose API at `api` ends this instance."""
+
+        deadline: float
+        contact_by: float
+        lease_s: float
+        host_key: str
+        authorized_key: str
+        ends: str
+        api: str
+
+
+#: Set by the launch: `PodSettings` as JSON in base64.
 SETTINGS = "GLASSHOUSE_POD"
 #: Directory of the pod's files and port of `sshd`; set only for a pod without a file system of its own.
 ROOT, PORT = "GLASSHOUSE_POD_ROOT", "GLASSHOUSE_POD_PORT"
@@ -45,7 +57,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 class Watchdog:
     """Decides when the instance must end. `now` is in seconds since the epoch."""
 
-    def __init__(self, settings: dict[str, Any], root: str, began: float) -> None:
+    def __init__(self, settings: PodSettings, root: str, began: float) -> None:
         self._settings = settings
         self._contact = os.path.join(root, "contact")
         self._shutdown = os.path.join(root, "shutdown")
@@ -66,7 +78,7 @@ class Watchdog:
         return None
 
 
-def end_calls(settings: dict[str, Any], environment: Mapping[str, str]) -> list[Call]:
+def end_calls(settings: PodSettings, environment: Mapping[str, str]) -> list[Call]:
     """The calls that end this very instance, best first: (method, address, key, JSON body)."""
     api = settings["api"].rstrip("/")
     if settings["ends"] == "runpod":
@@ -162,7 +174,7 @@ def quoted(text: str) -> str:
     return '"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"'))
 
 
-def sshd_command(settings: dict[str, Any], root: str, environment: Mapping[str, str]) -> list[str]:
+def sshd_command(settings: PodSettings, root: str, environment: Mapping[str, str]) -> list[str]:
     """Write the files of `sshd` below `root`; the command that runs it in the foreground."""
     write_private(os.path.join(root, "host_key"), settings["host_key"])
     write_private(os.path.join(root, "authorized_keys"), settings["authorized_key"] + "\n")
@@ -212,7 +224,7 @@ def find_sshd() -> str:
 
 
 def end(
-    settings: dict[str, Any],
+    settings: PodSettings,
     root: str,
     reason: str,
     environment: Mapping[str, str],

@@ -22,6 +22,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TypedDict
+
+    class AnnouncedFile(TypedDict):
+        """A file that the host announces."""
+
+        name: str
+        size: int
+        sha256: str
+
 
 _START_S = 60.0
 #: `sun_path` holds 108 bytes, and the agent first binds a longer name.
@@ -49,7 +58,7 @@ def receive() -> dict[str, Any]:
     return message
 
 
-def receive_files(directory: str, files: Sequence[dict[str, Any]]) -> None:
+def receive_files(directory: str, files: Sequence[AnnouncedFile]) -> None:
     """Receive the announced files as raw bytes and check each against its hash."""
     for file in files:
         content = sys.stdin.buffer.read(file["size"])
@@ -74,7 +83,7 @@ def missing(packages: dict[str, str], paths: list[str]) -> list[str]:
     return sorted(name for name, oldest in packages.items() if numbers(installed.get(name, "")) < numbers(oldest))
 
 
-def install(directory: str, wheels: Sequence[dict[str, Any]]) -> str:
+def install(directory: str, wheels: Sequence[AnnouncedFile]) -> str:
     """Install the wheels in `directory`; pip checks each hash again."""
     site = os.path.join(directory, "site")
     requirements = os.path.join(directory, "requirements.txt")

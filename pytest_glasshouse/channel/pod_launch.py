@@ -12,9 +12,12 @@ import importlib.resources
 import json
 import zlib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.channel.pod_init import SETTINGS
+
+if TYPE_CHECKING:
+    from pytest_glasshouse.channel.pod_init import PodSettings
 
 #: How long a guest runs without contact from its host: far longer than `RECONNECT_S`.
 LEASE_S = 900.0
@@ -45,7 +48,7 @@ def pod_environment(
     *,
     deadline: float,
     contact_by: float,
-    ends: Literal["runpod", "vastai", ""],
+    ends: str,
     api: str,
     lease_s: float = LEASE_S,
 ) -> dict[str, str]:
@@ -53,7 +56,7 @@ def pod_environment(
 
     `api` is the address at which the instance ends itself, with the key the provider gave it for that.
     """
-    settings = {
+    settings: PodSettings = {
         "deadline": deadline,
         "contact_by": contact_by,
         "lease_s": lease_s,

@@ -209,11 +209,6 @@ class Tunnel:
                 self._client.kill()
         self._thread.join()
 
-    def client_pid(self) -> int | None:
-        """The process id of the current client."""
-        with self._lock:
-            return None if self._client is None else self._client.pid
-
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)

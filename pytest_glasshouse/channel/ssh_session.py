@@ -84,10 +84,6 @@ class SshSession:
             self._heartbeat.join(timeout=_HELLO_S)
         self._ssh_files.remove()
 
-    def client_pid(self) -> int | None:
-        """The process id of the current SSH client."""
-        return None if self._tunnel is None else self._tunnel.client_pid()
-
     def secrets(self) -> tuple[str, ...]:
         """The guest's endpoint and local directory, in every form in which they could be printed."""
         access = self._access

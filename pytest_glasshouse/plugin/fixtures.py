@@ -126,7 +126,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         fixed_order=options.fixed_order,
         leg_timeout_s=options.leg_timeout_s,
         model=row_item.model,
-        subject=context.plan.subject,
+        subject=dict(context.plan.subject),
         strict_memory=options.strict_memory,
         half_width_pct=options.half_width_pct,
         on_round=on_round,

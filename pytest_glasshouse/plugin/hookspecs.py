@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -11,9 +10,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from pytest_glasshouse.analysis.fields import RowRecord
+
 
 @pytest.hookspec
-def pytest_glasshouse_row_finished(config: pytest.Config, list_name: str, record: Mapping[str, Any]) -> None:
+def pytest_glasshouse_row_finished(config: pytest.Config, list_name: str, record: RowRecord) -> None:
     """Called in the process that writes the report as each row ends, with the record and the report's list it goes to."""
 
 

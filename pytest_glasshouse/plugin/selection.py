@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -29,7 +29,6 @@ FIXTURES = {"allocation", "protected_runtime", "raw_runner", "row_report"}
 
 def apply_row(item: pytest.Item, overrides: Overrides) -> None:
     """If the item runs a row, add the row's marks and replace it by the row that runs."""
-    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
     rows = rows_of(item)
     if not rows:
         return
@@ -38,15 +37,19 @@ def apply_row(item: pytest.Item, overrides: Overrides) -> None:
     item.stash[ROW] = row_item
     for mark in declared.marks:
         item.add_marker(mark)
-    params[argument] = row_item.row
+    _params(item)[argument] = row_item.row
 
 
 def rows_of(item: pytest.Item) -> list[tuple[str, RowSpec]]:
     """The rows among an item's parameters, by name; none where the test only looks at rows."""
     if FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
         return []
-    params: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return [(name, value) for name, value in params.items() if isinstance(value, RowSpec)]
+    return [(name, value) for name, value in _params(item).items() if isinstance(value, RowSpec)]
+
+
+def _params(item: pytest.Item) -> dict[str, object]:
+    params: dict[str, object] = getattr(getattr(item, "callspec", None), "params", {})
+    return params
 
 
 def check_parametrization(items: Iterable[object]) -> None:

@@ -46,7 +46,7 @@ class Setting:
     def variable(self) -> str:
         return "GLASSHOUSE_" + self.name.upper()
 
-    def argparse(self) -> dict[str, Any]:
+    def argparse(self) -> dict[str, str | None]:
         """Keyword arguments for `addoption`. Values stay text: one parser serves all three places."""
         if self.ini_type == "bool":
             return {"dest": self.dest, "action": "store_const", "const": "yes", "default": None}
@@ -165,7 +165,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("mock_fault", _fault, "a fault that the mock provider plays; repeatable", "FAULT", ini_type="args"),
     Setting("server", _text, "URL of an attestation server (`glasshouse serve`), in place of one in this process", "URL"),
     Setting("server_key", _text, "its public key: a file, or the key itself", "KEY"),
-    Setting("server_ca", _path, "PEM file that vouches for its TLS certificate, where no public authority does", "FILE"),
+    Setting("server_ca", _path, "PEM file of the authority that signed its TLS certificate, where that is no public one", "FILE"),
     Setting("owner_key", _path, "the owner's key that the server works for: a file made by `glasshouse keygen`", "FILE"),
     Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
     Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),

@@ -48,7 +48,7 @@ class Lease:
     seen_listed: bool = False
     #: The answer to the create request was lost: whether the instance exists is not known.
     ambiguous: bool = False
-    #: The provider said that nothing was created.
+    #: The provider answered that nothing was created.
     void: bool = False
     #: The provider accepted its end; when it first answered that there is none; when that was proven.
     ended: bool = False

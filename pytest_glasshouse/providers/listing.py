@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProviderError
@@ -315,7 +315,7 @@ def _linked_by_header(headers: Mapping[str, str], doubts: list[str]) -> Iterator
     if len(links) > 4 * _LONGEST:
         doubts.append("a Link header that is too long")
         return
-    for target, parameters in _LINK.findall(links):
-        relations = re.findall(r'rel\s*=\s*"?([^";]+)"?', parameters, re.IGNORECASE)
+    for link in _LINK.finditer(links):
+        relations = re.findall(r'rel\s*=\s*"?([^";]+)"?', link[2], re.IGNORECASE)
         if any("next" in each.lower().split() for each in relations):
-            yield cast("str", target)
+            yield link[1]

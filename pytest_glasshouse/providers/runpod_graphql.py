@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from pytest_glasshouse.errors import ConfigurationError, CredentialsError, NoCapacityError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.base import checked_id
@@ -142,7 +142,7 @@ class _Requests:
         call = _CALL.get()
         if call is None:
             return self._genuine.post(url, **named)
-        return call.post(url, data=cast("str", named["data"]), headers=cast("dict[str, str]", named["headers"]))
+        return call.post(url, data=named["data"], headers=named["headers"])
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._genuine, name)

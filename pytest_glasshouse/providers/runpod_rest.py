@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from typing import cast
 from urllib.parse import quote
 
 from pytest_glasshouse.channel.archive import guest_archive
@@ -245,7 +244,7 @@ def _order(launch: Launch, gpu_model: str, cloud: Cloud) -> Secret:
         "gpu": {"id": gpu_model, "count": 1},
         "disk": launch.disk_gb,
         "ports": [f"{_SSH}/tcp"],
-        "env": cast("dict[str, Json]", environment(launch)),
+        "env": {**environment(launch)},
     }
     if launch.start:
         body["args"] = shlex.join(launch.start)

@@ -31,7 +31,7 @@ from pytest_glasshouse.providers.offers import affordable, models_for, number, p
 from pytest_glasshouse.providers.runpod_graphql import CreatedDespiteError, GraphQLError, through
 from pytest_glasshouse.providers.runpod_models import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.wire.canonical import sha256_hex
+from pytest_glasshouse.wire.canonical import Json, sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
 _ACCOUNT = "query { myself { clientBalance currentSpendPerHr } }"
@@ -274,7 +274,7 @@ def _id(pod: Any) -> str:
         raise UnusableError(str(error)) from None
 
 
-def _access(pod: dict[str, Any]) -> tuple[SshAccess | None, str]:
+def _access(pod: dict[str, Json]) -> tuple[SshAccess | None, str]:
     runtime = pod.get("runtime")
     ports = runtime.get("ports") if isinstance(runtime, dict) else None
     for port in ports if isinstance(ports, list) else []:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.broker.broker import Broker
     from pytest_glasshouse.broker.broker_socket import BrokerClient
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.observation.document import Facts
+    from pytest_glasshouse.report.fields import Subject
     from pytest_glasshouse.rows.overrides import RowItem
     from pytest_glasshouse.run.attempt_history import AttemptMessage
     from pytest_glasshouse.run.engine import Engine, Event
@@ -69,7 +69,7 @@ class RunPlan:
 
     run_id: str
     seed: int
-    subject: Facts
+    subject: Subject
     attempt: int = 1
     judged_before: dict[str, str] = field(default_factory=dict)
     """Rows that an earlier attempt judged, by id: how their tests fail, or an empty text."""
@@ -132,17 +132,17 @@ def new_plan(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
     plan = RunPlan(
         run_id=new_run_id(),
         seed=secrets.randbelow(2**31) if seed is None else seed,
-        subject=dict(subject(root)),
+        subject=subject(root),
     )
     return plan, None
 
 
-def with_tests(subject: Facts, root: Path, selected: Selected) -> Facts:
+def with_tests(subject: Subject, root: Path, selected: Selected) -> Subject:
     """The subject; it is dirty also where a test file that runs is in no commit."""
     from pytest_glasshouse.report.environment import uncommitted_tests
 
     uncommitted = subject.get("gitCommit") is not None and uncommitted_tests(root, selected.files)
-    return {**subject, "dirty": True} if uncommitted else dict(subject)
+    return {**subject, "dirty": True} if uncommitted else subject
 
 
 def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, EarlierRun]:
@@ -161,7 +161,7 @@ def _resumed(options: Options, root: Path, engine: Engine) -> tuple[RunPlan, Ear
     plan = RunPlan(
         run_id=earlier.run_id,
         seed=earlier.seed if earlier.seed is not None else secrets.randbelow(2**31),
-        subject=dict(subject(root)),
+        subject=subject(root),
         attempt=attempt,
         judged_before={row_id: failure_of(record, options) for row_id, record in earlier.records.items()},
         earlier_attempts={row_id: len(entries) for row_id, entries in earlier.unjudged.items()},

@@ -31,8 +31,7 @@ from pytest_glasshouse.wire.printable import printable
 if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import Record, RowRecord
     from pytest_glasshouse.check.recompute import Derivation
-    from pytest_glasshouse.observation.document import Facts
-    from pytest_glasshouse.report.fields import Report, RunAttempt
+    from pytest_glasshouse.report.fields import Report, RunAttempt, Subject
     from pytest_glasshouse.report.row_journal import RowJournal
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.wire.cleanup_status import CleanupStatus
@@ -73,7 +72,7 @@ class EarlierRun:
 
     run_id: str
     seed: int | None
-    subject: Facts
+    subject: Subject
     provider: str
     report: Path
     records: Mapping[str, Record]
@@ -130,7 +129,7 @@ def read(named: str, reports: Path, *, environ: Mapping[str, str], derivation: D
 
 
 def refuse_another_run(
-    earlier: EarlierRun, *, provider: str, subject: Facts, rows: Sequence[RowSpec], options: Mapping[str, object]
+    earlier: EarlierRun, *, provider: str, subject: Subject, rows: Sequence[RowSpec], options: Mapping[str, object]
 ) -> None:
     """Raise `ConfigurationError` unless this is the same run going on; `options` are `plan.agreed_options`."""
     if provider != earlier.provider:
@@ -183,7 +182,7 @@ def _shown(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _subject(subject: Facts) -> str:
+def _subject(subject: Subject) -> str:
     commit = subject.get("gitCommit")
     return f"{subject.get('name')} at {commit[:12] if commit else 'no commit'}{' with changes' if subject.get('dirty') else ''}"
 
@@ -287,7 +286,7 @@ def _of_report(path: Path, environ: Mapping[str, str], derivation: Derivation | 
     return EarlierRun(
         run_id=document["runId"],
         seed=document["methodology"]["seed"],
-        subject=dict(document["subject"]),
+        subject=document["subject"],
         provider=document["methodology"]["provider"],
         report=path,
         records={each["record"]["rowId"]: each for each in records if is_judged(each)},

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import GlasshouseError, RedactionError, ReportError
 from pytest_glasshouse.run.exit_codes import EXIT_INTERNAL_ERROR, EXIT_OK, EXIT_REDACTION, EXIT_REPORT, EXIT_TESTS_FAILED
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.analysis.fields import Record
     from pytest_glasshouse.publish.withheld_records import PublishableReport
     from pytest_glasshouse.report.document import AllocationCleanup
-    from pytest_glasshouse.report.fields import Report, Subject
+    from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.run.plan import RunInputs, RunPlan
     from pytest_glasshouse.run.record_store import RecordStore
     from pytest_glasshouse.tamper.result import TamperRecord
@@ -145,7 +145,7 @@ class RunReport:
             run_id=self._plan.run_id,
             created_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             generated_by=generated_by(),
-            subject=cast("Subject", self._plan.subject),
+            subject=self._plan.subject,
             environment=host_environment(),
             order=order_name(options.order),
             provider=options.provider,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import ProtocolError
 
@@ -43,9 +43,10 @@ class Pattern:
         return {"kind": self.kind, "length": self.length, "mark": self.mark, "digest": self.digest}
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Json]) -> Pattern:
+    def from_json(cls, body: Json) -> Pattern:
         """Read one. Raises `ProtocolError` for anything that is none."""
-        kind, length, mark, digest = (body.get(name) for name in ("kind", "length", "mark", "digest"))
+        fields = body if isinstance(body, dict) else {}
+        kind, length, mark, digest = (fields.get(name) for name in ("kind", "length", "mark", "digest"))
         if not isinstance(kind, str) or not isinstance(digest, str) or type(length) is not int or type(mark) is not int:
             raise ProtocolError("a pattern has a kind, a length, a mark and a digest")
         if not WINDOW <= length <= LONGEST or not 0 <= mark < 1 << MARK_BITS:
@@ -111,9 +112,9 @@ class Patterns:
 def read_patterns(body: Mapping[str, Json]) -> tuple[bytes, list[Pattern]]:
     """Salt and patterns of a leg's message. Raises `ProtocolError`."""
     salt, items = body.get("salt"), body.get("patterns")
-    if not isinstance(salt, str) or not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+    if not isinstance(salt, str) or not isinstance(items, list):
         raise ProtocolError("a scan is asked for with a salt and a list of patterns")
-    return bytes.fromhex(salt), [Pattern.from_json(cast("dict[str, Json]", item)) for item in items]
+    return bytes.fromhex(salt), [Pattern.from_json(item) for item in items]
 
 
 def _distinctive_length(piece: memoryview) -> int:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.wire.canonical import parse_object
+from pytest_glasshouse.wire.canonical import Json, parse_object
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -83,7 +83,7 @@ def tensor_digest(buffer: Buffer) -> str:
     """Hex SHA-256 over (name, dtype, shape, bytes) in sorted name order, without metadata or layout.
 
     Equal tensors have equal digests however they were saved, so an untrained adapter collides with the initial
-    one and a copied adapter with its source. A buffer without any tensor is refused: it would vouch for nothing.
+    one and a copied adapter with its source. A buffer without any tensor is refused: its digest would identify nothing.
     """
     view = memoryview(buffer).cast("B")
     entries = parse_safetensors(view)
@@ -118,13 +118,13 @@ def head_bytes(first: Buffer) -> int:
     return LENGTH_BYTES + int.from_bytes(first[:LENGTH_BYTES], "little")
 
 
-def _header(view: memoryview, total: int) -> tuple[dict[str, Any], int]:
+def _header(view: memoryview, total: int) -> tuple[dict[str, Json], int]:
     if len(view) < LENGTH_BYTES:
         _refuse(f"{len(view)} bytes are too few")
     length = head_bytes(view) - LENGTH_BYTES
     if length > min(_MAX_HEADER_BYTES, total - LENGTH_BYTES, len(view) - LENGTH_BYTES):
         _refuse(f"a header of {length} bytes does not fit")
-    header: dict[str, Any] = parse_object(bytes(view[LENGTH_BYTES : LENGTH_BYTES + length]), limit=_MAX_HEADER_BYTES)
+    header = parse_object(bytes(view[LENGTH_BYTES : LENGTH_BYTES + length]), limit=_MAX_HEADER_BYTES)
     return header, LENGTH_BYTES + length
 
 

@@ -47,7 +47,7 @@ def _wrong(where: str, expected: str, seen: object) -> ProtocolError:
 
 
 def _check_union(value: object, kinds: tuple[Any, ...], where: str) -> None:
-    """A plain value of one of `kinds`, or what the one kind among them that is not plain says."""
+    """A plain value of one of `kinds`, or a value of the one kind among them that is not plain."""
     if type(value) in kinds or (type(value) is int and float in kinds):
         return
     others = [kind for kind in kinds if kind not in _NAMES]
@@ -84,7 +84,7 @@ def _check_members(value: object, kind: Any, where: str) -> None:
 
 
 @cache
-def _members(kind: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _members(kind: Any) -> tuple[dict[str, object], tuple[str, ...]]:
     """The members of a TypedDict with their types, and the names of those that it must have."""
     hints = get_type_hints(kind, include_extras=True)
     required = tuple(name for name in hints if name in kind.__required_keys__ and get_origin(hints[name]) is not NotRequired)

@@ -7,7 +7,7 @@ the same code.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from pytest_glasshouse.errors import GlasshouseError
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.resident import Resident
 
 DeviceName = Literal["cuda", "cpu"]
-Facts = dict[str, Any]
+Facts: TypeAlias = "dict[str, Json]"
 Parts: TypeAlias = "Mapping[str, memoryview | Resident]"
 
 PROLOGUE_STEPS = 32

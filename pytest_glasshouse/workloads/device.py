@@ -5,18 +5,23 @@ from __future__ import annotations
 import resource
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pytest_glasshouse.errors import IntegrityError
+from pytest_glasshouse.errors import IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import parse_object
 from pytest_glasshouse.wire.tensors import ITEM_BYTES, LENGTH_BYTES, digest_of_tensors, head_bytes, parse_safetensors
+from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.resident import Resident, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    import torch
+
     from pytest_glasshouse.wire.tensors import TensorEntry
     from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
+
+ConfigT = TypeVar("ConfigT")
 
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
@@ -42,15 +47,18 @@ def on_device(parts: Parts, device: DeviceName) -> bool:
     return device == "cuda" or any(isinstance(each, Resident) for each in parts.values())
 
 
-def read_config(parts: Parts, *, workload: str) -> dict[str, Any]:
+def read_config(parts: Parts, kind: type[ConfigT], *, workload: str) -> ConfigT:
     """The workload's configuration, which must be one of `workload`."""
-    config: dict[str, Any] = parse_object(bytes(part(parts, "config")))
+    config = parse_object(bytes(part(parts, "config")))
     if config.get("workload") != workload:
         raise IntegrityError("parts", f"config: expected workload {workload}")
-    return config
+    try:
+        return check_typed(config, kind, "config")
+    except ProtocolError as error:
+        raise IntegrityError("parts", str(error)) from None
 
 
-def tensors_in(buffer: memoryview | Resident, device: DeviceName) -> dict[str, Any]:
+def tensors_in(buffer: memoryview | Resident, device: DeviceName) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors buffer: views into it where it is on the device, otherwise copies on the device."""
     import torch
 
@@ -91,7 +99,7 @@ def rows_in(buffer: memoryview | Resident, name: str) -> Sequence[memoryview] | 
     return [buffer[at : at + size] for at in range(entry.start, entry.end, size)]
 
 
-def digest(tensors: Mapping[str, Any]) -> str:
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """The digest of tensors in place: serialising them first would leave a copy in freed memory."""
     import torch
 

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.workloads import device as devices
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
+from pytest_glasshouse.workloads.training_config import LoraConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    import torch
+
     from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
+    from pytest_glasshouse.workloads.training_config import LoraSettings, TokenizerProbe
 
 _PROLOGUE_ORDER = 0
 
@@ -33,7 +37,7 @@ class LoraTrainer:
 
     def __init__(self, parts: Parts, *, base_dir: Path, device: DeviceName) -> None:
         devices.set_threads(device)
-        config = devices.read_config(parts, workload="lora")
+        config = devices.read_config(parts, LoraConfig, workload="lora")
         self._device = device
         self._owns_parts = devices.on_device(parts, device)
         self._learning_rate = float(config["optimizer"]["learningRate"])
@@ -139,36 +143,22 @@ class LoraTrainer:
     def facts(self) -> Facts:
         trainable, total = _counted(self._model)
         facts = devices.facts_of(self._device, trainable=trainable, total=total, dtype="bfloat16")
-        shapes = {f"1x{self._tokens.shape[1]}": 1}
         return {
             **facts,
-            "batchesPerUnit": shapes,
+            "batchesPerUnit": {f"1x{self._tokens.shape[1]}": 1},
             "adapterDtype": str(self._parameters[0].dtype).removeprefix("torch."),
             **_versions(),
         }
 
 
-def count_parameters(model_config: Mapping[str, Any]) -> tuple[int, int]:
-    """(trainable, total with adapter) of a model with this config, counted on the meta device: no weights are made."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from pytest_glasshouse.workloads.lora_material import LORA
-
-    auto: Any = AutoModelForCausalLM  # its methods are untyped
-    with torch.device("meta"):
-        model = auto.from_config(AutoConfig.for_model(**model_config), dtype=torch.bfloat16)
-        return _counted(adapted(model, LORA))
-
-
-def _tokens(tensors: Mapping[str, Any], sequence_tokens: int) -> Any:
+def _tokens(tensors: Mapping[str, torch.Tensor], sequence_tokens: int) -> torch.Tensor:
     ids = tensors.get("ids")
     if ids is None or ids.dim() != 2 or ids.shape[1] != sequence_tokens or str(ids.dtype) != "torch.int64":  # noqa: PLR2004
         raise IntegrityError("parts", f"tokens: expected ids of shape [sequences, {sequence_tokens}] in int64")
     return ids
 
 
-def probe_tokenizer(base_dir: Path, probe: Mapping[str, Any]) -> None:
+def probe_tokenizer(base_dir: Path, probe: TokenizerProbe) -> None:
     """Raise `IntegrityError` (`tokenizer`) unless the base model's tokenizer encodes the probe as the host's did."""
     from transformers import AutoTokenizer
 
@@ -192,7 +182,7 @@ def _load_base(base_dir: Path, device: DeviceName) -> Any:
     return model.to(device)
 
 
-def adapted(model: Any, lora: Mapping[str, Any]) -> Any:
+def adapted(model: Any, lora: LoraSettings) -> Any:
     """`model` with an adapter on it, ready to train."""
     from peft import LoraConfig, get_peft_model
     from transformers.pytorch_utils import Conv1D
@@ -216,7 +206,7 @@ def adapted(model: Any, lora: Mapping[str, Any]) -> Any:
     return adapted.train()
 
 
-def _load_adapter(model: Any, initial: Mapping[str, Any]) -> dict[str, Any]:
+def _load_adapter(model: Any, initial: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Load the initial adapter. Returns the model's parameters by peft's names; all of them must be in `initial`."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
 

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.workloads.base import Facts
     from pytest_glasshouse.workloads.lora_model import Layer
+    from pytest_glasshouse.workloads.training_config import LoraConfig, LoraSettings
 
 SEQUENCE_TOKENS = 64
-LORA: Mapping[str, Any] = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
+LORA: LoraSettings = {"rank": 4, "alpha": 8, "targets": ["q_proj", "v_proj"]}
 _ALPHA_PER_RANK = 2
 #: The largest training text, in bytes.
 _LONGEST_TEXT = 256 << 20
@@ -78,18 +81,17 @@ def prepare(
     tokens = _pack(tokenizer.encode(text, add_special_tokens=False).ids, data_name)
     initial = save(_initial_adapter(layers, rank, np.random.default_rng([seed, 0x6C6F7261])))
     rate = learning_rate(base, model_config)
-    config = {
+    config: LoraConfig = {
         "workload": "lora",
         "unit": "steps",
         "seed": seed,
         "sequenceTokens": SEQUENCE_TOKENS,
         "lora": {"rank": rank, "alpha": _ALPHA_PER_RANK * rank, "targets": targets},
-        # Floats are texts, because the package's canonical JSON holds integers only.
         "optimizer": {"name": "adamw", "learningRate": rate, "clipNorm": "1.0"},
         "base": {"modelId": base.model_id, "revision": base.revision, "sha256": base.sha256, "standIn": base.stand_in},
         "probe": {"text": PROBE, "ids": tokenizer.encode(PROBE, add_special_tokens=False).ids},
     }
-    facts = {
+    facts: Facts = {
         "seed": seed,
         "modelId": base.model_id,
         "revision": base.revision,
@@ -121,7 +123,7 @@ def resolve(model: str) -> BaseModel:
     return BaseModel(model_id=model, revision=None, sha256=digest_of_files(files), stand_in=True, files=files)
 
 
-def learning_rate(base: BaseModel, model_config: Mapping[str, Any]) -> str:
+def learning_rate(base: BaseModel, model_config: Mapping[str, Json]) -> str:
     """1e-5 for a model of 7B's size, 5e-5 for one of 0.5B's. The size in the name counts first, also for a stand-in."""
     size = _BILLIONS.search(base.model_id)
     large = float(size.group(1)) >= _LARGE_BILLIONS if size else (width_of(model_config) or 0) >= _LARGE_HIDDEN

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.wire.tensors import TensorEntry
     from pytest_glasshouse.workloads.base import BaseModel
 
@@ -50,9 +51,8 @@ class Layer:
     outputs: int
 
 
-def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
+def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Json]:
     """`config.json`. Raises `ConfigurationError` unless it is a causal LM with plain weights and room for a sequence."""
-    config: Any
     try:
         config = parse_tolerant(file_of(base, "config.json"), limit=JSON_LIMIT)
     except IntegrityError:
@@ -69,7 +69,7 @@ def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
         )
     if config.get("quantization_config"):
         raise ConfigurationError(f"model {base.model_id}: expected plain weights; config.json says that they are quantized")
-    positions = min((config[name] for name in _POSITIONS if isinstance(config.get(name), int)), default=sequence_tokens)
+    positions = min((most for name in _POSITIONS if isinstance(most := config.get(name), int)), default=sequence_tokens)
     if positions < sequence_tokens:
         raise ConfigurationError(
             f"model {base.model_id}: config.json: expected room for the {sequence_tokens} tokens of a sequence; saw {positions}"
@@ -77,13 +77,13 @@ def config_of(base: BaseModel, *, sequence_tokens: int) -> dict[str, Any]:
     return config
 
 
-def width_of(config: Mapping[str, Any]) -> int | None:
+def width_of(config: Mapping[str, Json]) -> int | None:
     """The size of the model's hidden state, by the first of its names in the config."""
     found = (config.get(name) for name in _WIDTHS)
     return next((value for value in found if isinstance(value, int) and not isinstance(value, bool) and value > 0), None)
 
 
-def tokenizer_of(base: BaseModel, config: Mapping[str, Any]) -> Any:
+def tokenizer_of(base: BaseModel, config: Mapping[str, Json]) -> Any:
     """The tokenizer. Raises `ConfigurationError` if it truncates, pads, or has tokens without an embedding in the model."""
     from tokenizers import Tokenizer
 
@@ -111,7 +111,7 @@ def tokenizer_of(base: BaseModel, config: Mapping[str, Any]) -> Any:
     return tokenizer
 
 
-def layers_of(base: BaseModel, config: Mapping[str, Any], targets: Sequence[str]) -> tuple[Layer, ...]:
+def layers_of(base: BaseModel, config: Mapping[str, Json], targets: Sequence[str]) -> tuple[Layer, ...]:
     """The layers named in `targets`, from first to last. Raises `ConfigurationError`, which lists the layers there are."""
     tensors = tensors_of(base)
     _same_vocabulary(base, config, tensors)
@@ -120,7 +120,7 @@ def layers_of(base: BaseModel, config: Mapping[str, Any], targets: Sequence[str]
     weights = {name.removesuffix(".weight"): entry for name, entry in tensors.items() if name.endswith(".weight")}
     # Only layers of numbered blocks: embeddings and heads are adapted in other ways.
     inner = {path: entry for path, entry in weights.items() if any(part.isdecimal() for part in path.split("."))}
-    found: dict[tuple[Any, ...], Layer] = {}
+    found: dict[tuple[object, ...], Layer] = {}
     matched: set[str] = set()
     for path, entry in inner.items():
         target = next((each for each in targets if path == each or path.endswith(f".{each}")), None)
@@ -190,7 +190,7 @@ def _head(base: BaseModel, path: Path) -> dict[str, TensorEntry]:
         ) from None
 
 
-def _same_vocabulary(base: BaseModel, config: Mapping[str, Any], tensors: Mapping[str, TensorEntry]) -> None:
+def _same_vocabulary(base: BaseModel, config: Mapping[str, Json], tensors: Mapping[str, TensorEntry]) -> None:
     for name, entry in tensors.items():
         path = name.removesuffix(".weight")
         if path.rpartition(".")[2] in _EMBEDDINGS and len(entry.shape) == _MATRIX and entry.shape[0] != config["vocab_size"]:
@@ -205,5 +205,5 @@ def _order(path: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in path.split("."))
 
 
-def _shortly(saved: Mapping[str, Any]) -> str:
+def _shortly(saved: Mapping[str, object]) -> str:
     return ", ".join(f"{name} {value}" for name, value in saved.items() if isinstance(value, int | str))[:80]

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.wire.printable import printable
@@ -21,10 +21,21 @@ from pytest_glasshouse.workloads.lora_model import tensors_of
 
 if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import Material
+    from pytest_glasshouse.workloads.training_config import LoraSettings, TokenizerProbe
 
 _LIBRARIES = ("torch", "transformers", "peft")
 #: Importing the libraries takes seconds, and minutes on a very busy machine.
 _LIMIT_S = 600.0
+
+
+class RehearsalInput(TypedDict):
+    """The other process's input: the model's directory, settings and probe, and the shapes of the adapter and of its files."""
+
+    directory: str
+    lora: LoraSettings
+    probe: TokenizerProbe
+    initial: dict[str, list[int]]
+    files: dict[str, list[int]]
 
 
 def rehearse(material: Material) -> None:
@@ -54,8 +65,8 @@ def rehearse(material: Material) -> None:
         )
 
 
-def request_for(material: Material) -> dict[str, Any]:
-    """The other process's input: a directory, the adapter's settings and shapes, and the tokenizer probe."""
+def request_for(material: Material) -> RehearsalInput:
+    """The other process's input for `material`."""
     config = json.loads(material.parts["config"])
     initial = {name: list(entry.shape) for name, entry in parse_safetensors(material.parts["initial"]).items()}
     base = material.base
@@ -64,7 +75,7 @@ def request_for(material: Material) -> dict[str, Any]:
     return {"directory": directory, "lora": config["lora"], "probe": config["probe"], "initial": initial, "files": files}
 
 
-def problem(request: dict[str, Any]) -> str:
+def problem(request: RehearsalInput) -> str:
     """The first problem, or an empty text. Runs in the process that imports torch."""
     from pathlib import Path
 

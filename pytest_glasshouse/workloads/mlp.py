@@ -13,6 +13,7 @@ from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.workloads import device as devices
 from pytest_glasshouse.workloads.base import PROLOGUE_STEPS, NonFiniteLossError
 from pytest_glasshouse.workloads.mlp_material import layer_sizes
+from pytest_glasshouse.workloads.training_config import MlpConfig
 
 if TYPE_CHECKING:
     from pytest_glasshouse.workloads.base import DeviceName, Facts, Parts
@@ -29,10 +30,10 @@ class MlpTrainer:
         import torch
 
         devices.set_threads(device)
-        config = devices.read_config(parts, workload="mlp")
+        config = devices.read_config(parts, MlpConfig, workload="mlp")
         self._device = device
         self._owns_parts = devices.on_device(parts, device)
-        self._sizes: dict[str, int] = config["sizes"]
+        self._sizes = config["sizes"]
         self._learning_rate = float(config["optimizer"]["learningRate"])
         self._momentum_factor = float(config["optimizer"]["momentum"])
         self._weight_decay = float(config["optimizer"]["weightDecay"])

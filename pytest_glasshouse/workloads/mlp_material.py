@@ -12,6 +12,8 @@ from pytest_glasshouse.workloads.base import Material
 if TYPE_CHECKING:
     import numpy as np
 
+    from pytest_glasshouse.workloads.training_config import MlpConfig, SgdSettings
+
 SIZES: dict[str, int] = {
     "samples": 1024,
     "features": 32,
@@ -22,8 +24,7 @@ SIZES: dict[str, int] = {
 }
 
 #: Weight decay keeps the weights, and so the loss, bounded in an hour of training.
-#: Floats are texts, because the package's canonical JSON holds integers only.
-OPTIMIZER: dict[str, str] = {
+OPTIMIZER: SgdSettings = {
     "name": "sgd",
     "learningRate": "0.05",
     "momentum": "0.9",
@@ -37,7 +38,7 @@ def prepare(*, seed: int) -> Material:
     from safetensors.numpy import save
 
     rng = np.random.default_rng([seed, 0x6D6C70])
-    config: dict[str, Any] = {"workload": "mlp", "unit": "epochs", "seed": seed, "sizes": SIZES, "optimizer": OPTIMIZER}
+    config: MlpConfig = {"workload": "mlp", "unit": "epochs", "seed": seed, "sizes": SIZES, "optimizer": OPTIMIZER}
     features = rng.standard_normal((SIZES["samples"], SIZES["features"]), dtype=np.float32)
     teacher = rng.standard_normal((SIZES["features"], SIZES["classes"]), dtype=np.float32)
     labels = (np.tanh(features) @ teacher).argmax(axis=1).astype(np.int64)

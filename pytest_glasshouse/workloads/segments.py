@@ -25,7 +25,7 @@ _STEADY = 0.02
 
 
 class TurnTaker(Protocol):
-    """Tells the leg when to train. Every call is made by the training thread."""
+    """Decides when the leg trains. Every call is made by the training thread."""
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
         """Report that the leg is warmed up and waits."""

@@ -15,29 +15,34 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from pytest_glasshouse.wire.canonical import Json
+
 NAME = "stand-in: Qwen2, 2 layers, hidden 64, random weights"
 
 _SEED = 20_240_519
 _VOCABULARY = 768
+_HIDDEN, _INNER, _LAYERS = 64, 176, 2
+_HEADS, _KEY_HEADS = 4, 2
+_POSITIONS = 512
 _SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 #: Qwen2's pattern for splitting text before merging.
 _SPLIT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
-CONFIG: Mapping[str, Any] = {
+CONFIG: Mapping[str, Json] = {
     "architectures": ["Qwen2ForCausalLM"],
     "model_type": "qwen2",
     "attention_dropout": 0.0,
     "bos_token_id": 0,
     "eos_token_id": 2,
     "hidden_act": "silu",
-    "hidden_size": 64,
+    "hidden_size": _HIDDEN,
     "initializer_range": 0.02,
-    "intermediate_size": 176,
-    "max_position_embeddings": 512,
-    "num_attention_heads": 4,
-    "num_hidden_layers": 2,
-    "num_key_value_heads": 2,
+    "intermediate_size": _INNER,
+    "max_position_embeddings": _POSITIONS,
+    "num_attention_heads": _HEADS,
+    "num_hidden_layers": _LAYERS,
+    "num_key_value_heads": _KEY_HEADS,
     "rms_norm_eps": 1e-06,
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
@@ -53,9 +58,9 @@ def make(corpus: str) -> Mapping[str, bytes]:
     """The files of the model's directory; the tokenizer is trained on `corpus`."""
     from safetensors.numpy import save
 
-    tokenizer_config = {
+    tokenizer_config: dict[str, Json] = {
         "tokenizer_class": "Qwen2Tokenizer",
-        "model_max_length": CONFIG["max_position_embeddings"],
+        "model_max_length": _POSITIONS,
         "eos_token": "<|im_end|>",
         "pad_token": "<|endoftext|>",
         "add_prefix_space": False,
@@ -68,7 +73,7 @@ def make(corpus: str) -> Mapping[str, bytes]:
     }
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def _json(value: Mapping[str, Json]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
@@ -99,29 +104,28 @@ def _weights() -> dict[str, np.ndarray[Any, Any]]:
     import numpy as np
 
     rng = np.random.default_rng(_SEED)
-    hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
-    keys = hidden // CONFIG["num_attention_heads"] * CONFIG["num_key_value_heads"]
+    keys = _HIDDEN // _HEADS * _KEY_HEADS
 
     def drawn(*shape: int) -> np.ndarray[Any, Any]:
         # Wider than the usual 0.02: an adapter on a model this small must be able to change its loss.
         return rng.normal(0.0, 0.08, shape).astype(np.float32)
 
-    weights = {"model.embed_tokens.weight": drawn(_VOCABULARY, hidden)}
-    for layer in range(CONFIG["num_hidden_layers"]):
+    weights = {"model.embed_tokens.weight": drawn(_VOCABULARY, _HIDDEN)}
+    for layer in range(_LAYERS):
         for name, shape in (
-            ("self_attn.q_proj.weight", (hidden, hidden)),
-            ("self_attn.q_proj.bias", (hidden,)),
-            ("self_attn.k_proj.weight", (keys, hidden)),
+            ("self_attn.q_proj.weight", (_HIDDEN, _HIDDEN)),
+            ("self_attn.q_proj.bias", (_HIDDEN,)),
+            ("self_attn.k_proj.weight", (keys, _HIDDEN)),
             ("self_attn.k_proj.bias", (keys,)),
-            ("self_attn.v_proj.weight", (keys, hidden)),
+            ("self_attn.v_proj.weight", (keys, _HIDDEN)),
             ("self_attn.v_proj.bias", (keys,)),
-            ("self_attn.o_proj.weight", (hidden, hidden)),
-            ("mlp.gate_proj.weight", (inner, hidden)),
-            ("mlp.up_proj.weight", (inner, hidden)),
-            ("mlp.down_proj.weight", (hidden, inner)),
+            ("self_attn.o_proj.weight", (_HIDDEN, _HIDDEN)),
+            ("mlp.gate_proj.weight", (_INNER, _HIDDEN)),
+            ("mlp.up_proj.weight", (_INNER, _HIDDEN)),
+            ("mlp.down_proj.weight", (_HIDDEN, _INNER)),
         ):
             weights[f"model.layers.{layer}.{name}"] = drawn(*shape)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"model.layers.{layer}.{name}.weight"] = np.ones(hidden, dtype=np.float32)
-    weights["model.norm.weight"] = np.ones(hidden, dtype=np.float32)
+            weights[f"model.layers.{layer}.{name}.weight"] = np.ones(_HIDDEN, dtype=np.float32)
+    weights["model.norm.weight"] = np.ones(_HIDDEN, dtype=np.float32)
     return weights

@@ -16,7 +16,9 @@ import pytest
 from pytest_glasshouse.channel import pod_init as pod
 from tests.ssh.conftest import MakePod
 
-SETTINGS = {"deadline": 1000.0, "contact_by": 500.0, "lease_s": 60.0, "ends": "", "api": ""}
+SETTINGS: pod.PodSettings = {
+    "deadline": 1000.0, "contact_by": 500.0, "lease_s": 60.0, "host_key": "", "authorized_key": "", "ends": "", "api": "",
+}  # fmt: skip
 
 
 def test_the_deadline_is_absolute_whatever_the_contact(tmp_path: Path) -> None:
@@ -99,7 +101,7 @@ def _address(api: Api) -> str:
 def test_the_end_is_asked_for_until_it_is_granted_and_the_key_is_never_printed(
     api: Api, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {**SETTINGS, "ends": "runpod", "api": _address(api)}
+    settings: pod.PodSettings = {**SETTINGS, "ends": "runpod", "api": _address(api)}
     waits: list[float] = []
     pod.end(
         settings,
@@ -122,7 +124,7 @@ def test_the_end_is_asked_for_until_it_is_granted_and_the_key_is_never_printed(
 
 
 def test_a_vast_instance_ends_itself_with_its_own_key(api: Api, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "ends": "vastai", "api": _address(api)}
+    settings: pod.PodSettings = {**SETTINGS, "ends": "vastai", "api": _address(api)}
     pod.end(
         settings, str(tmp_path / "x"), "time", {"CONTAINER_ID": "7", "CONTAINER_API_KEY": "k"}, wait=lambda _s: None, attempts=1
     )

@@ -18,6 +18,7 @@ import pytest
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.channel.pod_launch import new_keys
+from pytest_glasshouse.channel.ssh_session import SshSession
 from pytest_glasshouse.errors import BootTimeoutError, GuestGoneError
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.ssh.conftest import MakePod, MakeSession
@@ -26,6 +27,15 @@ from tests.ssh.conftest import MakePod, MakeSession
 def _hello(path: str) -> dict[str, Any]:
     with contextlib.closing(GuestChannel(path, allocation_id="ssh", reconnect_s=20)) as channel:
         return channel.request("hello")
+
+
+def _client_pid(session: SshSession) -> int:
+    """The process id of the current SSH client."""
+    tunnel = session._tunnel
+    assert tunnel is not None
+    with tunnel._lock:
+        assert tunnel._client is not None
+        return tunnel._client.pid
 
 
 def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod: MakePod, make_session: MakeSession) -> None:
@@ -42,18 +52,17 @@ def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod:
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
     private = pod.keys.client_private.splitlines()[1].encode()
     assert not [c for c in commands if private in c or f"127.0.0.1:{pod.port}".encode() in c or b"HostName" in c]
-    client = Path(f"/proc/{session.client_pid()}/cmdline").read_bytes().split(b"\0")
+    client = Path(f"/proc/{_client_pid(session)}/cmdline").read_bytes().split(b"\0")
     directory = Path(client[client.index(b"-F") + 1].decode()).parent
     assert {path.stat().st_mode & 0o077 for path in (directory, *directory.iterdir())} == {0}
 
     # The client dies: the request in flight is answered all the same, and once.
-    killed = session.client_pid()
-    assert killed is not None
+    killed = _client_pid(session)
     with contextlib.closing(GuestChannel(str(directory / "agent.sock"), allocation_id="ssh", reconnect_s=20)) as channel:
         threading.Timer(0.1, os.kill, (killed, signal.SIGKILL)).start()
         for number in range(3):
             assert channel.request("pull", {"cursor": 0, "wait_ms": 200})["events"] == [], number
-    assert session.client_pid() != killed
+    assert _client_pid(session) != killed
 
     # The shutdown request ends legs and agent at once, and the pod's first process wipes what is left.
     session.shut_down()

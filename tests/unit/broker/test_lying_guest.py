@@ -99,7 +99,8 @@ def test_whatever_breaks_between_claim_and_grant_gives_the_grant_back(
         def __getitem__(self, name: str) -> Any:
             raise error
 
-    allocation.hello = Breaking(allocation.hello)
+    breaking: Any = Breaking(allocation.hello)
+    allocation.hello = breaking
     with pytest.raises(type(error)):
         broker.acquire(ROW)
     assert allocation.grant_id is None

@@ -14,8 +14,10 @@ from safetensors.numpy import load, save
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
 from pytest_glasshouse.guest.device_memory import TorchMemory
 from pytest_glasshouse.guest.ring import copy_material_to_device
+from pytest_glasshouse.observation.document import WorkloadFacts
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.tensors import parse_safetensors, tensor_digest
+from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Trainer
 from pytest_glasshouse.workloads.registry import open_trainer
 from pytest_glasshouse.workloads.resident import Resident
@@ -159,9 +161,9 @@ def test_parts_of_another_owner_are_left_alone(bench: Bench) -> None:
 
 
 def test_facts_say_what_ran(bench: Bench) -> None:
-    facts = bench.trainer().facts()
+    facts = check_typed(bench.trainer().facts(), WorkloadFacts, "facts")
     assert (facts["device"], facts["threads"], facts["peakMemorySource"]) == ("cpu", 1, "ru_maxrss")
-    assert facts["peakMemoryBytes"] > 10_000_000
+    assert (facts["peakMemoryBytes"] or 0) > 10_000_000
     assert 0 < facts["trainableParameters"] <= facts["totalParameters"]
 
 
@@ -207,6 +209,11 @@ def test_initial_weights_that_do_not_fit_are_refused(bench: Bench, change: Calla
 def test_parts_of_another_workload_are_refused(bench: Bench) -> None:
     with pytest.raises(IntegrityError, match=f"expected workload {bench.name}"):
         bench.trainer(config=canonical({"workload": "other"}))
+
+
+def test_a_config_that_lacks_a_member_is_refused_by_its_name(bench: Bench) -> None:
+    with pytest.raises(IntegrityError, match=r"config\.unit: expected a value, saw none"):
+        bench.trainer(config=canonical({"workload": bench.name}))
 
 
 def test_unknown_workload_is_refused() -> None:
