@@ -88,7 +88,7 @@ def share(verdicts: Counter[Verdict], words: set[Verdict]) -> float:
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("regime", "truth"), CELLS)
-def test_interval_covers_the_truth_as_often_as_it_says(regime: Regime, truth: float) -> None:
+def test_interval_covers_the_truth_at_its_nominal_rate(regime: Regime, truth: float) -> None:
     covered, _, _, _ = cell(regime, truth)
 
     assert 0.93 - SLACK <= covered <= 0.97 + SLACK
@@ -96,7 +96,7 @@ def test_interval_covers_the_truth_as_often_as_it_says(regime: Regime, truth: fl
 
 @pytest.mark.soak
 @pytest.mark.parametrize("regime", REGIMES)
-def test_protection_that_costs_nothing_is_seldom_said_to_cost_something(regime: Regime) -> None:
+def test_zero_overhead_is_seldom_called_measurable(regime: Regime) -> None:
     _, _, verdicts, _ = cell(regime, 0.0)
 
     assert share(verdicts, FOUND_ABOVE_0) <= 0.04 + SLACK
@@ -105,7 +105,7 @@ def test_protection_that_costs_nothing_is_seldom_said_to_cost_something(regime: 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("regime", REGIMES)
-def test_overhead_at_the_margin_is_seldom_called_inside_it(regime: Regime) -> None:
+def test_overhead_at_the_margin_is_seldom_called_equivalent(regime: Regime) -> None:
     _, _, verdicts, _ = cell(regime, 1.0)
 
     assert share(verdicts, INSIDE_MARGIN) <= 0.065 + SLACK
@@ -113,7 +113,7 @@ def test_overhead_at_the_margin_is_seldom_called_inside_it(regime: Regime) -> No
 
 @pytest.mark.soak
 @pytest.mark.parametrize("regime", REGIMES)
-def test_overhead_of_twice_the_margin_is_never_called_inside_it(regime: Regime) -> None:
+def test_overhead_of_twice_the_margin_is_never_called_equivalent(regime: Regime) -> None:
     _, _, verdicts, _ = cell(regime, 2.0)
 
     assert share(verdicts, INSIDE_MARGIN) <= 0.01
@@ -122,7 +122,7 @@ def test_overhead_of_twice_the_margin_is_never_called_inside_it(regime: Regime) 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("regime", "truth"), CELLS)
-def test_every_verdict_comes_as_often_as_is_stated(regime: Regime, truth: float) -> None:
+def test_every_verdict_occurs_at_its_documented_rate(regime: Regime, truth: float) -> None:
     """What a reader may expect of six rounds of ten minutes; what is not named comes in less than 3 of 100 rows."""
     _, _, verdicts, _ = cell(regime, truth)
     tolerance = 0.03 if FULL else 0.03 + 4 * math.sqrt(0.25 / ROWS)

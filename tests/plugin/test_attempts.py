@@ -67,7 +67,7 @@ def shape(row: dict[str, Any]) -> list[tuple[str, float | None, bool]]:
     ]
 
 
-def test_every_attempt_is_kept_and_the_first_that_was_judged_stands(project: Project) -> None:
+def test_every_attempt_is_recorded_and_the_first_judged_one_stands(project: Project) -> None:
     """Of the same row 5.5 % vanished behind -27.6 %, and a broken zeroize behind a good one."""
     result = retried(project, "in-slow-fast", "in-broken-good", "in-guestgone-good", "good").run()
 
@@ -98,7 +98,7 @@ def test_every_attempt_is_kept_and_the_first_that_was_judged_stands(project: Pro
     assert check_bytes(project.reports()[0].read_bytes(), derivation=example.EXAMPLE).faults == ()
 
 
-def test_row_that_passed_in_its_last_attempt_is_not_publishable_and_shows_it(project: Project) -> None:
+def test_row_that_passed_only_in_its_last_attempt_fails_a_run_that_has_to_publish(project: Project) -> None:
     """A test that never looks at the first attempt is green; a run that has to publish is not."""
     assert retried(project, "in-slow-fast").run().ret == pytest.ExitCode.OK
     for path in (*project.reports(), project.pytester.path / "carried.log"):
@@ -117,7 +117,7 @@ def test_limit_missed_once_is_missed(project: Project) -> None:
     assert [each["overheadPct"] > 5 for each in told(project.report(), "in-slow-fast")["attempts"]] == [True, False, False]
 
 
-def test_attempts_of_a_known_retry_plugin_are_kept(project: Project) -> None:
+def test_attempts_of_a_known_retry_plugin_are_recorded(project: Project) -> None:
     """pytest-rerunfailures as it is."""
     pytest.importorskip("pytest_rerunfailures")
     project.pytester.makepyfile(test_rows=STRICT.format(names=["in-slow-fast", "in-broken-good"]))
@@ -127,7 +127,7 @@ def test_attempts_of_a_known_retry_plugin_are_kept(project: Project) -> None:
     assert shape(told(project.report(), "in-broken-good")) == [("failed", None, True), ("measured", 1.0, False)]
 
 
-def test_worker_that_died_in_an_attempt_leaves_one(project: Project) -> None:
+def test_worker_that_died_in_an_attempt_leaves_an_attempt(project: Project) -> None:
     """With restarts allowed, a retry plugin runs the test again in another worker."""
     pytest.importorskip("pytest_rerunfailures")
     project.rows("killedonce")

@@ -79,12 +79,12 @@ def test_a_user_without_home_and_name_gets_a_report(project: Project) -> None:
 
 
 @pytest.mark.skipif(not allowed(*NAMELESS), reason="no user namespaces here")
-def test_path_with_an_unknown_user_after_the_tilde_is_one_line(project: Project) -> None:
+def test_path_with_an_unknown_user_after_the_tilde_is_a_usage_error_of_one_line(project: Project) -> None:
     told = ran(project.rows("good"), "--glasshouse-policy", "~/policy.json", prefix=NAMELESS, HOME=None)
     is_one_line(told, "~/policy.json", "HOME", "Write the whole path")
 
 
-def test_a_umask_that_takes_files_from_their_owner_is_one_line(project: Project) -> None:
+def test_a_umask_that_takes_files_from_their_owner_is_an_error_of_one_line(project: Project) -> None:
     umask = "0477"
     told = ran(project.rows("good"), prefix=("sh", "-c", f'umask {umask}; exec "$@"', "sh"))
     is_one_line(told, f"umask {umask}", "0022")
@@ -92,7 +92,7 @@ def test_a_umask_that_takes_files_from_their_owner_is_one_line(project: Project)
 
 
 @pytest.mark.skipif(not allowed(*MOUNTS), reason="no mount namespaces here")
-def test_a_full_disk_for_reports_is_one_line_before_anything_starts(project: Project) -> None:
+def test_a_full_disk_for_reports_is_an_error_of_one_line_before_anything_starts(project: Project) -> None:
     folder = project.rows("good").pytester.path / "reports"
     folder.mkdir()
     mount = f'mount -t tmpfs -o size=4k none {folder}; "$@"; code=$?; ls -A {folder}; exit $code'
@@ -157,7 +157,7 @@ def test_output_that_is_not_utf8_shows_what_it_can(project: Project, environment
     ],
     ids=["some", "others"],
 )  # fmt: skip
-def test_odd_variables_change_nothing(project: Project, environment: dict[str, Any]) -> None:
+def test_unusual_environment_variables_change_nothing(project: Project, environment: dict[str, Any]) -> None:
     assert ran(project.rows("good"), **environment).returncode == 0
     assert len(project.report()["rows"]) == 1
 
@@ -204,7 +204,7 @@ def test_a_monitor_that_a_repository_names_is_not_run(project: Project) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--order", "--glasshouse-order"])
-def test_a_folder_that_has_an_options_value_for_its_name_is_no_place_of_tests(project: Project, flag: str) -> None:
+def test_a_folder_named_like_an_options_value_is_not_collected(project: Project, flag: str) -> None:
     folder = project.rows("good").pytester.path
     (folder / "pytest.ini").write_text("[pytest]\ntestpaths = test_rows.py\n")
     (folder / "raw-first").mkdir()
@@ -213,7 +213,7 @@ def test_a_folder_that_has_an_options_value_for_its_name_is_no_place_of_tests(pr
     assert len(project.report()["rows"]) == 1
 
 
-def test_a_folder_like_a_value_that_has_settings_of_its_own_is_one_line(project: Project) -> None:
+def test_a_folder_named_like_an_options_value_with_pytest_settings_is_an_error_of_one_line(project: Project) -> None:
     """pytest has made it the root of everything by then."""
     folder = project.rows("good").pytester.path
     (folder / "mock").mkdir()
@@ -224,7 +224,7 @@ def test_a_folder_like_a_value_that_has_settings_of_its_own_is_one_line(project:
 
 @pytest.mark.torch
 @pytest.mark.skipif(not allowed(*MOUNTS), reason="no mount namespaces here")
-def test_a_temporary_directory_without_room_is_one_line_before_a_guest_is_started(project: Project, temporary: Path) -> None:
+def test_a_full_temporary_directory_is_an_error_of_one_line_before_a_guest_is_started(project: Project, temporary: Path) -> None:
     """It used to be exit 10: an allocation that may still exist, and never did."""
     (project.rows("good").pytester.path / "conftest.py").unlink()
     mount = f'mount -t tmpfs -o size=1m none {temporary}; "$@"; code=$?; ls {temporary}; exit $code'

@@ -69,7 +69,7 @@ def test_junit_carries_figure_and_interval_of_each_row(project: Project, workers
     assert "glasshouse.overheadPct" not in broken
 
 
-def test_annotation_cannot_be_broken_out_of() -> None:
+def test_no_text_escapes_from_an_annotation() -> None:
     assert annotation("error", "a,b:c", "100 %\n::warning::x") == "::error title=a%2Cb%3Ac::100 %25%0A::warning::x"
 
 

@@ -129,7 +129,7 @@ class TestIt:
     assert sorted(named(project), key=str) == sorted(((how, {"batch": batch}) for how in scopes for batch in "12"), key=str)
 
 
-def test_rows_alike_but_for_their_names_run_once_each_wherever_they_stand(project: Project) -> None:
+def test_rows_equal_but_for_their_names_run_once_each_in_any_file(project: Project) -> None:
     """The second test's rows ran a second time, and then there was no report."""
     test = f"""
 ROWS = [row("one"), row("two")]
@@ -147,7 +147,7 @@ def test_again(row, {FIXTURES}):
     result.stdout.fnmatch_lines(["*two: left out, it is the same as two in this run"])
 
 
-def test_rows_alike_but_for_their_names_run_in_a_matrix(project: Project) -> None:
+def test_rows_equal_but_for_their_names_run_in_a_matrix(project: Project) -> None:
     test = f"""
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("row", [row("one"), row("two")])
@@ -177,7 +177,7 @@ def test_it(row, {FIXTURES}):
     assert len({row["rowId"] for row in project.report()["rows"]}) == 2
 
 
-def test_models_of_one_directory_name_are_not_taken_for_one(project: Project) -> None:
+def test_models_with_the_same_directory_name_are_different_rows(project: Project) -> None:
     """A report names a model directory by its last part alone."""
     test = f"""
 import pathlib
@@ -210,7 +210,7 @@ def test_it(row, other, {FIXTURES}):
     assert project.asked("acquire") == []
 
 
-def test_test_that_only_looks_at_rows_may_have_several(project: Project) -> None:
+def test_test_that_only_inspects_rows_may_have_several(project: Project) -> None:
     test = """
 @pytest.mark.parametrize("other", [row("other")])
 @pytest.mark.parametrize("row", [row()])

@@ -89,7 +89,7 @@ def test_mlp(row, batch, allocation, protected_runtime, raw_runner, row_report):
 """
 
 
-def test_row_tried_again_in_a_worker_tells_every_attempt_and_the_report_checks(real: Project) -> None:
+def test_row_retried_in_a_worker_reports_every_attempt_and_the_report_checks(real: Project) -> None:
     """The worker's server counts them too, and both are known although nothing was reported before the worker was killed."""
     real.pytester.makeconftest(RETRIES)
     (real.pytester.path / "test_mlp.py").write_text(AGAIN, "utf-8")

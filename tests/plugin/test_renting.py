@@ -74,7 +74,7 @@ def test_refusal_has_a_reason_and_rents_nothing(
     assert ("create" in server.cloud.asked, server.cloud.account_key in result.stdout + result.stderr) == (False, False)
 
 
-def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server: LoopbackServer, tmp_path: Path) -> None:
+def test_row_whose_text_file_is_missing_is_refused_before_anything_is_rented(server: LoopbackServer, tmp_path: Path) -> None:
     (tmp_path / "test_lora.py").write_text(
         "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
         "ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', steps=8, model='some/model', data='gone.txt')\n"
@@ -179,7 +179,7 @@ def test_price_above_the_limit_is_refused_over_several_processes_too(server: Loo
     ],
     ids=["answers-503", "answers-503-over-processes", "key-rejected", "busy-once"],
 )
-def test_provider_that_tells_no_prices_ends_the_run_in_one_line(
+def test_provider_that_gives_no_prices_ends_the_run_in_one_line(
     server: LoopbackServer, tmp_path: Path, kind: Any, times: int, code: int, told: str, workers: Sequence[str]
 ) -> None:
     """The provider's trouble and not the plugin's: no traceback, waiting for it is said, and 14 says that a retry is safe."""

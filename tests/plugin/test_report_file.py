@@ -53,7 +53,7 @@ def test_methodology_names_the_order_and_the_preset_of_the_run(
     assert (methodology["order"], methodology["preset"]) == expected
 
 
-def test_bundle_lies_beside_the_report(project: Project) -> None:
+def test_bundle_is_written_beside_the_report(project: Project) -> None:
     project.rows("good").run("--glasshouse-report", "out/mine.json").stdout.fnmatch_lines(
         ["report  out/mine.json", "bundle  out/mine.*"]
     )
@@ -111,7 +111,7 @@ def test_server_that_cannot_be_asked_at_the_end_is_reported(project: Project, mo
     assert project.report()["summary"]["outstandingReleases"] == []
 
 
-def test_page_lies_beside_the_report_and_holds_nothing_else(project: Project) -> None:
+def test_page_is_written_beside_the_report_and_holds_nothing_else(project: Project) -> None:
     project.rows("good").run("--glasshouse-html").stdout.fnmatch_lines(["page    reports/*.html"])
     (page,) = (project.pytester.path / "reports").glob("*.html")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -131,7 +131,7 @@ def test_allocation_is_given_back_after_each_row_and_ended_before_the_report(pro
     ]  # fmt: skip
 
 
-def test_text_of_an_error_leaves_its_paths_behind(project: Project) -> None:
+def test_text_of_an_error_is_recorded_without_its_paths(project: Project) -> None:
     project.rows("toolbroken").run()
     (row,) = project.report()["excludedResults"]
     assert row["reason"] == "RuntimeError: the tool broke in (path)"
@@ -259,7 +259,9 @@ def test_forbidden_value_of_the_run_keeps_the_report_in_the_quarantine(project: 
         ("surrogate", 13, "not to be read"),
     ],
 )
-def test_what_one_row_did_withholds_that_row_and_never_the_run(project: Project, name: str, code: int, told: str) -> None:
+def test_forbidden_value_of_one_row_withholds_that_row_and_never_the_run(
+    project: Project, name: str, code: int, told: str
+) -> None:
     """A paid run of twenty rows is not lost to what a guest said in one of them, and nothing is published that check refuses."""
     result = project.rows("good", name, "free").run()
 
@@ -301,7 +303,7 @@ def test_killed_run_leaves_its_finished_rows_in_the_journal(project: Project) ->
     assert [json.loads(line)["record"]["name"] for line in lines] == ["good"]
 
 
-def test_other_plugins_hear_of_rows_and_of_the_report(project: Project) -> None:
+def test_hooks_tell_other_plugins_of_rows_and_of_the_report(project: Project) -> None:
     conftest = project.pytester.path / "conftest.py"
     hooks = """
 def pytest_glasshouse_row_finished(list_name, record):
@@ -314,7 +316,7 @@ def pytest_glasshouse_report_written(paths):
     project.rows("good").run("-s").stdout.fnmatch_lines(["*heard rows good", "*written [[]'.json', '.zip']"])
 
 
-def test_signals_are_given_back(project: Project) -> None:
+def test_signal_handlers_are_restored(project: Project) -> None:
     before = signal.getsignal(signal.SIGTERM)
     project.rows("good").run()
     assert signal.getsignal(signal.SIGTERM) is before

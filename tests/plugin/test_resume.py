@@ -82,7 +82,7 @@ def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, o
     assert not [fault for fault in check_bytes(data, derivation=example.EXAMPLE).faults if "attempt" in fault.text]
 
 
-def test_with_workers_kept_rows_stay_too(killed: Project) -> None:
+def test_with_workers_finished_rows_are_kept_too(killed: Project) -> None:
     result = killed.spawn("--glasshouse-resume", str(run_directory(killed)), "-n1")
 
     assert result.ret == 0
@@ -207,9 +207,7 @@ def test_directory_that_was_changed_is_not_resumed(killed: Project, file: str, c
     assert acquired(killed) == log
 
 
-def test_directory_of_another_account_is_not_gone_on_with(
-    killed: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_directory_of_another_account_is_not_resumed(killed: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its tags are in order, and nobody here can have made them."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     result = killed.run("--glasshouse-resume", str(run_directory(killed)))
@@ -308,13 +306,13 @@ def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
 
 
 @pytest.mark.parametrize("named", ["a" * 5000, "a" * 254, "~nobody-of-this-name/x", "", ".", "/dev/zero", "\x1b[2J"])
-def test_name_of_no_run_is_refused_in_one_visible_line(tmp_path: Path, named: str) -> None:
+def test_name_that_is_no_run_is_refused_in_one_printable_line(tmp_path: Path, named: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^--glasshouse-resume ") as caught:
         read(named, tmp_path, environ={})
     assert str(caught.value).isprintable()
 
 
-def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
+def test_history_cut_off_by_the_kill_is_read_up_to_the_cut(tmp_path: Path) -> None:
     history = AttemptHistory(tmp_path / "run", TagKey(Ed25519PrivateKey.generate(), "run"))
     history.start({}, attempt=1, at="2026-11-21T00:00:00Z", judged_before=[])
     history.begin("row-1")
@@ -336,7 +334,7 @@ def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
         ("", 0, "proven", "shows it no more"),
     ],
 )
-def test_what_an_earlier_attempt_made_is_judged_by_the_listing_of_its_own_provider(
+def test_allocations_of_an_earlier_attempt_are_proven_gone_by_their_own_providers_listing(
     killed: Project, monkeypatch: pytest.MonkeyPatch, listing: str, code: int, status: str, reason: str
 ) -> None:
     """A listing that failed took the report with it, and what had ended already was called a leak."""

@@ -158,7 +158,7 @@ def test_live_line_without_a_terminal_comes_once_for_each_leg(pipe: tuple[int, C
     live.close()
 
 
-def test_boot_that_is_over_leaves_the_line(pipe: tuple[int, Callable[[], str]]) -> None:
+def test_finished_boot_is_removed_from_the_live_line(pipe: tuple[int, Callable[[], str]]) -> None:
     writer, read = pipe
     live = Live(writer, terminal=True)
     live.show_boot("glasshouse-x-1", "bootstrap")

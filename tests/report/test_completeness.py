@@ -328,7 +328,7 @@ def _remembered(function: Callable[..., Any]) -> Callable[..., list[Any]]:
     return answer
 
 
-def test_every_check_of_a_report_is_noticed_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removal_of_any_check_of_a_report_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
     for name in ("hits", "schema_faults"):
         monkeypatch.setattr(check, name, _remembered(getattr(check, name)))
@@ -391,7 +391,7 @@ def _component(document: dict[str, Any], *, name: str) -> None:
     protected["evidence"] = sign(claims, key=example.KEYS.owner, typ="x")
 
 
-def test_every_comparison_with_what_was_signed_is_noticed_when_it_is_gone(real_run: RealRun) -> None:
+def test_removal_of_any_comparison_with_signed_values_is_detected(real_run: RealRun) -> None:
     asks: dict[str, Ask] = {}
     for name, edit in {"as it is": lambda _: None, **_edits()}.items():
         document = json.loads(json.dumps(real_run.document))

@@ -298,7 +298,7 @@ COHERENT = {
 }  # fmt: skip
 
 
-def test_lie_in_a_world_of_the_forgers_own_keys_is_not_authentic(real_run: RealRun, lie: Lie) -> None:
+def test_lie_signed_with_the_forgers_own_keys_is_not_authentic(real_run: RealRun, lie: Lie) -> None:
     """No private key but new ones: every party's tokens, every digest and seal made anew. Keys found inside never count."""
     keys = Keys()
     forged = resigned(edited(real_run, lie), keys)
@@ -320,7 +320,7 @@ def test_lie_that_only_the_report_seals_cover_is_not_authentic(real_run: RealRun
     assert found.level.height < Level.AUTHENTIC.height
 
 
-def test_publisher_who_lies_is_found_or_what_he_can_do_is_written_down(real_run: RealRun, lie: Lie) -> None:
+def test_publisher_who_lies_is_found_or_the_lie_is_documented(real_run: RealRun, lie: Lie) -> None:
     """The true report key seals the lie; agent, leg, owner and server have signed the truth."""
     forged = recomputed(edited(real_run, lie), key=real_run.report_key)
     found = check_bytes(report_bytes(forged), trust=real_run.trust)

@@ -107,7 +107,7 @@ def _tried(paths: list[Path_]) -> None:
 
 
 @pytest.mark.soak
-def test_change_of_any_value_is_noticed_and_named() -> None:
+def test_change_of_any_value_is_found_and_named() -> None:
     _tried(LEAVES if os.environ.get("SOAK") else random.Random(SEED).sample(LEAVES, SAMPLE))
 
 

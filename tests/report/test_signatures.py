@@ -120,7 +120,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_token_that_leads_to_no_given_key_is_told(real_run: RealRun, name: str) -> None:
+def test_token_without_a_chain_to_a_trusted_key_is_reported(real_run: RealRun, name: str) -> None:
     document = copy.deepcopy(real_run.document)
     assert [*unproven_signatures(document, real_run.trust)] == []
     edit, where = EDITS[name]
@@ -128,14 +128,14 @@ def test_token_that_leads_to_no_given_key_is_told(real_run: RealRun, name: str) 
     assert any(where in each for each in unproven_signatures(document, real_run.trust))
 
 
-def test_null_row_of_before_owners_vouched_leads_to_an_agent_of_another_row(real_run: RealRun) -> None:
+def test_null_row_from_before_owners_signed_agent_keys_is_linked_by_another_rows_agent(real_run: RealRun) -> None:
     """Reports that are out keep the level they had, where the key's genuineness can be seen."""
     document = copy.deepcopy(real_run.document)
     _unvouched(document, revision=2)
     assert [*unproven_signatures(document, real_run.trust)] == []
 
 
-def test_what_a_guest_did_to_an_excluded_row_costs_the_others_nothing(real_run: RealRun) -> None:
+def test_forged_key_in_an_excluded_row_does_not_lower_the_level_of_the_others(real_run: RealRun) -> None:
     """Its findings say that the allocation was not the same: whose the raw leg's agent was is no claim of the report."""
     document = copy.deepcopy(real_run.document)
     signed_guest(_first(document, _EXCLUDED), _STRANGER)
@@ -163,14 +163,14 @@ VOUCHED: dict[str, Edit] = {
 
 
 @pytest.mark.parametrize("name", VOUCHED)
-def test_report_about_something_else_than_was_vouched_for_is_faulty(real_run: RealRun, name: str) -> None:
+def test_report_that_differs_from_the_owners_statement_is_faulty(real_run: RealRun, name: str) -> None:
     document = copy.deepcopy(real_run.document)
     assert [*vouching_faults(document)] == []
     VOUCHED[name](document)
     assert [*vouching_faults(document)] != []
 
 
-def test_null_row_is_witnessed_where_the_witness_affirmed_its_agent(real_run: RealRun) -> None:
+def test_null_row_is_witnessed_where_the_witness_enrolled_its_agent(real_run: RealRun) -> None:
     """The owner's word is the publisher's; a server outside says whose key it saw."""
     servers = frozenset(real_run.document["keys"]["servers"])
     trust = Trust(keys=real_run.trust.keys, witnesses=servers)
@@ -180,7 +180,7 @@ def test_null_row_is_witnessed_where_the_witness_affirmed_its_agent(real_run: Re
     assert not witnessed(document, trust)
 
 
-def test_every_look_at_a_signature_is_noticed_when_it_is_gone(real_run: RealRun) -> None:
+def test_removal_of_any_check_of_a_signature_is_detected(real_run: RealRun) -> None:
     servers = frozenset(real_run.document["keys"]["servers"])
 
     def asked(edit: Edit) -> object:

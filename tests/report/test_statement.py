@@ -108,7 +108,7 @@ def test_statement_that_is_not_the_reports_is_a_fault_and_is_not_exported(
 
 
 @pytest.mark.parametrize("row", ["nothing", "lost"])
-def test_statement_about_no_row_is_a_fault(row: str) -> None:
+def test_statement_about_a_row_that_does_not_exist_is_a_fault(row: str) -> None:
     document = example.document()
     name = f"rows/{document['excludedResults'][1]['rowId'] if row == 'lost' else row}/{attest.MEMBER}"
 

@@ -91,6 +91,6 @@ def test_attack_succeeds_on_a_guest_without_its_defence(case: GuestCase, undefen
     assert (result.control_released, result.released, result.passed) == (True, True, False), result
 
 
-def test_nothing_foreign_has_the_digest_the_policy_requires() -> None:
+def test_required_digest_of_foreign_modules_is_that_of_an_empty_list() -> None:
     """The reference value comes from nobody's guest."""
     assert sha256_hex(canonical([])) == NOTHING_FOREIGN

@@ -28,7 +28,7 @@ def _names(observation: Any, state: str) -> set[str]:
     return {finding.invariant for finding in judge(observation) if finding.finding == state}
 
 
-def test_a_row_without_faults_holds_everything(good_run: Ran) -> None:
+def test_every_invariant_holds_in_a_row_without_faults(good_run: Ran) -> None:
     """The other tests of this file mean something only because of this one."""
     assert good_run.outcome.ended is None
     assert _names(good_run.outcome.observation, "unseen") == set()

@@ -68,7 +68,7 @@ def _scan(ran: Ran) -> Any:
 
 
 @pytest.mark.parametrize(("careless", "kind"), [(_KEEPS_A_CIPHER, "key"), (_KEEPS_A_BATCH, "batch")], ids=["cipher", "batch"])
-def test_what_a_careless_leg_keeps_is_found(careless: str, kind: str, tmp_path: Path) -> None:
+def test_secrets_that_a_leg_does_not_wipe_are_found(careless: str, kind: str, tmp_path: Path) -> None:
     """A cipher object that outlives its key keeps the key in its schedule, whatever the leg says of itself."""
     archive = build_archive({"careless.py": careless.encode(), "__main__.py": _MAIN.encode()})
     ran = carry_out(short_row(), tmp_path, archive=archive)
@@ -127,7 +127,7 @@ _UNBELIEVABLE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", _UNBELIEVABLE)
-def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_observation: Any) -> None:
+def test_scan_reported_clean_is_not_held_without_its_figures(name: str, good_observation: Any) -> None:
     """The finding is made of the figures, and one of them missing is no good news."""
     changes, expected = _UNBELIEVABLE[name]
     changed = copy.deepcopy(good_observation)

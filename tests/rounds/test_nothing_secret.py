@@ -247,7 +247,7 @@ def test_the_row_was_carried_out(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cmdline", "environ", "file"])
-def test_no_secret_of_the_run_is_to_be_seen(kind: str, watched: Watched) -> None:
+def test_no_secret_of_the_run_is_found_in_processes_files_and_output(kind: str, watched: Watched) -> None:
     """Process list, environments, and everything the run wrote: spool, logs, output, report, bundle, byte code."""
     places = {name: content for name, content in watched.seen.items() if name.startswith(kind)}
     assert places

@@ -35,7 +35,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("leg", ["protected", "raw"])
-def test_two_hours_in_a_moment_are_not_accounted_for(leg: str, tmp_path: Path) -> None:
+def test_two_hours_claimed_by_a_short_leg_are_not_accounted_for(leg: str, tmp_path: Path) -> None:
     """Everything else about such a row is right: signatures, order, work."""
     ran = carry_out(short_row(), tmp_path, archive=build_archive({"__main__.py": _MAIN.format(leg=leg).encode()}))
 

@@ -107,7 +107,7 @@ def test_a_release_without_an_end_is_listed_open_then_overdue(
     assert run("outstanding", *said) == 4
 
 
-def test_what_does_not_belong_together_is_not_registered(
+def test_package_and_manifest_that_do_not_match_are_not_registered(
     server: Serving, package: Path, said: list[str | Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong file costs an error in one line, and neither server nor terminal ever sees a key."""

@@ -49,7 +49,7 @@ def test_a_client_that_shares_its_address_with_all_of_them_is_served_too(tmp_pat
         is_bounded(server)
 
 
-def test_half_a_tls_handshake_holds_nobody_up(tmp_path: Path) -> None:
+def test_an_unfinished_tls_handshake_does_not_delay_other_clients(tmp_path: Path) -> None:
     chain, private = certificate(tmp_path)
     with (
         serving(tmp_path, "--certificate", str(chain), "--key", str(private)) as server,

@@ -55,7 +55,7 @@ def run(project: Path, environment: dict[str, str], *arguments: str) -> subproce
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=180)
 
 
-def test_workers_share_one_server_and_the_report_says_so(server: Serving, project: Path) -> None:
+def test_workers_share_one_server_and_the_report_names_it(server: Serving, project: Path) -> None:
     captured = base_policy(name="lab", archive_sha256=sha256_hex(guest_archive()), container="any", completion_s=60)
     policy = dataclasses.replace(captured, version=3, locked=True)
     (project / "policy.json").write_text(json.dumps(policy.to_json()))
@@ -96,7 +96,7 @@ def refused(project: Path, environment: dict[str, str]) -> str:
     return line
 
 
-def test_a_server_that_is_not_there_is_one_line_before_anything_starts(server: Serving, project: Path) -> None:
+def test_an_unreachable_server_is_an_error_of_one_line_before_anything_starts(server: Serving, project: Path) -> None:
     server.end()
     told = refused(project, server.environment())
     assert server.url in told

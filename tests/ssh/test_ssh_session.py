@@ -99,7 +99,7 @@ def test_the_ssh_client_does_not_outlive_who_started_it() -> None:
             os.close(client)
 
 
-def test_a_guest_that_stays_away_is_gone_after_the_reconnect_time(make_pod: MakePod, make_session: MakeSession) -> None:
+def test_a_guest_that_does_not_reconnect_in_time_is_lost(make_pod: MakePod, make_session: MakeSession) -> None:
     pod = make_pod()
     session = make_session(pod)
     path = session.connect(pod.access, timeout_s=60)

@@ -46,12 +46,12 @@ def test_every_check_of_the_server_is_reached() -> None:
         "invariants.lifecycle.journal_countersigned",
     ],
 )
-def test_what_everything_rests_on_is_reached(name: str) -> None:
+def test_essential_functions_are_reached(name: str) -> None:
     """The graph finds what is there."""
     assert f"pytest_glasshouse.{name}" in reached.reached()
 
 
-def test_what_the_product_does_not_call_is_not_reached() -> None:
+def test_function_that_the_product_does_not_call_is_not_reached() -> None:
     """The graph can say no: the tamper suite's own functions, and what starts in a guest where only a check is an entrance."""
     everything = reached.reached()
     suite = {name for name in everything if name.startswith("pytest_glasshouse.tamper.")}

@@ -62,7 +62,7 @@ ROOMS: dict[str, tuple[tuple[ModuleType, ...], Callable[[], dict[str, Ask]]]] = 
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_every_check_of_a_room_is_noticed_when_it_is_gone(room: str) -> None:
+def test_removal_of_any_check_of_a_room_is_detected(room: str) -> None:
     """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
     modules, cases = ROOMS[room]
     asks = cases()

@@ -107,16 +107,16 @@ def found() -> set[tuple[str, str]]:
     return told
 
 
-def test_nobody_reads_a_file_or_parses_a_text_of_strangers_by_himself() -> None:
+def test_untrusted_files_and_texts_are_read_by_the_bounded_readers_only() -> None:
     """A bare `read_bytes` waits for a FIFO, reads a device for ever, and takes all memory there is."""
     assert found() - ALLOWED.keys() == set()
 
 
-def test_every_exception_is_still_one() -> None:
+def test_every_listed_exception_is_still_needed() -> None:
     assert ALLOWED.keys() - found() == set()
 
 
-def test_a_bare_reader_is_seen() -> None:
+def test_a_direct_read_is_detected() -> None:
     """What the test above would say of the ways in which files were read."""
     text = """
 import json, tomllib, zipfile

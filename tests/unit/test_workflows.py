@@ -39,7 +39,7 @@ def test_there_is_an_example_for_each_purpose() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_what_runs_long_is_the_steps_first_process(path: Path) -> None:
+def test_long_command_is_the_first_process_of_its_step(path: Path) -> None:
     """Otherwise a cancelled job signals a shell, and pytest never hears that it has ten seconds to end what it rented."""
     for command in commands(path):
         if "pytest benchmarks" in command:
@@ -54,7 +54,7 @@ def test_least_rights_and_no_expression_inside_a_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RENTING, ids=lambda path: path.stem)
-def test_who_rents_has_a_budget_a_sweeper_and_a_last_word(path: Path) -> None:
+def test_renting_workflow_has_a_budget_a_sweeper_and_a_final_reap(path: Path) -> None:
     document = read(path)
     assert document["concurrency"]["cancel-in-progress"] is False
     (job,) = document["jobs"].values()

@@ -84,7 +84,7 @@ def test_orders_of_the_extension_are_those_the_plans_seed_gives() -> None:
     assert [path for path, _ in _orders(plan, rounds)] == [".observation.rounds[5].order"]
 
 
-def test_extension_nobody_planned_is_found() -> None:
+def test_unplanned_extension_is_found() -> None:
     row = example.measured(rounds=2)["record"]
     row["extension"] = extended()["record"]["extension"] | {"rounds": 2}
 

@@ -47,7 +47,7 @@ def test_rounds_are_totals_with_a_figure_for_each() -> None:
     assert low < row["roundsMeanPct"] < high
 
 
-def test_gpu_that_ran_is_never_the_one_that_was_named() -> None:
+def test_recorded_gpu_is_the_one_that_ran_and_not_the_one_that_was_named() -> None:
     """A dry run on a CPU must not be mistaken for the GPU its row is about."""
     row = example.measured()["record"]
 
@@ -65,7 +65,7 @@ def test_peak_memory_that_was_not_seen_is_null_with_a_reason() -> None:
     assert row["rawPeakMemory"]["reason"]
 
 
-def test_shortened_row_is_not_as_declared_and_says_what_was() -> None:
+def test_shortened_row_is_not_as_declared_and_names_what_was_overridden() -> None:
     row = example.measured()["record"]
 
     assert row["asDeclared"] is False
@@ -203,14 +203,14 @@ def test_row_with_a_round_missing_is_excluded() -> None:
     assert (record["list"], record["record"]["roundsCompleted"]) == ("excludedResults", 1)
 
 
-def test_row_nobody_judged_is_an_error() -> None:
+def test_row_without_findings_is_an_error() -> None:
     row = example.row()
     outcome = Outcome(row=row, declared=row, allocation=example.allocation(), observation=example.observation())
 
     assert example.record_of(outcome, findings=())["record"]["outcome"] == "error"
 
 
-def test_ended_row_keeps_its_own_words() -> None:
+def test_ended_row_keeps_its_own_reason_and_decision() -> None:
     ended = Ended(outcome="infrastructure", reason="no capacity", decision="nothing was rented; try again")
 
     record = example.excluded(ended=ended)["record"]
@@ -218,7 +218,7 @@ def test_ended_row_keeps_its_own_words() -> None:
     assert (record["outcome"], record["reason"], record["decision"]) == (ended.outcome, ended.reason, ended.decision)
 
 
-def test_digest_in_a_findings_words_is_cut_short() -> None:
+def test_digest_in_a_findings_reason_is_cut_short() -> None:
     """Whole, it could not be told from a provider's key, and the redaction gate would stop the report."""
     told = dataclasses.replace(example.finding("same work"), seen=f"head {example.digest('x')}")
 
@@ -272,7 +272,7 @@ def test_record_travels_as_one_json_text() -> None:
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 
-def test_lifecycle_begun_and_never_seen_again_was_attempted() -> None:
+def test_lifecycle_begun_and_not_finished_counts_as_attempted() -> None:
     """Judged by the project's own invariants, which is what happens when none are given."""
     row = example.row()
     observation = example.observation()
@@ -293,7 +293,7 @@ def test_row_judged_by_a_checkouts_reference_values_is_not_publishable() -> None
     assert "reference values from a checkout" in example.publishable(observation=seen)["record"]["unpublishableBecause"]
 
 
-def test_what_is_broken_is_told_before_what_is_unseen() -> None:
+def test_broken_findings_are_listed_before_unseen_ones() -> None:
     """The unseen is often only a consequence, and the first words are what is read."""
     seen = example.observation(unseen=("attestation verified",))
     seen["allocation"]["broken"] = ["same work"]

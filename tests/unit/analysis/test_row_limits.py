@@ -137,7 +137,7 @@ def cases(draw: st.DrawFn) -> Any:
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
-def test_plugin_gate_badge_page_and_tables_give_one_answer(case: Any) -> None:
+def test_plugin_gate_badge_page_and_tables_agree_on_a_limit(case: Any) -> None:
     asked, own = case["asked"], case["own"]
     row = row_of(case["overheads"], first=case["first"], fixed=case["fixed"], margin=case["margin"], own=own)
     document = report_of(row)
@@ -174,7 +174,7 @@ def test_extended_row_whose_own_limit_is_inconclusive_passes_nowhere() -> None:
     assert gated(row, 3.7).ruling is Ruling.PASSED
 
 
-def test_extended_row_is_judged_so_from_its_report_alone() -> None:
+def test_extended_row_is_judged_alike_from_its_report_alone() -> None:
     """Through the report itself: written, checked, gated, drawn."""
 
     record, derivation = made_of(NOISY, planned=2)
@@ -236,7 +236,7 @@ def test_older_verdict_of_an_implausible_negative_is_kept_by_check_and_refused_b
     assert gated(before, None).ruling is Ruling.FAILED
 
 
-def test_word_alone_makes_a_row_implausible() -> None:
+def test_recorded_verdict_alone_makes_a_row_implausible() -> None:
     row = row_of([1.0, 1.1, 0.9, 1.0, 1.05])
 
     assert limit_of(row, 3.0).passed  # type: ignore[union-attr]
@@ -272,7 +272,7 @@ def test_difference_of_extended_rows_has_the_spread_of_their_first_rounds() -> N
     assert extended["overheadCi95Pct"] == [interval.low, interval.high]
 
 
-def test_rates_of_nonsense_give_a_bound_and_no_error() -> None:
+def test_impossible_rates_give_a_bound_and_no_error() -> None:
     """A stranger's figures may be any doubles; a badge or a gate must say no and not fall over."""
     row = row_of([1.0] * 6)
     for each in row["roundFigures"]:
@@ -281,7 +281,7 @@ def test_rates_of_nonsense_give_a_bound_and_no_error() -> None:
     assert gated(row, 3.0).ruling is Ruling.FAILED
 
 
-def test_nobody_else_judges_a_limit() -> None:
+def test_no_other_module_judges_a_limit() -> None:
     """Who calls `judge_limit` with less than the record has found a second answer."""
     root = Path(pytest_glasshouse.__file__).parent
     callers = {

@@ -57,7 +57,7 @@ def test_means_are_of_the_samples_in_each_legs_turns() -> None:
     }
 
 
-def test_clock_that_differs_only_with_protection_is_what_protection_does() -> None:
+def test_clock_that_differs_only_with_protection_does_not_exclude_the_row() -> None:
     """To exclude it would be to exclude the effect."""
     assert disturbances(_clocks(1000, 1980, 1980)) == []
 
@@ -79,12 +79,12 @@ def test_hardware_throttling_in_raw_segments_excludes_the_row_and_a_power_cap_do
     assert disturbances(_observation(only_protected)) == []
 
 
-def test_stranger_on_the_gpu_excludes_the_row() -> None:
+def test_another_process_on_the_gpu_excludes_the_row() -> None:
     rows: list[tuple[str, list[int | None]]] = [("protected", [1980, 0, 0]), ("raw", [1980, 0, 1]), ("raw", [1980, 0, 0])]
     assert "another process" in disturbances(_observation(rows))[0]
 
 
-def test_what_was_not_seen_excludes_nothing() -> None:
+def test_missing_covariates_exclude_nothing() -> None:
     rows: list[tuple[str, list[int | None]]] = [(role, [None, None, None]) for role in ("protected", "raw", "raw")]
     assert disturbances(_observation(rows)) == []
     nothing: Any = {"rounds": [{"round": 1}]}
@@ -122,7 +122,7 @@ def test_null_round_without_its_second_leg_is_no_null() -> None:
         null_figures([dataclasses.replace(one, raw2=None)], margin_pct=1.0)
 
 
-def test_segments_are_told_in_the_order_they_ran() -> None:
+def test_segments_are_recorded_in_the_order_they_ran() -> None:
     part = {
         "units": 5, "elapsed_ns": S, "cpu_ns": S // 2, "wash_units": 1, "wash_ns": S // 10, "turn_ns": 2 * S,
         "turn_cpu_ns": S, "others_cpu_ns": 0,

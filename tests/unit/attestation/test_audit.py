@@ -69,7 +69,7 @@ def test_a_release_that_cannot_be_logged_does_not_leave(testbed: TamperTestbed) 
     assert caught.value.reason == "internal"
 
 
-def test_a_refusal_is_about_whoever_proved_to_be_there(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
+def test_a_refusal_names_only_a_proven_key(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
     """An unknown key's refusal names nobody: what a stranger claims is not written down."""
     attempt = testbed.attempt()
     attempt.claims["container"] = "another"
@@ -87,7 +87,7 @@ def test_a_refusal_is_about_whoever_proved_to_be_there(testbed: TamperTestbed, l
     ]
 
 
-def test_an_overdue_release_is_told_once(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
+def test_an_overdue_release_is_logged_once(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
     done, left = testbed.attempt(), testbed.attempt()
     done.run_lifecycle()
     left.release()
@@ -108,7 +108,7 @@ def test_a_name_has_one_digest_and_no_two_kinds_share_it() -> None:
     assert name_digest("sub", "") == ""
 
 
-def test_half_a_line_is_no_line() -> None:
+def test_a_line_written_in_part_is_an_error() -> None:
     """A full disk or pipe takes a part of it: the decision is refused, as one that could not be written at all."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -143,7 +143,7 @@ def test_a_flood_of_refusals_is_counted_and_one_key_does_not_hide_another(tmp_pa
     assert [line.get("left_out") for line in lines[999:]] == [None, 4000, None, None, None, None, None]
 
 
-def test_a_log_takes_no_more_room_than_it_may_and_tells_what_went(tmp_path: Path) -> None:
+def test_a_log_stays_below_its_size_limit_and_records_what_was_dropped(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = AuditFile(path, limit=16_384)
     for number in range(2000):
@@ -188,7 +188,7 @@ def test_two_servers_may_share_a_log(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 20])
-def test_a_log_that_somebody_else_moved_away_is_begun_anew(limit: int, tmp_path: Path) -> None:
+def test_a_log_that_was_moved_away_is_begun_anew(limit: int, tmp_path: Path) -> None:
     log = AuditFile(tmp_path / "log", limit=limit)
     log(AuditLine(event="serve", decision="started"))
     (tmp_path / "log").rename(tmp_path / "yesterday")
@@ -226,7 +226,7 @@ def test_a_line_after_half_a_line_is_whole() -> None:
 
 
 @pytest.mark.parametrize("what", ["directory", "fifo", "missing"])
-def test_what_no_log_can_be_is_one_line(what: str, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_a_log_is_an_error_of_one_line(what: str, tmp_path: Path) -> None:
     path = tmp_path / "log"
     match what:
         case "directory":

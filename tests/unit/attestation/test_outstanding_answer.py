@@ -32,7 +32,7 @@ def asked(testbed: TamperTestbed, run: str = "") -> Outstanding:
     return testbed.client.outstanding(testbed.owner.sign_query(server=server, run=run, now=testbed.now), server=server)
 
 
-def test_a_release_is_told_until_it_is_completed_also_after_a_restart(testbed: TamperTestbed) -> None:
+def test_a_release_is_listed_until_it_is_completed_also_after_a_restart(testbed: TamperTestbed) -> None:
     attempt = testbed.attempt()
     attempt.release()
     (told,) = asked(testbed).releases
@@ -65,7 +65,7 @@ def ledger_of(number: int) -> ReleaseLedger:
     return ledger
 
 
-def test_more_than_one_answer_holds_are_counted() -> None:
+def test_releases_beyond_the_limit_of_one_answer_are_counted() -> None:
     """An answer of any size would be a way to be made to read for ever; a list that is cut says so."""
     owner, signing = Owner.generate(), Ed25519PrivateKey.generate()
     server = signing.public_key()
@@ -108,7 +108,7 @@ def test_the_right_answer_is_read() -> None:
     ],
     ids=str,
 )
-def test_an_answer_that_says_something_else_is_refused(changes: dict[str, Any]) -> None:
+def test_an_answer_with_other_claims_is_refused(changes: dict[str, Any]) -> None:
     """Nothing outstanding is good news, and good news must be the server's, whole, and to this question."""
     with pytest.raises(IntegrityError):
         read(**changes)

@@ -176,7 +176,7 @@ def test_signal_ends_every_guest_at_once(broker: Broker, provider: ScriptedProvi
     ],
     ids=["provider", "fault", "fault-elsewhere"],
 )
-def test_what_the_user_can_fix_is_said_before_anything_starts(
+def test_configuration_errors_are_raised_before_anything_starts(
     tmp_path: Path, provider_name: str, faults: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -214,7 +214,7 @@ def test_worker_that_hangs_up_with_a_grant_loses_it(broker: Broker, provider: Sc
     broker.end_all()
 
 
-def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedProvider) -> None:
+def test_row_that_was_not_priced_gets_no_allocation(broker: Broker, provider: ScriptedProvider) -> None:
     """Budget and consent were for the rows that were planned; a changed length is another row."""
     broker.plan([ROW])
     changed: tuple[dict[str, Any], ...] = ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9})
@@ -247,13 +247,13 @@ def test_an_intent_that_cannot_be_written_creates_nothing(provider: ScriptedProv
     assert broker.end_all().status == "nothing-rented"
 
 
-def test_a_ledger_that_is_full_keeps_nobody_from_ending_what_exists(broker: Broker, tmp_path: Path) -> None:
+def test_a_full_disk_does_not_prevent_ending_allocations(broker: Broker, tmp_path: Path) -> None:
     broker.release(broker.acquire(ROW))
     with _full_disk((tmp_path / "ledger.jsonl").stat().st_size):
         assert broker.end_all().status == "proven"
 
 
-def test_a_step_after_half_a_step_is_read(tmp_path: Path) -> None:
+def test_a_ledger_line_after_an_incomplete_one_is_read(tmp_path: Path) -> None:
     ledger = LeaseLedger(tmp_path / "ledger.jsonl")
     lease = Lease(name="glasshouse-x-1-1", provider="mock", price_usd_per_hour=0.0, intent_at=1.0)
     ledger.intent(lease, base_url="")

@@ -58,7 +58,7 @@ SECOND: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("said", SECOND)
-def test_a_guest_that_lies_when_it_is_met_again_keeps_no_grant(
+def test_a_guest_that_lies_when_a_row_reconnects_keeps_no_grant(
     said: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
 ) -> None:
     """The next row would wait until the lease is over."""
@@ -74,7 +74,7 @@ def test_a_guest_that_lies_when_it_is_met_again_keeps_no_grant(
 
 
 @pytest.mark.parametrize("said", ["a refusal", "nothing", "a foreign member", "no frame"])
-def test_a_guest_that_lies_when_it_is_first_met_is_ended(
+def test_a_guest_that_lies_at_its_first_contact_is_ended(
     said: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
 ) -> None:
     agents.hellos = [SECOND[said]]
@@ -86,7 +86,7 @@ def test_a_guest_that_lies_when_it_is_first_met_is_ended(
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt(), ZeroDivisionError()])
-def test_whatever_breaks_between_claim_and_grant_gives_the_grant_back(
+def test_any_error_between_claim_and_grant_releases_the_allocation(
     error: BaseException, make_broker: MakeBroker, agents: LyingAgents
 ) -> None:
     """An interrupt, or a mistake of ours: the next row must not wait for a grant that nobody has."""
@@ -137,7 +137,7 @@ def test_a_request_that_breaks_the_broker_ends_no_other_grant(make_broker: MakeB
         server.close()
 
 
-def test_a_dead_workers_grants_are_given_back_though_one_cannot_be_ended(make_broker: MakeBroker, rented: Scripted) -> None:
+def test_a_dead_workers_grants_are_released_though_one_cannot_be_ended(make_broker: MakeBroker, rented: Scripted) -> None:
     broker = make_broker(allocation="row")
     first, second = broker.acquire(ROW, worker="gw0"), broker.acquire(ROW, worker="gw0")
     rented.script["terminate"] = [ZeroDivisionError()]

@@ -53,7 +53,7 @@ def test_ended_allocation_costs_no_more_and_what_it_cost_stays_spent() -> None:
     assert pricing.seconds_left(leases, budget_usd=5.0, now=99_999.0) == math.inf
 
 
-def test_nothing_that_was_not_created_is_paid() -> None:
+def test_allocation_that_was_not_created_costs_nothing() -> None:
     assert pricing.spent_usd([Lease(name="n", provider="runpod", price_usd_per_hour=9.0, void=True)], 1e9) == 0.0
 
 

@@ -128,7 +128,7 @@ def test_no_key_is_in_the_process_list_or_on_disk(start: Callable[..., Running],
     assert until(lambda: not run.reaper())
 
 
-def test_run_that_ends_in_order_takes_its_reaper_along(start: Callable[..., Running], server: LoopbackServer) -> None:
+def test_reaper_exits_when_its_run_ends_in_order(start: Callable[..., Running], server: LoopbackServer) -> None:
     run = start()
     run.line()
     reaper = run.reaper()
@@ -167,7 +167,7 @@ def test_frozen_run_is_ended_at_its_deadline(start: Callable[..., Running], serv
     assert until(lambda: not run.reaper())
 
 
-def test_sweep_ends_what_nobody_is_left_to_end(
+def test_sweep_ends_allocations_of_a_run_that_is_gone(
     start: Callable[..., Running], server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CI machine that is thrown away takes run and reaper with it."""

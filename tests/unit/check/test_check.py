@@ -169,14 +169,14 @@ def test_unpublishable_row_called_publishable_is_found() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{", b'{"a": NaN}', b'{"schemaVersion": "1.0", "schemaVersion": "1.0"}', b'{"schemaVersion": "9.9"}']
 )
-def test_what_is_no_report_reaches_no_level(data: bytes) -> None:
+def test_document_that_is_no_report_reaches_no_level(data: bytes) -> None:
     found = check_bytes(data)
 
     assert found.faults
     assert found.level is Level.NOTHING
 
 
-def test_report_of_another_version_is_refused_by_name() -> None:
+def test_report_of_another_version_is_refused_naming_the_field() -> None:
     assert "schemaVersion" in str(check_bytes(b'{"schemaVersion": "9.9"}').faults[0])
 
 
@@ -202,7 +202,7 @@ def test_report_is_authentic_when_every_signature_leads_to_a_given_key() -> None
     assert "no receipt is by a server that --trust names as a witness" in found.missing
 
 
-def test_report_is_witnessed_when_the_reader_vouches_for_the_server() -> None:
+def test_report_is_witnessed_when_the_reader_trusts_the_server_as_witness() -> None:
     assert checked(DOCUMENT, keys=ALL_KEYS, witnesses=text_of("server")).level is Level.WITNESSED
 
 

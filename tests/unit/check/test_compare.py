@@ -36,7 +36,7 @@ def test_rows_of_both_are_compared_with_an_interval() -> None:
     assert "only B measured: b" in told
 
 
-def test_single_samples_differ_by_nothing_that_can_be_said() -> None:
+def test_difference_of_single_samples_has_no_interval() -> None:
     told = "\n".join(lines(compare(report(real(rounds=1)), report(real(rounds=1))), names=("x", "y")))
 
     assert "single sample: no interval" in told
@@ -49,7 +49,7 @@ def test_unlike_machines_are_named() -> None:
     assert pair.unlike == "GPU NVIDIA H100 80GB HBM3 and NVIDIA RTX A4000"
 
 
-def test_no_row_in_common_is_said() -> None:
+def test_reports_without_a_common_row_are_named() -> None:
     assert list(lines(compare(report(real(name="a")), report(real(name="b"))), names=("x", "y")))[-1].startswith("no row")
 
 
@@ -118,7 +118,7 @@ def test_badge_of_a_faulty_or_empty_report_is_no_figure() -> None:
     assert badge(example.assembled(()), sound=True).message == "not measured"
 
 
-def test_badge_is_an_image_that_says_what_it_shows() -> None:
+def test_badge_is_an_image_with_a_text_alternative() -> None:
     picture = ET.fromstring(svg(badge(report(real()), sound=True)))  # noqa: S314  (our own)
 
     assert picture.get("role") == "img"

@@ -294,7 +294,7 @@ def test_policy_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
         read_table(path, required=False)
 
 
-def test_tables_of_others_are_no_business_of_the_gate(tmp_path: Path) -> None:
+def test_tables_of_other_tools_are_ignored_by_the_gate(tmp_path: Path) -> None:
     path = tmp_path / "pyproject.toml"
     others = (
         '[project]\nname = "glasshouse"\n[project.scripts]\nglasshouse = "a:b"\n[dependency-groups]\nglasshouse = ["a"]\n'

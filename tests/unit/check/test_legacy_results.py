@@ -125,7 +125,7 @@ def test_report_of_our_own_is_refused_where_older_results_are_asked_for(
     assert "saw fields of a report ($schema, " in capsys.readouterr().out
 
 
-def test_check_says_what_cannot_be_verified_and_reaches_no_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_lists_what_cannot_be_verified_and_reaches_no_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "published.json"
     path.write_text(json.dumps(SHAPE), "utf-8")
 

@@ -90,7 +90,7 @@ def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFi
         (("other.json",), "schemaVersion"),
     ],
 )
-def test_what_cannot_be_used_is_4_in_one_line(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_input_is_exit_4_in_one_line(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     written(report())
     written({**report(), "schemaVersion": "0.9"}, "other.json")
     Path("empty.json").write_text("", "utf-8")
@@ -103,7 +103,7 @@ def test_what_cannot_be_used_is_4_in_one_line(arguments: tuple[str, ...], says: 
 
 
 @pytest.mark.parametrize("header", ["tool.glasshouse.gates", "tool.glashouse.gate"])
-def test_misspelt_policy_of_the_project_is_4_and_never_no_policy(header: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelt_policy_of_the_project_is_exit_4_and_never_ignored(header: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("pyproject.toml").write_text(f"[{header}]\nmax-overhead = 0.5\n", "utf-8")
 
     assert run("gate", written(report())) == 4
@@ -123,7 +123,7 @@ def test_file_that_is_no_report_is_named(arguments: tuple[str, ...], text: str, 
     assert capsys.readouterr().err.startswith(f"glasshouse {arguments[0]}: what.json: ")
 
 
-def test_gate_in_json_has_the_same_ruling(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_of_the_gate_has_the_same_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report(good(rounds=1))), "--max-overhead", "3", "--json") == 1
 
     told = json.loads(capsys.readouterr().out)
@@ -151,7 +151,7 @@ def test_compare_answers_and_refuses_unlike_machines(capsys: pytest.CaptureFixtu
     assert run("compare", one, written(report(good(name="another")), "three.json")) == 5
 
 
-def test_compare_of_a_faulty_report_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_of_a_faulty_report_is_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
     faulty = report()
     faulty["rows"][0]["overheadPct"] = 0.01
 

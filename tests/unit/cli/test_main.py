@@ -69,7 +69,7 @@ def test_report_with_trusted_keys_is_verified(report: Path, trusted: list[str], 
     assert "authentic: verified" in capsys.readouterr().out
 
 
-def test_level_that_is_not_reached_is_a_no(report: Path, trusted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_level_that_is_not_reached_is_exit_1(report: Path, trusted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of("check", str(report), *trusted, "--require", "witnessed") == 1
     assert "REFUSED: witnessed was required" in capsys.readouterr().out
 
@@ -81,7 +81,7 @@ def test_witness_is_named_in_the_key_file(report: Path, trusted: list[str], tmp_
     assert exit_code_of("check", str(report), *trusted, "--trust", str(witness), "--require", "witnessed") == 0
 
 
-def test_faulty_report_is_a_no_with_the_path_of_every_fault(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faulty_report_is_exit_1_with_the_path_of_every_fault(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(report.read_bytes())
     document["rows"][0]["overheadPct"] = 0.1
     report.write_text(json.dumps(document), encoding="utf-8")
@@ -98,7 +98,7 @@ def test_bundle_is_checked_too(report: Path) -> None:
     assert exit_code_of("check", str(report.with_name("run.glasshouse.zip"))) == 0
 
 
-def test_one_faulty_report_among_several_is_a_no(report: Path, tmp_path: Path) -> None:
+def test_one_faulty_report_among_several_is_exit_1(report: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text("{}", encoding="utf-8")
 
@@ -195,7 +195,7 @@ def test_help_is_exit_0(arguments: tuple[str, ...], capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out
 
 
-def test_help_tells_the_exit_codes_and_the_levels(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_exit_codes_and_the_levels(capsys: pytest.CaptureFixture[str]) -> None:
     exit_code_of("--help")
     exit_code_of("check", "--help")
 
@@ -204,7 +204,7 @@ def test_help_tells_the_exit_codes_and_the_levels(capsys: pytest.CaptureFixture[
     assert all(level in told for level in ("consistent", "authentic", "witnessed"))
 
 
-def test_module_is_the_command() -> None:
+def test_module_runs_as_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "pytest_glasshouse", "--version"], capture_output=True, text=True, check=True)
 
     assert done.stdout.startswith("glasshouse ")
@@ -230,7 +230,7 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes
     [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
     ids=["ascii", "C"],
 )
-def test_what_a_terminal_cannot_show_is_spelled_out(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_characters_a_terminal_cannot_show_are_escaped(tmp_path: Path, environment: dict[str, str]) -> None:
     told = shell(f"$G check '{tmp_path}/none-\u00fc\u2603.json'", **environment)
     assert b"Traceback" not in told.stderr
     assert told.stderr.count(b"\n") == 1

@@ -72,7 +72,7 @@ def test_inspect_shows_parts_and_verifies_with_the_owners_key(folder: Path, caps
     assert run("inspect", folder / "package.manifest", "--owner", folder / "owner.key.pub") == 0
 
 
-def test_inspect_without_a_key_vouches_for_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_without_a_key_verifies_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", folder / "package.manifest") == 0
     assert "not verified" in capsys.readouterr().out
     (folder / "package.manifest").unlink()

@@ -21,7 +21,7 @@ def written(directory: Path, *names: str) -> list[str]:
     return paths
 
 
-def test_nothing_measured_is_nothing_to_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_without_measured_rows_are_not_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pool", *written(tmp_path, "a", "b", "c")]) == 5
     assert "fewer than three allocations" in capsys.readouterr().out
 

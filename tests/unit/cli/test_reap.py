@@ -39,7 +39,7 @@ def _exists(server: LoopbackServer, run: str, *, deadline_in_s: float) -> str:
     return name
 
 
-def test_expired_allocations_end_without_ledger_and_others_live_on(
+def test_expired_allocations_end_without_a_ledger_and_others_keep_running(
     server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last resort of a run whose every process is gone: a scheduled job that knows nothing but the account's key."""
@@ -59,7 +59,7 @@ def test_listing_comes_first_and_ends_nothing(server: LoopbackServer, capsys: py
     assert main(["reap", "--expired", "--allow-simulated"]) == 0
 
 
-def test_living_allocations_are_not_ended_without_a_yes(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_allocations_are_not_ended_without_consent(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     _exists(server, "alive", deadline_in_s=600)
     assert main(["reap", "--allow-simulated"]) == 1
     assert (len(server.cloud.billing()), "--yes ends them" in capsys.readouterr().out) == (1, True)
@@ -86,7 +86,7 @@ def test_loopback_provider_is_refused_unless_it_was_asked_for(server: LoopbackSe
     assert "not the provider's own" in capsys.readouterr().err
 
 
-def test_without_any_key_there_is_nothing_to_look_at(
+def test_without_any_key_no_provider_is_asked(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
@@ -126,9 +126,7 @@ def test_doctor_warns_where_only_a_create_would_show(
     assert "warn  rights: whether this key may create, only a create shows" in capsys.readouterr().out
 
 
-def test_what_a_page_shows_is_ended_though_the_listing_may_not_be_the_whole(
-    server: LoopbackServer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_allocations_on_an_incomplete_listing_are_ended(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     """It is expired, it bills, and it was seen: that there may be more is no reason to let it live."""
     over, going = _exists(server, "dead", deadline_in_s=-1), _exists(server, "alive", deadline_in_s=600)
     server.cloud.paging = Paging(lie="unknown", size=5)
@@ -142,7 +140,7 @@ def test_what_a_page_shows_is_ended_though_the_listing_may_not_be_the_whole(
     assert server.cloud.billing() == ()
 
 
-def test_what_is_on_a_later_page_is_ended_and_proven(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_allocations_on_a_later_page_are_ended_and_proven(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     names = [_exists(server, f"dead{number}", deadline_in_s=-1) for number in range(3)]
     server.cloud.paging = Paging(form="offset", size=2)
     assert main(["reap", "--expired", "--allow-simulated"]) == 0
@@ -151,7 +149,9 @@ def test_what_is_on_a_later_page_is_ended_and_proven(server: LoopbackServer, cap
     assert all(f"ended: {name}: " in told for name in names)
 
 
-def test_doctor_does_not_take_a_part_of_a_listing_for_none(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_does_not_take_an_incomplete_listing_for_an_empty_one(
+    server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     others = Order(name="somebody-elses", image="x", gpu="NVIDIA RTX A4000", command=(), env={}, ports=(), disk_gb=10)
     made = server.cloud.create(others, None)
     server.cloud.paging = Paging(lie="unknown")
@@ -160,7 +160,9 @@ def test_doctor_does_not_take_a_part_of_a_listing_for_none(server: LoopbackServe
     server.cloud.vanish(made.instance_id)
 
 
-def test_doctor_finds_what_was_left_and_shows_how_to_end_it(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_leftover_allocations_and_shows_how_to_end_them(
+    server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     _exists(server, "dead", deadline_in_s=-1)
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
     assert f"-> glasshouse reap --provider {server.name} --expired" in capsys.readouterr().out
@@ -205,7 +207,7 @@ def test_doctor_shows_that_ssh_would_not_reach_a_guest(
 
 
 @pytest.mark.torch
-def test_doctor_looks_at_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_checks_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     told = capsys.readouterr().out
     assert all(what in told for what in ("training: ", "sockets: ", "disk: ", "memory locks: "))

@@ -32,7 +32,9 @@ def completed(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ("glasshouse gate rep", []),
     ],
 )
-def test_bash_offers_what_there_is(words: str, offered: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_completes_what_fits_the_words_so_far(
+    words: str, offered: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert sorted(completed(words, tmp_path, capsys)) == offered
 
 

@@ -48,7 +48,7 @@ def what_a_user_says(tls: ListeningServer, tmp_path: Path) -> OutsideServer:
     return OutsideServer(url=tls.url, key=key, owner_key=tmp_path / "owner.key", authority=tmp_path / "certificate.pem")
 
 
-def test_a_server_is_met_over_tls(outside: OutsideServer, tls: ListeningServer, owner: Owner) -> None:
+def test_a_server_is_reached_over_tls(outside: OutsideServer, tls: ListeningServer, owner: Owner) -> None:
     assert outside.url.startswith("https://")
     host_attestation = HostAttestation(outside)
     assert (host_attestation.place, host_attestation.owner.kid, host_attestation.server_hpke) == (
@@ -59,7 +59,7 @@ def test_a_server_is_met_over_tls(outside: OutsideServer, tls: ListeningServer, 
     host_attestation.close()
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(outside: OutsideServer) -> None:
+def test_a_certificate_of_an_unknown_authority_is_refused(outside: OutsideServer) -> None:
     with pytest.raises(ConfigurationError, match=r"did not answer: its .*certificate is not valid here"):
         check_outside(replace(outside, authority=None))
 

@@ -21,7 +21,7 @@ def test_a_leg_that_was_never_timed_has_no_figures() -> None:
         assert results(changed)[0].raw is None
 
 
-def test_no_time_is_less_than_none_whatever_order_a_guest_tells_things_in() -> None:
+def test_no_duration_is_negative_in_any_order_of_events() -> None:
     """A negative one is no report's, and the whole run would not be published for it."""
     changed = copy.deepcopy(OBSERVATION)
     for leg in ("protected", "raw"):

@@ -269,7 +269,7 @@ def test_a_runpod_listing_of_another_form_is_an_error(rest: Provider, answers: O
 @pytest.mark.parametrize(
     ("more", "whole"), [({"total": 0}, True), ({"next": None}, True), ({"total": 3}, False), ({"cursor": "a"}, False)]
 )
-def test_a_runpod_listing_with_unknown_fields_is_whole_only_if_they_cannot_mean_more(
+def test_a_runpod_listing_with_unknown_fields_is_complete_only_if_they_cannot_announce_more(
     rest: Provider, answers: OneAnswer, more: dict[str, Any], *, whole: bool
 ) -> None:
     answers.say(200, {"pods": [], **more})
@@ -290,7 +290,7 @@ def test_a_runpod_listing_with_unknown_fields_is_whole_only_if_they_cannot_mean_
         {"instances": [None], "total_instances": 1, "next_token": None},
     ],
 )
-def test_a_vast_listing_that_does_not_add_up_is_an_error(vast: Provider, answers: OneAnswer, value: Any) -> None:
+def test_a_vast_listing_whose_total_does_not_match_is_an_error(vast: Provider, answers: OneAnswer, value: Any) -> None:
     answers.say(200, value)
     with pytest.raises(ProviderError):
         vast.list()
@@ -304,7 +304,7 @@ def test_a_graphql_listing_of_another_form_is_an_error(sdk: Provider, answers: O
 
 
 @pytest.mark.parametrize("price", [b"NaN", b"Infinity", b"1e999", b"1" + 400 * b"0", b"-1", b"true", b'"2.69"', b"null"])
-def test_a_price_that_is_none_is_no_offer(rest: Provider, vast: Provider, answers: OneAnswer, price: bytes) -> None:
+def test_an_invalid_price_is_no_offer(rest: Provider, vast: Provider, answers: OneAnswer, price: bytes) -> None:
     """Nothing is above a budget that is compared with NaN."""
     row = RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60)
     catalog = b'{"gpus": [{"id": "NVIDIA H100 80GB HBM3", "price": {"secure": %s}}]}'
@@ -317,7 +317,9 @@ def test_a_price_that_is_none_is_no_offer(rest: Provider, vast: Provider, answer
             provider.offers(row)
 
 
-def test_one_allocation_is_none_only_for_a_clear_no(rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer) -> None:
+def test_an_allocation_is_gone_only_by_an_unambiguous_answer(
+    rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer
+) -> None:
     answers.say(404, {"detail": "gone"})
     assert rest.get("a") is None
     assert vast.get("7") is None
@@ -335,7 +337,7 @@ def test_one_allocation_is_none_only_for_a_clear_no(rest: Provider, vast: Provid
         sdk.get("a")
 
 
-def test_a_page_that_was_not_found_says_nothing_about_an_allocation(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+def test_a_404_of_another_server_proves_nothing_about_an_allocation(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
     """A wrong address, or a proxy in between, would otherwise prove that everything is gone."""
     answers.say(404, b"404 page not found")
     for provider in (rest, vast):
@@ -353,7 +355,7 @@ def test_another_allocation_than_was_asked_for_is_an_error(rest: Provider, vast:
 
 
 @pytest.mark.parametrize(("status", "value"), [(200, {"success": False}), (200, b""), (409, {}), (500, {}), (403, {}), (200, {})])
-def test_vast_has_ended_only_what_it_says_it_ended(vast: Provider, answers: OneAnswer, status: int, value: Any) -> None:
+def test_vast_has_ended_only_the_instance_its_answer_names(vast: Provider, answers: OneAnswer, status: int, value: Any) -> None:
     answers.say(status, value)
     with pytest.raises(TerminateError):
         vast.terminate("7")
@@ -398,7 +400,7 @@ def test_how_long_to_wait_is_an_ascii_number_and_no_longer_than_a_minute(
 @pytest.mark.parametrize(
     "told", ["", "x" * 60_000, "Fri, 99 Nov 20\xb26 00:00:00 GMT", "0", "Mon, 01 Jan 0001 00:00:00 -9999", ",,,"]
 )
-def test_a_clock_that_nobody_can_read_is_none(rest: Provider, answers: OneAnswer, told: str) -> None:
+def test_an_unreadable_server_time_is_none(rest: Provider, answers: OneAnswer, told: str) -> None:
     answers.say(200, {"pods": []}, Date=told)
     assert rest.account().server_time_s is None
 
@@ -410,7 +412,7 @@ def test_an_address_that_changes_in_use_is_noticed(sdk: Provider, monkeypatch: p
         sdk.list()
 
 
-def test_an_id_that_would_end_its_quotes_is_not_sent(sdk: Provider) -> None:
+def test_an_id_with_quotes_is_not_sent(sdk: Provider) -> None:
     with pytest.raises(ProviderError, match="not the id of a pod"):
         sdk.get('a"}) { id } #')
 
@@ -453,7 +455,7 @@ def test_a_log_is_asked_for_at_vasts_two_places_and_nowhere_else(vast: Provider,
         assert (len(answers.asked) - asked, other.asked) == (1, [])
 
 
-def test_a_log_at_the_apis_own_address_is_read_whichever_way_it_is_told(vast: Provider, answers: OneAnswer) -> None:
+def test_a_log_at_the_apis_own_address_is_read_by_path_or_full_url(vast: Provider, answers: OneAnswer) -> None:
     for url in ("/logs/7?x=1", f"{answers.url}/logs/7?x=1"):
         answers.say(200, {"result_url": url})
         assert "result_url" in vast.logs("7")
@@ -486,7 +488,7 @@ def test_a_log_is_the_end_of_what_was_printed_and_no_more(rest: Provider, vast: 
         {"message": "Too many requests"},
     ],
 )
-def test_an_error_beside_something_that_was_made_is_not_the_end_of_it(
+def test_an_error_beside_a_created_pod_does_not_mean_that_it_is_gone(
     sdk: Provider, answers: OneAnswer, error: dict[str, Any]
 ) -> None:
     """GraphQL may answer both. Read as a refusal it would say that nothing exists, and the pod would bill on."""
@@ -497,21 +499,21 @@ def test_an_error_beside_something_that_was_made_is_not_the_end_of_it(
     assert caught.value.instance_id == "pod1"
 
 
-def test_a_refusal_beside_a_listing_hides_nothing_that_it_shows(sdk: Provider, answers: OneAnswer) -> None:
+def test_an_error_beside_a_listing_hides_none_of_its_entries(sdk: Provider, answers: OneAnswer) -> None:
     pod = {"id": "pod1", "name": "glasshouse-answers-1-1", "desiredStatus": "RUNNING"}
     answers.say(200, {"errors": [{"message": "access denied: field runtime"}], "data": {"myself": {"pods": [pod]}}})
     shown = sdk.list()
     assert ([one.instance_id for one in shown], "access denied" in doubt_in(shown)) == (["pod1"], True)
 
 
-def test_graphql_too_tells_a_pool_from_a_key(sdk: Provider, answers: OneAnswer) -> None:
+def test_graphql_distinguishes_an_unauthorized_pool_from_a_bad_key(sdk: Provider, answers: OneAnswer) -> None:
     answers.script = [{"data": {"gpuTypes": [{"id": "x"}]}}, {"errors": [{"message": "not authorized for this data center"}]}]
     with pytest.raises(NoCapacityError):
         create(sdk)()
 
 
 @pytest.mark.parametrize("kind", ["rest", "sdk", "vast"])
-def test_a_listing_that_tells_no_names_is_not_one_of_nothing(
+def test_a_listing_without_names_is_incomplete_and_not_empty(
     rest: Provider, sdk: Provider, vast: Provider, answers: OneAnswer, kind: str
 ) -> None:
     answers.say(200, _named_otherwise(kind))
@@ -527,7 +529,7 @@ def _named_otherwise(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("message", ["API key not found", "User does not exist", "permission to this pod was not found"])
-def test_a_key_that_is_not_found_is_no_pod_that_is_gone(sdk: Provider, answers: OneAnswer, message: str) -> None:
+def test_an_unknown_key_does_not_mean_that_a_pod_is_gone(sdk: Provider, answers: OneAnswer, message: str) -> None:
     answers.say(200, {"errors": [{"message": message}], "data": {"pod": None}})
     with pytest.raises((ProviderError, CredentialsError)):
         sdk.get("a")
@@ -555,7 +557,7 @@ def test_a_success_of_any_shape_is_a_typed_error_or_nothing(
         create(provider)()
 
 
-def test_what_a_provider_says_is_looked_through_in_time_for_somebody_to_read_it(rest: Provider, answers: OneAnswer) -> None:
+def test_a_huge_error_text_of_a_provider_is_masked_in_linear_time(rest: Provider, answers: OneAnswer) -> None:
     """Megabytes of it, in the shapes that make a pattern walk back and forth, took minutes."""
     for piece in ("a.", "ssh ", "-----BEGIN A", "bearer ", "1.1.1.", "a-"):
         answers.say(400, {"detail": piece * (1_000_000 // len(piece))})
@@ -565,7 +567,7 @@ def test_what_a_provider_says_is_looked_through_in_time_for_somebody_to_read_it(
 
 
 @pytest.mark.parametrize("named", ["../billing", "a b", 'x"', "a\nb", "a/b", "\uff17", "a" * 65, "."])
-def test_a_runpod_create_that_names_what_is_no_id_may_have_made_something(
+def test_a_runpod_create_that_answers_an_invalid_id_is_ambiguous(
     rest: Provider, sdk: Provider, answers: OneAnswer, named: str
 ) -> None:
     """It is searched for by its name; its id goes into no address and no ledger."""
@@ -581,7 +583,7 @@ def test_a_runpod_create_that_names_what_is_no_id_may_have_made_something(
 
 @pytest.mark.parametrize("status", [200, 400, 404, 500])
 @pytest.mark.parametrize("named", ["../7", "7/..", -7, 7.5, True, [7], {"id": 7}, "\uff17", 2**64])
-def test_a_vast_answer_that_names_what_is_no_id_may_have_made_something(
+def test_a_vast_create_that_answers_an_invalid_id_is_ambiguous(
     vast: Provider, answers: OneAnswer, status: int, named: Any
 ) -> None:
     """Also in a refusal: what it names was made."""
@@ -592,13 +594,13 @@ def test_a_vast_answer_that_names_what_is_no_id_may_have_made_something(
 
 
 @pytest.mark.parametrize("cost", [b"NaN", b"Infinity", b"-1", b"1" + 400 * b"0", b'"2"', b"true", b"null"])
-def test_a_pod_whose_cost_is_none_is_listed_without_it(rest: Provider, answers: OneAnswer, cost: bytes) -> None:
+def test_a_pod_without_a_valid_cost_is_listed_without_it(rest: Provider, answers: OneAnswer, cost: bytes) -> None:
     answers.say(200, b'{"pods": [{"id": "a1", "name": "glasshouse-x", "cost": %s}]}' % cost)
     assert [one.price_usd_per_hour for one in rest.list()] == [None]
 
 
 @pytest.mark.parametrize("ask", [True, -1, 0, 1.5, "7/../8", "7", None, [7]])
-def test_an_offer_of_vasts_that_has_no_number_is_none(vast: Provider, answers: OneAnswer, ask: Any) -> None:
+def test_a_vast_offer_without_a_valid_id_is_left_out(vast: Provider, answers: OneAnswer, ask: Any) -> None:
     """Its number stands in the address of the create request."""
     answers.say(200, {"offers": [{"id": ask, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": 1.0}]})
     with pytest.raises(NoCapacityError):

@@ -64,7 +64,7 @@ def test_each_kind_of_read_waits_ten_seconds_for_its_turn_and_an_end_never_waits
         assert clock.slept == [10.0, 10.0]
 
 
-def test_the_real_vast_is_asked_every_ten_seconds_and_a_page_counts() -> None:
+def test_vasts_own_api_is_asked_every_ten_seconds_and_each_page_counts() -> None:
     provider = VastProvider(key=Secret(b"key"), base_url=VAST_URL)
     assert provider.poll_s == 10.0
     clock = Clock()

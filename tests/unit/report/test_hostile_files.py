@@ -296,7 +296,7 @@ GROUPS = [list(CONTENTS)[start::6] for start in range(6)]
 
 
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
-def test_hostile_content_is_one_line_in_bounded_memory_for_every_command(folder: Path, names: list[str]) -> None:
+def test_hostile_content_is_an_error_of_one_line_in_bounded_memory_for_every_command(folder: Path, names: list[str]) -> None:
     commands, allowed = [], []
     for number, name in enumerate(names):
         path = folder / f"{GROUPS.index(names)}-{number}.json"
@@ -311,7 +311,7 @@ def test_hostile_content_is_one_line_in_bounded_memory_for_every_command(folder:
     judge(commands, allowed, outcomes(folder, commands))
 
 
-def test_what_is_no_regular_file_is_waited_for_by_no_command(folder: Path) -> None:
+def test_no_command_blocks_on_a_file_that_is_not_regular(folder: Path) -> None:
     (folder / "special").mkdir()
     table = {**REPORT_COMMANDS, **OTHER_COMMANDS}
     commands, allowed = [], []

@@ -37,7 +37,7 @@ def test_model_is_changed_in_lora_rows_only() -> None:
     assert Overrides(model="some/model").apply(a_row()).model is None
 
 
-def test_override_that_cannot_be_is_refused() -> None:
+def test_invalid_override_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="row 'mine': field rounds"):
         Overrides(rounds=0).apply(a_row())
 

@@ -29,7 +29,7 @@ def test_nothing_is_estimated_before_there_is_a_rate() -> None:
     assert etas((0, event("raw", 1, 0.0)), (9, event("raw", 1, 9.0)), (10, event("raw", 1, 10.0, 0.1))) == [None, None, None]
 
 
-def test_what_comes_before_the_training_does_not_count_in_its_rate() -> None:
+def test_time_before_the_training_does_not_count_in_its_rate() -> None:
     """A row of two legs of 40 s, 10 of them before the training: the time left counts down, and does not leap."""
     legs = [
         moment
@@ -62,7 +62,7 @@ def test_turns_are_estimated_as_one_leg() -> None:
     assert told == [None, None, None, 8 + 26, 26]
 
 
-def test_another_row_begins_anew() -> None:
+def test_estimate_starts_anew_with_another_row() -> None:
     estimates = Etas()
     estimates.see(event("raw", 1, 10.0, 0.5), at=10)
     estimates.see(event("raw", 1, 20.0, 1.0), at=20)
@@ -98,5 +98,5 @@ def test_line_shows_the_width_and_never_where_the_interval_lies() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3.4, "3 s"), (75, "1 min 15 s"), (7265, "2 h 01 min")])
-def test_durations_are_words(seconds: float, words: str) -> None:
+def test_durations_are_shown_in_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words

@@ -118,7 +118,7 @@ def test_known_answer_under_another_key_or_context_is_refused(answer: Answer) ->
 
 
 @pytest.mark.parametrize("answer", ours(), ids=lambda answer: answer.name)
-def test_our_answers_are_what_the_description_gives(answer: Answer) -> None:
+def test_our_answers_match_the_specification(answer: Answer) -> None:
     segment = floe.segment_length(answer.message)
     assert by_hand(answer.key, answer.aad, answer.plain, segment=segment, rotation=answer.rotation) == answer.message
 

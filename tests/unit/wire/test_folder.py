@@ -26,7 +26,7 @@ def made(temporary: bytes | str, *, before: str = "") -> Path:
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "100%h", "naïve-☃", "'\"$(x)"])
-def test_the_temporary_directory_is_used_where_it_will_do(name: str, tmp_path: Path) -> None:
+def test_the_temporary_directory_is_used_where_it_fits(name: str, tmp_path: Path) -> None:
     folder = Path("/tmp") / f"t-{os.getpid()}{name}"
     folder.mkdir()
     try:
@@ -40,7 +40,7 @@ def test_the_temporary_directory_is_used_where_it_will_do(name: str, tmp_path: P
     [b"x" * 90, "ü".encode() * 50, b"no-text-\xff\xfe", b"missing/deeper"],
     ids=["long", "long in bytes", "no text", "missing"],
 )
-def test_another_is_taken_where_it_will_not_do(name: bytes, tmp_path: Path) -> None:
+def test_another_directory_is_used_where_it_does_not_fit(name: bytes, tmp_path: Path) -> None:
     """A guest's and a tool's socket must fit, and every program must be able to name it."""
     folder = os.fsencode(tmp_path) + b"/" + name
     if b"missing" not in name:

@@ -35,7 +35,7 @@ RECORDED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[2] / "d
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_what_an_honest_guest_said_is_taken(name: str) -> None:
+def test_messages_of_an_honest_guest_are_accepted(name: str) -> None:
     told = RECORDED[name]
     assert check_events({"events": told["events"]}, 0) == told["events"]
     for op, reply in told["replies"].items():
@@ -43,7 +43,7 @@ def test_what_an_honest_guest_said_is_taken(name: str) -> None:
     GREETING.check(told["replies"]["hello"], "hello")
 
 
-def test_the_recorded_conversations_have_every_word_but_those_of_failures() -> None:
+def test_the_recorded_conversations_have_every_message_type_but_those_of_failures() -> None:
     said = {each["type"] for told in RECORDED.values() for each in told["events"]}
     assert said >= EVENTS.keys() - {"failed", "progress"}
     lines = {
@@ -66,12 +66,12 @@ GREETINGS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("told", GREETINGS)
-def test_machines_people_have_may_greet(told: dict[str, Any]) -> None:
+def test_greetings_of_real_machines_are_accepted(told: dict[str, Any]) -> None:
     GREETING.check({**HELLO, **told}, "hello")
     check_reply("hello", {**HELLO, **told})
 
 
-def test_what_only_a_gpu_says_is_taken(tmp_path: Path) -> None:
+def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path) -> None:
     sampler = Sampler(agent=10, nvml=FakeNvml(pids=()), proc=tmp_path)
     sample = sampler.sample()
     assert sample[1:7] == [1980, 2619, 51, 350_000, 10**12, 4]
@@ -135,7 +135,7 @@ def test_a_line_that_no_journal_has_is_refused(line: str) -> None:
         check_line(line, "x")
 
 
-def test_evidence_is_looked_into() -> None:
+def test_claims_of_evidence_are_checked() -> None:
     """A server that refuses it does not keep it out of the report."""
     honest = next(each for each in RECORDED["in turns"]["events"] if each["type"] == "evidence")
     claims = tokens.peek(honest["body"]["evidence"])
@@ -165,13 +165,13 @@ class OddError(Exception):
     ValueError("a\nb\x1b[2J" * 500), IntegrityError("log-chain", "line 3"), OddError("::error::x"), KeyError("é" * 2000),
     UnicodeDecodeError("utf-8", b"x", 0, 1, "invalid start byte"), OSError(28, "No space left on device", "/tmp/x"),
 ])  # fmt: skip
-def test_whatever_ends_a_leg_is_told_in_a_form_that_is_taken(error: BaseException) -> None:
+def test_every_failure_of_a_leg_is_reported_in_an_accepted_form(error: BaseException) -> None:
     body = failure(error)
     check_event("failed", body)
     assert len(str(body["detail"])) <= DETAIL + 1
 
 
-def test_a_leg_is_held_to_what_legs_say_by_its_agent_too() -> None:
+def test_an_agent_checks_the_events_of_its_legs_too() -> None:
     with pytest.raises(ProtocolError):
         check_event("progress", {"units": -1, "elapsed_ns": 1, "loss": "1.0"})
     with pytest.raises(ProtocolError):

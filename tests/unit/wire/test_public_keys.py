@@ -58,7 +58,7 @@ def test_x25519_points_of_the_list_share_no_secret(raw: bytes) -> None:
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(raw))
 
 
-def test_under_a_weak_key_anything_is_signed() -> None:
+def test_weak_key_verifies_any_message() -> None:
     """What the refusal is for."""
     for message in (b"one", b"another"):
         Ed25519PublicKey.from_public_bytes(WEAK_KEY).verify(SIGNED_BY_NOBODY, message)
@@ -98,24 +98,24 @@ X25519_DOORS: dict[str, Callable[[bytes], object]] = {
 
 @pytest.mark.parametrize("entry", ED25519_DOORS)
 @pytest.mark.parametrize("raw", WEAK_ED25519, ids=_hex)
-def test_weak_ed25519_key_is_refused_at_every_door(tmp_path: Path, entry: str, raw: bytes) -> None:
+def test_weak_ed25519_key_is_refused_by_every_reader(tmp_path: Path, entry: str, raw: bytes) -> None:
     with pytest.raises((IntegrityError, ConfigurationError)):
         ED25519_DOORS[entry](tmp_path, raw)
 
 
 @pytest.mark.parametrize("entry", X25519_DOORS)
 @pytest.mark.parametrize("raw", WEAK_X25519, ids=_hex)
-def test_weak_x25519_key_is_refused_at_every_door(entry: str, raw: bytes) -> None:
+def test_weak_x25519_key_is_refused_by_every_reader(entry: str, raw: bytes) -> None:
     with pytest.raises(IntegrityError):
         X25519_DOORS[entry](raw)
 
 
-def test_second_spelling_of_a_key_is_no_key() -> None:
+def test_non_canonical_encoding_of_a_key_is_refused() -> None:
     with pytest.raises(IntegrityError, match="spelling"):
         public_key(b64u((P + 3).to_bytes(32, "little")))
 
 
-def test_good_keys_are_taken(tmp_path: Path) -> None:
+def test_good_keys_are_accepted(tmp_path: Path) -> None:
     """The doors open."""
     key = Ed25519PrivateKey.generate().public_key()
     for entry in ED25519_DOORS.values():

@@ -30,7 +30,7 @@ DOES_NOT: list[tuple[Shape, Any]] = [
 
 
 @pytest.mark.parametrize(("shape", "value"), FITS)
-def test_a_value_that_fits_is_taken(shape: Shape, value: Any) -> None:
+def test_a_value_that_fits_is_accepted(shape: Shape, value: Any) -> None:
     shape.check(value, "x")
 
 
@@ -40,7 +40,7 @@ def test_a_value_that_does_not_fit_is_refused_with_its_place(shape: Shape, value
         shape.check(value, "x")
 
 
-def test_the_place_of_a_fault_is_told() -> None:
+def test_a_fault_is_named_with_its_place() -> None:
     with pytest.raises(ProtocolError, match=r"^x\.rows\[1\]\.a: expected an integer from 0 to \d+, saw str y$"):
         Fields({"rows": Items(of=PAIR, most=3)}).check({"rows": [{"a": 1}, {"a": "y"}]}, "x")
 

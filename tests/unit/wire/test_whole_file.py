@@ -133,7 +133,7 @@ def _below_a_file(folder: Path) -> Path:
     ],
     ids=["directory", "long name", "long path", "no parent", "no path", "loop", "below a file"],
 )
-def test_what_cannot_be_written_is_told_in_one_line_and_leaves_nothing(tmp_path: Path, make: object, told: str) -> None:
+def test_unwritable_path_is_an_error_of_one_line_and_leaves_nothing(tmp_path: Path, make: object, told: str) -> None:
     path = make(tmp_path)  # type: ignore[operator]
     before = names(tmp_path)
     with pytest.raises(ConfigurationError, match=told) as caught:

@@ -104,7 +104,7 @@ def test_a_model_of_each_family_is_prepared_without_torch_and_trains(family: str
     trainer.close()
 
 
-def test_a_type_that_is_no_word_is_no_type(lora_base: Path, tmp_path: Path) -> None:
+def test_a_model_type_that_is_no_string_is_ignored(lora_base: Path, tmp_path: Path) -> None:
     """The libraries say so when they build the model; here it ended in a traceback."""
     directory = shutil.copytree(lora_base, tmp_path / "model")
     changed(directory, "config.json", model_type=["qwen2"])
@@ -112,7 +112,7 @@ def test_a_type_that_is_no_word_is_no_type(lora_base: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.torch
-def test_layers_are_taken_in_their_order_and_not_in_that_of_their_letters(make_model: MakeModel) -> None:
+def test_layers_are_ordered_by_number_and_not_alphabetically(make_model: MakeModel) -> None:
     """The adapter of a seed is drawn layer by layer: published rows keep theirs."""
     directory = make_model(FAMILIES["gpt2-mlp"][0])
     base = resolve(str(directory))
@@ -230,7 +230,7 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_with_a_model_is_one_sentence_that_names_it(what: str, lora_base: Path, tmp_path: Path) -> None:
+def test_a_fault_of_a_model_is_one_sentence_that_names_it(what: str, lora_base: Path, tmp_path: Path) -> None:
     """Each cost a boot, and some of them trained on something else in silence."""
     directory = shutil.copytree(lora_base, tmp_path / "model")
     spoil, told = WRONG[what]
@@ -242,7 +242,7 @@ def test_what_is_wrong_with_a_model_is_one_sentence_that_names_it(what: str, lor
 
 
 @pytest.mark.torch
-def test_the_libraries_say_before_the_rent_what_they_would_say_on_the_guest(make_model: MakeModel, lora_base: Path) -> None:
+def test_faults_only_the_libraries_find_are_reported_before_renting(make_model: MakeModel, lora_base: Path) -> None:
     """Some things no file's head tells: an architecture they do not know, layers under other names, another tokenizer."""
     gpt2 = make_model(FAMILIES["gpt2"][0])
     material = prepare("lora", seed=7, model=str(gpt2), targets=("c_attn",))

@@ -49,7 +49,7 @@ def test_files_that_loading_never_reads_do_not_count(model: Path, name: str) -> 
     assert verify_base(model) == before
 
 
-def test_two_files_that_change_places_change_the_digest(model: Path) -> None:
+def test_swapping_two_files_changes_the_digest(model: Path) -> None:
     before = verify_base(model)
     first, second = (model / "config.json").read_bytes(), (model / "tokenizer_config.json").read_bytes()
     (model / "config.json").write_bytes(second)
@@ -130,7 +130,7 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
         VerifiedBase(tmp_path, "0" * 64)
 
 
-def test_files_of_this_very_moment_are_waited_for(tmp_path: Path) -> None:
+def test_files_modified_just_now_are_hashed_after_a_clock_tick(tmp_path: Path) -> None:
     """Within one tick of the kernel's clock a second write would leave no trace."""
     expected = a_model(tmp_path)
     latest = max(path.stat().st_ctime_ns for path in tmp_path.iterdir())

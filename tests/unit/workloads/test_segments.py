@@ -64,7 +64,7 @@ def test_draining_is_inside_the_timed_segment_and_waiting_is_not() -> None:
     assert [segment.elapsed_ns for segment in measured.segments] == [540 * MS, 540 * MS]
 
 
-def test_progress_is_told_of_once_a_second_of_timed_training_and_never_in_a_washout() -> None:
+def test_progress_is_reported_once_a_second_of_timed_training_and_never_in_a_washout() -> None:
     trainer = FakeTrainer(MS)
     told: list[tuple[int, int]] = []
     measured = measure_segments(
@@ -103,7 +103,7 @@ def test_warm_up_goes_on_until_the_rate_has_settled() -> None:
     assert turns.warm[2] is True
 
 
-def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so() -> None:
+def test_warm_up_that_never_settles_ends_at_its_limit_and_is_marked() -> None:
     trainer = Warming(MS)
     turns = FakeTurns(trainer, [])
     measure_segments(trainer, plan=_plan(warmup_limit_s=1.0), turns=turns, clock_ns=trainer.clock, cpu_ns=lambda: 0)
@@ -124,5 +124,5 @@ def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so() -> None:
         ([0.0] * 6, False),
     ],
 )
-def test_steady_is_no_trend_beyond_the_scatter(rates: list[float], steady: bool) -> None:
+def test_warm_up_is_steady_without_a_trend_beyond_the_scatter(rates: list[float], steady: bool) -> None:
     assert is_steady(rates) is steady
