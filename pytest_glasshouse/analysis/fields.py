@@ -53,7 +53,7 @@ class Work(TypedDict):
     stepBudget: NotRequired[int | None]
 
 
-class Where(TypedDict):
+class AllocationFields(TypedDict):
     """The allocation a row ran on."""
 
     provider: str
@@ -63,7 +63,7 @@ class Where(TypedDict):
     gpuUuid: str | None
 
 
-class WhereIfAny(TypedDict):
+class OptionalAllocationFields(TypedDict):
     """The allocation a row ran on; null where it never had one."""
 
     provider: str | None
@@ -315,8 +315,8 @@ class CostFigures(TypedDict, total=False):
     priceUsdPerHour: float | None
 
 
-class BesideFigures(TypedDict, total=False):
-    """What is in no leg's time: the memory scan, and the plaintext's exposure."""
+class UntimedFigures(TypedDict, total=False):
+    """Figures outside the legs' time: the memory scan, and the plaintext's exposure."""
 
     scanSec: float
     exposureByteSec: int
@@ -360,14 +360,14 @@ class RoundsRecord(TypedDict):
 
 
 class LimitBasis(RoundsRecord):
-    """What a row is judged under a limit by."""
+    """What the judgement under a limit needs of a row."""
 
     verdict: str
     marginPct: float
     fixedOrder: bool
 
 
-class RowFigures(RoundsRecord, BesideFigures, EstimatesRecord, CostFigures):
+class RowFigures(RoundsRecord, UntimedFigures, EstimatesRecord, CostFigures):
     """Everything computed from the rounds alone."""
 
     unit: str
@@ -478,7 +478,7 @@ class RowJudged(RowAsRun, RowCommon, FindingStates):
 @final
 class MeasuredRow(
     RowJudged,
-    Where,
+    AllocationFields,
     RowFigures,
     JudgedFigures,
     ExtensionRecord,
@@ -507,7 +507,7 @@ class Exclusion(TypedDict):
 
 
 @final
-class ExcludedRow(RowJudged, WhereIfAny, Exclusion):
+class ExcludedRow(RowJudged, OptionalAllocationFields, Exclusion):
     """A row of `excludedResults`: it has no rate and no overhead."""
 
     roundsCompleted: int
@@ -529,7 +529,7 @@ class NullDifference(TypedDict):
 
 
 @final
-class NullRow(RowCommon, Where, NullDifference):
+class NullRow(RowCommon, AllocationFields, NullDifference):
     """A row of `nullRows`: raw against raw."""
 
     marginPct: float

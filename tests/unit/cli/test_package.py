@@ -77,7 +77,7 @@ def test_inspect_without_a_key_verifies_nothing(folder: Path, capsys: pytest.Cap
     assert "not verified" in capsys.readouterr().out
     (folder / "package.manifest").unlink()
     assert run("inspect", folder / "package") == 0
-    assert "no owner vouches" in capsys.readouterr().out
+    assert "nothing shows which owner sealed" in capsys.readouterr().out
 
 
 def test_inspect_refuses_what_the_owner_did_not_sign_and_shows_nothing_of_it(

@@ -99,7 +99,7 @@ def test_doctor_shows_everything_in_one_line_each(server: LoopbackServer, capsys
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 0
     told = dict(line[4:].strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
     assert list(told) == ["ssh", "base URL", "key", "rights", "balance", "clock", "offers", "leftovers", "disk"]
-    assert (told["key"], told["rights"], told["leftovers"]) == ("accepted", "nothing refuses this key a create", "none")
+    assert (told["key"], told["rights"], told["leftovers"]) == ("accepted", "the key may create allocations", "none")
     assert "a4000 0.25 USD per hour" in told["offers"]
 
 
@@ -123,7 +123,7 @@ def test_doctor_warns_where_only_a_create_would_show(
     else:
         server.cloud.faults.add(Fault(kind="503", on="create"))
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 0
-    assert "warn  rights: whether this key may create, only a create shows" in capsys.readouterr().out
+    assert "warn  rights: unknown: only a create request shows whether this key may create" in capsys.readouterr().out
 
 
 def test_allocations_on_an_incomplete_listing_are_ended(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
