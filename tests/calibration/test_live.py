@@ -40,7 +40,7 @@ def result() -> dict[str, Any]:
     design = DESIGN if FULL else Design(rounds=2, pairs=4, segment_s=0.05, washout_s=0.01, warmup_s=0.05, neighbours=1)
     found = calibrate(
         costs=COSTS if FULL else COSTS[:1], rows=ROWS if FULL else 1, seed=SEED, design=design,
-        say=lambda text: print(text, flush=True), deferred=DEFERRED,
+        report=lambda text: print(text, flush=True), deferred=DEFERRED,
     )  # fmt: skip
     if FULL:
         RESULT.parent.mkdir(exist_ok=True)
@@ -75,7 +75,7 @@ def faults(found: dict[str, Any]) -> list[str]:
         f"spread {found['spreadRatio']:.1f} times smaller": found["spreadRatio"] >= SPREAD_RATIO,
         f"{found['deferredCaught']} of {found['deferred']} deferred caught": found["deferredCaught"] == found["deferred"] == ROWS,
     }
-    return [told for told, holds in checks.items() if not holds]
+    return [fault for fault, holds in checks.items() if not holds]
 
 
 @pytest.mark.parametrize(("work", "truth"), [*zip(COSTS, (0.0, 0.4975, 1.9608, 5.0), strict=True)])

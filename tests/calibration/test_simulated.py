@@ -70,20 +70,20 @@ def cell(regime: Regime, truth: float) -> tuple[float, float, Counter[Verdict], 
         assert found.trimmed.ci95 is not None
         covered += found.headline.ci95.contains(truth)
         trimmed += found.trimmed.ci95.contains(truth)
-        told = remarks(found)
-        judged = verdict(found.log_ratios, margin_pct=MARGIN_PCT, nulls=found.nulls, remarks=told)
+        found_remarks = remarks(found)
+        judged = verdict(found.log_ratios, margin_pct=MARGIN_PCT, nulls=found.nulls, remarks=found_remarks)
         verdicts[judged.verdict] += 1
         remarked["disagree"] += found.agree is False
         remarked["outliers"] += found.outliers.one_sided
         remarked["null"] += not all(null.qualifies(MARGIN_PCT) for null in found.nulls)
-    shown = ", ".join(f"{word.value} {count / ROWS:.1%}" for word, count in sorted(verdicts.items()))
+    shown = ", ".join(f"{each_verdict.value} {count / ROWS:.1%}" for each_verdict, count in sorted(verdicts.items()))
     print(f"{regime.name} {truth:g} %: covers {covered / ROWS:.1%}, companion {trimmed / ROWS:.1%}; {shown}; {dict(remarked)}")
     return covered / ROWS, trimmed / ROWS, verdicts, remarked
 
 
-def share(verdicts: Counter[Verdict], words: set[Verdict]) -> float:
+def share(verdicts: Counter[Verdict], wanted: set[Verdict]) -> float:
     """How many of the rows had one of these verdicts."""
-    return sum(verdicts[word] for word in words) / verdicts.total()
+    return sum(verdicts[each_verdict] for each_verdict in wanted) / verdicts.total()
 
 
 @pytest.mark.soak
@@ -127,8 +127,8 @@ def test_every_verdict_occurs_at_its_documented_rate(regime: Regime, truth: floa
     _, _, verdicts, _ = cell(regime, truth)
     tolerance = 0.03 if FULL else 0.03 + 4 * math.sqrt(0.25 / ROWS)
 
-    for word in Verdict:
-        assert abs(verdicts[word] / ROWS - STATED[regime.name, truth].get(word, 0.0)) <= tolerance, word
+    for each_verdict in Verdict:
+        assert abs(verdicts[each_verdict] / ROWS - STATED[regime.name, truth].get(each_verdict, 0.0)) <= tolerance, each_verdict
 
 
 @pytest.mark.soak

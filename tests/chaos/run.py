@@ -83,8 +83,8 @@ class Running:
         return next((pid for pid in _pids(str(self.folder / LEDGER)) if pid != self.process.pid), 0)
 
     def workers(self) -> list[int]:
-        told = (path.read_text() for path in self.folder.glob("worker*.pid"))
-        return [int(text) for text in told if text]
+        pids = (path.read_text() for path in self.folder.glob("worker*.pid"))
+        return [int(text) for text in pids if text]
 
     def links(self) -> list[int]:
         """The ssh clients that hold the tunnels: children of the harness."""
@@ -152,13 +152,13 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
     if end and end[-1]["status"] in ("proven", "nothing-rented") and cloud.billing():
         judged.wrong.append(f"the run said {end[-1]['status']} and {len(cloud.billing())} were billing")
     judged.instances = len(cloud.rented)
-    _who_ended_it(running, judged, said=bool(end))
+    _who_ended_it(running, judged, reported=bool(end))
     _judge_rows(running, judged)
     if not _until(lambda: not running.reaper(), TIMING.grace_s):
         judged.wrong.append("the reaper is still there though nothing bills")
 
 
-def _who_ended_it(running: Running, judged: Judged, *, said: bool) -> None:
+def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
     cloud = running.server.cloud
 
     def over() -> bool:
@@ -168,7 +168,7 @@ def _who_ended_it(running: Running, judged: Judged, *, said: bool) -> None:
     if not cloud.rented and over():
         return
     if over():
-        judged.ended_by = "the run" if said else "reaper"
+        judged.ended_by = "the run" if reported else "reaper"
     elif (
         running.reaper() and _until(lambda: over() or not running.reaper(), max(deadline - time.time(), 0) + _AFTER_S) and over()
     ):

@@ -23,9 +23,9 @@ AT_ONCE = int(os.environ.get("CHAOS_AT_ONCE", "4"))
 
 
 def _chosen() -> Iterable[int]:
-    told = os.environ.get("CHAOS_SEEDS", "")
-    first, _, last = told.partition("-")
-    return range(int(first), int(last or first) + 1) if told else SEEDS
+    seeds = os.environ.get("CHAOS_SEEDS", "")
+    first, _, last = seeds.partition("-")
+    return range(int(first), int(last or first) + 1) if seeds else SEEDS
 
 
 def _all(seeds: Iterable[int]) -> list[Judged]:

@@ -54,8 +54,8 @@ def test_an_invalid_address_runs_nothing_and_its_instance_is_ended_at_once(
     began = time.monotonic()
     lies: list[tuple[Any, Any]] = [(host, None) for host in HOSTS] + [("127.0.0.1", port) for port in PORTS]
     for host, port in lies:
-        told = tuple(one.format(mark=mark) if isinstance(one, str) else one for one in (host, port))
-        rented.cloud.told = (told[0], told[1])
+        address = tuple(one.format(mark=mark) if isinstance(one, str) else one for one in (host, port))
+        rented.cloud.shown_address = (address[0], address[1])
         with pytest.raises(ProviderError, match=r"cannot be reached where its provider says .*: field ") as caught:
             broker.acquire(row())
         assert caught.value.allocation_id is not None
@@ -70,9 +70,9 @@ def test_an_invalid_address_runs_nothing_and_its_instance_is_ended_at_once(
 
 def test_an_instance_with_an_invalid_address_is_listed_and_ended_like_any_other(rented: Subject) -> None:
     """What cannot be reached bills all the same: the sweeper has to see it, and the instances beside it."""
-    rented.cloud.told = ("x\nProxyCommand id", None)
+    rented.cloud.shown_address = ("x\nProxyCommand id", None)
     bad = rented.create()
-    rented.cloud.told = ("127.0.0.1", None)
+    rented.cloud.shown_address = ("127.0.0.1", None)
     good = rented.create()
     shown = {one.instance_id: one for one in rented.provider.list()}
     assert set(shown) == {bad.instance_id, good.instance_id}
@@ -86,8 +86,8 @@ def test_an_instance_with_an_invalid_address_is_listed_and_ended_like_any_other(
 
 
 def test_an_empty_address_is_not_yet_assigned(rented: Subject) -> None:
-    for told in ((None, None), ("", None), ("127.0.0.1", 0)):
-        rented.cloud.told = told
+    for address in ((None, None), ("", None), ("127.0.0.1", 0)):
+        rented.cloud.shown_address = address
         made = rented.create()
         shown = rented.provider.get(made.instance_id)
         assert shown is not None

@@ -285,11 +285,11 @@ def test_logs_are_what_the_guest_printed_without_keys_and_addresses(running: Sub
     made = running.create("sh", "-c", f"echo booted {key} at 203.0.113.9:2222; sleep 60")
     pod = running.cloud.rented[made.instance_id].pod
     until(pod.logs)
-    told = running.provider.logs(made.instance_id)
+    text = running.provider.logs(made.instance_id)
     if running.kind == "runpod-sdk":
-        assert "shows no logs" in told
+        assert "shows no logs" in text
     else:
-        assert told.strip() == "booted *** at <address>"
+        assert text.strip() == "booted *** at <address>"
 
 
 def test_a_malformed_launch_is_refused_before_anything_is_sent(rented: Subject) -> None:
@@ -349,9 +349,9 @@ def test_no_error_of_another_request_shows_them_either(
 
 
 def _assert_nothing_shows(rented: Subject, error: BaseException, logged: str) -> None:
-    told = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
     # The frames of this test hold the account itself; everything else is what a user's terminal would show.
-    ours = "\n".join(line for line in told.splitlines() if "rented = " not in line)
+    ours = "\n".join(line for line in text.splitlines() if "rented = " not in line)
     for hidden in (rented.cloud.account_key, SECRET, "Bearer", "podFindAndDeploy"):
         assert hidden not in ours
         assert hidden not in logged

@@ -131,8 +131,8 @@ def _request(connection: socket.socket) -> None:
             return
         data += piece
     head, _, body = data.partition(b"\r\n\r\n")
-    told = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    left = int(told[0].partition(b":")[2]) - len(body) if told else 0
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    left = int(lengths[0].partition(b":")[2]) - len(body) if lengths else 0
     while left > 0:
         piece = connection.recv(65536)
         if not piece:
@@ -177,8 +177,8 @@ def _ask(provider: Provider, question: str) -> Callable[[], Any]:
 
 
 def _http(status: int, body: bytes, headers: list[str], *, length: bool) -> bytes:
-    told = [f"HTTP/1.1 {status} x", *headers, *([f"Content-Length: {len(body)}"] if length else [])]
-    return "\r\n".join(told).encode("latin-1") + b"\r\n\r\n" + body
+    head = [f"HTTP/1.1 {status} x", *headers, *([f"Content-Length: {len(body)}"] if length else [])]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
 
 def drawn(tape: Tape) -> tuple[str, str, list[bytes], int, Any]:

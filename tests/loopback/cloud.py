@@ -68,13 +68,13 @@ class Rented:
     port: int | None = None
     pod: Pod | None = None
     #: What the API says in place of its host and its port, where that is something else.
-    told_host: Any = "127.0.0.1"
-    told_port: Any = None
+    shown_host: Any = "127.0.0.1"
+    shown_port: Any = None
 
     @property
     def public(self) -> Any:
         """The port the API shows."""
-        return self.port if self.told_port is None else self.told_port
+        return self.port if self.shown_port is None else self.shown_port
 
     @property
     def bills(self) -> bool:
@@ -124,7 +124,7 @@ class Cloud:
         #: What an instance costs, in times what was offered.
         self.surcharge = 1.0
         #: Host and port that the API shows of whatever is created from now on; None where it shows the truth.
-        self.told: tuple[Any, Any] = ("127.0.0.1", None)
+        self.shown_address: tuple[Any, Any] = ("127.0.0.1", None)
         self.pods = pods
         self.boot_s = boot_s
         self.clock = clock
@@ -271,8 +271,8 @@ class Cloud:
                 price_usd_per_hour=self.prices.get(order.gpu, 0.0) * self.surcharge,
                 created_s=self.clock(),
                 pod_key=f"pod-{secrets.token_hex(16)}",
-                told_host=self.told[0],
-                told_port=self.told[1],
+                shown_host=self.shown_address[0],
+                shown_port=self.shown_address[1],
             )
             self.rented[made.instance_id] = made
             if kind == "error-state":

@@ -96,7 +96,7 @@ def _empty() -> None:
 
 def main() -> int:
     restarts, log, command = sys.argv[1] == "restart", sys.argv[2], sys.argv[4:]
-    told = False
+    ended_by_server = False
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child_ended, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
@@ -108,10 +108,10 @@ def main() -> int:
         timeout = _RESTART_PAUSE_S if first == -1 else None
         ready, _, _ = select.select([0, child_ended], [], [], timeout)
         if 0 in ready and os.read(0, 4096):
-            told = True
+            ended_by_server = True
         elif 0 in ready:
             _end_all()
-            if not told:
+            if not ended_by_server:
                 # Whoever served this pod died without a word: its disks go too.
                 shutil.rmtree(os.path.dirname(log), ignore_errors=True)
             return 0

@@ -287,12 +287,12 @@ def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() 
             until(path.exists)
             channel = GuestChannel(str(path), allocation_id="a")
             try:
-                told = channel.request("hello")
-                assert told["gpuModel"] == "simulated (CPU)"
+                hello = channel.request("hello")
+                assert hello["gpuModel"] == "simulated (CPU)"
                 assert channel.pull(0) == []
                 with pytest.raises(ProtocolError, match="nothing runs here"):
                     channel.request("enrol")
-                return str(told["agentNonce"])
+                return str(hello["agentNonce"])
             finally:
                 channel.close()
 

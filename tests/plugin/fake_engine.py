@@ -255,10 +255,10 @@ class FakeEngine(Engine):
 
     def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None:
         """Where the project says so, the server outside has seen no end of a release, or cannot be asked."""
-        told = os.environ.get("FAKE_OUTSTANDING")
-        if told == "unreachable":
+        given = os.environ.get("FAKE_OUTSTANDING")
+        if given == "unreachable":
             raise InfrastructureError("the attestation server did not answer: NewConnectionError")
-        if told is None:
+        if given is None:
             return None
         return [{"sub": f"{run_id}/row", "nonce": "a" * 64, "manifest": "b" * 64, "released_at": 10, "deadline": 20}]
 

@@ -48,11 +48,11 @@ def a_temporary_directory() -> Iterator[Path]:
 
 
 def killed(project: Project, temporary: Path) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
         env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    assert told.returncode == -9, told.stdout.decode()
+    assert result.returncode == -9, result.stdout.decode()
 
 
 def is_left_empty(temporary: Path) -> None:

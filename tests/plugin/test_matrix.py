@@ -74,10 +74,10 @@ def test_{place}(row, value, {FIXTURES}):
         for place, values in enumerate(VALUES)
     ]
     assert written(project, *tests).run().ret == 0
-    told: dict[str, list[str]] = {}
+    recorded: dict[str, list[str]] = {}
     for name, parameters in named(project):
-        told.setdefault(name, []).append(parameters["value"])
-    assert list(told.values()) == list(VALUES.values())
+        recorded.setdefault(name, []).append(parameters["value"])
+    assert list(recorded.values()) == list(VALUES.values())
 
 
 def test_value_that_a_report_cannot_name_is_refused_while_it_is_collected(project: Project) -> None:
@@ -97,8 +97,8 @@ def test_it(row, value, {FIXTURES}):
     assert result.ret == pytest.ExitCode.INTERRUPTED
     for rule in values.values():
         why = f"looks like something a report may not hold (rule {rule})" if rule else "takes 200 characters"
-        told = "parameter value: expected a value that a report can name, in at most 120 characters; saw one that"
-        assert f"{told} {why}. Give it an id: pytest.param(..., id=...)" in result.stdout.str()
+        message = "parameter value: expected a value that a report can name, in at most 120 characters; saw one that"
+        assert f"{message} {why}. Give it an id: pytest.param(..., id=...)" in result.stdout.str()
     result.stdout.no_fnmatch_line("*Traceback*")
     assert project.asked("acquire") == []
 
@@ -190,9 +190,9 @@ def test_it(row, {FIXTURES}):
 {BODY}"""
     for result in (written(project, test).run(), project.spawn("-n1")):
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        told = result.stdout.str() + result.stderr.str()
-        assert "expected models with names of their own, saw two directories named model" in told
-        assert "INTERNALERROR" not in told
+        output = result.stdout.str() + result.stderr.str()
+        assert "expected models with names of their own, saw two directories named model" in output
+        assert "INTERNALERROR" not in output
 
 
 def test_test_of_two_rows_is_a_collection_error(project: Project) -> None:

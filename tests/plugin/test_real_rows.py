@@ -98,8 +98,8 @@ def test_row_retried_in_a_worker_reports_every_attempt_and_the_report_checks(rea
 
     (row,) = real.report()["rows"]
     assert row["parameters"] == {"batch": "8"}
-    told = [(each["outcome"], each["serverAttempt"], each["stands"]) for each in row["attempts"]]
-    assert told == [("measured", 1, True), ("measured", 2, False)]
+    attempts = [(each["outcome"], each["serverAttempt"], each["stands"]) for each in row["attempts"]]
+    assert attempts == [("measured", 1, True), ("measured", 2, False)]
     assert row["overheadPct"] == row["attempts"][0]["overheadPct"]
     data = real.reports()[0].read_bytes()
     assert check_bytes(data).faults == ()

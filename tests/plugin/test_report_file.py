@@ -201,12 +201,12 @@ def test_one_round_is_inconclusive_under_a_limit(project: Project) -> None:
     result.stdout.fnmatch_lines(["good: inconclusive: expected a one-sided 95 % upper bound of at most 50 % overhead, saw none*"])
 
 
-@pytest.mark.parametrize(("limit", "told"), [("50", None), ("0.1", "good: over the limit: *")])
-def test_limit_is_judged_over_rounds(project: Project, limit: str, told: str | None) -> None:
+@pytest.mark.parametrize(("limit", "message"), [("50", None), ("0.1", "good: over the limit: *")])
+def test_limit_is_judged_over_rounds(project: Project, limit: str, message: str | None) -> None:
     result = project.rows("good").run("--glasshouse-max-overhead", limit, "--glasshouse-rounds", "5")
-    assert result.ret == (pytest.ExitCode.OK if told is None else pytest.ExitCode.TESTS_FAILED)
-    if told is not None:
-        result.stdout.fnmatch_lines([told])
+    assert result.ret == (pytest.ExitCode.OK if message is None else pytest.ExitCode.TESTS_FAILED)
+    if message is not None:
+        result.stdout.fnmatch_lines([message])
 
 
 def test_run_in_which_only_infrastructure_failed_is_safe_to_retry(project: Project) -> None:
@@ -247,7 +247,7 @@ def test_forbidden_value_of_the_run_keeps_the_report_in_the_quarantine(project: 
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "told"),
+    ("name", "code", "message"),
     [
         ("leaky", 12, "rule taint"),
         ("nested", 13, "nested deeper"),
@@ -260,7 +260,7 @@ def test_forbidden_value_of_the_run_keeps_the_report_in_the_quarantine(project: 
     ],
 )
 def test_forbidden_value_of_one_row_withholds_that_row_and_never_the_run(
-    project: Project, name: str, code: int, told: str
+    project: Project, name: str, code: int, message: str
 ) -> None:
     """A paid run of twenty rows is not lost to what a guest said in one of them, and nothing is published that check refuses."""
     result = project.rows("good", name, "free").run()
@@ -270,7 +270,7 @@ def test_forbidden_value_of_one_row_withholds_that_row_and_never_the_run(
     assert [row["name"] for row in report["rows"]] == ["good", "free"]
     (gone,) = report["excludedResults"]
     assert (gone["name"], gone["outcome"], gone["observation"]) == (name, "error", {})
-    assert told in gone["reason"]
+    assert message in gone["reason"]
     assert check_bytes(path.read_bytes(), derivation=example.EXAMPLE).faults == ()
     result.stdout.no_fnmatch_line("*a-secret-socket-name*")
 
@@ -279,9 +279,9 @@ def test_withheld_row_is_kept_unredacted_and_published_later_without_what_it_was
     project.rows("good", "leaky").run()
     (left,) = project.left_behind()
     run = project.pytester.path / "reports" / left
-    kept = run / "quarantine" / "rows.json"
-    assert "a-secret-socket-name" in kept.read_text("utf-8")
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    quarantined = run / "quarantine" / "rows.json"
+    assert "a-secret-socket-name" in quarantined.read_text("utf-8")
+    assert stat.S_IMODE(quarantined.stat().st_mode) == 0o600
     assert main(["redact", str(run)], derivation=example.EXAMPLE) == 0
     assert [row["name"] for row in project.report()["rows"]] == ["good"]
 
@@ -344,9 +344,9 @@ def test_interrupted_row_keeps_its_finished_rounds(project: Project) -> None:
     """Hours of a night are not lost with the last minute of it."""
     result = project.rows("good", "brokenoff", "never").spawn()
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    told = {each["name"]: each for each in project.report()["excludedResults"]}
-    assert told["brokenoff"]["outcome"] == "lost"
-    assert "2 of 3 rounds are finished and kept" in told["brokenoff"]["reason"]
-    assert len(told["brokenoff"]["observation"]["rounds"]) == told["brokenoff"]["roundsCompleted"] == 2
-    assert told["never"]["outcome"] == "excluded"
+    excluded = {each["name"]: each for each in project.report()["excludedResults"]}
+    assert excluded["brokenoff"]["outcome"] == "lost"
+    assert "2 of 3 rounds are finished and kept" in excluded["brokenoff"]["reason"]
+    assert len(excluded["brokenoff"]["observation"]["rounds"]) == excluded["brokenoff"]["roundsCompleted"] == 2
+    assert excluded["never"]["outcome"] == "excluded"
     result.stdout.fnmatch_lines(["*brokenoff*interval*+-* points*"])

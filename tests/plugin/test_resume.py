@@ -134,11 +134,11 @@ def test_another_run_is_not_taken_for_this_one(killed: Project, monkeypatch: pyt
         "cannot be read (KeyError)": {"runId": run_id},
         "expected a run id in it": {"runId": "../elsewhere"},
     }
-    for says, told in spoilt.items():
-        write_tagged(directory / PLAN, told, proof)
+    for message, spoilt_plan in spoilt.items():
+        write_tagged(directory / PLAN, spoilt_plan, proof)
         result = killed.run("--glasshouse-resume", str(directory))
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"*{says.replace('(', '[(]').replace(')', '[)]')}*"])
+        result.stderr.fnmatch_lines([f"*{message.replace('(', '[(]').replace(')', '[)]')}*"])
     write_tagged(directory / PLAN, plan, proof)
 
     result = killed.run("--glasshouse-resume", str(directory), "-k", "good-5")
@@ -249,10 +249,10 @@ def test_run_with_a_key_of_the_users_goes_on_where_that_key_is(
 def test_interrupted_run_shows_how_to_resume_and_its_report_may_be_anywhere(project: Project, outcomes: Outcomes) -> None:
     elsewhere = ("--glasshouse-report", "elsewhere/mine.json")
     result = project.rows("good-1", "broken", "good-2").run("-x", *elsewhere)
-    told = (
+    message = (
         "glasshouse: 1 of 3 rows were not judged; to run them and keep the others, repeat the command with --glasshouse-resume *"
     )
-    result.stdout.fnmatch_lines([told])
+    result.stdout.fnmatch_lines([message])
     (line,) = [line for line in result.outlines if "--glasshouse-resume" in line]
     path = project.pytester.path / line.split()[-1]
     first = path.read_bytes()
@@ -276,14 +276,14 @@ def test_other_options_are_another_run(killed: Project) -> None:
     """Neither a directory nor a report is gone on with under other options: its rows would be others under the same id."""
     named = run_directory(killed).name.removesuffix(".run")
     log = acquired(killed)
-    for options, told in {
+    for options, message in {
         ("--order", "protected-first"): "--glasshouse-order (none given; here protected-first)",
         ("--glasshouse-rounds", "3"): "--glasshouse-rounds (none given; here 3)",
         ("--glasshouse-max-overhead", "2.5"): "--glasshouse-max-overhead (none given; here 2.5)",
     }.items():
         result = killed.run("--glasshouse-resume", named, *options)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"*was started with other options: {told}. Give the same options, or start a new run*"])
+        result.stderr.fnmatch_lines([f"*was started with other options: {message}. Give the same options, or start a new run*"])
     assert acquired(killed) == log
     assert killed.reports() == []
 
@@ -292,7 +292,7 @@ def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
     project.rows("good-1", "broken", "good-2").run("-x", "--glasshouse-rounds", "2", "--order", "protected-first")
     (path,) = project.reports()
     before = path.read_bytes()
-    for options, told in {
+    for options, message in {
         (): "--glasshouse-order (protected-first; here none given)",
         (
             "--order",
@@ -301,7 +301,7 @@ def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
     }.items():
         result = project.run("--glasshouse-resume", str(path), *options)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"*was started with other options: {told}. Give the same options, or start a new run*"])
+        result.stderr.fnmatch_lines([f"*was started with other options: {message}. Give the same options, or start a new run*"])
     assert path.read_bytes() == before
 
 
@@ -338,9 +338,9 @@ def test_allocations_of_an_earlier_attempt_are_proven_gone_by_their_own_provider
     killed: Project, monkeypatch: pytest.MonkeyPatch, listing: str, code: int, status: str, reason: str
 ) -> None:
     """A listing that failed took the report with it, and what had ended already was called a leak."""
-    told = {"name": EARLIER_NAME, "at": 1.0}
-    intent = {**told, "step": "intent", "provider": "local", "base": "", "price": 0.0, "deadline": 2e9}
-    steps = [intent, {**told, "step": "created", "instance": "made-1"}, {**told, "step": "listed"}]
+    common = {"name": EARLIER_NAME, "at": 1.0}
+    intent = {**common, "step": "intent", "provider": "local", "base": "", "price": 0.0, "deadline": 2e9}
+    steps = [intent, {**common, "step": "created", "instance": "made-1"}, {**common, "step": "listed"}]
     ledger = run_directory(killed) / LEDGER
     ledger.write_text("".join(json.dumps(step) + "\n" for step in steps), "utf-8")
     ledger.chmod(0o600)

@@ -188,7 +188,7 @@ def test_table_is_aligned_without_trailing_blanks() -> None:
 
 
 def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
-    judged: Any = [{"finding": word} for word in ("held", "broken", "unseen", "held")]
+    judged: Any = [{"finding": state} for state in ("held", "broken", "unseen", "held")]
     assert findings(judged) == "2 of 4 held, 1 broken, 1 unseen"
 
 

@@ -112,24 +112,28 @@ def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
         allocation=allocation["name"],
     )  # fmt: skip
     bodies: list[Any] = [parse_object(line) for line in protected["journal"]]
-    said: Any = tokens.peek(protected["evidence"])
-    components = {**said["components"], "gpu-model": _digest(allocation["gpuModel"]), "gpu-uuid": _digest(allocation["gpuUuid"])}
+    claimed: Any = tokens.peek(protected["evidence"])
+    components = {
+        **claimed["components"],
+        "gpu-model": _digest(allocation["gpuModel"]),
+        "gpu-uuid": _digest(allocation["gpuUuid"]),
+    }
     bodies[1]["body"]["composite"] = ev.composite(components)
     before = chained(bodies[:2], nonce)
     composite = ev.composite(components)
-    cnf = {**said["cnf"], "sig": tokens.public_text(leg.public_key())}
+    cnf = {**claimed["cnf"], "sig": tokens.public_text(leg.public_key())}
     evidence = sign(
         "evidence", "agent", ev.TYP_EVIDENCE, iss=keys.kid("agent"), aud=keys.kid("server"), sub=sub, plan=plan, manifest=manifest, cnf=cnf,
-        components=components, composite=composite, container=allocation["name"], state={**said["state"], "head": journal.link(before[-1])},
+        components=components, composite=composite, container=allocation["name"], state={**claimed["state"], "head": journal.link(before[-1])},
     )  # fmt: skip
     result = sign(
         "result", "server", ev.TYP_RESULT, **server, sub=sub, plan=plan, manifest=manifest, cnf=cnf, composite=composite,
         container=allocation["name"], evidence_sha256=evidence,
     )  # fmt: skip
     for body in bodies:
-        told: Any = body["body"]
-        told |= {"result": result} if body["type"] == "key_received" else {}
-        told |= {"manifest": manifest} if body["type"] == "package_verified" else {}
+        content: Any = body["body"]
+        content |= {"result": result} if body["type"] == "key_received" else {}
+        content |= {"manifest": manifest} if body["type"] == "package_verified" else {}
     protected["journal"] = chained(bodies, nonce)
     protected["ak"] = keys.text("agent")
     head = sign(

@@ -117,9 +117,9 @@ def _begun_thrice() -> bytes:
     document = copy.deepcopy(test_check.DOCUMENT)
     row = test_attempts.tried(example.measured(rounds=2), example.measured(rounds=2))["record"]
     document["rows"] = [row]
-    attempts_told = _attempts(1, numbers=(1, 2))
-    attempts_told[0]["begun"] = [row["rowId"]] * 3
-    return report_bytes(resealed({**document, "attempts": attempts_told}, key=example.KEYS.report))
+    attempts_listed = _attempts(1, numbers=(1, 2))
+    attempts_listed[0]["begun"] = [row["rowId"]] * 3
+    return report_bytes(resealed({**document, "attempts": attempts_listed}, key=example.KEYS.report))
 
 
 def _counted_by_the_server() -> bytes:
@@ -417,8 +417,8 @@ def test_every_field_that_was_signed_is_compared(real_run: RealRun, token: str, 
     document = json.loads(json.dumps(real_run.document))
     _claim(document, name=token, field=field)
 
-    told = [text for path, text in binding_faults(document) if path == f"$.rows[0].observation.rounds[0].protected.{token}"]
-    assert any(text.startswith(f"its {field} ") for text in told)
+    faults = [text for path, text in binding_faults(document) if path == f"$.rows[0].observation.rounds[0].protected.{token}"]
+    assert any(text.startswith(f"its {field} ") for text in faults)
 
 
 def _bound(document: dict[str, Any]) -> object:

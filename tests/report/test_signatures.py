@@ -186,8 +186,8 @@ def test_removal_of_any_check_of_a_signature_is_detected(real_run: RealRun) -> N
     def asked(edit: Edit) -> object:
         document = copy.deepcopy(real_run.document)
         edit(document)
-        told = [*unproven_signatures(document, real_run.trust)]
-        return told, [*vouching_faults(document)], sorted(enrolled_keys(document, servers))
+        unproven = [*unproven_signatures(document, real_run.trust)]
+        return unproven, [*vouching_faults(document)], sorted(enrolled_keys(document, servers))
 
     every = {"as it is": lambda _: None, **{name: edit for name, (edit, _) in EDITS.items()}, **VOUCHED}
     asks: dict[str, Ask] = {name: partial(asked, edit) for name, edit in every.items()}

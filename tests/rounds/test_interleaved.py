@@ -67,10 +67,10 @@ def test_set_up_of_one_leg_is_over_before_the_other_starts(turns_run: Ran) -> No
 
 def test_covariates_have_a_reason_where_they_are_null(turns_run: Ran) -> None:
     (notes,) = turns_run.outcome.observation["rounds"]
-    told = notes["covariates"]
-    assert told["samples"]
-    for column, field in enumerate(told["fields"][1:8], 1):
-        assert (told["samples"][-1][column] is None) == (field in told["reasons"])
+    covariates = notes["covariates"]
+    assert covariates["samples"]
+    for column, field in enumerate(covariates["fields"][1:8], 1):
+        assert (covariates["samples"][-1][column] is None) == (field in covariates["reasons"])
 
 
 def _resigned(observation: Any, change: Change) -> None:
@@ -131,7 +131,7 @@ def _other_round(claims: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "broken", "said"),
+    ("change", "broken", "message"),
     [
         (_work_in_the_others_turn, {"paused leg idle"}, "outside its own turns"),
         (_work_between_turns, {"paused leg idle"}, "outside its own turns"),
@@ -142,12 +142,14 @@ def _other_round(claims: dict[str, Any]) -> None:
         (_other_round, {"legs in order, not overlapping", "paused leg idle"}, "another round"),
     ],
 )
-def test_signed_account_with_other_turns_breaks_the_finding(turns_run: Ran, change: Change, broken: set[str], said: str) -> None:
+def test_signed_account_with_other_turns_breaks_the_finding(
+    turns_run: Ran, change: Change, broken: set[str], message: str
+) -> None:
     observation = copy.deepcopy(turns_run.outcome.observation)
     _resigned(observation, change)
     found = [f for f in (legs_in_order(observation), paused_leg_idle(observation)) if f.finding == "broken"]
     assert {f.invariant for f in found} == broken
-    assert said in found[0].reason
+    assert message in found[0].reason
 
 
 def test_turns_that_did_not_run_are_unseen(turns_run: Ran) -> None:

@@ -68,11 +68,11 @@ class Telling(ProtectedRuntime):
     def _seal(self, current):
         sealed = super()._seal(current)
         keys = json.loads(self._host_attestation.owner.to_text().reveal())
-        told = {
+        secrets_of_run = {
             "manifest": sealed.manifest, "key": sealed.data_key.reveal().hex(), "canary": sealed.canary.reveal()[:32].hex(),
             "server": self._host_attestation._embedded.server._signing.private_bytes_raw().hex(), **keys,
         }
-        os.write(int(os.environ["TELL"]), json.dumps(told).encode() + b"\\n")
+        os.write(int(os.environ["TELL"]), json.dumps(secrets_of_run).encode() + b"\\n")
         return sealed
 
 class WatchedEngine(Engine):
@@ -208,8 +208,8 @@ def a_watched_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]
     over = threading.Timer(_DEADLINE_S, run.kill)
     over.start()
     try:
-        with os.fdopen(reading) as told:
-            line = told.readline()
+        with os.fdopen(reading) as report:
+            line = report.readline()
             while line and run.poll() is None:
                 _look_around(run.pid, folder, watched)
                 threading.Event().wait(_EVERY_S)

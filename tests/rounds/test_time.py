@@ -23,10 +23,10 @@ honest = loop.measure
 
 
 def measure(*given, **named):
-    told = honest(*given, **named)
+    measured = honest(*given, **named)
     if not any(frame.filename.endswith("guest/{leg}.py") for frame in traceback.extract_stack()):
-        return told
-    return dataclasses.replace(told, units=told.units * 36_000, elapsed_ns=told.elapsed_ns * 36_000)
+        return measured
+    return dataclasses.replace(measured, units=measured.units * 36_000, elapsed_ns=measured.elapsed_ns * 36_000)
 
 
 loop.measure = measure

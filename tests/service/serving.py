@@ -46,9 +46,9 @@ class Serving:
         ]  # fmt: skip
         with self._stderr.open("ab") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL)
-        self.said = self._line()
-        found = re.fullmatch(r"glasshouse serve: (https?://\S+:(\d+)) key (\S+)\n", self.said)
-        assert found, (self.said, self._stderr.read_text())
+        self.started_line = self._line()
+        found = re.fullmatch(r"glasshouse serve: (https?://\S+:(\d+)) key (\S+)\n", self.started_line)
+        assert found, (self.started_line, self._stderr.read_text())
         self.url, self.port, self.key = found[1], int(found[2]), found[3]
 
     def _line(self) -> str:

@@ -23,8 +23,8 @@ THREADS = 2 * 256 + 8
 def status(server: Serving) -> dict[str, int]:
     """Of its process: `VmHWM` (kB, the most memory it ever held) and `Threads`, among others."""
     lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
-    words = (line.replace(":", "").split() for line in lines)
-    return {each[0]: int(each[1]) for each in words if len(each) > 1 and each[1].isdigit()}
+    fields = (line.replace(":", "").split() for line in lines)
+    return {each[0]: int(each[1]) for each in fields if len(each) > 1 and each[1].isdigit()}
 
 
 def is_bounded(server: Serving) -> None:

@@ -98,18 +98,18 @@ def refused(project: Path, environment: dict[str, str]) -> str:
 
 def test_an_unreachable_server_is_an_error_of_one_line_before_anything_starts(server: Serving, project: Path) -> None:
     server.end()
-    told = refused(project, server.environment())
-    assert server.url in told
-    assert "glasshouse serve" in told
+    message = refused(project, server.environment())
+    assert server.url in message
+    assert "glasshouse serve" in message
 
 
 def test_another_servers_key_is_refused_before_anything_starts(server: Serving, project: Path) -> None:
     """Whoever sits on the port must not be handed a data key."""
-    told = refused(project, {**server.environment(), "GLASSHOUSE_SERVER_KEY": Owner.generate().public_text})
-    assert "another server's" in told
+    message = refused(project, {**server.environment(), "GLASSHOUSE_SERVER_KEY": Owner.generate().public_text})
+    assert "another server's" in message
 
 
 def test_a_server_of_another_owner_is_refused_before_anything_starts(server: Serving, project: Path, tmp_path: Path) -> None:
     write_owner(tmp_path / "other.key", Owner.generate())
-    told = refused(project, {**server.environment(), "GLASSHOUSE_OWNER_KEY": str(tmp_path / "other.key")})
-    assert server.owner.kid in told
+    message = refused(project, {**server.environment(), "GLASSHOUSE_OWNER_KEY": str(tmp_path / "other.key")})
+    assert server.owner.kid in message

@@ -111,8 +111,8 @@ def test_every_decision_is_one_line_of_the_audit_log(server: Serving) -> None:
             testbed.client.ask("/v1/nothing", {})
     assert server.end() == 0
     lines = [json.loads(line) for line in server.audit.read_text().splitlines()]
-    told = [(line["event"], line["decision"], line.get("reason", "")) for line in lines]
-    assert told == [
+    decisions = [(line["event"], line["decision"], line.get("reason", "")) for line in lines]
+    assert decisions == [
         ("serve", "started", ""),
         ("register", "accepted", ""),
         ("enrol", "accepted", ""),
@@ -159,8 +159,8 @@ def test_server_process_dumps_no_core_and_its_memory_cannot_be_read(server: Serv
     limits = Path(f"/proc/{server.process.pid}/limits").read_text()
     (core,) = [line.split()[-3:-1] for line in limits.splitlines() if line.startswith("Max core")]
     assert core == ["0", "0"]
-    told = subprocess.run([sys.executable, "-c", FENCED], capture_output=True, text=True, check=True)
-    assert told.stdout == "0\n"
+    result = subprocess.run([sys.executable, "-c", FENCED], capture_output=True, text=True, check=True)
+    assert result.stdout == "0\n"
 
 
 def test_a_slow_sender_is_cut_off_and_others_are_served(tmp_path: Path) -> None:
@@ -200,10 +200,10 @@ def test_a_flood_of_nonsense_leaves_a_log_of_bounded_size(tmp_path: Path) -> Non
         with ServedTestbed(server) as testbed:
             testbed.attempt().run_lifecycle()
         assert server.end() == 0
-        told = b"".join(path.read_bytes() for path in tmp_path.glob("audit.jsonl*"))
-        assert len(told) <= 0.1 * (1 << 20)
-        assert b'"decision":"released"' in told
-        assert b'"left_out":' in told
+        log = b"".join(path.read_bytes() for path in tmp_path.glob("audit.jsonl*"))
+        assert len(log) <= 0.1 * (1 << 20)
+        assert b'"decision":"released"' in log
+        assert b'"left_out":' in log
 
 
 def test_a_disk_that_is_full_for_the_log_refuses_decisions_with_a_reason(tmp_path: Path) -> None:

@@ -99,12 +99,12 @@ def _reads(node: ast.Call) -> bool:
 
 
 def found() -> set[tuple[str, str]]:
-    told = set()
+    found_calls = set()
     for path in ROOT.rglob("*.py"):
         name = path.relative_to(ROOT).as_posix()
         if name not in READERS and not name.startswith(ROOMS):
-            told |= {(name, call) for call in calls(ast.parse(path.read_text("utf-8")))}
-    return told
+            found_calls |= {(name, call) for call in calls(ast.parse(path.read_text("utf-8")))}
+    return found_calls
 
 
 def test_untrusted_files_and_texts_are_read_by_the_bounded_readers_only() -> None:

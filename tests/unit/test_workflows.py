@@ -72,12 +72,16 @@ def test_key_is_given_to_no_pull_request() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_option_in_an_example_exists(path: Path) -> None:
     for command in commands(path):
-        words = shlex.split(command.replace("$GITHUB_SHA", "0" * 40))
-        used = {word.partition("=")[0] for word in words if word.startswith("--glasshouse") or word in {"--budget", "--provider"}}
-        if "pytest" in words:
+        arguments = shlex.split(command.replace("$GITHUB_SHA", "0" * 40))
+        used = {
+            argument.partition("=")[0]
+            for argument in arguments
+            if argument.startswith("--glasshouse") or argument in {"--budget", "--provider"}
+        }
+        if "pytest" in arguments:
             assert used <= FLAGS
-        if words[:3] == ["exec", "glasshouse", "gate"]:
-            assert _parser().parse_args(words[2:]).command == "gate"
+        if arguments[:3] == ["exec", "glasshouse", "gate"]:
+            assert _parser().parse_args(arguments[2:]).command == "gate"
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,9 @@ def test_extended_row_is_measured_and_follows_from_its_own_data() -> None:
     assert made["list"] == "rows"
     row = made["record"]
     assert (row["rounds"], len(row["roundFigures"])) == (2, 4)
-    told = row["extension"]
-    assert (told["firstRounds"], told["rounds"], told["halfWidthPct"]) == (2, 4, 1e-8)
-    assert told["wanted"] > 4
+    extension = row["extension"]
+    assert (extension["firstRounds"], extension["rounds"], extension["halfWidthPct"]) == (2, 4, 1e-8)
+    assert extension["wanted"] > 4
     assert faults(row) == {}
 
 

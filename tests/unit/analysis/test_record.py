@@ -81,10 +81,10 @@ def test_adapter_is_recorded_where_it_is_another_than_the_published_rows() -> No
         row=example.row(**lora, rank=8, targets=("qkv_proj",)), declared=example.row(**lora), allocation=None, observation={},
         ended=Ended(outcome="lost", reason="gone", decision="run again"),
     )  # fmt: skip
-    told = example.record_of(outcome)
-    assert told["record"]["adapter"] == {"rank": 8, "targets": ["qkv_proj"]}
+    lost_row = example.record_of(outcome)
+    assert lost_row["record"]["adapter"] == {"rank": 8, "targets": ["qkv_proj"]}
     assert "adapter" not in example.record_of(dataclasses.replace(outcome, row=outcome.declared))["record"]
-    document = example.document(told)
+    document = example.document(lost_row)
     assert list(schema_faults(document)) == []
     document["excludedResults"][0]["adapter"]["targets"] = ["q proj"]
     assert list(schema_faults(document)) != []
@@ -138,11 +138,13 @@ def test_treatment_is_what_the_journal_shows() -> None:
 )
 def test_states_are_derived_from_findings(invariant: str, field: str, held: Any, broken: Any) -> None:
     """A constant would be a lie the first time it matters."""
-    told = {word: example.excluded_by(example.finding(invariant, word))["record"][field] for word in ("held", "broken", "unseen")}
+    states = {
+        state: example.excluded_by(example.finding(invariant, state))["record"][field] for state in ("held", "broken", "unseen")
+    }
 
-    assert told["held"] == held
-    assert told["broken"] == broken
-    assert told["unseen"] == (None if field == "sameAllocation" else "unseen")
+    assert states["held"] == held
+    assert states["broken"] == broken
+    assert states["unseen"] == (None if field == "sameAllocation" else "unseen")
 
 
 def test_state_without_a_finding_is_unseen() -> None:
@@ -220,9 +222,9 @@ def test_ended_row_keeps_its_own_reason_and_decision() -> None:
 
 def test_digest_in_a_findings_reason_is_cut_short() -> None:
     """Whole, it could not be told from a provider's key, and the redaction gate would stop the report."""
-    told = dataclasses.replace(example.finding("same work"), seen=f"head {example.digest('x')}")
+    changed = dataclasses.replace(example.finding("same work"), seen=f"head {example.digest('x')}")
 
-    (found,) = (each for each in example.excluded_by(told)["record"]["findings"] if each["invariant"] == "same work")
+    (found,) = (each for each in example.excluded_by(changed)["record"]["findings"] if each["invariant"] == "same work")
 
     assert found["seen"] == f"head {example.digest('x')[:16]}..."
 

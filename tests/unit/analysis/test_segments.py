@@ -50,10 +50,10 @@ def _clocks(protected: int, first: int, second: int) -> Any:
 
 
 def test_means_are_of_the_samples_in_each_legs_turns() -> None:
-    (told,) = covariates(_clocks(1000, 1900, 1980))["covariates"]
-    assert told["legs"]["protected"]["smClockMhz"] == 1000
-    assert told["legs"]["raw"] == {"samples": 2, "smClockMhz": 1940.0, "otherProcesses": 0.0} | {
-        name: None for name in told["legs"]["raw"] if name not in {"samples", "smClockMhz", "otherProcesses"}
+    (means,) = covariates(_clocks(1000, 1900, 1980))["covariates"]
+    assert means["legs"]["protected"]["smClockMhz"] == 1000
+    assert means["legs"]["raw"] == {"samples": 2, "smClockMhz": 1940.0, "otherProcesses": 0.0} | {
+        name: None for name in means["legs"]["raw"] if name not in {"samples", "smClockMhz", "otherProcesses"}
     }
 
 
@@ -104,16 +104,16 @@ def _null_rounds(*units: tuple[int, int]) -> list[RoundResult]:
 
 
 def test_null_figures_are_one_difference_with_its_interval() -> None:
-    told: Any = null_figures(_null_rounds((1000, 1001), (1000, 999), (1000, 1000)), margin_pct=1.0)
-    assert told["differencePct"] == pytest.approx(0.0, abs=1e-9)
-    assert told["differenceCi90Pct"][0] < 0 < told["differenceCi90Pct"][1]
-    assert told["qualifies"] is True
+    figures: Any = null_figures(_null_rounds((1000, 1001), (1000, 999), (1000, 1000)), margin_pct=1.0)
+    assert figures["differencePct"] == pytest.approx(0.0, abs=1e-9)
+    assert figures["differenceCi90Pct"][0] < 0 < figures["differenceCi90Pct"][1]
+    assert figures["qualifies"] is True
     assert null_figures(_null_rounds((1000, 1001), (1000, 999), (1000, 1000)), margin_pct=0.05)["qualifies"] is False
 
 
 def test_one_null_round_has_no_interval_and_does_not_qualify() -> None:
-    told = null_figures(_null_rounds((1000, 1000)), margin_pct=1.0)
-    assert (told["differenceCi90Pct"], told["qualifies"]) == (None, False)
+    figures = null_figures(_null_rounds((1000, 1000)), margin_pct=1.0)
+    assert (figures["differenceCi90Pct"], figures["qualifies"]) == (None, False)
 
 
 def test_null_round_without_its_second_leg_is_no_null() -> None:
@@ -129,9 +129,14 @@ def test_segments_are_recorded_in_the_order_they_ran() -> None:
     }  # fmt: skip
     pair: Any = {"number": 1, "first": "raw", "raw": {**part, "position": 1}, "protected": {**part, "position": 2}}
     (one,) = [dataclasses.replace(each, pairs=(pair,)) for each in _null_rounds((1, 1))]
-    told = segments([one])
-    assert [(each["leg"], each["position"]) for each in told] == [("raw", 1), ("protected", 2)]
-    assert (told[0]["elapsedSec"], told[0]["cpuSec"], told[0]["washSec"], told[0]["turnSec"]) == (1.0, 0.5, 0.1, 2.0)
+    recorded = segments([one])
+    assert [(each["leg"], each["position"]) for each in recorded] == [("raw", 1), ("protected", 2)]
+    assert (recorded[0]["elapsedSec"], recorded[0]["cpuSec"], recorded[0]["washSec"], recorded[0]["turnSec"]) == (
+        1.0,
+        0.5,
+        0.1,
+        2.0,
+    )
 
 
 @pytest.mark.parametrize(

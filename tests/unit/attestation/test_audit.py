@@ -47,10 +47,10 @@ def an_audited_stage(lines: list[AuditLine]) -> Iterator[TamperTestbed]:
 def test_a_line_is_json_with_a_time() -> None:
     read, write = os.pipe()
     AuditLog(write, clock=lambda: 1_800_000_000.25)(AuditLine(event="release", decision="refused", reason="stale"))
-    told = json.loads(os.read(read, 1000))
+    record = json.loads(os.read(read, 1000))
     os.close(read)
     os.close(write)
-    assert told == {"time": "2027-01-15T08:00:00.250Z", "event": "release", "decision": "refused", "reason": "stale"}
+    assert record == {"time": "2027-01-15T08:00:00.250Z", "event": "release", "decision": "refused", "reason": "stale"}
 
 
 def test_a_log_that_is_gone_is_an_error() -> None:
@@ -153,12 +153,12 @@ def test_a_log_stays_below_its_size_limit_and_records_what_was_dropped(tmp_path:
     assert sorted(tmp_path.iterdir()) == sorted(parts)
     assert sum(part.stat().st_size for part in parts) <= 16_384
     assert {stat.S_IMODE(part.stat().st_mode) for part in parts} == {0o600}
-    told = [[json.loads(line) for line in part.read_text().splitlines()] for part in parts]
-    for newer, older in zip(told, parts[1:], strict=False):
+    parts_records = [[json.loads(line) for line in part.read_text().splitlines()] for part in parts]
+    for newer, older in zip(parts_records, parts[1:], strict=False):
         assert (newer[0]["event"], newer[0]["decision"]) == ("audit", "continued")
         assert newer[0]["before_sha256"] == hashlib.sha256(older.read_bytes()).hexdigest()
         assert {"gone_bytes", "gone_sha256"} <= newer[0].keys()
-    numbers = [int(line["sub"]) for part in reversed(told) for line in part if "sub" in line]
+    numbers = [int(line["sub"]) for part in reversed(parts_records) for line in part if "sub" in line]
     assert numbers == list(range(numbers[0], 2000))
 
 
@@ -181,8 +181,10 @@ def test_two_servers_may_share_a_log(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(write, range(2)))
-    told = [json.loads(line) for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
-    assert sorted(line["sub"] for line in told if "sub" in line) == sorted(f"{n}-{each}" for n in range(2) for each in range(300))
+    records = [json.loads(line) for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
+    assert sorted(line["sub"] for line in records if "sub" in line) == sorted(
+        f"{n}-{each}" for n in range(2) for each in range(300)
+    )
     for log in logs:
         log.close()
 

@@ -125,7 +125,7 @@ def test_a_key_is_released_to_a_session_with_gpu_evidence_and_the_result_holds_i
         released = attempt.release()
         result = verify(released["result"], key=testbed.embedded.public_key, typ=TYP_RESULT)
         assert isinstance(result["submods"], dict)
-        assert {name: said["ear_status"] for name, said in result["submods"].items() if isinstance(said, dict)} == {
+        assert {name: submod["ear_status"] for name, submod in result["submods"].items() if isinstance(submod, dict)} == {
             "gpu-0": "none",
             "runtime": "affirming",
         }

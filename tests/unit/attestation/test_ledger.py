@@ -120,8 +120,8 @@ def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
 def test_every_commit_is_synced(tmp_path: Path) -> None:
     """A power cut is no restart: what is not synced is gone."""
     with contextlib.closing(ReleaseLedger(tmp_path / "ledger")) as ledger:
-        told = [ledger._value(f"PRAGMA {name}") for name in ("synchronous", "journal_mode", "locking_mode")]
-    assert told == [2, "wal", "exclusive"]
+        settings = [ledger._value(f"PRAGMA {name}") for name in ("synchronous", "journal_mode", "locking_mode")]
+    assert settings == [2, "wal", "exclusive"]
 
 
 def test_a_ledger_that_cannot_be_created_is_an_error_of_one_line(tmp_path: Path) -> None:

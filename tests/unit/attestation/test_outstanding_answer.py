@@ -35,10 +35,10 @@ def asked(testbed: TamperTestbed, run: str = "") -> Outstanding:
 def test_a_release_is_listed_until_it_is_completed_also_after_a_restart(testbed: TamperTestbed) -> None:
     attempt = testbed.attempt()
     attempt.release()
-    (told,) = asked(testbed).releases
-    assert (told["nonce"], told["sub"], told["run"]) == (attempt.nonce, SUB, "run-1")
+    (listed,) = asked(testbed).releases
+    assert (listed["nonce"], listed["sub"], listed["run"]) == (attempt.nonce, SUB, "run-1")
     testbed.restart()
-    assert asked(testbed, "run-1").releases == (told,)
+    assert asked(testbed, "run-1").releases == (listed,)
     assert asked(testbed, "run-2").releases == ()
     attempt.run_journal()
     attempt.complete()
@@ -71,9 +71,9 @@ def test_releases_beyond_the_limit_of_one_answer_are_counted() -> None:
     server = signing.public_key()
     query = owner.sign_query(server=server, run="", now=NOW)
     ledger = ledger_of(LISTED + 1)
-    said = answer_query({"query": query}, owner=owner.public, signing=signing, ledger=ledger, now=NOW)
-    told = read_answer(said, server=server, query=query)
-    assert (told.total, len(told.releases), told.releases[0]["nonce"]) == (LISTED + 1, LISTED, "0" * 64)
+    answer = answer_query({"query": query}, owner=owner.public, signing=signing, ledger=ledger, now=NOW)
+    listed = read_answer(answer, server=server, query=query)
+    assert (listed.total, len(listed.releases), listed.releases[0]["nonce"]) == (LISTED + 1, LISTED, "0" * 64)
 
 
 SIGNING = Ed25519PrivateKey.generate()
@@ -84,8 +84,8 @@ RIGHT: dict[str, Json] = {
 
 
 def read(key: Ed25519PrivateKey = SIGNING, typ: str = TYP_OUTSTANDING, **changes: Json) -> Outstanding:
-    said = tokens.sign({**RIGHT, **changes}, key=key, typ=typ)
-    return read_answer({"outstanding": said}, server=SIGNING.public_key(), query="query")
+    answer = tokens.sign({**RIGHT, **changes}, key=key, typ=typ)
+    return read_answer({"outstanding": answer}, server=SIGNING.public_key(), query="query")
 
 
 def test_the_right_answer_is_read() -> None:

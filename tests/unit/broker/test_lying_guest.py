@@ -30,8 +30,8 @@ class LyingAgents(Agents):
         self._made = ExitStack()
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
-        told, self.hellos = self.hellos, [{**GOOD, "agentNonce": "1" * 32}]
-        return self._made.enter_context(LyingAgent({"hello": told})).address
+        sent, self.hellos = self.hellos, [{**GOOD, "agentNonce": "1" * 32}]
+        return self._made.enter_context(LyingAgent({"hello": sent})).address
 
     def close(self) -> None:
         self._made.close()
@@ -57,12 +57,12 @@ SECOND: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("said", SECOND)
+@pytest.mark.parametrize("lie", SECOND)
 def test_a_guest_that_lies_when_a_row_reconnects_keeps_no_grant(
-    said: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
+    lie: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
 ) -> None:
     """The next row would wait until the lease is over."""
-    agents.hellos = [GOOD, SECOND[said]]
+    agents.hellos = [GOOD, SECOND[lie]]
     broker = make_broker()
     first = broker.acquire(ROW)
     broker.release(first)
@@ -73,11 +73,11 @@ def test_a_guest_that_lies_when_a_row_reconnects_keeps_no_grant(
     assert broker.acquire(ROW).allocation_id == second.allocation_id
 
 
-@pytest.mark.parametrize("said", ["a refusal", "nothing", "a foreign member", "no frame"])
+@pytest.mark.parametrize("lie", ["a refusal", "nothing", "a foreign member", "no frame"])
 def test_a_guest_that_lies_at_its_first_contact_is_ended(
-    said: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
+    lie: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
 ) -> None:
-    agents.hellos = [SECOND[said]]
+    agents.hellos = [SECOND[lie]]
     broker = make_broker()
     with pytest.raises((ProtocolError, InfrastructureError)):
         broker.acquire(ROW)

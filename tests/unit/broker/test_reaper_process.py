@@ -132,8 +132,8 @@ def test_reaper_exits_when_its_run_ends_in_order(start: Callable[..., Running], 
     run = start()
     run.line()
     reaper = run.reaper()
-    told, errors = run.process.communicate("")
-    assert (told.strip(), errors, alive(reaper)) == ("proven", "", False)
+    output, errors = run.process.communicate("")
+    assert (output.strip(), errors, alive(reaper)) == ("proven", "", False)
 
 
 def test_reaper_finds_an_instance_whose_answer_never_came(start: Callable[..., Running], server: LoopbackServer) -> None:

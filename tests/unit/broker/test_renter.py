@@ -330,8 +330,8 @@ def test_each_row_may_go_where_it_was_published(make_broker: MakeBroker, rented:
     """`--provider row`: what runs on this machine costs nothing and is not priced."""
     broker = make_broker(provider="row")
     broker.plan([dataclasses.replace(ROW, provider="runpod"), dataclasses.replace(OTHER, provider="mock")])
-    told = broker.quote()
-    assert (broker.rents, [(line.provider, line.rows) for line in told.lines]) == (True, [("runpod", 1)])
+    quote = broker.quote()
+    assert (broker.rents, [(line.provider, line.rows) for line in quote.lines]) == (True, [("runpod", 1)])
     assert broker.acquire(dataclasses.replace(ROW, provider="runpod")).provider == "runpod"
 
 
@@ -357,9 +357,9 @@ def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: S
 def test_deadline_in_the_name_is_never_later_than_the_money_lasts(make_broker: MakeBroker, time: FakeTime) -> None:
     """Whoever finds the name after everything else died still stops in time."""
     grant = make_broker(budget_usd=1.0).acquire(ROW)
-    told = parse_name(grant.allocation_id)
-    assert told is not None
-    assert 1799 <= told.deadline - 1_800_000_000 <= 1800
+    parsed = parse_name(grant.allocation_id)
+    assert parsed is not None
+    assert 1799 <= parsed.deadline - 1_800_000_000 <= 1800
 
 
 def test_allocation_past_its_total_deadline_is_ended(make_broker: MakeBroker, rented: Scripted, time: FakeTime) -> None:
@@ -475,10 +475,10 @@ def test_pod_that_is_listed_at_another_address_was_restarted(make_broker: MakeBr
 
 def test_end_of_a_boot_is_an_event_like_its_beginning(make_broker: MakeBroker) -> None:
     """Or what shows it would show it for ever."""
-    told: list[tuple[str, str]] = []
-    grant = make_broker(emit=lambda name, what: told.append((name, what))).acquire(ROW)
-    assert (grant.allocation_id, "bootstrap") in told
-    assert told[-1] == (grant.allocation_id, "")
+    events: list[tuple[str, str]] = []
+    grant = make_broker(emit=lambda name, what: events.append((name, what))).acquire(ROW)
+    assert (grant.allocation_id, "bootstrap") in events
+    assert events[-1] == (grant.allocation_id, "")
 
 
 def test_ledger_lists_what_may_still_be_billing(make_broker: MakeBroker, rented: Scripted, tmp_path: Path) -> None:
@@ -513,9 +513,9 @@ def test_ledger_holds_neither_keys_nor_endpoints(make_broker: MakeBroker, tmp_pa
 
 
 def test_allocation_name_holds_its_run_and_its_deadline() -> None:
-    told = parse_name("glasshouse-20261121-023400-66138d-12-1764000000")
-    assert told is not None
-    assert (told.run_id, told.number, told.deadline) == ("20261121-023400-66138d", 12, 1764000000)
+    parsed = parse_name("glasshouse-20261121-023400-66138d-12-1764000000")
+    assert parsed is not None
+    assert (parsed.run_id, parsed.number, parsed.deadline) == ("20261121-023400-66138d", 12, 1764000000)
     assert [parse_name(other) for other in ("mine", "glasshouse-x", "glasshouse-a-1-17", "glasshouse-a-1-1764000000x")] == [
         None
     ] * 4

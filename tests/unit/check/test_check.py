@@ -119,10 +119,10 @@ def test_changed_value_is_found_even_when_sealed_anew(path: str, value: Any, whe
     assert found.level is Level.NOTHING
 
 
-@pytest.mark.parametrize("word", ["reason", "expected", "seen", "todo"])
-def test_old_report_stays_sound_when_a_sentence_changes(word: str) -> None:
+@pytest.mark.parametrize("field", ["reason", "expected", "seen", "todo"])
+def test_old_report_stays_sound_when_a_sentence_changes(field: str) -> None:
     """What a finding is about, how it came out and what it was computed from do not hang on words, which the seal keeps."""
-    document = changed(f"rows.0.findings.0.{word}", "as an earlier version said it")
+    document = changed(f"rows.0.findings.0.{field}", "as an earlier version said it")
 
     assert checked(document).faults == ()
 

@@ -36,11 +36,11 @@ def gate(*arguments: str) -> int:
 def test_gate_without_any_policy_judges_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gate() == 4
 
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    for said in ("no pyproject.toml in this directory or above it has a table [tool.glasshouse.gate]", "--policy", "--no-policy"):
-        assert said in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    for part in ("no pyproject.toml in this directory or above it has a table [tool.glasshouse.gate]", "--policy", "--no-policy"):
+        assert part in output.err
 
 
 def test_no_policy_needs_an_explicit_flag(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,9 +133,9 @@ def test_policy_under_a_misspelt_name_is_exit_4_and_named(
     (project / where / "pyproject.toml").write_text(f"{text}\n", "utf-8")
 
     assert gate(*flags) == 4
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "pyproject.toml" in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "pyproject.toml" in output
     assert gate("--no-policy") == 0
 
 
@@ -202,9 +202,9 @@ def test_value_of_another_type_is_exit_4_in_one_line(project: Path, line: str, c
     )
 
     assert gate() == 4
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert len(told) < 600
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert len(output) < 600
 
 
 def deep(directory: Path) -> None:
@@ -239,9 +239,9 @@ def test_policy_file_that_cannot_be_read_is_exit_4_in_one_line(
     make(project / where)  # type: ignore[operator]
 
     assert gate("--max-overhead", "3") == 4
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "pyproject.toml: " in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "pyproject.toml: " in output
 
 
 def test_subject_that_is_no_regular_file_is_exit_4(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

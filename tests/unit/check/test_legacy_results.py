@@ -131,10 +131,10 @@ def test_check_lists_what_cannot_be_verified_and_reaches_no_level(tmp_path: Path
 
     assert check_bytes(path.read_bytes(), legacy=True).level is Level.NOTHING
     assert main(["check", "--published", str(path)]) == 0
-    told = capsys.readouterr().out
-    assert "2 overhead(s) follow from the rates beside them, 0 fault(s), 1 excluded result(s)" in told
-    assert "stated only: attestation, runtimeState" in told
-    assert "verified" not in told.replace("attestation: verified", "")
+    output = capsys.readouterr().out
+    assert "2 overhead(s) follow from the rates beside them, 0 fault(s), 1 excluded result(s)" in output
+    assert "stated only: attestation, runtimeState" in output
+    assert "verified" not in output.replace("attestation: verified", "")
     assert main(["check", str(path), "--published", "--require", "consistent"]) == 1
     assert main(["gate", str(path)]) == 4
     assert main(["check", str(path)]) == 1

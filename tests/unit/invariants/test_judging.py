@@ -14,9 +14,9 @@ from pytest_glasshouse.invariants.judging import assert_held
 
 def test_count_is_of_what_the_test_asserts() -> None:
     """A row is judged by all invariants; a test that asserts two of them does not speak for the others."""
-    words: Any = ("held", "broken")
+    states: Any = ("held", "broken")
     asserted: list[Any] = [
-        lambda _seen, word=word: Finding(invariant=f"{word} one", finding=word, evidence="", reason="why") for word in words
+        lambda _seen, state=state: Finding(invariant=f"{state} one", finding=state, evidence="", reason="why") for state in states
     ]
     outcome: Any = SimpleNamespace(observation={}, ended=None)
     with pytest.raises(

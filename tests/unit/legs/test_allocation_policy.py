@@ -50,7 +50,7 @@ def test_without_a_file_the_host_asks_for_its_own_archive_and_nothing_foreign() 
 
 
 @pytest.mark.parametrize(
-    ("components", "told"),
+    ("components", "message"),
     [
         ({"archive": Required(sha256=OTHER)}, "the guest archive"),
         ({"archive": Required(sha256=None)}, "the guest archive"),
@@ -60,10 +60,10 @@ def test_without_a_file_the_host_asks_for_its_own_archive_and_nothing_foreign() 
     ],
 )
 def test_a_policy_that_is_unsatisfiable_or_laxer_than_the_default_is_refused(
-    tmp_path: Path, components: dict[str, Any], told: str
+    tmp_path: Path, components: dict[str, Any], message: str
 ) -> None:
     changed = dataclasses.replace(BASE, components={**BASE.components, **components})
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         read_policy_file(written(tmp_path, changed))
 
 

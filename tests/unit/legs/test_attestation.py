@@ -43,7 +43,7 @@ def a_tls_server(owner: Owner, tmp_path: Path) -> Iterator[ListeningServer]:
 
 
 @pytest.fixture(name="outside")
-def what_a_user_says(tls: ListeningServer, tmp_path: Path) -> OutsideServer:
+def server_settings(tls: ListeningServer, tmp_path: Path) -> OutsideServer:
     key = public_text(tls.public_key)
     return OutsideServer(url=tls.url, key=key, owner_key=tmp_path / "owner.key", authority=tmp_path / "certificate.pem")
 

@@ -154,8 +154,8 @@ def test_a_leg_whose_agent_speaks_a_byte_at_a_time_is_late(host_attestation: Hos
 @pytest.mark.parametrize("name", ["ak", "archiveSha256", "bootId", "driver", "python", "torch"])
 def test_a_guest_that_omits_its_identity_is_refused(name: str, host_attestation: HostAttestation) -> None:
     """At its boot it may: nothing is decided by it yet."""
-    told = {key: value for key, value in HELLO.items() if key != name}
-    outcome, grants, _ = ran(host_attestation, {"hello": told})
+    hello = {key: value for key, value in HELLO.items() if key != name}
+    outcome, grants, _ = ran(host_attestation, {"hello": hello})
     assert outcome.ended is not None
     assert f"expected {name}, saw none" in outcome.ended.reason
     assert len(grants.ended) == 1

@@ -31,7 +31,7 @@ def test_nothing_observed_is_an_observation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (["rounds"], {}, r"^\$\.rounds: expected a list, saw an object$"),
         (["rounds", 0, "protected", "journal"], "x", r"^\$\.rounds\[0\]\.protected\.journal: expected a list, saw a text$"),
@@ -46,13 +46,13 @@ def test_nothing_observed_is_an_observation() -> None:
         (["material", "workload"], None, r"^\$\.material\.workload: expected mlp or lora, saw null$"),
     ],
 )
-def test_what_has_another_type_is_named_with_its_path(path: list[Any], value: object, told: str) -> None:
+def test_what_has_another_type_is_named_with_its_path(path: list[Any], value: object, message: str) -> None:
     changed = copy.deepcopy(observations(REPORTS[0])[0])
     part: Any = changed
     for name in path[:-1]:
         part = part[name]
     part[path[-1]] = value
-    with pytest.raises(ProtocolError, match=told):
+    with pytest.raises(ProtocolError, match=message):
         check_observation(changed, "$")
 
 

@@ -28,10 +28,10 @@ def test_no_duration_is_negative_in_any_order_of_events() -> None:
         timeline = changed["rounds"][0][leg]["timeline"]
         last = max(timeline.values())
         changed["rounds"][0][leg]["timeline"] = {name: last - t_ns for name, t_ns in timeline.items()}
-    (told,) = results(changed)
-    assert told.protected is not None
-    assert told.raw is not None
-    for result in (told.protected, told.raw):
+    (round_result,) = results(changed)
+    assert round_result.protected is not None
+    assert round_result.raw is not None
+    for result in (round_result.protected, round_result.raw):
         assert result.setup_ns >= 0
         assert min(result.phases_ns.values()) >= 0
-    assert (told.protected.zeroize_ns or 0) >= 0
+    assert (round_result.protected.zeroize_ns or 0) >= 0

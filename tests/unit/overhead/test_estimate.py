@@ -98,9 +98,9 @@ def test_stall_that_comes_only_when_protected_is_seen_and_flagged() -> None:
     assert found.outliers.protected >= 6
     assert found.outliers.raw == 0
     assert found.agree is False
-    told = "; ".join(remarks(found))
-    assert "the trimmed companion disagrees" in told
-    assert "slow in the protected leg" in told
+    text = "; ".join(remarks(found))
+    assert "the trimmed companion disagrees" in text
+    assert "slow in the protected leg" in text
 
 
 def test_stall_that_comes_only_when_raw_is_flagged_too() -> None:

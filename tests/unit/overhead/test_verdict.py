@@ -181,8 +181,8 @@ def test_more_rounds_grow_with_the_spread() -> None:
 
 
 def test_no_verdict_praises_protection() -> None:
-    for word in Verdict:
-        assert not {"faster", "speed", "gain", "improve"} & set(word.value.replace("-", " ").split())
+    for each in Verdict:
+        assert not {"faster", "speed", "gain", "improve"} & set(each.value.replace("-", " ").split())
 
 
 LIMIT_ROUNDS = [math.log1p(-value / 100) for value in (1.9, 2.1, 2.0, 1.95, 2.05)]

@@ -48,10 +48,10 @@ def something_else_that_answers() -> Iterator[Answering]:
         server.server_close()
 
 
-@pytest.mark.parametrize("said", [b"", b"<html>", b"[]", b'{"a":1}x', b'{"a":1,"a":1}', b" " * (1 << 20) + b"{}"], ids=len)
-def test_an_answer_that_is_no_object_is_a_protocol_error(answering: Answering, said: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"a":1}x', b'{"a":1,"a":1}', b" " * (1 << 20) + b"{}"], ids=len)
+def test_an_answer_that_is_no_object_is_a_protocol_error(answering: Answering, body: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a JSON object"):
-        answering((200, said)).ask("/v1/challenge", {})
+        answering((200, body)).ask("/v1/challenge", {})
 
 
 def test_a_refusal_without_a_reason_is_a_protocol_error(answering: Answering) -> None:

@@ -99,5 +99,5 @@ def test_opening_a_provider_imports_neither_the_sdk_nor_urllib3_before_they_are_
         "print(sorted({'runpod', 'urllib3', 'requests'} & set(sys.modules)))"
     )
     environ = {**os.environ, "RUNPOD_API_KEY": "a", "VAST_API_KEY": "b"}
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
-    assert told.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+    assert result.stdout.strip() == "[]"

@@ -34,14 +34,14 @@ def test_values_of_every_length_around_the_limit_arrive_whole(shell: str) -> Non
     assert max(len(f"{name}={value}") for name, value in encoded_launch.env.items()) <= 256
     assert all(letter not in value for value in (*encoded_launch.env.values(), *encoded_launch.start) for letter in '"\n\\')
     shells = [shutil.which(shell) or shell, *(["sh"] if shell == "busybox" else [])]
-    told = subprocess.run(
+    result = subprocess.run(
         [*shells, *encoded_launch.start[1:]],
         env={"PATH": "/usr/bin:/bin", **encoded_launch.env},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    seen, arguments = json.loads(told)
+    seen, arguments = json.loads(result)
     assert arguments == ["two words", "'"]
     assert {name: seen.get(name) for name in env} == env
     assert [name for name in seen if name.startswith(("GLASSHOUSE_B64", "gh_"))] == []

@@ -221,11 +221,11 @@ def _row(instance_id: str) -> dict[str, Any]:
 
 def _read(pages: Any, *, asked: list[dict[str, str]] | None = None, **options: Any) -> Listing:
     """What is read of pages that are answered one after the other."""
-    heard: list[dict[str, str]] = [] if asked is None else asked
+    queries: list[dict[str, str]] = [] if asked is None else asked
 
     def ask(query: Mapping[str, str]) -> ApiReply:
-        page = pages(len(heard)) if callable(pages) else pages[len(heard)]
-        heard.append(dict(query))
+        page = pages(len(queries)) if callable(pages) else pages[len(queries)]
+        queries.append(dict(query))
         return ApiReply(provider="unit", status=200, headers={}, body=json.dumps(page).encode())
 
     def read(row: Any) -> Instance:

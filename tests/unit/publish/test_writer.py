@@ -84,8 +84,8 @@ def test_record_that_fits_no_report_is_still_journalled(tmp_path: Path) -> None:
     record: Any = {"list": "rows", "record": {"rowId": "a", "overheadPct": math.inf}}
     journal.append(record)
 
-    kept: Any = RowJournal(tmp_path / "run", PROOF).read()
-    assert [each["record"]["overheadPct"] for each in kept] == [math.inf]
+    records: Any = RowJournal(tmp_path / "run", PROOF).read()
+    assert [each["record"]["overheadPct"] for each in records] == [math.inf]
 
 
 def test_report_and_bundle_are_put_in_place(tmp_path: Path) -> None:

@@ -56,10 +56,10 @@ def test_no_word_of_the_page_praises_protection() -> None:
     assert not PRAISE.search(markdown(DOCUMENT))
 
 
-@pytest.mark.parametrize("word", Verdict)
+@pytest.mark.parametrize("each_verdict", Verdict)
 @pytest.mark.parametrize("overhead", [-3.0, 0.0, 3.0])
-def test_no_interpretation_praises_protection(word: Verdict, overhead: float) -> None:
-    judged = Judgement(verdict=word, reason="a reason", more_rounds=3)
+def test_no_interpretation_praises_protection(each_verdict: Verdict, overhead: float) -> None:
+    judged = Judgement(verdict=each_verdict, reason="a reason", more_rounds=3)
 
     for interval in (None, Interval(low=overhead - 1, high=overhead + 1)):
         text = interpretation(judged, overhead_pct=overhead, ci95=interval, order="raw-first")

@@ -160,12 +160,12 @@ def judge(observed: Any) -> tuple[Finding, ...]:
 EXAMPLE = Derivation(results=results, judge=judge, binding=lambda _: iter(()), typed_observations=False)
 
 
-def finding(invariant: str, word: Any = "held") -> Finding:
+def finding(invariant: str, state: Any = "held") -> Finding:
     """One finding."""
     return Finding(
         invariant=invariant,
-        finding=word,
-        reason=f"the example says {word}",
+        finding=state,
+        reason=f"the example says {state}",
         evidence=digest(invariant),
         expected="what must hold",
         seen="what was seen",

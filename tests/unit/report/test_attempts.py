@@ -205,7 +205,7 @@ def test_last_attempt_stands_where_none_was_judged() -> None:
 # -- what a run of pytest hears of attempts
 
 
-def told(name: str, record: Any = None) -> Any:
+def attempt_record(name: str, record: Any = None) -> Any:
     return {"attempt": name, "at": AT, "record": record}
 
 
@@ -213,9 +213,9 @@ def test_attempt_reported_repeatedly_is_counted_once() -> None:
     record: Any = {"list": "rows"}
     found = RowAttempts()
     found.start()
-    assert (found.begin(told("a")), found.begin(told("a"))) == (True, False)
-    assert (found.update(told("a", record)), found.update(told("a", record))) == (True, False)
-    assert (found.finish(told("a")), found.finish(told("a"))) == (True, False)
+    assert (found.begin(attempt_record("a")), found.begin(attempt_record("a"))) == (True, False)
+    assert (found.update(attempt_record("a", record)), found.update(attempt_record("a", record))) == (True, False)
+    assert (found.finish(attempt_record("a")), found.finish(attempt_record("a"))) == (True, False)
     assert found.all() == [(AT, record)]
 
 
@@ -224,16 +224,16 @@ def test_start_without_a_later_report_is_an_attempt() -> None:
     found = RowAttempts()
     found.start()
     found.start()
-    found.begin(told("b"))
+    found.begin(attempt_record("b"))
     assert found.all() == [("", None), (AT, None)]
 
 
 def test_attempt_reported_before_its_start_is_one_attempt() -> None:
     """A worker's word and its test's start come by different ways."""
     found = RowAttempts()
-    found.begin(told("a"))
+    found.begin(attempt_record("a"))
     found.start()
     assert len(found.all()) == 1
-    found.begin(told("retried in the same test"))
+    found.begin(attempt_record("retried in the same test"))
     found.start()
     assert len(found.all()) == 2

@@ -85,11 +85,11 @@ def many(piece: bytes, count: int, *, around: tuple[bytes, bytes]) -> Iterator[b
     yield around[1]
 
 
-def bomb(megabytes: int, *, says: int) -> bytes:
+def bomb(megabytes: int, *, stated: int) -> bytes:
     """An archive whose one member is a thousand times as long as it is. One deflated block is used again and again."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = packer.compress(b" " * (1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return zip_of(block * megabytes + packer.flush(), 0, says)
+    return zip_of(block * megabytes + packer.flush(), 0, stated)
 
 
 def rows_bomb() -> bytes:
@@ -165,9 +165,9 @@ CONTENTS: dict[str, Callable[[], bytes]] = {
     "NUL bytes": lambda: b"\0" * 1_000_000,
     "too large": lambda: b" " * ((48 << 20) + 1),
     "zip: rows without fields": rows_bomb,
-    "zip: bomb": lambda: bomb(4_000, says=4_000 << 20),
-    "zip: bomb that says it is small": lambda: bomb(1_000, says=100),
-    "zip: bomb that says it is as large as may be": lambda: bomb(1_000, says=100_000_000),
+    "zip: bomb": lambda: bomb(4_000, stated=4_000 << 20),
+    "zip: bomb that says it is small": lambda: bomb(1_000, stated=100),
+    "zip: bomb that says it is as large as may be": lambda: bomb(1_000, stated=100_000_000),
     "zip: says it is larger": lambda: zip_of(*deflated(iter([b"{}"]))[:2], 100_000_000),
     "zip: encrypted": lambda: zip_of(*deflated(iter([GOOD])), flags=1),
     "zip: another compression": lambda: zip_of(*deflated(iter([GOOD])), method=12),
@@ -338,7 +338,7 @@ def test_history_leaves_out_what_it_cannot_read_and_names_it(folder: Path) -> No
     made = folder / "history"
     made.mkdir()
     special(made)
-    (made / "bomb.glasshouse.zip").write_bytes(bomb(1_000, says=100))
+    (made / "bomb.glasshouse.zip").write_bytes(bomb(1_000, stated=100))
     (made / "deep.json").write_bytes(b"[" * 1_000_000)
     (made / "bare.json").write_bytes(b'{"rows": []}')
 

@@ -148,8 +148,8 @@ def test_an_mlp_row_has_no_adapter() -> None:
 def test_row_id_changes_with_every_measured_property() -> None:
     """Two rows with one id would overwrite each other in a report."""
     base = RowSpec(**GOOD, published=None)
-    told_about_it = {"published", "smoke"}
-    assert set(CHANGES) | told_about_it == {field.name for field in dataclasses.fields(RowSpec)}
+    unmeasured = {"published", "smoke"}
+    assert set(CHANGES) | unmeasured == {field.name for field in dataclasses.fields(RowSpec)}
     ids = {_changed(field).row_id for field in CHANGES}
     assert RowSpec(**{**GOOD, "order": "interleaved"}).row_id not in {_changed(field).row_id for field in INTERLEAVED}
     assert len(ids) == len(CHANGES)

@@ -71,8 +71,8 @@ def server_with_a_certificate_of_its_own(tmp_path: Path) -> Iterator[tuple[str, 
 
 def _shown(error: BaseException) -> str:
     """What a traceback with local variables shows of the package: the frames of this file hold the secret themselves."""
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    return str(error) + "".join(f"{each.line}{each.locals}" for each in told.stack if each.filename != __file__)
+    captured = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return str(error) + "".join(f"{each.line}{each.locals}" for each in captured.stack if each.filename != __file__)
 
 
 def _get(url: str, **environ: str) -> bytes:
@@ -92,8 +92,8 @@ def test_a_folder_of_certificate_authorities_is_trusted_too(secure: tuple[str, P
     url, chain = secure
     folder = tmp_path / "authorities"
     folder.mkdir()
-    told = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", str(chain)], capture_output=True, text=True, check=True)
-    (folder / f"{told.stdout.strip()}.0").write_bytes(chain.read_bytes())
+    result = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", str(chain)], capture_output=True, text=True, check=True)
+    (folder / f"{result.stdout.strip()}.0").write_bytes(chain.read_bytes())
     for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_DIR"):
         assert _get(url, **{name: str(folder)}) == b'{"pods": []'
 
@@ -142,11 +142,11 @@ def test_https_goes_through_a_tunnel_of_the_proxy(secure: tuple[str, Path], prox
 def test_credentials_of_a_proxy_go_to_it_and_nowhere_else(secure: tuple[str, Path]) -> None:
     url, chain = secure
     with Proxy(f"me:{PASSWORD}") as proxy:
-        right, wrong = (proxy.url.replace("//", f"//me:{word}@") for word in (QUOTED, WRONG))
+        right, wrong = (proxy.url.replace("//", f"//me:{password}@") for password in (QUOTED, WRONG))
         assert _get(url, SSL_CERT_FILE=str(chain), HTTPS_PROXY=right) == b'{"pods": []'
-        for told in (wrong, proxy.url):
+        for url_ in (wrong, proxy.url):
             with pytest.raises(NoAnswerError, match="refuses its credentials") as caught:
-                _get(url, SSL_CERT_FILE=str(chain), HTTPS_PROXY=told)
+                _get(url, SSL_CERT_FILE=str(chain), HTTPS_PROXY=url_)
             assert not caught.value.sent
             assert WRONG not in _shown(caught.value)
 
@@ -193,7 +193,7 @@ def test_lower_case_proxy_variables_come_first_and_a_schemes_before_all_proxy() 
 
 
 @pytest.mark.parametrize(
-    "told",
+    "value",
     [
         "http://",
         "ftp://proxy:1",
@@ -203,9 +203,9 @@ def test_lower_case_proxy_variables_come_first_and_a_schemes_before_all_proxy() 
         f"//me:{QUOTED}@x/y",
     ],
 )
-def test_an_invalid_proxy_is_a_configuration_error_that_does_not_repeat_it(told: str) -> None:
+def test_an_invalid_proxy_is_a_configuration_error_that_does_not_repeat_it(value: str) -> None:
     with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY: expected.*Nothing was asked") as caught:
-        Routes({"HTTPS_PROXY": told}).proxy("https://h/")
+        Routes({"HTTPS_PROXY": value}).proxy("https://h/")
     assert QUOTED not in _shown(caught.value)
 
 

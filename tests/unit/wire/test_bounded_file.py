@@ -49,7 +49,7 @@ def test_kernel_file_of_size_zero_is_read_up_to_the_limit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"\xef\xbb\xbfa = 1", "byte order mark"),
         ("a = 1".encode("utf-16"), "not UTF-8"),
@@ -61,11 +61,11 @@ def test_kernel_file_of_size_zero_is_read_up_to_the_limit() -> None:
         (b'a = "\x1b[2J', "not TOML"),
     ],
 )
-def test_invalid_toml_is_an_error_of_one_printable_line(tmp_path: Path, content: bytes, says: str) -> None:
+def test_invalid_toml_is_an_error_of_one_printable_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(content)
 
-    with pytest.raises(IntegrityError, match=says) as caught:
+    with pytest.raises(IntegrityError, match=message) as caught:
         read_toml(path)
     assert caught.value.detail.isprintable()
 

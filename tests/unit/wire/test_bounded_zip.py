@@ -49,10 +49,10 @@ def test_sum_of_all_members_is_bounded() -> None:
     assert "has more than 1 members" in refused(archive(("a", b""), ("b", b"")), members=1)
 
 
-@pytest.mark.parametrize("says", [10, 70_000])
-def test_member_is_decompressed_no_further_than_its_stated_size(says: int) -> None:
+@pytest.mark.parametrize("stated", [10, 70_000])
+def test_member_is_decompressed_no_further_than_its_stated_size(stated: int) -> None:
     """zipfile itself decompresses everything there is and cuts it afterwards."""
-    bomb = changed(archive(("a", b"\0" * (200 << 20))), entry_at=24, form="<I", value=says)
+    bomb = changed(archive(("a", b"\0" * (200 << 20))), entry_at=24, form="<I", value=stated)
     tracemalloc.start()
     try:
         refused(bomb)

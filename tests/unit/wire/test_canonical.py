@@ -138,12 +138,12 @@ def test_unterminated_texts_take_linear_time(text: str) -> None:
 
 
 def test_refusals_name_what_was_found() -> None:
-    for data, says in (
+    for data, message in (
         (b"\xef\xbb\xbf{}", "begins with a byte order mark"),
         (b"[" * 4000 + b"]" * 4000, "nested deeper than 32"),
         (b"[" + b"9" * 40 + b"]", "an integer beyond 2^53"),
     ):
-        with pytest.raises(IntegrityError, match=re.escape(says)):
+        with pytest.raises(IntegrityError, match=re.escape(message)):
             c.parse_strict(data)
 
 

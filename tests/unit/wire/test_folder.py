@@ -16,11 +16,11 @@ MAKE = "from pytest_glasshouse.wire.folder import new_folder; import os; print(a
 
 def made(temporary: bytes | str, *, before: str = "") -> Path:
     """What a process with this TMPDIR makes; removed again."""
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", before + MAKE], env={**os.environb, b"TMPDIR": os.fsencode(temporary)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    path = Path(os.fsdecode(eval(told.stdout)))  # noqa: S307  (our own process's bytes)
+    path = Path(os.fsdecode(eval(result.stdout)))  # noqa: S307  (our own process's bytes)
     path.rmdir()
     return path
 
@@ -56,7 +56,7 @@ def test_another_directory_is_used_where_it_does_not_fit(name: bytes, tmp_path: 
 
 def test_its_owner_may_use_it_whatever_the_umask_is(tmp_path: Path) -> None:
     keep = MAKE.replace("print(", "p = new_folder('gh-'); print(oct(p.stat().st_mode)); p.rmdir(); (lambda _: 0)(")
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", f"import os; os.umask(0o777); {keep}"], capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert stat.S_IMODE(int(told.stdout, 8)) == 0o700
+    assert stat.S_IMODE(int(result.stdout, 8)) == 0o700

@@ -58,13 +58,13 @@ def test_a_frame_has_one_deadline_for_all_of_its_bytes(pair: Pair, begun: bool) 
     """A timeout of each read would never fire while a byte comes now and then."""
     over = threading.Event()
 
-    def speak() -> None:
+    def send_slowly() -> None:
         for byte in _frame(b"{" + b" " * 10_000):
             if over.wait(0.01):
                 return
             pair[0].sendall(bytes([byte]))
 
-    speaker = threading.Thread(target=speak)
+    speaker = threading.Thread(target=send_slowly)
     speaker.start()
     try:
         with pytest.raises(TimeoutError):

@@ -36,24 +36,29 @@ RECORDED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[2] / "d
 
 @pytest.mark.parametrize("name", RECORDED)
 def test_messages_of_an_honest_guest_are_accepted(name: str) -> None:
-    told = RECORDED[name]
-    assert check_events({"events": told["events"]}, 0) == told["events"]
-    for op, reply in told["replies"].items():
+    conversation = RECORDED[name]
+    assert check_events({"events": conversation["events"]}, 0) == conversation["events"]
+    for op, reply in conversation["replies"].items():
         check_reply(op, reply)
-    GREETING.check(told["replies"]["hello"], "hello")
+    GREETING.check(conversation["replies"]["hello"], "hello")
 
 
 def test_the_recorded_conversations_have_every_message_type_but_those_of_failures() -> None:
-    said = {each["type"] for told in RECORDED.values() for each in told["events"]}
-    assert said >= EVENTS.keys() - {"failed", "progress"}
+    types = {each["type"] for conversation in RECORDED.values() for each in conversation["events"]}
+    assert types >= EVENTS.keys() - {"failed", "progress"}
     lines = {
         json.loads(each["body"]["line"])["type"]
-        for told in RECORDED.values()
-        for each in told["events"]
+        for conversation in RECORDED.values()
+        for each in conversation["events"]
         if each["type"] == "journal"
     }
     assert lines >= JOURNAL.keys() - {"train_failed", "train_progress"}
-    assert {op for told in RECORDED.values() for op in told["replies"]} >= REPLIES.keys() - {"lay", "kill", "dismiss", "shutdown"}
+    assert {op for conversation in RECORDED.values() for op in conversation["replies"]} >= REPLIES.keys() - {
+        "lay",
+        "kill",
+        "dismiss",
+        "shutdown",
+    }
 
 
 GREETINGS: list[dict[str, Any]] = [
@@ -65,10 +70,10 @@ GREETINGS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("told", GREETINGS)
-def test_greetings_of_real_machines_are_accepted(told: dict[str, Any]) -> None:
-    GREETING.check({**HELLO, **told}, "hello")
-    check_reply("hello", {**HELLO, **told})
+@pytest.mark.parametrize("greeting", GREETINGS)
+def test_greetings_of_real_machines_are_accepted(greeting: dict[str, Any]) -> None:
+    GREETING.check({**HELLO, **greeting}, "hello")
+    check_reply("hello", {**HELLO, **greeting})
 
 
 def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path) -> None:
@@ -79,11 +84,11 @@ def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path) -> None:
     body = {"manifest": "0" * 64, "open_ns": 1, "locked": 1, "ring_bytes": 1 << 28, "pinned": 1}
     JOURNAL["package_verified"].check({**body}, "x")  # type: ignore[dict-item]
     for claims in gpu_claims():
-        told = {**evidence.exit_claims(
+        exit_claims = {**evidence.exit_claims(
             nonce="0" * 64, head_token="", process_gone=True, exit_status=-9, workspace_entries=0, gpu=claims,
             scan={"status": "unseen", "reason": "a raw leg is not scanned"},
         )}  # fmt: skip
-        CLAIMS["exit"].check(told, "exit")
+        CLAIMS["exit"].check(exit_claims, "exit")
 
 
 def gpu_claims() -> Iterator[dict[str, Any]]:
@@ -101,9 +106,9 @@ def gpu_claims() -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("name", RECORDED)
 def test_no_event_can_hold_a_figure_wherever_it_stands(name: str, figure: str) -> None:
     """A report that held one anywhere in what was observed could not be published, nor redacted."""
-    for told in RECORDED[name]["events"]:
-        for path in objects(told["body"]):
-            changed = copy.deepcopy(told)
+    for recorded_event in RECORDED[name]["events"]:
+        for path in objects(recorded_event["body"]):
+            changed = copy.deepcopy(recorded_event)
             holder = changed["body"]
             for step in path:
                 holder = holder[step]

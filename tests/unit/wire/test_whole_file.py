@@ -121,7 +121,7 @@ def _below_a_file(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda folder: folder, "is a directory"),
         (lambda folder: folder / ("x" * 300), "File name too long"),
@@ -133,10 +133,10 @@ def _below_a_file(folder: Path) -> Path:
     ],
     ids=["directory", "long name", "long path", "no parent", "no path", "loop", "below a file"],
 )
-def test_unwritable_path_is_an_error_of_one_line_and_leaves_nothing(tmp_path: Path, make: object, told: str) -> None:
+def test_unwritable_path_is_an_error_of_one_line_and_leaves_nothing(tmp_path: Path, make: object, message: str) -> None:
     path = make(tmp_path)  # type: ignore[operator]
     before = names(tmp_path)
-    with pytest.raises(ConfigurationError, match=told) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         refuse_unwritable(path, what="--out")
     assert str(caught.value).startswith("--out: ")
     assert "\n" not in str(caught.value)

@@ -126,13 +126,13 @@ def test_a_row_may_name_its_own_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), (b"\xff\xfe\x00", "not UTF-8"), (b"too short", "at least 512 tokens")]
+    ("content", "message"), [(None, "No such file"), (b"\xff\xfe\x00", "not UTF-8"), (b"too short", "at least 512 tokens")]
 )
-def test_unusable_text_is_an_error_of_one_line(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_unusable_text_is_an_error_of_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
     text = tmp_path / "mine.txt"
     if content is not None:
         text.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         prepare("lora", seed=7, model=NOWHERE, data=str(text))
 
 

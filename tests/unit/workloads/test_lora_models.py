@@ -130,8 +130,8 @@ def test_weights_in_several_files_and_files_without_a_head_are_read_as_loading_r
     for config, options in ((FAMILIES["llama"][0], {"shard": "40KB"}), (FAMILIES["gpt2"][0], {"headless": True})):
         directory = make_model(config, **options)
         if options.get("headless"):
-            told = json.loads((directory / "config.json").read_text())
-            (directory / "config.json").write_text(json.dumps({**told, "architectures": ["GPT2LMHeadModel"]}))
+            content = json.loads((directory / "config.json").read_text())
+            (directory / "config.json").write_text(json.dumps({**content, "architectures": ["GPT2LMHeadModel"]}))
             assert not any(
                 name.startswith("transformer.") for name in parse_safetensors((directory / "model.safetensors").read_bytes())
             )
@@ -182,7 +182,7 @@ def _retyped(directory: Path) -> None:
 
 def _grown(directory: Path) -> None:
     path = directory / "tokenizer.json"
-    told = json.loads(path.read_text())
+    content = json.loads(path.read_text())
     added = {
         "id": 768,
         "content": "<more>",
@@ -192,7 +192,7 @@ def _grown(directory: Path) -> None:
         "normalized": False,
         "special": True,
     }
-    path.write_text(json.dumps({**told, "added_tokens": [*told["added_tokens"], added]}))
+    path.write_text(json.dumps({**content, "added_tokens": [*content["added_tokens"], added]}))
 
 
 #: What may be wrong with a model, and what is said of it.
@@ -233,9 +233,9 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_fault_of_a_model_is_one_sentence_that_names_it(what: str, lora_base: Path, tmp_path: Path) -> None:
     """Each cost a boot, and some of them trained on something else in silence."""
     directory = shutil.copytree(lora_base, tmp_path / "model")
-    spoil, told = WRONG[what]
+    spoil, content = WRONG[what]
     spoil(directory)
-    with pytest.raises(ConfigurationError, match=told) as caught:
+    with pytest.raises(ConfigurationError, match=content) as caught:
         prepare("lora", seed=7, model=str(directory))
     assert str(caught.value).startswith(("model model", f"model directory {directory}"))
     assert "\n" not in str(caught.value)

@@ -70,8 +70,8 @@ def test_prologue_is_bit_equal_in_another_process(bench: Bench, tmp_path: Path) 
     """*Same work* compares the two legs' losses for equality, and the legs are two processes."""
     for name, content in bench.material.parts.items():
         (tmp_path / name).write_bytes(content)
-    told = [sys.executable, "-c", OTHER_PROCESS, bench.name, str(tmp_path), str(bench.base_dir or "")]
-    other = json.loads(subprocess.run(told, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()[-1])
+    command = [sys.executable, "-c", OTHER_PROCESS, bench.name, str(tmp_path), str(bench.base_dir or "")]
+    other = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()[-1])
     losses = bench.trainer().prologue()
     assert losses == other
     assert len(losses) == 32
