@@ -38,7 +38,7 @@ def a_server(tmp_path: Path) -> Iterator[Serving]:
         yield server
 
 
-@pytest.fixture(name="said")
+@pytest.fixture(name="arguments")
 def server_arguments(server: Serving) -> list[str | Path]:
     return ["--server", server.url, "--server-key", server.state / "server.pub", "--owner", server.owner_key]
 

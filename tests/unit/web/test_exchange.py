@@ -26,7 +26,7 @@ LIMITS = AnswerLimits(quiet_s=20.0, whole_s=1.0, most_bytes=100_000)
 PATIENT = AnswerLimits(most_bytes=100_000)
 
 
-@pytest.fixture(name="says")
+@pytest.fixture(name="serve")
 def scripted_server() -> Iterator[Serve]:
     """A listener whose every answer is these pieces, one after the other, `pause_s` apart, until nobody listens."""
     listeners: list[socket.socket] = []
