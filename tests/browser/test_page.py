@@ -68,7 +68,7 @@ def test_page_opens_without_a_request_or_a_console_message(chromium: Browser, pa
 def test_axe_finds_no_serious_accessibility_issue_on_the_page(
     chromium: Browser, paths: dict[str, Path], name: str, screen: dict[str, Any], dark: bool
 ) -> None:
-    """With everything opened, so that what is folded is looked at too."""
+    """With every section opened, so that collapsed ones are checked too."""
     chromium.open(paths[name])
     chromium.as_screen(**screen, dark=dark)
     chromium.run("document.querySelectorAll('details').forEach(each => each.open = true)")

@@ -1,6 +1,6 @@
 """Mini-rows on a real, noisy machine whose truth is known: the product's turns, borders, estimates and rules, a numpy workload.
 
-Two resident processes a round, started anew for every round; `agent.turn_scheduler.TurnScheduler` gives the turns that
+Two resident processes a round, started again for every round; `agent.turn_scheduler.TurnScheduler` gives the turns that
 `legs.order.turn_orders` drew and reads the processors at each border; `invariants.turns` says what a paused leg used.
 """
 
@@ -108,7 +108,7 @@ class _Leg:
 
 
 class Bench:
-    """Starts processes from a server that has numpy already, and keeps the neighbours busy."""
+    """Starts processes from a server that has numpy already, and runs the neighbours, which load the core."""
 
     def __init__(self, directory: Path) -> None:
         os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
@@ -116,7 +116,7 @@ class Bench:
         self._context.set_forkserver_preload(["tests.calibration.stepper"])
         self._spool = Spool(directory / "spool.jsonl")
         self._key = Ed25519PrivateKey.generate()
-        # Legs and neighbours share one core: who else is on the machine can go elsewhere.
+        # Legs and neighbours share one core: other work of the machine has the rest.
         self._core = max(os.sched_getaffinity(0))
 
     def start(self, body: Callable[..., None], *arguments: Any) -> tuple[Any, Connection[Any, Any]]:

@@ -1,7 +1,7 @@
-"""Estimates and verdicts on simulated traces: do they cover the truth, and does every verdict come as often as it is said to?
+"""Estimates and verdicts on simulated traces: do they cover the truth, and does every verdict occur at its documented rate?
 
 Seeds, counts and bands were written down before each run. `CALIBRATE=1` (or `SOAK=1`) runs 4 000 rows a cell;
-the default run takes the same code through few rows and wide bands. Every run made is told in docs/measuring.md.
+the default run takes the same code through few rows and wide bands. docs/measuring.md lists every run.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def test_overhead_three_points_over_the_limit_seldom_passes_it(rounds: int) -> N
 @pytest.mark.parametrize("allocations", [3, 5, 10])
 @pytest.mark.parametrize("between", [0.0, 0.005])
 def test_pooled_interval_covers_the_truth_over_allocations(truth: float, allocations: int, between: float) -> None:
-    """Allocations differ by `between`, rounds by half a point; the pool must never cover less than it says."""
+    """Allocations differ by `between`, rounds by half a point; the pool must never cover less than its nominal level."""
     rng = np.random.default_rng(SEED + allocations)
     middle = math.log1p(-truth / 100)
     covered = 0

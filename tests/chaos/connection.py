@@ -1,4 +1,4 @@
-"""The way to a chaos pod: the real launch (first process, sshd, watchdog), the real SSH tunnel, and a tiny agent at its end.
+"""The connection to a chaos pod: the real launch (first process, sshd, watchdog), the real SSH tunnel, and a tiny agent at its end.
 
 Only the installation of the real agent is left out, because that brings torch.
 """

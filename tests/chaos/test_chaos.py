@@ -1,4 +1,4 @@
-"""Whatever is killed whenever: nothing bills in the end, nothing is green that did not finish, no key went to a liar.
+"""Whatever is killed whenever: nothing bills in the end, no unfinished row passes, no dishonest guest gets a key.
 
 Three seeds here, all of them with `make chaos`. The same code runs in both.
 """

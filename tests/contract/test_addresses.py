@@ -1,4 +1,4 @@
-"""What a provider says of where an instance is and what it is called: parsed, or named as unusable, and ended all the same."""
+"""Addresses and ids of instances, as a provider sends them: parsed, or reported as invalid, and the instance is ended either way."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def broker_over(subject: Subject, folder: Path) -> Broker:
 def test_an_invalid_address_runs_nothing_and_its_instance_is_ended_at_once(
     kind: str, opened: Callable[..., Subject], tmp_path: Path
 ) -> None:
-    """A line break and `ProxyCommand` in it ran as the user of pytest. Nobody waits for such an address until the boot deadline."""
+    """A line break and `ProxyCommand` in it ran as the user of pytest. Such an address is not waited for until the boot deadline."""
     rented = opened(kind)
     mark = tmp_path / "ran"
     broker = broker_over(rented, tmp_path / "run")

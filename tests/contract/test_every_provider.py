@@ -1,4 +1,4 @@
-"""What every provider promises, whoever it is: mock and local, RunPod by either API, Vast.ai."""
+"""What every provider promises: mock and local, RunPod by either API, Vast.ai."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pod with an `sshd` of its own, reached as a rented box is: by the port its provider shows, with a key of the run."""
+"""A pod with an `sshd` of its own, reached as a rented guest is: by the port its provider shows, with a key of the run."""
 
 from __future__ import annotations
 

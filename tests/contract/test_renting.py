@@ -1,6 +1,6 @@
 """Creating on a provider that rents: what arrives, what is asked how often, and what each failure is called.
 
-After every failure the account is looked at: what the error says of it has to be so.
+After every failure the account is inspected: it must match the error.
 """
 
 from __future__ import annotations

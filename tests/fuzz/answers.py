@@ -220,7 +220,7 @@ def drawn(tape: Tape) -> tuple[str, str, list[bytes], int, Any]:
 
 
 def answered(tape: Tape) -> None:
-    """Ask one question, and look at what comes of it."""
+    """Send one request and check its result."""
     server, providers = world()
     kind, question, server.raw, status, value = drawn(tape)
     _WRITTEN.clear()
@@ -250,7 +250,7 @@ def answered(tape: Tape) -> None:
 
 
 def _created(kind: str, status: int, value: Any, outcome: Any, what: str) -> None:
-    """What an answer says was made is never said not to be."""
+    """What an answer reports as created is never reported as not created."""
     if isinstance(outcome, AmbiguousCreateError | Instance):
         return
     made = {
@@ -278,7 +278,7 @@ _WRITTEN: list[str] = []
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    """Nothing that a provider says makes this process write a file."""
+    """No answer of a provider makes this process write a file."""
     if event == "open" and _WATCHING and threading.get_ident() in _WATCHING:
         path, _, flags = arguments
         if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):

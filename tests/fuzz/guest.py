@@ -1,7 +1,7 @@
-"""A guest that lies: a recorded honest conversation with anything in it said otherwise, heard by the code that hears guests.
+"""A guest that lies: a recorded honest conversation with anything in it changed, read by the code that reads guests.
 
 What is taken has to be fit for everything that is done with it later: figures, findings, a record, the canonical form and the
-strict reader. What is refused is refused as what it is. Nothing is written, and nobody is waited for.
+strict reader. A refusal has the error that fits it. Nothing is written, and nothing blocks.
 
 The conversations were recorded from rows of the mock provider, by writing down what `GuestChannel` was answered.
 """
@@ -78,7 +78,7 @@ class _Bytes:
 
 
 class _Recorded(GuestChannel):
-    """A channel whose guest says what a table says, as bytes; each answer is there at once."""
+    """A channel whose guest answers from a table, as bytes, without delay."""
 
     def __init__(self, reply: Callable[[str, dict[str, Any]], bytes], allowance: Allowance) -> None:
         self._reply = reply
@@ -114,7 +114,7 @@ def _conversations() -> dict[str, dict[str, Any]]:
 
 
 def _frame(message: Any, tape: Tape) -> bytes:
-    """As an agent would send it; where there is no canonical form, as somebody else would."""
+    """As an agent would send it; where there is no canonical form, as plain JSON."""
     try:
         text = canonical(message)
     except IntegrityError:
@@ -124,7 +124,7 @@ def _frame(message: Any, tape: Tape) -> bytes:
 
 
 def _changed_inside(event: Any, tape: Tape) -> Any:
-    """An event whose journal line or token says something else: well-formed, and signed by nobody."""
+    """An event whose journal line or token is changed: well-formed, with an invalid signature."""
     body = event["body"]
     if event["type"] == "journal":
         text = changed_json(json.loads(body["line"]), tape)
@@ -141,7 +141,7 @@ def _changed_inside(event: Any, tape: Tape) -> Any:
 
 
 def _lying(events: list[Any], tape: Tape) -> Any:
-    """The spool of a liar."""
+    """The spool of a lying guest."""
     events = copy.deepcopy(events)
     act = tape.number(4)
     if act == 0:
@@ -156,7 +156,7 @@ def _lying(events: list[Any], tape: Tape) -> Any:
 
 
 def guest_messages(data: bytes) -> None:
-    """A row heard to its end, or refused; what was kept can be judged, computed, recorded and read again."""
+    """A row read to its end, or refused; its observation can be judged, computed, recorded and read again."""
     tape = Tape(data)
     if tape.number(8) == 7:
         installer(tape)
@@ -179,13 +179,13 @@ def guest_messages(data: bytes) -> None:
     observation = copy.deepcopy(recorded["observation"])
     with _nothing_written():
         taken = _received(_Recorded(reply, Allowance(leg_bytes=8 << 20)), observation)
-        # What is left of a refused conversation is part of an honest one: it is looked at now and then.
+        # What is left of a refused conversation is part of an honest one: it is checked now and then.
         if taken or data[-1:] < b"\x20":
             _used(observation)
 
 
 def _received(channel: GuestChannel, observation: Any) -> bool:
-    """Hear it as the legs do, and write down what they write down. Whether all of it was taken."""
+    """Read it as the legs do, and record what they record; returns whether all of it was accepted."""
     notes = observation["rounds"][0]
 
     def hello() -> None:
@@ -261,7 +261,7 @@ def _used(observation: Any) -> None:
     """Everything that is done with an observation. No exception is expected here, and no value that no report can hold."""
     text = canonical(observation)
     if len(text) > 16 << 20:
-        raise AssertionError("more was kept than a leg has to say")
+        raise AssertionError("more was recorded than a leg may send")
     nested: Any = observation
     for _ in range(_REPORT_DEPTH_LEFT):
         nested = [nested]
@@ -286,7 +286,7 @@ _INSTALLER = (
 
 
 def installer(tape: Tape) -> None:
-    """What the installer on a guest says over SSH: understood, refused, or worth another try."""
+    """Messages of the installer on a guest over SSH: accepted, refused, or retried."""
     messages = changed_json(list(_INSTALLER), tape)
     lines = (
         b"\n".join(json.dumps(message).encode() for message in (messages if isinstance(messages, list) else [messages])) + b"\n"
@@ -303,7 +303,7 @@ def installer(tape: Tape) -> None:
 
 def _one_line(text: str) -> None:
     if not text.isprintable():
-        raise AssertionError("words of a guest came through")
+        raise AssertionError("unescaped text of a guest was shown")
 
 
 class _Client:

@@ -1,4 +1,4 @@
-"""Whatever strangers send, every reader refuses it cleanly or understands it rightly."""
+"""Every reader of untrusted input refuses it cleanly or reads it correctly."""
 
 from __future__ import annotations
 

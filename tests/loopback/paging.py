@@ -1,4 +1,4 @@
-"""A listing in pages, in each of the forms that are seen in the wild, and the lies such a listing can tell."""
+"""A listing in pages, in each of the forms known from real APIs, and the false statements such a listing can make."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from urllib.parse import urlencode
 
 from tests.loopback.http import Answer, Request, as_json
 
-#: How the next page is told.
+#: How the next page is announced.
 Form = Literal[
     "cursor",  # {"pagination": {"nextCursor": ..., "hasMore": ...}}, asked for with ?cursor=
     "snake",  # next_cursor and has_more beside the entries
-    "position",  # cursor is told on every page; only hasMore says which is the last
+    "position",  # every page has a cursor; only hasMore marks the last
     "relay",  # pageInfo: endCursor and hasNextPage, asked for with ?after=
     "token",  # nextToken
     "page-token",  # next_page_token, asked for with ?pageToken=
@@ -33,13 +33,13 @@ Lie = Literal[
     "html",  # the second page is a proxy's
     "limited",  # the second page comes with 429
     "short",  # its total counts one more than it shows
-    "not-where",  # there is more, and no word where
+    "not-where",  # there is more, and nothing says where
     "contradicts",  # there is no more, and a next page
-    "unknown",  # the next page is told in a field nobody knows
+    "unknown",  # the next page is announced in an unknown field
     "unreadable",  # one entry is no entry
     "number",  # one entry has a number that no double holds
     "twice",  # one entry is shown on both pages
-    "cut",  # the first page is as long as its limit says, and that is all it says
+    "cut",  # the first page is as long as its limit, and has no other sign of more
     "deep",  # one entry is nested deeper than a parser's stack
 ]
 FORMS: tuple[str, ...] = get_args(Form)

@@ -2,7 +2,7 @@
 
     python -I -S pod_init.py RESTART LOG -- COMMAND...
 
-It is a child subreaper, so whatever daemonises itself in the pod still has it for a parent. Nobody kills this process:
+It is a child subreaper, so whatever daemonises itself in the pod still has it for a parent. Nothing kills this process:
 the end of its standard input is the order to end, and a dead test process ends every pod of its own for that reason.
 """
 
@@ -66,7 +66,7 @@ def _end_all() -> None:
 
 
 def _start(command: list[str], log: str) -> int:
-    """Its process id. No `Popen`: when one is collected it reaps a child that ended early, and nobody learns of that end."""
+    """Its process id. No `Popen`: when one is collected it reaps a child that ended early, and that end goes unnoticed."""
     try:
         return os.posix_spawnp(
             command[0],
@@ -112,7 +112,7 @@ def main() -> int:
         elif 0 in ready:
             _end_all()
             if not ended_by_server:
-                # Whoever served this pod died without a word: its disks go too.
+                # The process that serves this pod was killed: its disk is removed too.
                 shutil.rmtree(os.path.dirname(log), ignore_errors=True)
             return 0
         if child_ended in ready:

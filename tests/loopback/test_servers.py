@@ -1,4 +1,4 @@
-"""The loopback providers themselves: what they refuse, what they bill, and that nothing of them outlives a test."""
+"""The loopback providers themselves: what they refuse, what they bill, and that none of their processes survives a test."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_vast_refuses_unknown_fields_and_filters() -> None:
 
 
 def test_a_pods_key_ends_its_own_pod_and_nothing_else() -> None:
-    """What the watchdog on the guest holds must be worth nothing to whoever reads it there."""
+    """What the watchdog on the guest holds must be of no use to anyone who reads it there."""
     with runpod(pods="none") as server:
         mine, other = server.cloud.create(order(), None), server.cloud.create(order(), None)
         key = mine.pod_key
@@ -169,7 +169,7 @@ def test_the_bill_runs_from_create_to_end_whatever_the_state() -> None:
 
 
 def test_an_instance_not_yet_listed_counts_as_billing() -> None:
-    """A create that lands after the test has looked away is the leak nobody sees."""
+    """A create that lands after the test has ended would be an unseen leak."""
     with runpod(pods="none") as server:
         status, _ = ask(server, "POST", "/v2/pods", {"name": "glasshouse-late", "image": "i", "gpu": {"id": GPU}})
         assert status == 201

@@ -1,6 +1,6 @@
 """Vast.ai's API as its published client speaks it: offers, asks, instances, a paged listing. Strict about bodies.
 
-The real one ignores body fields it does not know; this one refuses them, so that a field nobody meant is seen.
+The real one ignores body fields it does not know; this one refuses them, so that an unintended field is detected.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows that are tried again, by whatever means: every attempt is kept, and none of them can be picked."""
+"""Rows that are tried again, by any means: every attempt is recorded, and none can be chosen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Outcomes = Callable[[dict[str, Any]], dict[str, str]]
 
-#: A retry plugin that shows nobody what became of an attempt before the last.
+#: A retry plugin that reports only the last attempt.
 RETRIES = """
 from _pytest.runner import runtestprotocol
 
@@ -333,7 +333,7 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 
 @pytest.mark.parametrize("ending", ["pytest.exit('enough', returncode=0)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_broken_row_whose_run_ends_before_it_is_recorded_is_broken(project: Project, ending: str) -> None:
-    """It was seen to be broken: ending the run there and going on with it is no way to another attempt."""
+    """It was seen to be broken: ending the run there and resuming it does not allow another attempt."""
     project.pytester.makepyfile(test_rows=UNRECORDED.format(names=["in-broken-good"], ending=ending))
     project.spawn("-q")
     (left,) = [*project.reports(), *(project.pytester.path / "reports").glob("*.run")][:1]

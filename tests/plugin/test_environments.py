@@ -103,7 +103,7 @@ def test_a_full_disk_for_reports_is_an_error_of_one_line_before_anything_starts(
 
 
 def test_a_hangup_ends_allocations_as_a_termination_does(project: Project) -> None:
-    """The connection to the machine where pytest runs is lost; what is rented goes on costing."""
+    """The connection to the machine where pytest runs is lost; what is rented keeps billing."""
     result = ran(project.rows("hungup", "good"))
     assert result.returncode == pytest.ExitCode.INTERRUPTED
     assert project.asked("signal_end") == ["signal_end"]

@@ -1,4 +1,4 @@
-"""On GitHub Actions a run says what failed where people look: annotations, the job's summary, JUnit properties."""
+"""On GitHub Actions a run reports failures in annotations, the job's summary, JUnit properties."""
 
 from __future__ import annotations
 

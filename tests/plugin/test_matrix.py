@@ -64,7 +64,7 @@ VALUES = {
 
 
 def test_values_have_the_same_text_in_every_process(project: Project) -> None:
-    """No address, no secret, nothing that a terminal obeys; and values that differ are told apart."""
+    """No address, no secret, no control character; and different values have different names."""
     tests = [
         f"""
 @pytest.mark.parametrize("value", {values})

@@ -1,4 +1,4 @@
-"""What a user may write, where, and what is said when it cannot be."""
+"""What a user may set, where, and the message for an invalid value."""
 
 from __future__ import annotations
 

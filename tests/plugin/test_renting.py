@@ -182,7 +182,7 @@ def test_price_above_the_limit_is_refused_over_several_processes_too(server: Loo
 def test_provider_that_gives_no_prices_ends_the_run_in_one_line(
     server: LoopbackServer, tmp_path: Path, kind: Any, times: int, code: int, message: str, workers: Sequence[str]
 ) -> None:
-    """The provider's trouble and not the plugin's: no traceback, waiting for it is said, and 14 says that a retry is safe."""
+    """A provider's failure: no traceback, the waiting is reported, and exit 14 means that a retry is safe."""
     if workers:
         pytest.importorskip("xdist")
     server.cloud.faults.add(Fault(kind=kind, on="offers", times=times))
@@ -217,7 +217,7 @@ def test_provider_that_cannot_be_reached_ends_the_run_in_one_line(tmp_path: Path
 def test_key_without_the_right_to_create_is_not_missing_capacity(
     server: LoopbackServer, tmp_path: Path, why: str, code: int, message: str
 ) -> None:
-    """14 says that running again is safe, and a scheduled job would run again for ever."""
+    """Exit 14 means that running again is safe, and a scheduled job would run again for ever."""
     server.cloud.denied["create"] = why
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5")
     shown = " ".join((result.stdout + result.stderr).split())

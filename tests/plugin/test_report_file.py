@@ -103,7 +103,7 @@ def test_release_that_was_never_completed_is_in_the_report_and_fails_the_run(
 
 
 def test_server_that_cannot_be_asked_at_the_end_is_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is listed then is what the run saw, and nobody may take it for the server's word."""
+    """What is listed then is what the run saw, and must not be taken for the server's answer."""
     monkeypatch.setenv("FAKE_OUTSTANDING", "unreachable")
     result = project.rows("good").run()
     assert result.ret == 0
@@ -262,7 +262,7 @@ def test_forbidden_value_of_the_run_keeps_the_report_in_the_quarantine(project: 
 def test_forbidden_value_of_one_row_withholds_that_row_and_never_the_run(
     project: Project, name: str, code: int, message: str
 ) -> None:
-    """A paid run of twenty rows is not lost to what a guest said in one of them, and nothing is published that check refuses."""
+    """A paid run of twenty rows is not lost to what a guest sent in one of them, and nothing is published that check refuses."""
     result = project.rows("good", name, "free").run()
 
     assert result.ret == code

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Outcomes = Callable[[dict[str, Any]], dict[str, str]]
 
-#: What the fake engine lists where a test says so.
+#: What the fake engine lists where a test sets it.
 EARLIER_NAME = "glasshouse-earlier-1-2000000000"
 SIX = ("good-1", "good-2", "good-3", "killedonce", "good-5", "good-6")
 
@@ -54,7 +54,7 @@ def acquired(project: Project) -> list[str]:
 
 def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, outcomes: Outcomes) -> None:
     named = run_directory(killed).name.removesuffix(".run")
-    history = run_directory(killed) / HISTORY  # as if it had been killed between the third record and the line that says so
+    history = run_directory(killed) / HISTORY  # as if it had been killed between the third record and the line that confirms it
     lines = history.read_text("utf-8").splitlines()
     third = max(place for place, line in enumerate(lines) if "finish" in line)
     history.write_text("\n".join(lines[:third]) + '\n{"event": "fin', "utf-8")
@@ -69,7 +69,7 @@ def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, o
     result.stdout.fnmatch_lines(["attempt 2: 3 of 6 rows were judged in an earlier attempt and not measured again"])
     result.stdout.fnmatch_lines(["*3 kept*"])
     assert killed.left_behind() == []
-    # and the report tells every attempt a row was begun in
+    # and the report lists every attempt a row was begun in
     report = killed.report()
     ids = {row["name"]: row["rowId"] for row in report["rows"]}
     first, second = report["attempts"]
@@ -192,7 +192,7 @@ def _progress_elsewhere(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_directory_that_was_changed_is_not_resumed(killed: Project, file: str, change: Callable[[Path], None]) -> None:
-    """Whoever hands over a directory would have invented figures signed anew, and files of his choice overwritten."""
+    """Otherwise the author of a directory could have invented figures signed again, and files of their choice overwritten."""
     directory, log = run_directory(killed), acquired(killed)
     victim = killed.pytester.path / "victim.json"
     victim.write_text("precious", "utf-8")
@@ -208,7 +208,7 @@ def test_directory_that_was_changed_is_not_resumed(killed: Project, file: str, c
 
 
 def test_directory_of_another_account_is_not_resumed(killed: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its tags are in order, and nobody here can have made them."""
+    """Its tags are valid for a key that this account does not have."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     result = killed.run("--glasshouse-resume", str(run_directory(killed)))
     assert result.ret == pytest.ExitCode.USAGE_ERROR

@@ -21,8 +21,8 @@ pytest.importorskip("xdist")
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary directory nobody else writes to."""
-    # Short, because a unix socket goes there.
+    """A temporary directory of this test alone."""
+    # Short, because a unix socket is made there.
     folder = Path(tempfile.mkdtemp(prefix="t-"))
     monkeypatch.setenv("TMPDIR", str(folder))
     return folder

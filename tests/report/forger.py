@@ -1,7 +1,7 @@
 """An adversary with report, bundle and all of this code. It edits, computes everything again and signs with the keys it has.
 
 `recomputed` is what anyone can do: every field that follows from the observation, every digest, every seal. `resigned`
-goes further and makes every token of every party anew, with keys of the forger's own, so that the whole is coherent.
+goes further and makes every token of every party again, with keys of the forger's own, so that the whole is coherent.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Keys:
 
 
 def resigned(document: Json, keys: Keys, *, run_id: str | None = None) -> Json:
-    """The document with every token of every round made anew, so that each fits the others, the plan and the journal."""
+    """The document with every token of every round made again, so that each fits the others, the plan and the journal."""
     forged = copy.deepcopy(document)
     forged["runId"] = run_id or forged["runId"]
     for record in (*forged["rows"], *forged["excludedResults"]):
@@ -166,7 +166,7 @@ def signed_guest(observed: Json, agent: Ed25519PrivateKey) -> None:
 
 
 def vouched(run_id: str, record: Json, observed: Json, owner: Ed25519PrivateKey) -> None:
-    """An owner's word for the agent of a null row, by `owner`."""
+    """A signature of `owner` for the agent's key of a null row."""
     claims = {
         "iss": tokens.thumbprint(owner.public_key()), "run": run_id, "row": record["rowId"], "round_nonce": observed["nonce"],
         "allocation": record["observation"]["allocation"]["name"], "ak": observed["guest"][0]["ak"],
@@ -177,7 +177,7 @@ def vouched(run_id: str, record: Json, observed: Json, owner: Ed25519PrivateKey)
 
 
 def chained(bodies: list[Any], nonce: str) -> list[str]:
-    """Journal lines of these entries, every link made anew."""
+    """Journal lines of these entries, every link made again."""
     lines: list[str] = []
     prev = journal.genesis(nonce)
     for number, body in enumerate(bodies):

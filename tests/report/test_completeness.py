@@ -50,7 +50,7 @@ def _checked(data: bytes) -> object:
 
 
 def _of_document(edit: Edit) -> bytes:
-    """The example with an edit, sealed anew."""
+    """The example with an edit, sealed again."""
     document = copy.deepcopy(test_check.DOCUMENT)
     edit(document)
     return report_bytes(document)
@@ -107,7 +107,7 @@ def _attempts(times: int, *, numbers: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def _tried(edit: Edit) -> bytes:
-    """A row of two attempts with an edit, sealed anew."""
+    """A row of two attempts with an edit, sealed again."""
     document = example.document(test_attempts.tried(test_attempts.slow(), example.publishable()))
     edit(document["rows"][0])
     return report_bytes(resealed(document, key=example.KEYS.report))
@@ -136,7 +136,7 @@ def _publishable_on_a_leak() -> bytes:
 
 
 def _of_null(edit: Edit) -> bytes:
-    """A null row with an edit, sealed anew."""
+    """A null row with an edit, sealed again."""
     document = example.document(example.null_row())
     edit(document["nullRows"][0])
     return report_bytes(resealed(document, key=example.KEYS.report))
@@ -272,7 +272,7 @@ def _twice() -> bytes:
 
 
 def _giant() -> bytes:
-    """Its directory says so; nothing that large is in it, nor is it ever read."""
+    """Its directory states that size; nothing that large is in it, nor is it ever read."""
     whole = bytearray(archive(("report.json", b"{}")))
     at = whole.index(b"PK\x01\x02") + 24
     whole[at : at + 4] = (1 << 30).to_bytes(4, "little")
@@ -377,7 +377,7 @@ def _edits() -> dict[str, Edit]:
 
 
 def _claim(document: dict[str, Any], *, name: str, field: str) -> None:
-    """One claim of one token; nobody looks at signatures here."""
+    """One claim of one token; signatures are not checked here."""
     protected = document["rows"][0]["observation"]["rounds"][0]["protected"]
     claims = peek(protected[name])
     if field in claims:

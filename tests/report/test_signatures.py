@@ -33,7 +33,7 @@ def _first(document: Json, place: tuple[str, int]) -> Json:
 
 
 def _resigned(document: Json, place: tuple[str, int], *path: str) -> None:
-    """The same claims, by nobody who is known."""
+    """The same claims, signed by an unknown key."""
     *parents, name = path
     holder: Any = _first(document, place)
     for each in parents:
@@ -77,7 +77,7 @@ def _by_a_stranger(*path: str, place: tuple[str, int]) -> Edit:
 
 
 _PROTECTED = ("manifest", "grant", "result", "receipt", "evidence", "head", "exit")
-#: What is changed, and where the gap is told.
+#: What is changed, and where the gap is reported.
 EDITS: dict[str, tuple[Edit, str]] = {
     **{
         f"{name} of {place[0]} by a stranger": (_by_a_stranger("protected", name, place=place), f"$.{place[0]}[0]")
@@ -145,7 +145,7 @@ def test_forged_key_in_an_excluded_row_does_not_lower_the_level_of_the_others(re
 
 
 def _revouched_about(document: Json, field: str) -> None:
-    """By the owner's own hand, had he been asked: signatures are not looked at here."""
+    """As the owner could have signed it: signatures are not checked here."""
     for guest in _first(document, _NULL)["guest"]:
         claims = {**tokens.peek(guest["vouched"]), field: "another"}
         guest["vouched"] = tokens.sign(claims, key=_STRANGER, typ="glasshouse-guest+jwt")
@@ -171,7 +171,7 @@ def test_report_that_differs_from_the_owners_statement_is_faulty(real_run: RealR
 
 
 def test_null_row_is_witnessed_where_the_witness_enrolled_its_agent(real_run: RealRun) -> None:
-    """The owner's word is the publisher's; a server outside says whose key it saw."""
+    """The owner is the publisher; a server outside names the key it enrolled."""
     servers = frozenset(real_run.document["keys"]["servers"])
     trust = Trust(keys=real_run.trust.keys, witnesses=servers)
     assert witnessed(real_run.document, trust)

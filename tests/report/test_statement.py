@@ -51,7 +51,7 @@ def rezipped(bundle: bytes, change: dict[str, bytes | None]) -> bytes:
 
 
 def test_exported_envelope_is_verified_by_securesystemslib(real_run: RealRun, tmp_path: Path) -> None:
-    """The word of another project's code, not ours."""
+    """Verified by another project's code, not ours."""
     envelope = Envelope.from_dict(exported(real_run, tmp_path / "one.json"))
     key = theirs(real_run.report_key)
 

@@ -74,7 +74,7 @@ def test_covariates_have_a_reason_where_they_are_null(turns_run: Ran) -> None:
 
 
 def _resigned(observation: Any, change: Change) -> None:
-    """The account of the turns changed and signed again by a key that the guest is then said to have."""
+    """The account of the turns changed and signed again by a key that is then recorded as the guest's."""
     notes = observation["rounds"][0]
     agent = Ed25519PrivateKey.generate()
     claims = copy.deepcopy(tokens.peek(notes["borders"]))

@@ -1,7 +1,7 @@
 """Nothing secret leaves its place in a whole run, and no other process ever holds the data key: looked for from outside.
 
 A real pytest carries out one real row; its guest's leg waits once, with the data key in its hands, and its ephemeral keys are
-drawn from what this test knows too, so that all secrets of the run can be searched for. How they are told to this test: through
+drawn from what this test knows too, so that all secrets of the run can be searched for. They reach this test through
 a pipe.
 """
 
@@ -44,7 +44,7 @@ ROW = RowSpec(name="watched", workload="mlp", gpu="anygpu", order="protected-fir
 def test_row(row, allocation, protected_runtime, raw_runner, row_report):
     row_report.record(row.run(allocation, protected_runtime, raw_runner))
 """
-#: The engine of a real run, but for the guest's archive; it tells this test what the owner sealed.
+#: The engine of a real run, but for the guest's archive; it sends this test what the owner sealed.
 _CONFTEST = """
 import base64, json, os
 from importlib.resources import files

@@ -12,7 +12,7 @@ from pytest_glasshouse.invariants import judge, time_accounted_for
 from pytest_glasshouse.observation.results import results
 from tests.rounds.conftest import Ran, carry_out, short_row
 
-#: The archive of a guest whose legs of one kind tell of two hours, and of as many more units.
+#: The archive of a guest whose legs of one kind report two hours, and as many more units.
 _MAIN = """
 import dataclasses, sys, traceback
 

@@ -16,7 +16,7 @@ from tests.service.hostile import KINDS, Crowd, crowds
 from tests.service.serving import ServedTestbed, Serving, serving
 
 MIB = 200
-#: Connections, as many on their way out, and the process's own.
+#: Connections, as many being closed, and the process's own.
 THREADS = 2 * 256 + 8
 
 

@@ -72,7 +72,7 @@ def test_every_released_key_is_in_the_ledger_whenever_the_server_is_killed(tmp_p
                 assert ledger.releases() == kept + len(counted)
                 kept += len(counted)
             server.start()
-            # 3. Whoever has a key can end its session, also one whose reply was lost; nobody else can.
+            # 3. The holder of a key can end its session, also one whose reply was lost; no one else can.
             for attempt in attempts:
                 attempt.run_journal()
                 if attempt in counted:

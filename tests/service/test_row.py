@@ -1,4 +1,4 @@
-"""Rows on the mock provider that use a server outside: what pytest is told, what it shows, what the report says."""
+"""Rows on the mock provider that use a server outside: pytest's settings, its output, and the report."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_an_unreachable_server_is_an_error_of_one_line_before_anything_starts(se
 
 
 def test_another_servers_key_is_refused_before_anything_starts(server: Serving, project: Path) -> None:
-    """Whoever sits on the port must not be handed a data key."""
+    """Another process on the port must not receive a data key."""
     message = refused(project, {**server.environment(), "GLASSHOUSE_SERVER_KEY": Owner.generate().public_text})
     assert "another server's" in message
 

@@ -1,4 +1,4 @@
-"""`glasshouse serve` as a process: what it keeps over a restart, what it says, how it ends."""
+"""`glasshouse serve` as a process: what it keeps over a restart, its output, how it ends."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_a_flood_of_nonsense_leaves_a_log_of_bounded_size(tmp_path: Path) -> Non
 
 
 def test_a_disk_that_is_full_for_the_log_refuses_decisions_with_a_reason(tmp_path: Path) -> None:
-    """What cannot be written down is not decided; whoever runs the server is told why, once, and when it is over."""
+    """A decision that cannot be logged is refused; standard error has the reason, once, and when it is over."""
     with serving(tmp_path) as server, ServedTestbed(server) as testbed:
         testbed.attempt().run_lifecycle()
         attempt = testbed.attempt()
@@ -256,7 +256,7 @@ def test_with_a_certificate_it_speaks_tls_1_3_and_nothing_else(tmp_path: Path) -
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain, pytest.raises(ssl.SSLError):
             old.wrap_socket(plain, server_hostname="127.0.0.1")
-        stalled = socket.create_connection(("127.0.0.1", server.port), timeout=20)  # says nothing, and stalls nobody
+        stalled = socket.create_connection(("127.0.0.1", server.port), timeout=20)  # sends nothing, and delays no other client
         assert client.published_keys(tokens.public_key(server.key)).owner == server.owner.kid
         stalled.close()
         assert server.end() == 0

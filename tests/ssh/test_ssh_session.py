@@ -46,7 +46,7 @@ def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod:
     directory = Path(client[client.index(b"-F") + 1].decode()).parent
     assert {path.stat().st_mode & 0o077 for path in (directory, *directory.iterdir())} == {0}
 
-    # The client dies: the request in flight is answered all the same, and once.
+    # The client is killed: the request in flight is answered all the same, and once.
     killed = session.client_pid()
     assert killed is not None
     with contextlib.closing(GuestChannel(str(directory / "agent.sock"), allocation_id="ssh", reconnect_s=20)) as channel:
