@@ -64,7 +64,7 @@ def test_a_class_name_stands_once_in_the_package() -> None:
 
 
 def test_modules_of_the_same_name_are_listed() -> None:
-    """Whoever gives a second module a name that is taken says here what the two have in common, or finds another name."""
+    """A second module of a name needs an entry here with what the two have in common, or another name."""
     found = defaultdict[str, list[str]](list)
     for path in MODULES:
         if path.stem != "__init__" and path.parent != ROOT:

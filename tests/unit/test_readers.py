@@ -1,4 +1,4 @@
-"""Files and texts of strangers are read in one place each; who reads another way says here why that is no stranger's."""
+"""Untrusted files and texts are read in one place each; every other reader is listed here with the reason why its input is trusted."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_every_listed_exception_is_still_needed() -> None:
 
 
 def test_a_direct_read_is_detected() -> None:
-    """What the test above would say of the ways in which files were read."""
+    """What the test above finds in code that reads files directly."""
     text = """
 import json, tomllib, zipfile
 from json import loads

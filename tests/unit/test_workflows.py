@@ -1,4 +1,4 @@
-"""The workflow examples: what a schema cannot say of them. People copy these; a mistake in them costs them money."""
+"""The workflow examples: what a schema cannot check. Users copy these; a mistake in them costs money."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_there_is_an_example_for_each_purpose() -> None:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_long_command_is_the_first_process_of_its_step(path: Path) -> None:
-    """Otherwise a cancelled job signals a shell, and pytest never hears that it has ten seconds to end what it rented."""
+    """Otherwise a cancelled job signals a shell, and pytest gets no signal in the ten seconds it has to end what it rented."""
     for command in commands(path):
         if "pytest benchmarks" in command:
             assert command.startswith("exec "), command

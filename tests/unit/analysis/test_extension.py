@@ -74,7 +74,7 @@ def test_changed_extension_is_found(field: str, value: float) -> None:
 
 
 def test_orders_of_the_extension_are_those_the_plans_seed_gives() -> None:
-    """Rounds that were added in an order of somebody's choice are no balanced design."""
+    """Rounds that were added in a chosen order are no balanced design."""
     plan = {**PLAN, "order": "raw-first", "seed": 7, "fixedOrder": False}
     drawn = [*leg_orders("raw-first", rounds=2, seed=7, fixed=False), *leg_orders("raw-first", rounds=8, seed=8, fixed=False)]
     rounds = [{"round": place, "order": list(order)} for place, order in enumerate(drawn, 1)]

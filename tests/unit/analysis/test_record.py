@@ -1,4 +1,4 @@
-"""What a record says, and that it never says more than its findings."""
+"""A row's record, and that it never claims more than its findings."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_shortened_row_is_not_as_declared_and_names_what_was_overridden() -> Non
 
 
 def test_adapter_is_recorded_where_it_is_another_than_the_published_rows() -> None:
-    """Two ranks are two measurements; a row that says nothing keeps the record it always had."""
+    """Two ranks are two measurements; a row with the default adapter keeps its old record."""
     lora = {"workload": "lora", "model": "some/model"}
     outcome = Outcome(
         row=example.row(**lora, rank=8, targets=("qkv_proj",)), declared=example.row(**lora), allocation=None, observation={},
@@ -179,7 +179,7 @@ def test_broken_finding_is_never_waived() -> None:
 
 @pytest.mark.parametrize("record", [example.excluded(), example.lost()])
 def test_excluded_row_has_no_figure_at_any_depth(record: Any) -> None:
-    """An overhead of a row that did not count is the first thing somebody would quote."""
+    """An overhead of a row that did not count is the first thing that would be quoted."""
     body = {name: value for name, value in record["record"].items() if name != "observation"}
 
     assert not [name for name in keys_of(body) if any(part in name for part in FIGURE)]
@@ -221,7 +221,7 @@ def test_ended_row_keeps_its_own_reason_and_decision() -> None:
 
 
 def test_digest_in_a_findings_reason_is_cut_short() -> None:
-    """Whole, it could not be told from a provider's key, and the redaction gate would stop the report."""
+    """Whole, it looks like a provider's key, and the redaction gate would stop the report."""
     changed = dataclasses.replace(example.finding("same work"), seen=f"head {example.digest('x')}")
 
     (found,) = (each for each in example.excluded_by(changed)["record"]["findings"] if each["invariant"] == "same work")
@@ -296,7 +296,7 @@ def test_row_judged_by_a_checkouts_reference_values_is_not_publishable() -> None
 
 
 def test_broken_findings_are_listed_before_unseen_ones() -> None:
-    """The unseen is often only a consequence, and the first words are what is read."""
+    """The unseen is often only a consequence, and the beginning of the reason is what is read."""
     seen = example.observation(unseen=("attestation verified",))
     seen["allocation"]["broken"] = ["same work"]
 

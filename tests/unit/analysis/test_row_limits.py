@@ -123,7 +123,7 @@ def cases(draw: st.DrawFn) -> Any:
     noise = draw(st.lists(st.integers(-1000, 1000).map(lambda value: value / 1000), min_size=count, max_size=count))
     overheads = [middle + spread * each for each in noise]
     first = draw(st.none() | st.integers(2, len(overheads))) if len(overheads) > 1 else None
-    # Between the bounds with and without the extension lie the limits that tell them apart.
+    # Between the bounds with and without the extension lie the limits that distinguish them.
     uppers = [bounds_by_hand(overheads, each, 0.95)[1] for each in (first, None)] if len(overheads) > 1 else [1.0]
     between = round(max(0.0, sum(uppers) / len(uppers)), 4)
     given_to_run, asked = (between if draw(st.booleans()) else draw(LIMITS) for _ in range(2))
@@ -276,7 +276,7 @@ def test_difference_of_extended_rows_has_the_spread_of_their_first_rounds() -> N
 
 
 def test_impossible_rates_give_a_bound_and_no_error() -> None:
-    """A stranger's figures may be any doubles; a badge or a gate must say no and not fall over."""
+    """The figures of an untrusted report may be any doubles; a badge or a gate must refuse them without a crash."""
     row = row_of([1.0] * 6)
     for each in row["roundFigures"]:
         each["protectedPerSec"], each["rawPerSec"] = 1e308, 1e-308

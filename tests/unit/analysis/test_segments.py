@@ -1,4 +1,4 @@
-"""What a report tells of turns: segments, raw against raw, and when the machine itself spoils a row."""
+"""What a report has about turns: segments, raw against raw, and when the machine itself spoils a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A line is whole, says what was decided, and tells no name."""
+"""A line is whole, has the decision, and no name."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def an_audited_stage(lines: list[AuditLine]) -> Iterator[TamperTestbed]:
     class Audited(TamperTestbed):
         full = False
 
-        def _tell(self, line: AuditLine) -> None:
+        def _write(self, line: AuditLine) -> None:
             if self.full:
                 raise OSError("no space")
             lines.append(line)
 
         def _serve(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
             embedded = super()._serve()
-            embedded.server._audit = self._tell
+            embedded.server._audit = self._write
             return embedded
 
     with Audited() as testbed:
@@ -70,7 +70,7 @@ def test_a_release_that_cannot_be_logged_does_not_leave(testbed: TamperTestbed) 
 
 
 def test_a_refusal_names_only_a_proven_key(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
-    """An unknown key's refusal names nobody: what a stranger claims is not written down."""
+    """An unknown key's refusal has no name: unproven claims are not logged."""
     attempt = testbed.attempt()
     attempt.claims["container"] = "another"
     for _ in range(2):
@@ -128,7 +128,7 @@ def refusals(log: AuditLog, number: int, **about: str) -> None:
 
 
 def test_a_flood_of_refusals_is_counted_and_one_key_does_not_hide_another(tmp_path: Path) -> None:
-    """A stranger who asks for nonsense all day must not push out what was released."""
+    """A flood of invalid requests must not push the records of releases out of the log."""
     now = [1_800_000_000.0]
     log = AuditFile(tmp_path / "log", limit=0, clock=lambda: now[0])
     refusals(log, 5000)
@@ -172,7 +172,7 @@ def test_a_server_that_starts_again_goes_on_with_its_log(tmp_path: Path) -> None
 
 
 def test_two_servers_may_share_a_log(tmp_path: Path) -> None:
-    """Each line of both is in one of the files, whoever of them made it make way."""
+    """Each line of both is in one of the files, whichever server rotated it."""
     logs = [AuditFile(tmp_path / "log", limit=80_000) for _ in range(2)]
 
     def write(number: int) -> None:

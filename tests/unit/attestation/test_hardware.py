@@ -32,7 +32,7 @@ def policy(hardware: Hardware | None) -> Policy:
 
 
 class Tee:
-    """A processor that says what it is told to."""
+    """A processor whose tier the test sets."""
 
     status = "affirming"
 
@@ -59,7 +59,7 @@ def test_a_policy_without_hardware_is_satisfied_without_evidence() -> None:
 
 
 def test_a_gpu_without_cpu_evidence_is_unbound_and_has_no_tier() -> None:
-    """Its evidence answers whoever reaches the GPU: nothing in it says where the leg's keys are."""
+    """Its evidence is given to any process that reaches the GPU: nothing in it shows where the leg's keys are."""
     found = judge({"submods": GPU}, DEVICE.hardware())
     assert found["gpu-0"] == {
         "ear_status": "none",
@@ -111,7 +111,7 @@ def test_the_worst_tier_decides(tiers: tuple[str, ...], expected: str) -> None:
 
 
 def test_a_key_is_released_to_a_session_with_gpu_evidence_and_the_result_holds_its_tier() -> None:
-    """The whole way: the challenge asks, the evidence shows, the result has one submod for each, the leg takes the key."""
+    """All steps: the challenge asks for devices, the evidence and the result have one submod for each, the leg opens the key."""
     with TamperTestbed() as testbed:
         device = genuine(testbed.now)
         testbed.policy = dataclasses.replace(testbed.make_policy(name="gpu"), hardware=device.hardware())

@@ -181,7 +181,7 @@ def test_closing_waits_for_the_answer_under_way(testbed: TamperTestbed) -> None:
 
 
 def test_an_unexpected_error_is_answered_with_internal_and_nothing_else(testbed: TamperTestbed) -> None:
-    """Whatever goes wrong inside, what leaves is a refusal without a trace of it."""
+    """Whatever goes wrong inside, the answer is a refusal without details."""
 
     class Broken(AttestationServer):
         def release(self, message: object) -> dict[str, Json]:

@@ -69,7 +69,7 @@ def test_attempts_are_placed_within_their_subject_and_row() -> None:
 
 @pytest.mark.parametrize("second", [RELEASE, release("n1", sub="other")])
 def test_a_nonce_is_released_once(second: Release) -> None:
-    """Whatever the server believes: two keys for one nonce have no place in the file."""
+    """Whatever state the server is in: two keys for one nonce have no place in the file."""
     with contextlib.closing(ReleaseLedger()) as ledger:
         ledger.record_release(RELEASE)
         with pytest.raises(sqlite3.IntegrityError):
@@ -130,7 +130,7 @@ def test_a_ledger_that_cannot_be_created_is_an_error_of_one_line(tmp_path: Path)
 
 
 def test_a_ledger_closes_with_its_owner() -> None:
-    """Python 3.13 warns of a database that is left open, in the middle of somebody's tests."""
+    """Python 3.13 warns of a database that is left open, in the middle of a user's tests."""
     ledger = ReleaseLedger()
     connection = ledger._db
     del ledger

@@ -104,7 +104,7 @@ def a_crowd() -> Iterator[Crowd]:
 
 
 def test_one_address_holds_half_and_its_longest_waiting_connection_is_closed(crowd: Crowd) -> None:
-    """A worker behind the address of a flood is let in too: it speaks sooner than it becomes the oldest."""
+    """A worker behind the address of a flood is accepted too: it sends its request before it becomes the oldest."""
     flood = [crowd.comes("192.0.2.1") for _ in range(7)]
     assert [crowd.open(each) for each in flood] == [False] * 3 + [True] * 4
     other = [crowd.comes("192.0.2.2") for _ in range(4)]

@@ -66,7 +66,7 @@ def ledger_of(number: int) -> ReleaseLedger:
 
 
 def test_releases_beyond_the_limit_of_one_answer_are_counted() -> None:
-    """An answer of any size would be a way to be made to read for ever; a list that is cut says so."""
+    """An answer of any size would take for ever to read; a list that is cut has the total."""
     owner, signing = Owner.generate(), Ed25519PrivateKey.generate()
     server = signing.public_key()
     query = owner.sign_query(server=server, run="", now=NOW)
@@ -109,7 +109,7 @@ def test_the_right_answer_is_read() -> None:
     ids=str,
 )
 def test_an_answer_with_other_claims_is_refused(changes: dict[str, Any]) -> None:
-    """Nothing outstanding is good news, and good news must be the server's, whole, and to this question."""
+    """An empty list lets a run pass, so it must be signed by the server, complete, and for this query."""
     with pytest.raises(IntegrityError):
         read(**changes)
 

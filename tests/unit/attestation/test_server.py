@@ -175,7 +175,7 @@ def test_an_unexpected_error_releases_nothing(testbed: TamperTestbed, monkeypatc
 
 
 def test_an_error_carries_no_text_of_its_cause(testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A traceback is printed by somebody sooner or later: no frame that held a key may hang on it."""
+    """A traceback is printed sooner or later: it must refer to no frame that held a key."""
 
     def broken(*_: object, **__: object) -> None:
         raise ValueError("secret")
@@ -258,7 +258,7 @@ def _held_ms(testbed: TamperTestbed, attempt: Attempt) -> int:
 
 
 def test_the_receipt_holds_an_upper_bound_of_the_time_the_key_was_held(testbed: TamperTestbed) -> None:
-    """By a clock that nobody sets: the wall's may go back meanwhile."""
+    """By a monotonic clock: the wall clock may be set back meanwhile."""
     attempt = testbed.attempt()
     before = since_boot_ns()
     attempt.release()

@@ -83,7 +83,7 @@ def _full_disk(size: int) -> Iterator[None]:
 
 
 def test_intent_is_on_disk_before_anything_is_created(tmp_path: Path, broker: Broker, provider: ScriptedProvider) -> None:
-    """A controller that dies inside the create call must leave a name to look for."""
+    """A controller that is killed inside the create call must leave a name to search for."""
     seen: list[list[str]] = []
     provider.create_first = lambda _name: seen.append(_ledger(tmp_path))
     broker.acquire(ROW)
@@ -124,7 +124,7 @@ def test_dead_guest_is_not_given_to_the_next_row(broker: Broker, provider: Scrip
 
 
 def test_dead_worker_loses_its_allocation(broker: Broker, provider: ScriptedProvider) -> None:
-    """Nobody knows what still runs there."""
+    """What still runs there is unknown."""
     grant = broker.acquire(ROW, worker="gw0")
     broker.abandon("gw0")
     assert grant.instance_id not in {instance.instance_id for instance in provider.list()}
@@ -148,7 +148,7 @@ def test_allocation_that_stays_listed_is_a_leak_until_it_is_gone(broker: Broker,
 
 
 def test_listing_that_forgets_a_moment_later_is_no_leak(broker: Broker, provider: ScriptedProvider) -> None:
-    """A process that was just reaped, a provider's cache: looked at again before anybody is alarmed."""
+    """A process that was just reaped, a provider's cache: listed again before a leak is reported."""
     broker.acquire(ROW)
     provider.lag = 3
     assert broker.end_all().status == "proven"

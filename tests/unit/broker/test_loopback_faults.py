@@ -1,4 +1,4 @@
-"""Every fault a provider can play, on every provider, through the real clients: how it ends, what is said, and that the meter stops.
+"""Every fault a provider can play, on every provider, through the real clients: how it ends, the message, and that billing stops.
 
 That nothing bills at the end is asserted for every test of this suite by `tests/loopback/fixtures.py`.
 """
@@ -151,7 +151,7 @@ def test_stuck_provisioning_ends_at_the_boot_deadline(rental: Rental) -> None:
 
 @only("runpod-rest", "vastai")
 def test_error_state_ends_at_once(rental: Rental) -> None:
-    """GraphQL tells only what is desired, so there it is a boot that never comes."""
+    """GraphQL shows only the desired state, so there it is a boot that never comes."""
     rental.play(Fault(kind="error-state"))
     assert isinstance(rental.error, InfrastructureError)
     assert not isinstance(rental.error, BootTimeoutError)

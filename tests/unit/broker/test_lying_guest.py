@@ -1,4 +1,4 @@
-"""A guest that answered well once and does not the next time: its grant is given back, whatever it says."""
+"""A guest that answered well once and does not the next time: its grant is released, whatever it answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOOD = {**HELLO, "gpuModel": GPU, "gpuUuid": "GPU-1", "device": "cuda"}
 
 
 class LyingAgents(Agents):
-    """A road to agents of which the first says `hello` as a test wants, and the others well."""
+    """A connection to agents of which the first answers `hello` as a test sets it, and the others correctly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ def test_a_guest_that_lies_at_its_first_contact_is_ended(
 def test_any_error_between_claim_and_grant_releases_the_allocation(
     error: BaseException, make_broker: MakeBroker, agents: LyingAgents
 ) -> None:
-    """An interrupt, or a mistake of ours: the next row must not wait for a grant that nobody has."""
+    """An interrupt, or a programming error: the next row must not wait for a grant that no row holds."""
     broker = make_broker()
     first = broker.acquire(ROW)
     broker.release(first)

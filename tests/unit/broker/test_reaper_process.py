@@ -157,7 +157,7 @@ def test_reaper_goes_on_while_the_provider_fails(start: Callable[..., Running], 
 
 
 def test_frozen_run_is_ended_at_its_deadline(start: Callable[..., Running], server: LoopbackServer) -> None:
-    """SIGSTOP: the pipe stays open, nobody looks at the clock, the meter runs."""
+    """SIGSTOP: the pipe stays open, no deadline is checked, billing goes on."""
     run = start(timing=Timing(**{**SHORT.__dict__, "lifetime_s": 4.0, "overdue_s": 1.0}))
     run.line()
     os.kill(run.process.pid, signal.SIGSTOP)

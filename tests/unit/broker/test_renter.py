@@ -336,7 +336,7 @@ def test_each_row_may_go_where_it_was_published(make_broker: MakeBroker, rented:
 
 
 def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: Scripted, time: FakeTime, agents: Agents) -> None:
-    """Two USD per hour each: an hour of two allocations is four USD, and what ending takes is kept back."""
+    """Two USD per hour each: an hour of two allocations is four USD, and the cost of ending them is reserved."""
     broker = make_broker(budget_usd=4.0, allocation="row")
     grants = [broker.acquire(ROW), broker.acquire(OTHER)]
     time.now += 3500
@@ -355,7 +355,7 @@ def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: S
 
 
 def test_deadline_in_the_name_is_never_later_than_the_money_lasts(make_broker: MakeBroker, time: FakeTime) -> None:
-    """Whoever finds the name after everything else died still stops in time."""
+    """The name alone is enough to end it in time, after every process was killed."""
     grant = make_broker(budget_usd=1.0).acquire(ROW)
     parsed = parse_name(grant.allocation_id)
     assert parsed is not None
@@ -522,7 +522,7 @@ def test_allocation_name_holds_its_run_and_its_deadline() -> None:
 
 
 def test_instances_of_other_runs_are_left_alone(make_broker: MakeBroker, rented: Scripted) -> None:
-    """Another run of the same account lives on beside this one."""
+    """Another run of the same account is not disturbed."""
     other = Instance(instance_id="elsewhere", name="glasshouse-other-1-1999999999", state="running")
     rented.alive["elsewhere"] = other
     broker = make_broker()
@@ -532,7 +532,7 @@ def test_instances_of_other_runs_are_left_alone(make_broker: MakeBroker, rented:
 
 
 def test_signal_right_after_the_create_leaves_a_proof_possible(make_broker: MakeBroker, rented: Scripted) -> None:
-    """Ended before any listing was read, its absence later would show nothing: it is looked at first."""
+    """Ended before any listing was read, its absence later would prove nothing: it is listed first."""
     broker = make_broker()
 
     def interrupted(_instance_id: str) -> None:

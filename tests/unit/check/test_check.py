@@ -37,7 +37,7 @@ def checked(document: Any, *, keys: frozenset[str] = frozenset(), witnesses: fro
 
 
 def changed(path: str, value: Any) -> Any:
-    """The report with one value replaced and every seal made anew, as somebody who holds the key would."""
+    """The report with one value replaced and every seal made again, as a holder of the key could."""
     document = copy.deepcopy(DOCUMENT)
     holder: Any = document
     *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
@@ -121,7 +121,7 @@ def test_changed_value_is_found_even_when_sealed_anew(path: str, value: Any, whe
 
 @pytest.mark.parametrize("field", ["reason", "expected", "seen", "todo"])
 def test_old_report_stays_sound_when_a_sentence_changes(field: str) -> None:
-    """What a finding is about, how it came out and what it was computed from do not hang on words, which the seal keeps."""
+    """What a finding is about, how it came out and what it was computed from do not depend on the text, which the seal covers."""
     document = changed(f"rows.0.findings.0.{field}", "as an earlier version said it")
 
     assert checked(document).faults == ()
@@ -215,7 +215,7 @@ def test_publishers_own_key_is_no_witness() -> None:
 
 @pytest.mark.parametrize("token", ["evidence", "result", "receipt", "head", "exit", "manifest", "grant"])
 def test_token_of_another_key_is_not_authentic(token: str) -> None:
-    """The example's findings do not look at tokens, so this is the signatures' own work."""
+    """The example's findings read no tokens, so only the check of signatures can find this."""
     observation = example.observation()
     protected = observation["rounds"][0]["protected"]
     stranger = example.Keys()

@@ -1,4 +1,4 @@
-"""The gate lets nothing through that was not measured, and says of everything else why not."""
+"""The gate passes nothing that was not measured, and gives the reason for everything else."""
 
 from __future__ import annotations
 
@@ -279,7 +279,7 @@ def _read_whole(path: Path) -> None:
     ],
 )
 def test_policy_under_a_misspelt_table_is_refused(tmp_path: Path, header: str, message: str, *, required: bool) -> None:
-    """A table that nobody reads takes the whole policy away, and the gate would say that it passed."""
+    """A table that is not read removes the whole policy, and the gate would pass."""
     path = tmp_path / "pyproject.toml"
     path.write_text(f"[{header}]\nmax-overhead = 3\n", "utf-8")
 

@@ -1,4 +1,4 @@
-"""A policy that nobody reads is no policy: the gate finds it, or says what it looked for, and judges nothing."""
+"""The gate finds its policy, or names what it looked for and judges nothing."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ NEARLY = [
 def test_policy_under_a_misspelt_name_is_exit_4_and_named(
     project: Path, text: str, where: str, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever wrote it believes that it is read; a flag beside it does not make up for what it asks."""
+    """Its author expects it to be read; a flag beside it does not replace its requirements."""
     (project / where / "pyproject.toml").write_text(f"{text}\n", "utf-8")
 
     assert gate(*flags) == 4

@@ -172,7 +172,7 @@ def test_history_of_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("form", ["--markdown", "--html", "--excerpt", "--badge"])
 def test_every_form_of_a_faulty_report_is_called_faulty(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever copies the figures has to see that nobody vouches for them."""
+    """A reader of the figures has to see that they are not verified."""
     faulty = report()
     faulty["rows"][0]["overheadPct"] = 0.01
 

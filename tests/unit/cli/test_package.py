@@ -105,7 +105,7 @@ def test_inspect_refuses_a_package_that_is_not_the_manifests(
 
 
 def test_inspect_lets_no_control_character_through(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A manifest is a stranger's text on a person's terminal."""
+    """A manifest is untrusted text on a user's terminal."""
     owner = read_owner(folder / "owner.key", what="x")
     claims = read_manifest((folder / "package.manifest").read_text().strip(), owner=owner.public)
     (folder / "evil").write_text(owner.sign_manifest({**claims, "workload": {"name": "\x1b[2J\x9b2J\u202e"}}))

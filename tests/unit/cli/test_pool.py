@@ -1,4 +1,4 @@
-"""`glasshouse pool`: its exit codes, and what it says of too little."""
+"""`glasshouse pool`: its exit codes, and its message for too few allocations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def written(directory: Path, *names: str) -> list[str]:
     paths = []
     for name in names:
         path = directory / f"{name}.json"
-        # A row that never ran: nothing of it needs a real observation, and `check` finds no fault in it.
+        # A row that never ran needs no real observation, and `check` finds no fault in it.
         path.write_bytes(report_bytes(example.document(example.lost(), run_id=name, cleanup=())))
         paths.append(str(path))
     return paths

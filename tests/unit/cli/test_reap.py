@@ -127,7 +127,7 @@ def test_doctor_warns_where_only_a_create_would_show(
 
 
 def test_allocations_on_an_incomplete_listing_are_ended(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is expired, it bills, and it was seen: that there may be more is no reason to let it live."""
+    """It is expired, it bills, and it was seen: that there may be more is no reason to keep it."""
     over, going = _exists(server, "dead", deadline_in_s=-1), _exists(server, "alive", deadline_in_s=600)
     server.cloud.paging = Paging(lie="unknown", size=5)
     assert main(["reap", "--expired", "--allow-simulated"]) == 10
@@ -198,7 +198,7 @@ def test_doctor_without_an_answer_shows_when_to_try_again(server: LoopbackServer
 def test_doctor_shows_that_ssh_would_not_reach_a_guest(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has `ssh` read the configuration it would write, so that nobody rents what cannot be reached."""
+    """It has `ssh` read the configuration it would write, so that nothing is rented that cannot be reached."""
     (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

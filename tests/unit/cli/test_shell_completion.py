@@ -12,7 +12,7 @@ from pytest_glasshouse.cli.main import _parser, main
 
 
 def completed(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What bash offers after these words; the last is being typed."""
+    """The completions of bash for a command line; its last word is incomplete."""
     assert main(["completion", "bash"]) == 0
     script = tmp_path / "completion.bash"
     ask = f'COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _glasshouse; printf "%s\\n" "${{COMPREPLY[@]}}"'

@@ -1,4 +1,4 @@
-"""`glasshouse watch` reads a run's directory, says what is new, and ends with the run."""
+"""`glasshouse watch` reads a run's directory, prints what is new, and ends with the run."""
 
 from __future__ import annotations
 

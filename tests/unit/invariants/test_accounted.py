@@ -54,7 +54,7 @@ def test_missing_clock_reading_is_unseen(finished: Any, host: Any) -> None:
 
 @pytest.mark.parametrize("ak", [b64u(WEAK_KEY), "no key", ""])
 def test_invalid_agent_key_is_judged_and_never_held(ak: Any) -> None:
-    """The guest says what its key is, and says it to every invariant that looks at its word."""
+    """The guest sends its key, and every invariant that reads its signatures uses it."""
     with TamperTestbed() as testbed:
         seen = SignedRound(testbed, turns=turns.TURNS).observation
     for met in seen["rounds"][0]["guest"]:

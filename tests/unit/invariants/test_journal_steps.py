@@ -1,4 +1,4 @@
-"""A journal that is linked, signed for and countersigned, and tells of something else than a lifecycle, counts for nothing."""
+"""A journal that is linked, signed for and countersigned, and has other steps than a lifecycle, is not accepted."""
 
 from __future__ import annotations
 

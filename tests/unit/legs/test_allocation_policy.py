@@ -33,7 +33,7 @@ def of(owner_policy: Policy | None) -> Policy:
 
 
 def test_every_demand_of_the_file_is_made_on_each_allocation(tmp_path: Path) -> None:
-    """What is dropped on the way is not demanded, and nobody would notice."""
+    """A field that is dropped on the way is not required, unnoticed."""
     asked = dataclasses.replace(
         BASE, version=7, hardware=Hardware(required=("nvidia-gpu",)), locked=True, freshness_s=30, release_limit=2,
         components={**BASE.components, "torch": Required(sha256=OTHER)},

@@ -80,7 +80,7 @@ def test_http_to_a_tls_server_is_refused(outside: OutsideServer) -> None:
 
 
 def test_another_servers_key_is_refused(outside: OutsideServer) -> None:
-    """Even with the right certificate: TLS says which machine, the key says which server."""
+    """Even with the right certificate: TLS identifies the machine, the key identifies the server."""
     with pytest.raises(ConfigurationError, match="another server's"):
         check_outside(replace(outside, key=Owner.generate().public_text))
 

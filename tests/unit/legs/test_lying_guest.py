@@ -1,4 +1,4 @@
-"""A row on a guest that lies: it ends with a reason and a decision, its guest is ended, and nobody waits for ever."""
+"""A row on a guest that lies: it ends with a reason and a decision, its guest is ended, and nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def ran(
         settings = RowSettings(declared=row, run_id="run", seed=1, leg_timeout_s=leg_timeout_s)
         allocation = Allocation(granted(agent), grants, settings, lambda _moment: None, Allowance(leg_bytes=1 << 20))
         outcome = row.run(allocation, ProtectedRuntime(host_attestation), RawRunner())
-    # Whatever was said: it can be judged, computed and published.
+    # Whatever the guest sent: it can be judged, computed and published.
     judge(outcome.observation)
     results(outcome.observation)
     canonical(outcome.observation)
@@ -75,7 +75,7 @@ def ran(
 
 
 def test_an_honest_guest_is_left_alone(host_attestation: HostAttestation) -> None:
-    """The other tests of this file mean something only because of this one: it says no callback, and lies about nothing."""
+    """The other tests of this file rely on this one: the guest sends no callback, and everything else correctly."""
     outcome, grants, agent = ran(host_attestation, {})
     assert outcome.ended is not None
     assert "callback never reported" in outcome.ended.reason
@@ -87,7 +87,7 @@ def test_an_honest_guest_is_left_alone(host_attestation: HostAttestation) -> Non
 @pytest.mark.parametrize("op", ["hello", "enrol", "conduct", "put", "start", "pull", "drop"])
 @pytest.mark.parametrize("lie", ["refused", "a foreign member"])
 def test_every_malformed_answer_ends_the_row(op: str, order: Order, lie: str, host_attestation: HostAttestation) -> None:
-    """An agent that breaks off anywhere: the row says so, and the guest is not given to the next one."""
+    """An agent that breaks off anywhere: the row has the reason, and the guest is not used for the next one."""
     outcome, grants, agent = ran(host_attestation, {op: refused if lie == "refused" else {"overheadPct": 1}}, order=order)
     assert outcome.ended is not None
     if op not in agent.asked:

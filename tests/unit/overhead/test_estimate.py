@@ -133,7 +133,7 @@ def test_disturbance_that_both_legs_share_cancels() -> None:
 
 @pytest.mark.parametrize(("leg", "drift", "state"), [("raw", 0.2, "warming up"), ("protected", -0.2, "slowing down")])
 def test_leg_that_drifts_is_named(leg: PairedLeg, drift: float, state: str) -> None:
-    """A clock that throttles in one leg only is part of what is measured, and is told, not hidden."""
+    """A clock that throttles in one leg only is part of what is measured, and is reported."""
     found = estimates(trace(drift={leg: drift}))
 
     assert [each.state for each in found.steadiness if each.leg == leg] == [state]

@@ -1,4 +1,4 @@
-"""Every verdict is reachable, its borders are where they are said to be, and none of them praises protection.
+"""Every verdict is reachable, its borders are where they are documented, and none of them praises protection.
 
 Of a limit: only an upper bound under it passes, only a lower bound over it fails as over.
 """
@@ -69,7 +69,7 @@ def test_five_rounds_are_enough_for_a_verdict() -> None:
 
 
 def test_sequential_rounds_without_a_null_are_inconclusive_with_a_reason() -> None:
-    """However many rounds: without raw against raw nobody knows what the allocation does by itself."""
+    """However many rounds: without raw against raw the allocation's own variation is unknown."""
     found = verdict(rounds(3, count=40), margin_pct=1.0)
 
     assert (found.verdict, found.reason, found.more_rounds) == (Verdict.INCONCLUSIVE, "no null was measured", None)
@@ -135,7 +135,7 @@ def _spread_for(overhead_pct: float, edge: str, at_pct: float) -> float:
 def test_verdict_turns_where_an_end_of_the_interval_crosses_its_border(
     overhead: float, edge: str, at: float, inner: Verdict, outer: Verdict
 ) -> None:
-    """A millionth of the spread on either side of the border is another verdict: it lies where it is said to lie."""
+    """A millionth of the spread on either side of the border is another verdict: it lies where it is documented."""
     border = _spread_for(overhead, edge, at)
 
     assert judged(overhead, spread=border * (1 - 1e-6)).verdict is inner

@@ -1,4 +1,4 @@
-"""What answers in place of a server is not believed: an answer has a form, and a refusal has a reason."""
+"""Answers that are not the server's are refused: an answer has a form, and a refusal has a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answering = Callable[..., AttestationClient]
 
 @pytest.fixture(name="answering")
 def something_else_that_answers() -> Iterator[Answering]:
-    """A listener that says to each request in turn what it is told to; `None` is a connection that is closed."""
+    """A listener that sends the given answers in turn; `None` closes the connection."""
     started: list[HTTPServer] = []
 
     def start(*answers: tuple[int, bytes] | None, complete_retry_s: float = 0.0) -> AttestationClient:

@@ -68,7 +68,7 @@ def test_a_server_keeps_its_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "other", "open"])
 def test_a_damaged_server_key_is_refused_and_not_replaced(tmp_path: Path, damage: str) -> None:
-    """A new key in its place would be another server, and nobody would have been told."""
+    """A new key in its place would be another server, and no client would notice."""
     server_key(tmp_path)
     path = tmp_path / "server.key"
     if damage == "cut":
@@ -129,7 +129,7 @@ def test_published_keys_are_accepted_from_the_pinned_server_only() -> None:
 
 
 def test_published_keys_in_another_servers_name_are_refused() -> None:
-    """Signed by the pinned key, and saying that they are somebody else's."""
+    """Signed by the pinned key, in another server's name."""
     server, other, owner = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), Owner.generate()
     right = published_claims(server=server.public_key(), owner=owner.public, hpke=hpke_text(owner.hpke_public), now=1)
     read_published({"keys": sign(right, key=server, typ=TYP_KEYS)}, server=server.public_key())

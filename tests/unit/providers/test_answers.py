@@ -1,4 +1,4 @@
-"""Answers that no loopback server gives: each provider over a server that says exactly one thing."""
+"""Answers that no loopback server gives: each provider over a server with one scripted answer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class OneAnswer:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 answers.asked.append((self.command, self.path))
                 body = json.dumps(answers.script.pop(0)).encode() if answers.script else answers.body
-                # Without a date of its own: that is for a test to say.
+                # Without a date of its own: a test sets it.
                 self.send_response_only(answers.status)
                 for name, value in answers.headers.items():
                     self.send_header(name, value)
@@ -81,7 +81,7 @@ class OneAnswer:
 
 
 class OtherServer(OneAnswer):
-    """Another one, that nobody should ask."""
+    """Another server, which must get no request."""
 
     def __enter__(self) -> Self:
         self.where = self.url.removeprefix("http://")
@@ -389,7 +389,7 @@ def test_a_redirect_is_not_followed_with_the_key(rest: Provider, vast: Provider,
 def test_how_long_to_wait_is_an_ascii_number_and_no_longer_than_a_minute(
     rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer, header: str, waits: float | None
 ) -> None:
-    """Whoever says a billion seconds would keep an allocation alive: nothing is ended while it is waited for."""
+    """A provider that answers a billion seconds would keep an allocation running: nothing is ended while it is waited for."""
     answers.answer_with(429, {}, Retry_After=header)
     for provider in (rest, vast, sdk):
         with pytest.raises(RateLimitedError) as caught:
@@ -491,7 +491,7 @@ def test_a_log_is_the_end_of_what_was_printed_and_no_more(rest: Provider, vast: 
 def test_an_error_beside_a_created_pod_does_not_mean_that_it_is_gone(
     sdk: Provider, answers: OneAnswer, error: dict[str, Any]
 ) -> None:
-    """GraphQL may answer both. Read as a refusal it would say that nothing exists, and the pod would bill on."""
+    """GraphQL may answer both. Read as a refusal it would mean that nothing exists, and the pod would bill on."""
     both = {"errors": [error], "data": {"podFindAndDeployOnDemand": {"id": "pod1"}}}
     answers.script = [{"data": {"gpuTypes": [{"id": "x"}]}}, both]
     with pytest.raises(AmbiguousCreateError) as caught:
@@ -570,7 +570,7 @@ def test_a_huge_error_text_of_a_provider_is_masked_in_linear_time(rest: Provider
 def test_a_runpod_create_that_answers_an_invalid_id_is_ambiguous(
     rest: Provider, sdk: Provider, answers: OneAnswer, named: str
 ) -> None:
-    """It is searched for by its name; its id goes into no address and no ledger."""
+    """It is searched for by its name; its id is put into no URL and no ledger."""
     answers.answer_with(201, {"id": named, "status": "RUNNING"})
     with pytest.raises(AmbiguousCreateError, match="not the id of a pod") as caught:
         create(rest)()

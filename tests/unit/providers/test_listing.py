@@ -54,7 +54,7 @@ def test_every_form_of_paging_is_followed_to_its_end(server: LoopbackServer, pro
     server.cloud.paging = Paging(form=form, size=max(size, 4) if server.name == "vastai" else size)
     shown = provider.list()
     assert {one.instance_id for one in shown} == set(server.cloud.rented)
-    # Vast.ai's listing has a total; where it has none nobody knows whether it is the whole.
+    # Vast.ai's listing has a total; where it has none the listing may be incomplete.
     assert doubt_in(shown) == ("" if server.name == "runpod" or form == "offset" else "it has no total")
 
 
@@ -64,7 +64,7 @@ def test_false_paging_makes_a_listing_incomplete_and_hides_no_entry(server: Loop
     server.cloud.paging = Paging(form=forms.get(lie, "cursor"), lie=lie, size=4)
     shown = provider.list()
     assert len(shown) >= (1 if lie == "endless" else 4)
-    # A number or a depth that nobody reads makes that one field unknown, and nothing else.
+    # An unreadable number or nesting makes that one field unknown, and nothing else.
     assert (doubt_in(shown) == "") == (lie in {"number", "deep"})
     if lie in {"repeats", "contradicts", "twice", "number", "deep", "unreadable", "short"}:
         assert {one.instance_id for one in shown} == set(server.cloud.rented)

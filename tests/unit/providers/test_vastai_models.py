@@ -48,7 +48,7 @@ def test_an_instance_may_have_nothing_but_its_id() -> None:
 
 @pytest.mark.parametrize("row", [None, [], {}, {"id": None}, {"id": "7"}, {"id": True}])
 def test_a_row_without_an_id_is_an_error(row: Any) -> None:
-    """Left out, it would be an instance that nobody ends."""
+    """Left out, it would be an instance that is never ended."""
     with pytest.raises(UnusableError):
         instance_from(row, redacted=str)
 

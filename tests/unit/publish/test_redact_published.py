@@ -118,7 +118,7 @@ def test_report_is_written_to_the_given_path(tmp_path: Path) -> None:
     ids=lambda change: next(iter(change)),
 )
 def test_every_field_of_the_run_can_be_redacted(tmp_path: Path, change: dict[str, Any]) -> None:
-    """A paid run must not be lost to one word of its frame."""
+    """A paid run must not be lost to one field that is in no row."""
     with pytest.raises((RedactionError, ReportError)):
         stop({**example.document(), **change}, tmp_path)
 

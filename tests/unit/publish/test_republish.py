@@ -149,7 +149,7 @@ def test_secret_that_others_can_read_is_refused(tmp_path: Path, spoil: str) -> N
 
 
 def test_account_that_cannot_store_a_secret_still_signs(tmp_path: Path) -> None:
-    """Its runs cannot be resumed: they cannot be told from another account's."""
+    """Its runs cannot be resumed: they cannot be distinguished from another account's."""
     (tmp_path / "file").write_bytes(b"")
     environ = {"HOME": str(tmp_path / "file")}
     assert run_key(environ, "run").public_key() != run_key(environ, "run").public_key()

@@ -1,4 +1,4 @@
-"""A run that could have been: rows, tokens and findings with real signatures, made anew and without a guest.
+"""An example run: rows, tokens and findings with real signatures, made without a guest.
 
 The journal, tokens and keys are real. The functions a report is derived with are small ones of this module's own
 (`EXAMPLE`), so that these tests test the report and not the invariants or about what the tokens
@@ -328,7 +328,7 @@ def assembled(records: tuple[Record, ...], **given: Any) -> Any:
 
 
 def sealed_again(body: dict[str, Any]) -> Any:
-    """The document sealed anew by the report key, its rows as they are."""
+    """The document sealed again by the report key, its rows as they are."""
     return sealed(body, key=KEYS.report)
 
 

@@ -202,7 +202,7 @@ def test_last_attempt_stands_where_none_was_judged() -> None:
     assert standing_place([lost_attempt_entry(), lost_attempt_entry()]) == 1
 
 
-# -- what a run of pytest hears of attempts
+# -- what a run of pytest is notified of
 
 
 def attempt_record(name: str, record: Any = None) -> Any:
@@ -229,7 +229,7 @@ def test_start_without_a_later_report_is_an_attempt() -> None:
 
 
 def test_attempt_reported_before_its_start_is_one_attempt() -> None:
-    """A worker's word and its test's start come by different ways."""
+    """A worker's message and its test's start arrive on different paths."""
     found = RowAttempts()
     found.begin(attempt_record("a"))
     found.start()

@@ -120,7 +120,7 @@ def _zip_with(members: int) -> bytes:
 
 
 def _zip64() -> bytes:
-    """A member that says in its 64-bit field that it has 2^62 bytes."""
+    """A member whose 64-bit field states 2^62 bytes."""
     packed, crc, _ = deflated(iter([b"{}"]))
     data = bytearray(zip_of(packed, crc, 0xFFFFFFFF))
     at = data.index(b"PK\1\2")

@@ -1,4 +1,4 @@
-"""A key file that is none must not read as no keys: what a reader meant to trust would be dropped without a word."""
+"""An invalid key file must not read as no keys: the keys a reader trusts would be ignored in silence."""
 
 from __future__ import annotations
 

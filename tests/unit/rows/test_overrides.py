@@ -43,7 +43,7 @@ def test_invalid_override_is_refused() -> None:
 
 
 def test_row_that_an_order_makes_equal_to_a_declared_one_is_left_out() -> None:
-    """Nobody should pay twice for one measurement."""
+    """One measurement should not be paid for twice."""
     rows = (a_row("first"), a_row("second", order="protected-first"))
     assert left_out(rows, Overrides(order="protected-first")) == ["first"]
 

@@ -173,7 +173,7 @@ def test_row_id_ignores_properties_that_change_no_measurement() -> None:
 
 
 def test_row_without_other_parameters_keeps_its_old_id() -> None:
-    """Histories of years hang on it."""
+    """`glasshouse history` joins old and new reports by it."""
     row = RowSpec(name="mine", workload="mlp", gpu="h100", order="raw-first", target_s=2.0, warmup_s=0.5)
     assert row.row_id == "mine-a698de9bc596"
 

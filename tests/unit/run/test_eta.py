@@ -54,7 +54,7 @@ def test_rounds_to_come_take_as_long_as_those_before() -> None:
 
 
 def test_turns_are_estimated_as_one_leg() -> None:
-    """Legs that take turns are loaded one after the other, and that says nothing of how long they train."""
+    """Legs that take turns are loaded one after the other, and that shows nothing about how long they train."""
     lines = etas(
         (0, event("raw", 1, 0.0, rounds=2)), (3, event("protected", 1, 0.0, rounds=2)), (8, event("both", 1, 5.0, 0.1, rounds=2)),
         (18, event("both", 1, 15.0, 0.6, rounds=2)), (26, event("raw", 1, 1.0, rounds=2)),

@@ -28,7 +28,7 @@ PATIENT = AnswerLimits(most_bytes=100_000)
 
 @pytest.fixture(name="serve")
 def scripted_server() -> Iterator[Serve]:
-    """A listener whose every answer is these pieces, one after the other, `pause_s` apart, until nobody listens."""
+    """A listener whose every answer is these pieces, one after the other, `pause_s` apart, until the client closes."""
     listeners: list[socket.socket] = []
     over = threading.Event()
 
@@ -238,7 +238,7 @@ def test_json_with_too_many_values_is_not_parsed() -> None:
 
 
 def test_a_pods_own_key_follows_no_redirect(serve: Serve) -> None:
-    """The watchdog ends its pod at the provider; whoever answers in its place does not get the key."""
+    """The watchdog ends its pod at the provider; a server it redirects to does not get the key."""
     other: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         port = elsewhere.getsockname()[1]

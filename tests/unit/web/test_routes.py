@@ -1,4 +1,4 @@
-"""The way to a server is the environment's: proxies, the hosts without one, and whose certificates are believed."""
+"""Proxies and certificate authorities come from the environment: which proxy, for which hosts, and which authorities are trusted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(name="secure")
 def server_with_a_certificate_of_its_own(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Its address, and the file that vouches for it."""
+    """Its address, and the certificate file of its authority."""
     chain, private = certificate(tmp_path)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -121,7 +121,7 @@ def test_a_ca_bundle_that_is_replaced_is_read_again(secure: tuple[str, Path], tm
 
 
 def test_a_named_certificate_authority_is_the_only_one_trusted(secure: tuple[str, Path], tmp_path: Path) -> None:
-    """Whoever gives the attestation server's certificate does not mean everybody that the environment trusts."""
+    """Where the attestation server's certificate is given, the environment's authorities are not trusted for it."""
     url, chain = secure
     (tmp_path / "other").mkdir()
     other, _ = certificate(tmp_path / "other")
@@ -248,7 +248,7 @@ def _open(kind: str, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, **
 
 
 def test_requests_to_the_embedded_server_ignore_proxies(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys are released there: a proxy of the environment has no business with it. One that runs elsewhere is reached as told."""
+    """Keys are released there: no proxy may be in between. An outside server is reached through the environment's proxy."""
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("ALL_PROXY", proxy.url)
     for environ in (None, {"HTTP_PROXY": proxy.url}):

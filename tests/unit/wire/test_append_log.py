@@ -28,7 +28,7 @@ def test_an_incomplete_line_is_ended_before_the_next_one(tmp_path: Path) -> None
 
 
 def test_a_link_is_refused(tmp_path: Path) -> None:
-    """It would have what is written here land where somebody else wants it."""
+    """A link would redirect what is written to a place of another's choice."""
     (tmp_path / "lines.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic link"):
         append_line(tmp_path / "lines.jsonl", b"one")

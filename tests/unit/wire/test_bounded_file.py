@@ -1,4 +1,4 @@
-"""A file that somebody else put there is read whole, in bounds, or not at all, and never waited for."""
+"""An untrusted file is read whole, within limits, or not at all, and never blocks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_an_error_names_what_was_found(tmp_path: Path) -> None:
 
 
 def test_kernel_file_of_size_zero_is_read_up_to_the_limit() -> None:
-    """Files of /proc have size 0 and any length; whoever names one gets it, within the limit."""
+    """Files of /proc have size 0 and any length; one that is named is read, within the limit."""
     assert read_regular(Path("/proc/self/status"), limit=100_000).startswith(b"Name:")
     with pytest.raises(IntegrityError, match="too-large"):
         read_regular(Path("/proc/self/status"), limit=10)

@@ -1,4 +1,4 @@
-"""An archive is what it says of itself, or it is refused before anything large is made of it."""
+"""An archive matches its own directory, or it is refused before anything large is built."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refused(data: bytes, *, limit: int = LIMIT, members: int = 10) -> str:
 
 
 def changed(data: bytes, *, entry_at: int, form: str, value: int) -> bytes:
-    """The archive with one field of its directory's first entry said otherwise."""
+    """The archive with one field of its directory's first entry changed."""
     edited = bytearray(data)
     struct.pack_into(form, edited, data.index(b"PK\1\2") + entry_at, value)
     return bytes(edited)

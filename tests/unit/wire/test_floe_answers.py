@@ -65,7 +65,7 @@ ANSWERS = [*ours(), *published()]
 
 
 def by_hand(key: bytes, aad: bytes, plain: bytes, *, segment: int, rotation: int) -> bytes:
-    """The format once more, as its description says it and nothing else; randomness is SHAKE-128 of a counter."""
+    """The format once more, as its specification describes it and nothing else; randomness is SHAKE-128 of a counter."""
     drawn = iter(range(1, 1 << 20))
 
     def random(size: int) -> bytes:

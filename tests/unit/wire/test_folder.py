@@ -1,4 +1,4 @@
-"""A directory that works, whatever the environment says."""
+"""A directory that works, whatever the environment names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What honest guests say fits the table, on machines with a GPU too; nothing that fits can carry a figure of overhead."""
+"""The messages of honest guests fit the table, on machines with a GPU too; nothing that fits can carry a figure of overhead."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path) -> None:
 
 
 def gpu_claims() -> Iterator[dict[str, Any]]:
-    """Memory of a leg, told by process, by device, and not at all."""
+    """Memory of a leg, reported by process, by device, and not at all."""
     for processes, driver in (({4711: 500}, True), ({}, True), ({}, False)):
         nvml = PretendNvml(driver=driver)
         memory = GpuMemory(nvml)

@@ -1,4 +1,4 @@
-"""No word of a report, a provider, a file's name or a directory commands the terminal, the CI runner or the page it is shown on.
+"""No text of a report, a provider, a file's name or a directory controls the terminal, the CI runner or the page it is shown on.
 
 A new place that shows one cannot forget it: what leaves the command and the plugin goes through two modules, and the first test
 here finds whatever does not.
@@ -76,7 +76,7 @@ FREE = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reports of a stranger, one free of faults and one not, in files of names no better."""
+    """Untrusted reports, one free of faults and one not, in files of names no better."""
     folder = tmp_path_factory.mktemp("strange")
     document = hostile(example.document(example.measured(rounds=2), example.slower_raw(), example.excluded(), example.lost()))
     assert list(schema_faults(document)) == []

@@ -57,7 +57,7 @@ def test_a_public_file_may_be_readable_and_not_writable_by_others(secret: Path, 
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o720])
 @pytest.mark.parametrize("above", [0, 1])
 def test_a_directory_on_the_way_that_others_may_write_to_is_refused(secret: Path, mode: int, above: int) -> None:
-    """Whoever may write there may put another key in its place."""
+    """A user who may write there may replace the key."""
     folder = secret.parents[above]
     folder.chmod(mode)
     with pytest.raises(ConfigurationError, match=rf"chmod go-w {re.escape(str(folder))}$"):

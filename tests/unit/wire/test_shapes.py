@@ -47,7 +47,7 @@ def test_a_fault_is_named_with_its_place() -> None:
 
 @pytest.mark.parametrize("value", ["y" * 10_000_000, ["y"] * 10_000, {"y" * 100_000: 1}, "\x1b[2J::error::", 10**300])
 def test_an_error_shows_little_of_what_it_refuses(value: Any) -> None:
-    """What a stranger sent ends on a terminal this way."""
+    """The error, with untrusted text in it, reaches a terminal."""
     with pytest.raises(ProtocolError) as caught:
         PAIR.check({"a": value}, "x")
     assert len(str(caught.value)) < 200

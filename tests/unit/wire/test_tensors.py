@@ -114,7 +114,7 @@ MALFORMED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_file_is_refused(name: str) -> None:
-    """An adapter comes from a machine nobody here owns."""
+    """An adapter comes from an untrusted machine."""
     with pytest.raises(IntegrityError) as refused:
         tensor_digest(MALFORMED[name])
     assert refused.value.reason == "malformed"

@@ -1,4 +1,4 @@
-"""A token is what its key and kind say, in one spelling. (Forged ones are in the tamper suite; here is what it cannot reach.)"""
+"""A token is bound to its key and type, in one encoding. (Forged ones are in the tamper suite; here is what it cannot reach.)"""
 
 from __future__ import annotations
 

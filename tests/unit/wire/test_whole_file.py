@@ -1,4 +1,4 @@
-"""A file that somebody named is written whole, stays what it is, and is refused in time where it cannot be written."""
+"""A file that a user names is written whole, keeps its type and mode, and is refused in time where it cannot be written."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_device_behind_a_link_is_written_through(tmp_path: Path) -> None:
 
 
 def test_descriptor_is_written_where_it_stands(tmp_path: Path) -> None:
-    """Opened anew, a file behind it would be written from its start, over what was said before."""
+    """Opened again, a file behind it would be written from its start, over earlier output."""
     path = tmp_path / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.write(descriptor, b"before ")

@@ -1,4 +1,4 @@
-"""The host's half of lora: which model it is, what text, and what the user is told when neither can be had."""
+"""The host's half of lora: which model it is, what text, and the message when neither is available."""
 
 from __future__ import annotations
 

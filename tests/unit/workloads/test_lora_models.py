@@ -91,7 +91,7 @@ def test_a_model_of_each_family_is_prepared_without_torch_and_trains(family: str
     assert layers >= len(targets)
     assert {tensor.shape[0] for name, tensor in initial.items() if ".lora_A." in name} == {3}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # peft warns where it is told another way round than the weights lie
+        warnings.simplefilter("error")  # peft warns where its setting does not match the layout of the weights
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         first, adapter, trainer = trained(material, directory, mapped)
         second, _, _ = trained(material, directory, mapped)
@@ -105,7 +105,7 @@ def test_a_model_of_each_family_is_prepared_without_torch_and_trains(family: str
 
 
 def test_a_model_type_that_is_no_string_is_ignored(lora_base: Path, tmp_path: Path) -> None:
-    """The libraries say so when they build the model; here it ended in a traceback."""
+    """The libraries report it when they build the model; here it ended in a traceback."""
     directory = shutil.copytree(lora_base, tmp_path / "model")
     changed(directory, "config.json", model_type=["qwen2"])
     assert prepare("lora", seed=7, model=str(directory)).facts["standIn"] is False
@@ -195,7 +195,7 @@ def _grown(directory: Path) -> None:
     path.write_text(json.dumps({**content, "added_tokens": [*content["added_tokens"], added]}))
 
 
-#: What may be wrong with a model, and what is said of it.
+#: What may be wrong with a model, and the message for it.
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "bin-only": (lambda d: _only(d, weights="pytorch_model.bin"), r"expected weights in \*\.safetensors; saw pytorch_model\.bin"),
     "gguf-only": (lambda d: _only(d, weights="model-q4.gguf"), r"expected weights in \*\.safetensors; saw model-q4\.gguf"),
@@ -243,7 +243,7 @@ def test_a_fault_of_a_model_is_one_sentence_that_names_it(what: str, lora_base: 
 
 @pytest.mark.torch
 def test_faults_only_the_libraries_find_are_reported_before_renting(make_model: MakeModel, lora_base: Path) -> None:
-    """Some things no file's head tells: an architecture they do not know, layers under other names, another tokenizer."""
+    """Some faults show in no file's header: an architecture they do not know, layers under other names, another tokenizer."""
     gpt2 = make_model(FAMILIES["gpt2"][0])
     material = prepare("lora", seed=7, model=str(gpt2), targets=("c_attn",))
     request = request_for(material)
