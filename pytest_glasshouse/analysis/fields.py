@@ -65,7 +65,7 @@ class Work(TypedDict):
     stepBudget: NotRequired[int | None]
 
 
-class Where(TypedDict):
+class AllocationFields(TypedDict):
     """The allocation a row ran on."""
 
     provider: str
@@ -75,7 +75,7 @@ class Where(TypedDict):
     gpuUuid: str | None
 
 
-class WhereIfAny(TypedDict):
+class OptionalAllocationFields(TypedDict):
     """The allocation a row ran on; null where it never had one."""
 
     provider: str | None
@@ -190,7 +190,7 @@ class RowJudged(RowAsRun, RowCommon, FindingStates):
 @final
 class MeasuredRow(
     RowJudged,
-    Where,
+    AllocationFields,
     RowFigures,
     JudgedFigures,
     ExtensionRecord,
@@ -219,7 +219,7 @@ class Exclusion(TypedDict):
 
 
 @final
-class ExcludedRow(RowJudged, WhereIfAny, Exclusion):
+class ExcludedRow(RowJudged, OptionalAllocationFields, Exclusion):
     """A row of `excludedResults`: it has no rate and no overhead."""
 
     roundsCompleted: int
@@ -227,7 +227,7 @@ class ExcludedRow(RowJudged, WhereIfAny, Exclusion):
 
 
 @final
-class NullRow(RowCommon, Where, NullDifference):
+class NullRow(RowCommon, AllocationFields, NullDifference):
     """A row of `nullRows`: raw against raw."""
 
     marginPct: float

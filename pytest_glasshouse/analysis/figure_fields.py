@@ -221,8 +221,8 @@ class CostFigures(TypedDict, total=False):
     priceUsdPerHour: float | None
 
 
-class BesideFigures(TypedDict, total=False):
-    """What is in no leg's time: the memory scan, and the plaintext's exposure."""
+class UntimedFigures(TypedDict, total=False):
+    """Figures outside the legs' time: the memory scan, and the plaintext's exposure."""
 
     scanSec: float
     exposureByteSec: int
@@ -266,14 +266,14 @@ class RoundsRecord(TypedDict):
 
 
 class LimitBasis(RoundsRecord):
-    """What a row is judged under a limit by."""
+    """What the judgement under a limit needs of a row."""
 
     verdict: str
     marginPct: float
     fixedOrder: bool
 
 
-class RowFigures(RoundsRecord, BesideFigures, EstimatesRecord, CostFigures):
+class RowFigures(RoundsRecord, UntimedFigures, EstimatesRecord, CostFigures):
     """Everything computed from the rounds alone."""
 
     unit: str

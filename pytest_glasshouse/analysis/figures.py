@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pytest_glasshouse.analysis.figure_fields import (
-        BesideFigures,
         JudgedFigures,
         LimitBasis,
         PeakMemory,
         RoundFigures,
         RowFigures,
+        UntimedFigures,
     )
     from pytest_glasshouse.observation.results import LegResult, RoundResult
     from pytest_glasshouse.overhead.interval import Interval
@@ -79,7 +79,7 @@ def row_figures(
         "rawPhasesSec": _phases(raw),
         "rawPeakMemory": _peak_memory(raw),
         "zeroizeSec": None if any(value is None for value in zeroize) else seconds(sum(value or 0 for value in zeroize)),
-        **_beside(protected),
+        **_untimed_figures(protected),
         "overheadPct": overhead_pct(protected_rate, raw_rate),
         "protectedAdapterSha256": protected[-1].adapter_sha256,
         "rawAdapterSha256": raw[-1].adapter_sha256,
@@ -135,7 +135,7 @@ def judged_figures(
         "verdictReason": judged.reason,
         "moreRounds": judged.more_rounds,
         "interpretation": interpretation(judged, overhead_pct=figures["overheadPct"], ci95=ci95, order=order),
-        "limit": limit_json(judged_limit(basis, max_overhead_pct, first_rounds=first_rounds, audited=not null_first)),
+        "limit": limit_json(judged_limit(basis, max_overhead_pct, first_rounds=first_rounds, implausible_fails=not null_first)),
     }
     if nulls:
         found["nullQualifies"] = all(null.qualifies(margin_pct) for null in nulls)
@@ -143,7 +143,7 @@ def judged_figures(
 
 
 def method(rounds: int, *, order: str) -> str:
-    """How the overhead and its interval were computed, in words that a table can carry."""
+    """How the overhead and its interval were computed, as one short text."""
     kind = "interleaved" if order == "interleaved" else "sequential"
     if rounds == 1:
         return f"ratio of rates, one {kind} round, no interval"
@@ -181,9 +181,9 @@ def _peak_memory(legs: Sequence[LegResult]) -> PeakMemory:
     return {"bytes": max(peaks), "reason": None}
 
 
-def _beside(legs: Sequence[LegResult]) -> BesideFigures:
-    """What is in no leg's time: the memory scan, and the plaintext's exposure. Older reports have neither."""
-    figures: BesideFigures = {}
+def _untimed_figures(legs: Sequence[LegResult]) -> UntimedFigures:
+    """Figures outside the legs' time: the memory scan, and the plaintext's exposure. Older reports have neither."""
+    figures: UntimedFigures = {}
     scans = [leg.scan_ns for leg in legs if leg.scan_ns is not None]
     exposures = [leg.exposure_byte_s for leg in legs if leg.exposure_byte_s is not None]
     peaks = [leg.exposure_peak_bytes for leg in legs if leg.exposure_peak_bytes is not None]

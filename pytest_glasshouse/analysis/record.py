@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.analysis.fields import (
         AddedLater,
+        AllocationFields,
         ExcludedRow,
         Exclusion,
         FindingRecord,
         FindingStates,
         MeasuredRow,
         NullRow,
+        OptionalAllocationFields,
         ParametersRecord,
         RowAsRun,
         Waived,
-        Where,
-        WhereIfAny,
         Work,
     )
     from pytest_glasshouse.analysis.figure_fields import DataOrderSeeds, SteadyRecord, TurnsRecord, WorkloadFactsRecord
@@ -97,7 +97,7 @@ def build_record(
     if outcome.row.null:
         null: NullRow = {
             **_as_run(outcome, settings),
-            **_where(allocation),
+            **_allocation_fields(allocation),
             "marginPct": margin_pct,
             "seed": settings.seed,
             **null_figures(rounds, margin_pct=margin_pct),
@@ -126,7 +126,7 @@ def build_record(
     reasons = _reasons(outcome, found, settings)
     row: MeasuredRow = {
         **_as_run(outcome, settings),
-        **_where(allocation),
+        **_allocation_fields(allocation),
         **figures,
         **judged,
         **extension_figures(extended, rounds),
@@ -167,7 +167,7 @@ def _excluded(
     allocation = outcome.allocation
     return {
         **_as_run(outcome, settings),
-        **_where_if_any(allocation),
+        **_allocation_fields_if_any(allocation),
         "roundsCompleted": sum(_complete(each, outcome.row) for each in rounds),
         **why,
         "verdict": Verdict.EXCLUDED.value,
@@ -179,7 +179,7 @@ def _excluded(
         "dryRun": allocation is None or allocation.dry_run,
         "simulated": allocation is not None and allocation.simulated,
         "publishable": False,
-        "unpublishableBecause": _once(["not measured", *_reasons(outcome, found, settings)]),
+        "unpublishableBecause": _unique(["not measured", *_reasons(outcome, found, settings)]),
         **_LATER,
     }
 
@@ -264,7 +264,7 @@ def _as_run(outcome: Outcome, settings: RecordSettings) -> RowAsRun:
     }
 
 
-def _where(allocation: AllocationFacts) -> Where:
+def _allocation_fields(allocation: AllocationFacts) -> AllocationFields:
     return {
         "provider": allocation.provider,
         "providerInstanceId": allocation.provider_instance_id,
@@ -274,10 +274,10 @@ def _where(allocation: AllocationFacts) -> Where:
     }
 
 
-def _where_if_any(allocation: AllocationFacts | None) -> WhereIfAny:
+def _allocation_fields_if_any(allocation: AllocationFacts | None) -> OptionalAllocationFields:
     if allocation is None:
         return {"provider": None, "providerInstanceId": None, "allocationName": None, "gpuModel": None, "gpuUuid": None}
-    return {**_where(allocation)}
+    return {**_allocation_fields(allocation)}
 
 
 def _work(row: RowSpec) -> Work:
@@ -355,7 +355,7 @@ def _reasons(outcome: Outcome, found: Sequence[FindingRecord], settings: RecordS
     if stand_in(outcome.observation):
         reasons.append("stand-in model")
     reasons += [f"{each['invariant']} is {each['finding']}" for each in found if each["finding"] != "held"]
-    return _once(reasons)
+    return _unique(reasons)
 
 
 def _reference_source(observation: Observation) -> str | None:
@@ -371,5 +371,5 @@ def _shortened(row: RowSpec, declared: RowSpec) -> bool:
     return True
 
 
-def _once(reasons: Iterable[str]) -> list[str]:
+def _unique(reasons: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(reasons))

@@ -50,12 +50,12 @@ def limit_of(row: MeasuredRow | NullRow, limit_pct: float | None = None) -> Limi
 
 
 def judged_limit(
-    row: LimitBasis, limit_pct: float | None, *, first_rounds: int | None, audited: bool = True
+    row: LimitBasis, limit_pct: float | None, *, first_rounds: int | None, implausible_fails: bool = True
 ) -> LimitJudgement | None:
     """What `row` is under `limit_pct`, `first_rounds` being those that its extension was decided on; None without a limit.
 
-    An implausible negative is within no limit, but in a record that was written before that was so (`audited` False), which
-    `check` alone asks for.
+    An implausible negative is within no limit, except in records written before that rule (`implausible_fails` False), which
+    only `check` passes.
     """
     if limit_pct is None:
         return None
@@ -64,7 +64,7 @@ def judged_limit(
         limit_pct=limit_pct,
         fixed_order=row["fixedOrder"],
         first_rounds=first_rounds,
-        implausible=audited and _implausible(row, first_rounds),
+        implausible=implausible_fails and _implausible(row, first_rounds),
     )
 
 

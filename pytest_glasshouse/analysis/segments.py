@@ -50,7 +50,7 @@ def segments(rounds: Sequence[RoundResult]) -> list[SegmentFigures]:
 
 
 def _in_order(pair: Pair) -> list[tuple[Role, TurnFigures]]:
-    """The turns of a pair as they were played."""
+    """The turns of a pair in the order they ran."""
     turns = [(role, pair[role]) for role in ROLES if role in pair]
     return sorted(turns, key=lambda turn: turn[1]["position"])
 

@@ -19,7 +19,7 @@ from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
 from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
-from pytest_glasshouse.invariants.revisions import AUDITED
+from pytest_glasshouse.invariants.revisions import IMPLAUSIBLE_BEFORE_NULL
 from pytest_glasshouse.observation.document import check_observation
 from pytest_glasshouse.observation.reading import (
     cache_state,
@@ -258,7 +258,7 @@ def _derived_faults(record: MeasuredRow | ExcludedRow, derivation: Derivation, m
         fixed_order=record["fixedOrder"],
         max_overhead_pct=max_overhead_pct,
         first_rounds=first_rounds,
-        null_first=derivation.revision is not None and derivation.revision < AUDITED,
+        null_first=derivation.revision is not None and derivation.revision < IMPLAUSIBLE_BEFORE_NULL,
     )
     expected: dict[str, object] = {**figures, **judgement, **extension_figures(extended, rounds)}
     if extended is None and "extension" in record:

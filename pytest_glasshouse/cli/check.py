@@ -75,9 +75,9 @@ def _lines(path: Path, checked: Checked, required: Level) -> list[str]:
     lines = [f"{path}: {fault}" for fault in checked.faults]
     if not checked.sound:
         return [*lines, f"{path}: FAULTY: {len(checked.faults)} fault(s)"]
-    word = "verified" if checked.level.height >= Level.AUTHENTIC.height else "no fault found"
+    result = "verified" if checked.level.height >= Level.AUTHENTIC.height else "no fault found"
     counts = f"{checked.rows} row(s) measured, {checked.excluded} excluded"
-    lines += [f"{path}: {checked.level.value}: {word}; {counts}", *(f"  {each}" for each in checked.missing)]
+    lines += [f"{path}: {checked.level.value}: {result}; {counts}", *(f"  {each}" for each in checked.missing)]
     if checked.level.height < required.height:
         lines.append(f"{path}: REFUSED: {required.value} was required")
     return lines

@@ -36,7 +36,7 @@ Nothing is rented or changed. Exit 0 when nothing is missing, 1 otherwise.
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorLine:
-    """One thing that was looked at. `warn` is worth knowing and stops nothing."""
+    """The result of one check. `warn` prevents no row from running."""
 
     mark: Literal["ok", "warn", "FAIL"]
     what: str
@@ -150,8 +150,8 @@ def _rights(provider: Provider) -> DoctorLine:
     except CredentialsError as error:
         return DoctorLine(mark="FAIL", what="rights", detail=str(error))
     if known:
-        return DoctorLine(mark="ok", what="rights", detail="nothing refuses this key a create")
-    return DoctorLine(mark="warn", what="rights", detail="whether this key may create, only a create shows")
+        return DoctorLine(mark="ok", what="rights", detail="the key may create allocations")
+    return DoctorLine(mark="warn", what="rights", detail="unknown: only a create request shows whether this key may create")
 
 
 def _offers(provider: Provider) -> DoctorLine:

@@ -1,7 +1,6 @@
-"""`glasshouse gate`: whether a report may let a release through. Reads files and the clock.
+"""`glasshouse gate`: whether a report passes a release policy. Reads files and the clock.
 
-This module refuses to judge: it turns flags and a table into a policy, and the ruling of `check.gate` into lines and an exit
-code.
+It turns flags and a table into a policy, and the ruling of `check.gate`, which judges, into lines and an exit code.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.cli.parser import Commands
 
 _GATE = """\
-Judge whether REPORT (a report or a bundle) may let a release through. Whatever the policy, it must be free of faults,
+Judge whether REPORT (a report or a bundle) passes a release policy. Whatever the policy, it must be free of faults,
 every row in it measured on the GPU it names, every tamper case refused, no key outstanding, cleanup proven, the tree
 without uncommitted changes and the attestation policy not lenient. The rest is asked for with flags, or in the nearest
 pyproject.toml, from this directory upwards, that has the table:
@@ -40,8 +39,8 @@ pyproject.toml, from this directory upwards, that has the table:
   min-lifecycle = 0.95       # least 95 % lower bound of the share of lifecycles that held
 
 Where neither the table nor a flag asks for anything that must be measured (--row, --max-overhead, --min-rounds, --publishable,
---require, --min-lifecycle), or a table is named almost like this one, nothing is judged and the exit code is 4: a policy
-that is not read is none. --no-policy judges without the table, and without flags what must hold whatever the policy.
+--require, --min-lifecycle), or a table is named almost like this one, nothing is judged and the exit code is 4, so that
+a misspelt policy never passes. --no-policy judges without the table, and without flags what must hold whatever the policy.
 
 exit codes: 0 passed; 1 failed or inconclusive; 4 the report or the policy cannot be used; 5 nothing to judge
 """
@@ -50,7 +49,7 @@ exit codes: 0 passed; 1 failed or inconclusive; 4 the report or the policy canno
 def declare(commands: Commands) -> None:
     """Add the command."""
     gate = commands.add_parser(
-        "gate", help="let a release through, or not", description=_GATE,
+        "gate", help="judge a report against a release policy", description=_GATE,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     gate.add_argument("report", type=Path, metavar="REPORT", help="a report or a bundle")

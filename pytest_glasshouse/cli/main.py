@@ -49,7 +49,7 @@ _EPILOG = """\
 examples:
   glasshouse check reports/RUN.json                     does the report follow from its own data?
   glasshouse check RUN.glasshouse.zip --trust lab.pub --require authentic
-  glasshouse gate reports/RUN.json --max-overhead 3     may the release go?
+  glasshouse gate reports/RUN.json --max-overhead 3     does it pass the release policy?
   glasshouse compare BEFORE.json AFTER.json             the rows both have, and how far apart they are
   glasshouse render reports/RUN.json --markdown         the tables, on standard output
   glasshouse export RUN.glasshouse.zip --row ROW        a row for in-toto: a Statement in a DSSE envelope
@@ -61,7 +61,7 @@ examples:
   glasshouse seal data/ --owner owner.key --out data.package
   glasshouse policy capture --container IMAGE --out policy.json
   glasshouse register data.package --policy policy.json --server URL --server-key PUB --owner owner.key
-  glasshouse outstanding --state DIRECTORY              keys that were released and never accounted for
+  glasshouse outstanding --state DIRECTORY              released keys without exit evidence
   glasshouse doctor --provider runpod                   what would keep rows from running here
   glasshouse reap --expired                             end allocations that outlived their deadline
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None, *, derivation: Derivation | Non
         codes: dict[type[Exception], int] = {RedactionError: EXIT_REDACTION, ReportError: options.report_error_code}
         return codes.get(type(error), EXIT_USAGE)
     except MemoryError:
-        write_errors(f"glasshouse {options.command}: this takes more memory than there is; free some, or use a larger machine")
+        write_errors(f"glasshouse {options.command}: out of memory; free some, or use a larger machine")
         return EXIT_USAGE
     except BrokenPipeError:
         # The reader has closed the pipe (`glasshouse render ... | head`).

@@ -34,7 +34,7 @@ lie in it, without those in folders below.
 _INSPECT = """\
 Show what a package or a manifest contains: format, parts, sizes, and the manifest's claims (OUT.manifest beside the package is
 read too). With --owner the signature is verified and the package compared with it: exit 1 when either fails. Without
---owner nothing is vouched for, and the output shows that. No key is needed and nothing is decrypted.
+--owner nothing is verified, and the output shows that. No key is needed and nothing is decrypted.
 """
 
 
@@ -55,7 +55,7 @@ def declare(commands: Commands) -> None:
     seal.add_argument("source", nargs="+", type=Path, metavar="DIR|FILE", help="one directory, or files")
     seal.add_argument("--owner", required=True, type=Path, metavar="FILE", help="the owner's key, as `glasshouse keygen` made it")
     seal.add_argument("--out", required=True, type=Path, metavar="OUT", help="the package; it must not exist")
-    seal.add_argument("--name", default="files", metavar="NAME", help="what the manifest calls the workload (default: files)")
+    seal.add_argument("--name", default="files", metavar="NAME", help="the workload's name in the manifest (default: files)")
     seal.add_argument("--confidential", action="store_true", help="refuse a raw leg on this package")
     seal.set_defaults(run=_seal, report_error_code=EXIT_USAGE)
 
@@ -88,7 +88,7 @@ def _seal(options: argparse.Namespace) -> int:
 
     refuse_unwritable(options.out, what="--out")
     owner = read_owner(options.owner, what="--owner")
-    targets = [options.out, _beside(options.out, ".manifest"), _beside(options.out, ".key")]
+    targets = [options.out, _with_suffix(options.out, ".manifest"), _with_suffix(options.out, ".key")]
     for target in targets:
         refuse_unwritable(target, what="--out")
         if os.path.lexists(target):
@@ -136,8 +136,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
     content = mapped(options.file)
     if content[: len(MAGIC)] == MAGIC:
-        beside = options.manifest or _beside(options.file, ".manifest")
-        token = _text(bytes(mapped(beside)[: TOKEN_LIMIT + 1])) if options.manifest is not None or beside.is_file() else None
+        manifest = options.manifest or _with_suffix(options.file, ".manifest")
+        token = _text(bytes(mapped(manifest)[: TOKEN_LIMIT + 1])) if options.manifest is not None or manifest.is_file() else None
         lines = _about_package(content, token, options.owner)
     elif options.manifest is not None:
         raise ConfigurationError(f"{options.file} is not a package, so --manifest does not describe it; name the package")
@@ -163,7 +163,7 @@ def _about_package(content: memoryview, token: str | None, owner: str | None) ->
             raise ConfigurationError(
                 "inspect: there is no manifest beside the package that --owner could have signed; use --manifest"
             )
-        yield "no manifest: no owner vouches for this package"
+        yield "no manifest: nothing shows which owner sealed this package"
         return
     claims = _claims(token, owner)
     if claims["header_sha256"] != header.sha256 or claims["sealed_bytes"] != len(content):
@@ -194,8 +194,8 @@ def _claim_lines(claims: Mapping[str, Json], token: str, owner: str | None) -> I
     from pytest_glasshouse.wire.canonical import sha256_hex
 
     signer = _plain(claims["iss"])
-    vouched = f"not verified: signed in the name of {signer}; give --owner" if owner is None else f"signed by {signer}"
-    yield f"manifest {sha256_hex(token.encode())}: {vouched}"
+    signature = f"not verified: signed in the name of {signer}; give --owner" if owner is None else f"signed by {signer}"
+    yield f"manifest {sha256_hex(token.encode())}: {signature}"
     for name in sorted(claims.keys() - {"iss"}):
         yield f"  {name}: {_plain(claims[name])}"
 
@@ -212,7 +212,7 @@ def _text(content: bytes) -> str:
         raise ConfigurationError("inspect: expected a package or a manifest, saw neither") from None
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 

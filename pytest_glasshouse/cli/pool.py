@@ -1,6 +1,6 @@
 """`glasshouse pool REPORT...`: the interval over several allocations, the only figure that may carry a GPU's name.
 
-Reads reports and checks each first; the arithmetic is `overhead.pool`'s and the sorting `report.pooling`'s.
+Reads reports and checks each first; the arithmetic is `overhead.pool`'s and the grouping `check.pooling`'s.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _pool(options: argparse.Namespace) -> int:
     for group in found:
         write_lines(lines(group, margin_pct=margin_pct))
     if not any(group.pooled(margin_pct=margin_pct)[0] for group in found):
-        write_lines(["nothing to pool: fewer than three allocations of anything"])
+        write_lines(["nothing to pool: expected three allocations of one workload, GPU and order, saw fewer"])
         return EXIT_NOTHING
     return EXIT_OK
 

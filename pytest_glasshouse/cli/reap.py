@@ -36,7 +36,7 @@ exit codes: 0 nothing is left; 1 something is left and was not to be ended; 10 s
 
 @dataclass(frozen=True, kw_only=True)
 class FoundAllocation:
-    """One allocation a provider lists. `named` is None where the name begins like one of this project's and is none."""
+    """One allocation a provider lists. `named` is None where its name has this project's prefix but no run and no deadline."""
 
     provider: Provider
     instance: Instance
@@ -76,18 +76,18 @@ def _reap(options: argparse.Namespace) -> int:
         found = [each for each in found if each.named is not None and each.named.run_id == options.run_id]
     mine = [each for each in found if each.named is not None and (not options.expired or each.expired(now))]
     for each in found:
-        _say(_line(each, now, selected=each in mine))
+        _write(_line(each, now, selected=each in mine))
     for doubt in doubts:
-        _say(doubt)
+        _write(doubt)
     if doubts:
         problem = f"{len(mine)} found to end, but not every listing could be read: something may be left that costs money"
-        _say(f"{problem}. Run it again, or look at the provider's console")
+        _write(f"{problem}. Run it again, or look at the provider's console")
     elif not mine:
-        _say("nothing to end")
+        _write("nothing to end")
     if not mine:
         return EXIT_CLEANUP if doubts else EXIT_OK
-    if options.dry_run or not (options.expired or options.yes or _agreed(len(mine))):
-        _say(f"{len(mine)} left and not ended{'' if options.dry_run else '; --yes ends them'}")
+    if options.dry_run or not (options.expired or options.yes or _confirmed(len(mine))):
+        _write(f"{len(mine)} left and not ended{'' if options.dry_run else '; --yes ends them'}")
         return EXIT_CLEANUP if doubts else EXIT_NO
     return max(_end(mine), EXIT_CLEANUP if doubts else EXIT_OK)
 
@@ -156,7 +156,7 @@ def _line(found: FoundAllocation, now: float, *, selected: bool) -> str:
     return f"{found.provider.name} {shown}{price}  {state}"
 
 
-def _agreed(count: int) -> bool:
+def _confirmed(count: int) -> bool:
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         return False
     return input(f"glasshouse reap: end {'it' if count == 1 else f'these {count}'}? [yes/no] ").strip().lower() in ("y", "yes")
@@ -173,10 +173,10 @@ def _end(mine: list[FoundAllocation]) -> int:
     verdicts = Termination(leases, providers=providers, timings=timings, clock=Clock(), ledger=None).prove()
     for verdict in verdicts:
         done = "ended" if verdict.status == "proven" else verdict.status.upper()
-        _say(f"{done}: {printable(verdict.lease.name)}: {printable(verdict.reason, limit=1000)}")
+        _write(f"{done}: {printable(verdict.lease.name)}: {printable(verdict.reason, limit=1000)}")
         if verdict.status != "proven":
             for instance_id in sorted(verdict.lease.instance_ids):
-                _say(f"  by hand: {manual_stop(verdict.lease.provider, instance_id)}")
+                _write(f"  by hand: {manual_stop(verdict.lease.provider, instance_id)}")
     return EXIT_OK if all(verdict.status == "proven" for verdict in verdicts) else EXIT_CLEANUP
 
 
@@ -194,5 +194,5 @@ def _lease(found: FoundAllocation, mine: list[FoundAllocation]) -> Lease:
     )
 
 
-def _say(line: str) -> None:
+def _write(line: str) -> None:
     write_lines([f"glasshouse reap: {line}"])

@@ -42,8 +42,8 @@ Data keys and open challenges are in memory only. After a restart owners registe
 before the restart can still be completed.
 
 Every decision is one JSON line of the audit log (standard error, or --audit FILE). It holds no token, key or nonce. Refusals
-above one a second, by one key's holder or by all who show none, are counted (`left_out`); FILE makes way for a new one when full.
-GET /v1/keys returns the public keys, signed. SIGTERM, SIGINT and SIGHUP end the server once what was asked is answered.
+above one a second, for one key or for all senders without one, are only counted (`left_out`); FILE is rotated when full.
+GET /v1/keys returns the public keys, signed. SIGTERM, SIGINT and SIGHUP end the server once open requests are answered.
 """
 _EPILOG = """\
 then, where pytest runs:
@@ -145,7 +145,7 @@ def _limits(options: argparse.Namespace, limits: Any) -> Any:
 
 
 def _files_for(connections: int) -> None:
-    """Let this process open as many files as it may have connections, those on their way out counted in."""
+    """Let this process open as many files as it may have connections, those being closed included."""
     import resource
 
     wanted = 2 * connections + _OTHER_FILES
@@ -201,17 +201,17 @@ def _with_warnings(log: Audit) -> Audit:
             log(line)
         except OSError as error:
             if begun and not fails:
-                _say(f"the audit log cannot be written ({error.strerror or error}): every decision is refused until it can")
+                _warn(f"the audit log cannot be written ({error.strerror or error}): every decision is refused until it can")
             fails = True
             raise
         if fails:
-            _say("the audit log is written again")
+            _warn("the audit log is written again")
         begun, fails = True, False
 
     return write
 
 
-def _say(text: str) -> None:
+def _warn(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         write_errors(f"glasshouse serve: {text}")
 

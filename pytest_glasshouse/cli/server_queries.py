@@ -52,7 +52,7 @@ def declare(commands: Commands) -> None:
     register.set_defaults(run=_register, report_error_code=EXIT_USAGE)
 
     listing = commands.add_parser(
-        "outstanding", help="data keys that were released and never accounted for", description=_OUTSTANDING,
+        "outstanding", help="data keys that were released and have no exit evidence", description=_OUTSTANDING,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     listing.add_argument(
@@ -67,7 +67,7 @@ def _add_server(parser: Any) -> None:
     parser.add_argument("--server", metavar="URL", help="the server (default: GLASSHOUSE_SERVER)")
     parser.add_argument("--server-key", metavar="PUB", help="its public key: a file, or the key (default: GLASSHOUSE_SERVER_KEY)")
     parser.add_argument(
-        "--server-ca", type=Path, metavar="PEM", help="vouches for its certificate (default: GLASSHOUSE_SERVER_CA)"
+        "--server-ca", type=Path, metavar="PEM", help="the authority of its certificate (default: GLASSHOUSE_SERVER_CA)"
     )
     parser.add_argument("--owner", type=Path, metavar="FILE", help="the owner's key (default: GLASSHOUSE_OWNER_KEY)")
 
@@ -78,8 +78,8 @@ def _register(options: argparse.Namespace) -> int:
     from pytest_glasshouse.wire.canonical import sha256_hex
 
     policy = read_policy(options.policy)
-    manifest = _read(_beside(options.package, ".manifest")).decode("ascii", "replace").strip()
-    kept = _read(_beside(options.package, ".key"))
+    manifest = _read(_with_suffix(options.package, ".manifest")).decode("ascii", "replace").strip()
+    sealed_key = _read(_with_suffix(options.package, ".key"))
     header = _header_sha256(options.package)
     host_attestation = _open_attestation(options)
     try:
@@ -92,7 +92,7 @@ def _register(options: argparse.Namespace) -> int:
             server_hpke=host_attestation.server_hpke,
             manifest=manifest,
             policy=policy,
-            data_key=owner.open_data_key(kept, manifest_sha256=digest),
+            data_key=owner.open_data_key(sealed_key, manifest_sha256=digest),
         )
         answer = _asked(lambda: host_attestation.client.register(registration))
     finally:
@@ -181,7 +181,7 @@ def _header_sha256(path: Path) -> str:
         raise ConfigurationError(f"{path}: expected a package as `glasshouse seal` writes it, saw something else") from None
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _with_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 

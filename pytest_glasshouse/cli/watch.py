@@ -44,7 +44,7 @@ def _directory(named: str) -> Path:
     for path in (Path(named), Path("reports") / f"{named}.run"):
         if path.is_dir():
             return path
-    raise ConfigurationError(f"{named}: expected a run that is going on, saw neither that directory nor reports/{named}.run")
+    raise ConfigurationError(f"{named}: expected a run in progress, saw neither that directory nor reports/{named}.run")
 
 
 def follow(directory: Path, out: TextIO, *, terminal: bool, once: bool, sleep: Callable[[float], None]) -> None:

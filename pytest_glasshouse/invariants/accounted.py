@@ -1,4 +1,4 @@
-"""Invariant: the time that guest and legs claim did pass, by clocks that are not theirs.
+"""Invariant: the time that guest and legs claim has passed, by clocks that are not theirs.
 
 The host reads its clock before it starts a leg and when it has the leg's signed exit; the server signs in its receipt how much
 time passed at most since it released the key. Whatever a leg or its agent claims to have spent has to fit in between. Nothing
@@ -45,7 +45,7 @@ def _accounted(reader: EvidenceReader) -> str:
     if "turns" in reader.notes:
         # Everything is done one leg at a time: setting up, turns and the ends.
         _fits("all legs together", sum(claimed.values()), passed_ns, "the host's clock around the round")
-        _fits("the agent, of the turns,", _played(reader), passed_ns, "the host's clock around the round")
+        _fits("the agent, of the turns,", _turns_ns(reader), passed_ns, "the host's clock around the round")
     fits = f"{sum(claimed.values()) / 1e9:.3f} s of all legs in {passed_ns / 1e9:.3f} s of the host's clock"
     return fits if "protected" not in bodies else f"{fits}; {_released(reader, bodies)}"
 
@@ -92,7 +92,7 @@ def _segments(body: Trained) -> Iterator[int]:
         yield _number(part["wash_ns"])
 
 
-def _played(reader: EvidenceReader) -> int:
+def _turns_ns(reader: EvidenceReader) -> int:
     """From the first border of the turns to the last, in nanoseconds."""
     times = [_number(border[0]) for turn in verified.borders_claims(reader)["borders"] for border in turn if border]
     if not times:

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from pytest_glasshouse.errors import ConfigurationError, InvariantBroken
 from pytest_glasshouse.invariants.accounted import time_accounted_for
+from pytest_glasshouse.invariants.allocation import raw_callback_completed, same_allocation
 from pytest_glasshouse.invariants.lifecycle import (
     journal_countersigned,
     legs_in_order,
     memory_scanned_clean,
     runtime_zeroized,
 )
-from pytest_glasshouse.invariants.place import raw_callback_completed, same_allocation
 from pytest_glasshouse.invariants.trust import attestation_verified, key_released_after_attestation, weights_from_package
 from pytest_glasshouse.invariants.turns import interleaved, is_null, paused_leg_idle
 from pytest_glasshouse.invariants.work import adapter_digests_distinct, adapters_trained, losses_finite, same_work
@@ -44,7 +44,7 @@ ALL: tuple[Invariant, ...] = (
     paused_leg_idle,
 )
 
-#: What a row of raw against raw answers for.
+#: The invariants of a null row.
 NULL: tuple[Invariant, ...] = (
     raw_callback_completed,
     legs_in_order,
@@ -70,13 +70,13 @@ def judge(observation: Observation) -> tuple[Finding, ...]:
     """Every invariant judged from one observation, in the order of `ALL`.
 
     `paused leg idle` is one of interleaved rounds only: where no leg is ever paused it would hold by definition. A null
-    row has no protected leg, and is judged by what raw legs answer for.
+    row has no protected leg, and is judged by those of `NULL`.
     """
     return tuple(invariant(observation) for invariant in applicable(observation))
 
 
 def applicable(observation: Observation) -> tuple[Invariant, ...]:
-    """The invariants a row of this kind answers for."""
+    """The invariants that apply to a row of this kind."""
     if is_null(observation):
         return NULL
     return ALL if interleaved(observation) else tuple(each for each in ALL if each is not paused_leg_idle)

@@ -55,14 +55,14 @@ def _zeroized(reader: EvidenceReader) -> str:
         )
     if head["head"] != journal.link(reader.of("protected", "journal")[-1]):
         raise unseen("the signed head is of another journal", expected="head of this journal", seen=head["head"])
-    left = verified.exit_claims(reader, "protected")
-    if left["head"] != sha256_hex(reader.of("protected", "head").encode()):
-        raise unseen("the signed exit is of another head", expected="exit bound to this head", seen=left["head"])
+    signed_exit = verified.exit_claims(reader, "protected")
+    if signed_exit["head"] != sha256_hex(reader.of("protected", "head").encode()):
+        raise unseen("the signed exit is of another head", expected="exit bound to this head", seen=signed_exit["head"])
     observed: dict[str, tuple[int, int]] = {
-        "process gone": (left["process_gone"], True),
-        "files left in the workspace": (left["workspace_entries"], 0),
+        "process gone": (signed_exit["process_gone"], True),
+        "files left in the workspace": (signed_exit["workspace_entries"], 0),
     }
-    gpu = check_typed(left["gpu"], GpuClaim, "gpu")
+    gpu = check_typed(signed_exit["gpu"], GpuClaim, "gpu")
     if reader.of_row("allocation").get("gpuUuid") is not None and not (gpu.get("before") and gpu.get("after") is not None):
         # Memory that was never seen in use cannot be seen to be released.
         why = gpu.get("reason") or "none was in use while the leg trained"
@@ -87,13 +87,13 @@ def memory_scanned_clean(observation: Observation) -> Finding:
 
 def _scanned(reader: EvidenceReader) -> str:
     reader.ran("protected")
-    left = verified.exit_claims(reader, "protected")
-    claimed = check_typed(left["scan"], ScanClaim, "scan")
+    signed_exit = verified.exit_claims(reader, "protected")
+    claimed = check_typed(signed_exit["scan"], ScanClaim, "scan")
     if claimed["status"] == "unseen":
         provider, reason = reader.of_row("allocation", "provider"), claimed.get("reason", "no reason was given")
         reason = reason if provider in SCANNED_PROVIDERS else f"not applicable on {provider}: {reason}"
         raise unseen(reason, expected="a scan with its positive control", seen="no scan that counts")
-    scan = check_typed(left["scan"], ScanCounts, "scan")
+    scan = check_typed(signed_exit["scan"], ScanCounts, "scan")
     if scan["copies"] != 0 or scan["left"] or scan["status"] != "clean":
         raise broken(
             f"the scan found {scan['copies']} copies after the wipe ({', '.join(sorted(scan['left'])) or scan['status']})",
@@ -110,7 +110,9 @@ def _scanned(reader: EvidenceReader) -> str:
                 expected=f"{max(looked_for, 1)} of {kind} before the wipe",
                 seen=f"{control}",
             )
-    if verified.entries(reader)[-1].type != "zeroized" or left["head"] != sha256_hex(reader.of("protected", "head").encode()):
+    if verified.entries(reader)[-1].type != "zeroized" or signed_exit["head"] != sha256_hex(
+        reader.of("protected", "head").encode()
+    ):
         raise unseen("the scan is not of this journal's end", expected="an exit bound to the head after zeroized")
     searched = scan["looks"]["wiped"]["bytes"]
     if searched < 1:
@@ -168,7 +170,7 @@ def legs_in_order(observation: Observation) -> Finding:
 
 
 def in_order(reader: EvidenceReader) -> str:
-    """Of one round; what was held is returned."""
+    """Judge one round; returns what was held."""
     if "turns" in reader.notes:
         return in_turns(reader)
     first, second, *third = reader.of("order")
@@ -178,10 +180,10 @@ def in_order(reader: EvidenceReader) -> str:
     boots = {seen["bootId"] for seen in reader.of("guest")}
     if len(boots) != 1:
         raise unseen("the legs' times are from two clocks", expected="one boot of the guest", seen=f"{len(boots)} boots")
-    return "; ".join([_after(reader, *pair) for pair in pairwise(order)])
+    return "; ".join([_started_after(reader, *pair) for pair in pairwise(order)])
 
 
-def _after(reader: EvidenceReader, first: Role, second: Role) -> str:
+def _started_after(reader: EvidenceReader, first: Role, second: Role) -> str:
     gone, started = reader.of(first, "timeline", "exit"), reader.of(second, "timeline", "spawned")
     if first == "protected":
         zeroized = reader.of("protected", "timeline", "zeroized")

@@ -1,7 +1,7 @@
 """How each revision of the invariants judged. A report is judged for ever as it was when it was written.
 
 A finding carries the digest of what was read for it, so an invariant that reads more gives another digest of the same run.
-Who changes what an invariant reads or decides, or adds one, adds a `Revision` here: the function as it was stays, by
+A change of what an invariant reads or decides, or a new invariant, adds a `Revision` here: the function as it was stays, by
 its name, in `before`, and what did not exist yet in `added`.
 """
 
@@ -13,7 +13,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.invariants import lifecycle, place, work
+from pytest_glasshouse.invariants import allocation, lifecycle, work
 from pytest_glasshouse.invariants.finding import EvidenceReader, Finding, judge_rounds, unseen
 from pytest_glasshouse.invariants.judging import ALL, applicable
 from pytest_glasshouse.wire import journal
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Revision:
-    """One change of the invariants: what judged until then, by function name, and what there was not."""
+    """One change of the invariants: the functions that judged until then, by name, and those added by it."""
 
     number: int
     before: Mapping[str, Callable[[Observation], Finding]] = field(default_factory=lambda: MappingProxyType({}))
@@ -40,7 +40,7 @@ _TWO_LEGS = frozenset({"protected", "raw"})
 
 def _same_allocation_1(observation: Observation) -> Finding:
     """Rounds of two legs, and no simulated provider."""
-    judge = partial(place.same_guest, expected_legs=_TWO_LEGS, stand_in=lambda *_: False)
+    judge = partial(allocation.same_guest, expected_legs=_TWO_LEGS, stand_in=lambda *_: False)
     return judge_rounds("same allocation", observation, judge)
 
 
@@ -68,7 +68,7 @@ def _replayed(lines: Sequence[str], nonce: str, *, head: Mapping[str, int | str]
 
 def _same_allocation_2(observation: Observation) -> Finding:
     """Nothing about the agent's key."""
-    return judge_rounds("same allocation", observation, place.same_guest)
+    return judge_rounds("same allocation", observation, allocation.same_guest)
 
 
 def _legs_in_order_2(observation: Observation) -> Finding:
@@ -82,10 +82,10 @@ def _of_two(reader: EvidenceReader) -> str:
     return lifecycle.in_order(reader)
 
 
-#: Since this revision the rules from figures to verdict and limit are those of `overhead`, without exception.
-AUDITED = 3
+#: Since this revision an implausible negative is judged before the null and is within no limit.
+IMPLAUSIBLE_BEFORE_NULL = 3
 #: Every revision after the first, in order. An entry is never removed.
-LADDER: tuple[Revision, ...] = (
+REVISIONS: tuple[Revision, ...] = (
     # Legs that take turns, and simulated pods without a GPU: more is read, so digests differ.
     Revision(
         number=2,
@@ -95,7 +95,7 @@ LADDER: tuple[Revision, ...] = (
     # A journal shows a whole lifecycle, an agent has one key, three whole lifecycles have an order, and claimed time passed on
     # other clocks. Beside the invariants: an implausible negative is judged before the null, and is within no limit.
     Revision(
-        number=AUDITED,
+        number=IMPLAUSIBLE_BEFORE_NULL,
         before=MappingProxyType(
             {
                 "journal_countersigned": _journal_countersigned_2,
@@ -108,17 +108,19 @@ LADDER: tuple[Revision, ...] = (
 )
 
 
-def newest(ladder: Sequence[Revision] = LADDER) -> int:
+def newest(revisions: Sequence[Revision] = REVISIONS) -> int:
     """The revision that judges now."""
-    return ladder[-1].number if ladder else 1
+    return revisions[-1].number if revisions else 1
 
 
-def invariants_of(revision: int, *, ladder: Sequence[Revision] = LADDER, now: Sequence[Invariant] = ALL) -> tuple[Invariant, ...]:
+def invariants_of(
+    revision: int, *, revisions: Sequence[Revision] = REVISIONS, now: Sequence[Invariant] = ALL
+) -> tuple[Invariant, ...]:
     """The invariants as they were in `revision`. Raises `ValueError` for one that this version does not know."""
-    if not 1 <= revision <= newest(ladder):
-        raise ValueError(f"revision {revision} of the invariants is not one of 1 to {newest(ladder)}")
+    if not 1 <= revision <= newest(revisions):
+        raise ValueError(f"revision {revision} of the invariants is not one of 1 to {newest(revisions)}")
     found = {_name(each): each for each in now}
-    for step in reversed(ladder):
+    for step in reversed(revisions):
         if step.number <= revision:
             break
         found = {name: step.before.get(name, each) for name, each in found.items() if name not in step.added}

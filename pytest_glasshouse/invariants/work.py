@@ -118,7 +118,7 @@ def same_work(observation: Observation) -> Finding:
 
 
 def judge_work(observation: Observation, judge: Callable[[EvidenceReader], str]) -> Finding:
-    """`same work` by `judge`, which is not asked where the protected leg trained from other weights."""
+    """`same work` by `judge`, which is not applied where the protected leg trained from other weights."""
     weights = weights_from_package(observation)
 
     def judge_if_same_weights(reader: EvidenceReader) -> str:
@@ -131,7 +131,7 @@ def judge_work(observation: Observation, judge: Callable[[EvidenceReader], str])
 
 
 def same(reader: EvidenceReader, *, settings: Callable[..., list[Setting]] | None = None) -> str:
-    """Every other leg's work is the (first) raw leg's. Revision 1 compared other `settings`."""
+    """Compare every other leg's work with the (first) raw leg's. Revision 1 compared other `settings`."""
     bodies = verified.ends(reader)
     others = [leg for leg in bodies if leg != "raw"]
     if "raw" not in bodies or not others:

@@ -1,6 +1,6 @@
 """A report as Markdown. Adds nothing to what the report holds.
 
-A figure is never shown without its interval or the words `single sample`, and a dry run is called one in every line.
+A figure is never shown without its interval or the words `single sample`, and a dry run is marked in every line.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _rows(rows: Sequence[MeasuredRow]) -> Iterator[str]:
     yield ""
     yield from (f"- {_cell(row['name'])}: {_cell(row['interpretation'])}" for row in rows)
     for title, head, body in (
-        ("How sure", tables.ESTIMATES_HEAD, tables.estimates_table(rows)),
+        ("Estimates", tables.ESTIMATES_HEAD, tables.estimates_table(rows)),
         ("Fixed and total cost", tables.COSTS_HEAD, tables.costs_table(rows)),
         ("Memory and exposure", tables.MEMORY_HEAD, tables.memory_table(rows)),
     ):
@@ -150,7 +150,7 @@ def _lifecycle(summary: Summary) -> Iterator[str]:
         yield held
     if outstanding := len(summary["outstandingReleases"]):
         yield ""
-        yield f"**Outstanding releases: {outstanding}.** A key went out and its exit evidence did not come back."
+        yield f"**Outstanding releases: {outstanding}.** A key was released and the leg's exit evidence did not arrive."
 
 
 def _cleanup(cleanup: CleanupSection) -> Iterator[str]:

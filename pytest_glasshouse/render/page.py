@@ -76,10 +76,10 @@ def _top(document: Report, checked: Checked) -> Iterator[str]:
 
 def _checked(checked: Checked) -> str:
     if not checked.sound:
-        banner = f"FAULTY: {len(checked.faults)} fault(s) when this page was made. Believe nothing on it."
+        banner = f"FAULTY: {len(checked.faults)} fault(s) when this page was made. Do not rely on it."
         faults = bullets(map(str, checked.faults[:3])) + (details("All of them", bullets(map(str, checked.faults))))
         return f'<div class="banner bad" role="note"><p>{escaped(banner)}</p>{faults}</div>'
-    keys = "; whose keys signed it is for the reader to say" if checked.level is Level.CONSISTENT else ""
+    keys = "; its signing keys were not compared with trusted keys" if checked.level is Level.CONSISTENT else ""
     return paragraph(f"Checked when this page was made: {checked.level.value}, no fault found{keys}.")
 
 
@@ -117,7 +117,7 @@ def _nulls(document: Report) -> Iterator[str]:
         ]  # fmt: skip
         yield "<h2>Raw against raw</h2>"
         head = ("row", "ran on", "rounds", "90 % interval, %", "margin", "qualifies")
-        yield table("Null rows: the same leg twice", head, body, numbers=(2,))
+        yield table("Null rows", head, body, numbers=(2,))
 
 
 def _tamper(document: Report) -> Iterator[str]:
@@ -138,7 +138,7 @@ def _lifecycle_and_cleanup(document: Report) -> Iterator[str]:
     if held := tables.lifecycle_sentence(summary):
         yield paragraph(held)
     if outstanding := len(summary["outstandingReleases"]):
-        banner = f"{outstanding} outstanding release(s): a key went out and its exit evidence did not come back."
+        banner = f"{outstanding} outstanding release(s): a key was released and the leg's exit evidence did not arrive."
         yield f'<p class="banner bad">{escaped(banner)}</p>'
     body = [(each["name"], each["provider"], MarkedText(each["status"]), each["reason"]) for each in cleanup["allocations"]]
     yield paragraph(f"Cleanup: {cleanup['status']}.")
@@ -196,7 +196,7 @@ def _download(document: Report) -> str:
     packed = gzip.compress(report_bytes(document), compresslevel=9, mtime=0)
     if len(packed) > EMBED_LIMIT:
         link = f'<a href="./{escaped(quote(name))}" download>{escaped(name)}</a>'
-        return f"<h2>The report itself</h2><p>It is too large to stand in this page: {link}, beside it.</p>"
+        return f"<h2>The report itself</h2><p>It is too large to embed in this page: {link}, in the same directory.</p>"
     data = base64.b64encode(packed).decode()
     link = f'<a download="{escaped(name)}.gz" href="data:application/gzip;base64,{data}">{escaped(name)}.gz</a>'
     size = f"{len(packed) / 1000:,.0f} kB"

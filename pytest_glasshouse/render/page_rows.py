@@ -57,7 +57,9 @@ def row_details(document: Report, row: MeasuredRow, *, is_open: bool) -> str:
 
 def excluded_details(row: ExcludedRow) -> str:
     """A row that was not measured: outcome, reason, decision, lifecycle and findings."""
-    inside = definitions([("outcome", row["outcome"]), ("reason", row["reason"]), ("decision", row["decision"]), *_where(row)])
+    inside = definitions(
+        [("outcome", row["outcome"]), ("reason", row["reason"]), ("decision", row["decision"]), *_conditions(row)]
+    )
     inside += _attempts(row) + "".join(_lifecycle(row)) + findings(row)
     return f'<section id="{escaped(row["rowId"])}">{details(row_title(row) + ": " + row["outcome"], inside)}</section>'
 
@@ -81,7 +83,7 @@ def findings(row: MeasuredRow | ExcludedRow) -> str:
     return details(f"Findings: {held}", table(caption, head, body) + waived, is_open=is_open)
 
 
-def _where(row: MeasuredRow | ExcludedRow) -> list[tuple[str, Any]]:
+def _conditions(row: MeasuredRow | ExcludedRow) -> list[tuple[str, Any]]:
     named = row["namedGpuModel"]
     return [
         ("ran on", row["gpuModel"]),
@@ -111,7 +113,7 @@ def _facts(row: MeasuredRow) -> str:
             ("memory scan", f"{row['scanSec']:.3f} s, in no measured time" if "scanSec" in row else None),
             ("plaintext in host memory", _exposure(row)),
             ("protected leg also did", ", ".join(row["treatment"])),
-            *_where(row),
+            *_conditions(row),
         ]
     )
 
@@ -195,7 +197,7 @@ def _covariates(row: MeasuredRow) -> str:
 
 
 def _estimates(row: MeasuredRow) -> str:
-    """The other estimates of an interleaved row: the second estimator, each null, the least detectable effect."""
+    """The other estimates of an interleaved row: the second estimator, each null, the minimum detectable effect."""
     found = row.get("estimates")
     if found is None:
         return ""
@@ -205,7 +207,7 @@ def _estimates(row: MeasuredRow) -> str:
         pairs.append(("estimators", "they disagree; the verdict says why"))
     pairs += [(f"null, {each['kind']}", f"{signed(each['pct'])} % {_bounds(each['ci90Pct'], '90')}") for each in found["nulls"]]
     pairs += [
-        ("least effect this design sees", _short(found["minimumDetectablePct"], " points")),
+        ("minimum detectable effect", _short(found["minimumDetectablePct"], " points")),
         ("pairs", f"{found['pairs']}, worth {_short(found['effectivePairs'])} independent ones"),
     ]
     return definitions(pairs)

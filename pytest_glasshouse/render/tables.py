@@ -1,6 +1,6 @@
-"""The tables and sentences that page, Markdown and terminal share. Each stands here once.
+"""The tables and sentences that page, Markdown and terminal share.
 
-Cells are plain text, escaped where they are printed. Every figure has its interval, or the words that there is none.
+Cells are plain text, escaped where they are printed. Every figure has its interval, or the text `single sample`.
 """
 
 from __future__ import annotations

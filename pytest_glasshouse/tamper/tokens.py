@@ -70,7 +70,7 @@ def _signature_of_another_key(attempt: Attempt) -> str:
 def _swapped_ephemeral_key(attempt: Attempt) -> str:
     """The attacker's key in place of the leg's, swapped in transit: the signature covers the leg's."""
     header, _, signature = attempt.token().split(".")
-    cnf = {**attempt.claims["cnf"], "hpke": hpke_text(X25519PrivateKey.generate().public_key())}  # type: ignore[dict-item]
+    cnf = {**attempt.claims["cnf"], "hpke": hpke_text(X25519PrivateKey.generate().public_key())}
     return f"{header}.{b64u(canonical({**attempt.claims, 'cnf': cnf}))}.{signature}"
 
 

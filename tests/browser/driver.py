@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over WebDriver's own HTTP: enough to open a file, look at it, and hear what it complained about."""
+"""A headless Chromium, driven over WebDriver's own HTTP: enough to open a file, inspect it, and read its console messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def required() -> str:
 
 
 class Browser:
-    """One session. Everything it is asked goes over loopback."""
+    """One session; every request goes over loopback."""
 
     def __init__(self, port: int, profile: Path) -> None:
         self._http = urllib3.PoolManager()

@@ -95,7 +95,7 @@ def many(number: int) -> dict[str, Any]:
 
 
 def _another(row: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """The row with every letter and digit of its digests, keys and tokens drawn anew."""
+    """The row with every letter and digit of its digests, keys and tokens replaced."""
 
     def drawn(found: re.Match[str]) -> str:
         letters = "0123456789abcdef" if re.fullmatch("[0-9a-f]+", found[0]) else string.ascii_letters + string.digits

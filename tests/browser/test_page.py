@@ -54,7 +54,7 @@ def axe() -> str:
 
 
 @pytest.mark.parametrize("name", ["run", "everything"])
-def test_page_opens_without_a_request_or_a_complaint(chromium: Browser, paths: dict[str, Path], name: str) -> None:
+def test_page_opens_without_a_request_or_a_console_message(chromium: Browser, paths: dict[str, Path], name: str) -> None:
     chromium.open(paths[name])
 
     assert chromium.complaints() == []
@@ -65,10 +65,10 @@ def test_page_opens_without_a_request_or_a_complaint(chromium: Browser, paths: d
 @pytest.mark.parametrize(
     ("name", "screen", "dark"), [("run", _DESKTOP, False), ("everything", _DESKTOP, True), ("everything", _PHONE, False)]
 )
-def test_page_has_no_serious_finding_of_axe(
+def test_axe_finds_no_serious_accessibility_issue_on_the_page(
     chromium: Browser, paths: dict[str, Path], name: str, screen: dict[str, Any], dark: bool
 ) -> None:
-    """With everything opened, so that what is folded is looked at too."""
+    """With every section opened, so that collapsed ones are checked too."""
     chromium.open(paths[name])
     chromium.as_screen(**screen, dark=dark)
     chromium.run("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -100,7 +100,7 @@ def test_page_fits_a_phone(chromium: Browser, paths: dict[str, Path], name: str)
     assert chromium.run("return document.documentElement.scrollWidth") <= 360
 
 
-def test_page_is_dark_where_the_reader_wants_it(chromium: Browser, paths: dict[str, Path]) -> None:
+def test_page_follows_the_readers_dark_colour_scheme(chromium: Browser, paths: dict[str, Path]) -> None:
     chromium.open(paths["run"])
     ground = "return getComputedStyle(document.body).backgroundColor"
 
@@ -111,7 +111,7 @@ def test_page_is_dark_where_the_reader_wants_it(chromium: Browser, paths: dict[s
     assert (dark, chromium.run(ground)) == ("rgb(20, 23, 26)", "rgb(255, 255, 255)")
 
 
-def test_what_is_folded_is_on_paper(chromium: Browser, paths: dict[str, Path]) -> None:
+def test_collapsed_sections_are_printed(chromium: Browser, paths: dict[str, Path]) -> None:
     """A printed page cannot be clicked."""
     chromium.open(paths["run"])
     chromium.run("document.querySelectorAll('details').forEach(each => each.open = false)")
@@ -125,7 +125,7 @@ def test_what_is_folded_is_on_paper(chromium: Browser, paths: dict[str, Path]) -
     assert chromium.printed().startswith(b"%PDF")
 
 
-def test_report_comes_out_of_the_page_as_it_went_in(chromium: Browser, paths: dict[str, Path]) -> None:
+def test_report_extracted_from_the_page_is_unchanged(chromium: Browser, paths: dict[str, Path]) -> None:
     chromium.open(paths["run"])
     link = chromium.run("return document.querySelector('a[download]').href")
 

@@ -1,6 +1,6 @@
 """Mini-rows on a real, noisy machine whose truth is known: the product's turns, borders, estimates and rules, a numpy workload.
 
-Two resident processes a round, started anew for every round; `agent.turn_scheduler.TurnScheduler` gives the turns that
+Two resident processes a round, started again for every round; `agent.turn_scheduler.TurnScheduler` gives the turns that
 `legs.order.turn_orders` drew and reads the processors at each border; `invariants.turns` says what a paused leg used.
 """
 
@@ -108,7 +108,7 @@ class _Leg:
 
 
 class Bench:
-    """Starts processes from a server that has numpy already, and keeps the neighbours busy."""
+    """Starts processes from a server that has numpy already, and runs the neighbours, which load the core."""
 
     def __init__(self, directory: Path) -> None:
         os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
@@ -116,7 +116,7 @@ class Bench:
         self._context.set_forkserver_preload(["tests.calibration.stepper"])
         self._spool = Spool(directory / "spool.jsonl")
         self._key = Ed25519PrivateKey.generate()
-        # Legs and neighbours share one core: who else is on the machine can go elsewhere.
+        # Legs and neighbours share one core: other work of the machine has the rest.
         self._core = max(os.sched_getaffinity(0))
 
     def start(self, body: Callable[..., None], *arguments: Any) -> tuple[Any, Connection[Any, Any]]:
@@ -185,17 +185,17 @@ class Bench:
         scheduler.join()
         for leg in legs.values():
             leg.process.join()
-        said = [event for event in self._spool.since(before, wait_s=0) if event["type"] == "borders"]
-        token: Any = said[-1]["body"]
+        events = [event for event in self._spool.since(before, wait_s=0) if event["type"] == "borders"]
+        token: Any = events[-1]["body"]
         notes: Any = {"borders": token["borders"]}
         bodies: dict[Role, Any] = {role: {"segments": leg.segments} for role, leg in legs.items()}
         pairs = pairs_of(notes, bodies)
         claims: Any = peek(token["borders"])
         turns = turns_of(claims)
         raw_ns = sum(pair["raw"]["elapsed_ns"] for pair in pairs)
-        told = {role: segments_of(body) for role, body in bodies.items()}
+        by_role = {role: segments_of(body) for role, body in bodies.items()}
         handovers_ns = _HANDOVER_NS * design.pairs
-        untimed_ns = _untimed_ns("protected", turns, told["protected"]) - _untimed_ns("raw", turns, told["raw"])
+        untimed_ns = _untimed_ns("protected", turns, by_role["protected"]) - _untimed_ns("raw", turns, by_role["raw"])
         # The finding's two rules: work in the raw leg's time, and work while no clock of the protected leg's ran.
         shares = (_outside_ns(turns) / raw_ns, untimed_ns / raw_ns if untimed_ns > handovers_ns else 0.0)
         return round_segments(number, pairs), max(shares)
@@ -215,7 +215,7 @@ class Bench:
 
 
 def calibrate(
-    *, costs: Sequence[Work], rows: int, seed: int, design: Design, say: Callable[[str], None], deferred: Work
+    *, costs: Sequence[Work], rows: int, seed: int, design: Design, report: Callable[[str], None], deferred: Work
 ) -> dict[str, Any]:
     """`rows` mini-rows at every cost, as many sequential ones and as many deferred ones; seeds count up from `seed`."""
     began = time.monotonic()
@@ -228,12 +228,12 @@ def calibrate(
         for row in range(rows):
             for place, work in enumerate(costs):
                 minis.append(bench.interleaved(design, work=work, seed=seed + 1000 * place + row))
-                say(_shown(minis[-1]))
+                report(_shown(minis[-1]))
             row_s = minis[-1].took_s
             sequential.append(bench.sequential(design, work=costs[0], seed=seed + 90_000 + row, row_s=row_s))
-            say(f"  sequential, nothing differs: {sequential[-1]:+.2f} %")
+            report(f"  sequential, nothing differs: {sequential[-1]:+.2f} %")
             caught.append(bench.interleaved(replace(design, rounds=2, pairs=6), work=deferred, seed=seed + 80_000 + row))
-            say(f"  deferred: idle share {caught[-1].idle_share:.2%}, reads {caught[-1].pct:+.2f} %")
+            report(f"  deferred: idle share {caught[-1].idle_share:.2%}, reads {caught[-1].pct:+.2f} %")
     return {
         "seed": seed,
         "rows": rows,
@@ -302,7 +302,7 @@ if __name__ == "__main__":
 
     found = calibrate(
         costs=COSTS, rows=int(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else SEED, design=DESIGN,
-        say=lambda text: print(text, flush=True), deferred=DEFERRED,
+        report=lambda text: print(text, flush=True), deferred=DEFERRED,
     )  # fmt: skip
     print(json.dumps(summary(found), indent=1))
     if len(sys.argv) > 3:

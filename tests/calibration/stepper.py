@@ -99,7 +99,7 @@ class PipeTurns:
 
 
 def _settle(core: int) -> None:
-    """Work on this core only, and no longer than whoever started this: a killed calibration leaves nobody busy."""
+    """Run on this core only, and no longer than the parent process: a killed calibration leaves no load behind."""
     die_with_parent()
     os.sched_setaffinity(0, {core})
 
@@ -119,7 +119,7 @@ def alone(pipe: Connection[Any, Any], work: Work, warmup_s: float, target_s: flo
 
 
 def neighbour(seed: int, busy_s: float, core: int) -> None:
-    """Somebody else on the same core, until killed: works and rests for log-normal times around `busy_s` seconds."""
+    """A competing load on the same core, until killed: works and rests for log-normal times around `busy_s` seconds."""
     _settle(core)
     draw, stepper = np.random.default_rng(seed), Stepper(Work())
     while True:

@@ -40,7 +40,7 @@ def result() -> dict[str, Any]:
     design = DESIGN if FULL else Design(rounds=2, pairs=4, segment_s=0.05, washout_s=0.01, warmup_s=0.05, neighbours=1)
     found = calibrate(
         costs=COSTS if FULL else COSTS[:1], rows=ROWS if FULL else 1, seed=SEED, design=design,
-        say=lambda text: print(text, flush=True), deferred=DEFERRED,
+        report=lambda text: print(text, flush=True), deferred=DEFERRED,
     )  # fmt: skip
     if FULL:
         RESULT.parent.mkdir(exist_ok=True)
@@ -49,18 +49,18 @@ def result() -> dict[str, Any]:
     return found
 
 
-def test_mini_rows_are_measured_by_the_products_own_turns(result: dict[str, Any]) -> None:
+def test_mini_rows_are_measured_by_the_products_own_turn_scheduler(result: dict[str, Any]) -> None:
     for mini in result["minis"]:
         assert len(mini["log_ratios"]) == result["design"]["rounds"]
         assert len(mini["ci95"]) == 2
         assert mini["ci95"][0] < mini["pct"] < mini["ci95"][1]
 
 
-def test_cost_put_off_to_a_thread_is_caught_by_the_paused_legs_processor_time(result: dict[str, Any]) -> None:
+def test_cost_deferred_to_a_thread_is_caught_by_the_paused_legs_processor_time(result: dict[str, Any]) -> None:
     assert [each["caught"] for each in result["deferred"]] == [True] * len(result["deferred"])
 
 
-def test_truth_is_found_and_the_spread_falls(result: dict[str, Any]) -> None:
+def test_full_calibration_has_no_fault(result: dict[str, Any]) -> None:
     """Judged only where the whole calibration ran: `make calibrate`."""
     if FULL:
         assert faults(summary(result)) == []
@@ -75,7 +75,7 @@ def faults(found: dict[str, Any]) -> list[str]:
         f"spread {found['spreadRatio']:.1f} times smaller": found["spreadRatio"] >= SPREAD_RATIO,
         f"{found['deferredCaught']} of {found['deferred']} deferred caught": found["deferredCaught"] == found["deferred"] == ROWS,
     }
-    return [told for told, holds in checks.items() if not holds]
+    return [fault for fault, holds in checks.items() if not holds]
 
 
 @pytest.mark.parametrize(("work", "truth"), [*zip(COSTS, (0.0, 0.4975, 1.9608, 5.0), strict=True)])
@@ -98,7 +98,7 @@ def made(*, error: float = 0.0, wide: float = 1.0, sequential: float = 20.0, cau
     }
 
 
-def test_summary_counts_what_it_is_given() -> None:
+def test_summary_counts_the_rows_it_is_given() -> None:
     found = summary(made())
 
     assert (found["rows"], found["covered"], found["deferredCaught"]) == (96, 96, 24)
@@ -112,12 +112,12 @@ def test_summary_counts_what_it_is_given() -> None:
 @pytest.mark.parametrize(
     "change", [{"error": 0.6}, {"wide": -0.5}, {"sequential": 7.0}, {"caught": 23}], ids=["error", "coverage", "spread", "idle"]
 )
-def test_calibration_that_fails_in_one_thing_fails(change: dict[str, Any]) -> None:
+def test_calibration_that_fails_one_criterion_fails(change: dict[str, Any]) -> None:
     assert len(faults(summary(made(**change)))) == 1
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=lambda path: str(path.stem))
-def test_recorded_calibration_gives_the_summary_it_is_told_with(path: Path) -> None:
+def test_recorded_calibration_gives_its_recorded_summary(path: Path) -> None:
     recorded = json.loads(path.read_text("utf-8"))
 
     found = summary(recorded)

@@ -1,7 +1,7 @@
-"""Estimates and verdicts on simulated traces: do they cover the truth, and does every verdict come as often as it is said to?
+"""Estimates and verdicts on simulated traces: do they cover the truth, and does every verdict occur at its documented rate?
 
 Seeds, counts and bands were written down before each run. `CALIBRATE=1` (or `SOAK=1`) runs 4 000 rows a cell;
-the default run takes the same code through few rows and wide bands. Every run made is told in docs/measuring.md.
+the default run takes the same code through few rows and wide bands. docs/measuring.md lists every run.
 """
 
 from __future__ import annotations
@@ -70,25 +70,25 @@ def cell(regime: Regime, truth: float) -> tuple[float, float, Counter[Verdict], 
         assert found.trimmed.ci95 is not None
         covered += found.headline.ci95.contains(truth)
         trimmed += found.trimmed.ci95.contains(truth)
-        told = remarks(found)
-        judged = verdict(found.log_ratios, margin_pct=MARGIN_PCT, nulls=found.nulls, remarks=told)
+        found_remarks = remarks(found)
+        judged = verdict(found.log_ratios, margin_pct=MARGIN_PCT, nulls=found.nulls, remarks=found_remarks)
         verdicts[judged.verdict] += 1
         remarked["disagree"] += found.agree is False
         remarked["outliers"] += found.outliers.one_sided
         remarked["null"] += not all(null.qualifies(MARGIN_PCT) for null in found.nulls)
-    shown = ", ".join(f"{word.value} {count / ROWS:.1%}" for word, count in sorted(verdicts.items()))
+    shown = ", ".join(f"{each_verdict.value} {count / ROWS:.1%}" for each_verdict, count in sorted(verdicts.items()))
     print(f"{regime.name} {truth:g} %: covers {covered / ROWS:.1%}, companion {trimmed / ROWS:.1%}; {shown}; {dict(remarked)}")
     return covered / ROWS, trimmed / ROWS, verdicts, remarked
 
 
-def share(verdicts: Counter[Verdict], words: set[Verdict]) -> float:
+def share(verdicts: Counter[Verdict], wanted: set[Verdict]) -> float:
     """How many of the rows had one of these verdicts."""
-    return sum(verdicts[word] for word in words) / verdicts.total()
+    return sum(verdicts[each_verdict] for each_verdict in wanted) / verdicts.total()
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("regime", "truth"), CELLS)
-def test_interval_covers_the_truth_as_often_as_it_says(regime: Regime, truth: float) -> None:
+def test_interval_covers_the_truth_at_its_nominal_rate(regime: Regime, truth: float) -> None:
     covered, _, _, _ = cell(regime, truth)
 
     assert 0.93 - SLACK <= covered <= 0.97 + SLACK
@@ -96,7 +96,7 @@ def test_interval_covers_the_truth_as_often_as_it_says(regime: Regime, truth: fl
 
 @pytest.mark.soak
 @pytest.mark.parametrize("regime", REGIMES)
-def test_protection_that_costs_nothing_is_seldom_said_to_cost_something(regime: Regime) -> None:
+def test_zero_overhead_is_seldom_called_measurable(regime: Regime) -> None:
     _, _, verdicts, _ = cell(regime, 0.0)
 
     assert share(verdicts, FOUND_ABOVE_0) <= 0.04 + SLACK
@@ -105,7 +105,7 @@ def test_protection_that_costs_nothing_is_seldom_said_to_cost_something(regime: 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("regime", REGIMES)
-def test_overhead_at_the_margin_is_seldom_called_inside_it(regime: Regime) -> None:
+def test_overhead_at_the_margin_is_seldom_called_equivalent(regime: Regime) -> None:
     _, _, verdicts, _ = cell(regime, 1.0)
 
     assert share(verdicts, INSIDE_MARGIN) <= 0.065 + SLACK
@@ -113,7 +113,7 @@ def test_overhead_at_the_margin_is_seldom_called_inside_it(regime: Regime) -> No
 
 @pytest.mark.soak
 @pytest.mark.parametrize("regime", REGIMES)
-def test_overhead_of_twice_the_margin_is_never_called_inside_it(regime: Regime) -> None:
+def test_overhead_of_twice_the_margin_is_never_called_equivalent(regime: Regime) -> None:
     _, _, verdicts, _ = cell(regime, 2.0)
 
     assert share(verdicts, INSIDE_MARGIN) <= 0.01
@@ -122,13 +122,13 @@ def test_overhead_of_twice_the_margin_is_never_called_inside_it(regime: Regime) 
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("regime", "truth"), CELLS)
-def test_every_verdict_comes_as_often_as_is_stated(regime: Regime, truth: float) -> None:
+def test_every_verdict_occurs_at_its_documented_rate(regime: Regime, truth: float) -> None:
     """What a reader may expect of six rounds of ten minutes; what is not named comes in less than 3 of 100 rows."""
     _, _, verdicts, _ = cell(regime, truth)
     tolerance = 0.03 if FULL else 0.03 + 4 * math.sqrt(0.25 / ROWS)
 
-    for word in Verdict:
-        assert abs(verdicts[word] / ROWS - STATED[regime.name, truth].get(word, 0.0)) <= tolerance, word
+    for each_verdict in Verdict:
+        assert abs(verdicts[each_verdict] / ROWS - STATED[regime.name, truth].get(each_verdict, 0.0)) <= tolerance, each_verdict
 
 
 @pytest.mark.soak
@@ -161,7 +161,7 @@ def test_overhead_three_points_over_the_limit_seldom_passes_it(rounds: int) -> N
 @pytest.mark.parametrize("allocations", [3, 5, 10])
 @pytest.mark.parametrize("between", [0.0, 0.005])
 def test_pooled_interval_covers_the_truth_over_allocations(truth: float, allocations: int, between: float) -> None:
-    """Allocations differ by `between`, rounds by half a point; the pool must never cover less than it says."""
+    """Allocations differ by `between`, rounds by half a point; the pool must never cover less than its nominal level."""
     rng = np.random.default_rng(SEED + allocations)
     middle = math.log1p(-truth / 100)
     covered = 0

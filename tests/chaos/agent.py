@@ -29,7 +29,7 @@ def _train(nonce: str, train_s: float, done: Path) -> None:
 def _answer(request: dict[str, str], train_s: float, done: Path, root: Path) -> dict[str, object]:
     match request["op"]:
         case "hello":
-            # What the real agent does for the watchdog: the host was heard of.
+            # As the real agent does for the watchdog: a message of the host arrived.
             (root / "contact").touch()
             return {"agentNonce": _NONCE, "device": "cpu", "gpuModel": "CPU", "gpuUuid": None, "allocation": "chaos"}
         case "train":

@@ -1,4 +1,4 @@
-"""The way to a chaos pod: the real launch (first process, sshd, watchdog), the real SSH tunnel, and a tiny agent at its end.
+"""The connection to a chaos pod: the real launch (first process, sshd, watchdog), the real SSH tunnel, and a tiny agent at its end.
 
 Only the installation of the real agent is left out, because that brings torch.
 """
@@ -45,11 +45,11 @@ class ChaosConnection(RentedConnection):
         return str(ssh_files.socket)
 
     def _started(self, ssh_files: SshFiles, until: float, name: str) -> str:
-        words = [sys.executable, "-I", "-S", str(_AGENT), str(self._train_s), str(self._folder / "done")]
+        arguments = [sys.executable, "-I", "-S", str(_AGENT), str(self._train_s), str(self._folder / "done")]
         while True:
             try:
                 done = subprocess.run(
-                    ssh_files.command(ALIAS, shlex.join(words)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                    ssh_files.command(ALIAS, shlex.join(arguments)), stdin=subprocess.DEVNULL, capture_output=True, text=True,
                     timeout=_TRY_S, check=True,
                 )  # fmt: skip
                 return done.stdout.strip()

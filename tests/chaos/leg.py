@@ -1,4 +1,4 @@
-"""One row without torch: attest to a real server, get the key, let the pod "train", and be green only if it says that it did."""
+"""One row without torch: attest to a real server, get the key, let the pod "train", and pass only if it reports that it did."""
 
 from __future__ import annotations
 

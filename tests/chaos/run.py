@@ -23,14 +23,14 @@ from tests.loopback.cloud import Cloud
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
 
-#: Deadlines of seconds. An allocation lives at most 8 s, its watchdog ends it then.
+#: Deadlines of seconds. An allocation exists at most 8 s, its watchdog ends it then.
 TIMING = Timing(
     poll_s=0.1, search_s=1.2, settle_s=0.3, give_up_s=8.0, bootstrap_s=4.0, reserve_s=0.0, lifetime_s=8.0, overdue_s=0.5,
     grace_s=30.0,
 )  # fmt: skip
 BOOT_S = 3.0
 TRAIN_S = 0.3
-#: How long a run may take that nobody kills, and how long those who outlive it have, from the last deadline on.
+#: How long a run may take that is not killed, and how long those who outlive it have, from the last deadline on.
 _RUN_S, _AFTER_S = 60.0, 20.0
 _LOOK_S = 0.02
 
@@ -83,8 +83,8 @@ class Running:
         return next((pid for pid in _pids(str(self.folder / LEDGER)) if pid != self.process.pid), 0)
 
     def workers(self) -> list[int]:
-        told = (path.read_text() for path in self.folder.glob("worker*.pid"))
-        return [int(text) for text in told if text]
+        pids = (path.read_text() for path in self.folder.glob("worker*.pid"))
+        return [int(text) for text in pids if text]
 
     def links(self) -> list[int]:
         """The ssh clients that hold the tunnels: children of the harness."""
@@ -99,7 +99,7 @@ class Running:
 
 
 def play(scenario: Scenario) -> Judged:
-    """Run it, kill what the plan kills, wait for whoever is left to end things, and judge."""
+    """Run it, kill what the plan kills, wait for the remaining processes to end the allocations, and judge."""
     began = time.monotonic()
     with (vastai if scenario.provider == "vastai" else runpod)(pods="start") as server:
         server.cloud.faults.add(*scenario.faults)
@@ -131,7 +131,7 @@ def _kills(running: Running) -> None:
             for pid in running.workers()[:1] if scenario.victim == "worker" else running.links():
                 _kill(pid)
         case "host":
-            # The whole tree, reaper first or last as the table has it: a machine that is gone asks nobody.
+            # The whole tree, reaper first or last as the table has it: a lost machine ends all at once.
             for pid in [process.pid, *running.workers(), *_pids(str(running.folder))]:
                 _kill(pid)
         case "frozen":
@@ -152,13 +152,13 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
     if end and end[-1]["status"] in ("proven", "nothing-rented") and cloud.billing():
         judged.wrong.append(f"the run said {end[-1]['status']} and {len(cloud.billing())} were billing")
     judged.instances = len(cloud.rented)
-    _who_ended_it(running, judged, said=bool(end))
+    _who_ended_it(running, judged, reported=bool(end))
     _judge_rows(running, judged)
     if not _until(lambda: not running.reaper(), TIMING.grace_s):
         judged.wrong.append("the reaper is still there though nothing bills")
 
 
-def _who_ended_it(running: Running, judged: Judged, *, said: bool) -> None:
+def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
     cloud = running.server.cloud
 
     def over() -> bool:
@@ -168,7 +168,7 @@ def _who_ended_it(running: Running, judged: Judged, *, said: bool) -> None:
     if not cloud.rented and over():
         return
     if over():
-        judged.ended_by = "the run" if said else "reaper"
+        judged.ended_by = "the run" if reported else "reaper"
     elif (
         running.reaper() and _until(lambda: over() or not running.reaper(), max(deadline - time.time(), 0) + _AFTER_S) and over()
     ):

@@ -1,4 +1,4 @@
-"""Whatever is killed whenever: nothing bills in the end, nothing is green that did not finish, no key went to a liar.
+"""Whatever is killed whenever: nothing bills in the end, no unfinished row passes, no dishonest guest gets a key.
 
 Three seeds here, all of them with `make chaos`. The same code runs in both.
 """
@@ -23,9 +23,9 @@ AT_ONCE = int(os.environ.get("CHAOS_AT_ONCE", "4"))
 
 
 def _chosen() -> Iterable[int]:
-    told = os.environ.get("CHAOS_SEEDS", "")
-    first, _, last = told.partition("-")
-    return range(int(first), int(last or first) + 1) if told else SEEDS
+    seeds = os.environ.get("CHAOS_SEEDS", "")
+    first, _, last = seeds.partition("-")
+    return range(int(first), int(last or first) + 1) if seeds else SEEDS
 
 
 def _all(seeds: Iterable[int]) -> list[Judged]:

@@ -1,4 +1,4 @@
-"""What a provider says of where an instance is and what it is called: parsed, or named as unusable, and ended all the same."""
+"""Addresses and ids of instances, as a provider sends them: parsed, or reported as invalid, and the instance is ended either way."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def broker_over(subject: Subject, folder: Path) -> Broker:
 
 
 @pytest.mark.parametrize("kind", RENTED)
-def test_an_address_that_is_none_runs_nothing_and_its_instance_is_ended_at_once(
+def test_an_invalid_address_runs_nothing_and_its_instance_is_ended_at_once(
     kind: str, opened: Callable[..., Subject], tmp_path: Path
 ) -> None:
-    """A line break and `ProxyCommand` in it ran as the user of pytest. Nobody waits for such an address until the boot deadline."""
+    """A line break and `ProxyCommand` in it ran as the user of pytest. Such an address is not waited for until the boot deadline."""
     rented = opened(kind)
     mark = tmp_path / "ran"
     broker = broker_over(rented, tmp_path / "run")
     began = time.monotonic()
     lies: list[tuple[Any, Any]] = [(host, None) for host in HOSTS] + [("127.0.0.1", port) for port in PORTS]
     for host, port in lies:
-        told = tuple(one.format(mark=mark) if isinstance(one, str) else one for one in (host, port))
-        rented.cloud.told = (told[0], told[1])
+        address = tuple(one.format(mark=mark) if isinstance(one, str) else one for one in (host, port))
+        rented.cloud.shown_address = (address[0], address[1])
         with pytest.raises(ProviderError, match=r"cannot be reached where its provider says .*: field ") as caught:
             broker.acquire(row())
         assert caught.value.allocation_id is not None
@@ -68,11 +68,11 @@ def test_an_address_that_is_none_runs_nothing_and_its_instance_is_ended_at_once(
     assert time.monotonic() - began < 60.0
 
 
-def test_an_instance_at_an_address_that_is_none_is_listed_and_ended_like_any_other(rented: Subject) -> None:
+def test_an_instance_with_an_invalid_address_is_listed_and_ended_like_any_other(rented: Subject) -> None:
     """What cannot be reached bills all the same: the sweeper has to see it, and the instances beside it."""
-    rented.cloud.told = ("x\nProxyCommand id", None)
+    rented.cloud.shown_address = ("x\nProxyCommand id", None)
     bad = rented.create()
-    rented.cloud.told = ("127.0.0.1", None)
+    rented.cloud.shown_address = ("127.0.0.1", None)
     good = rented.create()
     shown = {one.instance_id: one for one in rented.provider.list()}
     assert set(shown) == {bad.instance_id, good.instance_id}
@@ -85,9 +85,9 @@ def test_an_instance_at_an_address_that_is_none_is_listed_and_ended_like_any_oth
     assert {one.instance_id for one in rented.provider.list()} == {good.instance_id}
 
 
-def test_an_empty_address_is_one_that_is_still_to_come(rented: Subject) -> None:
-    for told in ((None, None), ("", None), ("127.0.0.1", 0)):
-        rented.cloud.told = told
+def test_an_empty_address_is_not_yet_assigned(rented: Subject) -> None:
+    for address in ((None, None), ("", None), ("127.0.0.1", 0)):
+        rented.cloud.shown_address = address
         made = rented.create()
         shown = rented.provider.get(made.instance_id)
         assert shown is not None
@@ -97,7 +97,7 @@ def test_an_empty_address_is_one_that_is_still_to_come(rented: Subject) -> None:
 @pytest.mark.parametrize(
     "asked", ["..", ".", "", "a/b", "a/../b", "a?b=c", "a#b", "a%2fb", 'a"}) { id } #', "a\r\nX: y", "\uff17", "a" * 65, "-a"]
 )
-def test_what_is_no_id_is_never_put_into_an_address(rented: Subject, asked: str) -> None:
+def test_an_invalid_id_is_never_put_into_a_url(rented: Subject, asked: str) -> None:
     before = len(rented.cloud.asked)
     with pytest.raises(ProviderError):
         rented.provider.get(asked)
@@ -109,7 +109,7 @@ def test_what_is_no_id_is_never_put_into_an_address(rented: Subject, asked: str)
 
 @pytest.mark.parametrize("kind", RENTED)
 @pytest.mark.parametrize("chosen", ["its own", "row"])
-def test_what_could_not_be_reached_from_here_is_not_planned(
+def test_planning_fails_where_this_machine_has_no_ssh_client(
     kind: str, chosen: str, opened: Callable[..., Subject], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether the run names the provider or each row does: before the price is asked for."""

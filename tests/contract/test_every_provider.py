@@ -1,4 +1,4 @@
-"""What every provider promises, whoever it is: mock and local, RunPod by either API, Vast.ai."""
+"""What every provider promises: mock and local, RunPod by either API, Vast.ai."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.contract.conftest import Subject, row
 
 
-def test_offers_say_what_and_for_how_much_cheapest_first(subject: Subject) -> None:
+def test_offers_name_gpu_and_price_cheapest_first(subject: Subject) -> None:
     offers = subject.provider.offers(row())
     assert offers
     assert all(offer.gpu_model and offer.provider == subject.provider.name for offer in offers)
@@ -31,7 +31,7 @@ def test_an_allocation_is_shown_under_its_name_until_it_is_ended(subject: Subjec
     assert made.name not in {one.name for one in subject.provider.list()}
 
 
-def test_a_running_allocation_says_how_it_is_reached(subject: Subject) -> None:
+def test_a_running_allocation_has_an_address(subject: Subject) -> None:
     made = subject.create()
     shown = subject.provider.get(made.instance_id)
     assert shown is not None
@@ -39,7 +39,7 @@ def test_a_running_allocation_says_how_it_is_reached(subject: Subject) -> None:
     assert isinstance(shown.access, SshAccess if subject.provider.rents else UnixAccess)
 
 
-def test_two_allocations_are_told_apart(subject: Subject) -> None:
+def test_two_allocations_have_ids_of_their_own(subject: Subject) -> None:
     first, second = subject.create(), subject.create()
     assert first.instance_id != second.instance_id
     subject.provider.terminate(first.instance_id)
@@ -47,14 +47,14 @@ def test_two_allocations_are_told_apart(subject: Subject) -> None:
     assert subject.provider.get(second.instance_id) is not None
 
 
-def test_ending_what_is_gone_is_no_error(subject: Subject) -> None:
+def test_terminating_an_allocation_that_is_gone_is_no_error(subject: Subject) -> None:
     """Cleanup runs more than once: after a signal, at the end, in the reaper."""
     made = subject.create()
     for _ in range(3):
         subject.provider.terminate(made.instance_id)
 
 
-def test_what_was_never_there_is_none_and_can_be_ended(subject: Subject) -> None:
+def test_an_unknown_id_is_none_and_can_be_terminated(subject: Subject) -> None:
     assert subject.provider.get("404404") is None
     subject.provider.terminate("404404")
 
@@ -68,12 +68,12 @@ def test_the_guest_archive_is_this_installations(subject: Subject) -> None:
     assert subject.provider.archive_sha256 == sha256_hex(guest_archive())
 
 
-def test_an_account_can_be_looked_at_before_anything_is_rented(subject: Subject) -> None:
+def test_an_account_can_be_read_before_anything_is_rented(subject: Subject) -> None:
     account = subject.provider.account()
     assert account.balance_usd == (25.0 if subject.kind in {"runpod-sdk", "vastai"} else None)
 
 
-def test_a_loopback_address_is_said_to_be_simulated(subject: Subject) -> None:
+def test_a_loopback_address_is_marked_as_simulated(subject: Subject) -> None:
     assert subject.provider.simulated == subject.provider.rents
     assert not subject.provider.this_machine or not subject.provider.rents
 

@@ -1,4 +1,4 @@
-"""A pod with an `sshd` of its own, reached as a rented box is: by the port its provider shows, with a key of the run."""
+"""A pod with an `sshd` of its own, reached as a rented guest is: by the port its provider shows, with a key of the run."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_a_pod_is_reached_with_the_runs_key_where_its_provider_says(
         "-p", str(shown.access.port), f"{getpass.getuser()}@{shown.access.host}", "readlink /proc/$PPID/cwd; echo $SSH_CONNECTION",
     ]  # fmt: skip
     end = time.monotonic() + 15
-    while (told := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
-        assert time.monotonic() < end, (told.stderr, pod.logs())
+    while (result := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+        assert time.monotonic() < end, (result.stderr, pod.logs())
         time.sleep(0.05)
-    assert told.stdout.split()[-1] == str(shown.access.port)
+    assert result.stdout.split()[-1] == str(shown.access.port)
     # A session has a process group and an environment of its own; it belongs to the pod all the same, and ends with it.
     session = subprocess.Popen([*command[:-1], "echo $$; exec sleep 300"], stdout=subprocess.PIPE)
     assert session.stdout is not None

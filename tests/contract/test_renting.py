@@ -1,6 +1,6 @@
 """Creating on a provider that rents: what arrives, what is asked how often, and what each failure is called.
 
-After every failure the account is looked at: what the error says of it has to be so.
+After every failure the account is inspected: it must match the error.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ FAILURES: list[tuple[str, dict[str, Any], type[GlasshouseError], int]] = [
 
 
 @pytest.mark.parametrize(("kind", "fields", "expected", "exists"), FAILURES)
-def test_a_failed_create_says_truly_whether_something_exists(
+def test_a_failed_create_raises_the_error_that_matches_whether_something_exists(
     rented: Subject, kind: str, fields: dict[str, Any], expected: type[GlasshouseError], exists: int
 ) -> None:
     offer = rented.offer()
@@ -76,14 +76,14 @@ def test_a_failed_create_says_truly_whether_something_exists(
     assert len(rented.cloud.rented) == exists
 
 
-def test_how_long_to_wait_is_told_where_the_provider_said_it(rented: Subject) -> None:
+def test_a_providers_retry_after_is_passed_on(rented: Subject) -> None:
     rented.fault("429", on="list", retry_after_s=7)
     with pytest.raises(RateLimitedError) as caught:
         rented.provider.list()
     assert caught.value.retry_after_s == 7.0
 
 
-def test_a_key_that_is_not_accepted_is_the_users_to_mend(rented: Subject) -> None:
+def test_a_key_that_is_not_accepted_is_a_credentials_error(rented: Subject) -> None:
     accepted, rented.cloud.account_key = rented.cloud.account_key, "another"
     for ask in (rented.provider.list, rented.provider.account, lambda: rented.provider.offers(row())):
         with pytest.raises(CredentialsError, match="not accepted"):
@@ -94,7 +94,7 @@ def test_a_key_that_is_not_accepted_is_the_users_to_mend(rented: Subject) -> Non
 
 @pytest.mark.parametrize("kind", ["500", "503", "html-502", "hang-up", "429", "401"])
 @pytest.mark.parametrize("operation", ["get", "list"])
-def test_a_failed_read_is_an_error_and_never_nothing(rented: Subject, operation: Any, kind: str) -> None:
+def test_a_failed_read_is_an_error_and_never_an_empty_answer(rented: Subject, operation: Any, kind: str) -> None:
     """A listing that fails and reads as empty proves an end that never was."""
     made = rented.create()
     rented.fault(kind, on=operation)
@@ -129,7 +129,7 @@ def test_an_end_whose_answer_is_lost_may_be_asked_for_again(rented: Subject, kin
 
 
 @pytest.mark.parametrize(("kind", "state"), [("stuck", "pending"), ("error-state", "failed"), ("unknown-state", "unknown")])
-def test_states_are_ours_and_a_word_nobody_knows_is_unknown(rented: Subject, kind: str, state: str) -> None:
+def test_provider_states_are_translated_and_unrecognised_ones_are_unknown(rented: Subject, kind: str, state: str) -> None:
     rented.fault(kind)
     made = rented.create()
     shown = rented.provider.get(made.instance_id)
@@ -149,7 +149,7 @@ def test_a_container_that_ended_is_stopped_and_bills_on(rented: Subject) -> None
     assert len(rented.cloud.billing()) == 1
 
 
-def test_another_gpu_than_was_ordered_is_shown_as_what_it_is(rented: Subject) -> None:
+def test_another_gpu_than_was_ordered_is_shown_by_its_own_name(rented: Subject) -> None:
     rented.fault("wrong-gpu")
     offer = rented.offer()
     made = rented.create()
@@ -169,14 +169,14 @@ def test_the_gpu_that_was_ordered_is_recognised(rented: Subject) -> None:
         assert shown.price_usd_per_hour == offer.price_usd_per_hour
 
 
-def test_what_vanishes_is_gone(rented: Subject) -> None:
+def test_an_instance_that_vanishes_is_gone(rented: Subject) -> None:
     made = rented.create()
     rented.cloud.vanish(made.instance_id)
     assert rented.provider.get(made.instance_id) is None
     assert rented.provider.list() == ()
 
 
-def test_what_restarts_is_the_same_instance_behind_another_port(rented: Subject) -> None:
+def test_an_instance_that_restarts_keeps_its_id_and_changes_its_port(rented: Subject) -> None:
     made = rented.create()
     first = rented.provider.get(made.instance_id)
     rented.cloud.restart(made.instance_id)
@@ -188,7 +188,7 @@ def test_what_restarts_is_the_same_instance_behind_another_port(rented: Subject)
     assert first.access.port != second.access.port
 
 
-def test_what_comes_back_after_its_end_is_listed_again(rented: Subject) -> None:
+def test_an_instance_that_reappears_after_its_end_is_listed_again(rented: Subject) -> None:
     made = rented.create()
     rented.fault("comes-back", on="terminate", after_s=0.2)
     rented.provider.terminate(made.instance_id)
@@ -205,7 +205,7 @@ def test_an_end_that_was_accepted_and_not_carried_out_can_be_seen(rented: Subjec
     assert rented.provider.get(made.instance_id) is not None
 
 
-def test_what_has_ended_may_be_listed_a_moment_longer(rented: Subject) -> None:
+def test_an_instance_that_has_ended_may_be_listed_a_moment_longer(rented: Subject) -> None:
     made = rented.create()
     rented.fault("lag", on="terminate", after_s=0.2)
     rented.provider.terminate(made.instance_id)
@@ -257,7 +257,7 @@ def test_no_stock_is_no_capacity(rented: Subject) -> None:
         pass
 
 
-def test_values_arrive_letter_by_letter_whatever_they_hold(running: Subject) -> None:
+def test_environment_values_arrive_unchanged_whatever_they_hold(running: Subject) -> None:
     """RunPod's SDK pastes values between quotes: a quote in one of them would rewrite the request."""
     script = (
         "import json,os,sys;print(json.dumps([os.environ['HOSTILE'],os.environ['PLAIN'],sys.argv[1:],os.environ['PUBLIC_KEY']]))"
@@ -285,11 +285,11 @@ def test_logs_are_what_the_guest_printed_without_keys_and_addresses(running: Sub
     made = running.create("sh", "-c", f"echo booted {key} at 203.0.113.9:2222; sleep 60")
     pod = running.cloud.rented[made.instance_id].pod
     until(pod.logs)
-    told = running.provider.logs(made.instance_id)
+    text = running.provider.logs(made.instance_id)
     if running.kind == "runpod-sdk":
-        assert "shows no logs" in told
+        assert "shows no logs" in text
     else:
-        assert told.strip() == "booted *** at <address>"
+        assert text.strip() == "booted *** at <address>"
 
 
 def test_a_malformed_launch_is_refused_before_anything_is_sent(rented: Subject) -> None:
@@ -301,7 +301,7 @@ def test_a_malformed_launch_is_refused_before_anything_is_sent(rented: Subject) 
     assert rented.cloud.asked[before:] == []
 
 
-def test_a_server_that_is_not_there_means_that_nothing_was_made(opened: Callable[..., Subject]) -> None:
+def test_an_unreachable_api_means_that_nothing_was_created(opened: Callable[..., Subject]) -> None:
     for kind in ("runpod-rest", "runpod-sdk", "vastai"):
         one = opened(kind)
         offer, launch = one.offer(), one.launch()
@@ -349,9 +349,9 @@ def test_no_error_of_another_request_shows_them_either(
 
 
 def _assert_nothing_shows(rented: Subject, error: BaseException, logged: str) -> None:
-    told = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+    text = "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
     # The frames of this test hold the account itself; everything else is what a user's terminal would show.
-    ours = "\n".join(line for line in told.splitlines() if "rented = " not in line)
+    ours = "\n".join(line for line in text.splitlines() if "rented = " not in line)
     for hidden in (rented.cloud.account_key, SECRET, "Bearer", "podFindAndDeploy"):
         assert hidden not in ours
         assert hidden not in logged

@@ -1,1 +1,1 @@
-"""Readers of what strangers send, fed with what strangers may send."""
+"""Fuzzing of the readers of untrusted input."""

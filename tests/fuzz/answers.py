@@ -131,8 +131,8 @@ def _request(connection: socket.socket) -> None:
             return
         data += piece
     head, _, body = data.partition(b"\r\n\r\n")
-    told = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
-    left = int(told[0].partition(b":")[2]) - len(body) if told else 0
+    lengths = [line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    left = int(lengths[0].partition(b":")[2]) - len(body) if lengths else 0
     while left > 0:
         piece = connection.recv(65536)
         if not piece:
@@ -177,8 +177,8 @@ def _ask(provider: Provider, question: str) -> Callable[[], Any]:
 
 
 def _http(status: int, body: bytes, headers: list[str], *, length: bool) -> bytes:
-    told = [f"HTTP/1.1 {status} x", *headers, *([f"Content-Length: {len(body)}"] if length else [])]
-    return "\r\n".join(told).encode("latin-1") + b"\r\n\r\n" + body
+    head = [f"HTTP/1.1 {status} x", *headers, *([f"Content-Length: {len(body)}"] if length else [])]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
 
 
 def drawn(tape: Tape) -> tuple[str, str, list[bytes], int, Any]:
@@ -220,7 +220,7 @@ def drawn(tape: Tape) -> tuple[str, str, list[bytes], int, Any]:
 
 
 def answered(tape: Tape) -> None:
-    """Ask one question, and look at what comes of it."""
+    """Send one request and check its result."""
     server, providers = world()
     kind, question, server.raw, status, value = drawn(tape)
     _WRITTEN.clear()
@@ -250,7 +250,7 @@ def answered(tape: Tape) -> None:
 
 
 def _created(kind: str, status: int, value: Any, outcome: Any, what: str) -> None:
-    """What an answer says was made is never said not to be."""
+    """What an answer reports as created is never reported as not created."""
     if isinstance(outcome, AmbiguousCreateError | Instance):
         return
     made = {
@@ -278,7 +278,7 @@ _WRITTEN: list[str] = []
 
 
 def _audit(event: str, arguments: tuple[Any, ...]) -> None:
-    """Nothing that a provider says makes this process write a file."""
+    """No answer of a provider makes this process write a file."""
     if event == "open" and _WATCHING and threading.get_ident() in _WATCHING:
         path, _, flags = arguments
         if isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):

@@ -1,7 +1,7 @@
-"""A guest that lies: a recorded honest conversation with anything in it said otherwise, heard by the code that hears guests.
+"""A guest that lies: a recorded honest conversation with anything in it changed, read by the code that reads guests.
 
 What is taken has to be fit for everything that is done with it later: figures, findings, a record, the canonical form and the
-strict reader. What is refused is refused as what it is. Nothing is written, and nobody is waited for.
+strict reader. A refusal has the error that fits it. Nothing is written, and nothing blocks.
 
 The conversations were recorded from rows of the mock provider, by writing down what `GuestChannel` was answered.
 """
@@ -78,10 +78,10 @@ class _Bytes:
 
 
 class _Recorded(GuestChannel):
-    """A channel whose guest says what a table says, as bytes; each answer is there at once."""
+    """A channel whose guest answers from a table, as bytes, without delay."""
 
-    def __init__(self, said: Callable[[str, dict[str, Any]], bytes], allowance: Allowance) -> None:
-        self._said = said
+    def __init__(self, reply: Callable[[str, dict[str, Any]], bytes], allowance: Allowance) -> None:
+        self._reply = reply
         super().__init__("", allocation_id="a", allowance=allowance, reconnect_s=0.0)
 
     def _connect(self, _deadline: float) -> Any:
@@ -94,7 +94,7 @@ class _Recorded(GuestChannel):
         pass
 
     def _exchange_once(self, message: Mapping[str, Any], payload: bytes | memoryview, last: float | None) -> Any:
-        data = _Bytes(self._said(message["op"], dict(message)))
+        data = _Bytes(self._reply(message["op"], dict(message)))
         try:
             received = frames.receive(_CountedSocket(cast("Any", data), self._allowance))
         except FrameCutError as error:
@@ -109,12 +109,12 @@ tempfile.gettempdir()  # tries once whether it can be written to
 
 @cache
 def _conversations() -> dict[str, dict[str, Any]]:
-    told: dict[str, dict[str, Any]] = json.loads(_RECORDED.read_text())
-    return told
+    conversations: dict[str, dict[str, Any]] = json.loads(_RECORDED.read_text())
+    return conversations
 
 
 def _frame(message: Any, tape: Tape) -> bytes:
-    """As an agent would send it; where there is no canonical form, as somebody else would."""
+    """As an agent would send it; where there is no canonical form, as plain JSON."""
     try:
         text = canonical(message)
     except IntegrityError:
@@ -124,7 +124,7 @@ def _frame(message: Any, tape: Tape) -> bytes:
 
 
 def _changed_inside(event: Any, tape: Tape) -> Any:
-    """An event whose journal line or token says something else: well-formed, and signed by nobody."""
+    """An event whose journal line or token is changed: well-formed, with an invalid signature."""
     body = event["body"]
     if event["type"] == "journal":
         text = changed_json(json.loads(body["line"]), tape)
@@ -133,15 +133,15 @@ def _changed_inside(event: Any, tape: Tape) -> Any:
     elif event["type"] in CLAIMS:
         header, claims, signature = body[event["type"]].split(".")
         with contextlib.suppress(Exception):
-            told = canonical(changed_json(json.loads(unb64u(claims)), tape))
-            body[event["type"]] = f"{header}.{b64u(told)}.{signature}"
+            changed = canonical(changed_json(json.loads(unb64u(claims)), tape))
+            body[event["type"]] = f"{header}.{b64u(changed)}.{signature}"
     else:
         event["body"] = changed_json(body, tape)
     return event
 
 
 def _lying(events: list[Any], tape: Tape) -> Any:
-    """The spool of a liar."""
+    """The spool of a lying guest."""
     events = copy.deepcopy(events)
     act = tape.number(4)
     if act == 0:
@@ -156,7 +156,7 @@ def _lying(events: list[Any], tape: Tape) -> Any:
 
 
 def guest_messages(data: bytes) -> None:
-    """A row heard to its end, or refused; what was kept can be judged, computed, recorded and read again."""
+    """A row read to its end, or refused; its observation can be judged, computed, recorded and read again."""
     tape = Tape(data)
     if tape.number(8) == 7:
         installer(tape)
@@ -170,7 +170,7 @@ def guest_messages(data: bytes) -> None:
         op = sorted(replies)[tape.number(len(replies))]
         replies[op] = changed_json(replies[op], tape)
 
-    def said(op: str, message: dict[str, Any]) -> bytes:
+    def reply(op: str, message: dict[str, Any]) -> bytes:
         if op == "pull":
             from_here = events[message["cursor"] :] if isinstance(events, list) else events
             return _frame({"events": from_here}, tape)
@@ -178,14 +178,14 @@ def guest_messages(data: bytes) -> None:
 
     observation = copy.deepcopy(recorded["observation"])
     with _nothing_written():
-        taken = _heard(_Recorded(said, Allowance(leg_bytes=8 << 20)), observation)
-        # What is left of a refused conversation is part of an honest one: it is looked at now and then.
+        taken = _received(_Recorded(reply, Allowance(leg_bytes=8 << 20)), observation)
+        # What is left of a refused conversation is part of an honest one: it is checked now and then.
         if taken or data[-1:] < b"\x20":
             _used(observation)
 
 
-def _heard(channel: GuestChannel, observation: Any) -> bool:
-    """Hear it as the legs do, and write down what they write down. Whether all of it was taken."""
+def _received(channel: GuestChannel, observation: Any) -> bool:
+    """Read it as the legs do, and record what they record; returns whether all of it was accepted."""
     notes = observation["rounds"][0]
 
     def hello() -> None:
@@ -202,14 +202,14 @@ def _heard(channel: GuestChannel, observation: Any) -> bool:
         if "covariates" in notes:
             notes["covariates"] = channel.request("covariates")
 
-    legs = [partial(_hear_leg, channel, role, notes) for role in ("protected", "raw")]
-    heard: list[Callable[[], None]] = [hello, enrol, covariates, *legs]
-    return [_taken(each) for each in heard] == [True] * len(heard)
+    legs = [partial(_receive_leg, channel, role, notes) for role in ("protected", "raw")]
+    steps: list[Callable[[], None]] = [hello, enrol, covariates, *legs]
+    return [_taken(each) for each in steps] == [True] * len(steps)
 
 
-def _taken(hear: Callable[[], None]) -> bool:
+def _taken(step: Callable[[], None]) -> bool:
     try:
-        hear()
+        step()
     except (ProtocolError, GuestGoneError, LegDeadlineError):
         return False
     return True
@@ -230,7 +230,7 @@ def _as_json(progress: Progress) -> None:
     progress.to_json()
 
 
-def _hear_leg(channel: GuestChannel, role: str, notes: Any) -> None:
+def _receive_leg(channel: GuestChannel, role: str, notes: Any) -> None:
     leg_id = f"{role}-{notes['nonce'][:12]}"
     progress = Progress(row_id="r", leg=role, phase="start", round=1, rounds=1, elapsed_s=0.0)
     watch = LegWatch(
@@ -261,7 +261,7 @@ def _used(observation: Any) -> None:
     """Everything that is done with an observation. No exception is expected here, and no value that no report can hold."""
     text = canonical(observation)
     if len(text) > 16 << 20:
-        raise AssertionError("more was kept than a leg has to say")
+        raise AssertionError("more was recorded than a leg may send")
     nested: Any = observation
     for _ in range(_REPORT_DEPTH_LEFT):
         nested = [nested]
@@ -286,24 +286,26 @@ _INSTALLER = (
 
 
 def installer(tape: Tape) -> None:
-    """What the installer on a guest says over SSH: understood, refused, or worth another try."""
-    words = changed_json(list(_INSTALLER), tape)
-    lines = b"\n".join(json.dumps(word).encode() for word in (words if isinstance(words, list) else [words])) + b"\n"
-    heard = io.BytesIO(changed_bytes(lines, tape) if tape.number(3) == 0 else lines)
-    connection = bootstrap._InstallerConnection(cast("Any", _Client(heard)))
+    """Messages of the installer on a guest over SSH: accepted, refused, or retried."""
+    messages = changed_json(list(_INSTALLER), tape)
+    lines = (
+        b"\n".join(json.dumps(message).encode() for message in (messages if isinstance(messages, list) else [messages])) + b"\n"
+    )
+    stream = io.BytesIO(changed_bytes(lines, tape) if tape.number(3) == 0 else lines)
+    connection = bootstrap._InstallerConnection(cast("Any", _Client(stream)))
     with _nothing_written(), contextlib.suppress(ProtocolError, InfrastructureError, ValueError, EOFError):
-        told = bootstrap._run_installer(
+        path = bootstrap._run_installer(
             connection, b"archive", "a", needed={"rfc8785": "0.1.4"}, fetch=lambda _missing, **_where: (), on_phase=_one_line
         )
-        if ":" in told or not told.startswith("/") or not told.isprintable() or ".." in told.split("/"):
-            raise AssertionError(f"{told!r} became a part of a command line")
+        if ":" in path or not path.startswith("/") or not path.isprintable() or ".." in path.split("/"):
+            raise AssertionError(f"{path!r} became a part of a command line")
 
 
 def _one_line(text: str) -> None:
     if not text.isprintable():
-        raise AssertionError("words of a guest came through")
+        raise AssertionError("unescaped text of a guest was shown")
 
 
 class _Client:
-    def __init__(self, heard: io.BytesIO) -> None:
-        self.stdin, self.stdout = io.BytesIO(), heard
+    def __init__(self, stream: io.BytesIO) -> None:
+        self.stdin, self.stdout = io.BytesIO(), stream

@@ -16,13 +16,13 @@ with atheris.instrument_imports(include=["pytest_glasshouse", "rfc8785"]):
 
 
 def each_in_turn(data: bytes) -> None:
-    """The first byte says which."""
+    """The first byte selects the target."""
     names = sorted(TARGETS)
     TARGETS[names[(data or b"\0")[0] % len(names)]](data[1:])
 
 
 def main() -> None:
-    """Fuzz until told to stop."""
+    """Fuzz until interrupted."""
     name = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "all"
     if name != "all" and name not in TARGETS:
         sys.exit(f"expected all or one of {', '.join(sorted(TARGETS))}; saw {name}")

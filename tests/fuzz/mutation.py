@@ -1,4 +1,4 @@
-"""Changes to valid bytes and valid JSON, told by the bytes a fuzzer or hypothesis comes up with."""
+"""Changes to valid bytes and valid JSON, chosen by the bytes of a fuzzer or of hypothesis."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What is fuzzed, and what must hold whatever comes: a clean refusal or the right answer. Each target takes bytes.
 
 Used by hypothesis in `make test` and by atheris for as long as one likes (`python -m tests.fuzz.harness`). A target raises
-only when something is wrong: an exception nobody promised, a release, plaintext left behind, or a message that was
+only when something is wrong: an undocumented exception, a release, plaintext left behind, or a message that was
 taken although it is not the one that was made.
 """
 

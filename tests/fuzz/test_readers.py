@@ -1,4 +1,4 @@
-"""Whatever strangers send, every reader refuses it cleanly or understands it rightly."""
+"""Every reader of untrusted input refuses it cleanly or reads it correctly."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SLOW = {
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
-def test_reader_refuses_or_understands(target: Target, request: pytest.FixtureRequest) -> None:
+def test_reader_parses_arbitrary_bytes_or_refuses_them(target: Target, request: pytest.FixtureRequest) -> None:
     """No other exception than the one promised, no hang, no release, nothing left behind."""
     examples = EXAMPLES if os.environ.get("SOAK") else SLOW.get(request.node.callspec.id, EXAMPLES)
 

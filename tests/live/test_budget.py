@@ -1,4 +1,4 @@
-"""A budget that is reached in the middle of a leg: everything ends at once, and nothing is called what nobody saw."""
+"""A budget that is reached in the middle of a leg: everything ends at once, and nothing unseen is reported as held."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USD_PER_HOUR = 3600.0
 
 @pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
 def test_budget_that_is_reached_in_a_leg_ends_the_run_with_its_report(rental: Rental) -> None:
-    """The provider bills a dollar a second for what it offered for cents, so that the estimate could not tell."""
+    """The provider bills a dollar a second for what it offered for cents, so that the estimate is far too low."""
     rental.server.cloud.surcharge = USD_PER_HOUR / rental.server.cloud.prices["NVIDIA RTX A4000"]
     rental.rows = [("long", "a4000", 120.0)]
     ran = rental.run("--budget", f"{BUDGET_USD:g}")

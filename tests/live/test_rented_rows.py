@@ -135,5 +135,5 @@ def test_cleanup_that_is_not_proven_names_what_may_bill_and_how_to_end_it(rental
     assert any("cleanup is not proven" in line and one.order.name in line for line in last)
     assert any(f"DELETE https://api.runpod.io/v2/pods/{one.instance_id}" in line for line in last)
     rental.server.cloud.faults = type(rental.server.cloud.faults)()
-    # The reaper of that run lives on, and ends it as soon as the provider lets it.
+    # The reaper of that run keeps running, and ends it as soon as the provider lets it.
     assert _until(lambda: rental.server.cloud.billing() == ())

@@ -1,4 +1,4 @@
-"""The truth behind the APIs: what exists, what it costs, and what becomes of it. APIs only show it, in their own words.
+"""The account behind the APIs: what exists, what it costs, and how it ends. APIs only show it, each in its own form.
 
 Everything that was ever created stays in `rented`, so that a test can ask of each of them whether it still bills.
 """
@@ -22,10 +22,10 @@ from tests.loopback.pods import BOOT_VARIABLE, PORT_VARIABLE, Pod, free_port
 if TYPE_CHECKING:
     from tests.loopback.paging import Paging
 
-#: States in plain words; an API says them in its own.
+#: States in plain words; each API has its own names for them.
 State = Literal["provisioning", "running", "exited", "error", "unheard-of"]
 
-#: USD per hour of the GPUs on offer: id as the driver says it, and price.
+#: USD per hour of the GPUs on offer: id as the driver names it, and price.
 PRICES: dict[str, float] = {
     "NVIDIA H100 80GB HBM3": 2.69,
     "NVIDIA RTX PRO 6000 Blackwell Server Edition": 1.79,
@@ -61,29 +61,29 @@ class Rented:
     pod_key: str = field(repr=False)
     state: State = "provisioning"
     ended_s: float | None = None
-    #: Until when the listing shows it though it has ended, or hides it though it lives.
+    #: Until when the listing shows it though it has ended, or hides it though it runs.
     listed_until_s: float | None = None
     hidden: bool = False
     boot_id: str = ""
     port: int | None = None
     pod: Pod | None = None
-    #: What the API says in place of its host and its port, where that is something else.
-    told_host: Any = "127.0.0.1"
-    told_port: Any = None
+    #: What the API shows in place of its host and its port; None: the true port.
+    shown_host: Any = "127.0.0.1"
+    shown_port: Any = None
 
     @property
     def public(self) -> Any:
         """The port the API shows."""
-        return self.port if self.told_port is None else self.told_port
+        return self.port if self.shown_port is None else self.shown_port
 
     @property
     def bills(self) -> bool:
-        """Whether somebody pays for it now."""
+        """Whether it is billed now."""
         return self.ended_s is None
 
 
 class RefusedError(Exception):
-    """The cloud refuses; `why` is one of the words the APIs translate."""
+    """The cloud refuses; `why` is one of the reasons that the APIs translate."""
 
     def __init__(self, why: Literal["no-capacity", "no-funds", "bad-request", "internal", "late", "null", "contract"]) -> None:
         super().__init__(why)
@@ -92,7 +92,7 @@ class RefusedError(Exception):
 
 
 class Cloud:
-    """One provider's account. `pods` says what a pod is: its start command, another command, or no process at all.
+    """One provider's account. `pods` is what a pod runs: its start command, another command, or no process at all.
 
     `injected` gives the variables the provider itself sets in an instance. `clock` is what bills.
     """
@@ -117,14 +117,14 @@ class Cloud:
         self.account_key = f"account-{secrets.token_hex(16)}"
         self.balance_usd = 25.0
         self.prices = dict(PRICES if prices is None else prices)
-        #: How the listing is told in pages; None where it is whole, or in the API's own ones.
+        #: How the listing is paged; None where it is whole, or has the API's own pages.
         self.paging: Paging | None = None
-        #: What a key may not do, and the words with which it is told: `create`, and a body's detail.
+        #: What a key may not do, and the text of the refusal: `create`, and a body's detail.
         self.denied: dict[Operation, str] = {}
         #: What an instance costs, in times what was offered.
         self.surcharge = 1.0
         #: Host and port that the API shows of whatever is created from now on; None where it shows the truth.
-        self.told: tuple[Any, Any] = ("127.0.0.1", None)
+        self.shown_address: tuple[Any, Any] = ("127.0.0.1", None)
         self.pods = pods
         self.boot_s = boot_s
         self.clock = clock
@@ -157,13 +157,13 @@ class Cloud:
         return made
 
     def get(self, instance_id: str) -> Rented | None:
-        """One that exists, as far as the provider says."""
+        """One that exists, as the provider shows it."""
         with self._lock:
             found = self.rented.get(instance_id)
             return found if found is not None and self._shown(found) else None
 
     def list(self) -> list[Rented]:
-        """Every one that exists, as far as the provider says."""
+        """Every one that exists, as the provider shows it."""
         with self._lock:
             return [one for one in self.rented.values() if self._shown(one)]
 
@@ -219,12 +219,12 @@ class Cloud:
     # What tests ask.
 
     def billing(self) -> tuple[Rented, ...]:
-        """Everything somebody pays for now, shown or hidden."""
+        """Everything that is billed now, shown or hidden."""
         with self._lock:
             return tuple(one for one in self.rented.values() if one.bills)
 
     def waiting(self) -> int:
-        """How many creates are still to land, whatever their answers said."""
+        """How many creates are still to land, whatever was answered."""
         return len(self._late)
 
     def billed_s(self, instance_id: str) -> float:
@@ -271,8 +271,8 @@ class Cloud:
                 price_usd_per_hour=self.prices.get(order.gpu, 0.0) * self.surcharge,
                 created_s=self.clock(),
                 pod_key=f"pod-{secrets.token_hex(16)}",
-                told_host=self.told[0],
-                told_port=self.told[1],
+                shown_host=self.shown_address[0],
+                shown_port=self.shown_address[1],
             )
             self.rented[made.instance_id] = made
             if kind == "error-state":
@@ -332,7 +332,7 @@ class Cloud:
         return one.listed_until_s is not None and time.monotonic() < one.listed_until_s
 
     def _land_later(self, seconds: float, land: Callable[[], object]) -> None:
-        """`land` runs once: after `seconds`, or when somebody asks whether anything bills."""
+        """`land` runs once: after `seconds`, or when a caller checks whether anything bills."""
         once = threading.Lock()
 
         def run() -> None:

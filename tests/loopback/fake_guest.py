@@ -1,4 +1,4 @@
-"""A guest that is only there: a tiny process on the agent's socket that says hello, so that hundreds of pods can be rented without torch.
+"""A minimal guest: a tiny process on the agent's socket that answers hello, so that hundreds of pods can be rented without torch.
 
     server = runpod(pods=FAKE_GUEST)
     server.cloud.rented[instance_id].pod.root / "agent.sock"     where it listens

@@ -38,13 +38,13 @@ Act = Literal[
     "wrong-gpu",
     "vanish",  # create: it runs, and is gone `after_s` later
     "restart",  # create: it runs, and restarts `after_s` later, with another boot id and another port
-    "no-start",  # create: it says that it runs, and nothing in it does
-    "refused",  # terminate: an error, and it lives on
-    "silent",  # terminate: accepted, and it lives on
+    "no-start",  # create: its state is running, and nothing in it runs
+    "refused",  # terminate: an error, and it keeps running
+    "silent",  # terminate: accepted, and it keeps running
     "comes-back",  # terminate: accepted, hidden, and `after_s` later it is listed and billing as before
     "lag",  # terminate: it ends, and the listing shows it `after_s` longer
     "second-page",  # list: more than one page
-    "half",  # list: an entry is null, and an error beside the answer says so (GraphQL)
+    "half",  # list: an entry is null, and an error beside the answer names it (GraphQL)
     "short-list",  # list: an entry is missing though the total counts it
 ]
 Kind = Refusal | Lost | Act

@@ -54,7 +54,7 @@ def as_json(status: int, value: Any, **headers: str) -> Answer:
 
 
 class Api(Protocol):
-    """One provider's words for a cloud."""
+    """One provider's API over a cloud."""
 
     def operation(self, request: Request) -> Operation | None:
         """What a request asks for; None for what the API does not have."""
@@ -75,7 +75,7 @@ class _Http(ThreadingHTTPServer):
 
 
 class LoopbackServer:
-    """Serves `apis`, told apart by the beginning of the path. Used as a context manager; closes the cloud too."""
+    """Serves `apis`, selected by the beginning of the path. Used as a context manager; closes the cloud too."""
 
     def __init__(self, cloud: Cloud, apis: Mapping[str, Api]) -> None:
         self.cloud = cloud

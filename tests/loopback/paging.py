@@ -1,4 +1,4 @@
-"""A listing in pages, in each of the forms that are seen in the wild, and the lies such a listing can tell."""
+"""A listing in pages, in each of the forms known from real APIs, and the false statements such a listing can make."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from urllib.parse import urlencode
 
 from tests.loopback.http import Answer, Request, as_json
 
-#: How the next page is told.
+#: How the next page is announced.
 Form = Literal[
     "cursor",  # {"pagination": {"nextCursor": ..., "hasMore": ...}}, asked for with ?cursor=
     "snake",  # next_cursor and has_more beside the entries
-    "position",  # cursor is told on every page; only hasMore says which is the last
+    "position",  # every page has a cursor; only hasMore marks the last
     "relay",  # pageInfo: endCursor and hasNextPage, asked for with ?after=
     "token",  # nextToken
     "page-token",  # next_page_token, asked for with ?pageToken=
@@ -33,13 +33,13 @@ Lie = Literal[
     "html",  # the second page is a proxy's
     "limited",  # the second page comes with 429
     "short",  # its total counts one more than it shows
-    "not-where",  # there is more, and no word where
+    "not-where",  # there is more, and nothing says where
     "contradicts",  # there is no more, and a next page
-    "unknown",  # the next page is told in a field nobody knows
+    "unknown",  # the next page is announced in an unknown field
     "unreadable",  # one entry is no entry
     "number",  # one entry has a number that no double holds
     "twice",  # one entry is shown on both pages
-    "cut",  # the first page is as long as its limit says, and that is all it says
+    "cut",  # the first page is as long as its limit, and has no other sign of more
     "deep",  # one entry is nested deeper than a parser's stack
 ]
 FORMS: tuple[str, ...] = get_args(Form)
@@ -74,13 +74,13 @@ def page_of(paging: Paging, rows: list[dict[str, Any]], request: Request, *, ent
         shown = [*rows[:1], *shown]
     if lie == "unreadable":
         shown = [{"id": None}, *shown]
-    told: dict[str, Any] = {entries: shown}
+    page: dict[str, Any] = {entries: shown}
     if lie == "unknown":
-        return as_json(200, {**told, "resume": "abc"})
+        return as_json(200, {**page, "resume": "abc"})
     if lie == "cut":
-        return as_json(200, {**told, "limit": paging.size})
-    headers = _tell(told, paging, place, following, len(rows) + (lie == "short"), request)
-    body = json.dumps(told).encode()
+        return as_json(200, {**page, "limit": paging.size})
+    headers = _add_links(page, paging, place, following, len(rows) + (lie == "short"), request)
+    body = json.dumps(page).encode()
     if lie == "number":
         body = body.replace(b'"cost": 0.25', b'"cost": 1e999', 1).replace(b'"num_gpus": 1', b'"num_gpus": 1e999', 1)
     if lie == "deep":
@@ -92,12 +92,12 @@ def _place(paging: Paging, asked: dict[str, str]) -> int:
     if paging.form == "page":
         return (int(asked.get("page", "1")) - 1) * paging.size
     names = ("cursor", "after", "after_token", "nextToken", "pageToken", "offset", "at")
-    told = next((asked[name] for name in names if name in asked), "0")
-    return int(told.removeprefix("at-"))
+    cursor = next((asked[name] for name in names if name in asked), "0")
+    return int(cursor.removeprefix("at-"))
 
 
-def _tell(  # noqa: C901, PLR0912  (one branch a form)
-    told: dict[str, Any], paging: Paging, place: int, following: int | None, total: int, request: Request
+def _add_links(  # noqa: C901, PLR0912  (one branch a form)
+    page: dict[str, Any], paging: Paging, place: int, following: int | None, total: int, request: Request
 ) -> dict[str, str]:
     more, cursor = following is not None, None if following is None else f"at-{following}"
     if paging.lie == "not-where":
@@ -110,25 +110,25 @@ def _tell(  # noqa: C901, PLR0912  (one branch a form)
     counted = {"total": total} if paging.lie == "short" else {}
     match paging.form:
         case "cursor":
-            told["pagination"] = {"nextCursor": cursor, "hasMore": more, **counted}
+            page["pagination"] = {"nextCursor": cursor, "hasMore": more, **counted}
         case "snake":
-            told |= {"next_cursor": cursor, "has_more": more, **counted}
+            page |= {"next_cursor": cursor, "has_more": more, **counted}
         case "position":
-            told["pagination"] = {"cursor": cursor or "at-the-end", "hasMore": more, **counted}
+            page["pagination"] = {"cursor": cursor or "at-the-end", "hasMore": more, **counted}
         case "relay":
-            told["pageInfo"] = {"endCursor": cursor or "at-the-end", "hasNextPage": more, **counted}
+            page["pageInfo"] = {"endCursor": cursor or "at-the-end", "hasNextPage": more, **counted}
         case "token":
-            told |= {"nextToken": cursor, **counted}
+            page |= {"nextToken": cursor, **counted}
         case "page-token":
-            told |= {"next_page_token": cursor, **counted}
+            page |= {"next_page_token": cursor, **counted}
         case "link":
             return {"Link": f'<{where}>; rel="next", </first>; rel="first"'} if where else {}
         case "url":
-            told |= {"next_url": where or None, **counted}
+            page |= {"next_url": where or None, **counted}
         case "path":
-            told["_links"] = {"self": {"href": request.path}, **({"next": {"href": where}} if where else {})}
+            page["_links"] = {"self": {"href": request.path}, **({"next": {"href": where}} if where else {})}
         case "offset":
-            told["pagination"] = {"offset": place, "limit": paging.size, "total": total}
+            page["pagination"] = {"offset": place, "limit": paging.size, "total": total}
         case "page":
-            told["meta"] = {"page": place // paging.size + 1, "totalPages": -(-total // paging.size), "pageSize": paging.size}
+            page["meta"] = {"page": place // paging.size + 1, "totalPages": -(-total // paging.size), "pageSize": paging.size}
     return {}

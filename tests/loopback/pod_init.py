@@ -2,7 +2,7 @@
 
     python -I -S pod_init.py RESTART LOG -- COMMAND...
 
-It is a child subreaper, so whatever daemonises itself in the pod still has it for a parent. Nobody kills this process:
+It is a child subreaper, so whatever daemonises itself in the pod still has it for a parent. Nothing kills this process:
 the end of its standard input is the order to end, and a dead test process ends every pod of its own for that reason.
 """
 
@@ -66,7 +66,7 @@ def _end_all() -> None:
 
 
 def _start(command: list[str], log: str) -> int:
-    """Its process id. No `Popen`: when one is collected it reaps a child that ended early, and nobody learns of that end."""
+    """Its process id. No `Popen`: when one is collected it reaps a child that ended early, and that end goes unnoticed."""
     try:
         return os.posix_spawnp(
             command[0],
@@ -96,7 +96,7 @@ def _empty() -> None:
 
 def main() -> int:
     restarts, log, command = sys.argv[1] == "restart", sys.argv[2], sys.argv[4:]
-    told = False
+    ended_by_server = False
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     child_ended, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)
@@ -108,11 +108,11 @@ def main() -> int:
         timeout = _RESTART_PAUSE_S if first == -1 else None
         ready, _, _ = select.select([0, child_ended], [], [], timeout)
         if 0 in ready and os.read(0, 4096):
-            told = True
+            ended_by_server = True
         elif 0 in ready:
             _end_all()
-            if not told:
-                # Whoever served this pod died without a word: its disks go too.
+            if not ended_by_server:
+                # The process that serves this pod was killed: its disk is removed too.
                 shutil.rmtree(os.path.dirname(log), ignore_errors=True)
             return 0
         if child_ended in ready:

@@ -26,7 +26,7 @@ _ports_given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has and no other pod of this process was promised."""
+    """A port of 127.0.0.1 that is free and that no other pod of this process was promised."""
     with _ports_lock:
         while True:
             with socket.socket() as probe:
@@ -62,11 +62,11 @@ class Pod:
 
     @property
     def exited(self) -> bool:
-        """Whether the first process ended and nobody starts it again."""
+        """Whether the first process ended and is not restarted."""
         return self._process.poll() is not None
 
     def processes(self) -> tuple[int, ...]:
-        """Every process of this pod that lives, found by its environment."""
+        """Every running process of this pod, found by its environment."""
         mark = f"{ROOT_VARIABLE}={self.root}".encode()
         found = []
         for entry in Path("/proc").iterdir():
@@ -84,7 +84,7 @@ class Pod:
     def end(self) -> None:
         """End every process of it, and its disk. Raises where one survives."""
         if self._process.stdin is not None:
-            # A word before the end of the pipe: without it, the supervisor takes this process for dead.
+            # A byte before the end of the pipe: without it, the supervisor takes this process for dead.
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(b"end")
                 self._process.stdin.flush()

@@ -295,7 +295,7 @@ def _pick(value: Any, one: Selected) -> Any:
 def _pod(one: Rented) -> dict[str, Any]:
     ports = []
     if one.port is not None:
-        ports.append({"ip": one.told_host, "isIpPublic": True, "privatePort": 22, "publicPort": one.public, "type": "tcp"})
+        ports.append({"ip": one.shown_host, "isIpPublic": True, "privatePort": 22, "publicPort": one.public, "type": "tcp"})
     return {
         "id": one.instance_id,
         "name": one.order.name,

@@ -234,7 +234,7 @@ def pod(one: Rented) -> dict[str, Any]:
     direct, ports = None, []
     if one.port is not None:
         direct = {"host": "127.0.0.1", "port": one.port, "username": "root", "command": f"ssh root@127.0.0.1 -p {one.port}"}
-        ports.append({"private": 22, "public": one.public, "type": "tcp", "ip": one.told_host})
+        ports.append({"private": 22, "public": one.public, "type": "tcp", "ip": one.shown_host})
     relay = f"{one.instance_id}-64410000"
     return {
         "id": one.instance_id,

@@ -1,4 +1,4 @@
-"""The loopback providers themselves: what they refuse, what they bill, and that nothing of them outlives a test."""
+"""The loopback providers themselves: what they refuse, what they bill, and that none of their processes survives a test."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def until(happens: Callable[[], Any], *, limit_s: float = 10.0) -> Any:
 
 @pytest.mark.parametrize("key", ["", "other", "account-"])
 @pytest.mark.parametrize("path", ["/v2/pods", "/graphql"])
-def test_no_key_no_answer(key: str, path: str) -> None:
+def test_a_request_without_a_key_is_refused(key: str, path: str) -> None:
     with runpod(pods="none") as server:
         assert ask(server, "POST" if path == "/graphql" else "GET", path, {"query": "{myself{id}}"}, key=key)[0] == 401
 
@@ -119,7 +119,7 @@ def test_graphql_strings_are_read_with_their_escapes() -> None:
         parse('{ pod(input: { podId: "unfinished')
 
 
-def test_vast_refuses_fields_and_filters_nobody_knows() -> None:
+def test_vast_refuses_unknown_fields_and_filters() -> None:
     with vastai(pods="none") as server:
         assert ask(server, "POST", "/api/v0/bundles/", {"gpu": {"eq": "RTX A4000"}})[0] == 400
         assert ask(server, "PUT", "/api/v0/asks/1002/", {"image": "i", "env": {}, "onstart_cmd": "x"})[0] == 400
@@ -128,7 +128,7 @@ def test_vast_refuses_fields_and_filters_nobody_knows() -> None:
 
 
 def test_a_pods_key_ends_its_own_pod_and_nothing_else() -> None:
-    """What the watchdog on the guest holds must be worth nothing to whoever reads it there."""
+    """What the watchdog on the guest holds must be of no use to anyone who reads it there."""
     with runpod(pods="none") as server:
         mine, other = server.cloud.create(order(), None), server.cloud.create(order(), None)
         key = mine.pod_key
@@ -168,8 +168,8 @@ def test_the_bill_runs_from_create_to_end_whatever_the_state() -> None:
         assert server.cloud.billed_s(one.instance_id) == 3600.0
 
 
-def test_what_is_still_to_appear_counts_as_billing() -> None:
-    """A create that lands after the test has looked away is the leak nobody sees."""
+def test_an_instance_not_yet_listed_counts_as_billing() -> None:
+    """A create that lands after the test has ended would be an unseen leak."""
     with runpod(pods="none") as server:
         status, _ = ask(server, "POST", "/v2/pods", {"name": "glasshouse-late", "image": "i", "gpu": {"id": GPU}})
         assert status == 201
@@ -190,7 +190,7 @@ DAEMON = (
 )
 
 
-def test_the_end_of_a_pod_ends_what_daemonised_in_it() -> None:
+def test_the_end_of_a_pod_ends_its_daemonised_processes() -> None:
     with runpod() as server:
         one = server.cloud.create(order("python3", "-c", DAEMON), None)
         pod = one.pod
@@ -268,7 +268,7 @@ def test_a_restart_changes_boot_id_and_port_and_empties_the_disk() -> None:
         server.cloud.vanish(one.instance_id)
 
 
-def test_a_fault_that_no_request_meets_is_still_there() -> None:
+def test_a_fault_that_no_request_triggers_stays_pending() -> None:
     with runpod(pods="none") as server:
         server.cloud.faults.add(Fault(kind="503", on="list", skip=1))
         assert ask(server, "GET", "/v2/pods")[0] == 200
@@ -287,12 +287,12 @@ def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() 
             until(path.exists)
             channel = GuestChannel(str(path), allocation_id="a")
             try:
-                told = channel.request("hello")
-                assert told["gpuModel"] == "simulated (CPU)"
+                hello = channel.request("hello")
+                assert hello["gpuModel"] == "simulated (CPU)"
                 assert channel.pull(0) == []
                 with pytest.raises(ProtocolError, match="nothing runs here"):
                     channel.request("enrol")
-                return str(told["agentNonce"])
+                return str(hello["agentNonce"])
             finally:
                 channel.close()
 
@@ -302,7 +302,7 @@ def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() 
         server.cloud.vanish(one.instance_id)
 
 
-def test_what_is_meant_to_be_left_behind_is_said() -> None:
+def test_an_instance_left_billing_on_purpose_is_declared() -> None:
     with runpod(pods="none") as server:
         server.cloud.create(order(), None)
         server.cloud.forgive("this test is about leaving it")

@@ -1,6 +1,6 @@
 """Vast.ai's API as its published client speaks it: offers, asks, instances, a paged listing. Strict about bodies.
 
-The real one ignores body fields it does not know; this one refuses them, so that a field nobody meant is seen.
+The real one ignores body fields it does not know; this one refuses them, so that an unintended field is detected.
 """
 
 from __future__ import annotations
@@ -192,8 +192,8 @@ class Vast:
             case "null":
                 return as_json(200, {"success": True, "new_contract": None})
             case "contract":
-                told = {"success": False, "error": "bid_too_low", "msg": "created in a stopped state"}
-                return as_json(400, {**told, "new_contract": int(str(error.instance_id))})
+                answer = {"success": False, "error": "bid_too_low", "msg": "created in a stopped state"}
+                return as_json(400, {**answer, "new_contract": int(str(error.instance_id))})
             case "no-capacity":
                 return as_json(
                     400, {"success": False, "error": "no_such_ask", "msg": f"Instance type by id {named} is not available."}
@@ -260,7 +260,7 @@ def instance(one: Rented) -> dict[str, Any]:
         "num_gpus": 1,
         "dph_total": one.price_usd_per_hour,
         "image_uuid": one.order.image,
-        "public_ipaddr": (f"{one.told_host} " if isinstance(one.told_host, str) else one.told_host) if running else None,
+        "public_ipaddr": (f"{one.shown_host} " if isinstance(one.shown_host, str) else one.shown_host) if running else None,
         "ports": {"22/tcp": [{"HostIp": "0.0.0.0", "HostPort": _spelled(one.public)}]} if one.port is not None else None,  # noqa: S104
         "ssh_host": "ssh4.vast.ai",
         "ssh_port": 10022,

@@ -30,7 +30,7 @@ else:
     import example
 
 LOG = Path("engine.log")
-#: What an earlier attempt made, where a test says so.
+#: What an earlier attempt made, where a test sets it.
 EARLIER_NAME = "glasshouse-earlier-1-2000000000"
 #: The names of rows that were carried out, one a line for each time.
 CARRIED = Path("carried.log")
@@ -51,7 +51,7 @@ def nested(depth: int) -> Any:
     return value
 
 
-#: What a guest may say that no report can hold, by the name of the row it says it in.
+#: Guest data that no report can hold, by the name of its row.
 POISON: dict[str, Any] = {
     "nested": nested(27),
     "deep": nested(900),
@@ -246,7 +246,7 @@ class FakeEngine(Engine):
         return example.judge(observation)
 
     def binding(self, document: Any) -> Iterator[tuple[str, str]]:
-        """Nobody signed for these rows."""
+        """These rows have no signatures."""
         del document
         return iter(())
 
@@ -254,11 +254,11 @@ class FakeEngine(Engine):
         return []
 
     def outstanding_of(self, options: Options, run_id: str) -> Sequence[dict[str, Any]] | None:
-        """Where the project says so, the server outside has seen no end of a release, or cannot be asked."""
-        told = os.environ.get("FAKE_OUTSTANDING")
-        if told == "unreachable":
+        """Where the project sets it, the server outside has seen no end of a release, or cannot be asked."""
+        given = os.environ.get("FAKE_OUTSTANDING")
+        if given == "unreachable":
             raise InfrastructureError("the attestation server did not answer: NewConnectionError")
-        if told is None:
+        if given is None:
             return None
         return [{"sub": f"{run_id}/row", "nonce": "a" * 64, "manifest": "b" * 64, "released_at": 10, "deadline": 20}]
 

@@ -1,4 +1,4 @@
-"""Rows that are tried again, by whatever means: every attempt is kept, and none of them can be picked."""
+"""Rows that are tried again, by any means: every attempt is recorded, and none can be chosen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Outcomes = Callable[[dict[str, Any]], dict[str, str]]
 
-#: A retry plugin that shows nobody what became of an attempt before the last.
+#: A retry plugin that reports only the last attempt.
 RETRIES = """
 from _pytest.runner import runtestprotocol
 
@@ -43,8 +43,8 @@ ROWS = [RowSpec(name=name, workload="mlp", gpu="h100", order="raw-first", target
 
 @pytest.mark.parametrize("row", ROWS)
 def test_row(row, allocation, protected_runtime, raw_runner, row_report):
-    told = row_report.record(row.run(allocation, protected_runtime, raw_runner))
-    assert told.get("overheadPct", 99.0) < 5.0
+    record = row_report.record(row.run(allocation, protected_runtime, raw_runner))
+    assert record.get("overheadPct", 99.0) < 5.0
 """
 
 
@@ -54,7 +54,7 @@ def retried(project: Project, *names: str) -> Project:
     return project
 
 
-def told(report: dict[str, Any], name: str) -> dict[str, Any]:
+def row_of(report: dict[str, Any], name: str) -> dict[str, Any]:
     (row,) = [each for part in ("rows", "excludedResults") for each in report[part] if each["name"] == name]
     found: dict[str, Any] = row
     return found
@@ -67,20 +67,20 @@ def shape(row: dict[str, Any]) -> list[tuple[str, float | None, bool]]:
     ]
 
 
-def test_every_attempt_is_kept_and_the_first_that_was_judged_stands(project: Project) -> None:
+def test_every_attempt_is_recorded_and_the_first_judged_one_stands(project: Project) -> None:
     """Of the same row 5.5 % vanished behind -27.6 %, and a broken zeroize behind a good one."""
     result = retried(project, "in-slow-fast", "in-broken-good", "in-guestgone-good", "good").run()
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     report = project.report()
-    slow, broken, gone = told(report, "in-slow-fast"), told(report, "in-broken-good"), told(report, "in-guestgone-good")
+    slow, broken, gone = row_of(report, "in-slow-fast"), row_of(report, "in-broken-good"), row_of(report, "in-guestgone-good")
     assert shape(slow) == [("measured", 5.5, True), ("measured", -27.6, False)]
     assert round(slow["overheadPct"], 1) == 5.5
     assert shape(broken) == [("failed", None, True), ("measured", 1.0, False), ("measured", 1.0, False)]
     assert [(each["invariant"], each["finding"]) for each in broken["attempts"][0]["notHeld"]] == [("runtime zeroized", "broken")]
     assert broken["outcome"] == "failed"
     assert shape(gone) == [("infrastructure", None, False), ("measured", 1.0, True)]
-    assert "attempts" not in told(report, "good")
+    assert "attempts" not in row_of(report, "good")
     for row in (slow, broken, gone):
         assert not row["publishable"]
         assert NEEDED_MORE in row["unpublishableBecause"]
@@ -98,7 +98,7 @@ def test_every_attempt_is_kept_and_the_first_that_was_judged_stands(project: Pro
     assert check_bytes(project.reports()[0].read_bytes(), derivation=example.EXAMPLE).faults == ()
 
 
-def test_row_that_passed_in_its_last_attempt_is_not_publishable_and_shows_it(project: Project) -> None:
+def test_row_that_passed_only_in_its_last_attempt_fails_a_run_that_has_to_publish(project: Project) -> None:
     """A test that never looks at the first attempt is green; a run that has to publish is not."""
     assert retried(project, "in-slow-fast").run().ret == pytest.ExitCode.OK
     for path in (*project.reports(), project.pytester.path / "carried.log"):
@@ -114,25 +114,25 @@ def test_limit_missed_once_is_missed(project: Project) -> None:
     project.pytester.makeconftest(CONFTEST + RETRIES)
     result = project.run("--glasshouse-max-overhead", "2")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert [each["overheadPct"] > 5 for each in told(project.report(), "in-slow-fast")["attempts"]] == [True, False, False]
+    assert [each["overheadPct"] > 5 for each in row_of(project.report(), "in-slow-fast")["attempts"]] == [True, False, False]
 
 
-def test_attempts_of_a_known_retry_plugin_are_kept(project: Project) -> None:
+def test_attempts_of_a_known_retry_plugin_are_recorded(project: Project) -> None:
     """pytest-rerunfailures as it is."""
     pytest.importorskip("pytest_rerunfailures")
     project.pytester.makepyfile(test_rows=STRICT.format(names=["in-slow-fast", "in-broken-good"]))
     result = project.run("--reruns", "1")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    assert [each["attempt"] for each in told(project.report(), "in-slow-fast")["attempts"]] == [1, 2]
-    assert shape(told(project.report(), "in-broken-good")) == [("failed", None, True), ("measured", 1.0, False)]
+    assert [each["attempt"] for each in row_of(project.report(), "in-slow-fast")["attempts"]] == [1, 2]
+    assert shape(row_of(project.report(), "in-broken-good")) == [("failed", None, True), ("measured", 1.0, False)]
 
 
-def test_worker_that_died_in_an_attempt_leaves_one(project: Project) -> None:
+def test_worker_that_died_in_an_attempt_leaves_an_attempt(project: Project) -> None:
     """With restarts allowed, a retry plugin runs the test again in another worker."""
     pytest.importorskip("pytest_rerunfailures")
     project.rows("killedonce")
     project.spawn("-n1", "--reruns", "1", "--max-worker-restart", "2")
-    row = told(project.report(), "killedonce")
+    row = row_of(project.report(), "killedonce")
     assert shape(row) == [("lost", None, False), ("measured", 1.0, True)]
     assert NEEDED_MORE in row["unpublishableBecause"]
 
@@ -183,12 +183,12 @@ def test_row_that_a_test_runs_twice_has_two_attempts(project: Project) -> None:
     project.pytester.makepyfile(test_twice=TWICE)
     result = project.run()
     report = project.report()
-    assert shape(told(report, "in-slow-fast-run")) == [("measured", 5.5, True), ("measured", -27.6, False)]
-    assert shape(told(report, "in-broken-good-run")) == [("failed", None, True), ("measured", 1.0, False)]
-    assert shape(told(report, "in-good-broken-record")) == [("measured", 1.0, False), ("failed", None, True)]
-    assert shape(told(report, "in-guestgone-good-caught")) == [("infrastructure", None, False), ("measured", 1.0, True)]
-    assert "attempts" not in told(report, "good")
-    assert told(report, "broken")["outcome"] == "failed"
+    assert shape(row_of(report, "in-slow-fast-run")) == [("measured", 5.5, True), ("measured", -27.6, False)]
+    assert shape(row_of(report, "in-broken-good-run")) == [("failed", None, True), ("measured", 1.0, False)]
+    assert shape(row_of(report, "in-good-broken-record")) == [("measured", 1.0, False), ("failed", None, True)]
+    assert shape(row_of(report, "in-guestgone-good-caught")) == [("infrastructure", None, False), ("measured", 1.0, True)]
+    assert "attempts" not in row_of(report, "good")
+    assert row_of(report, "broken")["outcome"] == "failed"
     result.assert_outcomes(failed=3)
 
 
@@ -241,14 +241,14 @@ def test_other_row_than_a_tests_own_is_neither_run_nor_recorded(project: Project
     }
     text = result.stdout.str()
     own = "as in the row this test runs"
-    for says in (
+    for expected in (
         f"test_replaced[mine]: field target_s: expected 2.0 {own}, saw 1800",
         f"test_named[renamed]: field name: expected 'renamed' {own}, saw 'better'",
         f"test_made[with-another]: field name: expected 'with-another' {own}, saw 'made'",
         f"test_of_another[of-another]: field name: expected 'of-another' {own}, saw 'as-it-is'",
         "test_without_a_row: expected a parameter that is a RowSpec, saw none",
     ):
-        assert says in text
+        assert expected in text
     result.stdout.no_fnmatch_line("*Traceback*")
 
 
@@ -307,7 +307,7 @@ def test_killed_attempt_counts_and_a_judged_one_stays_in_a_run_that_goes_on(proj
     result = project.run("--glasshouse-resume", str(directory))
     report = project.report()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    broken, killed = told(report, "in-broken-killed"), told(report, "in-killed-good")
+    broken, killed = row_of(report, "in-broken-killed"), row_of(report, "in-killed-good")
     assert shape(broken) == [("failed", None, True), ("lost", None, False)]
     assert shape(killed) == [("lost", None, False), ("measured", 1.0, True)]
     assert sum(each["begun"].count(killed["rowId"]) for each in report["attempts"]) == 2
@@ -333,10 +333,10 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 
 @pytest.mark.parametrize("ending", ["pytest.exit('enough', returncode=0)", "os.kill(os.getpid(), signal.SIGKILL)"])
 def test_broken_row_whose_run_ends_before_it_is_recorded_is_broken(project: Project, ending: str) -> None:
-    """It was seen to be broken: ending the run there and going on with it is no way to another attempt."""
+    """It was seen to be broken: ending the run there and resuming it does not allow another attempt."""
     project.pytester.makepyfile(test_rows=UNRECORDED.format(names=["in-broken-good"], ending=ending))
     project.spawn("-q")
     (left,) = [*project.reports(), *(project.pytester.path / "reports").glob("*.run")][:1]
 
     assert project.spawn("-q", "--glasshouse-resume", str(left)).ret == pytest.ExitCode.TESTS_FAILED
-    assert told(project.report(), "in-broken-good")["outcome"] == "failed"
+    assert row_of(project.report(), "in-broken-good")["outcome"] == "failed"

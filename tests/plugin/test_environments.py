@@ -45,23 +45,23 @@ def ran(
     )  # fmt: skip
 
 
-def is_one_line(told: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert told.returncode == pytest.ExitCode.USAGE_ERROR, (told.stdout, told.stderr)
-    (line,) = [line for line in told.stderr.splitlines() if line.startswith("ERROR")]
+def is_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR, (result.stdout, result.stderr)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
     assert all(word in line for word in words), line
-    assert "Traceback" not in told.stdout + told.stderr
+    assert "Traceback" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "workers"])
 def test_without_a_terminal_plugin_rows_run_and_a_report_is_written(project: Project, workers: tuple[str, ...]) -> None:
-    told = ran(project.rows("good"), "-p", "no:terminal", *workers)
-    assert (told.returncode, told.stderr) == (0, "")
+    result = ran(project.rows("good"), "-p", "no:terminal", *workers)
+    assert (result.returncode, result.stderr) == (0, "")
     assert len(project.report()["rows"]) == 1
 
 
 def test_without_a_terminal_plugin_a_leak_is_still_reported(project: Project) -> None:
-    told = ran(project.rows("good"), "-p", "no:terminal", "--glasshouse-mock-fault", "terminate-fails")
-    assert (told.returncode, told.stderr) == (10, "glasshouse: cleanup is not proven: glasshouse-x-1 may still exist\n")
+    result = ran(project.rows("good"), "-p", "no:terminal", "--glasshouse-mock-fault", "terminate-fails")
+    assert (result.returncode, result.stderr) == (10, "glasshouse: cleanup is not proven: glasshouse-x-1 may still exist\n")
 
 
 @pytest.mark.parametrize("options", ["-p no:logging -p no:faulthandler -p no:capture", "--capture=no -q -q"])
@@ -73,47 +73,47 @@ def test_plugins_and_verbosity_change_nothing(project: Project, options: str) ->
 @pytest.mark.skipif(not allowed(*NAMELESS), reason="no user namespaces here")
 def test_a_user_without_home_and_name_gets_a_report(project: Project) -> None:
     """As in many a container: `docker run --user 54321`."""
-    told = ran(project.rows("good"), prefix=NAMELESS, HOME=None)
-    assert told.returncode == 0, told.stdout
+    result = ran(project.rows("good"), prefix=NAMELESS, HOME=None)
+    assert result.returncode == 0, result.stdout
     assert len(project.report()["rows"]) == 1
 
 
 @pytest.mark.skipif(not allowed(*NAMELESS), reason="no user namespaces here")
-def test_path_with_an_unknown_user_after_the_tilde_is_one_line(project: Project) -> None:
-    told = ran(project.rows("good"), "--glasshouse-policy", "~/policy.json", prefix=NAMELESS, HOME=None)
-    is_one_line(told, "~/policy.json", "HOME", "Write the whole path")
+def test_path_with_an_unknown_user_after_the_tilde_is_a_usage_error_of_one_line(project: Project) -> None:
+    result = ran(project.rows("good"), "--glasshouse-policy", "~/policy.json", prefix=NAMELESS, HOME=None)
+    is_one_line(result, "~/policy.json", "HOME", "Write the whole path")
 
 
-def test_a_umask_that_takes_files_from_their_owner_is_one_line(project: Project) -> None:
+def test_a_umask_that_takes_files_from_their_owner_is_an_error_of_one_line(project: Project) -> None:
     umask = "0477"
-    told = ran(project.rows("good"), prefix=("sh", "-c", f'umask {umask}; exec "$@"', "sh"))
-    is_one_line(told, f"umask {umask}", "0022")
+    result = ran(project.rows("good"), prefix=("sh", "-c", f'umask {umask}; exec "$@"', "sh"))
+    is_one_line(result, f"umask {umask}", "0022")
     assert project.left_behind() == []
 
 
 @pytest.mark.skipif(not allowed(*MOUNTS), reason="no mount namespaces here")
-def test_a_full_disk_for_reports_is_one_line_before_anything_starts(project: Project) -> None:
+def test_a_full_disk_for_reports_is_an_error_of_one_line_before_anything_starts(project: Project) -> None:
     folder = project.rows("good").pytester.path / "reports"
     folder.mkdir()
     mount = f'mount -t tmpfs -o size=4k none {folder}; "$@"; code=$?; ls -A {folder}; exit $code'
-    told = ran(project, prefix=(*MOUNTS, "sh", "-c", mount, "sh"))
-    is_one_line(told, "cannot be written", "nothing was started")
+    result = ran(project, prefix=(*MOUNTS, "sh", "-c", mount, "sh"))
+    is_one_line(result, "cannot be written", "nothing was started")
     assert project.asked("acquire") == []
-    assert told.stdout.splitlines()[-1].startswith("=")  # `ls` shows nothing
+    assert result.stdout.splitlines()[-1].startswith("=")  # `ls` shows nothing
 
 
 def test_a_hangup_ends_allocations_as_a_termination_does(project: Project) -> None:
-    """The connection to the machine where pytest runs is lost; what is rented goes on costing."""
-    told = ran(project.rows("hungup", "good"))
-    assert told.returncode == pytest.ExitCode.INTERRUPTED
+    """The connection to the machine where pytest runs is lost; what is rented keeps billing."""
+    result = ran(project.rows("hungup", "good"))
+    assert result.returncode == pytest.ExitCode.INTERRUPTED
     assert project.asked("signal_end") == ["signal_end"]
     assert project.asked("end_all") == ["end_all"]
     assert {row["outcome"] for row in project.report()["excludedResults"]} == {"excluded", "lost"}
 
 
 def test_under_nohup_a_hangup_stays_ignored(project: Project) -> None:
-    told = ran(project.rows("hungup", "good"), prefix=("sh", "-c", 'trap "" HUP; exec "$@"', "sh"))
-    assert told.returncode == 0, told.stdout
+    result = ran(project.rows("hungup", "good"), prefix=("sh", "-c", 'trap "" HUP; exec "$@"', "sh"))
+    assert result.returncode == 0, result.stdout
     assert len(project.report()["rows"]) == 2
 
 
@@ -140,9 +140,9 @@ def test_a_closed_standard_input_changes_nothing(project: Project) -> None:
 def test_output_that_is_not_utf8_shows_what_it_can(project: Project, environment: dict[str, Any]) -> None:
     """A directory's name is not ours to choose."""
     project.rows("good", "lostcallback")
-    told = ran(project, "--glasshouse-report", "Ergebnisse-\u00fc-\u2603/report.json", **environment)
-    assert "UnicodeEncodeError" not in told.stdout + told.stderr
-    assert told.returncode == pytest.ExitCode.TESTS_FAILED, told.stdout
+    result = ran(project, "--glasshouse-report", "Ergebnisse-\u00fc-\u2603/report.json", **environment)
+    assert "UnicodeEncodeError" not in result.stdout + result.stderr
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED, result.stdout
     assert (project.pytester.path / "Ergebnisse-\u00fc-\u2603" / "report.json").is_file()
 
 
@@ -157,15 +157,15 @@ def test_output_that_is_not_utf8_shows_what_it_can(project: Project, environment
     ],
     ids=["some", "others"],
 )  # fmt: skip
-def test_odd_variables_change_nothing(project: Project, environment: dict[str, Any]) -> None:
+def test_unusual_environment_variables_change_nothing(project: Project, environment: dict[str, Any]) -> None:
     assert ran(project.rows("good"), **environment).returncode == 0
     assert len(project.report()["rows"]) == 1
 
 
 def test_nothing_relies_on_assert_statements(project: Project) -> None:
     """`PYTHONOPTIMIZE` takes them away."""
-    told = ran(project.rows("good", "broken", "lostcallback"), "-p", "no:warnings", PYTHONOPTIMIZE="2")
-    assert told.returncode == pytest.ExitCode.TESTS_FAILED
+    result = ran(project.rows("good", "broken", "lostcallback"), "-p", "no:warnings", PYTHONOPTIMIZE="2")
+    assert result.returncode == pytest.ExitCode.TESTS_FAILED
     assert [row["name"] for row in project.report()["rows"]] == ["good"]
 
 
@@ -183,12 +183,12 @@ def test_in_a_hook_of_git_the_subject_is_the_projects_own_commit(project: Projec
     """git runs a hook with variables that name the repository of the hook, its index, and its settings."""
     other = tmp_path / "other"
     own, foreign = repository(project.rows("good").pytester.path), repository(other)
-    told = ran(
+    result = ran(
         project, GIT_DIR=str(other / ".git"), GIT_WORK_TREE=str(other), GIT_INDEX_FILE=str(other / ".git" / "index"),
         GIT_PREFIX="x/", GIT_CONFIG_PARAMETERS=f"'core.worktree'='{other}'", GIT_NAMESPACE="x",
         GIT_OBJECT_DIRECTORY=str(other / ".git" / "objects"),
     )  # fmt: skip
-    assert told.returncode == 0
+    assert result.returncode == 0
     assert own != foreign
     assert (project.report()["subject"]["gitCommit"], project.report()["subject"]["dirty"]) == (own, False)
 
@@ -204,7 +204,7 @@ def test_a_monitor_that_a_repository_names_is_not_run(project: Project) -> None:
 
 
 @pytest.mark.parametrize("flag", ["--order", "--glasshouse-order"])
-def test_a_folder_that_has_an_options_value_for_its_name_is_no_place_of_tests(project: Project, flag: str) -> None:
+def test_a_folder_named_like_an_options_value_is_not_collected(project: Project, flag: str) -> None:
     folder = project.rows("good").pytester.path
     (folder / "pytest.ini").write_text("[pytest]\ntestpaths = test_rows.py\n")
     (folder / "raw-first").mkdir()
@@ -213,7 +213,7 @@ def test_a_folder_that_has_an_options_value_for_its_name_is_no_place_of_tests(pr
     assert len(project.report()["rows"]) == 1
 
 
-def test_a_folder_like_a_value_that_has_settings_of_its_own_is_one_line(project: Project) -> None:
+def test_a_folder_named_like_an_options_value_with_pytest_settings_is_an_error_of_one_line(project: Project) -> None:
     """pytest has made it the root of everything by then."""
     folder = project.rows("good").pytester.path
     (folder / "mock").mkdir()
@@ -224,10 +224,10 @@ def test_a_folder_like_a_value_that_has_settings_of_its_own_is_one_line(project:
 
 @pytest.mark.torch
 @pytest.mark.skipif(not allowed(*MOUNTS), reason="no mount namespaces here")
-def test_a_temporary_directory_without_room_is_one_line_before_a_guest_is_started(project: Project, temporary: Path) -> None:
+def test_a_full_temporary_directory_is_an_error_of_one_line_before_a_guest_is_started(project: Project, temporary: Path) -> None:
     """It used to be exit 10: an allocation that may still exist, and never did."""
     (project.rows("good").pytester.path / "conftest.py").unlink()
     mount = f'mount -t tmpfs -o size=1m none {temporary}; "$@"; code=$?; ls {temporary}; exit $code'
-    told = ran(project, prefix=(*MOUNTS, "sh", "-c", mount, "sh"), TMPDIR=str(temporary))
-    is_one_line(told, "no room for a guest", "TMPDIR")
-    assert not [line for line in told.stdout.splitlines() if line.startswith("gh")]
+    result = ran(project, prefix=(*MOUNTS, "sh", "-c", mount, "sh"), TMPDIR=str(temporary))
+    is_one_line(result, "no room for a guest", "TMPDIR")
+    assert not [line for line in result.stdout.splitlines() if line.startswith("gh")]

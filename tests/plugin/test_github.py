@@ -1,4 +1,4 @@
-"""On GitHub Actions a run says what failed where people look: annotations, the job's summary, JUnit properties."""
+"""On GitHub Actions a run reports failures in annotations, the job's summary, JUnit properties."""
 
 from __future__ import annotations
 
@@ -60,23 +60,25 @@ def test_nothing_is_annotated_outside_of_github(project: Project, monkeypatch: p
 def test_junit_carries_figure_and_interval_of_each_row(project: Project, workers: list[str]) -> None:
     project.rows("good", "broken").spawn("--junit-xml=junit.xml", *workers)
     cases = ET.parse(project.pytester.path / "junit.xml").iter("testcase")  # noqa: S314  (our own)
-    told = {str(case.get("name")): {str(each.get("name")): each.get("value") for each in case.iter("property")} for case in cases}
+    properties = {
+        str(case.get("name")): {str(each.get("name")): each.get("value") for each in case.iter("property")} for case in cases
+    }
 
-    good, broken = told["test_row[good]"], told["test_row[broken]"]
+    good, broken = properties["test_row[good]"], properties["test_row[broken]"]
     assert (good["glasshouse.outcome"], good["glasshouse.overheadCi95Pct"]) == ("measured", "single sample")
     assert re.fullmatch(r"-?\d+\.\d{4}", good["glasshouse.overheadPct"] or "")
     assert broken["glasshouse.outcome"] == "failed"
     assert "glasshouse.overheadPct" not in broken
 
 
-def test_annotation_cannot_be_broken_out_of() -> None:
+def test_no_text_escapes_from_an_annotation() -> None:
     assert annotation("error", "a,b:c", "100 %\n::warning::x") == "::error title=a%2Cb%3Ac::100 %25%0A::warning::x"
 
 
 def test_few_annotations_are_made_of_many_rows() -> None:
     lost: Any = {"list": "excludedResults", "record": {"name": "row", "outcome": "lost", "reason": "gone", "decision": "again"}}
 
-    told = list(workflow_commands([lost] * 60, cleanup="", problems=()))
+    commands = list(workflow_commands([lost] * 60, cleanup="", problems=()))
 
-    assert len(told) == 10
-    assert "51 more rows were not measured" in told[-1]
+    assert len(commands) == 10
+    assert "51 more rows were not measured" in commands[-1]

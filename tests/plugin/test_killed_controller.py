@@ -48,11 +48,11 @@ def a_temporary_directory() -> Iterator[Path]:
 
 
 def killed(project: Project, temporary: Path) -> None:
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
         env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    assert told.returncode == -9, told.stdout.decode()
+    assert result.returncode == -9, result.stdout.decode()
 
 
 def is_left_empty(temporary: Path) -> None:
@@ -79,7 +79,7 @@ def test_while_a_guest_runs(project: Project, temporary: Path) -> None:
 
 
 @pytest.mark.torch
-def test_workers_find_each_other_where_no_socket_fits(project: Project, tmp_path: Path) -> None:
+def test_workers_reach_the_controller_where_no_socket_path_fits(project: Project, tmp_path: Path) -> None:
     """A unix socket's path has room for 107 bytes; a guest then lives elsewhere, and workers need no path."""
     (project.pytester.path / "conftest.py").unlink()
     project.pytester.makepyfile(test_mlp=WITH_A_GUEST.replace("    os.kill(os.getppid(), signal.SIGKILL)\n", ""))

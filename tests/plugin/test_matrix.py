@@ -64,7 +64,7 @@ VALUES = {
 
 
 def test_values_have_the_same_text_in_every_process(project: Project) -> None:
-    """No address, no secret, nothing that a terminal obeys; and values that differ are told apart."""
+    """No address, no secret, no control character; and different values have different names."""
     tests = [
         f"""
 @pytest.mark.parametrize("value", {values})
@@ -74,10 +74,10 @@ def test_{place}(row, value, {FIXTURES}):
         for place, values in enumerate(VALUES)
     ]
     assert written(project, *tests).run().ret == 0
-    told: dict[str, list[str]] = {}
+    recorded: dict[str, list[str]] = {}
     for name, parameters in named(project):
-        told.setdefault(name, []).append(parameters["value"])
-    assert list(told.values()) == list(VALUES.values())
+        recorded.setdefault(name, []).append(parameters["value"])
+    assert list(recorded.values()) == list(VALUES.values())
 
 
 def test_value_that_a_report_cannot_name_is_refused_while_it_is_collected(project: Project) -> None:
@@ -97,8 +97,8 @@ def test_it(row, value, {FIXTURES}):
     assert result.ret == pytest.ExitCode.INTERRUPTED
     for rule in values.values():
         why = f"looks like something a report may not hold (rule {rule})" if rule else "takes 200 characters"
-        told = "parameter value: expected a value that a report can name, in at most 120 characters; saw one that"
-        assert f"{told} {why}. Give it an id: pytest.param(..., id=...)" in result.stdout.str()
+        message = "parameter value: expected a value that a report can name, in at most 120 characters; saw one that"
+        assert f"{message} {why}. Give it an id: pytest.param(..., id=...)" in result.stdout.str()
     result.stdout.no_fnmatch_line("*Traceback*")
     assert project.asked("acquire") == []
 
@@ -129,7 +129,7 @@ class TestIt:
     assert sorted(named(project), key=str) == sorted(((how, {"batch": batch}) for how in scopes for batch in "12"), key=str)
 
 
-def test_rows_alike_but_for_their_names_run_once_each_wherever_they_stand(project: Project) -> None:
+def test_rows_equal_but_for_their_names_run_once_each_in_any_file(project: Project) -> None:
     """The second test's rows ran a second time, and then there was no report."""
     test = f"""
 ROWS = [row("one"), row("two")]
@@ -147,7 +147,7 @@ def test_again(row, {FIXTURES}):
     result.stdout.fnmatch_lines(["*two: left out, it is the same as two in this run"])
 
 
-def test_rows_alike_but_for_their_names_run_in_a_matrix(project: Project) -> None:
+def test_rows_equal_but_for_their_names_run_in_a_matrix(project: Project) -> None:
     test = f"""
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("row", [row("one"), row("two")])
@@ -177,7 +177,7 @@ def test_it(row, {FIXTURES}):
     assert len({row["rowId"] for row in project.report()["rows"]}) == 2
 
 
-def test_models_of_one_directory_name_are_not_taken_for_one(project: Project) -> None:
+def test_models_with_the_same_directory_name_are_different_rows(project: Project) -> None:
     """A report names a model directory by its last part alone."""
     test = f"""
 import pathlib
@@ -190,9 +190,9 @@ def test_it(row, {FIXTURES}):
 {BODY}"""
     for result in (written(project, test).run(), project.spawn("-n1")):
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        told = result.stdout.str() + result.stderr.str()
-        assert "expected models with names of their own, saw two directories named model" in told
-        assert "INTERNALERROR" not in told
+        output = result.stdout.str() + result.stderr.str()
+        assert "expected models with names of their own, saw two directories named model" in output
+        assert "INTERNALERROR" not in output
 
 
 def test_test_of_two_rows_is_a_collection_error(project: Project) -> None:
@@ -210,7 +210,7 @@ def test_it(row, other, {FIXTURES}):
     assert project.asked("acquire") == []
 
 
-def test_test_that_only_looks_at_rows_may_have_several(project: Project) -> None:
+def test_test_that_only_inspects_rows_may_have_several(project: Project) -> None:
     test = """
 @pytest.mark.parametrize("other", [row("other")])
 @pytest.mark.parametrize("row", [row()])

@@ -14,11 +14,11 @@ TOKEN = "sk-" + "a1B2" * 8
 FLAT = "AKIA" + "A1B2" * 4
 
 
-def refused(project: Project, *arguments: str, told: str) -> None:
+def refused(project: Project, *arguments: str, message: str) -> None:
     result = project.run(*arguments)
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"*{told}*"])
+    result.stderr.fnmatch_lines([f"*{message}*"])
     assert len([line for line in result.errlines if line]) == 1
     assert TOKEN not in result.stderr.str()
     assert project.asked("plan") == []
@@ -30,7 +30,7 @@ def test_row_called_like_a_token_is_refused(project: Project, name: str) -> None
     project.rows("good", name)
     refused(
         project,
-        told=f"the name of row 2 of 2 ({name[:3]}...): expected a name that may be published, saw one that redaction would stop (rule ",
+        message=f"the name of row 2 of 2 ({name[:3]}...): expected a name that may be published, saw one that redaction would stop (rule ",
     )
 
 
@@ -39,7 +39,7 @@ def test_model_directory_called_like_a_token_is_refused(project: Project) -> Non
     directory.mkdir()
     (directory / "config.json").write_text("{}", "utf-8")
     project.pytester.makepyfile(test_rows=LORA)
-    refused(project, "--glasshouse-model", TOKEN, told="the model of row 1 of 1 (sk-...)")
+    refused(project, "--glasshouse-model", TOKEN, message="the model of row 1 of 1 (sk-...)")
 
 
 def test_test_file_called_like_a_token_is_refused(project: Project) -> None:
@@ -47,19 +47,19 @@ def test_test_file_called_like_a_token_is_refused(project: Project) -> None:
     (project.pytester.path / "test_rows.py").rename(project.pytester.path / f"test_{FLAT}_.py")
     folder = project.pytester.mkdir(TOKEN)
     (project.pytester.path / f"test_{FLAT}_.py").rename(folder / "test_rows.py")
-    refused(project, told="the test of row 1 of 1")
+    refused(project, message="the test of row 1 of 1")
 
 
 def test_report_and_data_called_like_a_token_are_refused(project: Project) -> None:
     project.rows("good")
-    refused(project, "--glasshouse-report", f"{TOKEN}.json", told="the file name of --glasshouse-report (sk-...)")
+    refused(project, "--glasshouse-report", f"{TOKEN}.json", message="the file name of --glasshouse-report (sk-...)")
 
 
 def test_value_of_a_credential_in_the_environment_names_no_row(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The taint list holds before the run as it does after it."""
     monkeypatch.setenv("SOME_API_KEY", "quite-an-ordinary-word")
     project.rows("quite-an-ordinary-word")
-    refused(project, told="rule taint")
+    refused(project, message="rule taint")
 
 
 def test_ordinary_names_pass(project: Project) -> None:

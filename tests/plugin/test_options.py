@@ -1,4 +1,4 @@
-"""What a user may write, where, and what is said when it cannot be."""
+"""What a user may set, where, and the message for an invalid value."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "told"), BAD, ids=lambda value: "_".join(value) if isinstance(value, list) else None)
-def test_bad_value_is_one_line_and_nothing_is_started(project: Project, arguments: list[str], told: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: "_".join(value) if isinstance(value, list) else None)
+def test_bad_value_is_one_line_and_nothing_is_started(project: Project, arguments: list[str], message: str) -> None:
     result = project.rows("good").run(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     lines = [line for line in result.errlines + result.outlines if line.strip()]
     assert len(lines) == 1
     assert lines[0].startswith("ERROR: ")
-    assert told in lines[0]
+    assert message in lines[0]
     assert project.asked("") == []
     assert project.left_behind() == []
 

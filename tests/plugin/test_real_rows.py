@@ -89,7 +89,7 @@ def test_mlp(row, batch, allocation, protected_runtime, raw_runner, row_report):
 """
 
 
-def test_row_tried_again_in_a_worker_tells_every_attempt_and_the_report_checks(real: Project) -> None:
+def test_row_retried_in_a_worker_reports_every_attempt_and_the_report_checks(real: Project) -> None:
     """The worker's server counts them too, and both are known although nothing was reported before the worker was killed."""
     real.pytester.makeconftest(RETRIES)
     (real.pytester.path / "test_mlp.py").write_text(AGAIN, "utf-8")
@@ -98,8 +98,8 @@ def test_row_tried_again_in_a_worker_tells_every_attempt_and_the_report_checks(r
 
     (row,) = real.report()["rows"]
     assert row["parameters"] == {"batch": "8"}
-    told = [(each["outcome"], each["serverAttempt"], each["stands"]) for each in row["attempts"]]
-    assert told == [("measured", 1, True), ("measured", 2, False)]
+    attempts = [(each["outcome"], each["serverAttempt"], each["stands"]) for each in row["attempts"]]
+    assert attempts == [("measured", 1, True), ("measured", 2, False)]
     assert row["overheadPct"] == row["attempts"][0]["overheadPct"]
     data = real.reports()[0].read_bytes()
     assert check_bytes(data).faults == ()

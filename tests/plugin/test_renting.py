@@ -35,12 +35,12 @@ def server() -> Iterator[LoopbackServer]:
 
 
 def _environment(server: LoopbackServer) -> dict[str, str]:
-    kept = {
+    environment = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_")) and name != "CI"
     }
-    return {**kept, "RUNPOD_API_BASE_URL": server.url, "RUNPOD_API_KEY": server.cloud.account_key, "HOME": "/nonexistent"}
+    return {**environment, "RUNPOD_API_BASE_URL": server.url, "RUNPOD_API_KEY": server.cloud.account_key, "HOME": "/nonexistent"}
 
 
 def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -53,7 +53,7 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "told"),
+    ("arguments", "code", "message"),
     [
         (
             ALLOWED,
@@ -67,14 +67,14 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
     ids=["no-budget", "loopback", "too-dear", "no-number"],
 )
 def test_refusal_has_a_reason_and_rents_nothing(
-    server: LoopbackServer, tmp_path: Path, arguments: Sequence[str], code: int, told: str
+    server: LoopbackServer, tmp_path: Path, arguments: Sequence[str], code: int, message: str
 ) -> None:
     result = _pytest(server, tmp_path, *arguments)
-    assert (result.returncode, told in result.stdout + result.stderr) == (code, True), result.stdout + result.stderr
+    assert (result.returncode, message in result.stdout + result.stderr) == (code, True), result.stdout + result.stderr
     assert ("create" in server.cloud.asked, server.cloud.account_key in result.stdout + result.stderr) == (False, False)
 
 
-def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server: LoopbackServer, tmp_path: Path) -> None:
+def test_row_whose_text_file_is_missing_is_refused_before_anything_is_rented(server: LoopbackServer, tmp_path: Path) -> None:
     (tmp_path / "test_lora.py").write_text(
         "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
         "ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', steps=8, model='some/model', data='gone.txt')\n"
@@ -87,7 +87,7 @@ def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "told", "workers"),
+    ("spoilt", "message", "workers"),
     [
         ("weights", "saw pytorch_model.bin, which is not loaded", ()),
         ("text", "expected text of at least 512 tokens; saw ", ()),
@@ -96,7 +96,7 @@ def test_row_whose_text_is_not_there_is_refused_before_anything_is_rented(server
     ],
 )
 def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
-    server: LoopbackServer, tmp_path: Path, spoilt: str, told: str, workers: Sequence[str]
+    server: LoopbackServer, tmp_path: Path, spoilt: str, message: str, workers: Sequence[str]
 ) -> None:
     """Each of these cost a boot."""
     if workers:
@@ -122,7 +122,7 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
     )
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", *workers, "test_lora.py")
     shown = result.stdout + result.stderr
-    assert (result.returncode, told in shown, "row mine: " in shown) == (4, True, True), shown
+    assert (result.returncode, message in shown, "row mine: " in shown) == (4, True, True), shown
     assert server.requests == []
 
 
@@ -170,7 +170,7 @@ def test_price_above_the_limit_is_refused_over_several_processes_too(server: Loo
 
 
 @pytest.mark.parametrize(
-    ("kind", "times", "code", "told", "workers"),
+    ("kind", "times", "code", "message", "workers"),
     [
         ("503", 100, 14, "was answered 503", ()),
         ("503", 100, 14, "was answered 503", ("-n1",)),
@@ -179,22 +179,22 @@ def test_price_above_the_limit_is_refused_over_several_processes_too(server: Loo
     ],
     ids=["answers-503", "answers-503-over-processes", "key-rejected", "busy-once"],
 )
-def test_provider_that_tells_no_prices_ends_the_run_in_one_line(
-    server: LoopbackServer, tmp_path: Path, kind: Any, times: int, code: int, told: str, workers: Sequence[str]
+def test_provider_that_gives_no_prices_ends_the_run_in_one_line(
+    server: LoopbackServer, tmp_path: Path, kind: Any, times: int, code: int, message: str, workers: Sequence[str]
 ) -> None:
-    """The provider's trouble and not the plugin's: no traceback, waiting for it is said, and 14 says that a retry is safe."""
+    """A provider's failure: no traceback, the waiting is reported, and exit 14 means that a retry is safe."""
     if workers:
         pytest.importorskip("xdist")
     server.cloud.faults.add(Fault(kind=kind, on="offers", times=times))
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", *workers)
     shown = result.stdout + result.stderr
-    assert (result.returncode, told in shown) == (code, True), shown
+    assert (result.returncode, message in shown) == (code, True), shown
     assert "INTERNALERROR" not in shown
     assert "Traceback" not in shown
     assert ("asked again in 0.2 s (try 2 of 5)" in shown) == (code != 4), shown
     if code == 14:
         (line,) = [line for line in shown.splitlines() if "Nothing was rented" in line]
-        assert told in line
+        assert message in line
     assert "create" not in server.cloud.asked
 
 
@@ -208,20 +208,20 @@ def test_provider_that_cannot_be_reached_ends_the_run_in_one_line(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("why", "code", "told"),
+    ("why", "code", "message"),
     [
         ("access denied", 4, "this API key may not create pods (403: access denied)"),
         ("Your account cannot access the requested pool.", 14, "this account may not use that pool"),
     ],
 )
 def test_key_without_the_right_to_create_is_not_missing_capacity(
-    server: LoopbackServer, tmp_path: Path, why: str, code: int, told: str
+    server: LoopbackServer, tmp_path: Path, why: str, code: int, message: str
 ) -> None:
-    """14 says that running again is safe, and a scheduled job would run again for ever."""
+    """Exit 14 means that running again is safe, and a scheduled job would run again for ever."""
     server.cloud.denied["create"] = why
     result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5")
     shown = " ".join((result.stdout + result.stderr).split())
-    assert (result.returncode, told in shown, "running again is safe" in shown) == (code, True, code == 14), shown
+    assert (result.returncode, message in shown, "running again is safe" in shown) == (code, True, code == 14), shown
     assert server.cloud.rented == {}
 
 
@@ -262,7 +262,7 @@ def test_terminal_is_shown_the_price_and_asked(server: LoopbackServer, tmp_path:
     """Also where pytest captures: the question and the answer go past it."""
     code, shown = _at_a_terminal(server, tmp_path, answer)
     assert (code, "create" in server.cloud.asked) == (4, False)
-    assert all(told in shown for told in ("NVIDIA H100 80GB HBM3", "2.69", "no budget", "SIMULATED", "not rented")), shown
+    assert all(part in shown for part in ("NVIDIA H100 80GB HBM3", "2.69", "no budget", "SIMULATED", "not rented")), shown
 
 
 def test_yes_at_the_terminal_rents(server: LoopbackServer, tmp_path: Path) -> None:
@@ -293,8 +293,8 @@ def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> N
     ):
         _ask_to_rent({"CI": "true"}, budget_usd=5.0)
     _ask_to_rent({"CI": "true"}, budget_usd=5.0, sweeper="nightly-sweep")
-    told = capsys.readouterr().out
-    assert "estimate 2.00 USD; budget 5.00 USD, enforced while it runs" in told
+    output = capsys.readouterr().out
+    assert "estimate 2.00 USD; budget 5.00 USD, enforced while it runs" in output
 
 
 def test_run_that_the_budget_ended_exits_11_with_its_report(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

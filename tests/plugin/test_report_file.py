@@ -53,7 +53,7 @@ def test_methodology_names_the_order_and_the_preset_of_the_run(
     assert (methodology["order"], methodology["preset"]) == expected
 
 
-def test_bundle_lies_beside_the_report(project: Project) -> None:
+def test_bundle_is_written_beside_the_report(project: Project) -> None:
     project.rows("good").run("--glasshouse-report", "out/mine.json").stdout.fnmatch_lines(
         ["report  out/mine.json", "bundle  out/mine.*"]
     )
@@ -103,7 +103,7 @@ def test_release_that_was_never_completed_is_in_the_report_and_fails_the_run(
 
 
 def test_server_that_cannot_be_asked_at_the_end_is_reported(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is listed then is what the run saw, and nobody may take it for the server's word."""
+    """What is listed then is what the run saw, and must not be taken for the server's answer."""
     monkeypatch.setenv("FAKE_OUTSTANDING", "unreachable")
     result = project.rows("good").run()
     assert result.ret == 0
@@ -111,7 +111,7 @@ def test_server_that_cannot_be_asked_at_the_end_is_reported(project: Project, mo
     assert project.report()["summary"]["outstandingReleases"] == []
 
 
-def test_page_lies_beside_the_report_and_holds_nothing_else(project: Project) -> None:
+def test_page_is_written_beside_the_report_and_holds_nothing_else(project: Project) -> None:
     project.rows("good").run("--glasshouse-html").stdout.fnmatch_lines(["page    reports/*.html"])
     (page,) = (project.pytester.path / "reports").glob("*.html")
     assert page.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -131,7 +131,7 @@ def test_allocation_is_given_back_after_each_row_and_ended_before_the_report(pro
     ]  # fmt: skip
 
 
-def test_text_of_an_error_leaves_its_paths_behind(project: Project) -> None:
+def test_text_of_an_error_is_recorded_without_its_paths(project: Project) -> None:
     project.rows("toolbroken").run()
     (row,) = project.report()["excludedResults"]
     assert row["reason"] == "RuntimeError: the tool broke in (path)"
@@ -201,12 +201,12 @@ def test_one_round_is_inconclusive_under_a_limit(project: Project) -> None:
     result.stdout.fnmatch_lines(["good: inconclusive: expected a one-sided 95 % upper bound of at most 50 % overhead, saw none*"])
 
 
-@pytest.mark.parametrize(("limit", "told"), [("50", None), ("0.1", "good: over the limit: *")])
-def test_limit_is_judged_over_rounds(project: Project, limit: str, told: str | None) -> None:
+@pytest.mark.parametrize(("limit", "message"), [("50", None), ("0.1", "good: over the limit: *")])
+def test_limit_is_judged_over_rounds(project: Project, limit: str, message: str | None) -> None:
     result = project.rows("good").run("--glasshouse-max-overhead", limit, "--glasshouse-rounds", "5")
-    assert result.ret == (pytest.ExitCode.OK if told is None else pytest.ExitCode.TESTS_FAILED)
-    if told is not None:
-        result.stdout.fnmatch_lines([told])
+    assert result.ret == (pytest.ExitCode.OK if message is None else pytest.ExitCode.TESTS_FAILED)
+    if message is not None:
+        result.stdout.fnmatch_lines([message])
 
 
 def test_run_in_which_only_infrastructure_failed_is_safe_to_retry(project: Project) -> None:
@@ -247,7 +247,7 @@ def test_forbidden_value_of_the_run_keeps_the_report_in_the_quarantine(project: 
 
 
 @pytest.mark.parametrize(
-    ("name", "code", "told"),
+    ("name", "code", "message"),
     [
         ("leaky", 12, "rule taint"),
         ("nested", 13, "nested deeper"),
@@ -259,8 +259,10 @@ def test_forbidden_value_of_the_run_keeps_the_report_in_the_quarantine(project: 
         ("surrogate", 13, "not to be read"),
     ],
 )
-def test_what_one_row_did_withholds_that_row_and_never_the_run(project: Project, name: str, code: int, told: str) -> None:
-    """A paid run of twenty rows is not lost to what a guest said in one of them, and nothing is published that check refuses."""
+def test_forbidden_value_of_one_row_withholds_that_row_and_never_the_run(
+    project: Project, name: str, code: int, message: str
+) -> None:
+    """A paid run of twenty rows is not lost to what a guest sent in one of them, and nothing is published that check refuses."""
     result = project.rows("good", name, "free").run()
 
     assert result.ret == code
@@ -268,7 +270,7 @@ def test_what_one_row_did_withholds_that_row_and_never_the_run(project: Project,
     assert [row["name"] for row in report["rows"]] == ["good", "free"]
     (gone,) = report["excludedResults"]
     assert (gone["name"], gone["outcome"], gone["observation"]) == (name, "error", {})
-    assert told in gone["reason"]
+    assert message in gone["reason"]
     assert check_bytes(path.read_bytes(), derivation=example.EXAMPLE).faults == ()
     result.stdout.no_fnmatch_line("*a-secret-socket-name*")
 
@@ -277,9 +279,9 @@ def test_withheld_row_is_kept_unredacted_and_published_later_without_what_it_was
     project.rows("good", "leaky").run()
     (left,) = project.left_behind()
     run = project.pytester.path / "reports" / left
-    kept = run / "quarantine" / "rows.json"
-    assert "a-secret-socket-name" in kept.read_text("utf-8")
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    quarantined = run / "quarantine" / "rows.json"
+    assert "a-secret-socket-name" in quarantined.read_text("utf-8")
+    assert stat.S_IMODE(quarantined.stat().st_mode) == 0o600
     assert main(["redact", str(run)], derivation=example.EXAMPLE) == 0
     assert [row["name"] for row in project.report()["rows"]] == ["good"]
 
@@ -301,7 +303,7 @@ def test_killed_run_leaves_its_finished_rows_in_the_journal(project: Project) ->
     assert [json.loads(line)["record"]["name"] for line in lines] == ["good"]
 
 
-def test_other_plugins_hear_of_rows_and_of_the_report(project: Project) -> None:
+def test_hooks_tell_other_plugins_of_rows_and_of_the_report(project: Project) -> None:
     conftest = project.pytester.path / "conftest.py"
     hooks = """
 def pytest_glasshouse_row_finished(list_name, record):
@@ -314,7 +316,7 @@ def pytest_glasshouse_report_written(paths):
     project.rows("good").run("-s").stdout.fnmatch_lines(["*heard rows good", "*written [[]'.json', '.zip']"])
 
 
-def test_signals_are_given_back(project: Project) -> None:
+def test_signal_handlers_are_restored(project: Project) -> None:
     before = signal.getsignal(signal.SIGTERM)
     project.rows("good").run()
     assert signal.getsignal(signal.SIGTERM) is before
@@ -342,9 +344,9 @@ def test_interrupted_row_keeps_its_finished_rounds(project: Project) -> None:
     """Hours of a night are not lost with the last minute of it."""
     result = project.rows("good", "brokenoff", "never").spawn()
     assert result.ret == pytest.ExitCode.INTERRUPTED
-    told = {each["name"]: each for each in project.report()["excludedResults"]}
-    assert told["brokenoff"]["outcome"] == "lost"
-    assert "2 of 3 rounds are finished and kept" in told["brokenoff"]["reason"]
-    assert len(told["brokenoff"]["observation"]["rounds"]) == told["brokenoff"]["roundsCompleted"] == 2
-    assert told["never"]["outcome"] == "excluded"
+    excluded = {each["name"]: each for each in project.report()["excludedResults"]}
+    assert excluded["brokenoff"]["outcome"] == "lost"
+    assert "2 of 3 rounds are finished and kept" in excluded["brokenoff"]["reason"]
+    assert len(excluded["brokenoff"]["observation"]["rounds"]) == excluded["brokenoff"]["roundsCompleted"] == 2
+    assert excluded["never"]["outcome"] == "excluded"
     result.stdout.fnmatch_lines(["*brokenoff*interval*+-* points*"])

@@ -98,7 +98,7 @@ def test_every_command_refuses_a_path_it_cannot_write(
     named = {"OWNER": "owner", "REPORT": "none.json", "BUNDLE": "none.json"}
     for out in ("x" * 300, ".", "no/such/file" if command[0] != "keygen" else "conftest.py/x"):
         capsys.readouterr()
-        assert main([named.get(word, out if word == "OUT" else word) for word in command]) == 4
+        assert main([named.get(argument, out if argument == "OUT" else argument) for argument in command]) == 4
         (line,) = capsys.readouterr().err.splitlines()
         assert out in line or "--out" in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["conftest.py", "owner", "owner.pub"]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     Outcomes = Callable[[dict[str, Any]], dict[str, str]]
 
-#: What the fake engine lists where a test says so.
+#: What the fake engine lists where a test sets it.
 EARLIER_NAME = "glasshouse-earlier-1-2000000000"
 SIX = ("good-1", "good-2", "good-3", "killedonce", "good-5", "good-6")
 
@@ -54,7 +54,7 @@ def acquired(project: Project) -> list[str]:
 
 def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, outcomes: Outcomes) -> None:
     named = run_directory(killed).name.removesuffix(".run")
-    history = run_directory(killed) / HISTORY  # as if it had been killed between the third record and the line that says so
+    history = run_directory(killed) / HISTORY  # as if it had been killed between the third record and the line that confirms it
     lines = history.read_text("utf-8").splitlines()
     third = max(place for place, line in enumerate(lines) if "finish" in line)
     history.write_text("\n".join(lines[:third]) + '\n{"event": "fin', "utf-8")
@@ -69,7 +69,7 @@ def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, o
     result.stdout.fnmatch_lines(["attempt 2: 3 of 6 rows were judged in an earlier attempt and not measured again"])
     result.stdout.fnmatch_lines(["*3 kept*"])
     assert killed.left_behind() == []
-    # and the report tells every attempt a row was begun in
+    # and the report lists every attempt a row was begun in
     report = killed.report()
     ids = {row["name"]: row["rowId"] for row in report["rows"]}
     first, second = report["attempts"]
@@ -82,7 +82,7 @@ def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, o
     assert not [fault for fault in check_bytes(data, derivation=example.EXAMPLE).faults if "attempt" in fault.text]
 
 
-def test_with_workers_kept_rows_stay_too(killed: Project) -> None:
+def test_with_workers_finished_rows_are_kept_too(killed: Project) -> None:
     result = killed.spawn("--glasshouse-resume", str(run_directory(killed)), "-n1")
 
     assert result.ret == 0
@@ -134,11 +134,11 @@ def test_another_run_is_not_taken_for_this_one(killed: Project, monkeypatch: pyt
         "cannot be read (KeyError)": {"runId": run_id},
         "expected a run id in it": {"runId": "../elsewhere"},
     }
-    for says, told in spoilt.items():
-        write_tagged(directory / PLAN, told, proof)
+    for message, spoilt_plan in spoilt.items():
+        write_tagged(directory / PLAN, spoilt_plan, proof)
         result = killed.run("--glasshouse-resume", str(directory))
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"*{says.replace('(', '[(]').replace(')', '[)]')}*"])
+        result.stderr.fnmatch_lines([f"*{message.replace('(', '[(]').replace(')', '[)]')}*"])
     write_tagged(directory / PLAN, plan, proof)
 
     result = killed.run("--glasshouse-resume", str(directory), "-k", "good-5")
@@ -192,7 +192,7 @@ def _progress_elsewhere(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_directory_that_was_changed_is_not_resumed(killed: Project, file: str, change: Callable[[Path], None]) -> None:
-    """Whoever hands over a directory would have invented figures signed anew, and files of his choice overwritten."""
+    """Otherwise the author of a directory could have invented figures signed again, and files of their choice overwritten."""
     directory, log = run_directory(killed), acquired(killed)
     victim = killed.pytester.path / "victim.json"
     victim.write_text("precious", "utf-8")
@@ -207,10 +207,8 @@ def test_directory_that_was_changed_is_not_resumed(killed: Project, file: str, c
     assert acquired(killed) == log
 
 
-def test_directory_of_another_account_is_not_gone_on_with(
-    killed: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Its tags are in order, and nobody here can have made them."""
+def test_directory_of_another_account_is_not_resumed(killed: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its tags are valid for a key that this account does not have."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     result = killed.run("--glasshouse-resume", str(run_directory(killed)))
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -251,10 +249,10 @@ def test_run_with_a_key_of_the_users_goes_on_where_that_key_is(
 def test_interrupted_run_shows_how_to_resume_and_its_report_may_be_anywhere(project: Project, outcomes: Outcomes) -> None:
     elsewhere = ("--glasshouse-report", "elsewhere/mine.json")
     result = project.rows("good-1", "broken", "good-2").run("-x", *elsewhere)
-    told = (
+    message = (
         "glasshouse: 1 of 3 rows were not judged; to run them and keep the others, repeat the command with --glasshouse-resume *"
     )
-    result.stdout.fnmatch_lines([told])
+    result.stdout.fnmatch_lines([message])
     (line,) = [line for line in result.outlines if "--glasshouse-resume" in line]
     path = project.pytester.path / line.split()[-1]
     first = path.read_bytes()
@@ -278,14 +276,14 @@ def test_other_options_are_another_run(killed: Project) -> None:
     """Neither a directory nor a report is gone on with under other options: its rows would be others under the same id."""
     named = run_directory(killed).name.removesuffix(".run")
     log = acquired(killed)
-    for options, told in {
+    for options, message in {
         ("--order", "protected-first"): "--glasshouse-order (none given; here protected-first)",
         ("--glasshouse-rounds", "3"): "--glasshouse-rounds (none given; here 3)",
         ("--glasshouse-max-overhead", "2.5"): "--glasshouse-max-overhead (none given; here 2.5)",
     }.items():
         result = killed.run("--glasshouse-resume", named, *options)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"*was started with other options: {told}. Give the same options, or start a new run*"])
+        result.stderr.fnmatch_lines([f"*was started with other options: {message}. Give the same options, or start a new run*"])
     assert acquired(killed) == log
     assert killed.reports() == []
 
@@ -294,7 +292,7 @@ def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
     project.rows("good-1", "broken", "good-2").run("-x", "--glasshouse-rounds", "2", "--order", "protected-first")
     (path,) = project.reports()
     before = path.read_bytes()
-    for options, told in {
+    for options, message in {
         (): "--glasshouse-order (protected-first; here none given)",
         (
             "--order",
@@ -303,18 +301,18 @@ def test_other_options_than_a_reports_are_another_run(project: Project) -> None:
     }.items():
         result = project.run("--glasshouse-resume", str(path), *options)
         assert result.ret == pytest.ExitCode.USAGE_ERROR
-        result.stderr.fnmatch_lines([f"*was started with other options: {told}. Give the same options, or start a new run*"])
+        result.stderr.fnmatch_lines([f"*was started with other options: {message}. Give the same options, or start a new run*"])
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("named", ["a" * 5000, "a" * 254, "~nobody-of-this-name/x", "", ".", "/dev/zero", "\x1b[2J"])
-def test_name_of_no_run_is_refused_in_one_visible_line(tmp_path: Path, named: str) -> None:
+def test_name_that_is_no_run_is_refused_in_one_printable_line(tmp_path: Path, named: str) -> None:
     with pytest.raises(ConfigurationError, match=r"^--glasshouse-resume ") as caught:
         read(named, tmp_path, environ={})
     assert str(caught.value).isprintable()
 
 
-def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
+def test_history_cut_off_by_the_kill_is_read_up_to_the_cut(tmp_path: Path) -> None:
     history = AttemptHistory(tmp_path / "run", TagKey(Ed25519PrivateKey.generate(), "run"))
     history.start({}, attempt=1, at="2026-11-21T00:00:00Z", judged_before=[])
     history.begin("row-1")
@@ -336,13 +334,13 @@ def test_history_torn_by_the_kill_is_read_up_to_there(tmp_path: Path) -> None:
         ("", 0, "proven", "shows it no more"),
     ],
 )
-def test_what_an_earlier_attempt_made_is_judged_by_the_listing_of_its_own_provider(
+def test_allocations_of_an_earlier_attempt_are_proven_gone_by_their_own_providers_listing(
     killed: Project, monkeypatch: pytest.MonkeyPatch, listing: str, code: int, status: str, reason: str
 ) -> None:
     """A listing that failed took the report with it, and what had ended already was called a leak."""
-    told = {"name": EARLIER_NAME, "at": 1.0}
-    intent = {**told, "step": "intent", "provider": "local", "base": "", "price": 0.0, "deadline": 2e9}
-    steps = [intent, {**told, "step": "created", "instance": "made-1"}, {**told, "step": "listed"}]
+    common = {"name": EARLIER_NAME, "at": 1.0}
+    intent = {**common, "step": "intent", "provider": "local", "base": "", "price": 0.0, "deadline": 2e9}
+    steps = [intent, {**common, "step": "created", "instance": "made-1"}, {**common, "step": "listed"}]
     ledger = run_directory(killed) / LEDGER
     ledger.write_text("".join(json.dumps(step) + "\n" for step in steps), "utf-8")
     ledger.chmod(0o600)

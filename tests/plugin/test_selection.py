@@ -94,7 +94,7 @@ def test_order_leaves_null_rows_out_visibly(project: Project) -> None:
 
 
 def test_option_that_changes_no_row_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So is a variable that nobody reads: what somebody asked for is not dropped in silence."""
+    """So is a variable that is not read: a setting is not ignored in silence."""
     project.rows("good", ("mixed", "h100", "interleaved"))
     monkeypatch.setenv("GLASSHOUSE_ORDR", "a-value-that-is-not-shown")
     monkeypatch.setenv("GLASHOUSE_BUDGET", "5")

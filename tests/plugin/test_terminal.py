@@ -93,7 +93,7 @@ def test_broken_invariant_shows_its_table_without_a_traceback(project: Project) 
 
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "xdist"])
 def test_failure_names_also_what_its_test_does_not_assert(project: Project, workers: tuple[str, ...]) -> None:
-    """Else a test that asserts three of all invariants would tell of fewer broken ones than the summary."""
+    """Else a test that asserts three of all invariants would show fewer broken ones than the summary."""
     if workers:
         pytest.importorskip("xdist")
     project.rows("broken-two")
@@ -108,7 +108,7 @@ def test_failure_names_also_what_its_test_does_not_assert(project: Project, work
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     lines = ["1 of the 3 invariants this test asserts did not hold", "*other findings of this row that did not hold*"]
     result.stdout.fnmatch_lines([*lines, "  BROKEN  raw callback completed: *"])
-    # Where CI is set, pytest's own last summary says it all again.
+    # Where CI is set, pytest's own last summary repeats all of it.
     shown = result.stdout.str().partition("short test summary info")[0]
     assert shown.count("BROKEN  runtime zeroized") == 1
 
@@ -158,7 +158,7 @@ def test_live_line_without_a_terminal_comes_once_for_each_leg(pipe: tuple[int, C
     live.close()
 
 
-def test_boot_that_is_over_leaves_the_line(pipe: tuple[int, Callable[[], str]]) -> None:
+def test_finished_boot_is_removed_from_the_live_line(pipe: tuple[int, Callable[[], str]]) -> None:
     writer, read = pipe
     live = Live(writer, terminal=True)
     live.show_boot("glasshouse-x-1", "bootstrap")
@@ -188,11 +188,11 @@ def test_table_is_aligned_without_trailing_blanks() -> None:
 
 
 def test_findings_that_did_not_hold_are_counted_by_kind() -> None:
-    judged: Any = [{"finding": word} for word in ("held", "broken", "unseen", "held")]
+    judged: Any = [{"finding": state} for state in ("held", "broken", "unseen", "held")]
     assert findings(judged) == "2 of 4 held, 1 broken, 1 unseen"
 
 
 def test_progress_line_shows_how_wide_an_interval_is_and_not_where() -> None:
-    """Whoever sees where it lies may stop when they like it."""
+    """Its position would allow stopping at a convenient result."""
     line = progress_line({**EVENT, "leg": "", "phase": "interval", "round": 3, "rounds": 6, "half_width_pct": 0.754})
     assert line.split("  ")[1:] == ["round 3 of 6", "round over", "interval +-0.75 points"]

@@ -21,8 +21,8 @@ pytest.importorskip("xdist")
 
 @pytest.fixture
 def temporary(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A temporary directory nobody else writes to."""
-    # Short, because a unix socket goes there.
+    """A temporary directory of this test alone."""
+    # Short, because a unix socket is made there.
     folder = Path(tempfile.mkdtemp(prefix="t-"))
     monkeypatch.setenv("TMPDIR", str(folder))
     return folder
@@ -59,7 +59,7 @@ def test_row_of_a_killed_worker_is_lost_and_no_other_worker_is_started(project: 
     assert outcomes(project.report()) == {"killed": "lost", "good": "excluded"}
 
 
-def test_restart_is_the_users_choice(project: Project, outcomes: Outcomes) -> None:
+def test_restarting_workers_is_an_option_of_the_user(project: Project, outcomes: Outcomes) -> None:
     result = project.rows("killed", "good").spawn("-n1", "--max-worker-restart=1")
     result.stdout.fnmatch_lines(["*replacing crashed worker*"])
     assert outcomes(project.report()) == {"killed": "lost", "good": "measured"}

@@ -37,7 +37,7 @@ WAIVED = {"memory scanned clean": "not required here"}
 
 @dataclass(frozen=True, kw_only=True)
 class RealRun:
-    """What a stranger gets, and the keys a reader trusts. `report_key` is the publisher's own."""
+    """What a reader gets, and the keys a reader trusts. `report_key` is the publisher's own."""
 
     document: Any
     bundle: bytes

@@ -1,7 +1,7 @@
 """An adversary with report, bundle and all of this code. It edits, computes everything again and signs with the keys it has.
 
 `recomputed` is what anyone can do: every field that follows from the observation, every digest, every seal. `resigned`
-goes further and makes every token of every party anew, with keys of the forger's own, so that the whole is coherent.
+goes further and makes every token of every party again, with keys of the forger's own, so that the whole is coherent.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Keys:
 
 
 def resigned(document: Json, keys: Keys, *, run_id: str | None = None) -> Json:
-    """The document with every token of every round made anew, so that each fits the others, the plan and the journal."""
+    """The document with every token of every round made again, so that each fits the others, the plan and the journal."""
     forged = copy.deepcopy(document)
     forged["runId"] = run_id or forged["runId"]
     for record in (*forged["rows"], *forged["excludedResults"]):
@@ -112,24 +112,28 @@ def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
         allocation=allocation["name"],
     )  # fmt: skip
     bodies: list[Any] = [parse_object(line) for line in protected["journal"]]
-    said: Any = tokens.peek(protected["evidence"])
-    components = {**said["components"], "gpu-model": _digest(allocation["gpuModel"]), "gpu-uuid": _digest(allocation["gpuUuid"])}
+    claimed: Any = tokens.peek(protected["evidence"])
+    components = {
+        **claimed["components"],
+        "gpu-model": _digest(allocation["gpuModel"]),
+        "gpu-uuid": _digest(allocation["gpuUuid"]),
+    }
     bodies[1]["body"]["composite"] = ev.composite(components)
     before = chained(bodies[:2], nonce)
     composite = ev.composite(components)
-    cnf = {**said["cnf"], "sig": tokens.public_text(leg.public_key())}
+    cnf = {**claimed["cnf"], "sig": tokens.public_text(leg.public_key())}
     evidence = sign(
         "evidence", "agent", ev.TYP_EVIDENCE, iss=keys.kid("agent"), aud=keys.kid("server"), sub=sub, plan=plan, manifest=manifest, cnf=cnf,
-        components=components, composite=composite, container=allocation["name"], state={**said["state"], "head": journal.link(before[-1])},
+        components=components, composite=composite, container=allocation["name"], state={**claimed["state"], "head": journal.link(before[-1])},
     )  # fmt: skip
     result = sign(
         "result", "server", ev.TYP_RESULT, **server, sub=sub, plan=plan, manifest=manifest, cnf=cnf, composite=composite,
         container=allocation["name"], evidence_sha256=evidence,
     )  # fmt: skip
     for body in bodies:
-        told: Any = body["body"]
-        told |= {"result": result} if body["type"] == "key_received" else {}
-        told |= {"manifest": manifest} if body["type"] == "package_verified" else {}
+        content: Any = body["body"]
+        content |= {"result": result} if body["type"] == "key_received" else {}
+        content |= {"manifest": manifest} if body["type"] == "package_verified" else {}
     protected["journal"] = chained(bodies, nonce)
     protected["ak"] = keys.text("agent")
     head = sign(
@@ -162,7 +166,7 @@ def signed_guest(observed: Json, agent: Ed25519PrivateKey) -> None:
 
 
 def vouched(run_id: str, record: Json, observed: Json, owner: Ed25519PrivateKey) -> None:
-    """An owner's word for the agent of a null row, by `owner`."""
+    """A signature of `owner` for the agent's key of a null row."""
     claims = {
         "iss": tokens.thumbprint(owner.public_key()), "run": run_id, "row": record["rowId"], "round_nonce": observed["nonce"],
         "allocation": record["observation"]["allocation"]["name"], "ak": observed["guest"][0]["ak"],
@@ -173,7 +177,7 @@ def vouched(run_id: str, record: Json, observed: Json, owner: Ed25519PrivateKey)
 
 
 def chained(bodies: list[Any], nonce: str) -> list[str]:
-    """Journal lines of these entries, every link made anew."""
+    """Journal lines of these entries, every link made again."""
     lines: list[str] = []
     prev = journal.genesis(nonce)
     for number, body in enumerate(bodies):

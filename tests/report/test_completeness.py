@@ -50,7 +50,7 @@ def _checked(data: bytes) -> object:
 
 
 def _of_document(edit: Edit) -> bytes:
-    """The example with an edit, sealed anew."""
+    """The example with an edit, sealed again."""
     document = copy.deepcopy(test_check.DOCUMENT)
     edit(document)
     return report_bytes(document)
@@ -107,7 +107,7 @@ def _attempts(times: int, *, numbers: tuple[int, int]) -> list[dict[str, Any]]:
 
 
 def _tried(edit: Edit) -> bytes:
-    """A row of two attempts with an edit, sealed anew."""
+    """A row of two attempts with an edit, sealed again."""
     document = example.document(test_attempts.tried(test_attempts.slow(), example.publishable()))
     edit(document["rows"][0])
     return report_bytes(resealed(document, key=example.KEYS.report))
@@ -117,9 +117,9 @@ def _begun_thrice() -> bytes:
     document = copy.deepcopy(test_check.DOCUMENT)
     row = test_attempts.tried(example.measured(rounds=2), example.measured(rounds=2))["record"]
     document["rows"] = [row]
-    attempts_told = _attempts(1, numbers=(1, 2))
-    attempts_told[0]["begun"] = [row["rowId"]] * 3
-    return report_bytes(resealed({**document, "attempts": attempts_told}, key=example.KEYS.report))
+    attempts_listed = _attempts(1, numbers=(1, 2))
+    attempts_listed[0]["begun"] = [row["rowId"]] * 3
+    return report_bytes(resealed({**document, "attempts": attempts_listed}, key=example.KEYS.report))
 
 
 def _counted_by_the_server() -> bytes:
@@ -136,7 +136,7 @@ def _publishable_on_a_leak() -> bytes:
 
 
 def _of_null(edit: Edit) -> bytes:
-    """A null row with an edit, sealed anew."""
+    """A null row with an edit, sealed again."""
     document = example.document(example.null_row())
     edit(document["nullRows"][0])
     return report_bytes(resealed(document, key=example.KEYS.report))
@@ -272,7 +272,7 @@ def _twice() -> bytes:
 
 
 def _giant() -> bytes:
-    """Its directory says so; nothing that large is in it, nor is it ever read."""
+    """Its directory states that size; nothing that large is in it, nor is it ever read."""
     whole = bytearray(archive(("report.json", b"{}")))
     at = whole.index(b"PK\x01\x02") + 24
     whole[at : at + 4] = (1 << 30).to_bytes(4, "little")
@@ -328,7 +328,7 @@ def _remembered(function: Callable[..., Any]) -> Callable[..., list[Any]]:
     return answer
 
 
-def test_every_check_of_a_report_is_noticed_when_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removal_of_any_check_of_a_report_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
     for name in ("hits", "schema_faults"):
         monkeypatch.setattr(check, name, _remembered(getattr(check, name)))
@@ -377,7 +377,7 @@ def _edits() -> dict[str, Edit]:
 
 
 def _claim(document: dict[str, Any], *, name: str, field: str) -> None:
-    """One claim of one token; nobody looks at signatures here."""
+    """One claim of one token; signatures are not checked here."""
     protected = document["rows"][0]["observation"]["rounds"][0]["protected"]
     claims = peek(protected[name])
     if field in claims:
@@ -391,7 +391,7 @@ def _component(document: dict[str, Any], *, name: str) -> None:
     protected["evidence"] = sign(claims, key=example.KEYS.owner, typ="x")
 
 
-def test_every_comparison_with_what_was_signed_is_noticed_when_it_is_gone(real_run: RealRun) -> None:
+def test_removal_of_any_comparison_with_signed_values_is_detected(real_run: RealRun) -> None:
     asks: dict[str, Ask] = {}
     for name, edit in {"as it is": lambda _: None, **_edits()}.items():
         document = json.loads(json.dumps(real_run.document))
@@ -417,8 +417,8 @@ def test_every_field_that_was_signed_is_compared(real_run: RealRun, token: str, 
     document = json.loads(json.dumps(real_run.document))
     _claim(document, name=token, field=field)
 
-    told = [text for path, text in binding_faults(document) if path == f"$.rows[0].observation.rounds[0].protected.{token}"]
-    assert any(text.startswith(f"its {field} ") for text in told)
+    faults = [text for path, text in binding_faults(document) if path == f"$.rows[0].observation.rounds[0].protected.{token}"]
+    assert any(text.startswith(f"its {field} ") for text in faults)
 
 
 def _bound(document: Any) -> object:

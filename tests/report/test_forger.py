@@ -30,8 +30,8 @@ Edit = Callable[[dict[str, Any]], None]
 class Lie:
     """One thing a forger wants to be believed.
 
-    `seen_at` are words of the path where it shows even when the true report key sealed it; empty where nothing shows,
-    and then `unseen` is the sentence of SECURITY.md that says so.
+    `seen_at` are parts of the path where it shows even when the true report key sealed it; empty where nothing shows,
+    and then `unseen` is the sentence of SECURITY.md about it.
     """
 
     name: str
@@ -49,7 +49,7 @@ def _raw_time(document: dict[str, Any]) -> None:
 
 
 def _protected_time(document: dict[str, Any]) -> None:
-    """The journal's line edited, and every link after it made anew."""
+    """The journal's line edited, and every link after it made again."""
     protected = document["rows"][0]["observation"]["rounds"][0]["protected"]
     entries: list[Any] = [parse_object(line) for line in protected["journal"]]
     for entry in entries:
@@ -173,14 +173,14 @@ def _other_subject(document: dict[str, Any]) -> None:
 
 
 def _null_figures(document: dict[str, Any]) -> None:
-    """A null row that shows no difference at all, by an agent of the liar's own."""
+    """A null row that shows no difference at all, by an agent of the forger's own."""
     for observed in document["nullRows"][0]["observation"]["rounds"]:
         observed["raw2"]["callback"]["units"] += 1
         signed_guest(observed, _STRANGER)
 
 
 def _null_invented(document: dict[str, Any]) -> None:
-    """The same, with an owner's word for it, which is not the owner's."""
+    """The same, with a forged owner's signature for its agent."""
     _null_figures(document)
     null = document["nullRows"][0]
     for observed in null["observation"]["rounds"]:
@@ -211,7 +211,7 @@ def _null_second_exit(document: dict[str, Any]) -> None:
 
 
 def _borders(document: dict[str, Any]) -> None:
-    """The account of the turns, and the raw leg's exit, by nobody who was enrolled."""
+    """The account of the turns, and the raw leg's exit, signed by a key that was not enrolled."""
     signed_guest(document["rows"][2]["observation"]["rounds"][0], _STRANGER)
 
 
@@ -220,7 +220,7 @@ def _agent_of_raw(document: dict[str, Any]) -> None:
 
 
 def _excluded_tokens(document: dict[str, Any]) -> None:
-    """An excluded row that nobody ran."""
+    """An excluded row that never ran."""
     record, keys = document["excludedResults"][0], Keys()
     record["observation"]["keys"] = copy.deepcopy(document["rows"][0]["observation"]["keys"])
     for observed in record["observation"]["rounds"]:
@@ -298,8 +298,8 @@ COHERENT = {
 }  # fmt: skip
 
 
-def test_lie_in_a_world_of_the_forgers_own_keys_is_not_authentic(real_run: RealRun, lie: Lie) -> None:
-    """No private key but new ones: every party's tokens, every digest and seal made anew. Keys found inside never count."""
+def test_lie_signed_with_the_forgers_own_keys_is_not_authentic(real_run: RealRun, lie: Lie) -> None:
+    """No private key but new ones: every party's tokens, every digest and seal made again. Keys found inside never count."""
     keys = Keys()
     forged = resigned(edited(real_run, lie), keys)
     found = check_bytes(report_bytes(forged), trust=real_run.trust)
@@ -320,7 +320,7 @@ def test_lie_that_only_the_report_seals_cover_is_not_authentic(real_run: RealRun
     assert found.level.height < Level.AUTHENTIC.height
 
 
-def test_publisher_who_lies_is_found_or_what_he_can_do_is_written_down(real_run: RealRun, lie: Lie) -> None:
+def test_publisher_who_lies_is_found_or_the_lie_is_documented(real_run: RealRun, lie: Lie) -> None:
     """The true report key seals the lie; agent, leg, owner and server have signed the truth."""
     forged = recomputed(edited(real_run, lie), key=real_run.report_key)
     found = check_bytes(report_bytes(forged), trust=real_run.trust)

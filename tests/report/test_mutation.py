@@ -107,12 +107,12 @@ def _tried(paths: list[Path_]) -> None:
 
 
 @pytest.mark.soak
-def test_change_of_any_value_is_noticed_and_named() -> None:
+def test_change_of_any_value_is_found_and_named() -> None:
     _tried(LEAVES if os.environ.get("SOAK") else random.Random(SEED).sample(LEAVES, SAMPLE))
 
 
 def test_measured_figures_verdicts_and_evidence_are_caught_without_any_seal() -> None:
-    """Whoever holds the report key seals anew; what follows from something else still does not."""
+    """A holder of the report key can seal again; derived values still do not follow."""
     key = Ed25519PrivateKey.generate()
     exact = [path for path in LEAVES if _EXACT.match(json_path(path)) and path[-1] not in {"reason", "expected", "seen", "todo"}]
     assert len(exact) > 300
@@ -127,7 +127,7 @@ def test_measured_figures_verdicts_and_evidence_are_caught_without_any_seal() ->
 
 
 def sealed_again(document: dict[str, Any], key: Ed25519PrivateKey) -> dict[str, Any]:
-    """Every seal made anew by `key`, nothing else touched."""
+    """Every seal made again by `key`, nothing else touched."""
     from pytest_glasshouse.report.seal import sealed
     from pytest_glasshouse.wire.tokens import public_text
 
@@ -146,7 +146,7 @@ def test_report_judged_by_a_newer_revision_of_the_invariants_is_not_guessed_at()
 
 
 def test_report_without_a_revision_is_judged_by_the_first() -> None:
-    """As those were that were written before there was the word."""
+    """Like reports written before the field existed."""
     document = copy.deepcopy(GOLDEN)
     assert document["methodology"].pop("invariantsRevision", 1) == 1
     sealed = sealed_again(document, Ed25519PrivateKey.generate())

@@ -13,6 +13,6 @@ def test_real_report_and_bundle_are_consistent_and_with_the_keys_authentic(real_
         assert (check_file(path).level, check_file(path, trust=real_run.trust).level) == (Level.CONSISTENT, Level.AUTHENTIC)
 
 
-def test_checking_takes_no_part_of_the_world_but_the_bytes(real_run: RealRun) -> None:
+def test_checking_the_same_bytes_twice_gives_the_same_result(real_run: RealRun) -> None:
     """Offline: two answers from the same bytes are one answer."""
     assert check_bytes(real_run.bundle, trust=real_run.trust) == check_bytes(real_run.bundle, trust=real_run.trust)

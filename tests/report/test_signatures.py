@@ -33,7 +33,7 @@ def _first(document: Json, place: tuple[str, int]) -> Json:
 
 
 def _resigned(document: Json, place: tuple[str, int], *path: str) -> None:
-    """The same claims, by nobody who is known."""
+    """The same claims, signed by an unknown key."""
     *parents, name = path
     holder: Any = _first(document, place)
     for each in parents:
@@ -77,7 +77,7 @@ def _by_a_stranger(*path: str, place: tuple[str, int]) -> Edit:
 
 
 _PROTECTED = ("manifest", "grant", "result", "receipt", "evidence", "head", "exit")
-#: What is changed, and where the gap is told.
+#: What is changed, and where the gap is reported.
 EDITS: dict[str, tuple[Edit, str]] = {
     **{
         f"{name} of {place[0]} by a stranger": (_by_a_stranger("protected", name, place=place), f"$.{place[0]}[0]")
@@ -120,7 +120,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_token_that_leads_to_no_given_key_is_told(real_run: RealRun, name: str) -> None:
+def test_token_without_a_chain_to_a_trusted_key_is_reported(real_run: RealRun, name: str) -> None:
     document = copy.deepcopy(real_run.document)
     assert [*unproven_signatures(document, real_run.trust)] == []
     edit, where = EDITS[name]
@@ -128,14 +128,14 @@ def test_token_that_leads_to_no_given_key_is_told(real_run: RealRun, name: str) 
     assert any(where in each for each in unproven_signatures(document, real_run.trust))
 
 
-def test_null_row_of_before_owners_vouched_leads_to_an_agent_of_another_row(real_run: RealRun) -> None:
+def test_null_row_from_before_owners_signed_agent_keys_is_linked_by_another_rows_agent(real_run: RealRun) -> None:
     """Reports that are out keep the level they had, where the key's genuineness can be seen."""
     document = copy.deepcopy(real_run.document)
     _unvouched(document, revision=2)
     assert [*unproven_signatures(document, real_run.trust)] == []
 
 
-def test_what_a_guest_did_to_an_excluded_row_costs_the_others_nothing(real_run: RealRun) -> None:
+def test_forged_key_in_an_excluded_row_does_not_lower_the_level_of_the_others(real_run: RealRun) -> None:
     """Its findings say that the allocation was not the same: whose the raw leg's agent was is no claim of the report."""
     document = copy.deepcopy(real_run.document)
     signed_guest(_first(document, _EXCLUDED), _STRANGER)
@@ -145,7 +145,7 @@ def test_what_a_guest_did_to_an_excluded_row_costs_the_others_nothing(real_run: 
 
 
 def _revouched_about(document: Json, field: str) -> None:
-    """By the owner's own hand, had he been asked: signatures are not looked at here."""
+    """As the owner could have signed it: signatures are not checked here."""
     for guest in _first(document, _NULL)["guest"]:
         claims = {**tokens.peek(guest["vouched"]), field: "another"}
         guest["vouched"] = tokens.sign(claims, key=_STRANGER, typ="glasshouse-guest+jwt")
@@ -163,15 +163,15 @@ VOUCHED: dict[str, Edit] = {
 
 
 @pytest.mark.parametrize("name", VOUCHED)
-def test_report_about_something_else_than_was_vouched_for_is_faulty(real_run: RealRun, name: str) -> None:
+def test_report_that_differs_from_the_owners_statement_is_faulty(real_run: RealRun, name: str) -> None:
     document = copy.deepcopy(real_run.document)
     assert [*vouching_faults(document)] == []
     VOUCHED[name](document)
     assert [*vouching_faults(document)] != []
 
 
-def test_null_row_is_witnessed_where_the_witness_affirmed_its_agent(real_run: RealRun) -> None:
-    """The owner's word is the publisher's; a server outside says whose key it saw."""
+def test_null_row_is_witnessed_where_the_witness_enrolled_its_agent(real_run: RealRun) -> None:
+    """The owner is the publisher; a server outside names the key it enrolled."""
     servers = frozenset(real_run.document["keys"]["servers"])
     trust = Trust(keys=real_run.trust.keys, witnesses=servers)
     assert witnessed(real_run.document, trust)
@@ -180,14 +180,14 @@ def test_null_row_is_witnessed_where_the_witness_affirmed_its_agent(real_run: Re
     assert not witnessed(document, trust)
 
 
-def test_every_look_at_a_signature_is_noticed_when_it_is_gone(real_run: RealRun) -> None:
+def test_removal_of_any_check_of_a_signature_is_detected(real_run: RealRun) -> None:
     servers = frozenset(real_run.document["keys"]["servers"])
 
     def asked(edit: Edit) -> object:
         document = copy.deepcopy(real_run.document)
         edit(document)
-        told = [*unproven_signatures(document, real_run.trust)]
-        return told, [*vouching_faults(document)], sorted(enrolled_keys(document, servers))
+        unproven = [*unproven_signatures(document, real_run.trust)]
+        return unproven, [*vouching_faults(document)], sorted(enrolled_keys(document, servers))
 
     every = {"as it is": lambda _: None, **{name: edit for name, (edit, _) in EDITS.items()}, **VOUCHED}
     asks: dict[str, Ask] = {name: partial(asked, edit) for name, edit in every.items()}

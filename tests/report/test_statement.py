@@ -51,7 +51,7 @@ def rezipped(bundle: bytes, change: dict[str, bytes | None]) -> bytes:
 
 
 def test_exported_envelope_is_verified_by_securesystemslib(real_run: RealRun, tmp_path: Path) -> None:
-    """The word of another project's code, not ours."""
+    """Verified by another project's code, not ours."""
     envelope = Envelope.from_dict(exported(real_run, tmp_path / "one.json"))
     key = theirs(real_run.report_key)
 
@@ -64,14 +64,14 @@ def test_exported_envelope_is_verified_by_securesystemslib(real_run: RealRun, tm
 
 
 def test_statement_has_every_rounds_adapter_as_subject_and_what_signed_it_as_predicate(real_run: RealRun, tmp_path: Path) -> None:
-    told = json.loads(base64.b64decode(exported(real_run, tmp_path / "one.json")["payload"]))
+    statement = json.loads(base64.b64decode(exported(real_run, tmp_path / "one.json")["payload"]))
     row = next(row for row in real_run.document["rows"] if row["name"] == "one")
     rounds = row["observation"]["rounds"]
     files = bundle_members(real_run.bundle)
 
-    assert (told["_type"], told["predicateType"]) == ("https://in-toto.io/Statement/v1", attest.PREDICATE_TYPE)
-    assert [each["digest"]["sha256"] for each in told["subject"]] == [each["protected"]["adapterSha256"] for each in rounds]
-    for place, each in enumerate(told["predicate"]["rounds"], start=1):
+    assert (statement["_type"], statement["predicateType"]) == ("https://in-toto.io/Statement/v1", attest.PREDICATE_TYPE)
+    assert [each["digest"]["sha256"] for each in statement["subject"]] == [each["protected"]["adapterSha256"] for each in rounds]
+    for place, each in enumerate(statement["predicate"]["rounds"], start=1):
         folder = f"rows/{row['rowId']}/round-{place}"
         for name in ("manifest", "evidence", "result", "head", "exit", "receipt"):
             assert each[f"{name}Sha256"] == sha256_hex(files[f"{folder}/{name}.jws"].strip())
@@ -79,19 +79,19 @@ def test_statement_has_every_rounds_adapter_as_subject_and_what_signed_it_as_pre
 
 
 def test_excluded_row_whose_protected_run_completed_is_stated_as_excluded(real_run: RealRun, tmp_path: Path) -> None:
-    told = json.loads(base64.b64decode(exported(real_run, tmp_path / "lost.json", "lost-callback")["payload"]))
+    statement = json.loads(base64.b64decode(exported(real_run, tmp_path / "lost.json", "lost-callback")["payload"]))
 
-    assert told["predicate"]["outcome"] == "excluded"
+    assert statement["predicate"]["outcome"] == "excluded"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["--row", "none"], "the id or the one name"), (["--row", "two"], "holds no statement")]
+    ("arguments", "message"), [(["--row", "none"], "the id or the one name"), (["--row", "two"], "holds no statement")]
 )
 def test_export_without_a_statement_is_one_clear_line(
-    real_run: RealRun, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    real_run: RealRun, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["export", str(real_run.report), *arguments]) == 4
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_statement_that_is_not_the_reports_is_a_fault_and_is_not_exported(
@@ -108,7 +108,7 @@ def test_statement_that_is_not_the_reports_is_a_fault_and_is_not_exported(
 
 
 @pytest.mark.parametrize("row", ["nothing", "lost"])
-def test_statement_about_no_row_is_a_fault(row: str) -> None:
+def test_statement_about_a_row_that_does_not_exist_is_a_fault(row: str) -> None:
     document = example.document()
     name = f"rows/{document['excludedResults'][1]['rowId'] if row == 'lost' else row}/{attest.MEMBER}"
 

@@ -38,7 +38,7 @@ def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) ->
 
 
 def run_id() -> str:
-    """One of its own for every run: allocations are told apart by it, and tests run side by side."""
+    """One of its own for every run: it distinguishes allocations, and tests run side by side."""
     return f"test-{secrets.token_hex(4)}"
 
 

@@ -86,11 +86,11 @@ def test_attack_fails_as_its_case_says(case: GuestCase, guests: TargetGuests) ->
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.name not in BY_DASH_S], ids=lambda case: case.name)
 def test_attack_succeeds_on_a_guest_without_its_defence(case: GuestCase, undefended: TargetGuests) -> None:
-    """The attacks are real ones: what each is after does come out where nobody defends it."""
+    """The attacks are real ones: without the defence each of them succeeds."""
     result = _run(case, undefended)
     assert (result.control_released, result.released, result.passed) == (True, True, False), result
 
 
-def test_nothing_foreign_has_the_digest_the_policy_requires() -> None:
-    """The reference value comes from nobody's guest."""
+def test_required_digest_of_foreign_modules_is_that_of_an_empty_list() -> None:
+    """The reference value comes from no guest."""
     assert sha256_hex(canonical([])) == NOTHING_FOREIGN

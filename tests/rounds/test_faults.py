@@ -28,7 +28,7 @@ def _names(observation: Any, state: str) -> set[str]:
     return {finding.invariant for finding in judge(observation) if finding.finding == state}
 
 
-def test_a_row_without_faults_holds_everything(good_run: Ran) -> None:
+def test_every_invariant_holds_in_a_row_without_faults(good_run: Ran) -> None:
     """The other tests of this file mean something only because of this one."""
     assert good_run.outcome.ended is None
     assert _names(good_run.outcome.observation, "unseen") == set()
@@ -63,7 +63,7 @@ def test_changed_observation_breaks_its_invariant(case: ObservedCase, good_obser
 
 
 def test_every_invariant_has_something_that_breaks_it(good_observation: Any) -> None:
-    """Whoever adds an invariant adds a fault or a case; every fault is accounted for."""
+    """A new invariant needs a fault or a case; every fault is accounted for."""
     breakable = {*itertools.chain(*FAULT_BREAKS.values()), *(case.invariant for case in OBSERVED_CASES)}
     # An interleaved row answers for all of them; others are never paused.
     assert breakable == {invariant(good_observation).invariant for invariant in ALL}
@@ -72,7 +72,7 @@ def test_every_invariant_has_something_that_breaks_it(good_observation: Any) -> 
 
 @pytest.mark.parametrize("fault", ["guest-exit-before-raw", "guest-exit-mid-protected"])
 def test_lost_guest_excludes_the_row_with_reason_and_decision(fault: str, tmp_path: Path) -> None:
-    """A pod that exits is the world's fault: no figure, no verdict, but written down."""
+    """A pod that exits is infrastructure: no figure, no verdict, but recorded."""
     ran = carry_out(short_row(order="protected-first", target_s=1.5), tmp_path, faults=(fault,))
     assert ran.outcome.ended is not None
     assert ran.outcome.ended.outcome == "excluded"
@@ -115,7 +115,7 @@ def test_wrong_gpu_is_an_error_before_any_leg(tmp_path: Path) -> None:
 
 
 def test_no_capacity_is_an_error_and_nothing_was_created(tmp_path: Path) -> None:
-    """Safe to run again, and said so."""
+    """The error states that running again is safe."""
     broker = _broker(tmp_path, "no-capacity")
     with pytest.raises(NoCapacityError, match="Nothing was created"):
         broker.acquire(short_row())

@@ -19,7 +19,7 @@ from tests.rounds.conftest import carry_out, short_row
 
 
 @pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; what it says depends on its mode")
-def test_no_key_where_a_required_gpu_has_nothing_to_show(tmp_path: Path) -> None:
+def test_no_key_is_released_where_a_required_gpu_has_no_evidence(tmp_path: Path) -> None:
     captured = base_policy(name="gpu", archive_sha256=sha256_hex(guest_archive()), container="any", completion_s=60)
     policy = dataclasses.replace(captured, hardware=Hardware(required=(NVIDIA_GPU,)))
     ran = carry_out(

@@ -22,7 +22,7 @@ from tests.rounds.conftest import Ran, carry_out, short_row
 Change = Callable[[dict[str, Any]], None]
 
 
-def test_row_that_takes_turns_holds_everything(turns_run: Ran) -> None:
+def test_every_invariant_holds_in_an_interleaved_row(turns_run: Ran) -> None:
     observation = turns_run.outcome.observation
     assert turns_run.outcome.ended is None
     assert [(f.invariant, f.finding) for f in judge(observation) if f.finding != "held"] == []
@@ -67,14 +67,14 @@ def test_set_up_of_one_leg_is_over_before_the_other_starts(turns_run: Ran) -> No
 
 def test_covariates_have_a_reason_where_they_are_null(turns_run: Ran) -> None:
     (notes,) = turns_run.outcome.observation["rounds"]
-    told = notes["covariates"]
-    assert told["samples"]
-    for column, field in enumerate(told["fields"][1:8], 1):
-        assert (told["samples"][-1][column] is None) == (field in told["reasons"])
+    covariates = notes["covariates"]
+    assert covariates["samples"]
+    for column, field in enumerate(covariates["fields"][1:8], 1):
+        assert (covariates["samples"][-1][column] is None) == (field in covariates["reasons"])
 
 
 def _resigned(observation: Any, change: Change) -> None:
-    """The account of the turns changed and signed again by a key that the guest is then said to have."""
+    """The account of the turns changed and signed again by a key that is then recorded as the guest's."""
     notes = observation["rounds"][0]
     agent = Ed25519PrivateKey.generate()
     claims = copy.deepcopy(tokens.peek(notes["borders"]))
@@ -131,7 +131,7 @@ def _other_round(claims: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "broken", "said"),
+    ("change", "broken", "message"),
     [
         (_work_in_the_others_turn, {"paused leg idle"}, "outside its own turns"),
         (_work_between_turns, {"paused leg idle"}, "outside its own turns"),
@@ -142,27 +142,29 @@ def _other_round(claims: dict[str, Any]) -> None:
         (_other_round, {"legs in order, not overlapping", "paused leg idle"}, "another round"),
     ],
 )
-def test_account_that_tells_otherwise_breaks_the_finding(turns_run: Ran, change: Change, broken: set[str], said: str) -> None:
+def test_signed_account_with_other_turns_breaks_the_finding(
+    turns_run: Ran, change: Change, broken: set[str], message: str
+) -> None:
     observation = copy.deepcopy(turns_run.outcome.observation)
     _resigned(observation, change)
     found = [f for f in (legs_in_order(observation), paused_leg_idle(observation)) if f.finding == "broken"]
     assert {f.invariant for f in found} == broken
-    assert said in found[0].reason
+    assert message in found[0].reason
 
 
-def test_turns_that_were_not_played_are_unseen(turns_run: Ran) -> None:
+def test_turns_that_did_not_run_are_unseen(turns_run: Ran) -> None:
     observation = copy.deepcopy(turns_run.outcome.observation)
     _resigned(observation, _turn_unplayed)
     assert legs_in_order(observation).finding == "unseen"
 
 
-def test_account_signed_by_nobody_breaks_the_finding(turns_run: Ran) -> None:
+def test_account_with_an_invalid_signature_breaks_the_finding(turns_run: Ran) -> None:
     observation: Any = copy.deepcopy(turns_run.outcome.observation)
     observation["rounds"][0]["borders"] = observation["rounds"][0]["raw"]["exit"]
     assert paused_leg_idle(observation).finding == "broken"
 
 
-def test_leg_that_tells_of_a_segment_too_many_breaks_the_finding(turns_run: Ran) -> None:
+def test_leg_that_reports_a_segment_too_many_breaks_the_finding(turns_run: Ran) -> None:
     observation: Any = copy.deepcopy(turns_run.outcome.observation)
     observation["rounds"][0]["raw"]["callback"]["segments"].append([99, 1, 1, 1, 1, 1, 1])
     assert "other turns" in legs_in_order(observation).reason
@@ -187,7 +189,7 @@ def test_lora_row_takes_turns_on_one_base_model(tmp_path: Path) -> None:
     assert [(f.invariant, f.reason) for f in judge(ran.outcome.observation) if f.finding != "held"] == []
 
 
-def test_raw_against_raw_is_judged_by_what_raw_legs_answer_for(tmp_path: Path) -> None:
+def test_null_row_is_judged_by_the_invariants_of_raw_legs(tmp_path: Path) -> None:
     """A null row: no key, no lifecycle, and nothing else is different."""
     ran = carry_out(short_row(order="interleaved", null=True, target_s=0.2), tmp_path)
     assert ran.outcome.ended is None
@@ -203,7 +205,7 @@ def test_raw_against_raw_is_judged_by_what_raw_legs_answer_for(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("fields", "legs"), [({"null": True}, {"raw", "raw2"}), ({"preset": "publish"}, {"protected", "raw", "raw2"})]
 )
-def test_legs_that_do_not_fit_together_run_one_after_the_other_and_each_is_its_own(
+def test_legs_that_do_not_fit_on_the_gpu_together_run_one_after_the_other(
     fields: dict[str, Any], legs: set[str], tmp_path: Path
 ) -> None:
     """Two raw legs are two: each with its own export, callback and exit."""

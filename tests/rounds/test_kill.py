@@ -83,7 +83,7 @@ def _start(project: Path, *options: str) -> tuple[subprocess.Popen[str], str, Pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_killed_run_leaves_no_guest_and_keeps_finished_rows(number: signal.Signals, tmp_path: Path) -> None:
-    """A guest that outlives its controller bills for nobody."""
+    """A guest that survives its controller bills for nothing."""
     process, run_id, directory = _start(tmp_path, "--glasshouse-leg-seconds", "4", "--glasshouse-report", "report.json")
     killed = time.monotonic()
     process.send_signal(number)

@@ -82,10 +82,10 @@ def test_a_leg_that_is_late_is_gone_before_the_next_row_starts(tmp_path: Path) -
     row = short_row()
     try:
         grant = broker.acquire(row)
-        told: list[Outcome] = []
+        outcomes: list[Outcome] = []
         for timeout_s in (None, 0.001, None):  # the first has its byte code built
             settings = RowSettings(declared=row, run_id="test", seed=7, leg_timeout_s=timeout_s)
-            told.append(
+            outcomes.append(
                 row.run(
                     Allocation(grant, broker, settings, lambda _moment: None), ProtectedRuntime(host_attestation), RawRunner()
                 )
@@ -94,8 +94,8 @@ def test_a_leg_that_is_late_is_gone_before_the_next_row_starts(tmp_path: Path) -
     finally:
         host_attestation.close()
         cleanup = broker.end_all()
-    late = told[1].ended
+    late = outcomes[1].ended
     assert late is not None
     assert "did not end within 0.001 s" in late.reason
-    assert told[2].ended is None
+    assert outcomes[2].ended is None
     assert len(cleanup.allocations) == 1

@@ -1,4 +1,4 @@
-"""The memory scan on real legs: what it catches, what it proves before, and what is believed of it."""
+"""The memory scan on real legs: what it finds, its positive control, and which claims are accepted."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def _scan(ran: Ran) -> Any:
 
 
 @pytest.mark.parametrize(("careless", "kind"), [(_KEEPS_A_CIPHER, "key"), (_KEEPS_A_BATCH, "batch")], ids=["cipher", "batch"])
-def test_what_a_careless_leg_keeps_is_found(careless: str, kind: str, tmp_path: Path) -> None:
-    """A cipher object that outlives its key keeps the key in its schedule, whatever the leg says of itself."""
+def test_secrets_that_a_leg_does_not_wipe_are_found(careless: str, kind: str, tmp_path: Path) -> None:
+    """A cipher object that is not freed keeps the key in its schedule, whatever the leg reports."""
     archive = build_archive({"careless.py": careless.encode(), "__main__.py": _MAIN.encode()})
     ran = carry_out(short_row(), tmp_path, archive=archive)
     assert ran.outcome.ended is None
@@ -90,7 +90,7 @@ def test_control_finds_every_kind_and_the_wiped_memory_holds_none(good_run: Ran)
 
 
 def test_scan_is_in_no_legs_time(good_run: Ran) -> None:
-    """The leg waits while it is looked at; that is not what protection costs."""
+    """The leg waits while it is searched; that is not a cost of protection."""
     (figures,) = results(good_run.outcome.observation)
     assert figures.protected is not None
     assert figures.raw is not None
@@ -127,8 +127,8 @@ _UNBELIEVABLE: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("name", _UNBELIEVABLE)
-def test_word_clean_is_not_believed_without_what_it_rests_on(name: str, good_observation: Any) -> None:
-    """The finding is made of the figures, and one of them missing is no good news."""
+def test_scan_reported_clean_is_not_held_without_its_figures(name: str, good_observation: Any) -> None:
+    """The finding is made of the figures, and one of them missing makes it unseen."""
     changes, expected = _UNBELIEVABLE[name]
     changed = copy.deepcopy(good_observation)
     scan: Any = tokens.peek(changed["rounds"][0]["protected"]["exit"])["scan"]

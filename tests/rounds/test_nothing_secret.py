@@ -1,7 +1,7 @@
 """Nothing secret leaves its place in a whole run, and no other process ever holds the data key: looked for from outside.
 
 A real pytest carries out one real row; its guest's leg waits once, with the data key in its hands, and its ephemeral keys are
-drawn from what this test knows too, so that all secrets of the run can be searched for. How they are told to this test: through
+drawn from what this test knows too, so that all secrets of the run can be searched for. They reach this test through
 a pipe.
 """
 
@@ -44,7 +44,7 @@ ROW = RowSpec(name="watched", workload="mlp", gpu="anygpu", order="protected-fir
 def test_row(row, allocation, protected_runtime, raw_runner, row_report):
     row_report.record(row.run(allocation, protected_runtime, raw_runner))
 """
-#: The engine of a real run, but for the guest's archive; it tells this test what the owner sealed.
+#: The engine of a real run, but for the guest's archive; it sends this test what the owner sealed.
 _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
@@ -68,11 +68,11 @@ class Telling(ProtectedRuntime):
     def _seal(self, current):
         sealed = super()._seal(current)
         keys = json.loads(self._host_attestation.owner.to_text().reveal())
-        told = {
+        secrets_of_run = {
             "manifest": sealed.manifest, "key": sealed.data_key.reveal().hex(), "canary": sealed.canary.reveal()[:32].hex(),
             "server": self._host_attestation._embedded.server._signing.private_bytes_raw().hex(), **keys,
         }
-        os.write(int(os.environ["TELL"]), json.dumps(told).encode() + b"\\n")
+        os.write(int(os.environ["TELL"]), json.dumps(secrets_of_run).encode() + b"\\n")
         return sealed
 
 class WatchedEngine(Engine):
@@ -208,8 +208,8 @@ def a_watched_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]
     over = threading.Timer(_DEADLINE_S, run.kill)
     over.start()
     try:
-        with os.fdopen(reading) as told:
-            line = told.readline()
+        with os.fdopen(reading) as report:
+            line = report.readline()
             while line and run.poll() is None:
                 _look_around(run.pid, folder, watched)
                 threading.Event().wait(_EVERY_S)
@@ -247,7 +247,7 @@ def test_the_row_was_carried_out(watched: Watched) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cmdline", "environ", "file"])
-def test_no_secret_of_the_run_is_to_be_seen(kind: str, watched: Watched) -> None:
+def test_no_secret_of_the_run_is_found_in_processes_files_and_output(kind: str, watched: Watched) -> None:
     """Process list, environments, and everything the run wrote: spool, logs, output, report, bundle, byte code."""
     places = {name: content for name, content in watched.seen.items() if name.startswith(kind)}
     assert places

@@ -48,7 +48,7 @@ def test_no_plaintext_is_on_the_guests_disk(workload: str, order: str, tmp_path:
     row = short_row(workload, order, target_s=1.2)
     initial = prepare(workload, seed=7, model=row.model).parts["initial"]  # type: ignore[arg-type]
     weights = [initial[entry.start : entry.end] for entry in parse_safetensors(memoryview(initial)).values()]
-    # All-zero tensors (LoRA B) are on every disk; they tell nothing.
+    # All-zero tensors (LoRA B) are on every disk; they prove nothing.
     patterns = [window for data in weights for window in _windows(data)[:8] if any(window)]
     runtimes: list[_RememberingRuntime] = []
     looked_during: set[str] = set()

@@ -34,7 +34,9 @@ sys.exit(main())
 """
 
 
-def test_a_row_through_the_ring_holds_and_the_host_never_has_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invariants_hold_with_the_ring_and_host_memory_never_holds_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Keys, canary and last batch are found by the control and gone after the wipe; at no time is there more than the ring."""
     monkeypatch.setattr(protected, "seal", functools.partial(seal, segment=4096))
     ran = carry_out(short_row(order="protected-first"), tmp_path, archive=build_archive({"__main__.py": _MAIN.encode()}))

@@ -18,7 +18,7 @@ from tests.rounds.conftest import carry_out, short_row
 
 @pytest.mark.parametrize("message", ["challenge", "release"])
 def test_a_leg_whose_server_is_gone_ends_with_its_row(tmp_path: Path, message: str) -> None:
-    told: list[Any] = []
+    events: list[Any] = []
 
     class Spied(ProtectedRuntime):
         def run(self, current: Round) -> Ended | None:
@@ -26,7 +26,7 @@ def test_a_leg_whose_server_is_gone_ends_with_its_row(tmp_path: Path, message: s
             request = channel.request
 
             def spied(kind: str, *arguments: Any, **named: Any) -> Any:
-                told.append((kind, *arguments))
+                events.append((kind, *arguments))
                 return request(kind, *arguments, **named)
 
             channel.request = spied
@@ -42,6 +42,6 @@ def test_a_leg_whose_server_is_gone_ends_with_its_row(tmp_path: Path, message: s
     ran = carry_out(short_row(order="protected-first"), tmp_path, runtime=runtime)
     assert ran.outcome.ended is not None
     assert (ran.outcome.ended.outcome, ran.outcome.ended.reason) == ("excluded", "the attestation server did not answer")
-    assert [each[1]["body"] for each in told if each[0] == "answer"][-1] == {"reason": "no-answer"}
+    assert [each[1]["body"] for each in events if each[0] == "answer"][-1] == {"reason": "no-answer"}
     assert ran.cleanup.status == "proven"
     assert not [each for each in list_guests() if each.name == ran.cleanup.allocations[0]["name"]]

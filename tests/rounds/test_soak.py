@@ -27,7 +27,7 @@ def _times(few: int, many: int) -> int:
     return many if SOAK else few
 
 
-def test_rows_one_after_the_other_hold_and_leave_nothing(tmp_path: Path) -> None:
+def test_invariants_hold_in_rows_one_after_the_other_and_nothing_is_left(tmp_path: Path) -> None:
     """What leaks one descriptor or process a row fails a night of rows."""
     before = len(list(Path("/proc/self/fd").iterdir()))
     for number in range(_times(2, 100)):
@@ -53,7 +53,7 @@ def test_wiped_memory_is_clean_every_time(workload: str, opening: str, tmp_path:
         assert (finding.finding, ran.outcome.ended) == ("held", None), f"run {number}: {finding.reason}"
 
 
-def test_any_bit_of_a_package_is_load_bearing() -> None:
+def test_change_of_any_bit_of_a_package_is_refused() -> None:
     """Every byte is bound, wherever the flip falls."""
     draw = random.Random(SEED)
     with TamperTestbed() as stage:

@@ -12,7 +12,7 @@ from pytest_glasshouse.invariants import judge, time_accounted_for
 from pytest_glasshouse.observation.results import results
 from tests.rounds.conftest import Ran, carry_out, short_row
 
-#: The archive of a guest whose legs of one kind tell of two hours, and of as many more units.
+#: The archive of a guest whose legs of one kind report two hours, and as many more units.
 _MAIN = """
 import dataclasses, sys, traceback
 
@@ -23,10 +23,10 @@ honest = loop.measure
 
 
 def measure(*given, **named):
-    told = honest(*given, **named)
+    measured = honest(*given, **named)
     if not any(frame.filename.endswith("guest/{leg}.py") for frame in traceback.extract_stack()):
-        return told
-    return dataclasses.replace(told, units=told.units * 36_000, elapsed_ns=told.elapsed_ns * 36_000)
+        return measured
+    return dataclasses.replace(measured, units=measured.units * 36_000, elapsed_ns=measured.elapsed_ns * 36_000)
 
 
 loop.measure = measure
@@ -35,7 +35,7 @@ sys.exit(main())
 
 
 @pytest.mark.parametrize("leg", ["protected", "raw"])
-def test_two_hours_in_a_moment_are_not_accounted_for(leg: str, tmp_path: Path) -> None:
+def test_two_hours_claimed_by_a_short_leg_are_not_accounted_for(leg: str, tmp_path: Path) -> None:
     """Everything else about such a row is right: signatures, order, work."""
     ran = carry_out(short_row(), tmp_path, archive=build_archive({"__main__.py": _MAIN.format(leg=leg).encode()}))
 

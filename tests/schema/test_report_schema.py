@@ -215,7 +215,7 @@ def test_dry_run_is_never_publishable() -> None:
     assert not is_valid(document)
 
 
-def test_refusal_names_the_path_and_not_the_value() -> None:
+def test_schema_error_names_the_path_and_not_the_value() -> None:
     document = copy.deepcopy(WHOLE)
     document["rows"][0]["verdict"] = "a secret word"
 
@@ -226,12 +226,12 @@ def test_refusal_names_the_path_and_not_the_value() -> None:
 
 
 @pytest.mark.parametrize("document", [None, [], "x", {}, {"schemaVersion": []}])
-def test_what_is_no_report_is_refused(document: Any) -> None:
+def test_document_that_is_no_report_is_refused(document: Any) -> None:
     with pytest.raises(ReportError):
         validate(document)
 
 
-def test_version_that_is_not_known_has_no_schema() -> None:
+def test_unknown_version_has_no_schema() -> None:
     with pytest.raises(ReportError, match="schemaVersion"):
         load_schema("9.9")
 

@@ -1,4 +1,4 @@
-"""A certificate for an address of this machine that vouches for itself."""
+"""A self-signed certificate for an address of this machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 def certificate(folder: Path, *, name: str = "127.0.0.1") -> tuple[Path, Path]:
-    """A certificate for an address of this machine that vouches for itself, and its key."""
+    """A self-signed certificate for an address of this machine, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "glasshouse test")])
     now = dt.datetime.now(dt.UTC)

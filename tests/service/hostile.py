@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Self
 
 _HEAD = b"POST /v1/release HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-#: What each kind says first, and what it says for ever after.
+#: What each kind sends first, and what it then repeats.
 KINDS: dict[str, tuple[bytes, bytes]] = {
     "silent": (b"", b""),
     "half a handshake": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"h" * 40, b""),

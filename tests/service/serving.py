@@ -39,16 +39,16 @@ class Serving:
         self.start()
 
     def start(self) -> None:
-        """Start, the second time on the same port, and wait until it says where it listens."""
+        """Start, the second time on the same port, and wait until it prints its address."""
         command = [
             sys.executable, "-m", "pytest_glasshouse", "serve", "--owner", str(self.owner_public), "--state", str(self.state),
             "--port", str(self.port), "--audit", str(self.audit), "--rate", "0", *self._options,
         ]  # fmt: skip
         with self._stderr.open("ab") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL)
-        self.said = self._line()
-        found = re.fullmatch(r"glasshouse serve: (https?://\S+:(\d+)) key (\S+)\n", self.said)
-        assert found, (self.said, self._stderr.read_text())
+        self.started_line = self._line()
+        found = re.fullmatch(r"glasshouse serve: (https?://\S+:(\d+)) key (\S+)\n", self.started_line)
+        assert found, (self.started_line, self._stderr.read_text())
         self.url, self.port, self.key = found[1], int(found[2]), found[3]
 
     def _line(self) -> str:
@@ -75,7 +75,7 @@ class Serving:
             yield ledger
 
     def environment(self) -> dict[str, str]:
-        """What pytest is told to use it."""
+        """The environment variables that make pytest use it."""
         return {
             **os.environ,
             "GLASSHOUSE_SERVER": self.url,
@@ -96,7 +96,7 @@ def serving(folder: Path, *options: str) -> Iterator[Serving]:
 
 
 class ServedTestbed(TamperTestbed):
-    """The stage of the tamper suite, on a server that is a process of its own. Its clock is the world's."""
+    """The stage of the tamper suite, on a server that is a process of its own. Its clock is the machine's."""
 
     def __init__(self, server: Serving) -> None:
         self.outside = server
@@ -112,7 +112,7 @@ class ServedTestbed(TamperTestbed):
             url=self.outside.url,
             public_key=key,
             hpke_public=published.hpke,
-            # How many keys left is the server's to know; whoever plays cases here judges by its audit log.
+            # How many keys left is known to the server only; cases here are judged by its audit log.
             server=SimpleNamespace(kid=thumbprint(key), releases=lambda: 0),
             close=lambda: None,
         )

@@ -38,8 +38,8 @@ def a_server(tmp_path: Path) -> Iterator[Serving]:
         yield server
 
 
-@pytest.fixture(name="said")
-def what_a_user_says(server: Serving) -> list[str | Path]:
+@pytest.fixture(name="arguments")
+def server_arguments(server: Serving) -> list[str | Path]:
     return ["--server", server.url, "--server-key", server.state / "server.pub", "--owner", server.owner_key]
 
 
@@ -72,12 +72,12 @@ def released(server: Serving, package: Path) -> tuple[bytes, bytes]:
 
 
 def test_a_registered_package_gives_its_key_to_a_guest_with_good_evidence(
-    server: Serving, package: Path, said: list[str | Path], capsys: pytest.CaptureFixture[str]
+    server: Serving, package: Path, arguments: list[str | Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    register: list[Any] = ["register", package, "--policy", package.with_name("policy.json"), *said]
+    register: list[Any] = ["register", package, "--policy", package.with_name("policy.json"), *arguments]
     assert run(*register) == 0
-    told = capsys.readouterr().out
-    assert POLICY.sha256 in told
+    output = capsys.readouterr().out
+    assert POLICY.sha256 in output
     key, kept = released(server, package)
     assert key == kept
     assert run(*register) == 0  # again is as good as once
@@ -87,28 +87,28 @@ def test_a_registered_package_gives_its_key_to_a_guest_with_good_evidence(
 
 
 def test_a_release_without_an_end_is_listed_open_then_overdue(
-    server: Serving, package: Path, said: list[str | Path], capsys: pytest.CaptureFixture[str]
+    server: Serving, package: Path, arguments: list[str | Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run("outstanding", *said) == 0
-    assert run("register", package, "--policy", package.with_name("policy.json"), *said) == 0
+    assert run("outstanding", *arguments) == 0
+    assert run("register", package, "--policy", package.with_name("policy.json"), *arguments) == 0
     released(server, package)
     capsys.readouterr()
     until = time.monotonic() + 20
-    while run("outstanding", "--run-id", "run-1", *said) == 0 and time.monotonic() < until:
+    while run("outstanding", "--run-id", "run-1", *arguments) == 0 and time.monotonic() < until:
         assert "open " in capsys.readouterr().out
     assert f"overdue  due 20" in capsys.readouterr().out  # noqa: F541
-    assert run("outstanding", "--run-id", "run-2", *said) == 0
+    assert run("outstanding", "--run-id", "run-2", *arguments) == 0
     assert capsys.readouterr().out == "0 outstanding, 0 overdue\n"
     # While the server runs the ledger is its own; when it is down the same is read from there.
     assert run("outstanding", "--state", server.state) == 4
     server.end()
     assert run("outstanding", "--state", server.state) == 1
     assert capsys.readouterr().out.endswith("1 outstanding, 1 overdue\n")
-    assert run("outstanding", *said) == 4
+    assert run("outstanding", *arguments) == 4
 
 
-def test_what_does_not_belong_together_is_not_registered(
-    server: Serving, package: Path, said: list[str | Path], capsys: pytest.CaptureFixture[str]
+def test_package_and_manifest_that_do_not_match_are_not_registered(
+    server: Serving, package: Path, arguments: list[str | Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A wrong file costs an error in one line, and neither server nor terminal ever sees a key."""
     folder, policy = package.parent, package.with_name("policy.json")
@@ -117,17 +117,17 @@ def test_what_does_not_belong_together_is_not_registered(
     (folder / "mixed").write_bytes(package.read_bytes())
     (folder / "mixed.manifest").write_bytes((folder / "other.manifest").read_bytes())
     (folder / "mixed.key").write_bytes((folder / "other.key").read_bytes())
-    assert run("register", folder / "mixed", "--policy", policy, *said) == 4
+    assert run("register", folder / "mixed", "--policy", policy, *arguments) == 4
     (folder / "mixed.manifest").write_bytes((folder / "package.manifest").read_bytes())
-    assert run("register", folder / "mixed", "--policy", policy, *said) == 1  # the key of another package
-    assert run("register", policy, "--policy", policy, *said) == 4
-    assert run("register", folder / "none", "--policy", policy, *said) == 4
-    assert run("register", package, "--policy", package, *said) == 4
+    assert run("register", folder / "mixed", "--policy", policy, *arguments) == 1  # the key of another package
+    assert run("register", policy, "--policy", policy, *arguments) == 4
+    assert run("register", folder / "none", "--policy", policy, *arguments) == 4
+    assert run("register", package, "--policy", package, *arguments) == 4
     assert run("register", package, "--policy", policy) == 4
     newer, older = folder / "newer.json", folder / "older.json"
     newer.write_text(json.dumps({**POLICY.to_json(), "version": 3}))
     older.write_text(json.dumps({**POLICY.to_json(), "version": 2}))
-    assert run("register", other, "--policy", newer, *said) == 0
+    assert run("register", other, "--policy", newer, *arguments) == 0
     capsys.readouterr()
-    assert run("register", package, "--policy", older, *said) == 1
+    assert run("register", package, "--policy", older, *arguments) == 1
     assert "policy-rollback" in capsys.readouterr().err

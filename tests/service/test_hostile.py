@@ -16,15 +16,15 @@ from tests.service.hostile import KINDS, Crowd, crowds
 from tests.service.serving import ServedTestbed, Serving, serving
 
 MIB = 200
-#: Connections, as many on their way out, and the process's own.
+#: Connections, as many being closed, and the process's own.
 THREADS = 2 * 256 + 8
 
 
 def status(server: Serving) -> dict[str, int]:
     """Of its process: `VmHWM` (kB, the most memory it ever held) and `Threads`, among others."""
     lines = Path(f"/proc/{server.process.pid}/status").read_text().splitlines()
-    words = (line.replace(":", "").split() for line in lines)
-    return {each[0]: int(each[1]) for each in words if len(each) > 1 and each[1].isdigit()}
+    fields = (line.replace(":", "").split() for line in lines)
+    return {each[0]: int(each[1]) for each in fields if len(each) > 1 and each[1].isdigit()}
 
 
 def is_bounded(server: Serving) -> None:
@@ -49,7 +49,7 @@ def test_a_client_that_shares_its_address_with_all_of_them_is_served_too(tmp_pat
         is_bounded(server)
 
 
-def test_half_a_tls_handshake_holds_nobody_up(tmp_path: Path) -> None:
+def test_an_unfinished_tls_handshake_does_not_delay_other_clients(tmp_path: Path) -> None:
     chain, private = certificate(tmp_path)
     with (
         serving(tmp_path, "--certificate", str(chain), "--key", str(private)) as server,

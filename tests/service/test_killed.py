@@ -52,7 +52,7 @@ def _kill_within(server: Serving, release: list[Attempt], wait_s: float) -> list
     return [attempt for attempt, answer in zip(release, answers, strict=True) if answer is not None]
 
 
-def test_no_key_leaves_uncounted_whenever_the_server_is_killed(tmp_path: Path) -> None:
+def test_every_released_key_is_in_the_ledger_whenever_the_server_is_killed(tmp_path: Path) -> None:
     draw = random.Random(SEED)
     partly = 0
     with serving(tmp_path) as server:
@@ -72,7 +72,7 @@ def test_no_key_leaves_uncounted_whenever_the_server_is_killed(tmp_path: Path) -
                 assert ledger.releases() == kept + len(counted)
                 kept += len(counted)
             server.start()
-            # 3. Whoever has a key can end its session, also one whose reply was lost; nobody else can.
+            # 3. The holder of a key can end its session, also one whose reply was lost; no one else can.
             for attempt in attempts:
                 attempt.run_journal()
                 if attempt in counted:

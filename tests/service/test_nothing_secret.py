@@ -63,7 +63,7 @@ def a_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Servin
         seen["children"] = b"".join(path.read_bytes() for path in process.glob("task/*/children"))
         pem = (server.state / "server.key").read_bytes()
         server.end()
-        seen["said"] = server.said.encode()
+        seen["said"] = server.started_line.encode()
         seen["errors"] = server.errors.encode()
         seen |= {
             str(path.name): path.read_bytes() for path in (server.audit, *server.state.iterdir()) if path.name != "server.key"

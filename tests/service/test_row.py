@@ -1,4 +1,4 @@
-"""Rows on the mock provider that use a server outside: what pytest is told, what it shows, what the report says."""
+"""Rows on the mock provider that use a server outside: pytest's settings, its output, and the report."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def run(project: Path, environment: dict[str, str], *arguments: str) -> subproce
     return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=180)
 
 
-def test_workers_share_one_server_and_the_report_says_so(server: Serving, project: Path) -> None:
+def test_workers_share_one_server_and_the_report_names_it(server: Serving, project: Path) -> None:
     captured = base_policy(name="lab", archive_sha256=sha256_hex(guest_archive()), container="any", completion_s=60)
     policy = dataclasses.replace(captured, version=3, locked=True)
     (project / "policy.json").write_text(json.dumps(policy.to_json()))
@@ -96,20 +96,20 @@ def refused(project: Path, environment: dict[str, str]) -> str:
     return line
 
 
-def test_a_server_that_is_not_there_is_one_line_before_anything_starts(server: Serving, project: Path) -> None:
+def test_an_unreachable_server_is_an_error_of_one_line_before_anything_starts(server: Serving, project: Path) -> None:
     server.end()
-    told = refused(project, server.environment())
-    assert server.url in told
-    assert "glasshouse serve" in told
+    message = refused(project, server.environment())
+    assert server.url in message
+    assert "glasshouse serve" in message
 
 
 def test_another_servers_key_is_refused_before_anything_starts(server: Serving, project: Path) -> None:
-    """Whoever sits on the port must not be handed a data key."""
-    told = refused(project, {**server.environment(), "GLASSHOUSE_SERVER_KEY": Owner.generate().public_text})
-    assert "another server's" in told
+    """Another process on the port must not receive a data key."""
+    message = refused(project, {**server.environment(), "GLASSHOUSE_SERVER_KEY": Owner.generate().public_text})
+    assert "another server's" in message
 
 
 def test_a_server_of_another_owner_is_refused_before_anything_starts(server: Serving, project: Path, tmp_path: Path) -> None:
     write_owner(tmp_path / "other.key", Owner.generate())
-    told = refused(project, {**server.environment(), "GLASSHOUSE_OWNER_KEY": str(tmp_path / "other.key")})
-    assert server.owner.kid in told
+    message = refused(project, {**server.environment(), "GLASSHOUSE_OWNER_KEY": str(tmp_path / "other.key")})
+    assert server.owner.kid in message

@@ -1,4 +1,4 @@
-"""`glasshouse serve` as a process: what it keeps over a restart, what it says, how it ends."""
+"""`glasshouse serve` as a process: what it keeps over a restart, its output, how it ends."""
 
 from __future__ import annotations
 
@@ -111,8 +111,8 @@ def test_every_decision_is_one_line_of_the_audit_log(server: Serving) -> None:
             testbed.client.ask("/v1/nothing", {})
     assert server.end() == 0
     lines = [json.loads(line) for line in server.audit.read_text().splitlines()]
-    told = [(line["event"], line["decision"], line.get("reason", "")) for line in lines]
-    assert told == [
+    decisions = [(line["event"], line["decision"], line.get("reason", "")) for line in lines]
+    assert decisions == [
         ("serve", "started", ""),
         ("register", "accepted", ""),
         ("enrol", "accepted", ""),
@@ -130,7 +130,7 @@ def test_every_decision_is_one_line_of_the_audit_log(server: Serving) -> None:
     assert SUB not in server.audit.read_text()
 
 
-def test_sigterm_ends_it_in_order_and_sigkill_leaves_nothing_in_the_way(server: Serving) -> None:
+def test_sigterm_ends_it_cleanly_and_it_starts_again_after_sigkill(server: Serving) -> None:
     assert (server.end(signal.SIGTERM), server.errors) == (0, "")
     server.start()
     assert server.end(signal.SIGKILL) == -signal.SIGKILL
@@ -155,12 +155,12 @@ def test_it_listens_on_loopback_and_publishes_its_keys(server: Serving) -> None:
     assert client.published_keys(tokens.public_key(server.key)).owner == server.owner.kid
 
 
-def test_no_core_dump_and_no_look_into_its_memory(server: Serving) -> None:
+def test_server_process_dumps_no_core_and_its_memory_cannot_be_read(server: Serving) -> None:
     limits = Path(f"/proc/{server.process.pid}/limits").read_text()
     (core,) = [line.split()[-3:-1] for line in limits.splitlines() if line.startswith("Max core")]
     assert core == ["0", "0"]
-    told = subprocess.run([sys.executable, "-c", FENCED], capture_output=True, text=True, check=True)
-    assert told.stdout == "0\n"
+    result = subprocess.run([sys.executable, "-c", FENCED], capture_output=True, text=True, check=True)
+    assert result.stdout == "0\n"
 
 
 def test_a_slow_sender_is_cut_off_and_others_are_served(tmp_path: Path) -> None:
@@ -200,14 +200,14 @@ def test_a_flood_of_nonsense_leaves_a_log_of_bounded_size(tmp_path: Path) -> Non
         with ServedTestbed(server) as testbed:
             testbed.attempt().run_lifecycle()
         assert server.end() == 0
-        told = b"".join(path.read_bytes() for path in tmp_path.glob("audit.jsonl*"))
-        assert len(told) <= 0.1 * (1 << 20)
-        assert b'"decision":"released"' in told
-        assert b'"left_out":' in told
+        log = b"".join(path.read_bytes() for path in tmp_path.glob("audit.jsonl*"))
+        assert len(log) <= 0.1 * (1 << 20)
+        assert b'"decision":"released"' in log
+        assert b'"left_out":' in log
 
 
-def test_a_disk_that_is_full_for_the_log_refuses_decisions_and_says_so(tmp_path: Path) -> None:
-    """What cannot be written down is not decided; whoever runs the server is told why, once, and when it is over."""
+def test_a_disk_that_is_full_for_the_log_refuses_decisions_with_a_reason(tmp_path: Path) -> None:
+    """A decision that cannot be logged is refused; standard error has the reason, once, and when it is over."""
     with serving(tmp_path) as server, ServedTestbed(server) as testbed:
         testbed.attempt().run_lifecycle()
         attempt = testbed.attempt()
@@ -225,7 +225,7 @@ def test_a_disk_that_is_full_for_the_log_refuses_decisions_and_says_so(tmp_path:
         ]
 
 
-def test_a_log_that_cannot_be_written_at_the_start_is_one_line(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_at_the_start_is_an_error_of_one_line(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         again = subprocess.run(
             [sys.executable, "-m", "pytest_glasshouse", "serve", "--owner", str(server.owner_public), "--state",
@@ -236,7 +236,7 @@ def test_a_log_that_cannot_be_written_at_the_start_is_one_line(tmp_path: Path) -
     assert again.stderr == "glasshouse serve: --audit: cannot be written (No space left on device); nothing is served\n"
 
 
-def test_more_connections_than_files_may_be_open_is_one_line(tmp_path: Path) -> None:
+def test_a_connection_limit_above_the_open_file_limit_is_an_error_of_one_line(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         again = subprocess.run(
             ["prlimit", "--nofile=128:128", sys.executable, "-m", "pytest_glasshouse", "serve", "--owner", str(server.owner_public),
@@ -256,13 +256,13 @@ def test_with_a_certificate_it_speaks_tls_1_3_and_nothing_else(tmp_path: Path) -
         old.maximum_version = ssl.TLSVersion.TLSv1_2
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain, pytest.raises(ssl.SSLError):
             old.wrap_socket(plain, server_hostname="127.0.0.1")
-        stalled = socket.create_connection(("127.0.0.1", server.port), timeout=20)  # says nothing, and stalls nobody
+        stalled = socket.create_connection(("127.0.0.1", server.port), timeout=20)  # sends nothing, and delays no other client
         assert client.published_keys(tokens.public_key(server.key)).owner == server.owner.kid
         stalled.close()
         assert server.end() == 0
 
 
-def test_a_peer_that_asks_too_often_is_turned_away(tmp_path: Path) -> None:
+def test_a_peer_above_its_request_rate_is_refused(tmp_path: Path) -> None:
     with serving(tmp_path, "--rate", "1") as server:
         client = AttestationClient(server.url)
         seen = set()

@@ -30,7 +30,7 @@ def test_the_deadline_is_absolute_whatever_the_contact(tmp_path: Path) -> None:
         assert "absolute deadline" in str(pod.Watchdog(SETTINGS, str(tmp_path), began=began).verdict(1000.0))
 
 
-def test_a_host_that_never_comes_ends_it(tmp_path: Path) -> None:
+def test_a_host_that_never_connects_ends_it(tmp_path: Path) -> None:
     watchdog = pod.Watchdog(SETTINGS, str(tmp_path), began=0.0)
     assert watchdog.verdict(499.0) is None
     assert "never made contact" in str(watchdog.verdict(500.0))

@@ -56,7 +56,7 @@ def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod:
     directory = Path(client[client.index(b"-F") + 1].decode()).parent
     assert {path.stat().st_mode & 0o077 for path in (directory, *directory.iterdir())} == {0}
 
-    # The client dies: the request in flight is answered all the same, and once.
+    # The client is killed: the request in flight is answered all the same, and once.
     killed = _client_pid(session)
     with contextlib.closing(GuestChannel(str(directory / "agent.sock"), allocation_id="ssh", reconnect_s=20)) as channel:
         threading.Timer(0.1, os.kill, (killed, signal.SIGKILL)).start()
@@ -108,7 +108,7 @@ def test_the_ssh_client_does_not_outlive_who_started_it() -> None:
             os.close(client)
 
 
-def test_a_guest_that_stays_away_is_gone_after_the_reconnect_time(make_pod: MakePod, make_session: MakeSession) -> None:
+def test_a_guest_that_does_not_reconnect_in_time_is_lost(make_pod: MakePod, make_session: MakeSession) -> None:
     pod = make_pod()
     session = make_session(pod)
     path = session.connect(pod.access, timeout_s=60)

@@ -2,7 +2,7 @@
 
 A function counts as reached when its name is used in something that is reached, beginning with the entrances and never passing
 through `tamper`, whose own use of a check is no use of it. The graph errs on one side: a method is taken to be called wherever
-anything of its name is, so what is not reached here is called by nobody.
+anything of its name is, so what is not reached here is never called.
 """
 
 from __future__ import annotations

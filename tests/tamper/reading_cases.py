@@ -39,7 +39,7 @@ def _opened_by_a_thread_that_dies(key: bytes, sealed: bytes) -> None:
 
 
 def opener() -> dict[str, Ask]:
-    """FLOE messages by themselves, headers that nobody writes, sealed keys that are none."""
+    """FLOE messages by themselves, headers that are never written, invalid sealed keys."""
     key, sealed = bytes(range(32)), floe.encrypt(bytes(range(32)), b"aad", bytes(100), segment=64)
     private = X25519PrivateKey.generate()
     short = b64u(SUITE.encrypt(bytes(16), private.public_key(), info=release_info("result", "manifest")))
@@ -152,7 +152,7 @@ def journal() -> dict[str, Ask]:
 
 
 def judged_rounds() -> dict[str, Ask]:
-    """Every audit case of the suite: what is found in a round where one thing is said otherwise, and in one that is right."""
+    """Every audit case of the suite: the findings of a round with one change, and of an unchanged one."""
     edits = {"finished": untouched, "never met": _never_met, "of one leg": _of_one_leg, **observation_cases.EDITS}
     observations = {name: _finished(edit) for name, edit in edits.items()}
     observations["first round without a meeting"] = _first_round_without_a_meeting()

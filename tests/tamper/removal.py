@@ -1,8 +1,8 @@
-"""Takes checks out of code that is running, one at a time, and tells who met them.
+"""Takes checks out of code that is running, one at a time, and reports which cases reach them.
 
 A check is a statement that can refuse: a `raise` of ours, the `yield` of a fault, a call that raises (`require`, `verify`, ...), a
 `return False`, or one entry of a table of things that must be equal. The source is compiled again with each of them behind a
-switch, and the functions get the new code in place, so that whoever imported them runs it.
+switch, and the functions get the new code in place, so that every importer runs it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REFUSING_CALLS = {
     "require", "verify", "expect", "require_shape", "check_steps", "check_head", "check_enrolment", "replay", "read", "_check_wall", "_check_key",
     "_encodable", "_walk", "_fits", "verify_seal", "ran", "parse_object",
 }  # fmt: skip
-#: Exceptions that say no. Others (`TypeError` for a wrong use, `ConfigurationError` for the user's own files) are not about what was received.
+#: Exceptions that are refusals. Others (`TypeError` for a wrong use, `ConfigurationError` for the user's own files) are not about what was received.
 REFUSALS = {"IntegrityError", "RefusedError", "ReportError", "Verdict", "broken", "unseen"}
 #: Generators that give what was read, and no faults.
 GIVING = {"_nonces", "_keys_in", "derived_keys", "decrypt_segments"}
@@ -190,7 +190,7 @@ def unnoticed_in(asks: Mapping[str, Ask], *modules: ModuleType) -> tuple[list[st
 
 
 def _answer(ask: Ask) -> object:
-    """What a case says. An exception is an answer too."""
+    """The result of a case. An exception is one too."""
     try:
         return ask()
     except (IntegrityError, RefusedError) as refusal:

@@ -43,7 +43,7 @@ def test_case_is_refused_as_it_says(case: Case) -> None:
 
 
 def test_a_case_that_is_released_does_not_pass() -> None:
-    """The suite can fail: a mutation nobody notices is reported as released."""
+    """The suite can fail: a mutation that is not refused is reported as released."""
     harmless = Case(
         name="harmless", play=lambda testbed: testbed.attempt().run_lifecycle(), expected_reason="composite", caught_by="nobody"
     )

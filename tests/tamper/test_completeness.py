@@ -72,7 +72,7 @@ def _notices(case: Case) -> bool:
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=str)
-def test_some_case_notices_that_a_check_is_gone(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_case_detects_the_removal_of_a_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
     _without(monkeypatch, check)
     likely = sorted(CASES, key=lambda case: case.expected_reason != check.reason)

@@ -8,7 +8,7 @@ from tests.tamper import reached
 from tests.tamper.removal import checks_in
 from tests.tamper.test_completeness import CHECKS
 
-#: Rooms that refuse what strangers say. (The face refuses what users say, and is tested by using it.)
+#: Rooms that refuse untrusted input. (`plugin/` refuses user input, and is tested by using it.)
 _REFUSING = (
     "wire", "attestation", "owner", "agent", "guest", "invariants", "observation", "analysis", "report", "publish", "check", "legs", "channel",
 )  # fmt: skip
@@ -46,13 +46,13 @@ def test_every_check_of_the_server_is_reached() -> None:
         "invariants.lifecycle.journal_countersigned",
     ],
 )
-def test_what_everything_rests_on_is_reached(name: str) -> None:
+def test_essential_functions_are_reached(name: str) -> None:
     """The graph finds what is there."""
     assert f"pytest_glasshouse.{name}" in reached.reached()
 
 
-def test_what_the_product_does_not_call_is_not_reached() -> None:
-    """The graph can say no: the tamper suite's own functions, and what starts in a guest where only a check is an entrance."""
+def test_function_that_the_product_does_not_call_is_not_reached() -> None:
+    """Some functions are not reached: the tamper suite's own functions, and what starts in a guest where only a check is an entrance."""
     everything = reached.reached()
     suite = {name for name in everything if name.startswith("pytest_glasshouse.tamper.")}
     assert {name for name in suite if not name.startswith("pytest_glasshouse.tamper.result.")} == set()

@@ -63,8 +63,8 @@ def test_a_class_name_stands_once_in_the_package() -> None:
     assert {name: places for name, places in twice.items() if name not in REPLACED} == {}
 
 
-def test_modules_of_one_name_are_about_one_thing() -> None:
-    """Whoever gives a second module a name that is taken says here what the two have in common, or finds another name."""
+def test_modules_of_the_same_name_are_listed() -> None:
+    """A second module of a name needs an entry here with what the two have in common, or another name."""
     found = defaultdict[str, list[str]](list)
     for path in MODULES:
         if path.stem != "__init__" and path.parent != ROOT:

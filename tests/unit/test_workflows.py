@@ -1,4 +1,4 @@
-"""The workflow examples: what a schema cannot say of them. People copy these; a mistake in them costs them money."""
+"""The workflow examples: what a schema cannot check. Users copy these; a mistake in them costs money."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_there_is_an_example_for_each_purpose() -> None:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_what_runs_long_is_the_steps_first_process(path: Path) -> None:
-    """Otherwise a cancelled job signals a shell, and pytest never hears that it has ten seconds to end what it rented."""
+def test_long_command_is_the_first_process_of_its_step(path: Path) -> None:
+    """Otherwise a cancelled job signals a shell, and pytest gets no signal in the ten seconds it has to end what it rented."""
     for command in commands(path):
         if "pytest benchmarks" in command:
             assert command.startswith("exec "), command
@@ -54,7 +54,7 @@ def test_least_rights_and_no_expression_inside_a_command(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", RENTING, ids=lambda path: path.stem)
-def test_who_rents_has_a_budget_a_sweeper_and_a_last_word(path: Path) -> None:
+def test_renting_workflow_has_a_budget_a_sweeper_and_a_final_reap(path: Path) -> None:
     document = read(path)
     assert document["concurrency"]["cancel-in-progress"] is False
     (job,) = document["jobs"].values()
@@ -72,12 +72,16 @@ def test_key_is_given_to_no_pull_request() -> None:
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_every_option_in_an_example_exists(path: Path) -> None:
     for command in commands(path):
-        words = shlex.split(command.replace("$GITHUB_SHA", "0" * 40))
-        used = {word.partition("=")[0] for word in words if word.startswith("--glasshouse") or word in {"--budget", "--provider"}}
-        if "pytest" in words:
+        arguments = shlex.split(command.replace("$GITHUB_SHA", "0" * 40))
+        used = {
+            argument.partition("=")[0]
+            for argument in arguments
+            if argument.startswith("--glasshouse") or argument in {"--budget", "--provider"}
+        }
+        if "pytest" in arguments:
             assert used <= FLAGS
-        if words[:3] == ["exec", "glasshouse", "gate"]:
-            assert _parser().parse_args(words[2:]).command == "gate"
+        if arguments[:3] == ["exec", "glasshouse", "gate"]:
+            assert _parser().parse_args(arguments[2:]).command == "gate"
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,7 @@ def _by_field(sampler: Sampler) -> dict[str, int | None]:
     return dict(zip(FIELDS, sampler.sample(), strict=True))
 
 
-def test_everything_that_is_shown_is_by_field(tmp_path: Path) -> None:
+def test_every_value_the_driver_shows_is_recorded_by_field(tmp_path: Path) -> None:
     _proc(tmp_path, "100 0 100 800 0 0 0 0 0 0")
     for pid, parent in ((10, 1), (11, 10), (99, 1)):
         _process(tmp_path, pid, parent)
@@ -87,7 +87,7 @@ def test_everything_that_is_shown_is_by_field(tmp_path: Path) -> None:
     assert sampler.reasons == {}
 
 
-def test_what_is_hidden_is_null_with_a_reason_and_the_rest_is_by_field(tmp_path: Path) -> None:
+def test_hidden_values_are_null_with_a_reason_and_the_rest_is_by_field(tmp_path: Path) -> None:
     sampler = Sampler(agent=10, nvml=FakeNvml(hidden=("power", "reasons", "processes")), proc=tmp_path)
     sample = _by_field(sampler)
     null = {field for field, value in sample.items() if value is None}

@@ -34,7 +34,7 @@ def _process(code: str) -> Iterator[subprocess.Popen[str]]:
         process.wait()
 
 
-def _told(process: subprocess.Popen[str]) -> None:
+def _wait_for_line(process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "done\n"
 
@@ -44,7 +44,7 @@ _BURN = "until = time.process_time() + 0.03\nwhile time.process_time() < until: 
 
 def test_process_that_waits_uses_nothing_and_one_that_works_is_seen() -> None:
     with _process(_BURN) as process:
-        _told(process)
+        _wait_for_line(process)
         while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
             pass  # it prints just before it waits
         meter = CpuMeter(root=process.pid)
@@ -57,7 +57,7 @@ def test_child_in_a_session_of_its_own_is_still_the_legs() -> None:
     """A daemon's work must be counted, too."""
     child = f"if os.fork() == 0:\n os.setsid()\n {_BURN.replace(chr(10), chr(10) + ' ')}\n print('done', flush=True); sys.stdin.read(); os._exit(0)\ntime.sleep(0)\nsys.stdin.read(); os.wait(); sys.exit()"
     with _process(child) as process:
-        _told(process)
+        _wait_for_line(process)
         meter = CpuMeter(root=process.pid)
         assert meter.read_ns(processes()) >= clock_ns(process.pid) + 30 * MS
         assert meter.processes == 2
@@ -66,7 +66,7 @@ def test_child_in_a_session_of_its_own_is_still_the_legs() -> None:
 def test_child_that_has_ended_is_counted_too() -> None:
     burn = _BURN.replace("0.03", "0.05").replace("\n", "\n ")
     with _process(f"if os.fork() == 0:\n {burn}\n os._exit(0)\nos.wait()") as process:
-        _told(process)
+        _wait_for_line(process)
         assert CpuMeter(root=process.pid).read_ns(processes()) >= 40 * MS
 
 
@@ -89,7 +89,7 @@ def test_process_tree_is_the_session_and_all_its_descendants() -> None:
 
 def test_process_that_is_gone_is_no_error() -> None:
     with _process("") as process:
-        _told(process)
+        _wait_for_line(process)
     assert clock_ns(process.pid) == 0
 
 

@@ -60,7 +60,7 @@ def test_where_no_process_is_listed_the_devices_memory_is_used() -> None:
     assert gpu.claims() == {"before": 500_000, "after": 40_000, "of": "device", "reason": ""}
 
 
-def test_leg_that_never_trained_has_no_before() -> None:
+def test_leg_that_never_trained_has_no_memory_value_from_before() -> None:
     gpu = GpuMemory(PretendNvml())
     gpu.record("after", LEG)
     assert gpu.claims() == {"before": None, "after": 0, "of": "device", "reason": "the leg never trained"}

@@ -50,7 +50,7 @@ def test_devices_are_asked_with_the_nonce_of_session_and_keys() -> None:
     assert claim == {"submods": {"one": expected, "three": expected}}
 
 
-def test_what_cannot_be_asked_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_device_that_cannot_be_asked_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert submods(["fake"], nonce=NONCE, cnf=CNF, sources={"fake": lambda: iter((Silent("two"),))}) == {}
     assert "not available" in caplog.text

@@ -132,7 +132,7 @@ def test_control_stops_when_everything_was_found(secret: bytes, make: Patterns, 
     assert scan(memory, patterns, make.salt).scanned_bytes == 4 * BLOCK + 4096
 
 
-def test_patterns_do_not_hold_what_they_are_of(secret: bytes, make: Patterns) -> None:
+def test_patterns_do_not_hold_the_secrets_they_search_for(secret: bytes, make: Patterns) -> None:
     """They leave the leg, so they contain 20 bits of a window and a salted digest."""
     patterns = halves(make, secret)
     patterns_json = canonical([pattern.to_json() for pattern in patterns])

@@ -80,7 +80,7 @@ def test_descriptors_that_are_unexpected_are_closed(pair: tuple[PeerCredentialSo
         ours.descriptors(2)
 
 
-def test_a_child_is_told_from_another_process() -> None:
+def test_a_child_is_distinguished_from_another_process() -> None:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

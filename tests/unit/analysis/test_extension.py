@@ -33,9 +33,9 @@ def test_extended_row_is_measured_and_follows_from_its_own_data() -> None:
     assert made["list"] == "rows"
     row = made["record"]
     assert (row["rounds"], len(row["roundFigures"])) == (2, 4)
-    told = row["extension"]
-    assert (told["firstRounds"], told["rounds"], told["halfWidthPct"]) == (2, 4, 1e-8)
-    assert told["wanted"] > 4
+    extension = row["extension"]
+    assert (extension["firstRounds"], extension["rounds"], extension["halfWidthPct"]) == (2, 4, 1e-8)
+    assert extension["wanted"] > 4
     assert faults(row) == {}
 
 
@@ -74,7 +74,7 @@ def test_changed_extension_is_found(field: str, value: float) -> None:
 
 
 def test_orders_of_the_extension_are_those_the_plans_seed_gives() -> None:
-    """Rounds that were added in an order of somebody's choice are no balanced design."""
+    """Rounds that were added in a chosen order are no balanced design."""
     plan: Any = {**PLAN, "order": "raw-first", "seed": 7, "fixedOrder": False}
     drawn = [*leg_orders("raw-first", rounds=2, seed=7, fixed=False), *leg_orders("raw-first", rounds=8, seed=8, fixed=False)]
     rounds: list[Any] = [{"round": place, "order": list(order)} for place, order in enumerate(drawn, 1)]
@@ -84,7 +84,7 @@ def test_orders_of_the_extension_are_those_the_plans_seed_gives() -> None:
     assert [path for path, _ in _orders(plan, rounds)] == [".observation.rounds[5].order"]
 
 
-def test_extension_nobody_planned_is_found() -> None:
+def test_unplanned_extension_is_found() -> None:
     row = example.measured(rounds=2)["record"]
     row["extension"] = extended()["record"]["extension"] | {"rounds": 2}
 

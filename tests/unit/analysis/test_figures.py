@@ -55,7 +55,7 @@ def figures(rounds: int = 6, *, noise: float = 0.001, **changes: Any) -> Any:
     return found | judged_figures(found, **{**SETTINGS, **changes})
 
 
-def test_null_that_qualifies_lets_the_interval_speak() -> None:
+def test_null_that_qualifies_allows_a_verdict() -> None:
     found = figures()
 
     assert found["nullQualifies"] is True
@@ -97,7 +97,7 @@ def test_round_whose_zeroize_was_not_seen_has_no_total_cost() -> None:
 
 
 @pytest.mark.parametrize(("allocation", "expected"), [({}, None), ({"priceUsdPerHour": "1.99"}, 1.99)])
-def test_price_is_what_the_observation_says(allocation: Any, expected: float | None) -> None:
+def test_price_is_that_of_the_observation(allocation: Any, expected: float | None) -> None:
     assert price({"allocation": allocation}) == expected
 
 
@@ -150,14 +150,14 @@ def test_leaving_out_only_the_estimates_is_found() -> None:
     assert ".estimates" in faults
 
 
-def test_page_shows_how_sure_a_row_is_and_what_it_costs() -> None:
+def test_page_shows_a_rows_interval_and_its_cost() -> None:
     record, _ = _row()
     document = example.document()
     document["rows"] = [record]
 
     text = markdown(document)
 
-    assert "## How sure" in text
+    assert "## Estimates" in text
     assert "split halves (" in text
     assert "## Fixed and total cost" in text
     assert "168 h" in text

@@ -1,4 +1,4 @@
-"""What a record says, and that it never says more than its findings."""
+"""A row's record, and that it never claims more than its findings."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_rounds_are_totals_with_a_figure_for_each() -> None:
     assert low < row["roundsMeanPct"] < high
 
 
-def test_gpu_that_ran_is_never_the_one_that_was_named() -> None:
+def test_recorded_gpu_is_the_one_that_ran_and_not_the_one_that_was_named() -> None:
     """A dry run on a CPU must not be mistaken for the GPU its row is about."""
     row = example.measured()["record"]
 
@@ -65,7 +65,7 @@ def test_peak_memory_that_was_not_seen_is_null_with_a_reason() -> None:
     assert row["rawPeakMemory"]["reason"]
 
 
-def test_shortened_row_is_not_as_declared_and_says_what_was() -> None:
+def test_shortened_row_is_not_as_declared_and_names_what_was_overridden() -> None:
     row = example.measured()["record"]
 
     assert row["asDeclared"] is False
@@ -75,16 +75,16 @@ def test_shortened_row_is_not_as_declared_and_says_what_was() -> None:
 
 
 def test_adapter_is_recorded_where_it_is_another_than_the_published_rows() -> None:
-    """Two ranks are two measurements; a row that says nothing keeps the record it always had."""
+    """Two ranks are two measurements; a row with the default adapter keeps its old record."""
     lora = {"workload": "lora", "model": "some/model"}
     outcome = Outcome(
         row=example.row(**lora, rank=8, targets=("qkv_proj",)), declared=example.row(**lora), allocation=None, observation={},
         ended=Ended(outcome="lost", reason="gone", decision="run again"),
     )  # fmt: skip
-    told = example.record_of(outcome)
-    assert told["record"]["adapter"] == {"rank": 8, "targets": ["qkv_proj"]}
+    lost_row = example.record_of(outcome)
+    assert lost_row["record"]["adapter"] == {"rank": 8, "targets": ["qkv_proj"]}
     assert "adapter" not in example.record_of(dataclasses.replace(outcome, row=outcome.declared))["record"]
-    document = example.document(told)
+    document = example.document(lost_row)
     assert list(schema_faults(document)) == []
     document["excludedResults"][0]["adapter"]["targets"] = ["q proj"]
     assert list(schema_faults(document)) != []
@@ -138,11 +138,13 @@ def test_treatment_is_what_the_journal_shows() -> None:
 )
 def test_states_are_derived_from_findings(invariant: str, field: str, held: Any, broken: Any) -> None:
     """A constant would be a lie the first time it matters."""
-    told = {word: example.excluded_by(example.finding(invariant, word))["record"][field] for word in ("held", "broken", "unseen")}
+    states = {
+        state: example.excluded_by(example.finding(invariant, state))["record"][field] for state in ("held", "broken", "unseen")
+    }
 
-    assert told["held"] == held
-    assert told["broken"] == broken
-    assert told["unseen"] == (None if field == "sameAllocation" else "unseen")
+    assert states["held"] == held
+    assert states["broken"] == broken
+    assert states["unseen"] == (None if field == "sameAllocation" else "unseen")
 
 
 def test_state_without_a_finding_is_unseen() -> None:
@@ -177,7 +179,7 @@ def test_broken_finding_is_never_waived() -> None:
 
 @pytest.mark.parametrize("record", [example.excluded(), example.lost()])
 def test_excluded_row_has_no_figure_at_any_depth(record: Any) -> None:
-    """An overhead of a row that did not count is the first thing somebody would quote."""
+    """An overhead of a row that did not count is the first thing that would be quoted."""
     body = {name: value for name, value in record["record"].items() if name != "observation"}
 
     assert not [name for name in keys_of(body) if any(part in name for part in FIGURE)]
@@ -203,14 +205,14 @@ def test_row_with_a_round_missing_is_excluded() -> None:
     assert (record["list"], record["record"]["roundsCompleted"]) == ("excludedResults", 1)
 
 
-def test_row_nobody_judged_is_an_error() -> None:
+def test_row_without_findings_is_an_error() -> None:
     row = example.row()
     outcome = Outcome(row=row, declared=row, allocation=example.allocation(), observation=example.observation())
 
     assert example.record_of(outcome, findings=())["record"]["outcome"] == "error"
 
 
-def test_ended_row_keeps_its_own_words() -> None:
+def test_ended_row_keeps_its_own_reason_and_decision() -> None:
     ended = Ended(outcome="infrastructure", reason="no capacity", decision="nothing was rented; try again")
 
     record = example.excluded(ended=ended)["record"]
@@ -218,11 +220,11 @@ def test_ended_row_keeps_its_own_words() -> None:
     assert (record["outcome"], record["reason"], record["decision"]) == (ended.outcome, ended.reason, ended.decision)
 
 
-def test_digest_in_a_findings_words_is_cut_short() -> None:
-    """Whole, it could not be told from a provider's key, and the redaction gate would stop the report."""
-    told = dataclasses.replace(example.finding("same work"), seen=f"head {example.digest('x')}")
+def test_digest_in_a_findings_reason_is_cut_short() -> None:
+    """Whole, it looks like a provider's key, and the redaction gate would stop the report."""
+    changed = dataclasses.replace(example.finding("same work"), seen=f"head {example.digest('x')}")
 
-    (found,) = (each for each in example.excluded_by(told)["record"]["findings"] if each["invariant"] == "same work")
+    (found,) = (each for each in example.excluded_by(changed)["record"]["findings"] if each["invariant"] == "same work")
 
     assert found["seen"] == f"head {example.digest('x')[:16]}..."
 
@@ -272,7 +274,7 @@ def test_record_travels_as_one_json_text() -> None:
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 
-def test_lifecycle_begun_and_never_seen_again_was_attempted() -> None:
+def test_lifecycle_begun_and_not_finished_counts_as_attempted() -> None:
     """Judged by the project's own invariants, which is what happens when none are given."""
     row = example.row()
     observation = example.observation()
@@ -293,8 +295,8 @@ def test_row_judged_by_a_checkouts_reference_values_is_not_publishable() -> None
     assert "reference values from a checkout" in example.publishable(observation=seen)["record"]["unpublishableBecause"]
 
 
-def test_what_is_broken_is_told_before_what_is_unseen() -> None:
-    """The unseen is often only a consequence, and the first words are what is read."""
+def test_broken_findings_are_listed_before_unseen_ones() -> None:
+    """The unseen is often only a consequence, and the beginning of the reason is what is read."""
     seen = example.observation(unseen=("attestation verified",))
     seen["allocation"]["broken"] = ["same work"]
 

@@ -79,7 +79,7 @@ def gated(row: Any, asked: float | None) -> Gated:
     return gate(report_of(row), SOUND, GatePolicy(max_overhead_pct=asked), now=MADE_AT)
 
 
-def is_told_apart(bound: float, limit: float) -> bool:
+def is_distinguishable(bound: float, limit: float) -> bool:
     """Whether rounding decides nothing: a bound that is the limit to fifteen digits may fall on either side."""
     return abs(bound - limit) > 1e-9
 
@@ -99,7 +99,10 @@ def by_hand(overheads: Any, *, first: int | None, fixed: bool, margin: float, li
         return LimitVerdict.INCONCLUSIVE
     low, high = bounds_by_hand(overheads, first, 0.95)  # a 90 % interval has these ends too
     assume(
-        is_told_apart(high, limit) and is_told_apart(low, limit) and is_told_apart(high, margin) and is_told_apart(low, -margin)
+        is_distinguishable(high, limit)
+        and is_distinguishable(low, limit)
+        and is_distinguishable(high, margin)
+        and is_distinguishable(low, -margin)
     )
     below = bounds_by_hand(overheads, first, 0.975)[1] < 0 and not (-margin < low and high < margin)
     if fixed or (len(overheads) >= 5 and below):
@@ -120,7 +123,7 @@ def cases(draw: st.DrawFn) -> Any:
     noise = draw(st.lists(st.integers(-1000, 1000).map(lambda value: value / 1000), min_size=count, max_size=count))
     overheads = [middle + spread * each for each in noise]
     first = draw(st.none() | st.integers(2, len(overheads))) if len(overheads) > 1 else None
-    # Between the bounds with and without the extension lie the limits that tell them apart.
+    # Between the bounds with and without the extension lie the limits that distinguish them.
     uppers = [bounds_by_hand(overheads, each, 0.95)[1] for each in (first, None)] if len(overheads) > 1 else [1.0]
     between = round(max(0.0, sum(uppers) / len(uppers)), 4)
     given_to_run, asked = (between if draw(st.booleans()) else draw(LIMITS) for _ in range(2))
@@ -137,7 +140,7 @@ def cases(draw: st.DrawFn) -> Any:
 
 @settings(max_examples=150, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(cases())
-def test_plugin_gate_badge_page_and_tables_give_one_answer(case: Any) -> None:
+def test_plugin_gate_badge_page_and_tables_agree_on_a_limit(case: Any) -> None:
     asked, own = case["asked"], case["own"]
     row = row_of(case["overheads"], first=case["first"], fixed=case["fixed"], margin=case["margin"], own=own)
     document = report_of(row)
@@ -146,20 +149,20 @@ def test_plugin_gate_badge_page_and_tables_give_one_answer(case: Any) -> None:
     def expected(limit: float) -> LimitVerdict:
         return by_hand(case["overheads"], first=case["first"], fixed=case["fixed"], margin=case["margin"], limit=limit)
 
-    own_word = None if own is None else expected(own)
-    assert (None if own is None else row["limit"]["judgement"]) == own_word
-    assert (failure_of({"list": "rows", "record": row}, Options()) == "") is (own_word in {None, LimitVerdict.WITHIN})
+    own_verdict = None if own is None else expected(own)
+    assert (None if own is None else row["limit"]["judgement"]) == own_verdict
+    assert (failure_of({"list": "rows", "record": row}, Options()) == "") is (own_verdict in {None, LimitVerdict.WITHIN})
     for shown in (markdown(document), row_details(document, row, is_open=True)):
-        assert (own is not None) is (own_word is not None and f"{own_word.value} of {own:g} %" in shown)
+        assert (own is not None) is (own_verdict is not None and f"{own_verdict.value} of {own:g} %" in shown)
 
     found = gated(row, asked)
-    word = None if wanted is None else expected(wanted)
+    limit_verdict = None if wanted is None else expected(wanted)
     objected = [each for each in found.objections if each.path.endswith(".overheadPct")]
-    assert bool(objected) is (word not in {None, LimitVerdict.WITHIN})
-    assert (found.ruling is Ruling.PASSED) is (word in {None, LimitVerdict.WITHIN} and not implausible(row))
+    assert bool(objected) is (limit_verdict not in {None, LimitVerdict.WITHIN})
+    assert (found.ruling is Ruling.PASSED) is (limit_verdict in {None, LimitVerdict.WITHIN} and not implausible(row))
     colour = badge(document, sound=True, max_overhead_pct=asked).colour
-    assert (colour == GREEN) is (word is LimitVerdict.WITHIN)
-    assert colour != BLUE or word is None
+    assert (colour == GREEN) is (limit_verdict is LimitVerdict.WITHIN)
+    assert colour != BLUE or limit_verdict is None
 
 
 def test_extended_row_whose_own_limit_is_inconclusive_passes_nowhere() -> None:
@@ -174,7 +177,7 @@ def test_extended_row_whose_own_limit_is_inconclusive_passes_nowhere() -> None:
     assert gated(row, 3.7).ruling is Ruling.PASSED
 
 
-def test_extended_row_is_judged_so_from_its_report_alone() -> None:
+def test_extended_row_is_judged_alike_from_its_report_alone() -> None:
     """Through the report itself: written, checked, gated, drawn."""
 
     record, derivation = made_of(NOISY, planned=2)
@@ -236,7 +239,7 @@ def test_older_verdict_of_an_implausible_negative_is_kept_by_check_and_refused_b
     assert gated(before, None).ruling is Ruling.FAILED
 
 
-def test_word_alone_makes_a_row_implausible() -> None:
+def test_recorded_verdict_alone_makes_a_row_implausible() -> None:
     row = row_of([1.0, 1.1, 0.9, 1.0, 1.05])
 
     assert limit_of(row, 3.0).passed  # type: ignore[union-attr]
@@ -262,18 +265,18 @@ def test_extended_rounds_count_as_rounds_at_the_gate() -> None:
 def test_difference_of_extended_rows_has_the_spread_of_their_first_rounds() -> None:
     """As their own intervals have; otherwise `compare` shows a difference where there is none."""
     extended, plain = (row_of(NOISY, first=first) for first in (2, None))
-    told = [compare(report_of(row), report_of(row)).pairs[0].difference.ci95 for row in (extended, plain)]
+    intervals = [compare(report_of(row), report_of(row)).pairs[0].difference.ci95 for row in (extended, plain)]
 
-    assert told[0] is not None
-    assert told[1] is not None
-    assert told[0].half_width > 2 * told[1].half_width
+    assert intervals[0] is not None
+    assert intervals[1] is not None
+    assert intervals[0].half_width > 2 * intervals[1].half_width
     interval = interval_pct(log_ratios(extended), level=0.95, first_rounds=first_rounds(extended))
     assert interval is not None
     assert extended["overheadCi95Pct"] == [interval.low, interval.high]
 
 
-def test_rates_of_nonsense_give_a_bound_and_no_error() -> None:
-    """A stranger's figures may be any doubles; a badge or a gate must say no and not fall over."""
+def test_impossible_rates_give_a_bound_and_no_error() -> None:
+    """The figures of an untrusted report may be any doubles; a badge or a gate must refuse them without a crash."""
     row = row_of([1.0] * 6)
     for each in row["roundFigures"]:
         each["protectedPerSec"], each["rawPerSec"] = 1e308, 1e-308
@@ -281,7 +284,7 @@ def test_rates_of_nonsense_give_a_bound_and_no_error() -> None:
     assert gated(row, 3.0).ruling is Ruling.FAILED
 
 
-def test_nobody_else_judges_a_limit() -> None:
+def test_no_other_module_judges_a_limit() -> None:
     """Who calls `judge_limit` with less than the record has found a second answer."""
     root = Path(pytest_glasshouse.__file__).parent
     callers = {

@@ -1,4 +1,4 @@
-"""What a report tells of turns: segments, raw against raw, and when the machine itself spoils a row."""
+"""What a report has about turns: segments, raw against raw, and when the machine itself spoils a row."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def _clocks(protected: int, first: int, second: int) -> Any:
 
 
 def test_means_are_of_the_samples_in_each_legs_turns() -> None:
-    (told,) = covariates(_clocks(1000, 1900, 1980))["covariates"]
-    assert told["legs"]["protected"]["smClockMhz"] == 1000
-    assert told["legs"]["raw"] == {"samples": 2, "smClockMhz": 1940.0, "otherProcesses": 0.0} | {
-        name: None for name in told["legs"]["raw"] if name not in {"samples", "smClockMhz", "otherProcesses"}
+    (means,) = covariates(_clocks(1000, 1900, 1980))["covariates"]
+    assert means["legs"]["protected"]["smClockMhz"] == 1000
+    assert means["legs"]["raw"] == {"samples": 2, "smClockMhz": 1940.0, "otherProcesses": 0.0} | {
+        name: None for name in means["legs"]["raw"] if name not in {"samples", "smClockMhz", "otherProcesses"}
     }
 
 
-def test_clock_that_differs_only_with_protection_is_what_protection_does() -> None:
+def test_clock_that_differs_only_with_protection_does_not_exclude_the_row() -> None:
     """To exclude it would be to exclude the effect."""
     assert disturbances(_clocks(1000, 1980, 1980)) == []
 
@@ -79,12 +79,12 @@ def test_hardware_throttling_in_raw_segments_excludes_the_row_and_a_power_cap_do
     assert disturbances(_observation(only_protected)) == []
 
 
-def test_stranger_on_the_gpu_excludes_the_row() -> None:
+def test_another_process_on_the_gpu_excludes_the_row() -> None:
     rows: list[tuple[str, list[int | None]]] = [("protected", [1980, 0, 0]), ("raw", [1980, 0, 1]), ("raw", [1980, 0, 0])]
     assert "another process" in disturbances(_observation(rows))[0]
 
 
-def test_what_was_not_seen_excludes_nothing() -> None:
+def test_missing_covariates_exclude_nothing() -> None:
     rows: list[tuple[str, list[int | None]]] = [(role, [None, None, None]) for role in ("protected", "raw", "raw")]
     assert disturbances(_observation(rows)) == []
     nothing: Any = {"rounds": [{"round": 1}]}
@@ -104,16 +104,16 @@ def _null_rounds(*units: tuple[int, int]) -> list[RoundResult]:
 
 
 def test_null_figures_are_one_difference_with_its_interval() -> None:
-    told: Any = null_figures(_null_rounds((1000, 1001), (1000, 999), (1000, 1000)), margin_pct=1.0)
-    assert told["differencePct"] == pytest.approx(0.0, abs=1e-9)
-    assert told["differenceCi90Pct"][0] < 0 < told["differenceCi90Pct"][1]
-    assert told["qualifies"] is True
+    figures: Any = null_figures(_null_rounds((1000, 1001), (1000, 999), (1000, 1000)), margin_pct=1.0)
+    assert figures["differencePct"] == pytest.approx(0.0, abs=1e-9)
+    assert figures["differenceCi90Pct"][0] < 0 < figures["differenceCi90Pct"][1]
+    assert figures["qualifies"] is True
     assert null_figures(_null_rounds((1000, 1001), (1000, 999), (1000, 1000)), margin_pct=0.05)["qualifies"] is False
 
 
 def test_one_null_round_has_no_interval_and_does_not_qualify() -> None:
-    told = null_figures(_null_rounds((1000, 1000)), margin_pct=1.0)
-    assert (told["differenceCi90Pct"], told["qualifies"]) == (None, False)
+    figures = null_figures(_null_rounds((1000, 1000)), margin_pct=1.0)
+    assert (figures["differenceCi90Pct"], figures["qualifies"]) == (None, False)
 
 
 def test_null_round_without_its_second_leg_is_no_null() -> None:
@@ -122,16 +122,21 @@ def test_null_round_without_its_second_leg_is_no_null() -> None:
         null_figures([dataclasses.replace(one, raw2=None)], margin_pct=1.0)
 
 
-def test_segments_are_told_in_the_order_they_ran() -> None:
+def test_segments_are_recorded_in_the_order_they_ran() -> None:
     part = {
         "units": 5, "elapsed_ns": S, "cpu_ns": S // 2, "wash_units": 1, "wash_ns": S // 10, "turn_ns": 2 * S,
         "turn_cpu_ns": S, "others_cpu_ns": 0,
     }  # fmt: skip
     pair: Any = {"number": 1, "first": "raw", "raw": {**part, "position": 1}, "protected": {**part, "position": 2}}
     (one,) = [dataclasses.replace(each, pairs=(pair,)) for each in _null_rounds((1, 1))]
-    told = segments([one])
-    assert [(each["leg"], each["position"]) for each in told] == [("raw", 1), ("protected", 2)]
-    assert (told[0]["elapsedSec"], told[0]["cpuSec"], told[0]["washSec"], told[0]["turnSec"]) == (1.0, 0.5, 0.1, 2.0)
+    recorded = segments([one])
+    assert [(each["leg"], each["position"]) for each in recorded] == [("raw", 1), ("protected", 2)]
+    assert (recorded[0]["elapsedSec"], recorded[0]["cpuSec"], recorded[0]["washSec"], recorded[0]["turnSec"]) == (
+        1.0,
+        0.5,
+        0.1,
+        2.0,
+    )
 
 
 @pytest.mark.parametrize(

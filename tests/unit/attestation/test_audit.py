@@ -1,4 +1,4 @@
-"""A line is whole, says what was decided, and tells no name."""
+"""A line is whole, has the decision, and no name."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def an_audited_stage(lines: list[AuditLine]) -> Iterator[TamperTestbed]:
     class Audited(TamperTestbed):
         full = False
 
-        def _tell(self, line: AuditLine) -> None:
+        def _write(self, line: AuditLine) -> None:
             if self.full:
                 raise OSError("no space")
             lines.append(line)
 
         def _serve(self):  # type: ignore[no-untyped-def]  # noqa: ANN202
             embedded = super()._serve()
-            embedded.server._audit = self._tell
+            embedded.server._audit = self._write
             return embedded
 
     with Audited() as testbed:
@@ -47,10 +47,10 @@ def an_audited_stage(lines: list[AuditLine]) -> Iterator[TamperTestbed]:
 def test_a_line_is_json_with_a_time() -> None:
     read, write = os.pipe()
     AuditLog(write, clock=lambda: 1_800_000_000.25)(AuditLine(event="release", decision="refused", reason="stale"))
-    told = json.loads(os.read(read, 1000))
+    record = json.loads(os.read(read, 1000))
     os.close(read)
     os.close(write)
-    assert told == {"time": "2027-01-15T08:00:00.250Z", "event": "release", "decision": "refused", "reason": "stale"}
+    assert record == {"time": "2027-01-15T08:00:00.250Z", "event": "release", "decision": "refused", "reason": "stale"}
 
 
 def test_a_log_that_is_gone_is_an_error() -> None:
@@ -69,8 +69,8 @@ def test_a_release_that_cannot_be_logged_does_not_leave(testbed: TamperTestbed) 
     assert caught.value.reason == "internal"
 
 
-def test_a_refusal_is_about_whoever_proved_to_be_there(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
-    """An unknown key's refusal names nobody: what a stranger claims is not written down."""
+def test_a_refusal_names_only_a_proven_key(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
+    """An unknown key's refusal has no name: unproven claims are not logged."""
     attempt = testbed.attempt()
     attempt.claims["container"] = "another"
     for _ in range(2):
@@ -87,7 +87,7 @@ def test_a_refusal_is_about_whoever_proved_to_be_there(testbed: TamperTestbed, l
     ]
 
 
-def test_an_overdue_release_is_told_once(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
+def test_an_overdue_release_is_logged_once(testbed: TamperTestbed, lines: list[AuditLine]) -> None:
     done, left = testbed.attempt(), testbed.attempt()
     done.run_lifecycle()
     left.release()
@@ -108,7 +108,7 @@ def test_a_name_has_one_digest_and_no_two_kinds_share_it() -> None:
     assert name_digest("sub", "") == ""
 
 
-def test_half_a_line_is_no_line() -> None:
+def test_a_line_written_in_part_is_an_error() -> None:
     """A full disk or pipe takes a part of it: the decision is refused, as one that could not be written at all."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
@@ -128,7 +128,7 @@ def refusals(log: AuditLog, number: int, **about: str) -> None:
 
 
 def test_a_flood_of_refusals_is_counted_and_one_key_does_not_hide_another(tmp_path: Path) -> None:
-    """A stranger who asks for nonsense all day must not push out what was released."""
+    """A flood of invalid requests must not push the records of releases out of the log."""
     now = [1_800_000_000.0]
     log = AuditFile(tmp_path / "log", limit=0, clock=lambda: now[0])
     refusals(log, 5000)
@@ -143,7 +143,7 @@ def test_a_flood_of_refusals_is_counted_and_one_key_does_not_hide_another(tmp_pa
     assert [line.get("left_out") for line in lines[999:]] == [None, 4000, None, None, None, None, None]
 
 
-def test_a_log_takes_no_more_room_than_it_may_and_tells_what_went(tmp_path: Path) -> None:
+def test_a_log_stays_below_its_size_limit_and_records_what_was_dropped(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = AuditFile(path, limit=16_384)
     for number in range(2000):
@@ -153,12 +153,12 @@ def test_a_log_takes_no_more_room_than_it_may_and_tells_what_went(tmp_path: Path
     assert sorted(tmp_path.iterdir()) == sorted(parts)
     assert sum(part.stat().st_size for part in parts) <= 16_384
     assert {stat.S_IMODE(part.stat().st_mode) for part in parts} == {0o600}
-    told = [[json.loads(line) for line in part.read_text().splitlines()] for part in parts]
-    for newer, older in zip(told, parts[1:], strict=False):
+    parts_records = [[json.loads(line) for line in part.read_text().splitlines()] for part in parts]
+    for newer, older in zip(parts_records, parts[1:], strict=False):
         assert (newer[0]["event"], newer[0]["decision"]) == ("audit", "continued")
         assert newer[0]["before_sha256"] == hashlib.sha256(older.read_bytes()).hexdigest()
         assert {"gone_bytes", "gone_sha256"} <= newer[0].keys()
-    numbers = [int(line["sub"]) for part in reversed(told) for line in part if "sub" in line]
+    numbers = [int(line["sub"]) for part in reversed(parts_records) for line in part if "sub" in line]
     assert numbers == list(range(numbers[0], 2000))
 
 
@@ -172,7 +172,7 @@ def test_a_server_that_starts_again_goes_on_with_its_log(tmp_path: Path) -> None
 
 
 def test_two_servers_may_share_a_log(tmp_path: Path) -> None:
-    """Each line of both is in one of the files, whoever of them made it make way."""
+    """Each line of both is in one of the files, whichever server rotated it."""
     logs = [AuditFile(tmp_path / "log", limit=80_000) for _ in range(2)]
 
     def write(number: int) -> None:
@@ -181,14 +181,16 @@ def test_two_servers_may_share_a_log(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(write, range(2)))
-    told = [json.loads(line) for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
-    assert sorted(line["sub"] for line in told if "sub" in line) == sorted(f"{n}-{each}" for n in range(2) for each in range(300))
+    records = [json.loads(line) for part in tmp_path.iterdir() for line in part.read_text().splitlines()]
+    assert sorted(line["sub"] for line in records if "sub" in line) == sorted(
+        f"{n}-{each}" for n in range(2) for each in range(300)
+    )
     for log in logs:
         log.close()
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 20])
-def test_a_log_that_somebody_else_moved_away_is_begun_anew(limit: int, tmp_path: Path) -> None:
+def test_a_log_that_was_moved_away_is_begun_anew(limit: int, tmp_path: Path) -> None:
     log = AuditFile(tmp_path / "log", limit=limit)
     log(AuditLine(event="serve", decision="started"))
     (tmp_path / "log").rename(tmp_path / "yesterday")
@@ -226,7 +228,7 @@ def test_a_line_after_half_a_line_is_whole() -> None:
 
 
 @pytest.mark.parametrize("what", ["directory", "fifo", "missing"])
-def test_what_no_log_can_be_is_one_line(what: str, tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_a_log_is_an_error_of_one_line(what: str, tmp_path: Path) -> None:
     path = tmp_path / "log"
     match what:
         case "directory":

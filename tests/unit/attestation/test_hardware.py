@@ -32,7 +32,7 @@ def policy(hardware: Hardware | None) -> Policy:
 
 
 class Tee:
-    """A processor that says what it is told to."""
+    """A processor whose tier the test sets."""
 
     status = "affirming"
 
@@ -54,12 +54,12 @@ def judge(claims: Mapping[str, Json], hardware: Hardware | None, tee: type[Tee] 
     return appraise_hardware(claims, nonce=NONCE, cnf=CNF, policy=policy(hardware), now=NOW, appraisers=appraisers)
 
 
-def test_a_policy_that_asks_for_nothing_is_met_by_nothing() -> None:
+def test_a_policy_without_hardware_is_satisfied_without_evidence() -> None:
     assert judge({}, None) == {}
 
 
-def test_a_gpu_alone_raises_no_claim() -> None:
-    """Its evidence answers whoever reaches the GPU: nothing in it says where the leg's keys are."""
+def test_a_gpu_without_cpu_evidence_is_unbound_and_has_no_tier() -> None:
+    """Its evidence is given to any process that reaches the GPU: nothing in it shows where the leg's keys are."""
     found = judge({"submods": GPU}, DEVICE.hardware())
     assert found["gpu-0"] == {
         "ear_status": "none",
@@ -71,13 +71,13 @@ def test_a_gpu_alone_raises_no_claim() -> None:
     }
 
 
-def test_a_gpu_is_bound_by_a_processor_that_vouches_in_the_same_nonce_chain() -> None:
+def test_a_gpu_is_bound_by_cpu_evidence_with_the_same_nonce() -> None:
     found = judge({"submods": {**GPU, "cpu": item(b"quote", "", "tdx")}}, DEVICE.hardware(), Tee)
     assert (found["gpu-0"]["ear_status"], found["cpu"]["ear_status"]) == ("affirming", "affirming")
     assert "binding" not in found["gpu-0"]
 
 
-def test_a_processor_somebody_doubts_refuses_the_whole() -> None:
+def test_doubtful_cpu_evidence_refuses_the_release() -> None:
     with pytest.raises(RefusedError) as caught:
         judge({"submods": {**GPU, "cpu": item(b"quote", "", "tdx")}}, DEVICE.hardware(), Doubtful)
     assert caught.value.reason == "tee-bad"
@@ -91,7 +91,7 @@ def test_a_required_device_that_is_absent_is_contraindicated_whatever_else_is_th
         assert caught.value.reason == "hardware-absent"
 
 
-def test_a_device_nobody_requires_is_judged_all_the_same() -> None:
+def test_a_device_that_is_not_required_is_still_judged() -> None:
     found = judge({"submods": GPU}, DEVICE.hardware(required=()))
     assert found["gpu-0"]["ear_status"] == "none"
     assert judge({}, DEVICE.hardware(required=())) == {}
@@ -106,12 +106,12 @@ def test_a_device_nobody_requires_is_judged_all_the_same() -> None:
         (("warning", "contraindicated", "none"), "contraindicated"),
     ],
 )
-def test_the_worst_decides(tiers: tuple[str, ...], expected: str) -> None:
+def test_the_worst_tier_decides(tiers: tuple[str, ...], expected: str) -> None:
     assert worst([{"ear_status": tier} for tier in tiers]) == expected
 
 
-def test_a_key_is_released_to_a_session_whose_gpu_answered_and_the_result_says_what_it_is_worth() -> None:
-    """The whole way: the challenge asks, the evidence shows, the result has one submod for each, the leg takes the key."""
+def test_a_key_is_released_to_a_session_with_gpu_evidence_and_the_result_holds_its_tier() -> None:
+    """All steps: the challenge asks for devices, the evidence and the result have one submod for each, the leg opens the key."""
     with TamperTestbed() as testbed:
         device = genuine(testbed.now)
         testbed.policy = dataclasses.replace(testbed.make_policy(name="gpu"), hardware=device.hardware())
@@ -125,7 +125,7 @@ def test_a_key_is_released_to_a_session_whose_gpu_answered_and_the_result_says_w
         released = attempt.release()
         result = verify(released["result"], key=testbed.embedded.public_key, typ=TYP_RESULT)
         assert isinstance(result["submods"], dict)
-        assert {name: said["ear_status"] for name, said in result["submods"].items() if isinstance(said, dict)} == {
+        assert {name: submod["ear_status"] for name, submod in result["submods"].items() if isinstance(submod, dict)} == {
             "gpu-0": "none",
             "runtime": "affirming",
         }

@@ -51,7 +51,7 @@ def test_it_listens_on_loopback_only(testbed: TamperTestbed) -> None:
     assert testbed.embedded.url.startswith("http://127.0.0.1:")
 
 
-def test_a_refusal_is_a_problem_document_that_tells_only_its_reason(testbed: TamperTestbed) -> None:
+def test_a_refusal_is_a_problem_document_with_its_reason_only(testbed: TamperTestbed) -> None:
     body = json.dumps({"sub": "nobody", "plan": PLAN}).encode()
     status, kind, problem = asked(testbed, "POST", "/v1/challenge", body, Content_Type="application/json")
     assert (status, kind) == (403, "application/problem+json")
@@ -89,7 +89,7 @@ def test_only_post_is_answered_beside_the_keys(testbed: TamperTestbed, method: s
     ],
     ids=["no length", "negative", "cut", "two lengths", "chunked", "not http"],
 )
-def test_what_is_no_request_is_malformed(testbed: TamperTestbed, head: bytes) -> None:
+def test_a_body_that_is_no_request_is_malformed(testbed: TamperTestbed, head: bytes) -> None:
     assert b'"reason":"malformed"' in raw(testbed, head)
     testbed.attempt().release()  # and the server is as it was
 
@@ -129,14 +129,14 @@ def test_keys_are_published_and_signed(testbed: TamperTestbed) -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "localhost", ""])  # noqa: S104
-def test_in_the_clear_it_listens_on_loopback_addresses_only(address: str) -> None:
+def test_without_tls_it_listens_on_loopback_addresses_only(address: str) -> None:
     """A name may mean another machine tomorrow."""
     server = AttestationServer(owner=Owner.generate().public)
     with pytest.raises(ConfigurationError):
         listen(server, (address, 0), limits=Limits())
 
 
-def test_a_port_that_is_taken_is_one_line(testbed: TamperTestbed) -> None:
+def test_a_port_in_use_is_an_error_of_one_line(testbed: TamperTestbed) -> None:
     port = int(testbed.embedded.url.rpartition(":")[2])
     with pytest.raises(ConfigurationError, match="cannot listen"):
         listen(AttestationServer(owner=Owner.generate().public), ("127.0.0.1", port), limits=Limits())
@@ -180,8 +180,8 @@ def test_closing_waits_for_the_answer_under_way(testbed: TamperTestbed) -> None:
         closing.result(20)
 
 
-def test_a_server_that_fails_unforeseen_says_no_and_nothing_else(testbed: TamperTestbed) -> None:
-    """Whatever goes wrong inside, what leaves is a refusal without a trace of it."""
+def test_an_unexpected_error_is_answered_with_internal_and_nothing_else(testbed: TamperTestbed) -> None:
+    """Whatever goes wrong inside, the answer is a refusal without details."""
 
     class Broken(AttestationServer):
         def release(self, message: object) -> dict[str, Json]:

@@ -26,7 +26,7 @@ def release(nonce: str, **changes: str) -> Release:
     return dataclasses.replace(RELEASE, nonce=nonce, **changes)  # type: ignore[arg-type]
 
 
-def test_all_of_it_is_there_again(tmp_path: Path) -> None:
+def test_everything_is_read_back_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     with contextlib.closing(ReleaseLedger(path)) as first:
         first.record_policy(name="n", version=2, sha256="x")
@@ -43,7 +43,7 @@ def test_all_of_it_is_there_again(tmp_path: Path) -> None:
         assert [each["nonce"] for each in second.outstanding()] == ["n2"]
 
 
-def test_what_was_written_is_there_when_the_process_never_closed_it(tmp_path: Path) -> None:
+def test_records_survive_a_process_that_did_not_close_the_ledger(tmp_path: Path) -> None:
     """A kill closes nothing. The copy is what a reader finds then."""
     path, copied = tmp_path / "ledger", tmp_path / "copied"
     with contextlib.closing(ReleaseLedger(path)) as ledger:
@@ -69,7 +69,7 @@ def test_attempts_are_placed_within_their_subject_and_row() -> None:
 
 @pytest.mark.parametrize("second", [RELEASE, release("n1", sub="other")])
 def test_a_nonce_is_released_once(second: Release) -> None:
-    """Whatever the server believes: two keys for one nonce have no place in the file."""
+    """Whatever state the server is in: two keys for one nonce have no place in the file."""
     with contextlib.closing(ReleaseLedger()) as ledger:
         ledger.record_release(RELEASE)
         with pytest.raises(sqlite3.IntegrityError):
@@ -120,17 +120,17 @@ def test_the_files_are_for_their_owner_only(tmp_path: Path) -> None:
 def test_every_commit_is_synced(tmp_path: Path) -> None:
     """A power cut is no restart: what is not synced is gone."""
     with contextlib.closing(ReleaseLedger(tmp_path / "ledger")) as ledger:
-        told = [ledger._value(f"PRAGMA {name}") for name in ("synchronous", "journal_mode", "locking_mode")]
-    assert told == [2, "wal", "exclusive"]
+        settings = [ledger._value(f"PRAGMA {name}") for name in ("synchronous", "journal_mode", "locking_mode")]
+    assert settings == [2, "wal", "exclusive"]
 
 
-def test_a_file_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_a_ledger_that_cannot_be_created_is_an_error_of_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be opened"):
         ReleaseLedger(tmp_path / "nowhere" / "ledger")
 
 
-def test_a_ledger_that_nobody_closes_closes_with_its_owner() -> None:
-    """Python 3.13 warns of a database that is left open, in the middle of somebody's tests."""
+def test_a_ledger_closes_with_its_owner() -> None:
+    """Python 3.13 warns of a database that is left open, in the middle of a user's tests."""
     ledger = ReleaseLedger()
     connection = ledger._db
     del ledger
@@ -139,7 +139,7 @@ def test_a_ledger_that_nobody_closes_closes_with_its_owner() -> None:
         connection.execute("SELECT 1")
 
 
-def test_files_that_sqlite_goes_on_from_are_as_private_as_the_ledger(tmp_path: Path) -> None:
+def test_sqlites_own_files_are_as_private_as_the_ledger(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     ReleaseLedger(path).close()
     for beside in ("-wal", "-journal", "-shm"):
@@ -156,7 +156,7 @@ def test_files_that_sqlite_goes_on_from_are_as_private_as_the_ledger(tmp_path: P
     ReleaseLedger(path).close()
 
 
-def test_a_ledger_that_is_no_file_is_one_line(tmp_path: Path) -> None:
+def test_a_ledger_path_that_is_no_file_is_an_error_of_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     with pytest.raises(ConfigurationError, match="expected a regular file"):
         ReleaseLedger(tmp_path / "fifo")

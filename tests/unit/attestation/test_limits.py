@@ -20,7 +20,7 @@ class Clock:
         return self.now
 
 
-def test_a_peer_may_ask_at_its_rate_and_save_up_a_little() -> None:
+def test_a_peer_is_served_at_its_rate_with_a_small_burst() -> None:
     clock = Clock()
     limiter = PeerRateLimiter(2.0, clock=clock)
     asked = [limiter.admit("a") for _ in range(int(2 * BURST_S) + 2)]
@@ -42,21 +42,21 @@ def test_a_peer_that_never_pauses_is_served_at_its_rate() -> None:
     assert served == pytest.approx(1000 * 0.0625 * 2 + 2 * BURST_S, abs=2)
 
 
-def test_peers_do_not_pay_for_each_other() -> None:
+def test_each_peer_has_a_rate_of_its_own() -> None:
     limiter = PeerRateLimiter(1.0, clock=Clock())
     while limiter.admit("flood") == "admitted":
         pass
     assert limiter.admit("other") == "admitted"
 
 
-def test_the_list_of_peers_does_not_grow_without_end() -> None:
+def test_the_list_of_peers_is_bounded() -> None:
     limiter = PeerRateLimiter(1.0, clock=Clock())
     for number in range(10_000):
         limiter.admit(str(number))
     assert len(limiter._buckets) == 4096
 
 
-def test_without_a_rate_nobody_is_turned_away() -> None:
+def test_without_a_rate_nobody_is_refused() -> None:
     limiter = PeerRateLimiter(None)
     assert {limiter.admit("a") for _ in range(10_000)} == {"admitted"}
 
@@ -103,15 +103,15 @@ def a_crowd() -> Iterator[Crowd]:
             each.close()
 
 
-def test_one_address_holds_half_and_whoever_of_it_waited_longest_makes_room(crowd: Crowd) -> None:
-    """A worker behind the address of a flood is let in too: it speaks sooner than it becomes the oldest."""
+def test_one_address_holds_half_and_its_longest_waiting_connection_is_closed(crowd: Crowd) -> None:
+    """A worker behind the address of a flood is accepted too: it sends its request before it becomes the oldest."""
     flood = [crowd.comes("192.0.2.1") for _ in range(7)]
     assert [crowd.open(each) for each in flood] == [False] * 3 + [True] * 4
     other = [crowd.comes("192.0.2.2") for _ in range(4)]
     assert all(crowd.open(each) for each in (*flood[3:], *other))
 
 
-def test_when_all_is_taken_the_address_that_holds_most_makes_room(crowd: Crowd) -> None:
+def test_at_the_limit_a_connection_of_the_address_with_most_is_closed(crowd: Crowd) -> None:
     first = [crowd.comes(address) for address in ("192.0.2.1", "192.0.2.2", "192.0.2.2", "192.0.2.2", "192.0.2.1")]
     more = [crowd.comes(f"198.51.100.{each}") for each in range(3)]
     late = crowd.comes("203.0.113.1")
@@ -119,18 +119,18 @@ def test_when_all_is_taken_the_address_that_holds_most_makes_room(crowd: Crowd) 
     assert all(crowd.open(each) for each in (*more, late))
 
 
-def test_a_network_that_has_an_address_for_each_connection_gets_no_more_by_it(crowd: Crowd) -> None:
+def test_an_ipv6_network_counts_as_one_address(crowd: Crowd) -> None:
     flood = [crowd.comes(f"2001:db8:0:1::{each:x}") for each in range(20)]
     assert [crowd.open(each) for each in flood] == [False] * 16 + [True] * 4
 
 
-def test_many_addresses_cannot_keep_another_out(crowd: Crowd) -> None:
+def test_many_addresses_do_not_exclude_another(crowd: Crowd) -> None:
     flood = [crowd.comes(f"192.0.2.{each}") for each in range(30)]
     assert crowd.open(crowd.comes("203.0.113.1"))
     assert sum(crowd.open(each) for each in flood) == 7
 
 
-def test_what_is_being_answered_makes_no_room(crowd: Crowd) -> None:
+def test_a_connection_being_answered_is_not_closed(crowd: Crowd) -> None:
     held = [crowd.comes("192.0.2.1") for _ in range(4)]
     for ours, _ in crowd.pairs[:3]:
         crowd.connections.answering(ours)
@@ -140,7 +140,7 @@ def test_what_is_being_answered_makes_no_room(crowd: Crowd) -> None:
     assert crowd.comes("192.0.2.1") is None
 
 
-def test_who_was_told_to_go_is_counted_until_it_has_gone(crowd: Crowd) -> None:
+def test_a_connection_being_closed_counts_until_it_has_ended(crowd: Crowd) -> None:
     """Each has a thread until then."""
     crowd.stubborn = True
     came = [crowd.comes("192.0.2.1") for _ in range(40)]
@@ -150,7 +150,7 @@ def test_who_was_told_to_go_is_counted_until_it_has_gone(crowd: Crowd) -> None:
     assert crowd.comes("192.0.2.1") is not None
 
 
-def test_an_answer_that_nobody_takes_is_cut(crowd: Crowd) -> None:
+def test_an_answer_that_the_client_does_not_read_is_cut(crowd: Crowd) -> None:
     one = crowd.comes("192.0.2.1")
     crowd.connections.answering(crowd.pairs[0][0])
     crowd.connections.writing(crowd.pairs[0][0])
@@ -184,7 +184,7 @@ def test_a_network_has_one_rate() -> None:
     assert asked.count("admitted") == int(BURST_S)
 
 
-def test_only_who_keeps_us_waiting_is_cut() -> None:
+def test_only_a_client_that_is_waited_for_is_cut() -> None:
     """A request that came whole is answered, however long the answer takes."""
     clock = Clock()
     connections = Connections(Limits(request_s=5), clock=clock)
@@ -207,7 +207,7 @@ def test_only_who_keeps_us_waiting_is_cut() -> None:
             each.close()
 
 
-def test_draining_lets_nobody_in_and_ends_who_waits() -> None:
+def test_draining_accepts_no_connection_and_ends_waiting_ones() -> None:
     connections = Connections(Limits())
     (waiting, theirs), (late, other) = pair(), pair()
     assert connections.admit(waiting, "192.0.2.1")

@@ -32,7 +32,7 @@ def test_the_layout_is_the_recorded_one() -> None:
     assert EVIDENCE[45:52].hex() == "01013300013000"
 
 
-def test_what_was_measured_is_read() -> None:
+def test_measurements_and_versions_are_read_from_the_evidence() -> None:
     measured = spdm.read_evidence(EVIDENCE)
     assert (measured.nonce, measured.blocks, measured.driver, measured.vbios) == (NONCE, BLOCKS, DRIVER, VBIOS)
     assert measured.opaque[spdm.FWID] == FWID

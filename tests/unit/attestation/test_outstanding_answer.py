@@ -32,13 +32,13 @@ def asked(testbed: TamperTestbed, run: str = "") -> Outstanding:
     return testbed.client.outstanding(testbed.owner.sign_query(server=server, run=run, now=testbed.now), server=server)
 
 
-def test_a_release_is_told_until_it_is_completed_also_after_a_restart(testbed: TamperTestbed) -> None:
+def test_a_release_is_listed_until_it_is_completed_also_after_a_restart(testbed: TamperTestbed) -> None:
     attempt = testbed.attempt()
     attempt.release()
-    (told,) = asked(testbed).releases
-    assert (told["nonce"], told["sub"], told["run"]) == (attempt.nonce, SUB, "run-1")
+    (listed,) = asked(testbed).releases
+    assert (listed["nonce"], listed["sub"], listed["run"]) == (attempt.nonce, SUB, "run-1")
     testbed.restart()
-    assert asked(testbed, "run-1").releases == (told,)
+    assert asked(testbed, "run-1").releases == (listed,)
     assert asked(testbed, "run-2").releases == ()
     attempt.run_journal()
     attempt.complete()
@@ -65,15 +65,15 @@ def ledger_of(number: int) -> ReleaseLedger:
     return ledger
 
 
-def test_more_than_one_answer_holds_are_counted() -> None:
-    """An answer of any size would be a way to be made to read for ever; a list that is cut says so."""
+def test_releases_beyond_the_limit_of_one_answer_are_counted() -> None:
+    """An answer of any size would take for ever to read; a list that is cut has the total."""
     owner, signing = Owner.generate(), Ed25519PrivateKey.generate()
     server = signing.public_key()
     query = owner.sign_query(server=server, run="", now=NOW)
     ledger = ledger_of(LISTED + 1)
-    said = answer_query({"query": query}, owner=owner.public, signing=signing, ledger=ledger, now=NOW)
-    told = read_answer(said, server=server, query=query)
-    assert (told.total, len(told.releases), told.releases[0]["nonce"]) == (LISTED + 1, LISTED, "0" * 64)
+    answer = answer_query({"query": query}, owner=owner.public, signing=signing, ledger=ledger, now=NOW)
+    listed = read_answer(answer, server=server, query=query)
+    assert (listed.total, len(listed.releases), listed.releases[0]["nonce"]) == (LISTED + 1, LISTED, "0" * 64)
 
 
 SIGNING = Ed25519PrivateKey.generate()
@@ -84,8 +84,8 @@ RIGHT: dict[str, Json] = {
 
 
 def read(key: Ed25519PrivateKey = SIGNING, typ: str = TYP_OUTSTANDING, **changes: Json) -> Outstanding:
-    said = tokens.sign({**RIGHT, **changes}, key=key, typ=typ)
-    return read_answer({"outstanding": said}, server=SIGNING.public_key(), query="query")
+    answer = tokens.sign({**RIGHT, **changes}, key=key, typ=typ)
+    return read_answer({"outstanding": answer}, server=SIGNING.public_key(), query="query")
 
 
 def test_the_right_answer_is_read() -> None:
@@ -108,8 +108,8 @@ def test_the_right_answer_is_read() -> None:
     ],
     ids=str,
 )
-def test_an_answer_that_says_something_else_is_refused(changes: dict[str, Any]) -> None:
-    """Nothing outstanding is good news, and good news must be the server's, whole, and to this question."""
+def test_an_answer_with_other_claims_is_refused(changes: dict[str, Any]) -> None:
+    """An empty list lets a run pass, so it must be signed by the server, complete, and for this query."""
     with pytest.raises(IntegrityError):
         read(**changes)
 

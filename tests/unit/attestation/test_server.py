@@ -33,14 +33,14 @@ def refusal_of(act: object) -> str:
     return caught.value.reason
 
 
-def test_a_challenge_says_when_it_was_issued_and_how_long_it_lasts(testbed: TamperTestbed) -> None:
+def test_a_challenge_holds_its_time_of_issue_and_its_lifetime(testbed: TamperTestbed) -> None:
     challenge = testbed.client.challenge(sub=SUB, plan=PLAN)
     assert challenge.keys() == {"nonce", "issued_at", "expires_in", "policy"}
     assert (challenge["issued_at"], challenge["expires_in"]) == (testbed.now, 60)
     assert challenge["policy"] == testbed.policy.sha256
 
 
-def test_the_result_repeats_what_was_attested(testbed: TamperTestbed) -> None:
+def test_the_result_repeats_the_attested_claims(testbed: TamperTestbed) -> None:
     attempt = testbed.attempt()
     token = attempt.token()
     result = tokens.verify(attempt.release(token)["result"], key=testbed.embedded.public_key, typ=ev.TYP_RESULT)
@@ -121,7 +121,7 @@ def test_attempts_are_counted_by_run_for_a_subject_and_row(testbed: TamperTestbe
     assert attempt_of("run-a", "a/3", "row") == 1
 
 
-def test_plan_of_its_own_is_an_attempt_of_its_own_in_one_run_too(testbed: TamperTestbed) -> None:
+def test_each_plan_is_an_attempt_of_its_own_within_one_run(testbed: TamperTestbed) -> None:
     """No two attempts have one plan: a row that a run tries again is counted, and a round of one attempt is not."""
     counted = []
     for number, plan in enumerate(("a" * 64, "a" * 64, "b" * 64, "a" * 64)):
@@ -160,7 +160,7 @@ def test_the_window_includes_its_edges(testbed: TamperTestbed, at: int) -> None:
     attempt.release()
 
 
-def test_a_surprise_releases_nothing(testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_releases_nothing(testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever breaks inside, the answer is `internal`, the nonce is spent and no key was counted out."""
 
     def broken(*_: object, **__: object) -> None:
@@ -174,8 +174,8 @@ def test_a_surprise_releases_nothing(testbed: TamperTestbed, monkeypatch: pytest
     assert refusal_of(attempt.release) == "nonce"
 
 
-def test_an_error_carries_nothing_of_what_went_wrong(testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A traceback is printed by somebody sooner or later: no frame that held a key may hang on it."""
+def test_an_error_carries_no_text_of_its_cause(testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback is printed sooner or later: it must refer to no frame that held a key."""
 
     def broken(*_: object, **__: object) -> None:
         raise ValueError("secret")
@@ -187,7 +187,7 @@ def test_an_error_carries_nothing_of_what_went_wrong(testbed: TamperTestbed, mon
     assert (caught.value.__context__, caught.value.__cause__, "secret" in str(caught.value)) == (None, None, False)
 
 
-def test_a_release_that_cannot_be_written_down_does_not_happen(testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_that_cannot_be_recorded_is_refused(testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_event: object) -> None:
         raise OSError("no space")
 
@@ -198,7 +198,7 @@ def test_a_release_that_cannot_be_written_down_does_not_happen(testbed: TamperTe
     assert testbed.embedded.server.releases() == 0
 
 
-def test_the_release_is_on_disk_before_the_key_is_out(tmp_path: Path) -> None:
+def test_the_release_is_on_disk_before_the_key_leaves(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
     testbed = TamperTestbed()
     with testbed:
@@ -224,14 +224,14 @@ def test_no_secret_is_shown(testbed: TamperTestbed) -> None:
         assert spelling not in written
 
 
-def test_a_closed_server_knows_nothing(testbed: TamperTestbed) -> None:
+def test_a_closed_server_holds_no_key(testbed: TamperTestbed) -> None:
     server = testbed.embedded.server
     attempt = testbed.attempt()
     server.close()
     assert refusal_of(attempt.release) == "jws-header"
 
 
-def test_keys_nobody_uses_any_more_are_forgotten(testbed: TamperTestbed) -> None:
+def test_unused_data_keys_are_forgotten(testbed: TamperTestbed) -> None:
     """A server that runs for months holds what it needs today; a leg under way is completed all the same."""
     held = testbed.embedded.server._admission
     attempt = testbed.attempt()
@@ -257,8 +257,8 @@ def _held_ms(testbed: TamperTestbed, attempt: Attempt) -> int:
     return int(str(receipt["held_ms"]))
 
 
-def test_the_receipt_says_how_long_the_key_was_out_at_most(testbed: TamperTestbed) -> None:
-    """By a clock that nobody sets: the wall's may go back meanwhile."""
+def test_the_receipt_holds_an_upper_bound_of_the_time_the_key_was_held(testbed: TamperTestbed) -> None:
+    """By a monotonic clock: the wall clock may be set back meanwhile."""
     attempt = testbed.attempt()
     before = since_boot_ns()
     attempt.release()
@@ -267,7 +267,7 @@ def test_the_receipt_says_how_long_the_key_was_out_at_most(testbed: TamperTestbe
     assert 1 <= held <= (since_boot_ns() - before) // 1_000_000 + 1
 
 
-def test_a_server_that_was_restarted_counts_whole_seconds_up(testbed: TamperTestbed) -> None:
+def test_a_restarted_server_rounds_the_held_time_up_to_seconds(testbed: TamperTestbed) -> None:
     attempt = testbed.attempt()
     attempt.release()
     testbed.restart()

@@ -21,7 +21,7 @@ def time() -> FakeTime:
 
 @pytest.fixture
 def rented(time: FakeTime) -> Iterator[Scripted]:
-    """A provider; whatever a test did with it, nothing of it bills at the end."""
+    """A provider; nothing of it bills when the test ends."""
     provider = Scripted(time)
     yield provider
     assert provider.billing() == set()

@@ -1,4 +1,4 @@
-"""A run that rents, as a process of its own, for tests that kill it. Real broker, real client, real reaper; guests say hello.
+"""A run that rents, as a process of its own, for tests that kill it. Real broker, real client, real reaper; guests only answer hello.
 
     python -m tests.unit.broker.harness PROVIDER RUN_DIRECTORY TIMING ROWS
 
@@ -22,7 +22,7 @@ ROWS = [
 
 
 def main() -> None:
-    """Rent, say so, wait, end."""
+    """Rent, print it, wait, end."""
     provider, directory, timing, rows = sys.argv[1:]
     agents = Agents()
     agents.hello["device"] = "cpu"

@@ -64,7 +64,7 @@ class Scripted:
         return set(self.born) - set(self.died)
 
     def make(self, name: str) -> Instance:
-        """An instance comes to be, whoever asked."""
+        """Add an instance, outside of any create request."""
         instance = Instance(
             instance_id=f"pod{len(self.born) + 1}", name=name, gpu_model=GPU, **{"raw_state": "RUNNING", **self.state}
         )
@@ -73,7 +73,7 @@ class Scripted:
         return instance
 
     def vanish(self, instance_id: str) -> None:
-        """It is gone, whoever did it."""
+        """Remove an instance, outside of any terminate request."""
         self.alive.pop(instance_id, None)
         self.died.setdefault(instance_id, self.time.now)
 
@@ -123,7 +123,7 @@ class Scripted:
 
 
 class Agents:
-    """A road whose far end is a thread that says hello: no pod, no torch."""
+    """A connection to a thread that answers hello: no pod, no torch."""
 
     def __init__(self, gpu_model: str = GPU) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="gha-")

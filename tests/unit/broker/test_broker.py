@@ -83,7 +83,7 @@ def _full_disk(size: int) -> Iterator[None]:
 
 
 def test_intent_is_on_disk_before_anything_is_created(tmp_path: Path, broker: Broker, provider: ScriptedProvider) -> None:
-    """A controller that dies inside the create call must leave a name to look for."""
+    """A controller that is killed inside the create call must leave a name to search for."""
     seen: list[list[str]] = []
     provider.create_first = lambda _name: seen.append(_ledger(tmp_path))
     broker.acquire(ROW)
@@ -124,7 +124,7 @@ def test_dead_guest_is_not_given_to_the_next_row(broker: Broker, provider: Scrip
 
 
 def test_dead_worker_loses_its_allocation(broker: Broker, provider: ScriptedProvider) -> None:
-    """Nobody knows what still runs there."""
+    """What still runs there is unknown."""
     grant = broker.acquire(ROW, worker="gw0")
     broker.abandon("gw0")
     assert grant.instance_id not in {instance.instance_id for instance in provider.list()}
@@ -148,7 +148,7 @@ def test_allocation_that_stays_listed_is_a_leak_until_it_is_gone(broker: Broker,
 
 
 def test_listing_that_forgets_a_moment_later_is_no_leak(broker: Broker, provider: ScriptedProvider) -> None:
-    """A process that was just reaped, a provider's cache: looked at again before anybody is alarmed."""
+    """A process that was just reaped, a provider's cache: listed again before a leak is reported."""
     broker.acquire(ROW)
     provider.lag = 3
     assert broker.end_all().status == "proven"
@@ -176,7 +176,7 @@ def test_signal_ends_every_guest_at_once(broker: Broker, provider: ScriptedProvi
     ],
     ids=["provider", "fault", "fault-elsewhere"],
 )
-def test_what_the_user_can_fix_is_said_before_anything_starts(
+def test_configuration_errors_are_raised_before_anything_starts(
     tmp_path: Path, provider_name: str, faults: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
@@ -214,7 +214,7 @@ def test_worker_that_hangs_up_with_a_grant_loses_it(broker: Broker, provider: Sc
     broker.end_all()
 
 
-def test_row_that_nobody_priced_gets_nothing(broker: Broker, provider: ScriptedProvider) -> None:
+def test_row_that_was_not_priced_gets_no_allocation(broker: Broker, provider: ScriptedProvider) -> None:
     """Budget and consent were for the rows that were planned; a changed length is another row."""
     broker.plan([ROW])
     changed: tuple[dict[str, Any], ...] = ({"target_s": 1800.0}, {"name": "another"}, {"rounds": 9})
@@ -247,13 +247,13 @@ def test_an_intent_that_cannot_be_written_creates_nothing(provider: ScriptedProv
     assert broker.end_all().status == "nothing-rented"
 
 
-def test_a_ledger_that_is_full_keeps_nobody_from_ending_what_exists(broker: Broker, tmp_path: Path) -> None:
+def test_a_full_disk_does_not_prevent_ending_allocations(broker: Broker, tmp_path: Path) -> None:
     broker.release(broker.acquire(ROW))
     with _full_disk((tmp_path / "ledger.jsonl").stat().st_size):
         assert broker.end_all().status == "proven"
 
 
-def test_a_step_after_half_a_step_is_read(tmp_path: Path) -> None:
+def test_a_ledger_line_after_an_incomplete_one_is_read(tmp_path: Path) -> None:
     ledger = LeaseLedger(tmp_path / "ledger.jsonl")
     lease = Lease(name="glasshouse-x-1-1", provider="mock", price_usd_per_hour=0.0, intent_at=1.0)
     ledger.intent(lease, base_url="")

@@ -40,7 +40,7 @@ def test_an_incomplete_listing_ends_what_it_shows_and_proves_nothing(time: FakeT
     assert verdict.status == "proven"
 
 
-def test_a_lost_create_is_never_said_not_to_exist_by_an_incomplete_listing(
+def test_an_incomplete_listing_does_not_prove_that_a_lost_create_made_nothing(
     make_broker: MakeBroker, rented: Scripted, time: FakeTime
 ) -> None:
     rented.script["create"] = [AmbiguousCreateError("lost")]

@@ -1,4 +1,4 @@
-"""Every fault a provider can play, on every provider, through the real clients: how it ends, what is said, and that the meter stops.
+"""Every fault a provider can play, on every provider, through the real clients: how it ends, the message, and that billing stops.
 
 That nothing bills at the end is asserted for every test of this suite by `tests/loopback/fixtures.py`.
 """
@@ -99,7 +99,7 @@ def test_refusal_that_names_a_contract_is_ended(rental: Rental) -> None:
 
 
 @pytest.mark.parametrize("kind", ["500", "html-502"])
-def test_create_that_failed_unclearly_is_searched_for_and_not_repeated(rental: Rental, kind: str) -> None:
+def test_ambiguous_create_is_searched_for_and_not_repeated(rental: Rental, kind: str) -> None:
     rental.play(Fault(kind=kind))  # type: ignore[arg-type]
     assert isinstance(rental.error, AmbiguousCreateError)
     assert "Searched by its name for" in str(rental.error)
@@ -114,13 +114,13 @@ def test_create_that_lands_after_its_failure_is_ended(rental: Rental) -> None:
 
 
 @pytest.mark.parametrize("retry_after_s", [None, 1])
-def test_too_many_requests_are_waited_out(rental: Rental, retry_after_s: int | None) -> None:
+def test_too_many_requests_are_retried_later(rental: Rental, retry_after_s: int | None) -> None:
     rental.play(*(Fault(kind="429", on=on, retry_after_s=retry_after_s) for on in ("create", "get", "list")))
     assert (rental.error, len(rental.server.cloud.rented)) == (None, 1)
     assert rental.end().status == "proven"
 
 
-def test_pages_of_a_proxy_and_failing_listings_are_waited_out(rental: Rental) -> None:
+def test_a_proxys_error_pages_and_failing_listings_are_retried(rental: Rental) -> None:
     rental.play(Fault(kind="html-502", on="get"), Fault(kind="503", on="list", times=2))
     assert (rental.error, rental.end().status) == (None, "proven")
 
@@ -135,7 +135,7 @@ def test_no_capacity_says_that_nothing_exists(rental: Rental) -> None:
 @pytest.mark.parametrize(
     ("kind", "error"), [("no-funds", FundsError), ("bad-request", LaunchRefusedError), ("401", CredentialsError)]
 )
-def test_what_the_user_has_to_fix_is_not_tried_again(rental: Rental, kind: str, error: type[Exception]) -> None:
+def test_error_that_the_user_has_to_fix_is_not_retried(rental: Rental, kind: str, error: type[Exception]) -> None:
     rental.play(Fault(kind=kind))  # type: ignore[arg-type]
     assert (type(rental.error), rental.server.cloud.asked.count("create")) == (error, 1)
     assert rental.end().status == "nothing-rented"
@@ -151,14 +151,14 @@ def test_stuck_provisioning_ends_at_the_boot_deadline(rental: Rental) -> None:
 
 @only("runpod-rest", "vastai")
 def test_error_state_ends_at_once(rental: Rental) -> None:
-    """GraphQL tells only what is desired, so there it is a boot that never comes."""
+    """GraphQL shows only the desired state, so there it is a boot that never comes."""
     rental.play(Fault(kind="error-state"))
     assert isinstance(rental.error, InfrastructureError)
     assert not isinstance(rental.error, BootTimeoutError)
     assert (rental.server.cloud.billing(), rental.end().status) == ((), "proven")
 
 
-def test_state_nobody_knows_is_never_an_error_of_ours(rental: Rental) -> None:
+def test_unknown_provider_state_is_no_error(rental: Rental) -> None:
     rental.play(Fault(kind="unknown-state"))
     assert isinstance(rental.error, BootTimeoutError)
     assert rental.end().status == "proven"
@@ -171,7 +171,7 @@ def test_other_gpu_is_ended_before_it_is_reached(rental: Rental) -> None:
     assert rental.end().status == "proven"
 
 
-def test_pod_that_vanishes_in_use_is_the_providers_word(rental: Rental) -> None:
+def test_pod_that_vanishes_in_use_is_lost_by_the_providers_answer(rental: Rental) -> None:
     rental.play(Fault(kind="vanish", after_s=0.4))
     assert rental.grant is not None
     grant = rental.grant
@@ -180,7 +180,7 @@ def test_pod_that_vanishes_in_use_is_the_providers_word(rental: Rental) -> None:
 
 
 @pytest.mark.parametrize("kind", ["refused", "silent"])
-def test_end_that_does_nothing_twice_is_asked_for_again(rental: Rental, kind: str) -> None:
+def test_terminate_without_effect_is_repeated(rental: Rental, kind: str) -> None:
     rental.play(Fault(kind=kind, on="terminate", times=2))  # type: ignore[arg-type]
     assert (rental.error, rental.end().status) == (None, "proven")
 

@@ -1,4 +1,4 @@
-"""A guest that answered well once and does not the next time: its grant is given back, whatever it says."""
+"""A guest that answered well once and does not the next time: its grant is released, whatever it answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GOOD = {**HELLO, "gpuModel": GPU, "gpuUuid": "GPU-1", "device": "cuda"}
 
 
 class LyingAgents(Agents):
-    """A road to agents of which the first says `hello` as a test wants, and the others well."""
+    """A connection to agents of which the first answers `hello` as a test sets it, and the others correctly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,8 +30,8 @@ class LyingAgents(Agents):
         self._made = ExitStack()
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
-        told, self.hellos = self.hellos, [{**GOOD, "agentNonce": "1" * 32}]
-        return self._made.enter_context(LyingAgent({"hello": told})).address
+        sent, self.hellos = self.hellos, [{**GOOD, "agentNonce": "1" * 32}]
+        return self._made.enter_context(LyingAgent({"hello": sent})).address
 
     def close(self) -> None:
         self._made.close()
@@ -57,12 +57,12 @@ SECOND: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("said", SECOND)
-def test_a_guest_that_lies_when_it_is_met_again_keeps_no_grant(
-    said: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
+@pytest.mark.parametrize("lie", SECOND)
+def test_a_guest_that_lies_when_a_row_reconnects_keeps_no_grant(
+    lie: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
 ) -> None:
     """The next row would wait until the lease is over."""
-    agents.hellos = [GOOD, SECOND[said]]
+    agents.hellos = [GOOD, SECOND[lie]]
     broker = make_broker()
     first = broker.acquire(ROW)
     broker.release(first)
@@ -73,11 +73,11 @@ def test_a_guest_that_lies_when_it_is_met_again_keeps_no_grant(
     assert broker.acquire(ROW).allocation_id == second.allocation_id
 
 
-@pytest.mark.parametrize("said", ["a refusal", "nothing", "a foreign member", "no frame"])
-def test_a_guest_that_lies_when_it_is_first_met_is_ended(
-    said: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
+@pytest.mark.parametrize("lie", ["a refusal", "nothing", "a foreign member", "no frame"])
+def test_a_guest_that_lies_at_its_first_contact_is_ended(
+    lie: str, make_broker: MakeBroker, rented: Scripted, agents: LyingAgents
 ) -> None:
-    agents.hellos = [SECOND[said]]
+    agents.hellos = [SECOND[lie]]
     broker = make_broker()
     with pytest.raises((ProtocolError, InfrastructureError)):
         broker.acquire(ROW)
@@ -86,10 +86,10 @@ def test_a_guest_that_lies_when_it_is_first_met_is_ended(
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), KeyboardInterrupt(), ZeroDivisionError()])
-def test_whatever_breaks_between_claim_and_grant_gives_the_grant_back(
+def test_any_error_between_claim_and_grant_releases_the_allocation(
     error: BaseException, make_broker: MakeBroker, agents: LyingAgents
 ) -> None:
-    """An interrupt, or a mistake of ours: the next row must not wait for a grant that nobody has."""
+    """An interrupt, or a programming error: the next row must not wait for a grant that no row holds."""
     broker = make_broker()
     first = broker.acquire(ROW)
     broker.release(first)
@@ -138,7 +138,7 @@ def test_a_request_that_breaks_the_broker_ends_no_other_grant(make_broker: MakeB
         server.close()
 
 
-def test_a_dead_workers_grants_are_given_back_though_one_cannot_be_ended(make_broker: MakeBroker, rented: Scripted) -> None:
+def test_a_dead_workers_grants_are_released_though_one_cannot_be_ended(make_broker: MakeBroker, rented: Scripted) -> None:
     broker = make_broker(allocation="row")
     first, second = broker.acquire(ROW, worker="gw0"), broker.acquire(ROW, worker="gw0")
     rented.script["terminate"] = [ZeroDivisionError()]

@@ -33,11 +33,11 @@ def test_every_round_and_both_legs_are_paid() -> None:
 
 
 def test_estimate_above_the_budget_is_refused() -> None:
-    told = pricing.quote([(ROWS[0], OFFER)], shared=True)
-    told.check(None)
-    told.check(told.cost_usd)
+    quote = pricing.quote([(ROWS[0], OFFER)], shared=True)
+    quote.check(None)
+    quote.check(quote.cost_usd)
     with pytest.raises(BudgetError, match="nothing was rented"):
-        told.check(told.cost_usd - 0.01)
+        quote.check(quote.cost_usd - 0.01)
 
 
 def test_all_allocations_together_are_held_against_the_budget() -> None:
@@ -53,15 +53,15 @@ def test_ended_allocation_costs_no_more_and_what_it_cost_stays_spent() -> None:
     assert pricing.seconds_left(leases, budget_usd=5.0, now=99_999.0) == math.inf
 
 
-def test_nothing_that_was_not_created_is_paid() -> None:
+def test_allocation_that_was_not_created_costs_nothing() -> None:
     assert pricing.spent_usd([Lease(name="n", provider="runpod", price_usd_per_hour=9.0, void=True)], 1e9) == 0.0
 
 
 def test_table_names_every_allocation_and_what_has_no_offer() -> None:
-    told = pricing.quote([(ROWS[0], OFFER)], shared=True, unavailable=("pro6000-900s",))
-    lines = list(pricing.table(told, budget_usd=5.0))
-    assert lines[1].split() == ["runpod", "GPU", "1", "1:11", "h", "2.00", f"{told.cost_usd:.2f}"]
+    quote = pricing.quote([(ROWS[0], OFFER)], shared=True, unavailable=("pro6000-900s",))
+    lines = list(pricing.table(quote, budget_usd=5.0))
+    assert lines[1].split() == ["runpod", "GPU", "1", "1:11", "h", "2.00", f"{quote.cost_usd:.2f}"]
     assert lines[2:] == [
         "no offer now: pro6000-900s",
-        f"estimate {told.cost_usd:.2f} USD; budget 5.00 USD, enforced while it runs",
+        f"estimate {quote.cost_usd:.2f} USD; budget 5.00 USD, enforced while it runs",
     ]

@@ -128,12 +128,12 @@ def test_no_key_is_in_the_process_list_or_on_disk(start: Callable[..., Running],
     assert until(lambda: not run.reaper())
 
 
-def test_run_that_ends_in_order_takes_its_reaper_along(start: Callable[..., Running], server: LoopbackServer) -> None:
+def test_reaper_exits_when_its_run_ends_in_order(start: Callable[..., Running], server: LoopbackServer) -> None:
     run = start()
     run.line()
     reaper = run.reaper()
-    told, errors = run.process.communicate("")
-    assert (told.strip(), errors, alive(reaper)) == ("proven", "", False)
+    output, errors = run.process.communicate("")
+    assert (output.strip(), errors, alive(reaper)) == ("proven", "", False)
 
 
 def test_reaper_finds_an_instance_whose_answer_never_came(start: Callable[..., Running], server: LoopbackServer) -> None:
@@ -157,7 +157,7 @@ def test_reaper_goes_on_while_the_provider_fails(start: Callable[..., Running], 
 
 
 def test_frozen_run_is_ended_at_its_deadline(start: Callable[..., Running], server: LoopbackServer) -> None:
-    """SIGSTOP: the pipe stays open, nobody looks at the clock, the meter runs."""
+    """SIGSTOP: the pipe stays open, no deadline is checked, billing goes on."""
     run = start(timing=Timing(**{**SHORT.__dict__, "lifetime_s": 4.0, "overdue_s": 1.0}))
     run.line()
     os.kill(run.process.pid, signal.SIGSTOP)
@@ -167,7 +167,7 @@ def test_frozen_run_is_ended_at_its_deadline(start: Callable[..., Running], serv
     assert until(lambda: not run.reaper())
 
 
-def test_sweep_ends_what_nobody_is_left_to_end(
+def test_sweep_ends_allocations_of_a_run_that_is_gone(
     start: Callable[..., Running], server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CI machine that is thrown away takes run and reaper with it."""

@@ -76,7 +76,9 @@ def test_offer_above_the_price_cap_is_not_taken(make_broker: MakeBroker, rented:
     assert rented.calls == []
 
 
-def test_refused_credentials_are_said_and_leave_nothing(make_broker: MakeBroker, rented: Scripted, tmp_path: Path) -> None:
+def test_refused_credentials_are_an_error_and_nothing_is_rented(
+    make_broker: MakeBroker, rented: Scripted, tmp_path: Path
+) -> None:
     rented.script["create"] = [CredentialsError("the key is not accepted")]
     broker = make_broker()
     with pytest.raises(CredentialsError):
@@ -207,13 +209,13 @@ def test_pod_that_vanishes_while_it_boots_is_infrastructure(make_broker: MakeBro
         make_broker().acquire(ROW)
 
 
-def test_state_nobody_has_heard_of_is_waited_for(make_broker: MakeBroker, rented: Scripted) -> None:
+def test_unknown_state_is_waited_for(make_broker: MakeBroker, rented: Scripted) -> None:
     with showing(rented, state="unknown", raw_state="TRANSMOGRIFYING"):
         rented.script["get"] = [None, lambda one: changed(rented, one, state="running")]
         assert make_broker().acquire(ROW).instance_id == "pod1"
 
 
-def test_moment_of_trouble_while_booting_is_waited_out(make_broker: MakeBroker, rented: Scripted) -> None:
+def test_passing_provider_errors_while_booting_are_waited_out(make_broker: MakeBroker, rented: Scripted) -> None:
     rented.script["get"] = [ProviderError("HTML 502"), RateLimitedError("429", retry_after_s=7.0), ProviderError("503")]
     assert make_broker().acquire(ROW).instance_id == "pod1"
 
@@ -225,7 +227,7 @@ def test_other_gpu_than_promised_is_ended_before_any_leg(make_broker: MakeBroker
     assert rented.billing() == set()
 
 
-def test_other_gpu_in_the_providers_own_answer_is_not_even_reached(
+def test_other_gpu_in_the_providers_own_answer_is_ended_without_contact(
     make_broker: MakeBroker, rented: Scripted, agents: Agents
 ) -> None:
     rented.script["get"] = [lambda one: changed(rented, one, gpu_model="NVIDIA RTX A5000")]
@@ -301,7 +303,7 @@ def test_workers_on_different_gpus_do_not_wait_for_each_other(make_broker: MakeB
     server.close()
 
 
-def test_key_of_the_account_is_tainted_wherever_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_account_key_is_a_forbidden_value_wherever_it_came_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ".runpod").mkdir()
     (tmp_path / ".runpod" / "config.toml").write_text('[default]\napi_key = "a-key-from-a-file"\n')
     (tmp_path / ".runpod" / "config.toml").chmod(0o600)
@@ -328,13 +330,13 @@ def test_each_row_may_go_where_it_was_published(make_broker: MakeBroker, rented:
     """`--provider row`: what runs on this machine costs nothing and is not priced."""
     broker = make_broker(provider="row")
     broker.plan([dataclasses.replace(ROW, provider="runpod"), dataclasses.replace(OTHER, provider="mock")])
-    told = broker.quote()
-    assert (broker.rents, [(line.provider, line.rows) for line in told.lines]) == (True, [("runpod", 1)])
+    quote = broker.quote()
+    assert (broker.rents, [(line.provider, line.rows) for line in quote.lines]) == (True, [("runpod", 1)])
     assert broker.acquire(dataclasses.replace(ROW, provider="runpod")).provider == "runpod"
 
 
 def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: Scripted, time: FakeTime, agents: Agents) -> None:
-    """Two USD per hour each: an hour of two allocations is four USD, and what ending takes is kept back."""
+    """Two USD per hour each: an hour of two allocations is four USD, and the cost of ending them is reserved."""
     broker = make_broker(budget_usd=4.0, allocation="row")
     grants = [broker.acquire(ROW), broker.acquire(OTHER)]
     time.now += 3500
@@ -353,11 +355,11 @@ def test_budget_ends_every_allocation_at_once(make_broker: MakeBroker, rented: S
 
 
 def test_deadline_in_the_name_is_never_later_than_the_money_lasts(make_broker: MakeBroker, time: FakeTime) -> None:
-    """Whoever finds the name after everything else died still stops in time."""
+    """The name alone is enough to end it in time, after every process was killed."""
     grant = make_broker(budget_usd=1.0).acquire(ROW)
-    told = parse_name(grant.allocation_id)
-    assert told is not None
-    assert 1799 <= told.deadline - 1_800_000_000 <= 1800
+    parsed = parse_name(grant.allocation_id)
+    assert parsed is not None
+    assert 1799 <= parsed.deadline - 1_800_000_000 <= 1800
 
 
 def test_allocation_past_its_total_deadline_is_ended(make_broker: MakeBroker, rented: Scripted, time: FakeTime) -> None:
@@ -452,7 +454,7 @@ def test_signal_ends_everything_before_anything_else(make_broker: MakeBroker, re
         broker.acquire(OTHER)
 
 
-def test_fate_of_a_pod_the_provider_lost_is_told(make_broker: MakeBroker, rented: Scripted) -> None:
+def test_loss_of_a_pod_has_the_providers_reason(make_broker: MakeBroker, rented: Scripted) -> None:
     broker = make_broker()
     grant = broker.acquire(ROW)
     assert broker.loss_reason(grant)[0] == "unreachable"
@@ -460,7 +462,7 @@ def test_fate_of_a_pod_the_provider_lost_is_told(make_broker: MakeBroker, rented
     assert broker.loss_reason(grant) == ("lost", "the provider says that the allocation is gone")
 
 
-def test_pod_that_is_shown_elsewhere_was_restarted(make_broker: MakeBroker, rented: Scripted) -> None:
+def test_pod_that_is_listed_at_another_address_was_restarted(make_broker: MakeBroker, rented: Scripted) -> None:
     broker = make_broker()
     grant = broker.acquire(ROW)
     changed(rented, grant.instance_id, access=SshAccess(host="pod.invalid", port=33033))
@@ -471,15 +473,15 @@ def test_pod_that_is_shown_elsewhere_was_restarted(make_broker: MakeBroker, rent
 # -- the ledger
 
 
-def test_end_of_a_boot_is_told_like_its_beginning(make_broker: MakeBroker) -> None:
+def test_end_of_a_boot_is_an_event_like_its_beginning(make_broker: MakeBroker) -> None:
     """Or what shows it would show it for ever."""
-    told: list[tuple[str, str]] = []
-    grant = make_broker(emit=lambda name, what: told.append((name, what))).acquire(ROW)
-    assert (grant.allocation_id, "bootstrap") in told
-    assert told[-1] == (grant.allocation_id, "")
+    events: list[tuple[str, str]] = []
+    grant = make_broker(emit=lambda name, what: events.append((name, what))).acquire(ROW)
+    assert (grant.allocation_id, "bootstrap") in events
+    assert events[-1] == (grant.allocation_id, "")
 
 
-def test_ledger_tells_what_could_be_alive(make_broker: MakeBroker, rented: Scripted, tmp_path: Path) -> None:
+def test_ledger_lists_what_may_still_be_billing(make_broker: MakeBroker, rented: Scripted, tmp_path: Path) -> None:
     broker = make_broker()
     grant = broker.acquire(ROW)
     leases, bases = read(tmp_path / "ledger.jsonl")
@@ -497,7 +499,7 @@ def test_intent_alone_means_that_it_may_exist(make_broker: MakeBroker, rented: S
     assert seen == [True]
 
 
-def test_torn_line_of_a_killed_run_hides_nothing_else(make_broker: MakeBroker, tmp_path: Path) -> None:
+def test_incomplete_line_of_a_killed_run_hides_no_other(make_broker: MakeBroker, tmp_path: Path) -> None:
     grant = make_broker().acquire(ROW)
     with (tmp_path / "ledger.jsonl").open("a") as file:
         file.write('{"step": "gone", "name": "' + grant.allocation_id)
@@ -510,17 +512,17 @@ def test_ledger_holds_neither_keys_nor_endpoints(make_broker: MakeBroker, tmp_pa
     assert ("s3cret" in text, "pod.invalid" in text) == (False, False)
 
 
-def test_name_says_whose_it_is_and_until_when() -> None:
-    told = parse_name("glasshouse-20261121-023400-66138d-12-1764000000")
-    assert told is not None
-    assert (told.run_id, told.number, told.deadline) == ("20261121-023400-66138d", 12, 1764000000)
+def test_allocation_name_holds_its_run_and_its_deadline() -> None:
+    parsed = parse_name("glasshouse-20261121-023400-66138d-12-1764000000")
+    assert parsed is not None
+    assert (parsed.run_id, parsed.number, parsed.deadline) == ("20261121-023400-66138d", 12, 1764000000)
     assert [parse_name(other) for other in ("mine", "glasshouse-x", "glasshouse-a-1-17", "glasshouse-a-1-1764000000x")] == [
         None
     ] * 4
 
 
-def test_foreign_instances_are_not_ours_to_judge(make_broker: MakeBroker, rented: Scripted) -> None:
-    """Another run of the same account lives on beside this one."""
+def test_instances_of_other_runs_are_left_alone(make_broker: MakeBroker, rented: Scripted) -> None:
+    """Another run of the same account is not disturbed."""
     other = Instance(instance_id="elsewhere", name="glasshouse-other-1-1999999999", state="running")
     rented.alive["elsewhere"] = other
     broker = make_broker()
@@ -530,7 +532,7 @@ def test_foreign_instances_are_not_ours_to_judge(make_broker: MakeBroker, rented
 
 
 def test_signal_right_after_the_create_leaves_a_proof_possible(make_broker: MakeBroker, rented: Scripted) -> None:
-    """Ended before any listing was read, its absence later would show nothing: it is looked at first."""
+    """Ended before any listing was read, its absence later would prove nothing: it is listed first."""
     broker = make_broker()
 
     def interrupted(_instance_id: str) -> None:

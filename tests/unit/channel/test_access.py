@@ -102,7 +102,7 @@ def test_a_user_is_a_posix_name(text: Any) -> None:
     assert [UserName("root"), UserName("_apt"), UserName("a.b-c_1")] == ["root", "_apt", "a.b-c_1"]
 
 
-def test_an_access_made_from_another_is_parsed_again_and_hides_where_it_leads() -> None:
+def test_an_access_made_from_another_is_parsed_again_and_hides_its_address() -> None:
     access = SshAccess(host="203.0.113.9", port=41234)
     assert (type(access.host), type(access.port), type(access.user)) == (Host, Port, UserName)
     with pytest.raises(IntegrityError):
@@ -118,7 +118,7 @@ def test_an_access_made_from_another_is_parsed_again_and_hides_where_it_leads() 
         "/a\x00", "/\u00fc", "-L", "/" + "a" * 107, '/a"b',
     ],
 )  # fmt: skip
-def test_the_socket_a_guest_names_is_a_plain_path(path: Any) -> None:
+def test_the_socket_path_a_guest_sends_is_a_plain_path(path: Any) -> None:
     """It follows a colon in an argument of ours: a second colon would change the target."""
     with pytest.raises(IntegrityError):
         RemoteSocket(path)

@@ -27,12 +27,12 @@ def test_archive_holds_no_byte_code() -> None:
     assert not [name for name in _names(guest_archive()) if name.endswith(".pyc")]
 
 
-def test_honest_guest_knows_no_fault() -> None:
+def test_honest_guests_archive_holds_no_fault_code() -> None:
     """A fault that can be switched on in the guest could be switched on in any guest."""
     content = b"".join(zipfile.ZipFile(io.BytesIO(guest_archive())).read(name) for name in _names(guest_archive()))
     assert b"dishonest_guest" not in content
     assert not [fault for fault in FAULTS if fault.encode() in content]
 
 
-def test_dishonest_guest_travels_in_an_archive_with_another_digest() -> None:
+def test_dishonest_guest_is_sent_in_an_archive_with_another_digest() -> None:
     assert dishonest_archive([GUEST_FAULTS[0]]) != guest_archive()

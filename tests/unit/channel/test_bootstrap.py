@@ -48,7 +48,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     ssh_files.remove()
 
 
-def test_the_usual_installation_ends_with_a_path(guest: Callable[..., Any]) -> None:
+def test_a_usual_installation_ends_with_the_agents_socket_path(guest: Callable[..., Any]) -> None:
     path, asked, phases = guest({"need": NEED}, {"phase": "agent"}, {"ready": {"socket": "/a/agent.sock"}})
     assert path == "/a/agent.sock"
     assert asked == [(["rfc8785"], "3.12", "x86_64")]
@@ -86,7 +86,7 @@ def test_malformed_messages_are_refused(guest: Callable[..., Any], line: Any) ->
     assert len(str(caught.value)) < 400
 
 
-def test_a_reason_is_shown_as_one_printable_line(guest: Callable[..., Any]) -> None:
+def test_a_guests_reason_is_shown_as_one_printable_line(guest: Callable[..., Any]) -> None:
     with pytest.raises(GuestUnusableError) as caught:
         guest({"error": "no\x1b[2J\n::error::gone\u202e" + "x" * 5000})
     assert str(caught.value).isprintable()

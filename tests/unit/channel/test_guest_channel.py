@@ -88,7 +88,7 @@ def test_honest_replies_are_accepted() -> None:
         assert channel.request("put", {"name": "x", "offset": 0, "total": 0}) == {}
 
 
-def test_an_operation_that_is_in_no_table_is_answered_with_little() -> None:
+def test_an_unknown_operation_is_limited_to_a_short_answer() -> None:
     """Only a test's own agent has such an operation."""
     with talking({"train": {"done": True, "why": "x"}}) as channel:
         assert channel.request("train") == {"done": True, "why": "x"}

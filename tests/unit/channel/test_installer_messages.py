@@ -33,7 +33,7 @@ def installed(*messages: Any) -> tuple[str, list[Any], list[str]]:
     return socket, fetched, phases
 
 
-def test_an_honest_installer_is_understood() -> None:
+def test_an_honest_installers_messages_are_accepted() -> None:
     sent = [{"phase": phase} for phase in ("copy", "install", "agent")]
     socket, fetched, phases = installed({"need": NEED}, *sent, {"ready": {"socket": SOCKET}})
     assert (socket, fetched) == (SOCKET, [["rfc8785"]])
@@ -75,7 +75,7 @@ def test_a_reason_of_the_guest_is_shown_in_printable_characters() -> None:
 
 
 @pytest.mark.parametrize("line", [b"Welcome to Ubuntu", b"[]", b'{"a":1,"a":2}', b"[" * 60_000, b'{"a":NaN}', b"\xff"])
-def test_a_line_that_is_no_message_is_worth_another_try(line: bytes) -> None:
+def test_a_line_that_is_no_message_is_retried(line: bytes) -> None:
     """A greeting of the image, or a message of its shell."""
     with pytest.raises(ValueError, match="not an object"):
         installed(line)

@@ -73,7 +73,7 @@ def test_a_usual_temporary_directory_is_used(temporary: Callable[[str], Path]) -
     assert list(base.iterdir()) == []
 
 
-def test_where_no_directory_will_do_nothing_is_rented(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_usable_directory_nothing_is_rented(monkeypatch: pytest.MonkeyPatch) -> None:
     from pytest_glasshouse.channel import ssh_directory
 
     monkeypatch.setattr(ssh_directory, "_bases", lambda: [Path("/proc/nowhere"), Path("/x" * 90), Path("/two words")])
@@ -93,7 +93,7 @@ def test_a_directory_that_cannot_be_written_is_left_for_the_next(tmp_path: Path,
 
 
 @pytest.mark.parametrize("host", [host for host in HOSTILE_HOSTS if isinstance(host, str)][:40], ids=ascii)
-def test_nothing_but_a_host_reaches_the_file_whoever_made_the_access(host: str) -> None:
+def test_only_a_valid_host_reaches_the_configuration_file(host: str) -> None:
     """Checked again where the file is written, because an access can be built without its constructor."""
     ssh_files = ssh.SshFiles(new_keys())
     try:
@@ -117,7 +117,7 @@ def test_nothing_but_a_host_reaches_the_file_whoever_made_the_access(host: str) 
         "IdentityFile /x",
     ],
 )
-def test_a_configuration_that_says_more_than_was_meant_is_found_before_it_is_used(
+def test_a_configuration_with_other_effective_options_is_refused_before_it_is_used(
     line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A value that passes the parsers is still found by `ssh -G`."""
@@ -129,7 +129,7 @@ def test_a_configuration_that_says_more_than_was_meant_is_found_before_it_is_use
     assert not mark.exists()
 
 
-def test_an_ssh_that_is_none_is_found_before_anything_is_rented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ssh_client_is_found_before_anything_is_rented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match="saw no ssh on PATH"):
         ssh.preflight()

@@ -37,7 +37,7 @@ def checked(document: Any, *, keys: frozenset[str] = frozenset(), witnesses: fro
 
 
 def changed(path: str, value: Any) -> Any:
-    """The report with one value replaced and every seal made anew, as somebody who holds the key would."""
+    """The report with one value replaced and every seal made again, as a holder of the key could."""
     document = copy.deepcopy(DOCUMENT)
     holder: Any = document
     *steps, last = [int(step) if step.isdigit() else step for step in path.split(".")]
@@ -119,10 +119,10 @@ def test_changed_value_is_found_even_when_sealed_anew(path: str, value: Any, whe
     assert found.level is Level.NOTHING
 
 
-@pytest.mark.parametrize("word", ["reason", "expected", "seen", "todo"])
-def test_old_report_stays_sound_when_a_sentence_changes(word: str) -> None:
-    """What a finding is about, how it came out and what it was computed from do not hang on words, which the seal keeps."""
-    document = changed(f"rows.0.findings.0.{word}", "as an earlier version said it")
+@pytest.mark.parametrize("field", ["reason", "expected", "seen", "todo"])
+def test_old_report_stays_sound_when_a_sentence_changes(field: str) -> None:
+    """What a finding is about, how it came out and what it was computed from do not depend on the text, which the seal covers."""
+    document = changed(f"rows.0.findings.0.{field}", "as an earlier version said it")
 
     assert checked(document).faults == ()
 
@@ -169,14 +169,14 @@ def test_unpublishable_row_called_publishable_is_found() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{", b'{"a": NaN}', b'{"schemaVersion": "1.0", "schemaVersion": "1.0"}', b'{"schemaVersion": "9.9"}']
 )
-def test_what_is_no_report_reaches_no_level(data: bytes) -> None:
+def test_document_that_is_no_report_reaches_no_level(data: bytes) -> None:
     found = check_bytes(data)
 
     assert found.faults
     assert found.level is Level.NOTHING
 
 
-def test_report_of_another_version_is_refused_by_name() -> None:
+def test_report_of_another_version_is_refused_naming_the_field() -> None:
     assert "schemaVersion" in str(check_bytes(b'{"schemaVersion": "9.9"}').faults[0])
 
 
@@ -202,7 +202,7 @@ def test_report_is_authentic_when_every_signature_leads_to_a_given_key() -> None
     assert "no receipt is by a server that --trust names as a witness" in found.missing
 
 
-def test_report_is_witnessed_when_the_reader_vouches_for_the_server() -> None:
+def test_report_is_witnessed_when_the_reader_trusts_the_server_as_witness() -> None:
     assert checked(DOCUMENT, keys=ALL_KEYS, witnesses=text_of("server")).level is Level.WITNESSED
 
 
@@ -215,7 +215,7 @@ def test_publishers_own_key_is_no_witness() -> None:
 
 @pytest.mark.parametrize("token", ["evidence", "result", "receipt", "head", "exit", "manifest", "grant"])
 def test_token_of_another_key_is_not_authentic(token: str) -> None:
-    """The example's findings do not look at tokens, so this is the signatures' own work."""
+    """The example's findings read no tokens, so only the check of signatures can find this."""
     observation = example.observation()
     protected = observation["rounds"][0]["protected"]
     stranger = example.Keys()

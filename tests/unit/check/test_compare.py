@@ -28,18 +28,18 @@ def real(*, rounds: int = 6, name: str = "mlp-h100-60s", **changes: Any) -> Any:
 
 
 def test_rows_of_both_are_compared_with_an_interval() -> None:
-    told = "\n".join(lines(compare(report(real(), real(name="a")), report(real(), real(name="b"))), names=("x.json", "y.json")))
+    shown = "\n".join(lines(compare(report(real(), real(name="a")), report(real(), real(name="b"))), names=("x.json", "y.json")))
 
-    assert "B - A  0.00 points (95 % interval" in told
-    assert "no difference shown" in told
-    assert "only A measured: a" in told
-    assert "only B measured: b" in told
+    assert "B - A  0.00 points (95 % interval" in shown
+    assert "no difference shown" in shown
+    assert "only A measured: a" in shown
+    assert "only B measured: b" in shown
 
 
-def test_single_samples_differ_by_nothing_that_can_be_said() -> None:
-    told = "\n".join(lines(compare(report(real(rounds=1)), report(real(rounds=1))), names=("x", "y")))
+def test_difference_of_single_samples_has_no_interval() -> None:
+    shown = "\n".join(lines(compare(report(real(rounds=1)), report(real(rounds=1))), names=("x", "y")))
 
-    assert "single sample: no interval" in told
+    assert "single sample: no interval" in shown
 
 
 def test_unlike_machines_are_named() -> None:
@@ -49,7 +49,7 @@ def test_unlike_machines_are_named() -> None:
     assert pair.unlike == "GPU NVIDIA H100 80GB HBM3 and NVIDIA RTX A4000"
 
 
-def test_no_row_in_common_is_said() -> None:
+def test_reports_without_a_common_row_are_named() -> None:
     assert list(lines(compare(report(real(name="a")), report(real(name="b"))), names=("x", "y")))[-1].startswith("no row")
 
 
@@ -82,10 +82,10 @@ def test_history_is_in_order_counts_a_run_once_and_names_what_it_left_out(tmp_pa
 
     assert [entry.run_id for entry in found.entries] == ["run-2", "run-1"]
     assert [name for name, _ in found.left_out] == ["deeper/old.json", "deeper/torn.json", "faulty.json"]
-    told = "\n".join(history_lines(found))
-    assert "95 % interval" in told
-    assert "left out: faulty.json" in told
-    assert "passed over: 2 JSON file(s) that are no report" in told
+    shown = "\n".join(history_lines(found))
+    assert "95 % interval" in shown
+    assert "left out: faulty.json" in shown
+    assert "passed over: 2 JSON file(s) that are no report" in shown
     assert history(tmp_path, pattern="a4000*", derivation=example.EXAMPLE).entries == ()
     assert "no measured row was found" in "\n".join(history_lines(history(tmp_path, pattern="x", derivation=example.EXAMPLE)))
 
@@ -103,13 +103,15 @@ BADGES = [
 ]
 
 
-@pytest.mark.parametrize(("records", "given", "says", "colour"), [case[1:] for case in BADGES], ids=[case[0] for case in BADGES])
+@pytest.mark.parametrize(
+    ("records", "given", "expected_text", "colour"), [case[1:] for case in BADGES], ids=[case[0] for case in BADGES]
+)
 def test_badge_shows_the_upper_bound_or_that_there_is_none(
-    records: tuple[Any, ...], given: dict[str, Any], says: str, colour: str
+    records: tuple[Any, ...], given: dict[str, Any], expected_text: str, colour: str
 ) -> None:
     shown = badge(report(*records), sound=True, **given)
 
-    assert says in shown.message
+    assert expected_text in shown.message
     assert shown.colour == colour
 
 
@@ -118,7 +120,7 @@ def test_badge_of_a_faulty_or_empty_report_is_no_figure() -> None:
     assert badge(example.assembled(()), sound=True).message == "not measured"
 
 
-def test_badge_is_an_image_that_says_what_it_shows() -> None:
+def test_badge_is_an_image_with_a_text_alternative() -> None:
     picture = ET.fromstring(svg(badge(report(real()), sound=True)))  # noqa: S314  (our own)
 
     assert picture.get("role") == "img"

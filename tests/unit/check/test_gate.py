@@ -1,4 +1,4 @@
-"""The gate lets nothing through that was not measured, and says of everything else why not."""
+"""The gate passes nothing that was not measured, and gives the reason for everything else."""
 
 from __future__ import annotations
 
@@ -157,21 +157,23 @@ CASES: list[tuple[str, Callable[[], dict[str, Any]], GatePolicy, int, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "policy", "code", "says"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_gate_answers_each_kind_of_report(make: Callable[[], dict[str, Any]], policy: GatePolicy, code: int, says: str) -> None:
+@pytest.mark.parametrize(("make", "policy", "code", "message"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_gate_answers_each_kind_of_report(
+    make: Callable[[], dict[str, Any]], policy: GatePolicy, code: int, message: str
+) -> None:
     gated = ruled(make(), policy)
 
     assert gated.ruling.code == code, [str(each) for each in gated.objections]
-    assert says in "\n".join([*map(str, gated.objections), gated.sentence])
+    assert message in "\n".join([*map(str, gated.objections), gated.sentence])
 
 
 def test_cause_comes_first_and_names_what_was_asked_for() -> None:
     """A dry run of a required row in a dirty tree: nothing else matters before the row is measured."""
     dry = example.measured(name="mlp-10min", rounds=6)
     document = with_facts(dry, subject={**example.facts().subject, "dirty": True})
-    told = [each.text for each in ruled(document, GatePolicy(rows=("mlp-*",))).objections]
+    texts = [each.text for each in ruled(document, GatePolicy(rows=("mlp-*",))).objections]
 
-    assert told[:2] == [
+    assert texts[:2] == [
         f"mlp-10min is a dry run: it says nothing about the {document['rows'][0]['namedGpuModel']} it names",
         "'mlp-*' is required and matched only by mlp-10min, which is a dry run",
     ]
@@ -230,7 +232,7 @@ def test_table_gives_the_policy_and_a_flag_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "says"),
+    ("line", "message"),
     [
         ("max_overhead = 3", "gate.max_overhead: .* did you mean max-overhead"),
         ("max-overheads = 3", "gate.max-overheads: .* did you mean max-overhead"),
@@ -247,12 +249,12 @@ def test_table_gives_the_policy_and_a_flag_wins(tmp_path: Path) -> None:
         ("max-age = 0", "max-age: expected a number"),
     ],
 )
-def test_misspelt_policy_is_refused(tmp_path: Path, line: str, says: str) -> None:
+def test_misspelt_policy_is_refused(tmp_path: Path, line: str, message: str) -> None:
     """A limit that is ignored is no limit."""
     path = tmp_path / "pyproject.toml"
     path.write_text(f"[tool.glasshouse.gate]\n{line}\n", "utf-8")
 
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(ConfigurationError, match=message):
         _read_whole(path)
 
 
@@ -264,7 +266,7 @@ def _read_whole(path: Path) -> None:
 
 @pytest.mark.parametrize("required", [False, True], ids=["found", "named"])
 @pytest.mark.parametrize(
-    ("header", "says"),
+    ("header", "message"),
     [
         ("tool.glasshouse.gates", r"tool.glasshouse.gates: .* did you mean gate\?"),
         ("tool.glasshouse.judge", r"tool.glasshouse.judge: .* expected one of gate"),
@@ -276,12 +278,12 @@ def _read_whole(path: Path) -> None:
         ("glasshouse.gate", r"\[glasshouse\]: did you mean"),
     ],
 )
-def test_policy_under_a_misspelt_table_is_refused(tmp_path: Path, header: str, says: str, *, required: bool) -> None:
-    """A table that nobody reads takes the whole policy away, and the gate would say that it passed."""
+def test_policy_under_a_misspelt_table_is_refused(tmp_path: Path, header: str, message: str, *, required: bool) -> None:
+    """A table that is not read removes the whole policy, and the gate would pass."""
     path = tmp_path / "pyproject.toml"
     path.write_text(f"[{header}]\nmax-overhead = 3\n", "utf-8")
 
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(ConfigurationError, match=message):
         read_table(path, required=required)
 
 
@@ -294,7 +296,7 @@ def test_policy_that_is_no_table_is_refused(tmp_path: Path, text: str) -> None:
         read_table(path, required=False)
 
 
-def test_tables_of_others_are_no_business_of_the_gate(tmp_path: Path) -> None:
+def test_tables_of_other_tools_are_ignored_by_the_gate(tmp_path: Path) -> None:
     path = tmp_path / "pyproject.toml"
     others = (
         '[project]\nname = "glasshouse"\n[project.scripts]\nglasshouse = "a:b"\n[dependency-groups]\nglasshouse = ["a"]\n'

@@ -1,4 +1,4 @@
-"""A policy that nobody reads is no policy: the gate finds it, or says what it looked for, and judges nothing."""
+"""The gate finds its policy, or names what it looked for and judges nothing."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def gate(*arguments: str) -> int:
 def test_gate_without_any_policy_judges_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gate() == 4
 
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    for said in ("no pyproject.toml in this directory or above it has a table [tool.glasshouse.gate]", "--policy", "--no-policy"):
-        assert said in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    for part in ("no pyproject.toml in this directory or above it has a table [tool.glasshouse.gate]", "--policy", "--no-policy"):
+        assert part in output.err
 
 
-def test_no_policy_has_to_be_said(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_policy_needs_an_explicit_flag(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "pyproject.toml").write_text(POLICY, "utf-8")
 
     assert gate("--no-policy") == 0
@@ -69,7 +69,7 @@ def test_no_policy_has_to_be_said(project: Path, capsys: pytest.CaptureFixture[s
         (("--subject", "run.json"), 4),
     ],
 )
-def test_flags_that_say_what_must_be_measured_are_a_policy_and_others_are_none(
+def test_flags_that_require_measurements_are_a_policy_and_others_are_not(
     project: Path, flags: tuple[str, ...], code: int
 ) -> None:
     """A workflow that gives the commit relies on the table for the limit: without the table nothing would be judged."""
@@ -126,21 +126,21 @@ NEARLY = [
 @pytest.mark.parametrize("where", ["sub", "."], ids=["here", "above"])
 @pytest.mark.parametrize("text", NEARLY)
 @pytest.mark.parametrize("flags", [(), ("--max-overhead", "3")], ids=["alone", "with a flag"])
-def test_policy_named_almost_right_is_4_and_named(
+def test_policy_under_a_misspelt_name_is_exit_4_and_named(
     project: Path, text: str, where: str, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever wrote it believes that it is read; a flag beside it does not make up for what it asks."""
+    """Its author expects it to be read; a flag beside it does not replace its requirements."""
     (project / where / "pyproject.toml").write_text(f"{text}\n", "utf-8")
 
     assert gate(*flags) == 4
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "pyproject.toml" in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "pyproject.toml" in output
     assert gate("--no-policy") == 0
 
 
 @pytest.mark.parametrize("text", ["[tool.gate]\nfoo = 1", "[gate]\nfoo = 1", "[tool.release]\nmax-overhead = 3"])
-def test_table_that_may_be_another_tools_is_told_where_no_policy_is_found(
+def test_similarly_named_table_is_named_where_no_policy_is_found(
     project: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project / "pyproject.toml").write_text(f"{text}\n", "utf-8")
@@ -153,7 +153,7 @@ def test_table_that_may_be_another_tools_is_told_where_no_policy_is_found(
 
 
 @pytest.mark.parametrize("name", ["PyProject.toml", "pyproject.TOML", "glasshouse.toml", ".glasshouse.toml"])
-def test_file_named_almost_right_is_told(project: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_similarly_named_file_is_named(project: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "sub" / name).write_text(POLICY, "utf-8")
 
     assert gate() == 4
@@ -196,15 +196,15 @@ WRONG = [
 
 
 @pytest.mark.parametrize("line", WRONG, ids=lambda line: line[:40])
-def test_value_of_another_kind_is_4_in_one_line(project: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_value_of_another_type_is_exit_4_in_one_line(project: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "pyproject.toml").write_text(
         f"[tool.glasshouse.gate]\nmin-rounds = 1\n{line}\n".replace("min-rounds = 1\nmin-rounds", "min-rounds"), "utf-8"
     )
 
     assert gate() == 4
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert len(told) < 600
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert len(output) < 600
 
 
 def deep(directory: Path) -> None:
@@ -232,19 +232,19 @@ FILES = {
 
 @pytest.mark.parametrize("where", ["sub", "."], ids=["here", "above"])
 @pytest.mark.parametrize("make", FILES.values(), ids=FILES)
-def test_policy_file_that_cannot_be_read_is_4_in_one_line(
+def test_policy_file_that_cannot_be_read_is_exit_4_in_one_line(
     project: Path, make: object, where: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It may be the policy: to pass over it would be to judge without one."""
     make(project / where)  # type: ignore[operator]
 
     assert gate("--max-overhead", "3") == 4
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert "pyproject.toml: " in told
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
+    assert "pyproject.toml: " in output
 
 
-def test_subject_that_is_no_regular_file_is_4(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_subject_that_is_no_regular_file_is_exit_4(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     os.mkfifo("pipe.whl")
 
     for name in ("pipe.whl", "/dev/zero", "."):
@@ -252,7 +252,7 @@ def test_subject_that_is_no_regular_file_is_4(project: Path, capsys: pytest.Capt
         assert "expected a regular file" in capsys.readouterr().err
 
 
-def test_gate_in_a_directory_that_is_gone_says_so(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_gate_in_a_deleted_directory_is_exit_4(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (project / "run.json").write_bytes(report_bytes(report()))
     path = str(project / "run.json")
     (project / "gone").mkdir()

@@ -125,16 +125,16 @@ def test_report_of_our_own_is_refused_where_older_results_are_asked_for(
     assert "saw fields of a report ($schema, " in capsys.readouterr().out
 
 
-def test_check_says_what_cannot_be_verified_and_reaches_no_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_lists_what_cannot_be_verified_and_reaches_no_level(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "published.json"
     path.write_text(json.dumps(SHAPE), "utf-8")
 
     assert check_bytes(path.read_bytes(), legacy=True).level is Level.NOTHING
     assert main(["check", "--published", str(path)]) == 0
-    told = capsys.readouterr().out
-    assert "2 overhead(s) follow from the rates beside them, 0 fault(s), 1 excluded result(s)" in told
-    assert "stated only: attestation, runtimeState" in told
-    assert "verified" not in told.replace("attestation: verified", "")
+    output = capsys.readouterr().out
+    assert "2 overhead(s) follow from the rates beside them, 0 fault(s), 1 excluded result(s)" in output
+    assert "stated only: attestation, runtimeState" in output
+    assert "verified" not in output.replace("attestation: verified", "")
     assert main(["check", str(path), "--published", "--require", "consistent"]) == 1
     assert main(["gate", str(path)]) == 4
     assert main(["check", str(path)]) == 1

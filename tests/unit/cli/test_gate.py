@@ -62,14 +62,14 @@ def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFi
     name = written(report())
 
     assert run("gate", name) == 1
-    told = capsys.readouterr().out
-    assert told.startswith("policy: [tool.glasshouse.gate] in pyproject.toml\n")
-    assert "over the limit of 0.5 %" in told
+    output = capsys.readouterr().out
+    assert output.startswith("policy: [tool.glasshouse.gate] in pyproject.toml\n")
+    assert "over the limit of 0.5 %" in output
     assert run("gate", name, "--max-overhead", "3") == 0
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("missing.json",), "cannot be read"),
         (("run.json", "--min-rounds", "0"), "--min-rounds: expected"),
@@ -90,20 +90,22 @@ def test_gate_reads_the_projects_policy_and_a_flag_wins(capsys: pytest.CaptureFi
         (("other.json",), "schemaVersion"),
     ],
 )
-def test_what_cannot_be_used_is_4_in_one_line(arguments: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unusable_input_is_exit_4_in_one_line(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     written(report())
     written({**report(), "schemaVersion": "0.9"}, "other.json")
     Path("empty.json").write_text("", "utf-8")
 
     assert run("gate", *arguments) == 4
 
-    told = capsys.readouterr().err
-    assert says in told
-    assert told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert message in output
+    assert output.count("\n") == 1
 
 
 @pytest.mark.parametrize("header", ["tool.glasshouse.gates", "tool.glashouse.gate"])
-def test_misspelt_policy_of_the_project_is_4_and_never_no_policy(header: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_misspelt_policy_of_the_project_is_exit_4_and_never_ignored(header: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("pyproject.toml").write_text(f"[{header}]\nmax-overhead = 0.5\n", "utf-8")
 
     assert run("gate", written(report())) == 4
@@ -123,12 +125,12 @@ def test_file_that_is_no_report_is_named(arguments: tuple[str, ...], text: str, 
     assert capsys.readouterr().err.startswith(f"glasshouse {arguments[0]}: what.json: ")
 
 
-def test_gate_in_json_has_the_same_ruling(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_of_the_gate_has_the_same_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("gate", written(report(good(rounds=1))), "--max-overhead", "3", "--json") == 1
 
-    told = json.loads(capsys.readouterr().out)
-    assert told["policy"].startswith("no policy: ")
-    assert (told["ruling"], told["exitCode"], told["objections"][0]["undecided"]) == ("inconclusive", 1, True)
+    output = json.loads(capsys.readouterr().out)
+    assert output["policy"].startswith("no policy: ")
+    assert (output["ruling"], output["exitCode"], output["objections"][0]["undecided"]) == ("inconclusive", 1, True)
 
 
 def test_gate_annotates_on_github(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,7 +153,7 @@ def test_compare_answers_and_refuses_unlike_machines(capsys: pytest.CaptureFixtu
     assert run("compare", one, written(report(good(name="another")), "three.json")) == 5
 
 
-def test_compare_of_a_faulty_report_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_of_a_faulty_report_is_exit_1(capsys: pytest.CaptureFixture[str]) -> None:
     faulty = report()
     faulty["rows"][0]["overheadPct"] = 0.01
 
@@ -170,21 +172,21 @@ def test_history_of_a_directory(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("form", ["--markdown", "--html", "--excerpt", "--badge"])
 def test_every_form_of_a_faulty_report_is_called_faulty(form: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever copies the figures has to see that nobody vouches for them."""
+    """A reader of the figures has to see that they are not verified."""
     faulty = report()
     faulty["rows"][0]["overheadPct"] = 0.01
 
     assert run("render", written(report(), "sound.json"), form) == 0
     sound = capsys.readouterr()
     assert run("render", written(faulty), form) == 0
-    told = capsys.readouterr()
+    output = capsys.readouterr()
 
     assert "FAULTY" not in sound.out + sound.err
-    assert told.err.startswith("glasshouse render: run.json: FAULTY: ")
-    assert "$.rows[0].overheadPct" in told.err
-    assert told.err.endswith("see glasshouse check run.json\n")
+    assert output.err.startswith("glasshouse render: run.json: FAULTY: ")
+    assert "$.rows[0].overheadPct" in output.err
+    assert output.err.endswith("see glasshouse check run.json\n")
     if form == "--markdown":
-        assert told.out.splitlines()[2].startswith("**FAULTY: ")
+        assert output.out.splitlines()[2].startswith("**FAULTY: ")
 
 
 def test_badge_is_written_to_out(here: Path) -> None:

@@ -58,10 +58,10 @@ def test_sound_report_passes_and_is_not_called_verified(report: Path, capsys: py
     """Its keys came with it: it could be anybody's."""
     assert exit_code_of("check", str(report)) == 0
 
-    told = capsys.readouterr().out
-    assert "consistent: no fault found" in told
-    assert "verified" not in told
-    assert "not shown: memory scanned clean" in told
+    output = capsys.readouterr().out
+    assert "consistent: no fault found" in output
+    assert "verified" not in output
+    assert "not shown: memory scanned clean" in output
 
 
 def test_report_with_trusted_keys_is_verified(report: Path, trusted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_report_with_trusted_keys_is_verified(report: Path, trusted: list[str], 
     assert "authentic: verified" in capsys.readouterr().out
 
 
-def test_level_that_is_not_reached_is_a_no(report: Path, trusted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_level_that_is_not_reached_is_exit_1(report: Path, trusted: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of("check", str(report), *trusted, "--require", "witnessed") == 1
     assert "REFUSED: witnessed was required" in capsys.readouterr().out
 
@@ -81,24 +81,24 @@ def test_witness_is_named_in_the_key_file(report: Path, trusted: list[str], tmp_
     assert exit_code_of("check", str(report), *trusted, "--trust", str(witness), "--require", "witnessed") == 0
 
 
-def test_faulty_report_is_a_no_with_the_path_of_every_fault(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_faulty_report_is_exit_1_with_the_path_of_every_fault(report: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(report.read_bytes())
     document["rows"][0]["overheadPct"] = 0.1
     report.write_text(json.dumps(document), encoding="utf-8")
 
     assert exit_code_of("check", str(report)) == 1
 
-    told = capsys.readouterr().out
-    assert "$.rows[0].overheadPct" in told
-    assert "$.rows[0].seal" in told
-    assert "verified" not in told
+    output = capsys.readouterr().out
+    assert "$.rows[0].overheadPct" in output
+    assert "$.rows[0].seal" in output
+    assert "verified" not in output
 
 
 def test_bundle_is_checked_too(report: Path) -> None:
     assert exit_code_of("check", str(report.with_name("run.glasshouse.zip"))) == 0
 
 
-def test_one_faulty_report_among_several_is_a_no(report: Path, tmp_path: Path) -> None:
+def test_one_faulty_report_among_several_is_exit_1(report: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text("{}", encoding="utf-8")
 
@@ -150,9 +150,9 @@ def test_stopped_run_is_republished(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_wrong_command_line_is_one_line_and_exit_4(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code_of(*arguments) == 4
 
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert len(told.err.strip().splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.strip().splitlines()) == 1
 
 
 def test_file_that_is_no_report_cannot_be_rendered(tmp_path: Path) -> None:
@@ -195,16 +195,16 @@ def test_help_is_exit_0(arguments: tuple[str, ...], capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out
 
 
-def test_help_tells_the_exit_codes_and_the_levels(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_the_exit_codes_and_the_levels(capsys: pytest.CaptureFixture[str]) -> None:
     exit_code_of("--help")
     exit_code_of("check", "--help")
 
-    told = capsys.readouterr().out
-    assert "exit codes: 0 yes; 1 no; 4" in told
-    assert all(level in told for level in ("consistent", "authentic", "witnessed"))
+    output = capsys.readouterr().out
+    assert "exit codes: 0 yes; 1 no; 4" in output
+    assert all(level in output for level in ("consistent", "authentic", "witnessed"))
 
 
-def test_module_is_the_command() -> None:
+def test_module_runs_as_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "pytest_glasshouse", "--version"], capture_output=True, text=True, check=True)
 
     assert done.stdout.startswith("glasshouse ")
@@ -230,11 +230,11 @@ def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes
     [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}],
     ids=["ascii", "C"],
 )
-def test_what_a_terminal_cannot_show_is_spelled_out(tmp_path: Path, environment: dict[str, str]) -> None:
-    told = shell(f"$G check '{tmp_path}/none-\u00fc\u2603.json'", **environment)
-    assert b"Traceback" not in told.stderr
-    assert told.stderr.count(b"\n") == 1
-    assert told.returncode in (1, 4)
+def test_characters_a_terminal_cannot_show_are_escaped(tmp_path: Path, environment: dict[str, str]) -> None:
+    output = shell(f"$G check '{tmp_path}/none-\u00fc\u2603.json'", **environment)
+    assert b"Traceback" not in output.stderr
+    assert output.stderr.count(b"\n") == 1
+    assert output.returncode in (1, 4)
 
 
 def test_closed_streams_and_a_full_disk_are_no_traceback() -> None:

@@ -65,19 +65,19 @@ def test_the_files_are_for_their_owner_and_hold_no_key(folder: Path) -> None:
 
 def test_inspect_shows_parts_and_verifies_with_the_owners_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", folder / "package", "--owner", folder / "owner.key.pub") == 0
-    told = capsys.readouterr().out
-    assert "train.txt    1000 bytes" in told
-    assert "signed by " in told
-    assert "not verified" not in told
+    output = capsys.readouterr().out
+    assert "train.txt    1000 bytes" in output
+    assert "signed by " in output
+    assert "not verified" not in output
     assert run("inspect", folder / "package.manifest", "--owner", folder / "owner.key.pub") == 0
 
 
-def test_inspect_without_a_key_vouches_for_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_inspect_without_a_key_verifies_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("inspect", folder / "package.manifest") == 0
     assert "not verified" in capsys.readouterr().out
     (folder / "package.manifest").unlink()
     assert run("inspect", folder / "package") == 0
-    assert "no owner vouches" in capsys.readouterr().out
+    assert "nothing shows which owner sealed" in capsys.readouterr().out
 
 
 def test_inspect_refuses_what_the_owner_did_not_sign_and_shows_nothing_of_it(
@@ -85,8 +85,8 @@ def test_inspect_refuses_what_the_owner_did_not_sign_and_shows_nothing_of_it(
 ) -> None:
     stranger = Owner.generate().public_text
     assert run("inspect", folder / "package", "--owner", stranger) == 1
-    told = capsys.readouterr()
-    assert (told.out, "refused" in told.err) == ("", True)
+    output = capsys.readouterr()
+    assert (output.out, "refused" in output.err) == ("", True)
 
 
 @pytest.mark.parametrize("place", [11, -1])
@@ -105,13 +105,13 @@ def test_inspect_refuses_a_package_that_is_not_the_manifests(
 
 
 def test_inspect_lets_no_control_character_through(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A manifest is a stranger's text on a person's terminal."""
+    """A manifest is untrusted text on a user's terminal."""
     owner = read_owner(folder / "owner.key", what="x")
     claims = read_manifest((folder / "package.manifest").read_text().strip(), owner=owner.public)
     (folder / "evil").write_text(owner.sign_manifest({**claims, "workload": {"name": "\x1b[2J\x9b2J\u202e"}}))
     assert run("inspect", folder / "evil", "--owner", owner.public_text) == 0
-    told = capsys.readouterr().out
-    assert all(each.isprintable() or each == "\n" for each in told)
+    output = capsys.readouterr().out
+    assert all(each.isprintable() or each == "\n" for each in output)
 
 
 def test_a_policy_is_captured_shown_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,8 +126,8 @@ def test_a_policy_is_captured_shown_and_compared(tmp_path: Path, capsys: pytest.
     assert f"component archive: must be {sha256_hex(guest_archive())}" in capsys.readouterr().out
     assert run("policy", "diff", first, first) == 0
     assert run("policy", "diff", first, second) == 1
-    told = capsys.readouterr().out
-    assert told.endswith("container: image-1 -> image-2\nversion: 1 -> 2\n")
+    output = capsys.readouterr().out
+    assert output.endswith("container: image-1 -> image-2\nversion: 1 -> 2\n")
 
 
 def test_a_captured_policy_can_ask_for_more(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,9 +140,9 @@ def test_a_captured_policy_can_ask_for_more(tmp_path: Path, capsys: pytest.Captu
         True, Hardware(required=("nvidia-gpu",)), Required(sha256=digest),
     )  # fmt: skip
     assert run("policy", "show", tmp_path / "policy.json") == 0
-    told = capsys.readouterr().out
-    assert 'hardware: {"required": ["nvidia-gpu"]}' in told
-    assert "locked: true" in told
+    output = capsys.readouterr().out
+    assert 'hardware: {"required": ["nvidia-gpu"]}' in output
+    assert "locked: true" in output
 
 
 def test_a_wheel_of_the_same_code_gives_the_same_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -217,9 +217,9 @@ def test_wrong_command_line_is_one_line_and_exit_4(
     (folder / "BAD").write_text("x")
     before = sorted(folder.rglob("*"))
     assert run(*arguments) == 4
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert len(told.err.strip().splitlines()) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert len(output.err.strip().splitlines()) == 1
     assert sorted(folder.rglob("*")) == before
 
 

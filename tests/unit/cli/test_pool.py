@@ -1,4 +1,4 @@
-"""`glasshouse pool`: its exit codes, and what it says of too little."""
+"""`glasshouse pool`: its exit codes, and its message for too few allocations."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def written(directory: Path, *names: str) -> list[str]:
     paths = []
     for name in names:
         path = directory / f"{name}.json"
-        # A row that never ran: nothing of it needs a real observation, and `check` finds no fault in it.
+        # A row that never ran needs no real observation, and `check` finds no fault in it.
         path.write_bytes(report_bytes(example.document(example.lost(), run_id=name, cleanup=())))
         paths.append(str(path))
     return paths
 
 
-def test_nothing_measured_is_nothing_to_pool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reports_without_measured_rows_are_not_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pool", *written(tmp_path, "a", "b", "c")]) == 5
-    assert "fewer than three allocations" in capsys.readouterr().out
+    assert "expected three allocations" in capsys.readouterr().out
 
 
 def test_faulty_report_is_not_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

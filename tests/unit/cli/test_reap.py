@@ -39,14 +39,14 @@ def _exists(server: LoopbackServer, run: str, *, deadline_in_s: float) -> str:
     return name
 
 
-def test_expired_allocations_end_without_ledger_and_others_live_on(
+def test_expired_allocations_end_without_a_ledger_and_others_keep_running(
     server: LoopbackServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The last resort of a run whose every process is gone: a scheduled job that knows nothing but the account's key."""
     over, going = _exists(server, "dead", deadline_in_s=-1), _exists(server, "alive", deadline_in_s=600)
     assert main(["reap", "--expired", "--allow-simulated"]) == 0
-    told = capsys.readouterr().out
-    assert f"ended: {over}: " in told
+    output = capsys.readouterr().out
+    assert f"ended: {over}: " in output
     assert [one.order.name for one in server.cloud.billing()] == [going]
     assert main(["reap", "--yes", "--run", "alive", "--allow-simulated"]) == 0
     assert server.cloud.billing() == ()
@@ -59,7 +59,7 @@ def test_listing_comes_first_and_ends_nothing(server: LoopbackServer, capsys: py
     assert main(["reap", "--expired", "--allow-simulated"]) == 0
 
 
-def test_living_allocations_are_not_ended_without_a_yes(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_running_allocations_are_not_ended_without_consent(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     _exists(server, "alive", deadline_in_s=600)
     assert main(["reap", "--allow-simulated"]) == 1
     assert (len(server.cloud.billing()), "--yes ends them" in capsys.readouterr().out) == (1, True)
@@ -69,10 +69,10 @@ def test_living_allocations_are_not_ended_without_a_yes(server: LoopbackServer, 
 def test_failed_listing_is_not_an_empty_one(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.cloud.faults.add(Fault(kind="503", on="list", times=9))
     assert main(["reap", "--expired", "--allow-simulated"]) == 10
-    told = capsys.readouterr().out
-    assert "what is left is not known" in told
-    assert "nothing to end" not in told
-    assert "something may be left that costs money" in told.splitlines()[-1]
+    output = capsys.readouterr().out
+    assert "what is left is not known" in output
+    assert "nothing to end" not in output
+    assert "something may be left that costs money" in output.splitlines()[-1]
 
 
 def test_terminate_that_is_refused_twice_is_tried_again(server: LoopbackServer) -> None:
@@ -86,7 +86,7 @@ def test_loopback_provider_is_refused_unless_it_was_asked_for(server: LoopbackSe
     assert "not the provider's own" in capsys.readouterr().err
 
 
-def test_without_any_key_there_is_nothing_to_look_at(
+def test_without_any_key_no_provider_is_asked(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("RUNPOD_API_KEY", raising=False)
@@ -97,10 +97,10 @@ def test_without_any_key_there_is_nothing_to_look_at(
 
 def test_doctor_shows_everything_in_one_line_each(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 0
-    told = dict(line[4:].strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
-    assert list(told) == ["ssh", "base URL", "key", "rights", "balance", "clock", "offers", "leftovers", "disk"]
-    assert (told["key"], told["rights"], told["leftovers"]) == ("accepted", "nothing refuses this key a create", "none")
-    assert "a4000 0.25 USD per hour" in told["offers"]
+    output = dict(line[4:].strip().split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert list(output) == ["ssh", "base URL", "key", "rights", "balance", "clock", "offers", "leftovers", "disk"]
+    assert (output["key"], output["rights"], output["leftovers"]) == ("accepted", "the key may create allocations", "none")
+    assert "a4000 0.25 USD per hour" in output["offers"]
 
 
 @pytest.mark.parametrize("why", ["access denied", "API key lacks the permission pods:write", "this key is read-only"])
@@ -109,9 +109,9 @@ def test_doctor_shows_that_a_key_may_not_create_and_makes_nothing(
 ) -> None:
     server.cloud.denied["create"] = why
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
-    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
-    assert "rights: " in told
-    assert f"may not create {'pods' if server.name == 'runpod' else 'instances'} (403: " in told
+    (output,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+    assert "rights: " in output
+    assert f"may not create {'pods' if server.name == 'runpod' else 'instances'} (403: " in output
     assert server.cloud.rented == {}
 
 
@@ -123,35 +123,35 @@ def test_doctor_warns_where_only_a_create_would_show(
     else:
         server.cloud.faults.add(Fault(kind="503", on="create"))
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 0
-    assert "warn  rights: whether this key may create, only a create shows" in capsys.readouterr().out
+    assert "warn  rights: unknown: only a create request shows whether this key may create" in capsys.readouterr().out
 
 
-def test_what_a_page_shows_is_ended_though_the_listing_may_not_be_the_whole(
-    server: LoopbackServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """It is expired, it bills, and it was seen: that there may be more is no reason to let it live."""
+def test_allocations_on_an_incomplete_listing_are_ended(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is expired, it bills, and it was seen: that there may be more is no reason to keep it."""
     over, going = _exists(server, "dead", deadline_in_s=-1), _exists(server, "alive", deadline_in_s=600)
     server.cloud.paging = Paging(lie="unknown", size=5)
     assert main(["reap", "--expired", "--allow-simulated"]) == 10
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert [one.order.name for one in server.cloud.billing()] == [going]
-    assert "its listing may not be the whole, so more may be left: an unknown field (resume)" in told
-    assert f"UNPROVEN: {over}: the listing may not be the whole" in told
+    assert "its listing may not be the whole, so more may be left: an unknown field (resume)" in output
+    assert f"UNPROVEN: {over}: the listing may not be the whole" in output
     server.cloud.paging = None
     assert main(["reap", "--yes", "--run", "alive", "--allow-simulated"]) == 0
     assert server.cloud.billing() == ()
 
 
-def test_what_is_on_a_later_page_is_ended_and_proven(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_allocations_on_a_later_page_are_ended_and_proven(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     names = [_exists(server, f"dead{number}", deadline_in_s=-1) for number in range(3)]
     server.cloud.paging = Paging(form="offset", size=2)
     assert main(["reap", "--expired", "--allow-simulated"]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert server.cloud.billing() == ()
-    assert all(f"ended: {name}: " in told for name in names)
+    assert all(f"ended: {name}: " in output for name in names)
 
 
-def test_doctor_does_not_take_a_part_of_a_listing_for_none(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_does_not_take_an_incomplete_listing_for_an_empty_one(
+    server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     others = Order(name="somebody-elses", image="x", gpu="NVIDIA RTX A4000", command=(), env={}, ports=(), disk_gb=10)
     made = server.cloud.create(others, None)
     server.cloud.paging = Paging(lie="unknown")
@@ -160,7 +160,9 @@ def test_doctor_does_not_take_a_part_of_a_listing_for_none(server: LoopbackServe
     server.cloud.vanish(made.instance_id)
 
 
-def test_doctor_finds_what_was_left_and_shows_how_to_end_it(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_leftover_allocations_and_shows_how_to_end_them(
+    server: LoopbackServer, capsys: pytest.CaptureFixture[str]
+) -> None:
     _exists(server, "dead", deadline_in_s=-1)
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
     assert f"-> glasshouse reap --provider {server.name} --expired" in capsys.readouterr().out
@@ -173,30 +175,30 @@ def test_doctor_names_a_key_that_is_not_accepted(
     monkeypatch.setenv("RUNPOD_API_KEY", "not-the-key-at-all")
     monkeypatch.setenv("VAST_API_KEY", "not-the-key-at-all")
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
-    told = capsys.readouterr().out
-    assert ("FAIL  key" in told, "not-the-key-at-all" in told) == (True, False)
-    assert "->" not in told[told.index("FAIL  key") :], "the error says what to do, and once is enough"
+    output = capsys.readouterr().out
+    assert ("FAIL  key" in output, "not-the-key-at-all" in output) == (True, False)
+    assert "->" not in output[output.index("FAIL  key") :], "the error says what to do, and once is enough"
 
 
 def test_doctor_shows_once_what_to_do_without_a_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delenv("VAST_API_KEY", raising=False)
     assert main(["doctor", "--provider", "vastai"]) == 1
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert told.endswith("expected it in VAST_API_KEY. Make one in the provider's console")
+    output = capsys.readouterr().out.splitlines()[-1]
+    assert output.endswith("expected it in VAST_API_KEY. Make one in the provider's console")
 
 
 def test_doctor_without_an_answer_shows_when_to_try_again(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.cloud.faults.add(Fault(kind="503", on="list", times=9))
     assert main(["doctor", "--provider", server.name, "--allow-simulated"]) == 1
-    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
-    assert "answered 503" in told
-    assert told.endswith(" -> run doctor again in a minute")
+    (output,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAIL")]
+    assert "answered 503" in output
+    assert output.endswith(" -> run doctor again in a minute")
 
 
 def test_doctor_shows_that_ssh_would_not_reach_a_guest(
     server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It has `ssh` read the configuration it would write, so that nobody rents what cannot be reached."""
+    """It has `ssh` read the configuration it would write, so that nothing is rented that cannot be reached."""
     (tmp_path / "ssh").write_text("#!/bin/sh\nexit 255\n")
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -205,7 +207,7 @@ def test_doctor_shows_that_ssh_would_not_reach_a_guest(
 
 
 @pytest.mark.torch
-def test_doctor_looks_at_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_checks_this_machine_for_the_mock(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert all(what in told for what in ("training: ", "sockets: ", "disk: ", "memory locks: "))
+    output = capsys.readouterr().out
+    assert all(what in output for what in ("training: ", "sockets: ", "disk: ", "memory locks: "))

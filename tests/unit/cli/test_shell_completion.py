@@ -11,11 +11,11 @@ import pytest
 from pytest_glasshouse.cli.main import _parser, main
 
 
-def completed(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What bash offers after these words; the last is being typed."""
+def completed(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """The completions of bash for a command line; its last word is incomplete."""
     assert main(["completion", "bash"]) == 0
     script = tmp_path / "completion.bash"
-    ask = f'COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _glasshouse; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    ask = f'COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _glasshouse; printf "%s\\n" "${{COMPREPLY[@]}}"'
     script.write_text(capsys.readouterr().out + ask, "utf-8")
     done = subprocess.run(["bash", str(script)], capture_output=True, text=True, check=True)
     assert done.stderr == ""
@@ -23,7 +23,7 @@ def completed(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("line", "offered"),
     [
         ("glasshouse ga", ["gate"]),
         ("glasshouse gate --max-o", ["--max-overhead"]),
@@ -32,8 +32,10 @@ def completed(words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         ("glasshouse gate rep", []),
     ],
 )
-def test_bash_offers_what_there_is(words: str, offered: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert sorted(completed(words, tmp_path, capsys)) == offered
+def test_bash_completes_what_fits_the_words_so_far(
+    line: str, offered: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sorted(completed(line, tmp_path, capsys)) == offered
 
 
 def test_every_command_is_offered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,9 +48,9 @@ def test_every_command_is_offered(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_fish_script_names_every_command_once(capsys: pytest.CaptureFixture[str]) -> None:
     main(["completion", "fish"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
 
-    assert told.count("-a gate ") == 1
-    assert "from gate' -l max-overhead" in told
+    assert output.count("-a gate ") == 1
+    assert "from gate' -l max-overhead" in output
     if shutil.which("fish"):
-        subprocess.run(["fish", "--no-execute"], input=told, text=True, check=True)
+        subprocess.run(["fish", "--no-execute"], input=output, text=True, check=True)

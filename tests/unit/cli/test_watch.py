@@ -1,4 +1,4 @@
-"""`glasshouse watch` reads a run's directory, says what is new, and ends with the run."""
+"""`glasshouse watch` reads a run's directory, prints what is new, and ends with the run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def test_nothing_runs_once_every_row_has_ended(directory: Path) -> None:
     assert out.getvalue() == "2 of 2 rows ended\n"
 
 
-def test_once_is_once(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_with_once_prints_one_status(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(directory.parent.parent)
 
     assert main(["watch", "run-1", "--once"]) == 0

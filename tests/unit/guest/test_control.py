@@ -97,7 +97,7 @@ def test_training_thread_makes_no_system_call_for_progress() -> None:
     assert len(lines) == 11
     (segment,) = measured.segments
     assert segment.units == 10_000
-    # Each look at the counter is itself a read or two; nothing else may be.
+    # Reading the counter is itself a system call or two; nothing else may be.
     within = trainer.calls[-100:]
     each = {later - earlier for earlier, later in pairwise(within)}
     assert len(each) == 1

@@ -40,7 +40,7 @@ def test_a_secret_takes_the_value_and_leaves_the_original_empty() -> None:
     assert len(secret) == 32
 
 
-def test_shared_bytes_are_left_alone() -> None:
+def test_shared_bytes_are_not_wiped() -> None:
     """One-byte objects belong to the interpreter."""
     wipe_bytes(b"")
     one = bytes([65])

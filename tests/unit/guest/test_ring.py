@@ -221,7 +221,7 @@ def test_the_raw_legs_material_goes_the_same_way() -> None:
     assert {name for name, part in parts.items() if isinstance(part, Resident)} == {"empty", "train", "initial"}
 
 
-def test_no_more_is_read_back_than_the_ring_has_room_for() -> None:
+def test_bytes_read_back_fit_the_ring() -> None:
     found, _ = opened(sealed_of(), WatchedMemory())
     part = found.parts["train"]
     assert isinstance(part, Resident)

@@ -1,7 +1,7 @@
 """System calls on the path of a step, counted by a tracer: protection adds none to those of the training thread.
 
 A leg's loop runs in a child whose training thread alone is traced, with the writer, journal and control socket of a real leg and
-a clock that goes by the step, so that progress is reported every hundred of them. The difference between twice the steps and once leaves what
+a clock that advances by the step, so that progress is reported every hundred of them. The difference between twice the steps and once leaves what
 steps cost, without the start.
 """
 
@@ -51,7 +51,7 @@ def _as_a_protected_leg(control: Control, writer: BackgroundWriter, journal: Jou
 
 
 def _on_the_training_thread(control: Control, writer: BackgroundWriter, journal: Journal, body: dict[str, Any]) -> None:
-    """The wrong way: the control of this test."""
+    """Sends on the training thread: the control of this test."""
     del control, writer
     journal.append("train_progress", body)
 

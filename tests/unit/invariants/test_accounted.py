@@ -35,26 +35,26 @@ def _with_window(observation: Any, passed_ns: int) -> Any:
 @pytest.mark.parametrize(
     ("short_ppm", "finding"), [(-1, "held"), (0, "held"), (CLOCKS_PPM - 2, "held"), (CLOCKS_PPM + 2, "broken")]
 )
-def test_leg_may_claim_what_passed_and_what_clocks_differ_by(finished: Any, short_ppm: int, finding: str) -> None:
+def test_leg_may_claim_the_elapsed_time_plus_the_clock_tolerance(finished: Any, short_ppm: int, finding: str) -> None:
     passed_ns = _CLAIMED_NS - _CLAIMED_NS * short_ppm // 1_000_000
     assert time_accounted_for(_with_window(finished, passed_ns)).finding == finding
 
 
-def test_time_that_never_was_breaks_nothing_else(finished: Any) -> None:
+def test_impossible_time_breaks_no_other_finding(finished: Any) -> None:
     findings = judge(_with_window(finished, 1))
     assert [each.invariant for each in findings if each.finding != "held"] == ["time accounted for"]
 
 
 @pytest.mark.parametrize("host", [{}, {"startNs": 1}, {"startNs": 1, "exitNs": None}], ids=str)
-def test_clock_that_was_not_read_is_never_good_news(finished: Any, host: Any) -> None:
+def test_missing_clock_reading_is_unseen(finished: Any, host: Any) -> None:
     seen = copy.deepcopy(finished)
     seen["rounds"][0]["raw"]["host"] = host
     assert time_accounted_for(seen).finding == "unseen"
 
 
 @pytest.mark.parametrize("ak", [b64u(WEAK_KEY), "no key", ""])
-def test_agent_whose_key_is_none_is_judged_all_the_same(ak: Any) -> None:
-    """The guest says what its key is, and says it to every invariant that looks at its word."""
+def test_invalid_agent_key_is_judged_and_never_held(ak: Any) -> None:
+    """The guest sends its key, and every invariant that reads its signatures uses it."""
     with TamperTestbed() as testbed:
         seen = SignedRound(testbed, turns=turns.TURNS).observation
     for met in seen["rounds"][0]["guest"]:
@@ -64,14 +64,14 @@ def test_agent_whose_key_is_none_is_judged_all_the_same(ak: Any) -> None:
     assert "held" not in {findings["time accounted for"], findings["same allocation"]}
 
 
-def test_every_round_is_held_to_its_own_clocks(finished: Any) -> None:
+def test_every_round_is_judged_by_its_own_clocks(finished: Any) -> None:
     """A long second round does not pay for a short first one."""
     seen = _with_window(finished, 1)
     seen["rounds"].append({**copy.deepcopy(finished["rounds"][0]), "round": 2})
     assert time_accounted_for(seen).finding == "broken"
 
 
-def test_null_row_is_held_to_the_host_clock(finished: Any) -> None:
+def test_null_row_is_judged_by_the_host_clock(finished: Any) -> None:
     seen = copy.deepcopy(finished)
     seen["plan"], notes = {"null": True}, seen["rounds"][0]
     notes |= {"order": ["raw", "raw2"], "protected": None, "raw2": copy.deepcopy(notes["raw"])}
@@ -83,7 +83,7 @@ def test_null_row_is_held_to_the_host_clock(finished: Any) -> None:
     assert "time accounted for" in {each.invariant for each in judge(seen)}
 
 
-def test_what_a_leg_says_of_its_whole_is_not_less_than_its_segments() -> None:
+def test_total_below_the_sum_of_its_segments_is_broken() -> None:
     """Segments of two hours each, beside a sum that would fit."""
 
     def long_segments(about: str, content: Any) -> None:
@@ -96,7 +96,7 @@ def test_what_a_leg_says_of_its_whole_is_not_less_than_its_segments() -> None:
     assert time_accounted_for(seen).finding == "broken"
 
 
-def test_receipt_that_somebody_else_signed_bounds_nothing(finished: Any) -> None:
+def test_receipt_of_another_signer_bounds_nothing(finished: Any) -> None:
     seen = copy.deepcopy(finished)
     protected = seen["rounds"][0]["protected"]
     claims = {**tokens.peek(protected["receipt"]), "held_ms": 10**9}

@@ -1,4 +1,4 @@
-"""A journal that is linked, signed for and countersigned, and tells of something else than a lifecycle, counts for nothing."""
+"""A journal that is linked, signed for and countersigned, and has other steps than a lifecycle, is not accepted."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def _observed(change: Change) -> Any:
 
 
 @pytest.mark.parametrize("name", JOURNALS)
-def test_journal_of_no_lifecycle_is_not_countersigned(name: str) -> None:
+def test_journal_that_is_no_lifecycle_is_not_countersigned(name: str) -> None:
     observation = _observed(JOURNALS[name])
     found = journal_countersigned(observation)
     assert (found.finding, "whole lifecycle" in found.reason) == ("broken", True)
 
 
 @pytest.mark.parametrize("name", JOURNALS)
-def test_it_was_under_the_revision_before(name: str) -> None:
+def test_journal_that_is_no_lifecycle_is_countersigned_under_revision_2(name: str) -> None:
     """Why there is another one; and reports of that time are judged as they were."""
     observation = _observed(JOURNALS[name])
     found = {each.invariant: each.finding for each in judge_as(observation, 2)}
@@ -51,12 +51,12 @@ def test_it_was_under_the_revision_before(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", JOURNALS)
-def test_no_figure_comes_of_it(name: str) -> None:
+def test_journal_that_is_no_lifecycle_gives_no_figures(name: str) -> None:
     observation = _observed(JOURNALS[name])
     observation["rounds"][0]["raw"] = None
     (one,) = results(observation)
     assert one.protected is None
 
 
-def test_progress_while_it_trains_is_a_lifecycle() -> None:
+def test_progress_during_training_is_part_of_a_lifecycle() -> None:
     assert journal_countersigned(_observed(lambda entries: entries.insert(5, ["train_progress", {}]))).finding == "held"

@@ -1,4 +1,4 @@
-"""What a test that asserts some invariants says of those that did not hold."""
+"""The message of a test that asserts some invariants, about those that did not hold."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pytest_glasshouse.invariants.judging import assert_held
 
 
 def test_count_is_of_what_the_test_asserts() -> None:
-    """A row is judged by all invariants; a test that asserts two of them does not speak for the others."""
-    words: Any = ("held", "broken")
+    """A row is judged by all invariants; a test that asserts two of them shows nothing about the others."""
+    states: Any = ("held", "broken")
     asserted: list[Any] = [
-        lambda _seen, word=word: Finding(invariant=f"{word} one", finding=word, evidence="", reason="why") for word in words
+        lambda _seen, state=state: Finding(invariant=f"{state} one", finding=state, evidence="", reason="why") for state in states
     ]
     outcome: Any = SimpleNamespace(observation={}, ended=None)
     with pytest.raises(

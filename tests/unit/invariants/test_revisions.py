@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_glasshouse.invariants import ALL, Finding, judge
-from pytest_glasshouse.invariants.revisions import LADDER, Revision, invariants_of, judge_as, newest
+from pytest_glasshouse.invariants.revisions import REVISIONS, Revision, invariants_of, judge_as, newest
 from pytest_glasshouse.observation.document import Observation
 
 
@@ -33,19 +33,19 @@ STEPS = (
 
 @pytest.mark.parametrize(("revision", "names"), [(1, [tidy_of_1]), (2, [tidy_of_2]), (3, [tidy, quiet])])
 def test_revision_has_the_functions_of_its_time(revision: int, names: list[object]) -> None:
-    assert list(invariants_of(revision, ladder=STEPS, now=(tidy, quiet))) == names
+    assert list(invariants_of(revision, revisions=STEPS, now=(tidy, quiet))) == names
 
 
 @pytest.mark.parametrize("revision", [0, 4])
 def test_revision_that_is_not_known_is_refused(revision: int) -> None:
     with pytest.raises(ValueError, match="is not one of 1 to 3"):
-        invariants_of(revision, ladder=STEPS, now=(tidy, quiet))
+        invariants_of(revision, revisions=STEPS, now=(tidy, quiet))
 
 
 def test_newest_revision_is_what_judges() -> None:
     assert invariants_of(newest()) == ALL
     assert judge_as({"rounds": []}, newest()) == judge({"rounds": []})
     assert "paused_leg_idle" not in {getattr(each, "__name__", "") for each in invariants_of(1)}
-    assert [step.number for step in LADDER] == list(range(2, newest() + 1))
+    assert [step.number for step in REVISIONS] == list(range(2, newest() + 1))
     every = {getattr(each, "__name__", "") for each in ALL}
-    assert all({*step.before, *step.added} <= every for step in LADDER)
+    assert all({*step.before, *step.added} <= every for step in REVISIONS)

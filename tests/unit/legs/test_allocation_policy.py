@@ -33,7 +33,7 @@ def of(owner_policy: Policy | None) -> Policy:
 
 
 def test_every_demand_of_the_file_is_made_on_each_allocation(tmp_path: Path) -> None:
-    """What is dropped on the way is not demanded, and nobody would notice."""
+    """A field that is dropped on the way is not required, unnoticed."""
     asked = dataclasses.replace(
         BASE, version=7, hardware=Hardware(required=("nvidia-gpu",)), locked=True, freshness_s=30, release_limit=2,
         components={**BASE.components, "torch": Required(sha256=OTHER)},
@@ -50,7 +50,7 @@ def test_without_a_file_the_host_asks_for_its_own_archive_and_nothing_foreign() 
 
 
 @pytest.mark.parametrize(
-    ("components", "told"),
+    ("components", "message"),
     [
         ({"archive": Required(sha256=OTHER)}, "the guest archive"),
         ({"archive": Required(sha256=None)}, "the guest archive"),
@@ -59,11 +59,11 @@ def test_without_a_file_the_host_asks_for_its_own_archive_and_nothing_foreign() 
         ({"moon": Recorded()}, "moon differ"),
     ],
 )
-def test_a_policy_no_leg_could_satisfy_or_that_is_laxer_than_none_is_refused(
-    tmp_path: Path, components: dict[str, Any], told: str
+def test_a_policy_that_is_unsatisfiable_or_laxer_than_the_default_is_refused(
+    tmp_path: Path, components: dict[str, Any], message: str
 ) -> None:
     changed = dataclasses.replace(BASE, components={**BASE.components, **components})
-    with pytest.raises(ConfigurationError, match=told):
+    with pytest.raises(ConfigurationError, match=message):
         read_policy_file(written(tmp_path, changed))
 
 
@@ -74,12 +74,12 @@ def test_a_component_left_out_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"locked": False}, {"locked": 1}, {"locked": None}, {"format": "x"}], ids=str)
-def test_what_is_no_policy_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_file_that_is_no_policy_is_refused_in_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
     """`locked: false` would read as a demand that is not made."""
     with pytest.raises(ConfigurationError, match="expected a policy"):
         Options(policy=written(tmp_path, BASE, **changes)).owner_policy  # noqa: B018
 
 
-def test_a_file_that_is_not_there_is_told() -> None:
+def test_a_missing_policy_file_is_an_error() -> None:
     with pytest.raises(ConfigurationError, match=r"--glasshouse-policy nowhere\.json: cannot be read"):
         read_policy_file(Path("nowhere.json"))

@@ -43,12 +43,12 @@ def a_tls_server(owner: Owner, tmp_path: Path) -> Iterator[ListeningServer]:
 
 
 @pytest.fixture(name="outside")
-def what_a_user_says(tls: ListeningServer, tmp_path: Path) -> OutsideServer:
+def server_settings(tls: ListeningServer, tmp_path: Path) -> OutsideServer:
     key = public_text(tls.public_key)
     return OutsideServer(url=tls.url, key=key, owner_key=tmp_path / "owner.key", authority=tmp_path / "certificate.pem")
 
 
-def test_a_server_is_met_over_tls(outside: OutsideServer, tls: ListeningServer, owner: Owner) -> None:
+def test_a_server_is_reached_over_tls(outside: OutsideServer, tls: ListeningServer, owner: Owner) -> None:
     assert outside.url.startswith("https://")
     host_attestation = HostAttestation(outside)
     assert (host_attestation.place, host_attestation.owner.kid, host_attestation.server_hpke) == (
@@ -59,7 +59,7 @@ def test_a_server_is_met_over_tls(outside: OutsideServer, tls: ListeningServer, 
     host_attestation.close()
 
 
-def test_a_certificate_nobody_vouches_for_is_refused(outside: OutsideServer) -> None:
+def test_a_certificate_of_an_unknown_authority_is_refused(outside: OutsideServer) -> None:
     with pytest.raises(ConfigurationError, match=r"did not answer: its .*certificate is not valid here"):
         check_outside(replace(outside, authority=None))
 
@@ -80,7 +80,7 @@ def test_http_to_a_tls_server_is_refused(outside: OutsideServer) -> None:
 
 
 def test_another_servers_key_is_refused(outside: OutsideServer) -> None:
-    """Even with the right certificate: TLS says which machine, the key says which server."""
+    """Even with the right certificate: TLS identifies the machine, the key identifies the server."""
     with pytest.raises(ConfigurationError, match="another server's"):
         check_outside(replace(outside, key=Owner.generate().public_text))
 

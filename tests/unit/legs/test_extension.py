@@ -1,4 +1,4 @@
-"""A row is extended once, after its first rounds, by what the rule says of them; and never by looking again."""
+"""A row is extended once, after its first rounds, by the rule; and never by a second look."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def carried_out(tmp_path: Path, row: RowSpec = ROW, **settings: Any) -> tuple[Ou
     given = RowSettings(declared=row, run_id="r", seed=7, **settings)
     allocation = Allocation(grant, cast("Any", Grants()), given, lambda _: None)
     with socket.socket(socket.AF_UNIX) as guest:
-        # Somebody who can be reached and is asked nothing.
+        # A server that is reachable and gets no request.
         guest.bind(grant.address)
         guest.listen()
         outcome = allocation.carry_out(row, cast("Any", Leg("protected", ran)), cast("Any", Leg("raw", ran)))

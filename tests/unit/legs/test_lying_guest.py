@@ -1,4 +1,4 @@
-"""A row on a guest that lies: it ends with a reason and a decision, its guest is ended, and nobody waits for ever."""
+"""A row on a guest that lies: it ends with a reason and a decision, its guest is ended, and nothing waits for ever."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def ran(
         settings = RowSettings(declared=row, run_id="run", seed=1, leg_timeout_s=leg_timeout_s)
         allocation = Allocation(granted(agent), grants, settings, lambda _moment: None, Allowance(leg_bytes=1 << 20))
         outcome = row.run(allocation, ProtectedRuntime(host_attestation), RawRunner())
-    # Whatever was said: it can be judged, computed and published.
+    # Whatever the guest sent: it can be judged, computed and published.
     judge(outcome.observation)
     results(outcome.observation)
     canonical(outcome.observation)
@@ -75,7 +75,7 @@ def ran(
 
 
 def test_an_honest_guest_is_left_alone(host_attestation: HostAttestation) -> None:
-    """The other tests of this file mean something only because of this one: it says no callback, and lies about nothing."""
+    """The other tests of this file rely on this one: the guest sends no callback, and everything else correctly."""
     outcome, grants, agent = ran(host_attestation, {})
     assert outcome.ended is not None
     assert "callback never reported" in outcome.ended.reason
@@ -86,8 +86,8 @@ def test_an_honest_guest_is_left_alone(host_attestation: HostAttestation) -> Non
 @pytest.mark.parametrize("order", ["raw-first", "protected-first", "interleaved"])
 @pytest.mark.parametrize("op", ["hello", "enrol", "conduct", "put", "start", "pull", "drop"])
 @pytest.mark.parametrize("lie", ["refused", "a foreign member"])
-def test_every_operation_in_turn_is_answered_wrongly(op: str, order: Order, lie: str, host_attestation: HostAttestation) -> None:
-    """An agent that breaks off anywhere: the row says so, and the guest is not given to the next one."""
+def test_every_malformed_answer_ends_the_row(op: str, order: Order, lie: str, host_attestation: HostAttestation) -> None:
+    """An agent that breaks off anywhere: the row has the reason, and the guest is not used for the next one."""
     outcome, grants, agent = ran(host_attestation, {op: refused if lie == "refused" else {"overheadPct": 1}}, order=order)
     assert outcome.ended is not None
     if op not in agent.asked:
@@ -114,7 +114,7 @@ LEG_LIES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("lie", LEG_LIES)
-def test_a_word_no_leg_says_ends_the_row_and_is_not_kept(lie: str, host_attestation: HostAttestation) -> None:
+def test_an_unknown_event_ends_the_row_and_is_not_recorded(lie: str, host_attestation: HostAttestation) -> None:
     def pull(request: dict[str, Any]) -> dict[str, Any]:
         return {"events": [LEG_LIES[lie](agent_legs[-1])] if request["cursor"] == 0 and agent_legs else []}
 
@@ -133,7 +133,7 @@ def test_a_word_no_leg_says_ends_the_row_and_is_not_kept(lie: str, host_attestat
     assert b"perSec" not in canonical(outcome.observation["rounds"])
 
 
-def test_a_driver_without_end_is_not_kept(host_attestation: HostAttestation) -> None:
+def test_an_endless_driver_name_is_not_recorded(host_attestation: HostAttestation) -> None:
     """Its rules would be held against it for minutes."""
     outcome, _, _ = ran(host_attestation, {"hello": {**HELLO, "driver": "5" * 120_000}})
     assert outcome.ended is not None
@@ -152,16 +152,16 @@ def test_a_leg_whose_agent_speaks_a_byte_at_a_time_is_late(host_attestation: Hos
 
 
 @pytest.mark.parametrize("name", ["ak", "archiveSha256", "bootId", "driver", "python", "torch"])
-def test_a_guest_that_leaves_out_who_it_is_is_not_met(name: str, host_attestation: HostAttestation) -> None:
+def test_a_guest_that_omits_its_identity_is_refused(name: str, host_attestation: HostAttestation) -> None:
     """At its boot it may: nothing is decided by it yet."""
-    told = {key: value for key, value in HELLO.items() if key != name}
-    outcome, grants, _ = ran(host_attestation, {"hello": told})
+    hello = {key: value for key, value in HELLO.items() if key != name}
+    outcome, grants, _ = ran(host_attestation, {"hello": hello})
     assert outcome.ended is not None
     assert f"expected {name}, saw none" in outcome.ended.reason
     assert len(grants.ended) == 1
 
 
-def test_a_place_in_the_spool_that_no_spool_has_is_refused(host_attestation: HostAttestation) -> None:
+def test_an_impossible_spool_cursor_is_refused(host_attestation: HostAttestation) -> None:
     """What is asked for next would be a number that cannot be sent."""
     outcome, grants, _ = ran(host_attestation, {"start": {"cursor": 2**53 - 1}})
     assert outcome.ended is not None
@@ -169,7 +169,7 @@ def test_a_place_in_the_spool_that_no_spool_has_is_refused(host_attestation: Hos
     assert len(grants.ended) == 1
 
 
-def test_an_adapter_larger_than_weights_can_be_is_not_fetched(host_attestation: HostAttestation) -> None:
+def test_an_oversized_adapter_is_not_fetched(host_attestation: HostAttestation) -> None:
     outcome, grants, agent = ran(host_attestation, {"get": frame({"total": 1 << 40}, b"x" * 4 * 1024 * 1024)})
     assert outcome.ended is not None
     assert outcome.ended.outcome == "error"

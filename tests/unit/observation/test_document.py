@@ -20,7 +20,7 @@ def observations(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.name)
-def test_reports_that_were_written_before_have_the_types(path: Path) -> None:
+def test_earlier_reports_have_the_types_of_the_document(path: Path) -> None:
     assert observations(path)
     for each in observations(path):
         assert check_observation(each, "$") is each
@@ -31,7 +31,7 @@ def test_nothing_observed_is_an_observation() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "told"),
+    ("path", "value", "message"),
     [
         (["rounds"], {}, r"^\$\.rounds: expected a list, saw an object$"),
         (["rounds", 0, "protected", "journal"], "x", r"^\$\.rounds\[0\]\.protected\.journal: expected a list, saw a text$"),
@@ -46,17 +46,17 @@ def test_nothing_observed_is_an_observation() -> None:
         (["material", "workload"], None, r"^\$\.material\.workload: expected mlp or lora, saw null$"),
     ],
 )
-def test_what_has_another_type_is_named_with_its_path(path: list[Any], value: object, told: str) -> None:
+def test_what_has_another_type_is_named_with_its_path(path: list[Any], value: object, message: str) -> None:
     changed = copy.deepcopy(observations(REPORTS[0])[0])
     part: Any = changed
     for name in path[:-1]:
         part = part[name]
     part[path[-1]] = value
-    with pytest.raises(ProtocolError, match=told):
+    with pytest.raises(ProtocolError, match=message):
         check_observation(changed, "$")
 
 
-def test_members_that_no_reader_knows_are_let_through() -> None:
+def test_unknown_members_are_accepted() -> None:
     (changed,) = copy.deepcopy(observations(REPORTS[0]))
     changed["rounds"][0]["raw"]["callback"]["later"] = object()
     check_observation(changed, "$")

@@ -21,17 +21,17 @@ def test_a_leg_that_was_never_timed_has_no_figures() -> None:
         assert results(changed)[0].raw is None
 
 
-def test_no_time_is_less_than_none_whatever_order_a_guest_tells_things_in() -> None:
+def test_no_duration_is_negative_in_any_order_of_events() -> None:
     """A negative one is no report's, and the whole run would not be published for it."""
     changed = copy.deepcopy(OBSERVATION)
     for leg in ("protected", "raw"):
         timeline = changed["rounds"][0][leg]["timeline"]
         last = max(timeline.values())
         changed["rounds"][0][leg]["timeline"] = {name: last - t_ns for name, t_ns in timeline.items()}
-    (told,) = results(changed)
-    assert told.protected is not None
-    assert told.raw is not None
-    for result in (told.protected, told.raw):
+    (round_result,) = results(changed)
+    assert round_result.protected is not None
+    assert round_result.raw is not None
+    for result in (round_result.protected, round_result.raw):
         assert result.setup_ns >= 0
         assert min(result.phases_ns.values()) >= 0
-    assert (told.protected.zeroize_ns or 0) >= 0
+    assert (round_result.protected.zeroize_ns or 0) >= 0

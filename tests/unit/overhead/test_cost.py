@@ -49,7 +49,7 @@ def test_one_round_has_no_interval_and_several_have() -> None:
     assert several.ci95.low < several.pct < several.ci95.high
 
 
-def test_money_is_told_only_where_a_price_is_known() -> None:
+def test_cost_in_usd_is_given_only_where_a_price_is_known() -> None:
     rounds = example(5, jitter=1.0)
     without, priced = job_cost(rounds, hours=24), job_cost(rounds, hours=24, usd_per_hour=2.0)
 

@@ -42,7 +42,7 @@ def test_rows_without_spread_differ_exactly() -> None:
     assert found.ci95.low == found.ci95.high == found.points
 
 
-def test_interval_covers_no_difference_as_often_as_it_says() -> None:
+def test_interval_covers_no_difference_at_its_nominal_rate() -> None:
     """Seed, count and margin stand here before the first run: 95 % of 2000 within three standard errors of a proportion."""
     draw = random.Random(20261121)
     covered = 0

@@ -99,9 +99,9 @@ def test_stall_that_comes_only_when_protected_is_seen_and_flagged() -> None:
     assert found.outliers.protected >= 6
     assert found.outliers.raw == 0
     assert found.agree is False
-    told = "; ".join(remarks(found))
-    assert "the trimmed companion disagrees" in told
-    assert "slow in the protected leg" in told
+    text = "; ".join(remarks(found))
+    assert "the trimmed companion disagrees" in text
+    assert "slow in the protected leg" in text
 
 
 def test_stall_that_comes_only_when_raw_is_flagged_too() -> None:
@@ -112,7 +112,7 @@ def test_stall_that_comes_only_when_raw_is_flagged_too() -> None:
     assert any("slow in the raw leg" in each for each in remarks(found))
 
 
-def test_steady_trace_has_nothing_to_remark() -> None:
+def test_steady_trace_has_no_remark() -> None:
     found = estimates(trace(overhead_pct=0.5))
 
     assert remarks(found) == ()
@@ -133,8 +133,8 @@ def test_disturbance_that_both_legs_share_cancels() -> None:
 
 
 @pytest.mark.parametrize(("leg", "drift", "state"), [("raw", 0.2, "warming up"), ("protected", -0.2, "slowing down")])
-def test_leg_that_does_not_stand_still_is_named(leg: PairedLeg, drift: float, state: str) -> None:
-    """A clock that throttles in one leg only is part of what is measured, and is told, not hidden."""
+def test_leg_that_drifts_is_named(leg: PairedLeg, drift: float, state: str) -> None:
+    """A clock that throttles in one leg only is part of what is measured, and is reported."""
     found = estimates(trace(drift={leg: drift}))
 
     assert [each.state for each in found.steadiness if each.leg == leg] == [state]
@@ -144,18 +144,18 @@ def test_leg_that_does_not_stand_still_is_named(leg: PairedLeg, drift: float, st
     assert found.position.excludes_zero
 
 
-def test_leg_that_moves_another_way_in_every_round_has_no_steady_state() -> None:
+def test_leg_that_drifts_differently_in_every_round_has_no_steady_state() -> None:
     rounds = [trace(rounds=1, drift={"raw": 0.3 * sign}, seed=n)[0] for n, sign in enumerate((1, -1, 1, -1))]
     rounds = [RoundSegments(round=n, pairs=each.pairs) for n, each in enumerate(rounds, 1)]
 
     assert steadiness(rounds, "raw").state == "no steady state"
 
 
-def test_two_pairs_are_too_short_to_say_whether_a_leg_is_steady() -> None:
+def test_two_pairs_are_too_few_to_judge_whether_a_leg_is_steady() -> None:
     assert steadiness(trace(pairs=2), "raw").state == "too short to say"
 
 
-def test_order_effect_is_found_where_the_second_segment_is_the_worse_one() -> None:
+def test_order_effect_is_found_where_the_second_segment_is_slower() -> None:
     rounds = []
     for each in trace(rounds=6):
         pairs = [
@@ -279,7 +279,7 @@ def test_minimum_detectable_effect_is_found_in_four_rows_of_five() -> None:
     assert 0.70 < found / 400 < 0.90
 
 
-def test_neighbours_that_resemble_each_other_are_worth_less() -> None:
+def test_autocorrelated_pairs_have_a_smaller_effective_sample_size() -> None:
     walk = [[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]]
     rho = lag_one(walk)
 

@@ -38,22 +38,22 @@ def test_decision_does_not_depend_on_where_the_interval_lies() -> None:
     assert here.rounds == there.rounds
 
 
-def test_first_rounds_that_are_narrow_enough_are_all() -> None:
+def test_first_rounds_that_are_narrow_enough_are_not_extended() -> None:
     assert rounds_needed(FIRST, half_width_pct=50, max_rounds=99).rounds == 5
 
 
-def test_budget_cuts_the_extension_and_says_so() -> None:
+def test_budget_cuts_the_extension_and_is_named_as_the_reason() -> None:
     found = rounds_needed(FIRST, half_width_pct=0.2, max_rounds=7)
 
     assert found.rounds == 7
     assert found.wanted > 7
 
 
-def test_budget_smaller_than_what_ran_takes_nothing_back() -> None:
+def test_budget_below_the_rounds_that_ran_removes_none() -> None:
     assert rounds_needed(FIRST, half_width_pct=0.2, max_rounds=2).rounds == 5
 
 
 @pytest.mark.parametrize(("first", "half_width"), [([-0.01], 0.2), (FIRST, 0.0), (FIRST, math.nan), (FIRST, -1.0)])
-def test_what_allows_no_decision_is_refused(first: list[float], half_width: float) -> None:
+def test_input_that_allows_no_decision_is_refused(first: list[float], half_width: float) -> None:
     with pytest.raises(ValueError):
         rounds_needed(first, half_width_pct=half_width, max_rounds=10)

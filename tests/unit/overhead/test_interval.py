@@ -34,7 +34,7 @@ def rates_of(row: dict[str, Any]) -> tuple[float, float]:
     return row["protectedRate"], row["rawRate"]
 
 
-def test_all_22_published_rows_are_carried() -> None:
+def test_all_22_published_rows_are_in_the_data() -> None:
     assert len(PUBLISHED) == 22
 
 

@@ -49,7 +49,7 @@ def test_seven_long_qwen_rows_pooled_are_equivalent_within_a_point() -> None:
     assert found.estimator == T_OVER_MEANS
 
 
-def test_sixteen_long_rows_pooled_say_nothing() -> None:
+def test_sixteen_long_rows_pooled_are_inconclusive() -> None:
     """What the rest of the published table supports: an interval from below -1 to above 5."""
     rows = [row for row in PUBLISHED if long_enough(row)]
 
@@ -64,7 +64,7 @@ def test_fewer_than_three_allocations_have_no_figure(count: int) -> None:
     assert pool([[-0.01, -0.02]] * count, margin_pct=1.0) is None
 
 
-def test_allocation_without_a_round_is_none() -> None:
+def test_allocation_without_a_round_is_not_counted() -> None:
     assert pool([[-0.01], [-0.02], []], margin_pct=1.0) is None
 
 

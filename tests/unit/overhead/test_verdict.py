@@ -1,4 +1,4 @@
-"""Every verdict is reachable, its borders are where they are said to be, and none of them praises protection.
+"""Every verdict is reachable, its borders are where they are documented, and none of them praises protection.
 
 Of a limit: only an upper bound under it passes, only a lower bound over it fails as over.
 """
@@ -68,8 +68,8 @@ def test_five_rounds_are_enough_for_a_verdict() -> None:
     assert judged(3, count=MIN_ROUNDS).verdict is Verdict.MEASURABLE
 
 
-def test_sequential_rounds_without_a_null_stay_inconclusive_and_say_why() -> None:
-    """However many rounds: without raw against raw nobody knows what the allocation does by itself."""
+def test_sequential_rounds_without_a_null_are_inconclusive_with_a_reason() -> None:
+    """However many rounds: without raw against raw the allocation's own variation is unknown."""
     found = verdict(rounds(3, count=40), margin_pct=1.0)
 
     assert (found.verdict, found.reason, found.more_rounds) == (Verdict.INCONCLUSIVE, "no null was measured", None)
@@ -85,18 +85,18 @@ def test_more_rounds_are_named_only_where_rounds_would_decide() -> None:
         assert (found.more_rounds is not None) is (open_still and "no null" not in found.reason)
 
 
-def test_too_few_rounds_say_how_many_more_a_verdict_needs() -> None:
+def test_too_few_rounds_name_how_many_more_a_verdict_needs() -> None:
     assert judged(1, count=2).more_rounds == MIN_ROUNDS - 2
 
 
-def test_one_null_that_does_not_qualify_is_enough_to_say_nothing() -> None:
+def test_one_null_that_does_not_qualify_makes_the_verdict_inconclusive() -> None:
     found = verdict(rounds(3), margin_pct=1.0, nulls=[GOOD_NULL, null(-0.2, 1.0)])
 
     assert found.verdict is Verdict.INCONCLUSIVE
     assert "-0.20 to +1.00" in found.reason
 
 
-def test_null_outside_the_margin_is_not_mended_by_more_rounds() -> None:
+def test_null_outside_the_margin_asks_for_no_more_rounds() -> None:
     assert verdict(rounds(3), margin_pct=1.0, nulls=[null(1.1, 1.5)]).more_rounds is None
     assert verdict(rounds(3), margin_pct=1.0, nulls=[null(-1.5, 1.5)]).more_rounds == 8
 
@@ -135,14 +135,14 @@ def _spread_for(overhead_pct: float, edge: str, at_pct: float) -> float:
 def test_verdict_turns_where_an_end_of_the_interval_crosses_its_border(
     overhead: float, edge: str, at: float, inner: Verdict, outer: Verdict
 ) -> None:
-    """A millionth of the spread on either side of the border is another verdict: it lies where it is said to lie."""
+    """A millionth of the spread on either side of the border is another verdict: it lies where it is documented."""
     border = _spread_for(overhead, edge, at)
 
     assert judged(overhead, spread=border * (1 - 1e-6)).verdict is inner
     assert judged(overhead, spread=border * (1 + 1e-6)).verdict is outer
 
 
-def test_overhead_beyond_the_margin_says_so_only_when_the_whole_interval_is() -> None:
+def test_overhead_is_beyond_the_margin_only_when_its_whole_interval_is() -> None:
     assert "beyond the margin" in judged(3).reason
     assert "beyond the margin" not in judged(1.0).reason
 
@@ -181,8 +181,8 @@ def test_more_rounds_grow_with_the_spread() -> None:
 
 
 def test_no_verdict_praises_protection() -> None:
-    for word in Verdict:
-        assert not {"faster", "speed", "gain", "improve"} & set(word.value.replace("-", " ").split())
+    for each in Verdict:
+        assert not {"faster", "speed", "gain", "improve"} & set(each.value.replace("-", " ").split())
 
 
 LIMIT_ROUNDS = [math.log1p(-value / 100) for value in (1.9, 2.1, 2.0, 1.95, 2.05)]

@@ -1,4 +1,4 @@
-"""What answers in place of a server is not believed: an answer has a form, and a refusal has a reason."""
+"""Answers that are not the server's are refused: an answer has a form, and a refusal has a reason."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Answering = Callable[..., AttestationClient]
 
 @pytest.fixture(name="answering")
 def something_else_that_answers() -> Iterator[Answering]:
-    """A listener that says to each request in turn what it is told to; `None` is a connection that is closed."""
+    """A listener that sends the given answers in turn; `None` closes the connection."""
     started: list[HTTPServer] = []
 
     def start(*answers: tuple[int, bytes] | None, complete_retry_s: float = 0.0) -> AttestationClient:
@@ -48,19 +48,19 @@ def something_else_that_answers() -> Iterator[Answering]:
         server.server_close()
 
 
-@pytest.mark.parametrize("said", [b"", b"<html>", b"[]", b'{"a":1}x', b'{"a":1,"a":1}', b" " * (1 << 20) + b"{}"], ids=len)
-def test_an_answer_that_is_no_object_is_no_answer(answering: Answering, said: bytes) -> None:
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"a":1}x', b'{"a":1,"a":1}', b" " * (1 << 20) + b"{}"], ids=len)
+def test_an_answer_that_is_no_object_is_a_protocol_error(answering: Answering, body: bytes) -> None:
     with pytest.raises(ProtocolError, match="not a JSON object"):
-        answering((200, said)).ask("/v1/challenge", {})
+        answering((200, body)).ask("/v1/challenge", {})
 
 
-def test_a_refusal_without_a_reason_is_not_the_servers(answering: Answering) -> None:
+def test_a_refusal_without_a_reason_is_a_protocol_error(answering: Answering) -> None:
     """A proxy's error page must not read as a judgement."""
     with pytest.raises(ProtocolError, match="502 without a reason"):
         answering((502, b"{}")).ask("/v1/challenge", {})
 
 
-def test_a_refusal_is_its_reason_and_too_many_requests_are_nobodys_fault(answering: Answering) -> None:
+def test_a_refusal_has_its_reason_and_too_many_requests_are_infrastructure(answering: Answering) -> None:
     client = answering((403, b'{"reason":"composite"}'), (429, b'{"reason":"rate"}'))
     with pytest.raises(RefusedError, match="composite"):
         client.ask("/v1/release", {})

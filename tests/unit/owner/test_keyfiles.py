@@ -48,7 +48,7 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"-----BEGIN PRIVATE KEY-----", b"\xff"])
-def test_what_is_no_owner_is_one_line_without_its_content(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_owner_is_an_error_of_one_line_without_its_content(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "owner.key"
     path.write_bytes(content)
     path.chmod(0o600)
@@ -68,7 +68,7 @@ def test_a_server_keeps_its_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["cut", "other", "open"])
 def test_a_damaged_server_key_is_refused_and_not_replaced(tmp_path: Path, damage: str) -> None:
-    """A new key in its place would be another server, and nobody would have been told."""
+    """A new key in its place would be another server, and no client would notice."""
     server_key(tmp_path)
     path = tmp_path / "server.key"
     if damage == "cut":
@@ -116,7 +116,7 @@ def test_a_kept_data_key_is_for_its_owner_and_package() -> None:
             who.open_data_key(kept, manifest_sha256=package)
 
 
-def test_published_keys_are_believed_from_the_pinned_server_only() -> None:
+def test_published_keys_are_accepted_from_the_pinned_server_only() -> None:
     ours, theirs, owner = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), Owner.generate()
     claims = published_claims(server=ours.public_key(), owner=owner.public, hpke=public_text(theirs.public_key()), now=1)
     token = sign(claims, key=ours, typ="glasshouse-keys+jwt")
@@ -129,7 +129,7 @@ def test_published_keys_are_believed_from_the_pinned_server_only() -> None:
 
 
 def test_published_keys_in_another_servers_name_are_refused() -> None:
-    """Signed by the pinned key, and saying that they are somebody else's."""
+    """Signed by the pinned key, in another server's name."""
     server, other, owner = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate(), Owner.generate()
     right = published_claims(server=server.public_key(), owner=owner.public, hpke=hpke_text(owner.hpke_public), now=1)
     read_published({"keys": sign(right, key=server, typ=TYP_KEYS)}, server=server.public_key())
@@ -138,7 +138,7 @@ def test_published_keys_in_another_servers_name_are_refused() -> None:
             read_published({"keys": sign({**right, **changes}, key=server, typ=TYP_KEYS)}, server=server.public_key())
 
 
-def test_state_that_cannot_be_kept_is_told_in_one_line(tmp_path: Path) -> None:
+def test_state_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigurationError, match=r"--state .*cannot be made"):
         server_key(tmp_path / "file" / "state")

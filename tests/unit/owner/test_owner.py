@@ -30,7 +30,7 @@ def test_an_owner_is_not_shown_or_pickled() -> None:
 
 
 @pytest.mark.parametrize("text", [b"{}", b"[]", b"", b'{"sealing":"AA","signing":"AA"}', b'{"sealing":1,"signing":2}'])
-def test_what_is_no_owner_is_refused(text: bytes) -> None:
+def test_a_secret_that_is_no_owner_is_refused(text: bytes) -> None:
     with pytest.raises(IntegrityError) as caught:
         Owner.from_text(Secret(text))
     assert caught.value.reason == "malformed"

@@ -32,7 +32,7 @@ def test_a_policy_with_a_hardware_section_reads_back_too() -> None:
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Policy)])
-def test_every_field_is_in_its_name(field: str) -> None:
+def test_every_field_is_part_of_the_policys_digest(field: str) -> None:
     """A field that could change unnoticed would be no policy."""
     value = getattr(POLICY, field)
     others: dict[str, Any] = {"components": {"a": Recorded()}, "hardware": Hardware(required=("tdx",))}
@@ -61,12 +61,12 @@ def test_every_field_is_in_its_name(field: str) -> None:
     ],
     ids=str,
 )
-def test_a_policy_that_cannot_be_is_refused(change: dict[str, Json]) -> None:
+def test_an_invalid_policy_is_refused(change: dict[str, Json]) -> None:
     with pytest.raises(IntegrityError) as caught:
         Policy.from_json({**POLICY.to_json(), **change})
     assert caught.value.reason == "policy"
 
 
-def test_what_is_no_object_is_no_policy() -> None:
+def test_json_that_is_no_object_is_no_policy() -> None:
     with pytest.raises(IntegrityError):
         Policy.from_json([])

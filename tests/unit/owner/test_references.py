@@ -46,7 +46,7 @@ CANNOT_BE: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("name", CANNOT_BE)
-def test_a_section_that_cannot_be_is_refused(name: str) -> None:
+def test_an_invalid_section_is_refused(name: str) -> None:
     with pytest.raises(IntegrityError) as caught:
         Hardware.from_json(CANNOT_BE[name])
     assert caught.value.reason == "policy"

@@ -1,4 +1,4 @@
-"""A sealed package hides its parts, and its manifest says nothing about the canary but its size."""
+"""A sealed package hides its parts, and its manifest holds nothing about the canary but its size."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_the_manifest_names_header_parts_and_workload() -> None:
     assert sealed.manifest_sha256 == sha256_hex(sealed.manifest.encode())
 
 
-def test_nothing_public_tells_the_canary() -> None:
-    """Not even its digest: nobody compares it, and a search for it must not find a description of it."""
+def test_nothing_public_holds_the_canary_or_its_digest() -> None:
+    """Not even its digest: nothing compares it, and a search for it must not find a description of it."""
     sealed = a_package()
     public = canonical(read_manifest(sealed.manifest, owner=OWNER.public)) + sealed.package
     assert sha256_hex(sealed.canary.reveal()).encode() not in public
@@ -49,7 +49,7 @@ def test_two_seals_of_the_same_parts_share_nothing() -> None:
     assert one.header_sha256 != two.header_sha256
 
 
-def test_nobody_brings_a_canary_of_his_own() -> None:
+def test_a_part_named_canary_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="canary"):
         seal({"canary": b"x"}, owner=OWNER, run="r", round_nonce="n", workload={})
 
@@ -66,8 +66,8 @@ def test_a_sealed_package_is_not_shown_with_its_key() -> None:
     assert repr(sealed.canary.reveal()) not in repr(sealed)
 
 
-def test_a_manifest_in_somebody_elses_name_is_refused() -> None:
-    """The owner's signature under another's name: whoever reads `iss` would believe it was his."""
+def test_a_manifest_in_another_owners_name_is_refused() -> None:
+    """The owner's signature under another's name: a reader of `iss` would take it for the other's."""
     claims = read_manifest(a_package().manifest, owner=OWNER.public)
     with pytest.raises(IntegrityError, match="manifest: iss"):
         read_manifest(OWNER.sign_manifest({**claims, "iss": Owner.generate().kid}), owner=OWNER.public)

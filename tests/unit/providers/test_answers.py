@@ -1,4 +1,4 @@
-"""Answers that no loopback server gives: each provider over a server that says exactly one thing."""
+"""Answers that no loopback server gives: each provider over a server with one scripted answer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class OneAnswer:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 answers.asked.append((self.command, self.path))
                 body = json.dumps(answers.script.pop(0)).encode() if answers.script else answers.body
-                # Without a date of its own: that is for a test to say.
+                # Without a date of its own: a test sets it.
                 self.send_response_only(answers.status)
                 for name, value in answers.headers.items():
                     self.send_header(name, value)
@@ -70,7 +70,7 @@ class OneAnswer:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
 
-    def say(self, status: int, value: Any, **headers: str) -> None:
+    def answer_with(self, status: int, value: Any, **headers: str) -> None:
         self.status, self.body = status, value if isinstance(value, bytes) else json.dumps(value).encode()
         self.headers = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
 
@@ -81,7 +81,7 @@ class OneAnswer:
 
 
 class OtherServer(OneAnswer):
-    """Another one, that nobody should ask."""
+    """Another server, which must get no request."""
 
     def __enter__(self) -> Self:
         self.where = self.url.removeprefix("http://")
@@ -168,7 +168,7 @@ def create(provider: Provider) -> Callable[[], object]:
 def test_runpods_answers_to_a_create(
     rest: Provider, answers: OneAnswer, status: int, value: Any, expected: type[Exception]
 ) -> None:
-    answers.say(status, value)
+    answers.answer_with(status, value)
     with pytest.raises(expected) as caught:
         create(rest)()
     assert type(caught.value) is expected
@@ -209,7 +209,7 @@ def test_runpods_answers_to_a_create(
 def test_vasts_answers_to_a_create(
     vast: Provider, answers: OneAnswer, status: int, value: Any, expected: type[Exception]
 ) -> None:
-    answers.say(status, value)
+    answers.answer_with(status, value)
     with pytest.raises(expected) as caught:
         create(vast)()
     assert type(caught.value) is expected
@@ -250,7 +250,7 @@ def test_vasts_answers_to_a_create(
 def test_graphqls_answers_to_a_create(
     sdk: Provider, answers: OneAnswer, status: int, value: Any, expected: type[Exception]
 ) -> None:
-    answers.say(status, value)
+    answers.answer_with(status, value)
     with pytest.raises(expected) as caught:
         create(sdk)()
     assert expected in type(caught.value).__mro__
@@ -261,7 +261,7 @@ def test_graphqls_answers_to_a_create(
     "value", [{}, [], None, {"pods": None}, {"pods": [{}]}, {"pods": [None]}, {"pods": [{"id": ""}]}, b"<html>"]
 )
 def test_a_runpod_listing_of_another_form_is_an_error(rest: Provider, answers: OneAnswer, value: Any) -> None:
-    answers.say(200, value)
+    answers.answer_with(200, value)
     with pytest.raises(ProviderError):
         rest.list()
 
@@ -269,10 +269,10 @@ def test_a_runpod_listing_of_another_form_is_an_error(rest: Provider, answers: O
 @pytest.mark.parametrize(
     ("more", "whole"), [({"total": 0}, True), ({"next": None}, True), ({"total": 3}, False), ({"cursor": "a"}, False)]
 )
-def test_a_runpod_listing_with_unknown_fields_is_whole_only_if_they_cannot_mean_more(
+def test_a_runpod_listing_with_unknown_fields_is_complete_only_if_they_cannot_announce_more(
     rest: Provider, answers: OneAnswer, more: dict[str, Any], *, whole: bool
 ) -> None:
-    answers.say(200, {"pods": [], **more})
+    answers.answer_with(200, {"pods": [], **more})
     if whole:
         assert rest.list() == ()
     else:
@@ -290,54 +290,56 @@ def test_a_runpod_listing_with_unknown_fields_is_whole_only_if_they_cannot_mean_
         {"instances": [None], "total_instances": 1, "next_token": None},
     ],
 )
-def test_a_vast_listing_that_does_not_add_up_is_an_error(vast: Provider, answers: OneAnswer, value: Any) -> None:
-    answers.say(200, value)
+def test_a_vast_listing_whose_total_does_not_match_is_an_error(vast: Provider, answers: OneAnswer, value: Any) -> None:
+    answers.answer_with(200, value)
     with pytest.raises(ProviderError):
         vast.list()
 
 
 @pytest.mark.parametrize("value", [{"myself": None}, {"myself": {"pods": None}}, {}, None, {"myself": {"pods": [{"id": None}]}}])
 def test_a_graphql_listing_of_another_form_is_an_error(sdk: Provider, answers: OneAnswer, value: Any) -> None:
-    answers.say(200, {"data": value})
+    answers.answer_with(200, {"data": value})
     with pytest.raises(ProviderError):
         sdk.list()
 
 
 @pytest.mark.parametrize("price", [b"NaN", b"Infinity", b"1e999", b"1" + 400 * b"0", b"-1", b"true", b'"2.69"', b"null"])
-def test_a_price_that_is_none_is_no_offer(rest: Provider, vast: Provider, answers: OneAnswer, price: bytes) -> None:
+def test_an_invalid_price_is_no_offer(rest: Provider, vast: Provider, answers: OneAnswer, price: bytes) -> None:
     """Nothing is above a budget that is compared with NaN."""
     row = RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60)
     catalog = b'{"gpus": [{"id": "NVIDIA H100 80GB HBM3", "price": {"secure": %s}}]}'
     search = b'{"offers": [{"id": 7, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": %s}]}'
     for provider, body in ((rest, catalog), (vast, search)):
-        answers.say(200, body % b"2.5")
+        answers.answer_with(200, body % b"2.5")
         assert [offer.price_usd_per_hour for offer in provider.offers(row)] == [2.5]
-        answers.say(200, body % price)
+        answers.answer_with(200, body % price)
         with pytest.raises(NoCapacityError):
             provider.offers(row)
 
 
-def test_one_allocation_is_none_only_for_a_clear_no(rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer) -> None:
-    answers.say(404, {"detail": "gone"})
+def test_an_allocation_is_gone_only_by_an_unambiguous_answer(
+    rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer
+) -> None:
+    answers.answer_with(404, {"detail": "gone"})
     assert rest.get("a") is None
     assert vast.get("7") is None
-    answers.say(200, {"instances": None})
+    answers.answer_with(200, {"instances": None})
     assert vast.get("7") is None
     with pytest.raises(ProviderError):
         rest.get("a")
-    answers.say(200, {})
+    answers.answer_with(200, {})
     with pytest.raises(ProviderError):
         vast.get("7")
-    answers.say(200, {"errors": [{"message": "Pod not found"}]})
+    answers.answer_with(200, {"errors": [{"message": "Pod not found"}]})
     assert sdk.get("a") is None
-    answers.say(200, {"errors": [{"message": "Something went wrong"}]})
+    answers.answer_with(200, {"errors": [{"message": "Something went wrong"}]})
     with pytest.raises(ProviderError):
         sdk.get("a")
 
 
-def test_a_page_that_was_not_found_says_nothing_about_an_allocation(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
+def test_a_404_of_another_server_proves_nothing_about_an_allocation(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
     """A wrong address, or a proxy in between, would otherwise prove that everything is gone."""
-    answers.say(404, b"404 page not found")
+    answers.answer_with(404, b"404 page not found")
     for provider in (rest, vast):
         with pytest.raises(ProviderError):
             provider.get("7")
@@ -346,28 +348,28 @@ def test_a_page_that_was_not_found_says_nothing_about_an_allocation(rest: Provid
 
 
 def test_another_allocation_than_was_asked_for_is_an_error(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
-    answers.say(200, {"id": "other", "instances": {"id": 8}})
+    answers.answer_with(200, {"id": "other", "instances": {"id": 8}})
     for provider in (rest, vast):
         with pytest.raises(ProviderError, match="another allocation"):
             provider.get("7")
 
 
 @pytest.mark.parametrize(("status", "value"), [(200, {"success": False}), (200, b""), (409, {}), (500, {}), (403, {}), (200, {})])
-def test_vast_has_ended_only_what_it_says_it_ended(vast: Provider, answers: OneAnswer, status: int, value: Any) -> None:
-    answers.say(status, value)
+def test_vast_has_ended_only_the_instance_its_answer_names(vast: Provider, answers: OneAnswer, status: int, value: Any) -> None:
+    answers.answer_with(status, value)
     with pytest.raises(TerminateError):
         vast.terminate("7")
 
 
 def test_a_redirect_is_not_followed_with_the_key(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
-    answers.say(302, b"", Location="https://elsewhere.example/")
+    answers.answer_with(302, b"", Location="https://elsewhere.example/")
     for provider in (rest, vast):
         with pytest.raises(ProviderError, match="302"):
             provider.list()
 
 
 @pytest.mark.parametrize(
-    ("told", "waits"),
+    ("header", "waits"),
     [
         ("Wed, 21 Oct 2026 07:28:00 GMT", None),
         ("\xb2", None),
@@ -385,10 +387,10 @@ def test_a_redirect_is_not_followed_with_the_key(rest: Provider, vast: Provider,
     ],
 )
 def test_how_long_to_wait_is_an_ascii_number_and_no_longer_than_a_minute(
-    rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer, told: str, waits: float | None
+    rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer, header: str, waits: float | None
 ) -> None:
-    """Whoever says a billion seconds would keep an allocation alive: nothing is ended while it is waited for."""
-    answers.say(429, {}, Retry_After=told)
+    """A provider that answers a billion seconds would keep an allocation running: nothing is ended while it is waited for."""
+    answers.answer_with(429, {}, Retry_After=header)
     for provider in (rest, vast, sdk):
         with pytest.raises(RateLimitedError) as caught:
             provider.list()
@@ -396,10 +398,10 @@ def test_how_long_to_wait_is_an_ascii_number_and_no_longer_than_a_minute(
 
 
 @pytest.mark.parametrize(
-    "told", ["", "x" * 60_000, "Fri, 99 Nov 20\xb26 00:00:00 GMT", "0", "Mon, 01 Jan 0001 00:00:00 -9999", ",,,"]
+    "header", ["", "x" * 60_000, "Fri, 99 Nov 20\xb26 00:00:00 GMT", "0", "Mon, 01 Jan 0001 00:00:00 -9999", ",,,"]
 )
-def test_a_clock_that_nobody_can_read_is_none(rest: Provider, answers: OneAnswer, told: str) -> None:
-    answers.say(200, {"pods": []}, Date=told)
+def test_an_unreadable_server_time_is_none(rest: Provider, answers: OneAnswer, header: str) -> None:
+    answers.answer_with(200, {"pods": []}, Date=header)
     assert rest.account().server_time_s is None
 
 
@@ -410,14 +412,14 @@ def test_an_address_that_changes_in_use_is_noticed(sdk: Provider, monkeypatch: p
         sdk.list()
 
 
-def test_an_id_that_would_end_its_quotes_is_not_sent(sdk: Provider) -> None:
+def test_an_id_with_quotes_is_not_sent(sdk: Provider) -> None:
     with pytest.raises(ProviderError, match="not the id of a pod"):
         sdk.get('a"}) { id } #')
 
 
 def test_no_answer_is_shown_with_the_key_in_it(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
     """A provider may repeat the key in its error."""
-    answers.say(403, {"detail": "key key-of-the-test has no rights", "msg": "key key-of-the-test has no rights"})
+    answers.answer_with(403, {"detail": "key key-of-the-test has no rights", "msg": "key key-of-the-test has no rights"})
     for provider in (rest, vast):
         with pytest.raises(GlasshouseError) as caught:
             provider.list()
@@ -445,24 +447,24 @@ def test_no_answer_is_shown_with_the_key_in_it(rest: Provider, vast: Provider, a
 )
 def test_a_log_is_asked_for_at_vasts_two_places_and_nowhere_else(vast: Provider, answers: OneAnswer, url: Any) -> None:
     """An address in an answer would otherwise make this machine ask whatever its network reaches."""
-    answers.say(200, {"success": True, "result_url": url})
+    answers.answer_with(200, {"success": True, "result_url": url})
     with OtherServer() as other:
-        answers.say(200, {"result_url": url.replace("127.0.0.1:9", other.where) if isinstance(url, str) else url})
+        answers.answer_with(200, {"result_url": url.replace("127.0.0.1:9", other.where) if isinstance(url, str) else url})
         asked = len(answers.asked)
         assert vast.logs("7") == ""
         assert (len(answers.asked) - asked, other.asked) == (1, [])
 
 
-def test_a_log_at_the_apis_own_address_is_read_whichever_way_it_is_told(vast: Provider, answers: OneAnswer) -> None:
+def test_a_log_at_the_apis_own_address_is_read_by_path_or_full_url(vast: Provider, answers: OneAnswer) -> None:
     for url in ("/logs/7?x=1", f"{answers.url}/logs/7?x=1"):
-        answers.say(200, {"result_url": url})
+        answers.answer_with(200, {"result_url": url})
         assert "result_url" in vast.logs("7")
         assert answers.asked[-1] == ("GET", "/logs/7?x=1")
 
 
 def test_a_log_is_the_end_of_what_was_printed_and_no_more(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
     line = b'data: {"line": "' + b"x" * 900 + b'"}\n\n'
-    answers.say(200, line * 200, Content_Type="text/event-stream")
+    answers.answer_with(200, line * 200, Content_Type="text/event-stream")
     assert 0 < len(rest.logs("a")) <= 20_100
     deep = (
         b'data: {"line": '
@@ -470,9 +472,9 @@ def test_a_log_is_the_end_of_what_was_printed_and_no_more(rest: Provider, vast: 
         + b"]" * 5000
         + b'}\n\ndata: nothing\n\ndata: 5\n\ndata: {"line": "last \\u001b[31m"}\n\n'
     )
-    answers.say(200, deep, Content_Type="text/event-stream")
+    answers.answer_with(200, deep, Content_Type="text/event-stream")
     assert rest.logs("a").splitlines()[-1] == "last [31m"
-    answers.say(200, b"[" * 100_000)
+    answers.answer_with(200, b"[" * 100_000)
     assert vast.logs("7") == ""
     assert rest.logs("a") == ""
 
@@ -486,10 +488,10 @@ def test_a_log_is_the_end_of_what_was_printed_and_no_more(rest: Provider, vast: 
         {"message": "Too many requests"},
     ],
 )
-def test_an_error_beside_something_that_was_made_is_not_the_end_of_it(
+def test_an_error_beside_a_created_pod_does_not_mean_that_it_is_gone(
     sdk: Provider, answers: OneAnswer, error: dict[str, Any]
 ) -> None:
-    """GraphQL may answer both. Read as a refusal it would say that nothing exists, and the pod would bill on."""
+    """GraphQL may answer both. Read as a refusal it would mean that nothing exists, and the pod would bill on."""
     both = {"errors": [error], "data": {"podFindAndDeployOnDemand": {"id": "pod1"}}}
     answers.script = [{"data": {"gpuTypes": [{"id": "x"}]}}, both]
     with pytest.raises(AmbiguousCreateError) as caught:
@@ -497,24 +499,24 @@ def test_an_error_beside_something_that_was_made_is_not_the_end_of_it(
     assert caught.value.instance_id == "pod1"
 
 
-def test_a_refusal_beside_a_listing_hides_nothing_that_it_shows(sdk: Provider, answers: OneAnswer) -> None:
+def test_an_error_beside_a_listing_hides_none_of_its_entries(sdk: Provider, answers: OneAnswer) -> None:
     pod = {"id": "pod1", "name": "glasshouse-answers-1-1", "desiredStatus": "RUNNING"}
-    answers.say(200, {"errors": [{"message": "access denied: field runtime"}], "data": {"myself": {"pods": [pod]}}})
+    answers.answer_with(200, {"errors": [{"message": "access denied: field runtime"}], "data": {"myself": {"pods": [pod]}}})
     shown = sdk.list()
     assert ([one.instance_id for one in shown], "access denied" in doubt_in(shown)) == (["pod1"], True)
 
 
-def test_graphql_too_tells_a_pool_from_a_key(sdk: Provider, answers: OneAnswer) -> None:
+def test_graphql_distinguishes_an_unauthorized_pool_from_a_bad_key(sdk: Provider, answers: OneAnswer) -> None:
     answers.script = [{"data": {"gpuTypes": [{"id": "x"}]}}, {"errors": [{"message": "not authorized for this data center"}]}]
     with pytest.raises(NoCapacityError):
         create(sdk)()
 
 
 @pytest.mark.parametrize("kind", ["rest", "sdk", "vast"])
-def test_a_listing_that_tells_no_names_is_not_one_of_nothing(
+def test_a_listing_without_names_is_incomplete_and_not_empty(
     rest: Provider, sdk: Provider, vast: Provider, answers: OneAnswer, kind: str
 ) -> None:
-    answers.say(200, _named_otherwise(kind))
+    answers.answer_with(200, _named_otherwise(kind))
     provider = {"rest": rest, "sdk": sdk, "vast": vast}[kind]
     assert "whose name cannot be read" in doubt_in(provider.list())
 
@@ -527,8 +529,8 @@ def _named_otherwise(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("message", ["API key not found", "User does not exist", "permission to this pod was not found"])
-def test_a_key_that_is_not_found_is_no_pod_that_is_gone(sdk: Provider, answers: OneAnswer, message: str) -> None:
-    answers.say(200, {"errors": [{"message": message}], "data": {"pod": None}})
+def test_an_unknown_key_does_not_mean_that_a_pod_is_gone(sdk: Provider, answers: OneAnswer, message: str) -> None:
+    answers.answer_with(200, {"errors": [{"message": message}], "data": {"pod": None}})
     with pytest.raises((ProviderError, CredentialsError)):
         sdk.get("a")
     with pytest.raises(TerminateError):
@@ -544,7 +546,7 @@ def test_a_success_of_any_shape_is_a_typed_error_or_nothing(
 ) -> None:
     provider: Provider = request.getfixturevalue(kind)
     row = RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60)
-    answers.say(200, value)
+    answers.answer_with(200, value)
     questions: list[Callable[[], object]] = [
         provider.list, provider.account, lambda: provider.get("7"), lambda: provider.offers(row), lambda: provider.terminate("7"),
     ]  # fmt: skip
@@ -555,51 +557,51 @@ def test_a_success_of_any_shape_is_a_typed_error_or_nothing(
         create(provider)()
 
 
-def test_what_a_provider_says_is_looked_through_in_time_for_somebody_to_read_it(rest: Provider, answers: OneAnswer) -> None:
+def test_a_huge_error_text_of_a_provider_is_masked_in_linear_time(rest: Provider, answers: OneAnswer) -> None:
     """Megabytes of it, in the shapes that make a pattern walk back and forth, took minutes."""
     for piece in ("a.", "ssh ", "-----BEGIN A", "bearer ", "1.1.1.", "a-"):
-        answers.say(400, {"detail": piece * (1_000_000 // len(piece))})
+        answers.answer_with(400, {"detail": piece * (1_000_000 // len(piece))})
         with pytest.raises(NoCapacityError) as caught:
             create(rest)()
         assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("named", ["../billing", "a b", 'x"', "a\nb", "a/b", "\uff17", "a" * 65, "."])
-def test_a_runpod_create_that_names_what_is_no_id_may_have_made_something(
+def test_a_runpod_create_that_answers_an_invalid_id_is_ambiguous(
     rest: Provider, sdk: Provider, answers: OneAnswer, named: str
 ) -> None:
-    """It is searched for by its name; its id goes into no address and no ledger."""
-    answers.say(201, {"id": named, "status": "RUNNING"})
+    """It is searched for by its name; its id is put into no URL and no ledger."""
+    answers.answer_with(201, {"id": named, "status": "RUNNING"})
     with pytest.raises(AmbiguousCreateError, match="not the id of a pod") as caught:
         create(rest)()
     assert caught.value.instance_id is None
     assert str(caught.value).isprintable()
-    answers.say(200, {"data": {"gpuTypes": [{}], "podFindAndDeployOnDemand": {"id": named}}})
+    answers.answer_with(200, {"data": {"gpuTypes": [{}], "podFindAndDeployOnDemand": {"id": named}}})
     with pytest.raises(AmbiguousCreateError, match="not the id of a pod"):
         create(sdk)()
 
 
 @pytest.mark.parametrize("status", [200, 400, 404, 500])
 @pytest.mark.parametrize("named", ["../7", "7/..", -7, 7.5, True, [7], {"id": 7}, "\uff17", 2**64])
-def test_a_vast_answer_that_names_what_is_no_id_may_have_made_something(
+def test_a_vast_create_that_answers_an_invalid_id_is_ambiguous(
     vast: Provider, answers: OneAnswer, status: int, named: Any
 ) -> None:
     """Also in a refusal: what it names was made."""
-    answers.say(status, {"success": status == 200, "error": "no_such_ask", "new_contract": named})
+    answers.answer_with(status, {"success": status == 200, "error": "no_such_ask", "new_contract": named})
     with pytest.raises(AmbiguousCreateError) as caught:
         create(vast)()
     assert caught.value.instance_id is None
 
 
 @pytest.mark.parametrize("cost", [b"NaN", b"Infinity", b"-1", b"1" + 400 * b"0", b'"2"', b"true", b"null"])
-def test_a_pod_whose_cost_is_none_is_listed_without_it(rest: Provider, answers: OneAnswer, cost: bytes) -> None:
-    answers.say(200, b'{"pods": [{"id": "a1", "name": "glasshouse-x", "cost": %s}]}' % cost)
+def test_a_pod_without_a_valid_cost_is_listed_without_it(rest: Provider, answers: OneAnswer, cost: bytes) -> None:
+    answers.answer_with(200, b'{"pods": [{"id": "a1", "name": "glasshouse-x", "cost": %s}]}' % cost)
     assert [one.price_usd_per_hour for one in rest.list()] == [None]
 
 
 @pytest.mark.parametrize("ask", [True, -1, 0, 1.5, "7/../8", "7", None, [7]])
-def test_an_offer_of_vasts_that_has_no_number_is_none(vast: Provider, answers: OneAnswer, ask: Any) -> None:
+def test_a_vast_offer_without_a_valid_id_is_left_out(vast: Provider, answers: OneAnswer, ask: Any) -> None:
     """Its number stands in the address of the create request."""
-    answers.say(200, {"offers": [{"id": ask, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": 1.0}]})
+    answers.answer_with(200, {"offers": [{"id": ask, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": 1.0}]})
     with pytest.raises(NoCapacityError):
         vast.offers(RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60))

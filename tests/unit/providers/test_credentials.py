@@ -28,7 +28,7 @@ def test_runpods_key_is_the_environments_then_the_sdks_files(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["", "not toml [", "[default]\n", "default = 3\n", '[other]\napi_key = "a"\n'])
-def test_a_file_without_a_key_says_what_was_expected(tmp_path: Path, text: str) -> None:
+def test_a_file_without_a_key_is_an_error_that_names_what_was_expected(tmp_path: Path, text: str) -> None:
     config = tmp_path / ".runpod" / "config.toml"
     config.parent.mkdir()
     config.write_text(text)
@@ -44,7 +44,7 @@ def test_no_key_is_an_error_that_names_the_variable(tmp_path: Path) -> None:
         runpod_key({"HOME": str(tmp_path)})
 
 
-def test_a_key_that_could_be_a_header_of_its_own_is_refused() -> None:
+def test_a_key_that_could_inject_a_header_is_refused() -> None:
     with pytest.raises(CredentialsError) as caught:
         vast_key({"VAST_API_KEY": "key\r\nX-Evil: 1"})
     assert "Evil" not in str(caught.value)
@@ -75,7 +75,7 @@ def test_only_the_providers_own_address_is_not_simulated() -> None:
     assert open_vastai({**environ, "VAST_URL": "https://mirror.example"}).simulated
 
 
-def test_api_v2_is_spoken_unless_the_sdk_is_asked_for() -> None:
+def test_api_v2_is_used_unless_the_sdk_is_chosen() -> None:
     environ = {"RUNPOD_API_KEY": "key-1"}
     assert isinstance(open_runpod(environ), RunPodRestProvider)
     assert isinstance(open_runpod({**environ, "GLASSHOUSE_RUNPOD_API": "sdk"}), RunPodSdkProvider)
@@ -85,7 +85,7 @@ def test_api_v2_is_spoken_unless_the_sdk_is_asked_for() -> None:
         open_runpod({**environ, "GLASSHOUSE_RUNPOD_CLOUD": "cheap"})
 
 
-def test_without_its_package_the_sdk_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_sdk_package_is_an_error_that_names_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "runpod", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'pytest-glasshouse\[runpod\]'"):
         open_runpod({"RUNPOD_API_KEY": "key-1", "GLASSHOUSE_RUNPOD_API": "sdk"})
@@ -99,5 +99,5 @@ def test_opening_a_provider_imports_neither_the_sdk_nor_urllib3_before_they_are_
         "print(sorted({'runpod', 'urllib3', 'requests'} & set(sys.modules)))"
     )
     environ = {**os.environ, "RUNPOD_API_KEY": "a", "VAST_API_KEY": "b"}
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
-    assert told.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ)
+    assert result.stdout.strip() == "[]"

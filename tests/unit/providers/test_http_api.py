@@ -64,7 +64,7 @@ def test_each_kind_of_read_waits_ten_seconds_for_its_turn_and_an_end_never_waits
         assert clock.slept == [10.0, 10.0]
 
 
-def test_the_real_vast_is_asked_every_ten_seconds_and_a_page_counts() -> None:
+def test_vasts_own_api_is_asked_every_ten_seconds_and_each_page_counts() -> None:
     provider = VastProvider(key=Secret(b"key"), base_url=VAST_URL)
     assert provider.poll_s == 10.0
     clock = Clock()
@@ -93,7 +93,7 @@ def test_the_real_vast_is_asked_every_ten_seconds_and_a_page_counts() -> None:
         ("ssh root@203.0.113.9 -p 41234", "ssh root@<address> -p ***"),
         ("at abc123-22.proxy.runpod.net or ssh4.vast.ai:10022", "at <host> or <host>"),
         ("key ssh-ed25519 AAAAC3Nza run", "key <public key> run"),
-        # What cannot be seen goes first: it would part a secret in two.
+        # Invisible characters are removed first: they would split a secret in two.
         ("a\x1b[31mred\x00", "a[31mred"),
         ("the key top\u200bsecret\x00-1 is bad", "the key *** is bad"),
         ("two\nlines  here", "two lines here"),

@@ -34,20 +34,20 @@ def test_values_of_every_length_around_the_limit_arrive_whole(shell: str) -> Non
     assert max(len(f"{name}={value}") for name, value in encoded_launch.env.items()) <= 256
     assert all(letter not in value for value in (*encoded_launch.env.values(), *encoded_launch.start) for letter in '"\n\\')
     shells = [shutil.which(shell) or shell, *(["sh"] if shell == "busybox" else [])]
-    told = subprocess.run(
+    result = subprocess.run(
         [*shells, *encoded_launch.start[1:]],
         env={"PATH": "/usr/bin:/bin", **encoded_launch.env},
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    seen, arguments = json.loads(told)
+    seen, arguments = json.loads(result)
     assert arguments == ["two words", "'"]
     assert {name: seen.get(name) for name in env} == env
     assert [name for name in seen if name.startswith(("GLASSHOUSE_B64", "gh_"))] == []
 
 
-def test_a_guests_own_launch_fits_what_vast_describes() -> None:
+def test_a_guests_launch_fits_vasts_documented_limits() -> None:
     """Single values had 856 and 5832 characters."""
     env = pod_environment(new_keys(), deadline=2e9, contact_by=2e9, ends="vastai", api="https://console.vast.ai")
     made = Launch(name="glasshouse-x-1-1999999999", image=IMAGE, env=env, start=pod_start(), public_key="ssh-ed25519 " + "A" * 68)
@@ -70,7 +70,7 @@ def test_without_limits_a_plain_value_travels_as_it_is() -> None:
     assert encode_launch(launch({"LONG": "x" * 6000})).env == {"LONG": "x" * 6000}
 
 
-def test_what_is_left_out_of_the_first_process_is_not_code() -> None:
+def test_only_comments_and_docstrings_are_left_out_of_the_first_process() -> None:
     source = (importlib.resources.files("pytest_glasshouse.channel") / "pod_init.py").read_text()
     less = bare(source)
     assert len(less) < 0.8 * len(source)

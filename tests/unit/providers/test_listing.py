@@ -54,19 +54,17 @@ def test_every_form_of_paging_is_followed_to_its_end(server: LoopbackServer, pro
     server.cloud.paging = Paging(form=form, size=max(size, 4) if server.name == "vastai" else size)
     shown = provider.list()
     assert {one.instance_id for one in shown} == set(server.cloud.rented)
-    # Vast.ai's listing has a total; where it has none nobody knows whether it is the whole.
+    # Vast.ai's listing has a total; where it has none the listing may be incomplete.
     assert doubt_in(shown) == ("" if server.name == "runpod" or form == "offset" else "it has no total")
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_a_lie_about_pages_leaves_a_doubt_and_hides_nothing_that_was_shown(
-    server: LoopbackServer, provider: Provider, lie: Any
-) -> None:
+def test_false_paging_makes_a_listing_incomplete_and_hides_no_entry(server: LoopbackServer, provider: Provider, lie: Any) -> None:
     forms: dict[str, Any] = {"elsewhere": "url", "number": "offset", "deep": "offset"}
     server.cloud.paging = Paging(form=forms.get(lie, "cursor"), lie=lie, size=4)
     shown = provider.list()
     assert len(shown) >= (1 if lie == "endless" else 4)
-    # A number or a depth that nobody reads makes that one field unknown, and nothing else.
+    # An unreadable number or nesting makes that one field unknown, and nothing else.
     assert (doubt_in(shown) == "") == (lie in {"number", "deep"})
     if lie in {"repeats", "contradicts", "twice", "number", "deep", "unreadable", "short"}:
         assert {one.instance_id for one in shown} == set(server.cloud.rented)
@@ -100,7 +98,7 @@ def test_a_next_page_elsewhere_is_never_asked_for_with_the_key(server: LoopbackS
         {"_links": {"next": "?x=1", "prev": None}},
     ],
 )
-def test_a_next_page_told_as_an_address_of_the_same_place_is_asked_for(page: dict[str, Any]) -> None:
+def test_a_next_page_given_as_a_url_of_the_same_api_is_read(page: dict[str, Any]) -> None:
     asked: list[dict[str, str]] = []
     shown = _read([{"rows": [_row("a")], **page}, {"rows": [_row("b")], "next": None}], asked=asked)
     assert ([one.instance_id for one in shown], shown.doubt, asked) == (["a", "b"], "", [{}, {"x": "1"}])
@@ -125,7 +123,7 @@ def test_a_next_page_told_as_an_address_of_the_same_place_is_asked_for(page: dic
         {"object": "list", "pagination": {"limit": 50, "offset": 0, "order": "asc"}},
     ],
 )
-def test_a_listing_that_says_that_it_is_whole_is(page: dict[str, Any]) -> None:
+def test_a_listing_that_states_its_end_is_complete(page: dict[str, Any]) -> None:
     shown = _read([{"rows": [_row("a")], **page}])
     assert (len(shown), shown.doubt, shown.complete) == (1, "", True)
 
@@ -161,12 +159,12 @@ def test_a_listing_that_says_that_it_is_whole_is(page: dict[str, Any]) -> None:
         {"totalPages": 2, "hasMore": False},
     ],
 )
-def test_a_listing_that_does_not_say_so_is_doubted(page: dict[str, Any]) -> None:
+def test_a_listing_that_does_not_state_its_end_may_be_incomplete(page: dict[str, Any]) -> None:
     shown = _read([{"rows": [_row("a")], **page}, {"rows": []}])
     assert (len(shown), shown.complete) == (1, False)
 
 
-def test_a_total_that_changes_between_pages_is_doubted() -> None:
+def test_a_total_that_changes_between_pages_makes_a_listing_incomplete() -> None:
     """What was ended on the first page moves the second up by one: an entry between them is shown on neither."""
     pages = [
         {"rows": [_row("a"), _row("b")], "offset": 0, "limit": 2, "total": 4},
@@ -175,7 +173,7 @@ def test_a_total_that_changes_between_pages_is_doubted() -> None:
     assert "total changed" in _read(pages).doubt
 
 
-def test_pages_and_time_have_an_end() -> None:
+def test_pages_and_time_are_limited() -> None:
     endless = _read(lambda number: {"rows": [_row(str(number))], "nextCursor": f"c{number}"})
     assert (len(endless), f"more than {MOST_PAGES} pages" in endless.doubt) == (MOST_PAGES, True)
     ticks = iter(range(0, 10_000, 50))
@@ -183,7 +181,7 @@ def test_pages_and_time_have_an_end() -> None:
     assert (len(slow) <= 4, f"longer than {MOST_S:g} s" in slow.doubt) == (True, True)
 
 
-def test_a_later_page_that_fails_is_a_doubt_that_says_how_long_to_wait() -> None:
+def test_a_later_page_that_fails_makes_a_listing_incomplete_with_its_retry_time() -> None:
     def fails(number: int) -> dict[str, Any]:
         if number:
             raise RateLimitedError("slowly", retry_after_s=9.0)
@@ -194,19 +192,19 @@ def test_a_later_page_that_fails_is_a_doubt_that_says_how_long_to_wait() -> None
     assert (len(shown), shown.doubt) == (1, "page 2 failed: slowly")
 
 
-def test_nothing_at_all_and_a_doubt_is_a_failed_listing() -> None:
+def test_an_empty_incomplete_listing_is_a_failed_listing() -> None:
     with pytest.raises(ProviderError, match="may have more pages"):
         _read([{"rows": [], "cursor": "a"}, {"rows": [], "cursor": "a"}])
 
 
-def test_entries_under_another_name_are_seen_and_not_taken_for_the_whole() -> None:
+def test_entries_under_another_name_make_a_listing_incomplete() -> None:
     for page in ({"items": [_row("a")]}, {"data": [_row("a")]}, [_row("a")]):
         shown = _read([page])
         assert (len(shown), "not in the form" in shown.doubt) == (1, True)
 
 
 @pytest.mark.parametrize("server", ["runpod"], indirect=True)
-def test_a_graphql_listing_that_is_half_an_error_shows_its_half(
+def test_a_graphql_listing_beside_an_error_keeps_its_entries(
     server: LoopbackServer, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLASSHOUSE_RUNPOD_API", "sdk")
@@ -223,11 +221,11 @@ def _row(instance_id: str) -> dict[str, Any]:
 
 def _read(pages: Any, *, asked: list[dict[str, str]] | None = None, **options: Any) -> Listing:
     """What is read of pages that are answered one after the other."""
-    heard: list[dict[str, str]] = [] if asked is None else asked
+    queries: list[dict[str, str]] = [] if asked is None else asked
 
     def ask(query: Mapping[str, str]) -> ApiReply:
-        page = pages(len(heard)) if callable(pages) else pages[len(heard)]
-        heard.append(dict(query))
+        page = pages(len(queries)) if callable(pages) else pages[len(queries)]
+        queries.append(dict(query))
         return ApiReply(provider="unit", status=200, headers={}, body=json.dumps(page).encode())
 
     def read(row: Any) -> Instance:

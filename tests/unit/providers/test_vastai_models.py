@@ -48,12 +48,12 @@ def test_an_instance_may_have_nothing_but_its_id() -> None:
 
 @pytest.mark.parametrize("row", [None, [], {}, {"id": None}, {"id": "7"}, {"id": True}])
 def test_a_row_without_an_id_is_an_error(row: Any) -> None:
-    """Left out, it would be an instance that nobody ends."""
+    """Left out, it would be an instance that is never ended."""
     with pytest.raises(UnusableError):
         instance_from(row, redacted=str)
 
 
-def test_the_port_is_the_machines_own_and_never_the_relays() -> None:
+def test_the_ssh_port_is_the_machines_own_and_never_the_relays() -> None:
     relay = {"ssh_host": "ssh4.vast.ai", "ssh_port": 10022}
     one = read(public_ipaddr=" 203.0.113.9 ", ports={"22/tcp": [{"HostPort": "41234"}]}, **relay)
     assert one.access == SshAccess(host="203.0.113.9", port=41234)
@@ -73,7 +73,7 @@ def test_the_port_is_the_machines_own_and_never_the_relays() -> None:
 @pytest.mark.parametrize(
     "fields", [{"dph_total": None}, {"gpu_name": "RTX 9999"}, {"num_gpus": 2}, {"id": None}, {"dph_total": 0}, {"num_gpus": None}]
 )
-def test_an_offer_that_lacks_something_is_none(fields: dict[str, Any]) -> None:
+def test_an_offer_that_lacks_a_field_is_left_out(fields: dict[str, Any]) -> None:
     whole: dict[str, Any] = {"id": 1, "gpu_name": "RTX A4000", "num_gpus": 1, "dph_total": 0.1}
     assert offer_from(whole) is not None
     assert offer_from({**whole, **fields}) is None

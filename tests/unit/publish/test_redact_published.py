@@ -55,7 +55,7 @@ def test_free_text_is_masked_where_it_stands(tmp_path: Path) -> None:
     assert len(report["rows"]) == 1
 
 
-def test_words_of_a_finding_are_masked_and_the_finding_stays(tmp_path: Path) -> None:
+def test_text_of_a_finding_is_masked_and_the_finding_stays(tmp_path: Path) -> None:
     record = example.measured()
     record["record"]["findings"][0]["seen"] = SAMPLE
 
@@ -65,7 +65,7 @@ def test_words_of_a_finding_are_masked_and_the_finding_stays(tmp_path: Path) -> 
     assert report["rows"][0]["findings"][0]["finding"] == "held"
 
 
-def test_row_whose_observation_holds_it_is_withheld_whole(tmp_path: Path) -> None:
+def test_row_whose_observation_holds_a_forbidden_value_is_withheld_whole(tmp_path: Path) -> None:
     """Findings are computed from what was observed: it can be taken out as a whole or not at all."""
     observation = example.observation()
     observation["rounds"][0]["guest"][0]["bootId"] = SAMPLE
@@ -91,7 +91,7 @@ def test_text_of_the_run_is_masked(tmp_path: Path) -> None:
     assert report["environment"]["release"] == "[withheld: ssh-endpoint]"
 
 
-def test_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:
+def test_report_is_written_to_the_given_path(tmp_path: Path) -> None:
     record = example.lost()
     record["record"]["decision"] = SAMPLE
     run = stopped(tmp_path, example.document(record))
@@ -117,8 +117,8 @@ def test_report_goes_where_it_is_asked_to(tmp_path: Path) -> None:
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_whatever_the_run_itself_says_can_be_taken_out(tmp_path: Path, change: dict[str, Any]) -> None:
-    """A paid run must not be lost to one word of its frame."""
+def test_every_field_of_the_run_can_be_redacted(tmp_path: Path, change: dict[str, Any]) -> None:
+    """A paid run must not be lost to one field that is in no row."""
     with pytest.raises((RedactionError, ReportError)):
         stop({**example.document(), **change}, tmp_path)
 
@@ -129,7 +129,7 @@ def test_whatever_the_run_itself_says_can_be_taken_out(tmp_path: Path, change: d
 
 
 @pytest.mark.parametrize("place", ["name", "rowId", "modelId", "namedGpuModel", "allocationName", "workload", "overridden"])
-def test_row_that_is_called_what_may_not_be_said_loses_its_name(tmp_path: Path, place: str) -> None:
+def test_row_named_by_a_forbidden_value_loses_its_name(tmp_path: Path, place: str) -> None:
     record = example.measured()
     record["record"][place] = [SAMPLE] if place == "overridden" else SAMPLE
     if place == "rowId":
@@ -156,7 +156,7 @@ def _attempts(row_id: str) -> tuple[dict[str, Any], ...]:
     return ({"attempt": 1, **attempt}, {"attempt": 2, **attempt, "kept": [row_id], "begun": [], "finished": []})
 
 
-def test_run_that_check_stopped_is_published_without_what_does_not_follow(tmp_path: Path) -> None:
+def test_run_that_failed_the_check_is_published_without_its_faulty_parts(tmp_path: Path) -> None:
     record = example.measured()
     record["record"]["overheadPct"] += 1.0
     with pytest.raises(ReportError, match="overheadPct"):
@@ -174,7 +174,7 @@ def test_directory_without_a_quarantined_report_is_refused(tmp_path: Path) -> No
         again(tmp_path / "run")
 
 
-def test_key_that_is_itself_forbidden_stands_in_no_reason(tmp_path: Path) -> None:
+def test_key_that_is_a_forbidden_value_is_in_no_reason(tmp_path: Path) -> None:
     """The place of a fault is published with the row it is in: a name in it may be the guest's."""
     secret = "sk-" + "a1B2" * 8
     observation = example.observation()

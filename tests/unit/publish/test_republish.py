@@ -84,7 +84,7 @@ def _pipe(run: Path) -> None:
     ],
     ids=["target", "hits", "run id", "tag", "figures", "link", "linked folder", "pipe", "open to others"],
 )
-def test_directory_that_somebody_changed_is_not_published(stopped: Path, change: Callable[[Path], None]) -> None:
+def test_directory_that_was_changed_is_not_published(stopped: Path, change: Callable[[Path], None]) -> None:
     victim = stopped.parent / "victim.json"
     victim.write_text("precious", "utf-8")
     change(stopped)
@@ -119,7 +119,7 @@ def test_report_of_a_later_run_is_not_written_over(stopped: Path) -> None:
     assert json.loads((stopped.parent / "r.json").read_text("utf-8")) == later
 
 
-def test_key_of_a_run_is_made_again_by_its_account_and_by_nobody_else(tmp_path: Path) -> None:
+def test_key_of_a_run_is_derived_again_only_by_its_account(tmp_path: Path) -> None:
     def public(home: str, run_id: str) -> bytes:
         return run_key({"HOME": str(tmp_path / home)}, run_id).public_key().public_bytes_raw()
 
@@ -130,7 +130,7 @@ def test_key_of_a_run_is_made_again_by_its_account_and_by_nobody_else(tmp_path: 
 
 
 @pytest.mark.parametrize("spoil", ["mode", "directory", "short", "link"])
-def test_secret_that_others_could_know_is_refused(tmp_path: Path, spoil: str) -> None:
+def test_secret_that_others_can_read_is_refused(tmp_path: Path, spoil: str) -> None:
     environ = {"XDG_STATE_HOME": str(tmp_path)}
     run_key(environ, "run")
     secret = tmp_path / "glasshouse" / SECRET
@@ -148,8 +148,8 @@ def test_secret_that_others_could_know_is_refused(tmp_path: Path, spoil: str) ->
     assert str(tmp_path) in str(caught.value)
 
 
-def test_account_without_a_place_for_a_secret_signs_all_the_same(tmp_path: Path) -> None:
-    """Its runs cannot be resumed: they cannot be told from another account's."""
+def test_account_that_cannot_store_a_secret_still_signs(tmp_path: Path) -> None:
+    """Its runs cannot be resumed: they cannot be distinguished from another account's."""
     (tmp_path / "file").write_bytes(b"")
     environ = {"HOME": str(tmp_path / "file")}
     assert run_key(environ, "run").public_key() != run_key(environ, "run").public_key()
@@ -172,7 +172,7 @@ def test_tag_is_of_one_file_one_place_and_one_run() -> None:
 
 
 @pytest.mark.parametrize("name", ["r.json", "r.glasshouse.zip"])
-def test_link_that_somebody_put_beside_the_directory_is_not_followed(stopped: Path, tmp_path: Path, name: str) -> None:
+def test_planted_link_beside_the_directory_is_not_followed(stopped: Path, tmp_path: Path, name: str) -> None:
     """The user did not name its target, and no run's report needs to be there: the target may not exist yet."""
     (tmp_path / "elsewhere").mkdir()
     (stopped.parent / name).symlink_to(tmp_path / "elsewhere" / "victim")
@@ -184,7 +184,7 @@ def test_link_that_somebody_put_beside_the_directory_is_not_followed(stopped: Pa
 
 
 @pytest.mark.parametrize("bomb", [b"[" + b"{}," * 3_000_000 + b"{}]", b'{"runId":' + b"[" * 1_000_000], ids=["wide", "deep"])
-def test_run_directory_that_is_a_bomb_is_refused_before_anything_is_made_of_it(stopped: Path, bomb: bytes) -> None:
+def test_oversized_run_directory_is_refused_before_it_is_parsed(stopped: Path, bomb: bytes) -> None:
     (stopped / "quarantine" / "why.json").write_bytes(bomb)
 
     tracemalloc.start()
@@ -197,7 +197,7 @@ def test_run_directory_that_is_a_bomb_is_refused_before_anything_is_made_of_it(s
 
 
 @pytest.mark.parametrize("line", [b"[" + b"{}," * 2_000_000 + b"{}]", b'{"a": 1}', b'{"a": NaN}', b'{"a": 1, "a": 2}'])
-def test_line_of_somebody_else_is_refused_and_a_torn_one_passed_over(tmp_path: Path, line: bytes) -> None:
+def test_line_with_another_tag_is_refused_and_an_incomplete_one_skipped(tmp_path: Path, line: bytes) -> None:
     lines = TaggedLines(tmp_path / "rows.jsonl", TagKey(example.KEYS.report, "run-1"))
     lines.append({"seen": float("nan")})
     whole = (tmp_path / "rows.jsonl").read_bytes()

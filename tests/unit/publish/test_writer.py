@@ -34,7 +34,7 @@ def leftovers(folder: Path) -> list[str]:
     return [each.name for each in folder.rglob("*") if each.name.startswith(".")]
 
 
-def test_row_is_in_the_journal_when_append_returns(tmp_path: Path) -> None:
+def test_row_is_on_disk_when_append_returns(tmp_path: Path) -> None:
     journal = RowJournal(tmp_path / "run", PROOF)
     records = [example.measured(), example.lost()]
 
@@ -52,7 +52,7 @@ def test_journal_is_for_its_owner_only(tmp_path: Path) -> None:
     assert (mode(journal.path), mode(journal.path.parent)) == (0o600, 0o700)
 
 
-def test_torn_line_is_a_row_that_did_not_finish_and_spoils_no_other(tmp_path: Path) -> None:
+def test_incomplete_line_is_an_unfinished_row_and_spoils_no_other(tmp_path: Path) -> None:
     """A process killed while writing leaves half a line; the next one must not be glued to it."""
     journal = RowJournal(tmp_path / "run", PROOF)
     journal.append(example.measured())
@@ -78,14 +78,14 @@ def test_journal_that_was_never_written_has_no_rows(tmp_path: Path) -> None:
     assert RowJournal(tmp_path / "run", PROOF).read() == []
 
 
-def test_record_that_no_report_can_hold_is_kept_all_the_same(tmp_path: Path) -> None:
+def test_record_that_fits_no_report_is_still_journalled(tmp_path: Path) -> None:
     """It was paid for, and is withheld where the report is written."""
     journal = RowJournal(tmp_path / "run", PROOF)
     record: Any = {"list": "rows", "record": {"rowId": "a", "overheadPct": math.inf}}
     journal.append(record)
 
-    kept: Any = RowJournal(tmp_path / "run", PROOF).read()
-    assert [each["record"]["overheadPct"] for each in kept] == [math.inf]
+    records: Any = RowJournal(tmp_path / "run", PROOF).read()
+    assert [each["record"]["overheadPct"] for each in records] == [math.inf]
 
 
 def test_report_and_bundle_are_put_in_place(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_bundle_lies_beside_its_report(name: str, expected: str) -> None:
     assert bundle_path(Path("reports") / name) == Path("reports") / expected
 
 
-def test_path_that_can_be_written_is_left_alone(tmp_path: Path) -> None:
+def test_writable_path_is_not_changed_by_the_check(tmp_path: Path) -> None:
     path = check_writable(tmp_path / "reports" / "run.json")
 
     assert list(path.parent.iterdir()) == []

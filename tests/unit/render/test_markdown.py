@@ -56,10 +56,10 @@ def test_no_word_of_the_page_praises_protection() -> None:
     assert not PRAISE.search(markdown(DOCUMENT))
 
 
-@pytest.mark.parametrize("word", Verdict)
+@pytest.mark.parametrize("each_verdict", Verdict)
 @pytest.mark.parametrize("overhead", [-3.0, 0.0, 3.0])
-def test_no_interpretation_praises_protection(word: Verdict, overhead: float) -> None:
-    judged = Judgement(verdict=word, reason="a reason", more_rounds=3)
+def test_no_interpretation_praises_protection(each_verdict: Verdict, overhead: float) -> None:
+    judged = Judgement(verdict=each_verdict, reason="a reason", more_rounds=3)
 
     for interval in (None, Interval(low=overhead - 1, high=overhead + 1)):
         text = interpretation(judged, overhead_pct=overhead, ci95=interval, order="raw-first")
@@ -68,7 +68,7 @@ def test_no_interpretation_praises_protection(word: Verdict, overhead: float) ->
         assert "about 3 more rounds may decide" in text
 
 
-def test_dry_run_is_called_one_above_the_table() -> None:
+def test_dry_run_is_named_above_the_table() -> None:
     assert "**5 of 5 rows are a dry run" in markdown(DOCUMENT)
 
 
@@ -107,7 +107,7 @@ def test_outstanding_release_is_printed() -> None:
     assert "**Outstanding releases: 1.**" in markdown(example.document(outstanding_releases=(release,)))
 
 
-def test_text_of_a_stranger_stays_in_its_cell() -> None:
+def test_markup_in_a_text_is_escaped_in_its_cell() -> None:
     record = example.lost()
     record["record"]["reason"] = "a | b\n| c <script> `x` [y](z)"
 
@@ -132,7 +132,7 @@ def test_figure_without_interval_is_a_single_sample() -> None:
     assert figure_with_interval(-1.5, (-2.0, -1.0)) == "-1.50 % (95 % interval -2.00 to -1.00)"
 
 
-def test_implausible_negative_says_so_itself() -> None:
+def test_implausible_negative_names_itself() -> None:
     null = Null(kind="split halves", log_ratios=(0.0,) * 5, pct=0.0, ci90=Interval(low=-0.1, high=0.1))
     judged = verdict([0.05, 0.051, 0.05, 0.049, 0.05], margin_pct=1.0, nulls=[null])
 

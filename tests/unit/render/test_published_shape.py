@@ -28,7 +28,7 @@ def test_excerpt_is_checked_like_what_was_published(document: Any) -> None:
     assert hits(json.loads(excerpt(document))) == []
 
 
-def test_excerpt_has_the_published_names_and_no_figure_alone() -> None:
+def test_excerpt_has_the_published_names_and_a_verdict_beside_each_figure() -> None:
     published = json.loads(excerpt(example.document()))
     row = published["validResults"][0]
 

@@ -1,4 +1,4 @@
-"""A run that could have been: rows, tokens and findings with real signatures, made anew and without a guest.
+"""An example run: rows, tokens and findings with real signatures, made without a guest.
 
 The journal, tokens and keys are real. The functions a report is derived with are small ones of this module's own
 (`EXAMPLE`), so that these tests test the report and not the invariants or about what the tokens
@@ -160,12 +160,12 @@ def judge(observed: Any) -> tuple[Finding, ...]:
 EXAMPLE = Derivation(results=results, judge=judge, binding=lambda _: iter(()), typed_observations=False)
 
 
-def finding(invariant: str, word: Any = "held") -> Finding:
+def finding(invariant: str, state: Any = "held") -> Finding:
     """One finding."""
     return Finding(
         invariant=invariant,
-        finding=word,
-        reason=f"the example says {word}",
+        finding=state,
+        reason=f"the example says {state}",
         evidence=digest(invariant),
         expected="what must hold",
         seen="what was seen",
@@ -328,7 +328,7 @@ def assembled(records: tuple[Record, ...], **given: Any) -> Any:
 
 
 def sealed_again(body: dict[str, Any]) -> Any:
-    """The document sealed anew by the report key, its rows as they are."""
+    """The document sealed again by the report key, its rows as they are."""
     return sealed(body, key=KEYS.report)
 
 

@@ -83,7 +83,7 @@ def test_no_later_attempt_takes_the_place_of_one_that_was_judged(records: tuple[
     assert (record["publishable"], NEEDED_MORE in record["unpublishableBecause"]) == (False, True)
 
 
-def test_one_attempt_is_told_as_it_always_was() -> None:
+def test_single_attempt_leaves_the_record_unchanged() -> None:
     record = example.publishable()
     assert tried(record) is record
     assert (attempts_line(record["record"]), list(attempt_faults(record["record"]))) == ("", [])
@@ -149,7 +149,7 @@ def test_attempts_that_do_not_follow_are_named(name: str) -> None:
 @pytest.mark.parametrize(("place", "counted", "known", "faulty"), [
     ("embedded", 2, 1, True), ("embedded", 2, 2, False), ("embedded", 1, 2, False), ("embedded", 3, 2, True), ("outside", 9, 1, False),
 ])  # fmt: skip
-def test_server_that_counted_more_attempts_than_are_told_gives_them_away(
+def test_attempts_counted_by_the_server_and_missing_in_the_report_are_a_fault(
     place: str, counted: int, known: int, faulty: bool
 ) -> None:
     """A server of the run's own process serves nothing else; one outside counts other runs too."""
@@ -161,7 +161,7 @@ def test_server_that_counted_more_attempts_than_are_told_gives_them_away(
 
 
 @pytest.mark.parametrize("result", [None, 7, "no token", "a.b.c"])
-def test_result_that_is_none_counts_nothing(result: object) -> None:
+def test_invalid_attestation_result_has_no_attempt_count(result: object) -> None:
     seen = example.observation()
     seen["rounds"][0]["protected"]["result"] = result
     assert attempts.server_attempt(seen) is None
@@ -182,7 +182,7 @@ def test_row_that_is_withheld_keeps_its_attempts() -> None:
     assert check_bytes(report_bytes(again), derivation=example.EXAMPLE).faults == ()
 
 
-def test_null_row_tried_twice_tells_both_differences() -> None:
+def test_null_row_tried_twice_shows_both_differences() -> None:
     record = tried(example.null_row(), example.null_row())["record"]
     assert [round(each["differencePct"], 3) for each in record["attempts"]] == [round(record["differencePct"], 3)] * 2
     assert "publishable" not in record
@@ -198,42 +198,42 @@ def test_title_names_the_other_parameters() -> None:
     assert row_title(row) == "mine[batch=1, lr=0.1]"
 
 
-def test_standing_of_attempts_that_were_never_judged_is_the_last() -> None:
+def test_last_attempt_stands_where_none_was_judged() -> None:
     assert standing_place([lost_attempt_entry(), lost_attempt_entry()]) == 1
 
 
-# -- what a run of pytest hears of attempts
+# -- what a run of pytest is notified of
 
 
-def told(name: str, record: Any = None) -> Any:
+def attempt_record(name: str, record: Any = None) -> Any:
     return {"attempt": name, "at": AT, "record": record}
 
 
-def test_attempt_is_counted_once_however_often_it_is_told() -> None:
+def test_attempt_reported_repeatedly_is_counted_once() -> None:
     record: Any = {"list": "rows"}
     found = RowAttempts()
     found.start()
-    assert (found.begin(told("a")), found.begin(told("a"))) == (True, False)
-    assert (found.update(told("a", record)), found.update(told("a", record))) == (True, False)
-    assert (found.finish(told("a")), found.finish(told("a"))) == (True, False)
+    assert (found.begin(attempt_record("a")), found.begin(attempt_record("a"))) == (True, False)
+    assert (found.update(attempt_record("a", record)), found.update(attempt_record("a", record))) == (True, False)
+    assert (found.finish(attempt_record("a")), found.finish(attempt_record("a"))) == (True, False)
     assert found.all() == [(AT, record)]
 
 
-def test_start_that_nobody_told_more_of_is_an_attempt() -> None:
+def test_start_without_a_later_report_is_an_attempt() -> None:
     """A worker that died at once; the next one's attempt is another."""
     found = RowAttempts()
     found.start()
     found.start()
-    found.begin(told("b"))
+    found.begin(attempt_record("b"))
     assert found.all() == [("", None), (AT, None)]
 
 
-def test_attempt_that_is_told_of_before_its_start_is_one() -> None:
-    """A worker's word and its test's start come by different ways."""
+def test_attempt_reported_before_its_start_is_one_attempt() -> None:
+    """A worker's message and its test's start arrive on different paths."""
     found = RowAttempts()
-    found.begin(told("a"))
+    found.begin(attempt_record("a"))
     found.start()
     assert len(found.all()) == 1
-    found.begin(told("retried in the same test"))
+    found.begin(attempt_record("retried in the same test"))
     found.start()
     assert len(found.all()) == 2

@@ -28,7 +28,7 @@ def test_bundle_depends_on_nothing_but_the_report() -> None:
     assert bundle_bytes(DOCUMENT) == bundle_bytes(json.loads(report_bytes(DOCUMENT)))
 
 
-def test_bundle_holds_what_somebody_may_want_to_verify_alone() -> None:
+def test_bundle_holds_the_files_that_can_be_verified_on_their_own() -> None:
     (row,) = DOCUMENT["rows"]
     below = {name.removeprefix(f"rows/{row['rowId']}/round-1/") for name in members(DOCUMENT)}
 
@@ -43,7 +43,7 @@ def test_journal_in_the_bundle_is_the_one_that_was_signed() -> None:
     assert lines == row["observation"]["rounds"][0]["protected"]["journal"]
 
 
-def test_row_of_which_nothing_was_seen_has_no_files() -> None:
+def test_row_without_an_observation_has_no_files() -> None:
     document = example.document(example.lost())
 
     assert not [name for name in members(document) if name.startswith("rows/")]
@@ -68,7 +68,7 @@ def test_bundle_reads_back() -> None:
 
 
 @pytest.mark.parametrize("data", [b"PK nonsense", archive(("other", b"")), bundle_bytes(DOCUMENT)[:-40]])
-def test_what_is_no_bundle_is_refused(data: bytes) -> None:
+def test_file_that_is_no_bundle_is_refused(data: bytes) -> None:
     with pytest.raises(ReportError, match="the bundle"):
         bundle_members(data)
 

@@ -23,7 +23,7 @@ RELEASE = {
 }
 
 
-def test_summary_counts_every_row_as_what_it_was() -> None:
+def test_summary_counts_every_row_by_its_outcome() -> None:
     counts = example.document()["summary"]
 
     assert (counts["selected"], counts["measured"], counts["excluded"], counts["lost"]) == (3, 1, 1, 1)
@@ -57,7 +57,7 @@ def test_cleanup_that_is_not_proven_makes_its_rows_unpublishable(status: str) ->
     assert check_bytes(report_bytes(document), derivation=example.EXAMPLE).faults == ()
 
 
-def test_allocation_of_which_nothing_was_reported_is_unproven() -> None:
+def test_allocation_without_a_cleanup_report_is_unproven() -> None:
     document = example.document(example.publishable(), cleanup=())
 
     assert document["cleanup"]["status"] == "unproven"
@@ -70,7 +70,7 @@ def test_outstanding_release_is_in_the_report() -> None:
     assert document["summary"]["outstandingReleases"][0]["sub"] == "run-1/row/0a"
 
 
-def test_what_no_finding_showed_is_listed_among_the_claims() -> None:
+def test_unseen_invariants_are_listed_among_the_claims() -> None:
     assert example.document()["claims"]["notShown"] == ["memory scanned clean: the example says unseen"]
 
 

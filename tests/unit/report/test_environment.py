@@ -34,7 +34,7 @@ def test_package_that_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPat
     assert list(host_environment()["packages"]) == ["pytest"]
 
 
-def test_maker_names_itself() -> None:
+def test_environment_names_the_product_and_its_version() -> None:
     assert generated_by()["name"] == "pytest-glasshouse"
 
 

@@ -85,11 +85,11 @@ def many(piece: bytes, count: int, *, around: tuple[bytes, bytes]) -> Iterator[b
     yield around[1]
 
 
-def bomb(megabytes: int, *, says: int) -> bytes:
+def bomb(megabytes: int, *, stated: int) -> bytes:
     """An archive whose one member is a thousand times as long as it is. One deflated block is used again and again."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     block = packer.compress(b" " * (1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
-    return zip_of(block * megabytes + packer.flush(), 0, says)
+    return zip_of(block * megabytes + packer.flush(), 0, stated)
 
 
 def rows_bomb() -> bytes:
@@ -120,7 +120,7 @@ def _zip_with(members: int) -> bytes:
 
 
 def _zip64() -> bytes:
-    """A member that says in its 64-bit field that it has 2^62 bytes."""
+    """A member whose 64-bit field states 2^62 bytes."""
     packed, crc, _ = deflated(iter([b"{}"]))
     data = bytearray(zip_of(packed, crc, 0xFFFFFFFF))
     at = data.index(b"PK\1\2")
@@ -165,9 +165,9 @@ CONTENTS: dict[str, Callable[[], bytes]] = {
     "NUL bytes": lambda: b"\0" * 1_000_000,
     "too large": lambda: b" " * ((48 << 20) + 1),
     "zip: rows without fields": rows_bomb,
-    "zip: bomb": lambda: bomb(4_000, says=4_000 << 20),
-    "zip: bomb that says it is small": lambda: bomb(1_000, says=100),
-    "zip: bomb that says it is as large as may be": lambda: bomb(1_000, says=100_000_000),
+    "zip: bomb": lambda: bomb(4_000, stated=4_000 << 20),
+    "zip: bomb that says it is small": lambda: bomb(1_000, stated=100),
+    "zip: bomb that says it is as large as may be": lambda: bomb(1_000, stated=100_000_000),
     "zip: says it is larger": lambda: zip_of(*deflated(iter([b"{}"]))[:2], 100_000_000),
     "zip: encrypted": lambda: zip_of(*deflated(iter([GOOD])), flags=1),
     "zip: another compression": lambda: zip_of(*deflated(iter([GOOD])), method=12),
@@ -296,7 +296,7 @@ GROUPS = [list(CONTENTS)[start::6] for start in range(6)]
 
 
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
-def test_hostile_content_is_one_line_in_bounded_memory_for_every_command(folder: Path, names: list[str]) -> None:
+def test_hostile_content_is_an_error_of_one_line_in_bounded_memory_for_every_command(folder: Path, names: list[str]) -> None:
     commands, allowed = [], []
     for number, name in enumerate(names):
         path = folder / f"{GROUPS.index(names)}-{number}.json"
@@ -311,7 +311,7 @@ def test_hostile_content_is_one_line_in_bounded_memory_for_every_command(folder:
     judge(commands, allowed, outcomes(folder, commands))
 
 
-def test_what_is_no_regular_file_is_waited_for_by_no_command(folder: Path) -> None:
+def test_no_command_blocks_on_a_file_that_is_not_regular(folder: Path) -> None:
     (folder / "special").mkdir()
     table = {**REPORT_COMMANDS, **OTHER_COMMANDS}
     commands, allowed = [], []
@@ -338,7 +338,7 @@ def test_history_leaves_out_what_it_cannot_read_and_names_it(folder: Path) -> No
     made = folder / "history"
     made.mkdir()
     special(made)
-    (made / "bomb.glasshouse.zip").write_bytes(bomb(1_000, says=100))
+    (made / "bomb.glasshouse.zip").write_bytes(bomb(1_000, stated=100))
     (made / "deep.json").write_bytes(b"[" * 1_000_000)
     (made / "bare.json").write_bytes(b'{"rows": []}')
 

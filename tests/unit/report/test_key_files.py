@@ -48,7 +48,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize("content", SHAPES.values(), ids=SHAPES)
-def test_what_is_no_key_is_one_line_wherever_a_key_is_read(tmp_path: Path, content: bytes) -> None:
+def test_invalid_key_is_an_error_of_one_line_wherever_a_key_is_read(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "key"
     path.write_bytes(content)
 

@@ -1,4 +1,4 @@
-"""A key file that is none must not read as no keys: what a reader meant to trust would be dropped without a word."""
+"""An invalid key file must not read as no keys: the keys a reader trusts would be ignored in silence."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_keys_and_witnesses_are_read(tmp_path: Path) -> None:
         (b"\xff\xfe", "cannot be read as a key file"),
     ],
 )
-def test_what_is_no_key_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_key_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "keys").write_bytes(content)
     with pytest.raises(ConfigurationError, match=message):
         Trust.read([tmp_path / "keys"])

@@ -1,4 +1,4 @@
-"""Segment length, wash-out, pairs and rounds: what a row gets where nobody says otherwise."""
+"""Segment length, wash-out, pairs and rounds: a row's defaults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _row(**fields: Any) -> RowSpec:
 @pytest.mark.parametrize("target_s", [0.1, 0.5, 1, 2, 10, 60, 180, 900, 3600, 28800])
 @pytest.mark.parametrize("workload", ["mlp", "lora"])
 def test_pairs_share_the_target(workload: str, target_s: float) -> None:
-    """A row trains as long as it says, however it is cut."""
+    """A row trains as long as its target, however it is cut."""
     model = "some/model" if workload == "lora" else None
     design = interleaving(_row(workload=workload, target_s=target_s, model=model))
     assert design.segment_s is not None
@@ -59,7 +59,7 @@ def test_preset_leaves_sequential_rows_alone() -> None:
 
 
 def test_row_that_becomes_interleaved_gets_the_rounds_of_standard() -> None:
-    """One round has no interval: nobody asks for interleaving to get that."""
+    """One round has no interval, which is what interleaving is for."""
     changed = Overrides(order="interleaved").apply(_row(order="raw-first"))
     assert (changed.rounds, changed.preset) == (PRESET_ROUNDS["standard"], None)
     assert Overrides(order="interleaved").apply(_row(rounds=4)).rounds == 4

@@ -31,7 +31,7 @@ def test_fixed_order_keeps_the_named_one() -> None:
     assert set(leg_orders("protected-first", rounds=6, seed=1, fixed=True)) == {PROTECTED_FIRST}
 
 
-def test_order_that_is_none_is_refused() -> None:
+def test_unknown_order_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="'random': expected raw-first or protected-first or interleaved"):
         leg_orders("random", rounds=1, seed=1, fixed=False)
 

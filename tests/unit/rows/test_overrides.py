@@ -37,13 +37,13 @@ def test_model_is_changed_in_lora_rows_only() -> None:
     assert Overrides(model="some/model").apply(a_row()).model is None
 
 
-def test_override_that_cannot_be_is_refused() -> None:
+def test_invalid_override_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="row 'mine': field rounds"):
         Overrides(rounds=0).apply(a_row())
 
 
 def test_row_that_an_order_makes_equal_to_a_declared_one_is_left_out() -> None:
-    """Nobody should pay twice for one measurement."""
+    """One measurement should not be paid for twice."""
     rows = (a_row("first"), a_row("second", order="protected-first"))
     assert left_out(rows, Overrides(order="protected-first")) == ["first"]
 

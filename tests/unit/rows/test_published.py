@@ -56,7 +56,7 @@ def test_functional_rows_are_in_the_grid_without_an_overhead(table: dict[str, An
     assert seen == expected
 
 
-def test_row_published_without_an_order_runs_raw_first_and_says_so() -> None:
+def test_row_published_without_an_order_runs_raw_first_with_a_note() -> None:
     unordered = [row for row in PUBLISHED_ROWS if row.published and row.published.order is None]
     assert {row.order for row in unordered} == {"raw-first"}
     assert len(unordered) == 4
@@ -81,5 +81,5 @@ def test_smoke_is_one_row_of_each_workload_for_any_gpu_and_the_short_published_o
 
 
 @pytest.mark.parametrize("row", MLP_ROWS + LORA_ROWS, ids=lambda row: str(row.name))
-def test_row_survives_the_way_to_another_process(row: RowSpec) -> None:
+def test_row_is_equal_after_json(row: RowSpec) -> None:
     assert RowSpec.from_json(json.loads(json.dumps(row.to_json()))) == row

@@ -109,14 +109,14 @@ def test_lora_row_without_a_model_is_refused() -> None:
 LORA: dict[str, Any] = {**GOOD, "workload": "lora", "model": "some/model"}
 
 
-def test_a_lora_row_that_says_nothing_of_its_adapter_keeps_the_id_it_always_had() -> None:
+def test_a_lora_row_with_the_default_adapter_keeps_its_old_id() -> None:
     """Ids were published."""
     row = RowSpec(**LORA)
     assert row.row_id == RowSpec(**LORA, rank=4, targets=("v_proj", "q_proj")).row_id == "mine-7b89ec794034"
     assert (row.rank, row.targets, row.adapter) == (4, ("q_proj", "v_proj"), {})
 
 
-def test_the_order_and_the_kind_of_a_list_of_layers_make_no_other_row() -> None:
+def test_the_order_and_type_of_a_list_of_layers_do_not_change_the_row_id() -> None:
     first, second = RowSpec(**LORA, targets=("c_proj", "c_attn")), RowSpec(**LORA, targets=cast("Any", ["c_attn", "c_proj"]))
     assert (first, first.row_id, hash(first)) == (second, second.row_id, hash(second))
     assert RowSpec.from_json(json.loads(json.dumps(first.to_json()))) == first
@@ -133,7 +133,7 @@ def test_the_order_and_the_kind_of_a_list_of_layers_make_no_other_row() -> None:
     ],
     ids=repr,
 )  # fmt: skip
-def test_an_adapter_that_cannot_be_is_refused(field: str, value: Any) -> None:
+def test_an_invalid_adapter_is_refused(field: str, value: Any) -> None:
     with pytest.raises(ConfigurationError, match=f"row 'mine': field {field}: expected"):
         RowSpec(**LORA, **{field: value})
 
@@ -145,11 +145,11 @@ def test_an_mlp_row_has_no_adapter() -> None:
             RowSpec(**GOOD, **{field: value})
 
 
-def test_row_id_changes_with_everything_a_row_means() -> None:
+def test_row_id_changes_with_every_measured_property() -> None:
     """Two rows with one id would overwrite each other in a report."""
     base = RowSpec(**GOOD, published=None)
-    told_about_it = {"published", "smoke"}
-    assert set(CHANGES) | told_about_it == {field.name for field in dataclasses.fields(RowSpec)}
+    unmeasured = {"published", "smoke"}
+    assert set(CHANGES) | unmeasured == {field.name for field in dataclasses.fields(RowSpec)}
     ids = {_changed(field).row_id for field in CHANGES}
     assert RowSpec(**{**GOOD, "order": "interleaved"}).row_id not in {_changed(field).row_id for field in INTERLEAVED}
     assert len(ids) == len(CHANGES)
@@ -167,18 +167,18 @@ def _changed(field: str) -> RowSpec:
     return RowSpec(**{**content, "name": content["name"]})
 
 
-def test_row_id_ignores_what_is_only_told_about_a_row() -> None:
+def test_row_id_ignores_properties_that_change_no_measurement() -> None:
     given = RowSpec(**GOOD, smoke=True, published=Published(source="a paper", overhead_pct=1.0))
     assert given.row_id == RowSpec(**GOOD).row_id
 
 
-def test_row_without_other_parameters_keeps_the_id_it_always_had() -> None:
-    """Histories of years hang on it."""
+def test_row_without_other_parameters_keeps_its_old_id() -> None:
+    """`glasshouse history` joins old and new reports by it."""
     row = RowSpec(name="mine", workload="mlp", gpu="h100", order="raw-first", target_s=2.0, warmup_s=0.5)
     assert row.row_id == "mine-a698de9bc596"
 
 
-def test_parameters_that_cannot_be_told_apart_are_refused() -> None:
+def test_ambiguous_parameters_are_refused() -> None:
     content = {**GOOD, "parameters": (("batch", "1"), ("rate", "2"))}
     assert RowSpec.from_json(json.loads(json.dumps(RowSpec(**content).to_json()))) == RowSpec(**content)
     for given in (
@@ -198,7 +198,7 @@ def test_marks_name_gpu_workload_and_kind() -> None:
     assert RowSpec(**{**GOOD, "target_s": 900}, smoke=True).marks == ("h100", "mlp", "smoke", "sustained")
 
 
-def test_row_only_calls_the_objects_it_is_given() -> None:
+def test_run_passes_the_row_and_its_legs_to_the_allocation() -> None:
     class Stage:
         def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> tuple[str, Any, Any]:
             return (row.name, protected, raw)

@@ -29,7 +29,7 @@ def test_nothing_is_estimated_before_there_is_a_rate() -> None:
     assert etas((0, event("raw", 1, 0.0)), (9, event("raw", 1, 9.0)), (10, event("raw", 1, 10.0, 0.1))) == [None, None, None]
 
 
-def test_what_comes_before_the_training_does_not_count_in_its_rate() -> None:
+def test_time_before_the_training_does_not_count_in_its_rate() -> None:
     """A row of two legs of 40 s, 10 of them before the training: the time left counts down, and does not leap."""
     legs = [
         moment
@@ -45,24 +45,24 @@ def test_what_comes_before_the_training_does_not_count_in_its_rate() -> None:
 def test_rounds_to_come_take_as_long_as_those_before() -> None:
     """Also between rounds, where no leg runs, and in legs that have not begun to train."""
     over = {**event("", 1, 0.0, rounds=3), "phase": "interval"}
-    told = etas(
+    lines = etas(
         (0, event("raw", 1, 0.0, rounds=3)), (10, event("protected", 1, 0.0, rounds=3)), (20, over),
         (20, event("raw", 2, 0.0, rounds=3)), (25, event("raw", 2, 5.0, rounds=3)),
         (40, {**over, "round": 2}), (41, event("raw", 3, 0.0, rounds=3)), (55, event("protected", 3, 5.0, 0.5, rounds=3)),
     )  # fmt: skip
-    assert told == [None, None, 40, 40, 35, 20, 20, 6]
+    assert lines == [None, None, 40, 40, 35, 20, 20, 6]
 
 
 def test_turns_are_estimated_as_one_leg() -> None:
-    """Legs that take turns are loaded one after the other, and that says nothing of how long they train."""
-    told = etas(
+    """Legs that take turns are loaded one after the other, and that shows nothing about how long they train."""
+    lines = etas(
         (0, event("raw", 1, 0.0, rounds=2)), (3, event("protected", 1, 0.0, rounds=2)), (8, event("both", 1, 5.0, 0.1, rounds=2)),
         (18, event("both", 1, 15.0, 0.6, rounds=2)), (26, event("raw", 1, 1.0, rounds=2)),
     )  # fmt: skip
-    assert told == [None, None, None, 8 + 26, 26]
+    assert lines == [None, None, None, 8 + 26, 26]
 
 
-def test_another_row_begins_anew() -> None:
+def test_estimate_starts_anew_with_another_row() -> None:
     estimates = Etas()
     estimates.see(event("raw", 1, 10.0, 0.5), at=10)
     estimates.see(event("raw", 1, 20.0, 1.0), at=20)
@@ -97,6 +97,6 @@ def test_line_shows_the_width_and_never_where_the_interval_lies() -> None:
     assert "%" not in line.replace("100%", "")
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(3.4, "3 s"), (75, "1 min 15 s"), (7265, "2 h 01 min")])
-def test_durations_are_words(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (75, "1 min 15 s"), (7265, "2 h 01 min")])
+def test_durations_are_shown_in_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -20,15 +20,15 @@ from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
 from pytest_glasshouse.web.routes import Routes
 from pytest_glasshouse.wire.secret import Secret
 
-Says = Callable[..., str]
+Serve = Callable[..., str]
 #: Short, so that a test does not wait; a busy machine only makes an answer later still.
 LIMITS = AnswerLimits(quiet_s=20.0, whole_s=1.0, most_bytes=100_000)
 PATIENT = AnswerLimits(most_bytes=100_000)
 
 
-@pytest.fixture(name="says")
-def something_that_says() -> Iterator[Says]:
-    """A listener whose every answer is these pieces, one after the other, `pause_s` apart, until nobody listens."""
+@pytest.fixture(name="serve")
+def scripted_server() -> Iterator[Serve]:
+    """A listener whose every answer is these pieces, one after the other, `pause_s` apart, until the client closes."""
     listeners: list[socket.socket] = []
     over = threading.Event()
 
@@ -85,17 +85,17 @@ CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     ],
     ids=["status", "header", "body", "length", "chunks", "trailers", "continues"],
 )
-def test_one_byte_now_and_then_ends_at_the_deadline_of_the_whole(says: Says, first: bytes, then: bytes) -> None:
+def test_a_slow_answer_ends_at_the_deadline_of_the_whole_exchange(serve: Serve, first: bytes, then: bytes) -> None:
     """Each of them comes long before a moment without a byte would be over."""
-    url = says(itertools.chain([first], itertools.repeat(then)), pause_s=0.05)
+    url = serve(itertools.chain([first], itertools.repeat(then)), pause_s=0.05)
     with pytest.raises(NoAnswerError, match=r"longer than 1 s") as caught:
         _get(url, LIMITS)
     assert caught.value.sent
 
 
-def test_silence_ends_too(says: Says) -> None:
+def test_a_silent_server_ends_at_the_deadline_too(serve: Serve) -> None:
     with pytest.raises(NoAnswerError, match="ReadTimeoutError"):
-        _get(says(b"", hold=True), AnswerLimits(quiet_s=0.2))
+        _get(serve(b"", hold=True), AnswerLimits(quiet_s=0.2))
 
 
 @pytest.mark.parametrize(
@@ -112,21 +112,21 @@ def test_silence_ends_too(says: Says) -> None:
     ],
     ids=["body", "headers", "chunks", "chunk-of-minus-one", "chunk-of-minus-five", "trailers", "chunk-size", "continues"],
 )
-def test_an_answer_without_end_ends_at_its_most_bytes(says: Says, endless: Iterable[bytes]) -> None:
+def test_an_endless_answer_ends_at_its_size_limit(serve: Serve, endless: Iterable[bytes]) -> None:
     with pytest.raises(NoAnswerError, match=r"larger than it may be|below zero|broke before an answer") as caught:
-        _get(says(endless))
+        _get(serve(endless))
     assert caught.value.sent
 
 
 @pytest.mark.parametrize("encoding", [b"gzip", b"deflate", b"br", b"zstd", b"gzip, gzip, gzip"])
-def test_a_compressed_body_is_none_that_was_asked_for(says: Says, encoding: bytes) -> None:
+def test_a_compressed_body_is_refused(serve: Serve, encoding: bytes) -> None:
     """Ten megabytes of it can be ten gigabytes of text."""
     with pytest.raises(NoAnswerError, match="compressed"):
-        _get(says(HEAD + b"Content-Encoding: " + encoding + b"\r\nContent-Length: 4\r\n\r\nabcd"))
+        _get(serve(HEAD + b"Content-Encoding: " + encoding + b"\r\nContent-Length: 4\r\n\r\nabcd"))
 
 
 @pytest.mark.parametrize(
-    "said",
+    "raw_answer",
     [
         b"",
         b"\x00\xff\r\n\r\n",
@@ -140,30 +140,30 @@ def test_a_compressed_body_is_none_that_was_asked_for(says: Says, encoding: byte
         HEAD + b"A: b\r\n" * 200 + b"\r\n",
     ],
 )
-def test_bytes_that_are_no_answer_are_one_error(says: Says, said: bytes) -> None:
+def test_bytes_that_are_no_answer_are_one_error(serve: Serve, raw_answer: bytes) -> None:
     with pytest.raises(NoAnswerError, match="broke before an answer") as caught:
-        _get(says(said))
+        _get(serve(raw_answer))
     assert caught.value.sent
 
 
-def test_a_status_of_any_kind_is_an_answer_and_no_redirect_is_followed(says: Says) -> None:
+def test_a_status_of_any_kind_is_an_answer_and_no_redirect_is_followed(serve: Serve) -> None:
     for status in (101, 199, 204, 299, 301, 302, 303, 304, 307, 308, 404, 599, 999):
-        answer = _get(says(f"HTTP/1.1 {status} x\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n".encode()))
+        answer = _get(serve(f"HTTP/1.1 {status} x\r\nLocation: http://127.0.0.1:9/\r\nContent-Length: 0\r\n\r\n".encode()))
         assert (answer.status, answer.body) == (status, b"")
 
 
-def test_a_stream_of_events_ends_as_far_as_it_came(says: Says) -> None:
+def test_a_stream_of_events_keeps_what_arrived(serve: Serve) -> None:
     limits = AnswerLimits(quiet_s=20.0, whole_s=0.5, most_bytes=50_000, as_far_as_it_came=True)
     stream = HEAD + b"Content-Type: text/event-stream\r\n\r\n"
-    slow = _get(says(itertools.chain([stream], itertools.repeat(b"data: x\n\n")), pause_s=0.05), limits)
+    slow = _get(serve(itertools.chain([stream], itertools.repeat(b"data: x\n\n")), pause_s=0.05), limits)
     assert slow.body.startswith(b"data: x\n\n")
-    fast = _get(says(itertools.chain([stream], itertools.repeat(b"data: x\n\n" * 1000))), limits)
+    fast = _get(serve(itertools.chain([stream], itertools.repeat(b"data: x\n\n" * 1000))), limits)
     assert 0 < len(fast.body) <= 50_000
     with pytest.raises(NoAnswerError):
-        _get(says(itertools.chain([HEAD + b"\r\n"], itertools.repeat(b"x")), pause_s=0.05), limits)
+        _get(serve(itertools.chain([HEAD + b"\r\n"], itertools.repeat(b"x")), pause_s=0.05), limits)
 
 
-def test_nobody_there_was_asked_nothing() -> None:
+def test_a_refused_connection_means_that_nothing_was_sent() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     with pytest.raises(NoAnswerError) as caught:
@@ -171,15 +171,15 @@ def test_nobody_there_was_asked_nothing() -> None:
     assert not caught.value.sent
 
 
-def test_no_traceback_of_a_failed_exchange_shows_key_or_body(says: Says) -> None:
+def test_no_traceback_of_a_failed_exchange_shows_key_or_body(serve: Serve) -> None:
     with pytest.raises(NoAnswerError) as caught:
-        exchange("POST", says(b""), routes=Routes(None), key=Secret(b"the-key-itself"), body=Secret(b"the-body-itself"))
-    told = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
-    assert "itself" not in told.replace('Secret(b"the-key-itself")', "").replace('Secret(b"the-body-itself")', "")
+        exchange("POST", serve(b""), routes=Routes(None), key=Secret(b"the-key-itself"), body=Secret(b"the-body-itself"))
+    text = "".join(traceback.TracebackException.from_exception(caught.value, capture_locals=True).format())
+    assert "itself" not in text.replace('Secret(b"the-key-itself")', "").replace('Secret(b"the-body-itself")', "")
 
 
-def test_no_connection_and_no_thread_is_left_behind(says: Says) -> None:
-    url = says(HEAD + b"Content-Length: 2\r\n\r\nhi")
+def test_no_connection_and_no_thread_is_left_open(serve: Serve) -> None:
+    url = serve(HEAD + b"Content-Length: 2\r\n\r\nhi")
     _get(url)
     before = threading.active_count()
     for _ in range(5):
@@ -190,27 +190,27 @@ def test_no_connection_and_no_thread_is_left_behind(says: Says) -> None:
     assert threading.active_count() <= before
 
 
-def test_the_attestation_servers_answers_have_the_same_limits(says: Says) -> None:
-    drip = says(itertools.chain([HEAD], itertools.repeat(b"x")), pause_s=0.05)
+def test_the_attestation_servers_answers_have_the_same_limits(serve: Serve) -> None:
+    drip = serve(itertools.chain([HEAD], itertools.repeat(b"x")), pause_s=0.05)
     with pytest.raises(InfrastructureError, match="longer than 3 s"):
         AttestationClient(drip, timeout_s=1.0).ask("/v1/challenge", {})
-    flood = says(itertools.chain([HEAD + b"\r\n"], itertools.repeat(b"x" * 65536)))
+    flood = serve(itertools.chain([HEAD + b"\r\n"], itertools.repeat(b"x" * 65536)))
     with pytest.raises(InfrastructureError, match="larger"):
         AttestationClient(flood).ask("/v1/challenge", {})
     with pytest.raises(ProtocolError):
-        AttestationClient(says(HEAD + b"\r\n" + b'{"a":' * 50_000)).ask("/v1/challenge", {})
+        AttestationClient(serve(HEAD + b"\r\n" + b'{"a":' * 50_000)).ask("/v1/challenge", {})
 
 
 @pytest.mark.parametrize(
     "body",
     [b'{"a":' * 200_000, b"[" * 100_000 + b"]" * 100_000, b'{"a":1,"a":2}', b"NaN", b"1e999", b"9" * 5000, b'"\\ud800"', b"\xff"],
 )
-def test_json_that_two_parsers_read_differently_is_none(body: bytes) -> None:
+def test_ambiguous_json_is_refused(body: bytes) -> None:
     with pytest.raises(IntegrityError):
         Answer(status=200, headers={}, body=body).value()
 
 
-def test_one_part_that_nobody_can_read_does_not_hide_the_rest() -> None:
+def test_one_unreadable_part_does_not_hide_the_others() -> None:
     deep = b'{"id": 3, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     parts = [
         b'{"id": 1, "cost": NaN}',
@@ -230,20 +230,20 @@ def test_one_part_that_nobody_can_read_does_not_hide_the_rest() -> None:
     assert [row["n"] for row in rows[3:5] if isinstance(row, dict)] == ["\ufffd", "\ufffd"]
 
 
-def test_more_values_than_anybody_has_allocations_are_not_parsed() -> None:
+def test_json_with_too_many_values_is_not_parsed() -> None:
     body = b"[" + b"[]," * 500_001 + b"[]]"
     for tolerant in (True, False):
         with pytest.raises(IntegrityError, match="values"):
             Answer(status=200, headers={}, body=body).value(tolerant=tolerant)
 
 
-def test_a_pods_own_key_follows_no_redirect(says: Says) -> None:
-    """The watchdog ends its pod at the provider; whoever answers in its place does not get the key."""
+def test_a_pods_own_key_follows_no_redirect(serve: Serve) -> None:
+    """The watchdog ends its pod at the provider; a server it redirects to does not get the key."""
     other: list[str] = []
     with socket.create_server(("127.0.0.1", 0)) as elsewhere:
         port = elsewhere.getsockname()[1]
         for status in (301, 302, 303, 307, 308):
-            url = says(f"HTTP/1.1 {status} x\r\nLocation: http://127.0.0.1:{port}/\r\nContent-Length: 0\r\n\r\n".encode())
+            url = serve(f"HTTP/1.1 {status} x\r\nLocation: http://127.0.0.1:{port}/\r\nContent-Length: 0\r\n\r\n".encode())
             assert pod.call("POST", url, "the-pods-key", {"action": "stop"}) == f"POST: {status}"
         elsewhere.setblocking(False)
         with contextlib.suppress(BlockingIOError):

@@ -1,4 +1,4 @@
-"""The way to a server is the environment's: proxies, the hosts without one, and whose certificates are believed."""
+"""Proxies and certificate authorities come from the environment: which proxy, for which hosts, and which authorities are trusted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def proxy() -> Iterator[Proxy]:
 
 @pytest.fixture(name="secure")
 def server_with_a_certificate_of_its_own(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """Its address, and the file that vouches for it."""
+    """Its address, and the certificate file of its authority."""
     chain, private = certificate(tmp_path)
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -71,8 +71,8 @@ def server_with_a_certificate_of_its_own(tmp_path: Path) -> Iterator[tuple[str, 
 
 def _shown(error: BaseException) -> str:
     """What a traceback with local variables shows of the package: the frames of this file hold the secret themselves."""
-    told = traceback.TracebackException.from_exception(error, capture_locals=True)
-    return str(error) + "".join(f"{each.line}{each.locals}" for each in told.stack if each.filename != __file__)
+    captured = traceback.TracebackException.from_exception(error, capture_locals=True)
+    return str(error) + "".join(f"{each.line}{each.locals}" for each in captured.stack if each.filename != __file__)
 
 
 def _get(url: str, **environ: str) -> bytes:
@@ -80,7 +80,7 @@ def _get(url: str, **environ: str) -> bytes:
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_a_private_authority_is_believed_where_the_environment_names_it(secure: tuple[str, Path], name: str) -> None:
+def test_a_private_certificate_authority_is_trusted_where_the_environment_names_it(secure: tuple[str, Path], name: str) -> None:
     url, chain = secure
     assert _get(url, **{name: str(chain)}) == b'{"pods": []'
     with pytest.raises(NoAnswerError, match="certificate is not valid here") as caught:
@@ -88,19 +88,19 @@ def test_a_private_authority_is_believed_where_the_environment_names_it(secure: 
     assert not caught.value.sent
 
 
-def test_a_folder_of_authorities_is_one_too(secure: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_folder_of_certificate_authorities_is_trusted_too(secure: tuple[str, Path], tmp_path: Path) -> None:
     url, chain = secure
     folder = tmp_path / "authorities"
     folder.mkdir()
-    told = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", str(chain)], capture_output=True, text=True, check=True)
-    (folder / f"{told.stdout.strip()}.0").write_bytes(chain.read_bytes())
+    result = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", str(chain)], capture_output=True, text=True, check=True)
+    (folder / f"{result.stdout.strip()}.0").write_bytes(chain.read_bytes())
     for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_DIR"):
         assert _get(url, **{name: str(folder)}) == b'{"pods": []'
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_a_bundle_that_is_none_is_the_users_to_mend(tmp_path: Path, name: str, content: bytes | None) -> None:
+def test_an_invalid_ca_bundle_is_a_configuration_error(tmp_path: Path, name: str, content: bytes | None) -> None:
     path = tmp_path / "bundle.pem"
     if content is not None:
         path.write_bytes(content)
@@ -108,7 +108,7 @@ def test_a_bundle_that_is_none_is_the_users_to_mend(tmp_path: Path, name: str, c
         _get("https://127.0.0.1:9/", **{name: str(path)})
 
 
-def test_a_bundle_that_is_replaced_is_read_again(secure: tuple[str, Path], tmp_path: Path) -> None:
+def test_a_ca_bundle_that_is_replaced_is_read_again(secure: tuple[str, Path], tmp_path: Path) -> None:
     url, chain = secure
     (tmp_path / "other").mkdir()
     bundle = tmp_path / "bundle.pem"
@@ -120,8 +120,8 @@ def test_a_bundle_that_is_replaced_is_read_again(secure: tuple[str, Path], tmp_p
     assert _get(url, SSL_CERT_FILE=str(bundle)) == b'{"pods": []'
 
 
-def test_an_authority_that_is_named_is_the_only_one(secure: tuple[str, Path], tmp_path: Path) -> None:
-    """Whoever gives the attestation server's certificate does not mean everybody that the environment trusts."""
+def test_a_named_certificate_authority_is_the_only_one_trusted(secure: tuple[str, Path], tmp_path: Path) -> None:
+    """Where the attestation server's certificate is given, the environment's authorities are not trusted for it."""
     url, chain = secure
     (tmp_path / "other").mkdir()
     other, _ = certificate(tmp_path / "other")
@@ -142,11 +142,11 @@ def test_https_goes_through_a_tunnel_of_the_proxy(secure: tuple[str, Path], prox
 def test_credentials_of_a_proxy_go_to_it_and_nowhere_else(secure: tuple[str, Path]) -> None:
     url, chain = secure
     with Proxy(f"me:{PASSWORD}") as proxy:
-        right, wrong = (proxy.url.replace("//", f"//me:{word}@") for word in (QUOTED, WRONG))
+        right, wrong = (proxy.url.replace("//", f"//me:{password}@") for password in (QUOTED, WRONG))
         assert _get(url, SSL_CERT_FILE=str(chain), HTTPS_PROXY=right) == b'{"pods": []'
-        for told in (wrong, proxy.url):
+        for url_ in (wrong, proxy.url):
             with pytest.raises(NoAnswerError, match="refuses its credentials") as caught:
-                _get(url, SSL_CERT_FILE=str(chain), HTTPS_PROXY=told)
+                _get(url, SSL_CERT_FILE=str(chain), HTTPS_PROXY=url_)
             assert not caught.value.sent
             assert WRONG not in _shown(caught.value)
 
@@ -178,7 +178,7 @@ def test_no_proxy_names_the_hosts_without_one(host: str, listed: str, direct: bo
         assert (found is None) == direct
 
 
-def test_as_requests_does_small_letters_go_first_and_a_scheme_before_all() -> None:
+def test_lower_case_proxy_variables_come_first_and_a_schemes_before_all_proxy() -> None:
     def where(url: str, **environ: str) -> str | None:
         found = Routes(environ).proxy(url)
         return None if found is None else found.url
@@ -193,7 +193,7 @@ def test_as_requests_does_small_letters_go_first_and_a_scheme_before_all() -> No
 
 
 @pytest.mark.parametrize(
-    "told",
+    "value",
     [
         "http://",
         "ftp://proxy:1",
@@ -203,13 +203,13 @@ def test_as_requests_does_small_letters_go_first_and_a_scheme_before_all() -> No
         f"//me:{QUOTED}@x/y",
     ],
 )
-def test_what_is_no_proxy_is_the_users_to_mend_and_not_repeated(told: str) -> None:
+def test_an_invalid_proxy_is_a_configuration_error_that_does_not_repeat_it(value: str) -> None:
     with pytest.raises(ConfigurationError, match=r"HTTPS_PROXY: expected.*Nothing was asked") as caught:
-        Routes({"HTTPS_PROXY": told}).proxy("https://h/")
+        Routes({"HTTPS_PROXY": value}).proxy("https://h/")
     assert QUOTED not in _shown(caught.value)
 
 
-def test_a_socks_proxy_says_what_it_needs() -> None:
+def test_a_socks_proxy_is_an_error_that_names_the_missing_package() -> None:
     if importlib.util.find_spec("socks") is None:
         with pytest.raises(ConfigurationError, match="PySocks"):
             Routes({"ALL_PROXY": "socks5h://127.0.0.1:9"}).proxy("https://h/")
@@ -218,7 +218,7 @@ def test_a_socks_proxy_says_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("kind", ["rest", "sdk", "vastai"])
-def test_every_client_of_a_provider_takes_the_same_way(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_provider_client_uses_the_same_proxy(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind a company's proxy the one would rent and the other not be able to end it."""
     make: Any = vastai if kind == "vastai" else runpod
     with Proxy(f"me:{PASSWORD}") as proxy, make(pods="none") as server:
@@ -247,8 +247,8 @@ def _open(kind: str, server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, **
     return (open_vastai if kind == "vastai" else open_runpod)({**own, **environ})
 
 
-def test_the_way_to_a_server_of_this_process_is_nobody_elses(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keys are released there: a proxy of the environment has no business with it. One that runs elsewhere is reached as told."""
+def test_requests_to_the_embedded_server_ignore_proxies(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys are released there: no proxy may be in between. An outside server is reached through the environment's proxy."""
     monkeypatch.setenv("HTTP_PROXY", proxy.url)
     monkeypatch.setenv("ALL_PROXY", proxy.url)
     for environ in (None, {"HTTP_PROXY": proxy.url}):
@@ -257,7 +257,7 @@ def test_the_way_to_a_server_of_this_process_is_nobody_elses(proxy: Proxy, monke
         assert len(proxy.asked) == (0 if environ is None else 1)
 
 
-def test_the_reaper_goes_the_way_its_run_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reaper_uses_the_proxy_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It outlives the run and has nothing but its environment; without the proxy it would end nothing."""
     from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
     from pytest_glasshouse.broker.reaper import Reaper

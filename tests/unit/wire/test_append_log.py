@@ -19,7 +19,7 @@ def test_lines_are_appended_to_a_file_of_the_user_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_half_a_line_is_ended_before_the_next_one(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_ended_before_the_next_one(tmp_path: Path) -> None:
     """What a kill tore would swallow the line after it otherwise."""
     path = tmp_path / "lines.jsonl"
     path.write_bytes(b"one\ntw")
@@ -28,7 +28,7 @@ def test_half_a_line_is_ended_before_the_next_one(tmp_path: Path) -> None:
 
 
 def test_a_link_is_refused(tmp_path: Path) -> None:
-    """It would have what is written here land where somebody else wants it."""
+    """A link would redirect what is written to a place of another's choice."""
     (tmp_path / "lines.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(OSError, match="symbolic link"):
         append_line(tmp_path / "lines.jsonl", b"one")

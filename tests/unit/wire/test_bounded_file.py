@@ -1,4 +1,4 @@
-"""A file that somebody else put there is read whole, in bounds, or not at all, and never waited for."""
+"""An untrusted file is read whole, within limits, or not at all, and never blocks."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path, kind
         read_regular(path, limit=5)
 
 
-def test_what_was_seen_is_said(tmp_path: Path) -> None:
+def test_an_error_names_what_was_found(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="expected a regular file, saw a directory"):
         read_regular(tmp_path, limit=5)
     with pytest.raises(IntegrityError, match="NUL"):
         read_regular(Path("a\0b"), limit=5)
 
 
-def test_file_of_the_kernel_that_says_it_is_empty_is_read_as_far_as_allowed() -> None:
-    """Files of /proc have size 0 and any length; whoever names one gets it, within the limit."""
+def test_kernel_file_of_size_zero_is_read_up_to_the_limit() -> None:
+    """Files of /proc have size 0 and any length; one that is named is read, within the limit."""
     assert read_regular(Path("/proc/self/status"), limit=100_000).startswith(b"Name:")
     with pytest.raises(IntegrityError, match="too-large"):
         read_regular(Path("/proc/self/status"), limit=10)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"\xef\xbb\xbfa = 1", "byte order mark"),
         ("a = 1".encode("utf-16"), "not UTF-8"),
@@ -61,11 +61,11 @@ def test_file_of_the_kernel_that_says_it_is_empty_is_read_as_far_as_allowed() ->
         (b'a = "\x1b[2J', "not TOML"),
     ],
 )
-def test_toml_that_cannot_be_read_is_one_printable_line(tmp_path: Path, content: bytes, says: str) -> None:
+def test_invalid_toml_is_an_error_of_one_printable_line(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "a.toml"
     path.write_bytes(content)
 
-    with pytest.raises(IntegrityError, match=says) as caught:
+    with pytest.raises(IntegrityError, match=message) as caught:
         read_toml(path)
     assert caught.value.detail.isprintable()
 

@@ -1,4 +1,4 @@
-"""An archive is what it says of itself, or it is refused before anything large is made of it."""
+"""An archive matches its own directory, or it is refused before anything large is built."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def refused(data: bytes, *, limit: int = LIMIT, members: int = 10) -> str:
 
 
 def changed(data: bytes, *, entry_at: int, form: str, value: int) -> bytes:
-    """The archive with one field of its directory's first entry said otherwise."""
+    """The archive with one field of its directory's first entry changed."""
     edited = bytearray(data)
     struct.pack_into(form, edited, data.index(b"PK\1\2") + entry_at, value)
     return bytes(edited)
@@ -49,10 +49,10 @@ def test_sum_of_all_members_is_bounded() -> None:
     assert "has more than 1 members" in refused(archive(("a", b""), ("b", b"")), members=1)
 
 
-@pytest.mark.parametrize("says", [10, 70_000])
-def test_member_is_decompressed_no_further_than_it_says(says: int) -> None:
+@pytest.mark.parametrize("stated", [10, 70_000])
+def test_member_is_decompressed_no_further_than_its_stated_size(stated: int) -> None:
     """zipfile itself decompresses everything there is and cuts it afterwards."""
-    bomb = changed(archive(("a", b"\0" * (200 << 20))), entry_at=24, form="<I", value=says)
+    bomb = changed(archive(("a", b"\0" * (200 << 20))), entry_at=24, form="<I", value=stated)
     tracemalloc.start()
     try:
         refused(bomb)
@@ -75,7 +75,7 @@ ODD = {
 
 
 @pytest.mark.parametrize(("at", "form", "value"), ODD.values(), ids=ODD)
-def test_directory_that_says_otherwise_is_refused(at: int, form: str, value: int) -> None:
+def test_central_directory_that_contradicts_the_members_is_refused(at: int, form: str, value: int) -> None:
     refused(changed(archive(("a", b"12345" * 100), ("b", b"")), entry_at=at, form=form, value=value))
 
 
@@ -111,7 +111,7 @@ def test_members_that_share_their_bytes_are_refused() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"PK", b"PK\5\6" + b"\0" * 18, b"\0" * 1000, zlib.compress(b"a"), archive(("a", b"1"))[:-1]]
 )
-def test_what_is_no_archive_is_refused_or_empty(data: bytes) -> None:
+def test_file_that_is_no_archive_is_refused_or_empty(data: bytes) -> None:
     if data.startswith(b"PK\5"):
         assert read_zip(data, limit=LIMIT, members=10) == {}
     else:

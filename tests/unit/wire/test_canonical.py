@@ -62,7 +62,7 @@ def test_a_message_over_the_limit_is_not_parsed() -> None:
     assert refused(b"[1,2]", limit=4) == "too-large"
 
 
-def test_what_is_unambiguous_is_read() -> None:
+def test_unambiguous_bytes_are_read() -> None:
     assert c.parse_strict('{"a":[1,"é",null,true,-9007199254740991]}') == {"a": [1, "é", None, True, -9007199254740991]}
     assert c.parse_strict(b"[" * 30 + b"]" * 30, limit=60) != []
 
@@ -72,7 +72,7 @@ def test_floats_are_read_only_where_asked_for() -> None:
     assert refused("[NaN]", floats=True) == "malformed"
 
 
-def test_an_object_is_asked_for_by_name() -> None:
+def test_parse_object_accepts_objects_only() -> None:
     assert c.parse_object(b"{}") == {}
     with pytest.raises(IntegrityError):
         c.parse_object(b"[]")
@@ -113,13 +113,13 @@ def test_a_sha256_is_spelled_one_way() -> None:
     ],
     ids=["lists", "objects", "integers", "keys", "escaped texts", "depth"],
 )
-def test_more_values_than_a_parser_should_hold_are_refused_before_it_holds_them(data: bytes) -> None:
+def test_too_many_values_are_refused_before_they_are_built(data: bytes) -> None:
     """Three bytes of text are a hundred of memory."""
     assert refused(data, limit=len(data)) == "too-large"
 
 
 @pytest.mark.parametrize("text", [",[{" * c.VALUE_LIMIT, '\\"' * c.VALUE_LIMIT + "," * c.VALUE_LIMIT], ids=["marks", "escapes"])
-def test_what_stands_inside_a_text_is_no_value(text: str) -> None:
+def test_brackets_and_commas_inside_a_text_are_no_values(text: str) -> None:
     """A journal is a report's text, full of commas."""
     data = b'{"a":"' + text.encode() + b'"}'
 
@@ -131,19 +131,19 @@ def test_what_stands_inside_a_text_is_no_value(text: str) -> None:
     ['"' + '\\"' * 200_000, '["' + "\\" * 300_001, '"' * 400_001, '"a' * 200_001],
     ids=["escapes", "backslashes", "quotes", "letters"],
 )
-def test_texts_that_do_not_end_take_no_time_by_their_square(text: str) -> None:
+def test_unterminated_texts_take_linear_time(text: str) -> None:
     data = text.encode() + b"," * (c.VALUE_LIMIT + 1)
 
     assert refused(data, limit=len(data)) in {"malformed", "too-large"}
 
 
-def test_refusals_say_what_was_seen() -> None:
-    for data, says in (
+def test_refusals_name_what_was_found() -> None:
+    for data, message in (
         (b"\xef\xbb\xbf{}", "begins with a byte order mark"),
         (b"[" * 4000 + b"]" * 4000, "nested deeper than 32"),
         (b"[" + b"9" * 40 + b"]", "an integer beyond 2^53"),
     ):
-        with pytest.raises(IntegrityError, match=re.escape(says)):
+        with pytest.raises(IntegrityError, match=re.escape(message)):
             c.parse_strict(data)
 
 

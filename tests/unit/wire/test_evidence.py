@@ -47,7 +47,7 @@ def test_head_and_exit_have_exactly_the_claims_of_their_shapes() -> None:
     assert leaving["head"] == sha256_hex(b"h")
 
 
-def test_a_leg_without_a_journal_leaves_with_no_head() -> None:
+def test_a_leg_without_a_journal_exits_without_a_head() -> None:
     leaving = ev.exit_claims(nonce="n", head_token="", process_gone=True, exit_status=0, workspace_entries=0, gpu={}, scan={})
     assert leaving["head"] == ""
 
@@ -95,7 +95,7 @@ def verified(token: str) -> dict[str, object]:
     )
 
 
-def test_a_result_for_this_session_is_taken() -> None:
+def test_a_result_for_this_session_is_accepted() -> None:
     assert verified(a_result())["attempt"] == 1
 
 
@@ -114,13 +114,13 @@ def test_a_result_for_this_session_is_taken() -> None:
     ],
     ids=str,
 )
-def test_a_result_about_anything_else_is_not_taken(changes: dict[str, object]) -> None:
+def test_a_result_for_another_session_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(IntegrityError) as caught:
         verified(a_result(**changes))
     assert caught.value.reason == "result-binding"
 
 
-def test_a_result_with_a_claim_more_is_not_taken() -> None:
+def test_a_result_with_an_extra_claim_is_refused() -> None:
     with pytest.raises(IntegrityError) as caught:
         verified(a_result(extra=1))
     assert caught.value.reason == "claims-set"

@@ -135,14 +135,14 @@ def test_derived_keys_are_wiped_whatever_happens(threads: int) -> None:
 @pytest.mark.parametrize("threads", [2, 3, 8, 64])
 @pytest.mark.parametrize("rotation", [0, 2, floe.ROTATION])
 @pytest.mark.parametrize("size", [0, INNER, 7 * INNER + 3])
-def test_threads_open_what_one_opens(size: int, rotation: int, threads: int) -> None:
+def test_several_threads_open_what_one_thread_opens(size: int, rotation: int, threads: int) -> None:
     """Each thread derives the keys of its own segments, also where a share begins inside a rotation group."""
     out = bytearray(size)
     floe.decrypt_into(KEY, AAD, message(size, rotation=rotation), out, rotation=rotation, threads=threads)
     assert bytes(out) == data(size)
 
 
-def test_threads_notice_what_one_notices() -> None:
+def test_several_threads_refuse_what_one_thread_refuses() -> None:
     sealed = message(8 * INNER + 5)
     for number in range(9):
         flipped = bytearray(sealed)
@@ -152,7 +152,7 @@ def test_threads_notice_what_one_notices() -> None:
         assert (caught.value.reason, caught.value.detail) == ("pkg-integrity", f"segment {number}")
 
 
-def test_nobody_writes_after_an_interrupted_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_thread_writes_after_an_interrupted_opening(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller wipes next: a thread still at work would write plaintext after that."""
     before = threading.active_count()
     genuine = floe._open_segment
@@ -184,12 +184,12 @@ def test_a_thread_that_dies_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     assert caught.value.reason == "pkg-integrity"
 
 
-def test_scratch_too_small_for_its_threads_is_a_mistake_of_the_caller() -> None:
+def test_a_scratch_buffer_too_small_for_its_threads_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="scratch"):
         floe.decrypt_into(KEY, AAD, message(9 * INNER), bytearray(9 * INNER), scratch=memoryview(bytearray(112)), threads=2)
 
 
-def test_no_frame_that_held_a_cipher_travels_with_the_error() -> None:
+def test_error_has_no_context_that_held_a_cipher() -> None:
     sealed = message(100)
     with pytest.raises(IntegrityError) as caught:
         floe.decrypt(KEY, AAD, sealed[:-1] + bytes([sealed[-1] ^ 1]))
@@ -197,7 +197,7 @@ def test_no_frame_that_held_a_cipher_travels_with_the_error() -> None:
 
 
 @pytest.mark.parametrize("segment", [0, floe.SEGMENT_OVERHEAD, 1 << 32])
-def test_a_segment_that_cannot_be_is_a_mistake_of_the_caller(segment: int) -> None:
+def test_an_invalid_segment_size_is_a_value_error(segment: int) -> None:
     with pytest.raises(ValueError, match="segment"):
         floe.encrypt(KEY, AAD, b"", segment=segment)
 

@@ -65,7 +65,7 @@ ANSWERS = [*ours(), *published()]
 
 
 def by_hand(key: bytes, aad: bytes, plain: bytes, *, segment: int, rotation: int) -> bytes:
-    """The format once more, as its description says it and nothing else; randomness is SHAKE-128 of a counter."""
+    """The format once more, as its specification describes it and nothing else; randomness is SHAKE-128 of a counter."""
     drawn = iter(range(1, 1 << 20))
 
     def random(size: int) -> bytes:
@@ -118,7 +118,7 @@ def test_known_answer_under_another_key_or_context_is_refused(answer: Answer) ->
 
 
 @pytest.mark.parametrize("answer", ours(), ids=lambda answer: answer.name)
-def test_our_answers_are_what_the_description_gives(answer: Answer) -> None:
+def test_our_answers_match_the_specification(answer: Answer) -> None:
     segment = floe.segment_length(answer.message)
     assert by_hand(answer.key, answer.aad, answer.plain, segment=segment, rotation=answer.rotation) == answer.message
 

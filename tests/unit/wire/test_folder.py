@@ -1,4 +1,4 @@
-"""A directory that works, whatever the environment says."""
+"""A directory that works, whatever the environment names."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ MAKE = "from pytest_glasshouse.wire.folder import new_folder; import os; print(a
 
 def made(temporary: bytes | str, *, before: str = "") -> Path:
     """What a process with this TMPDIR makes; removed again."""
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", before + MAKE], env={**os.environb, b"TMPDIR": os.fsencode(temporary)},
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    path = Path(os.fsdecode(eval(told.stdout)))  # noqa: S307  (our own process's bytes)
+    path = Path(os.fsdecode(eval(result.stdout)))  # noqa: S307  (our own process's bytes)
     path.rmdir()
     return path
 
 
 @pytest.mark.parametrize("name", ["plain", "with space", "100%h", "naïve-☃", "'\"$(x)"])
-def test_the_temporary_directory_is_used_where_it_will_do(name: str, tmp_path: Path) -> None:
+def test_the_temporary_directory_is_used_where_it_fits(name: str, tmp_path: Path) -> None:
     folder = Path("/tmp") / f"t-{os.getpid()}{name}"
     folder.mkdir()
     try:
@@ -40,7 +40,7 @@ def test_the_temporary_directory_is_used_where_it_will_do(name: str, tmp_path: P
     [b"x" * 90, "ü".encode() * 50, b"no-text-\xff\xfe", b"missing/deeper"],
     ids=["long", "long in bytes", "no text", "missing"],
 )
-def test_another_is_taken_where_it_will_not_do(name: bytes, tmp_path: Path) -> None:
+def test_another_directory_is_used_where_it_does_not_fit(name: bytes, tmp_path: Path) -> None:
     """A guest's and a tool's socket must fit, and every program must be able to name it."""
     folder = os.fsencode(tmp_path) + b"/" + name
     if b"missing" not in name:
@@ -56,7 +56,7 @@ def test_another_is_taken_where_it_will_not_do(name: bytes, tmp_path: Path) -> N
 
 def test_its_owner_may_use_it_whatever_the_umask_is(tmp_path: Path) -> None:
     keep = MAKE.replace("print(", "p = new_folder('gh-'); print(oct(p.stat().st_mode)); p.rmdir(); (lambda _: 0)(")
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", f"import os; os.umask(0o777); {keep}"], capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert stat.S_IMODE(int(told.stdout, 8)) == 0o700
+    assert stat.S_IMODE(int(result.stdout, 8)) == 0o700

@@ -30,7 +30,7 @@ def test_frame_arrives_as_it_was_sent(pair: Pair) -> None:
     assert frames.receive(pair[1]) == ({"op": "put", "offset": 3}, bytearray(b"\x00payload"))
 
 
-def test_closed_peer_between_frames_is_the_end(pair: Pair) -> None:
+def test_peer_closed_between_frames_is_the_end(pair: Pair) -> None:
     pair[0].close()
     assert frames.receive(pair[1]) is None
 
@@ -58,13 +58,13 @@ def test_a_frame_has_one_deadline_for_all_of_its_bytes(pair: Pair, begun: bool) 
     """A timeout of each read would never fire while a byte comes now and then."""
     over = threading.Event()
 
-    def speak() -> None:
+    def send_slowly() -> None:
         for byte in _frame(b"{" + b" " * 10_000):
             if over.wait(0.01):
                 return
             pair[0].sendall(bytes([byte]))
 
-    speaker = threading.Thread(target=speak)
+    speaker = threading.Thread(target=send_slowly)
     speaker.start()
     try:
         with pytest.raises(TimeoutError):
@@ -88,7 +88,7 @@ def test_a_peer_that_does_not_read_is_not_sent_to_for_ever(pair: Pair) -> None:
         frames.send(pair[0], {}, deadline=time.monotonic() - 1)
 
 
-def test_announced_size_is_believed_only_up_to_the_limit(pair: Pair) -> None:
+def test_announced_size_is_accepted_only_up_to_the_limit(pair: Pair) -> None:
     pair[0].sendall(struct.pack(">II", frames.MAX_JSON + 1, 0))
     with pytest.raises(ProtocolError, match="announces"):
         frames.receive(pair[1])
@@ -100,7 +100,7 @@ def test_too_large_a_payload_is_not_sent(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, frames.CHUNK, frames.CHUNK + 1])
-def test_pieces_together_are_the_whole(size: int) -> None:
+def test_pieces_join_to_the_whole(size: int) -> None:
     data = bytes(size)
     cut = list(frames.pieces(data))
     assert b"".join(piece for _, piece in cut) == data

@@ -1,4 +1,4 @@
-"""What honest guests say fits the table, on machines with a GPU too; nothing that fits can carry a figure of overhead."""
+"""The messages of honest guests fit the table, on machines with a GPU too; nothing that fits can carry a figure of overhead."""
 
 from __future__ import annotations
 
@@ -35,25 +35,30 @@ RECORDED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[2] / "d
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_what_an_honest_guest_said_is_taken(name: str) -> None:
-    told = RECORDED[name]
-    assert check_events({"events": told["events"]}, 0) == told["events"]
-    for op, reply in told["replies"].items():
+def test_messages_of_an_honest_guest_are_accepted(name: str) -> None:
+    conversation = RECORDED[name]
+    assert check_events({"events": conversation["events"]}, 0) == conversation["events"]
+    for op, reply in conversation["replies"].items():
         check_reply(op, reply)
-    GREETING.check(told["replies"]["hello"], "hello")
+    GREETING.check(conversation["replies"]["hello"], "hello")
 
 
-def test_the_recorded_conversations_have_every_word_but_those_of_failures() -> None:
-    said = {each["type"] for told in RECORDED.values() for each in told["events"]}
-    assert said >= EVENTS.keys() - {"failed", "progress"}
+def test_the_recorded_conversations_have_every_message_type_but_those_of_failures() -> None:
+    types = {each["type"] for conversation in RECORDED.values() for each in conversation["events"]}
+    assert types >= EVENTS.keys() - {"failed", "progress"}
     lines = {
         json.loads(each["body"]["line"])["type"]
-        for told in RECORDED.values()
-        for each in told["events"]
+        for conversation in RECORDED.values()
+        for each in conversation["events"]
         if each["type"] == "journal"
     }
     assert lines >= JOURNAL.keys() - {"train_failed", "train_progress"}
-    assert {op for told in RECORDED.values() for op in told["replies"]} >= REPLIES.keys() - {"lay", "kill", "dismiss", "shutdown"}
+    assert {op for conversation in RECORDED.values() for op in conversation["replies"]} >= REPLIES.keys() - {
+        "lay",
+        "kill",
+        "dismiss",
+        "shutdown",
+    }
 
 
 GREETINGS: list[dict[str, Any]] = [
@@ -65,13 +70,13 @@ GREETINGS: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("told", GREETINGS)
-def test_machines_people_have_may_greet(told: dict[str, Any]) -> None:
-    GREETING.check({**HELLO, **told}, "hello")
-    check_reply("hello", {**HELLO, **told})
+@pytest.mark.parametrize("greeting", GREETINGS)
+def test_greetings_of_real_machines_are_accepted(greeting: dict[str, Any]) -> None:
+    GREETING.check({**HELLO, **greeting}, "hello")
+    check_reply("hello", {**HELLO, **greeting})
 
 
-def test_what_only_a_gpu_says_is_taken(tmp_path: Path) -> None:
+def test_messages_only_a_gpu_sends_are_accepted(tmp_path: Path) -> None:
     sampler = Sampler(agent=10, nvml=FakeNvml(pids=()), proc=tmp_path)
     sample = sampler.sample()
     assert sample[1:7] == [1980, 2619, 51, 350_000, 10**12, 4]
@@ -79,15 +84,15 @@ def test_what_only_a_gpu_says_is_taken(tmp_path: Path) -> None:
     body = {"manifest": "0" * 64, "open_ns": 1, "locked": 1, "ring_bytes": 1 << 28, "pinned": 1}
     JOURNAL["package_verified"].check({**body}, "x")  # type: ignore[dict-item]
     for claims in gpu_claims():
-        told = {**evidence.exit_claims(
+        exit_claims = {**evidence.exit_claims(
             nonce="0" * 64, head_token="", process_gone=True, exit_status=-9, workspace_entries=0, gpu=claims,
             scan={"status": "unseen", "reason": "a raw leg is not scanned"},
         )}  # fmt: skip
-        CLAIMS["exit"].check(told, "exit")
+        CLAIMS["exit"].check(exit_claims, "exit")
 
 
 def gpu_claims() -> Iterator[dict[str, Any]]:
-    """Memory of a leg, told by process, by device, and not at all."""
+    """Memory of a leg, reported by process, by device, and not at all."""
     for processes, driver in (({4711: 500}, True), ({}, True), ({}, False)):
         nvml = PretendNvml(driver=driver)
         memory = GpuMemory(nvml)
@@ -101,9 +106,9 @@ def gpu_claims() -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("name", RECORDED)
 def test_no_event_can_hold_a_figure_wherever_it_stands(name: str, figure: str) -> None:
     """A report that held one anywhere in what was observed could not be published, nor redacted."""
-    for told in RECORDED[name]["events"]:
-        for path in objects(told["body"]):
-            changed = copy.deepcopy(told)
+    for recorded_event in RECORDED[name]["events"]:
+        for path in objects(recorded_event["body"]):
+            changed = copy.deepcopy(recorded_event)
             holder = changed["body"]
             for step in path:
                 holder = holder[step]
@@ -135,7 +140,7 @@ def test_a_line_that_no_journal_has_is_refused(line: str) -> None:
         check_line(line, "x")
 
 
-def test_evidence_is_looked_into() -> None:
+def test_claims_of_evidence_are_checked() -> None:
     """A server that refuses it does not keep it out of the report."""
     honest = next(each for each in RECORDED["in turns"]["events"] if each["type"] == "evidence")
     claims = tokens.peek(honest["body"]["evidence"])
@@ -165,13 +170,13 @@ class OddError(Exception):
     ValueError("a\nb\x1b[2J" * 500), IntegrityError("log-chain", "line 3"), OddError("::error::x"), KeyError("é" * 2000),
     UnicodeDecodeError("utf-8", b"x", 0, 1, "invalid start byte"), OSError(28, "No space left on device", "/tmp/x"),
 ])  # fmt: skip
-def test_whatever_ends_a_leg_is_told_in_a_form_that_is_taken(error: BaseException) -> None:
+def test_every_failure_of_a_leg_is_reported_in_an_accepted_form(error: BaseException) -> None:
     body = failure(error)
     check_event("failed", body)
     assert len(str(body["detail"])) <= DETAIL + 1
 
 
-def test_a_leg_is_held_to_what_legs_say_by_its_agent_too() -> None:
+def test_an_agent_checks_the_events_of_its_legs_too() -> None:
     with pytest.raises(ProtocolError):
         check_event("progress", {"units": -1, "elapsed_ns": 1, "loss": "1.0"})
     with pytest.raises(ProtocolError):

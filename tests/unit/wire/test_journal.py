@@ -37,7 +37,7 @@ def test_a_new_journal_belongs_to_its_nonce() -> None:
     assert log.head == journal.genesis(NONCE) == journal.head_of([], NONCE) != journal.genesis("01" * 32)
 
 
-def test_the_line_is_with_the_sink_before_append_returns() -> None:
+def test_the_sink_has_the_line_before_append_returns() -> None:
     """A sink that fails leaves the journal where it was: the head never runs ahead of what was written."""
 
     def full(_line: str) -> None:
@@ -83,7 +83,7 @@ def test_a_failed_leg_is_no_whole_lifecycle() -> None:
 
 
 @pytest.mark.parametrize("begun", [0, 1, 2])
-def test_a_failed_leg_says_so_in_place_of_what_did_not_come(begun: int) -> None:
+def test_a_failed_leg_has_train_failed_in_place_of_the_missing_steps(begun: int) -> None:
     """Before it had begun to train, or while it did, with progress or without."""
     steps = (*journal.STEPS[:4], *("train_started", "train_progress")[:begun], journal.FAILED, "zeroized")
     journal.check_steps(journal.replay(written(*steps)[0], NONCE), failed=True)
@@ -102,7 +102,7 @@ def test_a_failed_leg_says_so_in_place_of_what_did_not_come(begun: int) -> None:
     ],
     ids=" ".join,
 )
-def test_a_failed_leg_tells_of_nothing_else(steps: tuple[str, ...]) -> None:
+def test_a_failed_leg_has_no_other_steps(steps: tuple[str, ...]) -> None:
     with pytest.raises(IntegrityError, match="log-steps"):
         journal.check_steps(journal.replay(written(*steps)[0], NONCE), failed=True)
 

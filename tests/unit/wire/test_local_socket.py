@@ -50,7 +50,7 @@ def test_a_closed_server_accepts_nobody(server: SocketServer) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
-def test_another_user_is_turned_away(server: SocketServer, accepted: queue.Queue[socket.socket]) -> None:
+def test_another_user_is_refused(server: SocketServer, accepted: queue.Queue[socket.socket]) -> None:
     """A name in the abstract namespace has no permissions of its own."""
     code = (
         "import os, socket, sys; os.setresuid(54321, 54321, 54321); s = socket.socket(socket.AF_UNIX);"
@@ -64,7 +64,7 @@ def test_another_user_is_turned_away(server: SocketServer, accepted: queue.Queue
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
-def test_nobody_connects_to_another_users_process() -> None:
+def test_a_server_of_another_user_is_refused() -> None:
     code = (
         "import os, socket, sys; os.setresuid(54321, 54321, 54321); s = socket.socket(socket.AF_UNIX);"
         "s.bind(b'\\0glasshouse-test-of-another-user'); s.listen(); print('ready', flush=True); sys.stdin.read()"

@@ -1,4 +1,4 @@
-"""No word of a report, a provider, a file's name or a directory commands the terminal, the CI runner or the page it is shown on.
+"""No text of a report, a provider, a file's name or a directory controls the terminal, the CI runner or the page it is shown on.
 
 A new place that shows one cannot forget it: what leaves the command and the plugin goes through two modules, and the first test
 here finds whatever does not.
@@ -38,7 +38,7 @@ PACKAGE = Path(pytest_glasshouse.__file__).parent
 SINKS = {"wire/output.py", "plugin/terminal.py", "broker/reaper_process.py", "workloads/lora_rehearsal.py"}
 
 
-def test_what_is_shown_leaves_through_one_of_two_modules() -> None:
+def test_all_output_is_written_by_one_of_two_modules() -> None:
     found = set()
     for path in PACKAGE.rglob("*.py"):
         name = path.relative_to(PACKAGE).as_posix()
@@ -76,7 +76,7 @@ FREE = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Reports of a stranger, one free of faults and one not, in files of names no better."""
+    """Untrusted reports, one free of faults and one not, in files of names no better."""
     folder = tmp_path_factory.mktemp("strange")
     document = hostile(example.document(example.measured(rounds=2), example.slower_raw(), example.excluded(), example.lost()))
     assert list(schema_faults(document)) == []
@@ -110,7 +110,7 @@ COMMANDS = (
 @pytest.mark.parametrize(
     "command", COMMANDS, ids=lambda command: " ".join(command)[:20].encode("ascii", "ignore").decode().strip()
 )
-def test_command_shows_a_strangers_words_and_obeys_none(
+def test_command_shows_untrusted_text_without_control_characters(
     folder: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
@@ -128,7 +128,7 @@ def test_command_shows_a_strangers_words_and_obeys_none(
     assert "<script>" not in shown.out or command[0] != "render" or command[1] == "--excerpt"
 
 
-def test_markdown_of_a_strangers_report_holds_no_markup_of_his(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_markdown_of_an_untrusted_report_escapes_its_markup(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["render", reports(folder)[0], "--markdown"], derivation=example.EXAMPLE)
     text = capsys.readouterr().out
     assert not re.search(r"(?<!\\)`x", text)
@@ -177,7 +177,7 @@ def _records() -> Iterator[tuple[str, dict[str, Any]]]:
         yield record["list"], record["record"]
 
 
-def test_boot_that_a_provider_tells_of_is_one_line(tmp_path: Path) -> None:
+def test_boot_message_of_a_provider_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "out"
     with path.open("wb") as file:
         live = Live(file.fileno(), terminal=False)
@@ -205,7 +205,7 @@ def test_properties_for_junit_are_one_visible_line() -> None:
     assert_harmless("".join(value for _, value in junit_properties(record)))
 
 
-def test_letters_a_terminal_cannot_spell_are_no_reason_to_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_characters_a_terminal_cannot_encode_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     write_lines(["Ünïcødé 日本"])

@@ -46,7 +46,7 @@ def test_a_secret_that_others_may_use_is_refused(secret: Path, mode: int) -> Non
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o622])
-def test_what_is_no_secret_may_be_read_by_others_and_not_changed(secret: Path, mode: int) -> None:
+def test_a_public_file_may_be_readable_and_not_writable_by_others(secret: Path, mode: int) -> None:
     secret.chmod(0o644)
     assert read_own(secret, what="pub", limit=100, secret=False) == b"secret"
     secret.chmod(mode)
@@ -57,7 +57,7 @@ def test_what_is_no_secret_may_be_read_by_others_and_not_changed(secret: Path, m
 @pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o720])
 @pytest.mark.parametrize("above", [0, 1])
 def test_a_directory_on_the_way_that_others_may_write_to_is_refused(secret: Path, mode: int, above: int) -> None:
-    """Whoever may write there may put another key in its place."""
+    """A user who may write there may replace the key."""
     folder = secret.parents[above]
     folder.chmod(mode)
     with pytest.raises(ConfigurationError, match=rf"chmod go-w {re.escape(str(folder))}$"):
@@ -69,7 +69,7 @@ def test_a_sticky_directory_is_no_fault(secret: Path) -> None:
     assert read_own(secret, what="key", limit=100) == b"secret"
 
 
-def test_a_link_is_as_good_as_the_way_to_it_and_what_it_leads_to(secret: Path, tmp_path: Path) -> None:
+def test_a_link_is_accepted_if_its_directory_and_its_target_are(secret: Path, tmp_path: Path) -> None:
     shared, own = tmp_path / "shared", tmp_path / "own"
     shared.mkdir()
     own.mkdir()
@@ -92,7 +92,7 @@ def test_a_link_is_as_good_as_the_way_to_it_and_what_it_leads_to(secret: Path, t
 
 
 @ROOT
-def test_what_belongs_to_another_user_is_refused(secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_refused(secret: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.chown(secret, 54321, -1)
     with pytest.raises(ConfigurationError, match="another user"):
         read_own(secret, what="key", limit=100)
@@ -116,7 +116,7 @@ def test_another_users_link_in_a_sticky_directory_is_refused(secret: Path, tmp_p
         read_own(link, what="key", limit=100)
 
 
-def test_what_is_no_file_or_too_large_is_one_line(secret: Path) -> None:
+def test_a_path_that_is_no_file_or_too_large_is_an_error_of_one_line(secret: Path) -> None:
     os.mkfifo(secret.with_name("fifo"), 0o600)
     for path in (secret.parent, secret.with_name("fifo")):
         with pytest.raises(ConfigurationError, match=r"regular file|used by others"):
@@ -164,7 +164,7 @@ def provider(folder: Path) -> tuple[Path, Callable[[], object]]:
 
 
 @pytest.mark.parametrize("place", [signing, owner, public, state, ledger, provider])
-def test_every_place_that_reads_a_key_or_state_asks(
+def test_every_reader_of_a_key_or_state_checks_permissions(
     place: Callable[[Path], tuple[Path, Callable[[], object]]], tmp_path: Path
 ) -> None:
     folder = tmp_path / "folder"

@@ -1,4 +1,4 @@
-"""The package's layout has one form. (Changed packages are in the tamper suite; here is what a header alone can say.)"""
+"""The package's layout has one form. (Changed packages are in the tamper suite; here is what a header alone can break.)"""
 
 from __future__ import annotations
 

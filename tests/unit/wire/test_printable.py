@@ -12,7 +12,7 @@ from pytest_glasshouse.wire.printable import printable, printable_lines
 
 
 @given(st.text(max_size=400))
-def test_whatever_comes_is_one_visible_line(text: str) -> None:
+def test_any_text_becomes_one_printable_line(text: str) -> None:
     shown = printable(text, limit=100)
     assert len(shown) <= 101
     assert {unicodedata.category(letter) for letter in shown} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"} == set()
@@ -36,11 +36,11 @@ def test_whatever_comes_is_one_visible_line(text: str) -> None:
         ("Ünïcødé 日本", "Ünïcødé 日本"),
     ],
 )
-def test_what_is_not_visible_is_spelled(text: str, shown: str) -> None:
+def test_invisible_characters_are_escaped(text: str, shown: str) -> None:
     assert shown == printable(text)
 
 
-def test_a_long_text_is_cut_and_says_so() -> None:
+def test_a_long_text_is_cut_with_a_mark() -> None:
     assert printable("x" * 10_000_000, limit=10) == "x" * 10 + "…"
     assert printable("\x00" * 10, limit=10).endswith("…")
     assert printable("x" * 10, limit=10) == "x" * 10

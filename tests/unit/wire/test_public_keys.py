@@ -1,4 +1,4 @@
-"""No key of small order is a key, in any spelling, at any of the doors where keys come in."""
+"""No key of small order is accepted, in any encoding, by any function that reads keys."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_x25519_points_of_the_list_share_no_secret(raw: bytes) -> None:
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(raw))
 
 
-def test_under_a_weak_key_anything_is_signed() -> None:
+def test_weak_key_verifies_any_message() -> None:
     """What the refusal is for."""
     for message in (b"one", b"another"):
         Ed25519PublicKey.from_public_bytes(WEAK_KEY).verify(SIGNED_BY_NOBODY, message)
@@ -80,7 +80,7 @@ def _cnf(hpke: str, sig: str) -> object:
 
 _GOOD_HPKE = hpke_text(X25519PrivateKey.generate().public_key())
 _GOOD_SIG = public_text(Ed25519PrivateKey.generate().public_key())
-ED25519_DOORS: dict[str, Callable[[Path, bytes], object]] = {
+ED25519_READERS: dict[str, Callable[[Path, bytes], object]] = {
     "a key's text": lambda _, raw: public_key(b64u(raw)),
     "a leg's signing key": lambda _, raw: _cnf(_GOOD_HPKE, b64u(raw)),
     "--owner, GLASSHOUSE_SERVER_KEY": lambda _, raw: read_public(b64u(raw), what="x"),
@@ -89,47 +89,47 @@ ED25519_DOORS: dict[str, Callable[[Path, bytes], object]] = {
     "--trust, a witness": lambda path, raw: _trusted(path, f"witness {b64u(raw)}"),
     "--trust, PEM": lambda path, raw: _trusted(path, _pem_of(raw)),
 }
-X25519_DOORS: dict[str, Callable[[bytes], object]] = {
+X25519_READERS: dict[str, Callable[[bytes], object]] = {
     "a key's text": lambda raw: hpke_key(b64u(raw)),
     "a leg's key": lambda raw: _cnf(b64u(raw), _GOOD_SIG),
     "the ephemeral key of a sealed message": lambda raw: unsealed(raw + bytes(48), private=X25519PrivateKey.generate(), info=b""),
 }
 
 
-@pytest.mark.parametrize("entry", ED25519_DOORS)
+@pytest.mark.parametrize("entry", ED25519_READERS)
 @pytest.mark.parametrize("raw", WEAK_ED25519, ids=_hex)
-def test_weak_ed25519_key_is_refused_at_every_door(tmp_path: Path, entry: str, raw: bytes) -> None:
+def test_weak_ed25519_key_is_refused_by_every_reader(tmp_path: Path, entry: str, raw: bytes) -> None:
     with pytest.raises((IntegrityError, ConfigurationError)):
-        ED25519_DOORS[entry](tmp_path, raw)
+        ED25519_READERS[entry](tmp_path, raw)
 
 
-@pytest.mark.parametrize("entry", X25519_DOORS)
+@pytest.mark.parametrize("entry", X25519_READERS)
 @pytest.mark.parametrize("raw", WEAK_X25519, ids=_hex)
-def test_weak_x25519_key_is_refused_at_every_door(entry: str, raw: bytes) -> None:
+def test_weak_x25519_key_is_refused_by_every_reader(entry: str, raw: bytes) -> None:
     with pytest.raises(IntegrityError):
-        X25519_DOORS[entry](raw)
+        X25519_READERS[entry](raw)
 
 
-def test_second_spelling_of_a_key_is_no_key() -> None:
+def test_non_canonical_encoding_of_a_key_is_refused() -> None:
     with pytest.raises(IntegrityError, match="spelling"):
         public_key(b64u((P + 3).to_bytes(32, "little")))
 
 
-def test_good_keys_are_taken(tmp_path: Path) -> None:
-    """The doors open."""
+def test_good_keys_are_accepted(tmp_path: Path) -> None:
+    """Every reader of keys accepts a good one."""
     key = Ed25519PrivateKey.generate().public_key()
-    for entry in ED25519_DOORS.values():
+    for entry in ED25519_READERS.values():
         assert entry(tmp_path, key.public_bytes_raw())
     private = X25519PrivateKey.generate()
     for name in ("a key's text", "a leg's key"):
-        assert X25519_DOORS[name](private.public_key().public_bytes_raw())
+        assert X25519_READERS[name](private.public_key().public_bytes_raw())
     assert unsealed(SUITE.encrypt(b"it", private.public_key(), info=b"i"), private=private, info=b"i") == b"it"
 
 
 def test_no_other_module_makes_a_public_key_of_bytes() -> None:
-    """A door that somebody adds goes through the same function, or is found here."""
+    """A new reader of keys uses the same function, or is found here."""
     root = Path(pytest_glasshouse.__file__).parent
     makes = re.compile(r"from_public_bytes|load_(pem|der|ssh)_public_key|EllipticCurvePublicNumbers|SUITE\.decrypt")
     found = {str(path.relative_to(root)) for path in root.rglob("*.py") if makes.search(path.read_text("utf-8"))}
-    # `evidence` opens what was sealed, after its sender's key was looked at; `training` rehearses with a key of its own.
+    # `evidence` opens what was sealed, after its sender's key was checked; `training` rehearses with a key of its own.
     assert found == {"wire/public_keys.py", "wire/evidence.py", "guest/training.py"}

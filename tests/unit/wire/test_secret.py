@@ -16,7 +16,7 @@ def test_a_secret_is_not_shown() -> None:
     assert len(secret) == 13
 
 
-def test_only_reveal_gives_it_out() -> None:
+def test_only_reveal_returns_the_value() -> None:
     assert Secret(b"correct horse").reveal() == b"correct horse"
 
 

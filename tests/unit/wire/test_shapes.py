@@ -30,7 +30,7 @@ DOES_NOT: list[tuple[Shape, Any]] = [
 
 
 @pytest.mark.parametrize(("shape", "value"), FITS)
-def test_a_value_that_fits_is_taken(shape: Shape, value: Any) -> None:
+def test_a_value_that_fits_is_accepted(shape: Shape, value: Any) -> None:
     shape.check(value, "x")
 
 
@@ -40,14 +40,14 @@ def test_a_value_that_does_not_fit_is_refused_with_its_place(shape: Shape, value
         shape.check(value, "x")
 
 
-def test_the_place_of_a_fault_is_told() -> None:
+def test_a_fault_is_named_with_its_place() -> None:
     with pytest.raises(ProtocolError, match=r"^x\.rows\[1\]\.a: expected an integer from 0 to \d+, saw str y$"):
         Fields({"rows": Items(of=PAIR, most=3)}).check({"rows": [{"a": 1}, {"a": "y"}]}, "x")
 
 
 @pytest.mark.parametrize("value", ["y" * 10_000_000, ["y"] * 10_000, {"y" * 100_000: 1}, "\x1b[2J::error::", 10**300])
 def test_an_error_shows_little_of_what_it_refuses(value: Any) -> None:
-    """What a stranger sent ends on a terminal this way."""
+    """The error, with untrusted text in it, reaches a terminal."""
     with pytest.raises(ProtocolError) as caught:
         PAIR.check({"a": value}, "x")
     assert len(str(caught.value)) < 200

@@ -66,7 +66,7 @@ def test_digest_differs_when_a_tensor_does(changed: dict[str, np.ndarray[Any, An
     assert tensor_digest(save(weights())) != tensor_digest(save(weights(**changed)))
 
 
-def test_digest_tells_a_renamed_tensor_apart() -> None:
+def test_digest_differs_when_a_tensor_is_renamed() -> None:
     assert tensor_digest(laid_out({"x": described(0, 1)}, b"1")) != tensor_digest(laid_out({"y": described(0, 1)}, b"1"))
 
 
@@ -114,7 +114,7 @@ MALFORMED: dict[str, bytes] = {
 
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_file_is_refused(name: str) -> None:
-    """An adapter comes from a machine nobody here owns."""
+    """An adapter comes from an untrusted machine."""
     with pytest.raises(IntegrityError) as refused:
         tensor_digest(MALFORMED[name])
     assert refused.value.reason == "malformed"

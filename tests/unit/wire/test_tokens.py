@@ -1,4 +1,4 @@
-"""A token is what its key and kind say, in one spelling. (Forged ones are in the tamper suite; here is what it cannot reach.)"""
+"""A token is bound to its key and type, in one encoding. (Forged ones are in the tamper suite; here is what it cannot reach.)"""
 
 from __future__ import annotations
 
@@ -40,20 +40,20 @@ def test_a_key_of_another_length_is_malformed(text: str) -> None:
     assert caught.value.reason == "malformed"
 
 
-def test_a_giant_token_is_not_looked_at() -> None:
+def test_a_giant_token_is_not_parsed() -> None:
     with pytest.raises(IntegrityError) as caught:
         tokens.verify("." * (tokens.TOKEN_LIMIT + 1), key=KEY.public_key(), typ=TYP)
     assert caught.value.reason == "too-large"
 
 
-def test_peeking_believes_nothing_and_tells_what_is_claimed() -> None:
+def test_peek_reads_claims_without_verifying() -> None:
     token = tokens.sign({"a": 1}, key=KEY, typ=TYP)
     unsigned = token.rpartition(".")[0] + "."
     assert tokens.peek(unsigned) == {"a": 1}
     assert tokens.peek_kid(unsigned) == tokens.thumbprint(KEY.public_key())
 
 
-def test_peeking_for_a_key_id_that_is_none_is_refused() -> None:
+def test_peek_of_an_invalid_key_id_is_refused() -> None:
     with pytest.raises(IntegrityError) as caught:
         tokens.peek_kid(f"{b64u(b'{}')}.e30.")
     assert caught.value.reason == "jws-header"

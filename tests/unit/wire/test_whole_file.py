@@ -1,4 +1,4 @@
-"""A file that somebody named is written whole, stays what it is, and is refused in time where it cannot be written."""
+"""A file that a user names is written whole, keeps its type and mode, and is refused in time where it cannot be written."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_device_behind_a_link_is_written_through(tmp_path: Path) -> None:
 
 
 def test_descriptor_is_written_where_it_stands(tmp_path: Path) -> None:
-    """Opened anew, a file behind it would be written from its start, over what was said before."""
+    """Opened again, a file behind it would be written from its start, over earlier output."""
     path = tmp_path / "log"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     os.write(descriptor, b"before ")
@@ -121,7 +121,7 @@ def _below_a_file(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (lambda folder: folder, "is a directory"),
         (lambda folder: folder / ("x" * 300), "File name too long"),
@@ -133,10 +133,10 @@ def _below_a_file(folder: Path) -> Path:
     ],
     ids=["directory", "long name", "long path", "no parent", "no path", "loop", "below a file"],
 )
-def test_what_cannot_be_written_is_told_in_one_line_and_leaves_nothing(tmp_path: Path, make: object, told: str) -> None:
+def test_unwritable_path_is_an_error_of_one_line_and_leaves_nothing(tmp_path: Path, make: object, message: str) -> None:
     path = make(tmp_path)  # type: ignore[operator]
     before = names(tmp_path)
-    with pytest.raises(ConfigurationError, match=told) as caught:
+    with pytest.raises(ConfigurationError, match=message) as caught:
         refuse_unwritable(path, what="--out")
     assert str(caught.value).startswith("--out: ")
     assert "\n" not in str(caught.value)

@@ -115,7 +115,7 @@ def test_progress_is_reported_at_most_once_a_second() -> None:
     assert seen == [(10, NS, "loss after 30"), (20, 2 * NS, "loss after 40"), (30, 3 * NS, "loss after 50")]
 
 
-def test_loss_is_looked_at_whether_or_not_anybody_listens() -> None:
+def test_loss_is_checked_with_and_without_a_progress_callback() -> None:
     """An hour of NaN is not worth waiting for, and listening must not change the work."""
     trainer = FakeTrainer(100 * MS, bad_at=5)
     with pytest.raises(NonFiniteLossError):
@@ -123,7 +123,7 @@ def test_loss_is_looked_at_whether_or_not_anybody_listens() -> None:
     assert trainer.steps == 10
 
 
-def test_loss_that_goes_bad_at_the_very_end_is_seen() -> None:
+def test_non_finite_loss_in_the_last_step_is_seen() -> None:
     trainer = FakeTrainer(100 * MS, bad_at=3)
     with pytest.raises(NonFiniteLossError):
         measure(trainer, warmup_s=0, steps=3, clock_ns=trainer.clock)

@@ -108,7 +108,7 @@ def test_a_pass_takes_every_sequence_once_in_the_leg_s_own_order(
     assert {len(sequence) for sequence in every} == {64}
 
 
-def test_sequences_are_used_where_they_lie(mapped: Mapped, lora_material: Material, lora_base: Path) -> None:
+def test_sequences_are_used_without_a_copy(mapped: Mapped, lora_material: Material, lora_base: Path) -> None:
     """A copy of the last batch would outlive the arena's wiping."""
     import torch
 

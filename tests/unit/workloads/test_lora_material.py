@@ -1,4 +1,4 @@
-"""The host's half of lora: which model it is, what text, and what the user is told when neither can be had."""
+"""The host's half of lora: which model it is, what text, and the message when neither is available."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NOWHERE = "Nobody/Stand-In-0.5B-Nowhere"
 
 
-def test_a_model_that_cannot_be_had_is_replaced_and_the_facts_say_so(lora_material: Material) -> None:
+def test_an_unavailable_model_is_replaced_and_the_facts_name_it(lora_material: Material) -> None:
     assert lora_material.base is not None
     assert lora_material.base.stand_in
     assert (lora_material.facts["modelId"], lora_material.facts["standIn"]) == (NOWHERE, True)
@@ -77,7 +77,7 @@ def test_a_path_that_is_not_there_is_not_taken_for_a_hub_id(path: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a/" + "b" * 300, "a\0b", "a\n::error::b", "\x1b[31m"])
-def test_what_can_be_the_name_of_nothing_is_no_model(name: str) -> None:
+def test_an_impossible_model_name_is_refused(name: str) -> None:
     with pytest.raises(ConfigurationError, match="expected a hub id or the name of a directory") as caught:
         resolve(name)
     assert (str(caught.value).isprintable(), len(str(caught.value)) < 200) == (True, True)
@@ -126,13 +126,13 @@ def test_a_row_may_name_its_own_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), (b"\xff\xfe\x00", "not UTF-8"), (b"too short", "at least 512 tokens")]
+    ("content", "message"), [(None, "No such file"), (b"\xff\xfe\x00", "not UTF-8"), (b"too short", "at least 512 tokens")]
 )
-def test_text_that_will_not_do_is_one_clear_line(tmp_path: Path, content: bytes | None, said: str) -> None:
+def test_unusable_text_is_an_error_of_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
     text = tmp_path / "mine.txt"
     if content is not None:
         text.write_bytes(content)
-    with pytest.raises(ConfigurationError, match=said):
+    with pytest.raises(ConfigurationError, match=message):
         prepare("lora", seed=7, model=NOWHERE, data=str(text))
 
 

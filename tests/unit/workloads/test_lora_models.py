@@ -91,7 +91,7 @@ def test_a_model_of_each_family_is_prepared_without_torch_and_trains(family: str
     assert layers >= len(targets)
     assert {tensor.shape[0] for name, tensor in initial.items() if ".lora_A." in name} == {3}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # peft warns where it is told another way round than the weights lie
+        warnings.simplefilter("error")  # peft warns where its setting does not match the layout of the weights
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         first, adapter, trainer = trained(material, directory, mapped)
         second, _, _ = trained(material, directory, mapped)
@@ -104,15 +104,15 @@ def test_a_model_of_each_family_is_prepared_without_torch_and_trains(family: str
     trainer.close()
 
 
-def test_a_type_that_is_no_word_is_no_type(lora_base: Path, tmp_path: Path) -> None:
-    """The libraries say so when they build the model; here it ended in a traceback."""
+def test_a_model_type_that_is_no_string_is_ignored(lora_base: Path, tmp_path: Path) -> None:
+    """The libraries report it when they build the model; here it ended in a traceback."""
     directory = shutil.copytree(lora_base, tmp_path / "model")
     changed(directory, "config.json", model_type=["qwen2"])
     assert prepare("lora", seed=7, model=str(directory)).facts["standIn"] is False
 
 
 @pytest.mark.torch
-def test_layers_are_taken_in_their_order_and_not_in_that_of_their_letters(make_model: MakeModel) -> None:
+def test_layers_are_ordered_by_number_and_not_alphabetically(make_model: MakeModel) -> None:
     """The adapter of a seed is drawn layer by layer: published rows keep theirs."""
     directory = make_model(FAMILIES["gpt2-mlp"][0])
     base = resolve(str(directory))
@@ -130,8 +130,8 @@ def test_weights_in_several_files_and_files_without_a_head_are_read_as_loading_r
     for config, options in ((FAMILIES["llama"][0], {"shard": "40KB"}), (FAMILIES["gpt2"][0], {"headless": True})):
         directory = make_model(config, **options)
         if options.get("headless"):
-            told = json.loads((directory / "config.json").read_text())
-            (directory / "config.json").write_text(json.dumps({**told, "architectures": ["GPT2LMHeadModel"]}))
+            content = json.loads((directory / "config.json").read_text())
+            (directory / "config.json").write_text(json.dumps({**content, "architectures": ["GPT2LMHeadModel"]}))
             assert not any(
                 name.startswith("transformer.") for name in parse_safetensors((directory / "model.safetensors").read_bytes())
             )
@@ -182,7 +182,7 @@ def _retyped(directory: Path) -> None:
 
 def _grown(directory: Path) -> None:
     path = directory / "tokenizer.json"
-    told = json.loads(path.read_text())
+    content = json.loads(path.read_text())
     added = {
         "id": 768,
         "content": "<more>",
@@ -192,10 +192,10 @@ def _grown(directory: Path) -> None:
         "normalized": False,
         "special": True,
     }
-    path.write_text(json.dumps({**told, "added_tokens": [*told["added_tokens"], added]}))
+    path.write_text(json.dumps({**content, "added_tokens": [*content["added_tokens"], added]}))
 
 
-#: What may be wrong with a model, and what is said of it.
+#: What may be wrong with a model, and the message for it.
 WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "bin-only": (lambda d: _only(d, weights="pytorch_model.bin"), r"expected weights in \*\.safetensors; saw pytorch_model\.bin"),
     "gguf-only": (lambda d: _only(d, weights="model-q4.gguf"), r"expected weights in \*\.safetensors; saw model-q4\.gguf"),
@@ -230,20 +230,20 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_what_is_wrong_with_a_model_is_one_sentence_that_names_it(what: str, lora_base: Path, tmp_path: Path) -> None:
+def test_a_fault_of_a_model_is_one_sentence_that_names_it(what: str, lora_base: Path, tmp_path: Path) -> None:
     """Each cost a boot, and some of them trained on something else in silence."""
     directory = shutil.copytree(lora_base, tmp_path / "model")
-    spoil, told = WRONG[what]
+    spoil, content = WRONG[what]
     spoil(directory)
-    with pytest.raises(ConfigurationError, match=told) as caught:
+    with pytest.raises(ConfigurationError, match=content) as caught:
         prepare("lora", seed=7, model=str(directory))
     assert str(caught.value).startswith(("model model", f"model directory {directory}"))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.torch
-def test_the_libraries_say_before_the_rent_what_they_would_say_on_the_guest(make_model: MakeModel, lora_base: Path) -> None:
-    """Some things no file's head tells: an architecture they do not know, layers under other names, another tokenizer."""
+def test_faults_only_the_libraries_find_are_reported_before_renting(make_model: MakeModel, lora_base: Path) -> None:
+    """Some faults show in no file's header: an architecture they do not know, layers under other names, another tokenizer."""
     gpt2 = make_model(FAMILIES["gpt2"][0])
     material = prepare("lora", seed=7, model=str(gpt2), targets=("c_attn",))
     request = request_for(material)

@@ -61,7 +61,7 @@ def test_an_epoch_takes_every_sample_once_and_the_next_in_another_order(mapped: 
 
 
 def test_one_poisoned_sample_is_seen_epochs_later(mapped: Mapped, mlp_material: Material) -> None:
-    """The flag is kept on the device: a leg that looks once a second must still learn of it."""
+    """The flag is kept on the device: a leg that reads it once a second must still see it."""
     data = load(mlp_material.parts["data"])
     features = data["features"].copy()
     features[17, 3] = np.inf

@@ -49,7 +49,7 @@ def test_files_that_loading_never_reads_do_not_count(model: Path, name: str) -> 
     assert verify_base(model) == before
 
 
-def test_two_files_that_change_places_change_the_digest(model: Path) -> None:
+def test_swapping_two_files_changes_the_digest(model: Path) -> None:
     before = verify_base(model)
     first, second = (model / "config.json").read_bytes(), (model / "tokenizer_config.json").read_bytes()
     (model / "config.json").write_bytes(second)
@@ -99,7 +99,7 @@ def removed(directory: Path) -> None:
 
 
 def backdated(directory: Path) -> None:
-    """Whoever may write may also say when he did; the kernel notes that, too."""
+    """A writer may also set the modification time; the kernel records that too."""
     path = directory / "model.safetensors"
     status = path.stat()
     path.write_bytes(b"evil!!!")
@@ -108,7 +108,7 @@ def backdated(directory: Path) -> None:
 
 @pytest.mark.parametrize("change", [rewritten, replaced, added, removed, backdated])
 def test_a_base_that_was_changed_since_it_was_verified_is_refused(tmp_path: Path, change: Callable[[Path], None]) -> None:
-    """Loading reads the files again: between the two somebody could train the adapter on weights of his own."""
+    """Loading reads the files again: between the two the weights could be replaced."""
     base = VerifiedBase(tmp_path, a_model(tmp_path))
     base.check()
     change(tmp_path)
@@ -117,7 +117,7 @@ def test_a_base_that_was_changed_since_it_was_verified_is_refused(tmp_path: Path
 
 
 def test_a_base_that_nobody_touches_stays_verified(tmp_path: Path) -> None:
-    """Reading, and files that loading never reads, are nobody's business."""
+    """Reading, and files that loading never reads, change nothing."""
     base = VerifiedBase(tmp_path, a_model(tmp_path))
     (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "notes.md").write_bytes(b"x")
@@ -130,7 +130,7 @@ def test_another_base_is_refused(tmp_path: Path) -> None:
         VerifiedBase(tmp_path, "0" * 64)
 
 
-def test_files_of_this_very_moment_are_waited_for(tmp_path: Path) -> None:
+def test_files_modified_just_now_are_hashed_after_a_clock_tick(tmp_path: Path) -> None:
     """Within one tick of the kernel's clock a second write would leave no trace."""
     expected = a_model(tmp_path)
     latest = max(path.stat().st_ctime_ns for path in tmp_path.iterdir())

@@ -17,25 +17,25 @@ class FakeTurns:
         self._turns = turns
         self._drain_ns = drain_ns
         self._wait_ns = wait_ns
-        self.said: list[str] = []
+        self.calls: list[str] = []
         self.segments: list[TrainedSegment] = []
         self.warm: tuple[int, int, bool] | None = None
 
     def resident(self, *, warmup_units: int, warmup_ns: int, steady: bool) -> None:
-        self.said.append("resident")
+        self.calls.append("resident")
         self.warm = (warmup_units, warmup_ns, steady)
 
     def wait(self) -> int | None:
-        self.said.append("wait")
+        self.calls.append("wait")
         self._trainer.now += self._wait_ns
         return self._turns.pop(0) if self._turns else None
 
     def drain(self) -> None:
-        self.said.append("drain")
+        self.calls.append("drain")
         self._trainer.now += self._drain_ns
 
     def done(self, segment: TrainedSegment) -> None:
-        self.said.append("done")
+        self.calls.append("done")
         self.segments.append(segment)
 
 
@@ -52,7 +52,7 @@ def test_each_turn_has_a_discarded_washout_and_a_timed_segment() -> None:
     assert turns.segments == list(measured.segments)
     assert all((segment.units, segment.elapsed_ns) == (500, NS // 2) for segment in measured.segments)
     assert all((segment.wash_units, segment.wash_ns) == (100, NS // 10) for segment in measured.segments)
-    assert turns.said == ["resident", *["wait", "drain", "done"] * 3, "wait"]
+    assert turns.calls == ["resident", *["wait", "drain", "done"] * 3, "wait"]
     assert trainer.steps == measured.warmup_units + 3 * 600
 
 
@@ -64,18 +64,18 @@ def test_draining_is_inside_the_timed_segment_and_waiting_is_not() -> None:
     assert [segment.elapsed_ns for segment in measured.segments] == [540 * MS, 540 * MS]
 
 
-def test_progress_is_told_of_once_a_second_of_timed_training_and_never_in_a_washout() -> None:
+def test_progress_is_reported_once_a_second_of_timed_training_and_never_in_a_washout() -> None:
     trainer = FakeTrainer(MS)
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     measured = measure_segments(
         trainer,
         plan=_plan(washout_s=2.0),
         turns=FakeTurns(trainer, [1, 2, 3, 4]),
-        on_progress=lambda units, elapsed_ns, _loss: told.append((units, elapsed_ns)),
+        on_progress=lambda units, elapsed_ns, _loss: progress.append((units, elapsed_ns)),
         clock_ns=trainer.clock,
         cpu_ns=lambda: 0,
     )
-    assert [units for units, _ in told] == [1000, 2000]
+    assert [units for units, _ in progress] == [1000, 2000]
     assert len(measured.segments) == 4
 
 
@@ -103,7 +103,7 @@ def test_warm_up_goes_on_until_the_rate_has_settled() -> None:
     assert turns.warm[2] is True
 
 
-def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so() -> None:
+def test_warm_up_that_never_settles_ends_at_its_limit_and_is_marked() -> None:
     trainer = Warming(MS)
     turns = FakeTurns(trainer, [])
     measure_segments(trainer, plan=_plan(warmup_limit_s=1.0), turns=turns, clock_ns=trainer.clock, cpu_ns=lambda: 0)
@@ -124,5 +124,5 @@ def test_warm_up_that_never_settles_ends_at_its_limit_and_says_so() -> None:
         ([0.0] * 6, False),
     ],
 )
-def test_steady_is_no_trend_beyond_the_scatter(rates: list[float], steady: bool) -> None:
+def test_warm_up_is_steady_without_a_trend_beyond_the_scatter(rates: list[float], steady: bool) -> None:
     assert is_steady(rates) is steady

@@ -72,8 +72,8 @@ def test_prologue_is_bit_equal_in_another_process(bench: Bench, tmp_path: Path) 
     """*Same work* compares the two legs' losses for equality, and the legs are two processes."""
     for name, content in bench.material.parts.items():
         (tmp_path / name).write_bytes(content)
-    told = [sys.executable, "-c", OTHER_PROCESS, bench.name, str(tmp_path), str(bench.base_dir or "")]
-    other = json.loads(subprocess.run(told, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()[-1])
+    command = [sys.executable, "-c", OTHER_PROCESS, bench.name, str(tmp_path), str(bench.base_dir or "")]
+    other = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()[-1])
     losses = bench.trainer().prologue()
     assert losses == other
     assert len(losses) == 32
@@ -136,7 +136,7 @@ def test_export_has_the_initial_names_dtypes_and_shapes(bench: Bench) -> None:
     assert kinds(bench.trainer().export()) == kinds(bench.material.parts["initial"])
 
 
-def test_nothing_looks_into_the_parts_after_close(mapped: Mapped, bench: Bench) -> None:
+def test_no_tensor_refers_to_the_parts_after_close(mapped: Mapped, bench: Bench) -> None:
     """The arena is wiped and unmapped next; a view left over would read zeros or crash the leg."""
     views = mapped(bench.material.parts)
     trainer = bench.on(views)
@@ -156,7 +156,7 @@ def test_training_leaves_the_parts_as_they_were(mapped: Mapped, bench: Bench) ->
     trainer.close()
 
 
-def test_parts_of_another_owner_are_left_alone(bench: Bench) -> None:
+def test_parts_that_are_not_its_own_are_ignored_by_a_trainer(bench: Bench) -> None:
     assert bench.trainer(canary=b"\x00" * 32).initial_sha256() == bench.material.initial_sha256
 
 

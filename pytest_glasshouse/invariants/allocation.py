@@ -1,4 +1,4 @@
-"""Invariants of the place: all legs ran on the same allocation, and the raw leg reported completion itself."""
+"""Invariants of the allocation: all legs ran on the same one, and the raw leg reported completion from there."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def _callback_of(reader: EvidenceReader, leg: Role) -> str:
         failed = reader.maybe(leg, "failed")
         if failed is not None:
             raise unseen(f"the {leg} leg failed: {failed['reason']}", expected="a completion callback", seen=failed["reason"])
-        left = verified.exit_claims(reader, leg)
+        signed_exit = verified.exit_claims(reader, leg)
         raise broken(
             f"the {leg} callback never reported completion",
             expected="a callback with the round's nonce",
-            seen=f"the leg's process ended with status {left['exit_status']} and no callback",
+            seen=f"the leg's process ended with status {signed_exit['exit_status']} and no callback",
             todo="the row is excluded; run it again",
         )
     if (callback["nonce"], callback["status"]) != (reader.of("nonce"), "completed"):
@@ -46,18 +46,18 @@ def _callback_of(reader: EvidenceReader, leg: Role) -> str:
             seen=f"{callback['status']}, nonce {callback['nonce']}",
             todo="do not use this row",
         )
-    left = verified.exit_claims(reader, leg)
-    if left["exit_status"] != 0 or left["nonce"] != reader.of("nonce"):
+    signed_exit = verified.exit_claims(reader, leg)
+    if signed_exit["exit_status"] != 0 or signed_exit["nonce"] != reader.of("nonce"):
         raise broken(
             f"the {leg} leg's process did not end well",
             expected="exit status 0",
-            seen=f"exit status {left['exit_status']}",
+            seen=f"exit status {signed_exit['exit_status']}",
             todo="do not use this row",
         )
-    if left["head"] != sha256_hex(canonical(callback)):
+    if signed_exit["head"] != sha256_hex(canonical(callback)):
         raise broken(
             f"the {leg} callback is not the one the agent signed for",
-            expected=f"callback {left['head']}",
+            expected=f"callback {signed_exit['head']}",
             seen=f"callback {sha256_hex(canonical(callback))}",
             todo="do not use this row: its figures were changed on the way",
         )
@@ -76,7 +76,7 @@ def same_allocation(observation: Observation) -> Finding:
 
 
 def _one_key(reader: EvidenceReader) -> None:
-    """Every leg's agent has the key that was enrolled; where none was, the key of the row's first meeting."""
+    """Every leg's agent has the key that was enrolled; where none was, the key the row's first agent sent."""
     enrolled = reader.maybe("protected", "ak") or _first_met(reader)["ak"]
     for seen in reader.of("guest"):
         if seen["ak"] != enrolled:
