@@ -83,4 +83,4 @@ pre-commit: $(STAMP) ## run the checks of .pre-commit-config.yaml at each commit
 	$(BIN)/pre-commit install
 
 clean: ## remove the environment and caches
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .coverage*
+	rm -rf $(VENV) build dist .hypothesis .pytest_cache .mypy_cache .ruff_cache .coverage*
