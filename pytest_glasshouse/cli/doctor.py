@@ -46,13 +46,15 @@ class DoctorLine:
 
 def declare(commands: Commands) -> None:
     """Add the command."""
+    from pytest_glasshouse.providers.registry import NAMES
+
     doctor = commands.add_parser(
         "doctor", help="look for what would keep rows from running", description=_DOCTOR,
         formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
     )  # fmt: skip
     doctor.add_argument(
-        "--provider", choices=("mock", "local", "runpod", "vastai"), default="mock", metavar="NAME",
-        help="mock (default), local, runpod or vastai",
+        "--provider", choices=NAMES, default="mock", metavar="NAME",
+        help=f"mock (default), {', '.join(NAMES[1:-1])} or {NAMES[-1]}",
     )  # fmt: skip
     doctor.add_argument("--allow-simulated", action="store_true", help="accept a base URL that is not the provider's own")
     doctor.set_defaults(run=_doctor, report_error_code=EXIT_USAGE)

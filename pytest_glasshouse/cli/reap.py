@@ -49,6 +49,8 @@ class FoundAllocation:
 
 def declare(commands: Commands) -> None:
     """Add the command."""
+    from pytest_glasshouse.providers.registry import RENTING
+
     reap = commands.add_parser(
         "reap",
         help="end allocations that were left behind",
@@ -57,8 +59,8 @@ def declare(commands: Commands) -> None:
         allow_abbrev=False,
     )
     reap.add_argument(
-        "--provider", action="append", choices=("runpod", "vastai"), metavar="NAME",
-        help="runpod or vastai; repeatable (default: every one there is a key for)",
+        "--provider", action="append", choices=RENTING, metavar="NAME",
+        help=f"{' or '.join(RENTING)}; repeatable (default: every one there is a key for)",
     )  # fmt: skip
     reap.add_argument("--expired", action="store_true", help="only those whose deadline is over; asks nothing")
     reap.add_argument("--run", dest="run_id", metavar="RUN", help="only those of this run")

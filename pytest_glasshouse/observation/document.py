@@ -10,7 +10,7 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict
 
 from pytest_glasshouse.rows.interleaving import InterleavingPlan
 from pytest_glasshouse.rows.leg_order import Role
-from pytest_glasshouse.rows.spec import AdapterRecord
+from pytest_glasshouse.rows.spec import AdapterRecord, WorkloadName
 from pytest_glasshouse.wire.host_messages import SegmentPlanRecord
 from pytest_glasshouse.wire.typed import check_typed
 
@@ -71,7 +71,7 @@ class Plan(AdapterRecord):
 class MaterialSeen(TypedDict):
     """What was trained on. `facts` are the workload's own."""
 
-    workload: Literal["mlp", "lora"]
+    workload: WorkloadName
     standIn: bool
     initialSha256: str
     modelId: str | None

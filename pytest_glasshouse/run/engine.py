@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 #: A progress event: plain JSON, as it comes from a leg, a boot or another process.
 Event: TypeAlias = Mapping[str, Any]
 
-#: Providers whose guests are processes of this machine.
-HERE = ("mock", "local")
-
 
 @dataclass(frozen=True, kw_only=True)
 class RowObjects:
@@ -89,7 +86,10 @@ class Engine:
         self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
     ) -> Broker:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
-        _require_training([row for row in rows if (row.provider if options.provider == "row" else options.provider) in HERE])
+        from pytest_glasshouse.providers.registry import RENTING
+
+        here = [row for row in rows if (row.provider if options.provider == "row" else options.provider) not in RENTING]
+        _require_training(here)
         from pytest_glasshouse.workloads.registry import check
 
         for row in rows:
