@@ -52,14 +52,14 @@ package: $(STAMP) ## sdist and wheel in dist/, and a look at what an index would
 	$(BIN)/twine check --strict dist/*
 
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=20
 
 test-pythons: ## the tests that need no torch, on each Python of PYTHONS that is installed
 	.ci/test-pythons $(PYTHONS)
 
 coverage: $(STAMP) ## branch coverage by the whole suite of the rooms that must be covered; fails below the gate of pyproject.toml
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal --durations=20
 	$(BIN)/coverage combine
 	$(BIN)/coverage report
 

@@ -130,12 +130,12 @@ def _orders(plan: Plan, rounds: Sequence[RoundNotes]) -> Faults:
         return
     for place, (observed, order) in enumerate(zip(rounds, drawn, strict=False)):
         if observed["round"] != place + 1:
-            yield f".observation.rounds[{place}].round", f"is round {place + 1}"
+            yield f".observation.rounds[{place}].round", f"expected {place + 1}, by its place in the list"
         if observed["order"] != list(order):
             yield f".observation.rounds[{place}].order", f"the plan's seed gives {' then '.join(order)}"
         expected = turns(place + 1)
         if observed.get("turns") != expected:
-            text = "has no turns" if expected is None else "is not what the plan's seed gives"
+            text = "expected none: its legs do not take turns" if expected is None else "is not what the plan's seed gives"
             yield f".observation.rounds[{place}].turns", text
 
 
