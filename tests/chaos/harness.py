@@ -28,7 +28,7 @@ def _worker(folder: Path, settings: dict[str, Any], address: str, number: int) -
     client = BrokerClient(address, worker=name)
     for row in range(number, settings["rows"], settings["workers"]):
         try:
-            run_row(row, client, folder, worker=name, liar=row in settings["liars"])
+            run_row(row, client, folder, worker=name, dishonest=row in settings["dishonest"])
         except GlasshouseError as error:
             write(folder / "rows", {"row": ROWS[row].name, "outcome": "infrastructure", "reason": str(error)})
     client.close()
@@ -62,7 +62,7 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
             server.close()
         else:
             for row in range(settings["rows"]):
-                run_row(row, broker, folder, worker="main", liar=row in settings["liars"])
+                run_row(row, broker, folder, worker="main", dishonest=row in settings["dishonest"])
     except KeyboardInterrupt:
         pass
     finally:

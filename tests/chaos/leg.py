@@ -39,7 +39,7 @@ def write(path: Path, entry: dict[str, Any]) -> None:
     os.close(fd)
 
 
-def run_row(number: int, grants: Grants, folder: Path, *, worker: str, liar: bool) -> None:
+def run_row(number: int, grants: Grants, folder: Path, *, worker: str, dishonest: bool) -> None:
     """Run one row and write down how it ended, and every key that was released for it."""
     row = ROWS[number]
     try:
@@ -48,7 +48,7 @@ def run_row(number: int, grants: Grants, folder: Path, *, worker: str, liar: boo
         write(folder / "rows", {"row": row.name, "outcome": "infrastructure", "reason": f"{type(error).__name__}: {error}"})
         return
     try:
-        nonce = _carry_out(grant, folder, liar=liar)
+        nonce = _carry_out(grant, folder, dishonest=dishonest)
     except RefusedError as error:
         write(folder / "rows", {"row": row.name, "outcome": "failed", "reason": error.reason})
     except GlasshouseError as error:
@@ -58,11 +58,11 @@ def run_row(number: int, grants: Grants, folder: Path, *, worker: str, liar: boo
     grants.release(grant, worker=worker)
 
 
-def _carry_out(grant: Grant, folder: Path, *, liar: bool) -> str:
+def _carry_out(grant: Grant, folder: Path, *, dishonest: bool) -> str:
     agent = _ask(grant, {"op": "hello"})["agentNonce"]
     with TamperTestbed() as testbed:
         attempt = testbed.attempt()
-        if liar:
+        if dishonest:
             # Validly signed, and about another archive than the one the policy wants.
             claims: dict[str, Any] = attempt.claims
             claims["components"]["archive"] = "0" * 64
@@ -71,7 +71,7 @@ def _carry_out(grant: Grant, folder: Path, *, liar: bool) -> str:
             released = attempt.release()
             attempt.unseal(released).close()
         finally:
-            write(folder / "keys", {"liar": liar, "released": testbed.releases_since_reset(), "nonce": attempt.nonce})
+            write(folder / "keys", {"dishonest": dishonest, "released": testbed.releases_since_reset(), "nonce": attempt.nonce})
         nonce = secrets.token_hex(16)
         _ask(grant, {"op": "train", "nonce": nonce})
         until = time.monotonic() + _LEG_S

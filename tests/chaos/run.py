@@ -67,7 +67,7 @@ class Running:
         }  # fmt: skip
         settings = {
             "provider": provider, "run_id": self.run_id, "timing": TIMING.to_json(), "boot_s": BOOT_S, "train_s": TRAIN_S,
-            "rows": scenario.rows, "workers": scenario.workers, "liars": sorted(scenario.liars),
+            "rows": scenario.rows, "workers": scenario.workers, "dishonest": sorted(scenario.dishonest),
         }  # fmt: skip
         self.log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen(
@@ -196,8 +196,8 @@ def _judge_rows(running: Running, judged: Judged) -> None:
                 judged.wrong.append(f"{row['row']} is green and its leg never ended")
     for key in running.lines("keys"):
         judged.released += key["released"]
-        judged.refused += key["liar"]
-        if key["liar"] and key["released"]:
+        judged.refused += key["dishonest"]
+        if key["dishonest"] and key["released"]:
             judged.wrong.append("a key was released for evidence that is wrong")
 
 

@@ -44,7 +44,7 @@ class Scenario:
     rows: int
     workers: int
     #: Rows whose evidence is wrong: no key may be released for them.
-    liars: frozenset[int]
+    dishonest: frozenset[int]
 
     def __str__(self) -> str:
         faults = ", ".join(f"{fault.kind} on {fault.on}" for fault in self.faults) or "no fault"
@@ -66,5 +66,5 @@ def draw(seed: int) -> Scenario:
         at_s=drawn.uniform(0.0, 2.5),
         rows=rows,
         workers=drawn.choice((0, 0, 1, 2)),
-        liars=frozenset(row for row in range(rows) if drawn.random() < 0.2),
+        dishonest=frozenset(row for row in range(rows) if drawn.random() < 0.2),
     )

@@ -37,7 +37,7 @@ def _all(seeds: Iterable[int]) -> list[Judged]:
         f"\nchaos: {len(judged)} runs in {time.monotonic() - began:.0f} s, {sum(each.instances for each in judged)} instances, "
         f"ended by {dict(by)}; victims {dict(Counter(each.scenario.victim for each in judged))}; "
         f"{sum(each.green for each in judged)} rows green, {sum(each.released for each in judged)} keys released, "
-        f"{sum(each.refused for each in judged)} liars refused; {sum(bool(each.wrong) for each in judged)} runs wrong\n"
+        f"{sum(each.refused for each in judged)} dishonest rows refused; {sum(bool(each.wrong) for each in judged)} runs wrong\n"
     )
     return judged
 

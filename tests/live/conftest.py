@@ -123,8 +123,8 @@ def rental(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rental]:
         pytest.skip("needs openssh-server")
     provider, _, api = str(request.param).partition("-")
     url, key = ("VAST_URL", "VAST_API_KEY") if provider == "vastai" else ("RUNPOD_API_BASE_URL", "RUNPOD_API_KEY")
-    kept = {n: v for n, v in os.environ.items() if not n.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_"))}
+    inherited = {n: v for n, v in os.environ.items() if not n.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_"))}
     with (vastai if provider == "vastai" else runpod)(pods="start") as server:
-        environment = {**kept, url: server.url, key: server.cloud.account_key, "HOME": "/nonexistent"}
+        environment = {**inherited, url: server.url, key: server.cloud.account_key, "HOME": "/nonexistent"}
         yield Rental(server, tmp_path, provider, {**environment, "GLASSHOUSE_RUNPOD_API": api} if api else environment)
     _end_reapers(tmp_path)

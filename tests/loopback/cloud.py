@@ -134,7 +134,7 @@ class Cloud:
         self._late: list[Callable[[], None]] = []
         self._root = Path(tempfile.mkdtemp(prefix="gp-"))
         self.closing = threading.Event()
-        self._forgiven = ""
+        self._left_billing = ""
         Cloud.opened.append(self)
 
     # What the APIs do.
@@ -240,14 +240,14 @@ class Cloud:
         """What was ever created has ended, and what was still to appear appears now, so that it counts."""
         while self._late:
             self._late.pop()()
-        if self._forgiven:
+        if self._left_billing:
             return
         left = [f"{one.order.name} ({one.instance_id}, {one.state})" for one in self.billing()]
         assert left == [], f"still billing: {', '.join(left)}"
 
-    def forgive(self, why: str) -> None:
+    def leave_billing(self, why: str) -> None:
         """What bills at the end of this test is meant to: `why` it is."""
-        self._forgiven = why
+        self._left_billing = why
 
     def close(self) -> None:
         """End every pod, whatever it is, and remove every disk."""

@@ -1,7 +1,7 @@
 """After every test: what it rented on a loopback provider has stopped billing. Before it: no proxy of this machine is asked.
 
 Loaded for the whole suite, so that no test that uses a loopback provider can forget it. A test that means to leave something
-behind says `server.cloud.forgive("why")`.
+behind says `server.cloud.leave_billing("why")`.
 """
 
 from __future__ import annotations

@@ -305,6 +305,6 @@ def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() 
 def test_an_instance_left_billing_on_purpose_is_declared() -> None:
     with runpod(pods="none") as server:
         server.cloud.create(order(), None)
-        server.cloud.forgive("this test is about leaving it")
+        server.cloud.leave_billing("this test is about leaving it")
         server.cloud.assert_nothing_bills()
         assert len(server.cloud.billing()) == 1

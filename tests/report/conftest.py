@@ -61,12 +61,12 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
     directory.mkdir(exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        kept = directory / "report.key"
-        if not kept.exists():
+        key_file = directory / "report.key"
+        if not key_file.exists():
             key = Ed25519PrivateKey.generate()
             _made(directory, key)
-            kept.write_bytes(key.private_bytes_raw())
-    return _read(directory, Ed25519PrivateKey.from_private_bytes(kept.read_bytes()))
+            key_file.write_bytes(key.private_bytes_raw())
+    return _read(directory, Ed25519PrivateKey.from_private_bytes(key_file.read_bytes()))
 
 
 def _made(directory: Path, key: Ed25519PrivateKey) -> None:

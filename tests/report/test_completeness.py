@@ -64,8 +64,8 @@ def _of_round(edit: Edit) -> bytes:
 
 
 def _token(name: str) -> bytes:
-    stranger = example.Keys()
-    return _of_round(lambda protected: protected.update({name: sign({"a": 1}, key=stranger.server, typ="x")}))
+    unknown = example.Keys()
+    return _of_round(lambda protected: protected.update({name: sign({"a": 1}, key=unknown.server, typ="x")}))
 
 
 def _of_other_round(name: str) -> bytes:
@@ -162,17 +162,17 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "as it is": report_bytes(test_check.DOCUMENT),
         **{f"{path} changed": report_bytes(test_check.changed(path, value)) for path, value, _ in test_check.CHANGES},
         **{
-            f"{name} of a stranger": _token(name)
+            f"{name} of an unknown key": _token(name)
             for name in ("manifest", "grant", "evidence", "result", "receipt", "head", "exit")
         },
         **{f"{name} of another round": _of_other_round(name) for name in ("evidence", "head", "exit", "result")},
-        "raw exit of a stranger": _raw_exit(),
+        "raw exit of an unknown key": _raw_exit(),
         "row of no party": _other_keys(),
         "grant missing": _of_round(lambda protected: protected.pop("grant")),
         "sealed and then changed": _of_document(lambda document: document.update(runId="other")),
         "row sealed and then changed": _of_document(lambda document: document["rows"][0].update(name="other")),
         "row changed against the schema": _of_document(lambda document: document["rows"][0].update(more=1)),
-        "seal of a stranger": report_bytes(seal.sealed(test_check.DOCUMENT, key=example.Keys().report)),
+        "seal of an unknown key": report_bytes(seal.sealed(test_check.DOCUMENT, key=example.Keys().report)),
         "bundle": bundle.bundle_bytes(test_check.DOCUMENT, key=example.KEYS.report),
         "bundle without a member": _rezipped({"keys/report.pub": None}),
         "bundle with one more": _rezipped({"more": b""}),
@@ -230,7 +230,7 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         f"envelope {number}": partial(attest.open_envelope, changed(change), key=example.KEYS.report.public_key())
         for number, (change, _) in enumerate(CHANGED_ENVELOPES)
     }
-    stranger, name = example.Keys(), _statement()
+    unknown, name = example.Keys(), _statement()
     asks |= {
         "a file that is not there": lambda: check.check_file(Path("none.json")),
         "a file that is not there to be read": lambda: check.read_document(Path("none.json")),
@@ -245,7 +245,7 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "no server trusted": lambda: _trusting("report", "owner"),
         "no report key trusted": lambda: _trusting("server", "owner"),
         "bound to nothing": lambda: check_bytes(data["as it is"], derivation=replace(example.EXAMPLE, binding=_unbound)).faults,
-        "without a seal": lambda: seal.verify_seal({}, key=stranger.report.public_key()),
+        "without a seal": lambda: seal.verify_seal({}, key=unknown.report.public_key()),
         "exported though it states something else": lambda: attest.exported(
             test_check.DOCUMENT, {name: _foreign_statement()}, test_check.DOCUMENT["rows"][0]["rowId"]
         ),

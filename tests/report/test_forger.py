@@ -22,7 +22,7 @@ from tests.report.conftest import RealRun
 from tests.report.forger import Keys, chained, recomputed, resigned, signed_guest, signed_round, vouched
 
 SECURITY = Path(__file__).parents[2] / "SECURITY.md"
-_STRANGER = Ed25519PrivateKey.generate()
+_UNKNOWN_KEY = Ed25519PrivateKey.generate()
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -62,9 +62,9 @@ def _worst_round(document: dict[str, Any]) -> None:
     row = document["rows"][0]
     worst = max(range(2), key=lambda place: row["roundFigures"][place]["overheadPct"])
     del row["observation"]["rounds"][worst]
-    plan, (kept,) = row["observation"]["plan"], row["observation"]["rounds"]
-    kept["round"] = plan["rounds"] = row["rounds"] = 1
-    plan["order"] = row["order"] = f"{kept['order'][0]}-first"
+    plan, (other,) = row["observation"]["plan"], row["observation"]["rounds"]
+    other["round"] = plan["rounds"] = row["rounds"] = 1
+    plan["order"] = row["order"] = f"{other['order'][0]}-first"
 
 
 def _round_twice(document: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ def _null_figures(document: dict[str, Any]) -> None:
     """A null row that shows no difference at all, by an agent of the forger's own."""
     for observed in document["nullRows"][0]["observation"]["rounds"]:
         observed["raw2"]["callback"]["units"] += 1
-        signed_guest(observed, _STRANGER)
+        signed_guest(observed, _UNKNOWN_KEY)
 
 
 def _null_invented(document: dict[str, Any]) -> None:
@@ -184,10 +184,10 @@ def _null_invented(document: dict[str, Any]) -> None:
     _null_figures(document)
     null = document["nullRows"][0]
     for observed in null["observation"]["rounds"]:
-        vouched(document["runId"], null, observed, _STRANGER)
+        vouched(document["runId"], null, observed, _UNKNOWN_KEY)
 
 
-def _null_nobodys(document: dict[str, Any]) -> None:
+def _null_of_unknown_agent(document: dict[str, Any]) -> None:
     _null_figures(document)
     for observed in document["nullRows"][0]["observation"]["rounds"]:
         for met in observed["guest"]:
@@ -203,20 +203,20 @@ def _null_margin(document: dict[str, Any]) -> None:
 def _null_second_exit(document: dict[str, Any]) -> None:
     """The first raw leg is as it was."""
     observed = document["nullRows"][0]["observation"]["rounds"][0]
-    kept = copy.deepcopy((observed["raw"], observed["borders"], observed["guest"]))
-    signed_guest(observed, _STRANGER)
-    observed["raw"], observed["borders"], guest = kept
+    before_change = copy.deepcopy((observed["raw"], observed["borders"], observed["guest"]))
+    signed_guest(observed, _UNKNOWN_KEY)
+    observed["raw"], observed["borders"], guest = before_change
     for met, before in zip(observed["guest"], guest, strict=True):
         met["ak"] = met["ak"] if met["leg"] == "raw2" else before["ak"]
 
 
 def _borders(document: dict[str, Any]) -> None:
     """The account of the turns, and the raw leg's exit, signed by a key that was not enrolled."""
-    signed_guest(document["rows"][2]["observation"]["rounds"][0], _STRANGER)
+    signed_guest(document["rows"][2]["observation"]["rounds"][0], _UNKNOWN_KEY)
 
 
 def _agent_of_raw(document: dict[str, Any]) -> None:
-    signed_guest(document["rows"][0]["observation"]["rounds"][0], _STRANGER)
+    signed_guest(document["rows"][0]["observation"]["rounds"][0], _UNKNOWN_KEY)
 
 
 def _excluded_tokens(document: dict[str, Any]) -> None:
@@ -262,7 +262,7 @@ LIES = (
     Lie(name="another subject", edit=_other_subject, seen_at=("plan.subject",)),
     Lie(name="null row by another agent", edit=_null_figures, seen_at=("vouched",)),
     Lie(name="null row invented", edit=_null_invented, unsigned="nullRows[0]"),
-    Lie(name="null row that nobody vouched for", edit=_null_nobodys, unsigned="no signature vouches"),
+    Lie(name="null row that nobody vouched for", edit=_null_of_unknown_agent, unsigned="no signature vouches"),
     Lie(name="another margin of a null row", edit=_null_margin, seen_at=("vouched",)),
     Lie(name="second raw exit by another agent", edit=_null_second_exit, seen_at=("findings",)),
     Lie(name="borders signed by nobody", edit=_borders, seen_at=("findings",)),

@@ -120,8 +120,8 @@ def test_measured_figures_verdicts_and_evidence_are_caught_without_any_seal() ->
         document = changed(path)
         if next(schema_faults(document), None) is not None:
             continue
-        kept = {name: copy.deepcopy(document[name]) for name in ("rows", "summary", "claims", "policySha256")}
-        sealed = sealed_again({**document, **kept}, key)
+        unchanged = {name: copy.deepcopy(document[name]) for name in ("rows", "summary", "claims", "policySha256")}
+        sealed = sealed_again({**document, **unchanged}, key)
         faults = [fault.path for fault in check_bytes(report_bytes(sealed)).faults if not fault.path.endswith("seal")]
         assert faults, json_path(path)
 

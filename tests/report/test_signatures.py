@@ -22,7 +22,7 @@ from tests.tamper.removal import Ask, unnoticed_in
 
 Json = dict[str, Any]
 Edit = Callable[[Json], object]
-_STRANGER = Ed25519PrivateKey.generate()
+_UNKNOWN_KEY = Ed25519PrivateKey.generate()
 #: Lists, and the place of a row in them.
 _ROW, _TURNS, _NULL, _EXCLUDED = ("rows", 0), ("rows", 2), ("nullRows", 0), ("excludedResults", 0)
 
@@ -39,12 +39,12 @@ def _resigned(document: Json, place: tuple[str, int], *path: str) -> None:
     for each in parents:
         holder = holder[each]
     kind = parse_object(unb64u(holder[name].split(".")[0]))["typ"]
-    holder[name] = tokens.sign(tokens.peek(holder[name]), key=_STRANGER, typ=str(kind))
+    holder[name] = tokens.sign(tokens.peek(holder[name]), key=_UNKNOWN_KEY, typ=str(kind))
 
 
 def _revouched(document: Json) -> None:
     for guest in _first(document, _NULL)["guest"]:
-        guest["vouched"] = tokens.sign(tokens.peek(guest["vouched"]), key=_STRANGER, typ="glasshouse-guest+jwt")
+        guest["vouched"] = tokens.sign(tokens.peek(guest["vouched"]), key=_UNKNOWN_KEY, typ="glasshouse-guest+jwt")
 
 
 def _unvouched(document: Json, *, revision: int = newest()) -> None:
@@ -53,9 +53,9 @@ def _unvouched(document: Json, *, revision: int = newest()) -> None:
         del guest["vouched"]
 
 
-def _old_and_unvouched_by_a_stranger(document: Json) -> None:
+def _old_and_signed_by_unknown_key(document: Json) -> None:
     _unvouched(document, revision=2)
-    signed_guest(_first(document, _NULL), _STRANGER)
+    signed_guest(_first(document, _NULL), _UNKNOWN_KEY)
 
 
 def _proof_of_another(document: Json) -> None:
@@ -69,10 +69,10 @@ def _swapped(document: Json, name: str) -> None:
 
 
 def _another_agent(document: Json, place: tuple[str, int]) -> None:
-    _first(document, place)["guest"][1]["ak"] = tokens.public_text(_STRANGER.public_key())
+    _first(document, place)["guest"][1]["ak"] = tokens.public_text(_UNKNOWN_KEY.public_key())
 
 
-def _by_a_stranger(*path: str, place: tuple[str, int]) -> Edit:
+def _signed_by_unknown_key(*path: str, place: tuple[str, int]) -> Edit:
     return lambda document: _resigned(document, place, *path)
 
 
@@ -80,13 +80,13 @@ _PROTECTED = ("manifest", "grant", "result", "receipt", "evidence", "head", "exi
 #: What is changed, and where the gap is reported.
 EDITS: dict[str, tuple[Edit, str]] = {
     **{
-        f"{name} of {place[0]} by a stranger": (_by_a_stranger("protected", name, place=place), f"$.{place[0]}[0]")
+        f"{name} of {place[0]} by an unknown key": (_signed_by_unknown_key("protected", name, place=place), f"$.{place[0]}[0]")
         for place in (_ROW, _EXCLUDED)
         for name in _PROTECTED
     },
     **{
-        f"{name} of {place[0]}[{place[1]}] by a stranger": (
-            _by_a_stranger(*name.split("."), place=place),
+        f"{name} of {place[0]}[{place[1]}] by an unknown key": (
+            _signed_by_unknown_key(*name.split("."), place=place),
             f"$.{place[0]}[{place[1]}]",
         )
         for place, names in {
@@ -102,7 +102,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     },
     "proof of another grant": (_proof_of_another, "$.rows[0]"),
     "key that signed nothing": (
-        lambda document: _first(document, _ROW)["protected"].update(ak=tokens.public_text(_STRANGER.public_key())),
+        lambda document: _first(document, _ROW)["protected"].update(ak=tokens.public_text(_UNKNOWN_KEY.public_key())),
         "$.rows[0]",
     ),
     "null row without borders": (lambda document: _first(document, _NULL).pop("borders"), "$.nullRows[0]"),
@@ -112,9 +112,9 @@ EDITS: dict[str, tuple[Edit, str]] = {
         f"another agent met in {place[0]}": (partial(_another_agent, place=place), f"$.{place[0]}[0]")
         for place in (_ROW, _NULL, _EXCLUDED)
     },
-    "agent of a null row vouched for by a stranger": (_revouched, "$.nullRows[0]"),
-    "agent of a null row vouched for by nobody": (_unvouched, "no signature vouches"),
-    "agent of an old null row that no other row had": (_old_and_unvouched_by_a_stranger, "no signature vouches"),
+    "agent of a null row vouched for by an unknown key": (_revouched, "$.nullRows[0]"),
+    "agent of a null row without a signature": (_unvouched, "no signature vouches"),
+    "agent of an old null row that no other row had": (_old_and_signed_by_unknown_key, "no signature vouches"),
     "row of other keys": (lambda document: document["rows"][0]["observation"].update(keys={}), "$.rows[0]"),
 }
 
@@ -138,7 +138,7 @@ def test_null_row_from_before_owners_signed_agent_keys_is_linked_by_another_rows
 def test_forged_key_in_an_excluded_row_does_not_lower_the_level_of_the_others(real_run: RealRun) -> None:
     """Its findings say that the allocation was not the same: whose the raw leg's agent was is no claim of the report."""
     document = copy.deepcopy(real_run.document)
-    signed_guest(_first(document, _EXCLUDED), _STRANGER)
+    signed_guest(_first(document, _EXCLUDED), _UNKNOWN_KEY)
     findings = document["excludedResults"][0]["findings"]
     next(each for each in findings if each["invariant"] == "same allocation")["finding"] = "broken"
     assert [*unproven_signatures(document, real_run.trust)] == []
@@ -148,7 +148,7 @@ def _revouched_about(document: Json, field: str) -> None:
     """As the owner could have signed it: signatures are not checked here."""
     for guest in _first(document, _NULL)["guest"]:
         claims = {**tokens.peek(guest["vouched"]), field: "another"}
-        guest["vouched"] = tokens.sign(claims, key=_STRANGER, typ="glasshouse-guest+jwt")
+        guest["vouched"] = tokens.sign(claims, key=_UNKNOWN_KEY, typ="glasshouse-guest+jwt")
 
 
 VOUCHED: dict[str, Edit] = {
@@ -176,7 +176,7 @@ def test_null_row_is_witnessed_where_the_witness_enrolled_its_agent(real_run: Re
     trust = Trust(keys=real_run.trust.keys, witnesses=servers)
     assert witnessed(real_run.document, trust)
     document = copy.deepcopy(real_run.document)
-    signed_guest(_first(document, _NULL), _STRANGER)
+    signed_guest(_first(document, _NULL), _UNKNOWN_KEY)
     assert not witnessed(document, trust)
 
 

@@ -64,7 +64,7 @@ WAIT = HELD + '''
                     time.sleep(0.005)'''
 DRAWN = 'PrivateKey.from_private_bytes(__import__("hashlib").sha256(self._manifest_token.encode() + b"{}").digest())'
 
-class Telling(ProtectedRuntime):
+class ReportingRuntime(ProtectedRuntime):
     def _seal(self, current):
         sealed = super()._seal(current)
         keys = json.loads(self._host_attestation.owner.to_text().reveal())
@@ -72,7 +72,7 @@ class Telling(ProtectedRuntime):
             "manifest": sealed.manifest, "key": sealed.data_key.reveal().hex(), "canary": sealed.canary.reveal()[:32].hex(),
             "server": self._host_attestation._embedded.server._signing.private_bytes_raw().hex(), **keys,
         }
-        os.write(int(os.environ["TELL"]), json.dumps(secrets_of_run).encode() + b"\\n")
+        os.write(int(os.environ["SECRETS_FD"]), json.dumps(secrets_of_run).encode() + b"\\n")
         return sealed
 
 class WatchedEngine(Engine):
@@ -88,7 +88,7 @@ class WatchedEngine(Engine):
     def row_objects(self, *given):
         stage = super().row_objects(*given)
         return RowObjects(
-            allocation=stage.allocation, protected_runtime=Telling(stage.protected_runtime._host_attestation), raw_runner=stage.raw_runner
+            allocation=stage.allocation, protected_runtime=ReportingRuntime(stage.protected_runtime._host_attestation), raw_runner=stage.raw_runner
         )
 
 def pytest_configure(config):
@@ -188,7 +188,7 @@ def a_watched_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]
     reading, writing = os.pipe()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("GLASSHOUSE", "PYTEST"))},
-        "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(folder / "tmp"), "TELL": str(writing),
+        "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(folder / "tmp"), "SECRETS_FD": str(writing),
         "GLASSHOUSE_SIGNING_KEY": str(pem),
     }  # fmt: skip
     command = [

@@ -117,7 +117,7 @@ class ServedTestbed(TamperTestbed):
             close=lambda: None,
         )
 
-    def meet_again(self, *subs: str) -> None:
+    def reconnect(self, *subs: str) -> None:
         """After a restart: the owner registers again, guests enrol again."""
         sealed = self.sealed
         self.embedded = self._serve()

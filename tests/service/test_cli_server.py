@@ -57,18 +57,18 @@ def released(server: Serving, package: Path) -> tuple[bytes, bytes]:
     """The key a guest gets under a grant for the package, and the key that is kept beside it."""
     manifest = package.with_name("package.manifest").read_text().strip()
     digest = sha256_hex(manifest.encode())
-    kept = server.owner.open_data_key(package.with_name("package.key").read_bytes(), manifest_sha256=digest)
+    data_key = server.owner.open_data_key(package.with_name("package.key").read_bytes(), manifest_sha256=digest)
     with ServedTestbed(server) as testbed:
         content = package.read_bytes()
         testbed.sealed = SealedPackage(
             package=content, manifest=manifest, manifest_sha256=digest, header_sha256=parse_header(content).sha256,
-            data_key=kept, canary=Secret(b"not known here"),
+            data_key=data_key, canary=Secret(b"not known here"),
         )  # fmt: skip
         testbed.policy = POLICY
         testbed.enrol(f"{SUB}/by-hand", grant=testbed.grant(f"{SUB}/by-hand"))
         attempt = testbed.attempt(f"{SUB}/by-hand")
         key = attempt.unseal(attempt.release())
-        return bytes(key.view), kept.reveal()
+        return bytes(key.view), data_key.reveal()
 
 
 def test_a_registered_package_gives_its_key_to_a_guest_with_good_evidence(
@@ -78,8 +78,8 @@ def test_a_registered_package_gives_its_key_to_a_guest_with_good_evidence(
     assert run(*register) == 0
     output = capsys.readouterr().out
     assert POLICY.sha256 in output
-    key, kept = released(server, package)
-    assert key == kept
+    key, data_key = released(server, package)
+    assert key == data_key
     assert run(*register) == 0  # again is as good as once
     server.end(signal.SIGKILL)
     server.start()

@@ -57,10 +57,10 @@ def test_every_released_key_is_in_the_ledger_whenever_the_server_is_killed(tmp_p
     partly = 0
     with serving(tmp_path) as server:
         testbed = ServedTestbed(server)
-        kept = 0
+        earlier = 0
         for number in range(200 if SOAK else 4):
             names = [f"kill-{number}-{each}" for each in range(AT_ONCE)]
-            testbed.meet_again(*names)
+            testbed.reconnect(*names)
             attempts = [testbed.attempt(name) for name in names]
             served = _kill_within(server, attempts, draw.uniform(0, 0.06))
             partly += 0 < len(served) < AT_ONCE
@@ -69,8 +69,8 @@ def test_every_released_key_is_in_the_ledger_whenever_the_server_is_killed(tmp_p
                 # 1. Never fewer than left.
                 assert {each.nonce for each in served} <= {each.nonce for each in counted}
                 # 2. What was counted before is still counted.
-                assert ledger.releases() == kept + len(counted)
-                kept += len(counted)
+                assert ledger.releases() == earlier + len(counted)
+                earlier += len(counted)
             server.start()
             # 3. The holder of a key can end its session, also one whose reply was lost; no one else can.
             for attempt in attempts:
@@ -84,6 +84,6 @@ def test_every_released_key_is_in_the_ledger_whenever_the_server_is_killed(tmp_p
         testbed.close()
         server.end()
         with server.ledger() as ledger:
-            assert (ledger.releases(), ledger.outstanding()) == (kept, [])
+            assert (ledger.releases(), ledger.outstanding()) == (earlier, [])
     if SOAK:
         assert partly > 20, "the kills came too early or too late to prove anything"

@@ -62,7 +62,7 @@ def test_a_nonce_that_was_open_before_a_restart_is_refused(server: Serving) -> N
         attempt = testbed.attempt()
         server.end(signal.SIGKILL)
         server.start()
-        testbed.meet_again(SUB)
+        testbed.reconnect(SUB)
         with pytest.raises(RefusedError) as caught:
             attempt.release()
         assert caught.value.reason == "nonce"

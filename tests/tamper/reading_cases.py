@@ -153,10 +153,10 @@ def journal() -> dict[str, Ask]:
 
 def judged_rounds() -> dict[str, Ask]:
     """Every audit case of the suite: the findings of a round with one change, and of an unchanged one."""
-    edits = {"finished": untouched, "never met": _never_met, "of one leg": _of_one_leg, **observation_cases.EDITS}
+    edits = {"finished": untouched, "never met": _guest_missing, "of one leg": _of_one_leg, **observation_cases.EDITS}
     observations = {name: _finished(edit) for name, edit in edits.items()}
-    observations["first round without a meeting"] = _first_round_without_a_meeting()
-    taking_turns = {"finished in turns": untouched, "in turns, never met": _never_met, **turns.EDITS}
+    observations["first round without a meeting"] = _first_round_without_a_guest()
+    taking_turns = {"finished in turns": untouched, "in turns, never met": _guest_missing, **turns.EDITS}
     observations |= {name: _finished(edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
     return {
         f"{name} ({invariant.__name__})": partial(_found, invariant, observation)
@@ -165,7 +165,7 @@ def judged_rounds() -> dict[str, Ask]:
     }
 
 
-def _never_met(about: str, content: Any) -> None:
+def _guest_missing(about: str, content: Any) -> None:
     if about == "observation":
         content["rounds"][0]["guest"] = []
 
@@ -175,7 +175,7 @@ def _of_one_leg(about: str, content: Any) -> None:
         content["rounds"][0]["order"] = ["protected"]
 
 
-def _first_round_without_a_meeting() -> Any:
+def _first_round_without_a_guest() -> Any:
     observation = _finished(untouched)
     observation["rounds"].insert(0, {**observation["rounds"][0], "guest": [], "order": []})
     return observation

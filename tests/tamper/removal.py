@@ -147,7 +147,7 @@ def checks_in(module: str, source: str) -> list[Check]:
 @contextlib.contextmanager
 def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
     """Every check of the modules behind a switch, until the end of the block."""
-    switch, checks, kept = Switch(), list[Check](), []
+    switch, checks, originals = Switch(), list[Check](), []
     for module in modules:
         transformer = _Switched(module.__name__, len(checks))
         tree = transformer.visit(ast.parse(inspect.getsource(module)))
@@ -157,12 +157,12 @@ def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
         for function in _functions(module):
             code = codes.get(function.__qualname__)
             if code is not None and code.co_freevars == function.__code__.co_freevars:
-                kept.append((function, function.__code__))
+                originals.append((function, function.__code__))
                 function.__code__ = code
     try:
         yield switch, checks
     finally:
-        for function, original in kept:
+        for function, original in originals:
             function.__code__ = original
         for module in modules:
             for name in (_SWITCH, _TABLE):

@@ -37,7 +37,7 @@ ALLOWED = {
         "report/redaction.py",
         "json.loads",
     ): "looks into texts of a document that was read already, as leniently as any reader might",
-    ("publish/republish.py", "json.loads"): "what this account's run wrote and tagged; a NaN may be why it was kept back",
+    ("publish/republish.py", "json.loads"): "what this account's run wrote and tagged; a NaN may be why it was withheld",
     ("report/run_directory.py", "json.loads"): "what this account's run wrote and tagged; a NaN in it is withheld later",
     ("report/run_key.py", "os.open"): "a few bytes of this account's state directory, held to owner and mode there",
     ("report/schema.py", "json.loads"): "this package's own files",

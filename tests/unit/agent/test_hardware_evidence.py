@@ -20,7 +20,7 @@ NONCE = "ab" * 32
 CNF = Cnf(hpke=X25519PrivateKey.generate().public_key(), sig=Ed25519PrivateKey.generate().public_key())
 
 
-class Told:
+class EchoDevice:
     """A fake device that returns the nonce it was given."""
 
     def __init__(self, name: str) -> None:
@@ -30,13 +30,13 @@ class Told:
         return {"type": "fake", "evidence": b64u(nonce32), "endorsements": []}
 
 
-class Silent(Told):
+class UnavailableDevice(EchoDevice):
     def collect(self, nonce32: bytes) -> dict[str, Json]:
         raise EvidenceUnavailableError("silent: not available")
 
 
 def two() -> Iterator[EvidenceSource]:
-    return iter((Told("one"), Silent("two"), Told("three")))
+    return iter((EchoDevice("one"), UnavailableDevice("two"), EchoDevice("three")))
 
 
 def test_nothing_is_claimed_where_nothing_is_asked_for() -> None:
@@ -52,7 +52,7 @@ def test_devices_are_asked_with_the_nonce_of_session_and_keys() -> None:
 
 def test_device_that_cannot_be_asked_is_left_out_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert submods(["fake"], nonce=NONCE, cnf=CNF, sources={"fake": lambda: iter((Silent("two"),))}) == {}
+        assert submods(["fake"], nonce=NONCE, cnf=CNF, sources={"fake": lambda: iter((UnavailableDevice("two"),))}) == {}
     assert "not available" in caplog.text
 
 

@@ -46,10 +46,10 @@ def changed(path: str, value: Any) -> Any:
     assert holder[last] != value
     holder[last] = value
     rows = {name: document[name] for name in ("rows", "excludedResults")}
-    kept = {name: document[name] for name in ("summary", "claims", "keys", "policySha256")}
+    unchanged = {name: document[name] for name in ("summary", "claims", "keys", "policySha256")}
     again = resealed(copy.deepcopy(document), key=example.KEYS.report)
     assert {name: len(again[name]) for name in rows} == {name: len(value) for name, value in rows.items()}
-    return example.sealed_again({**again, **kept})
+    return example.sealed_again({**again, **unchanged})
 
 
 def test_report_follows_from_its_own_data() -> None:
@@ -218,8 +218,8 @@ def test_token_of_another_key_is_not_authentic(token: str) -> None:
     """The example's findings read no tokens, so only the check of signatures can find this."""
     observation = example.observation()
     protected = observation["rounds"][0]["protected"]
-    stranger = example.Keys()
-    protected[token] = sign({"a": 1}, key=stranger.server, typ=TYP_RECEIPT)
+    unknown = example.Keys()
+    protected[token] = sign({"a": 1}, key=unknown.server, typ=TYP_RECEIPT)
     document = example.document(example.measured(observation=observation))
 
     found = checked(document, keys=ALL_KEYS)

@@ -83,8 +83,8 @@ def test_inspect_without_a_key_verifies_nothing(folder: Path, capsys: pytest.Cap
 def test_inspect_refuses_what_the_owner_did_not_sign_and_shows_nothing_of_it(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stranger = Owner.generate().public_text
-    assert run("inspect", folder / "package", "--owner", stranger) == 1
+    other_owner = Owner.generate().public_text
+    assert run("inspect", folder / "package", "--owner", other_owner) == 1
     output = capsys.readouterr()
     assert (output.out, "refused" in output.err) == ("", True)
 

@@ -68,9 +68,9 @@ def test_a_policy_that_is_unsatisfiable_or_laxer_than_the_default_is_refused(
 
 
 def test_a_component_left_out_is_refused(tmp_path: Path) -> None:
-    kept = {name: item for name, item in BASE.components.items() if name != "torch"}
+    components = {name: item for name, item in BASE.components.items() if name != "torch"}
     with pytest.raises(ConfigurationError, match="torch differ"):
-        read_policy_file(written(tmp_path, dataclasses.replace(BASE, components=kept)))
+        read_policy_file(written(tmp_path, dataclasses.replace(BASE, components=components)))
 
 
 @pytest.mark.parametrize("changes", [{"locked": False}, {"locked": 1}, {"locked": None}, {"format": "x"}], ids=str)

@@ -91,9 +91,11 @@ def test_another_owner_is_refused(outside: OutsideServer, owner: Owner, tmp_path
         check_outside(replace(outside, owner_key=tmp_path / "other.key"))
 
 
-@pytest.mark.parametrize(("url", "kept"), [("https://Example.org/", "https://example.org"), ("http://[::1]:5", "http://[::1]:5")])
-def test_a_url_is_read(url: str, kept: str) -> None:
-    assert checked_url(url) == kept
+@pytest.mark.parametrize(
+    ("url", "expected"), [("https://Example.org/", "https://example.org"), ("http://[::1]:5", "http://[::1]:5")]
+)
+def test_a_url_is_read(url: str, expected: str) -> None:
+    assert checked_url(url) == expected
 
 
 def test_releases_that_were_asked_for_and_not_completed_are_outstanding(outside: OutsideServer) -> None:

@@ -15,7 +15,7 @@ Answering = Callable[..., AttestationClient]
 
 
 @pytest.fixture(name="answering")
-def something_else_that_answers() -> Iterator[Answering]:
+def scripted_listener() -> Iterator[Answering]:
     """A listener that sends the given answers in turn; `None` closes the connection."""
     started: list[HTTPServer] = []
 

@@ -108,12 +108,12 @@ def test_pem_of_another_kind_of_key_is_refused(tmp_path: Path) -> None:
 
 def test_a_kept_data_key_is_for_its_owner_and_package() -> None:
     owner, key = Owner.generate(), Secret(bytes(range(32)))
-    kept = owner.seal_data_key(key, manifest_sha256="m")
-    assert key.reveal() not in kept
-    assert owner.open_data_key(kept, manifest_sha256="m") == key
+    sealed = owner.seal_data_key(key, manifest_sha256="m")
+    assert key.reveal() not in sealed
+    assert owner.open_data_key(sealed, manifest_sha256="m") == key
     for who, package in ((owner, "other"), (Owner.generate(), "m")):
         with pytest.raises(IntegrityError):
-            who.open_data_key(kept, manifest_sha256=package)
+            who.open_data_key(sealed, manifest_sha256=package)
 
 
 def test_published_keys_are_accepted_from_the_pinned_server_only() -> None:

@@ -50,10 +50,10 @@ def test_a_directory_is_used_as_it_is_and_pinned(lora_base: Path, lora_material:
 def test_a_model_in_the_local_hub_cache_is_found(lora_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the user has already downloaded is used, and nothing is downloaded."""
     revision = "0123456789abcdef0123456789abcdef01234567"
-    kept = tmp_path / "models--Nobody--Cached-7B"
-    shutil.copytree(lora_base, kept / "snapshots" / revision)
-    (kept / "refs").mkdir()
-    (kept / "refs" / "main").write_text(revision)
+    cached = tmp_path / "models--Nobody--Cached-7B"
+    shutil.copytree(lora_base, cached / "snapshots" / revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     base = resolve("Nobody/Cached-7B")
     assert (base.model_id, base.revision, base.stand_in) == ("Nobody/Cached-7B", revision, False)

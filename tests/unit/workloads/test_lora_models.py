@@ -276,12 +276,12 @@ def test_layers_that_a_model_does_not_have_are_named_with_those_it_has(make_mode
 def test_a_cached_model_with_weights_of_another_form_is_refused_and_no_stand_in_is_trained(
     lora_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tmp_path / "models--Nobody--Pickled-7B"
+    cached = tmp_path / "models--Nobody--Pickled-7B"
     revision = "0123456789abcdef0123456789abcdef01234567"
-    snapshot = shutil.copytree(lora_base, kept / "snapshots" / revision)
+    snapshot = shutil.copytree(lora_base, cached / "snapshots" / revision)
     _only(snapshot, weights="pytorch_model.bin")
-    (kept / "refs").mkdir()
-    (kept / "refs" / "main").write_text(revision)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(revision)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"saw pytorch_model\.bin"):
         prepare("lora", seed=7, model="Nobody/Pickled-7B")
