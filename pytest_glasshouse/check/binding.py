@@ -124,16 +124,16 @@ def _planned_rounds(record: RowRecord, plan: Plan) -> int:
 
 def _orders(plan: Plan, rounds: Sequence[RoundNotes]) -> Faults:
     try:
-        drawn, turns = _drawn(plan, len(rounds))
+        drawn, turns_of = _drawn(plan, len(rounds))
+        turns = [turns_of(number) for number in range(1, len(rounds) + 1)]
     except (GlasshouseError, KeyError) as error:
         yield ".observation.plan", f"gives no order of legs ({type(error).__name__})"
         return
-    for place, (observed, order) in enumerate(zip(rounds, drawn, strict=False)):
+    for place, (observed, order, expected) in enumerate(zip(rounds, drawn, turns, strict=False)):
         if observed["round"] != place + 1:
             yield f".observation.rounds[{place}].round", f"expected {place + 1}, by its place in the list"
         if observed["order"] != list(order):
             yield f".observation.rounds[{place}].order", f"the plan's seed gives {' then '.join(order)}"
-        expected = turns(place + 1)
         if observed.get("turns") != expected:
             text = "expected none: its legs do not take turns" if expected is None else "is not what the plan's seed gives"
             yield f".observation.rounds[{place}].turns", text

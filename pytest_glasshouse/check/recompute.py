@@ -162,7 +162,7 @@ def _arithmetic_faults(row: MeasuredRow) -> Faults:
         if not math.isclose(seconds, total.elapsed_s, rel_tol=1e-9):
             yield f".{leg}ElapsedSec", f"the rounds give {seconds!r}"
     count = row["extension"]["rounds"] if "extension" in row else row["rounds"]
-    if [each["round"] for each in row["roundFigures"]] != list(range(1, count + 1)):
+    if any(each["round"] != place for place, each in enumerate(row["roundFigures"], 1)) or len(row["roundFigures"]) != count:
         yield ".roundFigures", f"expected rounds 1 to {count}, each once, in order"
     if row["protectedAdapterSha256"] == row["rawAdapterSha256"]:
         yield ".rawAdapterSha256", "is the protected leg's digest too"

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 LegName = Literal["protected", "raw"]
 
+#: More than any row needs. A report that states more does not make its reader draw them.
+MOST_ROUNDS = 10_000
+_MOST_PAIRS = 100_000
+
 _FIRST: dict[str, tuple[LegName, LegName]] = {"raw-first": ("raw", "protected"), "protected-first": ("protected", "raw")}
 
 #: The legs of an interleaved round: the protected leg and one or two raw legs.
@@ -22,8 +26,10 @@ def leg_orders(order: str, *, rounds: int, seed: int, fixed: bool) -> tuple[tupl
     """One order per round. Balanced means that the counts of the two orders differ by at most one.
 
     For an interleaved row it is the order in which the legs start, and the first round's is drawn too.
-    Raises `ConfigurationError` for an unknown order.
+    Raises `ConfigurationError` for an unknown order, or for more than `MOST_ROUNDS`.
     """
+    if rounds > MOST_ROUNDS:
+        raise ConfigurationError(f"expected at most {MOST_ROUNDS} rounds, saw {rounds}")
     draw = random.Random(seed)  # noqa: S311  (a design, not a secret: the seed is recorded)
     if order == "interleaved":
         named = draw.choice(list(_FIRST.values()))
@@ -57,7 +63,12 @@ def starting_orders(legs: Sequence[Role], *, rounds: int, seed: int, fixed: bool
 
 
 def turn_orders(legs: Sequence[Role], *, number: int, pairs: int, seed: int) -> tuple[tuple[Role, ...], ...]:
-    """The order of the legs in each pair (or triple) of round `number`, each drawn independently."""
+    """The order of the legs in each pair (or triple) of round `number`, each drawn independently.
+
+    Raises `ConfigurationError` for more pairs than a round can have.
+    """
+    if pairs > _MOST_PAIRS:
+        raise ConfigurationError(f"expected at most {_MOST_PAIRS} pairs in a round, saw {pairs}")
     draw = random.Random(f"{seed} round {number}")  # noqa: S311
     return tuple(tuple(draw.sample(sorted(legs), len(legs))) for _ in range(pairs))
 

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, get_args
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.rows.leg_order import MOST_ROUNDS
 
 Order = Literal["raw-first", "protected-first", "interleaved"]
 Gpu = Literal["h100", "pro6000", "a4000", "rtx4090", "rtx3090", "anygpu"]
@@ -172,6 +173,8 @@ class RowSpec(metaclass=_KeywordOnly):
         self._number("margin_pct", self.margin_pct, above=0.0)
         self._whole("steps", self.steps)
         self._whole("rounds", self.rounds)
+        if self.rounds > MOST_ROUNDS:
+            self._refuse("rounds", f"at most {MOST_ROUNDS}")
         self._interleaved()
         self._lora()
         self._parameters()

@@ -83,6 +83,7 @@ def test_fields_go_by_name_only_and_a_row_can_be_copied() -> None:
         ("warmup_s", -0.1),
         ("rounds", 0),
         ("rounds", 1.5),
+        ("rounds", 10_001),
         ("margin_pct", 0),
         ("model", "some/model"),
         ("data", "text.txt"),
