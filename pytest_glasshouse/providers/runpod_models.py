@@ -1,15 +1,21 @@
-"""What RunPod's states and messages mean. Shared by `runpod_rest` and `runpod_sdk`; sends nothing."""
+"""RunPod's pods as instances, and what its states and messages mean, for `runpod_rest` and `runpod_sdk`. Sends nothing."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Mapping
+from typing import Literal
 
-if TYPE_CHECKING:
-    from pytest_glasshouse.providers.base import InstanceState
+from pytest_glasshouse.errors import ProviderError
+from pytest_glasshouse.providers.base import Instance, InstanceState, SshAccess, checked_id, ssh_access
+from pytest_glasshouse.providers.http_api import UnusableError
+from pytest_glasshouse.providers.offers import price_from
+from pytest_glasshouse.wire.canonical import Json
 
 URL_VARIABLE = "RUNPOD_API_BASE_URL"
 #: How long to leave between two reads: RunPod limits by the minute.
 POLL_S = 3.0
+#: The guest's port for SSH.
+SSH_PORT = 22
 
 Cloud = Literal["SECURE", "COMMUNITY"]
 
@@ -62,3 +68,81 @@ def only_this_pool(message: str) -> bool:
     """
     text = f"{message.lower()} "
     return any(sign in text for sign in _POOL) and not any(sign in text for sign in _KEY)
+
+
+def rest_instance_from(pod: Json, *, redacted: Callable[[object], str]) -> Instance:
+    """A pod of REST v2. Raises `UnusableError` for one without a valid id: such a pod may exist nevertheless."""
+    if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
+        raise UnusableError("a pod without an id")
+    gpu, raw = pod.get("gpu"), str(pod.get("status"))
+    access, unusable = _rest_access(pod)
+    return Instance(
+        instance_id=_id(pod["id"]),
+        name=str(pod.get("name") or ""),
+        state=REST_STATES.get(raw, "unknown"),
+        raw_state=redacted(raw),
+        access=access,
+        gpu_model=redacted(gpu["id"]) if isinstance(gpu, dict) and gpu.get("id") else None,
+        price_usd_per_hour=price_from(pod.get("cost")),
+        unusable=unusable,
+    )
+
+
+def graphql_instance_from(pod: Json, *, redacted: Callable[[object], str], models: Mapping[str, str]) -> Instance:
+    """A pod of the GraphQL API; `models` are driver names by display name. Raises `UnusableError` as above."""
+    pod_id = graphql_id(pod)
+    assert isinstance(pod, dict)  # noqa: S101  (it has an id)
+    raw, machine = str(pod.get("desiredStatus")), pod.get("machine")
+    state = GRAPHQL_STATES.get(raw, "unknown")
+    if state == "running" and not pod.get("runtime"):
+        state = "pending"
+    shown = machine.get("gpuDisplayName") if isinstance(machine, dict) else None
+    access, unusable = _graphql_access(pod)
+    return Instance(
+        instance_id=pod_id,
+        name=str(pod.get("name") or ""),
+        state=state,
+        raw_state=redacted(raw),
+        access=access,
+        gpu_model=models.get(str(shown), redacted(shown) if shown and models else None),
+        price_usd_per_hour=price_from(pod.get("costPerHr")),
+        unusable=unusable,
+    )
+
+
+def graphql_id(pod: Json) -> str:
+    """The id of a pod. Raises `UnusableError` for another."""
+    if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
+        raise UnusableError("runpod: the answer names no pod")
+    return _id(pod["id"])
+
+
+def _id(value: Json) -> str:
+    try:
+        return checked_id("runpod", value)
+    except ProviderError as error:
+        raise UnusableError(str(error)) from None
+
+
+def _rest_access(pod: Mapping[str, Json]) -> tuple[SshAccess | None, str]:
+    for port in _ports(pod):
+        if port.get("private") == SSH_PORT and port.get("type") == "tcp":
+            host, public = port.get("ip"), port.get("public")
+            if host and public:
+                return ssh_access("runpod", host=("runtime.ports.ip", host), port=("runtime.ports.public", public))
+    return None, ""
+
+
+def _graphql_access(pod: Mapping[str, Json]) -> tuple[SshAccess | None, str]:
+    for port in _ports(pod):
+        if port.get("privatePort") == SSH_PORT and port.get("type") == "tcp" and port.get("isIpPublic"):
+            host, public = port.get("ip"), port.get("publicPort")
+            if host and public:
+                return ssh_access("runpod", host=("runtime.ports.ip", host), port=("runtime.ports.publicPort", public))
+    return None, ""
+
+
+def _ports(pod: Mapping[str, Json]) -> list[dict[str, Json]]:
+    runtime = pod.get("runtime")
+    ports = runtime.get("ports") if isinstance(runtime, dict) else None
+    return [port for port in ports if isinstance(port, dict)] if isinstance(ports, list) else []

@@ -22,7 +22,7 @@ from pytest_glasshouse.errors import (
     ProviderError,
     TerminateError,
 )
-from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
 from pytest_glasshouse.providers.http_api import (
     ApiClient,
@@ -36,7 +36,7 @@ from pytest_glasshouse.providers.http_api import (
 from pytest_glasshouse.providers.launch_encoding import check_launch, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, price_from
-from pytest_glasshouse.providers.runpod_models import POLL_S, REST_STATES, Cloud, meaning, only_this_pool
+from pytest_glasshouse.providers.runpod_models import POLL_S, SSH_PORT, Cloud, meaning, only_this_pool, rest_instance_from
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import Json, parse_tolerant, sha256_hex
@@ -46,7 +46,6 @@ from pytest_glasshouse.wire.secret import Secret
 _LOG = AnswerLimits(quiet_s=1.5, whole_s=10.0, most_bytes=256 * 1024, as_far_as_it_came=True)
 _LONGEST_LINE = 16_384
 _LOG_LINES = "200"
-_SSH = 22
 
 
 class RunPodRestProvider:
@@ -219,20 +218,7 @@ class RunPodRestProvider:
         return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=usd, offer_id=model)
 
     def _instance(self, pod: Json) -> Instance:
-        if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
-            raise UnusableError("a pod without an id")
-        gpu, raw = pod.get("gpu"), str(pod.get("status"))
-        access, unusable = _access(pod)
-        return Instance(
-            instance_id=_id(pod["id"]),
-            name=str(pod.get("name") or ""),
-            state=REST_STATES.get(raw, "unknown"),
-            raw_state=self._api.redacted(raw),
-            access=access,
-            gpu_model=self._api.redacted(gpu["id"]) if isinstance(gpu, dict) and gpu.get("id") else None,
-            price_usd_per_hour=price_from(pod.get("cost")),
-            unusable=unusable,
-        )
+        return rest_instance_from(pod, redacted=self._api.redacted)
 
 
 def _order(launch: Launch, gpu_model: str, cloud: Cloud) -> Secret:
@@ -243,31 +229,12 @@ def _order(launch: Launch, gpu_model: str, cloud: Cloud) -> Secret:
         "cloud": cloud,
         "gpu": {"id": gpu_model, "count": 1},
         "disk": launch.disk_gb,
-        "ports": [f"{_SSH}/tcp"],
+        "ports": [f"{SSH_PORT}/tcp"],
         "env": {**environment(launch)},
     }
     if launch.start:
         body["args"] = shlex.join(launch.start)
     return Secret(json.dumps(body).encode())
-
-
-def _access(pod: dict[str, Json]) -> tuple[SshAccess | None, str]:
-    runtime = pod.get("runtime")
-    ports = runtime.get("ports") if isinstance(runtime, dict) else None
-    for port in ports if isinstance(ports, list) else []:
-        if isinstance(port, dict) and port.get("private") == _SSH and port.get("type") == "tcp":
-            host, public = port.get("ip"), port.get("public")
-            if host and public:
-                return ssh_access("runpod", host=("runtime.ports.ip", host), port=("runtime.ports.public", public))
-    return None, ""
-
-
-def _id(value: Json) -> str:
-    """The id of a pod. Raises `UnusableError` for another: a pod with such an id may exist nevertheless."""
-    try:
-        return checked_id("runpod", value)
-    except ProviderError as error:
-        raise UnusableError(str(error)) from None
 
 
 def _path(instance_id: str) -> str:

@@ -22,21 +22,28 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     TerminateError,
 )
-from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, SshAccess, checked_id, ssh_access
+from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import RUNPOD_URL, api_url
 from pytest_glasshouse.providers.http_api import ApiClient, NotSentError, UnusableError, ambiguous_create, same_instance
 from pytest_glasshouse.providers.launch_encoding import encode_launch
 from pytest_glasshouse.providers.listing import Listing, own_listing
 from pytest_glasshouse.providers.offers import affordable, models_for, number, price_from
 from pytest_glasshouse.providers.runpod_graphql import CreatedDespiteError, GraphQLError, through
-from pytest_glasshouse.providers.runpod_models import GRAPHQL_STATES, POLL_S, URL_VARIABLE, Cloud, meaning
+from pytest_glasshouse.providers.runpod_models import (
+    POLL_S,
+    SSH_PORT,
+    URL_VARIABLE,
+    Cloud,
+    graphql_id,
+    graphql_instance_from,
+    meaning,
+)
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.wire.canonical import Json, sha256_hex
+from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 
 _ACCOUNT = "query { myself { clientBalance currentSpendPerHr } }"
 _MALFORMED = ("syntax error", "is not defined by type", "got invalid value", "cannot query field", "must be a valid")
-_SSH = 22
 
 AnswerT = TypeVar("AnswerT")
 
@@ -97,7 +104,7 @@ class RunPodSdkProvider:
                     start_ssh=False,
                     container_disk_in_gb=launch.disk_gb,
                     docker_args=shlex.join(encoded_launch.start),
-                    ports=f"{_SSH}/tcp",
+                    ports=f"{SSH_PORT}/tcp",
                     env=dict(encoded_launch.env),
                 )
             )
@@ -242,44 +249,7 @@ class RunPodSdkProvider:
         return Offer(provider=self.name, gpu_model=model, price_usd_per_hour=price, offer_id=model)
 
     def _created(self, pod: Any, name: str, offer: Offer) -> Instance:
-        return Instance(instance_id=_id(pod), name=name, state="pending", price_usd_per_hour=offer.price_usd_per_hour)
+        return Instance(instance_id=graphql_id(pod), name=name, state="pending", price_usd_per_hour=offer.price_usd_per_hour)
 
     def _instance(self, pod: Any) -> Instance:
-        pod_id = _id(pod)
-        raw, machine = str(pod.get("desiredStatus")), pod.get("machine")
-        state = GRAPHQL_STATES.get(raw, "unknown")
-        if state == "running" and not pod.get("runtime"):
-            state = "pending"
-        shown = machine.get("gpuDisplayName") if isinstance(machine, dict) else None
-        access, unusable = _access(pod)
-        return Instance(
-            instance_id=pod_id,
-            name=str(pod.get("name") or ""),
-            state=state,
-            raw_state=self._api.redacted(raw),
-            access=access,
-            gpu_model=self._models.get(str(shown), self._api.redacted(shown) if shown and self._models else None),
-            price_usd_per_hour=price_from(pod.get("costPerHr")),
-            unusable=unusable,
-        )
-
-
-def _id(pod: Any) -> str:
-    """The id of a pod. Raises `UnusableError` for another: a pod with such an id may exist nevertheless."""
-    if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
-        raise UnusableError("runpod: the answer names no pod")
-    try:
-        return checked_id("runpod", pod["id"])
-    except ProviderError as error:
-        raise UnusableError(str(error)) from None
-
-
-def _access(pod: dict[str, Json]) -> tuple[SshAccess | None, str]:
-    runtime = pod.get("runtime")
-    ports = runtime.get("ports") if isinstance(runtime, dict) else None
-    for port in ports if isinstance(ports, list) else []:
-        if isinstance(port, dict) and port.get("privatePort") == _SSH and port.get("type") == "tcp" and port.get("isIpPublic"):
-            host, public = port.get("ip"), port.get("publicPort")
-            if host and public:
-                return ssh_access("runpod", host=("runtime.ports.ip", host), port=("runtime.ports.publicPort", public))
-    return None, ""
+        return graphql_instance_from(pod, redacted=self._api.redacted, models=self._models)
