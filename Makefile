@@ -57,7 +57,7 @@ tests: $(STAMP)
 test-pythons: ## the tests that need no torch, on each Python of PYTHONS that is installed
 	.ci/test-pythons $(PYTHONS)
 
-coverage: $(STAMP) ## branch coverage by the whole suite of the rooms that must be covered; fails below the gate of pyproject.toml
+coverage: $(STAMP) ## branch coverage of the rooms that pyproject.toml names, by the whole suite, subprocesses included
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n $(JOBS) --dist worksteal --durations=20
 	$(BIN)/coverage combine

@@ -218,11 +218,11 @@ class LegProcess(threading.Thread):
             kind, body = message.get("type"), message.get("body")
             if not isinstance(body, dict):
                 raise ProtocolError(f"expected an object as the body of a leg's message; saw {type(body).__name__}")
-            self._handle(ours, str(kind), body, payload)
+            self._take_in(ours, str(kind), body, payload)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(_END_S)
 
-    def _handle(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json], payload: bytearray) -> None:
+    def _take_in(self, ours: PeerCredentialSocket, kind: str, body: dict[str, Json], payload: bytearray) -> None:
         handlers: dict[str, Callable[[], object]] = {
             "ready": lambda: self._on_ready(ours, body),
             "attest": lambda: self._on_attest(ours, body),

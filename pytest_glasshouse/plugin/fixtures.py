@@ -16,7 +16,6 @@ import pytest
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
 from pytest_glasshouse.plugin import row_attempts
 from pytest_glasshouse.plugin.stash import ATTEMPTS, OPTIONS, RECORD, ROW, RUN_CONTEXT, TAMPER
-from pytest_glasshouse.run.records import failure_of
 from pytest_glasshouse.wire.printable import printable
 
 if TYPE_CHECKING:
@@ -184,6 +183,8 @@ def is_reported(item: pytest.Item) -> bool:
 
 def fail_unless_passed(item: pytest.Item) -> None:
     """After a row's test body: fail the test if its row was not recorded, not measured, or does not meet the run's limits."""
+    from pytest_glasshouse.run.records import failure_of
+
     record = item.stash.get(RECORD, None)
     if record is None:
         pytest.fail(

@@ -55,15 +55,15 @@ MESSAGES: dict[str, tuple[str, dict[str, Any]]] = {
 def test_malformed_message_is_not_forwarded(message: str, leg: LegProcess, pair: Pair) -> None:
     kind, body = MESSAGES[message]
     with pytest.raises(ProtocolError):
-        leg._handle(pair[0], kind, body, bytearray(b"x"))
+        leg._take_in(pair[0], kind, body, bytearray(b"x"))
     assert leg._spool.since(0, wait_s=0) == []
     with pytest.raises(ProtocolError, match="saw no such name"):
         leg._memory_files.descriptor("raw-0-adapter")
 
 
 def test_valid_message_is_forwarded(leg: LegProcess, pair: Pair) -> None:
-    leg._handle(pair[0], "progress", {"units": 1, "elapsed_ns": 1, "loss": "1.0"}, bytearray())
-    leg._handle(pair[0], "export", {"name": "adapter", "offset": 0, "total": 1}, bytearray(b"x"))
+    leg._take_in(pair[0], "progress", {"units": 1, "elapsed_ns": 1, "loss": "1.0"}, bytearray())
+    leg._take_in(pair[0], "export", {"name": "adapter", "offset": 0, "total": 1}, bytearray(b"x"))
     assert [event["type"] for event in leg._spool.since(0, wait_s=0)] == ["progress"]
     assert leg._memory_files.read("raw-0-adapter", offset=0, size=9) == (b"x", 1)
 
