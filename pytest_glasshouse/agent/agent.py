@@ -60,8 +60,10 @@ _FRAME_S = 300.0
 class Agent:
     """Serves the host's requests `{op, ...}`; each method `on_<op>` is one of them."""
 
-    def __init__(self, *, directory: Path, allocation: str, site_packages: list[str], contact: Path | None = None) -> None:
-        """`contact` is the file whose time gives the pod's watchdog the host's last request."""
+    def __init__(
+        self, *, archive: bytes, directory: Path, allocation: str, site_packages: list[str], contact: Path | None = None
+    ) -> None:
+        """`archive` holds the running code. The time of the file `contact` gives the pod's watchdog the host's last request."""
         self._directory = directory
         self._contact = contact
         self._replies = ReplyCache()
@@ -69,7 +71,6 @@ class Agent:
         self._site_packages = site_packages
         self._key = Ed25519PrivateKey.generate()
         self._nonce = secrets.token_hex(16)
-        archive = Path(sys.argv[0]).read_bytes()
         self._archive_sha256 = sha256_hex(archive)
         self._archive_fd = sealed_copy("glasshouse-guest", archive)
         self._machine = machine.describe()
@@ -285,7 +286,8 @@ def serve(*, directory: str, allocation: str, site_packages: list[str], until_eo
     """Serve the host on `<directory>/agent.sock` until killed; with `until_eof`, until standard input ends."""
     root = Path(directory)
     contact_file = None if contact is None else Path(contact)
-    agent = Agent(directory=root, allocation=allocation, site_packages=site_packages, contact=contact_file)
+    archive = Path(sys.argv[0]).read_bytes()
+    agent = Agent(archive=archive, directory=root, allocation=allocation, site_packages=site_packages, contact=contact_file)
     listener = socket.socket(socket.AF_UNIX)
     path = root / "agent.sock"
     path.unlink(missing_ok=True)

@@ -126,6 +126,7 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
     assert server.requests == []
 
 
+@pytest.mark.torch  # and the libraries with it
 def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(server: LoopbackServer, tmp_path: Path) -> None:
     """Its files look like a model: only the libraries know that they do not know it."""
     model = tmp_path / "mine"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +35,8 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.fixture(name="agent", scope="module")
 def started_agent(tmp_path_factory: pytest.TempPathFactory) -> Agent:
     """The agent of a guest without site-packages; it starts nothing."""
-    return Agent(directory=Path(tmp_path_factory.mktemp("guest")), allocation="a", site_packages=[])
+    directory = tmp_path_factory.mktemp("guest")
+    return Agent(archive=b"an archive", directory=directory, allocation="a", site_packages=[])
 
 
 @pytest.mark.parametrize("op", MALFORMED)
