@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InfrastructureError
-from pytest_glasshouse.plugin import row_attempts
 from pytest_glasshouse.plugin.stash import ATTEMPTS, OPTIONS, RECORD, ROW, RUN_CONTEXT, TAMPER
 from pytest_glasshouse.wire.printable import printable
 
@@ -37,6 +36,8 @@ class RowReport:
 
     def record(self, outcome: Any) -> RowRecord | dict[str, Json]:
         """Record a row's outcome, measured or not, or a result of the tamper suite; returns what goes into the report."""
+        from pytest_glasshouse.plugin import row_attempts
+
         if hasattr(outcome, "expected_reason"):
             return self.record_tamper(outcome)
         _context(self._item)
@@ -63,6 +64,8 @@ class OneRow:
 
     def carry_out(self, row: RowSpec, protected: Any, raw: Any) -> Any:
         """Run every round of the row. See `RowSpec.run`; raises `ConfigurationError` for another row."""
+        from pytest_glasshouse.plugin import row_attempts
+
         refuse_another_row(self._item, row)
         attempt = row_attempts.begin_carrying_out(self._item)
         # An error that the test catches is the end of this attempt all the same.
@@ -110,6 +113,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
     context, options = _context(item), item.config.stash[OPTIONS]
 
     def on_round(outcome: Outcome) -> None:
+        from pytest_glasshouse.plugin import row_attempts
         from pytest_glasshouse.run.records import width_of
 
         finished, row = len(outcome.observation["rounds"]), outcome.row
@@ -183,6 +187,7 @@ def is_reported(item: pytest.Item) -> bool:
 
 def fail_unless_passed(item: pytest.Item) -> None:
     """After a row's test body: fail the test if its row was not recorded, not measured, or does not meet the run's limits."""
+    from pytest_glasshouse.plugin import row_attempts
     from pytest_glasshouse.run.records import failure_of
 
     record = item.stash.get(RECORD, None)

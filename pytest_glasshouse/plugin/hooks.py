@@ -14,7 +14,6 @@ import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError, InvariantBroken
 from pytest_glasshouse.plugin import options as _options
-from pytest_glasshouse.plugin import row_attempts
 from pytest_glasshouse.plugin.fixtures import (  # noqa: F401 - pytest finds fixtures by their names here
     _glasshouse_row_objects,
     allocation,
@@ -197,6 +196,8 @@ def pytest_runtestloop(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    from pytest_glasshouse.plugin import row_attempts
+
     context = _context(item) if is_reported(item) else None
     if context is not None and ROW in item.stash and not item.config.option.setuponly:
         row_attempts.begin(item)
@@ -215,6 +216,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    from pytest_glasshouse.plugin import row_attempts
+
     with row_attempts.recording_errors(item):
         result = yield
         if ROW in item.stash:
@@ -253,6 +256,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def _complete_report(item: pytest.Item, call: pytest.CallInfo[None], report: Any) -> None:
     """Give the report what it carries: the record, the category of its outcome, and an error's text without a traceback."""
+    from pytest_glasshouse.plugin import row_attempts
     from pytest_glasshouse.plugin.fixtures import is_dry_run, payload
     from pytest_glasshouse.run.records import other_findings
 
