@@ -55,7 +55,7 @@ class LegScan:
         self._reason = "the leg never asked for its memory to be scanned"
 
     def scan_stage(self, stage: str, body: dict[str, Json]) -> None:
-        """One scan, in the order of `STAGES`. One that cannot be made leaves the finding unseen, with the reason."""
+        """One scan a stage, none after `wiped`. One that cannot be made leaves the finding unseen, with the reason."""
         salt, patterns = read_patterns(body)
         if self._memory is None or stage not in STAGES or stage in self._looks or "wiped" in self._looks:
             raise ProtocolError(f"expected the next of the scans {', '.join(STAGES)}; saw {stage!r}")

@@ -1,7 +1,8 @@
 """Terminates allocations and proves that they are gone: each is `proven`, a `leak` or `unproven`.
 
-Proven means: the provider accepted each end, `get` says of each instance that there is none, and complete listings that had
-shown the allocation while it ran show it no more, several times over a while. A listing that failed proves nothing.
+Proven means: `get` says of each instance that there is none, and complete listings that had shown the allocation while it ran
+show it no more, several times over a while; or, where the answer to a create was lost, that no listing showed an instance of
+its name for `Timing.search_s`. A listing that failed proves nothing.
 Used by the broker, while rows run and at the end of a run, by the reaper that outlives it, and by `glasshouse reap`.
 """
 

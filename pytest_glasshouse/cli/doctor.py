@@ -1,6 +1,7 @@
 """`glasshouse doctor`: what would keep rows from running here or at a provider, one line each, with the fix.
 
-It reads and rents nothing. A check that could not be made is shown as unknown, never as fine.
+It rents nothing: whether a key may create is asked with an empty order, which providers refuse. A check that could not be made is
+shown as unknown, never as fine.
 """
 
 from __future__ import annotations

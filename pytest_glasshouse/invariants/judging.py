@@ -58,7 +58,7 @@ NULL: tuple[Invariant, ...] = (
 
 
 class CarriedOut(Protocol):
-    """A row that was carried out; `legs.outcome.Outcome` is one."""
+    """A row that was carried out; `observation.outcome.Outcome` is one."""
 
     @property
     def observation(self) -> Observation:

@@ -46,7 +46,8 @@ _IDENTITY = (
     "order", "rounds", "targetSec", "stepBudget", "fixedOrder", "warmupSec", "dryRun", "simulated", "attempts",
 )  # fmt: skip
 _ANONYMOUS_IDENTITY = tuple(name for name in _IDENTITY if name not in ("parameters", "attempts"))
-#: The first pass masks texts, the second replaces whole fields, the third removes rows' names; the last two drop rows.
+#: The first pass masks texts, the second withholds rows that still have objections, the third removes their names too, and
+#: the last two drop the rows.
 _PASSES = 6
 _WITHHELD_TEXT = f"{WITHHELD}]"
 #: Replacements for fields of the run.
