@@ -13,10 +13,10 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError, RefusedError
+from pytest_glasshouse.http_client.exchange import AnswerLimits, NoAnswerError, exchange
+from pytest_glasshouse.http_client.routes import Routes
 from pytest_glasshouse.owner.outstanding import Outstanding, read_answer
 from pytest_glasshouse.owner.server_keys import PublishedKeys, read_published
-from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
-from pytest_glasshouse.web.routes import Routes
 from pytest_glasshouse.wire.canonical import Json, canonical, parse_object
 from pytest_glasshouse.wire.printable import printable
 

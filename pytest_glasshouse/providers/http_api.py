@@ -22,10 +22,10 @@ from pytest_glasshouse.errors import (
     ProviderError,
     RateLimitedError,
 )
+from pytest_glasshouse.http_client.answer import Answer
+from pytest_glasshouse.http_client.exchange import USUAL, AnswerLimits, NoAnswerError, exchange
+from pytest_glasshouse.http_client.routes import Routes
 from pytest_glasshouse.providers.base import Instance
-from pytest_glasshouse.web.answer import Answer
-from pytest_glasshouse.web.exchange import USUAL, AnswerLimits, NoAnswerError, exchange
-from pytest_glasshouse.web.routes import Routes
 from pytest_glasshouse.wire.canonical import Json
 from pytest_glasshouse.wire.printable import printable, visible
 from pytest_glasshouse.wire.secret import Secret

@@ -22,6 +22,7 @@ from pytest_glasshouse.errors import (
     ProviderError,
     TerminateError,
 )
+from pytest_glasshouse.http_client.exchange import AnswerLimits
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import RUNPOD_URL
 from pytest_glasshouse.providers.http_api import (
@@ -38,7 +39,6 @@ from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, price_from
 from pytest_glasshouse.providers.runpod_models import POLL_S, SSH_PORT, Cloud, meaning, only_this_pool, rest_instance_from
 from pytest_glasshouse.rows.spec import RowSpec
-from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import Json, parse_tolerant, sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 

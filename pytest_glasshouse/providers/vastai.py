@@ -24,6 +24,7 @@ from pytest_glasshouse.errors import (
     ProviderError,
     TerminateError,
 )
+from pytest_glasshouse.http_client.exchange import AnswerLimits
 from pytest_glasshouse.providers.base import Account, Instance, Launch, Offer, checked_id
 from pytest_glasshouse.providers.credentials import VAST_URL, api_url, vast_key
 from pytest_glasshouse.providers.http_api import (
@@ -40,7 +41,6 @@ from pytest_glasshouse.providers.launch_encoding import VariableLimits, encode_l
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, number
 from pytest_glasshouse.providers.vastai_models import id_text, instance_from, offer_from, search_for
-from pytest_glasshouse.web.exchange import AnswerLimits
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.secret import Secret
 

@@ -1,6 +1,7 @@
 """Every exit code: of a pytest run with rows, and of the `glasshouse` command. 10 to 14 mean the same in both.
 
-Which one a run ends with is decided in `run.Run.finish`; cleanup that is not proven (10) overrides all others.
+Which one a run ends with is decided in `run.Run.finish`; cleanup that is not proven (10) overrides all others. Each command in
+`cli/` decides its own.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Run:
         self._failed.add(nodeid)
 
     def finish(self, exitstatus: int) -> int:
-        """Write the report, and return the exit code of the run: where each of 10 to 14 is decided."""
+        """Write the report, and return the exit code: 10, 11 and 14 are decided here, 12 and 13 by `RunReport.write`."""
         self.live.close()
         if self.store.is_empty:
             self._remove_directory()

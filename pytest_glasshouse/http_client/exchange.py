@@ -17,12 +17,12 @@ from http.client import HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, Any, Self, cast
 
 from pytest_glasshouse.errors import InfrastructureError
-from pytest_glasshouse.web.answer import MOST_BYTES, Answer
+from pytest_glasshouse.http_client.answer import MOST_BYTES, Answer
 
 if TYPE_CHECKING:
     import urllib3
 
-    from pytest_glasshouse.web.routes import Routes
+    from pytest_glasshouse.http_client.routes import Routes
     from pytest_glasshouse.wire.secret import Secret
 
 _PIECE = 65536

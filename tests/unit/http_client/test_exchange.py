@@ -14,10 +14,10 @@ import pytest
 
 from pytest_glasshouse.channel import pod_init as pod
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError
+from pytest_glasshouse.http_client.answer import Answer
+from pytest_glasshouse.http_client.exchange import AnswerLimits, NoAnswerError, exchange
+from pytest_glasshouse.http_client.routes import Routes
 from pytest_glasshouse.owner.client import AttestationClient
-from pytest_glasshouse.web.answer import Answer
-from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
-from pytest_glasshouse.web.routes import Routes
 from pytest_glasshouse.wire.secret import Secret
 
 Serve = Callable[..., str]

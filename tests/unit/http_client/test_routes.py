@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
+from pytest_glasshouse.http_client.exchange import AnswerLimits, NoAnswerError, exchange
+from pytest_glasshouse.http_client.routes import Routes
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.providers.http_api import NotSentError
 from pytest_glasshouse.providers.registry import open_runpod
 from pytest_glasshouse.providers.vastai import open_vastai
-from pytest_glasshouse.web.exchange import AnswerLimits, NoAnswerError, exchange
-from pytest_glasshouse.web.routes import Routes
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
 from tests.loopback.proxy import Proxy
@@ -289,7 +289,7 @@ def test_the_reaper_uses_the_proxy_of_its_run(tmp_path: Path, monkeypatch: pytes
 
 
 def test_routes_and_reader_load_no_http_library_before_they_are_used() -> None:
-    code = "import sys, pytest_glasshouse.web.exchange, pytest_glasshouse.web.routes; print('urllib3' in sys.modules)"
+    code = "import sys, pytest_glasshouse.http_client.exchange, pytest_glasshouse.http_client.routes; print('urllib3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
 
 
