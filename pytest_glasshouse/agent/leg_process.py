@@ -26,18 +26,17 @@ from typing import TYPE_CHECKING
 from pytest_glasshouse.agent.gpu_memory import GpuMemory
 from pytest_glasshouse.agent.hardware_evidence import submods
 from pytest_glasshouse.agent.leg_code import LegCode
+from pytest_glasshouse.agent.leg_environment import leg_environment
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.page_cache import warm_page_cache
 from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket, is_child
 from pytest_glasshouse.errors import ProtocolError, RefusedError
-from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
 from pytest_glasshouse.wire import evidence, frames, tokens
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import check_event, failure
 from pytest_glasshouse.wire.host_messages import ChallengeAnswer
 from pytest_glasshouse.wire.leg_messages import Attest, Export, LoadedFiles, Ready
 from pytest_glasshouse.wire.typed import check_typed
-from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -186,7 +185,7 @@ class LegProcess(threading.Thread):
         self._process = subprocess.Popen(  # noqa: S603
             command,
             cwd=self._workspace,
-            env=self._environment(),
+            env=leg_environment(self._workspace, strict_memory=self._order.get("strict_memory", False)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -378,22 +377,6 @@ class LegProcess(threading.Thread):
     @property
     def _archive(self) -> str:
         return f"/proc/self/fd/{self._archive_fd}"
-
-    def _environment(self) -> dict[str, str]:
-        own = str(self._workspace)
-        return {
-            **GUEST_ENVIRONMENT,
-            "PATH": "/usr/bin:/bin",
-            "LANG": "C.UTF-8",
-            "HOME": own,
-            "TMPDIR": own,
-            # torch creates this directory and exports its name: one for both legs, outside the workspace.
-            "TORCHINDUCTOR_CACHE_DIR": str(self._workspace.parent / "torchinductor"),
-            # Eager binding: the lazy resolver leaves halves of secrets on thread stacks.
-            "LD_BIND_NOW": "1",
-            **(STRICT_ENVIRONMENT if self._order.get("strict_memory") else {}),
-            **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
-        }
 
 
 def _no_process_left(group: int) -> bool:

@@ -25,14 +25,14 @@ if "agent" in sys.argv:
     sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
     from pytest_glasshouse.agent import leg_process
 
-    honest = leg_process.LegProcess._environment
+    honest = leg_process.leg_environment
     variables = Path(sys.argv[sys.argv.index("--directory") + 1]) / "variables"
 
-    def environment(self):
+    def environment(workspace, *, strict_memory):
         more = variables.read_text().split("=", 1) if variables.exists() else ()
-        return {**honest(self), **(dict([more]) if more else {})}
+        return {**honest(workspace, strict_memory=strict_memory), **(dict([more]) if more else {})}
 
-    leg_process.LegProcess._environment = environment
+    leg_process.leg_environment = environment
 from pytest_glasshouse.agent.main import main
 
 sys.exit(main())

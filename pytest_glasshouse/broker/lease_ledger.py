@@ -9,7 +9,7 @@ import contextlib
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from pytest_glasshouse.errors import InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.providers.base import InstanceId
@@ -27,17 +27,17 @@ LEDGER = "ledger.jsonl"
 _LIMIT = 64 << 20
 
 
-class _Entry(TypedDict, total=False):
-    """A line of the ledger, as far as it is read. Each has a step and a name."""
+class _Entry(TypedDict):
+    """A line of the ledger, as far as ending an allocation needs it. `at` and an intent's `price` and `deadline` are numbers."""
 
     step: str
     name: str
-    at: float
-    provider: str
-    base: str
-    price: float
-    deadline: float
-    instance: str
+    provider: NotRequired[str]
+    base: NotRequired[str]
+    instance: NotRequired[str]
+    at: NotRequired[Any]
+    price: NotRequired[Any]
+    deadline: NotRequired[Any]
 
 
 class LeaseLedger:
@@ -81,7 +81,8 @@ class LeaseLedger:
 def read(path: Path) -> tuple[dict[str, Lease], dict[str, str]]:
     """Every lease in a ledger, by name, and the base URL each was requested from. Torn lines are passed over.
 
-    The request of a torn intent was never sent. Raises `IntegrityError` for what is no regular file, or too large.
+    The request of a torn intent was never sent. A whole line whose times or price cannot be read hides no allocation: it counts
+    as written now. Raises `IntegrityError` for what is no regular file, or too large.
     """
     leases: dict[str, Lease] = {}
     bases: dict[str, str] = {}
@@ -99,8 +100,8 @@ def _apply(entry: _Entry, leases: dict[str, Lease], bases: dict[str, str]) -> No
     if step == "intent":
         bases[name] = entry["base"]
         leases[name] = Lease(
-            name=name, provider=entry["provider"], price_usd_per_hour=entry["price"], intent_at=entry["at"],
-            deadline=entry["deadline"], ambiguous=True,
+            name=name, provider=entry["provider"], price_usd_per_hour=_number(entry.get("price"), 0.0),
+            intent_at=_number(entry.get("at"), time.time()), deadline=_number(entry.get("deadline"), time.time()), ambiguous=True,
         )  # fmt: skip
         return
     lease = leases[name]
@@ -113,4 +114,8 @@ def _apply(entry: _Entry, leases: dict[str, Lease], bases: dict[str, str]) -> No
     elif step == "not-created":
         lease.void = True
     elif step == "gone":
-        lease.gone_at = entry["at"]
+        lease.gone_at = _number(entry.get("at"), time.time())
+
+
+def _number(value: object, otherwise: float) -> float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else otherwise

@@ -39,6 +39,7 @@ GRAPHQL_STATES: dict[str, InstanceState] = {
     "TERMINATED": "ended",
 }
 
+_NO_POD = "runpod: the answer names no pod"
 _CAPACITY = ("no longer any instances available", "no instances", "not enough free", "does not have the resources", "no capacity")
 _FUNDS = ("balance", "insufficient funds", "add funds", "spend limit", "spending limit")
 _RATE = ("rate limit", "too many requests")
@@ -72,54 +73,53 @@ def only_this_pool(message: str) -> bool:
 
 def rest_instance_from(pod: Json, *, redacted: Callable[[object], str]) -> Instance:
     """A pod of REST v2. Raises `UnusableError` for one without a valid id: such a pod may exist nevertheless."""
-    if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
-        raise UnusableError("a pod without an id")
-    gpu, raw = pod.get("gpu"), str(pod.get("status"))
-    access, unusable = _rest_access(pod)
+    pod_id, fields = _identified(pod, "a pod without an id")
+    gpu, raw = fields.get("gpu"), str(fields.get("status"))
+    access, unusable = _rest_access(fields)
     return Instance(
-        instance_id=_id(pod["id"]),
-        name=str(pod.get("name") or ""),
+        instance_id=pod_id,
+        name=str(fields.get("name") or ""),
         state=REST_STATES.get(raw, "unknown"),
         raw_state=redacted(raw),
         access=access,
         gpu_model=redacted(gpu["id"]) if isinstance(gpu, dict) and gpu.get("id") else None,
-        price_usd_per_hour=price_from(pod.get("cost")),
+        price_usd_per_hour=price_from(fields.get("cost")),
         unusable=unusable,
     )
 
 
 def graphql_instance_from(pod: Json, *, redacted: Callable[[object], str], models: Mapping[str, str]) -> Instance:
     """A pod of the GraphQL API; `models` are driver names by display name. Raises `UnusableError` as above."""
-    pod_id = graphql_id(pod)
-    assert isinstance(pod, dict)  # noqa: S101  (it has an id)
-    raw, machine = str(pod.get("desiredStatus")), pod.get("machine")
+    pod_id, fields = _identified(pod, _NO_POD)
+    raw, machine = str(fields.get("desiredStatus")), fields.get("machine")
     state = GRAPHQL_STATES.get(raw, "unknown")
-    if state == "running" and not pod.get("runtime"):
+    if state == "running" and not fields.get("runtime"):
         state = "pending"
     shown = machine.get("gpuDisplayName") if isinstance(machine, dict) else None
-    access, unusable = _graphql_access(pod)
+    access, unusable = _graphql_access(fields)
     return Instance(
         instance_id=pod_id,
-        name=str(pod.get("name") or ""),
+        name=str(fields.get("name") or ""),
         state=state,
         raw_state=redacted(raw),
         access=access,
         gpu_model=models.get(str(shown), redacted(shown) if shown and models else None),
-        price_usd_per_hour=price_from(pod.get("costPerHr")),
+        price_usd_per_hour=price_from(fields.get("costPerHr")),
         unusable=unusable,
     )
 
 
 def graphql_id(pod: Json) -> str:
     """The id of a pod. Raises `UnusableError` for another."""
+    return _identified(pod, _NO_POD)[0]
+
+
+def _identified(pod: Json, problem: str) -> tuple[str, Mapping[str, Json]]:
+    """A pod's id and its fields. Raises `UnusableError`, with `problem` where it has no id."""
     if not isinstance(pod, dict) or not isinstance(pod.get("id"), str) or not pod["id"]:
-        raise UnusableError("runpod: the answer names no pod")
-    return _id(pod["id"])
-
-
-def _id(value: Json) -> str:
+        raise UnusableError(problem)
     try:
-        return checked_id("runpod", value)
+        return checked_id("runpod", pod["id"]), pod
     except ProviderError as error:
         raise UnusableError(str(error)) from None
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import tempfile
 import threading
@@ -23,6 +24,8 @@ from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire import frames
 
 GPU = "NVIDIA H100 80GB HBM3"
+ROW = RowSpec(name="row", workload="mlp", gpu="h100", order="raw-first", target_s=60.0)
+OTHER = RowSpec(name="other", workload="mlp", gpu="h100", order="protected-first", target_s=60.0)
 
 
 class FakeTime:
@@ -214,3 +217,8 @@ def showing(provider: Scripted, **state: Any) -> Iterator[None]:
 def changed(provider: Scripted, instance_id: str, **fields: Any) -> None:
     """One instance looks like this from now on."""
     provider.alive[instance_id] = replace(provider.alive[instance_id], **fields)
+
+
+def ledger_steps(run_dir: Path) -> list[str]:
+    """The step of every line of a run's ledger."""
+    return [json.loads(line)["step"] for line in (run_dir / "ledger.jsonl").read_text().splitlines()]

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -23,101 +20,10 @@ from pytest_glasshouse.errors import (
     RateLimitedError,
     TerminateError,
 )
-from pytest_glasshouse.providers.base import Launch, Offer, Provider
+from pytest_glasshouse.providers.base import Provider
 from pytest_glasshouse.providers.http_api import NotSentError
-from pytest_glasshouse.providers.listing import doubt_in
-from pytest_glasshouse.providers.registry import open_runpod
-from pytest_glasshouse.providers.vastai import open_vastai
 from pytest_glasshouse.rows import RowSpec
-
-#: Deeper than Python's own parser goes, with an id beside it.
-DEEP = b'{"id": "a", "success": true, "deep": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-LAUNCH = Launch(name="glasshouse-answers-1-1", image="example/guest:1", start=("true",))
-
-
-class OneAnswer:
-    """A server on loopback whose only answer can be set; what stands in `script` comes before it, one after the other."""
-
-    def __init__(self) -> None:
-        self.status, self.body, self.headers = 200, b"{}", {"Content-Type": "application/json"}
-        self.script: list[Any] = []
-        #: Method and target of every request.
-        self.asked: list[tuple[str, str]] = []
-        answers = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class names it so)
-                del format, args
-
-            def answer(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                answers.asked.append((self.command, self.path))
-                body = json.dumps(answers.script.pop(0)).encode() if answers.script else answers.body
-                # Without a date of its own: a test sets it.
-                self.send_response_only(answers.status)
-                for name, value in answers.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815  (the names of http.server)
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
-
-    def answer_with(self, status: int, value: Any, **headers: str) -> None:
-        self.status, self.body = status, value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.headers = {"Content-Type": "application/json", **{name.replace("_", "-"): text for name, text in headers.items()}}
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-        self._thread.join()
-
-
-class OtherServer(OneAnswer):
-    """Another server, which must get no request."""
-
-    def __enter__(self) -> Self:
-        self.where = self.url.removeprefix("http://")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-@pytest.fixture
-def answers() -> Iterator[OneAnswer]:
-    server = OneAnswer()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def rest(answers: OneAnswer) -> Provider:
-    return open_runpod({"RUNPOD_API_KEY": "key-of-the-test", "RUNPOD_API_BASE_URL": answers.url})
-
-
-@pytest.fixture
-def sdk(answers: OneAnswer, monkeypatch: pytest.MonkeyPatch) -> Provider:
-    monkeypatch.setenv("RUNPOD_API_BASE_URL", answers.url)
-    environ = {"RUNPOD_API_KEY": "key-of-the-test", "RUNPOD_API_BASE_URL": answers.url, "GLASSHOUSE_RUNPOD_API": "sdk"}
-    return open_runpod(environ)
-
-
-@pytest.fixture
-def vast(answers: OneAnswer) -> Provider:
-    return open_vastai({"VAST_API_KEY": "key-of-the-test", "VAST_URL": answers.url})
-
-
-def create(provider: Provider) -> Callable[[], object]:
-    offer = Offer(provider=provider.name, gpu_model="NVIDIA RTX A4000", price_usd_per_hour=0.2, offer_id="1002")
-    return lambda: provider.create(offer, launch=LAUNCH)
+from tests.unit.providers.one_answer import DEEP, OneAnswer, create
 
 
 @pytest.mark.parametrize(
@@ -257,66 +163,6 @@ def test_graphqls_answers_to_a_create(
     assert isinstance(caught.value, AmbiguousCreateError) == (expected is AmbiguousCreateError)
 
 
-@pytest.mark.parametrize(
-    "value", [{}, [], None, {"pods": None}, {"pods": [{}]}, {"pods": [None]}, {"pods": [{"id": ""}]}, b"<html>"]
-)
-def test_a_runpod_listing_of_another_form_is_an_error(rest: Provider, answers: OneAnswer, value: Any) -> None:
-    answers.answer_with(200, value)
-    with pytest.raises(ProviderError):
-        rest.list()
-
-
-@pytest.mark.parametrize(
-    ("more", "whole"), [({"total": 0}, True), ({"next": None}, True), ({"total": 3}, False), ({"cursor": "a"}, False)]
-)
-def test_a_runpod_listing_with_unknown_fields_is_complete_only_if_they_cannot_announce_more(
-    rest: Provider, answers: OneAnswer, more: dict[str, Any], *, whole: bool
-) -> None:
-    answers.answer_with(200, {"pods": [], **more})
-    if whole:
-        assert rest.list() == ()
-    else:
-        with pytest.raises(ProviderError, match="more pages"):
-            rest.list()
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        {},
-        {"instances": None, "next_token": None, "total_instances": 0},
-        {"instances": []},
-        {"instances": [], "total_instances": 1, "next_token": None},
-        {"instances": [None], "total_instances": 1, "next_token": None},
-    ],
-)
-def test_a_vast_listing_whose_total_does_not_match_is_an_error(vast: Provider, answers: OneAnswer, value: Any) -> None:
-    answers.answer_with(200, value)
-    with pytest.raises(ProviderError):
-        vast.list()
-
-
-@pytest.mark.parametrize("value", [{"myself": None}, {"myself": {"pods": None}}, {}, None, {"myself": {"pods": [{"id": None}]}}])
-def test_a_graphql_listing_of_another_form_is_an_error(sdk: Provider, answers: OneAnswer, value: Any) -> None:
-    answers.answer_with(200, {"data": value})
-    with pytest.raises(ProviderError):
-        sdk.list()
-
-
-@pytest.mark.parametrize("price", [b"NaN", b"Infinity", b"1e999", b"1" + 400 * b"0", b"-1", b"true", b'"2.69"', b"null"])
-def test_an_invalid_price_is_no_offer(rest: Provider, vast: Provider, answers: OneAnswer, price: bytes) -> None:
-    """Nothing is above a budget that is compared with NaN."""
-    row = RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60)
-    catalog = b'{"gpus": [{"id": "NVIDIA H100 80GB HBM3", "price": {"secure": %s}}]}'
-    search = b'{"offers": [{"id": 7, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": %s}]}'
-    for provider, body in ((rest, catalog), (vast, search)):
-        answers.answer_with(200, body % b"2.5")
-        assert [offer.price_usd_per_hour for offer in provider.offers(row)] == [2.5]
-        answers.answer_with(200, body % price)
-        with pytest.raises(NoCapacityError):
-            provider.offers(row)
-
-
 def test_an_allocation_is_gone_only_by_an_unambiguous_answer(
     rest: Provider, vast: Provider, sdk: Provider, answers: OneAnswer
 ) -> None:
@@ -428,58 +274,6 @@ def test_no_answer_is_shown_with_the_key_in_it(rest: Provider, vast: Provider, a
 
 
 @pytest.mark.parametrize(
-    "url",
-    [
-        "http://169.254.169.254/latest/meta-data",
-        "https://127.0.0.1:9/x",
-        "http://s3.amazonaws.com/vast.ai/instance_logs/a.log",
-        "https://s3.amazonaws.com/another-bucket/a.log",
-        "https://s3.amazonaws.com/vast.ai/instance_logs/../../other/a",
-        "https://s3.amazonaws.com:8443/vast.ai/instance_logs/a",
-        "https://user@s3.amazonaws.com/vast.ai/instance_logs/a",
-        "https://s3.amazonaws.com.evil.example/vast.ai/instance_logs/a",
-        "//127.0.0.1:9/x",
-        "file:///etc/passwd",
-        "https://[::1/x",
-        "x" * 5000,
-        5,
-    ],
-)
-def test_a_log_is_asked_for_at_vasts_two_places_and_nowhere_else(vast: Provider, answers: OneAnswer, url: Any) -> None:
-    """An address in an answer would otherwise make this machine ask whatever its network reaches."""
-    answers.answer_with(200, {"success": True, "result_url": url})
-    with OtherServer() as other:
-        answers.answer_with(200, {"result_url": url.replace("127.0.0.1:9", other.where) if isinstance(url, str) else url})
-        asked = len(answers.asked)
-        assert vast.logs("7") == ""
-        assert (len(answers.asked) - asked, other.asked) == (1, [])
-
-
-def test_a_log_at_the_apis_own_address_is_read_by_path_or_full_url(vast: Provider, answers: OneAnswer) -> None:
-    for url in ("/logs/7?x=1", f"{answers.url}/logs/7?x=1"):
-        answers.answer_with(200, {"result_url": url})
-        assert "result_url" in vast.logs("7")
-        assert answers.asked[-1] == ("GET", "/logs/7?x=1")
-
-
-def test_a_log_is_the_end_of_what_was_printed_and_no_more(rest: Provider, vast: Provider, answers: OneAnswer) -> None:
-    line = b'data: {"line": "' + b"x" * 900 + b'"}\n\n'
-    answers.answer_with(200, line * 200, Content_Type="text/event-stream")
-    assert 0 < len(rest.logs("a")) <= 20_100
-    deep = (
-        b'data: {"line": '
-        + b"[" * 5000
-        + b"]" * 5000
-        + b'}\n\ndata: nothing\n\ndata: 5\n\ndata: {"line": "last \\u001b[31m"}\n\n'
-    )
-    answers.answer_with(200, deep, Content_Type="text/event-stream")
-    assert rest.logs("a").splitlines()[-1] == "last [31m"
-    answers.answer_with(200, b"[" * 100_000)
-    assert vast.logs("7") == ""
-    assert rest.logs("a") == ""
-
-
-@pytest.mark.parametrize(
     "error",
     [
         {"message": "no longer any instances available"},
@@ -499,33 +293,10 @@ def test_an_error_beside_a_created_pod_does_not_mean_that_it_is_gone(
     assert caught.value.instance_id == "pod1"
 
 
-def test_an_error_beside_a_listing_hides_none_of_its_entries(sdk: Provider, answers: OneAnswer) -> None:
-    pod = {"id": "pod1", "name": "glasshouse-answers-1-1", "desiredStatus": "RUNNING"}
-    answers.answer_with(200, {"errors": [{"message": "access denied: field runtime"}], "data": {"myself": {"pods": [pod]}}})
-    shown = sdk.list()
-    assert ([one.instance_id for one in shown], "access denied" in doubt_in(shown)) == (["pod1"], True)
-
-
 def test_graphql_distinguishes_an_unauthorized_pool_from_a_bad_key(sdk: Provider, answers: OneAnswer) -> None:
     answers.script = [{"data": {"gpuTypes": [{"id": "x"}]}}, {"errors": [{"message": "not authorized for this data center"}]}]
     with pytest.raises(NoCapacityError):
         create(sdk)()
-
-
-@pytest.mark.parametrize("kind", ["rest", "sdk", "vast"])
-def test_a_listing_without_names_is_incomplete_and_not_empty(
-    rest: Provider, sdk: Provider, vast: Provider, answers: OneAnswer, kind: str
-) -> None:
-    answers.answer_with(200, _named_otherwise(kind))
-    provider = {"rest": rest, "sdk": sdk, "vast": vast}[kind]
-    assert "whose name cannot be read" in doubt_in(provider.list())
-
-
-def _named_otherwise(kind: str) -> Any:
-    row = {"id": 7 if kind == "vast" else "pod1", "title": "glasshouse-answers-1-1", "status": "RUNNING"}
-    if kind == "vast":
-        return {"instances": [row], "total_instances": 1}
-    return {"pods": [row]} if kind == "rest" else {"data": {"myself": {"pods": [row]}}}
 
 
 @pytest.mark.parametrize("message", ["API key not found", "User does not exist", "permission to this pod was not found"])
@@ -591,17 +362,3 @@ def test_a_vast_create_that_answers_an_invalid_id_is_ambiguous(
     with pytest.raises(AmbiguousCreateError) as caught:
         create(vast)()
     assert caught.value.instance_id is None
-
-
-@pytest.mark.parametrize("cost", [b"NaN", b"Infinity", b"-1", b"1" + 400 * b"0", b'"2"', b"true", b"null"])
-def test_a_pod_without_a_valid_cost_is_listed_without_it(rest: Provider, answers: OneAnswer, cost: bytes) -> None:
-    answers.answer_with(200, b'{"pods": [{"id": "a1", "name": "glasshouse-x", "cost": %s}]}' % cost)
-    assert [one.price_usd_per_hour for one in rest.list()] == [None]
-
-
-@pytest.mark.parametrize("ask", [True, -1, 0, 1.5, "7/../8", "7", None, [7]])
-def test_a_vast_offer_without_a_valid_id_is_left_out(vast: Provider, answers: OneAnswer, ask: Any) -> None:
-    """Its number stands in the address of the create request."""
-    answers.answer_with(200, {"offers": [{"id": ask, "gpu_name": "H100 SXM", "num_gpus": 1, "dph_total": 1.0}]})
-    with pytest.raises(NoCapacityError):
-        vast.offers(RowSpec(name="h100-60s", workload="mlp", gpu="h100", order="raw-first", target_s=60))

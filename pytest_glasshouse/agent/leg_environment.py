@@ -1,0 +1,27 @@
+"""The environment variables of a leg: the same for both legs of a round, but for its own directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pytest_glasshouse.guest.memory import STRICT_ENVIRONMENT
+from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
+
+
+def leg_environment(workspace: Path, *, strict_memory: bool) -> dict[str, str]:
+    """All variables of a leg that works in `workspace`; of the agent's own, only the choice of GPUs is passed on."""
+    own = str(workspace)
+    return {
+        **GUEST_ENVIRONMENT,
+        "PATH": "/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "HOME": own,
+        "TMPDIR": own,
+        # torch creates this directory and exports its name: one for both legs, outside the workspace.
+        "TORCHINDUCTOR_CACHE_DIR": str(workspace.parent / "torchinductor"),
+        # Eager binding: the lazy resolver leaves halves of secrets on thread stacks.
+        "LD_BIND_NOW": "1",
+        **(STRICT_ENVIRONMENT if strict_memory else {}),
+        **{name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES",) if name in os.environ},
+    }
