@@ -8,7 +8,8 @@ provider's policy pins.
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from pytest_glasshouse.channel.archive import build_archive, guest_archive
 from pytest_glasshouse.errors import AmbiguousCreateError, ConfigurationError, NoCapacityError, TerminateError
@@ -107,11 +108,14 @@ class MockProvider:
         {"kill": guest.kill, "reboot": guest.reboot}[action]()
 
 
-def dishonest_archive(faults: list[str]) -> bytes:
-    """The archive of the dishonest guest: its digest differs, and only the mock's policy expects it."""
+def dishonest_archive(faults: list[str], replaced: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """The archive of the dishonest guest: its digest differs, and only the mock's policy expects it.
+
+    `replaced` (path in the archive to content) takes the place of this installation's files.
+    """
     source = (importlib.resources.files("pytest_glasshouse.attacks") / "dishonest_guest.py").read_bytes()
     main = _DISHONEST_MAIN.format(faults=tuple(faults)).encode()
-    return build_archive({"glasshouse_dishonest_guest.py": source, "__main__.py": main})
+    return build_archive({"glasshouse_dishonest_guest.py": source, "__main__.py": main, **replaced})
 
 
 def _one_byte_differs(archive: bytes) -> bytes:

@@ -1,0 +1,1 @@
+"""A guest that trains with numpy, for tests whose subject is not the training."""

@@ -1,0 +1,33 @@
+"""The archive of a guest whose mlp trains with numpy: a leg starts in a tenth of the time that importing torch takes.
+
+Everything else in it is the product's: agent, legs, evidence, memory scan. Its digest differs from the product's archive, so
+only the policy of the test that starts such a guest accepts it. Tests whose subject is the training itself, the memory or the
+byte code of a leg that imports torch, or the command that users run, start the product's own guest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
+from pytest_glasshouse.providers.mock import MockProvider, dishonest_archive
+from pytest_glasshouse.providers.mock_faults import GUEST_FAULTS
+
+_TORCH = b"""__version__ = "0"\n"""
+
+
+@cache
+def numpy_archive(faults: tuple[str, ...] = ()) -> bytes:
+    """The archive, with those of `faults` that a dishonest guest plays."""
+    replaced = {"pytest_glasshouse/workloads/mlp.py": Path(__file__).with_name("mlp.py").read_bytes(), "torch.py": _TORCH}
+    inside = [fault for fault in faults if fault in GUEST_FAULTS]
+    if inside:
+        return dishonest_archive(inside, replaced)
+    return build_archive({"__main__.py": GUEST_MAIN.encode(), **replaced})
+
+
+def numpy_provider(faults: Sequence[str] = ()) -> MockProvider:
+    """The mock provider with such guests."""
+    return MockProvider(tuple(faults), archive=numpy_archive(tuple(faults)))
