@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV   ?= .venv
 JOBS   ?= 3
+BUSY   ?= 14
+RUNS   ?= 3
 PYTHONS ?= 3.11 3.12 3.13 3.14
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/installed
 
-.PHONY: help demo test lint types imports schemas workflows docs package tests test-pythons coverage soak chaos calibrate bench pre-commit clean
+.PHONY: help demo test lint types imports schemas workflows docs package tests test-under-load test-pythons coverage soak chaos calibrate bench pre-commit clean
 .DEFAULT_GOAL := help
 
 help: ## what there is
@@ -53,6 +55,9 @@ package: $(STAMP) ## sdist and wheel in dist/, and a look at what an index would
 
 tests: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations=20
+
+test-under-load: $(STAMP) ## the tests three times beside 14 busy processes; BUSY=random RUNS=200 TESTS=... for others
+	$(BIN)/python benchmarks/under_load.py --busy $(BUSY) --runs $(RUNS) -- $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 test-pythons: ## the tests that need no torch, on each Python of PYTHONS that is installed
 	.ci/test-pythons $(PYTHONS)
