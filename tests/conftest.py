@@ -1,10 +1,28 @@
-"""Where torch is not installed, the tests that train are deselected, and the run says how many."""
+"""Where torch is not installed, the tests that train are deselected, and the run says how many.
+
+Property tests draw from one seed, which the head of the run prints; `--hypothesis-seed` repeats it.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import secrets
 
 import pytest
+from hypothesis import settings
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Workers are given the controller's options, and so its seed.
+    if config.getoption("hypothesis_seed") is None and not settings().derandomize:
+        config.option.hypothesis_seed = str(secrets.randbits(32))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    if settings().derandomize:
+        return "property tests: the same examples in every run"
+    return f"property tests: --hypothesis-seed={config.getoption('hypothesis_seed')}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
