@@ -1,7 +1,7 @@
 """Byte code that the first guest of a test run compiled is linked into the cache of later ones, which compile it no more.
 
 The interpreter compares it with date and size of each source, as ever; compiler process, digest and both comparisons of the
-cache stay. The first guest of each kind starts from an empty cache, and so do those of tests whose subject is that cache.
+cache stay. The first guest starts from an empty cache, and so do those of tests whose subject is that cache.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from pytest_glasshouse.providers.base import Instance
 from pytest_glasshouse.providers.local_process import GuestProcesses
 from pytest_glasshouse.providers.mock import MockProvider
 
+#: A guest of which nothing is kept yet starts with another kind's, which imports a part of the same.
+_PART_OF = {"lora": "torch"}
 #: The root of what is kept while `kept_below` lasts; without it every guest compiles.
 _root: Path | None = None
 
@@ -41,8 +43,10 @@ class _Guests(GuestProcesses):
     def start(self, name: str, archive: bytes, *, stalled: bool = False) -> Instance:
         instance = super().start(name, archive, stalled=stalled)
         # The host knows of no guest before this returns, so its compiler cannot have started.
-        with contextlib.suppress(OSError, shutil.Error):  # another process may be removing it: less is kept, then
-            _link_tree(self._kept, self.get(instance.instance_id).directory / "bytecode")
+        cache = self.get(instance.instance_id).directory / "bytecode"
+        with contextlib.suppress(OSError):  # another process may be removing it: less is kept, then
+            kept = self._kept if self._kept.exists() else self._kept.with_name(_PART_OF.get(self._kept.name, self._kept.name))
+            _link_tree(kept, cache)
         return instance
 
 
@@ -66,8 +70,15 @@ def keep(cache: Path, kind: str) -> None:
 
 def _link_tree(source: Path, target: Path) -> None:
     for folder, _, names in os.walk(source):
-        inside = target / Path(folder).relative_to(source)
-        inside.mkdir(parents=True, exist_ok=True)
-        for name in names:
-            with contextlib.suppress(FileExistsError):
-                os.link(Path(folder) / name, inside / name)
+        _link(Path(folder), names, target / Path(folder).relative_to(source))
+
+
+def _link(folder: Path, names: Iterable[str], inside: Path) -> None:
+    inside.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        try:
+            os.link(folder / name, inside / name)
+        except FileExistsError:  # the guest's agent was faster
+            continue
+        except OSError:  # on another file system
+            shutil.copy2(folder / name, inside / name)

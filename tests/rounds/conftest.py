@@ -34,8 +34,8 @@ def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) ->
             "workload": workload,
             "gpu": "anygpu",
             "order": order,
-            "target_s": 0.2,
-            "warmup_s": 0.05,
+            "target_s": 0.1,
+            "warmup_s": 0.02,
             "model": model,
             **fields,
         }

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
 import pytest
 
 from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.legs import protected
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
-from pytest_glasshouse.owner.sealing import SealedPackage
+from pytest_glasshouse.owner.sealing import SealedPackage, seal
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.registry import prepare
 from tests.rounds.conftest import carry_out, short_row
@@ -31,17 +33,22 @@ class _RememberingRuntime(ProtectedRuntime):
         return self.sealed[-1]
 
 
-_ROWS = [("mlp", "raw-first"), ("mlp", "protected-first"), ("lora", "interleaved")]
-#: A row of lora imports for most of a minute. In turns both of its legs are on the disk at once; one after the other in `make soak`.
-_MORE = [("lora", "raw-first"), ("lora", "protected-first"), ("mlp", "interleaved")]
+_ROWS = [("mlp", "raw-first", "one-thread"), ("mlp", "protected-first", "threads"), ("lora", "interleaved", "threads")]
+#: A row of lora imports for half a minute. In turns both of its legs are on the disk at once; one after the other in `make soak`.
+_MORE = [("lora", "raw-first", "one-thread"), ("lora", "protected-first", "one-thread"), ("mlp", "interleaved", "one-thread")]
 _IN_TURNS = {"both turns", "raw exit", "protected exit"}
 _IN_ORDER = {"raw train", "raw exit", "protected train", "protected exit"}
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(("workload", "order"), _ROWS + (_MORE if os.environ.get("SOAK") else []))
-def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(workload: str, order: str, tmp_path: Path) -> None:
-    """The package is sealed so that the operator's disk never sees it."""
+@pytest.mark.parametrize(("workload", "order", "opening"), _ROWS + (_MORE if os.environ.get("SOAK") else []))
+def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
+    workload: str, order: str, opening: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package is sealed so that the operator's disk never sees it. A row of lora in turns: both legs on the same base files."""
+    if opening == "threads":
+        # Segments so small that every part has many: each of the opener's threads gets some.
+        monkeypatch.setattr(protected, "seal", functools.partial(seal, segment=4096))
     row = short_row(workload, order, target_s=0.4 if order == "interleaved" else 1.2)
     initial = prepare(workload, seed=7, model=row.model).parts["initial"]  # type: ignore[arg-type]
     weights = [initial[entry.start : entry.end] for entry in parse_safetensors(memoryview(initial)).values()]
