@@ -37,7 +37,9 @@ sys.exit(main())
 @pytest.mark.parametrize("leg", ["protected", "raw"])
 def test_two_hours_claimed_by_a_short_leg_are_not_accounted_for(leg: str, tmp_path: Path) -> None:
     """Everything else about such a row is right: signatures, order, work."""
-    ran = carry_out(short_row(), tmp_path, archive=numpy_archive_with({"__main__.py": _MAIN.format(leg=leg).encode()}))
+    ran = carry_out(
+        short_row(target_s=0.2), tmp_path, archive=numpy_archive_with({"__main__.py": _MAIN.format(leg=leg).encode()})
+    )
 
     assert ran.outcome.ended is None
     claimed = getattr(results(ran.outcome.observation)[0], leg)
