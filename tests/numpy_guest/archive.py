@@ -7,7 +7,7 @@ byte code of a leg that imports torch, or the command that users run, start the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -18,14 +18,22 @@ from pytest_glasshouse.providers.mock_faults import GUEST_FAULTS
 _TORCH = b"""__version__ = "0"\n"""
 
 
+def _replaced() -> dict[str, bytes]:
+    return {"pytest_glasshouse/workloads/mlp.py": Path(__file__).with_name("mlp.py").read_bytes(), "torch.py": _TORCH}
+
+
 @cache
 def numpy_archive(faults: tuple[str, ...] = ()) -> bytes:
     """The archive, with those of `faults` that a dishonest guest plays."""
-    replaced = {"pytest_glasshouse/workloads/mlp.py": Path(__file__).with_name("mlp.py").read_bytes(), "torch.py": _TORCH}
     inside = [fault for fault in faults if fault in GUEST_FAULTS]
     if inside:
-        return dishonest_archive(inside, replaced)
-    return build_archive({"__main__.py": GUEST_MAIN.encode(), **replaced})
+        return dishonest_archive(inside, _replaced())
+    return numpy_archive_with({"__main__.py": GUEST_MAIN.encode()})
+
+
+def numpy_archive_with(extra: Mapping[str, bytes]) -> bytes:
+    """The archive with `extra` files (path in the archive to content), its `__main__.py` among them."""
+    return build_archive({**_replaced(), **extra})
 
 
 def numpy_provider(faults: Sequence[str] = ()) -> MockProvider:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
+from pytest_glasshouse.broker.timing import LOCAL
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
@@ -18,6 +20,9 @@ from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.base import Cleanup
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
+from tests.limits import HANG_S
+from tests.numpy_guest.archive import numpy_archive
+from tests.numpy_guest.bytecode import keep, kept_below, use_kept
 
 
 def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) -> RowSpec:
@@ -29,8 +34,8 @@ def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) ->
             "workload": workload,
             "gpu": "anygpu",
             "order": order,
-            "target_s": 0.2,
-            "warmup_s": 0.05,
+            "target_s": 0.1,
+            "warmup_s": 0.02,
             "model": model,
             **fields,
         }
@@ -51,7 +56,8 @@ class Ran:
     guest_directory: Path
 
 
-RunRow = Callable[..., Ran]
+#: Ending takes as long as the machine takes; the product's own patience on this machine is seconds.
+PATIENT = replace(LOCAL, search_s=HANG_S, give_up_s=HANG_S)
 
 
 def carry_out(
@@ -61,16 +67,25 @@ def carry_out(
     faults: tuple[str, ...] = (),
     on_progress: Callable[[Progress, Path], None] = lambda _progress, _directory: None,
     runtime: Callable[[HostAttestation], ProtectedRuntime] = ProtectedRuntime,
-    provider: MockProvider | None = None,
     archive: bytes | None = None,
+    torch: bool = False,
     **settings: Any,
 ) -> Ran:
-    """Rent, run and end, as the face does."""
-    if archive is not None:
-        # A guest of the test's own, whose digest the host expects as it expects the mock's dishonest guest.
-        provider = MockProvider(archive=archive)
-    options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults)
-    broker = Broker(options, providers={} if provider is None else {"mock": provider})
+    """Rent, run and end, as the face does.
+
+    An mlp row runs on the numpy guest, and with `torch` on the product's own. `archive` is a guest of the test's own, whose
+    digest the host expects as it expects the mock's dishonest guest.
+    """
+    torch = torch or row.workload == "lora"
+    if archive is None and not torch:
+        archive = numpy_archive(faults)
+    provider = MockProvider(faults, archive=archive)
+    kind = "lora" if row.workload == "lora" else "torch" if torch else "numpy"
+    use_kept(provider, kind)
+    options = BrokerOptions(
+        provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults, timing=PATIENT, boot_timeout_s=HANG_S
+    )  # fmt: skip
+    broker = Broker(options, providers={"mock": provider})
     host_attestation = HostAttestation()
     try:
         grant = broker.acquire(row)
@@ -78,6 +93,8 @@ def carry_out(
         given = RowSettings(declared=row, run_id="test", seed=7, **settings)
         allocation = Allocation(grant, broker, given, lambda progress: on_progress(progress, directory))
         outcome = row.run(allocation, runtime(host_attestation), RawRunner())
+        if outcome.ended is None and not faults:
+            keep(directory / "bytecode", kind)
         broker.release(grant)
     finally:
         host_attestation.close()
@@ -85,10 +102,24 @@ def carry_out(
     return Ran(outcome=outcome, cleanup=cleanup, guest_directory=directory)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def kept_bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The workers of a run share what one of their guests compiled."""
+    folder = tmp_path_factory.getbasetemp()
+    with kept_below((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "bytecode"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def good_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """One mlp row, raw-first, without any fault."""
+    """One mlp row, raw-first, without any fault, on the numpy guest."""
     return carry_out(short_row(), tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="session")
+def torch_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The same row on the product's own guest."""
+    return carry_out(short_row(), tmp_path_factory.mktemp("torch"), torch=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.limits import HANG_S
+
 _ROOT = Path(__file__).parents[2]
 
 _READERS = """
@@ -69,6 +71,8 @@ for pid in pids:
 
 def test_same_unprivileged_user_reads_nothing_of_a_leg_its_launcher_fenced() -> None:
     """The control beside it is the same process without the fence."""
-    done = subprocess.run([sys.executable, "-c", _READERS, str(_ROOT)], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", _READERS, str(_ROOT)], capture_output=True, text=True, check=True, timeout=HANG_S
+    )
     unfenced, fenced = done.stdout.split()
     assert (unfenced, fenced) == ("mem,environ,process_vm_readv,ptrace", "nothing")

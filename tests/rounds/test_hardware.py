@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.guest import machine
 from pytest_glasshouse.legs.allocation_policy import base_policy
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
 from pytest_glasshouse.owner.references import Hardware
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.hardware import NVIDIA_GPU
+from tests.numpy_guest.archive import numpy_archive
 from tests.rounds.conftest import carry_out, short_row
 
 
 @pytest.mark.skipif(bool(machine.gpus()), reason="this machine has an NVIDIA GPU; what it says depends on its mode")
 def test_no_key_is_released_where_a_required_gpu_has_no_evidence(tmp_path: Path) -> None:
-    captured = base_policy(name="gpu", archive_sha256=sha256_hex(guest_archive()), container="any", completion_s=60)
+    captured = base_policy(name="gpu", archive_sha256=sha256_hex(numpy_archive()), container="any", completion_s=60)
     policy = dataclasses.replace(captured, hardware=Hardware(required=(NVIDIA_GPU,)))
     ran = carry_out(
         short_row(),

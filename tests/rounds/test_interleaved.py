@@ -22,13 +22,19 @@ from tests.rounds.conftest import Ran, carry_out, short_row
 Change = Callable[[dict[str, Any]], None]
 
 
-def test_every_invariant_holds_in_an_interleaved_row(turns_run: Ran) -> None:
-    observation = turns_run.outcome.observation
-    assert turns_run.outcome.ended is None
-    assert [(f.invariant, f.finding) for f in judge(observation) if f.finding != "held"] == []
+@pytest.mark.parametrize("torch", [False, True], ids=["numpy", "torch"])
+def test_every_invariant_holds_in_an_interleaved_row(torch: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    ran: Ran
+    if torch:
+        ran = carry_out(short_row(order="interleaved", target_s=0.5), tmp_path, torch=True)
+    else:
+        ran = request.getfixturevalue("turns_run")
+    observation = ran.outcome.observation
+    assert ran.outcome.ended is None
+    assert [(f.invariant, f.reason) for f in judge(observation) if f.finding != "held"] == []
     assert len(judge(observation)) == len(ALL)
-    assert turns_run.cleanup.status == "proven"
-    assert not turns_run.guest_directory.exists()
+    assert ran.cleanup.status == "proven"
+    assert not ran.guest_directory.exists()
 
 
 def test_pairs_are_whole_and_their_sums_are_the_legs(turns_run: Ran) -> None:
@@ -180,13 +186,6 @@ def test_legs_with_one_data_order_or_another_cache_did_not_do_the_same_work(turn
     observation = copy.deepcopy(turns_run.outcome.observation)
     observation["rounds"][0]["raw"]["cache"]["bytes"] += 1
     assert "cache state" in same_work(observation).reason
-
-
-def test_lora_row_takes_turns_on_one_base_model(tmp_path: Path) -> None:
-    """Both legs are resident on the same files, and each refuses to go on with files that were written again."""
-    ran = carry_out(short_row("lora", order="interleaved", target_s=0.4), tmp_path)
-    assert ran.outcome.ended is None
-    assert [(f.invariant, f.reason) for f in judge(ran.outcome.observation) if f.finding != "held"] == []
 
 
 def test_null_row_is_judged_by_the_invariants_of_raw_legs(tmp_path: Path) -> None:

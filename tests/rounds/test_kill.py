@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -9,37 +10,57 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from pytest_glasshouse.attacks.target_guest import children
 from pytest_glasshouse.providers.local_process import list_guests
+from tests.limits import HANG_S, until
 
 _ROWS = """
 import pytest
-from pytest_glasshouse.invariants import assert_held, raw_callback_completed
 from pytest_glasshouse.rows import RowSpec
 
-# Rows of equal content would be collapsed into one.
-ROWS = [RowSpec(name=name, workload="mlp", gpu="anygpu", order="raw-first", target_s=60, margin_pct=margin)
-        for name, margin in (("first", 1.0), ("second", 2.0))]
+# The first row is over in a moment; the second trains for longer than any test.
+ROWS = [RowSpec(name=name, workload="mlp", gpu="anygpu", order="raw-first", target_s=target_s, warmup_s=0.05)
+        for name, target_s in (("first", 0.2), ("second", 3600))]
 
 @pytest.mark.parametrize("row", ROWS)
 def test_row(row, allocation, protected_runtime, raw_runner, row_report):
     row_report.record(row.run(allocation, protected_runtime, raw_runner))
 """
-_DEADLINE_S = 60.0
-_GONE_WITHIN_S = 15.0
+#: The engine of a real run; its guest trains with numpy.
+_CONFTEST = """
+from pytest_glasshouse.plugin.stash import ENGINE
+from pytest_glasshouse.run.engine import Engine
+from tests.numpy_guest.archive import numpy_provider
 
+class NumpyEngine(Engine):
+    def broker(self, *given, **named):
+        broker = super().broker(*given, **named)
+        broker._fleet.providers["mock"] = numpy_provider()
+        return broker
 
-def _wait(seconds: float) -> None:
-    threading.Event().wait(seconds)
+def pytest_configure(config):
+    config.stash[ENGINE] = NumpyEngine()
+"""
 
 
 def _guests(run_id: str) -> list[str]:
     return [instance.instance_id for instance in list_guests() if run_id in instance.name]
+
+
+def _directory(pid: int) -> Path | None:
+    """Of the guest that this run has started, if it has."""
+    for child in children(pid):
+        with contextlib.suppress(OSError, ValueError):
+            arguments = Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+            return Path(arguments[arguments.index(b"--directory") + 1].decode())
+    return None
 
 
 def _training(directory: Path) -> bool:
@@ -55,46 +76,52 @@ def _drain(output: IO[str]) -> None:
         output.read()
 
 
-def _start(project: Path, *options: str) -> tuple[subprocess.Popen[str], str, Path]:
+def _run_id(output: IO[str]) -> str:
+    """From the header of the run; what it prints later is read and dropped."""
+    found = next(filter(None, (re.search(r"run (\d{8}-\d{6}-[0-9a-f]+)", line) for line in output)), None)
+    threading.Thread(target=_drain, args=(output,), daemon=True).start()
+    assert found is not None, "the run never began"
+    return found.group(1)
+
+
+@contextmanager
+def _in_the_second_row(project: Path, *, torch: bool) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
     """A run that is in the middle of its second row's first leg: process, run id, guest directory."""
     (project / "test_rows.py").write_text(_ROWS)
     (project / "pytest.ini").write_text("[pytest]\n")
-    command = [sys.executable, "-u", "-m", "pytest", "-p", "no:cacheprovider", *options]
+    if not torch:
+        (project / "conftest.py").write_text(_CONFTEST)
+    command = [sys.executable, "-u", "-m", "pytest", "-p", "no:cacheprovider", "--glasshouse-report", "report.json"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GLASSHOUSE_"))}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     process = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    run_id = ""
-    for line in process.stdout:
-        found = re.search(r"run (\d{8}-\d{6}-[0-9a-f]+)", line)
-        if found:
-            run_id = found.group(1)
-            break
-    threading.Thread(target=_drain, args=(process.stdout,), daemon=True).start()
-    until = time.monotonic() + _DEADLINE_S
-    while time.monotonic() < until:
-        for instance_id in _guests(run_id) if run_id else []:
-            directory = Path("/tmp") / instance_id
-            if _training(directory):
-                return process, run_id, directory
-        _wait(0.05)
-    process.kill()
-    raise AssertionError("the second row never trained")
+    try:
+        assert process.stdout is not None
+        run_id = _run_id(process.stdout)
+        until(lambda: _directory(process.pid), "the start of a guest")
+        directory = _directory(process.pid)
+        assert directory is not None
+        until(lambda: _training(directory), "training in the second row")
+        assert _guests(run_id) == [directory.name]
+        yield process, run_id, directory
+    finally:
+        process.kill()
+        process.wait()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-def test_killed_run_leaves_no_guest_and_keeps_finished_rows(number: signal.Signals, tmp_path: Path) -> None:
+# One of them, with the product's own guest: nobody but the guest itself ends its legs.
+@pytest.mark.parametrize(
+    ("number", "torch"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGKILL, True)],
+    ids=["SIGINT", "SIGTERM", "SIGKILL-torch"],
+)
+def test_killed_run_leaves_no_guest_and_keeps_finished_rows(number: signal.Signals, torch: bool, tmp_path: Path) -> None:
     """A guest that survives its controller bills for nothing."""
-    process, run_id, directory = _start(tmp_path, "--glasshouse-leg-seconds", "4", "--glasshouse-report", "report.json")
-    killed = time.monotonic()
-    process.send_signal(number)
-    while _guests(run_id) and time.monotonic() - killed < _GONE_WITHIN_S:
-        _wait(0.05)
-    assert _guests(run_id) == []
-    process.wait(timeout=_DEADLINE_S)
-    until = time.monotonic() + _GONE_WITHIN_S
-    while directory.exists() and time.monotonic() < until:
-        _wait(0.05)
-    assert not directory.exists()
+    with _in_the_second_row(tmp_path, torch=torch) as (process, run_id, directory):
+        process.send_signal(number)
+        until(lambda: not _guests(run_id), "the end of every guest")
+        process.wait(timeout=HANG_S)
+        until(lambda: not directory.exists(), "the end of the guest's directory")
     if number is signal.SIGKILL:
         (journal,) = tmp_path.rglob("rows.jsonl")
         assert "first" in journal.read_text()

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
-from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
 from pytest_glasshouse.observation.outcome import Outcome
 from pytest_glasshouse.providers.mock import MockProvider
-from tests.rounds.conftest import run_id, short_row
+from tests.limits import HANG_S
+from tests.numpy_guest.archive import numpy_archive, numpy_archive_with
+from tests.numpy_guest.bytecode import use_kept
+from tests.rounds.conftest import PATIENT, run_id, short_row
 
 #: The first guest of the run lies, as `LIE` says; the second is honest.
 _LIAR = """import sys
@@ -47,9 +49,11 @@ sys.exit(main.main())
 @pytest.mark.parametrize("lie", ["a nested start", "refuses to be met again"])
 def test_a_guest_that_lies_ends_its_own_row_and_no_other(lie: str, tmp_path: Path) -> None:
     """A run that was paid for is published, less the row whose guest broke the protocol."""
-    archive = build_archive({"__main__.py": f"LIE = {lie!r}\n{_LIAR}".encode()})
-    options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path)
-    broker = Broker(options, providers={"mock": MockProvider(archive=archive)})
+    archive = numpy_archive_with({"__main__.py": f"LIE = {lie!r}\n{_LIAR}".encode()})
+    provider = MockProvider(archive=archive)
+    use_kept(provider, "numpy")
+    options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path, timing=PATIENT, boot_timeout_s=HANG_S)
+    broker = Broker(options, providers={"mock": provider})
     host_attestation = HostAttestation()
     row = short_row()
     outcomes: list[Outcome] = []
@@ -77,7 +81,10 @@ def test_a_guest_that_lies_ends_its_own_row_and_no_other(lie: str, tmp_path: Pat
 
 def test_a_leg_that_is_late_is_gone_before_the_next_row_starts(tmp_path: Path) -> None:
     """Its guest is honest and goes on: the row after it must not find another leg running."""
-    broker = Broker(BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path), providers={"mock": MockProvider()})
+    provider = MockProvider(archive=numpy_archive())
+    use_kept(provider, "numpy")
+    options = BrokerOptions(provider="mock", run_id=run_id(), run_dir=tmp_path, timing=PATIENT, boot_timeout_s=HANG_S)
+    broker = Broker(options, providers={"mock": provider})
     host_attestation = HostAttestation()
     row = short_row()
     try:

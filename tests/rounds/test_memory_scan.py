@@ -14,11 +14,12 @@ import pytest
 
 from pytest_glasshouse.agent.leg_scan import LegScan
 from pytest_glasshouse.agent.peer_credentials import PeerCredentialSocket
-from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.invariants import judge, memory_scanned_clean
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.tamper.fault_table import _resign_exit
 from pytest_glasshouse.wire import evidence, frames, tokens
+from tests.limits import HANG_S
+from tests.numpy_guest.archive import numpy_archive_with
 from tests.rounds.conftest import Ran, carry_out, short_row
 
 _MAIN = """import sys
@@ -70,7 +71,7 @@ def _scan(ran: Ran) -> Any:
 @pytest.mark.parametrize(("careless", "kind"), [(_KEEPS_A_CIPHER, "key"), (_KEEPS_A_BATCH, "batch")], ids=["cipher", "batch"])
 def test_secrets_that_a_leg_does_not_wipe_are_found(careless: str, kind: str, tmp_path: Path) -> None:
     """A cipher object that is not freed keeps the key in its schedule, whatever the leg reports."""
-    archive = build_archive({"careless.py": careless.encode(), "__main__.py": _MAIN.encode()})
+    archive = numpy_archive_with({"careless.py": careless.encode(), "__main__.py": _MAIN.encode()})
     ran = carry_out(short_row(), tmp_path, archive=archive)
     assert ran.outcome.ended is None
     findings = {finding.invariant: finding for finding in judge(ran.outcome.observation)}
@@ -80,9 +81,9 @@ def test_secrets_that_a_leg_does_not_wipe_are_found(careless: str, kind: str, tm
     assert _scan(ran)["left"][kind] >= 1
 
 
-def test_control_finds_every_kind_and_the_wiped_memory_holds_none(good_run: Ran) -> None:
-    """Finding nothing is worth what the same search found before."""
-    scan = _scan(good_run)
+def test_control_finds_every_kind_and_the_wiped_memory_holds_none(torch_run: Ran) -> None:
+    """Finding nothing is worth what the same search found before, in the memory of a leg that trains with torch."""
+    scan = _scan(torch_run)
     assert (scan["status"], scan["copies"], scan["left"]) == ("clean", 0, {})
     assert set(scan["patterns"]) == set(evidence.SCAN_KINDS)
     assert scan["control"] == scan["patterns"]
@@ -204,7 +205,7 @@ def test_leg_of_any_user_can_show_its_memory(user: str, does: str, status: str) 
             else:
                 scan.scan_stage(message["body"]["stage"], message["body"])
                 frames.send(ours, {"type": "scanned", "body": {}})
-    assert leg.wait(timeout=60) == 0
+    assert leg.wait(timeout=HANG_S) == 0
     claims = scan.claims()
     scan.close()
     assert served is (user == "ordinary" or os.getuid() != 0)

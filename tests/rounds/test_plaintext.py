@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.legs import protected
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.round import Round
 from pytest_glasshouse.legs.row_runner import ProtectedRuntime
-from pytest_glasshouse.owner.sealing import SealedPackage
+from pytest_glasshouse.owner.sealing import SealedPackage, seal
 from pytest_glasshouse.wire.tensors import parse_safetensors
 from pytest_glasshouse.workloads.registry import prepare
 from tests.rounds.conftest import carry_out, short_row
-
-_WINDOW = 32
+from tests.rounds.plaintext import Search, windows
 
 
 class _RememberingRuntime(ProtectedRuntime):
@@ -30,51 +33,69 @@ class _RememberingRuntime(ProtectedRuntime):
         return self.sealed[-1]
 
 
-def _windows(data: bytes) -> list[bytes]:
-    return [data[start : start + _WINDOW] for start in range(0, len(data) - _WINDOW + 1, _WINDOW)]
+_ROWS = [("mlp", "raw-first", "one-thread"), ("mlp", "protected-first", "threads"), ("lora", "interleaved", "threads")]
+#: A row of lora imports for half a minute. In turns both of its legs are on the disk at once; one after the other in `make soak`.
+_MORE = [("lora", "raw-first", "one-thread"), ("lora", "protected-first", "one-thread"), ("mlp", "interleaved", "one-thread")]
+_IN_TURNS = {"both turns", "raw exit", "protected exit"}
+_IN_ORDER = {"raw train", "raw exit", "protected train", "protected exit"}
 
 
-def _found(directory: Path, patterns: list[bytes]) -> list[str]:
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    assert files, "an empty directory proves nothing"
-    contents = {path.name: path.read_bytes() for path in files}
-    return [name for name, content in contents.items() if any(pattern in content for pattern in patterns)]
-
-
-@pytest.mark.parametrize("order", ["raw-first", "protected-first"])
-@pytest.mark.parametrize("workload", ["mlp", "lora"])
-def test_no_plaintext_is_on_the_guests_disk(workload: str, order: str, tmp_path: Path) -> None:
-    """The package is sealed so that the operator's disk never sees it."""
-    row = short_row(workload, order, target_s=1.2)
+@pytest.mark.soak
+@pytest.mark.parametrize(("workload", "order", "opening"), _ROWS + (_MORE if os.environ.get("SOAK") else []))
+def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
+    workload: str, order: str, opening: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The package is sealed so that the operator's disk never sees it. A row of lora in turns: both legs on the same base files."""
+    if opening == "threads":
+        # Segments so small that every part has many: each of the opener's threads gets some.
+        monkeypatch.setattr(protected, "seal", functools.partial(seal, segment=4096))
+    row = short_row(workload, order, target_s=0.4 if order == "interleaved" else 1.2)
     initial = prepare(workload, seed=7, model=row.model).parts["initial"]  # type: ignore[arg-type]
     weights = [initial[entry.start : entry.end] for entry in parse_safetensors(memoryview(initial)).values()]
     # All-zero tensors (LoRA B) are on every disk; they prove nothing.
-    patterns = [window for data in weights for window in _windows(data)[:8] if any(window)]
+    patterns = [window for data in weights for window in windows(data)[:8] if any(window)]
     runtimes: list[_RememberingRuntime] = []
     looked_during: set[str] = set()
-    hits: list[str] = []
+    search = Search()
 
     def runtime(host_attestation: HostAttestation) -> ProtectedRuntime:
         runtimes.append(_RememberingRuntime(host_attestation))
         return runtimes[0]
 
-    def look(directory: Path) -> None:
-        canaries = [window for sealed in runtimes[0].sealed for window in _windows(sealed.canary.reveal())]
-        hits.extend(_found(directory, patterns + canaries))
-
     def on_progress(progress: Progress, directory: Path) -> None:
-        if progress.phase in ("train", "exit"):
+        if progress.phase in ("train", "turns", "exit"):
             looked_during.add(f"{progress.leg} {progress.phase}")
-            look(directory)
+            canaries = [window for sealed in runtimes[0].sealed for window in windows(sealed.canary.reveal())]
+            search.look(directory, patterns + canaries)
 
-    ran = carry_out(row, tmp_path, on_progress=on_progress, runtime=runtime)
+    ran = carry_out(row, tmp_path, on_progress=on_progress, runtime=runtime, torch=True)
     assert ran.outcome.ended is None
-    assert looked_during == {"raw train", "raw exit", "protected train", "protected exit"}
+    assert [(f.invariant, f.reason) for f in judge(ran.outcome.observation) if f.finding != "held"] == []
+    assert looked_during == (_IN_TURNS if order == "interleaved" else _IN_ORDER)
     assert patterns
-    assert hits == []
+    assert search.hits == []
+
+
+_SECRET, _OTHER = b"secret canary of thirty-two byte", b"another canary of thirty-two b.!"
 
 
 def test_the_search_would_find_a_plaintext_file(tmp_path: Path) -> None:
-    """The positive control of the search above."""
-    (tmp_path / "leak").write_bytes(b"x" * 100 + b"secret canary of thirty-two byte" + b"y")
-    assert _found(tmp_path, [b"secret canary of thirty-two byte"]) == ["leak"]
+    """The positive control of the search above: in a file that is new, and in one that was changed."""
+    search, leak = Search(), tmp_path / "leak"
+    for number, content in enumerate((b"x" * 100 + _SECRET + b"y", b"z" * 100 + _SECRET + b"y"), 1):
+        leak.write_bytes(content)
+        search.look(tmp_path, [_SECRET, _OTHER])
+        assert search.hits == ["leak"] * number
+        leak.write_bytes(bytes(len(content)))
+        search.look(tmp_path, [_SECRET, _OTHER])
+        assert search.hits == ["leak"] * number
+
+
+def test_the_search_would_find_in_an_old_file_what_it_was_not_told_before(tmp_path: Path) -> None:
+    """Canaries are drawn when files are there already."""
+    search = Search(settled_ns=0)
+    (tmp_path / "leak").write_bytes(_OTHER)
+    search.look(tmp_path, [_SECRET])
+    assert search.hits == []
+    search.look(tmp_path, [_SECRET, _OTHER])
+    assert search.hits == ["leak"]

@@ -39,7 +39,9 @@ def test_invariants_hold_with_the_ring_and_host_memory_never_holds_the_package(
 ) -> None:
     """Keys, canary and last batch are found by the control and gone after the wipe; at no time is there more than the ring."""
     monkeypatch.setattr(protected, "seal", functools.partial(seal, segment=4096))
-    ran = carry_out(short_row(order="protected-first"), tmp_path, archive=build_archive({"__main__.py": _MAIN.encode()}))
+    ran = carry_out(
+        short_row(order="protected-first"), tmp_path, archive=build_archive({"__main__.py": _MAIN.encode()}), torch=True
+    )
     observation = ran.outcome.observation
     assert ran.outcome.ended is None
     assert {f.invariant: f.reason for f in judge(observation) if f.finding != "held"} == {}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.channel.archive import build_archive
 from pytest_glasshouse.invariants import judge, time_accounted_for
 from pytest_glasshouse.observation.results import results
+from tests.numpy_guest.archive import numpy_archive_with
 from tests.rounds.conftest import Ran, carry_out, short_row
 
 #: The archive of a guest whose legs of one kind report two hours, and as many more units.
@@ -37,7 +37,9 @@ sys.exit(main())
 @pytest.mark.parametrize("leg", ["protected", "raw"])
 def test_two_hours_claimed_by_a_short_leg_are_not_accounted_for(leg: str, tmp_path: Path) -> None:
     """Everything else about such a row is right: signatures, order, work."""
-    ran = carry_out(short_row(), tmp_path, archive=build_archive({"__main__.py": _MAIN.format(leg=leg).encode()}))
+    ran = carry_out(
+        short_row(target_s=0.2), tmp_path, archive=numpy_archive_with({"__main__.py": _MAIN.format(leg=leg).encode()})
+    )
 
     assert ran.outcome.ended is None
     claimed = getattr(results(ran.outcome.observation)[0], leg)
