@@ -22,6 +22,8 @@ import pytest_glasshouse.rows.published
 import pytest_glasshouse.run.engine
 import pytest_glasshouse.tamper.suite
 import pytest_glasshouse.wire.tokens  # noqa: F401
+from tests.limits import HANG_S
+from tests.pytest_process import NO_OTHERS, CompiledFiles, compiled_files
 
 CONFTEST = """
 from fake_engine import FakeEngine
@@ -50,6 +52,7 @@ class Project:
     """A directory with rows in it. `run` runs pytest in this process, `spawn` in one of its own."""
 
     pytester: pytest.Pytester
+    compiled: CompiledFiles
 
     def rows(self, *rows: tuple[str, str, str] | str) -> Project:
         """Write a test with these rows; a name alone is a raw-first row for an H100."""
@@ -61,7 +64,8 @@ class Project:
         return self.pytester.runpytest_inprocess(*arguments)
 
     def spawn(self, *arguments: str) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess(*arguments, timeout=60)
+        with self.compiled.written(self.pytester.path):
+            return self.pytester.runpytest_subprocess(*arguments, timeout=HANG_S)
 
     def report(self) -> dict[str, Any]:
         """The one report of this project."""
@@ -83,16 +87,28 @@ class Project:
         return [line for line in lines if line.startswith(what)]
 
 
+@pytest.fixture(scope="session")
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
+    return compiled_files(request.config, tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def compiled_files_are_read(compiled: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in compiled.environment().items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(pytester: pytest.Pytester, compiled: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose engine is `fake_engine`."""
     for name in ("GLASSHOUSE_ORDER", "GLASSHOUSE_PROVIDER", "GLASSHOUSE_SIGNING_KEY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PYTEST_ADDOPTS", NO_OTHERS)  # which `pytester` takes away
     here = Path(__file__).parent
     for source in (here / "fake_engine.py", here.parent / "unit" / "report" / "example.py"):
         (pytester.path / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     pytester.makeconftest(CONFTEST)
-    return Project(pytester)
+    return Project(pytester, compiled)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.report.attempts import NEEDED_MORE
 from tests.plugin.conftest import CONFTEST
+from tests.plugin.retries import RETRIES
 from tests.unit.report import example
 
 if TYPE_CHECKING:
@@ -18,22 +19,6 @@ if TYPE_CHECKING:
 
     Outcomes = Callable[[dict[str, Any]], dict[str, str]]
 
-#: A retry plugin that reports only the last attempt.
-RETRIES = """
-from _pytest.runner import runtestprotocol
-
-def pytest_runtest_protocol(item, nextitem):
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for left in (2, 1, 0):
-        item._initrequest()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        if not left or not any(each.failed for each in reports):
-            break
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-"""
 #: A test that fails where its row is slow, after recording it.
 STRICT = """
 import dataclasses, pytest

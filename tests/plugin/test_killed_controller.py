@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.limits import HANG_S
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
@@ -50,7 +52,7 @@ def a_temporary_directory() -> Iterator[Path]:
 def killed(project: Project, temporary: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
-        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert result.returncode == -9, result.stdout.decode()
 
@@ -87,7 +89,7 @@ def test_workers_reach_the_controller_where_no_socket_path_fits(project: Project
     temporary.mkdir()
     subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
-        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     (row,) = project.report()["excludedResults"]
     assert "not recorded" in row["reason"]

@@ -22,7 +22,9 @@ from pytest_glasshouse.workloads.registry import prepare
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod
+from tests.limits import HANG_S
 from tests.plugin.conftest import ROWS, Project
+from tests.pytest_process import NO_OTHERS
 
 ARGUMENTS = ("--provider", "runpod", "--glasshouse-leg-seconds", "2")
 ALLOWED = (*ARGUMENTS, "--glasshouse-allow-simulated")
@@ -40,6 +42,7 @@ def _environment(server: LoopbackServer) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_")) and name != "CI"
     }
+    environment["PYTEST_ADDOPTS"] = NO_OTHERS
     return {**environment, "RUNPOD_API_BASE_URL": server.url, "RUNPOD_API_KEY": server.cloud.account_key, "HOME": "/nonexistent"}
 
 
@@ -48,7 +51,7 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
     (folder / "pytest.ini").write_text("[pytest]\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, env=_environment(server),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False, **more,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HANG_S, check=False, **more,
     )  # fmt: skip
 
 
@@ -253,7 +256,7 @@ def _at_a_terminal(server: LoopbackServer, folder: Path, answer: str) -> tuple[i
     except OSError:
         pass  # the terminal's other end is closed: it is over
     finally:
-        process.wait(timeout=60)
+        process.wait(timeout=HANG_S)
         os.close(ours)
     return process.returncode, shown
 
