@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.limits import HANG_S
+from tests.limits import HANG_S, until
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -59,10 +58,11 @@ def killed(project: Project, temporary: Path) -> None:
 
 def is_left_empty(temporary: Path) -> None:
     """Once everything that the run started has ended; a guest ends with its pipe."""
-    until = time.monotonic() + 120
-    while (left := [path for path in temporary.iterdir() if not path.name.startswith("pytest-of-")]) and time.monotonic() < until:
-        os.sched_yield()
-    assert left == []
+
+    def left() -> list[Path]:
+        return [path for path in temporary.iterdir() if not path.name.startswith("pytest-of-")]
+
+    until(lambda: not left(), "that nothing of the run is left in its temporary directory")
 
 
 def test_before_the_first_grant(project: Project, temporary: Path) -> None:
