@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 pytest.importorskip("xdist")
 
+#: A guest boots as slowly as it likes.
+PATIENT = {"GLASSHOUSE_BOOT_TIMEOUT": str(HANG_S)}
 BEFORE_THE_FIRST_GRANT = """
 import pytest
 
@@ -51,7 +53,7 @@ def a_temporary_directory() -> Iterator[Path]:
 def killed(project: Project, temporary: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
-        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary), **PATIENT}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert result.returncode == -9, result.stdout.decode()
 
@@ -89,7 +91,7 @@ def test_workers_reach_the_controller_where_no_socket_path_fits(project: Project
     temporary.mkdir()
     subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
-        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary), **PATIENT}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     (row,) = project.report()["excludedResults"]
     assert "not recorded" in row["reason"]

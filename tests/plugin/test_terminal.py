@@ -170,6 +170,7 @@ def test_finished_boot_is_removed_from_the_live_line(pipe: tuple[int, Callable[[
 
 
 def test_live_line_survives_a_closed_standard_output(pipe: tuple[int, Callable[[], str]]) -> None:
+    """An error here would end a run that costs money because its reader is gone."""
     writer, _ = pipe
     os.close(writer)
     live = Live(writer, terminal=True)

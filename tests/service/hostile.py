@@ -35,8 +35,12 @@ KINDS: dict[str, tuple[bytes, bytes]] = {
         b"", _HEAD + b"Content-Length: 65018\r\n\r\n" + b'{"evidence":"","log":[' + b'{"":1},' * 9284 + b'{"":12}]}'
     ),
 }  # fmt: skip
+#: Kinds of request that never end, of which an honest server reads little before it ends the connection.
+STREAMS = {"endless request line", "endless header", "endless headers", "endless body", "chunked"}
+#: What each connection of such a kind sends at first, unless it is ended: of all that are held at once too much to be kept.
+_FLOOD_BYTES = 2 << 20
 #: What a connection sends at most each time it presses, if the server takes it.
-_PRESS_BYTES = 256 << 10
+_PRESS_BYTES = 60_000
 
 
 class Crowd:
@@ -44,11 +48,15 @@ class Crowd:
 
     def __init__(self, port: int, kind: str, *, number: int = 256, address: str = "127.0.0.2") -> None:
         self._port, self._number, self._address = port, number, address
+        self._kind = kind
         self._first, self._ever = KINDS[kind]
         self._connections: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         self._connections = [self._connect() for _ in range(self._number)]
+        if self._kind in STREAMS:
+            for each in self._connections:
+                self._flood(each)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,6 +80,14 @@ class Crowd:
         with contextlib.suppress(OSError):
             connection.send(self._first)
         return connection
+
+    def _flood(self, connection: socket.socket) -> None:
+        left = _FLOOD_BYTES
+        connection.settimeout(HANG_S)
+        with contextlib.suppress(ConnectionError):
+            while left > 0:
+                left -= connection.send(self._ever)
+        connection.setblocking(False)
 
     def _goes_on(self, connection: socket.socket) -> bool:
         left = _PRESS_BYTES if self._ever else 0

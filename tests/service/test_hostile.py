@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.attestation.http import serve_embedded
+from pytest_glasshouse.attestation.limits import Limits
+from pytest_glasshouse.attestation.server import AttestationServer
+from pytest_glasshouse.owner.client import AttestationClient
+from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire import tokens
-from tests.limits import HANG_S
+from pytest_glasshouse.wire.canonical import Json
+from tests.limits import HANG_S, until
 from tests.service.certificate import certificate
 from tests.service.hostile import KINDS, Crowd, Pressed, crowds
 from tests.service.serving import ServedTestbed, Serving, serving
@@ -52,6 +60,40 @@ def test_an_honest_client_is_served_beside_a_hostile_address(kind: str, tmp_path
     with serving(tmp_path, *PATIENT) as server, ServedTestbed(server) as testbed, Crowd(server.port, kind) as crowd:
         goes_through_lifecycles(testbed, crowd.press)
         is_bounded(server)
+
+
+class Answering(AttestationServer):
+    """A server whose answers to those who ask for "held" wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__(owner=Owner.generate().public)
+        self.held: list[str] = []
+        self.let_go = threading.Event()
+
+    def challenge(self, message: Mapping[str, Json]) -> dict[str, Json]:
+        if message["sub"] == "held":
+            self.held.append("one")
+            assert self.let_go.wait(HANG_S)
+        return {}
+
+
+def test_two_messages_of_an_address_are_answered_at_once_and_other_addresses_do_not_wait_for_them() -> None:
+    """A parsed message takes up to forty times its bytes."""
+    server = Answering()
+    listening = serve_embedded(server, limits=Limits(request_s=HANG_S))
+    body = b'{"plan":"x","sub":"held"}'
+    head = b"POST /v1/challenge HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with contextlib.closing(listening), contextlib.ExitStack() as stack:
+        stack.callback(server.let_go.set)
+        for _ in range(10):
+            address = ("127.0.0.1", int(listening.url.rpartition(":")[2]))
+            hostile = stack.enter_context(socket.create_connection(address, HANG_S, source_address=("127.0.0.2", 0)))
+            hostile.sendall(head + body)
+        until(lambda: len(server.held) == 2, "that two messages of the address are being answered")
+        client = AttestationClient(listening.url, timeout_s=HANG_S)
+        for _ in range(10):
+            assert client.challenge(sub="other", plan="x") == {}
+        assert len(server.held) == 2
 
 
 def test_a_client_that_shares_its_address_with_all_of_them_is_served_too(tmp_path: Path) -> None:
