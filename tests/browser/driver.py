@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import urllib3
 
+from tests.limits import HANG_S
+
 _FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -90,7 +92,7 @@ class Browser:
         self._ask("DELETE", "")
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        answer = self._http.request(method, self._base + path, json=body, timeout=60, retries=False)
+        answer = self._http.request(method, self._base + path, json=body, timeout=HANG_S, retries=False)
         value = answer.json()["value"]
         assert answer.status == 200, value
         return value
@@ -112,6 +114,6 @@ def browser() -> Iterator[Browser]:
                 session.close()
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(HANG_S)
             if process.stdout is not None:
                 process.stdout.close()

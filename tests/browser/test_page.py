@@ -1,4 +1,4 @@
-"""The page in a real Chromium: it opens fast, sends no request, logs no error, and is accessible."""
+"""The page in a real Chromium: it opens without work, sends no request, logs no error, and is accessible."""
 
 from __future__ import annotations
 
@@ -80,15 +80,18 @@ def test_axe_finds_no_serious_accessibility_issue_on_the_page(
     assert chromium.run("return (await axe.run()).passes.length") > 10
 
 
-def test_page_of_sixty_rows_opens_in_about_a_second_and_is_not_large(chromium: Browser, paths: dict[str, Path]) -> None:
-    """Two seconds are for a loaded machine of two cores; in two runs here it took 0.2 and 0.3."""
+def test_page_of_sixty_rows_has_little_for_a_browser_to_do(chromium: Browser, paths: dict[str, Path]) -> None:
+    """How long it takes to open depends on the machine (0.1 to 0.3 s here), what there is to parse and to lay out does not."""
     assert paths["sixty"].stat().st_size < 1_500_000
     chromium.as_screen(**_DESKTOP)
+    chromium.command("Performance.enable")
     chromium.open(paths["sixty"])
-    took = chromium.run("const [n] = performance.getEntriesByType('navigation'); return n.loadEventEnd - n.startTime")
 
-    assert 0 < took < 2000
+    did = {each["name"]: each["value"] for each in chromium.command("Performance.getMetrics")["metrics"]}
+    assert chromium.run("return performance.getEntriesByType('navigation')[0].loadEventEnd") > 0
     assert chromium.run("return document.querySelectorAll('.card').length") == 60
+    assert chromium.run("return document.getElementsByTagName('*').length") < 400 * 60
+    assert (did["ScriptDuration"], did["LayoutCount"] < 20, did["RecalcStyleCount"] < 20) == (0, True, True)
 
 
 @pytest.mark.parametrize("name", ["run", "everything", "sixty"])

@@ -22,6 +22,8 @@ import pytest_glasshouse.rows.published
 import pytest_glasshouse.run.engine
 import pytest_glasshouse.tamper.suite
 import pytest_glasshouse.wire.tokens  # noqa: F401
+from tests.limits import HANG_S
+from tests.pytest_process import NO_OTHERS, CompiledFiles, compiled_files
 
 CONFTEST = """
 from fake_engine import FakeEngine
@@ -45,23 +47,30 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 """
 
 
+def rows_file(*rows: tuple[str, str, str] | str) -> str:
+    """A test of these rows; a name alone is a raw-first row for an H100."""
+    return ROWS.format(rows=[row if isinstance(row, tuple) else (row, "h100", "raw-first") for row in rows])
+
+
 @dataclass(frozen=True)
 class Project:
-    """A directory with rows in it. `run` runs pytest in this process, `spawn` in one of its own."""
+    """A directory with rows in it. `run` runs pytest in this process, `spawn` in one of its own; both where the test is."""
 
     pytester: pytest.Pytester
+    compiled: CompiledFiles
+    path: Path
 
     def rows(self, *rows: tuple[str, str, str] | str) -> Project:
         """Write a test with these rows; a name alone is a raw-first row for an H100."""
-        full = [row if isinstance(row, tuple) else (row, "h100", "raw-first") for row in rows]
-        self.pytester.makepyfile(test_rows=ROWS.format(rows=full))
+        (self.path / "test_rows.py").write_text(rows_file(*rows), encoding="utf-8")
         return self
 
     def run(self, *arguments: str) -> pytest.RunResult:
         return self.pytester.runpytest_inprocess(*arguments)
 
     def spawn(self, *arguments: str) -> pytest.RunResult:
-        return self.pytester.runpytest_subprocess(*arguments, timeout=60)
+        with self.compiled.written(self.path):
+            return self.pytester.runpytest_subprocess(*arguments, timeout=HANG_S)
 
     def report(self) -> dict[str, Any]:
         """The one report of this project."""
@@ -70,29 +79,46 @@ class Project:
         return content
 
     def reports(self) -> list[Path]:
-        return sorted((self.pytester.path / "reports").glob("*.json"))
+        return sorted((self.path / "reports").glob("*.json"))
 
     def left_behind(self) -> list[str]:
         """What a run left beside report and bundle."""
-        return sorted(path.name for path in (self.pytester.path / "reports").glob("*") if path.suffix not in (".json", ".zip"))
+        return sorted(path.name for path in (self.path / "reports").glob("*") if path.suffix not in (".json", ".zip"))
 
     def asked(self, what: str) -> list[str]:
         """The lines of the engine's log that begin with `what`."""
-        log = self.pytester.path / "engine.log"
+        log = self.path / "engine.log"
         lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
         return [line for line in lines if line.startswith(what)]
 
 
+def add_engine(folder: Path) -> None:
+    """Let `fake_engine` be the engine of the project in this directory."""
+    here = Path(__file__).parent
+    for source in (here / "fake_engine.py", here.parent / "unit" / "report" / "example.py"):
+        (folder / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "conftest.py").write_text(CONFTEST, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
+    return compiled_files(request.config, tmp_path_factory)
+
+
+@pytest.fixture(autouse=True)
+def compiled_files_are_read(compiled: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in compiled.environment().items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(pytester: pytest.Pytester, compiled: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose engine is `fake_engine`."""
     for name in ("GLASSHOUSE_ORDER", "GLASSHOUSE_PROVIDER", "GLASSHOUSE_SIGNING_KEY"):
         monkeypatch.delenv(name, raising=False)
-    here = Path(__file__).parent
-    for source in (here / "fake_engine.py", here.parent / "unit" / "report" / "example.py"):
-        (pytester.path / source.name).write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
-    pytester.makeconftest(CONFTEST)
-    return Project(pytester)
+    monkeypatch.setenv("PYTEST_ADDOPTS", NO_OTHERS)  # which `pytester` takes away
+    add_engine(pytester.path)
+    return Project(pytester, compiled, pytester.path)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,12 +163,10 @@ class FakeAllocation:
             Path("killed").touch()
             os.kill(os.getpid(), signal.SIGKILL)
         if kind in ("terminated", "hungup"):
-            os.kill(os.getpid(), signal.SIGTERM if kind == "terminated" else signal.SIGHUP)
-            time.sleep(5)
+            os.kill(os.getpid(), signal.SIGTERM if kind == "terminated" else signal.SIGHUP)  # its handler has run by then
         if kind == "brokenoff":
             self._two_rounds_of_three(row)
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(5)
         ended = None
         observation = example.observation(rounds=row.rounds, unseen=())
         observation["allocation"]["slower"] = SLOWER.get(kind, 0)

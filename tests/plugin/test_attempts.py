@@ -9,6 +9,7 @@ import pytest
 from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.report.attempts import NEEDED_MORE
 from tests.plugin.conftest import CONFTEST
+from tests.plugin.retries import RETRIES
 from tests.unit.report import example
 
 if TYPE_CHECKING:
@@ -18,22 +19,6 @@ if TYPE_CHECKING:
 
     Outcomes = Callable[[dict[str, Any]], dict[str, str]]
 
-#: A retry plugin that reports only the last attempt.
-RETRIES = """
-from _pytest.runner import runtestprotocol
-
-def pytest_runtest_protocol(item, nextitem):
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for left in (2, 1, 0):
-        item._initrequest()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-        if not left or not any(each.failed for each in reports):
-            break
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
-"""
 #: A test that fails where its row is slow, after recording it.
 STRICT = """
 import dataclasses, pytest
@@ -335,8 +320,8 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 def test_broken_row_whose_run_ends_before_it_is_recorded_is_broken(project: Project, ending: str) -> None:
     """It was seen to be broken: ending the run there and resuming it does not allow another attempt."""
     project.pytester.makepyfile(test_rows=UNRECORDED.format(names=["in-broken-good"], ending=ending))
-    project.spawn("-q")
+    (project.spawn if "kill" in ending else project.run)("-q")
     (left,) = [*project.reports(), *(project.pytester.path / "reports").glob("*.run")][:1]
 
-    assert project.spawn("-q", "--glasshouse-resume", str(left)).ret == pytest.ExitCode.TESTS_FAILED
+    assert project.run("-q", "--glasshouse-resume", str(left)).ret == pytest.ExitCode.TESTS_FAILED
     assert row_of(project.report(), "in-broken-good")["outcome"] == "failed"

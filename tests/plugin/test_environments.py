@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.limits import HANG_S
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
@@ -41,7 +43,7 @@ def ran(
     command = [*prefix, sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(
         command, cwd=cwd or project.pytester.path, env=given, capture_output=True, text=True, errors="replace", check=False,
-        timeout=300, stdin=subprocess.DEVNULL,
+        timeout=HANG_S, stdin=subprocess.DEVNULL,
     )  # fmt: skip
 
 
@@ -121,7 +123,7 @@ def test_a_reader_that_goes_away_leaves_nothing_rented(project: Project) -> None
     """`pytest | head`."""
     command = f"{sys.executable} -m pytest -p no:cacheprovider -v | head -n 12"
     project.rows(*(f"good-{number}" for number in range(6)))
-    subprocess.run(["sh", "-c", command], cwd=project.pytester.path, capture_output=True, check=False, timeout=300)
+    subprocess.run(["sh", "-c", command], cwd=project.pytester.path, capture_output=True, check=False, timeout=HANG_S)
     assert project.asked("end_all") == ["end_all"]
     assert len(project.asked("acquire")) == len(project.asked("release"))
 

@@ -6,18 +6,21 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.limits import HANG_S, until
+
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
 
 pytest.importorskip("xdist")
 
+#: A guest boots as slowly as it likes.
+PATIENT = {"GLASSHOUSE_BOOT_TIMEOUT": str(HANG_S)}
 BEFORE_THE_FIRST_GRANT = """
 import pytest
 
@@ -50,17 +53,18 @@ def a_temporary_directory() -> Iterator[Path]:
 def killed(project: Project, temporary: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
-        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary), **PATIENT}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     assert result.returncode == -9, result.stdout.decode()
 
 
 def is_left_empty(temporary: Path) -> None:
     """Once everything that the run started has ended; a guest ends with its pipe."""
-    until = time.monotonic() + 120
-    while (left := [path for path in temporary.iterdir() if not path.name.startswith("pytest-of-")]) and time.monotonic() < until:
-        os.sched_yield()
-    assert left == []
+
+    def left() -> list[Path]:
+        return [path for path in temporary.iterdir() if not path.name.startswith("pytest-of-")]
+
+    until(lambda: not left(), "that nothing of the run is left in its temporary directory")
 
 
 def test_before_the_first_grant(project: Project, temporary: Path) -> None:
@@ -87,7 +91,7 @@ def test_workers_reach_the_controller_where_no_socket_path_fits(project: Project
     temporary.mkdir()
     subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
-        env={**os.environ, "TMPDIR": str(temporary)}, capture_output=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary), **PATIENT}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
     )  # fmt: skip
     (row,) = project.report()["excludedResults"]
     assert "not recorded" in row["reason"]

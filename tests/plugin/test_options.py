@@ -10,6 +10,7 @@ import pytest
 
 from pytest_glasshouse.plugin.settings import SETTINGS
 from pytest_glasshouse.run.options import Options
+from tests.limits import HANG_S
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -166,7 +167,7 @@ def test_plugin_costs_nothing_where_there_are_no_rows(pytester: pytest.Pytester)
         "pytest_glasshouse.providers.mock",
     }
     command = [sys.executable, "-X", "importtime", "-m", "pytest", "--co", "-q", "-p", "no:anyio", "-p", "glasshouse"]
-    done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, timeout=HANG_S, check=False)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "pytest_glasshouse.plugin.options" in imported
     assert imported & (heavy | {"asyncio", "ssl"}) == set()

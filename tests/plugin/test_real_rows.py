@@ -1,16 +1,20 @@
-"""Whole rows on the mock provider, through the real engine: a guest, an attestation server, two legs, a report."""
+"""Whole rows on the mock provider, through the real engine: a guest, an attestation server, two legs, a report.
+
+The first test's guest is the product's own, which trains with torch; those of the others train with numpy.
+"""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pytest_glasshouse.check.check import check_bytes
-from tests.plugin.test_attempts import RETRIES
-
-pytestmark = pytest.mark.torch
+from tests.limits import HANG_S
+from tests.numpy_guest import engine
+from tests.plugin.retries import RETRIES
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -30,6 +34,11 @@ def test_mlp(row, allocation, protected_runtime, raw_runner, row_report):
 """
 
 
+#: Limits of the product that are no subject here: a busy machine boots and trains as slowly as it likes.
+PATIENT = ("--glasshouse-boot-timeout", str(HANG_S), "--glasshouse-leg-timeout", str(HANG_S))
+SHORT = ("--glasshouse-leg-seconds", "0.3", *PATIENT)
+
+
 @pytest.fixture
 def real(project: Project) -> Project:
     """A project without an engine of its own."""
@@ -38,8 +47,18 @@ def real(project: Project) -> Project:
     return project
 
 
+@pytest.fixture
+def with_numpy(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project whose engine differs from the product's in what its guests train with."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    project.pytester.makeconftest(engine.CONFTEST)
+    project.pytester.makepyfile(test_mlp=ROW)
+    return project
+
+
+@pytest.mark.torch
 def test_rows_are_measured_in_both_orders_and_the_report_recomputes(real: Project) -> None:
-    result = real.spawn("--glasshouse-leg-seconds", "0.3")
+    result = real.spawn(*SHORT)
     assert result.ret == pytest.ExitCode.OK
     report = real.report()
     assert [row["order"] for row in report["rows"]] == ["raw-first", "protected-first"]
@@ -58,17 +77,14 @@ def _recomputes(row: dict[str, Any]) -> None:
     assert round((1 - rates[0] / rates[1]) * 100, 2) == pytest.approx(round(row["overheadPct"], 2), abs=0.011)
 
 
-def test_lost_raw_callback_excludes_the_row_with_reason_and_decision(real: Project) -> None:
+def test_lost_raw_callback_excludes_the_row_with_reason_and_decision(with_numpy: Project) -> None:
     """The published exclusion, reproduced."""
-    result = real.spawn(
-        "-k", "protected-first", "--glasshouse-leg-seconds", "0.3", "--glasshouse-mock-fault", "raw-callback-lost",
-        "--glasshouse-leg-timeout", "60",
-    )  # fmt: skip
+    result = with_numpy.spawn("-k", "protected-first", *SHORT, "--glasshouse-mock-fault", "raw-callback-lost")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
-    (row,) = real.report()["excludedResults"]
+    (row,) = with_numpy.report()["excludedResults"]
     assert (row["outcome"], row["runtimeState"], row["rawCallback"]) == ("excluded", "zeroized", "lost")
     assert "overheadPct" not in json.dumps(row)
-    assert real.report()["cleanup"]["status"] == "proven"
+    assert with_numpy.report()["cleanup"]["status"] == "proven"
 
 
 AGAIN = """
@@ -89,19 +105,19 @@ def test_mlp(row, batch, allocation, protected_runtime, raw_runner, row_report):
 """
 
 
-def test_row_retried_in_a_worker_reports_every_attempt_and_the_report_checks(real: Project) -> None:
+def test_row_retried_in_a_worker_reports_every_attempt_and_the_report_checks(with_numpy: Project) -> None:
     """The worker's server counts them too, and both are known although nothing was reported before the worker was killed."""
-    real.pytester.makeconftest(RETRIES)
-    (real.pytester.path / "test_mlp.py").write_text(AGAIN, "utf-8")
-    result = real.pytester.runpytest_subprocess("-n1", "--glasshouse-leg-seconds", "0.3", timeout=300)
+    with_numpy.pytester.makeconftest(engine.CONFTEST + RETRIES)
+    (with_numpy.pytester.path / "test_mlp.py").write_text(AGAIN, "utf-8")
+    result = with_numpy.spawn("-n1", *SHORT)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
-    (row,) = real.report()["rows"]
+    (row,) = with_numpy.report()["rows"]
     assert row["parameters"] == {"batch": "8"}
     attempts = [(each["outcome"], each["serverAttempt"], each["stands"]) for each in row["attempts"]]
     assert attempts == [("measured", 1, True), ("measured", 2, False)]
     assert row["overheadPct"] == row["attempts"][0]["overheadPct"]
-    data = real.reports()[0].read_bytes()
+    data = with_numpy.reports()[0].read_bytes()
     assert check_bytes(data).faults == ()
 
     hidden = json.loads(data)
@@ -109,9 +125,9 @@ def test_row_retried_in_a_worker_reports_every_attempt_and_the_report_checks(rea
     assert any(fault.path == "$.rows[0].attempts[0]" for fault in check_bytes(json.dumps(hidden).encode()).faults)
 
 
-def test_guest_that_does_not_boot_is_an_error_that_is_safe_to_retry(real: Project) -> None:
-    result = real.spawn("-k", "raw-first", "--glasshouse-mock-fault", "boot-stall", "--glasshouse-boot-timeout", "1")
+def test_guest_that_does_not_boot_is_an_error_that_is_safe_to_retry(with_numpy: Project) -> None:
+    result = with_numpy.spawn("-k", "raw-first", "--glasshouse-mock-fault", "boot-stall", "--glasshouse-boot-timeout", "1")
     assert result.ret == 14
     result.stdout.fnmatch_lines(["*did not boot: expected its agent within 1 s, saw no answer*"])
-    (row,) = real.report()["excludedResults"]
+    (row,) = with_numpy.report()["excludedResults"]
     assert row["outcome"] == "infrastructure"

@@ -1,4 +1,7 @@
-"""What has to be true before anything is rented, seen from outside: a real pytest, a real client, a loopback provider."""
+"""What has to be true before anything is rented, seen from outside: a real pytest, a real client, a loopback provider.
+
+pytest has a process of its own where that matters: for its terminal, for workers, for programs that it starts.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -19,13 +22,16 @@ from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.plugin.rental_prompt import ask_to_rent
 from pytest_glasshouse.run.options import Options
 from pytest_glasshouse.workloads.registry import prepare
+from tests.limits import HANG_S
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod
 from tests.plugin.conftest import ROWS, Project
+from tests.pytest_process import NO_OTHERS
 
 ARGUMENTS = ("--provider", "runpod", "--glasshouse-leg-seconds", "2")
 ALLOWED = (*ARGUMENTS, "--glasshouse-allow-simulated")
+RunHere: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
@@ -40,6 +46,7 @@ def _environment(server: LoopbackServer) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_")) and name != "CI"
     }
+    environment["PYTEST_ADDOPTS"] = NO_OTHERS
     return {**environment, "RUNPOD_API_BASE_URL": server.url, "RUNPOD_API_KEY": server.cloud.account_key, "HOME": "/nonexistent"}
 
 
@@ -48,8 +55,27 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
     (folder / "pytest.ini").write_text("[pytest]\n")
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, env=_environment(server),
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False, **more,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HANG_S, check=False, **more,
     )  # fmt: skip
+
+
+@pytest.fixture
+def here(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> RunHere:
+    """As `_pytest`, in this process and in pytester's directory."""
+
+    def run(server: LoopbackServer, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = _environment(server)
+        for name in os.environ.keys() - environment.keys():
+            if not name.startswith("PYTEST_"):
+                monkeypatch.delenv(name)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        (pytester.path / "test_rows.py").write_text(ROWS.format(rows=[("good", "h100", "raw-first")]))
+        (pytester.path / "pytest.ini").write_text("[pytest]\n")
+        result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
+        return subprocess.CompletedProcess(arguments, int(result.ret), result.stdout.str(), result.stderr.str())
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -67,21 +93,24 @@ def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) 
     ids=["no-budget", "loopback", "too-dear", "no-number"],
 )
 def test_refusal_has_a_reason_and_rents_nothing(
-    server: LoopbackServer, tmp_path: Path, arguments: Sequence[str], code: int, message: str
+    server: LoopbackServer, here: RunHere, tmp_path: Path, arguments: Sequence[str], code: int, message: str
 ) -> None:
-    result = _pytest(server, tmp_path, *arguments)
+    """Without a budget in a process of its own: whether there is a terminal to ask at is another question here."""
+    result = _pytest(server, tmp_path, *arguments) if arguments == ALLOWED else here(server, *arguments)
     assert (result.returncode, message in result.stdout + result.stderr) == (code, True), result.stdout + result.stderr
     assert ("create" in server.cloud.asked, server.cloud.account_key in result.stdout + result.stderr) == (False, False)
 
 
-def test_row_whose_text_file_is_missing_is_refused_before_anything_is_rented(server: LoopbackServer, tmp_path: Path) -> None:
-    (tmp_path / "test_lora.py").write_text(
+def test_row_whose_text_file_is_missing_is_refused_before_anything_is_rented(
+    server: LoopbackServer, here: RunHere, pytester: pytest.Pytester
+) -> None:
+    (pytester.path / "test_lora.py").write_text(
         "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
         "ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', steps=8, model='some/model', data='gone.txt')\n"
         "@pytest.mark.parametrize('row', [ROW])\n"
         "def test_row(row, allocation): ...\n"
     )
-    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "test_lora.py")
+    result = here(server, *ALLOWED, "--budget", "5", "test_lora.py")
     assert (result.returncode, "data gone.txt: expected" in result.stdout + result.stderr) == (4, True), result.stdout
     assert server.requests == []
 
@@ -96,12 +125,13 @@ def test_row_whose_text_file_is_missing_is_refused_before_anything_is_rented(ser
     ],
 )
 def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
-    server: LoopbackServer, tmp_path: Path, spoilt: str, message: str, workers: Sequence[str]
+    server: LoopbackServer, here: RunHere, pytester: pytest.Pytester, spoilt: str, message: str, workers: Sequence[str]
 ) -> None:
     """Each of these cost a boot."""
     if workers:
         pytest.importorskip("xdist")
-    model = tmp_path / "models" / "mine"
+    folder = pytester.path
+    model = folder / "models" / "mine"
     model.mkdir(parents=True)
     base = prepare("lora", seed=1, model="Nobody/Stand-In-0.5B-Nowhere").base
     assert base is not None
@@ -112,15 +142,16 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
     if spoilt == "truncation":
         cut = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
         (model / "tokenizer.json").write_text(json.dumps({**json.loads(base.files["tokenizer.json"]), "truncation": cut}))
-    (tmp_path / "notes.txt").write_text("We" if spoilt == "text" else "We the People " * 999)
+    (folder / "notes.txt").write_text("We" if spoilt == "text" else "We the People " * 999)
     fields = {"data": "notes.txt", "model": "models/mine", "steps": 8, **({"targets": ["c_attn"]} if spoilt == "targets" else {})}
-    (tmp_path / "test_lora.py").write_text(
+    (folder / "test_lora.py").write_text(
         "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
         f"ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', **{fields!r})\n"
         "@pytest.mark.parametrize('row', [ROW])\n"
         "def test_row(row, allocation): ...\n"
     )
-    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", *workers, "test_lora.py")
+    arguments = (*ALLOWED, "--budget", "5", *workers, "test_lora.py")
+    result = _pytest(server, folder, *arguments) if workers else here(server, *arguments)
     shown = result.stdout + result.stderr
     assert (result.returncode, message in shown, "row mine: " in shown) == (4, True, True), shown
     assert server.requests == []
@@ -181,13 +212,14 @@ def test_price_above_the_limit_is_refused_over_several_processes_too(server: Loo
     ids=["answers-503", "answers-503-over-processes", "key-rejected", "busy-once"],
 )
 def test_provider_that_gives_no_prices_ends_the_run_in_one_line(
-    server: LoopbackServer, tmp_path: Path, kind: Any, times: int, code: int, message: str, workers: Sequence[str]
+    server: LoopbackServer, here: RunHere, tmp_path: Path, kind: Any, times: int, code: int, message: str, workers: Sequence[str]
 ) -> None:
     """A provider's failure: no traceback, the waiting is reported, and exit 14 means that a retry is safe."""
     if workers:
         pytest.importorskip("xdist")
     server.cloud.faults.add(Fault(kind=kind, on="offers", times=times))
-    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", *workers)
+    arguments = (*ALLOWED, "--budget", "0.01", *workers)
+    result = _pytest(server, tmp_path, *arguments) if workers else here(server, *arguments)
     shown = result.stdout + result.stderr
     assert (result.returncode, message in shown) == (code, True), shown
     assert "INTERNALERROR" not in shown
@@ -199,10 +231,10 @@ def test_provider_that_gives_no_prices_ends_the_run_in_one_line(
     assert "create" not in server.cloud.asked
 
 
-def test_provider_that_cannot_be_reached_ends_the_run_in_one_line(tmp_path: Path) -> None:
+def test_provider_that_cannot_be_reached_ends_the_run_in_one_line(here: RunHere) -> None:
     with runpod(pods="none") as gone:
         pass
-    result = _pytest(gone, tmp_path, *ALLOWED, "--budget", "5")
+    result = here(gone, *ALLOWED, "--budget", "5")
     assert result.returncode == 14, result.stdout + result.stderr
     assert "no connection to its API; nothing was asked. Check the network. Nothing was rented" in result.stdout
     assert "INTERNALERROR" not in result.stdout
@@ -216,19 +248,19 @@ def test_provider_that_cannot_be_reached_ends_the_run_in_one_line(tmp_path: Path
     ],
 )
 def test_key_without_the_right_to_create_is_not_missing_capacity(
-    server: LoopbackServer, tmp_path: Path, why: str, code: int, message: str
+    server: LoopbackServer, here: RunHere, why: str, code: int, message: str
 ) -> None:
     """Exit 14 means that running again is safe, and a scheduled job would run again for ever."""
     server.cloud.denied["create"] = why
-    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5")
+    result = here(server, *ALLOWED, "--budget", "5")
     shown = " ".join((result.stdout + result.stderr).split())
     assert (result.returncode, message in shown, "running again is safe" in shown) == (code, True, code == 14), shown
     assert server.cloud.rented == {}
 
 
-def test_key_in_the_environment_asks_nothing(server: LoopbackServer, tmp_path: Path) -> None:
+def test_key_in_the_environment_asks_nothing(server: LoopbackServer, here: RunHere) -> None:
     """A key is not a wish to rent: without a provider named, the run is a dry run on this machine."""
-    result = _pytest(server, tmp_path, "--glasshouse-mock-fault", "no-capacity")
+    result = here(server, "--glasshouse-mock-fault", "no-capacity")
     assert "nothing is rented" in result.stdout
     assert server.requests == []
 
@@ -253,7 +285,7 @@ def _at_a_terminal(server: LoopbackServer, folder: Path, answer: str) -> tuple[i
     except OSError:
         pass  # the terminal's other end is closed: it is over
     finally:
-        process.wait(timeout=60)
+        process.wait(timeout=HANG_S)
         os.close(ours)
     return process.returncode, shown
 
@@ -300,7 +332,7 @@ def test_ci_needs_the_name_of_a_sweeper(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_run_that_the_budget_ended_exits_11_with_its_report(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_OVER_BUDGET", "the budget of 5 USD is reached: every allocation was ended at once")
-    result = project.rows("good", "lostcallback").spawn()
+    result = project.rows("good", "lostcallback").run()
     assert result.ret == 11
     result.stdout.fnmatch_lines(["glasshouse: the budget of 5 USD is reached: *"])
     assert len(project.report()["rows"]) == 1
@@ -308,7 +340,7 @@ def test_run_that_the_budget_ended_exits_11_with_its_report(project: Project, mo
 
 def test_cleanup_that_is_not_proven_outranks_the_budget(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_OVER_BUDGET", "the budget is reached")
-    assert project.rows("good").spawn("--glasshouse-mock-fault", "terminate-fails").ret == 10
+    assert project.rows("good").run("--glasshouse-mock-fault", "terminate-fails").ret == 10
 
 
 def test_line_of_a_row_shows_what_was_spent_so_far(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_glasshouse.cli.main import main
+from tests.limits import HANG_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +53,7 @@ def test_report_goes_through_a_pipe_and_leaves_nothing_beside_it(project: Projec
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
     reader.start()
     result = project.run("--glasshouse-report", "pipe")
-    reader.join(30)
+    reader.join(HANG_S)
 
     assert result.ret == 0
     assert len(json.loads(read[0])["rows"]) == 1

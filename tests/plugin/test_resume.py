@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,11 +26,13 @@ from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
 from pytest_glasshouse.report.run_key import TagKey, run_key
 from pytest_glasshouse.run.attempt_history import HISTORY, PLAN, AttemptHistory
 from pytest_glasshouse.run.resume import read
+from tests.limits import HANG_S
+from tests.plugin.conftest import add_engine, rows_file
+from tests.pytest_process import CompiledFiles
 from tests.unit.report import example
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.plugin.conftest import Project
 
@@ -36,16 +44,48 @@ SIX = ("good-1", "good-2", "good-3", "killedonce", "good-5", "good-6")
 
 
 def run_directory(project: Project) -> Path:
-    (path,) = (project.pytester.path / "reports").glob("*.run")
+    (path,) = (project.path / "reports").glob("*.run")
     return path
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a run left in `place`, where it looks for it again; `copy` is as it was left."""
+
+    place: Path
+    copy: Path
+
+    def restore(self) -> None:
+        shutil.rmtree(self.place, ignore_errors=True)
+        shutil.copytree(self.copy, self.place, symlinks=True)
+
+
+@pytest.fixture(scope="module")
+def snapshot(compiled: CompiledFiles, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+    """Six rows, killed in the fourth, in the project of an account that has been given a home of its own."""
+    folder = tmp_path_factory.mktemp("killed")
+    project = folder / "place" / "project"
+    project.mkdir(parents=True)
+    (folder / "place" / "home").mkdir()
+    add_engine(project)
+    (project / "test_rows.py").write_text(rows_file(*SIX), encoding="utf-8")
+    environment = {**os.environ, **compiled.environment(), "HOME": str(folder / "place" / "home"), "PYTHONPATH": str(project)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, timeout=HANG_S, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stdout.decode()
+    shutil.copytree(folder / "place", folder / "copy", symlinks=True)
+    return Snapshot(folder / "place", folder / "copy")
+
+
 @pytest.fixture
-def killed(project: Project) -> Project:
-    """Six rows, killed in the fourth."""
-    project.rows(*SIX).spawn("-q")
-    assert project.reports() == []
-    return project
+def killed(project: Project, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """That run, just after it was killed."""
+    snapshot.restore()
+    monkeypatch.chdir(snapshot.place / "project")
+    monkeypatch.setenv("HOME", str(snapshot.place / "home"))
+    again = dataclasses.replace(project, path=snapshot.place / "project")
+    assert again.reports() == []
+    return again
 
 
 def acquired(project: Project) -> list[str]:
@@ -121,9 +161,8 @@ def test_run_with_nothing_left_reports_the_same_again(project: Project, outcomes
     assert acquired(project) == ["good", "free"]
 
 
-def test_another_run_is_not_taken_for_this_one(killed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_run_is_not_taken_for_this_one(killed: Project) -> None:
     """Nor is it resumed with fewer rows than finished, nor from nothing; each is a usage error that says what to do."""
-    monkeypatch.setenv("HOME", str(killed.pytester.path))
     directory = run_directory(killed)
     run_id = directory.name.removesuffix(".run")
     proof = TagKey(run_key(os.environ, run_id), run_id)
@@ -194,7 +233,7 @@ def _progress_elsewhere(path: Path) -> None:
 def test_directory_that_was_changed_is_not_resumed(killed: Project, file: str, change: Callable[[Path], None]) -> None:
     """Otherwise the author of a directory could have invented figures signed again, and files of their choice overwritten."""
     directory, log = run_directory(killed), acquired(killed)
-    victim = killed.pytester.path / "victim.json"
+    victim = killed.path / "victim.json"
     victim.write_text("precious", "utf-8")
     change(directory / file)
 

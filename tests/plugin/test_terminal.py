@@ -104,7 +104,7 @@ def test_failure_names_also_what_its_test_does_not_assert(project: Project, work
         + "\n    raise InvariantBroken('1 of the 3 invariants this test asserts did not hold\\n  BROKEN  runtime zeroized: why')\n",
         "utf-8",
     )
-    result = project.spawn(*workers)
+    result = project.spawn(*workers) if workers else project.run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     lines = ["1 of the 3 invariants this test asserts did not hold", "*other findings of this row that did not hold*"]
     result.stdout.fnmatch_lines([*lines, "  BROKEN  raw callback completed: *"])
@@ -170,6 +170,7 @@ def test_finished_boot_is_removed_from_the_live_line(pipe: tuple[int, Callable[[
 
 
 def test_live_line_survives_a_closed_standard_output(pipe: tuple[int, Callable[[], str]]) -> None:
+    """An error here would end a run that costs money because its reader is gone."""
     writer, _ = pipe
     os.close(writer)
     live = Live(writer, terminal=True)

@@ -1,14 +1,21 @@
-"""Clients that mean no good: each connects from an address of its own choice, and again as soon as it is cut off."""
+"""Clients that mean no good: each connects from an address of its own choice, and again when it was cut off.
+
+They press before each request of an honest client and once more while it is under way, so that no request of its goes without,
+and what they send in all depends on its requests, not on how fast the machine is.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import selectors
 import socket
 import struct
-import threading
-from collections.abc import Iterator
-from typing import Self
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from pytest_glasshouse.owner.client import AttestationClient
+from tests.limits import HANG_S
 
 _HEAD = b"POST /v1/release HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 #: What each kind sends first, and what it then repeats.
@@ -28,6 +35,12 @@ KINDS: dict[str, tuple[bytes, bytes]] = {
         b"", _HEAD + b"Content-Length: 65018\r\n\r\n" + b'{"evidence":"","log":[' + b'{"":1},' * 9284 + b'{"":12}]}'
     ),
 }  # fmt: skip
+#: Kinds of request that never end, of which an honest server reads little before it ends the connection.
+STREAMS = {"endless request line", "endless header", "endless headers", "endless body", "chunked"}
+#: What each connection of such a kind sends at first, unless it is ended: of all that are held at once too much to be kept.
+_FLOOD_BYTES = 2 << 20
+#: What a connection sends at most each time it presses, if the server takes it.
+_PRESS_BYTES = 60_000
 
 
 class Crowd:
@@ -35,56 +48,52 @@ class Crowd:
 
     def __init__(self, port: int, kind: str, *, number: int = 256, address: str = "127.0.0.2") -> None:
         self._port, self._number, self._address = port, number, address
+        self._kind = kind
         self._first, self._ever = KINDS[kind]
-        self._ends = threading.Event()
-        self._all_there = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.connects = 0
+        self._connections: list[socket.socket] = []
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._all_there.wait(60)
+        self._connections = [self._connect() for _ in range(self._number)]
+        if self._kind in STREAMS:
+            for each in self._connections:
+                self._flood(each)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ends.set()
-        self._thread.join(60)
+        for each in self._connections:
+            each.close()
+
+    def press(self) -> None:
+        """Let each connection send what it repeats, and connect again in place of each that was cut off."""
+        for place, connection in enumerate(self._connections):
+            if not self._goes_on(connection):
+                connection.close()
+                self._connections[place] = self._connect()
 
     def _connect(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
-        connection = socket.socket(family, socket.SOCK_STREAM)
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT left behind
         connection.bind((self._address, 0))
-        connection.settimeout(20)
-        connection.connect(("::1" if family == socket.AF_INET6 else "127.0.0.1", self._port))
+        connection.settimeout(HANG_S)
+        connection.connect(("127.0.0.1", self._port))
         connection.setblocking(False)
-        self.connects += 1
         with contextlib.suppress(OSError):
             connection.send(self._first)
         return connection
 
-    def _run(self) -> None:
-        with selectors.DefaultSelector() as selector, contextlib.ExitStack() as stack:
-            for _ in range(self._number):
-                selector.register(stack.enter_context(self._connect()), selectors.EVENT_READ | selectors.EVENT_WRITE)
-            self._all_there.set()
-            while not self._ends.is_set():
-                for key, _ in selector.select(0.05):
-                    connection = key.fileobj
-                    assert isinstance(connection, socket.socket)
-                    if self._goes_on(connection):
-                        continue
-                    selector.unregister(connection)
-                    connection.close()
-                    with contextlib.suppress(OSError):
-                        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._ever else 0)
-                        selector.register(stack.enter_context(self._connect()), events)
-                self._ends.wait(0.01)
+    def _flood(self, connection: socket.socket) -> None:
+        left = _FLOOD_BYTES
+        connection.settimeout(HANG_S)
+        with contextlib.suppress(ConnectionError):
+            while left > 0:
+                left -= connection.send(self._ever)
+        connection.setblocking(False)
 
     def _goes_on(self, connection: socket.socket) -> bool:
+        left = _PRESS_BYTES if self._ever else 0
         try:
-            if self._ever:
-                connection.send(self._ever)
+            while left > 0:
+                left -= connection.send(self._ever)
         except BlockingIOError:
             pass
         except OSError:
@@ -97,10 +106,27 @@ class Crowd:
             return False
 
 
+class Pressed(AttestationClient):
+    """An honest client; `press` is called before each of its requests, and again while the server answers it."""
+
+    def __init__(self, url: str, press: Callable[[], None], *, authority: Path | None = None) -> None:
+        super().__init__(url, timeout_s=HANG_S, authority=authority)
+        self._press = press
+        self.requests = 0
+
+    def _send(self, *arguments: Any) -> Any:
+        self._press()
+        self.requests += 1
+        with ThreadPoolExecutor(1) as pool:
+            meanwhile = pool.submit(self._press)
+            answer = super()._send(*arguments)
+            meanwhile.result()
+        return answer
+
+
 @contextlib.contextmanager
-def crowds(port: int, *, number: int, address: str) -> Iterator[None]:
-    """Some of every kind at once."""
+def crowds(port: int, *, number: int, address: str) -> Iterator[Callable[[], None]]:
+    """Some of every kind at once, and how to let all of them press."""
     with contextlib.ExitStack() as stack:
-        for kind in KINDS:
-            stack.enter_context(Crowd(port, kind, number=number, address=address))
-        yield
+        there = [stack.enter_context(Crowd(port, kind, number=number, address=address)) for kind in KINDS]
+        yield lambda: [each.press() for each in there] and None

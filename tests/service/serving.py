@@ -21,9 +21,7 @@ from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.tamper.testbed import TamperTestbed
 from pytest_glasshouse.wire.tokens import public_key, thumbprint
-
-#: Longer than any start on a busy machine.
-START_S = 60.0
+from tests.limits import HANG_S
 
 
 class Serving:
@@ -53,13 +51,13 @@ class Serving:
 
     def _line(self) -> str:
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], START_S)
+        ready, _, _ = select.select([self.process.stdout], [], [], HANG_S)
         return self.process.stdout.readline().decode() if ready else ""
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end."""
         self.process.send_signal(how)
-        code = self.process.wait(START_S)
+        code = self.process.wait(HANG_S)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return code
@@ -106,7 +104,7 @@ class ServedTestbed(TamperTestbed):
         self.owner, self.now = self.outside.owner, int(time.time())
         self.sealed = self.seal()
         key = public_key(self.outside.key)
-        client = AttestationClient(self.outside.url)
+        client = AttestationClient(self.outside.url, timeout_s=HANG_S)
         published = client.published_keys(key)
         return SimpleNamespace(
             url=self.outside.url,
@@ -122,7 +120,7 @@ class ServedTestbed(TamperTestbed):
         sealed = self.sealed
         self.embedded = self._serve()
         self.sealed = sealed
-        self.client = AttestationClient(self.embedded.url)
+        self.client = AttestationClient(self.embedded.url, timeout_s=HANG_S)
         self.register(self.sealed, self.policy)
         for sub in subs:
             self.enrol(sub)

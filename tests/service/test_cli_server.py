@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pytest_glasshouse.tamper.testbed import COMPONENTS, CONTAINER, SUB
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.package import parse_header
 from pytest_glasshouse.wire.secret import Secret
+from tests.limits import until
 from tests.service.serving import ServedTestbed, Serving, serving
 
 POLICY = Policy(
@@ -93,10 +93,13 @@ def test_a_release_without_an_end_is_listed_open_then_overdue(
     assert run("register", package, "--policy", package.with_name("policy.json"), *arguments) == 0
     released(server, package)
     capsys.readouterr()
-    until = time.monotonic() + 20
-    while run("outstanding", "--run-id", "run-1", *arguments) == 0 and time.monotonic() < until:
-        assert "open " in capsys.readouterr().out
-    assert f"overdue  due 20" in capsys.readouterr().out  # noqa: F541
+
+    def is_overdue() -> bool:
+        code = run("outstanding", "--run-id", "run-1", *arguments)
+        assert ("open " if code == 0 else "overdue  due 20") in capsys.readouterr().out
+        return code != 0
+
+    until(is_overdue, "that the release is overdue")
     assert run("outstanding", "--run-id", "run-2", *arguments) == 0
     assert capsys.readouterr().out == "0 outstanding, 0 overdue\n"
     # While the server runs the ledger is its own; when it is down the same is read from there.

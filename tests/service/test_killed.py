@@ -14,6 +14,7 @@ import pytest
 
 from pytest_glasshouse.errors import InfrastructureError, RefusedError
 from pytest_glasshouse.tamper.testbed import Attempt
+from tests.limits import HANG_S
 from tests.service.serving import ServedTestbed, Serving, serving
 
 pytestmark = pytest.mark.soak
@@ -36,7 +37,7 @@ def _kill_within(server: Serving, release: list[Attempt], wait_s: float) -> list
     begun = threading.Event()
 
     def kill() -> None:
-        begun.wait()
+        assert begun.wait(HANG_S)
         until = time.perf_counter() + wait_s
         while time.perf_counter() < until:  # finer than a timer, so that every point of a release is met
             pass

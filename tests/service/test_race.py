@@ -15,6 +15,7 @@ import pytest
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
+from tests.limits import HANG_S
 from tests.service.serving import ServedTestbed, serving
 
 pytestmark = pytest.mark.soak
@@ -28,7 +29,7 @@ def race(pool: ThreadPoolExecutor, release: Callable[[int], object]) -> Counter[
     barrier = threading.Barrier(THREADS)
 
     def one(number: int) -> str:
-        barrier.wait()
+        barrier.wait(HANG_S)
         try:
             release(number)
         except RefusedError as refusal:
@@ -62,7 +63,7 @@ def test_threads_in_process_get_exactly_one_key() -> None:
 def test_threads_over_http_get_exactly_one_key(tmp_path: Path) -> None:
     """Through sockets, a thread of the server for each, and a ledger on disk."""
     with serving(tmp_path) as server, ServedTestbed(server) as testbed, ThreadPoolExecutor(THREADS) as pool:
-        clients = [AttestationClient(server.url) for _ in range(THREADS)]
+        clients = [AttestationClient(server.url, timeout_s=HANG_S) for _ in range(THREADS)]
         rounds = 50 if SOAK else 3
         for number in range(rounds):
             sub = f"race-{number}"

@@ -16,6 +16,7 @@ from pytest_glasshouse.legs.allocation_policy import base_policy
 from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.canonical import sha256_hex
+from tests.limits import HANG_S
 from tests.service.serving import Serving, serving
 
 ROWS = """
@@ -31,6 +32,8 @@ def test_mlp(row, allocation, protected_runtime, raw_runner, row_report):
     row_report.record(outcome)
     assert_held(outcome, attestation_verified, journal_countersigned)
 """
+#: Limits of the product that are no subject here: a busy machine boots and trains as slowly as it likes.
+PATIENT = ("--glasshouse-boot-timeout", str(HANG_S), "--glasshouse-leg-timeout", str(HANG_S))
 
 
 @pytest.fixture(name="server")
@@ -49,10 +52,10 @@ def a_project(tmp_path: Path) -> Path:
 
 
 def run(project: Path, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--glasshouse-leg-seconds", "0.2", *arguments]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--glasshouse-leg-seconds", "0.2", *PATIENT, *arguments]
     root = str(Path(__file__).parents[2])
     environment = {**environment, "PYTHONPATH": root}
-    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=180)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False, timeout=HANG_S)
 
 
 def test_workers_share_one_server_and_the_report_names_it(server: Serving, project: Path) -> None:
@@ -80,7 +83,7 @@ def test_workers_share_one_server_and_the_report_names_it(server: Serving, proje
     witness.write_text("\n".join(keys) + "\n")
     checked = subprocess.run(
         [sys.executable, "-m", "pytest_glasshouse", "check", str(path), "--trust", str(witness), "--require", "witnessed"],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=60,
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=HANG_S,
     )  # fmt: skip
     assert checked.returncode == 0, checked.stdout
     server.end()

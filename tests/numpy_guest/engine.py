@@ -1,0 +1,39 @@
+"""The product's engine, but its guests train with numpy: for whole runs of pytest whose subject is not the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pytest_glasshouse.broker.broker import Broker, BrokerOptions
+from pytest_glasshouse.rows.spec import RowSpec
+from pytest_glasshouse.run.engine import Engine
+from pytest_glasshouse.run.options import Options
+from tests.numpy_guest.archive import numpy_provider
+
+#: What a project's conftest.py needs for it; the root of this repository has to be importable.
+CONFTEST = """
+from pytest_glasshouse.plugin.stash import ENGINE
+from tests.numpy_guest.engine import NumpyEngine
+
+def pytest_configure(config):
+    config.stash[ENGINE] = NumpyEngine()
+"""
+
+
+class NumpyEngine(Engine):
+    """For rows of the workload mlp on the mock provider. It needs no torch."""
+
+    def broker(
+        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+    ) -> Broker:
+        del rows
+        return Broker(
+            BrokerOptions(
+                provider=options.provider, run_id=run_id, run_dir=run_dir, faults=options.faults,
+                allocation="row" if options.allocation == "row" else "shared",
+                boot_timeout_s=options.boot_timeout_s, leg_timeout_s=options.leg_timeout_s,
+            ),
+            providers={"mock": numpy_provider(options.faults)},
+            emit=tell,
+        )  # fmt: skip
