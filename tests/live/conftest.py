@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,13 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.broker.timing import Timing
+from tests.limits import HANG_S, until
+from tests.live.rented_engine import AHEAD, CONFTEST
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
+
+REPOSITORY = Path(__file__).parents[2]
 
 #: Short enough for the suite; the published lengths are in `benchmarks/`.
 ROWS = """
@@ -60,10 +66,18 @@ class Rental:
     provider: str
     environment: Mapping[str, str]
     rows: list[tuple[str, str, float]] = field(default_factory=lambda: [("short", "a4000", 0.2)])
+    #: Guests that train with numpy; otherwise the run is a user's, and nothing in it is the test's.
+    numpy: bool = True
+    #: In place of the provider's own, with numpy guests.
+    timing: Timing | None = None
+    over: threading.Event = field(default_factory=threading.Event)
 
     def run(self, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> Ran:
         (self.folder / "test_rows.py").write_text(ROWS.format(rows=self.rows))
         (self.folder / "pytest.ini").write_text("[pytest]\n")
+        if self.numpy:
+            timing = "" if self.timing is None else self.timing.to_json()
+            (self.folder / "conftest.py").write_text(CONFTEST.format(folder=str(self.folder), timing=timing))
         report = self.folder / "reports" / "report.json"
         process = subprocess.Popen(
             [
@@ -74,17 +88,35 @@ class Rental:
             text=True,
         )  # fmt: skip
         commands: set[bytes] = set()
-        over = threading.Event()
-        threads = [threading.Thread(target=_watch, args=(commands, over)), threading.Thread(target=meanwhile)]
+        threads = [threading.Thread(target=_watch, args=(commands, self.over)), threading.Thread(target=meanwhile)]
         for thread in threads:
             thread.start()
-        output, _ = process.communicate(timeout=240)
-        over.set()
+        output, _ = process.communicate(timeout=HANG_S)
+        self.over.set()
         for thread in threads:
             thread.join()
         files = {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
         document = json.loads(report.read_text()) if report.exists() else {}
         return Ran(code=process.returncode, output=output, report=document, files=files, commands=commands)
+
+    def until_training(self) -> Path | None:
+        """Wait until the first leg of the one pod trains: its spool. None where the run is over before."""
+        found: list[Path] = []
+        until(lambda: self.over.is_set() or found.extend(self._training()) or found, "a leg that trains")
+        return found[0] if found else None
+
+    def _training(self) -> Iterator[Path]:
+        for one in self.server.cloud.billing():
+            if one.pod is not None:
+                for spool in one.pod.root.rglob("spool.jsonl"):
+                    if trained(spool):
+                        yield spool
+
+    def put_clocks_forward(self, seconds: float) -> None:
+        """The broker's clock and the provider's: that much more time is billed."""
+        (self.folder / f"{AHEAD}.new").write_text(repr(seconds))
+        (self.folder / f"{AHEAD}.new").rename(self.folder / AHEAD)
+        self.server.cloud.clock = lambda: time.monotonic() + seconds
 
     def secrets(self) -> list[str]:
         """Keys and endpoints of everything that was ever rented here."""
@@ -94,6 +126,11 @@ class Rental:
             found += [one.pod_key, *(value for name, value in one.order.env.items() if name.startswith("GLASSHOUSE_POD"))]
             found += [f"127.0.0.1:{one.port}"] if one.port else []
         return found
+
+
+def trained(spool: Path) -> int:
+    """How often a leg has reported its progress so far."""
+    return spool.read_text().replace("\\", "").count('"train_progress"')
 
 
 def _watch(commands: set[bytes], over: threading.Event) -> None:
@@ -116,15 +153,21 @@ def _end_reapers(folder: Path) -> None:
 
 @pytest.fixture
 def rental(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rental]:
-    """`provider-api`, such as `runpod-rest`, as an indirect parameter."""
+    """`provider-api`, such as `runpod-rest`, as an indirect parameter; its guests train with numpy unless it ends in `-torch`."""
     if not shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
         if os.environ.get("CI"):
             pytest.fail("expected a real sshd; install openssh-server")
         pytest.skip("needs openssh-server")
-    provider, _, api = str(request.param).partition("-")
+    asked = str(request.param)
+    provider, _, api = asked.removesuffix("-torch").partition("-")
     url, key = ("VAST_URL", "VAST_API_KEY") if provider == "vastai" else ("RUNPOD_API_BASE_URL", "RUNPOD_API_KEY")
     inherited = {n: v for n, v in os.environ.items() if not n.startswith(("GLASSHOUSE_", "PYTEST_", "RUNPOD_", "VAST_"))}
     with (vastai if provider == "vastai" else runpod)(pods="start") as server:
         environment = {**inherited, url: server.url, key: server.cloud.account_key, "HOME": "/nonexistent"}
-        yield Rental(server, tmp_path, provider, {**environment, "GLASSHOUSE_RUNPOD_API": api} if api else environment)
+        environment |= {"GLASSHOUSE_RUNPOD_API": api} if api else {}
+        numpy = not asked.endswith("-torch")
+        environment |= {"PYTHONPATH": str(REPOSITORY)} if numpy else {}
+        made = Rental(server, tmp_path, provider, environment, numpy=numpy)
+        yield made
+        made.over.set()
     _end_reapers(tmp_path)

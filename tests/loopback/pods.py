@@ -13,6 +13,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pytest_glasshouse.attacks.target_guest import children
+
 #: Set in every loopback pod and in nothing else: where its disk is, and which port of 127.0.0.1 its 22/tcp is.
 ROOT_VARIABLE = "GLASSHOUSE_POD_ROOT"
 PORT_VARIABLE = "GLASSHOUSE_POD_PORT"
@@ -75,6 +77,14 @@ class Pod:
                     found.append(int(entry.name))
             except OSError:
                 continue
+        return tuple(found)
+
+    def descendants(self) -> tuple[int, ...]:
+        """The same, found by their parents: `sshd` writes a title over the environment of the processes it starts."""
+        found, todo = list[int](), [self._process.pid]
+        while todo:
+            more = [child for pid in todo for child in children(pid)]
+            found, todo = [*found, *more], more
         return tuple(found)
 
     def logs(self) -> str:
