@@ -12,7 +12,6 @@ import contextlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias
 
@@ -59,16 +58,22 @@ class Switch:
         self.refusals.add(number)
 
     def given(self, number: int, faults: Iterable[object]) -> Iterator[object]:
-        """The faults of a check that yields them from another; the first of them is a refusal."""
-        for each in faults:
+        """The faults of a check that yields them from another: the first of them is a refusal, and so is an exception there."""
+        try:
+            for each in faults:
+                self.refusals.add(number)
+                yield each
+        except Exception:
             self.refusals.add(number)
-            yield each
+            raise
 
     def table(self, first: int, entries: dict[Any, Any]) -> dict[Any, Any]:
         """A table without the entry that is off. A pair of what is not equal will be refused."""
         numbered = list(enumerate(entries.items(), first))
         self.met.update(number for number, _ in numbered)
-        self.refusals.update(number for number, (_, value) in numbered if isinstance(value, tuple) and len(set(map(repr, value))) > 1)
+        self.refusals.update(
+            number for number, (_, value) in numbered if isinstance(value, tuple) and len(set(map(repr, value))) > 1
+        )
         return {key: value for number, (key, value) in numbered if number != self.off}
 
 
@@ -81,6 +86,8 @@ class Check:
     function: str
     line: int
     text: str
+    #: The key of an entry of a table.
+    entry: str = ""
 
     def __str__(self) -> str:
         return f"{self.module.removeprefix('pytest_glasshouse.')}.{self.function}:{self.line} {self.text}"
@@ -134,7 +141,7 @@ class _Switched(ast.NodeTransformer):
         first = self._next()
         for key in table.keys:
             if isinstance(key, ast.Constant):
-                self._note(node, f"{target.id}[{key.value!r}]")
+                self._note(node, f"{target.id}[{key.value!r}]", entry=str(key.value))
             else:
                 return node
         node.value = _call(_TABLE, ast.Constant(first), table)
@@ -160,9 +167,10 @@ class _Switched(ast.NodeTransformer):
     def _next(self) -> int:
         return self._first + len(self.checks)
 
-    def _note(self, node: ast.stmt, text: str) -> None:
+    def _note(self, node: ast.stmt, text: str, *, entry: str = "") -> None:
+        function = ".".join(self._inside)
         self.checks.append(
-            Check(number=self._next(), module=self._module, function=".".join(self._inside), line=node.lineno, text=text)
+            Check(number=self._next(), module=self._module, function=function, line=node.lineno, text=text, entry=entry)
         )
 
 
@@ -202,28 +210,38 @@ def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
                 delattr(module, name)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The answer of a case with every check in place, and which checks it met; of those, which refused."""
+
+    answer: object
+    shown: str
+    met: frozenset[int]
+    refusals: frozenset[int]
+
+    def place(self, check: Check) -> tuple[bool | int, ...]:
+        """Sorts cases: first those that the check refused, whose answer names its entry, that few checks refused, or met."""
+        named = check.entry in self.shown
+        return check.number not in self.refusals, not named, len(self.refusals), len(self.met)
+
+
 def unnoticed_in(asks: Mapping[str, Ask], *modules: ModuleType) -> tuple[list[str], int]:
     """The checks that can be gone without any answer changing, or that nothing of the product reaches; and how many there are."""
     with switched(*modules) as (switch, checks):
-        answers, met, refusals = {}, {}, {}
+        asked = {}
         for name, ask in asks.items():
             switch.clear()
-            answers[name] = _answer(ask)
-            met[name], refusals[name] = frozenset(switch.met), frozenset(switch.refusals)
+            answer = _answer(ask)
+            asked[name] = Asked(answer=answer, shown=repr(answer), met=frozenset(switch.met), refusals=frozenset(switch.refusals))
         # A check that only tests and attacks call refuses what the product takes.
         unnoticed = [f"{each} (reached by nothing but tests)" for each in checks if not is_reached(each.module, each.function)]
         for each in checks:
             switch.off = each.number
-            likely = sorted((name for name in asks if each.number in met[name]), key=partial(_place, each.number, met, refusals))
-            if not any(_answer(asks[name]) != answers[name] for name in likely):
+            likely = sorted((name for name in asks if each.number in asked[name].met), key=lambda name: asked[name].place(each))
+            if not any(_answer(asks[name]) != asked[name].answer for name in likely):
                 unnoticed.append(str(each))
         switch.off = -1
     return unnoticed, len(checks)
-
-
-def _place(number: int, met: Mapping[str, frozenset[int]], refusals: Mapping[str, frozenset[int]], name: str) -> tuple[int, ...]:
-    """First the cases that this check refused, then those that met it. Of each, first those that the fewest checks refused or met."""
-    return number not in refusals[name], len(refusals[name]), len(met[name])
 
 
 def _answer(ask: Ask) -> object:
