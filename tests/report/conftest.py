@@ -1,4 +1,7 @@
-"""One real run, made once: two rows of two rounds, one whose legs take turns, a null row and one that was excluded, on the mock provider, published as the face does."""
+"""One real run, made once: a row of two rounds and one of one, one whose legs take turns, a null row and one that was excluded.
+
+On the mock provider, published as the face does. Its guests train with numpy: what is tested here is the report.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +30,7 @@ from pytest_glasshouse.report.bundle import SUFFIX
 from pytest_glasshouse.report.document import AllocationCleanup, assemble
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.tokens import public_text
+from tests.numpy_guest.archive import numpy_provider
 from tests.rounds.conftest import short_row
 from tests.unit.report import example
 
@@ -71,14 +75,11 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> RealRun:
 
 def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     """Carried out, judged, sealed and published."""
-    broker = Broker(BrokerOptions(provider="mock", run_id=RUN_ID, run_dir=directory / "broker"))
-    lossy = Broker(
-        BrokerOptions(provider="mock", run_id=RUN_ID + "-b", run_dir=directory / "lossy", faults=("raw-callback-lost",))
-    )
+    broker, lossy = _broker(RUN_ID, directory / "broker"), _broker(RUN_ID + "-b", directory / "lossy", "raw-callback-lost")
     host_attestation = HostAttestation()
     rows = [
         (broker, short_row(name="one", rounds=2)),
-        (broker, short_row(name="two", order="protected-first", rounds=2)),
+        (broker, short_row(name="two", order="protected-first")),
         (broker, short_row(name="turns", order="interleaved", target_s=0.2)),
         (broker, short_row(name="null", order="interleaved", target_s=0.2, null=True)),
         (lossy, short_row(name="lost-callback", order="protected-first")),
@@ -99,6 +100,11 @@ def _made(directory: Path, key: Ed25519PrivateKey) -> None:
     ]
     document = assemble(example.facts(run_id=RUN_ID, cleanup=tuple(proven)), records, tamper=example.tamper(), key=key)
     publish(document, report=directory / "out" / "run.json", run_directory=directory / "run", key=key)
+
+
+def _broker(run_id: str, run_dir: Path, *faults: str) -> Broker:
+    options = BrokerOptions(provider="mock", run_id=run_id, run_dir=run_dir, faults=faults)
+    return Broker(options, providers={"mock": numpy_provider(faults)})
 
 
 def _read(directory: Path, key: Ed25519PrivateKey) -> RealRun:

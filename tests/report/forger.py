@@ -7,6 +7,8 @@ goes further and makes every token of every party again, with keys of the forger
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,7 +17,7 @@ from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
-from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.invariants import Finding, judge
 from pytest_glasshouse.observation.reading import journals, stand_in, treatment
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.publish.redact_published import resealed
@@ -45,16 +47,27 @@ def recomputed(document: Json, *, key: Ed25519PrivateKey) -> Json:
         }  # fmt: skip
     for record in (*forged["rows"], *forged["excludedResults"]):
         waived = {each["invariant"]: each["reason"] for each in record["waived"]}
-        record["findings"] = [finding_json(each) for each in judge(record["observation"])]
+        record["findings"] = [finding_json(each) for each in _judge(record["observation"])]
         record |= {name: value for name, value in finding_states(record["findings"]).items() if name in record}
-        record["lifecycle"] = lifecycle(record["observation"], waived=waived)
+        record["lifecycle"] = lifecycle(record["observation"], waived=waived, judge=_judge)
     for null in forged["nullRows"]:
         rounds = results(null["observation"])
-        null["findings"] = [finding_json(each) for each in judge(null["observation"])]
+        null["findings"] = [finding_json(each) for each in _judge(null["observation"])]
         null |= {**null_figures(rounds, margin_pct=null["marginPct"]), **turns(null["observation"], rounds)}
     named = {each["allocationName"] for each in (*forged["rows"], *forged["excludedResults"], *forged["nullRows"])}
     forged["cleanup"]["allocations"] = [each for each in forged["cleanup"]["allocations"] if each["name"] in named]
     return resealed(forged, key=key)
+
+
+_JUDGED: dict[bytes, tuple[Finding, ...]] = {}
+
+
+def _judge(observation: Any) -> tuple[Finding, ...]:
+    """What the invariants find. Most lies leave most observations as they were, and these are judged once."""
+    digest = hashlib.sha256(json.dumps(observation, sort_keys=True).encode()).digest()
+    if digest not in _JUDGED:
+        _JUDGED[digest] = tuple(judge(observation))
+    return _JUDGED[digest]
 
 
 class Keys:
@@ -62,6 +75,11 @@ class Keys:
 
     def __init__(self) -> None:
         self.report, self.server, self.owner, self.agent = (Ed25519PrivateKey.generate() for _ in range(4))
+        self._legs: dict[str, Ed25519PrivateKey] = {}
+
+    def leg(self, nonce: str) -> Ed25519PrivateKey:
+        """The key of the leg that was challenged with this nonce."""
+        return self._legs.setdefault(nonce, Ed25519PrivateKey.generate())
 
     def text(self, name: str) -> str:
         """The public half of one."""
@@ -94,7 +112,7 @@ def resigned(document: Json, keys: Keys, *, run_id: str | None = None) -> Json:
 def signed_round(run_id: str, record: Json, observed: Json, keys: Keys) -> None:
     """One round's tokens and journal, by `keys`."""
     protected, nonce = observed["protected"], observed["protected"]["challenge"]["nonce"]
-    leg = Ed25519PrivateKey.generate()
+    leg = keys.leg(nonce)
     allocation = record["observation"]["allocation"]
     plan = sha256_hex(canonical(record["observation"]["plan"]))
     sub = f"{run_id}/{record['rowId']}/{observed['nonce'][:16]}"

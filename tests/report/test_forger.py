@@ -23,6 +23,8 @@ from tests.report.forger import Keys, chained, recomputed, resigned, signed_gues
 
 SECURITY = Path(__file__).parents[2] / "SECURITY.md"
 _UNKNOWN_KEY = Ed25519PrivateKey.generate()
+#: The same for every lie: what a lie leaves as it was is signed alike, and judged once.
+_FORGERS_KEYS = Keys()
 Edit = Callable[[dict[str, Any]], None]
 
 
@@ -300,8 +302,7 @@ COHERENT = {
 
 def test_lie_signed_with_the_forgers_own_keys_is_not_authentic(real_run: RealRun, lie: Lie) -> None:
     """No private key but new ones: every party's tokens, every digest and seal made again. Keys found inside never count."""
-    keys = Keys()
-    forged = resigned(edited(real_run, lie), keys)
+    forged = resigned(edited(real_run, lie), _FORGERS_KEYS)
     found = check_bytes(report_bytes(forged), trust=real_run.trust)
 
     assert found.level.height < Level.AUTHENTIC.height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -181,10 +182,10 @@ def test_null_row_is_witnessed_where_the_witness_enrolled_its_agent(real_run: Re
 
 
 def test_removal_of_any_check_of_a_signature_is_detected(real_run: RealRun) -> None:
-    servers = frozenset(real_run.document["keys"]["servers"])
+    servers, text = frozenset(real_run.document["keys"]["servers"]), json.dumps(real_run.document)
 
     def asked(edit: Edit) -> object:
-        document = copy.deepcopy(real_run.document)
+        document = json.loads(text)  # in a fifth of the time that `deepcopy` takes
         edit(document)
         unproven = [*unproven_signatures(document, real_run.trust)]
         return unproven, [*vouching_faults(document)], sorted(enrolled_keys(document, servers))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, TypeAlias
@@ -32,25 +32,48 @@ REFUSALS = {"IntegrityError", "RefusedError", "ReportError", "Verdict", "broken"
 GIVING = {"_nonces", "_keys_in", "derived_keys", "decrypt_segments"}
 #: Names of tables whose every entry must be equal to something.
 TABLES = {"bound", "expected", "observed", "wanted", "fields", "told_twice"}
-_SWITCH, _TABLE = "__glasshouse_check__", "__glasshouse_table__"
+_SWITCH, _REFUSED, _GIVEN, _TABLE = (f"__glasshouse_{name}__" for name in ("check", "refused", "given", "table"))
 
 
 @dataclass
 class Switch:
-    """Which check is off, and which were met since `met` was cleared."""
+    """Which check is off; which were met, and which of those refused, since `clear` was called."""
 
     off: int = -1
     met: set[int] = field(default_factory=set)
+    refusals: set[int] = field(default_factory=set)
+
+    def clear(self) -> None:
+        """Forget what was met."""
+        self.met.clear()
+        self.refusals.clear()
 
     def on(self, number: int) -> bool:
         """Asked right before a check."""
         self.met.add(number)
         return number != self.off
 
+    def refused(self, number: int) -> None:
+        """Told when a check refuses."""
+        self.refusals.add(number)
+
+    def given(self, number: int, faults: Iterable[object]) -> Iterator[object]:
+        """The faults of a check that yields them from another: the first of them is a refusal, and so is an exception there."""
+        try:
+            for each in faults:
+                self.refusals.add(number)
+                yield each
+        except Exception:
+            self.refusals.add(number)
+            raise
+
     def table(self, first: int, entries: dict[Any, Any]) -> dict[Any, Any]:
-        """A table without the entry that is off."""
+        """A table without the entry that is off. A pair of what is not equal will be refused."""
         numbered = list(enumerate(entries.items(), first))
         self.met.update(number for number, _ in numbered)
+        self.refusals.update(
+            number for number, (_, value) in numbered if isinstance(value, tuple) and len(set(map(repr, value))) > 1
+        )
         return {key: value for number, (key, value) in numbered if number != self.off}
 
 
@@ -63,6 +86,8 @@ class Check:
     function: str
     line: int
     text: str
+    #: The key of an entry of a table.
+    entry: str = ""
 
     def __str__(self) -> str:
         return f"{self.module.removeprefix('pytest_glasshouse.')}.{self.function}:{self.line} {self.text}"
@@ -116,25 +141,41 @@ class _Switched(ast.NodeTransformer):
         first = self._next()
         for key in table.keys:
             if isinstance(key, ast.Constant):
-                self._note(node, f"{target.id}[{key.value!r}]")
+                self._note(node, f"{target.id}[{key.value!r}]", entry=str(key.value))
             else:
                 return node
-        node.value = ast.Call(ast.Name(_TABLE, ast.Load()), [ast.Constant(first), table], [])
+        node.value = _call(_TABLE, ast.Constant(first), table)
         return ast.fix_missing_locations(node)
 
     def _behind_switch(self, node: ast.stmt) -> ast.AST:
         number = self._next()
         self._note(node, ast.unparse(node).splitlines()[0][:70])
-        asked = ast.Call(ast.Name(_SWITCH, ast.Load()), [ast.Constant(number)], [])
-        return ast.fix_missing_locations(ast.copy_location(ast.If(asked, [node], []), node))
+        behind = ast.If(_call(_SWITCH, ast.Constant(number)), self._telling(node, number), [])
+        return ast.fix_missing_locations(ast.copy_location(behind, node))
+
+    def _telling(self, node: ast.stmt, number: int) -> list[ast.stmt]:
+        """The check, and a call that tells when it refuses."""
+        told = ast.Expr(_call(_REFUSED, ast.Constant(number)))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            handler = ast.ExceptHandler(ast.Name("BaseException", ast.Load()), None, [told, ast.Raise()])
+            return [ast.Try([node], [handler], [], [])]
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.YieldFrom):
+            node.value.value = _call(_GIVEN, ast.Constant(number), node.value.value)
+            return [node]
+        return [told, node]
 
     def _next(self) -> int:
         return self._first + len(self.checks)
 
-    def _note(self, node: ast.stmt, text: str) -> None:
+    def _note(self, node: ast.stmt, text: str, *, entry: str = "") -> None:
+        function = ".".join(self._inside)
         self.checks.append(
-            Check(number=self._next(), module=self._module, function=".".join(self._inside), line=node.lineno, text=text)
+            Check(number=self._next(), module=self._module, function=function, line=node.lineno, text=text, entry=entry)
         )
+
+
+def _call(name: str, *arguments: ast.expr) -> ast.Call:
+    return ast.Call(ast.Name(name, ast.Load()), list(arguments), [])
 
 
 def checks_in(module: str, source: str) -> list[Check]:
@@ -153,7 +194,7 @@ def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
         tree = transformer.visit(ast.parse(inspect.getsource(module)))
         checks += transformer.checks
         codes = dict(_codes(compile(tree, module.__file__ or "", "exec", dont_inherit=True)))
-        vars(module).update({_SWITCH: switch.on, _TABLE: switch.table})
+        vars(module).update({_SWITCH: switch.on, _REFUSED: switch.refused, _GIVEN: switch.given, _TABLE: switch.table})
         for function in _functions(module):
             code = codes.get(function.__qualname__)
             if code is not None and code.co_freevars == function.__code__.co_freevars:
@@ -165,25 +206,39 @@ def switched(*modules: ModuleType) -> Iterator[tuple[Switch, list[Check]]]:
         for function, original in originals:
             function.__code__ = original
         for module in modules:
-            for name in (_SWITCH, _TABLE):
+            for name in (_SWITCH, _REFUSED, _GIVEN, _TABLE):
                 delattr(module, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The answer of a case with every check in place, and which checks it met; of those, which refused."""
+
+    answer: object
+    shown: str
+    met: frozenset[int]
+    refusals: frozenset[int]
+
+    def place(self, check: Check) -> tuple[bool | int, ...]:
+        """Sorts cases: first those that the check refused, whose answer names its entry, that few checks refused, or met."""
+        named = check.entry in self.shown
+        return check.number not in self.refusals, not named, len(self.refusals), len(self.met)
 
 
 def unnoticed_in(asks: Mapping[str, Ask], *modules: ModuleType) -> tuple[list[str], int]:
     """The checks that can be gone without any answer changing, or that nothing of the product reaches; and how many there are."""
     with switched(*modules) as (switch, checks):
-        answers, met = {}, {}
+        asked = {}
         for name, ask in asks.items():
-            switch.met.clear()
-            answers[name] = _answer(ask)
-            met[name] = frozenset(switch.met)
+            switch.clear()
+            answer = _answer(ask)
+            asked[name] = Asked(answer=answer, shown=repr(answer), met=frozenset(switch.met), refusals=frozenset(switch.refusals))
         # A check that only tests and attacks call refuses what the product takes.
         unnoticed = [f"{each} (reached by nothing but tests)" for each in checks if not is_reached(each.module, each.function)]
         for each in checks:
             switch.off = each.number
-            # Those that met the fewest checks first: they are the ones that a check stopped.
-            likely = sorted((name for name in asks if each.number in met[name]), key=lambda name: len(met[name]))
-            if not any(_answer(asks[name]) != answers[name] for name in likely):
+            likely = sorted((name for name in asks if each.number in asked[name].met), key=lambda name: asked[name].place(each))
+            if not any(_answer(asks[name]) != asked[name].answer for name in likely):
                 unnoticed.append(str(each))
         switch.off = -1
     return unnoticed, len(checks)
