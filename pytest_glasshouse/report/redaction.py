@@ -139,7 +139,7 @@ def tainted_spellings(taint: Iterable[str]) -> frozenset[str]:
 
 
 def _base64_spellings(raw: bytes) -> Iterator[str]:
-    """The characters of a base64 text that depend on `raw` alone, whatever precedes and follows it: as many as `raw` has bytes."""
+    """The characters of a base64 text that depend on `raw` alone, whatever is around it: as many as its bytes, or more."""
     for offset in range(3):
         padded = b"\0" * offset + raw
         text = base64.b64encode(padded).decode().rstrip("=")

@@ -141,7 +141,9 @@ def test_what_is_no_attestation_server_is_refused(owner: Owner, tmp_path: Path, 
             url=f"http://127.0.0.1:{other.server_port}", key=owner.public_text, owner_key=tmp_path / "owner.key"
         )
         try:
-            with pytest.raises(ConfigurationError, match="expected an attestation server, saw something else; nothing was started"):
+            with pytest.raises(
+                ConfigurationError, match="expected an attestation server, saw something else; nothing was started"
+            ):
                 check_outside(outside)
         finally:
             other.shutdown()

@@ -44,7 +44,7 @@ def test_head_that_the_server_does_not_countersign_is_noted_and_the_row_goes_on(
     claims = {"nonce": "0" * 64, "head": "0" * 64, "count": 1, "adapter": "", "status": "completed"}
     head: Told = ("head", {"head": tokens.sign(claims, key=KEY, typ=evidence.TYP_HEAD)})
     spool = Spool(lambda role, _request: [("challenge-wanted", {}), head, EXIT] if role == "protected" else [EXIT])
-    outcome, grants, agent = ran(host_attestation, spool.answers, order="protected-first")
+    outcome, grants, _ = ran(host_attestation, spool.answers, order="protected-first")
     notes = protected_notes(outcome)
     assert notes["completeRefusal"]["reason"]
     assert "receipt" not in notes

@@ -17,7 +17,9 @@ from tests.unit.legs.lying_row import EXIT, RESIDENT, Grants, Spool, Told, forei
 PROTECTED_FIRST, RAW_FIRST = 0, 1
 
 
-def turns(host_attestation: HostAttestation, spool: Spool, *, seed: int = RAW_FIRST, **more: Any) -> tuple[Outcome, Grants, LyingAgent]:
+def turns(
+    host_attestation: HostAttestation, spool: Spool, *, seed: int = RAW_FIRST, **more: Any
+) -> tuple[Outcome, Grants, LyingAgent]:
     return ran(host_attestation, spool.answers, order="interleaved", settings={"seed": seed}, **more)
 
 
@@ -109,7 +111,7 @@ def test_guest_that_is_gone_during_the_turns_is_not_used_again(host_attestation:
     spool = Spool(all_resident)
     listed = spool.answers["pull"]
     spool.answers["pull"] = lambda request: listed(request) if len(spool.legs) == 1 else vanish(request)
-    outcome, grants, agent = turns(host_attestation, spool)
+    outcome, grants, _ = turns(host_attestation, spool)
     assert outcome.ended is not None
     assert outcome.ended.outcome == "excluded"
     assert "is gone" in outcome.ended.reason

@@ -53,7 +53,9 @@ def carried_out(folder: Path, row: RowSpec, leg: Leg, grant: Grant = MOCK, **set
 
 
 @pytest.mark.parametrize("role", ["protected", "raw"])
-def test_row_whose_legs_find_no_room_together_is_run_again_one_after_the_other(role: str, host_attestation: HostAttestation) -> None:
+def test_row_whose_legs_find_no_room_together_is_run_again_one_after_the_other(
+    role: str, host_attestation: HostAttestation
+) -> None:
     """The rounds of the first attempt stay in the observation, and the second has a plan of its own."""
 
     def told(started: str, request: dict[str, Any]) -> list[Told]:
@@ -150,5 +152,5 @@ def test_plan_names_parameters_adapter_and_revision_where_they_are_not_the_usual
 
 def test_plan_that_has_no_canonical_form_is_refused() -> None:
     """Nothing could be signed for it."""
-    with pytest.raises(GlasshouseError, match="^the run's plan: no canonical form: "):
+    with pytest.raises(GlasshouseError, match=r"^the run's plan: no canonical form: "):
         plan_sha256({"subject": {"name": "\ud800"}})

@@ -122,6 +122,6 @@ def test_only_a_real_run_on_the_named_gpu_counts_as_measured_on_it() -> None:
 def test_order_that_is_no_list_of_two_legs_is_refused_with_its_place(order: object) -> None:
     """Whether its items differ is asked of a list only."""
     document = example.document()
-    document["rows"][0]["roundFigures"][0]["order"] = order  # type: ignore[typeddict-item]
+    document["rows"][0]["roundFigures"][0]["order"] = order
     with pytest.raises(ReportError, match=r"the report does not validate: \$\.rows\[0\]\.roundFigures\[0\]\.order: "):
         validate(document)

@@ -16,7 +16,9 @@ def test_patterns_are_read_as_they_were_made() -> None:
     assert read_patterns({"salt": patterns.salt.hex(), "patterns": [made.to_json()]}) == (patterns.salt, [made])
 
 
-@pytest.mark.parametrize("body", [{}, {"salt": "00"}, {"patterns": []}, {"salt": 0, "patterns": []}, {"salt": "00", "patterns": {}}])
+@pytest.mark.parametrize(
+    "body", [{}, {"salt": "00"}, {"patterns": []}, {"salt": 0, "patterns": []}, {"salt": "00", "patterns": {}}]
+)
 def test_scan_without_salt_or_patterns_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(ProtocolError, match="a salt and a list of patterns"):
         read_patterns(body)
