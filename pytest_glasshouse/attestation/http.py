@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -183,9 +184,9 @@ class _Server(ThreadingHTTPServer):
 
     def shutdown_request(self, request: object) -> None:
         """The connection has ended, or was not admitted."""
-        if isinstance(request, socket.socket):
-            self.connections.remove(request)
-            super().shutdown_request(request)
+        connection = cast("socket.socket", request)
+        self.connections.remove(connection)
+        super().shutdown_request(connection)
 
     def service_actions(self) -> None:
         """Between connections: shut down the overdue ones."""

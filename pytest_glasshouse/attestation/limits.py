@@ -200,10 +200,9 @@ class Connections:
 
     def _enter(self, state: Literal["reading", "answering", "writing"], connection: socket.socket) -> None:
         with self._changed:
-            held = self._held.get(connection)
-            if held is not None:
-                held.state, held.deadline = state, self._clock() + self._limits.request_s
-                self._changed.notify_all()
+            held = self._held[connection]
+            held.state, held.deadline = state, self._clock() + self._limits.request_s
+            self._changed.notify_all()
 
     def remove(self, connection: socket.socket) -> None:
         """Stop counting a connection that has ended."""

@@ -45,7 +45,7 @@ def _idle(reader: EvidenceReader) -> str:
         return "no leg was paused: they ran one after the other"
     turns, claims = _signed(reader)
     if "protected" not in claims["roles"]:
-        return "no protected leg took part"
+        raise ValueError("an account of turns without the protected leg, in a row that has one")
     segments = {role: segments_of(body) for role, body in verified.ends(reader).items()}
     raw_ns = sum(part["elapsed_ns"] for role, parts in segments.items() if role != "protected" for part in parts.values())
     if raw_ns <= 0:

@@ -364,5 +364,5 @@ def plan_sha256(fields: Mapping[str, object]) -> str:
     """The digest of what is about to be run. The server gets it before any key is asked for."""
     try:
         return sha256_hex(canonical(fields))
-    except ValueError as error:
-        raise GlasshouseError(f"the run's plan has no canonical form: {error}") from None
+    except IntegrityError as error:
+        raise GlasshouseError(f"the run's plan: {error.detail}") from None

@@ -158,9 +158,7 @@ class Round:
 
     def host_times(self, leg: Role, watch: LegWatch) -> HostTimes:
         """The host's clock, from the round's beginning: before the leg was started, and when its signed exit had arrived."""
-        found: HostTimes = {}
-        if leg in self._started_ns:
-            found["startNs"] = self._started_ns[leg] - self._began_ns
+        found: HostTimes = {"startNs": self._started_ns[leg] - self._began_ns}
         if watch.exit_ns is not None:
             found["exitNs"] = watch.exit_ns - self._began_ns
         return found

@@ -139,16 +139,15 @@ def tainted_spellings(taint: Iterable[str]) -> frozenset[str]:
 
 
 def _base64_spellings(raw: bytes) -> Iterator[str]:
-    """The characters of a base64 text that depend on `raw` alone, whatever precedes and follows it."""
+    """The characters of a base64 text that depend on `raw` alone, whatever is around it: as many as its bytes, or more."""
     for offset in range(3):
         padded = b"\0" * offset + raw
         text = base64.b64encode(padded).decode().rstrip("=")
         first = (0, 2, 3)[offset]
         last = len(padded) * 8 // 6
         core = text[first:last]
-        if len(core) >= SHORTEST_TAINT:
-            yield core
-            yield core.replace("+", "-").replace("/", "_")
+        yield core
+        yield core.replace("+", "-").replace("/", "_")
 
 
 def _rules_hit(place: _Place, text: str, spellings: frozenset[str]) -> Iterator[str]:

@@ -91,10 +91,9 @@ def _secret(directory: Path) -> bytes | None:
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_shared(directory.stat(), directory)
-        for _ in range(2):
-            with contextlib.suppress(FileNotFoundError):
-                return _read(path)
-            _make(path)
+        with contextlib.suppress(FileNotFoundError):
+            return _read(path)
+        _make(path)
         return _read(path)
     except OSError:
         return None

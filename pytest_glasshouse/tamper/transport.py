@@ -6,13 +6,15 @@ import http.client
 import json
 from collections.abc import Callable
 
-from pytest_glasshouse.attestation.limits import BURST_S, Limits
+from pytest_glasshouse.attestation.http import KEYS_PATH
+from pytest_glasshouse.attestation.limits import Limits
 from pytest_glasshouse.errors import RefusedError
 from pytest_glasshouse.tamper.case import Case
-from pytest_glasshouse.tamper.testbed import PLAN, SUB, Attempt, TamperTestbed
+from pytest_glasshouse.tamper.testbed import Attempt, TamperTestbed
 from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, canonical
 
 Body = Callable[[Attempt], bytes]
+_TOO_MANY = 200
 
 
 def _case(name: str, reason: str, body: Body, *, path: str = "/v1/release", kind: str = "application/json") -> Case:
@@ -44,13 +46,13 @@ def _without_log(attempt: Attempt) -> bytes:
 
 def _dots(testbed: TamperTestbed) -> None:
     """Sent without the client library, which would normalise the path."""
-    _post_raw(testbed, "/v1/challenge/../release", _valid(testbed.attempt()))
+    _send_raw(testbed, "POST", "/v1/challenge/../release", _valid(testbed.attempt()))
 
 
-def _post_raw(testbed: TamperTestbed, path: str, body: bytes) -> None:
+def _send_raw(testbed: TamperTestbed, method: str, path: str, body: bytes | None = None) -> None:
     connection = http.client.HTTPConnection(testbed.embedded.url.removeprefix("http://"))
     try:
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
+        connection.request(method, path, body, {"Content-Type": "application/json"})
         answer = json.loads(connection.getresponse().read())
     finally:
         connection.close()
@@ -59,11 +61,14 @@ def _post_raw(testbed: TamperTestbed, path: str, body: bytes) -> None:
 
 
 def _too_often(testbed: TamperTestbed) -> None:
-    """More valid requests than the rate limit admits, without the client, which reports that as a connection error."""
+    """More valid requests than the rate limit admits, without the client, which reports that as a connection error.
+
+    So many that also a machine which takes most of a second for each is refused one.
+    """
     testbed.limits = Limits(rate_per_s=1.0)
     testbed.restart()
-    for _ in range(int(BURST_S) + 1):
-        _post_raw(testbed, "/v1/challenge", canonical({"sub": SUB, "plan": PLAN}))
+    for _ in range(_TOO_MANY):
+        _send_raw(testbed, "GET", KEYS_PATH)
 
 
 CASES = (

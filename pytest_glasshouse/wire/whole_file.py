@@ -123,8 +123,8 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _as_before(descriptor: int, old: os.stat_result) -> None:
-    if os.geteuid() == 0:
-        os.fchown(descriptor, old.st_uid, old.st_gid)
+    # -1 leaves an owner as it is: only root may give a file away.
+    os.fchown(descriptor, *((old.st_uid, old.st_gid) if os.geteuid() == 0 else (-1, -1)))
     os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
 
 

@@ -18,6 +18,7 @@ from pytest_glasshouse.attestation.audit_file import AuditFile
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, RefusedError
 from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
+from tests.ordinary_user import ordinary_user
 
 
 @pytest.fixture(name="lines")
@@ -239,3 +240,16 @@ def test_a_path_that_cannot_be_a_log_is_an_error_of_one_line(what: str, tmp_path
             path = path / "deeper"
     with pytest.raises(ConfigurationError, match=r"--audit .*: cannot be written"):
         AuditFile(path, limit=1024)
+
+
+def test_a_log_in_a_directory_that_may_not_be_written_to_is_refused_unless_another_tool_rotates_it() -> None:
+    """A full log could not make way for the next: the server would stop in the middle of its work."""
+    with ordinary_user() as folder:
+        (folder / "log").write_bytes(b"")
+        folder.chmod(0o555)
+        with pytest.raises(ConfigurationError, match="expected a directory that this user may write to"):
+            AuditFile(folder / "log", limit=1024)
+        log = AuditFile(folder / "log", limit=0)
+        log(AuditLine(event="release", decision="released"))
+        log.close()
+        assert b"released" in (folder / "log").read_bytes()

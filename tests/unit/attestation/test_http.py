@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import http.client
 import json
+import os
 import socket
+import socketserver
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
-from pytest_glasshouse.attestation.http import listen, serve_embedded
+from pytest_glasshouse.attestation.audit import AuditLine
+from pytest_glasshouse.attestation.http import HEAD_BYTES, HEAD_LINES, listen, serve_embedded
 from pytest_glasshouse.attestation.limits import Limits
 from pytest_glasshouse.attestation.server import AttestationServer
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, RefusedError
@@ -19,6 +24,7 @@ from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.server_keys import read_published
 from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
 from pytest_glasshouse.wire.canonical import Json
+from tests.limits import HANG_S, until
 
 
 @pytest.fixture(name="testbed")
@@ -193,3 +199,95 @@ def test_an_unexpected_error_is_answered_with_internal_and_nothing_else(testbed:
         client.release(evidence="e", log=[])
     assert (caught.value.reason, "hunter2" in str(caught.value)) == ("internal", False)
     broken.close()
+
+
+class Listener:
+    """A listening socket on which `accept` fails once."""
+
+    def __init__(self, real: socket.socket, failure: int) -> None:
+        self._real, self._failure = real, [failure]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        if self._failure:
+            code = self._failure.pop()
+            raise OSError(code, os.strerror(code))
+        return self._real.accept()
+
+
+def address_of(testbed: TamperTestbed) -> tuple[str, int]:
+    host, _, port = testbed.embedded.url.removeprefix("http://").partition(":")
+    return host, int(port)
+
+
+def idle_connection(testbed: TamperTestbed) -> socket.socket:
+    """The only connection, which was accepted and asks nothing."""
+    testbed.limits = Limits(request_s=HANG_S)
+    testbed.restart()
+    held = testbed.embedded._http.connections._held
+    until(lambda: not held, "every other connection to end")
+    idle = socket.create_connection(address_of(testbed), timeout=HANG_S)
+    until(lambda: held, "the idle connection to be accepted")
+    return idle
+
+
+@pytest.mark.parametrize(("failure", "closed"), [(errno.EMFILE, True), (errno.ENFILE, True), (errno.ECONNABORTED, False)])
+def test_an_idle_connection_makes_room_when_descriptors_run_out(testbed: TamperTestbed, failure: int, closed: bool) -> None:
+    """The client that was not accepted is, a moment later; a client that went away costs nobody a connection."""
+    with idle_connection(testbed) as idle:
+        http = testbed.embedded._http
+        listener = http.socket
+        http.socket = Listener(listener, failure)  # type: ignore[assignment]
+        assert asked(testbed, "GET", "/v1/keys")[0] == 200
+        http.socket = listener
+        if closed:
+            assert idle.recv(1) == b""
+        else:
+            idle.sendall(b"GET /v1/keys HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert idle.recv(12) == b"HTTP/1.1 200"
+
+
+def test_an_idle_connection_makes_room_when_no_thread_can_be_started(
+    testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection that got none is closed; the next one is served."""
+    start = socketserver.ThreadingMixIn.process_request
+    failures = [RuntimeError("can't start new thread")]
+
+    def process_request(server: Any, request: Any, address: Any) -> None:
+        if failures:
+            raise failures.pop()
+        start(server, request, address)
+
+    with idle_connection(testbed) as idle:
+        monkeypatch.setattr(socketserver.ThreadingMixIn, "process_request", process_request)
+        with socket.create_connection(address_of(testbed), timeout=HANG_S) as unserved:
+            assert unserved.recv(1) == b""
+        assert idle.recv(1) == b""
+        assert asked(testbed, "GET", "/v1/keys")[0] == 200
+
+
+def test_a_head_of_too_many_lines_is_refused(testbed: TamperTestbed) -> None:
+    """Each line is short, and all of them together are below the limit of bytes."""
+    head = b"GET /v1/keys HTTP/1.1\r\n" + b"A: b\r\n" * (HEAD_LINES + 1)
+    assert len(head) < HEAD_BYTES
+    assert b'"reason":"head-too-large"' in raw(testbed, head + b"\r\n")
+    assert b'"reason"' not in raw(testbed, b"GET /v1/keys HTTP/1.1\r\n" + b"A: b\r\n" * (HEAD_LINES - 1) + b"\r\n")
+
+
+def test_only_the_first_refusal_of_a_flood_is_logged() -> None:
+    """Otherwise a flood would fill the log; every request is refused all the same."""
+    lines: list[AuditLine] = []
+    server = AttestationServer(owner=Owner.generate().public)
+    slow = listen(server, ("127.0.0.1", 0), limits=Limits(rate_per_s=1e-6), audit=lines.append)
+    connection = http.client.HTTPConnection(slow.url.removeprefix("http://"), timeout=HANG_S)
+    reasons = []
+    for _ in range(3):
+        connection.request("GET", "/v1/keys")
+        reasons.append(json.loads(connection.getresponse().read())["reason"])
+    connection.close()
+    slow.close()
+    assert reasons == ["rate"] * 3
+    assert [(line.event, line.decision, line.reason) for line in lines] == [("request", "refused", "rate")]

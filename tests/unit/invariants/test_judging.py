@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_glasshouse.errors import InvariantBroken
+from pytest_glasshouse.errors import ConfigurationError, InvariantBroken
 from pytest_glasshouse.invariants import Finding
 from pytest_glasshouse.invariants.judging import assert_held
 
@@ -23,3 +23,10 @@ def test_count_is_of_what_the_test_asserts() -> None:
         InvariantBroken, match=r"^1 of the 2 invariants this test asserts did not hold\n  BROKEN  broken one: why"
     ):
         assert_held(outcome, *asserted)
+
+
+def test_test_that_asserts_no_invariant_is_refused() -> None:
+    """It could not fail, whatever the row did."""
+    outcome: Any = SimpleNamespace(observation={}, ended=None)
+    with pytest.raises(ConfigurationError, match="names no invariant: expected at least one"):
+        assert_held(outcome)

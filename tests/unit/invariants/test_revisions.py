@@ -7,6 +7,8 @@ import pytest
 from pytest_glasshouse.invariants import ALL, Finding, judge
 from pytest_glasshouse.invariants.revisions import REVISIONS, Revision, invariants_of, judge_as, newest
 from pytest_glasshouse.observation.document import Observation
+from pytest_glasshouse.tamper.signed_round import SignedRound
+from pytest_glasshouse.tamper.testbed import TamperTestbed
 
 
 def tidy(_: Observation) -> Finding:
@@ -49,3 +51,14 @@ def test_newest_revision_is_what_judges() -> None:
     assert [step.number for step in REVISIONS] == list(range(2, newest() + 1))
     every = {getattr(each, "__name__", "") for each in ALL}
     assert all({*step.before, *step.added} <= every for step in REVISIONS)
+
+
+def test_first_revision_says_nothing_about_rounds_without_a_protected_leg() -> None:
+    """It knew rounds of a protected and a raw leg; no other may hold by a rule that was not made for it."""
+    before = {getattr(each, "__name__", ""): each for each in invariants_of(1)}["_same_work_1"]
+    with TamperTestbed() as testbed:
+        observation = SignedRound(testbed).observation
+    assert before(observation).finding == "held"
+    observation["rounds"][0]["order"] = ["raw", "raw2"]
+    found = before(observation)
+    assert (found.finding, found.reason) == ("unseen", "revision 1 of the invariants knows rounds of a protected and a raw leg")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,33 @@ def test_an_embedded_server_is_not_shared(owner: Owner) -> None:
     assert len({first.owner.kid, second.owner.kid, owner.kid}) == 3
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize(("status", "body"), [(200, b"<html>"), (404, b"not here")])
+def test_what_is_no_attestation_server_is_refused(owner: Owner, tmp_path: Path, status: int, body: bytes) -> None:
+    """A URL of something else: no row is started that would end at its first request."""
+
+    class Other(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Other) as other:
+        serving = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
+        serving.start()
+        outside = OutsideServer(
+            url=f"http://127.0.0.1:{other.server_port}", key=owner.public_text, owner_key=tmp_path / "owner.key"
+        )
+        try:
+            with pytest.raises(
+                ConfigurationError, match="expected an attestation server, saw something else; nothing was started"
+            ):
+                check_outside(outside)
+        finally:
+            other.shutdown()
+            serving.join()

@@ -2,76 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.invariants import judge
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.row_runner import Allocation, ProtectedRuntime, RawRunner, RowSettings
-from pytest_glasshouse.observation.outcome import Outcome
-from pytest_glasshouse.observation.results import results
-from pytest_glasshouse.providers.base import Grant, Instance
 from pytest_glasshouse.rows.spec import Order, RowSpec
 from pytest_glasshouse.wire.canonical import canonical
 from tests.unit.channel.lying_agent import HELLO, LyingAgent, Trickle, event, exit_event, frame, refused
-
-
-class Grants:
-    """A broker that writes down what it was asked to end."""
-
-    def __init__(self) -> None:
-        self.ended: list[str] = []
-
-    def listing(self) -> tuple[Instance, ...]:
-        return (Instance(instance_id="i", name="a", state="running"),)
-
-    def inject_fault(self, grant: Grant, action: str) -> None:
-        raise AssertionError(action)
-
-    def loss_reason(self, grant: Grant) -> tuple[str, str]:
-        return "", ""
-
-    def end(self, grant: Grant, why: str) -> None:
-        self.ended.append(why)
-
-
-@pytest.fixture(scope="module")
-def host_attestation() -> Iterator[HostAttestation]:
-    made = HostAttestation()
-    yield made
-    made.close()
-
-
-def granted(agent: LyingAgent) -> Grant:
-    return Grant(
-        grant_id="g", allocation_id="a", provider="local", instance_id="i", address=agent.address, gpu_model="CPU (of ours)",
-        gpu_uuid=None, device="cpu", archive_sha256="0" * 64, reference_source="checkout", dry_run=True, simulated=False,
-    )  # fmt: skip
-
-
-def ran(
-    host_attestation: HostAttestation,
-    answers: dict[str, Any],
-    *,
-    order: Order = "raw-first",
-    leg_timeout_s: float = 5.0,
-    **fields: Any,
-) -> tuple[Outcome, Grants, LyingAgent]:
-    """One row on an agent that answers so."""
-    row = RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0, warmup_s=0.1, **fields)
-    grants = Grants()
-    with LyingAgent(answers) as agent:
-        settings = RowSettings(declared=row, run_id="run", seed=1, leg_timeout_s=leg_timeout_s)
-        allocation = Allocation(granted(agent), grants, settings, lambda _moment: None, Allowance(leg_bytes=1 << 20))
-        outcome = row.run(allocation, ProtectedRuntime(host_attestation), RawRunner())
-    # Whatever the guest sent: it can be judged, computed and published.
-    judge(outcome.observation)
-    results(outcome.observation)
-    canonical(outcome.observation)
-    return outcome, grants, agent
+from tests.unit.legs.lying_row import Grants, granted, ran
 
 
 def test_an_honest_guest_is_left_alone(host_attestation: HostAttestation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,11 @@ def test_files_are_readable_by_others_only_where_published(tmp_path: Path) -> No
 
     assert (mode(done.report), mode(Path(str(done.bundle)))) == (0o644, 0o644)
     assert not (tmp_path / "run").exists()
+
+
+def test_report_whose_bundle_could_not_be_kept_is_refused(tmp_path: Path) -> None:
+    """A bundle written into a pipe would be gone, and the report would name it."""
+    os.mkfifo(tmp_path / "run.glasshouse.zip")
+
+    with pytest.raises(ConfigurationError, match=r"run\.glasshouse\.zip, which lies beside the report, is not a regular file"):
+        check_writable(tmp_path / "run.json")

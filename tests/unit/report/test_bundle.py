@@ -77,3 +77,17 @@ def test_file_that_is_no_bundle_is_refused(data: bytes) -> None:
 def test_member_named_twice_is_refused() -> None:
     with pytest.raises(ReportError, match="twice"):
         bundle_members(archive(("report.json", b"{}"), ("report.json", b"{}")))
+
+
+def test_leg_without_callback_and_exit_has_no_files_of_them() -> None:
+    """A raw leg that never came back, beside a protected leg that did."""
+    observation = example.observation()
+    observation["rounds"][0]["raw"] = {"callback": None, "exit": ""}
+    ended = Ended(outcome="excluded", reason="the guest is gone", decision="run it again")
+    outcome = Outcome(
+        row=example.row(), declared=example.row(), allocation=example.allocation(), observation=observation, ended=ended
+    )
+    names = [name.rpartition("/")[2] for name in members(example.document(example.record_of(outcome, rounds=(), findings=())))]
+
+    assert "receipt.jws" in names
+    assert not {"raw-exit.jws", "raw-callback.json"} & set(names)

@@ -116,3 +116,12 @@ def test_run_without_rows_is_a_report_that_validates() -> None:
 def test_only_a_real_run_on_the_named_gpu_counts_as_measured_on_it() -> None:
     assert measured_on_named_gpu(example.publishable()["record"])
     assert not measured_on_named_gpu(example.measured()["record"])
+
+
+@pytest.mark.parametrize("order", ["protected", {"first": "raw"}, ["raw", "raw"]])
+def test_order_that_is_no_list_of_two_legs_is_refused_with_its_place(order: object) -> None:
+    """Whether its items differ is asked of a list only."""
+    document = example.document()
+    document["rows"][0]["roundFigures"][0]["order"] = order
+    with pytest.raises(ReportError, match=r"the report does not validate: \$\.rows\[0\]\.roundFigures\[0\]\.order: "):
+        validate(document)

@@ -212,3 +212,20 @@ def test_nested_json_text_takes_linear_time() -> None:
     deep = "[" * 400 + '"/home/ada"' + "]" * 400
     assert len(hits({"a": "[" + ",".join([deep] * 200) + "]"})) == 201
     assert len(hits({"x" * 50_000: {str(number): "/home/ada" for number in range(5_000)}})) == 5_000
+
+
+def test_search_for_a_few_hits_ends_when_it_has_them() -> None:
+    """A hostile document may have millions: a check shows some of them."""
+    document = {"rows": ["/home/ada"] * 1000}
+
+    assert len(hits(document)) == 1000
+    assert [hit.rule for hit in hits(document, most=2)] == ["machine-path"] * 2
+
+
+@pytest.mark.parametrize("before", ["", "x", "xy"])
+def test_shortest_taint_is_found_in_base64_whatever_precedes_it(before: str) -> None:
+    """Of a text of six bytes, at least six characters depend on it alone."""
+    text = base64.b64encode(f"{before}q7_-Zk and more".encode()).decode()
+
+    assert rules_of({"reason": text}, taint=["q7_-Zk"]) == {"taint"}
+    assert "taint" not in rules_of({"reason": text}, taint=["q7_-Zx"])

@@ -149,3 +149,12 @@ def test_refusals_name_what_was_found() -> None:
 
 def test_largest_integers_are_read() -> None:
     assert c.parse_strict(b"[9007199254740991,-9007199254740991]") == [2**53 - 1, 1 - 2**53]
+
+
+def test_tolerant_reading_is_bounded_and_refuses_what_is_no_json() -> None:
+    """Half a surrogate pair is replaced; a text that no JSON has stays as it is, and is refused as any other."""
+    with pytest.raises(IntegrityError, match="too-large: 5 bytes, at most 4"):
+        c.parse_tolerant(b"[1,2]", limit=4)
+    assert c.parse_tolerant(b'["\\ud800"]', limit=100) == ["\ufffd"]
+    with pytest.raises(IntegrityError, match="malformed: not JSON"):
+        c.parse_tolerant(b'["\\ud800\\q"]', limit=100)

@@ -7,9 +7,12 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+
+from pytest_glasshouse.wire.folder import new_folder
 
 MAKE = "from pytest_glasshouse.wire.folder import new_folder; import os; print(ascii(os.fsencode(new_folder('gh-'))))"
 
@@ -60,3 +63,34 @@ def test_its_owner_may_use_it_whatever_the_umask_is(tmp_path: Path) -> None:
         [sys.executable, "-c", f"import os; os.umask(0o777); {keep}"], capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert stat.S_IMODE(int(result.stdout, 8)) == 0o700
+
+
+def test_the_next_place_is_used_where_the_first_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python looks for its temporary directory once; a cleaner may remove it later."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    folder = new_folder("gh-")
+    folder.rmdir()
+    assert str(folder.parent) in {"/tmp", "/var/tmp", "/dev/shm"}
+
+
+def test_the_reason_is_raised_where_no_folder_can_be_made() -> None:
+    """The same in every place: a folder that does not exist is above it."""
+    with pytest.raises(FileNotFoundError, match="missing/x"):
+        new_folder("missing/x")
+    with pytest.raises(OSError, match="short enough for a unix socket"):
+        new_folder("x" * 80)
+
+
+def test_the_environments_directories_are_tried_where_python_finds_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the error, if there is one, is about the directory that the user named."""
+
+    def found_none() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", found_none)
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    with tempfile.TemporaryDirectory(dir="/tmp") as named:
+        monkeypatch.setenv("TEMP", named)
+        folder = new_folder("gh-")
+        assert str(folder.parent) == named

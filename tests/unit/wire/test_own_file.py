@@ -19,6 +19,7 @@ from pytest_glasshouse.providers.credentials import runpod_key
 from pytest_glasshouse.report.seal import KEY_VARIABLE, report_key
 from pytest_glasshouse.run.resume import read as resumed
 from pytest_glasshouse.wire.own_file import check_own, read_own
+from tests.ordinary_user import ordinary_user
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs another user's files")
 
@@ -123,6 +124,14 @@ def test_a_path_that_is_no_file_or_too_large_is_an_error_of_one_line(secret: Pat
             read_own(path, what="key", limit=100)
     with pytest.raises(ConfigurationError, match="more than 3 bytes"):
         read_own(secret, what="key", limit=3)
+
+
+def test_a_file_that_its_owner_may_not_read_is_an_error_of_one_line() -> None:
+    with ordinary_user() as folder:
+        (folder / "key").write_bytes(b"secret")
+        (folder / "key").chmod(0)
+        with pytest.raises(ConfigurationError, match=r"^key: .*/key cannot be read \(Permission denied\)$"):
+            read_own(folder / "key", what="key", limit=100)
 
 
 # ---------------------------------------------------------------------------------------- where keys and state are read

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pytest_glasshouse.errors import ConfigurationError
+from pytest_glasshouse.wire import whole_file
 from pytest_glasshouse.wire.whole_file import is_passed_through, put, refuse_unwritable
+from tests.ordinary_user import ordinary_user
 
 
 def names(folder: Path) -> list[str]:
@@ -153,15 +156,87 @@ def test_socket_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             refuse_unwritable(tmp_path / "s", what="--out")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_directory_that_may_not_be_written_is_refused_and_a_file_in_it_is_not(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"old")
-    tmp_path.chmod(0o555)
-    try:
+def test_directory_that_may_not_be_written_is_refused_and_a_file_in_it_is_not() -> None:
+    """The file is written in place, and shorter than before: nothing of the old content stays behind the new."""
+    with ordinary_user() as folder:
+        path = folder / "file"
+        path.write_bytes(b"old content")
+        before = path.stat()
+        folder.chmod(0o555)
         with pytest.raises(ConfigurationError, match="Permission denied"):
-            refuse_unwritable(tmp_path / "new", what="--out")
-        refuse_unwritable(tmp_path / "file", what="--out")
-        put(tmp_path / "file", b"new")
-    finally:
-        tmp_path.chmod(0o755)
-    assert (tmp_path / "file").read_bytes() == b"new"
+            refuse_unwritable(folder / "new", what="--out")
+        with pytest.raises(PermissionError):
+            put(folder / "new", b"new")
+        refuse_unwritable(path, what="--out")
+        put(path, b"new")
+        assert (path.read_bytes(), path.stat().st_ino, names(folder)) == (b"new", before.st_ino, ["file"])
+        path.chmod(0o444)
+        with pytest.raises(ConfigurationError, match="Permission denied"):
+            refuse_unwritable(path, what="--out")
+        with pytest.raises(PermissionError):
+            put(path, b"newer")
+        assert path.read_bytes() == b"new"
+
+
+def test_pipe_that_may_not_be_written_is_refused() -> None:
+    with ordinary_user() as folder:
+        os.mkfifo(folder / "pipe", 0o400)
+        with pytest.raises(ConfigurationError, match="Permission denied"):
+            refuse_unwritable(folder / "pipe", what="--out")
+        (folder / "pipe").chmod(0o600)
+        refuse_unwritable(folder / "pipe", what="--out")
+
+
+def test_descriptor_that_is_open_is_not_refused(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as log:
+        refuse_unwritable(Path(f"/proc/self/fd/{log.fileno()}"), what="--out")
+    assert names(tmp_path) == ["log"]
+
+
+class Clock:
+    """Time that passes only in `sleep`; `then` happens in the first."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self.now, self._then = 0.0, [then]
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self._then:
+            self._then.pop()()
+
+
+def test_fifo_that_nobody_reads_is_an_error_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run must not wait for ever with its report in hand."""
+    clock = Clock()
+    monkeypatch.setattr(whole_file, "time", clock)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device or address"):
+        put(tmp_path / "pipe", b"report")
+    assert 10 <= clock.now < 11
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_fifo_whose_reader_comes_later_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers: list[int] = []
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr(
+        whole_file, "time", Clock(lambda: readers.append(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)))
+    )
+    put(tmp_path / "pipe", b"report")
+    (reader,) = readers
+    assert os.read(reader, 100) == b"report"
+    os.close(reader)
+
+
+def test_fifo_that_may_not_be_opened_is_an_error_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only a reader that may still come is waited for."""
+    clock = Clock()
+    monkeypatch.setattr(whole_file, "time", clock)
+    with ordinary_user() as folder:
+        os.mkfifo(folder / "pipe", 0o400)
+        with pytest.raises(PermissionError):
+            put(folder / "pipe", b"report")
+    assert clock.now == 0
