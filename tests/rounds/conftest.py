@@ -117,12 +117,6 @@ def good_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 @pytest.fixture(scope="session")
-def torch_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    """The same row on the product's own guest."""
-    return carry_out(short_row(), tmp_path_factory.mktemp("torch"), torch=True)
-
-
-@pytest.fixture(scope="session")
 def turns_run(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     """One mlp row whose legs take turns, without any fault: two pairs of a quarter of a second."""
     return carry_out(short_row(order="interleaved", target_s=0.5), tmp_path_factory.mktemp("turns"))

@@ -30,14 +30,12 @@ def _names(observation: Any, state: str) -> set[str]:
     return {finding.invariant for finding in judge(observation) if finding.finding == state}
 
 
-@pytest.mark.parametrize("guest", ["good_run", "torch_run"])
-def test_every_invariant_holds_in_a_row_without_faults(guest: str, request: pytest.FixtureRequest) -> None:
-    """The other tests of this file mean something only because of this one; and the product's own guest is as good."""
-    ran: Ran = request.getfixturevalue(guest)
-    assert ran.outcome.ended is None
-    assert _names(ran.outcome.observation, "unseen") == set()
-    assert _names(ran.outcome.observation, "broken") == set()
-    assert ran.cleanup.status == "proven"
+def test_every_invariant_holds_in_a_row_without_faults(good_run: Ran) -> None:
+    """The other tests of this file mean something only because of this one. Rows of torch: `test_plaintext.py`."""
+    assert good_run.outcome.ended is None
+    assert _names(good_run.outcome.observation, "unseen") == set()
+    assert _names(good_run.outcome.observation, "broken") == set()
+    assert good_run.cleanup.status == "proven"
 
 
 #: Each fault in one order, the orders in turn; `make soak` plays every fault in both.
