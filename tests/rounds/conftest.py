@@ -56,8 +56,8 @@ class Ran:
     guest_directory: Path
 
 
-#: Ending takes as long as the machine takes; the product's own patience on this machine is seconds.
-PATIENT = replace(LOCAL, search_s=HANG_S, give_up_s=HANG_S)
+#: Ending takes as long as the machine takes: the product gives up after two seconds here.
+PATIENT = replace(LOCAL, give_up_s=HANG_S)
 
 
 def carry_out(

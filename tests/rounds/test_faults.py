@@ -72,10 +72,11 @@ def test_every_invariant_has_something_that_breaks_it(good_observation: Any) -> 
     assert set(FAULTS) == set(FAULT_BREAKS) | _ELSEWHERE
 
 
-@pytest.mark.parametrize("fault", ["guest-exit-before-raw", "guest-exit-mid-protected"])
-def test_lost_guest_excludes_the_row_with_reason_and_decision(fault: str, tmp_path: Path) -> None:
+# A leg that is lost in the middle would have trained for an hour.
+@pytest.mark.parametrize(("fault", "target_s"), [("guest-exit-before-raw", 0.1), ("guest-exit-mid-protected", 3600)])
+def test_lost_guest_excludes_the_row_with_reason_and_decision(fault: str, target_s: float, tmp_path: Path) -> None:
     """A pod that exits is infrastructure: no figure, no verdict, but recorded."""
-    ran = carry_out(short_row(order="protected-first", target_s=1.5), tmp_path, faults=(fault,))
+    ran = carry_out(short_row(order="protected-first", target_s=target_s), tmp_path, faults=(fault,))
     assert ran.outcome.ended is not None
     assert ran.outcome.ended.outcome == "excluded"
     assert "gone" in ran.outcome.ended.reason

@@ -205,6 +205,8 @@ def a_watched_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]
         "mock",
         "--glasshouse-leg-seconds",
         "0.5",
+        "--glasshouse-boot-timeout",
+        f"{HANG_S:.0f}",
     ]
     with (folder / "output").open("wb") as output:
         run = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, pass_fds=[writing])
