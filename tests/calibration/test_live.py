@@ -60,10 +60,9 @@ def test_cost_deferred_to_a_thread_is_caught_by_the_paused_legs_processor_time(r
     assert [each["caught"] for each in result["deferred"]] == [True] * len(result["deferred"])
 
 
+@pytest.mark.skipif(not FULL, reason="judged where the whole calibration runs: make calibrate")
 def test_full_calibration_has_no_fault(result: dict[str, Any]) -> None:
-    """Judged only where the whole calibration ran: `make calibrate`."""
-    if FULL:
-        assert faults(summary(result)) == []
+    assert faults(summary(result)) == []
 
 
 def faults(found: dict[str, Any]) -> list[str]:

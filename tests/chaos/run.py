@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any
 from pytest_glasshouse.broker.lease_ledger import LEDGER, read
 from pytest_glasshouse.broker.timing import Timing
 from tests.chaos.scenario import Scenario
+from tests.limits import HANG_S
 from tests.loopback.cloud import Cloud
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
@@ -30,8 +30,8 @@ TIMING = Timing(
 )  # fmt: skip
 BOOT_S = 3.0
 TRAIN_S = 0.3
-#: How long a run may take that is not killed, and how long those who outlive it have, from the last deadline on.
-_RUN_S, _AFTER_S = 60.0, 20.0
+#: How long those who outlive a run have, from the last deadline on, before the sweep does their work.
+_AFTER_S = 20.0
 _LOOK_S = 0.02
 
 
@@ -116,7 +116,7 @@ def play(scenario: Scenario) -> Judged:
 
 def _kills(running: Running) -> None:
     scenario, process = running.scenario, running.process
-    _until(lambda: (running.folder / LEDGER).exists() or process.poll() is not None, _RUN_S)
+    _until(lambda: (running.folder / LEDGER).exists() or process.poll() is not None, HANG_S)
     _until(lambda: process.poll() is not None, scenario.at_s)
     cloud = running.server.cloud
     of_the_cloud = {"pod": cloud.kill, "machine": cloud.vanish, "restart": cloud.restart}
@@ -144,8 +144,8 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
         _until(lambda: not cloud.billing() and not cloud.waiting(), TIMING.lifetime_s + TIMING.overdue_s + _AFTER_S)
         _kill(process.pid, signal.SIGCONT)
         _kill(process.pid)
-    elif not _until(lambda: process.poll() is not None, _RUN_S):
-        judged.wrong.append(f"the run did not end within {_RUN_S:g} s")
+    elif not _until(lambda: process.poll() is not None, HANG_S):
+        judged.wrong.append(f"the run did not end within {HANG_S:.0f} s")
         _kill(process.pid)
     process.wait()
     end = running.lines("end")
@@ -154,7 +154,7 @@ def _wait_and_judge(running: Running, judged: Judged) -> None:
     judged.instances = len(cloud.rented)
     _who_ended_it(running, judged, reported=bool(end))
     _judge_rows(running, judged)
-    if not _until(lambda: not running.reaper(), TIMING.grace_s):
+    if not _until(lambda: not running.reaper(), HANG_S):
         judged.wrong.append("the reaper is still there though nothing bills")
 
 
@@ -181,7 +181,7 @@ def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
     if judged.ended_by == "sweep":
         swept = subprocess.run(
             [sys.executable, "-m", "pytest_glasshouse", "reap", "--expired", "--provider", running.provider, "--allow-simulated"],
-            env=running.environment, capture_output=True, text=True, timeout=_RUN_S, check=False,
+            env=running.environment, capture_output=True, text=True, timeout=HANG_S, check=False,
         )  # fmt: skip
         if not over():
             judged.wrong.append(f"still billing after every deadline and the sweep (exit {swept.returncode}): {swept.stdout}")
@@ -251,5 +251,5 @@ def _until(what: Callable[[], bool], seconds: float) -> bool:
     while not what():
         if time.monotonic() > end:
             return False
-        threading.Event().wait(_LOOK_S)
+        time.sleep(_LOOK_S)
     return True

@@ -92,6 +92,7 @@ def _in_the_second_row(project: Path, *, torch: bool) -> Iterator[tuple[subproce
     if not torch:
         (project / "conftest.py").write_text(_CONFTEST)
     command = [sys.executable, "-u", "-m", "pytest", "-p", "no:cacheprovider", "--glasshouse-report", "report.json"]
+    command += ["--glasshouse-boot-timeout", f"{HANG_S:.0f}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GLASSHOUSE_"))}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     process = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

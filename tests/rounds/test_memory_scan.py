@@ -81,9 +81,9 @@ def test_secrets_that_a_leg_does_not_wipe_are_found(careless: str, kind: str, tm
     assert _scan(ran)["left"][kind] >= 1
 
 
-def test_control_finds_every_kind_and_the_wiped_memory_holds_none(torch_run: Ran) -> None:
-    """Finding nothing is worth what the same search found before, in the memory of a leg that trains with torch."""
-    scan = _scan(torch_run)
+def test_control_finds_every_kind_and_the_wiped_memory_holds_none(good_run: Ran) -> None:
+    """Finding nothing is worth what the same search found before. Legs that train with torch: `test_plaintext.py`."""
+    scan = _scan(good_run)
     assert (scan["status"], scan["copies"], scan["left"]) == ("clean", 0, {})
     assert set(scan["patterns"]) == set(evidence.SCAN_KINDS)
     assert scan["control"] == scan["patterns"]

@@ -1,8 +1,8 @@
 """Nothing secret leaves its place in a whole run, and no other process ever holds the data key: looked for from outside.
 
-A real pytest carries out one real row; its guest's leg waits once, with the data key in its hands, and its ephemeral keys are
-drawn from what this test knows too, so that all secrets of the run can be searched for. They reach this test through
-a pipe.
+A real pytest carries out one real row (on the numpy guest, and with torch in `make soak`); its guest's leg waits once, with
+the data key in its hands, and its ephemeral keys are drawn from what this test knows too, so that all secrets of the run can
+be searched for. They reach this test through a pipe.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from pytest_glasshouse.attacks.target_guest import children
 from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.wire.canonical import unb64u
 from pytest_glasshouse.wire.fingerprints import Patterns
+from tests.limits import HANG_S
 from tests.service.test_nothing_secret import halves, spellings
 
 _ROW = """
@@ -49,6 +50,7 @@ _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
 from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
+from tests.numpy_guest.archive import numpy_archive_with
 from pytest_glasshouse.run.engine import Engine, RowObjects
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
@@ -82,7 +84,7 @@ class WatchedEngine(Engine):
         assert honest.count(GENERATE) == 2 and honest.count(HELD) == 1
         held = honest.replace(GENERATE, DRAWN.format("hpke"), 1).replace(GENERATE, DRAWN.format("sig"), 1).replace(HELD, WAIT)
         extra = {"__main__.py": GUEST_MAIN.encode(), "pytest_glasshouse/guest/protected.py": held.encode()}
-        broker._fleet.providers["mock"] = MockProvider(archive=build_archive(extra))
+        broker._fleet.providers["mock"] = MockProvider(archive=(build_archive if os.environ.get("SOAK") else numpy_archive_with)(extra))
         return broker
 
     def row_objects(self, *given):
@@ -94,8 +96,10 @@ class WatchedEngine(Engine):
 def pytest_configure(config):
     config.stash[ENGINE] = WatchedEngine()
 """
-_DEADLINE_S = 120.0
+#: How often processes and files are looked at while the run lasts.
 _EVERY_S = 0.2
+
+pytestmark = pytest.mark.soak
 
 
 @dataclass
@@ -201,18 +205,21 @@ def a_watched_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]
         "mock",
         "--glasshouse-leg-seconds",
         "0.5",
+        "--glasshouse-boot-timeout",
+        f"{HANG_S:.0f}",
     ]
     with (folder / "output").open("wb") as output:
         run = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, pass_fds=[writing])
     os.close(writing)
-    over = threading.Timer(_DEADLINE_S, run.kill)
+    over = threading.Timer(HANG_S, run.kill)
     over.start()
     try:
         with os.fdopen(reading) as report:
             line = report.readline()
             while line and run.poll() is None:
                 _look_around(run.pid, folder, watched)
-                threading.Event().wait(_EVERY_S)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    run.wait(timeout=_EVERY_S)
                 for held in folder.glob("tmp/*/holding"):
                     _who_holds(run.pid, bytes.fromhex(json.loads(line)["key"]), watched)
                     (held.parent / "go").touch()

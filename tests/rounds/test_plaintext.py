@@ -70,7 +70,9 @@ def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
 
     ran = carry_out(row, tmp_path, on_progress=on_progress, runtime=runtime, torch=True)
     assert ran.outcome.ended is None
+    # With the memory scan: these are the legs that train with torch.
     assert [(f.invariant, f.reason) for f in judge(ran.outcome.observation) if f.finding != "held"] == []
+    assert ran.cleanup.status == "proven"
     assert looked_during == (_IN_TURNS if order == "interleaved" else _IN_ORDER)
     assert patterns
     assert search.hits == []
