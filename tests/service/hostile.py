@@ -129,4 +129,9 @@ def crowds(port: int, *, number: int, address: str) -> Iterator[Callable[[], Non
     """Some of every kind at once, and how to let all of them press."""
     with contextlib.ExitStack() as stack:
         there = [stack.enter_context(Crowd(port, kind, number=number, address=address)) for kind in KINDS]
-        yield lambda: [each.press() for each in there] and None
+
+        def press() -> None:
+            for each in there:
+                each.press()
+
+        yield press
