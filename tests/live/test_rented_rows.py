@@ -13,7 +13,7 @@ import pytest
 from pytest_glasshouse.broker.timing import SIMULATED
 from pytest_glasshouse.check.check import check_file
 from tests.limits import until
-from tests.live.conftest import Ran, Rental, trained
+from tests.live.conftest import Ran, Rental
 from tests.loopback.faults import Fault
 
 #: Seconds for which the connection is cut in the middle of a leg, at least; `ssh` gives a connection up after 15.
