@@ -73,15 +73,6 @@ def row(gpu: Any = None) -> RowSpec:
     return RowSpec(name="contract", workload="mlp", gpu=gpu or "anygpu", order="raw-first", target_s=1.0)
 
 
-def until(happens: Callable[[], Any], *, limit_s: float = 10.0) -> Any:
-    """What `happens` returns as soon as it is something."""
-    waited = time.monotonic() + limit_s
-    while not (found := happens()):
-        assert time.monotonic() < waited, "it does not happen"
-        time.sleep(0.02)
-    return found
-
-
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Subject]]:
     """Open a provider by its kind, over a loopback account of its own where it rents."""

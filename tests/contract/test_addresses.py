@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ from pytest_glasshouse.channel.access import Host, Port
 from pytest_glasshouse.errors import ConfigurationError, ProviderError, TerminateError
 from pytest_glasshouse.providers.base import SshAccess
 from tests.contract.conftest import IMAGE, RENTED, Subject, row
+from tests.limits import HANG_S
 from tests.unit.broker.scripted import NoReaper
 
-QUICK = Timing(poll_s=0.02, search_s=1.0, settle_s=0.0, give_up_s=5.0, looks=1, bootstrap_s=5.0, reserve_s=0.0)
+QUICK = Timing(poll_s=0.02, search_s=1.0, settle_s=0.0, give_up_s=HANG_S, looks=1, bootstrap_s=5.0, reserve_s=0.0)
 HOSTS = [
     "127.0.0.1\n  ProxyCommand touch {mark}",
     "-oProxyCommand=touch {mark}",
@@ -35,7 +35,7 @@ PORTS = ["22\n  ProxyCommand touch {mark}", 70000, -1, 22.5, "\uff12\uff12", Tru
 
 def broker_over(subject: Subject, folder: Path) -> Broker:
     options = BrokerOptions(
-        provider=subject.provider.name, run_id="addresses", run_dir=folder, budget_usd=5.0, timing=QUICK, boot_timeout_s=60.0,
+        provider=subject.provider.name, run_id="addresses", run_dir=folder, budget_usd=5.0, timing=QUICK, boot_timeout_s=HANG_S,
         allow_simulated=True,
     )  # fmt: skip
     return Broker(
@@ -51,11 +51,11 @@ def test_an_invalid_address_runs_nothing_and_its_instance_is_ended_at_once(
     rented = opened(kind)
     mark = tmp_path / "ran"
     broker = broker_over(rented, tmp_path / "run")
-    began = time.monotonic()
     lies: list[tuple[Any, Any]] = [(host, None) for host in HOSTS] + [("127.0.0.1", port) for port in PORTS]
     for host, port in lies:
         address = tuple(one.format(mark=mark) if isinstance(one, str) else one for one in (host, port))
         rented.cloud.shown_address = (address[0], address[1])
+        # Waiting for the boot's deadline ends in another error.
         with pytest.raises(ProviderError, match=r"cannot be reached where its provider says .*: field ") as caught:
             broker.acquire(row())
         assert caught.value.allocation_id is not None
@@ -65,7 +65,6 @@ def test_an_invalid_address_runs_nothing_and_its_instance_is_ended_at_once(
         assert rented.cloud.billing() == ()
     assert broker.end_all().status == "proven"
     assert not mark.exists()
-    assert time.monotonic() - began < 60.0
 
 
 def test_an_instance_with_an_invalid_address_is_listed_and_ended_like_any_other(rented: Subject) -> None:

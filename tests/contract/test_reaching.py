@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from pytest_glasshouse.providers.base import SshAccess
 from tests.contract.conftest import RENTED, Subject
+from tests.limits import HANG_S, until
 
 SSHD = """
 set -e
@@ -35,15 +35,15 @@ def test_a_pod_is_reached_with_the_runs_key_where_its_provider_says(
     shown = rented.provider.get(made.instance_id)
     assert shown is not None
     assert isinstance(shown.access, SshAccess)
+    shown_port = shown.access.port
     command = [
         "ssh", "-F", "none", "-i", str(key), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=accept-new",
-        "-o", f"UserKnownHostsFile={tmp_path / 'known'}", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5",
+        "-o", f"UserKnownHostsFile={tmp_path / 'known'}", "-o", "LogLevel=ERROR", "-o", f"ConnectTimeout={HANG_S:.0f}",
         "-p", str(shown.access.port), f"{getpass.getuser()}@{shown.access.host}", "readlink /proc/$PPID/cwd; echo $SSH_CONNECTION",
     ]  # fmt: skip
-    end = time.monotonic() + 15
-    while (result := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
-        assert time.monotonic() < end, (result.stderr, pod.logs())
-        time.sleep(0.05)
+    until(lambda: f"Server listening on 127.0.0.1 port {shown_port}" in pod.logs(), "an sshd that listens")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, (result.stderr, pod.logs())
     assert result.stdout.split()[-1] == str(shown.access.port)
     # A session has a process group and an environment of its own; it belongs to the pod all the same, and ends with it.
     session = subprocess.Popen([*command[:-1], "echo $$; exec sleep 300"], stdout=subprocess.PIPE)
@@ -52,7 +52,7 @@ def test_a_pod_is_reached_with_the_runs_key_where_its_provider_says(
     assert Path(f"/proc/{inside}").exists()
     rented.provider.terminate(made.instance_id)
     assert not Path(f"/proc/{inside}").exists()
-    assert session.wait(timeout=10) == 255
+    assert session.wait(timeout=HANG_S) == 255
     session.stdout.close()
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "refused" in refused.stderr

@@ -27,7 +27,9 @@ from pytest_glasshouse.errors import (
 from pytest_glasshouse.providers.base import SshAccess
 from pytest_glasshouse.providers.listing import doubt_in
 from pytest_glasshouse.rows.spec import GPU_MODELS
-from tests.contract.conftest import Subject, row, until
+from tests.contract.conftest import Subject, row
+from tests.limits import until
+from tests.loopback.manual_clock import ManualClock
 
 #: Values that break a request they are pasted into: quotes, a line end, a closing brace, a substitution, letters beyond ASCII.
 HOSTILE = 'a"b\'c\\d\ne $(id) `id` } ) { x: "y", ü \t%s\n\n'
@@ -39,7 +41,7 @@ FAILURES: list[tuple[str, dict[str, Any], type[GlasshouseError], int]] = [
     ("500-after", {}, AmbiguousCreateError, 1),
     ("html-after", {}, AmbiguousCreateError, 1),
     ("null-pod", {}, AmbiguousCreateError, 1),
-    ("late-create", {"after_s": 0.2}, AmbiguousCreateError, 1),
+    ("late-create", {"after_s": 5.0}, AmbiguousCreateError, 1),
     ("hang-up", {}, AmbiguousCreateError, 0),
     ("500", {}, AmbiguousCreateError, 0),
     ("503", {}, AmbiguousCreateError, 0),
@@ -57,6 +59,8 @@ FAILURES: list[tuple[str, dict[str, Any], type[GlasshouseError], int]] = [
 def test_a_failed_create_raises_the_error_that_matches_whether_something_exists(
     rented: Subject, kind: str, fields: dict[str, Any], expected: type[GlasshouseError], exists: int
 ) -> None:
+    clock = ManualClock()
+    rented.cloud.run_on(clock)
     offer = rented.offer()
     rented.fault(kind, **fields)
     launch = rented.launch()
@@ -71,8 +75,10 @@ def test_a_failed_create_raises_the_error_that_matches_whether_something_exists(
         assert caught.value.allocation_id == launch.name
         assert launch.name in str(caught.value)
     if exists:
-        found = until(lambda: [one for one in rented.provider.list() if one.name == launch.name])
-        rented.provider.terminate(found[0].instance_id)
+        clock.advance(fields.get("after_s", 0.0))
+        (found,) = rented.provider.list()
+        assert found.name == launch.name
+        rented.provider.terminate(found.instance_id)
     assert len(rented.cloud.rented) == exists
 
 
@@ -189,11 +195,14 @@ def test_an_instance_that_restarts_keeps_its_id_and_changes_its_port(rented: Sub
 
 
 def test_an_instance_that_reappears_after_its_end_is_listed_again(rented: Subject) -> None:
+    clock = ManualClock()
+    rented.cloud.run_on(clock)
     made = rented.create()
-    rented.fault("comes-back", on="terminate", after_s=0.2)
+    rented.fault("comes-back", on="terminate", after_s=5.0)
     rented.provider.terminate(made.instance_id)
     assert rented.provider.list() == ()
-    assert until(rented.provider.list)[0].instance_id == made.instance_id
+    clock.advance(5.0)
+    assert [one.instance_id for one in rented.provider.list()] == [made.instance_id]
     rented.provider.terminate(made.instance_id)
 
 
@@ -206,12 +215,15 @@ def test_an_end_that_was_accepted_and_not_carried_out_can_be_seen(rented: Subjec
 
 
 def test_an_instance_that_has_ended_may_be_listed_a_moment_longer(rented: Subject) -> None:
+    clock = ManualClock()
+    rented.cloud.run_on(clock)
     made = rented.create()
-    rented.fault("lag", on="terminate", after_s=0.2)
+    rented.fault("lag", on="terminate", after_s=5.0)
     rented.provider.terminate(made.instance_id)
     assert rented.cloud.billing() == ()
     assert len(rented.provider.list()) == 1
-    until(lambda: rented.provider.list() == ())
+    clock.advance(5.0)
+    assert rented.provider.list() == ()
 
 
 def test_the_listing_is_whole_or_says_that_it_may_not_be(rented: Subject) -> None:
@@ -267,7 +279,8 @@ def test_environment_values_arrive_unchanged_whatever_they_hold(running: Subject
         env={"HOSTILE": HOSTILE, "PLAIN": "1", "PYTHONUNBUFFERED": "1"}, public_key="ssh-ed25519 AAAA/+= run",
     )  # fmt: skip
     pod = running.cloud.rented[made.instance_id].pod
-    assert json.loads(until(pod.logs)) == [HOSTILE, "1", [HOSTILE, "two words"], "ssh-ed25519 AAAA/+= run"]
+    until(lambda: pod.logs().endswith("\n"), "what the pod prints")
+    assert json.loads(pod.logs()) == [HOSTILE, "1", [HOSTILE, "two words"], "ssh-ed25519 AAAA/+= run"]
     assert not [name for name in pod.environment if "B64" in name] or running.kind != "runpod-rest"
 
 
@@ -277,14 +290,15 @@ def test_long_values_arrive_whole_where_the_provider_takes_short_ones_only(runni
     script = f"import json,os;print(json.dumps([os.environ[n] for n in {list(values)}]));import time;time.sleep(60)"
     made = running.create("python3", "-u", "-c", script, env=values)
     pod = running.cloud.rented[made.instance_id].pod
-    assert json.loads(until(pod.logs)) == list(values.values())
+    until(lambda: pod.logs().endswith("\n"), "what the pod prints")
+    assert json.loads(pod.logs()) == list(values.values())
 
 
 def test_logs_are_what_the_guest_printed_without_keys_and_addresses(running: Subject) -> None:
     key = running.cloud.account_key
     made = running.create("sh", "-c", f"echo booted {key} at 203.0.113.9:2222; sleep 60")
     pod = running.cloud.rented[made.instance_id].pod
-    until(pod.logs)
+    until(lambda: pod.logs().endswith("\n"), "what the pod prints")
     text = running.provider.logs(made.instance_id)
     if running.kind == "runpod-sdk":
         assert "shows no logs" in text

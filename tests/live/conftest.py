@@ -101,16 +101,14 @@ class Rental:
 
     def until_training(self) -> Path | None:
         """Wait until the first leg of the one pod trains: its spool. None where the run is over before."""
-        found: list[Path] = []
-        until(lambda: self.over.is_set() or found.extend(self._training()) or found, "a leg that trains")
-        return found[0] if found else None
+        until(lambda: self.over.is_set() or self._training(), "a leg that trains")
+        return self._training()
 
-    def _training(self) -> Iterator[Path]:
-        for one in self.server.cloud.billing():
-            if one.pod is not None:
-                for spool in one.pod.root.rglob("spool.jsonl"):
-                    if trained(spool):
-                        yield spool
+    def _training(self) -> Path | None:
+        spools = [
+            path for one in self.server.cloud.billing() if one.pod is not None for path in one.pod.root.rglob("spool.jsonl")
+        ]
+        return next((path for path in spools if "train_progress" in path.read_text()), None)
 
     def put_clocks_forward(self, seconds: float) -> None:
         """The broker's clock and the provider's: that much more time is billed."""
@@ -126,11 +124,6 @@ class Rental:
             found += [one.pod_key, *(value for name, value in one.order.env.items() if name.startswith("GLASSHOUSE_POD"))]
             found += [f"127.0.0.1:{one.port}"] if one.port else []
         return found
-
-
-def trained(spool: Path) -> int:
-    """How often a leg has reported its progress so far."""
-    return spool.read_text().replace("\\", "").count('"train_progress"')
 
 
 def _watch(commands: set[bytes], over: threading.Event) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tests.loopback.faults import Fault, Operation, Script
+from tests.loopback.manual_clock import ManualClock
 from tests.loopback.pods import BOOT_VARIABLE, PORT_VARIABLE, Pod, free_port
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class Cloud:
         self.pods = pods
         self.boot_s = boot_s
         self.clock = clock
+        self._manual: ManualClock | None = None
         self._injected, self._new_id, self._restarts = injected, new_id, restarts
         self._lock = threading.RLock()
         self._timers: list[threading.Timer] = []
@@ -183,7 +185,7 @@ class Cloud:
                 self.later(fault.after_s, lambda: self._show_again(found))
                 return True
             if fault and kind == "lag":
-                found.listed_until_s = time.monotonic() + fault.after_s
+                found.listed_until_s = self.clock() + fault.after_s
             self._stop_billing(found)
             return True
 
@@ -211,10 +213,17 @@ class Cloud:
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
         """Do something later, unless the cloud closes before."""
+        if self._manual is not None:
+            self._manual.after(seconds, act)
+            return
         timer = threading.Timer(seconds, lambda: None if self.closing.is_set() else act())
         timer.daemon = True
         self._timers.append(timer)
         timer.start()
+
+    def run_on(self, clock: ManualClock) -> None:
+        """Bill by this clock, and let what happens later happen by it."""
+        self.clock, self._manual = clock.read, clock
 
     # What tests ask.
 
@@ -329,7 +338,7 @@ class Cloud:
             one.state = "exited"
         if one.bills:
             return not one.hidden
-        return one.listed_until_s is not None and time.monotonic() < one.listed_until_s
+        return one.listed_until_s is not None and self.clock() < one.listed_until_s
 
     def _land_later(self, seconds: float, land: Callable[[], object]) -> None:
         """`land` runs once: after `seconds`, or when a caller checks whether anything bills."""

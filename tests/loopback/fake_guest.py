@@ -3,7 +3,7 @@
     server = runpod(pods=FAKE_GUEST)
     server.cloud.rented[instance_id].pod.root / "agent.sock"     where it listens
 
-It speaks the agent's frames with the standard library alone, trains nothing, attests nothing, and refuses every other request.
+As `__main__.py` of an archive it is a guest of the mock provider, with the arguments of one. It speaks the agent's frames with the standard library alone, trains nothing, attests nothing, and refuses every other request.
 """
 
 import json
@@ -18,6 +18,7 @@ from pathlib import Path
 #: The command of such a pod.
 FAKE_GUEST = (sys.executable, "-I", "-S", __file__)
 SOCKET = "agent.sock"
+GPU_MODEL = "simulated (CPU)"
 
 _HEAD = struct.Struct(">II")
 
@@ -29,7 +30,7 @@ def hello(nonce: str) -> dict[str, object]:
         "allocation": os.environ.get("GLASSHOUSE_POD_ROOT", ""),
         "bootId": os.environ.get("GLASSHOUSE_POD_BOOT_ID", ""),
         "device": "cpu",
-        "gpuModel": "simulated (CPU)",
+        "gpuModel": GPU_MODEL,
         "gpuUuid": None,
     }
 
@@ -59,9 +60,19 @@ def _exactly(connection: socket.socket, length: int) -> bytes:
     return data
 
 
+def end_with_the_host() -> None:
+    """A guest of the mock provider ends when the pipe from its host closes."""
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
 def main() -> int:
     nonce = secrets.token_hex(16)
-    path = Path(os.environ["GLASSHOUSE_POD_ROOT"]) / SOCKET
+    arguments = sys.argv[1:]
+    folder = arguments[arguments.index("--directory") + 1] if "--directory" in arguments else os.environ["GLASSHOUSE_POD_ROOT"]
+    path = Path(folder) / SOCKET
+    if "--until-eof" in arguments:
+        threading.Thread(target=end_with_the_host, daemon=True).start()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path.with_suffix(".new")))
         listener.listen()

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol, Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.limits import HANG_S
 from tests.loopback.cloud import Cloud
 from tests.loopback.faults import LOST, REFUSALS, Fault, Operation
 
@@ -107,7 +108,7 @@ class LoopbackServer:
         self.cloud.closing.set()
         self._http.shutdown()
         self._http.server_close()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=HANG_S)
         self.cloud.close()
 
     def scope_of(self, authorization: str | None) -> tuple[bool, str | None]:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytest_glasshouse.attacks.target_guest import children
+from tests.limits import HANG_S
 
 #: Set in every loopback pod and in nothing else: where its disk is, and which port of 127.0.0.1 its 22/tcp is.
 ROOT_VARIABLE = "GLASSHOUSE_POD_ROOT"
@@ -21,7 +22,6 @@ PORT_VARIABLE = "GLASSHOUSE_POD_PORT"
 BOOT_VARIABLE = "GLASSHOUSE_POD_BOOT_ID"
 
 _INIT = Path(__file__).with_name("pod_init.py")
-_END_S = 20.0
 
 _ports_lock = threading.Lock()
 _ports_given: set[int] = set()
@@ -101,7 +101,7 @@ class Pod:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.close()
         try:
-            self._process.wait(timeout=_END_S)
+            self._process.wait(timeout=HANG_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import urllib3
 
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import ProtocolError
+from tests.limits import until
 from tests.loopback.cloud import Order
 from tests.loopback.fake_guest import FAKE_GUEST, SOCKET
 from tests.loopback.faults import Fault
@@ -45,14 +44,6 @@ def ask(server: LoopbackServer, method: str, path: str, body: Any = None, *, key
             return answer.status, json.loads(answer.data)
         except ValueError:
             return answer.status, answer.data.decode()
-
-
-def until(happens: Callable[[], Any], *, limit_s: float = 10.0) -> Any:
-    end = time.monotonic() + limit_s
-    while not (found := happens()):
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.02)
-    return found
 
 
 @pytest.mark.parametrize("key", ["", "other", "account-"])
@@ -195,7 +186,7 @@ def test_the_end_of_a_pod_ends_its_daemonised_processes() -> None:
         one = server.cloud.create(order("python3", "-c", DAEMON), None)
         pod = one.pod
         assert pod is not None
-        until(lambda: len(pod.processes()) >= 3)
+        until(lambda: len(pod.processes()) >= 3, "the daemonised process")
         server.cloud.terminate(one.instance_id, None)
         assert pod.processes() == ()
         assert not pod.root.exists()
@@ -230,15 +221,15 @@ def test_pods_end_with_the_process_that_serves_them(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    until(lambda: not living())
-    until(lambda: not Path(root).parent.exists())
+    until(lambda: not living(), "the end of the pod's processes")
+    until(lambda: not Path(root).parent.exists(), "the removal of its disk")
 
 
 def test_a_runpod_container_that_ends_starts_again_on_an_empty_disk() -> None:
     with runpod() as server:
         one = server.cloud.create(order("sh", "-c", "ls; echo started; touch left-behind"), None)
         assert one.pod is not None
-        until(lambda: one.pod is not None and one.pod.logs().count("started") >= 2)
+        until(lambda: one.pod is not None and one.pod.logs().count("started") >= 2, "a second start")
         assert "left-behind" not in one.pod.logs()
         assert ask(server, "GET", f"/v2/pods/{one.instance_id}")[1]["status"] == "RUNNING"
         server.cloud.vanish(one.instance_id)
@@ -249,7 +240,7 @@ def test_a_vast_instance_that_ends_has_exited_and_bills_on(command: tuple[str, .
     with vastai() as server:
         one = server.cloud.create(order(*command), None)
         path = f"/api/v0/instances/{one.instance_id}/?owner=me"
-        until(lambda: ask(server, "GET", path)[1]["instances"]["actual_status"] == "exited")
+        until(lambda: ask(server, "GET", path)[1]["instances"]["actual_status"] == "exited", "the end of the first process")
         assert len(server.cloud.billing()) == 1
         server.cloud.vanish(one.instance_id)
 
@@ -260,7 +251,7 @@ def test_a_restart_changes_boot_id_and_port_and_empties_the_disk() -> None:
         assert ask(server, "POST", "/v2/pods", {"name": "a", "image": "i", "gpu": {"id": GPU}, "ports": ["22/tcp"]})[0] == 201
         (one,) = server.cloud.rented.values()
         boot, port = one.boot_id, one.port
-        until(lambda: one.boot_id != boot and one.pod is not None and "boot" in one.pod.logs())
+        until(lambda: one.boot_id != boot and one.pod is not None and "boot" in one.pod.logs(), "another boot")
         assert one.port != port
         assert one.pod is not None
         assert one.boot_id in one.pod.logs()
@@ -284,7 +275,7 @@ def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() 
         def nonce() -> str:
             assert one.pod is not None
             path = one.pod.root / SOCKET
-            until(path.exists)
+            until(path.exists, "a guest that listens")
             channel = GuestChannel(str(path), allocation_id="a")
             try:
                 hello = channel.request("hello")

@@ -20,6 +20,7 @@ from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.channel.pod_launch import PodKeys, new_keys, pod_environment, pod_start
 from pytest_glasshouse.channel.ssh_session import SshSession
+from tests.limits import HANG_S
 from tests.ssh.ports import free_port
 
 
@@ -33,7 +34,7 @@ class SshPod:
         self.port = free_port()
         self.log = self.root.with_name(f"{self.root.name}.log")
         now = time.time()
-        limits = {"deadline": now + 600, "contact_by": now + 300, **settings}
+        limits = {"deadline": now + 2 * HANG_S, "contact_by": now + HANG_S, **settings}
         self.environment = {
             "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
             "GLASSHOUSE_POD_ROOT": str(self.root),
@@ -68,7 +69,7 @@ class SshPod:
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=HANG_S)
         shutil.rmtree(self.root, ignore_errors=True)
         self.log.unlink(missing_ok=True)
 
@@ -99,8 +100,8 @@ def make_pod() -> Iterator[MakePod]:
 def make_session() -> Iterator[MakeSession]:
     made: list[SshSession] = []
 
-    def make(pod: SshPod, keys: PodKeys | None = None) -> SshSession:
-        made.append(SshSession(keys or pod.keys, allocation=pod.name, archive=guest_archive()))
+    def make(pod: SshPod, keys: PodKeys | None = None, archive: bytes = b"") -> SshSession:
+        made.append(SshSession(keys or pod.keys, allocation=pod.name, archive=archive or guest_archive()))
         return made[-1]
 
     yield make

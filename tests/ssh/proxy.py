@@ -7,6 +7,8 @@ import select
 import socket
 import threading
 
+from tests.limits import HANG_S
+
 
 class Link:
     """Relays until it is cut. A cut drops every connection and refuses new ones; a silent one swallows every byte instead."""
@@ -20,6 +22,8 @@ class Link:
         self._closing = threading.Event()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self.connections = 0
+        #: Connections refused and pieces swallowed while it was cut.
+        self.lost = 0
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -39,7 +43,7 @@ class Link:
         self._listener.close()
         self._drop()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(HANG_S)
 
     def _drop(self) -> None:
         for pair in list(self._pairs):
@@ -57,6 +61,7 @@ class Link:
             except OSError:
                 return
             if self._cut.is_set():
+                self.lost += 1
                 near.close()
                 continue
             self.connections += 1
@@ -66,7 +71,7 @@ class Link:
 
     def _relay(self, near: socket.socket) -> None:
         try:
-            far = socket.create_connection(("127.0.0.1", self._to_port), timeout=5)
+            far = socket.create_connection(("127.0.0.1", self._to_port), timeout=HANG_S)
         except OSError:
             near.close()
             return
@@ -80,6 +85,8 @@ class Link:
                         data = one.recv(65536)
                         if not data:
                             return
-                        if not (self._cut.is_set() and self._silent):
+                        if self._cut.is_set() and self._silent:
+                            self.lost += 1
+                        else:
                             (far if one is near else near).sendall(data)
             self._pairs.remove(pair)

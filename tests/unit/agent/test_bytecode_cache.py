@@ -10,6 +10,7 @@ import pytest
 
 from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
 from pytest_glasshouse.errors import GlasshouseError
+from tests.limits import HANG_S
 
 #: A compiler that reports its start and never ends.
 COMPILER = """
@@ -34,7 +35,7 @@ def test_nothing_is_compiled_once_the_guest_has_ended(tmp_path: Path, monkeypatc
         started.read_text()  # until it runs
         bytecode.end()
         with pytest.raises(GlasshouseError):
-            building.result(timeout=60)
+            building.result(timeout=HANG_S)
         with pytest.raises(GlasshouseError, match="the guest has ended"):
             bytecode.build("mlp")
     os.close(archive)

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_glasshouse.agent.idempotency import AgentReply, ReplyCache
 from pytest_glasshouse.errors import ProtocolError
+from tests.limits import HANG_S
 
 
 def test_repetition_gets_the_first_answer_and_nothing_happens_twice() -> None:
@@ -37,7 +38,7 @@ def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
 
     def slowly() -> AgentReply:
         begun.set()
-        go.wait(10)
+        go.wait(HANG_S)
         done.append(1)
         return {"slow": True}, b""
 
@@ -46,10 +47,10 @@ def test_repetition_waits_for_the_first_that_is_still_under_way() -> None:
     both = [threading.Thread(target=ask) for _ in range(2)]
     for thread in both:
         thread.start()
-    begun.wait(10)
+    begun.wait(HANG_S)
     go.set()
     for thread in both:
-        thread.join(10)
+        thread.join(HANG_S)
     assert replies == [({"slow": True}, b"")] * 2
     assert done == [1]
 

@@ -13,8 +13,7 @@ from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.agent.turn_scheduler import TurnScheduler
 from pytest_glasshouse.errors import ProtocolError
 from pytest_glasshouse.wire import evidence, tokens
-
-DEADLINE_S = 10
+from tests.limits import HANG_S
 
 
 class FakeLeg:
@@ -56,7 +55,7 @@ class Round:
 
     def claims(self) -> dict[str, Any]:
         """Run to the end; the signed claims."""
-        self.scheduler.join(DEADLINE_S)
+        self.scheduler.join(HANG_S)
         assert not self.scheduler.is_alive()
         (body,) = [event["body"] for event in self.spool.since(0, wait_s=0) if event["type"] == "borders"]
         assert isinstance(body, dict)

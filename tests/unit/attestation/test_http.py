@@ -36,7 +36,7 @@ def a_testbed() -> Iterator[TamperTestbed]:
 def asked(
     testbed: TamperTestbed, method: str, path: str, body: bytes | None = None, **headers: str
 ) -> tuple[int, str, dict[str, object]]:
-    connection = http.client.HTTPConnection(testbed.embedded.url.removeprefix("http://"), timeout=5)
+    connection = http.client.HTTPConnection(testbed.embedded.url.removeprefix("http://"), timeout=HANG_S)
     try:
         connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -47,7 +47,7 @@ def asked(
 
 def raw(testbed: TamperTestbed, data: bytes) -> bytes:
     host, _, port = testbed.embedded.url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=HANG_S) as connection:
         connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -103,7 +103,7 @@ def test_a_body_that_is_no_request_is_malformed(testbed: TamperTestbed, head: by
 def test_the_server_survives_a_client_that_goes_away(testbed: TamperTestbed) -> None:
     host, _, port = testbed.embedded.url.removeprefix("http://").partition(":")
     for _ in range(5):
-        with socket.create_connection((host, int(port)), timeout=5) as connection:
+        with socket.create_connection((host, int(port)), timeout=HANG_S) as connection:
             connection.sendall(b"POST /v1/release HTTP/1.1\r\nContent-Length: 1000\r\n")
     testbed.attempt().release()
 
@@ -155,7 +155,7 @@ def test_a_completion_is_asked_for_again_until_the_server_is_back(testbed: Tampe
     attempt.run_journal()
     head = attempt.head()
     port = int(testbed.embedded.url.rpartition(":")[2])
-    client = AttestationClient(testbed.embedded.url, complete_retry_s=30)
+    client = AttestationClient(testbed.embedded.url, complete_retry_s=HANG_S)
     server, http = testbed.embedded.server, testbed.embedded
     http._http.shutdown()
     http._http.server_close()
@@ -165,7 +165,7 @@ def test_a_completion_is_asked_for_again_until_the_server_is_back(testbed: Tampe
         with pytest.raises(InfrastructureError):
             client.challenge(sub=SUB, plan=PLAN)
         again = listen(server, ("127.0.0.1", port), limits=Limits())
-        assert asking.result(30).keys() == {"receipt"}
+        assert asking.result(HANG_S).keys() == {"receipt"}
     again.close()
 
 
@@ -176,14 +176,13 @@ def test_closing_waits_for_the_answer_under_way(testbed: TamperTestbed) -> None:
     testbed.embedded.server._lock.acquire()
     with ThreadPoolExecutor(2) as pool:
         asking = pool.submit(attempt.release, token)
-        while not any(held.state == "answering" for held in list(testbed.embedded._http.connections._held.values())):
-            pass
-        closing = pool.submit(testbed.embedded.close, grace_s=20)
-        while not testbed.embedded._http.connections.stopping:
-            pass
+        held = testbed.embedded._http.connections._held
+        until(lambda: any(each.state == "answering" for each in list(held.values())), "a request that is answered")
+        closing = pool.submit(testbed.embedded.close, grace_s=HANG_S)
+        until(lambda: testbed.embedded._http.connections.stopping, "a server that closes")
         testbed.embedded.server._lock.release()
-        assert asking.result(20).keys() == {"result", "sealed"}
-        closing.result(20)
+        assert asking.result(HANG_S).keys() == {"result", "sealed"}
+        closing.result(HANG_S)
 
 
 def test_an_unexpected_error_is_answered_with_internal_and_nothing_else(testbed: TamperTestbed) -> None:

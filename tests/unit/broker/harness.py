@@ -13,6 +13,7 @@ from pathlib import Path
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.rows.spec import RowSpec
+from tests.limits import HANG_S
 from tests.unit.broker.scripted import Agents
 
 ROWS = [
@@ -33,7 +34,7 @@ def main() -> None:
         budget_usd=5.0,
         allow_simulated=True,
         timing=Timing.from_json(timing),
-        boot_timeout_s=20.0,
+        boot_timeout_s=HANG_S,
     )
     broker = Broker(options, connection=agents)
     for row in ROWS[: int(rows)]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import resource
 import secrets
 import tempfile
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +21,33 @@ import pytest
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.broker.broker_socket import BrokerClient, BrokerServer
 from pytest_glasshouse.broker.lease_ledger import LeaseLedger, read
+from pytest_glasshouse.broker.timing import LOCAL
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, TerminateError
+from pytest_glasshouse.guest import machine
 from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
+from tests.limits import HANG_S, until
+from tests.loopback import fake_guest
 
 ROW = RowSpec(name="row", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0)
+
+
+def _fake_archive() -> bytes:
+    """A guest that answers hello and starts in a moment: what is tested here is the broker."""
+    source = Path(fake_guest.__file__).read_text().replace(fake_guest.GPU_MODEL, str(machine.describe()["gpuModel"]))
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("__main__.py", source)
+    return archive.getvalue()
 
 
 class ScriptedProvider(MockProvider):
     """A mock whose create, listing and terminate may be replaced."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(archive=_fake_archive())
         self.hidden = False
         self.lag = 0
         self.refuses = False
@@ -60,11 +76,17 @@ def provider() -> ScriptedProvider:
     return ScriptedProvider()
 
 
+def _broker(run_dir: Path, provider: ScriptedProvider, *, give_up_s: float = HANG_S) -> Broker:
+    options = BrokerOptions(
+        provider="mock", run_id=f"unit-{secrets.token_hex(4)}", run_dir=run_dir, timing=replace(LOCAL, give_up_s=give_up_s),
+        boot_timeout_s=HANG_S,
+    )  # fmt: skip
+    return Broker(options, providers={"mock": provider})
+
+
 @pytest.fixture
 def broker(tmp_path: Path, provider: ScriptedProvider) -> Broker:
-    return Broker(
-        BrokerOptions(provider="mock", run_id=f"unit-{secrets.token_hex(4)}", run_dir=tmp_path), providers={"mock": provider}
-    )
+    return _broker(tmp_path, provider)
 
 
 def _ledger(tmp_path: Path) -> list[str]:
@@ -106,10 +128,10 @@ def test_row_waits_while_another_uses_this_machine(broker: Broker) -> None:
     granted: list[Grant] = []
     waiting = threading.Thread(target=lambda: granted.append(broker.acquire(ROW, worker="gw1")))
     waiting.start()
-    waiting.join(timeout=0.3)
+    until(lambda: broker._fleet.changed._waiters, "a second row that waits")  # type: ignore[attr-defined]
     assert granted == []
     broker.release(first)
-    waiting.join(timeout=10)
+    waiting.join(timeout=HANG_S)
     assert len(granted) == 1
     broker.end_all()
 
@@ -138,7 +160,8 @@ def test_cleanup_is_unproven_when_the_listing_never_showed_the_allocation(broker
     assert broker.end_all().status == "unproven"
 
 
-def test_allocation_that_stays_listed_is_a_leak_until_it_is_gone(broker: Broker, provider: ScriptedProvider) -> None:
+def test_allocation_that_stays_listed_is_a_leak_until_it_is_gone(tmp_path: Path, provider: ScriptedProvider) -> None:
+    broker = _broker(tmp_path, provider, give_up_s=0.2)
     grant = broker.acquire(ROW)
     provider.refuses = True
     cleanup = broker.end_all()

@@ -7,9 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,23 +17,14 @@ import pytest
 from pytest_glasshouse.broker.lease_ledger import read
 from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.cli.main import main
+from tests.limits import HANG_S, until
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
+from tests.loopback.manual_clock import ManualClock
 from tests.loopback.providers import runpod, vastai
 
 PROVIDERS = {"runpod": (runpod, "RUNPOD_API_BASE_URL", "RUNPOD_API_KEY"), "vastai": (vastai, "VAST_URL", "VAST_API_KEY")}
-SHORT = Timing(poll_s=0.1, search_s=1.5, settle_s=0.3, give_up_s=5.0, reserve_s=0.0, grace_s=20.0)
-_DEADLINE_S = 40.0
-
-
-def until(what: Callable[[], bool], seconds: float = _DEADLINE_S) -> bool:
-    """Whether it comes true in time."""
-    end = time.monotonic() + seconds
-    while not what():
-        if time.monotonic() > end:
-            return False
-        threading.Event().wait(0.02)
-    return True
+SHORT = Timing(poll_s=0.1, search_s=2.0, settle_s=0.3, give_up_s=HANG_S, reserve_s=0.0, grace_s=HANG_S)
 
 
 def alive(pid: int) -> bool:
@@ -110,8 +101,8 @@ def test_reaper_ends_what_a_killed_run_left_and_exits(start: Callable[..., Runni
     assert (alive(reaper), os.getsid(reaper)) == (True, reaper)
     assert len(server.cloud.billing()) == 2
     run.process.kill()
-    assert until(lambda: server.cloud.billing() == ())
-    assert until(lambda: not alive(reaper))
+    until(lambda: server.cloud.billing() == (), "the end of what the run left")
+    until(lambda: not alive(reaper), "the end of the reaper")
     leases, _ = read(run.directory / "ledger.jsonl")
     assert [lease.over for lease in leases.values()] == [True, True]
 
@@ -124,8 +115,8 @@ def test_no_key_is_in_the_process_list_or_on_disk(start: Callable[..., Running],
     files = [path.read_bytes() for path in run.directory.rglob("*") if path.is_file()]
     assert [key in text for text in [*commands, *files]] == [False] * (2 + len(files))
     run.process.kill()
-    assert until(lambda: server.cloud.billing() == ())
-    assert until(lambda: not run.reaper())
+    until(lambda: server.cloud.billing() == (), "the end of what the run left")
+    until(lambda: not run.reaper(), "the end of the reaper")
 
 
 def test_reaper_exits_when_its_run_ends_in_order(start: Callable[..., Running], server: LoopbackServer) -> None:
@@ -138,12 +129,17 @@ def test_reaper_exits_when_its_run_ends_in_order(start: Callable[..., Running], 
 
 def test_reaper_finds_an_instance_whose_answer_never_came(start: Callable[..., Running], server: LoopbackServer) -> None:
     """Killed between the request and its answer: the ledger has a name and no id."""
+    clock = ManualClock()
+    server.cloud.run_on(clock)
     server.cloud.faults.add(Fault(kind="late-create", after_s=1.0))
     run = start()
-    assert until(lambda: "create" in server.cloud.asked)
+    until(lambda: server.cloud.waiting() == 1, "a create that lands later")
+    os.kill(run.process.pid, signal.SIGSTOP)
+    assert server.cloud.rented == {}
+    clock.advance(1.0)
     run.process.kill()
     reaper = run.reaper()
-    assert until(lambda: not alive(reaper))
+    until(lambda: not alive(reaper), "the end of the reaper")
     assert [one.bills for one in server.cloud.rented.values()] == [False]
 
 
@@ -152,26 +148,27 @@ def test_reaper_goes_on_while_the_provider_fails(start: Callable[..., Running], 
     run.line()
     server.cloud.faults.add(Fault(kind="refused", on="terminate", times=2), Fault(kind="503", on="list", times=3))
     run.process.kill()
-    assert until(lambda: not run.reaper())
+    until(lambda: not run.reaper(), "the end of the reaper")
     assert server.cloud.billing() == ()
 
 
 def test_frozen_run_is_ended_at_its_deadline(start: Callable[..., Running], server: LoopbackServer) -> None:
     """SIGSTOP: the pipe stays open, no deadline is checked, billing goes on."""
-    run = start(timing=Timing(**{**SHORT.__dict__, "lifetime_s": 4.0, "overdue_s": 1.0}))
+    # Only the reaper looks at the time that is added to the deadline: here it ends this lease 2 s after its begin, the run never.
+    run = start(timing=replace(SHORT, lifetime_s=24 * 3600.0, overdue_s=2.0 - 24 * 3600.0))
     run.line()
     os.kill(run.process.pid, signal.SIGSTOP)
-    assert until(lambda: server.cloud.billing() == (), 20.0)
+    until(lambda: server.cloud.billing() == (), "the end of what a frozen run rented")
     os.kill(run.process.pid, signal.SIGCONT)
     run.process.kill()
-    assert until(lambda: not run.reaper())
+    until(lambda: not run.reaper(), "the end of the reaper")
 
 
 def test_sweep_ends_allocations_of_a_run_that_is_gone(
     start: Callable[..., Running], server: LoopbackServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A CI machine that is thrown away takes run and reaper with it."""
-    run = start(timing=Timing(**{**SHORT.__dict__, "lifetime_s": 2.0}))
+    run = start(timing=replace(SHORT, lifetime_s=2.0))
     run.line()
     os.kill(run.reaper(), signal.SIGKILL)
     run.process.kill()
@@ -180,6 +177,6 @@ def test_sweep_ends_allocations_of_a_run_that_is_gone(
         monkeypatch.setenv(name, value)
     (name,) = read(run.directory / "ledger.jsonl")[0]
     deadline = int(re.findall(r"\d+", name)[-1])
-    assert until(lambda: time.time() > deadline)
+    until(lambda: time.time() > deadline, "the deadline")
     assert main(["reap", "--expired", "--provider", server.name, "--allow-simulated"]) == 0
     assert server.cloud.billing() == ()

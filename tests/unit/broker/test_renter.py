@@ -14,6 +14,7 @@ from pytest_glasshouse.errors import (
     BudgetError,
 )
 from pytest_glasshouse.providers.lease import parse_name
+from tests.limits import HANG_S, until
 from tests.unit.broker.conftest import MakeBroker
 from tests.unit.broker.scripted import OTHER, ROW, Agents, FakeTime, Scripted
 
@@ -53,11 +54,11 @@ def test_workers_on_different_gpus_do_not_wait_for_each_other(make_broker: MakeB
     waiting: list[str] = []
     third = threading.Thread(target=lambda: waiting.append(clients[2].acquire(OTHER).instance_id))
     third.start()
-    third.join(timeout=0.2)
+    until(lambda: broker._fleet.changed._waiters, "a row that waits")  # type: ignore[attr-defined]
     assert waiting == []
     assert clients[1].loss_reason(elsewhere)[0] == "unreachable"
     clients[0].release(first)
-    third.join(timeout=10)
+    third.join(timeout=HANG_S)
     assert waiting == [first.instance_id]
     for client in clients:
         client.close()

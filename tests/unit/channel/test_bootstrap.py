@@ -14,6 +14,7 @@ from pytest_glasshouse.channel.pod_launch import new_keys
 from pytest_glasshouse.channel.ssh import SshFiles
 from pytest_glasshouse.channel.wheels import Wheel
 from pytest_glasshouse.errors import GuestGoneError, ProtocolError
+from tests.limits import HANG_S
 
 #: A fake `ssh` that prints a file and reads all input.
 _SSH = """#!/bin/sh
@@ -41,7 +42,7 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             asked.append((missing, where["python"], where["machine"]))
             return ()
 
-        path = bootstrap(ssh_files, archive=b"x", allocation="a", timeout_s=20, on_phase=phases.append, fetch=fetch)
+        path = bootstrap(ssh_files, archive=b"x", allocation="a", timeout_s=HANG_S, on_phase=phases.append, fetch=fetch)
         return path, asked, phases
 
     yield run

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pytest_glasshouse.broker import timing
+from pytest_glasshouse.broker.timing import Timing
 from pytest_glasshouse.cli.main import main
+from tests.limits import HANG_S
 from tests.loopback.cloud import Order
 from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
@@ -17,6 +21,9 @@ from tests.loopback.providers import runpod, vastai
 
 PROVIDERS = {"runpod": (runpod, "RUNPOD_API_BASE_URL", "RUNPOD_API_KEY"), "vastai": (vastai, "VAST_URL", "VAST_API_KEY")}
 
+#: The timing of simulated providers, shorter, with all the time in the world to prove an end.
+QUICK = Timing(poll_s=0.01, search_s=1.0, settle_s=0.02, give_up_s=HANG_S)
+
 
 @pytest.fixture(params=PROVIDERS)
 def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackServer]:
@@ -24,6 +31,7 @@ def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
     for name in ("RUNPOD_API_KEY", "VAST_API_KEY", "GLASSHOUSE_ALLOW_SIMULATED", "GLASSHOUSE_RUNPOD_API"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", "/nonexistent")
+    monkeypatch.setattr(timing, "SIMULATED", QUICK)
     with make(pods="none") as made:
         monkeypatch.setenv(url, made.url)
         monkeypatch.setenv(key, made.cloud.account_key)
@@ -126,16 +134,20 @@ def test_doctor_warns_where_only_a_create_would_show(
     assert "warn  rights: unknown: only a create request shows whether this key may create" in capsys.readouterr().out
 
 
-def test_allocations_on_an_incomplete_listing_are_ended(server: LoopbackServer, capsys: pytest.CaptureFixture[str]) -> None:
+def test_allocations_on_an_incomplete_listing_are_ended(
+    server: LoopbackServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It is expired, it bills, and it was seen: that there may be more is no reason to keep it."""
     over, going = _exists(server, "dead", deadline_in_s=-1), _exists(server, "alive", deadline_in_s=600)
     server.cloud.paging = Paging(lie="unknown", size=5)
+    monkeypatch.setattr(timing, "SIMULATED", replace(QUICK, give_up_s=0.1))
     assert main(["reap", "--expired", "--allow-simulated"]) == 10
     output = capsys.readouterr().out
     assert [one.order.name for one in server.cloud.billing()] == [going]
     assert "its listing may not be the whole, so more may be left: an unknown field (resume)" in output
     assert f"UNPROVEN: {over}: the listing may not be the whole" in output
     server.cloud.paging = None
+    monkeypatch.setattr(timing, "SIMULATED", QUICK)
     assert main(["reap", "--yes", "--run", "alive", "--allow-simulated"]) == 0
     assert server.cloud.billing() == ()
 

@@ -14,6 +14,7 @@ from pytest_glasshouse.guest.control import BackgroundWriter, Control, ControlTu
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.journal import Journal
 from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
+from tests.limits import HANG_S
 from tests.unit.workloads.test_loop import MS, FakeTrainer
 
 
@@ -92,7 +93,7 @@ def test_training_thread_makes_no_system_call_for_progress() -> None:
     )
     writer.close()
     ours.close()
-    agent.join(10)
+    agent.join(HANG_S)
     theirs.close()
     assert len(lines) == 11
     (segment,) = measured.segments

@@ -7,7 +7,6 @@ import dataclasses
 import itertools
 import socket
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 
@@ -20,6 +19,7 @@ from pytest_glasshouse.http_client.exchange import AnswerLimits, NoAnswerError, 
 from pytest_glasshouse.http_client.routes import Routes
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.wire.secret import Secret
+from tests.limits import HANG_S, until
 
 Serve = Callable[..., str]
 #: Short, so that a test does not wait; a busy machine only makes an answer later still.
@@ -48,7 +48,7 @@ def scripted_server() -> Iterator[Serve]:
                             if over.wait(pause_s):
                                 return
                         if hold:
-                            over.wait(60)
+                            over.wait(HANG_S)
                         # Closing on an unread request would reset the connection before the answer is seen.
                         connection.shutdown(socket.SHUT_WR)
                         while connection.recv(65536):
@@ -186,10 +186,7 @@ def test_no_connection_and_no_thread_is_left_open(serve: Serve) -> None:
     before = threading.active_count()
     for _ in range(5):
         assert _get(url).body == b"hi"
-    until = time.monotonic() + 20
-    while threading.active_count() > before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert threading.active_count() <= before
+    until(lambda: threading.active_count() <= before, "the end of every thread")
 
 
 def test_the_attestation_servers_answers_have_the_same_limits(serve: Serve) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from pytest_glasshouse.wire import local_socket
 from pytest_glasshouse.wire.local_socket import SocketServer
+from tests.limits import HANG_S
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def server(accepted: queue.Queue[socket.socket]) -> Iterator[SocketServer]:
 
 
 def test_what_is_sent_arrives_and_the_address_is_no_path(server: SocketServer, accepted: queue.Queue[socket.socket]) -> None:
-    with local_socket.connect(server.address) as ours, accepted.get(timeout=60) as theirs:
+    with local_socket.connect(server.address) as ours, accepted.get(timeout=HANG_S) as theirs:
         ours.sendall(b"hello")
         assert theirs.recv(5) == b"hello"
         assert "/" not in server.address
@@ -57,10 +58,10 @@ def test_another_user_is_refused(server: SocketServer, accepted: queue.Queue[soc
         "s.connect(b'\\0' + sys.argv[1].encode()); sys.exit(len(s.recv(1)))"
     )
     other = subprocess.Popen([sys.executable, "-c", code, server.address[1:]])
-    assert other.wait(60) == 0
+    assert other.wait(HANG_S) == 0
     assert accepted.empty()
     with local_socket.connect(server.address):
-        accepted.get(timeout=60).close()
+        accepted.get(timeout=HANG_S).close()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
