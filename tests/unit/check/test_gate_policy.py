@@ -136,6 +136,14 @@ def test_policy_under_a_misspelt_name_is_exit_4_and_named(
     output = capsys.readouterr().err
     assert output.count("\n") == 1
     assert "pyproject.toml" in output
+
+
+@pytest.mark.parametrize("text", NEARLY)
+def test_misspelt_policy_is_not_read_where_none_is_asked_for(project: Path, text: str) -> None:
+    """Nor is anything else wrong with the report that the test above is about."""
+    for place in (project, project / "sub"):
+        (place / "pyproject.toml").write_text(f"{text}\n", "utf-8")
+
     assert gate("--no-policy") == 0
 
 

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -182,28 +183,45 @@ PIECES = (
 BEGINNINGS = ("", "ssh ", "http://", "x@", "[", '"d":"', "x/")
 
 
+_LENGTH = 40_000
+
+
+def _cost_s(read: Callable[[str], object], text: str) -> float:
+    began = time.process_time()
+    read(text)
+    return time.process_time() - began
+
+
+def _allowed_s(read: Callable[[str], object]) -> float:
+    """A hundred times what ordinary text of the same length takes on this machine."""
+    ordinary = ("Tesla T4 in a box, at 10.0.0.1; " * _LENGTH)[:_LENGTH]
+    resolution = time.get_clock_info("process_time").resolution
+    return 100 * max(resolution, *(_cost_s(read, ordinary) for _ in range(5)))
+
+
+def _searched_by_every_rule(text: str) -> None:
+    for rule in RULES:
+        rule.pattern.search(text)
+
+
 @pytest.mark.parametrize("beginning", BEGINNINGS)
 def test_every_rule_takes_linear_time(beginning: str) -> None:
     """A guest chooses its driver's name. By its square, 120 kB of it took minutes; a rule is given a hundred times what it takes."""
     slow = []
+    for_a_rule, for_a_log = _allowed_s(_searched_by_every_rule) / len(RULES), _allowed_s(redact_log)
     for piece in PIECES:
-        text = beginning + piece * (100_000 // len(piece)) + "!"
-        for rule in RULES:
-            began = time.process_time()
-            rule.pattern.search(text)
-            if time.process_time() - began > 2.0:
-                slow.append((rule.name, rule.pattern.pattern[:40], piece))
-        began = time.process_time()
-        redact_log(text)
-        if time.process_time() - began > 5.0:
-            slow.append(("redact_log", "", piece))
+        text = beginning + piece * (_LENGTH // len(piece)) + "!"
+        slow += [
+            (rule.name, rule.pattern.pattern[:40], piece) for rule in RULES if _cost_s(rule.pattern.search, text) > for_a_rule
+        ]
+        slow += [("redact_log", "", piece)] if _cost_s(redact_log, text) > for_a_log else []
     assert slow == []
 
 
 @pytest.mark.parametrize("piece", ["a.", "ssh ", "a-b.", "x://a:", "a@"])
 def test_megabyte_of_a_drivers_name_is_read_to_its_end(piece: str) -> None:
-    text = piece * (1_000_000 // len(piece))
-    assert [hit.rule for hit in hits({"driver": text, "more": {text: [text]}}) if hit.rule != "ssh-endpoint"] == []
+    text, name = piece * (1_000_000 // len(piece)), piece * (100_000 // len(piece))
+    assert [hit.rule for hit in hits({"driver": text, "more": {name: [name]}}) if hit.rule != "ssh-endpoint"] == []
     assert "tunnel-url" in rules_of({"driver": f"{text} x.ngrok.io"})
 
 

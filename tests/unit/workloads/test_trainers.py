@@ -21,6 +21,7 @@ from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import Material, NonFiniteLossError, Trainer
 from pytest_glasshouse.workloads.registry import open_trainer
 from pytest_glasshouse.workloads.resident import Resident
+from tests.limits import HANG_S
 
 pytestmark = pytest.mark.torch
 
@@ -73,7 +74,9 @@ def test_prologue_is_bit_equal_in_another_process(bench: Bench, tmp_path: Path) 
     for name, content in bench.material.parts.items():
         (tmp_path / name).write_bytes(content)
     command = [sys.executable, "-c", OTHER_PROCESS, bench.name, str(tmp_path), str(bench.base_dir or "")]
-    other = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.splitlines()[-1])
+    other = json.loads(
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=HANG_S).stdout.splitlines()[-1]
+    )
     losses = bench.trainer().prologue()
     assert losses == other
     assert len(losses) == 32
