@@ -1,7 +1,7 @@
 """Files as a user has them whom the kernel refuses what root may do.
 
-Where root runs the tests, this process takes another user's ids for as long as the block lasts, and root's again after it.
-Elsewhere the tests run as such a user already.
+Where root runs the tests, this process takes another user's ids for as long as the block lasts, and root's again after it: what
+is imported in the block has to be in a place that every user reaches. Elsewhere the tests run as such a user already.
 """
 
 from __future__ import annotations

@@ -126,6 +126,19 @@ def test_a_path_that_is_no_file_or_too_large_is_an_error_of_one_line(secret: Pat
         read_own(secret, what="key", limit=3)
 
 
+def test_a_file_of_another_account_is_refused_with_its_owner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the tests above, where no root is to give files away: this process takes itself for another user."""
+    with ordinary_user() as folder:
+        (folder / "key").write_bytes(b"secret")
+        (folder / "key").chmod(0o600)
+        assert read_own(folder / "key", what="key", limit=100) == b"secret"
+        uid = os.geteuid()
+        with monkeypatch.context() as other:
+            other.setattr(os, "geteuid", lambda: uid + 1)
+            with pytest.raises(ConfigurationError, match=rf"belongs to another user \(uid {uid}\).*chown {folder}"):
+                read_own(folder / "key", what="key", limit=100)
+
+
 def test_a_file_that_its_owner_may_not_read_is_an_error_of_one_line() -> None:
     with ordinary_user() as folder:
         (folder / "key").write_bytes(b"secret")
