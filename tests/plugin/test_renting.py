@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -276,12 +277,17 @@ def _at_a_terminal(server: LoopbackServer, folder: Path, answer: str) -> tuple[i
     )  # fmt: skip
     os.close(theirs)
     shown = ""
+
+    def read() -> str:
+        assert select.select([ours], [], [], HANG_S)[0], f"nothing more was shown after {shown!r}"
+        return os.read(ours, 4096).decode()
+
     try:
         while "[yes/no]" not in shown:
-            shown += os.read(ours, 4096).decode()
+            shown += read()
         os.write(ours, f"{answer}\n".encode())
         while True:
-            shown += os.read(ours, 4096).decode()
+            shown += read()
     except OSError:
         pass  # the terminal's other end is closed: it is over
     finally:

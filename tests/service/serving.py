@@ -99,6 +99,7 @@ class ServedTestbed(TamperTestbed):
     def __init__(self, server: Serving) -> None:
         self.outside = server
         super().__init__()
+        self.client = AttestationClient(self.embedded.url, timeout_s=HANG_S)
 
     def _serve(self) -> Any:
         self.owner, self.now = self.outside.owner, int(time.time())

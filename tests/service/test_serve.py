@@ -176,9 +176,15 @@ def test_a_slow_sender_is_cut_off(tmp_path: Path) -> None:
     """Its time is for the whole request: one byte after another does not lengthen it."""
     with serving(tmp_path, "--request-seconds", "0.5") as server, contextlib.ExitStack() as stack:
         slow = slow_senders(server, stack)
-        with contextlib.suppress(OSError):
-            while not select.select(slow[:1], [], [], 0.1)[0]:
+
+        def is_cut_off() -> bool:
+            try:
                 slow[0].sendall(b"X")
+            except OSError:
+                return True
+            return bool(select.select(slow[:1], [], [], 0.1)[0])
+
+        until(is_cut_off, "that the sender of one byte after another is cut off")
         assert [each.recv(1) for each in slow[1:]] == [b"", b""]
 
 
