@@ -31,10 +31,8 @@ def _nothing_secret(ran: Ran, rental: Rental) -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("rental", ["runpod-rest-torch", "runpod-sdk", "vastai"], indirect=True)
-def test_row_on_a_rented_pod_is_carried_out_whole(rental: Rental) -> None:
-    """Once as a user runs it, with torch; by the other APIs with guests that train with numpy."""
-    ran = rental.run()
+def _carried_out_whole(ran: Ran, rental: Rental) -> None:
+    """It is a good row from its rental to its report, and nothing of it is left."""
     assert ran.code == 0, ran.output
     (one,) = rental.server.cloud.rented.values()
     (row,) = ran.report["rows"]
@@ -49,6 +47,12 @@ def test_row_on_a_rented_pod_is_carried_out_whole(rental: Rental) -> None:
     assert check_file(rental.folder / "reports" / "report.json").faults == ()
     assert rental.server.cloud.billing() == ()
     _nothing_secret(ran, rental)
+
+
+@pytest.mark.parametrize("rental", ["runpod-rest-torch", "runpod-sdk"], indirect=True)
+def test_row_on_a_rented_pod_is_carried_out_whole(rental: Rental) -> None:
+    """Once as a user runs it, with torch; with guests that train with numpy by another API, and by the third one below."""
+    _carried_out_whole(rental.run(), rental)
 
 
 @pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
@@ -70,7 +74,7 @@ def test_pod_that_vanishes_in_a_leg_is_infrastructure_over_several_processes_too
 
 
 @pytest.mark.parametrize("rental", ["vastai"], indirect=True)
-def test_cut_connection_loses_no_event_and_does_not_fail_the_row(rental: Rental) -> None:
+def test_cut_connection_loses_no_event_and_the_row_is_carried_out_whole(rental: Rental) -> None:
     """Every sshd of the pod stands still for a while: no packet is answered, and the leg goes on."""
     rental.rows = [("long", "a4000", CUT_S + 3.0)]
     went_on: list[int] = []
@@ -91,7 +95,8 @@ def test_cut_connection_loses_no_event_and_does_not_fail_the_row(rental: Rental)
             os.kill(pid, signal.SIGCONT)
 
     ran = rental.run(meanwhile=stop)
-    assert (ran.code, len(went_on)) == (0, 1), ran.output
+    assert len(went_on) == 1, ran.output
+    _carried_out_whole(ran, rental)
     (row,) = ran.report["rows"]
     assert {finding["finding"] for finding in row["findings"]} == {"held"}
 

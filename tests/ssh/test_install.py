@@ -17,6 +17,7 @@ from pytest_glasshouse.channel.bootstrap import GuestUnusableError, bootstrap
 from pytest_glasshouse.channel.ssh import SshFiles
 from pytest_glasshouse.channel.wheels import NEEDED, PINNED, Wheel, wheels
 from pytest_glasshouse.errors import ConfigurationError, GuestGoneError
+from tests.limits import HANG_S
 from tests.ssh.conftest import MakePod, SshPod
 
 
@@ -52,7 +53,7 @@ def _until_reached(pod: SshPod, wheel: Wheel, phases: list[str], asked: list[Any
                     ssh_files,
                     archive=guest_archive(),
                     allocation=pod.name,
-                    timeout_s=60,
+                    timeout_s=HANG_S,
                     on_phase=phases.append,
                     needed={**NEEDED, "gh-probe": "1"},
                     fetch=fetch,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.channel import pod_init as pod
+from tests.limits import HANG_S
 from tests.ssh.conftest import MakePod
 
 SETTINGS: pod.PodSettings = {
@@ -134,7 +135,7 @@ def test_a_vast_instance_ends_itself_with_its_own_key(api: Api, tmp_path: Path) 
 def test_a_real_pod_past_its_deadline_wipes_its_disk_and_asks_for_its_end(make_pod: MakePod, api: Api) -> None:
     """It does not exit: a container whose first process ends is started again and bills on."""
     made = make_pod(deadline=time.time() + 0.5, ends="runpod", api=_address(api))
-    assert api.called.wait(20)
+    assert api.called.wait(HANG_S)
     assert api.calls[0][:3] == ("DELETE", "/v2/pods/pod1", "Bearer pod-key")
     assert made.process.poll() is None
     assert not (made.root / "host_key").exists()

@@ -9,23 +9,26 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.channel.pod_launch import new_keys
 from pytest_glasshouse.channel.ssh_session import SshSession
 from pytest_glasshouse.errors import BootTimeoutError, GuestGoneError
 from pytest_glasshouse.wire.canonical import sha256_hex
+from tests.limits import HANG_S, until
 from tests.ssh.conftest import MakePod, MakeSession
 
 
 def _hello(path: str) -> dict[str, Any]:
-    with contextlib.closing(GuestChannel(path, allocation_id="ssh", reconnect_s=20)) as channel:
+    with contextlib.closing(GuestChannel(path, allocation_id="ssh", reconnect_s=HANG_S)) as channel:
         return channel.request("hello")
 
 
@@ -38,15 +41,29 @@ def _client_pid(session: SshSession) -> int:
         return tunnel._client.pid
 
 
+def _pulled_nothing(channel: GuestChannel) -> bool:
+    return channel.request("pull", {"cursor": 0, "wait_ms": 200})["events"] == []
+
+
+def _refusal(make: Callable[[], SshSession], access: SshAccess) -> str:
+    """Why a session was given up; the time for it is longer where this machine has not even reached the guest."""
+    for timeout_s in (3.0, 30.0, HANG_S):
+        with pytest.raises(BootTimeoutError) as caught:
+            make().connect(access, timeout_s=timeout_s)
+        if "timed out" not in str(caught.value) and "refused" not in str(caught.value):
+            break
+    return str(caught.value)
+
+
 def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod: MakePod, make_session: MakeSession) -> None:
     pod, phases = make_pod(), list[str]()
     session = make_session(pod)
-    hello = _hello(session.connect(pod.access, timeout_s=60, on_phase=phases.append))
+    hello = _hello(session.connect(pod.access, timeout_s=HANG_S, on_phase=phases.append))
     assert hello["archiveSha256"] == sha256_hex(guest_archive())
     assert hello["allocation"] == pod.name
     assert phases == ["waiting for SSH", "copying the guest's code", "starting the agent"]
     # Reaching it again finds the same agent: nothing is started twice.
-    assert _hello(session.connect(pod.access, timeout_s=60))["agentNonce"] == hello["agentNonce"]
+    assert _hello(session.connect(pod.access, timeout_s=HANG_S))["agentNonce"] == hello["agentNonce"]
 
     # No endpoint and no key is in any process list, and the client's files are the user's alone.
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
@@ -58,11 +75,10 @@ def test_the_agent_is_installed_and_answers_through_a_forwarded_socket(make_pod:
 
     # The client is killed: the request in flight is answered all the same, and once.
     killed = _client_pid(session)
-    with contextlib.closing(GuestChannel(str(directory / "agent.sock"), allocation_id="ssh", reconnect_s=20)) as channel:
+    with contextlib.closing(GuestChannel(str(directory / "agent.sock"), allocation_id="ssh", reconnect_s=HANG_S)) as channel:
         threading.Timer(0.1, os.kill, (killed, signal.SIGKILL)).start()
-        for number in range(3):
-            assert channel.request("pull", {"cursor": 0, "wait_ms": 200})["events"] == [], number
-    assert _client_pid(session) != killed
+        until(lambda: _pulled_nothing(channel) and _client_pid(session) != killed, "another client")
+        assert _pulled_nothing(channel)
 
     # The shutdown request ends legs and agent at once, and the pod's first process wipes what is left.
     session.shut_down()
@@ -76,15 +92,13 @@ def test_a_guest_with_another_host_key_is_not_talked_to(make_pod: MakePod, make_
     pod = make_pod()
     ours = new_keys()
     wrong_keys = replace(pod.keys, host_public=ours.host_public)
-    with pytest.raises(BootTimeoutError, match="another host key than the one it was launched with"):
-        make_session(pod, wrong_keys).connect(pod.access, timeout_s=3)
+    assert "another host key than the one it was launched with" in _refusal(lambda: make_session(pod, wrong_keys), pod.access)
 
 
 def test_a_client_with_another_key_is_not_let_in(make_pod: MakePod, make_session: MakeSession) -> None:
     pod, other = make_pod(), new_keys()
     wrong_keys = replace(other, host_public=pod.keys.host_public)
-    with pytest.raises(BootTimeoutError, match="did not accept this run's key"):
-        make_session(pod, wrong_keys).connect(pod.access, timeout_s=3)
+    assert "did not accept this run's key" in _refusal(lambda: make_session(pod, wrong_keys), pod.access)
 
 
 _HOST = """import sys
@@ -103,7 +117,7 @@ def test_the_ssh_client_does_not_outlive_who_started_it() -> None:
         try:
             host.kill()
             host.wait()
-            assert select.select([client], [], [], 10)[0]
+            assert select.select([client], [], [], HANG_S)[0]
         finally:
             os.close(client)
 
@@ -111,7 +125,7 @@ def test_the_ssh_client_does_not_outlive_who_started_it() -> None:
 def test_a_guest_that_does_not_reconnect_in_time_is_lost(make_pod: MakePod, make_session: MakeSession) -> None:
     pod = make_pod()
     session = make_session(pod)
-    path = session.connect(pod.access, timeout_s=60)
+    path = session.connect(pod.access, timeout_s=HANG_S)
     with contextlib.closing(GuestChannel(path, allocation_id="ssh", reconnect_s=0.5)) as channel:
         channel.request("hello")
         pod.process.send_signal(signal.SIGTERM)

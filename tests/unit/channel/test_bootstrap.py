@@ -16,9 +16,10 @@ from pytest_glasshouse.channel.wheels import Wheel
 from pytest_glasshouse.errors import GuestGoneError, ProtocolError
 from tests.limits import HANG_S
 
-#: A fake `ssh` that prints a file and reads all input.
+#: A fake `ssh` that prints a file and reads all input, or, with `once`, ends when the host has sent its order.
 _SSH = """#!/bin/sh
 cat {output}
+[ ! -e {output}.once ] || exec grep -q '^{{"allocation"'
 exec cat >/dev/null
 """
 NEED = {"running": False, "python": "3.12", "machine": "x86_64", "missing": ["rfc8785"]}
@@ -33,7 +34,9 @@ def guest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     ssh_files = SshFiles(new_keys())
 
-    def run(*lines: Any) -> tuple[str, list[Any], list[str]]:
+    def run(*lines: Any, once: bool = False) -> tuple[str, list[Any], list[str]]:
+        if once:
+            output.with_name("output.once").touch()
         output.write_bytes(b"".join(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n" for line in lines))
         asked: list[Any] = []
         phases: list[str] = []
@@ -81,7 +84,7 @@ LINES: list[Any] = [
 def test_malformed_messages_are_refused(guest: Callable[..., Any], line: Any) -> None:
     """They once raised arbitrary exceptions, or reached a command line."""
     with pytest.raises((GuestUnusableError, ProtocolError, GuestGoneError)) as caught:
-        guest(line)
+        guest(line, once=True)
     assert caught.value.allocation_id == "a"
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 400
