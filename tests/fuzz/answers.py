@@ -22,6 +22,7 @@ from pytest_glasshouse.providers.vastai import VastProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.secret import Secret
 from tests.fuzz.mutation import STRANGE, Tape, changed_bytes, changed_json
+from tests.limits import HANG_S
 
 KEY = "key-of-the-fuzzer"
 GPU = "NVIDIA RTX A4000"
@@ -29,7 +30,7 @@ NAME = "glasshouse-fuzz-1-1900000000"
 ROW = RowSpec(name="fuzz", workload="mlp", gpu="a4000", order="raw-first", target_s=1.0)
 LAUNCH = Launch(name=NAME, image="example/guest:1", start=("true",))
 #: A call that takes longer hangs, and one that takes more memory than this beside what there was is not bounded.
-MOST_S = 60.0
+MOST_S = HANG_S
 MOST_KIB = 400 * 1024
 
 _POD = {

@@ -28,10 +28,10 @@ from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.fuzz import answers
 from tests.fuzz.guest import guest_messages
 from tests.fuzz.mutation import STRANGE, Tape, changed_bytes, changed_json
+from tests.limits import HANG_S
 from tests.unit.report import example
 
 Target = Callable[[bytes], None]
-_SECONDS = 10
 
 
 @cache
@@ -201,7 +201,7 @@ def endpoints(data: bytes) -> None:
 
 
 def _posted(testbed: TamperTestbed, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
-    connection = HTTPConnection(urlsplit(testbed.embedded.url).netloc, timeout=_SECONDS)
+    connection = HTTPConnection(urlsplit(testbed.embedded.url).netloc, timeout=HANG_S)
     try:
         connection.request("POST", path, body=body, headers={"Content-Type": "application/json"})
         answered = connection.getresponse()
@@ -214,7 +214,7 @@ def _posted(testbed: TamperTestbed, path: str, body: bytes) -> tuple[int, dict[s
 def request_lines(data: bytes) -> None:
     """Bytes that are no HTTP: the server survives them and still answers."""
     testbed = _testbed()
-    connection = HTTPConnection(urlsplit(testbed.embedded.url).netloc, timeout=_SECONDS)
+    connection = HTTPConnection(urlsplit(testbed.embedded.url).netloc, timeout=HANG_S)
     try:
         connection.connect()
         whole = b"POST /v1/challenge HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"

@@ -22,7 +22,10 @@ def test_reader_parses_arbitrary_bytes_or_refuses_them(target: Target, request: 
     """No other exception than the one promised, no hang, no release, nothing left behind."""
     examples = EXAMPLES if os.environ.get("SOAK") else SLOW.get(request.node.callspec.id, EXAMPLES)
 
-    @settings(max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=examples, deadline=None, database=None, derandomize=True, print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
     @given(st.binary(max_size=120))
     def fed(data: bytes) -> None:
         target(data)

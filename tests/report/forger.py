@@ -9,6 +9,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -17,7 +19,9 @@ from pytest_glasshouse.analysis.figures import judged_figures, row_figures
 from pytest_glasshouse.analysis.lifecycle import lifecycle
 from pytest_glasshouse.analysis.null_row import null_figures
 from pytest_glasshouse.analysis.record import data_order_seeds, finding_json, finding_states, turns, workload_facts
+from pytest_glasshouse.check.recompute import Derivation
 from pytest_glasshouse.invariants import Finding, judge
+from pytest_glasshouse.observation.document import Observation
 from pytest_glasshouse.observation.reading import journals, stand_in, treatment
 from pytest_glasshouse.observation.results import results
 from pytest_glasshouse.publish.redact_published import resealed
@@ -59,15 +63,25 @@ def recomputed(document: Json, *, key: Ed25519PrivateKey) -> Json:
     return resealed(forged, key=key)
 
 
-_JUDGED: dict[bytes, tuple[Finding, ...]] = {}
+_FOUND: dict[tuple[str, bytes], Sequence[Finding]] = {}
 
 
-def _judge(observation: Any) -> tuple[Finding, ...]:
-    """What the invariants find. Most lies leave most observations as they were, and these are judged once."""
-    digest = hashlib.sha256(json.dumps(observation, sort_keys=True).encode()).digest()
-    if digest not in _JUDGED:
-        _JUDGED[digest] = tuple(judge(observation))
-    return _JUDGED[digest]
+def _once(by: str, judged: Callable[[Any], Sequence[Finding]], observation: Any) -> Sequence[Finding]:
+    """What is found in an observation: most lies leave most of them as they were, and those are judged once."""
+    asked = by, hashlib.sha256(json.dumps(observation).encode()).digest()
+    if asked not in _FOUND:
+        _FOUND[asked] = judged(observation)
+    return _FOUND[asked]
+
+
+_judge = partial(_once, "forger", judge)
+
+
+class JudgedOnce(Derivation):
+    """What a check derives, with each observation judged once by each revision of the invariants."""
+
+    def findings(self, observation: Observation) -> Sequence[Finding]:
+        return _once(f"check by revision {self.revision}", super().findings, observation)
 
 
 class Keys:

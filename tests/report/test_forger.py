@@ -19,7 +19,7 @@ from pytest_glasshouse.check.check import Level, check_bytes
 from pytest_glasshouse.report.bundle import bundle_bytes, report_bytes
 from pytest_glasshouse.wire.canonical import parse_object
 from tests.report.conftest import RealRun
-from tests.report.forger import Keys, chained, recomputed, resigned, signed_guest, signed_round, vouched
+from tests.report.forger import JudgedOnce, Keys, chained, recomputed, resigned, signed_guest, signed_round, vouched
 
 SECURITY = Path(__file__).parents[2] / "SECURITY.md"
 _UNKNOWN_KEY = Ed25519PrivateKey.generate()
@@ -303,7 +303,7 @@ COHERENT = {
 def test_lie_signed_with_the_forgers_own_keys_is_not_authentic(real_run: RealRun, lie: Lie) -> None:
     """No private key but new ones: every party's tokens, every digest and seal made again. Keys found inside never count."""
     forged = resigned(edited(real_run, lie), _FORGERS_KEYS)
-    found = check_bytes(report_bytes(forged), trust=real_run.trust)
+    found = check_bytes(report_bytes(forged), trust=real_run.trust, derivation=JudgedOnce())
 
     assert found.level.height < Level.AUTHENTIC.height
     if lie.name in COHERENT:  # otherwise this would only show that the forger is clumsy
@@ -316,7 +316,7 @@ def test_lie_that_only_the_report_seals_cover_is_not_authentic(real_run: RealRun
     """Every token is genuine; the seals, and the statements in the bundle, are by a key of the forger's."""
     lie, key = next(each for each in LIES if each.name == name), Ed25519PrivateKey.generate()
     forged: Any = recomputed(edited(real_run, lie), key=key)
-    found = check_bytes(bundle_bytes(forged, key=key), trust=real_run.trust)
+    found = check_bytes(bundle_bytes(forged, key=key), trust=real_run.trust, derivation=JudgedOnce())
 
     assert found.level.height < Level.AUTHENTIC.height
 
@@ -324,7 +324,7 @@ def test_lie_that_only_the_report_seals_cover_is_not_authentic(real_run: RealRun
 def test_publisher_who_lies_is_found_or_the_lie_is_documented(real_run: RealRun, lie: Lie) -> None:
     """The true report key seals the lie; agent, leg, owner and server have signed the truth."""
     forged = recomputed(edited(real_run, lie), key=real_run.report_key)
-    found = check_bytes(report_bytes(forged), trust=real_run.trust)
+    found = check_bytes(report_bytes(forged), trust=real_run.trust, derivation=JudgedOnce())
 
     if lie.unsigned:
         assert (found.faults, found.level) == ((), Level.CONSISTENT)

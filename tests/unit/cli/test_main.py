@@ -17,6 +17,7 @@ from pytest_glasshouse.check import recompute
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.errors import RedactionError
 from pytest_glasshouse.publish.writer import publish
+from tests.limits import HANG_S
 from tests.unit.report import example
 
 
@@ -222,7 +223,7 @@ def test_command_loads_nothing_heavy() -> None:
 def shell(command: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """`$G` is the command."""
     given = {**os.environ, "G": f"{sys.executable} -m pytest_glasshouse", **environment}
-    return subprocess.run(["sh", "-c", command], env=given, capture_output=True, check=False, timeout=120)
+    return subprocess.run(["sh", "-c", command], env=given, capture_output=True, check=False, timeout=HANG_S)
 
 
 @pytest.mark.parametrize(
