@@ -28,13 +28,13 @@ def test_guest_that_is_gone_before_a_leg_starts_excludes_the_row(order: Any, leg
 
 
 def test_guest_that_is_gone_when_the_server_has_answered_is_told_nothing_more(host_attestation: HostAttestation) -> None:
-    """An outage of the server is answered with a refusal to the leg; a guest that is gone is not: nobody would hear it."""
+    """An outage of the server is answered with a refusal to the leg; where the guest is gone, that itself is the reason."""
     spool = Spool(lambda _role, _request: [("challenge-wanted", {})])
     spool.answers["answer"] = vanish
     outcome, _, agent = ran(host_attestation, spool.answers, order="protected-first")
     assert outcome.ended is not None
     assert outcome.ended.outcome == "excluded"
-    assert "guest of allocation a is gone" in outcome.ended.reason
+    assert outcome.ended.reason == "guest of allocation a is gone (connection closed)"
     assert [each["kind"] for each in agent.asked["answer"]] == ["challenge"]
     assert protected_notes(outcome)["challenge"]["nonce"]
 
