@@ -25,28 +25,53 @@ _ROWS = """
 import pytest
 from pytest_glasshouse.rows import RowSpec
 
-# The first row is over in a moment; the second trains for longer than any test.
-ROWS = [RowSpec(name=name, workload="mlp", gpu="anygpu", order="raw-first", target_s=target_s, warmup_s=0.05)
-        for name, target_s in (("first", 0.2), ("second", 3600))]
+# Rows of equal content would be collapsed into one.
+ROWS = [RowSpec(name=name, workload="mlp", gpu="anygpu", order="raw-first", target_s=60, margin_pct=margin)
+        for name, margin in (("first", 1.0), ("second", 2.0))]
 
 @pytest.mark.parametrize("row", ROWS)
 def test_row(row, allocation, protected_runtime, raw_runner, row_report):
     row_report.record(row.run(allocation, protected_runtime, raw_runner))
 """
-#: The engine of a real run; its guest trains with numpy.
-_CONFTEST = """
-from pytest_glasshouse.plugin.stash import ENGINE
-from pytest_glasshouse.run.engine import Engine
-from tests.numpy_guest.archive import numpy_provider
+#: The archive of a guest whose third leg trains for an hour, whatever it is told: it is killed in the middle on any machine.
+_MAIN = """
+import sys
+from pathlib import Path
 
-class NumpyEngine(Engine):
+from pytest_glasshouse.agent.main import main
+from pytest_glasshouse.workloads import loop
+
+honest = loop.measure
+
+
+def measure(*given, target_s, **named):
+    begun = Path.cwd().parents[1] / "begun"
+    with begun.open("a") as file:
+        file.write("x")
+    return honest(*given, target_s=3600 if begun.stat().st_size == 3 else target_s, **named)
+
+
+loop.measure = measure
+sys.exit(main())
+"""
+#: The engine of a real run with such a guest, which trains with numpy or with torch.
+_CONFTEST = """
+from pytest_glasshouse.channel.archive import build_archive
+from pytest_glasshouse.plugin.stash import ENGINE
+from pytest_glasshouse.providers.mock import MockProvider
+from pytest_glasshouse.run.engine import Engine
+from tests.numpy_guest.archive import numpy_archive_with
+from tests.rounds.test_kill import _MAIN
+
+class PatientEngine(Engine):
     def broker(self, *given, **named):
         broker = super().broker(*given, **named)
-        broker._fleet.providers["mock"] = numpy_provider()
+        build = {"torch": build_archive, "numpy": numpy_archive_with}["KIND"]
+        broker._fleet.providers["mock"] = MockProvider(archive=build({"__main__.py": _MAIN.encode()}))
         return broker
 
 def pytest_configure(config):
-    config.stash[ENGINE] = NumpyEngine()
+    config.stash[ENGINE] = PatientEngine()
 """
 
 
@@ -89,10 +114,9 @@ def _in_the_second_row(project: Path, *, torch: bool) -> Iterator[tuple[subproce
     """A run that is in the middle of its second row's first leg: process, run id, guest directory."""
     (project / "test_rows.py").write_text(_ROWS)
     (project / "pytest.ini").write_text("[pytest]\n")
-    if not torch:
-        (project / "conftest.py").write_text(_CONFTEST)
+    (project / "conftest.py").write_text(_CONFTEST.replace("KIND", "torch" if torch else "numpy"))
     command = [sys.executable, "-u", "-m", "pytest", "-p", "no:cacheprovider", "--glasshouse-report", "report.json"]
-    command += ["--glasshouse-boot-timeout", f"{HANG_S:.0f}"]
+    command += ["--glasshouse-leg-seconds", "0.2", "--glasshouse-boot-timeout", f"{HANG_S:.0f}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GLASSHOUSE_"))}
     environment["PYTHONPATH"] = str(Path(__file__).parents[2])
     process = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

@@ -40,7 +40,7 @@ def test_invariants_hold_in_rows_one_after_the_other_and_nothing_is_left(tmp_pat
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
 
 
-#: Here on the numpy guest. Scans of torch and lora, opened by one thread and by several, are judged in `test_plaintext.py`, too.
+#: Here mlp on the numpy guest. Legs of torch (opened by one thread, and by several) and of lora are scanned in `test_plaintext.py`.
 _WORKLOADS = ("mlp", "lora") if SOAK else ("mlp",)
 
 
