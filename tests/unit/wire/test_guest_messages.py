@@ -72,6 +72,7 @@ GREETINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("greeting", GREETINGS)
 def test_greetings_of_real_machines_are_accepted(greeting: dict[str, Any]) -> None:
+    """A shape that is too narrow raises: such a machine could not be rented."""
     GREETING.check({**HELLO, **greeting}, "hello")
     check_reply("hello", {**HELLO, **greeting})
 
