@@ -52,6 +52,7 @@ def test_terminating_an_allocation_that_is_gone_is_no_error(subject: Subject) ->
     made = subject.create()
     for _ in range(3):
         subject.provider.terminate(made.instance_id)
+    assert subject.provider.get(made.instance_id) is None
 
 
 def test_an_unknown_id_is_none_and_can_be_terminated(subject: Subject) -> None:

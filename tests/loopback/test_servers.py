@@ -16,19 +16,13 @@ import urllib3
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import ProtocolError
 from tests.limits import until
-from tests.loopback.cloud import Order
 from tests.loopback.fake_guest import FAKE_GUEST, SOCKET
 from tests.loopback.faults import Fault
 from tests.loopback.graphql import GraphQLError, parse
 from tests.loopback.http import LoopbackServer
+from tests.loopback.orders import DAEMON, GPU, order
 from tests.loopback.pods import ROOT_VARIABLE
 from tests.loopback.providers import runpod, vastai
-
-GPU = "NVIDIA RTX A4000"
-
-
-def order(*command: str, name: str = "glasshouse-loopback-1-1") -> Order:
-    return Order(name=name, image="i", gpu=GPU, command=command or ("sleep", "60"), env={}, ports=["22/tcp"], disk_gb=1)
 
 
 def ask(server: LoopbackServer, method: str, path: str, body: Any = None, *, key: str | None = None) -> tuple[int, Any]:
@@ -174,13 +168,6 @@ def test_an_instance_not_yet_listed_counts_as_billing() -> None:
             server.cloud.vanish(one.instance_id)
 
 
-DAEMON = (
-    "import os,sys,time\n"
-    "if os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        time.sleep(300)\n    os._exit(0)\n"
-    "print('up', flush=True); time.sleep(300)\n"
-)
-
-
 def test_the_end_of_a_pod_ends_its_daemonised_processes() -> None:
     with runpod() as server:
         one = server.cloud.create(order("python3", "-c", DAEMON), None)
@@ -196,7 +183,7 @@ def test_pods_end_with_the_process_that_serves_them(tmp_path: Path) -> None:
     """A killed test run leaves no pod behind, daemons included: the supervisor's pipe ends with its owner."""
     script = tmp_path / "serve.py"
     script.write_text(
-        "import time\nfrom tests.loopback.providers import runpod\nfrom tests.loopback.test_servers import DAEMON, order\n"
+        "import time\nfrom tests.loopback.providers import runpod\nfrom tests.loopback.orders import DAEMON, order\n"
         "server = runpod()\none = server.cloud.create(order('python3', '-c', DAEMON), None)\n"
         "while len(one.pod.processes()) < 3: time.sleep(0.02)\nprint(one.pod.root, flush=True)\ntime.sleep(300)\n"
     )

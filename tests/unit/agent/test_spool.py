@@ -39,7 +39,7 @@ def test_event_is_on_disk_before_append_returns(tmp_path: Path) -> None:
 def test_waiting_pull_is_woken_by_the_next_event(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.jsonl")
     pulled: list[object] = []
-    waiting = Thread(target=lambda: pulled.extend(spool.since(0, wait_s=10 * HANG_S)))
+    waiting = Thread(target=lambda: pulled.extend(spool.since(0, wait_s=10 * HANG_S)), daemon=True)
     waiting.start()
     until(lambda: spool._grown._waiters, "a pull that waits")  # type: ignore[attr-defined]
     spool.append("leg", "started", {})

@@ -106,6 +106,7 @@ def test_the_server_survives_a_client_that_goes_away(testbed: TamperTestbed) -> 
         with socket.create_connection((host, int(port)), timeout=HANG_S) as connection:
             connection.sendall(b"POST /v1/release HTTP/1.1\r\nContent-Length: 1000\r\n")
     testbed.attempt().release()
+    assert testbed.embedded.server.releases() == 1
 
 
 def test_a_client_learns_the_reason(testbed: TamperTestbed) -> None:
@@ -125,6 +126,8 @@ def test_a_server_that_is_gone_is_infrastructure(testbed: TamperTestbed) -> None
 def test_closing_twice_is_harmless(testbed: TamperTestbed) -> None:
     testbed.embedded.close()
     testbed.embedded.close()
+    with pytest.raises(InfrastructureError):
+        testbed.client.challenge(sub=SUB, plan=PLAN)
 
 
 def test_keys_are_published_and_signed(testbed: TamperTestbed) -> None:

@@ -138,11 +138,13 @@ def test_enrolling_twice_is_as_good_as_once(testbed: TamperTestbed) -> None:
     testbed.enrol("again", grant=grant)
     testbed.enrol("again", grant=grant)
     testbed.attempt("again").release()
+    assert testbed.embedded.server.releases() == 1
 
 
 def test_registering_twice_is_as_good_as_once(testbed: TamperTestbed) -> None:
     testbed.register(testbed.sealed, testbed.policy)
     testbed.attempt().release()
+    assert testbed.embedded.server.releases() == 1
 
 
 def test_four_challenges_may_be_open_and_an_expired_one_makes_room(testbed: TamperTestbed) -> None:
@@ -158,6 +160,7 @@ def test_the_window_includes_its_edges(testbed: TamperTestbed, at: int) -> None:
     attempt = testbed.attempt()
     attempt.claims.update(iat=testbed.now + at, exp=testbed.now + at + 61)
     attempt.release()
+    assert testbed.embedded.server.releases() == 1
 
 
 def test_an_unexpected_error_releases_nothing(testbed: TamperTestbed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,6 +252,7 @@ def test_a_package_in_use_is_kept(testbed: TamperTestbed) -> None:
     testbed.now += 3 * admission.KEEP_S
     testbed.register(testbed.seal(), testbed.policy)
     testbed.attempt("long").release()
+    assert testbed.embedded.server.releases() == 1
 
 
 def _held_ms(testbed: TamperTestbed, attempt: Attempt) -> int:

@@ -12,8 +12,7 @@ from pytest_glasshouse.errors import AmbiguousCreateError
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.providers.listing import Listing, doubt_in
 from tests.unit.broker.conftest import MakeBroker
-from tests.unit.broker.scripted import FakeTime, Scripted, appearing
-from tests.unit.broker.test_broker import ROW
+from tests.unit.broker.scripted import ROW, FakeTime, Scripted, appearing
 
 TIMING = Timing(poll_s=5.0, search_s=30.0, settle_s=10.0, give_up_s=40.0)
 

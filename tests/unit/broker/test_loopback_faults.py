@@ -166,7 +166,9 @@ def test_error_that_the_user_has_to_fix_is_not_retried(rental: Rental, kind: str
 
 
 def test_stuck_provisioning_ends_at_the_boot_deadline(rental: Rental) -> None:
+    began = rental.clock.read()
     rental.play(Fault(kind="stuck"))
+    assert 60 <= rental.clock.read() - began < 120
     assert isinstance(rental.error, BootTimeoutError)
     assert "within 60 s" in str(rental.error)
     assert "--glasshouse-boot-timeout" in str(rental.error)
@@ -219,6 +221,7 @@ def test_pod_that_appears_after_its_end_is_ended_again(rental: Rental) -> None:
 def test_listing_that_lags_is_waited_for(rental: Rental) -> None:
     rental.play(Fault(kind="lag", on="terminate", after_s=178.0))
     assert (rental.error, rental.end().status) == (None, "proven")
+    assert rental.server.cloud.list() == []
 
 
 @only("runpod-rest", "vastai")

@@ -16,7 +16,7 @@ from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.pod_launch import new_keys
 from pytest_glasshouse.channel.ssh_directory import short_directory
 from pytest_glasshouse.errors import ConfigurationError, IntegrityError
-from tests.unit.channel.test_access import HOSTILE_HOSTS
+from tests.unit.channel.hostile_hosts import HOSTILE_HOSTS
 
 #: Names of TMPDIR that break an unquoted configuration or argument.
 ODD = [

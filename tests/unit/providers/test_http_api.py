@@ -69,7 +69,7 @@ def test_vasts_own_api_is_asked_every_ten_seconds_and_each_page_counts() -> None
     assert provider.poll_s == 10.0
     clock = Clock()
     with vastai(pods="none") as server:
-        from tests.loopback.test_servers import order
+        from tests.loopback.orders import order
 
         for _ in range(30):
             server.cloud.create(order(), None)

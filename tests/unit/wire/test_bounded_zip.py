@@ -76,7 +76,7 @@ ODD = {
 
 @pytest.mark.parametrize(("at", "form", "value"), ODD.values(), ids=ODD)
 def test_central_directory_that_contradicts_the_members_is_refused(at: int, form: str, value: int) -> None:
-    refused(changed(archive(("a", b"12345" * 100), ("b", b"")), entry_at=at, form=form, value=value))
+    assert refused(changed(archive(("a", b"12345" * 100), ("b", b"")), entry_at=at, form=form, value=value))
 
 
 @pytest.mark.parametrize(

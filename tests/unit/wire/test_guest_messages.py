@@ -27,8 +27,8 @@ from pytest_glasshouse.wire.guest_messages import (
     check_reply,
     failure,
 )
-from tests.unit.agent.test_covariate_sampler import FakeNvml
-from tests.unit.agent.test_gpu_memory import PretendNvml
+from tests.unit.agent.fake_nvml import FakeNvml
+from tests.unit.agent.pretend_nvml import PretendNvml
 from tests.unit.channel.lying_agent import HELLO, KEY, event
 
 RECORDED: dict[str, dict[str, Any]] = json.loads((Path(__file__).parents[2] / "data" / "guest_conversations.json").read_text())
@@ -72,6 +72,7 @@ GREETINGS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("greeting", GREETINGS)
 def test_greetings_of_real_machines_are_accepted(greeting: dict[str, Any]) -> None:
+    """A shape that is too narrow raises: such a machine could not be rented."""
     GREETING.check({**HELLO, **greeting}, "hello")
     check_reply("hello", {**HELLO, **greeting})
 

@@ -66,12 +66,14 @@ def test_a_body_the_reader_would_refuse_is_not_written(value: object) -> None:
 
 
 def test_a_whole_lifecycle_is_in_order() -> None:
+    """An order that is too strict raises: every honest leg with progress would be refused."""
     steps = [*journal.STEPS]
     steps[5:5] = [journal.PROGRESS] * 3
     journal.check_steps(journal.replay(written(*steps)[0], NONCE))
 
 
 def test_a_lifecycle_without_progress_is_in_order() -> None:
+    """An order that demands progress raises: a leg shorter than its first report would be refused."""
     journal.check_steps(journal.replay(written(*journal.STEPS)[0], NONCE))
 
 
@@ -84,7 +86,7 @@ def test_a_failed_leg_is_no_whole_lifecycle() -> None:
 
 @pytest.mark.parametrize("begun", [0, 1, 2])
 def test_a_failed_leg_has_train_failed_in_place_of_the_missing_steps(begun: int) -> None:
-    """Before it had begun to train, or while it did, with progress or without."""
+    """Before it had begun to train, or while it did, with progress or without: an order that is too strict raises."""
     steps = (*journal.STEPS[:4], *("train_started", "train_progress")[:begun], journal.FAILED, "zeroized")
     journal.check_steps(journal.replay(written(*steps)[0], NONCE), failed=True)
 

@@ -31,6 +31,7 @@ DOES_NOT: list[tuple[Shape, Any]] = [
 
 @pytest.mark.parametrize(("shape", "value"), FITS)
 def test_a_value_that_fits_is_accepted(shape: Shape, value: Any) -> None:
+    """A shape that is too narrow raises."""
     shape.check(value, "x")
 
 

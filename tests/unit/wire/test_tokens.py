@@ -70,4 +70,5 @@ def test_claims_are_exactly_those_expected(claims: dict[str, Json], reason: str)
 
 
 def test_expected_claims_pass() -> None:
+    """A check that is too strict raises: no honest token would be accepted."""
     tokens.expect({"a": 1}, {"a": int})
