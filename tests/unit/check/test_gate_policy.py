@@ -9,7 +9,7 @@ import pytest
 
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.report.bundle import report_bytes
-from tests.unit.check.test_gate import report
+from tests.unit.check.gate_reports import report
 from tests.unit.report import example
 
 POLICY = "[tool.glasshouse.gate]\nmax-overhead = 0.5\n"

@@ -23,7 +23,7 @@ from pytest_glasshouse.check.check import check_bytes
 from pytest_glasshouse.report.bundle import report_bytes
 from tests.limits import HANG_S
 from tests.unit.report import example
-from tests.unit.report.test_bundle import archive
+from tests.unit.report.archives import archive
 
 MEMORY = 700 << 20
 GOOD = report_bytes(example.document())
