@@ -13,7 +13,7 @@ from pytest_glasshouse.check import binding
 from pytest_glasshouse.check.binding import binding_faults
 from pytest_glasshouse.wire.tokens import peek, sign
 from tests.report.conftest import RealRun
-from tests.report.test_forger import LIES
+from tests.report.lies import LIES
 from tests.tamper.removal import Ask, unnoticed_in
 from tests.unit.report import example
 

@@ -26,14 +26,14 @@ from pytest_glasshouse.report import attempts, bundle, seal
 from pytest_glasshouse.report import intoto as attest
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.wire.tokens import sign
-from tests.report.test_statement import CHANGED_ENVELOPES, changed, rezipped
+from tests.report.envelopes import CHANGED_ENVELOPES, changed, rezipped
 from tests.tamper.removal import Ask, unnoticed_in
-from tests.unit.analysis import test_segments
-from tests.unit.check import test_check
-from tests.unit.report import example, test_attempts
-from tests.unit.report.test_bundle import archive
+from tests.unit.analysis import sampled_turns
+from tests.unit.check import changed_reports
+from tests.unit.report import example, tried_rows
+from tests.unit.report.archives import archive
 
-_KEYS = Trust(keys=test_check.ALL_KEYS, witnesses=test_check.text_of("server"))
+_KEYS = Trust(keys=changed_reports.ALL_KEYS, witnesses=changed_reports.text_of("server"))
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -47,7 +47,7 @@ def _checked(data: bytes) -> object:
 
 def _of_document(edit: Edit) -> bytes:
     """The example with an edit, sealed again."""
-    document = copy.deepcopy(test_check.DOCUMENT)
+    document = copy.deepcopy(changed_reports.DOCUMENT)
     edit(document)
     return report_bytes(document)
 
@@ -89,7 +89,7 @@ def _publishable(**changes: Any) -> bytes:
 
 
 def _attempts(times: int, *, numbers: tuple[int, int]) -> list[dict[str, Any]]:
-    finished = [{"rowId": test_check.DOCUMENT["rows"][0]["rowId"], "outcome": "measured"}]
+    finished = [{"rowId": changed_reports.DOCUMENT["rows"][0]["rowId"], "outcome": "measured"}]
     return [
         {
             "attempt": number,
@@ -104,14 +104,14 @@ def _attempts(times: int, *, numbers: tuple[int, int]) -> list[dict[str, Any]]:
 
 def _tried(edit: Edit) -> bytes:
     """A row of two attempts with an edit, sealed again."""
-    document = example.document(test_attempts.tried(test_attempts.slow(), example.publishable()))
+    document = example.document(tried_rows.tried(tried_rows.slow(), example.publishable()))
     edit(document["rows"][0])
     return report_bytes(resealed(document, key=example.KEYS.report))
 
 
 def _begun_thrice() -> bytes:
-    document = copy.deepcopy(test_check.DOCUMENT)
-    row = test_attempts.tried(example.measured(rounds=2), example.measured(rounds=2))["record"]
+    document = copy.deepcopy(changed_reports.DOCUMENT)
+    row = tried_rows.tried(example.measured(rounds=2), example.measured(rounds=2))["record"]
     document["rows"] = [row]
     attempts_listed = _attempts(1, numbers=(1, 2))
     attempts_listed[0]["begun"] = [row["rowId"]] * 3
@@ -146,7 +146,7 @@ def _null_unseen(null: dict[str, Any]) -> None:
 
 def _disturbed() -> bytes:
     """A measured row whose machine throttled, raw against raw too."""
-    observation = {**example.observation(), **test_segments.throttled()}
+    observation = {**example.observation(), **sampled_turns.throttled()}
     observation["rounds"] = [{**example.observed_round(1), **observation["rounds"][0]}]
     document = example.document(example.measured())
     document["rows"][0]["observation"] = observation
@@ -155,8 +155,8 @@ def _disturbed() -> bytes:
 
 def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
     data: dict[str, bytes] = {
-        "as it is": report_bytes(test_check.DOCUMENT),
-        **{f"{path} changed": report_bytes(test_check.changed(path, value)) for path, value, _ in test_check.CHANGES},
+        "as it is": report_bytes(changed_reports.DOCUMENT),
+        **{f"{path} changed": report_bytes(changed_reports.changed(path, value)) for path, value, _ in changed_reports.CHANGES},
         **{
             f"{name} of an unknown key": _token(name)
             for name in ("manifest", "grant", "evidence", "result", "receipt", "head", "exit")
@@ -168,12 +168,12 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "sealed and then changed": _of_document(lambda document: document.update(runId="other")),
         "row sealed and then changed": _of_document(lambda document: document["rows"][0].update(name="other")),
         "row changed against the schema": _of_document(lambda document: document["rows"][0].update(more=1)),
-        "seal of an unknown key": report_bytes(seal.sealed(test_check.DOCUMENT, key=example.Keys().report)),
-        "bundle": bundle.bundle_bytes(test_check.DOCUMENT, key=example.KEYS.report),
+        "seal of an unknown key": report_bytes(seal.sealed(changed_reports.DOCUMENT, key=example.Keys().report)),
+        "bundle": bundle.bundle_bytes(changed_reports.DOCUMENT, key=example.KEYS.report),
         "bundle without a member": _rezipped({"keys/report.pub": None}),
         "bundle with one more": _rezipped({"more": b""}),
         "bundle with another journal": _rezipped(
-            {next(name for name in bundle.members(test_check.DOCUMENT) if "journal" in name): b"{}"}
+            {next(name for name in bundle.members(changed_reports.DOCUMENT) if "journal" in name): b"{}"}
         ),
         "bundle with a statement about nothing": _rezipped({f"rows/x/{attest.MEMBER}": b"{}"}),
         "bundle with a broken statement": _rezipped({_statement(): b"{}"}),
@@ -212,7 +212,7 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "judged by a later revision": _of_document(lambda document: document["methodology"].update(invariantsRevision=99)),
         "more held than begun": _of_document(lambda document: document["rows"][0]["lifecycle"].update(held=9)),
         "measured in two attempts": _of_document(lambda document: document.update(attempts=_attempts(2, numbers=(1, 2)))),
-        **{f"attempts: {name}": _tried(edit) for name, (edit, _) in test_attempts.EDITS.items()},
+        **{f"attempts: {name}": _tried(edit) for name, (edit, _) in tried_rows.EDITS.items()},
         "attempts: as they are": _tried(lambda _: None),
         "begun more often than it was tried": _begun_thrice(),
         "counted more often by the server": _counted_by_the_server(),
@@ -233,8 +233,8 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "a file that is a folder": lambda: check.check_file(Path(__file__).parent),
         "a file that begins like a bundle": lambda: _checked_file(b"PK"),
         "a file that is no report": lambda: check.read_document(Path(__file__)),
-        "an observation of other types": lambda: check_bytes(report_bytes(test_check.malformed())).faults,
-        "a file with an observation of other types": lambda: _read_file(report_bytes(test_check.malformed())),
+        "an observation of other types": lambda: check_bytes(report_bytes(changed_reports.malformed())).faults,
+        "a file with an observation of other types": lambda: _read_file(report_bytes(changed_reports.malformed())),
         "a document that is no JSON": lambda: check.load_document(b"{"),
         "a document of another shape": lambda: check.load_document(b"{}"),
         "nothing trusted": lambda: check_bytes(data["as it is"], derivation=example.EXAMPLE).missing,
@@ -243,18 +243,18 @@ def _cases(bundle_bytes: bytes) -> dict[str, Ask]:
         "bound to nothing": lambda: check_bytes(data["as it is"], derivation=replace(example.EXAMPLE, binding=_unbound)).faults,
         "without a seal": lambda: seal.verify_seal({}, key=unknown.report.public_key()),
         "exported though it states something else": lambda: attest.exported(
-            test_check.DOCUMENT, {name: _foreign_statement()}, test_check.DOCUMENT["rows"][0]["rowId"]
+            changed_reports.DOCUMENT, {name: _foreign_statement()}, changed_reports.DOCUMENT["rows"][0]["rowId"]
         ),
         "a member twice": lambda: bundle.bundle_members(_twice()),
-        "attempts without a record": lambda: test_attempts.tried(None, None),
+        "attempts without a record": lambda: tried_rows.tried(None, None),
         "a member that would be a gigabyte": lambda: bundle.bundle_members(_giant()),
     }
     return asks
 
 
 def _trusting(*names: str) -> object:
-    trust = Trust(keys=test_check.text_of(*names))
-    return check_bytes(report_bytes(test_check.DOCUMENT), trust=trust, derivation=example.EXAMPLE).missing
+    trust = Trust(keys=changed_reports.text_of(*names))
+    return check_bytes(report_bytes(changed_reports.DOCUMENT), trust=trust, derivation=example.EXAMPLE).missing
 
 
 def _unbound(_: Any) -> Any:
@@ -276,15 +276,15 @@ def _giant() -> bytes:
 
 
 def _rezipped(change: dict[str, bytes | None]) -> bytes:
-    return rezipped(bundle.bundle_bytes(test_check.DOCUMENT, key=example.KEYS.report), change)
+    return rezipped(bundle.bundle_bytes(changed_reports.DOCUMENT, key=example.KEYS.report), change)
 
 
 def _statement() -> str:
-    return attest.member_of(test_check.DOCUMENT["rows"][0])
+    return attest.member_of(changed_reports.DOCUMENT["rows"][0])
 
 
 def _foreign_statement() -> bytes:
-    return attest.envelope(test_check.DOCUMENT, test_check.DOCUMENT["excludedResults"][0], key=example.KEYS.report)
+    return attest.envelope(changed_reports.DOCUMENT, changed_reports.DOCUMENT["excludedResults"][0], key=example.KEYS.report)
 
 
 def _checked_file(data: bytes) -> object:
@@ -328,7 +328,7 @@ def test_removal_of_any_check_of_a_report_is_detected(monkeypatch: pytest.Monkey
     """A check that can be removed unnoticed protects nothing, or nothing proves that it does."""
     for name in ("hits", "schema_faults"):
         monkeypatch.setattr(check, name, _remembered(getattr(check, name)))
-    asks = _cases(bundle.bundle_bytes(test_check.DOCUMENT))
+    asks = _cases(bundle.bundle_bytes(changed_reports.DOCUMENT))
     unnoticed, checks = unnoticed_in(asks, check, recompute, authenticity, attest, attempts, bundle, seal)
 
     print(f"report: {checks} checks, {len(asks)} cases")  # noqa: T201

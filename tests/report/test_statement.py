@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from pytest_glasshouse.report.bundle import bundle_members
 from pytest_glasshouse.wire.canonical import sha256_hex
 from pytest_glasshouse.wire.tokens import thumbprint
 from tests.report.conftest import RealRun
+from tests.report.envelopes import CHANGED_ENVELOPES, changed, rezipped
 from tests.unit.report import example
 
 KEY = example.KEYS.report
@@ -38,16 +37,6 @@ def theirs(key: Ed25519PrivateKey) -> SSlibKey:
     """The key as securesystemslib wants it."""
     public = key.public_key()
     return SSlibKey(thumbprint(public), "ed25519", "ed25519", {"public": public.public_bytes_raw().hex()})
-
-
-def rezipped(bundle: bytes, change: dict[str, bytes | None]) -> bytes:
-    files = {**bundle_members(bundle), **change}
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in files.items():
-            if data is not None:
-                archive.writestr(name, data)
-    return buffer.getvalue()
 
 
 def test_exported_envelope_is_verified_by_securesystemslib(real_run: RealRun, tmp_path: Path) -> None:
@@ -113,32 +102,6 @@ def test_statement_about_a_row_that_does_not_exist_is_a_fault(row: str) -> None:
     name = f"rows/{document['excludedResults'][1]['rowId'] if row == 'lost' else row}/{attest.MEMBER}"
 
     assert list(attest.envelope_faults(document, name, b"{}")) == ["is about no row of the report"]
-
-
-def changed(change: dict[str, Any]) -> bytes:
-    document = example.document()
-    whole = json.loads(attest.envelope(document, document["rows"][0], key=KEY))
-    return json.dumps({**whole, **change}).encode()
-
-
-SIGNATURE = json.loads(changed({}))["signatures"][0]
-
-
-CHANGED_ENVELOPES: list[tuple[dict[str, Any], str]] = [
-    ({"extra": 1}, "dsse"),
-    ({"payloadType": "text/plain"}, "dsse"),
-    ({"payload": 7}, "dsse"),
-    ({"payload": "%%%"}, "dsse"),
-    ({"payload": base64.b64encode(b"{}").decode()}, "signature"),
-    ({"signatures": []}, "dsse"),
-    ({"signatures": {}}, "dsse"),
-    ({"signatures": ["x"]}, "dsse"),
-    ({"signatures": [SIGNATURE, SIGNATURE]}, "dsse"),
-    ({"signatures": [{**SIGNATURE, "keyid": "another"}]}, "dsse"),
-    ({"signatures": [{**SIGNATURE, "more": 1}]}, "dsse"),
-    ({"signatures": [{**SIGNATURE, "sig": base64.b64encode(bytes(64)).decode()}]}, "signature"),
-    ({"signatures": [{**SIGNATURE, "sig": base64.b64encode(bytes(3)).decode()}]}, "signature"),
-]
 
 
 @pytest.mark.parametrize(("change", "reason"), CHANGED_ENVELOPES, ids=[f"change-{number}" for number in range(13)])

@@ -92,6 +92,7 @@ def is_valid(document: Any) -> bool:
 
 
 def test_schema_is_a_schema() -> None:
+    """Raises where a keyword has a value of another type, which validation would pass over."""
     Draft202012Validator.check_schema(SCHEMA)
 
 

@@ -5,52 +5,16 @@ The checks are the `require` calls of the server's modules, found in their sourc
 
 from __future__ import annotations
 
-import ast
-import inspect
 import sys
-from dataclasses import dataclass
-from types import ModuleType
 
 import pytest
 
-from pytest_glasshouse.attestation import admission, completion, hardware, nonces, outstanding_answer, server, verifier
-from pytest_glasshouse.attestation import nvidia_spdm as spdm
+from pytest_glasshouse.attestation import verifier
 from pytest_glasshouse.attestation.messages import require
 from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.tamper.case import Case, run_case
 from pytest_glasshouse.tamper.suite import CASES
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One `require` call in the source."""
-
-    module: ModuleType
-    function: str
-    first: int
-    last: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.module.__name__.rpartition('.')[2]}.{self.function}:{self.first}:{self.reason}"
-
-
-def _checks(module: ModuleType) -> list[Check]:
-    found = []
-    for function in ast.walk(ast.parse(inspect.getsource(module))):
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        for node in ast.walk(function):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "require":
-                reason = node.args[1]
-                stated = str(reason.value) if isinstance(reason, ast.Constant) else ""
-                last = node.end_lineno or node.lineno
-                found.append(Check(module=module, function=function.name, first=node.lineno, last=last, reason=stated))
-    return found
-
-
-MODULES = (verifier, server, nonces, admission, completion, hardware, outstanding_answer, spdm)
-CHECKS = [check for module in MODULES for check in _checks(module)]
+from tests.tamper.server_checks import CHECKS, MODULES, Check, checks_of
 
 
 def _without(monkeypatch: pytest.MonkeyPatch, check: Check) -> None:
@@ -82,7 +46,7 @@ def test_some_case_detects_the_removal_of_a_check(check: Check, monkeypatch: pyt
 def test_the_checks_are_found() -> None:
     """The list above is not empty because the source moved."""
     print(f"server: {len(CHECKS)} checks, {len(CASES)} cases")  # noqa: T201  (the figures are part of what is shown)
-    assert len(_checks(verifier)) >= 25
+    assert len(checks_of(verifier)) >= 25
     assert {"_release", "find", "issue", "_challenge", "enrol", "register", "check_completion"} <= {c.function for c in CHECKS}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tamper import reached
 from tests.tamper.removal import checks_in
-from tests.tamper.test_completeness import CHECKS
+from tests.tamper.server_checks import CHECKS
 
 #: Rooms that refuse untrusted input. (`plugin/` refuses user input, and is tested by using it.)
 _REFUSING = (

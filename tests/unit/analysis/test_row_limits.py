@@ -31,7 +31,7 @@ from pytest_glasshouse.render.page_rows import row_details
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.run.options import Options
 from pytest_glasshouse.run.records import failure_of
-from tests.unit.check.test_gate import MADE_AT, report
+from tests.unit.check.gate_reports import MADE_AT, report
 from tests.unit.report import example
 
 BASE = report()

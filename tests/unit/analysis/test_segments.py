@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from pytest_glasshouse.analysis.covariates import covariates, disturbances
 from pytest_glasshouse.analysis.null_row import null_figures
@@ -15,38 +14,12 @@ from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.legs.row_runner import did_not_fit
 from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.observation.results import RoundResult
-from pytest_glasshouse.wire import evidence, tokens
+from tests.unit.analysis.sampled_turns import S, observation_of
 from tests.unit.report import example
-
-S = 1_000_000_000
-KEY = Ed25519PrivateKey.generate()
-FIELDS = ("t_ns", "sm_mhz", "throttle_reasons", "other_processes")
-
-
-def _observation(rows: list[tuple[str, list[int | None]]]) -> Any:
-    """One round: each of `rows` is a turn of ten seconds with one sample in it."""
-    turns = [role for role, _ in rows]
-    borders: list[Any] = [[[place * 10 * S, 0, 1, 0, 1], [place * 10 * S + 9 * S, 0, 1, 0, 1]] for place in range(len(rows))]
-    claims = evidence.borders_claims(nonce="n", roles=("protected", "raw"), turns=turns, borders=borders)
-    samples = [[place * 10 * S + S, *values] for place, (_, values) in enumerate(rows)]
-    return {
-        "rounds": [
-            {
-                "round": 1,
-                "borders": tokens.sign(claims, key=KEY, typ=evidence.TYP_BORDERS),
-                "covariates": {"fields": list(FIELDS), "samples": samples, "reasons": {}},
-            }
-        ]
-    }
-
-
-def throttled() -> Any:
-    """An observation of a machine whose hardware throttles all the time."""
-    return _observation([(role, [1980, 0x8, 0]) for role in ("protected", "raw", "raw")])
 
 
 def _clocks(protected: int, first: int, second: int) -> Any:
-    return _observation([("protected", [protected, 0, 0]), ("raw", [first, 0, 0]), ("raw", [second, 0, 0])])
+    return observation_of([("protected", [protected, 0, 0]), ("raw", [first, 0, 0]), ("raw", [second, 0, 0])])
 
 
 def test_means_are_of_the_samples_in_each_legs_turns() -> None:
@@ -73,20 +46,20 @@ def test_clocks_within_a_percent_exclude_nothing() -> None:
 @pytest.mark.parametrize(("reason", "excludes"), [(0x8, True), (0x40, True), (0x80, True), (0x4, False), (0x1, False)])
 def test_hardware_throttling_in_raw_segments_excludes_the_row_and_a_power_cap_does_not(reason: int, excludes: bool) -> None:
     everywhere: list[tuple[str, list[int | None]]] = [(role, [1980, reason, 0]) for role in ("protected", "raw", "raw")]
-    assert bool(disturbances(_observation(everywhere))) is excludes
+    assert bool(disturbances(observation_of(everywhere))) is excludes
     only_protected: list[tuple[str, list[int | None]]] = [("protected", [1980, reason, 0]), *everywhere[1:]]
     only_protected[1:] = [("raw", [1980, 0, 0]), ("raw", [1980, 0, 0])]
-    assert disturbances(_observation(only_protected)) == []
+    assert disturbances(observation_of(only_protected)) == []
 
 
 def test_another_process_on_the_gpu_excludes_the_row() -> None:
     rows: list[tuple[str, list[int | None]]] = [("protected", [1980, 0, 0]), ("raw", [1980, 0, 1]), ("raw", [1980, 0, 0])]
-    assert "another process" in disturbances(_observation(rows))[0]
+    assert "another process" in disturbances(observation_of(rows))[0]
 
 
 def test_missing_covariates_exclude_nothing() -> None:
     rows: list[tuple[str, list[int | None]]] = [(role, [None, None, None]) for role in ("protected", "raw", "raw")]
-    assert disturbances(_observation(rows)) == []
+    assert disturbances(observation_of(rows)) == []
     nothing: Any = {"rounds": [{"round": 1}]}
     assert disturbances(nothing) == []
     assert covariates(nothing) == {}

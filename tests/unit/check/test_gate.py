@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,13 @@ from pytest_glasshouse.check.gate_policy import policy_of, read_table, trusted_o
 from pytest_glasshouse.errors import ConfigurationError, ReportError
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.wire.tokens import public_text
+from tests.unit.check.gate_reports import GOOD, MADE_AT, good, report
 from tests.unit.report import example
 
-MADE_AT = datetime(2026, 11, 20, 17, 0, tzinfo=UTC)
 LIMIT = GatePolicy(max_overhead_pct=3.0)
 
 
-def good(*, rounds: int = 6, name: str = "mlp-h100-60s", **changes: Any) -> Any:
-    """A row as declared on the GPU it names, under a policy that asks for all."""
-    declared = example.row(name=name, rounds=rounds)
-    seen = example.observation(rounds=rounds, unseen=())
-    for observed in seen["rounds"]:
-        observed["protected"]["policy"] |= {
-            "antidebug": {"profile": "strict", "version": 1},
-            "release_limit": 1,
-        }
-    given = {"row": declared, "declared": declared, "observation": seen, "rounds": rounds, "name": name, **changes}
-    return example.publishable(**given)
-
-
 #: Made once; who changes one makes another.
-GOOD = good()
-
-
-def report(*records: Any, **changes: Any) -> Any:
-    """A sealed report without a tamper suite."""
-    return example.assembled(records or (GOOD,), **changes)
 
 
 def with_facts(*records: Any, **changes: Any) -> Any:

@@ -9,9 +9,10 @@ import pytest
 
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.report.bundle import report_bytes
-from tests.unit.check.test_gate import report
+from tests.unit.check.gate_reports import report
 from tests.unit.report import example
 
+REPORT = report_bytes(report())
 POLICY = "[tool.glasshouse.gate]\nmax-overhead = 0.5\n"
 
 
@@ -20,7 +21,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project's directory, with a report in a folder of it where the gate is run."""
     folder = tmp_path / "project" / "sub"
     folder.mkdir(parents=True)
-    (folder / "run.json").write_bytes(report_bytes(report()))
+    (folder / "run.json").write_bytes(REPORT)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
     return folder.parent
@@ -261,7 +262,7 @@ def test_subject_that_is_no_regular_file_is_exit_4(project: Path, capsys: pytest
 
 
 def test_gate_in_a_deleted_directory_is_exit_4(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (project / "run.json").write_bytes(report_bytes(report()))
+    (project / "run.json").write_bytes(REPORT)
     path = str(project / "run.json")
     (project / "gone").mkdir()
     os.chdir(project / "gone")

@@ -13,7 +13,7 @@ from pytest_glasshouse.check.check import Level, check_bytes
 from pytest_glasshouse.check.legacy_results import check_legacy, is_legacy
 from pytest_glasshouse.cli.main import main
 from tests.unit.report import example
-from tests.unit.report.test_bundle import archive
+from tests.unit.report.archives import archive
 
 ROWS = json.loads((Path(__file__).parents[2] / "data" / "published_rows.json").read_bytes())
 SHAPE: dict[str, Any] = {

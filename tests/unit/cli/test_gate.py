@@ -11,7 +11,7 @@ import pytest
 from pytest_glasshouse.cli.main import main
 from pytest_glasshouse.publish.writer import publish
 from pytest_glasshouse.report.bundle import report_bytes
-from tests.unit.check.test_gate import good, report
+from tests.unit.check.gate_reports import good, report
 from tests.unit.report import example
 
 

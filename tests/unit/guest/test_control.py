@@ -15,7 +15,7 @@ from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.journal import Journal
 from pytest_glasshouse.workloads.segments import SegmentPlan, measure_segments
 from tests.limits import HANG_S
-from tests.unit.workloads.test_loop import MS, FakeTrainer
+from tests.unit.workloads.fake_trainer import MS, FakeTrainer
 
 
 def test_tasks_run_in_order_in_another_thread_and_are_drained() -> None:

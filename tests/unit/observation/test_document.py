@@ -57,6 +57,7 @@ def test_what_has_another_type_is_named_with_its_path(path: list[Any], value: ob
 
 
 def test_unknown_members_are_accepted() -> None:
+    """Raises where one is not: a report of a later version could not be checked by this one."""
     (changed,) = copy.deepcopy(observations(REPORTS[0]))
     changed["rounds"][0]["raw"]["callback"]["later"] = object()
     check_observation(changed, "$")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,35 +18,18 @@ from pytest_glasshouse.render.page import page
 from pytest_glasshouse.report import attempts
 from pytest_glasshouse.report.attempts import (
     NEEDED_MORE,
-    attempt_entry,
     attempt_faults,
     attempts_line,
     lost_attempt_entry,
     row_title,
     standing_place,
-    standing_record,
 )
 from pytest_glasshouse.report.bundle import report_bytes
 from pytest_glasshouse.run.attempt_history import RowAttempts
 from pytest_glasshouse.wire.evidence import TYP_RESULT
 from pytest_glasshouse.wire.tokens import sign
 from tests.unit.report import example
-
-AT = "2026-11-20T17:00:00Z"
-NOW = datetime(2026, 11, 20, 18, tzinfo=UTC)
-
-
-def tried(*records: Any) -> Any:
-    """The record that stands for these attempts; None is one that left nothing."""
-    entries = [lost_attempt_entry() if each is None else attempt_entry(each) for each in records]
-    attempts: Any = [({"startedAt": AT, **entry}, each) for entry, each in zip(entries, records, strict=True)]
-    return standing_record(attempts)
-
-
-def slow() -> Any:
-    seen = example.observation(unseen=())
-    seen["allocation"]["slower"] = 89
-    return example.publishable(observation=seen)
+from tests.unit.report.tried_rows import AT, EDITS, NOW, slow, tried
 
 
 def broken() -> Any:
@@ -115,26 +97,6 @@ def test_report_of_a_row_tried_twice_follows_from_itself_and_passes_no_gate() ->
 def test_lifecycles_of_every_attempt_are_counted() -> None:
     document, _ = published(tried(broken(), example.publishable()))
     assert (document["summary"]["lifecycle"]["held"], document["summary"]["lifecycle"]["attempted"]) == (1, 2)
-
-
-def _set(**changes: Any) -> Any:
-    return lambda row: row.update(changes)
-
-
-def _entry(place: int, **changes: Any) -> Any:
-    return lambda row: row["attempts"][place].update(changes)
-
-
-EDITS: dict[str, tuple[Any, str]] = {
-    "published all the same": (_set(publishable=True, unpublishableBecause=[]), ".publishable"),
-    "another reason": (_set(unpublishableBecause=["dry run"]), ".publishable"),
-    "numbered otherwise": (_entry(0, attempt=2), ".attempts"),
-    "another stands": (lambda row: [each.update(stands=not each["stands"]) for each in row["attempts"]], ".attempts"),
-    "both stand": (_entry(1, stands=True), ".attempts"),
-    "the first was lost": (_entry(0, outcome="lost"), ".attempts"),
-    "its figure was another": (_entry(0, overheadPct=1.0), ".attempts[0]"),
-    "its observation was another": (_entry(0, observationSha256="0" * 64), ".attempts[0]"),
-}
 
 
 @pytest.mark.parametrize("name", EDITS)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 
 import pytest
 
@@ -12,16 +10,9 @@ from pytest_glasshouse.errors import ReportError
 from pytest_glasshouse.observation.outcome import Ended, Outcome
 from pytest_glasshouse.report.bundle import bundle_bytes, bundle_members, members, report_bytes
 from tests.unit.report import example
+from tests.unit.report.archives import archive
 
 DOCUMENT = example.document()
-
-
-def archive(*files: tuple[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as out:
-        for name, data in files:
-            out.writestr(name, data)
-    return buffer.getvalue()
 
 
 def test_bundle_depends_on_nothing_but_the_report() -> None:

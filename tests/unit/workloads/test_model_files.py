@@ -117,7 +117,7 @@ def test_a_base_that_was_changed_since_it_was_verified_is_refused(tmp_path: Path
 
 
 def test_a_base_that_nobody_touches_stays_verified(tmp_path: Path) -> None:
-    """Reading, and files that loading never reads, change nothing."""
+    """The check raises nothing after reading, or beside files that loading never reads."""
     base = VerifiedBase(tmp_path, a_model(tmp_path))
     (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "notes.md").write_bytes(b"x")

@@ -6,7 +6,7 @@ import pytest
 
 from pytest_glasshouse.workloads.loop import NS
 from pytest_glasshouse.workloads.segments import SegmentPlan, TrainedSegment, is_steady, measure_segments
-from tests.unit.workloads.test_loop import MS, FakeTrainer
+from tests.unit.workloads.fake_trainer import MS, FakeTrainer
 
 
 class FakeTurns:

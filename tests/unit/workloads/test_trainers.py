@@ -149,6 +149,7 @@ def test_no_tensor_refers_to_the_parts_after_close(mapped: Mapped, bench: Bench)
         memory: Any = view.obj
         view.release()
         memory.close()  # raises BufferError while anything looks in
+        assert memory.closed
 
 
 def test_training_leaves_the_parts_as_they_were(mapped: Mapped, bench: Bench) -> None:
