@@ -133,10 +133,8 @@ def _shallow(text: str) -> str:
 
 
 def _encoded(literal: str) -> str:
-    try:
-        return json.dumps(json.loads(literal).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
-    except ValueError:
-        return literal
+    """A string without half surrogate pairs. Raises `ValueError` for one that no JSON has."""
+    return json.dumps(json.loads(literal).encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def parse_object(data: bytes | str, *, limit: int = MESSAGE_LIMIT) -> dict[str, Json]:

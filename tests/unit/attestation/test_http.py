@@ -225,8 +225,8 @@ def address_of(testbed: TamperTestbed) -> tuple[str, int]:
 
 
 def idle_connection(testbed: TamperTestbed) -> socket.socket:
-    """The only connection, which was accepted and asks nothing."""
-    testbed.limits = Limits(request_s=HANG_S)
+    """The only connection, which was accepted and asks nothing. Being idle alone, it would be closed long after the test's end."""
+    testbed.limits = Limits(request_s=10 * HANG_S)
     testbed.restart()
     held = testbed.embedded._http.connections._held
     until(lambda: not held, "every other connection to end")

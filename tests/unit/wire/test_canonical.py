@@ -152,7 +152,7 @@ def test_largest_integers_are_read() -> None:
 
 
 def test_tolerant_reading_is_bounded_and_refuses_what_is_no_json() -> None:
-    """Half a surrogate pair is replaced; a text that no JSON has stays as it is, and is refused as any other."""
+    """Half a surrogate pair is replaced; a text with one that no JSON has besides is refused as any other."""
     with pytest.raises(IntegrityError, match="too-large: 5 bytes, at most 4"):
         c.parse_tolerant(b"[1,2]", limit=4)
     assert c.parse_tolerant(b'["\\ud800"]', limit=100) == ["\ufffd"]

@@ -66,7 +66,7 @@ def test_link_is_followed_and_stays_a_link(tmp_path: Path, there: bool) -> None:
 def test_pipe_is_written_through_and_stays_a_pipe(tmp_path: Path) -> None:
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
-    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()), daemon=True)
     reader.start()
     put(pipe, b"x" * 200_000)
     reader.join()
