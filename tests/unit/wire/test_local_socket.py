@@ -13,6 +13,7 @@ import pytest
 
 from pytest_glasshouse.wire import local_socket
 from pytest_glasshouse.wire.local_socket import SocketServer
+from tests.limits import HANG_S
 
 
 @pytest.fixture
