@@ -181,7 +181,9 @@ def _forged_byte_code(guest: TargetGuest) -> Iterator[None]:
     source = guest.site / VICTIM_MODULE
     honest, before = source.read_bytes(), source.stat()
     with _planted(source, honest + _marker_code(guest).encode()):
-        cached = Path(py_compile.compile(str(source), doraise=True) or "")
+        # Beside the source, where an interpreter looks that was told nothing else; this one may have a `pycache_prefix`.
+        cached = source.parent / "__pycache__" / f"{source.stem}.{sys.implementation.cache_tag}.pyc"
+        py_compile.compile(str(source), cfile=str(cached), doraise=True)
     forged = bytearray(cached.read_bytes())
     forged[8:12] = int(before.st_mtime).to_bytes(4, "little")
     forged[12:16] = (len(honest) & 0xFFFFFFFF).to_bytes(4, "little")

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]  # noqa: SLF001  (argparse names it nowhere else)
 
+#: A public key (32 bytes, base64url) that begins with a dash, as one in 64 does.
+_DASHED_KEY = re.compile(r"-[A-Za-z0-9_-]{42}")
+_OPTION = re.compile(r"--[a-z][a-z-]*")
+
 
 class Parser(argparse.ArgumentParser):
     """One line and exit code 4 for a usage error, as in pytest, with the command whose help shows more."""
@@ -30,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """As argparse does, but a command itself refuses unknown arguments; argparse leaves that to `glasshouse`."""
-        known, unknown = super().parse_known_args(args, namespace)
+        known, unknown = super().parse_known_args(_with_keys(sys.argv[1:] if args is None else args), namespace)
         if unknown:
             options = [name for name in self._option_string_actions if name.startswith("--")]
             close = get_close_matches(unknown[0].partition("=")[0], options, n=1, cutoff=0.7)
@@ -40,6 +44,17 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         write_errors(f"{self.prog}: {message} (see {self.prog} --help)")
         sys.exit(EXIT_USAGE)
+
+
+def _with_keys(arguments: Sequence[str]) -> list[str]:
+    """The arguments, each public key that begins with a dash behind its option's `=`: argparse would take it for an option."""
+    given: list[str] = []
+    for text in arguments:
+        if _DASHED_KEY.fullmatch(text) and given and _OPTION.fullmatch(given[-1]):
+            given[-1] += f"={text}"
+        else:
+            given.append(text)
+    return given
 
 
 def _number(text: str) -> float:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.wire.secret import Secret
 
 _PIECE = 65536
+_EVENTS = 4096
 _PROXY_AUTHENTICATION_REQUIRED = 407
 
 
@@ -127,7 +128,8 @@ def _read(response: urllib3.BaseHTTPResponse, limits: AnswerLimits) -> bytes:
     stream = _is_stream(response.headers.get("content-type", "").partition(";")[0].strip().lower(), limits)
     data = bytearray()
     try:
-        while piece := response.read1(_PIECE) if stream else response.read(_PIECE):
+        # Of a stream, the piece in which a limit is reached is lost.
+        while piece := response.read1(_EVENTS) if stream else response.read(_PIECE):
             data += piece
     except Exception:
         if not stream:

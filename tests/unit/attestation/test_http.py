@@ -293,3 +293,23 @@ def test_only_the_first_refusal_of_a_flood_is_logged() -> None:
     slow.close()
     assert reasons == ["rate"] * 3
     assert [(line.event, line.decision, line.reason) for line in lines] == [("request", "refused", "rate")]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"POST /v1/challenge HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"],
+    ids=["nothing", "a part"],
+)
+def test_client_that_sends_no_more_is_cut_off_without_a_word(
+    testbed: TamperTestbed, sent: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The wait for each byte has a limit of its own, beside the one of the whole request, which never comes here."""
+    testbed.limits = Limits(request_s=0.2)
+    testbed.restart()
+    connections = testbed.embedded._http.connections
+    connections._clock = lambda: 0.0
+    with socket.create_connection(address_of(testbed), timeout=HANG_S) as silent:
+        silent.sendall(sent)
+        assert silent.recv(1) == b""
+        until(lambda: not connections._held, "the end of the connection")
+    assert capfd.readouterr().err == ""

@@ -89,6 +89,14 @@ def test_inspect_refuses_what_the_owner_did_not_sign_and_shows_nothing_of_it(
     assert (output.out, "refused" in output.err) == ("", True)
 
 
+def test_public_key_that_begins_with_a_dash_is_a_key(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One in 64 does. It was taken for an option, and the command for a wrong one."""
+    dashed = next(key for _ in iter(int, 1) if (key := Owner.generate().public_text).startswith("-"))
+    assert run("inspect", folder / "package", "--owner", dashed) == 1
+    assert "refused" in capsys.readouterr().err
+    assert run("inspect", folder / "package", dashed) == 4  # an argument of its own it is not
+
+
 @pytest.mark.parametrize("place", [11, -1])
 def test_inspect_refuses_a_package_that_is_not_the_manifests(
     folder: Path, place: int, capsys: pytest.CaptureFixture[str]
