@@ -1,11 +1,12 @@
 """Whole rows on the mock provider, through the real engine: a guest, an attestation server, two legs, a report.
 
-The first test's guest is the product's own, which trains with torch; those of the others train with numpy.
+The guest of the first test is the product's own, which trains with torch; those of the others train with numpy.
 """
 
 from __future__ import annotations
 
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,19 +58,31 @@ def with_numpy(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 @pytest.mark.torch
-def test_rows_are_measured_in_both_orders_and_the_report_recomputes(real: Project) -> None:
-    result = real.spawn(*SHORT)
+def test_row_is_measured_on_the_guest_that_users_start(real: Project) -> None:
+    result = real.spawn("-k", "protected-first", *SHORT)
     assert result.ret == pytest.ExitCode.OK
-    report = real.report()
+    (row,) = real.report()["rows"]
+    assert row["workloadFacts"][0]["protected"]["torchVersion"] == metadata.version("torch")
+    _is_measured(row)
+
+
+def test_rows_are_measured_in_both_orders_and_the_report_recomputes(with_numpy: Project) -> None:
+    result = with_numpy.spawn(*SHORT)
+    assert result.ret == pytest.ExitCode.OK
+    report = with_numpy.report()
     assert [row["order"] for row in report["rows"]] == ["raw-first", "protected-first"]
     for row in report["rows"]:
-        _recomputes(row)
-        assert (row["dryRun"], row["publishable"]) == (True, False)
-        assert row["waived"] == []
-        assert row["strictMemory"] is False
-        assert min(row["scanSec"], row["exposureByteSec"], row["exposurePeakBytes"]) > 0
-        assert "H100" not in row["gpuModel"]
+        _is_measured(row)
     assert report["cleanup"]["status"] == "proven"
+
+
+def _is_measured(row: dict[str, Any]) -> None:
+    _recomputes(row)
+    assert (row["dryRun"], row["publishable"]) == (True, False)
+    assert row["waived"] == []
+    assert row["strictMemory"] is False
+    assert min(row["scanSec"], row["exposureByteSec"], row["exposurePeakBytes"]) > 0
+    assert "H100" not in row["gpuModel"]
 
 
 def _recomputes(row: dict[str, Any]) -> None:
