@@ -33,7 +33,7 @@ from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.wire.canonical import unb64u
 from pytest_glasshouse.wire.fingerprints import Patterns
 from tests.limits import HANG_S
-from tests.service.test_nothing_secret import halves, spellings
+from tests.secret_spellings import halves, spellings
 
 _ROW = """
 import pytest

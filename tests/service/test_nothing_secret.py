@@ -14,22 +14,8 @@ from pytest_glasshouse.errors import GlasshouseError
 from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.tamper.case import Case
 from pytest_glasshouse.tamper.suite import CASES
+from tests.secret_spellings import halves, spellings
 from tests.service.serving import ServedTestbed, Serving, serving
-
-
-def spellings(secret: bytes) -> Iterator[bytes]:
-    """As it is, in hex, in base64 wherever it begins, and as Python prints it."""
-    yield secret
-    yield secret.hex().encode()
-    for skip in range(3):
-        text = base64.b64encode(b"\0" * skip + secret)[4 if skip else 0 : -4]
-        yield text
-        yield text.translate(bytes.maketrans(b"+/", b"-_"))
-    yield repr(secret)[2:-1].encode()
-
-
-def halves(secret: bytes) -> Iterator[bytes]:
-    yield from (secret[:16], secret[16:])
 
 
 class Tapped(AttestationClient):

@@ -21,7 +21,7 @@ from pytest_glasshouse.wire.evidence import SUITE, release_info
 from pytest_glasshouse.wire.journal import Journal, genesis, replay
 from pytest_glasshouse.wire.package import FORMAT, MAGIC, parse_header, part_context, write
 from tests.tamper.removal import Ask
-from tests.unit.wire.test_floe_answers import by_hand
+from tests.unit.wire.floe_by_hand import by_hand
 
 
 class _Dying(floe._Opening):
