@@ -23,7 +23,7 @@ from pytest_glasshouse.owner.client import AttestationClient
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.owner.server_keys import read_published
 from pytest_glasshouse.tamper.testbed import PLAN, SUB, TamperTestbed
-from pytest_glasshouse.wire.canonical import Json
+from pytest_glasshouse.wire.canonical import MESSAGE_LIMIT, Json
 from tests.limits import HANG_S, until
 
 
@@ -98,6 +98,13 @@ def test_only_post_is_answered_beside_the_keys(testbed: TamperTestbed, method: s
 def test_a_body_that_is_no_request_is_malformed(testbed: TamperTestbed, head: bytes) -> None:
     assert b'"reason":"malformed"' in raw(testbed, head)
     testbed.attempt().release()  # and the server is as it was
+
+
+def test_a_body_that_claims_to_be_too_large_is_refused_before_it_is_read(testbed: TamperTestbed) -> None:
+    """None of it is sent here: a server that reads first would see a request that was cut off."""
+    head = "POST /v1/challenge HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+    for length, reason in ((MESSAGE_LIMIT, b"malformed"), (MESSAGE_LIMIT + 1, b"too-large"), (99_999_999_999, b"too-large")):
+        assert b'"reason":"' + reason + b'"' in raw(testbed, head.format(length).encode())
 
 
 def test_the_server_survives_a_client_that_goes_away(testbed: TamperTestbed) -> None:
