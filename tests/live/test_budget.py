@@ -37,5 +37,7 @@ def test_budget_that_is_reached_in_a_leg_ends_the_run_with_its_report(rental: Re
     assert rental.server.cloud.cost_usd() <= BUDGET_USD
     assert (ran.report["rows"], ran.report["cleanup"]["status"]) == ([], "proven")
     (row,) = ran.report["excludedResults"]
-    assert (row["runtimeState"], row["publishable"]) == ("terminated", False)
+    # The agent may still sign that the leg was killed, before it is killed itself: that shows no zeroized state either.
+    assert row["runtimeState"] in ("terminated", "unseen")
+    assert not row["publishable"]
     assert "the budget of 20 USD is reached" in json.dumps(row)

@@ -28,10 +28,11 @@ EXIT: Told = ("exit", {})
 
 
 class Grants:
-    """A broker that writes down what it was asked to end."""
+    """A broker that writes down what it was asked to end. `lost` is why it says that the guest was lost."""
 
-    def __init__(self) -> None:
+    def __init__(self, lost: tuple[str, str] = ("", "")) -> None:
         self.ended: list[str] = []
+        self._lost = lost
 
     def listing(self) -> tuple[Instance, ...]:
         return (Instance(instance_id="i", name="a", state="running"),)
@@ -40,7 +41,7 @@ class Grants:
         raise AssertionError(action)
 
     def loss_reason(self, grant: Grant) -> tuple[str, str]:
-        return "", ""
+        return self._lost
 
     def end(self, grant: Grant, why: str) -> None:
         self.ended.append(why)
@@ -61,11 +62,12 @@ def ran(
     leg_timeout_s: float = HANG_S,
     settings: dict[str, Any] | None = None,
     grant: dict[str, Any] | None = None,
+    lost: tuple[str, str] = ("", ""),
     **fields: Any,
 ) -> tuple[Outcome, Grants, LyingAgent]:
     """One row on an agent that answers so."""
     row = RowSpec(name="row", workload="mlp", gpu="anygpu", order=order, target_s=1.0, warmup_s=0.1, **fields)
-    grants = Grants()
+    grants = Grants(lost)
     with LyingAgent(answers) as agent:
         given = RowSettings(declared=row, run_id="run", leg_timeout_s=leg_timeout_s, **{"seed": 1, **(settings or {})})
         about = replace(granted(agent), **(grant or {}))

@@ -39,6 +39,18 @@ def test_guest_that_is_gone_when_the_server_has_answered_is_told_nothing_more(ho
     assert protected_notes(outcome)["challenge"]["nonce"]
 
 
+def test_rented_guest_that_the_broker_ended_in_a_protected_leg_was_terminated(host_attestation: HostAttestation) -> None:
+    """Without its signed exit nothing shows that it zeroized; the reason is the broker's, and the guest's is added."""
+    spool = Spool(lambda _role, _request: [("challenge-wanted", {})])
+    spool.answers["answer"] = vanish
+    lost, rented = ("ended", "the budget of 20 USD is reached"), {"rented": True}
+    outcome, _, _ = ran(host_attestation, spool.answers, order="protected-first", lost=lost, grant=rented)
+    assert outcome.ended is not None
+    assert outcome.ended.outcome == "excluded"
+    assert outcome.ended.reason == f"{lost[1]} (guest of allocation a is gone (connection closed))"
+    assert protected_notes(outcome)["terminated"] == lost[1]
+
+
 def test_head_that_the_server_does_not_countersign_is_noted_and_the_row_goes_on(host_attestation: HostAttestation) -> None:
     """The findings say what that means: the journal is not countersigned."""
     claims = {"nonce": "0" * 64, "head": "0" * 64, "count": 1, "adapter": "", "status": "completed"}
