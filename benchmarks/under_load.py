@@ -17,7 +17,7 @@ import time
 _BYTES = 50 << 20
 _PAGE = 4096
 _BUSY = f"""
-import os, sys
+import os
 parent = os.getppid()
 while os.getppid() == parent:
     block = bytearray({_BYTES})
