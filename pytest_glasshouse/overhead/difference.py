@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, overhead_of_log_ratio, spread_of
+from pytest_glasshouse.overhead.interval import MIN_FOR_INTERVAL, Interval, overhead_of_log_ratio, spread_of, t_quantile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,10 +39,8 @@ def difference(
     if first + second == 0.0:
         exact = overhead_of_log_ratio(middle)
         return Difference(points=exact, ci95=Interval(low=exact, high=exact))
-    from scipy.stats import t
-
     freedom = (first + second) ** 2 / (first**2 / first_freedom + second**2 / second_freedom)
-    reach = float(t.ppf(0.975, freedom)) * math.sqrt(first + second)
+    reach = t_quantile(0.975, freedom) * math.sqrt(first + second)
     interval = Interval(low=overhead_of_log_ratio(middle + reach), high=overhead_of_log_ratio(middle - reach))
     return Difference(points=overhead_of_log_ratio(middle), ci95=interval)
 

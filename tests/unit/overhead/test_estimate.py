@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from scipy.stats import trim_mean
+from scipy.stats import binomtest, trim_mean
 
 from pytest_glasshouse.overhead.effects import effective_sample_size, lag_one, outliers, steadiness
 from pytest_glasshouse.overhead.estimate import Estimates, Figure, _agree, estimates, minimum_detectable_pct
@@ -240,6 +240,13 @@ def test_outlier_begins_at_five_median_absolute_deviations() -> None:
     assert outliers([[*calm, 4.9]]).raw == 0
     assert outliers([[*calm, 5.1]]).raw == 1
     assert outliers([[*calm, -5.1]]).protected == 1
+
+
+@pytest.mark.parametrize(("slow_protected", "slow_raw"), [(1, 0), (2, 2), (7, 1), (0, 9)])
+def test_outliers_p_is_the_two_sided_binomial_tests(slow_protected: int, slow_raw: int) -> None:
+    found = outliers([[*[-1.0, 0.0, 1.0] * 30, *[-9.0] * slow_protected, *[9.0] * slow_raw]])
+
+    assert found.p == pytest.approx(float(binomtest(slow_protected, slow_protected + slow_raw).pvalue), rel=1e-12)
 
 
 @pytest.mark.parametrize(("headline", "trimmed"), [((0.0, -1.0, 1.0), (0.5, 0.4, 0.6)), ((0.5, 0.4, 0.6), (0.0, -1.0, 1.0))])

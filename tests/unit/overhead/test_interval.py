@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import binomtest, ttest_1samp
 
 from pytest_glasshouse.overhead.interval import (
     Interval,
@@ -113,6 +113,14 @@ def test_lifecycle_bound_is_clopper_pearson(held: int, attempted: int, expected:
 
     assert found is not None
     assert math.isclose(found, expected, abs_tol=1e-9)
+
+
+def test_lifecycle_bound_agrees_with_scipy_to_the_digits_that_check_compares() -> None:
+    for attempted in (1, 2, 7, 48, 500):
+        for held in range(0, attempted + 1, max(1, attempted // 7)):
+            expected = binomtest(held, attempted, alternative="greater").proportion_ci(confidence_level=0.95, method="exact").low
+
+            assert proportion_lower_bound(held, attempted) == pytest.approx(expected, rel=1e-9)
 
 
 def test_lifecycle_bound_of_nothing_attempted_is_none() -> None:
