@@ -1,6 +1,6 @@
 """The guest agent: the guest's one long-lived process. The host calls it; the agent opens no connection.
 
-It writes model files, holds material in memory, starts legs, signs evidence and exits with a key it made at boot, and
+It brings base models, holds material in memory, starts legs, signs evidence and exits with a key it made at boot, and
 keeps the spool. It holds no data key, plays no faults and judges nothing.
 """
 
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from pytest_glasshouse.agent.base_models import Models
 from pytest_glasshouse.agent.bytecode_cache import BytecodeCache
 from pytest_glasshouse.agent.covariate_sampler import SamplerProcess
 from pytest_glasshouse.agent.idempotency import AgentReply, ReplyCache
@@ -37,6 +38,7 @@ from pytest_glasshouse.wire.host_messages import (
     ConductRequest,
     GetRequest,
     LayRequest,
+    ModelRequest,
     PullRequest,
     PutRequest,
     StartRequest,
@@ -84,6 +86,7 @@ class Agent:
         self._covariates = SamplerProcess(archive_fd=self._archive_fd, site_packages=site_packages)
         self._spool = Spool(directory / "spool.jsonl")
         self._memory_files = MemoryFiles()
+        self._models = Models(directory / "models", archive_fd=self._archive_fd, site_packages=site_packages)
         self._legs: dict[str, LegProcess] = {}
         self._schedulers: dict[str, TurnScheduler] = {}
         self._ops: dict[str, Callable[[dict[str, Json], bytearray], AgentReply]] = {
@@ -125,17 +128,21 @@ class Agent:
         return {"ak": tokens.public_text(self._key.public_key()), "proof": proof}, b""
 
     def on_lay(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
-        """Write one piece of a public file (a base model) below `models/`."""
-        piece = check_typed(request, LayRequest, "lay")
-        root = self._directory / "models"
-        path = (root / piece["path"]).resolve()
-        if not path.is_relative_to(root.resolve()):
-            raise ProtocolError("lay: expected a path below the model directory; saw one that leaves it")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b" if piece["offset"] else "wb") as file:
-            file.seek(piece["offset"])
-            file.write(payload)
+        """Write one piece of a public file of a base model that is pushed."""
+        self._models.write(check_typed(request, LayRequest, "lay"), payload)
         return {}, b""
+
+    def on_model(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
+        """Start to bring a base model here; `arrival` says how far it is."""
+        self._models.begin(check_typed(request, ModelRequest, "model"))
+        return {}, b""
+
+    def on_arrival(self, request: dict[str, Json], _payload: bytearray) -> AgentReply:
+        """How far a base model is; with `stop`, it is given up unless it is ready."""
+        model = check_typed(request.get("model"), str, "arrival.model")
+        if request.get("stop") is True:
+            self._models.stop(model)
+        return self._models.state(model), b""
 
     def on_put(self, request: dict[str, Json], payload: bytearray) -> AgentReply:
         """Hold one piece of material in memory."""
@@ -163,9 +170,9 @@ class Agent:
         scheduler = self._schedulers[start["round"]] if "round" in start else None
         if any(not leg.ended and (scheduler is None or leg.scheduler is not scheduler) for leg in self._legs.values()):
             raise ProtocolError("start: expected no running leg outside this round; saw one")
-        base = order["plan"]["base_directory"]
+        base = order["plan"]["base"]
         if base is not None:
-            order["plan"]["base_directory"] = str(self._directory / "models" / base)
+            order["plan"]["base"] = self._models.plan(base["sha256"])
         leg = LegProcess(
             leg_id=leg_id,
             order=order,
@@ -251,6 +258,7 @@ class Agent:
     def end(self) -> None:
         """Kill every leg and remove every file that this guest wrote."""
         self._bytecode.end()
+        self._models.end()
         for leg in self._legs.values():
             leg.kill()
         for leg in self._legs.values():

@@ -171,7 +171,8 @@ class LegProcess(threading.Thread):
             self._observe_end()
 
     def _start(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        cache = warm_page_cache(self._order["plan"]["base_directory"])
+        base = self._order["plan"]["base"]
+        cache = warm_page_cache(None if base is None else base.get("directory"))
         material = {name: self._memory_files.descriptor(item) for name, item in self._order["material"].items()}
         self._most_export = _HEADERS + 4 * sum(os.fstat(fd).st_size for fd in material.values())
         reading, writing = os.pipe()

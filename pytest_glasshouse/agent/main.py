@@ -28,7 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     compiler = roles.add_parser("compile", help="fill the private byte-code cache (started by the agent)")
     compiler.add_argument("--workload", required=True)
     sampler = roles.add_parser("covariates", help="sample clocks, power and load once a second (started by the agent)")
-    for role in (agent, leg, compiler, sampler):
+    download = roles.add_parser("download", help="download a base model from a hub (started by the agent)")
+    for role in (agent, leg, compiler, sampler, download):
         role.add_argument("--site-packages", action="append", default=[])
     options = parser.parse_args(arguments)
     if options.role == "leg":
@@ -51,6 +52,10 @@ def main(arguments: list[str] | None = None) -> int:
         from pytest_glasshouse.agent.covariate_sampler import serve_samples
 
         return serve_samples()
+    if options.role == "download":
+        from pytest_glasshouse.agent.model_download import main as download_model
+
+        return download_model()
     if options.role == "compile":
         from pytest_glasshouse.guest.training import import_training
 

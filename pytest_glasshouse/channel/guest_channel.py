@@ -272,11 +272,10 @@ def put(channel: Channel, name: str, data: bytes | memoryview) -> None:
         channel.request("put", fields, piece, within_s=until - time.monotonic())
 
 
-def put_model_file(channel: Channel, path: str, data: bytes) -> None:
-    """Write `data` below the guest's model directory."""
-    until = _deadline(len(data))
-    for offset, piece in frames.pieces(data):
-        channel.request("lay", {"path": path, "offset": offset}, piece, within_s=until - time.monotonic())
+def put_model_piece(channel: Channel, model: str, name: str, offset: int, piece: bytes) -> None:
+    """Append the piece that the guest wants to a file of a base model."""
+    until = _deadline(len(piece))
+    channel.request("lay", {"model": model, "name": name, "offset": offset}, piece, within_s=until - time.monotonic())
 
 
 def _deadline(size: int) -> float:

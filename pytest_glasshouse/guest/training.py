@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.errors import IntegrityError
 from pytest_glasshouse.guest.loaded_code import executable_maps
 from pytest_glasshouse.wire import evidence, floe, tokens
 from pytest_glasshouse.wire.canonical import canonical, sha256_hex
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pytest_glasshouse.wire.canonical import Json
-    from pytest_glasshouse.wire.host_messages import TrainingPlan
+    from pytest_glasshouse.wire.host_messages import BasePlan, TrainingPlan
     from pytest_glasshouse.workloads.base import DeviceName, Parts, Trainer
     from pytest_glasshouse.workloads.segments import TurnTaker
 
@@ -95,11 +96,11 @@ def train(
     `on_trained` once, after measurement and export, before the trainer is closed. `turns` starts the segments of a plan that
     has them, and drains the leg's messages.
     Raises `NonFiniteLossError` when a loss was not finite; the trainer is closed then, too. Raises
-    `IntegrityError("base")` when the base model on disk is not the one of `base_sha256`, or changed before training was over.
+    `IntegrityError("base")` when the base model that the agent verified is not the one of `base_sha256`, or its files changed
+    since.
     """
     began = time.perf_counter_ns()
-    base_dir = None if plan["base_directory"] is None else Path(plan["base_directory"])
-    base = None if base_dir is None else VerifiedBase(base_dir, base_sha256)
+    base_dir, base = _verified_base(plan["base"], base_sha256)
     trainer = open_trainer(plan["workload"], parts, base_dir=base_dir, device=plan["device"])
     try:
         if base is not None:
@@ -114,6 +115,15 @@ def train(
         return trained
     finally:
         trainer.close()
+
+
+def _verified_base(plan: BasePlan | None, expected: str | None) -> tuple[Path | None, VerifiedBase | None]:
+    if plan is None:
+        return None, None
+    if plan["sha256"] != expected:
+        raise IntegrityError("base", "the base model on this guest is not the one the manifest pins")
+    directory = Path(plan["directory"])
+    return directory, VerifiedBase(directory, plan["identity"])
 
 
 def _run(

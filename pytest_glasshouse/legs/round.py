@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.channel.allowance import Allowance
-from pytest_glasshouse.channel.guest_channel import Channel, put_model_file
+from pytest_glasshouse.channel.guest_channel import Channel
 from pytest_glasshouse.errors import GuestGoneError, InfrastructureError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import LegDeadlineError, LegWatch, Progress
 from pytest_glasshouse.observation.document import Greeting
@@ -75,7 +75,6 @@ class Round:
 
     def __post_init__(self) -> None:
         self.nonce = secrets.token_hex(32)
-        self._laid = False
         self._watches: list[LegWatch] = []
         self._begun: set[str] = set()
         self._started_ns: dict[Role, int] = {}
@@ -110,13 +109,23 @@ class Round:
             "target_ns": None if target is None else round(target * 1e9),
             "steps": self.row.steps,
             "order_seed": self.order_seed(leg),
-            "base_directory": None if base is None else str(base.directory or base.sha256[:16]),
+            "base": None if base is None else {"sha256": base.sha256},
             "segments": self._segments(),
         }
 
     def training_plan(self, leg: Role) -> TrainingPlanRecord:
         """What a leg is to train, as the observation has it."""
-        return {**self.guest_plan(leg), "base_directory": self.material.base is not None}
+        plan = self.guest_plan(leg)
+        return {
+            "workload": plan["workload"],
+            "device": plan["device"],
+            "warmup_ns": plan["warmup_ns"],
+            "target_ns": plan["target_ns"],
+            "steps": plan["steps"],
+            "order_seed": plan["order_seed"],
+            "segments": plan["segments"],
+            "base_directory": plan["base"] is not None,
+        }
 
     def _segments(self) -> SegmentPlanRecord | None:
         design = self.design
@@ -169,7 +178,7 @@ class Round:
         return f"turns-{self.nonce[:12]}"
 
     def meet_guest(self, leg: Role) -> None:
-        """Get the guest's greeting and the provider's listing, right before a leg; lay out its base model."""
+        """Get the guest's greeting and the provider's listing, right before a leg."""
         reply = self.channel.request("hello")
         try:
             GREETING.check(reply, "hello")
@@ -193,12 +202,6 @@ class Round:
         if self.vouch is not None:
             seen["vouched"] = self.vouch(self, hello["ak"])
         self.notes["guest"].append(seen)
-        base = self.material.base
-        # Once a round: a leg that is resident refuses to go on with files that were written again.
-        if base is not None and base.directory is None and not self._laid:
-            self._laid = True
-            for name, content in base.files.items():
-                put_model_file(self.channel, f"{base.sha256[:16]}/{name}", content)
 
     def watch(self, leg: Role) -> LegWatch:
         """A watch on one leg with this round's deadline."""

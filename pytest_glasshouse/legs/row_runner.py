@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from pytest_glasshouse.channel.allowance import Allowance
 from pytest_glasshouse.channel.guest_channel import RECONNECT_S, Channel, GuestChannel
 from pytest_glasshouse.errors import ConfigurationError, GlasshouseError
+from pytest_glasshouse.legs.base_model import bring
 from pytest_glasshouse.legs.interleaved import InterleavedRound
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.protected import ProtectedRuntime, plan_sha256
@@ -94,7 +95,15 @@ class Allocation:
     def _carried_out(self, row: RowSpec, protected: ProtectedRuntime, raw: RawRunner) -> Outcome:
         settings = self._settings
         model = settings.model or row.model
-        material = prepare(row.workload, seed=settings.seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
+        material = prepare(
+            row.workload,
+            seed=settings.seed,
+            model=model,
+            data=row.data,
+            rank=row.rank,
+            targets=row.targets,
+            online=self.grant.provider != "mock",
+        )
         if "nonfinite-loss" in self.grant.faults:
             material = poisoned(material)
         observation = self._opening(row, material, protected)
@@ -128,7 +137,7 @@ class Allocation:
                     order=order,
                 )
                 observation["rounds"].append(current.notes)
-                ended = _round(current, order, protected, raw)
+                ended = self._bring_model(current, observation) or _round(current, order, protected, raw)
                 cursor = current.cursor
                 if ended is not None:
                     ended = _with_missing(ended, row, finished=number - 1, planned=len(orders))
@@ -151,6 +160,15 @@ class Allocation:
         if current is not None and current.untrusted_guest:
             self._end_guest(current.untrusted_guest)
         return outcome
+
+    def _bring_model(self, current: Round, observation: Observation) -> Ended | None:
+        """Before the first leg: the base model to the guest. How the row ends where that fails."""
+        if current.number > 1:
+            return None
+        arrival, ended = bring(current, self._settings.model_sources)
+        if arrival is not None:
+            observation["baseModel"] = arrival
+        return ended
 
     def _end_guest(self, why: str) -> None:
         """The next row gets another guest. What cannot be ended now is ended with the run."""

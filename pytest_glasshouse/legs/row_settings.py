@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pytest_glasshouse.legs.model_sources import ModelSources
+
 if TYPE_CHECKING:
     from pytest_glasshouse.legs.attestation import OutsideServer
     from pytest_glasshouse.observation.document import Observation
@@ -25,6 +27,8 @@ class RowSettings:
     leg_timeout_s: float | None = None
     model: str | None = None
     """Where the row's model lies, if not where the row says."""
+    model_sources: ModelSources = field(default_factory=ModelSources)
+    """How the row's model reaches the guest."""
     confidential: bool = False
     strict_memory: bool = False
     subject: dict[str, Any] = field(default_factory=dict)

@@ -79,6 +79,15 @@ class MaterialSeen(TypedDict):
     facts: Facts
 
 
+class ModelArrival(TypedDict):
+    """How the base model reached the guest: from where, its files and bytes, and the milliseconds until it was verified."""
+
+    source: Literal["there", "hub", "pushed"]
+    files: int
+    bytes: int
+    ms: int
+
+
 class Greeting(TypedDict):
     """What a guest reports of itself."""
 
@@ -343,6 +352,7 @@ class Observation(TypedDict, total=False):
     material: MaterialSeen
     rounds: list[RoundNotes]
     didNotFit: list[RoundNotes]
+    baseModel: ModelArrival
 
 
 def check_observation(value: object, where: str) -> Observation:

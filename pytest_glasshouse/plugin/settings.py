@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 _LONGEST_SHOWN = 60
+_LONGEST_PATH = 1024
 ORDERS = ("row", "raw-first", "protected-first", "interleaved")
 PROVIDERS = ("mock", "local", "runpod", "vastai", "row")
 PRESETS = ("quick", "standard", "publish")
 ALLOCATIONS = ("shared", "row")
+MODEL_SOURCES = ("there", "hub", "pushed")
 
 #: Variables that are read elsewhere and are not options of pytest.
 OTHER_VARIABLES = ("GLASSHOUSE_INIT", "GLASSHOUSE_RUNPOD_API", "GLASSHOUSE_RUNPOD_CLOUD", "GLASSHOUSE_SIGNING_KEY")
@@ -125,6 +127,12 @@ def _path(text: str) -> Path:
         raise ValueError(str(error)) from None
 
 
+def _guest_path(text: str) -> str:
+    if not text.startswith("/") or not text.isprintable() or ".." in text.split("/") or len(text) > _LONGEST_PATH:
+        raise ValueError(f"expected an absolute path of the guest, saw {_shown(text)}")
+    return text
+
+
 def _model(text: str) -> str:
     path = _path(text)
     if path.is_dir():
@@ -170,4 +178,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("policy", _path, "a policy file (`glasshouse policy capture`) that every protected leg must satisfy beside what the host knows", "FILE"),
     Setting("image", _text, "image of rented guests, pinned by digest (docs/guest-image.md)", "NAME@sha256:DIGEST"),
     Setting("model", _model, "causal LM directory or hub id to train in every lora row, in place of the row's own", "MODEL"),
+    Setting("model_source", _one_of(MODEL_SOURCES),
+            "how models reach rented guests: there (already, see --glasshouse-guest-models), hub (the guest downloads), pushed (by this machine); default: the first that can", "SOURCE"),
+    Setting("guest_models", _guest_path, "directory of the guest that has models: in its image, or on a volume", "DIR"),
+    Setting("push_limit", _number(), "largest model that this machine pushes to a guest (4)", "GB", ini_type="float"),
 )  # fmt: skip

@@ -24,6 +24,7 @@ Gpu = Literal["h100", "pro6000", "a4000", "rtx4090", "rtx3090", "anygpu"]
 WorkloadName = Literal["mlp", "lora"]
 RowKind = Literal["smoke", "sustained", "null"]
 Preset = Literal["quick", "standard", "publish"]
+ModelSource = Literal["there", "hub", "pushed"]
 
 #: Required fields with a fixed set of values.
 _CHOICES: Mapping[str, object] = {"workload": WorkloadName, "gpu": Gpu, "order": Order}
@@ -140,7 +141,9 @@ class RowSpec(metaclass=_KeywordOnly):
     provider: str = "mock"
     """The provider that the row was published on, used by `--provider row`."""
     model: str | None = None
-    """Hub id or directory of a causal LM (lora rows)."""
+    """Hub id, with or without a commit (`ORG/NAME@COMMIT`), or directory of a causal LM (lora rows)."""
+    model_source: ModelSource | None = None
+    """How the model reaches a rented guest (lora rows): `there`, from the `hub`, or `pushed`; None: the first that can."""
     data: str | None = None
     """Path of a text file to train on instead of the packaged corpus (lora rows)."""
     rank: int = 4
@@ -204,6 +207,8 @@ class RowSpec(metaclass=_KeywordOnly):
             self._refuse("targets", f"1 to {_MOST_TARGETS} names of layers, each once, such as ('q_proj', 'v_proj')")
         # The order has no effect, so it must not change the row id.
         object.__setattr__(self, "targets", tuple(sorted(names)))
+        if self.model_source is not None and (self.workload == "mlp" or self.model_source not in get_args(ModelSource)):
+            self._refuse("model_source", "nothing, or for a lora row one of " + ", ".join(get_args(ModelSource)))
         for field, usual in _LORA.items():
             if self.workload == "mlp" and getattr(self, field) != usual:
                 self._refuse(field, "nothing, for an mlp row")
@@ -252,7 +257,7 @@ class RowSpec(metaclass=_KeywordOnly):
 
     @cached_property
     def row_id(self) -> str:
-        """Name and the first 12 hex digits of the SHA-256 of the row's content, without `published` and `smoke`.
+        """Name and the first 12 hex digits of the SHA-256 of the row's content, without `published`, `smoke` and `model_source`.
 
         Fields that were added later (interleaving, adapter, parameters) count only where they differ from their default, so that
         older rows keep their ids.
@@ -260,7 +265,7 @@ class RowSpec(metaclass=_KeywordOnly):
         content = dataclasses.asdict(self)
         if not self.parameters:
             del content["parameters"]
-        for field in ("published", "smoke"):
+        for field in ("published", "smoke", "model_source"):
             del content[field]
         for field, usual in {**_INTERLEAVED, **_LORA}.items():
             if content[field] == usual:

@@ -59,28 +59,42 @@ class Engine:
         if options.provider != "row":
             open_provider(options.provider, options.faults, allow_simulated=options.allow_simulated)
 
-    def check_material(self, rows: Sequence[tuple[RowSpec, str | None]], *, seed: int, rehearsed: bool) -> None:
+    def check_material(
+        self, rows: Sequence[tuple[RowSpec, str | None]], options: Options, *, seed: int, rehearsed: bool
+    ) -> dict[str, str]:
         """Make what lora rows train on, once each, and drop it, so that an error comes before anything is rented.
 
         `rows` come with the directory of their model, if it is one. With `rehearsed` the libraries also build the model, which
-        takes seconds. Raises `ConfigurationError`.
+        takes seconds. Returns, by the hub id of a row, the commit that its model was found at (`repo@commit`). Raises
+        `ConfigurationError`, and `InfrastructureError` for a hub that cannot be reached.
         """
+        from pytest_glasshouse.providers.registry import RENTING
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
         from pytest_glasshouse.workloads.registry import prepare
 
         made: set[tuple[object, ...]] = set()
+        commits: dict[str, str] = {}
         for row, directory in rows:
-            model = directory or row.model
-            key = (model, row.data, row.rank, row.targets)
+            model, provider = directory or row.model, options.provider_of(row)
+            key = (model, row.data, row.rank, row.targets, row.model_source, provider)
             if row.workload != "lora" or key in made:
                 continue
             made.add(key)
             try:
-                material = prepare("lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets)
+                material = prepare(
+                    "lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets,
+                    online=provider != "mock",
+                )  # fmt: skip
+                base = material.base
+                if base is not None and row.model is not None and base.revision is not None and not base.stand_in:
+                    commits[row.model] = f"{base.model_id}@{base.revision}"
+                if base is not None:
+                    options.model_sources_of(row).of(base, same_disk=provider not in RENTING)
                 if rehearsed:
                     rehearse(material)
             except ConfigurationError as error:
                 raise ConfigurationError(f"row {row.name}: {error}. Nothing was started") from None
+        return commits
 
     def broker(
         self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
@@ -88,7 +102,7 @@ class Engine:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
         from pytest_glasshouse.providers.registry import RENTING
 
-        here = [row for row in rows if (row.provider if options.provider == "row" else options.provider) not in RENTING]
+        here = [row for row in rows if options.provider_of(row) not in RENTING]
         _require_training(here)
         from pytest_glasshouse.workloads.registry import check
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pytest_glasshouse.run.engine import Event
 
 _LEGS = ("protected", "raw")
+#: What stands for a leg while the base model is brought to the guest.
+_MODEL = "model"
 #: The name of legs that take turns, together.
 _TURNS = "both"
 _ROUNDS_FOR_A_WIDTH = 2
@@ -83,7 +85,15 @@ class Etas:
 
 
 def _eta(row: _Row, event: Event, leg: tuple[int, str], at: float) -> float | None:
-    """Until the row's end: the rest of this round, and the rounds to come as long as those that are over, or as this one."""
+    """Until the row's end: the rest of this round, and the rounds to come as long as those that are over, or as this one.
+
+    While the model is on its way, only until it is there: nothing is known of the rounds yet.
+    """
+    if leg[1] == _MODEL:
+        phase = (0, str(event.get("phase")))
+        if event.get("fraction") is not None:
+            row.trains.setdefault(phase, (at, float(event["fraction"])))
+        return _training(row, event, phase, at)
     number, to_come = leg[0], max(int(event.get("rounds") or 1) - leg[0], 0)
     _tick(row, event, leg, at)
     if number in row.took_s:

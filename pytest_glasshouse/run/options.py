@@ -11,9 +11,10 @@ from pytest_glasshouse.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pytest_glasshouse.legs.attestation import OutsideServer
+    from pytest_glasshouse.legs.model_sources import ModelSources
     from pytest_glasshouse.owner.policy import Policy
     from pytest_glasshouse.rows.overrides import Overrides
-    from pytest_glasshouse.rows.spec import Order, Preset
+    from pytest_glasshouse.rows.spec import ModelSource, Order, Preset, RowSpec
 
 
 Source = Literal["option", "environment", "ini", "default"]
@@ -64,6 +65,9 @@ class Options:
     faults: tuple[str, ...] = ()
     image: str | None = None
     model: str | None = None
+    model_source: ModelSource | None = None
+    guest_models: str | None = None
+    push_limit_gb: float | None = None
     server: str | None = None
     server_key: str | None = None
     server_ca: Path | None = None
@@ -87,6 +91,17 @@ class Options:
         from pytest_glasshouse.legs.allocation_policy import read_policy_file
 
         return read_policy_file(self.policy)
+
+    def provider_of(self, row: RowSpec) -> str:
+        """The provider that `row` runs on."""
+        return row.provider if self.provider == "row" else self.provider
+
+    def model_sources_of(self, row: RowSpec) -> ModelSources:
+        """From where the guest of `row` may get its base model."""
+        from pytest_glasshouse.legs.model_sources import PUSH_LIMIT_BYTES, ModelSources
+
+        limit = PUSH_LIMIT_BYTES if self.push_limit_gb is None else round(self.push_limit_gb * 1e9)
+        return ModelSources(directory=self.guest_models, only=self.model_source or row.model_source, push_limit_bytes=limit)
 
     @property
     def overrides(self) -> Overrides:

@@ -75,6 +75,8 @@ class RunPlan:
     """Rows that an earlier attempt judged, by id: how their tests fail, or an empty text."""
     earlier_attempts: dict[str, int] = field(default_factory=dict)
     """How many attempts earlier runs made at a row that runs again, by its id."""
+    models: dict[str, str] = field(default_factory=dict)
+    """By a hub id, the commit it was resolved to before anything was rented: `repo@commit`."""
     notes: tuple[str, ...] = ()
 
 

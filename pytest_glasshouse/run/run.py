@@ -123,7 +123,9 @@ class Run:
 
     def _check_material(self, *, rehearsed: bool) -> None:
         to_run = [each for nodeid, each in self.selected.rows.items() if nodeid not in self.store.judged_before]
-        self.engine.check_material([(each.row, each.model) for each in to_run], seed=self.plan.seed, rehearsed=rehearsed)
+        rows = [(each.row, each.model) for each in to_run]
+        models = self.engine.check_material(rows, self.options, seed=self.plan.seed, rehearsed=rehearsed)
+        self.plan = dataclasses.replace(self.plan, models=models)
 
     def _refuse_private_names(self) -> None:
         """Raise `ConfigurationError` for a name that could not be published, while nothing is lost by it."""

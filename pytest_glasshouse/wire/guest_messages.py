@@ -96,6 +96,12 @@ REPLIES: Mapping[str, Shape] = MappingProxyType({
     "enrol": Fields({"ak": _KEY, "proof": _SIGNATURE}),
     "lay": _NOTHING, "put": _NOTHING, "drop": _NOTHING, "answer": _NOTHING, "kill": _NOTHING, "dismiss": _NOTHING,
     "shutdown": _NOTHING,
+    "model": _NOTHING,
+    "arrival": Fields({
+        "phase": OneOf(("push", "download", "verify", "ready", "failed")), "source": OneOf(("there", "hub", "pushed")),
+        "done": _COUNT, "total": _COUNT, "wants": Maybe(Fields({"name": Text(most=200), "offset": _COUNT})),
+        "reason": Maybe(_CODE), "detail": Maybe(_REASON), "ms": _COUNT,
+    }),
     "start": Fields({}, {"cursor": _PLACE}),
     "conduct": Fields({}, {"cursor": _PLACE}),
     "get": Fields({"total": _COUNT}),

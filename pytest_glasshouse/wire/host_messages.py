@@ -16,11 +16,21 @@ class SegmentPlanRecord(TypedDict):
     segment_steps: int | None
 
 
+class BasePlan(TypedDict):
+    """The base model of a leg. The host names it by its digest; the agent, which verified it, adds where it is.
+
+    `identity` is `workloads.model_files.identity` of its files when they were verified.
+    """
+
+    sha256: str
+    directory: NotRequired[str]
+    identity: NotRequired[str]
+
+
 class TrainingPlan(TypedDict):
     """How long and in which order one leg trains. Exactly one of `target_ns` and `steps` is set.
 
-    `base_directory` lies below the agent's model directory, unless it is absolute. `segments` is null for a leg that trains in
-    one go.
+    `segments` is null for a leg that trains in one go.
     """
 
     workload: str
@@ -29,7 +39,7 @@ class TrainingPlan(TypedDict):
     target_ns: int | None
     steps: int | None
     order_seed: int
-    base_directory: str | None
+    base: BasePlan | None
     segments: SegmentPlanRecord | None
 
 
@@ -57,10 +67,38 @@ class RawOrder(LegOrder):
     base_sha256: str | None
 
 
-class LayRequest(TypedDict):
-    """Request `lay`: a piece of a file below the model directory."""
+class ListedFile(TypedDict):
+    """One file of a base model."""
 
-    path: str
+    name: str
+    size: int
+    sha256: str
+
+
+class ModelRequest(TypedDict):
+    """Request `model`: bring a base model to the guest, and verify it. `model` is the digest of the list of files.
+
+    The source `there` is a directory of the guest, `hub` a download of `repo` at a commit from the hub at `endpoint`, `pushed`
+    the host, by requests `lay`. A download without a new byte for `idle_s`, or after `within_s`, both in seconds, fails.
+    """
+
+    model: str
+    files: list[ListedFile]
+    source: Literal["there", "hub", "pushed"]
+    directory: NotRequired[str]
+    endpoint: NotRequired[str]
+    repo: NotRequired[str]
+    commit: NotRequired[str]
+    token: NotRequired[str]
+    idle_s: int
+    within_s: int
+
+
+class LayRequest(TypedDict):
+    """Request `lay`: the next piece of a file of a model that is pushed."""
+
+    model: str
+    name: str
     offset: int
 
 

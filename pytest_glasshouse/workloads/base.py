@@ -7,15 +7,19 @@ the same code.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from pytest_glasshouse.errors import GlasshouseError
+from pytest_glasshouse.workloads.model_files import digest_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from pytest_glasshouse.wire.canonical import Json
+    from pytest_glasshouse.wire.tensors import TensorEntry
+    from pytest_glasshouse.workloads.model_files import ModelFile
     from pytest_glasshouse.workloads.resident import Resident
 
 DeviceName = Literal["cuda", "cpu"]
@@ -44,15 +48,46 @@ class NonFiniteLossError(GlasshouseError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """Where a model's files can be downloaded: `repo` at a commit, from the hub at `endpoint`. `token` where it asks for one."""
+
+    endpoint: str
+    repo: str
+    commit: str
+    token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """The public model that an adapter is trained on, pinned by `sha256`: in `directory`, or to be written from `files`."""
+    """The public model that an adapter is trained on: every file of it by size and SHA-256, and where the files are.
+
+    The host has its config and tokenizer, in `directory` or in `content`. It has the weights too unless `weights` describes
+    them: then only a hub has.
+    """
 
     model_id: str
     revision: str | None
-    sha256: str
     stand_in: bool
-    files: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    files: tuple[ModelFile, ...] = field(repr=False)
+    content: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     directory: Path | None = None
+    hub: HubSource | None = None
+    weights: Mapping[str, TensorEntry] | None = field(default=None, repr=False)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The digest of the list of files, which pins the model."""
+        return digest_of(self.files)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the host has all files."""
+        return self.weights is None
 
 
 @dataclass(frozen=True, kw_only=True)

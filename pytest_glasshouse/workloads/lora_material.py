@@ -1,7 +1,7 @@
 """The host's half of lora: the base model is resolved, text packed into token ids, the initial adapter drawn.
 
-Needs numpy, `tokenizers` and the local hub cache, no torch. Never uses the network: a model that is neither a directory nor in
-the cache is replaced by the stand-in, which the facts record.
+Needs numpy, `tokenizers` and the local hub cache, no torch. A model that is neither a directory nor in the cache is described by
+the hub, where it may be asked, or replaced by the stand-in, which the facts record.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.tensors import tensor_digest
 from pytest_glasshouse.workloads import stand_in
-from pytest_glasshouse.workloads.base import BaseModel, Material
+from pytest_glasshouse.workloads.base import BaseModel, HubSource, Material
 from pytest_glasshouse.workloads.corpus import CORPUS_NAME, read_corpus
 from pytest_glasshouse.workloads.lora_model import config_of, layers_of, tokenizer_of, width_of
-from pytest_glasshouse.workloads.model_files import digest_of_files, identities, verify_base
+from pytest_glasshouse.workloads.model_files import identity, listed, listed_content
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
     from pytest_glasshouse.wire.canonical import Json
     from pytest_glasshouse.workloads.base import Facts
     from pytest_glasshouse.workloads.lora_model import Layer
+    from pytest_glasshouse.workloads.model_files import ModelFile
     from pytest_glasshouse.workloads.training_config import LoraConfig, LoraSettings
 
 SEQUENCE_TOKENS = 64
@@ -44,7 +45,8 @@ _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.ck
 #: The longest model name in characters, and the longest part of a path in bytes.
 _LONGEST_MODEL = 1024
 _LONGEST_PART = 255
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _BILLIONS = re.compile(r"(\d+(?:\.\d+)?)b(?![a-z0-9])", re.IGNORECASE)
 _LARGE_BILLIONS = 2.0
 _LARGE_HIDDEN = 2048
@@ -61,11 +63,18 @@ def check(*, data: str | None) -> None:
 
 
 def prepare(
-    *, seed: int, model: str | None, data: str | None, rank: int | None = None, targets: Sequence[str] | None = None
+    *,
+    seed: int,
+    model: str | None,
+    data: str | None,
+    rank: int | None = None,
+    targets: Sequence[str] | None = None,
+    online: bool = False,
 ) -> Material:
-    """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for a model, text or adapter it cannot use.
+    """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what it cannot use.
 
-    `rank` and `targets` default to those of `LORA`, the published rows' adapter.
+    `rank` and `targets` default to those of `LORA`, the published rows' adapter. With `online` the hub may be asked for a model
+    that is not here; then also raises `InfrastructureError`.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -73,7 +82,7 @@ def prepare(
     if not model:
         raise ConfigurationError("workload lora: expected a model (a hub id or a directory); saw none")
     text, data_name = (read_corpus(), CORPUS_NAME) if data is None else (_read_text(Path(data)), Path(data).name)
-    base = resolve(model)
+    base = resolve(model, online=online)
     rank, targets = LORA["rank"] if rank is None else rank, list(LORA["targets"] if targets is None else targets)
     model_config = config_of(base, sequence_tokens=SEQUENCE_TOKENS)
     tokenizer = tokenizer_of(base, model_config)
@@ -107,20 +116,48 @@ def prepare(
     return Material(parts=parts, initial_sha256=tensor_digest(initial), base=base, facts=facts)
 
 
-def resolve(model: str) -> BaseModel:
-    """The model from a directory, from the local hub cache, or the stand-in, in this order."""
+def resolve(model: str, *, online: bool = False) -> BaseModel:
+    """The model from a directory, from the local hub cache, from the hub, or the stand-in, in this order.
+
+    The hub is asked only with `online`; without, the stand-in takes the place of what is not here. `model` is a directory, a hub
+    id, or a hub id with a commit, `repo@commit`.
+    """
     parts = max(len(os.fsencode(part)) for part in model.split("/"))
     if not model.isprintable() or len(model) > _LONGEST_MODEL or parts > _LONGEST_PART:
         raise ConfigurationError(f"model {printable(model, limit=60)}: expected a hub id or the name of a directory")
     path = Path(os.path.expanduser(model))  # noqa: PTH111  (Path.expanduser raises for an unknown ~)
-    if path.exists() or not _HUB_ID.fullmatch(model) or ("/" in model and path.parent.is_dir()):
-        return _from_directory(path, model_id=path.resolve().name, revision=None, named=model)
-    cached = _cached_snapshot(model)
+    named = _HUB_ID.fullmatch(model)
+    if path.exists() or named is None or ("/" in model and path.parent.is_dir()):
+        return _from_directory(path, model_id=path.resolve().name, hub=None, named=model)
+    repo, revision = named["repo"], named["revision"]
+    if revision is not None and not _COMMIT.fullmatch(revision):
+        raise ConfigurationError(
+            f"model {model}: expected a commit of 40 hexadecimal digits after @, because a branch can move; saw {revision}"
+        )
+    cached = _cached_snapshot(repo, revision)
     if cached is not None:
-        return _from_directory(cached, model_id=model, revision=cached.name, named=model)
+        from pytest_glasshouse.workloads.model_hub import endpoint
+
+        hub = HubSource(endpoint=endpoint(), repo=repo, commit=cached.name)
+        return _from_directory(cached, model_id=repo, hub=hub, named=model)
     _need_train_extra()
-    files = stand_in.make(read_corpus())
-    return BaseModel(model_id=model, revision=None, sha256=digest_of_files(files), stand_in=True, files=files)
+    if online:
+        from pytest_glasshouse.workloads.model_hub import describe
+
+        return _from_hub(repo, revision, describe)
+    content = stand_in.make(read_corpus())
+    return BaseModel(model_id=repo, revision=revision, stand_in=True, files=listed_content(content), content=content)
+
+
+#: Models as the hub described them, so that a process asks once for each.
+_DESCRIBED: dict[tuple[str, str | None, str | None], BaseModel] = {}
+
+
+def _from_hub(repo: str, revision: str | None, describe: Callable[[str, str | None], BaseModel]) -> BaseModel:
+    key = (repo, revision, os.environ.get("HF_ENDPOINT"))
+    if key not in _DESCRIBED:
+        _DESCRIBED[key] = describe(repo, revision)
+    return _DESCRIBED[key]
 
 
 def learning_rate(base: BaseModel, model_config: Mapping[str, Json]) -> str:
@@ -130,7 +167,7 @@ def learning_rate(base: BaseModel, model_config: Mapping[str, Json]) -> str:
     return "1e-05" if large else "5e-05"
 
 
-def _from_directory(path: Path, *, model_id: str, revision: str | None, named: str) -> BaseModel:
+def _from_directory(path: Path, *, model_id: str, hub: HubSource | None, named: str) -> BaseModel:
     for name in ("config.json", "tokenizer.json"):
         if not (path / name).is_file():
             raise ConfigurationError(f"model directory {named}: expected {name}; not there")
@@ -142,31 +179,32 @@ def _from_directory(path: Path, *, model_id: str, revision: str | None, named: s
         seen = f"saw {others[0]}, which is not loaded: convert it" if others else "not there"
         raise ConfigurationError(f"model directory {named}: expected weights in *.safetensors; {seen}")
     try:
-        digest = _digest(path)
+        files = _listed(path)
     except IntegrityError as error:
         raise ConfigurationError(f"model directory {named}: {error.detail}") from None
-    return BaseModel(model_id=model_id, revision=revision, sha256=digest, stand_in=False, directory=path.resolve())
+    revision = None if hub is None else hub.commit
+    return BaseModel(model_id=model_id, revision=revision, stand_in=False, files=files, directory=path.resolve(), hub=hub)
 
 
-#: Digests of model directories by the identity of their files, so that a process reads gigabytes once.
-_DIGESTS: dict[object, str] = {}
+#: Lists of model directories by the identity of their files, so that a process reads gigabytes once.
+_LISTED: dict[object, tuple[ModelFile, ...]] = {}
 
 
-def _digest(path: Path) -> str:
-    seen = (path.resolve(), tuple(sorted(identities(path).items())))
-    if seen not in _DIGESTS:
-        _DIGESTS[seen] = verify_base(path)
-    return _DIGESTS[seen]
+def _listed(path: Path) -> tuple[ModelFile, ...]:
+    seen = (path.resolve(), identity(path))
+    if seen not in _LISTED:
+        _LISTED[seen] = listed(path)
+    return _LISTED[seen]
 
 
-def _cached_snapshot(model: str) -> Path | None:
+def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
     """The model's directory in the local hub cache; None if it is not there or has no weights."""
     _need_train_extra()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        path = Path(snapshot_download(model, local_files_only=True))
+        path = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         return None
     # Weights of another format are reported by the caller; a stand-in must not replace a model that is there.

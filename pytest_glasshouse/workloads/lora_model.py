@@ -146,13 +146,15 @@ def layers_of(base: BaseModel, config: Mapping[str, Json], targets: Sequence[str
 
 def file_of(base: BaseModel, name: str) -> bytes:
     """One of the model's files."""
-    return base.files[name] if base.directory is None else (base.directory / name).read_bytes()
+    return base.content[name] if base.directory is None else (base.directory / name).read_bytes()
 
 
 def tensors_of(base: BaseModel) -> dict[str, TensorEntry]:
     """Every tensor that loading would read, by name."""
+    if base.weights is not None:
+        return dict(base.weights)
     if base.directory is None:
-        return parse_safetensors(base.files["model.safetensors"])
+        return parse_safetensors(base.content["model.safetensors"])
     whole, index = base.directory / "model.safetensors", base.directory / "model.safetensors.index.json"
     if whole.is_file():
         return _head(base, whole)

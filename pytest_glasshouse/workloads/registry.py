@@ -26,8 +26,9 @@ def prepare(
     data: str | None = None,
     rank: int | None = None,
     targets: Sequence[str] | None = None,
+    online: bool = False,
 ) -> Material:
-    """The host's half: all parts of the package, drawn from `seed`. Never uses the network.
+    """The host's half: all parts of the package, drawn from `seed`. Uses the network only if `online`, to ask a model hub.
 
     Raises `ConfigurationError` when a lora row's model, data or adapter cannot be used.
     """
@@ -38,7 +39,7 @@ def prepare(
     if workload == "lora":
         from pytest_glasshouse.workloads import lora_material
 
-        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets)
+        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets, online=online)
     raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
 
 

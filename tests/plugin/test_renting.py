@@ -136,13 +136,13 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
     model.mkdir(parents=True)
     base = prepare("lora", seed=1, model="Nobody/Stand-In-0.5B-Nowhere").base
     assert base is not None
-    for name, content in base.files.items():
+    for name, content in base.content.items():
         (model / name).write_bytes(content)
     if spoilt == "weights":
         (model / "model.safetensors").rename(model / "pytorch_model.bin")
     if spoilt == "truncation":
         cut = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
-        (model / "tokenizer.json").write_text(json.dumps({**json.loads(base.files["tokenizer.json"]), "truncation": cut}))
+        (model / "tokenizer.json").write_text(json.dumps({**json.loads(base.content["tokenizer.json"]), "truncation": cut}))
     (folder / "notes.txt").write_text("We" if spoilt == "text" else "We the People " * 999)
     fields = {"data": "notes.txt", "model": "models/mine", "steps": 8, **({"targets": ["c_attn"]} if spoilt == "targets" else {})}
     (folder / "test_lora.py").write_text(
@@ -165,9 +165,9 @@ def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(
     model.mkdir()
     base = prepare("lora", seed=1, model="Nobody/Stand-In-0.5B-Nowhere").base
     assert base is not None
-    for name, content in base.files.items():
+    for name, content in base.content.items():
         (model / name).write_bytes(content)
-    (model / "config.json").write_text(json.dumps({**json.loads(base.files["config.json"]), "model_type": "of-tomorrow"}))
+    (model / "config.json").write_text(json.dumps({**json.loads(base.content["config.json"]), "model_type": "of-tomorrow"}))
     (tmp_path / "test_lora.py").write_text(
         "import pytest\nfrom pytest_glasshouse.rows import RowSpec\n"
         "ROW = RowSpec(name='mine', workload='lora', gpu='h100', order='raw-first', steps=8, model='mine')\n"

@@ -9,13 +9,17 @@ import pytest
 from pytest_glasshouse.agent.agent import Agent
 
 PLAN: dict[str, Any] = {
-    "workload": "mlp", "device": "cpu", "warmup_ns": 0, "target_ns": None, "steps": 1, "order_seed": 1, "base_directory": None,
-    "segments": None,
+    "workload": "mlp", "device": "cpu", "warmup_ns": 0, "target_ns": None, "steps": 1, "order_seed": 1, "base": None, "segments": None,
 }  # fmt: skip
 ORDER: dict[str, Any] = {"kind": "raw", "nonce": "n", "plan": PLAN, "material": {}}
 MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "enrol": ({"grant": 1}, "enrol.grant: expected a text, saw an integer"),
-    "lay": ({"path": "x"}, "lay.offset: expected a value, saw none"),
+    "lay": ({"model": "x", "name": "x"}, "lay.offset: expected a value, saw none"),
+    "model": (
+        {"model": "x", "files": [{"name": "config.json", "size": "1"}], "source": "there", "idle_s": 1, "within_s": 1},
+        "model.files[0].size: expected an integer, saw a text",
+    ),
+    "arrival": ({"model": 1}, "arrival.model: expected a text, saw an integer"),
     "put": ({"name": "x", "offset": True, "total": 1}, "put.offset: expected an integer, saw true or false"),
     "get": ({"name": None, "offset": 0}, "get.name: expected a text, saw null"),
     "drop": ({}, "drop.name: expected a text, saw null"),

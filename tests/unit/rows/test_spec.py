@@ -42,7 +42,7 @@ INTERLEAVED = ("preset", "null", "resident")
     [
         ({**GOOD, "target": 600}, "row 'mine': no field target. Did you mean target_s? A row has name, workload, gpu, order, "),
         ({**GOOD, "gpus": "h100"}, "row 'mine': no field gpus. Did you mean gpu? A row has name, "),
-        ({**GOOD, "colour": "red"}, "row 'mine': no field colour. A row has name, "),
+        ({**GOOD, "weekday": "red"}, "row 'mine': no field weekday. A row has name, "),
         ({"name": "mine", "workload": "mlp", "order": "raw-first"}, "row 'mine': field gpu: expected one of h100, pro6000, "),
         ({"name": "mine", "workload": "mlp", "gpu": "h100"}, "row 'mine': field order: expected one of raw-first, "),
         ({"name": "mine"}, "row 'mine': field workload: expected one of mlp, lora; saw none (nor gpu, order)"),
@@ -149,7 +149,7 @@ def test_an_mlp_row_has_no_adapter() -> None:
 def test_row_id_changes_with_every_measured_property() -> None:
     """Two rows with one id would overwrite each other in a report."""
     base = RowSpec(**GOOD, published=None)
-    unmeasured = {"published", "smoke"}
+    unmeasured = {"published", "smoke", "model_source"}
     assert set(CHANGES) | unmeasured == {field.name for field in dataclasses.fields(RowSpec)}
     ids = {_changed(field).row_id for field in CHANGES}
     assert RowSpec(**{**GOOD, "order": "interleaved"}).row_id not in {_changed(field).row_id for field in INTERLEAVED}
@@ -171,6 +171,8 @@ def _changed(field: str) -> RowSpec:
 def test_row_id_ignores_properties_that_change_no_measurement() -> None:
     given = RowSpec(**GOOD, smoke=True, published=Published(source="a paper", overhead_pct=1.0))
     assert given.row_id == RowSpec(**GOOD).row_id
+    lora: dict[str, Any] = {**GOOD, "workload": "lora", "model": "some/model"}
+    assert RowSpec(**lora, model_source="hub").row_id == RowSpec(**lora).row_id
 
 
 def test_row_without_other_parameters_keeps_its_old_id() -> None:

@@ -55,6 +55,8 @@ def test_the_recorded_conversations_have_every_message_type_but_those_of_failure
     assert lines >= JOURNAL.keys() - {"train_failed", "train_progress"}
     assert {op for conversation in RECORDED.values() for op in conversation["replies"]} >= REPLIES.keys() - {
         "lay",
+        "model",
+        "arrival",
         "kill",
         "dismiss",
         "shutdown",

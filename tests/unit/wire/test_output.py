@@ -35,7 +35,14 @@ if TYPE_CHECKING:
 HOSTILE = "\x1b[2J\x1b]0;x\x07\r\n::stop-commands::x\n##[error]y ##vso[task.complete] \u202e\u2066|<script>alert(1)</script>`x`\x9b31m\x7f\u2028"
 PACKAGE = Path(pytest_glasshouse.__file__).parent
 #: Who writes to the outside: the two sinks, the reaper's own log, JSON to the process that asked, and what runs on a guest.
-SINKS = {"wire/output.py", "plugin/terminal.py", "broker/reaper_process.py", "workloads/lora_rehearsal.py"}
+SINKS = {
+    "wire/output.py",
+    "plugin/terminal.py",
+    "broker/reaper_process.py",
+    "workloads/lora_rehearsal.py",
+    "workloads/model_hub.py",
+    "agent/model_download.py",
+}
 
 
 def test_all_output_is_written_by_one_of_two_modules() -> None:

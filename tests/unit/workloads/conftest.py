@@ -44,6 +44,6 @@ def lora_material() -> Material:
 def lora_base(lora_material: Material, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("base")
     assert lora_material.base is not None
-    for name, content in lora_material.base.files.items():
+    for name, content in lora_material.base.content.items():
         (directory / name).write_bytes(content)
     return directory

@@ -35,13 +35,13 @@ def test_the_stand_in_is_made_the_same_each_time(lora_material: Material) -> Non
     from pytest_glasshouse.workloads import stand_in
 
     assert lora_material.base is not None
-    assert stand_in.make.__wrapped__(read_corpus()) == lora_material.base.files  # past the cache
+    assert stand_in.make.__wrapped__(read_corpus()) == lora_material.base.content  # past the cache
 
 
 def test_a_directory_is_used_as_it_is_and_pinned(lora_base: Path, lora_material: Material) -> None:
     material = prepare("lora", seed=7, model=str(lora_base))
     assert material.base is not None
-    assert (material.base.directory, material.base.stand_in, dict(material.base.files)) == (lora_base, False, {})
+    assert (material.base.directory, material.base.stand_in, dict(material.base.content)) == (lora_base, False, {})
     assert material.base.sha256 == verify_base(lora_base)
     assert material.initial_sha256 == lora_material.initial_sha256
     assert material.facts["standInModel"] is None
@@ -112,7 +112,7 @@ def test_text_is_packed_without_gaps(lora_material: Material) -> None:
 
     assert lora_material.base is not None
     ids = load(lora_material.parts["tokens"])["ids"]
-    tokenizer = Tokenizer.from_str(lora_material.base.files["tokenizer.json"].decode())
+    tokenizer = Tokenizer.from_str(lora_material.base.content["tokenizer.json"].decode())
     assert (ids.dtype, ids.shape[1]) == (np.dtype("int64"), 64)
     assert read_corpus().startswith(tokenizer.decode(ids.ravel().tolist()).rstrip("\ufffd"))
 

@@ -294,12 +294,12 @@ def test_a_model_is_read_once_and_again_when_it_changed(lora_base: Path, tmp_pat
     directory = shutil.copytree(lora_base, tmp_path / "model")
     before = prepare("lora", seed=7, model=str(directory)).base
     assert before is not None
-    lora_material._DIGESTS.update({key: "remembered" for key, value in lora_material._DIGESTS.items() if value == before.sha256})
+    lora_material._LISTED.update({key: before.files[:1] for key, value in lora_material._LISTED.items() if value == before.files})
     again = prepare("lora", seed=7, model=str(directory)).base
     assert again is not None
-    assert again.sha256 == "remembered"
+    assert again.files == before.files[:1]
     (directory / "notes.txt").write_text("another file that loading reads")
     third = prepare("lora", seed=7, model=str(directory)).base
     assert third is not None
-    assert third.sha256 not in ("remembered", before.sha256)
-    lora_material._DIGESTS.clear()
+    assert third.files not in (before.files[:1], before.files)
+    lora_material._LISTED.clear()

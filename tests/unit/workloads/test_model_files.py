@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_glasshouse.errors import IntegrityError
-from pytest_glasshouse.workloads.model_files import VerifiedBase, digest_of_files, verify_base
+from pytest_glasshouse.workloads.model_files import VerifiedBase, digest_of, identity, listed_content, settled, verify_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +22,8 @@ def model(lora_base: Path, tmp_path: Path) -> Path:
     return shutil.copytree(lora_base, tmp_path / "model")
 
 
-def test_digest_of_files_is_that_of_the_directory_they_lie_in(model: Path) -> None:
-    assert digest_of_files({path.name: path.read_bytes() for path in model.iterdir()}) == verify_base(model)
+def test_digest_of_content_is_that_of_the_directory_it_lies_in(model: Path) -> None:
+    assert digest_of(listed_content({path.name: path.read_bytes() for path in model.iterdir()})) == verify_base(model)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
@@ -109,7 +109,8 @@ def backdated(directory: Path) -> None:
 @pytest.mark.parametrize("change", [rewritten, replaced, added, removed, backdated])
 def test_a_base_that_was_changed_since_it_was_verified_is_refused(tmp_path: Path, change: Callable[[Path], None]) -> None:
     """Loading reads the files again: between the two the weights could be replaced."""
-    base = VerifiedBase(tmp_path, a_model(tmp_path))
+    a_model(tmp_path)
+    base = VerifiedBase(tmp_path, settled(tmp_path))
     base.check()
     change(tmp_path)
     with pytest.raises(IntegrityError, match="changed while it was in use"):
@@ -118,7 +119,8 @@ def test_a_base_that_was_changed_since_it_was_verified_is_refused(tmp_path: Path
 
 def test_a_base_that_nobody_touches_stays_verified(tmp_path: Path) -> None:
     """The check raises nothing after reading, or beside files that loading never reads."""
-    base = VerifiedBase(tmp_path, a_model(tmp_path))
+    a_model(tmp_path)
+    base = VerifiedBase(tmp_path, settled(tmp_path))
     (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "notes.md").write_bytes(b"x")
     base.check()
@@ -126,13 +128,13 @@ def test_a_base_that_nobody_touches_stays_verified(tmp_path: Path) -> None:
 
 def test_another_base_is_refused(tmp_path: Path) -> None:
     a_model(tmp_path)
-    with pytest.raises(IntegrityError, match="not the one the manifest pins"):
+    with pytest.raises(IntegrityError, match="changed while it was in use"):
         VerifiedBase(tmp_path, "0" * 64)
 
 
-def test_files_modified_just_now_are_hashed_after_a_clock_tick(tmp_path: Path) -> None:
+def test_files_modified_just_now_are_verified_after_a_clock_tick(tmp_path: Path) -> None:
     """Within one tick of the kernel's clock a second write would leave no trace."""
-    expected = a_model(tmp_path)
+    a_model(tmp_path)
     latest = max(path.stat().st_ctime_ns for path in tmp_path.iterdir())
     asked: list[int] = []
 
@@ -140,5 +142,5 @@ def test_files_modified_just_now_are_hashed_after_a_clock_tick(tmp_path: Path) -
         asked.append(latest + len(asked) * 15_000_000)
         return asked[-1]
 
-    VerifiedBase(tmp_path, expected, clock_ns=clock_ns)
+    assert settled(tmp_path, clock_ns=clock_ns) == identity(tmp_path)
     assert len(asked) == 3

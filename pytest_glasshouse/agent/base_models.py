@@ -1,0 +1,319 @@
+"""The guest's base models: how each arrives, its verification, and what a leg is given of it.
+
+A model is named by the digest of its list of files. It is in a directory of the guest already, downloaded from a hub, or pushed
+by the host; whichever it is, every file is verified against the list once, before any leg. A file that differs is deleted and
+fetched once more. A directory that this agent did not write is only read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pytest_glasshouse.agent.model_download import Download
+from pytest_glasshouse.errors import GlasshouseError, IntegrityError, ProtocolError
+from pytest_glasshouse.wire.host_messages import BasePlan, LayRequest, ModelRequest
+from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.workloads.model_files import (
+    MOST_FILES,
+    ModelFile,
+    differing,
+    digest_of,
+    refuse_outside,
+    settled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_glasshouse.wire.canonical import Json
+
+Phase = Literal["push", "download", "verify", "ready", "failed"]
+
+#: How often a download is looked at, in seconds.
+_LOOK_S = 0.2
+_DETAIL = 400
+
+
+class ModelUnavailableError(GlasshouseError):
+    """A source does not have the model as it is listed. `reason` is a stable code."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+class Models:
+    """Every model of this guest, by its digest."""
+
+    def __init__(self, directory: Path, *, archive_fd: int, site_packages: Sequence[str]) -> None:
+        self._directory = directory
+        self._archive_fd = archive_fd
+        self._site_packages = site_packages
+        self._lock = threading.Lock()
+        self._arrivals: dict[str, Arrival] = {}
+
+    def begin(self, request: ModelRequest) -> None:
+        """Start to bring a model here. One that is here, or on its way, is left alone; one that failed is tried again."""
+        with self._lock:
+            earlier = self._arrivals.get(request["model"])
+            if earlier is not None and earlier.phase != "failed":
+                return
+            arrival = Arrival(request, self._directory, archive_fd=self._archive_fd, site_packages=self._site_packages)
+            self._arrivals[request["model"]] = arrival
+            arrival.start()
+
+    def state(self, model: str) -> dict[str, Json]:
+        """Where a model's arrival is: see `wire.guest_messages`."""
+        return self._arrival(model).state()
+
+    def write(self, piece: LayRequest, payload: bytes | bytearray) -> None:
+        """The next piece of a file that is pushed."""
+        self._arrival(piece["model"]).write(piece["name"], offset=piece["offset"], payload=payload)
+
+    def stop(self, model: str) -> None:
+        """Give up an arrival that is not complete."""
+        self._arrival(model).stop("the host gave up")
+
+    def plan(self, model: str) -> BasePlan:
+        """What a leg is given. Raises `ProtocolError` unless the model was verified here."""
+        return self._arrival(model).plan()
+
+    def end(self) -> None:
+        """Stop every download."""
+        with self._lock:
+            for arrival in self._arrivals.values():
+                arrival.stop("the guest ends")
+
+    def _arrival(self, model: str) -> Arrival:
+        with self._lock:
+            arrival = self._arrivals.get(model)
+        if arrival is None:
+            raise ProtocolError(f"expected the digest of a model that was asked for; saw {printable(model, limit=80)}")
+        return arrival
+
+
+class Arrival(threading.Thread):
+    """One model on its way; a thread."""
+
+    def __init__(self, request: ModelRequest, root: Path, *, archive_fd: int, site_packages: Sequence[str]) -> None:
+        """Raises `IntegrityError` for a list that is not the one of the digest."""
+        super().__init__(name="base-model", daemon=True)
+        files = request["files"]
+        if not 0 < len(files) <= MOST_FILES:
+            raise IntegrityError("base-model", f"expected a list of at most {MOST_FILES} files; saw {len(files)}")
+        self._files = tuple(sorted(ModelFile(name=one["name"], size=one["size"], sha256=one["sha256"]) for one in files))
+        if digest_of(self._files) != request["model"] or len({file.name for file in self._files}) != len(self._files):
+            raise IntegrityError("base-model", "expected the list of files of this digest; saw another")
+        self._request = request
+        self._own = root / request["model"][:16]
+        self._directory = self._own
+        self._launch = (archive_fd, site_packages)
+        self._changed = threading.Condition()
+        self._total = sum(file.size for file in self._files)
+        self._done = 0
+        self._failure: tuple[str, str] | None = None
+        self._stopped = ""
+        self._wants: tuple[str, int] | None = None
+        self._identity = ""
+        self._download: Download | None = None
+        self._began = time.monotonic()
+        self.phase: Phase = {"there": "verify", "hub": "download", "pushed": "push"}[request["source"]]  # type: ignore[assignment]
+
+    def run(self) -> None:
+        """The thread's body: the phases in order, to `ready` or `failed`."""
+        try:
+            {"there": self._look, "hub": self._fetch, "pushed": self._receive}[self._request["source"]]()
+            refuse_outside(self._directory, [file.name for file in self._files])
+            self._enter("ready")
+        except ModelUnavailableError as error:
+            self._fail(error.reason, error)
+        except IntegrityError as error:
+            self._fail("malformed", error.detail)
+        except OSError as error:
+            self._fail("no-space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk", error.strerror or error)
+        except GlasshouseError as error:
+            self._fail("failed", error)
+        finally:
+            self._request.pop("token", None)
+
+    def state(self) -> dict[str, Json]:
+        """See `wire.guest_messages`."""
+        with self._changed:
+            reason, detail = self._failure or (None, None)
+            wants: Json = None if self._wants is None else {"name": self._wants[0], "offset": self._wants[1]}
+            return {
+                "phase": self.phase,
+                "source": self._request["source"],
+                "done": min(self._progress(), self._total),
+                "total": self._total,
+                "wants": wants,
+                "reason": reason,
+                "detail": detail,
+                "ms": round(1000 * (time.monotonic() - self._began)),
+            }
+
+    def _progress(self) -> int:
+        return self._download.present() if self._download is not None and self.phase == "download" else self._done
+
+    def plan(self) -> BasePlan:
+        """What a leg is given."""
+        if self.phase != "ready":
+            raise ProtocolError(f"start: expected a base model that was verified; it is in phase {self.phase}")
+        return {"sha256": self._request["model"], "directory": str(self._directory), "identity": self._identity}
+
+    def stop(self, why: str) -> None:
+        """Give up, unless it is ready."""
+        with self._changed:
+            self._stopped = self._stopped or why
+            self._changed.notify_all()
+        if self._download is not None:
+            self._download.kill()
+
+    def write(self, name: str, *, offset: int, payload: bytes | bytearray) -> None:
+        """Append a piece that was wanted."""
+        with self._changed:
+            if self._wants != (name, offset):
+                raise ProtocolError(f"lay: expected the piece {self._wants}; saw {(printable(name, limit=80), offset)}")
+            size = next(file.size for file in self._files if file.name == name)
+            if offset + len(payload) > size:
+                raise ProtocolError(f"lay: expected at most {size} bytes of {name}; saw {offset + len(payload)}")
+            with (self._own / name).open("ab") as file:
+                file.write(payload)
+            self._done += len(payload)
+            self._wants = (name, offset + len(payload)) if offset + len(payload) < size else None
+            self._changed.notify_all()
+
+    def _look(self) -> None:
+        """A directory of the guest: the model itself, `ORG/NAME` below it, or a cache of the hub's client."""
+        root = Path(self._request.get("directory", ""))
+        repo, commit = self._request.get("repo", ""), self._request.get("commit", "")
+        inside = [root]
+        if repo and ".." not in Path(repo).parts:
+            cached = Path(f"models--{repo.replace('/', '--')}") / "snapshots" / commit
+            inside += [root / repo, root / Path(repo).name, *(root / top / cached for top in ("", "hub"))]
+        found = next((each for each in inside if (each / "config.json").is_file()), None)
+        if found is None:
+            raise ModelUnavailableError("absent", "the guest's directory does not have the model")
+        self._directory = found
+        if wrong := self._verify(found):
+            raise ModelUnavailableError("differs", f"the guest's copy of the model has another {_names(wrong)}")
+
+    def _fetch(self) -> None:
+        wanted = [file.name for file in self._files]
+        self._make_room()
+        for last in (False, True):
+            self._download_files(wanted)
+            wrong = self._verify(self._own)
+            if not wrong:
+                return
+            if last:
+                raise ModelUnavailableError("differs", f"the hub sent, twice, another {_names(wrong)} than its metadata lists")
+            wanted = self._delete(wrong)
+            self._enter("download")
+
+    def _download_files(self, names: Sequence[str]) -> None:
+        """Run the hub's client until it ends; it is killed when no byte arrives for a while, or its time is over."""
+        download = Download(self._request, self._own, names, launch=self._launch)
+        self._download = download
+        if self._stopped:
+            download.kill()
+        seen, at = download.present(), time.monotonic()
+        why = ""
+        while not download.wait(_LOOK_S):
+            now = download.present()
+            if now != seen:
+                seen, at = now, time.monotonic()
+            if time.monotonic() - at > self._request["idle_s"]:
+                why = f"no byte arrived from the hub for {self._request['idle_s']} s, after {seen >> 20} MiB"
+            elif time.monotonic() - self._began > self._request["within_s"]:
+                why = f"the download did not end within {self._request['within_s']} s ({seen >> 20} of {self._total >> 20} MiB)"
+            if why:
+                download.kill()
+        if self._stopped:
+            raise ModelUnavailableError("stopped", self._stopped)
+        if why:
+            raise ModelUnavailableError("slow", why)
+        if (failed := download.failure()) is not None:
+            raise ModelUnavailableError(*failed)
+        download.end()
+
+    def _receive(self) -> None:
+        self._make_room()
+        wanted = [file.name for file in self._files]
+        for last in (False, True):
+            for name in wanted:
+                self._receive_file(name)
+            wrong = self._verify(self._own)
+            if not wrong:
+                return
+            if last:
+                raise ModelUnavailableError("differs", f"the host sent, twice, another {_names(wrong)} than it lists")
+            wanted = self._delete(wrong)
+            self._enter("push")
+
+    def _receive_file(self, name: str) -> None:
+        size = next(file.size for file in self._files if file.name == name)
+        (self._own / name).write_bytes(b"")
+        with self._changed:
+            self._wants = (name, 0) if size else None
+            before = self._done
+            while self._wants is not None and not self._stopped:
+                if not self._changed.wait(self._request["idle_s"]) and self._done == before:
+                    raise ModelUnavailableError("slow", f"no byte arrived from the host for {self._request['idle_s']} s")
+                before = self._done
+            if self._stopped:
+                raise ModelUnavailableError("stopped", self._stopped)
+
+    def _verify(self, directory: Path) -> tuple[str, ...]:
+        """The names of files that are not as listed. Where there is none, the files' identity is kept."""
+        self._enter("verify")
+        seen = settled(directory)
+        wrong = differing(directory, self._files, on_bytes=self._count)
+        self._identity = seen
+        return wrong
+
+    def _make_room(self) -> None:
+        shutil.rmtree(self._own, ignore_errors=True)
+        self._own.mkdir(parents=True)
+        free = os.statvfs(self._own)
+        left = free.f_bavail * free.f_frsize
+        if left < self._total:
+            why = f"the guest has {left >> 20} MiB of disk left; the model needs {self._total >> 20}"
+            raise ModelUnavailableError("no-space", why)
+
+    def _delete(self, names: Sequence[str]) -> list[str]:
+        """Delete what is not as listed; the names that are to be fetched again."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                (self._own / name).unlink()
+        return [file.name for file in self._files if file.name in names]
+
+    def _enter(self, phase: Phase) -> None:
+        with self._changed:
+            if self._stopped:
+                raise ModelUnavailableError("stopped", self._stopped)
+            self.phase = phase
+            self._done = 0
+
+    def _count(self, count: int) -> None:
+        with self._changed:
+            self._done += count
+
+    def _fail(self, reason: str, detail: object) -> None:
+        with self._changed:
+            self._failure = (reason, printable(detail, limit=_DETAIL))
+            self._wants = None
+            self.phase = "failed"
+        if self._directory == self._own:
+            shutil.rmtree(self._own, ignore_errors=True)
+
+
+def _names(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} (and {len(names) - 1} more)"

@@ -1,0 +1,163 @@
+"""Brings a row's base model to the guest, once per allocation and before the first leg.
+
+The model comes from a directory that the guest has (`there`), from the hub (`hub`), or from the host (`pushed`), in this order
+unless the user chose one. The guest verifies every file against the list that the host resolved before anything was rented.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+from pytest_glasshouse.channel.guest_channel import put_model_piece
+from pytest_glasshouse.errors import GuestGoneError, GuestRefusedError, ProtocolError
+from pytest_glasshouse.legs.leg_watch import Progress
+from pytest_glasshouse.legs.model_sources import ModelSources
+from pytest_glasshouse.legs.round import EXCLUDED, Round
+from pytest_glasshouse.observation.document import ModelArrival
+from pytest_glasshouse.observation.outcome import Ended
+from pytest_glasshouse.rows.spec import ModelSource
+from pytest_glasshouse.wire import frames
+from pytest_glasshouse.wire.printable import printable
+from pytest_glasshouse.wire.typed import check_typed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pytest_glasshouse.wire.host_messages import ModelRequest
+    from pytest_glasshouse.workloads.base import BaseModel
+
+#: The name of this phase's part of a row, where a leg's would stand.
+MODEL = "model"
+#: A transfer without a new byte for this long fails, and so does one slower than this on the whole.
+_IDLE_S = 180
+_SLOWEST_BYTES_PER_S = 2 << 20
+_AT_LEAST_S = 900
+_ASK_S = 0.25
+
+
+class ArrivalState(TypedDict):
+    """How far a model is, by its guest's word. `wants` is the piece to be pushed next."""
+
+    phase: Literal["push", "download", "verify", "ready", "failed"]
+    source: ModelSource
+    done: int
+    total: int
+    wants: WantedPiece | None
+    reason: str | None
+    detail: str | None
+    ms: int
+
+
+class WantedPiece(TypedDict):
+    """A place in a file."""
+
+    name: str
+    offset: int
+
+
+def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, Ended | None]:
+    """Bring the base model of `current`'s row to its guest: how it arrived, or how the row ends."""
+    base = current.material.base
+    if base is None:
+        return None, None
+    failures: list[str] = []
+    try:
+        for source in sources.of(base, same_disk=not current.grant.rented):
+            state = _arrived(current, base, _request(base, source, sources))
+            if state["phase"] == "failed" and state["reason"] == "gated" and source == "hub" and (token := _token()):
+                # Handed over only to a guest whose hub asked for one.
+                state = _arrived(current, base, {**_request(base, source, sources), "token": token})
+            if state["phase"] == "ready":
+                return {"source": state["source"], "files": len(base.files), "bytes": base.size, "ms": state["ms"]}, None
+            failures.append(f"{source}: {printable(state['detail'] or state['reason'] or 'failed', limit=300)}")
+    except GuestRefusedError as error:
+        failures.append(str(error))
+    except ProtocolError as error:
+        return None, current.ended_by_protocol(error)
+    except GuestGoneError as error:
+        return None, Ended(outcome="excluded", reason=f"base model: {error}", decision=EXCLUDED)
+    why = f"model {base.model_id} did not reach the guest ({'; '.join(failures)}). {_advice(failures)}"
+    return None, Ended(outcome="infrastructure", reason=why, decision="nothing was trained; run the row again")
+
+
+def _advice(failures: Sequence[str]) -> str:
+    if any("gated" in each for each in failures):
+        return "Accept the model's terms on the hub and set HF_TOKEN, or push the model with --glasshouse-model-source pushed"
+    if any("disk" in each for each in failures):
+        return "Use an image or an offer with more disk"
+    return "See docs/models.md"
+
+
+def _request(base: BaseModel, source: ModelSource, sources: ModelSources) -> ModelRequest:
+    request: ModelRequest = {
+        "model": base.sha256,
+        "files": [{"name": file.name, "size": file.size, "sha256": file.sha256} for file in base.files],
+        "source": source,
+        "idle_s": _IDLE_S,
+        "within_s": _AT_LEAST_S + base.size // _SLOWEST_BYTES_PER_S,
+    }
+    if source == "there":
+        request["directory"] = str(base.directory) if sources.directory is None else sources.directory
+    if base.hub is not None:
+        request |= {"repo": base.hub.repo, "commit": base.hub.commit}
+        if source == "hub":
+            request["endpoint"] = base.hub.endpoint
+    return request
+
+
+def _token() -> str | None:
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def _arrived(current: Round, base: BaseModel, request: ModelRequest) -> ArrivalState:
+    """Ask for the model, and follow it until it is ready or failed; push what is wanted."""
+    channel, began = current.channel, time.monotonic()
+    channel.request("model", request)
+    latest = began + request["within_s"] + 2 * request["idle_s"]
+    while True:
+        stop = time.monotonic() > latest
+        state = check_typed(channel.request("arrival", {"model": base.sha256, "stop": stop}), ArrivalState, "arrival")
+        if state["phase"] in ("ready", "failed"):
+            return state
+        if stop:
+            return {**state, "phase": "failed", "detail": f"it did not arrive within {request['within_s']} s"}
+        _emit(current, state, elapsed_s=time.monotonic() - began)
+        wants = state["wants"]
+        if wants is None:
+            time.sleep(_ASK_S)
+        elif request["source"] == "pushed":
+            for offset, piece in _pieces(current, base, wants["name"], wants["offset"]):
+                put_model_piece(channel, base.sha256, wants["name"], offset, piece)
+                state = {**state, "done": state["done"] + len(piece)}
+                _emit(current, state, elapsed_s=time.monotonic() - began)
+        else:
+            raise current.broke_protocol("arrival: expected a guest that wants nothing pushed")
+
+
+def _pieces(current: Round, base: BaseModel, name: str, offset: int) -> Iterator[tuple[int, bytes]]:
+    """The rest of one of the model's files, piece by piece."""
+    file = next((each for each in base.files if each.name == name), None)
+    if file is None or not 0 <= offset < file.size:
+        raise current.broke_protocol(f"arrival: expected a file of the model; saw {printable(name, limit=80)} at {offset}")
+    if base.directory is None:
+        content = base.content[name]
+        yield from ((at, content[at : at + frames.CHUNK]) for at in range(offset, len(content), frames.CHUNK))
+        return
+    with (base.directory / name).open("rb") as source:
+        source.seek(offset)
+        while offset < file.size and (piece := source.read(min(frames.CHUNK, file.size - offset))):
+            yield offset, piece
+            offset += len(piece)
+
+
+def _emit(current: Round, state: ArrivalState, *, elapsed_s: float) -> None:
+    fraction = state["done"] / state["total"] if state["total"] else None
+    current.emit(
+        Progress(
+            row_id=current.row.row_id, leg=MODEL, phase=state["phase"], round=current.number, rounds=current.rounds,
+            elapsed_s=elapsed_s, fraction=None if fraction is None else min(fraction, 1.0),
+        )
+    )  # fmt: skip
