@@ -116,6 +116,7 @@ class HubApi:
         gated: Collection[str],
         private: Collection[str],
         tokens: Mapping[str, Collection[str]],
+        renamed: Mapping[str, str],
         secret: bytes,
         listings_gated: bool,
         small_redirected: bool,
@@ -127,6 +128,7 @@ class HubApi:
         #: The addresses of both hosts, once they listen.
         self.hub_url = self.storage_url = ""
         self._gated, self._private, self._secret = gated, private, secret
+        self._renamed = renamed
         self._listings_gated, self._small_redirected, self._xet, self._page_entries = (
             listings_gated,
             small_redirected,
@@ -146,6 +148,8 @@ class HubApi:
             return refusal(405, "Method Not Allowed", Allow=", ".join(sorted(allowed)))
         if asked.operation == "other":
             return self._other(asked.path, token)
+        if asked.repo in self._renamed:
+            return Reply(status=307, headers={"Location": target.replace(asked.repo, self._renamed[asked.repo], 1)})
         if (refused := self._refused(asked, token)) is not None:
             return refused
         found = self.repositories[asked.repo]

@@ -143,10 +143,20 @@ class RangeIgnored:
     """A request for a range is answered with 200 and the whole file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compressed:
+    """Sent as gzip and without a length, as the hub sends text to whoever accepts it.
+
+    With `bomb_mib`, so many MiB of zeros follow, of a thousandth of that size; the whole is then faulty at its very end.
+    """
+
+    bomb_mib: int = 0
+
+
 #: Played before anything is done, in place of an answer.
 Instead = Refused | HungUp | Redirected
 #: Played on the body of an answer to GET: a HEAD passes them by.
-OnBody = Cut | Flipped | Endless | Drip | RangeIgnored
+OnBody = Cut | Flipped | Endless | Drip | RangeIgnored | Compressed
 HubFault = Instead | Moved | Headers | Changed | WrongSize | OnBody
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, repeat
@@ -12,6 +13,7 @@ from typing import Any
 from tests.loopback.hub_api import Reply, as_json, refusal
 from tests.loopback.hub_faults import (
     Changed,
+    Compressed,
     Cut,
     Drip,
     Endless,
@@ -97,6 +99,16 @@ def pieces(content: Content, start: int, stop: int, fault: HubFault | None, paus
         case Drip():
             return _dripping(content, start, stop, fault, pause)
     return body
+
+
+def compressed(content: Content, fault: Compressed) -> Iterator[bytes]:
+    """A body as gzip. Zeros that follow are one block, sent again and again."""
+    packing = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    yield packing.compress(content.whole) + packing.flush(zlib.Z_FULL_FLUSH)
+    if fault.bomb_mib:
+        block = packing.compress(bytes(1 << 20)) + packing.flush(zlib.Z_FULL_FLUSH)
+        yield from repeat(block, fault.bomb_mib)
+    yield packing.flush()
 
 
 def _flipped(body: Iterator[bytes], at: int) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.loopback.hub import Hub
 from tests.loopback.hub_client import RealClient
 from tests.loopback.hub_faults import (
     Changed,
+    Compressed,
     Cut,
     Drip,
     Endless,
@@ -387,6 +389,33 @@ def test_headers_are_changed_and_left_out(client: RealClient, tmp_path: Path) ->
         hub.arm(Headers(changed={"X-Linked-Etag": '"none"', "X-More": "1"}), on="resolve")
         _, headers, _ = answer(f"{hub.url}/{REPO}/resolve/main/{FIRST}", "HEAD")
         assert (headers["X-Linked-Etag"], headers["X-More"], headers["X-Linked-Size"]) == ('"none"', "1", "5400")
+
+
+def test_a_compressed_body_is_unpacked_by_the_client(client: RealClient, tmp_path: Path) -> None:
+    with tiny_hub() as hub:
+        hub.arm(Compressed(), on="small")
+        got = client.call("hf_hub_download", endpoint=hub.url, repo_id=REPO, filename="config.json", local_dir=str(tmp_path)).path
+        assert got.read_bytes() == FILES["config.json"]
+        assert hub.unmet() == ()
+
+
+def test_a_small_body_unpacks_to_a_large_one() -> None:
+    with tiny_hub(small_redirected=False) as hub:
+        hub.arm(Compressed(bomb_mib=20), on="resolve")
+        _, headers, body = answer(f"{hub.url}/{REPO}/resolve/main/config.json")
+        assert headers["Content-Encoding"] == "gzip"
+        assert len(body) < 40_000
+        unpacked = zlib.decompressobj(wbits=31).decompress(body[:-8])  # without the sum, which is wrong
+        assert unpacked == FILES["config.json"] + bytes(20 << 20)
+
+
+def test_a_renamed_model_is_found_by_its_old_name(client: RealClient, tmp_path: Path) -> None:
+    """The hub tells the new name, whatever was asked for."""
+    with tiny_hub(renamed={"old/name": REPO}, tokens={LET_IN: ()}) as hub:
+        assert client.call("model_info", endpoint=hub.url, repo_id="old/name", token=LET_IN).value["id"] == REPO
+        got = client.call("hf_hub_download", endpoint=hub.url, repo_id="old/name", filename=FIRST, local_dir=str(tmp_path)).path
+        assert got.read_bytes() == FILES[FIRST]
+        assert [one.status for one in hub.asked("info")] == [307, 200]
 
 
 def test_an_endless_body_ends_when_the_client_hangs_up() -> None:
