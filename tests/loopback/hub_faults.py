@@ -30,6 +30,12 @@ class Tap:
         self._open = False
         self.waited = threading.Event()
 
+    @property
+    def opened(self) -> bool:
+        """Whether everything may go."""
+        with self._condition:
+            return self._open
+
     def let(self, pieces: int) -> None:
         """Let so many more pieces go."""
         with self._condition:

@@ -333,6 +333,9 @@ def test_a_busy_hub_is_asked_again_after_the_time_it_names(client: RealClient, t
         got = client.call("hf_hub_download", endpoint=hub.url, repo_id=REPO, filename=FIRST, local_dir=str(tmp_path)).path
         assert got.read_bytes() == FILES[FIRST]
         assert [one.status for one in hub.asked("large")] == [429, 200]
+        hub.arm(Refused(status=429, retry_after_s=7), on="large")
+        status, headers, _ = answer(link(hub))
+        assert (status, headers["Retry-After"], headers["RateLimit"]) == (429, "7", '"resolvers";r=0;t=7')
 
 
 def test_refusals_meet_the_request_they_are_armed_for(client: RealClient) -> None:
@@ -348,7 +351,7 @@ def test_refusals_meet_the_request_they_are_armed_for(client: RealClient) -> Non
 def test_a_fault_that_no_request_meets_is_told() -> None:
     with tiny_hub() as hub:
         hub.arm(Refused(), on="info", file="config.json")
-        hub.arm(Flipped(), on="large", method="GET")
+        hub.arm(Flipped(), on="large")
         assert hub.unmet() == (Refused(), Flipped())
         answer(link(hub), "HEAD")
         assert hub.unmet() == (Refused(), Flipped())
@@ -448,10 +451,13 @@ def test_a_dripping_body_comes_as_a_tap_lets_it_go() -> None:
 
 
 def test_a_body_that_is_held_back_goes_when_the_hub_closes() -> None:
+    tap = Tap()
     with tiny_hub() as hub:
         url = link(hub)
-        hub.arm(Drip(tap=Tap()), on="large")
+        hub.arm(Drip(tap=tap), on="large")
         response, connection = plain(url)
+        assert tap.waited.wait(HANG_S)
+    assert tap.opened
     with pytest.raises(http.client.IncompleteRead):
         response.read()
     connection.close()
