@@ -124,6 +124,7 @@ class Arrival(threading.Thread):
         self._identity = ""
         self._download: Download | None = None
         self._began = time.monotonic()
+        self._took_s: float | None = None
         self.phase: Phase = {"there": "verify", "hub": "download", "pushed": "push"}[request["source"]]  # type: ignore[assignment]
 
     def run(self) -> None:
@@ -131,6 +132,7 @@ class Arrival(threading.Thread):
         try:
             {"there": self._look, "hub": self._fetch, "pushed": self._receive}[self._request["source"]]()
             refuse_outside(self._directory, [file.name for file in self._files])
+            self._took_s = time.monotonic() - self._began
             self._enter("ready")
         except ModelUnavailableError as error:
             self._fail(error.reason, error)
@@ -156,7 +158,7 @@ class Arrival(threading.Thread):
                 "wants": wants,
                 "reason": reason,
                 "detail": detail,
-                "ms": round(1000 * (time.monotonic() - self._began)),
+                "ms": round(1000 * (time.monotonic() - self._began if self._took_s is None else self._took_s)),
             }
 
     def _progress(self) -> int:

@@ -34,7 +34,6 @@ _WEIGHTS = ".safetensors"
 _MOST_SMALL = 512 << 20
 #: The largest head of a weight file, in bytes; those of a 7B model's shards have 20 KB.
 _LARGEST_HEAD = 32 << 20
-_FIRST_BYTES = 64 << 10
 _LIMIT_S = 600.0
 _MEMORY_BYTES = 4 << 30
 _MOST_ANSWER = 256 << 20
@@ -42,6 +41,7 @@ _MOST_ANSWER = 256 << 20
 _ANSWER_S = 30.0
 _TRIES = 4
 _LENGTH = 8
+_PARTIAL = 206
 
 
 class _Listed(TypedDict):
@@ -197,23 +197,25 @@ def _head(api: Any, repo: str, commit: str, name: str) -> bytes:
     from huggingface_hub import hf_hub_url
 
     url = hf_hub_url(repo, name, revision=commit, endpoint=api.endpoint)
-    first = _again(lambda: _range(api, url, _FIRST_BYTES))
-    wanted = head_bytes(first[:_LENGTH])
+    length: bytes = _again(lambda: _range(api, url, 0, _LENGTH))
+    wanted = head_bytes(length)
     if wanted > _LARGEST_HEAD:
         raise ValueError(f"{name}: expected a head of at most {_LARGEST_HEAD >> 20} MiB; saw {wanted} bytes")
-    whole: bytes = first if wanted <= len(first) else _again(lambda: _range(api, url, wanted))
-    return whole[:wanted]
+    rest: bytes = _again(lambda: _range(api, url, _LENGTH, wanted))
+    return length + rest
 
 
-def _range(api: Any, url: str, count: int) -> bytes:
-    """The first `count` bytes at `url`, or fewer where it has fewer. A server that ignores the range is not read further."""
+def _range(api: Any, url: str, start: int, end: int) -> bytes:
+    """The bytes from `start` to `end` at `url`, or fewer where it has fewer. An answer that is longer is not read further."""
     from huggingface_hub import utils
 
     client: Any = utils  # its names are exported at run time only
-    headers = {**client.build_hf_headers(token=api.token), "Range": f"bytes=0-{count - 1}"}
+    headers = {**client.build_hf_headers(token=api.token), "Range": f"bytes={start}-{end - 1}"}
     with client.get_session().stream("GET", url, headers=headers, timeout=_ANSWER_S, follow_redirects=True) as response:
         client.hf_raise_for_status(response)
-        return b"".join(_bounded(response.iter_bytes(), count))
+        if start and response.status_code != _PARTIAL:
+            raise ValueError("expected a hub that answers range requests")
+        return b"".join(_bounded(response.iter_bytes(), end - start))
 
 
 def _bounded(pieces: Iterator[bytes], count: int) -> Iterator[bytes]:
