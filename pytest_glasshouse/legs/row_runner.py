@@ -102,6 +102,7 @@ class Allocation:
             data=row.data,
             rank=row.rank,
             targets=row.targets,
+            alpha=row.alpha,
             online=self.grant.provider != "mock",
         )
         if "nonfinite-loss" in self.grant.faults:

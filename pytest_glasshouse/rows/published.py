@@ -4,16 +4,18 @@ This module knows what was published and where; it does not know how a row is ru
 `RowSpec.published` for comparison and is never an expected value. Rows published without an order run raw-first, and their
 `published.order` is None. The two functional rows were published without a raw leg; here they run both legs.
 
-The project's own rows are two sequential rows of each workload for any GPU, and interleaved and null rows for every GPU that
-was published on.
+The project's own rows are sequential rows of each workload for any GPU, one of them on a Llama, and interleaved and null rows for
+every GPU that was published on.
 """
 
 from __future__ import annotations
 
 from pytest_glasshouse.rows.spec import Gpu, Order, Published, RowSpec
 
-QWEN_SMALL = "Qwen/Qwen2.5-0.5B-Instruct"
-QWEN_LARGE = "Qwen/Qwen2.5-7B-Instruct"
+#: Models at a commit. The published results name none; these are the commits that public code pins most.
+QWEN_SMALL = "Qwen/Qwen2.5-0.5B-Instruct@7ae557604adf67be50417f59c2c2f167def9a775"
+QWEN_LARGE = "Qwen/Qwen2.5-7B-Instruct@a09a35458c702b33eeacc393d103063234e8bc28"
+LLAMA_SMALL = "meta-llama/Llama-3.2-1B@4e20de362430cd3b72f300e6b0f18e50e7166e08"
 _QWEN = {"0.5b": QWEN_SMALL, "7b": QWEN_LARGE}
 
 SAME_INSTANCE = "same-instance-overhead.json"
@@ -137,6 +139,22 @@ ANYGPU_LORA: tuple[RowSpec, ...] = (
     ),
     RowSpec(
         name="anygpu-qwen0.5b-60s-raw-first", workload="lora", gpu="anygpu", order="raw-first", target_s=60, model=QWEN_SMALL
+    ),
+    RowSpec(
+        name="anygpu-qwen0.5b-3600s-raw-first",
+        workload="lora",
+        gpu="anygpu",
+        order="raw-first",
+        target_s=3600,
+        model=QWEN_SMALL,
+    ),
+    RowSpec(
+        name="anygpu-llama1b-3600s-raw-first",
+        workload="lora",
+        gpu="anygpu",
+        order="raw-first",
+        target_s=3600,
+        model=LLAMA_SMALL,
     ),
 )
 

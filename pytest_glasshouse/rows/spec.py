@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypedDict, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict, TypeVar, get_args
 
 from pytest_glasshouse.errors import ConfigurationError
 from pytest_glasshouse.rows.leg_order import MOST_ROUNDS
@@ -52,9 +52,10 @@ LONGEST_PARAMETER = 120
 _INTERLEAVED: Mapping[str, object] = {"preset": None, "null": False, "resident": True}
 
 #: Fields that only a lora row may set, and their values in the published rows.
-_LORA: Mapping[str, object] = {"rank": 4, "targets": ("q_proj", "v_proj")}
+_LORA: Mapping[str, object] = {"rank": 4, "targets": ("q_proj", "v_proj"), "alpha": None}
 #: The largest rank of an adapter: a larger one would hardly be smaller than the layer it adapts.
 _LARGEST_RANK = 1024
+_LARGEST_ALPHA = 1 << 16
 _MOST_TARGETS = 16
 _TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -70,10 +71,11 @@ class RowRunner(Protocol[OutcomeT_co]):
 
 
 class AdapterShape(TypedDict):
-    """The adapter a row trains."""
+    """The adapter a row trains. Without `alpha`, it is twice the rank."""
 
     rank: int
     targets: list[str]
+    alpha: NotRequired[int]
 
 
 class AdapterRecord(TypedDict, total=False):
@@ -147,7 +149,9 @@ class RowSpec(metaclass=_KeywordOnly):
     data: str | None = None
     """Path of a text file to train on instead of the packaged corpus (lora rows)."""
     rank: int = 4
-    """The adapter's rank (lora rows); its alpha is twice the rank."""
+    """The adapter's rank (lora rows)."""
+    alpha: int | None = None
+    """The adapter's alpha (lora rows); twice the rank unless it is given."""
     targets: tuple[str, ...] = ("q_proj", "v_proj")
     """Names of the layers that get an adapter (lora rows): `("qkv_proj",)` for Phi-3, `("c_attn",)` for GPT-2."""
     margin_pct: float = 1.0
@@ -197,6 +201,9 @@ class RowSpec(metaclass=_KeywordOnly):
         self._whole("rank", self.rank)
         if self.rank > _LARGEST_RANK:
             self._refuse("rank", f"at most {_LARGEST_RANK}")
+        self._whole("alpha", self.alpha)
+        if self.alpha is not None and self.alpha > _LARGEST_ALPHA:
+            self._refuse("alpha", f"at most {_LARGEST_ALPHA}")
         names = self.targets
         if (
             not isinstance(names, tuple | list)
@@ -238,7 +245,7 @@ class RowSpec(metaclass=_KeywordOnly):
             self._refuse(field, f"a finite number {bound}")
 
     def _whole(self, field: str, value: object) -> None:
-        if value is None and field == "steps":
+        if value is None and field in ("steps", "alpha"):
             return
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             self._refuse(field, "a whole number of at least 1")
@@ -253,7 +260,10 @@ class RowSpec(metaclass=_KeywordOnly):
         """The `adapter` member of plans and records; empty for the published rows' adapter."""
         if all(getattr(self, field) == usual for field, usual in _LORA.items()):
             return {}
-        return {"adapter": {"rank": self.rank, "targets": list(self.targets)}}
+        shape: AdapterShape = {"rank": self.rank, "targets": list(self.targets)}
+        if self.alpha is not None:
+            shape["alpha"] = self.alpha
+        return {"adapter": shape}
 
     @cached_property
     def row_id(self) -> str:

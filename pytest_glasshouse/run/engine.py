@@ -69,6 +69,7 @@ class Engine:
         `ConfigurationError`, and `InfrastructureError` for a hub that cannot be reached.
         """
         from pytest_glasshouse.providers.registry import RENTING
+        from pytest_glasshouse.workloads.lora_material import fetch
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
         from pytest_glasshouse.workloads.registry import prepare
 
@@ -76,16 +77,18 @@ class Engine:
         commits: dict[str, str] = {}
         for row, directory in rows:
             model, provider = directory or row.model, options.provider_of(row)
-            key = (model, row.data, row.rank, row.targets, row.model_source, provider)
+            key = (model, row.data, row.rank, row.targets, row.alpha, row.model_source, provider)
             if row.workload != "lora" or key in made:
                 continue
             made.add(key)
             try:
                 material = prepare(
-                    "lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets,
+                    "lora", seed=seed, model=model, data=row.data, rank=row.rank, targets=row.targets, alpha=row.alpha,
                     online=provider != "mock",
                 )  # fmt: skip
                 base = material.base
+                if base is not None and not base.on_host and provider == "local":
+                    fetch(base)
                 if base is not None and row.model is not None and base.revision is not None and not base.stand_in:
                     commits[row.model] = f"{base.model_id}@{base.revision}"
                 if base is not None:

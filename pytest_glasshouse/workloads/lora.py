@@ -176,10 +176,18 @@ def _load_base(base_dir: Path, device: DeviceName) -> Any:
         # Dropout is drawn anew in each process: two legs of the same work would have different losses.
         if isinstance(value, float) and name.endswith(("dropout", "pdrop", "layerdrop", "dropout_p")):
             setattr(config, name, 0.0)
+    # On a GPU each tensor goes to the device as it is read, so that no whole copy is in host memory.
+    where: dict[str, Any] = {"device_map": {"": device}} if device == "cuda" else {}
     model: Any = AutoModelForCausalLM.from_pretrained(
-        base_dir, config=config, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.bfloat16
+        base_dir,
+        config=config,
+        local_files_only=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=torch.bfloat16,
+        **where,
     )
-    return model.to(device)
+    return model
 
 
 def adapted(model: Any, lora: LoraSettings) -> Any:

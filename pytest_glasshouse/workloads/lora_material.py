@@ -69,12 +69,13 @@ def prepare(
     data: str | None,
     rank: int | None = None,
     targets: Sequence[str] | None = None,
+    alpha: int | None = None,
     online: bool = False,
 ) -> Material:
     """Resolve `model`, pack the text, draw the adapter. Raises `ConfigurationError` for what it cannot use.
 
-    `rank` and `targets` default to those of `LORA`, the published rows' adapter. With `online` the hub may be asked for a model
-    that is not here; then also raises `InfrastructureError`.
+    `rank` and `targets` default to those of `LORA`, the published rows' adapter, `alpha` to twice the rank. With `online` the hub
+    may be asked for a model that is not here; then also raises `InfrastructureError`.
     """
     import numpy as np
     from safetensors.numpy import save
@@ -95,7 +96,7 @@ def prepare(
         "unit": "steps",
         "seed": seed,
         "sequenceTokens": SEQUENCE_TOKENS,
-        "lora": {"rank": rank, "alpha": _ALPHA_PER_RANK * rank, "targets": targets},
+        "lora": {"rank": rank, "alpha": _ALPHA_PER_RANK * rank if alpha is None else alpha, "targets": targets},
         "optimizer": {"name": "adamw", "learningRate": rate, "clipNorm": "1.0"},
         "base": {"modelId": base.model_id, "revision": base.revision, "sha256": base.sha256, "standIn": base.stand_in},
         "probe": {"text": PROBE, "ids": tokenizer.encode(PROBE, add_special_tokens=False).ids},
@@ -158,6 +159,21 @@ def _from_hub(repo: str, revision: str | None, describe: Callable[[str, str | No
     if key not in _DESCRIBED:
         _DESCRIBED[key] = describe(repo, revision)
     return _DESCRIBED[key]
+
+
+def fetch(base: BaseModel) -> None:
+    """Download a model that a hub described into the local cache, for a guest on this machine.
+
+    Raises `ConfigurationError` if what is in the cache then is not what the hub described.
+    """
+    from pytest_glasshouse.workloads.model_hub import download
+
+    download(base)
+    named = f"{base.model_id}@{base.revision}"
+    if resolve(named).sha256 != base.sha256:
+        raise ConfigurationError(
+            f"model {named}: its files in the local cache are not the hub's; delete them there, and run again"
+        )
 
 
 def learning_rate(base: BaseModel, model_config: Mapping[str, Json]) -> str:

@@ -124,6 +124,27 @@ def describe(repo: str, revision: str | None) -> BaseModel:
     return _model(repo, answer["model"], where)
 
 
+def download(base: BaseModel) -> None:
+    """Download all files of a model that a hub described into the cache of its client, for a guest on this machine.
+
+    Its progress is shown on a terminal. Raises `InfrastructureError`; what was fetched stays, and is continued the next time.
+    """
+    assert base.hub is not None  # noqa: S101  (a hub described it)
+    request = {"endpoint": base.hub.endpoint, "repo": base.hub.repo, "revision": base.hub.commit}
+    names = [file.name for file in base.files]
+    shown = None if sys.stderr.isatty() else subprocess.DEVNULL
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_glasshouse.workloads.model_hub"], input=json.dumps({**request, "names": names}),
+        check=False, stdout=subprocess.PIPE, stderr=shown, text=True, errors="replace",
+        env={**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"},
+    )  # fmt: skip
+    if done.returncode != 0:
+        last = printable((done.stdout.strip().splitlines() or ["it gave no reason"])[-1], limit=300)
+        raise InfrastructureError(
+            f"model {base.model_id}: not all of it came from the hub at {base.hub.endpoint}: {last}. Run again to continue"
+        )
+
+
 def _model(repo: str, described: _Described, where: str) -> BaseModel:
     try:
         files = tuple(ModelFile(**one) for one in described["files"])
@@ -249,12 +270,29 @@ def _again(ask: Any) -> Any:
     raise AssertionError
 
 
+def _download(request: dict[str, Any]) -> int:
+    from huggingface_hub import snapshot_download
+
+    try:
+        _again(
+            lambda: snapshot_download(
+                request["repo"], revision=request["revision"], endpoint=request["endpoint"], allow_patterns=request["names"]
+            )
+        )
+    except Exception as error:  # noqa: BLE001  (the client raises anything)
+        sys.stdout.write(f"{type(error).__name__}: {error}\n")
+        return 1
+    return 0
+
+
 def main() -> int:
     """The other process: one request on standard input, one answer on standard output."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     request = json.load(sys.stdin)
+    if "names" in request:
+        return _download(request)
     answer: _Answer
     try:
         answer = {"model": _describe(request["endpoint"], request["repo"], request["revision"]), "failed": None}

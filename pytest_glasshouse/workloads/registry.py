@@ -26,6 +26,7 @@ def prepare(
     data: str | None = None,
     rank: int | None = None,
     targets: Sequence[str] | None = None,
+    alpha: int | None = None,
     online: bool = False,
 ) -> Material:
     """The host's half: all parts of the package, drawn from `seed`. Uses the network only if `online`, to ask a model hub.
@@ -39,7 +40,7 @@ def prepare(
     if workload == "lora":
         from pytest_glasshouse.workloads import lora_material
 
-        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets, online=online)
+        return lora_material.prepare(seed=seed, model=model, data=data, rank=rank, targets=targets, alpha=alpha, online=online)
     raise ConfigurationError(f"workload {workload!r}: expected mlp or lora")
 
 

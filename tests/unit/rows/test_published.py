@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.rows import LORA_ROWS, MLP_ROWS, RowSpec
-from pytest_glasshouse.rows.published import FUNCTIONAL_LORA, PUBLISHED_ROWS
+from pytest_glasshouse.rows.published import FUNCTIONAL_LORA, INTERLEAVED_ROWS, NULL_ROWS, PUBLISHED_ROWS
 from pytest_glasshouse.rows.spec import GPU_MODELS
 
 DATA = Path(__file__).parents[2] / "data" / "published_rows.json"
@@ -29,8 +30,20 @@ def as_published(row: RowSpec) -> tuple[Any, ...]:
     published = row.published
     return (
         published.source, row.workload, row.provider, row.gpu, published.order,
-        row.target_s, row.steps, row.model, published.overhead_pct, published.label,
+        row.target_s, row.steps, _repository(row), published.overhead_pct, published.label,
     )  # fmt: skip
+
+
+def _repository(row: RowSpec) -> str | None:
+    """The row's model without the commit, which no publication names."""
+    return row.model and row.model.partition("@")[0]
+
+
+def test_every_model_of_the_grid_is_pinned_to_a_commit() -> None:
+    """A branch moves: two runs of one row would train two models."""
+    models = {row.model for row in (*LORA_ROWS, *INTERLEAVED_ROWS, *NULL_ROWS) if row.workload == "lora"}
+    assert len(models) == 3
+    assert all(re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", str(model)) for model in models)
 
 
 def test_every_published_row_is_in_the_grid_with_its_own_figures(table: dict[str, Any]) -> None:

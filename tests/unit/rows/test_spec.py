@@ -27,6 +27,7 @@ CHANGES: dict[str, Any] = {
     "model": "some/model",
     "data": "some.txt",
     "rank": 8,
+    "alpha": 12,
     "targets": ("qkv_proj",),
     "margin_pct": 2.0,
     "preset": "quick",
@@ -122,12 +123,14 @@ def test_the_order_and_type_of_a_list_of_layers_do_not_change_the_row_id() -> No
     assert (first, first.row_id, hash(first)) == (second, second.row_id, hash(second))
     assert RowSpec.from_json(json.loads(json.dumps(first.to_json()))) == first
     assert first.adapter == {"adapter": {"rank": 4, "targets": ["c_attn", "c_proj"]}}
+    assert RowSpec(**LORA, alpha=16).adapter == {"adapter": {"rank": 4, "targets": ["q_proj", "v_proj"], "alpha": 16}}
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *(("rank", value) for value in (0, -1, 1.0, "4", True, None, 1025)),
+        *(("alpha", value) for value in (0, -1, 1.0, "8", True, 65537)),
         *(("targets", value) for value in ((), "q_proj", None, ("q_proj", "q_proj"), ("q proj",), ("",), (1,), ("a.b",), ("x" * 65,), {"q"})),
         ("targets", ("q_proj\n",)),
         ("targets", tuple(f"l{n}" for n in range(17))),
@@ -140,7 +143,7 @@ def test_an_invalid_adapter_is_refused(field: str, value: Any) -> None:
 
 
 def test_an_mlp_row_has_no_adapter() -> None:
-    unfit: tuple[tuple[str, Any], ...] = (("rank", 8), ("targets", ("c_attn",)))
+    unfit: tuple[tuple[str, Any], ...] = (("rank", 8), ("alpha", 4), ("targets", ("c_attn",)))
     for field, value in unfit:
         with pytest.raises(ConfigurationError, match=f"field {field}: expected nothing, for an mlp row"):
             RowSpec(**GOOD, **{field: value})
@@ -163,7 +166,7 @@ def _changed(field: str) -> RowSpec:
         content["target_s"] = None
     if field in INTERLEAVED:
         content["order"] = "interleaved"
-    if field in ("model", "data", "workload", "rank", "targets"):
+    if field in ("model", "data", "workload", "rank", "alpha", "targets"):
         content |= {"workload": "lora", "model": "some/model" if field != "workload" else "third/model"}
     return RowSpec(**{**content, "name": content["name"]})
 
