@@ -32,7 +32,7 @@ from tests.loopback.hub_faults import (
     Tap,
     WrongSize,
 )
-from tests.loopback.hub_hostile import HOSTILE_INFO, HOSTILE_NAMES, huge_json, many_siblings
+from tests.loopback.hub_hostile import HOSTILE_HEADERS, HOSTILE_INFO, HOSTILE_NAMES, huge_json, many_siblings, tree_with
 from tests.loopback.hub_repository import commit_id
 
 REPO = "org/tiny"
@@ -508,6 +508,28 @@ def test_a_hostile_listing_arrives_as_it_is(what: str) -> None:
         if not what.startswith("json: "):
             json.loads(hostile)
         assert listing(hub) == sound
+
+
+@pytest.mark.parametrize("what", HOSTILE_HEADERS)
+def test_hostile_headers_arrive_as_they_are(what: str) -> None:
+    with tiny_hub() as hub:
+        sound = dict(answer(f"{hub.url}/{REPO}/resolve/{NEW}/{FIRST}", "HEAD")[1])
+        hub.arm(HOSTILE_HEADERS[what], on="resolve")
+        hostile = dict(answer(f"{hub.url}/{REPO}/resolve/{NEW}/{FIRST}", "HEAD")[1])
+        changed = HOSTILE_HEADERS[what].changed
+        assert {name: hostile.get(name) for name in changed} == changed
+        assert {name: sound[name] for name in changed} != changed
+
+
+@pytest.mark.parametrize("what", ["above", "absolute", "above from below", "backslashes", "drive"])
+def test_the_client_itself_refuses_a_name_that_leads_out(client: RealClient, tmp_path: Path, what: str) -> None:
+    """It has fetched the other files by then."""
+    with tiny_hub() as hub:
+        hub.arm(tree_with(HOSTILE_NAMES[what]), on="tree")
+        refused = client.call("snapshot_download", endpoint=hub.url, repo_id=REPO, cache_dir=str(tmp_path / "a" / "b"))
+        assert refused.error == "ValueError"
+        assert "Invalid filename" in refused.says
+        assert not list(tmp_path.rglob("escaped*"))
 
 
 def test_a_listing_of_many_files_is_made_while_it_is_sent() -> None:
