@@ -1,7 +1,7 @@
 """A model hub on 127.0.0.1: two hosts, as the real one has, one for the API and small files and one where large files lie.
 
 It speaks what `huggingface_hub` asks for. What it refuses, sends and redirects is what https://huggingface.co does, as far as
-we have seen it; `tests/loopback/test_hub.py` asks it by the real client.
+we have seen it; `test_hub.py` and `test_hub_faults.py` ask it by the real client.
 """
 
 from __future__ import annotations

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tests.limits import HANG_S
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
@@ -88,8 +90,8 @@ def environment(home: Path) -> Mapping[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         # Limits of the client's own, on a machine that may be busy.
-        "HF_HUB_DOWNLOAD_TIMEOUT": "300",
-        "HF_HUB_ETAG_TIMEOUT": "300",
+        "HF_HUB_DOWNLOAD_TIMEOUT": str(int(HANG_S)),
+        "HF_HUB_ETAG_TIMEOUT": str(int(HANG_S)),
     }
 
 

@@ -1,6 +1,8 @@
-"""Listings of a model that no hub should send: what a client that trusts names, sizes or digests would come to grief over.
+"""Listings and headers that no hub should send: what a client that trusts names, sizes or digests would come to grief over.
 
 `HOSTILE_INFO` has changes to the answer of `model_info`, by what is wrong with it: `hub.arm(HOSTILE_INFO[what], on="info")`.
+`HOSTILE_HEADERS` has those to what a large file's address answers, for `on="resolve"`. `huggingface_hub` believes most of them: it
+checks no digest, and it names the file in its cache by the ETag it was told.
 """
 
 from __future__ import annotations
@@ -8,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tests.loopback.hub_faults import Changed
+from tests.loopback.hub_faults import Changed, Headers
 
 #: Names of files that must not become paths.
 HOSTILE_NAMES: dict[str, str] = {
@@ -105,6 +107,34 @@ def huge_json(size_bytes: int = 1 << 30) -> Changed:
 
     return Changed(by=body, what=f"JSON of {size_bytes} bytes")
 
+
+def tree_with(name: str) -> Changed:
+    """A tree that has one more file, of such a name."""
+    return Changed(by=lambda entries: [*entries, {**entries[0], "type": "file", "path": name}], what=name)
+
+
+_HEADERS: dict[str, dict[str, str | None]] = {
+    "etag: another file's": {"X-Linked-Etag": f'"{"ab" * 32}"'},
+    "etag: not hexadecimal": {"X-Linked-Etag": f'"{"z" * 64}"'},
+    "etag: a path above": {"X-Linked-Etag": '"../../../../escaped"'},
+    "etag: an absolute path": {"X-Linked-Etag": '"/tmp/escaped"'},
+    "etag: weak": {"X-Linked-Etag": f'W/"{"ab" * 32}"'},
+    "etag: empty": {"X-Linked-Etag": '""'},
+    "etag: not there": {"X-Linked-Etag": None},
+    "size: text": {"X-Linked-Size": "many"},
+    "size: negative": {"X-Linked-Size": "-1"},
+    "size: more than 2^63": {"X-Linked-Size": str(1 << 70)},
+    "size: not there": {"X-Linked-Size": None},
+    "commit: another": {"X-Repo-Commit": "0" * 40},
+    "commit: a path": {"X-Repo-Commit": "../../../escaped"},
+    "commit: not there": {"X-Repo-Commit": None},
+    "location: not there": {"Location": None},
+    "location: a file": {"Location": "file:///etc/passwd"},
+    "location: no address": {"Location": "http://[::1"},
+    "location: of a machine's own network": {"Location": "http://169.254.169.254/latest/meta-data/"},
+    "location: with a password": {"Location": "http://user:password@127.0.0.1:1/"},
+}
+HOSTILE_HEADERS: dict[str, Headers] = {what: Headers(changed=changed) for what, changed in _HEADERS.items()}
 
 HOSTILE_INFO: dict[str, Changed] = {
     **{
