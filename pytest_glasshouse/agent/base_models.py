@@ -208,7 +208,7 @@ class Arrival(threading.Thread):
             raise ModelUnavailableError("differs", f"the guest's copy of the model has another {_names(wrong)}")
 
     def _fetch(self) -> None:
-        wanted = [file.name for file in self._files]
+        wanted = self._files
         self._make_room()
         for last in (False, True):
             self._download_files(wanted)
@@ -220,9 +220,9 @@ class Arrival(threading.Thread):
             wanted = self._delete(wrong)
             self._enter("download")
 
-    def _download_files(self, names: Sequence[str]) -> None:
+    def _download_files(self, files: Sequence[ModelFile]) -> None:
         """Run the hub's client until it ends; it is killed when no byte arrives for a while, or its time is over."""
-        download = Download(self._request, self._own, names, launch=self._launch)
+        download = Download(self._request, self._own, files, launch=self._launch)
         self._download = download
         if self._stopped:
             download.kill()
@@ -244,14 +244,13 @@ class Arrival(threading.Thread):
             raise ModelUnavailableError("slow", why)
         if (failed := download.failure()) is not None:
             raise ModelUnavailableError(*failed)
-        download.end()
 
     def _receive(self) -> None:
         self._make_room()
-        wanted = [file.name for file in self._files]
+        wanted = self._files
         for last in (False, True):
-            for name in wanted:
-                self._receive_file(name)
+            for file in wanted:
+                self._receive_file(file)
             wrong = self._verify(self._own)
             if not wrong:
                 return
@@ -260,11 +259,10 @@ class Arrival(threading.Thread):
             wanted = self._delete(wrong)
             self._enter("push")
 
-    def _receive_file(self, name: str) -> None:
-        size = next(file.size for file in self._files if file.name == name)
-        (self._own / name).write_bytes(b"")
+    def _receive_file(self, file: ModelFile) -> None:
+        (self._own / file.name).write_bytes(b"")
         with self._changed:
-            self._wants = (name, 0) if size else None
+            self._wants = (file.name, 0) if file.size else None
             before = self._done
             while self._wants is not None and not self._stopped:
                 if not self._changed.wait(self._request["idle_s"]) and self._done == before:
@@ -290,12 +288,12 @@ class Arrival(threading.Thread):
             why = f"the guest has {left >> 20} MiB of disk left; the model needs {self._total >> 20}"
             raise ModelUnavailableError("no-space", why)
 
-    def _delete(self, names: Sequence[str]) -> list[str]:
-        """Delete what is not as listed; the names that are to be fetched again."""
+    def _delete(self, names: Sequence[str]) -> tuple[ModelFile, ...]:
+        """Delete what is not as listed; the files that are to be fetched again."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 (self._own / name).unlink()
-        return [file.name for file in self._files if file.name in names]
+        return tuple(file for file in self._files if file.name in names)
 
     def _enter(self, phase: Phase) -> None:
         with self._changed:

@@ -69,7 +69,6 @@ class Engine:
         `ConfigurationError`, and `InfrastructureError` for a hub that cannot be reached.
         """
         from pytest_glasshouse.providers.registry import RENTING
-        from pytest_glasshouse.workloads.lora_material import fetch
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
         from pytest_glasshouse.workloads.registry import prepare
 
@@ -87,8 +86,6 @@ class Engine:
                     online=provider != "mock",
                 )  # fmt: skip
                 base = material.base
-                if base is not None and not base.on_host and provider == "local":
-                    fetch(base)
                 if base is not None and row.model is not None and base.revision is not None and not base.stand_in:
                     commits[row.model] = f"{base.model_id}@{base.revision}"
                 if base is not None:

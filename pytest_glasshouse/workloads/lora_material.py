@@ -161,21 +161,6 @@ def _from_hub(repo: str, revision: str | None, describe: Callable[[str, str | No
     return _DESCRIBED[key]
 
 
-def fetch(base: BaseModel) -> None:
-    """Download a model that a hub described into the local cache, for a guest on this machine.
-
-    Raises `ConfigurationError` if what is in the cache then is not what the hub described.
-    """
-    from pytest_glasshouse.workloads.model_hub import download
-
-    download(base)
-    named = f"{base.model_id}@{base.revision}"
-    if resolve(named).sha256 != base.sha256:
-        raise ConfigurationError(
-            f"model {named}: its files in the local cache are not the hub's; delete them there, and run again"
-        )
-
-
 def learning_rate(base: BaseModel, model_config: Mapping[str, Json]) -> str:
     """1e-5 for a model of 7B's size, 5e-5 for one of 0.5B's. The size in the name counts first, also for a stand-in."""
     size = _BILLIONS.search(base.model_id)

@@ -6,11 +6,14 @@ model is built on the meta device, without weights.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from pytest_glasshouse.errors import ConfigurationError
@@ -20,7 +23,9 @@ from pytest_glasshouse.workloads.base import GUEST_ENVIRONMENT
 from pytest_glasshouse.workloads.lora_model import tensors_of
 
 if TYPE_CHECKING:
-    from pytest_glasshouse.workloads.base import Material
+    from collections.abc import Iterator
+
+    from pytest_glasshouse.workloads.base import BaseModel, Material
     from pytest_glasshouse.workloads.training_config import LoraSettings, TokenizerProbe
 
 _LIBRARIES = ("torch", "transformers", "peft")
@@ -44,13 +49,30 @@ def rehearse(material: Material) -> None:
     Does nothing for a stand-in, or on a machine that lacks the libraries.
     """
     base = material.base
-    if base is None or base.directory is None or any(find_spec(name) is None for name in _LIBRARIES):
+    if base is None or base.stand_in or any(find_spec(name) is None for name in _LIBRARIES):
         return
+    with _directory_of(base) as directory:
+        _rehearse(material, base, directory)
+
+
+@contextlib.contextmanager
+def _directory_of(base: BaseModel) -> Iterator[Path]:
+    """The directory of the model's config and tokenizer."""
+    if base.directory is not None:
+        yield base.directory
+        return
+    with tempfile.TemporaryDirectory(prefix="glasshouse-model-") as made:
+        for name, content in base.content.items():
+            (Path(made) / name).write_bytes(content)
+        yield Path(made)
+
+
+def _rehearse(material: Material, base: BaseModel, directory: Path) -> None:
     try:
+        request = json.dumps(request_for(material, directory))
         done = subprocess.run(
-            [sys.executable, "-m", "pytest_glasshouse.workloads.lora_rehearsal"], input=json.dumps(request_for(material)),
-            check=False, capture_output=True, text=True, errors="replace", timeout=_LIMIT_S,
-            env={**os.environ, **GUEST_ENVIRONMENT},
+            [sys.executable, "-m", "pytest_glasshouse.workloads.lora_rehearsal"], input=request, check=False,
+            capture_output=True, text=True, errors="replace", timeout=_LIMIT_S, env={**os.environ, **GUEST_ENVIRONMENT},
         )  # fmt: skip
         wrong = (
             json.loads(done.stdout.splitlines()[-1])["wrong"]
@@ -65,20 +87,17 @@ def rehearse(material: Material) -> None:
         )
 
 
-def request_for(material: Material) -> RehearsalInput:
+def request_for(material: Material, directory: Path) -> RehearsalInput:
     """The other process's input for `material`."""
     config = json.loads(material.parts["config"])
     initial = {name: list(entry.shape) for name, entry in parse_safetensors(material.parts["initial"]).items()}
     base = material.base
     files = {} if base is None else {name: list(entry.shape) for name, entry in tensors_of(base).items()}
-    directory = "" if base is None else str(base.directory)
-    return {"directory": directory, "lora": config["lora"], "probe": config["probe"], "initial": initial, "files": files}
+    return {"directory": str(directory), "lora": config["lora"], "probe": config["probe"], "initial": initial, "files": files}
 
 
 def problem(request: RehearsalInput) -> str:
     """The first problem, or an empty text. Runs in the process that imports torch."""
-    from pathlib import Path
-
     import torch
     from peft import get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -246,7 +246,9 @@ def test_faults_only_the_libraries_find_are_reported_before_renting(make_model: 
     """Some faults show in no file's header: an architecture they do not know, layers under other names, another tokenizer."""
     gpt2 = make_model(FAMILIES["gpt2"][0])
     material = prepare("lora", seed=7, model=str(gpt2), targets=("c_attn",))
-    request = request_for(material)
+    assert material.base is not None
+    assert material.base.directory is not None
+    request = request_for(material, material.base.directory)
     assert problem(request) == ""
     changed(gpt2, "config.json", n_layer=1)
     assert "2 adapter tensors do not match the layers in its files, first base_model.model.transformer.h.1." in problem(request)
