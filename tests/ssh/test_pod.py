@@ -137,6 +137,6 @@ def test_a_real_pod_past_its_deadline_wipes_its_disk_and_asks_for_its_end(make_p
     made = make_pod(deadline=time.time() + 0.5, ends="runpod", api=_address(api))
     assert api.called.wait(HANG_S)
     assert api.calls[0][:3] == ("DELETE", "/v2/pods/pod1", "Bearer pod-key")
-    assert made.process.poll() is None
+    assert not made.pod.exited
     assert not (made.root / "host_key").exists()
-    assert len([pid for pid in made.processes() if pid != made.process.pid]) == 0
+    assert made.pod.processes() == (made.pod.first,)
