@@ -254,7 +254,7 @@ def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() 
         def nonce() -> str:
             pod = one.pod
             assert pod is not None
-            until(lambda: (pod.root / SOCKET).exists(), "a guest that listens")
+            until(lambda: pod.first and (pod.root / SOCKET).exists(), "a guest that listens")
             channel = GuestChannel(str(pod.root / SOCKET), allocation_id="a")
             try:
                 hello = channel.request("hello")
