@@ -115,7 +115,9 @@ class Broker:
                 priced.append((row, self._renter.offers(provider, row, on_retry=on_retry)[0]))
             except NoCapacityError:
                 unavailable.append(row.name)
-        quote = pricing.quote(priced, shared=self._options.allocation == "shared", unavailable=unavailable)
+        quote = pricing.quote(
+            priced, shared=self._options.allocation == "shared", unavailable=unavailable, model_bytes=self._options.model_bytes
+        )
         quote.check(self._options.budget_usd)
         return quote
 

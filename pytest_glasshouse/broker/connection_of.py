@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.broker.connection import Connection, LocalConnection
+from pytest_glasshouse.broker.pricing import DISK_GB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,7 @@ def connection_of(
     *,
     image: str | None = None,
     boot_timeout_s: float | None = None,
+    disk_gb: int = DISK_GB,
     emit: Callable[[str, str], None] = lambda _name, _what: None,
 ) -> Connection:
     """The connection to the guests of `provider`; `emit` gets each step of a boot.
@@ -28,7 +30,7 @@ def connection_of(
     from pytest_glasshouse.broker.rented_connection import RentedConnection
     from pytest_glasshouse.channel.ssh import preflight
 
-    connection = RentedConnection(image=image, boot_timeout_s=boot_timeout_s, emit=emit)
+    connection = RentedConnection(image=image, boot_timeout_s=boot_timeout_s, disk_gb=disk_gb, emit=emit)
     connection.image_for(provider)
     preflight()
     return connection

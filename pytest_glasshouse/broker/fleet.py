@@ -14,6 +14,7 @@ from pytest_glasshouse.broker.cleanup_proof import Termination
 from pytest_glasshouse.broker.connection import shut_down_quietly
 from pytest_glasshouse.broker.connection_of import connection_of
 from pytest_glasshouse.broker.lease_ledger import LEDGER, LeaseLedger
+from pytest_glasshouse.broker.pricing import disk_gb
 from pytest_glasshouse.broker.timing import Clock, Timing, timing_of
 from pytest_glasshouse.errors import NoCapacityError, ProviderError, RateLimitedError
 from pytest_glasshouse.providers.registry import open_provider
@@ -49,6 +50,8 @@ class BrokerOptions:
     allow_simulated: bool = False
     #: The rented guest's image, pinned by digest.
     image: str | None = None
+    #: By the model of a row, the size of what has to reach its guest.
+    model_bytes: Mapping[str, int] = field(default_factory=dict)
     #: In place of each provider's own timing.
     timing: Timing | None = None
 
@@ -132,7 +135,11 @@ class Fleet:
         """The connection to its guests."""
         if provider.name not in self._connections:
             self._connections[provider.name] = self._connection or connection_of(
-                provider, image=self.options.image, boot_timeout_s=self.options.boot_timeout_s, emit=self.emit
+                provider,
+                image=self.options.image,
+                boot_timeout_s=self.options.boot_timeout_s,
+                disk_gb=disk_gb(self.options.model_bytes, shared=self.options.allocation == "shared"),
+                emit=self.emit,
             )
         return self._connections[provider.name]
 

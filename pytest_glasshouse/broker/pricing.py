@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pytest_glasshouse.errors import BudgetError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pytest_glasshouse.providers.base import Offer
     from pytest_glasshouse.providers.lease import Lease
@@ -26,6 +27,10 @@ CLEANUP_S = 90.0
 SETUP_S = 45.0
 #: Assumed seconds of a unit of work where the target is a number of units: not known before the first run.
 STEP_S = 1.0
+#: Assumed bytes per second at which a base model reaches a guest, verification included.
+MODEL_BYTES_PER_S = 40e6
+#: Disk of an allocation beside base models, in GB: what the image's container writes.
+DISK_GB = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +77,29 @@ def row_seconds(row: RowSpec) -> float:
     return row.rounds * 2 * (row.warmup_s + leg + SETUP_S)
 
 
-def quote(priced: Sequence[tuple[RowSpec, Offer]], *, shared: bool, unavailable: Sequence[str] = ()) -> Quote:
-    """The table for rows and the offer each would get. With `shared`, rows of one provider and GPU run on one allocation."""
+def model_seconds(rows: Iterable[RowSpec], model_bytes: Mapping[str, int], *, shared: bool) -> float:
+    """The estimated time until the base models of `rows` are on their allocations: each once on every one."""
+    names = [row.model for row in rows if row.model is not None]
+    return sum(model_bytes.get(name, 0) for name in (set(names) if shared else names)) / MODEL_BYTES_PER_S
+
+
+def disk_gb(model_bytes: Mapping[str, int], *, shared: bool) -> int:
+    """The disk to ask for: one allocation gets all of these base models with `shared`, or one of them."""
+    sizes = [0, *model_bytes.values()]
+    return DISK_GB + math.ceil((sum(sizes) if shared else max(sizes)) / 1e9)
+
+
+def quote(
+    priced: Sequence[tuple[RowSpec, Offer]],
+    *,
+    shared: bool,
+    unavailable: Sequence[str] = (),
+    model_bytes: Mapping[str, int] = MappingProxyType({}),
+) -> Quote:
+    """The table for rows and the offer each would get. With `shared`, rows of one provider and GPU run on one allocation.
+
+    `model_bytes`: by the model of a row, the size of what has to reach the guest.
+    """
     groups: dict[tuple[str, str, str], list[tuple[RowSpec, Offer]]] = {}
     for row, offer in priced:
         groups.setdefault((offer.provider, row.gpu, offer.gpu_model), []).append((row, offer))
@@ -86,7 +112,9 @@ def quote(priced: Sequence[tuple[RowSpec, Offer]], *, shared: bool, unavailable:
                 gpu_model=gpu_model,
                 price_usd_per_hour=max(offer.price_usd_per_hour for _, offer in group),
                 rows=len(group),
-                seconds=allocations * (BOOT_S + CLEANUP_S) + sum(row_seconds(row) for row, _ in group),
+                seconds=allocations * (BOOT_S + CLEANUP_S)
+                + model_seconds((row for row, _ in group), model_bytes, shared=shared)
+                + sum(row_seconds(row) for row, _ in group),
                 allocations=allocations,
             )
         )

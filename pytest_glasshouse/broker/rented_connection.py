@@ -10,6 +10,7 @@ import re
 import time
 from typing import TYPE_CHECKING
 
+from pytest_glasshouse.broker.pricing import DISK_GB
 from pytest_glasshouse.broker.timing import BOOT_TIMEOUT_S
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
@@ -38,6 +39,7 @@ class RentedConnection:
         *,
         image: str | None,
         boot_timeout_s: float | None = None,
+        disk_gb: int = DISK_GB,
         emit: Callable[[str, str], None] = lambda _name, _what: None,
         wall: Callable[[], float] = time.time,
         archive: Callable[[], bytes] = guest_archive,
@@ -50,6 +52,7 @@ class RentedConnection:
             )
         self._image = image
         self._boot_timeout_s = boot_timeout_s
+        self._disk_gb = disk_gb
         self._emit = emit
         self._wall = wall
         self._archive = archive
@@ -69,7 +72,7 @@ class RentedConnection:
             api=provider.base_url,
         )
         self._remember(*(line for key in (keys.client_private, keys.host_private) for line in key.splitlines()[1:-1]))
-        return Launch(name=lease.name, image=self.image_for(provider), env=environment, start=pod_start())
+        return Launch(name=lease.name, image=self.image_for(provider), env=environment, start=pod_start(), disk_gb=self._disk_gb)
 
     def connect(self, lease: Lease, access: Access, *, timeout_s: float) -> str:
         """See `Connection.connect`."""

@@ -128,7 +128,7 @@ def _glasshouse_row_objects(request: pytest.FixtureRequest) -> Iterator[RowObjec
         seed=context.plan.seed,
         fixed_order=options.fixed_order,
         leg_timeout_s=options.leg_timeout_s,
-        model=row_item.model or context.plan.models.get(row_item.row.model or ""),
+        model=row_item.model or context.plan.reference(row_item.row),
         model_sources=options.model_sources_of(row_item.row),
         subject=dict(context.plan.subject),
         strict_memory=options.strict_memory,

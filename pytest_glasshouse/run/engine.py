@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pytest_glasshouse.errors import ConfigurationError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.report.fields import Report
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.options import Options
+    from pytest_glasshouse.run.plan import ResolvedModel
     from pytest_glasshouse.wire.canonical import Json
 
 #: A progress event: plain JSON, as it comes from a leg, a boot or another process.
@@ -61,19 +63,18 @@ class Engine:
 
     def check_material(
         self, rows: Sequence[tuple[RowSpec, str | None]], options: Options, *, seed: int, rehearsed: bool
-    ) -> dict[str, str]:
+    ) -> dict[str, ResolvedModel]:
         """Make what lora rows train on, once each, and drop it, so that an error comes before anything is rented.
 
         `rows` come with the directory of their model, if it is one. With `rehearsed` the libraries also build the model, which
-        takes seconds. Returns, by the hub id of a row, the commit that its model was found at (`repo@commit`). Raises
-        `ConfigurationError`, and `InfrastructureError` for a hub that cannot be reached.
+        takes seconds. Returns what each row's model was resolved to, by its name in the row. Raises `ConfigurationError`, and `InfrastructureError` for a hub that cannot be reached.
         """
         from pytest_glasshouse.providers.registry import RENTING
         from pytest_glasshouse.workloads.lora_rehearsal import rehearse
         from pytest_glasshouse.workloads.registry import prepare
 
         made: set[tuple[object, ...]] = set()
-        commits: dict[str, str] = {}
+        resolved: dict[str, ResolvedModel] = {}
         for row, directory in rows:
             model, provider = directory or row.model, options.provider_of(row)
             key = (model, row.data, row.rank, row.targets, row.alpha, row.model_source, provider)
@@ -86,18 +87,26 @@ class Engine:
                     online=provider != "mock",
                 )  # fmt: skip
                 base = material.base
-                if base is not None and row.model is not None and base.revision is not None and not base.stand_in:
-                    commits[row.model] = f"{base.model_id}@{base.revision}"
-                if base is not None:
+                if base is not None and row.model is not None:
+                    of_hub = base.revision is not None and not base.stand_in
+                    reference = f"{base.model_id}@{base.revision}" if of_hub else None
+                    resolved[row.model] = {"reference": reference, "size": base.size}
                     options.model_sources_of(row).of(base, same_disk=provider not in RENTING)
                 if rehearsed:
                     rehearse(material)
             except ConfigurationError as error:
                 raise ConfigurationError(f"row {row.name}: {error}. Nothing was started") from None
-        return commits
+        return resolved
 
     def broker(
-        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+        self,
+        options: Options,
+        rows: Sequence[RowSpec],
+        *,
+        run_id: str,
+        run_dir: Path,
+        tell: Callable[[str, str], None],
+        models: Mapping[str, ResolvedModel] = MappingProxyType({}),
     ) -> Broker:
         """A broker for these rows that has checked provider, faults and what this machine lacks, and rented nothing."""
         from pytest_glasshouse.providers.registry import RENTING
@@ -128,6 +137,7 @@ class Engine:
                 max_price=options.max_price_usd,
                 allow_simulated=options.allow_simulated,
                 image=options.image,
+                model_bytes={name: found["size"] for name, found in models.items()},
             ),
             emit=tell,
         )

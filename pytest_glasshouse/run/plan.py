@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from pytest_glasshouse.errors import ConfigurationError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_glasshouse.check.recompute import Derivation
     from pytest_glasshouse.report.fields import Subject
     from pytest_glasshouse.rows.overrides import RowItem
+    from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.attempt_history import AttemptMessage
     from pytest_glasshouse.run.engine import Engine, Event
     from pytest_glasshouse.run.live_line import Live
@@ -63,6 +64,13 @@ class RunInputs:
     """The run that this one resumes."""
 
 
+class ResolvedModel(TypedDict):
+    """A row's model: `repo@commit` where it is of a hub, and the bytes that have to reach a guest."""
+
+    reference: str | None
+    size: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
     """What every process of a run agrees on."""
@@ -75,9 +83,14 @@ class RunPlan:
     """Rows that an earlier attempt judged, by id: how their tests fail, or an empty text."""
     earlier_attempts: dict[str, int] = field(default_factory=dict)
     """How many attempts earlier runs made at a row that runs again, by its id."""
-    models: dict[str, str] = field(default_factory=dict)
-    """By a hub id, the commit it was resolved to before anything was rented: `repo@commit`."""
+    models: dict[str, ResolvedModel] = field(default_factory=dict)
+    """By the model of a row, what it was resolved to before anything was rented."""
     notes: tuple[str, ...] = ()
+
+    def reference(self, row: RowSpec) -> str | None:
+        """The commit of the row's model, where it is of a hub."""
+        found = self.models.get(row.model or "")
+        return None if found is None else found["reference"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -103,7 +103,14 @@ class Run:
         from pytest_glasshouse.run.progress_file import PROGRESS
 
         rows = [each.row for each in self.selected.rows.values()]
-        broker = self.engine.broker(self.options, rows, run_id=self.plan.run_id, run_dir=self.directory, tell=self.live.show_boot)
+        broker = self.engine.broker(
+            self.options,
+            rows,
+            run_id=self.plan.run_id,
+            run_dir=self.directory,
+            tell=self.live.show_boot,
+            models=self.plan.models,
+        )
         self.broker, self.cleanup = broker, RunCleanup(broker, self._inputs, run_id=self.plan.run_id)
         broker.plan(rows)
         if broker.rents:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from pytest_glasshouse.rows.spec import RowSpec
     from pytest_glasshouse.run.options import Options
+    from pytest_glasshouse.run.plan import ResolvedModel
 
 #: A file in the project's folder: by how many seconds the broker's wall clock is ahead.
 AHEAD = "clock-ahead"
@@ -46,7 +47,7 @@ class RentedEngine(Engine):
 
     def check_material(
         self, rows: Sequence[tuple[RowSpec, str | None]], options: Options, *, seed: int, rehearsed: bool
-    ) -> dict[str, str]:
+    ) -> dict[str, ResolvedModel]:
         """As ever, but no library builds the model: the guests have none that could."""
         del rehearsed
         return super().check_material(rows, options, seed=seed, rehearsed=False)

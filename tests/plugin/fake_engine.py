@@ -213,13 +213,20 @@ class FakeEngine(Engine):
     def check(self, options: Options) -> None:
         raise ConfigurationError(f"provider {options.provider}: no NVIDIA GPU on this machine")
 
-    def check_material(self, rows: Any, options: Options, *, seed: int, rehearsed: bool) -> dict[str, str]:
+    def check_material(self, rows: Any, options: Options, *, seed: int, rehearsed: bool) -> dict[str, Any]:
         """Nothing is trained here."""
         del rows, options, seed, rehearsed
         return {}
 
     def broker(
-        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+        self,
+        options: Options,
+        rows: Sequence[RowSpec],
+        *,
+        run_id: str,
+        run_dir: Path,
+        tell: Callable[[str, str], None],
+        models: Any = None,
     ) -> Any:
         assert rows
         assert run_id
