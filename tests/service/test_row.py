@@ -132,7 +132,7 @@ def names_the_server(project: Project, server: Serving, result: pytest.RunResult
 def test_worker_uses_server_and_policy_of_the_user_and_the_report_names_them(server: Serving, project: Project) -> None:
     """The guest is the product's own, which trains with torch: a captured policy is refused with any other."""
     project.trains_with("torch")
-    captured = base_policy(name="lab", archive_sha256=sha256_hex(guest_archive()), container="any", completion_s=60)
+    captured = base_policy(name="lab", archive_sha256=sha256_hex(guest_archive()), container="any", completion_s=round(HANG_S))
     policy = dataclasses.replace(captured, version=3, locked=True)
     (project.path / "policy.json").write_text(json.dumps(policy.to_json()))
     result = project.run(server.environment(), "-n", "1", "-k", "one", "--glasshouse-policy", "policy.json")
