@@ -50,10 +50,16 @@ class _Guests(GuestProcesses):
         return instance
 
 
-def use_kept(provider: MockProvider, kind: str) -> None:
-    """Let guests of `provider` find what a guest of this kind compiled before them."""
-    if _root is not None:
-        provider._guests = _Guests(_root / kind)
+def use_kept(provider: MockProvider, kind: str, *, below: Path | None = None) -> None:
+    """Let guests of `provider` find what a guest of this kind compiled before them, in this process or, `below`, in another."""
+    root = below or _root
+    if root is not None:
+        provider._guests = _Guests(root / kind)
+
+
+def shared_folder(basetemp: Path) -> Path:
+    """The folder to keep it below that all workers of a test run share, with this base directory of one of them."""
+    return (basetemp.parent if "PYTEST_XDIST_WORKER" in os.environ else basetemp) / "bytecode"
 
 
 def keep(cache: Path, kind: str) -> None:

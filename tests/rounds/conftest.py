@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.limits import HANG_S
 from tests.numpy_guest.archive import numpy_archive
-from tests.numpy_guest.bytecode import keep, kept_below, use_kept
+from tests.numpy_guest.bytecode import keep, kept_below, shared_folder, use_kept
 
 
 def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) -> RowSpec:
@@ -105,8 +104,7 @@ def carry_out(
 @pytest.fixture(scope="session", autouse=True)
 def kept_bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The workers of a run share what one of their guests compiled."""
-    folder = tmp_path_factory.getbasetemp()
-    with kept_below((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "bytecode"):
+    with kept_below(shared_folder(tmp_path_factory.getbasetemp())):
         yield
 
 
