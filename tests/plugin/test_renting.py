@@ -159,8 +159,15 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
 
 
 @pytest.mark.torch  # and the libraries with it
-def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(server: LoopbackServer, tmp_path: Path) -> None:
+def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(
+    server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its files look like a model: only the libraries know that they do not know it."""
+    # The libraries are compiled where this process has them; compiling them takes longer than all the rest.
+    if sys.pycache_prefix is None:
+        monkeypatch.delenv("PYTHONPYCACHEPREFIX")
+    else:
+        monkeypatch.setenv("PYTHONPYCACHEPREFIX", sys.pycache_prefix)
     model = tmp_path / "mine"
     model.mkdir()
     base = prepare("lora", seed=1, model="Nobody/Stand-In-0.5B-Nowhere").base
