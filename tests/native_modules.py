@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import jsonschema  # noqa: F401
 import numpy as np  # noqa: F401
-import scipy.stats  # noqa: F401
+import scipy.optimize
+import scipy.special  # noqa: F401
 
 import pytest_glasshouse.broker.broker
 import pytest_glasshouse.invariants
