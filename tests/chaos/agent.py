@@ -1,6 +1,6 @@
 """An agent without torch that "trains" for a moment. Started over SSH in a pod whose first process is the real one.
 
-python -I -S agent.py TRAIN_S DONE      prints the path of its socket and goes on in the background
+python -I -S -c CODE TRAIN_S DONE      prints the path of its socket and goes on in the background
 """
 
 import json

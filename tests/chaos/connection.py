@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,16 +18,18 @@ from pytest_glasshouse.errors import BootTimeoutError, GlasshouseError, GuestGon
 from pytest_glasshouse.providers.base import Access
 from pytest_glasshouse.providers.lease import Lease
 
-_AGENT = Path(__file__).with_name("agent.py")
+#: The pod's disk has no file of the tests: the command that starts this has its code.
+_AGENT = Path(__file__).with_name("agent.py").read_text(encoding="utf-8")
 _TRY_S = 3.0
+#: Where a pod writes what the run's judge reads when the pod is gone: a volume, and a file there.
+TOLD, DONE = "/mnt/judge", "done"
 
 
 class ChaosConnection(RentedConnection):
-    """See `broker.connection.Connection`. `folder` is where the run's judge reads."""
+    """See `broker.connection.Connection`."""
 
-    def __init__(self, folder: Path, *, train_s: float, boot_s: float) -> None:
+    def __init__(self, *, train_s: float, boot_s: float) -> None:
         super().__init__(image=None, boot_timeout_s=boot_s)
-        self._folder = folder
         self._train_s = train_s
         self._ways: dict[str, tuple[SshFiles, Tunnel]] = {}
 
@@ -45,7 +46,7 @@ class ChaosConnection(RentedConnection):
         return str(ssh_files.socket)
 
     def _started(self, ssh_files: SshFiles, until: float, name: str) -> str:
-        arguments = [sys.executable, "-I", "-S", str(_AGENT), str(self._train_s), str(self._folder / "done")]
+        arguments = ["python3", "-I", "-S", "-c", _AGENT, str(self._train_s), f"{TOLD}/{DONE}"]
         while True:
             try:
                 done = subprocess.run(

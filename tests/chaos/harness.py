@@ -45,7 +45,7 @@ def _host(folder: Path, settings: dict[str, Any]) -> int:
         timing=Timing.from_json(settings["timing"]),
         boot_timeout_s=settings["boot_s"],
     )
-    broker = Broker(options, connection=ChaosConnection(folder, train_s=settings["train_s"], boot_s=settings["boot_s"]))
+    broker = Broker(options, connection=ChaosConnection(train_s=settings["train_s"], boot_s=settings["boot_s"]))
     signals = Signals(lambda _name: broker.signal_end())
     signals.install()
     workers: list[subprocess.Popen[bytes]] = []

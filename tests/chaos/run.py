@@ -17,10 +17,12 @@ from typing import Any
 
 from pytest_glasshouse.broker.lease_ledger import LEDGER, read
 from pytest_glasshouse.broker.timing import Timing
+from tests.chaos.connection import DONE, TOLD
 from tests.chaos.scenario import Scenario
 from tests.limits import HANG_S
 from tests.loopback.cloud import Cloud
 from tests.loopback.http import LoopbackServer
+from tests.loopback.pod_disk import Volume
 from tests.loopback.providers import runpod, vastai
 
 #: Deadlines of seconds. An allocation exists at most 8 s, its watchdog ends it then.
@@ -53,10 +55,10 @@ class Judged:
 class Running:
     """One run's processes."""
 
-    def __init__(self, scenario: Scenario, server: LoopbackServer) -> None:
+    def __init__(self, scenario: Scenario, server: LoopbackServer, folder: Path) -> None:
         self.scenario = scenario
         self.server = server
-        self.folder = Path(tempfile.mkdtemp(prefix="ghc-"))
+        self.folder = folder
         self.run_id = f"chaos-{scenario.seed}"
         provider, _, api = scenario.provider.partition("-")
         url, key = ("VAST_URL", "VAST_API_KEY") if provider == "vastai" else ("RUNPOD_API_BASE_URL", "RUNPOD_API_KEY")
@@ -95,21 +97,26 @@ class Running:
         for pid in {self.process.pid, *_pids(str(self.folder))}:
             _kill(pid)
         self.process.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def play(scenario: Scenario) -> Judged:
     """Run it, kill what the plan kills, wait for the remaining processes to end the allocations, and judge."""
     began = time.monotonic()
-    with (vastai if scenario.provider == "vastai" else runpod)(pods="start") as server:
+    folder = Path(tempfile.mkdtemp(prefix="ghc-"))
+    told = folder / "told"
+    told.mkdir()
+    volume = Volume(host=told, inside=TOLD, why="whether a leg ended is judged when its pod is long gone", writable=True)
+    with (vastai if scenario.provider == "vastai" else runpod)(pods="start", volumes=[volume]) as server:
         server.cloud.faults.add(*scenario.faults)
-        running = Running(scenario, server)
+        running = Running(scenario, server, folder)
         judged = Judged(scenario)
         try:
             _kills(running)
             _wait_and_judge(running, judged)
         finally:
             running.close()
+    # After the pods, which may write there until they end.
+    shutil.rmtree(folder, ignore_errors=True)
     judged.seconds = time.monotonic() - began
     return judged
 
@@ -188,7 +195,8 @@ def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
 
 
 def _judge_rows(running: Running, judged: Judged) -> None:
-    finished = set((running.folder / "done").read_text().split()) if (running.folder / "done").exists() else set()
+    done = running.folder / "told" / DONE
+    finished = set(done.read_text().split()) if done.exists() else set()
     for row in running.lines("rows"):
         if row["outcome"] == "green":
             judged.green += 1

@@ -45,13 +45,18 @@ def test_a_pod_is_reached_with_the_runs_key_where_its_provider_says(
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, (result.stderr, pod.logs())
     assert result.stdout.split()[-1] == str(shown.access.port)
+
+    def inside() -> list[int]:
+        return [pid for pid in pod.processes() if Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\x00300\x00"]
+
     # A session has a process group and an environment of its own; it belongs to the pod all the same, and ends with it.
-    session = subprocess.Popen([*command[:-1], "echo $$; exec sleep 300"], stdout=subprocess.PIPE)
+    session = subprocess.Popen([*command[:-1], "echo up; exec sleep 300"], stdout=subprocess.PIPE)
     assert session.stdout is not None
-    inside = int(session.stdout.readline())
-    assert Path(f"/proc/{inside}").exists()
+    assert session.stdout.readline() == b"up\n"
+    until(inside, "the session's process")
+    (pid,) = inside()
     rented.provider.terminate(made.instance_id)
-    assert not Path(f"/proc/{inside}").exists()
+    assert not Path(f"/proc/{pid}").exists()
     assert session.wait(timeout=HANG_S) == 255
     session.stdout.close()
     refused = subprocess.run(command, capture_output=True, text=True, check=False)

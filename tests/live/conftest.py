@@ -68,6 +68,8 @@ class Rental:
     provider: str
     environment: Mapping[str, str]
     rows: list[tuple[str, str, float]] = field(default_factory=lambda: [("short", "a4000", 0.2)])
+    #: The rows' test file, with `rows` to be put in.
+    text: str = ROWS
     #: Guests that train with numpy; otherwise the run is a user's, and nothing in it is the test's.
     numpy: bool = True
     #: In place of the provider's own, with numpy guests.
@@ -108,7 +110,7 @@ class Rental:
     def _ran(
         self, carry_out: Callable[[Sequence[str]], tuple[int, str]], arguments: Sequence[str], meanwhile: Callable[[], None]
     ) -> Ran:
-        (self.folder / "test_rows.py").write_text(ROWS.format(rows=self.rows))
+        (self.folder / "test_rows.py").write_text(self.text.format(rows=self.rows))
         (self.folder / "pytest.ini").write_text("[pytest]\n")
         if self.numpy:
             timing = "" if self.timing is None else self.timing.to_json()

@@ -84,7 +84,7 @@ def test_cut_connection_loses_no_event_and_the_row_is_carried_out_whole(rental: 
         assert spool is not None
         (one,) = rental.server.cloud.billing()
         assert one.pod is not None
-        servers = [pid for pid in one.pod.descendants() if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        servers = [pid for pid in one.pod.processes() if b"sshd" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         assert len(servers) >= 2, "one that listens and one that is connected"
         for pid in servers:
             os.kill(pid, signal.SIGSTOP)

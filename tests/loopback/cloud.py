@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from tests.loopback.faults import Fault, Operation, Script
 from tests.loopback.manual_clock import ManualClock
+from tests.loopback.pod_disk import Volume
+from tests.loopback.pod_rights import need_pods
 from tests.loopback.pods import BOOT_VARIABLE, PORT_VARIABLE, Pod, free_port
 
 if TYPE_CHECKING:
@@ -95,6 +97,8 @@ class RefusedError(Exception):
 class Cloud:
     """One provider's account. `pods` is what a pod runs: its start command, another command, or no process at all.
 
+    `volumes` is what every pod sees of this machine beside its image. A pod has a disk of its own, and the test is skipped where
+    this machine has none to give.
     `injected` gives the variables the provider itself sets in an instance. `clock` is what bills.
     """
 
@@ -108,10 +112,13 @@ class Cloud:
         new_id: Callable[[], str],
         restarts: bool,
         pods: Literal["start", "none"] | Sequence[str] = "start",
+        volumes: Sequence[Volume] = (),
         boot_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         prices: Mapping[str, float] | None = None,
     ) -> None:
+        if pods != "none":
+            need_pods()
         self.faults = Script()
         self.rented: dict[str, Rented] = {}
         self.asked: list[Operation] = []
@@ -127,6 +134,7 @@ class Cloud:
         #: Host and port that the API shows of whatever is created from now on; None where it shows the truth.
         self.shown_address: tuple[Any, Any] = ("127.0.0.1", None)
         self.pods = pods
+        self.volumes = volumes
         self.boot_s = boot_s
         self.clock = clock
         self._manual: ManualClock | None = None
@@ -316,7 +324,8 @@ class Cloud:
         env = {**made.order.env, **self._injected(made), BOOT_VARIABLE: made.boot_id}
         if made.port is not None:
             env[PORT_VARIABLE] = str(made.port)
-        made.pod = Pod(self._root / f"{made.instance_id}-{secrets.token_hex(2)}", command, env, restarts=self._restarts)
+        folder = self._root / f"{made.instance_id}-{secrets.token_hex(2)}"
+        made.pod = Pod(folder, command, env, restarts=self._restarts, volumes=self.volumes)
 
     def _end_pod(self, made: Rented) -> None:
         if made.pod is not None:

@@ -1,7 +1,7 @@
 """A minimal guest: a tiny process on the agent's socket that answers hello, so that hundreds of pods can be rented without torch.
 
-    server = runpod(pods=FAKE_GUEST)
-    server.cloud.rented[instance_id].pod.root / "agent.sock"     where it listens
+    server = runpod(pods=FAKE_GUEST)                       of `orders.py`
+    server.cloud.rented[instance_id].pod.root / SOCKET     where it listens
 
 As `__main__.py` of an archive it is a guest of the mock provider, with the arguments of one. It speaks the agent's frames with the standard library alone, trains nothing, attests nothing, and refuses every other request.
 """
@@ -15,8 +15,6 @@ import sys
 import threading
 from pathlib import Path
 
-#: The command of such a pod.
-FAKE_GUEST = (sys.executable, "-I", "-S", __file__)
 SOCKET = "agent.sock"
 GPU_MODEL = "simulated (CPU)"
 
@@ -27,7 +25,7 @@ def hello(nonce: str) -> dict[str, object]:
     """Who answers; the nonce is another one after a restart, as an agent's is."""
     return {
         "agentNonce": nonce,
-        "allocation": os.environ.get("GLASSHOUSE_POD_ROOT", ""),
+        "allocation": "",
         "bootId": os.environ.get("GLASSHOUSE_POD_BOOT_ID", ""),
         "device": "cpu",
         "gpuModel": GPU_MODEL,
@@ -69,8 +67,9 @@ def end_with_the_host() -> None:
 def main() -> int:
     nonce = secrets.token_hex(16)
     arguments = sys.argv[1:]
-    folder = arguments[arguments.index("--directory") + 1] if "--directory" in arguments else os.environ["GLASSHOUSE_POD_ROOT"]
-    path = Path(folder) / SOCKET
+    folder = Path(arguments[arguments.index("--directory") + 1])
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SOCKET
     if "--until-eof" in arguments:
         threading.Thread(target=end_with_the_host, daemon=True).start()
     with socket.socket(socket.AF_UNIX) as listener:

@@ -8,7 +8,7 @@
         server.cloud.assert_nothing_bills()
 
 `pods="start"` runs the launch's start command as the pod's first process, `pods="none"` runs nothing, and a command runs
-instead of it. A pod finds its directory in GLASSHOUSE_POD_ROOT and the port of its 22/tcp, on 127.0.0.1, in GLASSHOUSE_POD_PORT.
+instead of it. A pod has a disk of its own (`pod_disk.py`), and finds the port of its 22/tcp, on 127.0.0.1, in GLASSHOUSE_POD_PORT.
 """
 
 from __future__ import annotations

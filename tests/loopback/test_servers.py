@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,12 +17,11 @@ import urllib3
 from pytest_glasshouse.channel.guest_channel import GuestChannel
 from pytest_glasshouse.errors import ProtocolError
 from tests.limits import until
-from tests.loopback.fake_guest import FAKE_GUEST, SOCKET
+from tests.loopback.fake_guest import SOCKET
 from tests.loopback.faults import Fault
 from tests.loopback.graphql import GraphQLError, parse
 from tests.loopback.http import LoopbackServer
-from tests.loopback.orders import DAEMON, GPU, order
-from tests.loopback.pods import ROOT_VARIABLE
+from tests.loopback.orders import DAEMON, FAKE_GUEST, GPU, order
 from tests.loopback.providers import runpod, vastai
 
 
@@ -173,7 +173,7 @@ def test_the_end_of_a_pod_ends_its_daemonised_processes() -> None:
         one = server.cloud.create(order("python3", "-c", DAEMON), None)
         pod = one.pod
         assert pod is not None
-        until(lambda: len(pod.processes()) >= 3, "the daemonised process")
+        until(lambda: len(pod.processes()) >= 2, "the daemonised process")
         server.cloud.terminate(one.instance_id, None)
         assert pod.processes() == ()
         assert not pod.root.exists()
@@ -185,31 +185,23 @@ def test_pods_end_with_the_process_that_serves_them(tmp_path: Path) -> None:
     script.write_text(
         "import time\nfrom tests.loopback.providers import runpod\nfrom tests.loopback.orders import DAEMON, order\n"
         "server = runpod()\none = server.cloud.create(order('python3', '-c', DAEMON), None)\n"
-        "while len(one.pod.processes()) < 3: time.sleep(0.02)\nprint(one.pod.root, flush=True)\ntime.sleep(300)\n"
+        "while len(one.pod.processes()) < 2: time.sleep(0.02)\n"
+        "print(one.pod.folder, *one.pod.processes(), flush=True)\ntime.sleep(300)\n"
     )
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environ)
     assert process.stdout is not None
-    root = process.stdout.readline().decode().strip()
-    mark = f"{ROOT_VARIABLE}={root}".encode()
-
-    def living() -> list[str]:
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(entry.name)
-            except OSError:
-                continue
-        return found
-
-    assert len(living()) >= 3
+    folder, *pids = process.stdout.readline().decode().split()
+    living = [os.pidfd_open(int(pid)) for pid in pids]
+    assert len(living) >= 2
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    until(lambda: not living(), "the end of the pod's processes")
-    until(lambda: not Path(root).parent.exists(), "the removal of its disk")
+    until(lambda: len(select.select(living, [], [], 0)[0]) == len(living), "the end of the pod's processes")
+    until(lambda: not Path(folder).parent.exists(), "the removal of what is kept of it")
+    for each in living:
+        os.close(each)
 
 
 def test_a_runpod_container_that_ends_starts_again_on_an_empty_disk() -> None:
@@ -260,10 +252,10 @@ def test_a_fake_guest_answers_as_an_agent_does_and_is_another_after_a_restart() 
         one = server.cloud.create(order(), None)
 
         def nonce() -> str:
-            assert one.pod is not None
-            path = one.pod.root / SOCKET
-            until(path.exists, "a guest that listens")
-            channel = GuestChannel(str(path), allocation_id="a")
+            pod = one.pod
+            assert pod is not None
+            until(lambda: pod.first and (pod.root / SOCKET).exists(), "a guest that listens")
+            channel = GuestChannel(str(pod.root / SOCKET), allocation_id="a")
             try:
                 hello = channel.request("hello")
                 assert hello["gpuModel"] == "simulated (CPU)"

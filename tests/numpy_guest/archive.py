@@ -1,4 +1,4 @@
-"""The archive of a guest whose mlp trains with numpy: a leg starts in a tenth of the time that importing torch takes.
+"""The archive of a guest whose rows train with numpy: a leg starts in a tenth of the time that importing torch takes.
 
 Everything else in it is the product's: agent, legs, evidence, memory scan. Its digest differs from the product's archive, so
 only the policy of the test that starts such a guest accepts it. Tests whose subject is the training itself, the memory or the
@@ -15,11 +15,15 @@ from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
 from pytest_glasshouse.providers.mock import MockProvider, dishonest_archive
 from pytest_glasshouse.providers.mock_faults import GUEST_FAULTS
 
-_TORCH = b"""__version__ = "0"\n"""
+#: In place of each library that a leg imports before it trains.
+_LIBRARY = b"""__version__ = "0"\n"""
 
 
 def _replaced() -> dict[str, bytes]:
-    return {"pytest_glasshouse/workloads/mlp.py": Path(__file__).with_name("mlp.py").read_bytes(), "torch.py": _TORCH}
+    trainers = {
+        f"pytest_glasshouse/workloads/{name}": Path(__file__).with_name(name).read_bytes() for name in ("lora.py", "mlp.py")
+    }
+    return {**trainers, **{f"{library}.py": _LIBRARY for library in ("torch", "transformers", "peft")}}
 
 
 @cache

@@ -5,9 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,60 +15,57 @@ import pytest
 
 from pytest_glasshouse.channel.access import SshAccess
 from pytest_glasshouse.channel.archive import guest_archive
+from pytest_glasshouse.channel.pod_init import ROOT
 from pytest_glasshouse.channel.pod_launch import PodKeys, new_keys, pod_environment, pod_start
 from pytest_glasshouse.channel.ssh_session import SshSession
 from tests.limits import HANG_S
-from tests.ssh.ports import free_port
+from tests.loopback.pod_disk import DIRECTORY
+from tests.loopback.pod_rights import need_pods
+from tests.loopback.pods import PORT_VARIABLE, Pod, free_port
 
 
 class SshPod:
-    """One pod, started with a provider's launch."""
+    """One pod, started with a provider's launch; `start` is its first process, and `directory` where that keeps its files."""
 
-    def __init__(self, keys: PodKeys, *, ends: Literal["runpod", "vastai", ""] = "", api: str = "", **settings: float) -> None:
+    def __init__(
+        self,
+        keys: PodKeys,
+        *,
+        ends: Literal["runpod", "vastai", ""] = "",
+        api: str = "",
+        start: tuple[str, ...] | None = None,
+        directory: str = DIRECTORY,
+        **settings: float,
+    ) -> None:
         self.keys = keys
         self.name = f"glasshouse-ssh-{secrets.token_hex(3)}"
-        self.root = Path(tempfile.mkdtemp(prefix="gp-"))
         self.port = free_port()
-        self.log = self.root.with_name(f"{self.root.name}.log")
+        self._directory = directory
+        self._folder = Path(tempfile.mkdtemp(prefix="gp-"))
         now = time.time()
         limits = {"deadline": now + 2 * HANG_S, "contact_by": now + HANG_S, **settings}
-        self.environment = {
-            "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
-            "GLASSHOUSE_POD_ROOT": str(self.root),
-            "GLASSHOUSE_POD_PORT": str(self.port),
+        environment = {
+            PORT_VARIABLE: str(self.port),
             "RUNPOD_POD_ID": "pod1",
             "RUNPOD_API_KEY": "pod-key",
             **pod_environment(keys, ends=ends, api=api, **limits),
         }
-        self.start()
-
-    def start(self) -> None:
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                pod_start(), env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        if directory != DIRECTORY:
+            environment[ROOT] = directory
+        self.pod = Pod(self._folder / "pod", start or pod_start(), environment, restarts=False)
 
     @property
     def access(self) -> SshAccess:
         return SshAccess(host="127.0.0.1", port=self.port, user=os.environ.get("USER", "root"))
 
-    def processes(self) -> list[int]:
-        mark = f"GLASSHOUSE_POD_ROOT={self.root}".encode()
-        found = []
-        for entry in Path("/proc").iterdir():
-            try:
-                text = (entry / "environ").read_bytes() + (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            except OSError:
-                continue
-            if mark in text or str(self.root).encode() in text:
-                found.append(int(entry.name))
-        return found
+    @property
+    def root(self) -> Path:
+        """The directory of its files, seen from outside."""
+        return self.pod.disk / self._directory.lstrip("/")
 
     def end(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(timeout=HANG_S)
-        shutil.rmtree(self.root, ignore_errors=True)
-        self.log.unlink(missing_ok=True)
+        self.pod.end()
+        shutil.rmtree(self._folder)
 
 
 MakePod = Callable[..., SshPod]
@@ -80,6 +74,7 @@ MakeSession = Callable[..., SshSession]
 
 @pytest.fixture
 def make_pod() -> Iterator[MakePod]:
+    need_pods()
     if not shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
         if os.environ.get("CI"):
             pytest.fail("expected a real sshd; install openssh-server")
@@ -93,7 +88,6 @@ def make_pod() -> Iterator[MakePod]:
     yield make
     for pod in pods:
         pod.end()
-        assert not pod.processes()
 
 
 @pytest.fixture

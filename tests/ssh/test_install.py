@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -72,19 +71,12 @@ def test_a_missing_package_is_installed_beside_the_agent(make_pod: MakePod) -> N
     assert "installing what the image lacks" in phases
 
 
-def test_a_pod_whose_directory_has_an_odd_name_is_installed_like_any_other(
-    make_pod: MakePod, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pod_whose_directory_has_an_odd_name_is_installed_like_any_other(make_pod: MakePod) -> None:
     """Spaces and percent signs have a meaning in three files between launch and agent."""
-    with tempfile.TemporaryDirectory(prefix="t", dir="/tmp") as base:
-        odd = Path(base) / "two words 50%h"
-        odd.mkdir()
-        monkeypatch.setattr(tempfile, "tempdir", str(odd))
-        pod, asked = make_pod(), list[Any]()
-        assert _until_reached(pod, _wheel(), [], asked) == str(pod.root / "agent" / "agent.sock")
-        assert (len(asked), (pod.root / "agent" / "site" / "gh_probe.py").exists()) == (1, True)
-        assert pod.root.parent == odd
-        pod.end()
+    odd = "/tmp/two words 50%h/pod"
+    pod, asked = make_pod(directory=odd), list[Any]()
+    assert _until_reached(pod, _wheel(), [], asked) == f"{odd}/agent/agent.sock"
+    assert (len(asked), (pod.root / "agent" / "site" / "gh_probe.py").exists()) == (1, True)
 
 
 def test_a_wheel_that_is_not_what_was_announced_stops_the_installation(make_pod: MakePod) -> None:

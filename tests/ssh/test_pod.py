@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,8 +15,9 @@ from typing import Any
 import pytest
 
 from pytest_glasshouse.channel import pod_init as pod
-from tests.limits import HANG_S
-from tests.ssh.conftest import MakePod
+from pytest_glasshouse.channel.pod_launch import CODE, pod_start
+from tests.limits import HANG_S, until
+from tests.ssh.conftest import MakePod, MakeSession
 
 SETTINGS: pod.PodSettings = {
     "deadline": 1000.0, "contact_by": 500.0, "lease_s": 60.0, "host_key": "", "authorized_key": "", "ends": "", "api": "",
@@ -137,6 +139,24 @@ def test_a_real_pod_past_its_deadline_wipes_its_disk_and_asks_for_its_end(make_p
     made = make_pod(deadline=time.time() + 0.5, ends="runpod", api=_address(api))
     assert api.called.wait(HANG_S)
     assert api.calls[0][:3] == ("DELETE", "/v2/pods/pod1", "Bearer pod-key")
-    assert made.process.poll() is None
+    assert not made.pod.exited
     assert not (made.root / "host_key").exists()
-    assert len([pid for pid in made.processes() if pid != made.process.pid]) == 0
+    assert made.pod.processes() == (made.pod.first,)
+
+
+def test_real_pod_that_is_stopped_ends_agent_and_sshd_where_it_is_not_the_first_process(
+    make_pod: MakePod, make_session: MakeSession
+) -> None:
+    """An image may start it from a script of its own; nothing ends with it then unless it sees to that."""
+    made = make_pod(start=("sh", "-c", '"$@" & wait; sleep 600', "sh", *pod_start()))
+    make_session(made).connect(made.access, timeout_s=HANG_S)
+
+    def running(text: str) -> list[int]:
+        commands = {pid: Path(f"/proc/{pid}/cmdline") for pid in made.pod.processes()}
+        return [pid for pid, path in commands.items() if path.exists() and text.encode() in path.read_bytes()]
+
+    assert (len(running("guest.zip")) >= 1, len(running("sshd")) >= 2) == (True, True)
+    (stopped,) = set(running(CODE)) - {made.pod.first}
+    os.kill(stopped, signal.SIGTERM)
+    until(lambda: running("sleep\0"), "the end of the product's process")
+    assert (running(CODE), running("guest.zip"), running("sshd")) == ([made.pod.first], [], [])

@@ -128,8 +128,8 @@ def test_a_guest_that_does_not_reconnect_in_time_is_lost(make_pod: MakePod, make
     path = session.connect(pod.access, timeout_s=HANG_S)
     with contextlib.closing(GuestChannel(path, allocation_id="ssh", reconnect_s=0.5)) as channel:
         channel.request("hello")
-        pod.process.send_signal(signal.SIGTERM)
-        pod.process.wait()
+        pod.pod.signal(signal.SIGTERM)
+        pod.pod.wait()
         with pytest.raises(GuestGoneError):
             _ask_three_times(channel)
 
