@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.limits import HANG_S
 from tests.numpy_guest.archive import numpy_archive
-from tests.numpy_guest.bytecode import keep, kept_below, use_kept
+from tests.numpy_guest.bytecode import keep, keep_below, use_kept
+from tests.pytest_process import CompiledFiles, compiled_files
 
 
 def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) -> RowSpec:
@@ -103,11 +103,16 @@ def carry_out(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kept_bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The workers of a run share what one of their guests compiled."""
-    folder = tmp_path_factory.getbasetemp()
-    with kept_below((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "bytecode"):
-        yield
+def kept_bytecode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where byte code is kept that guests compiled: those of earlier sessions too, where pytest keeps a cache."""
+    cache = getattr(request.config, "cache", None)
+    folder = tmp_path_factory.mktemp("bytecode") if cache is None else Path(cache.mkdir("guest-bytecode"))
+    return keep_below(folder)
+
+
+@pytest.fixture(scope="session")
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
+    return compiled_files(request.config, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
