@@ -22,9 +22,13 @@ from tests.rounds.conftest import Ran, carry_out, short_row
 Change = Callable[[dict[str, Any]], None]
 
 
-def test_every_invariant_holds_in_an_interleaved_row(turns_run: Ran) -> None:
-    """Rows in turns that train with torch, mlp and lora: `test_plaintext.py`."""
-    ran = turns_run
+@pytest.mark.parametrize("torch", [False, True], ids=["numpy", "torch"])
+def test_every_invariant_holds_in_an_interleaved_row(torch: bool, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    ran: Ran
+    if torch:
+        ran = carry_out(short_row(order="interleaved", target_s=0.5), tmp_path, torch=True)
+    else:
+        ran = request.getfixturevalue("turns_run")
     observation = ran.outcome.observation
     assert ran.outcome.ended is None
     assert [(f.invariant, f.reason) for f in judge(observation) if f.finding != "held"] == []
