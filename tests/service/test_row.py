@@ -19,7 +19,7 @@ from pytest_glasshouse.owner.keyfiles import write_owner
 from pytest_glasshouse.owner.owner import Owner
 from pytest_glasshouse.wire.canonical import sha256_hex
 from tests.limits import HANG_S
-from tests.numpy_guest.bytecode import shared_folder
+from tests.numpy_guest.bytecode import keep_in_cache
 from tests.pytest_process import NO_OTHERS
 from tests.service.serving import Serving, serving
 
@@ -71,11 +71,16 @@ def a_server(tmp_path: Path) -> Iterator[Serving]:
 
 
 @pytest.fixture(name="project")
-def a_project(pytester: pytest.Pytester, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Project:
+def a_project(
+    pytester: pytest.Pytester,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Project:
     monkeypatch.setenv("PYTEST_ADDOPTS", NO_OTHERS)  # which `pytester` takes away
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     pytester.makepyfile(test_rows=ROWS)
-    return Project(pytester, shared_folder(tmp_path_factory.getbasetemp()))
+    return Project(pytester, keep_in_cache(request.config, tmp_path_factory))
 
 
 @dataclass(frozen=True)
