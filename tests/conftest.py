@@ -5,8 +5,10 @@ Property tests draw from one seed, which the head of the run prints; `--hypothes
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import secrets
+from collections.abc import Generator
 
 import pytest
 from hypothesis import settings
@@ -23,6 +25,17 @@ def pytest_report_header(config: pytest.Config) -> str:
     if settings().derandomize:
         return "property tests: the same examples in every run"
     return f"property tests: --hypothesis-seed={config.getoption('hypothesis_seed')}"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is collected stays until the end: the garbage collector need not look through it, now or while tests run."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

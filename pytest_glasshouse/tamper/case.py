@@ -37,24 +37,28 @@ class Case:
 def run_case(case: Case) -> TamperResult:
     """Play `case` on a testbed of its own: a real server over loopback HTTP, real keys, a real package."""
     with TamperTestbed() as testbed:
-        control_released = _control(testbed)
-        testbed.reset_release_count()
-        seen_reason: str | None = None
-        try:
-            case.play(testbed)
-        except (RefusedError, IntegrityError) as refusal:
-            seen_reason = refusal.reason
-        released = seen_reason is None or (case.asset == "key" and testbed.releases_since_reset() > 0)
-        return TamperResult(
-            name=case.name,
-            expected_reason=case.expected_reason,
-            seen_reason=seen_reason,
-            released=released,
-            caught_by=case.caught_by,
-            control_released=control_released,
-            expected_nonce=case.nonce,
-            seen_nonce="unasked" if case.nonce == "unasked" else testbed.nonce_state(),
-        )
+        return attack(case, testbed, control_released=_control(testbed))
+
+
+def attack(case: Case, testbed: TamperTestbed, *, control_released: bool) -> TamperResult:
+    """Play `case` on this testbed, whatever came of the message without the mutation."""
+    testbed.reset_release_count()
+    seen_reason: str | None = None
+    try:
+        case.play(testbed)
+    except (RefusedError, IntegrityError) as refusal:
+        seen_reason = refusal.reason
+    released = seen_reason is None or (case.asset == "key" and testbed.releases_since_reset() > 0)
+    return TamperResult(
+        name=case.name,
+        expected_reason=case.expected_reason,
+        seen_reason=seen_reason,
+        released=released,
+        caught_by=case.caught_by,
+        control_released=control_released,
+        expected_nonce=case.nonce,
+        seen_nonce="unasked" if case.nonce == "unasked" else testbed.nonce_state(),
+    )
 
 
 def _control(testbed: TamperTestbed) -> bool:

@@ -98,9 +98,7 @@ def request_for(material: Material, directory: Path) -> RehearsalInput:
 
 def problem(request: RehearsalInput) -> str:
     """The first problem, or an empty text. Runs in the process that imports torch."""
-    import torch
-    from peft import get_peft_model_state_dict
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     from pytest_glasshouse.workloads.lora import adapted, probe_tokenizer
 
@@ -108,6 +106,15 @@ def problem(request: RehearsalInput) -> str:
     try:
         probe_tokenizer(directory, request["probe"])
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # noqa: BLE001  (the libraries raise anything)
+        return _told(error)
+
+    # Only now: importing them takes seconds.
+    import torch
+    from peft import get_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    try:
         auto: Any = AutoModelForCausalLM  # its methods are untyped
         with torch.device("meta"):
             plain = auto.from_config(config, dtype=torch.bfloat16)
@@ -115,12 +122,16 @@ def problem(request: RehearsalInput) -> str:
             model = adapted(plain, request["lora"])
             made = {name: list(tensor.shape) for name, tensor in get_peft_model_state_dict(model).items()}
     except Exception as error:  # noqa: BLE001  (the libraries raise anything)
-        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        return _told(error)
     # The guest refuses these when it loads. Files saved without the head have other names and are not compared.
     if other := sorted(name for name, shape in request["files"].items() if whole.get(name, shape) != shape):
         return f"{other[0]} has shape {request['files'][other[0]]} in its files, and {whole[other[0]]} by config.json"
     odd = sorted(name for name in made.keys() | request["initial"].keys() if made.get(name) != request["initial"].get(name))
     return f"{len(odd)} adapter tensors do not match the layers in its files, first {odd[0]}" if odd else ""
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 if __name__ == "__main__":

@@ -31,31 +31,13 @@ from pytest_glasshouse.overhead.estimate import estimates
 from pytest_glasshouse.overhead.segments import RoundSegments, round_segments
 from pytest_glasshouse.rows.leg_order import Role, leg_orders, starting_orders, turn_orders
 from pytest_glasshouse.wire.tokens import peek
-from pytest_glasshouse.workloads.segments import SegmentPlan
+from tests.calibration.plan import Design
 from tests.calibration.stepper import Work, alone, in_turns, neighbour
+from tests.limits import HANG_S
 
 #: The spool is synced at every turn; whose disk that waits for is not what is measured here.
 _MEMORY = Path("/dev/shm")
 LEGS: tuple[Role, ...] = ("protected", "raw")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Design:
-    """How long everything takes, in seconds. A sequential row is given as long as an interleaved one takes."""
-
-    rounds: int = 5
-    pairs: int = 10
-    segment_s: float = 0.15
-    washout_s: float = 0.02
-    warmup_s: float = 0.2
-    neighbours: int = 2
-    busy_s: float = 10.0
-
-    def plan(self) -> SegmentPlan:
-        return SegmentPlan(
-            warmup_s=self.warmup_s, warmup_limit_s=2 * self.warmup_s, washout_s=self.washout_s, segment_s=self.segment_s,
-            segment_steps=None,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +161,7 @@ class Bench:
             leg = legs[role] = _Leg(role=role, process=process, pipe=pipe, scheduler=scheduler)
             ready = threading.Event()
             threading.Thread(target=leg.listen, args=(ready,), daemon=True).start()
-            ready.wait()
+            assert ready.wait(HANG_S)
             scheduler.add_leg(role, leg)
         scheduler.start()
         scheduler.join()
@@ -298,7 +280,7 @@ def _spread(values: Sequence[float]) -> float:
 
 
 if __name__ == "__main__":
-    from tests.calibration.test_live import COSTS, DEFERRED, DESIGN, SEED
+    from tests.calibration.plan import COSTS, DEFERRED, DESIGN, SEED
 
     found = calibrate(
         costs=COSTS, rows=int(sys.argv[1]), seed=int(sys.argv[2]) if len(sys.argv) > 2 else SEED, design=DESIGN,

@@ -15,17 +15,11 @@ from typing import Any
 
 import pytest
 
-from tests.calibration.live import Design, calibrate, summary
+from tests.calibration.live import calibrate, summary
+from tests.calibration.plan import COSTS, DEFERRED, DESIGN, ROWS, SEED, Design
 from tests.calibration.stepper import Work
 
 FULL = bool(os.environ.get("CALIBRATE"))
-#: The second run's; the first began at 20 261 121 and found that its raw legs did more for a step than its protected ones.
-SEED = 40_000_000
-ROWS = 24
-#: True overheads of 0, 0.4975, 1.9608 and 5 %.
-COSTS = (Work(), Work(extra=1, per=200), Work(extra=1, per=50), Work(extra=1, per=19))
-DEFERRED = Work(extra=1, per=19, deferred=True)
-DESIGN = Design()
 #: What must hold over 4 x 24 rows.
 COVERED = 88
 POOLED_ERROR_PCT = 0.5

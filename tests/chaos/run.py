@@ -32,8 +32,9 @@ TIMING = Timing(
 )  # fmt: skip
 BOOT_S = 3.0
 TRAIN_S = 0.3
-#: How long those who outlive a run have, from the last deadline on, before the sweep does their work.
-_AFTER_S = 20.0
+#: How long the reaper and the guests' watchdogs have, from the last deadline on, before the sweep does their work: no judgement
+#: depends on which of them did it.
+_REAPER_S, _WATCHDOG_S = HANG_S / 15, HANG_S / 100
 _LOOK_S = 0.02
 
 
@@ -148,7 +149,7 @@ def _kills(running: Running) -> None:
 def _wait_and_judge(running: Running, judged: Judged) -> None:
     scenario, process, cloud = running.scenario, running.process, running.server.cloud
     if scenario.victim == "frozen":
-        _until(lambda: not cloud.billing() and not cloud.waiting(), TIMING.lifetime_s + TIMING.overdue_s + _AFTER_S)
+        _until(lambda: not cloud.billing() and not cloud.waiting(), TIMING.lifetime_s + TIMING.overdue_s + _REAPER_S)
         _kill(process.pid, signal.SIGCONT)
         _kill(process.pid)
     elif not _until(lambda: process.poll() is not None, HANG_S):
@@ -177,10 +178,10 @@ def _who_ended_it(running: Running, judged: Judged, *, reported: bool) -> None:
     if over():
         judged.ended_by = "the run" if reported else "reaper"
     elif (
-        running.reaper() and _until(lambda: over() or not running.reaper(), max(deadline - time.time(), 0) + _AFTER_S) and over()
+        running.reaper() and _until(lambda: over() or not running.reaper(), max(deadline - time.time(), 0) + _REAPER_S) and over()
     ):
         judged.ended_by = "reaper" if time.time() < deadline else "reaper or watchdog"
-    elif _until(over, max(deadline - time.time(), 0) + 3.0):
+    elif _until(over, max(deadline - time.time(), 0) + _WATCHDOG_S):
         judged.ended_by = "watchdog"
     else:
         judged.ended_by = "sweep"

@@ -112,7 +112,7 @@ class OneAnswer:
             except OSError:
                 return
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(5)
+                connection.settimeout(HANG_S)
                 _request(connection)
                 raw = self.raw.pop(0) if len(self.raw) > 1 else self.raw[0]
                 connection.sendall(raw)

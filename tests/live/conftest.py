@@ -14,18 +14,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tests.native_modules  # noqa: F401  (pytest runs in this process)
 from pytest_glasshouse.broker.timing import Timing
 from tests.limits import HANG_S, until
 from tests.live.rented_engine import AHEAD, CONFTEST
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod, vastai
+from tests.pytest_process import CompiledFiles, compiled_files
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -59,10 +61,10 @@ class Ran:
 
 @dataclass
 class Rental:
-    """A project, a loopback account, and pytest in a process of its own between them."""
+    """A project, a loopback account, and pytest between them: `run` in this process, `spawn` in one of its own."""
 
     server: LoopbackServer
-    folder: Path
+    pytester: pytest.Pytester
     provider: str
     environment: Mapping[str, str]
     rows: list[tuple[str, str, float]] = field(default_factory=lambda: [("short", "a4000", 0.2)])
@@ -74,32 +76,62 @@ class Rental:
     timing: Timing | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
+    @property
+    def folder(self) -> Path:
+        return self.pytester.path
+
     def run(self, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> Ran:
+        """For tests whose subject is what becomes of the row, and not the process."""
+
+        def here(command: Sequence[str]) -> tuple[int, str]:
+            with pytest.MonkeyPatch.context() as patch:
+                for name in os.environ.keys() - self.environment.keys():
+                    patch.delenv(name)
+                for name, value in self.environment.items():
+                    patch.setenv(name, value)
+                result = self.pytester.runpytest_inprocess(*command)
+            return int(result.ret), f"{result.stdout}\n{result.stderr}"
+
+        return self._ran(here, arguments, meanwhile)
+
+    def spawn(self, *arguments: str, meanwhile: Callable[[], None] = lambda: None) -> Ran:
+        """As a user runs it."""
+
+        def spawned(command: Sequence[str]) -> tuple[int, str]:
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", *command],
+                cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, text=True, check=False, timeout=HANG_S,
+            )  # fmt: skip
+            return done.returncode, done.stdout
+
+        return self._ran(spawned, arguments, meanwhile)
+
+    def _ran(
+        self, carry_out: Callable[[Sequence[str]], tuple[int, str]], arguments: Sequence[str], meanwhile: Callable[[], None]
+    ) -> Ran:
         (self.folder / "test_rows.py").write_text(self.text.format(rows=self.rows))
         (self.folder / "pytest.ini").write_text("[pytest]\n")
         if self.numpy:
             timing = "" if self.timing is None else self.timing.to_json()
             (self.folder / "conftest.py").write_text(CONFTEST.format(folder=str(self.folder), timing=timing))
         report = self.folder / "reports" / "report.json"
-        process = subprocess.Popen(
-            [
-                sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--provider", self.provider, "--budget", "5",
-                "--glasshouse-allow-simulated", "--glasshouse-report", str(report), *arguments,
-            ],
-            cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True,
-        )  # fmt: skip
         commands: set[bytes] = set()
         threads = [threading.Thread(target=_watch, args=(commands, self.over)), threading.Thread(target=meanwhile)]
         for thread in threads:
             thread.start()
-        output, _ = process.communicate(timeout=HANG_S)
-        self.over.set()
-        for thread in threads:
-            thread.join()
+        try:
+            code, output = carry_out([
+                "-p", "no:cacheprovider", "--provider", self.provider, "--budget", "5", "--glasshouse-allow-simulated",
+                "--glasshouse-report", str(report), *arguments,
+            ])  # fmt: skip
+        finally:
+            self.over.set()
+            for thread in threads:
+                thread.join()
         files = {str(path): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
         document = json.loads(report.read_text()) if report.exists() else {}
-        return Ran(code=process.returncode, output=output, report=document, files=files, commands=commands)
+        return Ran(code=code, output=output, report=document, files=files, commands=commands)
 
     def until_training(self) -> Path | None:
         """Wait until the first leg of the one pod trains: its spool. None where the run is over before."""
@@ -107,10 +139,9 @@ class Rental:
         return self._training()
 
     def _training(self) -> Path | None:
-        spools = [
-            path for one in self.server.cloud.billing() if one.pod is not None for path in one.pod.root.rglob("spool.jsonl")
-        ]
-        return next((path for path in spools if "train_progress" in path.read_text()), None)
+        # Where the installer lays it: a search of the whole disk would take more time than the run does.
+        spools = [one.pod.root / "agent" / "spool.jsonl" for one in self.server.cloud.billing() if one.pod is not None]
+        return next((path for path in spools if path.exists() and "train_progress" in path.read_text()), None)
 
     def put_clocks_forward(self, seconds: float) -> None:
         """The broker's clock and the provider's: that much more time is billed."""
@@ -146,8 +177,13 @@ def _end_reapers(folder: Path) -> None:
                 os.kill(int(entry.name), signal.SIGKILL)
 
 
+@pytest.fixture(scope="session")
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
+    return compiled_files(request.config, tmp_path_factory)
+
+
 @pytest.fixture
-def rental(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rental]:
+def rental(request: pytest.FixtureRequest, pytester: pytest.Pytester, compiled: CompiledFiles) -> Iterator[Rental]:
     """`provider-api`, such as `runpod-rest`, as an indirect parameter; its guests train with numpy unless it ends in `-torch`."""
     if not shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin"):
         if os.environ.get("CI"):
@@ -162,7 +198,10 @@ def rental(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rental]:
         environment |= {"GLASSHOUSE_RUNPOD_API": api} if api else {}
         numpy = not asked.endswith("-torch")
         environment |= {"PYTHONPATH": str(REPOSITORY)} if numpy else {}
-        made = Rental(server, tmp_path, provider, environment, numpy=numpy)
+        environment |= compiled.environment()
+        del environment["PYTHONDONTWRITEBYTECODE"]
+        made = Rental(server, pytester, provider, environment, numpy=numpy)
         yield made
         made.over.set()
-    _end_reapers(tmp_path)
+    _end_reapers(pytester.path)
+    shutil.rmtree(compiled.directory / pytester.path.relative_to("/"), ignore_errors=True)

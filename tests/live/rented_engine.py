@@ -1,6 +1,6 @@
-"""The engine of a rented run whose guests train with numpy; the test may set its timing and put its clock forward.
+"""The engine of a rented run whose guests train with numpy and rest; the test may set its timing and put its clock forward.
 
-`Rental.run` writes a `conftest.py` that puts it into the config's stash, so it runs in pytest's own process. Everything else is the
+`Rental.run` writes a `conftest.py` that puts it into the config's stash, so it runs in the process of that pytest. Everything else is the
 product's: command line, broker, reaper, provider's client, ssh, installer, agent, legs.
 """
 
@@ -16,7 +16,7 @@ from pytest_glasshouse.broker.rented_connection import RentedConnection
 from pytest_glasshouse.broker.timing import Clock, Timing
 from pytest_glasshouse.run.engine import Engine
 from pytest_glasshouse.wire.canonical import sha256_hex
-from tests.numpy_guest.archive import numpy_archive
+from tests.numpy_guest.resting import resting_archive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,13 +55,13 @@ class RentedEngine(Engine):
     def broker(self, options: Options, rows: Sequence[RowSpec], **named: Any) -> Broker:
         made = super().broker(options, rows, **named)
         provider: Any = made._fleet.provider(options.provider)
-        provider.archive_sha256 = sha256_hex(numpy_archive())
+        provider.archive_sha256 = sha256_hex(resting_archive())
         return Broker(
             replace(made._options, timing=self._timing),
             providers={provider.name: provider},
             clock=Clock(wall=self._wall),
             connection=RentedConnection(
-                image=options.image, boot_timeout_s=options.boot_timeout_s, emit=named["tell"], archive=numpy_archive
+                image=options.image, boot_timeout_s=options.boot_timeout_s, emit=named["tell"], archive=resting_archive
             ),
             emit=named["tell"],
         )

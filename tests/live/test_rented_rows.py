@@ -52,7 +52,7 @@ def _carried_out_whole(ran: Ran, rental: Rental) -> None:
 @pytest.mark.parametrize("rental", ["runpod-rest-torch", "runpod-sdk"], indirect=True)
 def test_row_on_a_rented_pod_is_carried_out_whole(rental: Rental) -> None:
     """Once as a user runs it, with torch; with guests that train with numpy by another API, and by the third one below."""
-    _carried_out_whole(rental.run(), rental)
+    _carried_out_whole(rental.spawn(), rental)
 
 
 @pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
@@ -94,7 +94,7 @@ def test_cut_connection_loses_no_event_and_the_row_is_carried_out_whole(rental: 
         for pid in servers:
             os.kill(pid, signal.SIGCONT)
 
-    ran = rental.run(meanwhile=stop)
+    ran = rental.spawn(meanwhile=stop)
     assert len(went_on) == 1, ran.output
     _carried_out_whole(ran, rental)
     (row,) = ran.report["rows"]
@@ -122,7 +122,7 @@ def test_restart_in_a_leg_ends_the_row_and_not_silently(rental: Rental) -> None:
 def test_cleanup_that_is_not_proven_names_what_may_bill_and_how_to_end_it(rental: Rental) -> None:
     rental.server.cloud.faults.add(Fault(kind="refused", on="terminate", times=10_000))
     rental.timing = SHORT
-    ran = rental.run()
+    ran = rental.spawn()
     (one,) = rental.server.cloud.rented.values()
     assert ran.code == 10, ran.output
     last = ran.output.strip().splitlines()[-4:]

@@ -76,7 +76,10 @@ def disk(volumes: Sequence[Volume] = ()) -> dict[str, Any]:
 
 def home() -> str:
     """The home directory of whoever runs in the pod: in its place an empty one."""
-    return pwd.getpwuid(os.geteuid()).pw_dir
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:  # a container may run as a user that it does not know
+        return WORKSPACE
 
 
 def _interpreter() -> list[Path]:

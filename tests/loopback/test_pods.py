@@ -74,7 +74,7 @@ def test_pod_sees_neither_checkout_nor_home_nor_temporary_files_of_this_machine(
     with tempfile.NamedTemporaryFile() as temporary:
         hidden = [
             CHECKOUT / "pyproject.toml", CHECKOUT / "pytest_glasshouse", CHECKOUT / "tests", CHECKOUT / ".git", Path(temporary.name),
-            tmp_path, tmp_path / "model" / "config.json", *Path.home().iterdir(), Path("/etc/hostname"), Path("/etc/shadow"),
+            tmp_path, tmp_path / "model" / "config.json", *Path.home().glob("*"), Path("/etc/hostname"), Path("/etc/shadow"),
         ]  # fmt: skip
         interpreter = [Path(bind[0]) for bind in disk()["binds"]]
         hidden = [path for path in hidden if path.exists() and not any(one.is_relative_to(path) for one in interpreter)]

@@ -1,17 +1,22 @@
-"""Byte code that the first guest of a test run compiled is linked into the cache of later ones, which compile it no more.
+"""Byte code that one guest compiled is linked into the cache of later ones, which compile it no more: those of later runs too.
 
 The interpreter compares it with date and size of each source, as ever; compiler process, digest and both comparisons of the
-cache stay. The first guest starts from an empty cache, and so do those of tests whose subject is that cache.
+cache stay. Guests of tests whose subject is that cache, and all that are started without `use_kept`, begin with an empty one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import secrets
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import sys
+import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
+
+import pytest
 
 from pytest_glasshouse.providers.base import Instance
 from pytest_glasshouse.providers.local_process import GuestProcesses
@@ -19,20 +24,34 @@ from pytest_glasshouse.providers.mock import MockProvider
 
 #: A guest of which nothing is kept yet starts with another kind's, which imports a part of the same.
 _PART_OF = {"lora": "torch"}
-#: The root of what is kept while `kept_below` lasts; without it every guest compiles.
+#: The root of what is kept; without it every guest compiles.
 _root: Path | None = None
 
 
-@contextmanager
-def kept_below(folder: Path) -> Iterator[None]:
-    """Keep byte code below `folder` meanwhile, and remove it afterwards. Several processes may share the folder."""
+def keep_below(folder: Path) -> Path:
+    """Keep byte code in a folder below this one, which several processes may share, one after the other and at once.
+
+    Returns that folder. What another installation compiled is removed.
+    """
     global _root  # noqa: PLW0603  (a session's fixture sets it once)
-    _root = folder
-    try:
-        yield
-    finally:
-        _root = None
-        shutil.rmtree(folder, ignore_errors=True)
+    _root = folder / _installation()
+    for each in folder.glob("*"):
+        if each != _root:
+            shutil.rmtree(each, ignore_errors=True)
+    return _root
+
+
+def keep_in_cache(config: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`keep_below` in pytest's cache, or in a temporary folder where it keeps none."""
+    cache = getattr(config, "cache", None)
+    return keep_below(tmp_path_factory.mktemp("bytecode") if cache is None else Path(cache.mkdir("guest-bytecode")))
+
+
+def _installation() -> str:
+    """A name for what is installed here: other versions compile other files."""
+    records = sorted(Path(sysconfig.get_path("purelib")).glob("*.dist-info/RECORD"))
+    dated = [f"{path} {path.stat().st_mtime_ns}" for path in records]
+    return hashlib.sha256("\n".join([sys.version, *dated]).encode()).hexdigest()[:16]
 
 
 class _Guests(GuestProcesses):
@@ -50,17 +69,21 @@ class _Guests(GuestProcesses):
         return instance
 
 
-def use_kept(provider: MockProvider, kind: str) -> None:
-    """Let guests of `provider` find what a guest of this kind compiled before them."""
-    if _root is not None:
-        provider._guests = _Guests(_root / kind)
+def use_kept(provider: MockProvider, kind: str, *, below: Path | None = None) -> None:
+    """Let guests of `provider` find what a guest of this kind compiled before them; `below` is what `keep_below` returned.
+
+    Without it, that is what it returned last in this process.
+    """
+    root = below or _root
+    if root is not None:
+        provider._guests = _Guests(root / kind)
 
 
 def keep(cache: Path, kind: str) -> None:
     """Keep what the guest with this cache compiled, if nothing of its kind is kept yet. Its row went well."""
     if _root is None or (_root / kind).exists():
         return
-    being_made = _root / f"{kind}-{os.getpid()}"
+    being_made = _root / f"{kind}-{secrets.token_hex(4)}"
     try:
         _link_tree(cache, being_made)
         being_made.rename(_root / kind)

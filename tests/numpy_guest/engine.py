@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_glasshouse.broker.broker import Broker, BrokerOptions
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.run.engine import Engine
 from pytest_glasshouse.run.options import Options
+from pytest_glasshouse.run.plan import ResolvedModel
 from tests.numpy_guest.archive import numpy_provider
 
 #: What a project's conftest.py needs for it; the root of this repository has to be importable.
@@ -25,9 +26,16 @@ class NumpyEngine(Engine):
     """For rows of the workload mlp on the mock provider. It needs no torch."""
 
     def broker(
-        self, options: Options, rows: Sequence[RowSpec], *, run_id: str, run_dir: Path, tell: Callable[[str, str], None]
+        self,
+        options: Options,
+        rows: Sequence[RowSpec],
+        *,
+        run_id: str,
+        run_dir: Path,
+        tell: Callable[[str, str], None],
+        models: Mapping[str, ResolvedModel] | None = None,
     ) -> Broker:
-        del rows
+        del rows, models
         return Broker(
             BrokerOptions(
                 provider=options.provider, run_id=run_id, run_dir=run_dir, faults=options.faults,

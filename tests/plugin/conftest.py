@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # noqa: F401
 import pytest
-import scipy.stats  # noqa: F401
 
-# pytester takes modules away again that a test project imported, and native ones cannot be loaded twice in one process.
-import pytest_glasshouse.broker.broker
-import pytest_glasshouse.invariants
-import pytest_glasshouse.plugin.xdist
-import pytest_glasshouse.publish.writer
-import pytest_glasshouse.report.document
-import pytest_glasshouse.rows.published
-import pytest_glasshouse.run.engine
-import pytest_glasshouse.tamper.suite
-import pytest_glasshouse.wire.tokens  # noqa: F401
+import tests.native_modules  # noqa: F401
 from tests.limits import HANG_S
+from tests.plugin.forks import Forks
 from tests.pytest_process import NO_OTHERS, CompiledFiles, compiled_files
 
 CONFTEST = """
@@ -54,11 +46,15 @@ def rows_file(*rows: tuple[str, str, str] | str) -> str:
 
 @dataclass(frozen=True)
 class Project:
-    """A directory with rows in it. `run` runs pytest in this process, `spawn` in one of its own; both where the test is."""
+    """A directory with rows in it, where pytest runs: `run` in this process, `fork` in a copy of one, `spawn` in a new one.
+
+    A copy is enough where a run ends its own process, is ended by a signal, or writes past pytest; see `forks.py`.
+    """
 
     pytester: pytest.Pytester
     compiled: CompiledFiles
     path: Path
+    forks: Forks
 
     def rows(self, *rows: tuple[str, str, str] | str) -> Project:
         """Write a test with these rows; a name alone is a raw-first row for an H100."""
@@ -67,6 +63,11 @@ class Project:
 
     def run(self, *arguments: str) -> pytest.RunResult:
         return self.pytester.runpytest_inprocess(*arguments)
+
+    def fork(self, *arguments: str, **environment: str | None) -> pytest.RunResult:
+        """With other values of these variables; None takes one away."""
+        given = {name: value for name, value in {**os.environ, **environment}.items() if value is not None}
+        return self.forks.run(self.path, arguments, given)
 
     def spawn(self, *arguments: str) -> pytest.RunResult:
         with self.compiled.written(self.path):
@@ -105,6 +106,27 @@ def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return compiled_files(request.config, tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def forks(compiled: CompiledFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    folder = tmp_path_factory.mktemp("forks")
+    add_engine(folder)
+    (folder / "test_rows.py").write_text(rows_file("good"), encoding="utf-8")
+    environment = {**os.environ, **compiled.environment(), "HOME": str(folder), "OPENBLAS_NUM_THREADS": "1"}
+    environment = {name: value for name, value in environment.items() if not name.startswith("GLASSHOUSE_")}
+    del environment["PYTHONDONTWRITEBYTECODE"]
+    with compiled.written(folder):
+        made = Forks(folder, environment)
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported_modules_are_no_garbage() -> None:
+    """pytest collects twice in each run in this process, and took half of the run's time to look at all that was imported."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def compiled_files_are_read(compiled: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in compiled.environment().items():
@@ -112,13 +134,13 @@ def compiled_files_are_read(compiled: CompiledFiles, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, compiled: CompiledFiles, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(pytester: pytest.Pytester, compiled: CompiledFiles, forks: Forks, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project whose engine is `fake_engine`."""
     for name in ("GLASSHOUSE_ORDER", "GLASSHOUSE_PROVIDER", "GLASSHOUSE_SIGNING_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PYTEST_ADDOPTS", NO_OTHERS)  # which `pytester` takes away
     add_engine(pytester.path)
-    return Project(pytester, compiled, pytester.path)
+    return Project(pytester, compiled, pytester.path, forks)
 
 
 @pytest.fixture

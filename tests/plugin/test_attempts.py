@@ -116,7 +116,7 @@ def test_worker_that_died_in_an_attempt_leaves_an_attempt(project: Project) -> N
     """With restarts allowed, a retry plugin runs the test again in another worker."""
     pytest.importorskip("pytest_rerunfailures")
     project.rows("killedonce")
-    project.spawn("-n1", "--reruns", "1", "--max-worker-restart", "2")
+    project.fork("-n1", "--reruns", "1", "--max-worker-restart", "2")
     row = row_of(project.report(), "killedonce")
     assert shape(row) == [("lost", None, False), ("measured", 1.0, True)]
     assert NEEDED_MORE in row["unpublishableBecause"]
@@ -275,7 +275,7 @@ def test_broken_row_is_not_green_because_its_test_is(project: Project, outcomes:
 
 
 def test_every_row_on_every_worker_is_refused(project: Project) -> None:
-    result = project.rows("good").spawn("-n2", "--dist", "each")
+    result = project.rows("good").fork("-n2", "--dist", "each")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*--dist each runs every row on every worker; expected every row once: use --dist load*"])
     assert project.asked("acquire") == []
@@ -284,11 +284,11 @@ def test_every_row_on_every_worker_is_refused(project: Project) -> None:
 
 def test_killed_attempt_counts_and_a_judged_one_stays_in_a_run_that_goes_on(project: Project) -> None:
     """Killing a run between two attempts must not be a way to drop the first."""
-    retried(project, "in-broken-killed", "in-killed-good").spawn("-q")
+    retried(project, "in-broken-killed", "in-killed-good").fork("-q")
     assert project.reports() == []
     (directory,) = (project.pytester.path / "reports").glob("*.run")
 
-    project.spawn("-q", "--glasshouse-resume", str(directory))  # the second row kills this one
+    project.fork("-q", "--glasshouse-resume", str(directory))  # the second row kills this one
     result = project.run("--glasshouse-resume", str(directory))
     report = project.report()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
@@ -320,7 +320,7 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 def test_broken_row_whose_run_ends_before_it_is_recorded_is_broken(project: Project, ending: str) -> None:
     """It was seen to be broken: ending the run there and resuming it does not allow another attempt."""
     project.pytester.makepyfile(test_rows=UNRECORDED.format(names=["in-broken-good"], ending=ending))
-    (project.spawn if "kill" in ending else project.run)("-q")
+    (project.fork if "kill" in ending else project.run)("-q")
     (left,) = [*project.reports(), *(project.pytester.path / "reports").glob("*.run")][:1]
 
     assert project.run("-q", "--glasshouse-resume", str(left)).ret == pytest.ExitCode.TESTS_FAILED

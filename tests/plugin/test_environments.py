@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.limits import HANG_S
+from tests.pytest_process import NO_OTHERS
 
 if TYPE_CHECKING:
     from tests.plugin.conftest import Project
@@ -47,6 +48,13 @@ def ran(
     )  # fmt: skip
 
 
+def copied(project: Project, *arguments: str, **environment: str | None) -> subprocess.CompletedProcess[str]:
+    """As `ran`, where how Python starts is no subject."""
+    code = project.fork("-p", "no:cacheprovider", *arguments, **environment).ret
+    shown = [(project.path / name).read_text("utf-8", "replace") for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(arguments, int(code), *shown)
+
+
 def is_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
     assert result.returncode == pytest.ExitCode.USAGE_ERROR, (result.stdout, result.stderr)
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
@@ -56,19 +64,19 @@ def is_one_line(result: subprocess.CompletedProcess[str], *words: str) -> None:
 
 @pytest.mark.parametrize("workers", [(), ("-n1",)], ids=["alone", "workers"])
 def test_without_a_terminal_plugin_rows_run_and_a_report_is_written(project: Project, workers: tuple[str, ...]) -> None:
-    result = ran(project.rows("good"), "-p", "no:terminal", *workers)
+    result = copied(project.rows("good"), "-p", "no:terminal", *workers)
     assert (result.returncode, result.stderr) == (0, "")
     assert len(project.report()["rows"]) == 1
 
 
 def test_without_a_terminal_plugin_a_leak_is_still_reported(project: Project) -> None:
-    result = ran(project.rows("good"), "-p", "no:terminal", "--glasshouse-mock-fault", "terminate-fails")
+    result = copied(project.rows("good"), "-p", "no:terminal", "--glasshouse-mock-fault", "terminate-fails")
     assert (result.returncode, result.stderr) == (10, "glasshouse: cleanup is not proven: glasshouse-x-1 may still exist\n")
 
 
 @pytest.mark.parametrize("options", ["-p no:logging -p no:faulthandler -p no:capture", "--capture=no -q -q"])
 def test_plugins_and_verbosity_change_nothing(project: Project, options: str) -> None:
-    assert ran(project.rows("good"), *options.split()).returncode == 0
+    assert copied(project.rows("good"), *options.split()).returncode == 0
     assert len(project.report()["rows"]) == 1
 
 
@@ -106,7 +114,7 @@ def test_a_full_disk_for_reports_is_an_error_of_one_line_before_anything_starts(
 
 def test_a_hangup_ends_allocations_as_a_termination_does(project: Project) -> None:
     """The connection to the machine where pytest runs is lost; what is rented keeps billing."""
-    result = ran(project.rows("hungup", "good"))
+    result = copied(project.rows("hungup", "good"))
     assert result.returncode == pytest.ExitCode.INTERRUPTED
     assert project.asked("signal_end") == ["signal_end"]
     assert project.asked("end_all") == ["end_all"]
@@ -154,7 +162,7 @@ def test_output_that_is_not_utf8_shows_what_it_can(project: Project, environment
         {"COLUMNS": "1", "TERM": None, "PYTHONSAFEPATH": "1", "PYTHONWARNINGS": "error", "TZ": "../../etc/passwd", "HOME": "/proc"},
         {
             "COLUMNS": "0", "TERM": "dumb", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "LC_ALL": "tr_TR.UTF-8",
-            "PYTEST_ADDOPTS": "-q --order raw-first", "PYTHONPATH": "/nonexistent:/dev/null",
+            "PYTEST_ADDOPTS": f"{NO_OTHERS} -q --order raw-first", "PYTHONPATH": "/nonexistent:/dev/null",
         },
     ],
     ids=["some", "others"],
@@ -166,7 +174,8 @@ def test_unusual_environment_variables_change_nothing(project: Project, environm
 
 def test_nothing_relies_on_assert_statements(project: Project) -> None:
     """`PYTHONOPTIMIZE` takes them away."""
-    result = ran(project.rows("good", "broken", "lostcallback"), "-p", "no:warnings", PYTHONOPTIMIZE="2")
+    project.rows("good", "broken", "lostcallback")
+    result = ran(project, "-p", "no:warnings", PYTHONOPTIMIZE="2", PYTHONDONTWRITEBYTECODE=None)
     assert result.returncode == pytest.ExitCode.TESTS_FAILED
     assert [row["name"] for row in project.report()["rows"]] == ["good"]
 
@@ -185,7 +194,7 @@ def test_in_a_hook_of_git_the_subject_is_the_projects_own_commit(project: Projec
     """git runs a hook with variables that name the repository of the hook, its index, and its settings."""
     other = tmp_path / "other"
     own, foreign = repository(project.rows("good").pytester.path), repository(other)
-    result = ran(
+    result = copied(
         project, GIT_DIR=str(other / ".git"), GIT_WORK_TREE=str(other), GIT_INDEX_FILE=str(other / ".git" / "index"),
         GIT_PREFIX="x/", GIT_CONFIG_PARAMETERS=f"'core.worktree'='{other}'", GIT_NAMESPACE="x",
         GIT_OBJECT_DIRECTORY=str(other / ".git" / "objects"),
@@ -201,7 +210,7 @@ def test_a_monitor_that_a_repository_names_is_not_run(project: Project) -> None:
     (folder / "monitor.sh").write_text("#!/bin/sh\ntouch ran\n")
     (folder / "monitor.sh").chmod(0o755)
     subprocess.run(["git", "-C", str(folder), "config", "core.fsmonitor", str(folder / "monitor.sh")], check=True)
-    assert ran(project).returncode == 0
+    assert copied(project).returncode == 0
     assert not (folder / "ran").exists()
 
 
@@ -211,7 +220,7 @@ def test_a_folder_named_like_an_options_value_is_not_collected(project: Project,
     (folder / "pytest.ini").write_text("[pytest]\ntestpaths = test_rows.py\n")
     (folder / "raw-first").mkdir()
     (folder / "raw-first" / "conftest.py").write_text("raise RuntimeError('not asked for')")
-    assert ran(project, flag, "raw-first").returncode == 0
+    assert copied(project, flag, "raw-first").returncode == 0
     assert len(project.report()["rows"]) == 1
 
 
@@ -220,8 +229,8 @@ def test_a_folder_named_like_an_options_value_with_pytest_settings_is_an_error_o
     folder = project.rows("good").pytester.path
     (folder / "mock").mkdir()
     (folder / "mock" / "pytest.ini").write_text("[pytest]\n")
-    is_one_line(ran(project, "--provider", "mock"), "--provider mock", "--provider=mock")
-    assert ran(project, "--provider=mock").returncode == 0
+    is_one_line(copied(project, "--provider", "mock"), "--provider mock", "--provider=mock")
+    assert copied(project, "--provider=mock").returncode == 0
 
 
 @pytest.mark.torch

@@ -58,7 +58,7 @@ def test_nothing_is_annotated_outside_of_github(project: Project, monkeypatch: p
 
 @pytest.mark.parametrize("workers", [[], ["-n1"]])
 def test_junit_carries_figure_and_interval_of_each_row(project: Project, workers: list[str]) -> None:
-    start = project.spawn if workers else project.run
+    start = project.fork if workers else project.run
     project.rows("good", "broken")
     start("--junit-xml=junit.xml", *workers)
     cases = ET.parse(project.pytester.path / "junit.xml").iter("testcase")  # noqa: S314  (our own)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,11 +49,7 @@ def a_temporary_directory() -> Iterator[Path]:
 
 
 def killed(project: Project, temporary: Path) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
-        env={**os.environ, "TMPDIR": str(temporary), **PATIENT}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert result.returncode == -9, result.stdout.decode()
+    assert project.fork("-p", "no:cacheprovider", "-n1", TMPDIR=str(temporary), **PATIENT).ret == -signal.SIGKILL
 
 
 def is_left_empty(temporary: Path) -> None:
@@ -89,10 +83,7 @@ def test_workers_reach_the_controller_where_no_socket_path_fits(project: Project
     project.pytester.makepyfile(test_mlp=WITH_A_GUEST.replace("    os.kill(os.getppid(), signal.SIGKILL)\n", ""))
     temporary = tmp_path / ("x" * 120)
     temporary.mkdir()
-    subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n1"], cwd=project.pytester.path,
-        env={**os.environ, "TMPDIR": str(temporary), **PATIENT}, capture_output=True, check=False, timeout=HANG_S, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    project.fork("-p", "no:cacheprovider", "-n1", TMPDIR=str(temporary), **PATIENT)
     (row,) = project.report()["excludedResults"]
     assert "not recorded" in row["reason"]
     assert project.report()["cleanup"]["status"] == "proven"

@@ -188,7 +188,7 @@ ROWS = [row(workload="lora", model=f"{{parent}}/model") for parent in "ab"]
 @pytest.mark.parametrize("row", ROWS)
 def test_it(row, {FIXTURES}):
 {BODY}"""
-    for result in (written(project, test).run(), project.spawn("-n1")):
+    for result in (written(project, test).run(), project.fork("-n1")):
         assert result.ret == pytest.ExitCode.USAGE_ERROR
         output = result.stdout.str() + result.stderr.str()
         assert "expected models with names of their own, saw two directories named model" in output

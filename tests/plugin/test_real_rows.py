@@ -67,7 +67,7 @@ def test_row_is_measured_on_the_guest_that_users_start(real: Project) -> None:
 
 
 def test_rows_are_measured_in_both_orders_and_the_report_recomputes(with_numpy: Project) -> None:
-    result = with_numpy.spawn(*SHORT)
+    result = with_numpy.fork(*SHORT)
     assert result.ret == pytest.ExitCode.OK
     report = with_numpy.report()
     assert [row["order"] for row in report["rows"]] == ["raw-first", "protected-first"]
@@ -92,7 +92,7 @@ def _recomputes(row: dict[str, Any]) -> None:
 
 def test_lost_raw_callback_excludes_the_row_with_reason_and_decision(with_numpy: Project) -> None:
     """The published exclusion, reproduced."""
-    result = with_numpy.spawn("-k", "protected-first", *SHORT, "--glasshouse-mock-fault", "raw-callback-lost")
+    result = with_numpy.fork("-k", "protected-first", *SHORT, "--glasshouse-mock-fault", "raw-callback-lost")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     (row,) = with_numpy.report()["excludedResults"]
     assert (row["outcome"], row["runtimeState"], row["rawCallback"]) == ("excluded", "zeroized", "lost")
@@ -122,7 +122,7 @@ def test_row_retried_in_a_worker_reports_every_attempt_and_the_report_checks(wit
     """The worker's server counts them too, and both are known although nothing was reported before the worker was killed."""
     with_numpy.pytester.makeconftest(engine.CONFTEST + RETRIES)
     (with_numpy.pytester.path / "test_mlp.py").write_text(AGAIN, "utf-8")
-    result = with_numpy.spawn("-n1", *SHORT)
+    result = with_numpy.fork("-n1", *SHORT)
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
     (row,) = with_numpy.report()["rows"]
@@ -139,7 +139,7 @@ def test_row_retried_in_a_worker_reports_every_attempt_and_the_report_checks(wit
 
 
 def test_guest_that_does_not_boot_is_an_error_that_is_safe_to_retry(with_numpy: Project) -> None:
-    result = with_numpy.spawn("-k", "raw-first", "--glasshouse-mock-fault", "boot-stall", "--glasshouse-boot-timeout", "1")
+    result = with_numpy.fork("-k", "raw-first", "--glasshouse-mock-fault", "boot-stall", "--glasshouse-boot-timeout", "1")
     assert result.ret == 14
     result.stdout.fnmatch_lines(["*did not boot: expected its agent within 1 s, saw no answer*"])
     (row,) = with_numpy.report()["excludedResults"]

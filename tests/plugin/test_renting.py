@@ -28,7 +28,8 @@ from tests.loopback.faults import Fault
 from tests.loopback.http import LoopbackServer
 from tests.loopback.providers import runpod
 from tests.plugin.conftest import ROWS, Project
-from tests.pytest_process import NO_OTHERS
+from tests.plugin.forks import Forks
+from tests.pytest_process import NO_OTHERS, CompiledFiles
 
 ARGUMENTS = ("--provider", "runpod", "--glasshouse-leg-seconds", "2")
 ALLOWED = (*ARGUMENTS, "--glasshouse-allow-simulated")
@@ -51,13 +52,29 @@ def _environment(server: LoopbackServer) -> dict[str, str]:
     return {**environment, "RUNPOD_API_BASE_URL": server.url, "RUNPOD_API_KEY": server.cloud.account_key, "HOME": "/nonexistent"}
 
 
-def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+def _write_rows(folder: Path) -> None:
     (folder / "test_rows.py").write_text(ROWS.format(rows=[("good", "h100", "raw-first")]))
     (folder / "pytest.ini").write_text("[pytest]\n")
+
+
+def _pytest(server: LoopbackServer, folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    _write_rows(folder)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=folder, env=_environment(server),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HANG_S, check=False, **more,
     )  # fmt: skip
+
+
+@pytest.fixture
+def copy(forks: Forks) -> RunHere:
+    """As `_pytest`, in a copy of a process that has imported everything."""
+
+    def run(server: LoopbackServer, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        _write_rows(folder)
+        result = forks.run(folder, ("-p", "no:cacheprovider", *arguments), _environment(server))
+        return subprocess.CompletedProcess(arguments, int(result.ret), result.stdout.str(), result.stderr.str())
+
+    return run
 
 
 @pytest.fixture
@@ -71,8 +88,7 @@ def here(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> RunHere:
                 monkeypatch.delenv(name)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        (pytester.path / "test_rows.py").write_text(ROWS.format(rows=[("good", "h100", "raw-first")]))
-        (pytester.path / "pytest.ini").write_text("[pytest]\n")
+        _write_rows(pytester.path)
         result = pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
         return subprocess.CompletedProcess(arguments, int(result.ret), result.stdout.str(), result.stderr.str())
 
@@ -126,7 +142,13 @@ def test_row_whose_text_file_is_missing_is_refused_before_anything_is_rented(
     ],
 )
 def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
-    server: LoopbackServer, here: RunHere, pytester: pytest.Pytester, spoilt: str, message: str, workers: Sequence[str]
+    server: LoopbackServer,
+    here: RunHere,
+    copy: RunHere,
+    pytester: pytest.Pytester,
+    spoilt: str,
+    message: str,
+    workers: Sequence[str],
 ) -> None:
     """Each of these cost a boot."""
     if workers:
@@ -152,14 +174,16 @@ def test_row_that_could_not_train_is_refused_before_a_provider_is_asked(
         "def test_row(row, allocation): ...\n"
     )
     arguments = (*ALLOWED, "--budget", "5", *workers, "test_lora.py")
-    result = _pytest(server, folder, *arguments) if workers else here(server, *arguments)
+    result = copy(server, folder, *arguments) if workers else here(server, *arguments)
     shown = result.stdout + result.stderr
     assert (result.returncode, message in shown, "row mine: " in shown) == (4, True, True), shown
     assert server.requests == []
 
 
 @pytest.mark.torch  # and the libraries with it
-def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(server: LoopbackServer, tmp_path: Path) -> None:
+def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(
+    server: LoopbackServer, compiled: CompiledFiles, tmp_path: Path
+) -> None:
     """Its files look like a model: only the libraries know that they do not know it."""
     model = tmp_path / "mine"
     model.mkdir()
@@ -174,14 +198,15 @@ def test_model_that_the_libraries_would_not_build_is_refused_before_ask_to_rent(
         "@pytest.mark.parametrize('row', [ROW])\n"
         "def test_row(row, allocation): ...\n"
     )
-    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "test_lora.py")
+    with compiled.written(tmp_path):  # the libraries are thousands of files
+        result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "test_lora.py")
     shown = result.stdout + result.stderr
     assert (result.returncode, "cannot be trained with the libraries of this machine" in shown) == (4, True), shown
     assert server.requests == []
 
 
 def test_ssh_that_would_reach_no_guest_is_found_before_anything_is_rented(
-    server: LoopbackServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: LoopbackServer, copy: RunHere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was found on a pod that billed, and called safe to retry: each retry paid again."""
     (tmp_path / "bin").mkdir()
@@ -189,15 +214,17 @@ def test_ssh_that_would_reach_no_guest_is_found_before_anything_is_rented(
     (tmp_path / "bin" / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     image = f"example/guest@sha256:{'5' * 64}"
-    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "5", "--glasshouse-image", image)
+    result = copy(server, tmp_path, *ALLOWED, "--budget", "5", "--glasshouse-image", image)
     assert result.returncode == 4, result.stdout + result.stderr
     assert "ssh reads other values in its configuration" in result.stdout + result.stderr
     assert "create" not in server.cloud.asked
 
 
-def test_price_above_the_limit_is_refused_over_several_processes_too(server: LoopbackServer, tmp_path: Path) -> None:
+def test_price_above_the_limit_is_refused_over_several_processes_too(
+    server: LoopbackServer, copy: RunHere, tmp_path: Path
+) -> None:
     pytest.importorskip("xdist")
-    result = _pytest(server, tmp_path, *ALLOWED, "--budget", "0.01", "-n1")
+    result = copy(server, tmp_path, *ALLOWED, "--budget", "0.01", "-n1")
     assert result.returncode == 11, result.stdout + result.stderr
     assert server.cloud.rented == {}
 
@@ -213,14 +240,22 @@ def test_price_above_the_limit_is_refused_over_several_processes_too(server: Loo
     ids=["answers-503", "answers-503-over-processes", "key-rejected", "busy-once"],
 )
 def test_provider_that_gives_no_prices_ends_the_run_in_one_line(
-    server: LoopbackServer, here: RunHere, tmp_path: Path, kind: Any, times: int, code: int, message: str, workers: Sequence[str]
+    server: LoopbackServer,
+    here: RunHere,
+    copy: RunHere,
+    tmp_path: Path,
+    kind: Any,
+    times: int,
+    code: int,
+    message: str,
+    workers: Sequence[str],
 ) -> None:
     """A provider's failure: no traceback, the waiting is reported, and exit 14 means that a retry is safe."""
     if workers:
         pytest.importorskip("xdist")
     server.cloud.faults.add(Fault(kind=kind, on="offers", times=times))
     arguments = (*ALLOWED, "--budget", "0.01", *workers)
-    result = _pytest(server, tmp_path, *arguments) if workers else here(server, *arguments)
+    result = copy(server, tmp_path, *arguments) if workers else here(server, *arguments)
     shown = result.stdout + result.stderr
     assert (result.returncode, message in shown) == (code, True), shown
     assert "INTERNALERROR" not in shown
@@ -268,8 +303,7 @@ def test_key_in_the_environment_asks_nothing(server: LoopbackServer, here: RunHe
 
 def _at_a_terminal(server: LoopbackServer, folder: Path, answer: str) -> tuple[int, str]:
     """Exit code of a pytest without a budget whose question is answered, and all that its terminal showed."""
-    (folder / "test_rows.py").write_text(ROWS.format(rows=[("good", "h100", "raw-first")]))
-    (folder / "pytest.ini").write_text("[pytest]\n")
+    _write_rows(folder)
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *ALLOWED], cwd=folder, env=_environment(server),
@@ -350,6 +384,6 @@ def test_cleanup_that_is_not_proven_outranks_the_budget(project: Project, monkey
 
 
 def test_line_of_a_row_shows_what_was_spent_so_far(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "USD so far" not in project.rows("good").spawn().stdout.str()
+    assert "USD so far" not in project.rows("good").fork().stdout.str()
     monkeypatch.setenv("FAKE_SPENT_USD", "1.5")
-    project.spawn().stdout.fnmatch_lines(["*1.50 USD so far*"])
+    project.fork().stdout.fnmatch_lines(["*1.50 USD so far*"])

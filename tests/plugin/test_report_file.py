@@ -287,7 +287,7 @@ def test_withheld_row_is_kept_unredacted_and_published_later_without_what_it_was
 
 
 def test_termination_ends_allocations_first_and_still_writes_the_report(project: Project, outcomes: Outcomes) -> None:
-    result = project.rows("good", "terminated", "never").spawn()
+    result = project.rows("good", "terminated", "never").fork()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert [line.split()[0] for line in project.asked("")][-4:] == ["signal_end", "end_all", "release", "forget"]
     report = project.report()
@@ -296,7 +296,7 @@ def test_termination_ends_allocations_first_and_still_writes_the_report(project:
 
 
 def test_killed_run_leaves_its_finished_rows_in_the_journal(project: Project) -> None:
-    result = project.rows("good", "killed").spawn()
+    result = project.rows("good", "killed").fork()
     assert result.ret == -signal.SIGKILL
     (left,) = project.left_behind()
     lines = (project.pytester.path / "reports" / left / "rows.jsonl").read_text(encoding="utf-8").splitlines()
@@ -342,7 +342,7 @@ def test_tamper_results_reach_the_report_without_a_row(project: Project) -> None
 
 def test_interrupted_row_keeps_its_finished_rounds(project: Project) -> None:
     """Hours of a night are not lost with the last minute of it."""
-    result = project.rows("good", "brokenoff", "never").spawn()
+    result = project.rows("good", "brokenoff", "never").fork()
     assert result.ret == pytest.ExitCode.INTERRUPTED
     excluded = {each["name"]: each for each in project.report()["excludedResults"]}
     assert excluded["brokenoff"]["outcome"] == "lost"

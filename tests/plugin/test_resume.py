@@ -8,8 +8,6 @@ import os
 import shutil
 import signal
 import stat
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +24,8 @@ from pytest_glasshouse.report.run_directory import read_tagged, write_tagged
 from pytest_glasshouse.report.run_key import TagKey, run_key
 from pytest_glasshouse.run.attempt_history import HISTORY, PLAN, AttemptHistory
 from pytest_glasshouse.run.resume import read
-from tests.limits import HANG_S
 from tests.plugin.conftest import add_engine, rows_file
+from tests.plugin.forks import Forks
 from tests.pytest_process import CompiledFiles
 from tests.unit.report import example
 
@@ -61,7 +59,7 @@ class Snapshot:
 
 
 @pytest.fixture(scope="module")
-def snapshot(compiled: CompiledFiles, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
+def snapshot(compiled: CompiledFiles, forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
     """Six rows, killed in the fourth, in the project of an account that has been given a home of its own."""
     folder = tmp_path_factory.mktemp("killed")
     project = folder / "place" / "project"
@@ -70,9 +68,8 @@ def snapshot(compiled: CompiledFiles, tmp_path_factory: pytest.TempPathFactory) 
     add_engine(project)
     (project / "test_rows.py").write_text(rows_file(*SIX), encoding="utf-8")
     environment = {**os.environ, **compiled.environment(), "HOME": str(folder / "place" / "home"), "PYTHONPATH": str(project)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, timeout=HANG_S, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stdout.decode()
+    done = forks.run(project, ("-q", "-p", "no:cacheprovider"), environment)
+    assert done.ret == -signal.SIGKILL
     shutil.copytree(folder / "place", folder / "copy", symlinks=True)
     return Snapshot(folder / "place", folder / "copy")
 
@@ -123,7 +120,7 @@ def test_run_killed_after_three_of_six_rows_finishes_with_six(killed: Project, o
 
 
 def test_with_workers_finished_rows_are_kept_too(killed: Project) -> None:
-    result = killed.spawn("--glasshouse-resume", str(run_directory(killed)), "-n1")
+    result = killed.fork("--glasshouse-resume", str(run_directory(killed)), "-n1")
 
     assert result.ret == 0
     assert len(killed.report()["rows"]) == 6
@@ -132,7 +129,7 @@ def test_with_workers_finished_rows_are_kept_too(killed: Project) -> None:
 
 def test_failed_row_stays_failed_and_fails_the_run_again(project: Project, outcomes: Outcomes) -> None:
     """Nothing is silently tried again until it is green."""
-    project.rows("broken", "lostcallback", "guestgone", "killedonce", "good").spawn("-q")
+    project.rows("broken", "lostcallback", "guestgone", "killedonce", "good").fork("-q")
     result = project.run("--glasshouse-resume", str(run_directory(project)))
 
     assert result.ret == pytest.ExitCode.TESTS_FAILED

@@ -104,7 +104,7 @@ def test_failure_names_also_what_its_test_does_not_assert(project: Project, work
         + "\n    raise InvariantBroken('1 of the 3 invariants this test asserts did not hold\\n  BROKEN  runtime zeroized: why')\n",
         "utf-8",
     )
-    result = project.spawn(*workers) if workers else project.run()
+    result = project.fork(*workers) if workers else project.run()
     assert result.ret == pytest.ExitCode.TESTS_FAILED
     lines = ["1 of the 3 invariants this test asserts did not hold", "*other findings of this row that did not hold*"]
     result.stdout.fnmatch_lines([*lines, "  BROKEN  raw callback completed: *"])
@@ -118,7 +118,7 @@ def test_quiet_run_has_no_header(project: Project) -> None:
 
 
 def test_live_line_is_printed_for_each_leg_without_a_terminal(project: Project, capfd: pytest.CaptureFixture[str]) -> None:
-    result = project.rows("good").spawn()
+    result = project.rows("good").fork()
     result.stdout.fnmatch_lines(["  good  raw  train  1 s"])
     del capfd
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
 from tests.limits import HANG_S
 from tests.numpy_guest.archive import numpy_archive
-from tests.numpy_guest.bytecode import keep, kept_below, use_kept
+from tests.numpy_guest.bytecode import keep, keep_in_cache, use_kept
+from tests.pytest_process import CompiledFiles, compiled_files
 
 
 def short_row(workload: str = "mlp", order: str = "raw-first", **fields: Any) -> RowSpec:
@@ -81,7 +81,8 @@ def carry_out(
         archive = numpy_archive(faults)
     provider = MockProvider(faults, archive=archive)
     kind = "lora" if row.workload == "lora" else "torch" if torch else "numpy"
-    use_kept(provider, kind)
+    if "reboot-between-legs" not in faults:  # that guest begins its second leg with an empty cache, and its first one too
+        use_kept(provider, kind)
     options = BrokerOptions(
         provider="mock", run_id=run_id(), run_dir=run_dir, faults=faults, timing=PATIENT, boot_timeout_s=HANG_S
     )  # fmt: skip
@@ -103,11 +104,14 @@ def carry_out(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kept_bytecode(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The workers of a run share what one of their guests compiled."""
-    folder = tmp_path_factory.getbasetemp()
-    with kept_below((folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "bytecode"):
-        yield
+def kept_bytecode(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where byte code is kept that guests compiled: those of earlier sessions too, where pytest keeps a cache."""
+    return keep_in_cache(request.config, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CompiledFiles:
+    return compiled_files(request.config, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ def test_no_key_is_released_where_a_required_gpu_has_no_evidence(tmp_path: Path)
     captured = base_policy(name="gpu", archive_sha256=sha256_hex(numpy_archive()), container="any", completion_s=60)
     policy = dataclasses.replace(captured, hardware=Hardware(required=(NVIDIA_GPU,)))
     ran = carry_out(
-        short_row(),
+        short_row(order="protected-first"),
         tmp_path,
         runtime=lambda host_attestation: ProtectedRuntime(host_attestation, policy=policy),
     )

@@ -20,6 +20,8 @@ import pytest
 from pytest_glasshouse.attacks.target_guest import children
 from pytest_glasshouse.providers.local_process import list_guests
 from tests.limits import HANG_S, until
+from tests.pytest_process import CompiledFiles
+from tests.rounds import killed_run
 
 _ROWS = """
 import pytest
@@ -32,46 +34,6 @@ ROWS = [RowSpec(name=name, workload="mlp", gpu="anygpu", order="raw-first", targ
 @pytest.mark.parametrize("row", ROWS)
 def test_row(row, allocation, protected_runtime, raw_runner, row_report):
     row_report.record(row.run(allocation, protected_runtime, raw_runner))
-"""
-#: The archive of a guest whose third leg trains for an hour, whatever it is told: it is killed in the middle on any machine.
-_MAIN = """
-import sys
-from pathlib import Path
-
-from pytest_glasshouse.agent.main import main
-from pytest_glasshouse.workloads import loop
-
-honest = loop.measure
-
-
-def measure(*given, target_s, **named):
-    begun = Path.cwd().parents[1] / "begun"
-    with begun.open("a") as file:
-        file.write("x")
-    return honest(*given, target_s=3600 if begun.stat().st_size == 3 else target_s, **named)
-
-
-loop.measure = measure
-sys.exit(main())
-"""
-#: The engine of a real run with such a guest, which trains with numpy or with torch.
-_CONFTEST = """
-from pytest_glasshouse.channel.archive import build_archive
-from pytest_glasshouse.plugin.stash import ENGINE
-from pytest_glasshouse.providers.mock import MockProvider
-from pytest_glasshouse.run.engine import Engine
-from tests.numpy_guest.archive import numpy_archive_with
-from tests.rounds.test_kill import _MAIN
-
-class PatientEngine(Engine):
-    def broker(self, *given, **named):
-        broker = super().broker(*given, **named)
-        build = {"torch": build_archive, "numpy": numpy_archive_with}["KIND"]
-        broker._fleet.providers["mock"] = MockProvider(archive=build({"__main__.py": _MAIN.encode()}))
-        return broker
-
-def pytest_configure(config):
-    config.stash[ENGINE] = PatientEngine()
 """
 
 
@@ -110,39 +72,53 @@ def _run_id(output: IO[str]) -> str:
 
 
 @contextmanager
-def _in_the_second_row(project: Path, *, torch: bool) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
+def _in_the_second_row(
+    project: Path, compiled: CompiledFiles, variables: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[str], str, Path]]:
     """A run that is in the middle of its second row's first leg: process, run id, guest directory."""
     (project / "test_rows.py").write_text(_ROWS)
     (project / "pytest.ini").write_text("[pytest]\n")
-    (project / "conftest.py").write_text(_CONFTEST.replace("KIND", "torch" if torch else "numpy"))
+    (project / "conftest.py").write_text(killed_run.CONFTEST)
     command = [sys.executable, "-u", "-m", "pytest", "-p", "no:cacheprovider", "--glasshouse-report", "report.json"]
     command += ["--glasshouse-leg-seconds", "0.2", "--glasshouse-boot-timeout", f"{HANG_S:.0f}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "GLASSHOUSE_"))}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    process = subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        run_id = _run_id(process.stdout)
-        until(lambda: _directory(process.pid), "the start of a guest")
-        directory = _directory(process.pid)
-        assert directory is not None
-        until(lambda: _training(directory), "training in the second row")
-        assert _guests(run_id) == [directory.name]
-        yield process, run_id, directory
-    finally:
-        process.kill()
-        process.wait()
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), **compiled.environment(), **variables}
+    del environment["PYTHONDONTWRITEBYTECODE"]
+    with compiled.written(project):
+        process = subprocess.Popen(
+            command, cwd=project, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            assert process.stdout is not None
+            run_id = _run_id(process.stdout)
+            until(lambda: _directory(process.pid), "the start of a guest")
+            directory = _directory(process.pid)
+            assert directory is not None
+            until(lambda: _training(directory), "training in the second row")
+            assert _guests(run_id) == [directory.name]
+            yield process, run_id, directory
+        finally:
+            process.kill()
+            process.wait()
 
 
-# One of them, with the product's own guest: nobody but the guest itself ends its legs.
+_CASES = [(signal.SIGINT, "numpy"), (signal.SIGTERM, "numpy"), (signal.SIGKILL, "numpy")]
+#: Nobody but the guest itself ends its legs then. What they train with is no subject of that: torch in `make soak`, by the same code.
+_MORE = [(signal.SIGKILL, "torch")]
+
+
+@pytest.mark.soak
 @pytest.mark.parametrize(
-    ("number", "torch"),
-    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGKILL, True)],
-    ids=["SIGINT", "SIGTERM", "SIGKILL-torch"],
+    ("number", "guest"),
+    _CASES + (_MORE if os.environ.get("SOAK") else []),
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else value,
 )
-def test_killed_run_leaves_no_guest_and_keeps_finished_rows(number: signal.Signals, torch: bool, tmp_path: Path) -> None:
+def test_killed_run_leaves_no_guest_and_keeps_finished_rows(
+    number: signal.Signals, guest: str, tmp_path: Path, compiled: CompiledFiles, kept_bytecode: Path
+) -> None:
     """A guest that survives its controller bills for nothing."""
-    with _in_the_second_row(tmp_path, torch=torch) as (process, run_id, directory):
+    variables = killed_run.variables(torch=guest == "torch", kept=kept_bytecode)
+    with _in_the_second_row(tmp_path, compiled, variables) as (process, run_id, directory):
         process.send_signal(number)
         until(lambda: not _guests(run_id), "the end of every guest")
         process.wait(timeout=HANG_S)

@@ -26,7 +26,7 @@ _MAIN = """import sys
 
 sys.path.extend(value for flag, value in zip(sys.argv, sys.argv[1:]) if flag == "--site-packages")
 
-import careless
+import keeps_a_batch, keeps_a_cipher
 from pytest_glasshouse.agent.main import main
 
 sys.exit(main())
@@ -68,17 +68,21 @@ def _scan(ran: Ran) -> Any:
     return tokens.peek(observed["rounds"][0]["protected"]["exit"])["scan"]
 
 
-@pytest.mark.parametrize(("careless", "kind"), [(_KEEPS_A_CIPHER, "key"), (_KEEPS_A_BATCH, "batch")], ids=["cipher", "batch"])
-def test_secrets_that_a_leg_does_not_wipe_are_found(careless: str, kind: str, tmp_path: Path) -> None:
-    """A cipher object that is not freed keeps the key in its schedule, whatever the leg reports."""
-    archive = numpy_archive_with({"careless.py": careless.encode(), "__main__.py": _MAIN.encode()})
+def test_secrets_that_a_leg_does_not_wipe_are_found(tmp_path: Path) -> None:
+    """A cipher object that is not freed keeps the key in its schedule, whatever the leg reports; and a batch is data.
+
+    Copies are counted by kind: one leg keeps both, and nothing else.
+    """
+    keeps = {"keeps_a_cipher.py": _KEEPS_A_CIPHER.encode(), "keeps_a_batch.py": _KEEPS_A_BATCH.encode()}
+    archive = numpy_archive_with({**keeps, "__main__.py": _MAIN.encode()})
     ran = carry_out(short_row(), tmp_path, archive=archive)
     assert ran.outcome.ended is None
     findings = {finding.invariant: finding for finding in judge(ran.outcome.observation)}
     assert [name for name, finding in findings.items() if finding.finding != "held"] == ["memory scanned clean"]
     assert findings["memory scanned clean"].finding == "broken"
-    assert kind in findings["memory scanned clean"].reason
-    assert _scan(ran)["left"][kind] >= 1
+    left = _scan(ran)["left"]
+    assert min(left["key"], left["batch"]) >= 1
+    assert ", ".join(sorted(left)) in findings["memory scanned clean"].reason
 
 
 def test_control_finds_every_kind_and_the_wiped_memory_holds_none(good_run: Ran) -> None:

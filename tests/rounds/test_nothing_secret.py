@@ -33,6 +33,7 @@ from pytest_glasshouse.guest.memory import Arena
 from pytest_glasshouse.wire.canonical import unb64u
 from pytest_glasshouse.wire.fingerprints import Patterns
 from tests.limits import HANG_S
+from tests.pytest_process import CompiledFiles
 from tests.secret_spellings import halves, spellings
 
 _ROW = """
@@ -49,8 +50,10 @@ def test_row(row, allocation, protected_runtime, raw_runner, row_report):
 _CONFTEST = """
 import base64, json, os
 from importlib.resources import files
+from pathlib import Path
 from pytest_glasshouse.channel.archive import GUEST_MAIN, build_archive
 from tests.numpy_guest.archive import numpy_archive_with
+from tests.numpy_guest.bytecode import use_kept
 from pytest_glasshouse.run.engine import Engine, RowObjects
 from pytest_glasshouse.legs.protected import ProtectedRuntime
 from pytest_glasshouse.providers.mock import MockProvider
@@ -84,7 +87,9 @@ class WatchedEngine(Engine):
         assert honest.count(GENERATE) == 2 and honest.count(HELD) == 1
         held = honest.replace(GENERATE, DRAWN.format("hpke"), 1).replace(GENERATE, DRAWN.format("sig"), 1).replace(HELD, WAIT)
         extra = {"__main__.py": GUEST_MAIN.encode(), "pytest_glasshouse/guest/protected.py": held.encode()}
-        broker._fleet.providers["mock"] = MockProvider(archive=(build_archive if os.environ.get("SOAK") else numpy_archive_with)(extra))
+        kind, build = ("torch", build_archive) if os.environ.get("SOAK") else ("numpy", numpy_archive_with)
+        broker._fleet.providers["mock"] = provider = MockProvider(archive=build(extra))
+        use_kept(provider, kind, below=Path(os.environ["GUEST_BYTECODE"]))
         return broker
 
     def row_objects(self, *given):
@@ -180,7 +185,7 @@ def _who_holds(root: int, secret: bytes, watched: Watched) -> None:
 
 
 @pytest.fixture(scope="module", name="watched")
-def a_watched_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+def a_watched_run(tmp_path_factory: pytest.TempPathFactory, compiled: CompiledFiles, kept_bytecode: Path) -> Iterator[Watched]:
     folder = Path(tempfile.mkdtemp(prefix="gw-"))  # short: a guest's socket lies below it
     watched, report_key = Watched(), Ed25519PrivateKey.generate()
     pem = tmp_path_factory.mktemp("key") / "report.pem"
@@ -192,6 +197,7 @@ def a_watched_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]
     reading, writing = os.pipe()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("GLASSHOUSE", "PYTEST"))},
+        **compiled.environment(), "GUEST_BYTECODE": str(kept_bytecode),
         "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(folder / "tmp"), "SECRETS_FD": str(writing),
         "GLASSHOUSE_SIGNING_KEY": str(pem),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_glasshouse.invariants import judge
+from pytest_glasshouse.invariants import ALL, judge
 from pytest_glasshouse.legs import protected
 from pytest_glasshouse.legs.attestation import HostAttestation
 from pytest_glasshouse.legs.leg_watch import Progress
@@ -71,8 +71,11 @@ def test_no_plaintext_is_on_the_guests_disk_in_a_row_where_everything_holds(
     ran = carry_out(row, tmp_path, on_progress=on_progress, runtime=runtime, torch=True)
     assert ran.outcome.ended is None
     # With the memory scan: these are the legs that train with torch.
-    assert [(f.invariant, f.reason) for f in judge(ran.outcome.observation) if f.finding != "held"] == []
+    findings = judge(ran.outcome.observation)
+    assert [(f.invariant, f.reason) for f in findings if f.finding != "held"] == []
+    assert len(findings) == len(ALL) - (order != "interleaved")  # only a leg in turns is paused
     assert ran.cleanup.status == "proven"
+    assert not ran.guest_directory.exists()
     assert looked_during == (_IN_TURNS if order == "interleaved" else _IN_ORDER)
     assert patterns
     assert search.hits == []

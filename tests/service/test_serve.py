@@ -40,6 +40,9 @@ def a_server(tmp_path: Path) -> Iterator[Serving]:
 def test_a_whole_lifecycle_goes_through_it(server: Serving) -> None:
     with ServedTestbed(server) as testbed:
         testbed.attempt().run_lifecycle()
+    server.end()
+    with server.ledger() as ledger:
+        assert (ledger.releases(), ledger.outstanding()) == (1, [])
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -194,6 +197,9 @@ def test_others_are_served_beside_slow_senders_that_hold_every_connection_of_the
         slow_senders(server, stack)
         with ServedTestbed(server) as testbed:
             testbed.attempt().run_lifecycle()
+        server.end()
+        with server.ledger() as ledger:
+            assert (ledger.releases(), ledger.outstanding()) == (1, [])
 
 
 def test_a_head_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path) -> None:

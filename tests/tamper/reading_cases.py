@@ -8,6 +8,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from pytest_glasshouse.attestation.http import ListeningServer
+from pytest_glasshouse.attestation.limits import Caps
 from pytest_glasshouse.guest.memory import LockedSecret
 from pytest_glasshouse.guest.opener import open_package, unseal_key
 from pytest_glasshouse.invariants import ALL, Finding
@@ -151,13 +153,26 @@ def journal() -> dict[str, Ask]:
     }
 
 
+class _Patient(TamperTestbed):
+    """Its server has room for the challenge of every round of these cases."""
+
+    def _serve(self) -> ListeningServer:
+        self.caps = Caps(open_challenges=1000)
+        return super()._serve()
+
+
 def judged_rounds() -> dict[str, Ask]:
     """Every audit case of the suite: the findings of a round with one change, and of an unchanged one."""
+    with _Patient() as testbed:
+        return _judged_rounds(testbed)
+
+
+def _judged_rounds(testbed: TamperTestbed) -> dict[str, Ask]:
     edits = {"finished": untouched, "never met": _guest_missing, "of one leg": _of_one_leg, **observation_cases.EDITS}
-    observations = {name: _finished(edit) for name, edit in edits.items()}
-    observations["first round without a meeting"] = _first_round_without_a_guest()
+    observations = {name: _finished(testbed, edit) for name, edit in edits.items()}
+    observations["first round without a meeting"] = _first_round_without_a_guest(testbed)
     taking_turns = {"finished in turns": untouched, "in turns, never met": _guest_missing, **turns.EDITS}
-    observations |= {name: _finished(edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
+    observations |= {name: _finished(testbed, edit, turns=turns.TURNS) for name, edit in taking_turns.items()}
     return {
         f"{name} ({invariant.__name__})": partial(_found, invariant, observation)
         for name, observation in observations.items()
@@ -175,15 +190,14 @@ def _of_one_leg(about: str, content: Any) -> None:
         content["rounds"][0]["order"] = ["protected"]
 
 
-def _first_round_without_a_guest() -> Any:
-    observation = _finished(untouched)
+def _first_round_without_a_guest(testbed: TamperTestbed) -> Any:
+    observation = _finished(testbed, untouched)
     observation["rounds"].insert(0, {**observation["rounds"][0], "guest": [], "order": []})
     return observation
 
 
-def _finished(edit: RoundEdit, **changes: Any) -> Any:
-    with TamperTestbed() as testbed:
-        return SignedRound(testbed, edit, **changes).observation
+def _finished(testbed: TamperTestbed, edit: RoundEdit, **changes: Any) -> Any:
+    return SignedRound(testbed, edit, **changes).observation
 
 
 def _found(invariant: Callable[[Any], Finding], observation: Any) -> object:

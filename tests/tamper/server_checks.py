@@ -21,6 +21,11 @@ class Check:
     last: int
     reason: str
 
+    @property
+    def lines(self) -> frozenset[tuple[str, int]]:
+        """Where the call stands: the module's name and each of its lines."""
+        return frozenset((self.module.__name__, line) for line in range(self.first, self.last + 1))
+
     def __str__(self) -> str:
         return f"{self.module.__name__.rpartition('.')[2]}.{self.function}:{self.first}:{self.reason}"
 

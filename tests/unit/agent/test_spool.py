@@ -9,7 +9,8 @@ import pytest
 from pytest_glasshouse.agent.spool import Spool
 from pytest_glasshouse.wire.canonical import canonical
 from pytest_glasshouse.wire.guest_messages import EVENTS_PER_PULL, PULL_BYTES
-from tests.limits import HANG_S, until
+from tests.limits import HANG_S
+from tests.seen_waiting import SeenWaiting
 from tests.unit.channel.lying_agent import event
 
 
@@ -38,10 +39,11 @@ def test_event_is_on_disk_before_append_returns(tmp_path: Path) -> None:
 
 def test_waiting_pull_is_woken_by_the_next_event(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool.jsonl")
+    spool._grown = grown = SeenWaiting()
     pulled: list[object] = []
     waiting = Thread(target=lambda: pulled.extend(spool.since(0, wait_s=10 * HANG_S)), daemon=True)
     waiting.start()
-    until(lambda: spool._grown._waiters, "a pull that waits")  # type: ignore[attr-defined]
+    assert grown.waited.wait(HANG_S)
     spool.append("leg", "started", {})
     waiting.join(timeout=HANG_S)
     assert len(pulled) == 1

@@ -28,8 +28,9 @@ from pytest_glasshouse.providers.base import Grant, Instance, Launch, Offer
 from pytest_glasshouse.providers.lease import Lease
 from pytest_glasshouse.providers.mock import MockProvider
 from pytest_glasshouse.rows.spec import RowSpec
-from tests.limits import HANG_S, until
+from tests.limits import HANG_S
 from tests.loopback import fake_guest
+from tests.seen_waiting import SeenWaiting
 
 ROW = RowSpec(name="row", workload="mlp", gpu="anygpu", order="raw-first", target_s=1.0)
 
@@ -124,11 +125,13 @@ def test_second_row_gets_the_same_allocation(broker: Broker, provider: ScriptedP
 
 def test_row_waits_while_another_uses_this_machine(broker: Broker) -> None:
     """Two rows at once on one device would measure each other."""
+    broker._fleet.changed = changed = SeenWaiting()
     first = broker.acquire(ROW, worker="gw0")
     granted: list[Grant] = []
     waiting = threading.Thread(target=lambda: granted.append(broker.acquire(ROW, worker="gw1")))
+    assert not changed.waited.is_set()
     waiting.start()
-    until(lambda: broker._fleet.changed._waiters, "a second row that waits")  # type: ignore[attr-defined]
+    assert changed.waited.wait(HANG_S)
     assert granted == []
     broker.release(first)
     waiting.join(timeout=HANG_S)

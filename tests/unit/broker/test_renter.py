@@ -14,7 +14,8 @@ from pytest_glasshouse.errors import (
     BudgetError,
 )
 from pytest_glasshouse.providers.lease import parse_name
-from tests.limits import HANG_S, until
+from tests.limits import HANG_S
+from tests.seen_waiting import SeenWaiting
 from tests.unit.broker.conftest import MakeBroker
 from tests.unit.broker.scripted import OTHER, ROW, Agents, FakeTime, Scripted
 
@@ -46,6 +47,7 @@ def test_dead_worker_loses_its_pod_and_the_next_row_rents_another(make_broker: M
 def test_workers_on_different_gpus_do_not_wait_for_each_other(make_broker: MakeBroker, rented: Scripted) -> None:
     """Rows fan out over allocations; on one allocation they run one after the other."""
     broker = make_broker()
+    broker._fleet.changed = changed = SeenWaiting()
     server = BrokerServer(broker, on_event=lambda _event: None)
     clients = [BrokerClient(server.address, worker=f"gw{number}") for number in range(3)]
     first = clients[0].acquire(ROW)
@@ -53,8 +55,9 @@ def test_workers_on_different_gpus_do_not_wait_for_each_other(make_broker: MakeB
     assert len({first.instance_id, elsewhere.instance_id}) == len(rented.billing()) == 2
     waiting: list[str] = []
     third = threading.Thread(target=lambda: waiting.append(clients[2].acquire(OTHER).instance_id))
+    assert not changed.waited.is_set()
     third.start()
-    until(lambda: broker._fleet.changed._waiters, "a row that waits")  # type: ignore[attr-defined]
+    assert changed.waited.wait(HANG_S)
     assert waiting == []
     assert clients[1].loss_reason(elsewhere)[0] == "unreachable"
     clients[0].release(first)

@@ -8,7 +8,9 @@ of a real run bind (`tests/report` does).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import json
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -95,6 +97,12 @@ def observation(*, rounds: int = 1, keys: Keys = KEYS, unseen: tuple[str, ...] =
 
 def observed_round(number: int, *, keys: Keys = KEYS) -> Any:
     """One round with a true journal and true signatures."""
+    return json.loads(_round_text(number, keys))
+
+
+@functools.cache
+def _round_text(number: int, keys: Keys) -> str:
+    """Made once: signatures of this kind are the same each time."""
     nonce = digest(f"nonce {number}")
     lines: list[str] = []
     journal = Journal(nonce, lines.append, iter(range(0, 10_000, 7)).__next__)
@@ -115,7 +123,7 @@ def observed_round(number: int, *, keys: Keys = KEYS) -> Any:
         "exit_sha256": sha256_hex(exits["protected"].encode()),
         "result_sha256": sha256_hex(result.encode()),
     }
-    return {
+    made = {
         "round": number,
         "nonce": nonce,
         "order": ["protected", "raw"] if number % 2 else ["raw", "protected"],
@@ -141,6 +149,7 @@ def observed_round(number: int, *, keys: Keys = KEYS) -> Any:
             "adapterSha256": digest(f"adapter raw {number}"),
         },
     }
+    return json.dumps(made)
 
 
 def results(observed: Any) -> tuple[RoundResult, ...]:

@@ -19,17 +19,17 @@ def pem(der: bytes, kind: str = "PUBLIC KEY") -> bytes:
     return f"-----BEGIN {kind}-----\n{base64.encodebytes(der).decode()}-----END {kind}-----\n".encode()
 
 
-def public(key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | x25519.X25519PrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+def public(key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey | x25519.X25519PublicKey) -> bytes:
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 #: SubjectPublicKeyInfo of an unknown algorithm, RFC 5280 section 4.1.
 UNKNOWN = bytes.fromhex("300c3006060427818148030200ff")[:14]
 SHAPES = {
     "empty": b"",
-    "another curve": public(ec.generate_private_key(ec.SECP256R1())),
-    "RSA": public(rsa.generate_private_key(65_537, 2048)),
-    "key agreement": public(x25519.X25519PrivateKey.generate()),
+    "another curve": public(ec.generate_private_key(ec.SECP256R1()).public_key()),
+    "RSA": public(rsa.RSAPublicNumbers(65_537, 2**2047 + 1).public_key()),
+    "key agreement": public(x25519.X25519PrivateKey.generate().public_key()),
     "unknown algorithm": pem(bytes.fromhex("300d3008060627818148030203") + b"\x03\x01\x00"),
     "unknown algorithm, torn": pem(UNKNOWN),
     "no DER": pem(b"nonsense"),
