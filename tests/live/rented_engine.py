@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytest_glasshouse.broker.broker import Broker
+from pytest_glasshouse.broker.pricing import disk_gb
 from pytest_glasshouse.broker.rented_connection import RentedConnection
 from pytest_glasshouse.broker.timing import Clock, Timing
 from pytest_glasshouse.run.engine import Engine
@@ -61,7 +62,11 @@ class RentedEngine(Engine):
             providers={provider.name: provider},
             clock=Clock(wall=self._wall),
             connection=RentedConnection(
-                image=options.image, boot_timeout_s=options.boot_timeout_s, emit=named["tell"], archive=resting_archive
+                image=options.image,
+                boot_timeout_s=options.boot_timeout_s,
+                disk_gb=disk_gb(made._options.model_bytes, shared=True),
+                emit=named["tell"],
+                archive=resting_archive,
             ),
             emit=named["tell"],
         )

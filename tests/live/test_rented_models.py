@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pytest_glasshouse.broker.pricing import DISK_GB
 from pytest_glasshouse.workloads.model_files import digest_of, listed_content
 from tests.live.conftest import ROWS, Ran, Rental
 from tests.loopback.causal_models import causal_lm, write
@@ -71,6 +72,7 @@ def test_a_rented_guest_trains_the_model_that_the_hub_serves(rental: Rental, hub
     assert observation["material"]["facts"]["revision"] == COMMIT
     assert observation["baseModel"]["source"] == "hub"
     assert downloads(hub, files) == dict.fromkeys(SHARDS, 1)
+    assert {one.order.disk_gb for one in rental.server.cloud.rented.values()} == {DISK_GB + 1}
 
 
 @pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
