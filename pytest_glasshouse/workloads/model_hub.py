@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.printable import printable
-from pytest_glasshouse.wire.tensors import head_bytes, parse_safetensors
+from pytest_glasshouse.wire.tensors import TensorEntry, head_bytes, parse_safetensors
 from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import BaseModel, HubSource
 from pytest_glasshouse.workloads.hub_client import HubError, file_url, info_url, part, whole
@@ -31,7 +31,6 @@ from pytest_glasshouse.workloads.model_files import JSON_LIMIT, MOST_FILES, Mode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_glasshouse.wire.tensors import TensorEntry
 
 ENDPOINT = "https://huggingface.co"
 _WEIGHTS = ".safetensors"
@@ -86,6 +85,12 @@ class _Failed(TypedDict):
     detail: str
 
 
+class _Request(TypedDict):
+    endpoint: str
+    repo: str
+    revision: str | None
+
+
 class _Answer(TypedDict):
     model: _Described | None
     failed: _Failed | None
@@ -124,8 +129,8 @@ def describe(repo: str, revision: str | None) -> BaseModel:
     Raises `ConfigurationError` for what the user has to change, `InfrastructureError` when the hub cannot be reached.
     """
     where = endpoint()
-    request = json.dumps({"endpoint": where, "repo": repo, "revision": revision})
-    named = printable(repo if revision is None else f"{repo}@{revision}", limit=120)
+    request: _Request = {"endpoint": where, "repo": repo, "revision": revision}
+    named = _named(request)
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").upper() in _TRUE:
             raise ConfigurationError(
@@ -133,34 +138,45 @@ def describe(repo: str, revision: str | None) -> BaseModel:
             )
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest_glasshouse.workloads.model_hub"], input=request, check=False, capture_output=True,
-            text=True, errors="replace", timeout=_LIMIT_S, env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
+            [sys.executable, "-m", "pytest_glasshouse.workloads.model_hub"], input=json.dumps(request), check=False,
+            capture_output=True, text=True, errors="replace", timeout=_LIMIT_S,
+            env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
         )  # fmt: skip
         answer = check_typed(json.loads(done.stdout.splitlines()[-1]), _Answer, "model")
     except subprocess.TimeoutExpired:
         raise InfrastructureError(f"model {named}: the hub at {where} did not describe it within {_LIMIT_S:g} s") from None
     except (OSError, ValueError, IndexError, ProtocolError):
         raise InfrastructureError(f"model {named}: asking the hub at {where} gave no result") from None
+    return _taken(request, answer)
+
+
+def _named(request: _Request) -> str:
+    revision = request["revision"]
+    return printable(request["repo"] if revision is None else f"{request['repo']}@{revision}", limit=120)
+
+
+def _taken(request: _Request, answer: _Answer) -> BaseModel:
+    """What the other process answered, as `describe` gives it."""
+    where = request["endpoint"]
     if (failed := answer["failed"]) is not None:
-        text = f"model {named}: {printable(failed['detail'], limit=300)} ({where})"
+        text = f"model {_named(request)}: {printable(failed['detail'], limit=300)} ({where})"
         if (advice := _ADVICE.get(failed["code"])) is not None:
             raise ConfigurationError(f"{text}: {advice}")
         raise InfrastructureError(text)
     assert answer["model"] is not None  # noqa: S101  (one of the two is there)
-    return _model(repo, answer["model"], where)
+    return _model(request["repo"], answer["model"], where)
 
 
 def _model(repo: str, described: _Described, where: str) -> BaseModel:
+    weights, name = dict[str, TensorEntry](), "its files"
     try:
         files = tuple(ModelFile(**one) for one in described["files"])
-        weights: dict[str, TensorEntry] = {}
-        for file in files:
-            if file.name in described["heads"]:
-                head = base64.b64decode(described["heads"][file.name])
-                weights |= parse_safetensors(head, total=file.size)
+        for name, size in ((file.name, file.size) for file in files if file.name in described["heads"]):
+            weights |= parse_safetensors(base64.b64decode(described["heads"][name]), total=size)
     except (IntegrityError, ValueError) as error:
         why = error.detail if isinstance(error, IntegrityError) else str(error)
-        raise ConfigurationError(f"model {repo}: {printable(why, limit=200)} ({where})") from None
+        text = f"model {repo}: {name}: expected a whole safetensors file; {printable(why, limit=200)} ({where})"
+        raise ConfigurationError(f"{text}: {_ADVICE['unfit']}") from None
     source = HubSource(endpoint=where, repo=repo, commit=described["commit"])
     content = {name: base64.b64decode(text) for name, text in described["content"].items()}
     return BaseModel(
@@ -168,11 +184,10 @@ def _model(repo: str, described: _Described, where: str) -> BaseModel:
     )
 
 
-def _describe(where: str, repo: str, revision: str | None, *, pause: Callable[[float], None] = time.sleep) -> _Described:
+def _describe(request: _Request, token: str | None, *, pause: Callable[[float], None]) -> _Described:
     """Ask the hub, in the process that imports its client. Raises `HubError`; `ValueError` for an unfit model."""
-    from huggingface_hub import get_token
-
-    token, again = get_token(), partial(_again, pause=pause)
+    where, repo, revision = request["endpoint"], request["repo"], request["revision"]
+    again = partial(_again, pause=pause)
     info = _parsed(again(lambda: whole(info_url(where, repo, revision), token=token, limit=_MOST_INFO)))
     commit = info["sha"]
     if not _COMMIT.fullmatch(commit) or revision not in (None, commit):
@@ -271,19 +286,23 @@ def _again(ask: Callable[[], bytes], *, pause: Callable[[float], None]) -> bytes
     raise AssertionError
 
 
+def _answered(request: _Request, token: str | None, *, pause: Callable[[float], None] = time.sleep) -> _Answer:
+    """What the hub tells, or why it does not."""
+    try:
+        return {"model": _describe(request, token, pause=pause), "failed": None}
+    except HubError as error:
+        return {"model": None, "failed": {"code": error.code, "detail": str(error)}}
+    except (ValueError, ProtocolError, IntegrityError) as error:
+        detail = error.detail if isinstance(error, IntegrityError) else str(error)
+        return {"model": None, "failed": {"code": "unfit", "detail": detail}}
+
+
 def main() -> int:
     """The other process: one request on standard input, one answer on standard output."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    request = json.load(sys.stdin)
-    answer: _Answer
-    try:
-        answer = {"model": _describe(request["endpoint"], request["repo"], request["revision"]), "failed": None}
-    except HubError as error:
-        answer = {"model": None, "failed": {"code": error.code, "detail": str(error)}}
-    except (ValueError, ProtocolError, IntegrityError) as error:
-        detail = error.detail if isinstance(error, IntegrityError) else str(error)
-        answer = {"model": None, "failed": {"code": "unfit", "detail": detail}}
-    sys.stdout.write(json.dumps(answer) + "\n")
+    from huggingface_hub import get_token
+
+    sys.stdout.write(json.dumps(_answered(json.load(sys.stdin), get_token())) + "\n")
     return 0
 
 
