@@ -23,7 +23,7 @@ from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.hub_client import HubError, asked, file_url
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.wire.host_messages import ModelRequest
     from pytest_glasshouse.workloads.model_files import ModelFile
@@ -141,7 +141,7 @@ def main() -> int:
     os._exit(0)
 
 
-def _fetch(order: DownloadOrder, file: WantedFile) -> None:
+def _fetch(order: DownloadOrder, file: WantedFile, *, pause: Callable[[float], None] = time.sleep) -> None:
     """One file, continued after whatever passes."""
     path, in_vain = Path(order["directory"]) / file["name"], 0
     path.touch()
@@ -153,7 +153,7 @@ def _fetch(order: DownloadOrder, file: WantedFile) -> None:
             in_vain = in_vain + 1 if path.stat().st_size <= before else 1
             if not error.passing or in_vain >= _TRIES:
                 raise
-            time.sleep(min(max(error.retry_after_s, 2.0 ** (in_vain - 2)), _LONGEST_PAUSE_S))
+            pause(min(max(error.retry_after_s, 2.0 ** (in_vain - 2)), _LONGEST_PAUSE_S))
         else:
             return
 

@@ -117,6 +117,8 @@ def _start(status: int, headers: Mapping[str, str], start: int, *, redirected: b
     """From where on an answer has the file. Raises `HubError` for an answer without the file."""
     if status not in (_WHOLE, _PARTIAL):
         raise _refused(status, headers, redirected=redirected)
+    if str(headers.get("Content-Encoding", "")) not in ("", "identity"):
+        raise HubError("malformed", "the hub sent packed what it was asked to send as it is", passing=True)
     if status == _PARTIAL and not str(headers.get("Content-Range", "")).startswith(f"bytes {start}-"):
         raise HubError("malformed", "the hub sent another range than it was asked for", passing=True)
     return start if status == _PARTIAL else 0
