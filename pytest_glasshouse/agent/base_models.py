@@ -39,6 +39,8 @@ Phase = Literal["push", "download", "verify", "ready", "failed"]
 #: How often a download is looked at, in seconds.
 _LOOK_S = 0.2
 _DETAIL = 400
+#: How long an arrival that was stopped may take to end, in seconds: less than the host waits for an answer.
+_END_S = 10.0
 
 
 class ModelUnavailableError(GlasshouseError):
@@ -63,8 +65,13 @@ class Models:
         """Start to bring a model here. One that is here, or on its way, is left alone; one that failed is tried again."""
         with self._lock:
             earlier = self._arrivals.get(request["model"])
-            if earlier is not None and earlier.phase != "failed":
+            if earlier is not None and not earlier.given_up:
                 return
+            if earlier is not None:
+                # It may still be removing what it wrote.
+                earlier.join(_END_S)
+                if earlier.is_alive():
+                    raise ProtocolError("model: expected the arrival that was given up to end; it still runs")
             arrival = Arrival(request, self._directory, archive_fd=self._archive_fd, site_packages=self._site_packages)
             self._arrivals[request["model"]] = arrival
             arrival.start()
@@ -86,10 +93,13 @@ class Models:
         return self._arrival(model).plan()
 
     def end(self) -> None:
-        """Stop every download."""
+        """Stop every download, and wait for its end: what it wrote is removed then."""
         with self._lock:
-            for arrival in self._arrivals.values():
-                arrival.stop("the guest ends")
+            arrivals = tuple(self._arrivals.values())
+        for arrival in arrivals:
+            arrival.stop("the guest ends")
+        for arrival in arrivals:
+            arrival.join(_END_S)
 
     def _arrival(self, model: str) -> Arrival:
         with self._lock:
@@ -142,6 +152,8 @@ class Arrival(threading.Thread):
             self._fail("no-space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "disk", error.strerror or error)
         except GlasshouseError as error:
             self._fail("failed", error)
+        except Exception as error:  # noqa: BLE001  (the host would wait for a phase that never comes)
+            self._fail("failed", type(error).__name__)
         finally:
             self._request.pop("token", None)
 
@@ -160,6 +172,11 @@ class Arrival(threading.Thread):
                 "detail": detail,
                 "ms": round(1000 * (time.monotonic() - self._began if self._took_s is None else self._took_s)),
             }
+
+    @property
+    def given_up(self) -> bool:
+        """Whether it failed, or was stopped before it was ready."""
+        return self.phase == "failed" or (bool(self._stopped) and self.phase != "ready")
 
     def _progress(self) -> int:
         return self._download.present() if self._download is not None and self.phase == "download" else self._done
@@ -186,7 +203,9 @@ class Arrival(threading.Thread):
             size = next(file.size for file in self._files if file.name == name)
             if offset + len(payload) > size:
                 raise ProtocolError(f"lay: expected at most {size} bytes of {name}; saw {offset + len(payload)}")
-            with (self._own / name).open("ab") as file:
+            with (self._own / name).open("r+b") as file:
+                # What a piece that found no room left behind is written over.
+                file.seek(offset)
                 file.write(payload)
             self._done += len(payload)
             self._wants = (name, offset + len(payload)) if offset + len(payload) < size else None
@@ -238,11 +257,12 @@ class Arrival(threading.Thread):
                 why = f"the download did not end within {self._request['within_s']} s ({seen >> 20} of {self._total >> 20} MiB)"
             if why:
                 download.kill()
+        failed = download.failure()
         if self._stopped:
             raise ModelUnavailableError("stopped", self._stopped)
         if why:
             raise ModelUnavailableError("slow", why)
-        if (failed := download.failure()) is not None:
+        if failed is not None:
             raise ModelUnavailableError(*failed)
 
     def _receive(self) -> None:
@@ -304,15 +324,19 @@ class Arrival(threading.Thread):
 
     def _count(self, count: int) -> None:
         with self._changed:
+            if self._stopped:
+                raise ModelUnavailableError("stopped", self._stopped)
             self._done += count
 
     def _fail(self, reason: str, detail: object) -> None:
         with self._changed:
-            self._failure = (reason, printable(detail, limit=_DETAIL))
             self._wants = None
-            self.phase = "failed"
         if self._directory == self._own:
             shutil.rmtree(self._own, ignore_errors=True)
+        with self._changed:
+            # Only now: the host may ask for it again as soon as it sees this.
+            self._failure = (reason, printable(detail, limit=_DETAIL))
+            self.phase = "failed"
 
 
 def _names(names: Sequence[str]) -> str:

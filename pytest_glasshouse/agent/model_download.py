@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
@@ -23,7 +23,7 @@ from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.hub_client import HubError, asked, file_url
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_glasshouse.wire.host_messages import ModelRequest
     from pytest_glasshouse.workloads.model_files import ModelFile
@@ -89,9 +89,8 @@ class Download:
             "files": [{"name": file.name, "size": file.size} for file in files],
         }
         assert self._process.stdin is not None  # noqa: S101  (a pipe was asked for)
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(order).encode())
-            self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:
+            pipe.write(json.dumps(order).encode())
 
     def wait(self, seconds: float) -> bool:
         """Whether the process has ended, waiting for it a while."""
@@ -106,13 +105,16 @@ class Download:
         self._process.kill()
 
     def present(self) -> int:
-        """Bytes on disk, of complete files and of those that are not."""
-        return sum(path.stat().st_size for path in self._directory.iterdir() if path.is_file())
+        """Bytes on disk, of complete files and of those that are not; none where the directory was removed."""
+        with contextlib.suppress(FileNotFoundError):
+            return sum(path.stat().st_size for path in self._directory.iterdir() if path.is_file())
+        return 0
 
     def failure(self) -> tuple[str, str] | None:
         """Code and text of what went wrong; None if every file was downloaded."""
         assert self._process.stdout is not None  # noqa: S101  (a pipe was asked for)
-        text = self._process.stdout.read(_MOST_RESULT)
+        with self._process.stdout as pipe:
+            text = pipe.read(_MOST_RESULT)
         try:
             result = check_typed(json.loads(text), DownloadResult, "download")
         except (ValueError, ProtocolError):
@@ -126,10 +128,11 @@ def main() -> int:
     harden_process()
     order = check_typed(json.loads(sys.stdin.buffer.read()), DownloadOrder, "order")
     result: DownloadResult = {"reason": None, "detail": ""}
+    pool = ThreadPoolExecutor(_AT_ONCE)
     try:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            for done in [pool.submit(_fetch, order, file) for file in order["files"]]:
-                done.result()
+        # The first file that cannot be had ends it: the others are of no use then.
+        for done in as_completed([pool.submit(_fetch, order, file) for file in order["files"]]):
+            done.result()
     except Exception as error:  # noqa: BLE001  (the client raises anything)
         result["reason"], result["detail"] = _explained(error)
     sys.stdout.write(json.dumps(result) + "\n")
@@ -138,7 +141,7 @@ def main() -> int:
     os._exit(0)
 
 
-def _fetch(order: DownloadOrder, file: WantedFile) -> None:
+def _fetch(order: DownloadOrder, file: WantedFile, *, pause: Callable[[float], None] = time.sleep) -> None:
     """One file, continued after whatever passes."""
     path, in_vain = Path(order["directory"]) / file["name"], 0
     path.touch()
@@ -150,7 +153,7 @@ def _fetch(order: DownloadOrder, file: WantedFile) -> None:
             in_vain = in_vain + 1 if path.stat().st_size <= before else 1
             if not error.passing or in_vain >= _TRIES:
                 raise
-            time.sleep(min(max(error.retry_after_s, 2.0 ** (in_vain - 2)), _LONGEST_PAUSE_S))
+            pause(min(max(error.retry_after_s, 2.0 ** (in_vain - 2)), _LONGEST_PAUSE_S))
         else:
             return
 

@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from pytest_glasshouse.channel.guest_channel import put_model_piece
-from pytest_glasshouse.errors import GuestGoneError, GuestRefusedError, ProtocolError
+from pytest_glasshouse.errors import GlasshouseError, GuestGoneError, GuestRefusedError, ProtocolError
 from pytest_glasshouse.legs.leg_watch import Progress
 from pytest_glasshouse.legs.model_sources import ModelSources
 from pytest_glasshouse.legs.round import EXCLUDED, Round
@@ -20,6 +20,7 @@ from pytest_glasshouse.rows.spec import ModelSource
 from pytest_glasshouse.wire import frames
 from pytest_glasshouse.wire.printable import printable
 from pytest_glasshouse.wire.typed import check_typed
+from pytest_glasshouse.workloads.hub_client import in_clear
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,6 +35,14 @@ _IDLE_S = 180
 _SLOWEST_BYTES_PER_S = 2 << 20
 _AT_LEAST_S = 900
 _ASK_S = 0.25
+#: What a hub answers, by its guest's word, to whom it would let in with a token.
+_ASKS_WHO = ("gated", "hidden")
+#: A guest that got a file with another digest wants it once more.
+_MOST_PUSHES = 2
+
+
+class _ChangedError(GlasshouseError):
+    """A file of this machine's is no longer the one that was listed."""
 
 
 class ArrivalState(TypedDict):
@@ -65,14 +74,17 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
     try:
         for source in sources.of(base, same_disk=not current.grant.rented):
             state = _arrived(current, base, _request(base, source, sources))
-            if state["phase"] == "failed" and state["reason"] == "gated" and source == "hub" and (token := _token()):
+            asks = state["phase"] == "failed" and state["reason"] in _ASKS_WHO and source == "hub"
+            if asks and (token := _token(base)):
                 # Handed over only to a guest whose hub asked for one.
                 state = _arrived(current, base, {**_request(base, source, sources), "token": token})
             if state["phase"] == "ready":
                 return {"source": state["source"], "files": len(base.files), "bytes": base.size, "ms": state["ms"]}, None
             failures.append(f"{source}: {printable(state['detail'] or state['reason'] or 'failed', limit=300)}")
-    except GuestRefusedError as error:
+    except (GuestRefusedError, _ChangedError) as error:
         failures.append(str(error))
+    except OSError as error:
+        failures.append(f"pushed: this machine cannot read the model ({error.strerror or type(error).__name__})")
     except ProtocolError as error:
         return None, current.ended_by_protocol(error)
     except GuestGoneError as error:
@@ -82,9 +94,9 @@ def bring(current: Round, sources: ModelSources) -> tuple[ModelArrival | None, E
 
 
 def _advice(failures: Sequence[str]) -> str:
-    if any("gated" in each for each in failures):
+    if any("token" in each for each in failures):
         return "Accept the model's terms on the hub and set HF_TOKEN, or push the model with --glasshouse-model-source pushed"
-    if any("disk" in each for each in failures):
+    if any("disk" in each or "No space" in each for each in failures):
         return "Use an image or an offer with more disk"
     return "See docs/models.md"
 
@@ -106,17 +118,17 @@ def _request(base: BaseModel, source: ModelSource, sources: ModelSources) -> Mod
     return request
 
 
-def _token() -> str | None:
+def _token(base: BaseModel) -> str | None:
     from huggingface_hub import get_token
 
-    return get_token()
+    return None if base.hub is None or in_clear(base.hub.endpoint) else get_token()
 
 
 def _arrived(current: Round, base: BaseModel, request: ModelRequest) -> ArrivalState:
     """Ask for the model, and follow it until it is ready or failed; push what is wanted."""
     channel, began = current.channel, time.monotonic()
     channel.request("model", request)
-    latest = began + request["within_s"] + 2 * request["idle_s"]
+    latest, left = began + request["within_s"] + 2 * request["idle_s"], _MOST_PUSHES * base.size
     while True:
         stop = time.monotonic() > latest
         state = check_typed(channel.request("arrival", {"model": base.sha256, "stop": stop}), ArrivalState, "arrival")
@@ -130,6 +142,8 @@ def _arrived(current: Round, base: BaseModel, request: ModelRequest) -> ArrivalS
             time.sleep(_ASK_S)
         elif request["source"] == "pushed":
             for offset, piece in _pieces(current, base, wants["name"], wants["offset"]):
+                if (left := left - len(piece)) < 0:
+                    raise current.broke_protocol(f"arrival: expected to be asked for each file {_MOST_PUSHES} times at most")
                 put_model_piece(channel, base.sha256, wants["name"], offset, piece)
                 state = {**state, "done": state["done"] + len(piece)}
                 _emit(current, state, elapsed_s=time.monotonic() - began)
@@ -148,7 +162,9 @@ def _pieces(current: Round, base: BaseModel, name: str, offset: int) -> Iterator
         return
     with (base.directory / name).open("rb") as source:
         source.seek(offset)
-        while offset < file.size and (piece := source.read(min(frames.CHUNK, file.size - offset))):
+        while offset < file.size:
+            if not (piece := source.read(min(frames.CHUNK, file.size - offset))):
+                raise _ChangedError(f"pushed: {name} was changed on this machine")
             yield offset, piece
             offset += len(piece)
 

@@ -20,7 +20,7 @@ from pytest_glasshouse.workloads import stand_in
 from pytest_glasshouse.workloads.base import BaseModel, HubSource, Material
 from pytest_glasshouse.workloads.corpus import CORPUS_NAME, read_corpus
 from pytest_glasshouse.workloads.lora_model import config_of, layers_of, tokenizer_of, width_of
-from pytest_glasshouse.workloads.model_files import identity, listed, listed_content
+from pytest_glasshouse.workloads.model_files import identity, listed, listed_content, refuse_outside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +40,7 @@ _ALPHA_PER_RANK = 2
 _LONGEST_TEXT = 256 << 20
 
 _LEAST_SEQUENCES = 8
+_REQUIRED = ("config.json", "tokenizer.json")
 #: Other weight formats, which are refused: loading a pickle runs code.
 _OTHER_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.gguf", "*.h5", "*.msgpack", "*.ckpt")
 #: The longest model name in characters, and the longest part of a path in bytes.
@@ -136,7 +137,7 @@ def resolve(model: str, *, online: bool = False) -> BaseModel:
             f"model {model}: expected a commit of 40 hexadecimal digits after @, because a branch can move; saw {revision}"
         )
     cached = _cached_snapshot(repo, revision)
-    if cached is not None:
+    if cached is not None and (not online or _is_whole(cached)):
         from pytest_glasshouse.workloads.model_hub import endpoint
 
         hub = HubSource(endpoint=endpoint(), repo=repo, commit=cached.name)
@@ -169,7 +170,7 @@ def learning_rate(base: BaseModel, model_config: Mapping[str, Json]) -> str:
 
 
 def _from_directory(path: Path, *, model_id: str, hub: HubSource | None, named: str) -> BaseModel:
-    for name in ("config.json", "tokenizer.json"):
+    for name in _REQUIRED:
         if not (path / name).is_file():
             raise ConfigurationError(f"model directory {named}: expected {name}; not there")
     if (path / "adapter_config.json").exists():
@@ -210,6 +211,20 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path | None:
         return None
     # Weights of another format are reported by the caller; a stand-in must not replace a model that is there.
     return path if any(any(path.glob(pattern)) for pattern in ("*.safetensors", *_OTHER_WEIGHTS)) else None
+
+
+def _is_whole(snapshot: Path) -> bool:
+    """Whether the cache has all that loading reads: a download may have ended early, or fetched only some files."""
+    if not all((snapshot / name).is_file() for name in _REQUIRED):
+        return False
+    if (snapshot / "model.safetensors").is_file():
+        return True
+    names = [path.name for path in snapshot.iterdir() if path.is_file()]
+    try:
+        refuse_outside(snapshot, names)
+    except (IntegrityError, OSError):
+        return False
+    return "model.safetensors.index.json" in names
 
 
 def _need_train_extra() -> None:

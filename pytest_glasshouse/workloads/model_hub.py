@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 from pytest_glasshouse.errors import ConfigurationError, InfrastructureError, IntegrityError, ProtocolError
 from pytest_glasshouse.wire.canonical import parse_tolerant
 from pytest_glasshouse.wire.printable import printable
-from pytest_glasshouse.wire.tensors import head_bytes, parse_safetensors
+from pytest_glasshouse.wire.tensors import TensorEntry, head_bytes, parse_safetensors
 from pytest_glasshouse.wire.typed import check_typed
 from pytest_glasshouse.workloads.base import BaseModel, HubSource
 from pytest_glasshouse.workloads.hub_client import HubError, file_url, info_url, part, whole
@@ -31,15 +31,14 @@ from pytest_glasshouse.workloads.model_files import JSON_LIMIT, MOST_FILES, Mode
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from pytest_glasshouse.wire.tensors import TensorEntry
 
 ENDPOINT = "https://huggingface.co"
 _WEIGHTS = ".safetensors"
 #: The hub's description of a model, and config, tokenizer and index together, in bytes; a large tokenizer has 35 MB.
 _MOST_INFO = 32 << 20
 _MOST_SMALL = 128 << 20
-#: The largest head of a weight file, in bytes; those of a 7B model's shards have 20 KB.
-_LARGEST_HEAD = 32 << 20
+#: The heads of all weight files together, in bytes; those of a 7B model have 40 KB, of one with thousands of experts 12 MB.
+_MOST_HEADS = 32 << 20
 _LIMIT_S = 600.0
 _MEMORY_BYTES = 4 << 30
 _TRIES = 5
@@ -47,6 +46,9 @@ _LONGEST_PAUSE_S = 60.0
 _LENGTH = 8
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+_LONGEST_ENDPOINT = 200
+#: What a directory of a model has to have, too.
+_REQUIRED = ("config.json", "tokenizer.json")
 
 
 class _Lfs(TypedDict):
@@ -83,6 +85,12 @@ class _Failed(TypedDict):
     detail: str
 
 
+class _Request(TypedDict):
+    endpoint: str
+    repo: str
+    revision: str | None
+
+
 class _Answer(TypedDict):
     model: _Described | None
     failed: _Failed | None
@@ -92,6 +100,8 @@ class _Answer(TypedDict):
 _ADVICE = {
     "gated": "accept its terms on the hub and set HF_TOKEN to a token that may read it",
     "absent": "check the name and the commit; of a private model, HF_TOKEN",
+    "hidden": "check the name; of a private model, set HF_TOKEN to a token that may read it",
+    "in-clear": "set HF_ENDPOINT to a hub with https, or use no token (unset HF_TOKEN; `hf auth logout` forgets a saved one)",
     "unfit": "use another model or another commit of it",
 }
 
@@ -103,10 +113,10 @@ def endpoint() -> str:
     text = os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or ENDPOINT
     try:
         parts = urlsplit(text)
-        plain = parts.scheme in ("https", "http") and bool(parts.hostname) and not parts.username and not parts.query
+        plain = parts.scheme in ("https", "http") and bool(parts.hostname) and parts.port != 0 and not set("@?#\\") & set(text)
     except ValueError:
         plain = False
-    if not plain or not text.isprintable() or " " in text:
+    if not plain or not text.isprintable() or " " in text or len(text) > _LONGEST_ENDPOINT:
         raise ConfigurationError(
             "HF_ENDPOINT: expected the URL of a hub without a user or a query, such as https://huggingface.co"
         )
@@ -119,40 +129,54 @@ def describe(repo: str, revision: str | None) -> BaseModel:
     Raises `ConfigurationError` for what the user has to change, `InfrastructureError` when the hub cannot be reached.
     """
     where = endpoint()
-    request = json.dumps({"endpoint": where, "repo": repo, "revision": revision})
-    named = printable(repo if revision is None else f"{repo}@{revision}", limit=120)
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in _TRUE:
-        raise ConfigurationError(f"model {named}: it is not in this machine's cache, and HF_HUB_OFFLINE forbids to ask the hub")
+    request: _Request = {"endpoint": where, "repo": repo, "revision": revision}
+    named = _named(request)
+    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(variable, "").upper() in _TRUE:
+            raise ConfigurationError(
+                f"model {named}: this machine's cache does not have all of it, and {variable} forbids to ask the hub"
+            )
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "pytest_glasshouse.workloads.model_hub"], input=request, check=False, capture_output=True,
-            text=True, errors="replace", timeout=_LIMIT_S, env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
+            [sys.executable, "-m", "pytest_glasshouse.workloads.model_hub"], input=json.dumps(request), check=False,
+            capture_output=True, text=True, errors="replace", timeout=_LIMIT_S,
+            env={**os.environ, "HF_HUB_DISABLE_TELEMETRY": "1"},
         )  # fmt: skip
         answer = check_typed(json.loads(done.stdout.splitlines()[-1]), _Answer, "model")
     except subprocess.TimeoutExpired:
         raise InfrastructureError(f"model {named}: the hub at {where} did not describe it within {_LIMIT_S:g} s") from None
     except (OSError, ValueError, IndexError, ProtocolError):
         raise InfrastructureError(f"model {named}: asking the hub at {where} gave no result") from None
+    return _taken(request, answer)
+
+
+def _named(request: _Request) -> str:
+    revision = request["revision"]
+    return printable(request["repo"] if revision is None else f"{request['repo']}@{revision}", limit=120)
+
+
+def _taken(request: _Request, answer: _Answer) -> BaseModel:
+    """What the other process answered, as `describe` gives it."""
+    where = request["endpoint"]
     if (failed := answer["failed"]) is not None:
-        text = f"model {named}: {printable(failed['detail'], limit=300)} ({where})"
+        text = f"model {_named(request)}: {printable(failed['detail'], limit=300)} ({where})"
         if (advice := _ADVICE.get(failed["code"])) is not None:
             raise ConfigurationError(f"{text}: {advice}")
         raise InfrastructureError(text)
     assert answer["model"] is not None  # noqa: S101  (one of the two is there)
-    return _model(repo, answer["model"], where)
+    return _model(request["repo"], answer["model"], where)
 
 
 def _model(repo: str, described: _Described, where: str) -> BaseModel:
+    weights, name = dict[str, TensorEntry](), "its files"
     try:
         files = tuple(ModelFile(**one) for one in described["files"])
-        weights: dict[str, TensorEntry] = {}
-        for file in files:
-            if file.name in described["heads"]:
-                head = base64.b64decode(described["heads"][file.name])
-                weights |= parse_safetensors(head, total=file.size)
+        for name, size in ((file.name, file.size) for file in files if file.name in described["heads"]):
+            weights |= parse_safetensors(base64.b64decode(described["heads"][name]), total=size)
     except (IntegrityError, ValueError) as error:
         why = error.detail if isinstance(error, IntegrityError) else str(error)
-        raise ConfigurationError(f"model {repo}: {printable(why, limit=200)} ({where})") from None
+        text = f"model {repo}: {name}: expected a whole safetensors file; {printable(why, limit=200)} ({where})"
+        raise ConfigurationError(f"{text}: {_ADVICE['unfit']}") from None
     source = HubSource(endpoint=where, repo=repo, commit=described["commit"])
     content = {name: base64.b64decode(text) for name, text in described["content"].items()}
     return BaseModel(
@@ -160,41 +184,67 @@ def _model(repo: str, described: _Described, where: str) -> BaseModel:
     )
 
 
-def _describe(where: str, repo: str, revision: str | None) -> _Described:
+def _describe(request: _Request, token: str | None, *, pause: Callable[[float], None]) -> _Described:
     """Ask the hub, in the process that imports its client. Raises `HubError`; `ValueError` for an unfit model."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    text = _again(lambda: whole(info_url(where, repo, revision), token=token, limit=_MOST_INFO))
-    info = check_typed(parse_tolerant(text, limit=_MOST_INFO), _Info, "model")
+    where, repo, revision = request["endpoint"], request["repo"], request["revision"]
+    again = partial(_again, pause=pause)
+    info = _parsed(again(lambda: whole(info_url(where, repo, revision), token=token, limit=_MOST_INFO)))
     commit = info["sha"]
     if not _COMMIT.fullmatch(commit) or revision not in (None, commit):
-        raise ValueError("expected the hub to name the commit that was asked for; it names another")
+        raise HubError("malformed", "expected the hub to name the commit that was asked for; it names another")
     siblings = [one for one in info["siblings"] if "/" not in one["rfilename"] and covered(one["rfilename"])]
-    if len(siblings) > MOST_FILES:
-        raise ValueError(f"expected at most {MOST_FILES} files; saw {len(siblings)}")
     names = [one["rfilename"] for one in siblings]
-    if not any(name.endswith(_WEIGHTS) for name in names):
-        raise ValueError("expected weights in *.safetensors; the repository has none: convert it")
+    _refuse_unfit(names)
     content, files, left = dict[str, bytes](), list[_Listed](), _MOST_SMALL
     for one in siblings:
         name, lfs = one["rfilename"], one.get("lfs")
         if name.endswith(_WEIGHTS) and lfs is not None:
-            files.append({"name": name, "size": lfs["size"], "sha256": lfs["sha256"]})
-            continue
-        content[name] = _again(partial(whole, file_url(where, repo, commit, name), token=token, limit=left))
-        left -= len(content[name])
-        digest = hashlib.sha256(content[name]).hexdigest()
-        if (digest != lfs["sha256"]) if lfs is not None else (_git_blob(content[name]) != one.get("blobId")):
-            raise HubError("malformed", f"the hub sent another {printable(name, limit=80)} than its metadata lists")
-        files.append({"name": name, "size": len(content[name]), "sha256": digest})
-    heads = {name: _head(file_url(where, repo, commit, name), token) for name in _loaded(content, names)}
+            listed = ModelFile(name=name, size=lfs["size"], sha256=lfs["sha256"])
+        else:
+            content[name] = again(partial(whole, file_url(where, repo, commit, name), token=token, limit=left))
+            left -= len(content[name])
+            digest = hashlib.sha256(content[name]).hexdigest()
+            if (digest != lfs["sha256"]) if lfs is not None else (_git_blob(content[name]) != one.get("blobId")):
+                raise HubError("malformed", f"the hub sent another {printable(name, limit=80)} than its metadata lists")
+            listed = ModelFile(name=name, size=len(content[name]), sha256=digest)
+        files.append({"name": listed.name, "size": listed.size, "sha256": listed.sha256})
+    sizes = {one["name"]: one["size"] for one in files}
+    heads, left = dict[str, bytes](), _MOST_HEADS
+    for name in _loaded(content, names):
+        heads[name] = _head(file_url(where, repo, commit, name), token, most=min(left, sizes[name]), again=again)
+        left -= len(heads[name])
     return {
         "commit": commit,
         "files": files,
         "content": {name: base64.b64encode(each).decode() for name, each in content.items()},
         "heads": {name: base64.b64encode(each).decode() for name, each in heads.items()},
     }
+
+
+def _parsed(text: bytes) -> _Info:
+    """What a hub tells of a model. Raises `HubError` for what no hub tells: a page of the network's, say."""
+    try:
+        return check_typed(parse_tolerant(text, limit=_MOST_INFO), _Info, "model")
+    except (IntegrityError, ProtocolError) as error:
+        why = error.detail if isinstance(error, IntegrityError) else str(error)
+        raise HubError("malformed", f"what answers there does not describe the model as a hub does ({why})") from None
+
+
+def _refuse_unfit(names: list[str]) -> None:
+    """Raise `ValueError` for a repository that is no base model; every fault that shows in the names of its files."""
+    if len(names) > MOST_FILES:
+        raise ValueError(f"expected at most {MOST_FILES} files; saw {len(names)}")
+    for name in names:
+        ModelFile(name=name, size=0, sha256="0" * 64)
+    if len(set(names)) != len(names):
+        raise HubError("malformed", "the hub lists a file twice")
+    for name in _REQUIRED:
+        if name not in names:
+            raise ValueError(f"expected {name}; the repository does not have it")
+    if "adapter_config.json" in names:
+        raise ValueError("expected a base model; saw an adapter (adapter_config.json)")
+    if not any(name.endswith(_WEIGHTS) for name in names):
+        raise ValueError("expected weights in *.safetensors; the repository has none: convert it")
 
 
 def _git_blob(content: bytes) -> str:
@@ -215,17 +265,16 @@ def _loaded(content: Mapping[str, bytes], names: list[str]) -> list[str]:
     return wanted
 
 
-def _head(url: str, token: str | None) -> bytes:
+def _head(url: str, token: str | None, *, most: int, again: Callable[[Callable[[], bytes]], bytes]) -> bytes:
     """The head of a safetensors file, and no byte of its weights."""
-    length: bytes = _again(lambda: part(url, token=token, start=0, end=_LENGTH))
+    length = again(lambda: part(url, token=token, start=0, end=_LENGTH)) if most > _LENGTH else b""
     end = head_bytes(length)
-    if end > _LARGEST_HEAD:
-        raise ValueError(f"expected the head of a weight file of at most {_LARGEST_HEAD >> 20} MiB; saw {end} bytes")
-    rest: bytes = _again(lambda: part(url, token=token, start=_LENGTH, end=end))
-    return length + rest
+    if not _LENGTH < end <= most:
+        raise ValueError(f"expected heads of weight files that fit there, and of at most {_MOST_HEADS >> 20} MiB together")
+    return length + again(lambda: part(url, token=token, start=_LENGTH, end=end))
 
 
-def _again(ask: Callable[[], bytes]) -> bytes:
+def _again(ask: Callable[[], bytes], *, pause: Callable[[float], None]) -> bytes:
     """The result of `ask`, which is repeated where the hub is busy or the connection failed."""
     for tries_left in reversed(range(_TRIES)):
         try:
@@ -233,23 +282,27 @@ def _again(ask: Callable[[], bytes]) -> bytes:
         except HubError as error:
             if not error.passing or not tries_left:
                 raise
-            time.sleep(min(max(error.retry_after_s, 2.0 ** (_TRIES - 2 - tries_left)), _LONGEST_PAUSE_S))
+            pause(min(max(error.retry_after_s, 2.0 ** (_TRIES - 2 - tries_left)), _LONGEST_PAUSE_S))
     raise AssertionError
+
+
+def _answered(request: _Request, token: str | None, *, pause: Callable[[float], None] = time.sleep) -> _Answer:
+    """What the hub tells, or why it does not."""
+    try:
+        return {"model": _describe(request, token, pause=pause), "failed": None}
+    except HubError as error:
+        return {"model": None, "failed": {"code": error.code, "detail": str(error)}}
+    except (ValueError, ProtocolError, IntegrityError) as error:
+        detail = error.detail if isinstance(error, IntegrityError) else str(error)
+        return {"model": None, "failed": {"code": "unfit", "detail": detail}}
 
 
 def main() -> int:
     """The other process: one request on standard input, one answer on standard output."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    request = json.load(sys.stdin)
-    answer: _Answer
-    try:
-        answer = {"model": _describe(request["endpoint"], request["repo"], request["revision"]), "failed": None}
-    except HubError as error:
-        answer = {"model": None, "failed": {"code": error.code, "detail": str(error)}}
-    except (ValueError, ProtocolError, IntegrityError) as error:
-        detail = error.detail if isinstance(error, IntegrityError) else str(error)
-        answer = {"model": None, "failed": {"code": "unfit", "detail": detail}}
-    sys.stdout.write(json.dumps(answer) + "\n")
+    from huggingface_hub import get_token
+
+    sys.stdout.write(json.dumps(_answered(json.load(sys.stdin), get_token())) + "\n")
     return 0
 
 

@@ -98,6 +98,8 @@ class Host(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body are written one after the other: the client would wait 40 ms for the second.
+    disable_nagle_algorithm = True
     api: HubApi
     hub: Hub
     name: Literal["hub", "storage"]

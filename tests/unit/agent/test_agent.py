@@ -16,7 +16,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "enrol": ({"grant": 1}, "enrol.grant: expected a text, saw an integer"),
     "lay": ({"model": "x", "name": "x"}, "lay.offset: expected a value, saw none"),
     "model": (
-        {"model": "x", "files": [{"name": "config.json", "size": "1"}], "source": "there", "idle_s": 1, "within_s": 1},
+        {"model": "x", "files": [{"name": "config.json", "size": "1", "sha256": ""}], "source": "there", "idle_s": 1, "within_s": 1},
         "model.files[0].size: expected an integer, saw a text",
     ),
     "arrival": ({"model": 1}, "arrival.model: expected a text, saw an integer"),

@@ -9,10 +9,13 @@ import pytest
 
 from pytest_glasshouse.workloads.base import Material
 from pytest_glasshouse.workloads.registry import prepare
+from tests.unit.workloads.hub_model import hub_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
+
+    from tests.loopback.hub import Hub
 
 
 @pytest.fixture
@@ -47,3 +50,9 @@ def lora_base(lora_material: Material, tmp_path_factory: pytest.TempPathFactory)
     for name, content in lora_material.base.content.items():
         (directory / name).write_bytes(content)
     return directory
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with hub_of() as hub:
+        yield hub
