@@ -171,6 +171,9 @@ class ProtectedRuntime:
         self._host_attestation.client.enrol(grant=grant, ak=notes["ak"], proof=notes["proof"])
 
 
+_ENDED_HERE = "the row ended here; a raw leg after it would compare with nothing"
+
+
 class ProtectedLeg:
     """A protected leg that was started: its events go to `on_event`, and `finish` is step 4."""
 
@@ -212,7 +215,15 @@ class ProtectedLeg:
             return Ended(
                 outcome="failed",
                 reason=f"protected leg failed: {failed['reason']}",
-                decision="the row ended here; a raw leg after it would compare with nothing",
+                decision=_ENDED_HERE,
+            )
+        if "head" not in watch.events:
+            left = watch.body("exit", Exit)
+            status = "" if left is None else f" with status {left['exit_status']}"
+            return Ended(
+                outcome="failed",
+                reason=f"the protected leg's process ended{status} before its journal was complete, and gave no reason",
+                decision=_ENDED_HERE,
             )
         return None
 

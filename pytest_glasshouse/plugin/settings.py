@@ -22,7 +22,9 @@ ALLOCATIONS = ("shared", "row")
 MODEL_SOURCES = ("there", "hub", "pushed")
 
 #: Variables that are read elsewhere and are not options of pytest.
-OTHER_VARIABLES = ("GLASSHOUSE_INIT", "GLASSHOUSE_RUNPOD_API", "GLASSHOUSE_RUNPOD_CLOUD", "GLASSHOUSE_SIGNING_KEY")
+OTHER_VARIABLES = (
+    "GLASSHOUSE_INIT", "GLASSHOUSE_RUNPOD_API", "GLASSHOUSE_RUNPOD_CLOUD", "GLASSHOUSE_RUNPOD_VOLUME", "GLASSHOUSE_SIGNING_KEY",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

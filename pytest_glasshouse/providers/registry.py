@@ -7,6 +7,7 @@ environment alone opens nothing.
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Literal
 
 from pytest_glasshouse.errors import ConfigurationError
@@ -15,12 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_glasshouse.providers.base import Provider
+    from pytest_glasshouse.providers.runpod_models import NetworkVolume
 
 NAMES = ("mock", "local", "runpod", "vastai")
 RENTING = ("runpod", "vastai")
 API_VARIABLE = "GLASSHOUSE_RUNPOD_API"
 CLOUD_VARIABLE = "GLASSHOUSE_RUNPOD_CLOUD"
+VOLUME_VARIABLE = "GLASSHOUSE_RUNPOD_VOLUME"
 DEFAULT_API = "rest"
+_VOLUME = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,64}):(?P<path>(/[A-Za-z0-9._-]+)+)")
 
 
 def open_provider(
@@ -80,15 +84,29 @@ def open_runpod(environ: Mapping[str, str], *, max_price_usd_per_hour: float | N
             raise ConfigurationError(f"{CLOUD_VARIABLE}: expected secure or community, saw {other!r}")
     url = api_url(environ, URL_VARIABLE, RUNPOD_URL)
     key = runpod_key(environ)
+    volume = _volume(environ.get(VOLUME_VARIABLE, "").strip(), api)
     if api == "rest":
         from pytest_glasshouse.providers.runpod_rest import RunPodRestProvider
 
         return RunPodRestProvider(
-            key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ
+            key=key, base_url=url, cloud=cloud, volume=volume, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ
         )
     from pytest_glasshouse.providers.runpod_sdk import RunPodSdkProvider
 
     return RunPodSdkProvider(key=key, base_url=url, cloud=cloud, max_price_usd_per_hour=max_price_usd_per_hour, environ=environ)
+
+
+def _volume(text: str, api: str) -> NetworkVolume | None:
+    if not text:
+        return None
+    found = _VOLUME.fullmatch(text)
+    if found is None or ".." in found["path"].split("/"):
+        raise ConfigurationError(f"{VOLUME_VARIABLE}: expected the id of a network volume and where it is mounted, ID:/PATH")
+    if api != "rest":
+        raise ConfigurationError(f"{VOLUME_VARIABLE}: a volume is mounted by API v2 only; unset {API_VARIABLE}")
+    from pytest_glasshouse.providers.runpod_models import NetworkVolume
+
+    return NetworkVolume(volume_id=found["id"], path=found["path"])
 
 
 def manual_stop(provider: str, instance_id: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 from pytest_glasshouse.errors import ProviderError
@@ -18,6 +19,15 @@ POLL_S = 3.0
 SSH_PORT = 22
 
 Cloud = Literal["SECURE", "COMMUNITY"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkVolume:
+    """An existing network volume of the account, and where pods mount it."""
+
+    volume_id: str
+    path: str
+
 
 #: REST v2 shows observed states.
 REST_STATES: dict[str, InstanceState] = {

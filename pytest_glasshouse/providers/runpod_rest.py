@@ -37,7 +37,15 @@ from pytest_glasshouse.providers.http_api import (
 from pytest_glasshouse.providers.launch_encoding import check_launch, environment
 from pytest_glasshouse.providers.listing import Listing, read_pages
 from pytest_glasshouse.providers.offers import affordable, models_for, price_from
-from pytest_glasshouse.providers.runpod_models import POLL_S, SSH_PORT, Cloud, meaning, only_this_pool, rest_instance_from
+from pytest_glasshouse.providers.runpod_models import (
+    POLL_S,
+    SSH_PORT,
+    Cloud,
+    NetworkVolume,
+    meaning,
+    only_this_pool,
+    rest_instance_from,
+)
 from pytest_glasshouse.rows.spec import RowSpec
 from pytest_glasshouse.wire.canonical import Json, parse_tolerant, sha256_hex
 from pytest_glasshouse.wire.secret import Secret
@@ -63,6 +71,7 @@ class RunPodRestProvider:
         key: Secret,
         base_url: str,
         cloud: Cloud = "SECURE",
+        volume: NetworkVolume | None = None,
         max_price_usd_per_hour: float | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -71,6 +80,7 @@ class RunPodRestProvider:
         self.archive_sha256 = sha256_hex(guest_archive())
         self._api = ApiClient(provider=self.name, base_url=base_url, key=key, environ=environ)
         self._cloud: Cloud = cloud
+        self._volume = volume
         self._max_price = max_price_usd_per_hour
 
     def offers(self, row: RowSpec) -> tuple[Offer, ...]:
@@ -89,7 +99,7 @@ class RunPodRestProvider:
         check_launch(launch)
         lost: str
         try:
-            reply = self._api.request("POST", "/v2/pods", body=_order(launch, offer.gpu_model, self._cloud))
+            reply = self._api.request("POST", "/v2/pods", body=_order(launch, offer.gpu_model, self._cloud, self._volume))
             if not reply.succeeded:
                 raise self._not_created(reply, launch.name)
             return self._instance(reply.fields())
@@ -221,7 +231,7 @@ class RunPodRestProvider:
         return rest_instance_from(pod, redacted=self._api.redacted)
 
 
-def _order(launch: Launch, gpu_model: str, cloud: Cloud) -> Secret:
+def _order(launch: Launch, gpu_model: str, cloud: Cloud, volume: NetworkVolume | None) -> Secret:
     """The body of the create request, a `Secret` because the environment may hold some."""
     body: dict[str, Json] = {
         "name": launch.name,
@@ -232,6 +242,8 @@ def _order(launch: Launch, gpu_model: str, cloud: Cloud) -> Secret:
         "ports": [f"{SSH_PORT}/tcp"],
         "env": {**environment(launch)},
     }
+    if volume is not None:
+        body["mounts"] = {"network": [{"volumeId": volume.volume_id, "path": volume.path}]}
     if launch.start:
         body["args"] = shlex.join(launch.start)
     return Secret(json.dumps(body).encode())

@@ -19,13 +19,12 @@ from tests.loopback.causal_models import causal_lm, write
 from tests.loopback.hub import Hub
 from tests.loopback.hub_faults import Flipped, Refused
 from tests.loopback.hub_repository import commit_id
-from tests.loopback.pod_disk import Volume
 
 REPOSITORY = "Tests/Tiny-0.5B"
 COMMIT = commit_id("pinned")
 PINNED = f"{REPOSITORY}@{COMMIT}"
 SHARDS = tuple(f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3))
-#: Where guests have models, in their image or on a volume.
+#: Where guests have models.
 MODELS = "/srv/models"
 
 
@@ -86,12 +85,13 @@ def test_a_directory_of_this_machine_is_pushed(rental: Rental, hub: Hub, files: 
 
 
 @pytest.mark.parametrize("rental", ["runpod-rest"], indirect=True)
-def test_a_model_that_the_guest_has_is_not_downloaded(
+def test_a_model_that_is_on_a_volume_of_the_guest_is_not_downloaded(
     rental: Rental, hub: Hub, files: Mapping[str, bytes], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     volume = tmp_path_factory.mktemp("volume")
     write(files, volume / REPOSITORY)
-    rental.server.cloud.volumes = [Volume(host=volume, inside=MODELS, why="a volume of the provider that has models")]
+    rental.server.cloud.network_volumes["vol_1"] = volume
+    rental.environment = {**rental.environment, "GLASSHOUSE_RUNPOD_VOLUME": f"vol_1:{MODELS}"}
 
     observation = passed(run(rental, PINNED, "--glasshouse-guest-models", MODELS), files)
 

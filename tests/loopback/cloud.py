@@ -50,6 +50,8 @@ class Order:
     env: Mapping[str, str] = field(repr=False)
     ports: Sequence[str]
     disk_gb: int
+    #: Network volumes by their ids, and where they are mounted.
+    mounts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -135,6 +137,8 @@ class Cloud:
         self.shown_address: tuple[Any, Any] = ("127.0.0.1", None)
         self.pods = pods
         self.volumes = volumes
+        #: The account's network volumes: folders of this machine by id.
+        self.network_volumes: dict[str, Path] = {}
         self.boot_s = boot_s
         self.clock = clock
         self._manual: ManualClock | None = None
@@ -157,6 +161,8 @@ class Cloud:
         if fault and kind == "late-create":
             self._land_later(fault.after_s, lambda: self._make(order, None))
             raise RefusedError("late")
+        if not order.mounts.keys() <= self.network_volumes.keys():
+            raise RefusedError("bad-request")
         if order.gpu not in self.prices and order.gpu:
             raise RefusedError("no-capacity")
         made = self._make(order, fault)
@@ -325,7 +331,11 @@ class Cloud:
         if made.port is not None:
             env[PORT_VARIABLE] = str(made.port)
         folder = self._root / f"{made.instance_id}-{secrets.token_hex(2)}"
-        made.pod = Pod(folder, command, env, restarts=self._restarts, volumes=self.volumes)
+        network = [
+            Volume(host=self.network_volumes[name], inside=path, why="a volume of the account", writable=True)
+            for name, path in made.order.mounts.items()
+        ]
+        made.pod = Pod(folder, command, env, restarts=self._restarts, volumes=[*self.volumes, *network])
 
     def _end_pod(self, made: Rented) -> None:
         if made.pod is not None:

@@ -57,7 +57,23 @@ CREATE = {
                 "minCudaVersion": _CUDA,
             },
         },
-        "mounts": {"type": "object"},
+        "mounts": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {
+                "persistent": {"type": "object"},
+                "network": {
+                    "type": "array",
+                    "maxItems": 1,
+                    "items": {
+                        "type": "object",
+                        "required": ["volumeId", "path"],
+                        "additionalProperties": False,
+                        "properties": {"volumeId": {"type": "string"}, "path": {"type": "string"}},
+                    },
+                },
+            },
+        },
         "startJupyter": {"type": "boolean"},
         "startSsh": {"type": "boolean"},
         "templateId": {"type": "string", "minLength": 1},
@@ -131,6 +147,7 @@ class RunPodRest:
             env=body.get("env", {}),
             ports=body.get("ports", []),
             disk_gb=body.get("disk", 20),
+            mounts={each["volumeId"]: each["path"] for each in body.get("mounts", {}).get("network", ())},
         )
         try:
             return as_json(201, pod(self._cloud.create(order, fault)))

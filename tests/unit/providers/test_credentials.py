@@ -81,6 +81,11 @@ def test_api_v2_is_used_unless_the_sdk_is_chosen() -> None:
     assert isinstance(open_runpod({**environ, "GLASSHOUSE_RUNPOD_API": "sdk"}), RunPodSdkProvider)
     with pytest.raises(ConfigurationError, match="expected rest or sdk"):
         open_runpod({**environ, "GLASSHOUSE_RUNPOD_API": "graphql"})
+    for volume in ("vol_1", "vol_1:models", "vol_1:/a/../b", ":/models"):
+        with pytest.raises(ConfigurationError, match="GLASSHOUSE_RUNPOD_VOLUME: expected the id of a network volume"):
+            open_runpod({**environ, "GLASSHOUSE_RUNPOD_VOLUME": volume})
+    with pytest.raises(ConfigurationError, match="by API v2 only"):
+        open_runpod({**environ, "GLASSHOUSE_RUNPOD_VOLUME": "vol_1:/models", "GLASSHOUSE_RUNPOD_API": "sdk"})
     with pytest.raises(ConfigurationError, match="expected secure or community"):
         open_runpod({**environ, "GLASSHOUSE_RUNPOD_CLOUD": "cheap"})
 
