@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sysconfig
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,10 @@ LONG_S = int(HANG_S)
 def entries(files: Mapping[str, bytes] = FILES) -> list[dict[str, Any]]:
     """The files as a request lists them."""
     return [{"name": one.name, "size": one.size, "sha256": one.sha256} for one in listed_content(files)]
+
+
+def digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def packages() -> list[str]:
@@ -102,9 +107,13 @@ class Guest:
     def arrival(self, model: str = MODEL) -> Arrival:
         return self.agent._models._arrivals[model]
 
-    def below(self) -> dict[str, bytes]:
-        """What this guest has written for its models."""
+    def contents(self) -> dict[str, bytes]:
+        """What this guest has written for its models, by its path."""
         return {path.relative_to(self.root).as_posix(): path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+
+    def below(self) -> dict[str, str]:
+        """The same by digest: pytest would compare the bytes of a failure for minutes."""
+        return digests(self.contents())
 
     def end(self) -> None:
         self.agent.end()

@@ -29,6 +29,7 @@ from tests.unit.agent.arriving_models import (
     SECOND,
     TOTAL,
     Guest,
+    digests,
     entries,
     packages,
     pid_of,
@@ -52,9 +53,9 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
-def own(files: Mapping[str, bytes] = FILES) -> dict[str, bytes]:
+def own(files: Mapping[str, bytes] = FILES) -> dict[str, str]:
     """What a guest has written once a model of these files has arrived."""
-    return {f"{digest_of(listed_content(files))[:16]}/{name}": content for name, content in files.items()}
+    return digests({f"{digest_of(listed_content(files))[:16]}/{name}": content for name, content in files.items()})
 
 
 def with_reason(state: dict[str, Any]) -> tuple[str, str]:
@@ -117,7 +118,7 @@ def test_a_gated_model_is_downloaded_with_a_token_that_is_nowhere_to_be_read(gue
         until(tap.waited.is_set, "the hub to be asked for the first file")
         pid = pid_of(guest)
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        shown = [command, *guest.below().values()]
+        shown = [command, *guest.contents().values()]
         with contextlib.suppress(PermissionError):  # it is hardened: only root may look
             shown.append(Path(f"/proc/{pid}/environ").read_bytes())
         assert not any(TOKEN.encode() in each for each in shown)
@@ -125,7 +126,7 @@ def test_a_gated_model_is_downloaded_with_a_token_that_is_nowhere_to_be_read(gue
         assert guest.ended()["phase"] == "ready"
         assert hub.tokens_seen("storage") == {None}
     assert TOKEN not in str(guest.answers)
-    assert not any(TOKEN.encode() in each for each in guest.below().values())
+    assert not any(TOKEN.encode() in each for each in guest.contents().values())
     assert "token" not in guest.arrival()._request
     spool = guest.root.parent / "spool.jsonl"
     assert not spool.exists() or TOKEN not in spool.read_text()
