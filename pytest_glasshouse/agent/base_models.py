@@ -236,7 +236,7 @@ class Arrival(threading.Thread):
                 return
             if last:
                 raise ModelUnavailableError("differs", f"the hub sent, twice, another {_names(wrong)} than its metadata lists")
-            wanted = self._delete(wrong)
+            wanted = self._discard(wrong)
             self._enter("download")
 
     def _download_files(self, files: Sequence[ModelFile]) -> None:
@@ -276,7 +276,7 @@ class Arrival(threading.Thread):
                 return
             if last:
                 raise ModelUnavailableError("differs", f"the host sent, twice, another {_names(wrong)} than it lists")
-            wanted = self._delete(wrong)
+            wanted = self._discard(wrong)
             self._enter("push")
 
     def _receive_file(self, file: ModelFile) -> None:
@@ -308,7 +308,7 @@ class Arrival(threading.Thread):
             why = f"the guest has {left >> 20} MiB of disk left; the model needs {self._total >> 20}"
             raise ModelUnavailableError("no-space", why)
 
-    def _delete(self, names: Sequence[str]) -> tuple[ModelFile, ...]:
+    def _discard(self, names: Sequence[str]) -> tuple[ModelFile, ...]:
         """Delete what is not as listed; the files that are to be fetched again."""
         for name in names:
             with contextlib.suppress(FileNotFoundError):
@@ -320,7 +320,7 @@ class Arrival(threading.Thread):
             if self._stopped:
                 raise ModelUnavailableError("stopped", self._stopped)
             self.phase = phase
-            self._done = 0
+            self._done = self._total if phase == "ready" else 0
 
     def _count(self, count: int) -> None:
         with self._changed:

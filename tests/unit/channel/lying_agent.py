@@ -64,11 +64,12 @@ def event(leg: str, kind: str, body: dict[str, Any], *, seq: int = 0, t_ns: int 
 
 
 class LyingAgent:
-    """See the module. `asked` holds every request, `gone` is set once it is closed."""
+    """See the module. `asked` holds every request, `sent` the bytes beside each, `gone` is set once it is closed."""
 
     def __init__(self, answers: dict[str, Any] | None = None) -> None:
         self.answers = {op: [*each] if isinstance(each, list) else [each] for op, each in (answers or {}).items()}
         self.asked: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self.sent: dict[str, list[bytes]] = defaultdict(list)
         self.legs: list[str] = []
         self.gone = threading.Event()
         self._directory = tempfile.TemporaryDirectory(prefix="gl-")
@@ -99,6 +100,7 @@ class LyingAgent:
             while (received := frames.receive(connection)) is not None:
                 request: dict[str, Any] = received[0]
                 self.asked[request["op"]].append(request)
+                self.sent[request["op"]].append(bytes(received[1]))
                 answer = self._answer(request)
                 if isinstance(answer, Trickle):
                     self._trickle(connection, answer)
